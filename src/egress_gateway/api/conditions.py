@@ -1,0 +1,80 @@
+"""Conditions of a StaticGatewayConfiguration, and how one is set.
+
+``Ready`` sums the others up. Reasons are part of the contract: scripts wait for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal
+
+from egress_gateway.api.types import Condition
+
+READY: Final = "Ready"
+"""The configuration serves pods: addresses exist and a gateway node is ready for it."""
+ACCEPTED: Final = "Accepted"
+"""The spec is valid and its pool exists."""
+PROVISIONED: Final = "Provisioned"
+"""Azure holds the load balancer rule, the addresses and the prefix that the spec asks for."""
+GATEWAYS_READY: Final = "GatewaysReady"
+"""How many of the pool's gateway nodes serve the configuration."""
+
+CONDITION_TYPES: Final = (READY, ACCEPTED, PROVISIONED, GATEWAYS_READY)
+
+
+class Reason:
+    """Machine-readable reasons, CamelCase as Kubernetes wants them."""
+
+    READY: Final = "Ready"
+    VALID: Final = "Valid"
+    INVALID_SPEC: Final = "InvalidSpec"
+    POOL_NOT_FOUND: Final = "GatewayPoolNotFound"
+    PREFIX_NOT_FOUND: Final = "PublicIPPrefixNotFound"
+    PREFIX_SIZE: Final = "PublicIPPrefixSizeMismatch"
+    PREFIX_SUBSCRIPTION: Final = "PublicIPPrefixWrongSubscription"
+    PREFIX_EXHAUSTED: Final = "PublicIPPrefixExhausted"
+    AUTHORIZATION_FAILED: Final = "AuthorizationFailed"
+    THROTTLED: Final = "Throttled"
+    CONFLICT: Final = "Conflict"
+    QUOTA: Final = "QuotaExceeded"
+    AZURE_ERROR: Final = "AzureError"
+    PROVISIONING: Final = "Provisioning"
+    PROVISIONED: Final = "Provisioned"
+    INSTANCE_FAILED: Final = "GatewayInstanceFailed"
+    NO_GATEWAY: Final = "NoGatewayReady"
+    SOME_GATEWAYS: Final = "SomeGatewaysReady"
+    ALL_GATEWAYS: Final = "AllGatewaysReady"
+    NODE_UNKNOWN: Final = "GatewayNodeUnknown"
+    DELETING: Final = "Deleting"
+
+
+def with_condition(
+    conditions: Sequence[Condition],
+    kind: str,
+    status: Literal["True", "False", "Unknown"],
+    *,
+    reason: str,
+    message: str,
+    now: str,
+    generation: int,
+) -> list[Condition]:
+    """``conditions`` with the one of type ``kind`` set; the transition time moves only when
+    its status does. ``now`` is RFC 3339 in UTC."""
+    before = next((c for c in conditions if c.type == kind), None)
+    since = before.last_transition_time if before and before.status == status else now
+    new = Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message,
+        last_transition_time=since,
+        observed_generation=generation,
+    )
+    return [*(c for c in conditions if c.type != kind), new] if before is None else [
+        new if c.type == kind else c for c in conditions
+    ]
+
+
+def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
+    """The condition of type ``kind``, if it was ever set."""
+    return next((c for c in conditions if c.type == kind), None)

@@ -1,0 +1,81 @@
+"""Every name of the public contract, in one place.
+
+Users, Azure and the Go project (Azure/kube-egress-gateway) depend on these; none may change.
+Names without a note are the Go project's own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "egressgateway.kubernetes.azure.com"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+POD_ANNOTATION: Final = "kubernetes.azure.com/static-gateway-configuration"
+"""On a pod: the name of a StaticGatewayConfiguration in the pod's namespace."""
+
+FINALIZER: Final = "static-gateway-configuration-controller.microsoft.com"
+GO_LB_FINALIZER: Final = "gateway-lb-configuration-controller.microsoft.com"
+GO_VM_FINALIZER: Final = "gateway-vm-configuration-controller.microsoft.com"
+
+GATEWAY_NODE_LABEL: Final = "kubeegressgateway.azure.com/mode"
+"""Label and taint key (value ``true``, effect NoSchedule) of gateway nodes."""
+AKS_MODE_LABEL: Final = "kubernetes.azure.com/mode"
+AKS_POOL_LABEL: Final = "kubernetes.azure.com/agentpool"
+CNI_NOT_READY_TAINT: Final = "egressgateway.kubernetes.azure.com/cni-not-ready"
+NODE_READY_LABEL: Final = "egressgateway.kubernetes.azure.com/cni-ready"
+"""Ours: a node earns it (value ``true``) when the CNI plugin is in place."""
+
+OWNING_NAMESPACE_LABEL: Final = f"{GROUP}/owning-gateway-config-namespace"
+OWNING_NAME_LABEL: Final = f"{GROUP}/owning-gateway-config-name"
+
+SYSTEM_NAMESPACE: Final = "kube-egress-gateway-system"
+"""Where the components run and key Secrets live, unless told otherwise."""
+
+LOAD_BALANCER: Final = "kubeegressgateway-ilb"
+POOL_NAME_TAG: Final = "aks-managed-poolName"
+POOL_PREFIX_SIZE_TAG: Final = "aks-managed-gatewayIPPrefixSize"
+GATEWAY_NIC_TAG: Final = "aks-managed-static-gateway-nic"
+MANAGED_PREFIX: Final = "egressgateway-"
+"""Names of ipConfigs, their public IP configurations and managed prefixes begin so."""
+VM_POOL_NAMESPACE: Final = "2c96e82c-842f-11f0-8ea5-6bee14278ecd"
+"""Namespace of the version 3 UUID that names a VirtualMachines pool on the load balancer."""
+
+PORT_FIRST: Final = 6000
+PORT_LAST: Final = 6999
+"""Range of WireGuard server ports, one per configuration of a pool."""
+HEALTH_PORT: Final = 8082
+HEALTH_PATH: Final = "/gw/"
+"""The load balancer probes ``/gw/<uid of the StaticGatewayConfiguration>``."""
+
+GATEWAY_NETNS: Final = "ns-static-egress-gateway"
+FIELD_MANAGER_CONTROLLER: Final = "static-egress-gateway-controller"
+FIELD_MANAGER_GATEWAY: Final = "static-egress-gateway-gateway"
+FIELD_MANAGER_NODE: Final = "static-egress-gateway-node"
+LEADER_LEASE: Final = "static-egress-gateway-controller"
+
+CNI_PLUGIN: Final = "egress-gateway-cni"
+CNI_CAPABILITY: Final = "io.kubernetes.cri.pod-annotations"
+"""Capability that makes containerd and CRI-O hand pod annotations to a plugin."""
+
+SECRET_PRIVATE_KEY: Final = "PrivateKey"  # noqa: S105  (a field's name)
+SECRET_PUBLIC_KEY: Final = "PublicKey"  # noqa: S105
+
+
+def key_secret(uid: str) -> str:
+    """Name of the Secret that holds a configuration's WireGuard key pair.
+
+    Agents derive it from the UID and never follow a reference inside an object.
+    """
+    return f"sgw-{uid}"
+
+
+def managed(uid: str) -> str:
+    """Name of a configuration's ipConfig, public IP configuration and managed prefix."""
+    return MANAGED_PREFIX + uid
+
+
+def wireguard_interface(port: int) -> str:
+    """Name of a configuration's interface on a gateway node."""
+    return f"wg-{port}"

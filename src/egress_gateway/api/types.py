@@ -1,0 +1,179 @@
+"""The objects of the API group, as values.
+
+Fields and spellings are the Go project's (``api/v1alpha1``); what we add is optional, so that
+objects written by either side decode on the other. *Unset* means empty string, ``{}`` or zero:
+the Go project's defaulting leaves ``gatewayVmssProfile: {}`` in every object.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from egress_gateway.api import names
+
+RouteType = Literal["staticEgressGateway", "azureNetworking"]
+
+
+class _Struct(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True):
+    """Camel-case on the wire, defaults left out, immutable in memory."""
+
+
+class OwnerReference(_Struct):
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool | None = None
+    block_owner_deletion: bool | None = None
+
+
+class ObjectMeta(_Struct):
+    """The part of Kubernetes' ObjectMeta that the components read."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    finalizers: list[str] = []
+    owner_references: list[OwnerReference] = []
+
+
+class Condition(_Struct, omit_defaults=False):
+    """``metav1.Condition``."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+    last_transition_time: str = ""
+    observed_generation: int = 0
+
+
+class ObjectReference(_Struct):
+    api_version: str = ""
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+
+
+class GatewayVmssProfile(_Struct):
+    """Names a scale set directly, where pools carry no AKS tags."""
+
+    vmss_resource_group: str = ""
+    vmss_name: str = ""
+    public_ip_prefix_size: int = 0
+
+    @property
+    def unset(self) -> bool:
+        return self == GatewayVmssProfile()
+
+
+class StaticGatewayConfigurationSpec(_Struct):
+    gateway_nodepool_name: str = ""
+    gateway_vmss_profile: GatewayVmssProfile = GatewayVmssProfile()
+    default_route: RouteType | Literal[""] = "staticEgressGateway"
+    provision_public_ips: bool = True
+    public_ip_prefix_id: str = ""
+    exclude_cidrs: list[str] = []
+
+
+class GatewayServerProfile(_Struct):
+    """Where pods find the gateways: the load balancer's address, the port, the public key."""
+
+    ip: str = ""
+    port: int = 0
+    public_key: str = ""
+    private_key_secret_ref: ObjectReference | None = None
+
+
+class Gateway(_Struct):
+    """Ours: one gateway node that serves a configuration.
+
+    ``node`` is the Kubernetes Node's name, ``primary_ip`` where its WireGuard socket answers,
+    ``secondary_ip`` the private address that its SNAT uses, ``public_ip`` what the Internet
+    sees (empty in private mode or while unknown).
+    """
+
+    node: str
+    primary_ip: str
+    secondary_ip: str
+    public_ip: str = ""
+
+
+class StaticGatewayConfigurationStatus(_Struct):
+    egress_ip_prefix: str = ""
+    gateway_server_profile: GatewayServerProfile = GatewayServerProfile()
+    gateways: list[Gateway] = []
+    conditions: list[Condition] = []
+    observed_generation: int = 0
+
+
+class StaticGatewayConfiguration(_Struct):
+    metadata: ObjectMeta
+    spec: StaticGatewayConfigurationSpec = StaticGatewayConfigurationSpec()
+    status: StaticGatewayConfigurationStatus = StaticGatewayConfigurationStatus()
+    api_version: str = names.API_VERSION
+    kind: str = "StaticGatewayConfiguration"
+
+
+class PodEndpointSpec(_Struct):
+    """One attached pod. The first three fields are the Go project's.
+
+    ``pod_uid`` and ``node_name`` let a gateway check the endpoint against the Pod itself;
+    ``pod_ips`` holds every address of the pod, ``pod_ip_address`` the first IPv4 one.
+    """
+
+    static_gateway_configuration: str = ""
+    pod_ip_address: str = ""
+    pod_public_key: str = ""
+    pod_ips: list[str] = []
+    pod_uid: str = ""
+    node_name: str = ""
+
+
+class PodEndpoint(_Struct):
+    """Namespaced; named as its Pod, owned by it, written by the Pod's node agent alone."""
+
+    metadata: ObjectMeta
+    spec: PodEndpointSpec = PodEndpointSpec()
+    api_version: str = names.API_VERSION
+    kind: str = "PodEndpoint"
+
+
+class ReadyGatewayConfiguration(_Struct):
+    static_gateway_configuration: str
+    """``namespace/name``."""
+    interface_name: str = ""
+    uid: str = ""
+    public_key: str = ""
+
+
+class GatewayStatusSpec(_Struct):
+    """What a gateway node serves at this moment. Holds no peers: it must stay small."""
+
+    ready_gateway_configurations: list[ReadyGatewayConfiguration] = []
+    problems: list[GatewayProblem] = []
+    heartbeat: str = ""
+
+
+class GatewayProblem(_Struct):
+    """Why a gateway node does not serve a configuration that lists it."""
+
+    static_gateway_configuration: str
+    message: str
+
+
+class GatewayStatus(_Struct):
+    """In the system namespace; named as its Node, owned by it, written by its gateway agent."""
+
+    metadata: ObjectMeta
+    spec: GatewayStatusSpec = GatewayStatusSpec()
+    api_version: str = names.API_VERSION
+    kind: str = "GatewayStatus"

@@ -1,0 +1,147 @@
+"""What a StaticGatewayConfiguration's spec may say; every check of the CRD's schema again.
+
+Objects may have been written before the schema was installed, or by a server without CEL, so
+the controller never relies on admission. Rules: the Go project's webhook and AKS's documentation
+(https://learn.microsoft.com/azure/aks/configure-static-egress-gateway).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from egress_gateway.api.types import StaticGatewayConfigurationSpec
+
+PREFIX_SIZES: Final = range(28, 32)
+_PREFIX_ID: Final = re.compile(
+    r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"
+    r"/providers/Microsoft\.Network/publicIPPrefixes/(?P<name>[^/]+)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault of a spec: the field (JSON path), what is wrong, what mends it."""
+
+    field: str
+    message: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}; {self.mend}"
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixId:
+    """A public IP prefix's resource id, taken apart. Compare without regard to case."""
+
+    subscription: str
+    resource_group: str
+    name: str
+
+
+def parse_prefix_id(text: str) -> PrefixId | None:
+    """``text`` as the id of a public IP prefix; None if it is not one."""
+    match = _PREFIX_ID.fullmatch(text)
+    if match is None:
+        return None
+    return PrefixId(match["subscription"], match["group"], match["name"])
+
+
+def validate_spec(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+    """Every fault of ``spec``, in field order; empty if it is sound."""
+    return [*_pool(spec), *_addresses(spec), *_cidrs(spec.exclude_cidrs)]
+
+
+def _pool(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+    profile = spec.gateway_vmss_profile
+    if spec.gateway_nodepool_name and not profile.unset:
+        return [
+            Problem(
+                "spec.gatewayVmssProfile",
+                "set together with spec.gatewayNodepoolName",
+                "keep one of the two",
+            )
+        ]
+    if spec.gateway_nodepool_name:
+        return []
+    if profile.unset:
+        return [
+            Problem(
+                "spec.gatewayNodepoolName",
+                "neither gatewayNodepoolName nor gatewayVmssProfile is set",
+                "name the gateway node pool, or the scale set with its resource group",
+            )
+        ]
+    problems = []
+    if not profile.vmss_resource_group:
+        problems.append(
+            Problem(
+                "spec.gatewayVmssProfile.vmssResourceGroup",
+                "empty",
+                "name the scale set's resource group",
+            )
+        )
+    if not profile.vmss_name:
+        problems.append(
+            Problem("spec.gatewayVmssProfile.vmssName", "empty", "name the scale set")
+        )
+    if profile.public_ip_prefix_size not in PREFIX_SIZES:
+        problems.append(
+            Problem(
+                "spec.gatewayVmssProfile.publicIpPrefixSize",
+                f"{profile.public_ip_prefix_size} is not between 28 and 31",
+                "choose 28 (16 gateway nodes) to 31 (2 gateway nodes)",
+            )
+        )
+    return problems
+
+
+def _addresses(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+    problems = []
+    if spec.default_route not in ("", "staticEgressGateway", "azureNetworking"):
+        problems.append(
+            Problem(
+                "spec.defaultRoute",
+                f"{spec.default_route!r} is unknown",
+                "use staticEgressGateway or azureNetworking",
+            )
+        )
+    if not spec.public_ip_prefix_id:
+        return problems
+    if not spec.provision_public_ips:
+        problems.append(
+            Problem(
+                "spec.publicIpPrefixId",
+                "set although provisionPublicIps is false",
+                "remove it, or set provisionPublicIps to true",
+            )
+        )
+    if parse_prefix_id(spec.public_ip_prefix_id) is None:
+        problems.append(
+            Problem(
+                "spec.publicIpPrefixId",
+                f"{spec.public_ip_prefix_id!r} is not the id of a public IP prefix",
+                "use the id that `az network public-ip prefix show --query id` prints",
+            )
+        )
+    return problems
+
+
+def _cidrs(cidrs: list[str]) -> list[Problem]:
+    problems = []
+    for index, text in enumerate(cidrs):
+        field = f"spec.excludeCidrs[{index}]"
+        if "/" not in text:
+            problems.append(
+                Problem(field, f"{text!r} is not a CIDR", "add a prefix length, such as /32")
+            )
+            continue
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError as error:
+            problems.append(Problem(field, str(error), "write it as address/length"))
+    return problems
