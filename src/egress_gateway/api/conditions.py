@@ -70,9 +70,11 @@ def with_condition(
         last_transition_time=since,
         observed_generation=generation,
     )
-    return [*(c for c in conditions if c.type != kind), new] if before is None else [
-        new if c.type == kind else c for c in conditions
-    ]
+    return (
+        [*(c for c in conditions if c.type != kind), new]
+        if before is None
+        else [new if c.type == kind else c for c in conditions]
+    )
 
 
 def find(conditions: Iterable[Condition], kind: str) -> Condition | None:

@@ -20,7 +20,7 @@ class _Struct(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, k
     """Camel-case on the wire, defaults left out, immutable in memory."""
 
 
-class OwnerReference(_Struct):
+class OwnerReference(_Struct, frozen=True):
     api_version: str
     kind: str
     name: str
@@ -29,7 +29,7 @@ class OwnerReference(_Struct):
     block_owner_deletion: bool | None = None
 
 
-class ObjectMeta(_Struct):
+class ObjectMeta(_Struct, frozen=True):
     """The part of Kubernetes' ObjectMeta that the components read."""
 
     name: str = ""
@@ -45,7 +45,7 @@ class ObjectMeta(_Struct):
     owner_references: list[OwnerReference] = []
 
 
-class Condition(_Struct, omit_defaults=False):
+class Condition(_Struct, frozen=True, omit_defaults=False):
     """``metav1.Condition``."""
 
     type: str
@@ -56,14 +56,14 @@ class Condition(_Struct, omit_defaults=False):
     observed_generation: int = 0
 
 
-class ObjectReference(_Struct):
+class ObjectReference(_Struct, frozen=True):
     api_version: str = ""
     kind: str = ""
     namespace: str = ""
     name: str = ""
 
 
-class GatewayVmssProfile(_Struct):
+class GatewayVmssProfile(_Struct, frozen=True):
     """Names a scale set directly, where pools carry no AKS tags."""
 
     vmss_resource_group: str = ""
@@ -75,7 +75,7 @@ class GatewayVmssProfile(_Struct):
         return self == GatewayVmssProfile()
 
 
-class StaticGatewayConfigurationSpec(_Struct):
+class StaticGatewayConfigurationSpec(_Struct, frozen=True):
     gateway_nodepool_name: str = ""
     gateway_vmss_profile: GatewayVmssProfile = GatewayVmssProfile()
     default_route: RouteType | Literal[""] = "staticEgressGateway"
@@ -84,7 +84,7 @@ class StaticGatewayConfigurationSpec(_Struct):
     exclude_cidrs: list[str] = []
 
 
-class GatewayServerProfile(_Struct):
+class GatewayServerProfile(_Struct, frozen=True):
     """Where pods find the gateways: the load balancer's address, the port, the public key."""
 
     ip: str = ""
@@ -93,7 +93,7 @@ class GatewayServerProfile(_Struct):
     private_key_secret_ref: ObjectReference | None = None
 
 
-class Gateway(_Struct):
+class Gateway(_Struct, frozen=True):
     """Ours: one gateway node that serves a configuration.
 
     ``node`` is the Kubernetes Node's name, ``primary_ip`` where its WireGuard socket answers,
@@ -107,7 +107,7 @@ class Gateway(_Struct):
     public_ip: str = ""
 
 
-class StaticGatewayConfigurationStatus(_Struct):
+class StaticGatewayConfigurationStatus(_Struct, frozen=True):
     egress_ip_prefix: str = ""
     gateway_server_profile: GatewayServerProfile = GatewayServerProfile()
     gateways: list[Gateway] = []
@@ -115,7 +115,7 @@ class StaticGatewayConfigurationStatus(_Struct):
     observed_generation: int = 0
 
 
-class StaticGatewayConfiguration(_Struct):
+class StaticGatewayConfiguration(_Struct, frozen=True):
     metadata: ObjectMeta
     spec: StaticGatewayConfigurationSpec = StaticGatewayConfigurationSpec()
     status: StaticGatewayConfigurationStatus = StaticGatewayConfigurationStatus()
@@ -123,7 +123,7 @@ class StaticGatewayConfiguration(_Struct):
     kind: str = "StaticGatewayConfiguration"
 
 
-class PodEndpointSpec(_Struct):
+class PodEndpointSpec(_Struct, frozen=True):
     """One attached pod. The first three fields are the Go project's.
 
     ``pod_uid`` and ``node_name`` let a gateway check the endpoint against the Pod itself;
@@ -138,7 +138,7 @@ class PodEndpointSpec(_Struct):
     node_name: str = ""
 
 
-class PodEndpoint(_Struct):
+class PodEndpoint(_Struct, frozen=True):
     """Namespaced; named as its Pod, owned by it, written by the Pod's node agent alone."""
 
     metadata: ObjectMeta
@@ -147,7 +147,7 @@ class PodEndpoint(_Struct):
     kind: str = "PodEndpoint"
 
 
-class ReadyGatewayConfiguration(_Struct):
+class ReadyGatewayConfiguration(_Struct, frozen=True):
     static_gateway_configuration: str
     """``namespace/name``."""
     interface_name: str = ""
@@ -155,7 +155,7 @@ class ReadyGatewayConfiguration(_Struct):
     public_key: str = ""
 
 
-class GatewayStatusSpec(_Struct):
+class GatewayStatusSpec(_Struct, frozen=True):
     """What a gateway node serves at this moment. Holds no peers: it must stay small."""
 
     ready_gateway_configurations: list[ReadyGatewayConfiguration] = []
@@ -163,14 +163,14 @@ class GatewayStatusSpec(_Struct):
     heartbeat: str = ""
 
 
-class GatewayProblem(_Struct):
+class GatewayProblem(_Struct, frozen=True):
     """Why a gateway node does not serve a configuration that lists it."""
 
     static_gateway_configuration: str
     message: str
 
 
-class GatewayStatus(_Struct):
+class GatewayStatus(_Struct, frozen=True):
     """In the system namespace; named as its Node, owned by it, written by its gateway agent."""
 
     metadata: ObjectMeta

@@ -86,9 +86,7 @@ def _pool(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
             )
         )
     if not profile.vmss_name:
-        problems.append(
-            Problem("spec.gatewayVmssProfile.vmssName", "empty", "name the scale set")
-        )
+        problems.append(Problem("spec.gatewayVmssProfile.vmssName", "empty", "name the scale set"))
     if profile.public_ip_prefix_size not in PREFIX_SIZES:
         problems.append(
             Problem(

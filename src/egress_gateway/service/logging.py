@@ -1,0 +1,64 @@
+"""Structured log lines: one JSON object a line on standard error.
+
+Standard library loggers are used everywhere; ``extra={"pod": "ns/name"}`` becomes fields of
+the line. ``format="text"`` is for a person's terminal.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import sys
+from typing import Final, Literal, TextIO
+
+_STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__.keys()) | {
+    "message",
+    "asctime",
+    "taskName",
+}
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """What the caller passed in ``extra``."""
+    return {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name.removeprefix("egress_gateway."),
+            "msg": record.getMessage(),
+            **fields_of(record),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        name = record.name.removeprefix("egress_gateway.")
+        parts = [_time(record), record.levelname.lower(), name, record.getMessage()]
+        parts += [f"{key}={value}" for key, value in fields_of(record).items()]
+        text = " ".join(parts)
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def configure(
+    level: str = "info", format: Literal["json", "text"] = "json", stream: TextIO | None = None
+) -> None:
+    """Sends all loggers to ``stream`` (standard error). Azure's HTTP logger stays at warning:
+    at debug it writes headers that carry tokens."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in ("azure", "asyncio", "aiohttp.access", "pyroute2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
