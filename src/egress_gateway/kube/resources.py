@@ -93,45 +93,45 @@ class _Struct(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, k
     """Camel-case on the wire, defaults left out, immutable in memory."""
 
 
-class Partial(_Struct):
+class Partial(_Struct, frozen=True):
     """An object of which only the metadata is read."""
 
     metadata: ObjectMeta
 
 
-class Namespace(_Struct):
+class Namespace(_Struct, frozen=True):
     metadata: ObjectMeta
 
 
-class Taint(_Struct):
+class Taint(_Struct, frozen=True):
     key: str
     effect: str
     value: str = ""
 
 
-class NodeSpec(_Struct):
+class NodeSpec(_Struct, frozen=True):
     provider_id: str = msgspec.field(name="providerID", default="")
     pod_cidrs: list[str] = msgspec.field(name="podCIDRs", default_factory=list)
     taints: list[Taint] = []
     unschedulable: bool = False
 
 
-class NodeAddress(_Struct):
+class NodeAddress(_Struct, frozen=True):
     type: str
     address: str
 
 
-class NodeCondition(_Struct):
+class NodeCondition(_Struct, frozen=True):
     type: str
     status: str
 
 
-class NodeStatus(_Struct):
+class NodeStatus(_Struct, frozen=True):
     addresses: list[NodeAddress] = []
     conditions: list[NodeCondition] = []
 
 
-class Node(_Struct):
+class Node(_Struct, frozen=True):
     metadata: ObjectMeta
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
@@ -145,23 +145,23 @@ class Node(_Struct):
         return any(c.type == "Ready" and c.status == "True" for c in self.status.conditions)
 
 
-class PodIP(_Struct):
+class PodIP(_Struct, frozen=True):
     ip: str = ""
 
 
-class PodSpec(_Struct):
+class PodSpec(_Struct, frozen=True):
     node_name: str = ""
     host_network: bool = False
 
 
-class PodStatus(_Struct):
+class PodStatus(_Struct, frozen=True):
     phase: str = ""
     pod_ip: str = msgspec.field(name="podIP", default="")
     pod_ips: list[PodIP] = msgspec.field(name="podIPs", default_factory=list)
     host_ip: str = msgspec.field(name="hostIP", default="")
 
 
-class Pod(_Struct):
+class Pod(_Struct, frozen=True):
     """Trimmed: where it runs, its addresses and whether it is over."""
 
     metadata: ObjectMeta
@@ -181,7 +181,7 @@ class Pod(_Struct):
         return self.status.phase in ("Succeeded", "Failed")
 
 
-class Secret(_Struct):
+class Secret(_Struct, frozen=True):
     """``data`` holds base64 text, as on the wire. Never log one."""
 
     metadata: ObjectMeta
@@ -192,24 +192,24 @@ class Secret(_Struct):
         return f"Secret({self.metadata.namespace}/{self.metadata.name}, {sorted(self.data)})"
 
 
-class ConfigMap(_Struct):
+class ConfigMap(_Struct, frozen=True):
     metadata: ObjectMeta
     data: dict[str, str] = {}
 
 
-class PolicyRule(_Struct):
+class PolicyRule(_Struct, frozen=True):
     api_groups: list[str] = []
     resources: list[str] = []
     verbs: list[str] = []
     resource_names: list[str] = []
 
 
-class Role(_Struct):
+class Role(_Struct, frozen=True):
     metadata: ObjectMeta
     rules: list[PolicyRule] = []
 
 
-class LeaseSpec(_Struct):
+class LeaseSpec(_Struct, frozen=True):
     holder_identity: str | None = None
     lease_duration_seconds: int | None = None
     acquire_time: str | None = None
@@ -217,12 +217,12 @@ class LeaseSpec(_Struct):
     lease_transitions: int | None = None
 
 
-class Lease(_Struct):
+class Lease(_Struct, frozen=True):
     metadata: ObjectMeta
     spec: LeaseSpec = LeaseSpec()
 
 
-class Reference(_Struct):
+class Reference(_Struct, frozen=True):
     """Which object an Event is about."""
 
     api_version: str = ""
@@ -232,12 +232,12 @@ class Reference(_Struct):
     uid: str = ""
 
 
-class EventSource(_Struct):
+class EventSource(_Struct, frozen=True):
     component: str = ""
     host: str = ""
 
 
-class Event(_Struct):
+class Event(_Struct, frozen=True):
     """core/v1: what ``kubectl describe`` shows."""
 
     metadata: ObjectMeta
@@ -253,7 +253,7 @@ class Event(_Struct):
     reporting_instance: str = ""
 
 
-class GoGatewayConfigurationSpec(_Struct):
+class GoGatewayConfigurationSpec(_Struct, frozen=True):
     """The Go project's internal hand-offs repeat these fields of the user's object."""
 
     gateway_nodepool_name: str = ""
@@ -262,7 +262,7 @@ class GoGatewayConfigurationSpec(_Struct):
     public_ip_prefix_id: str = ""
 
 
-class GoGatewayConfiguration(_Struct):
+class GoGatewayConfiguration(_Struct, frozen=True):
     """GatewayLBConfiguration or GatewayVMConfiguration: read when a cluster moves over."""
 
     metadata: ObjectMeta
