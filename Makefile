@@ -1,0 +1,33 @@
+# One command each; everything installs what it needs. `make demo` on a fresh machine is enough.
+PYTEST_ARGS ?=
+
+.PHONY: demo test check bench install crds clean
+
+demo: install-run
+	@.venv/bin/egress-gateway lab demo
+
+test: install
+	@.venv/bin/pytest $(PYTEST_ARGS)
+
+check: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/python -m egress_gateway.api.crd --check
+
+bench: install
+	@.venv/bin/python -m bench
+
+crds: install
+	.venv/bin/python -m egress_gateway.api.crd --write deploy/crds
+
+.PHONY: install-run
+install:
+	@tools/bootstrap.sh
+
+install-run:
+	@tools/bootstrap.sh --no-dev --inexact
+
+clean:
+	rm -rf .venv .tools build dist

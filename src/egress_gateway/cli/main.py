@@ -1,0 +1,71 @@
+"""The one command: ``egress-gateway``.
+
+Subcommands are imported only when they are called, so that ``--help`` stays quick and a component
+loads nothing of the others. Every failure is one line on standard error and a non-zero exit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from egress_gateway import __version__
+
+_COMMANDS: Final = {
+    "controller": ("egress_gateway.cli.components:controller", "Configurations to the cloud."),
+    "crds": ("egress_gateway.cli.crds:crds", "Print the custom resource definitions."),
+    "gateway": ("egress_gateway.cli.components:gateway", "A gateway node's agent."),
+    "lab": ("egress_gateway.cli.lab:lab", "The whole system on this machine."),
+    "node": ("egress_gateway.cli.components:node", "Every node's agent and CNI server."),
+    "status": (
+        "egress_gateway.cli.status:status",
+        "Configurations, gateways and pods at a glance.",
+    ),
+    "wireguard": ("egress_gateway.cli.components:wireguard", "Host of userspace tunnels."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows its subcommands by name and imports one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry[0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="egress-gateway")
+def cli() -> None:
+    """Static egress gateway for Kubernetes: annotated pods leave from a fixed, known address."""
+
+
+def main() -> None:
+    """Console entry point."""
+    try:
+        cli.main(prog_name="egress-gateway", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+
+
+if __name__ == "__main__":
+    main()
