@@ -1,0 +1,55 @@
+"""WireGuard keys in their text form (44 characters of base64), as ``wg genkey`` writes them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """Both halves as text. The private half never shows up in a ``repr``."""
+
+    private: str = field(repr=False)
+    public: str
+
+
+def generate() -> KeyPair:
+    """A fresh X25519 key pair."""
+    private = X25519PrivateKey.generate()
+    return KeyPair(
+        encode(private.private_bytes_raw()), encode(private.public_key().public_bytes_raw())
+    )
+
+
+def public_key(private: str) -> str:
+    """The public half of a private key. Raises ``ValueError`` for a malformed one."""
+    key = X25519PrivateKey.from_private_bytes(decode(private))
+    return encode(key.public_key().public_bytes_raw())
+
+
+def encode(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")
+
+
+def decode(text: str) -> bytes:
+    """The 32 bytes of a key. Raises ``ValueError`` saying what is wrong, never the key."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("key is not base64") from None
+    if len(raw) != 32:
+        raise ValueError(f"key has {len(raw)} bytes, not 32")
+    return raw
+
+
+def valid(text: str) -> bool:
+    """Whether ``text`` is a key."""
+    try:
+        decode(text)
+    except ValueError:
+        return False
+    return True
