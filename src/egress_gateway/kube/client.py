@@ -7,45 +7,57 @@ caches, queues and their callers own backoff.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-from egress_gateway.kube.config import ClusterAccess
+import aiohttp
+import msgspec
+
+from egress_gateway.kube import errors, wire
+from egress_gateway.kube.config import ClusterAccess, ConfigError
 from egress_gateway.kube.resources import Resource
+from egress_gateway.kube.wire import ListPage, WatchEvent
+
+__all__ = ["Client", "ListPage", "WatchEvent"]
 
 T = TypeVar("T")
-WatchType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
 
+PAGE: Final = 500
+"""Objects a page, as kubectl and client-go ask for."""
+MAX_LINE: Final = 4 * 1024 * 1024
+"""Longest watch line: an object of etcd's 1.5 MiB limit with room for escapes."""
+_SHED_RETRIES: Final = 4
+_SHED_WAIT_MAX: Final = 10.0
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListPage(Generic[T]):
-    """Objects as of ``resource_version``. ``continue_token`` is empty on the last page."""
-
-    items: Sequence[T]
-    resource_version: str
-    continue_token: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchEvent(Generic[T]):
-    """One change. A BOOKMARK carries no object, only a resource version to resume from."""
-
-    type: WatchType
-    obj: T | None
-    resource_version: str
+_JSON: Final = "application/json"
+_MERGE: Final = "application/merge-patch+json"
+_APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 
 
 class Client:
-    """``async with Client(access, "field-manager") as client: …``"""
+    """``async with Client(access, "field-manager") as client: …``
 
-    def __init__(
-        self, access: ClusterAccess, field_manager: str, *, timeout: float = 15.0
-    ) -> None: ...
+    ``timeout`` bounds one request in seconds (watches: until the answer starts).
+    """
+
+    def __init__(self, access: ClusterAccess, field_manager: str, *, timeout: float = 15.0) -> None:
+        self.access = access
+        self.field_manager = field_manager
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Client:
-        raise NotImplementedError
+        # NB: no limit on connections: every watch holds one for its whole life.
+        connector = aiohttp.TCPConnector(ssl=self.access.ssl_context or True, limit=0)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers={"User-Agent": self.field_manager, "Accept": _JSON},
+            read_bufsize=MAX_LINE,
+        )
+        return self
 
     async def __aexit__(
         self,
@@ -53,11 +65,13 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        raise NotImplementedError
+        if self._session:
+            await self._session.close()
 
     async def get(self, resource: Resource[T], name: str, namespace: str | None = None) -> T:
         """One object. Raises ``NotFound``."""
-        raise NotImplementedError
+        body = await self.request("GET", resource.path(namespace, name))
+        return self._decode(resource, body)
 
     async def list(
         self,
@@ -68,12 +82,49 @@ class Client:
         fields: str | None = None,
     ) -> ListPage[T]:
         """All matching objects, fetched in pages. ``labels`` and ``fields`` are selectors as
-        kubectl writes them. Without ``namespace``: all namespaces."""
-        raise NotImplementedError
+        kubectl writes them. Without ``namespace``: all namespaces. Raises ``Gone`` if paging
+        took longer than the server remembers."""
+        items: list[T] = []
+        bad: list[wire.Undecodable] = []
+        token = ""
+        while True:
+            page = await self._page(resource, namespace, labels, fields, token)
+            items += page.items
+            bad += page.undecodable
+            token = page.continue_token
+            if not token:
+                return ListPage(
+                    items=items, resource_version=page.resource_version, undecodable=bad
+                )
+
+    async def _page(
+        self,
+        resource: Resource[T],
+        namespace: str | None,
+        labels: str | None,
+        fields: str | None,
+        token: str,
+    ) -> ListPage[T]:
+        params = _params(
+            labelSelector=labels, fieldSelector=fields, limit=PAGE, **{"continue": token}
+        )
+        path = resource.path(namespace)
+        body = await self.request("GET", path, params=params)
+        try:
+            return wire.decode_list(resource, body)
+        except msgspec.DecodeError as error:
+            raise _broken(f"GET {path}", error) from None
 
     async def create(self, resource: Resource[T], obj: T | Mapping[str, Any]) -> T:
         """Creates; the namespace comes from the object. Raises ``AlreadyExists``."""
-        raise NotImplementedError
+        body = wire.apply_document(resource, obj)
+        answer = await self.request(
+            "POST",
+            resource.path(body["metadata"].get("namespace")),
+            body=body,
+            params={"fieldManager": self.field_manager},
+        )
+        return self._decode(resource, answer)
 
     async def apply(
         self,
@@ -85,7 +136,16 @@ class Client:
     ) -> T:
         """Server-side apply as this client's field manager: creates or updates, and drops
         fields that this manager applied before and leaves out now."""
-        raise NotImplementedError
+        body = wire.apply_document(resource, obj)
+        meta = body["metadata"]
+        answer = await self.request(
+            "PATCH",
+            resource.path(meta.get("namespace"), meta["name"], subresource),
+            body=body,
+            params={"fieldManager": self.field_manager, "force": "true" if force else "false"},
+            content_type=_APPLY,
+        )
+        return self._decode(resource, answer)
 
     async def merge_patch(
         self,
@@ -97,12 +157,28 @@ class Client:
         subresource: str | None = None,
     ) -> T:
         """RFC 7396. ``metadata.resourceVersion`` in the patch makes it conditional."""
-        raise NotImplementedError
+        answer = await self.request(
+            "PATCH",
+            resource.path(namespace, name, subresource),
+            body=patch,
+            params={"fieldManager": self.field_manager},
+            content_type=_MERGE,
+        )
+        return self._decode(resource, answer)
 
     async def replace_status(self, resource: Resource[T], obj: T | Mapping[str, Any]) -> T:
-        """The status becomes exactly the object's; nothing else of it is written. Raises
-        ``Conflict`` if the object has changed since its ``resourceVersion``."""
-        raise NotImplementedError
+        """The status becomes exactly the object's; nothing else of it is written (the server
+        ignores the rest of a PUT to this subresource). Raises ``Conflict`` if the object has
+        changed since its ``resourceVersion``."""
+        body = wire.document(resource, obj)
+        meta = body["metadata"]
+        answer = await self.request(
+            "PUT",
+            resource.path(meta.get("namespace"), meta["name"], "status"),
+            body=body,
+            params={"fieldManager": self.field_manager},
+        )
+        return self._decode(resource, answer)
 
     async def delete(
         self,
@@ -113,10 +189,16 @@ class Client:
         uid: str | None = None,
         grace_seconds: int | None = None,
     ) -> None:
-        """Deletes, only if the object has ``uid`` where one is given. Raises ``NotFound``."""
-        raise NotImplementedError
+        """Deletes, only if the object has ``uid`` where one is given (``Conflict`` if it has
+        another). Raises ``NotFound``."""
+        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        await self.request("DELETE", resource.path(namespace, name), body=options)
 
-    def watch(
+    async def watch(
         self,
         resource: Resource[T],
         namespace: str | None = None,
@@ -126,6 +208,120 @@ class Client:
         resource_version: str,
         timeout_seconds: int = 300,
         inactivity: float | None = None,
-    ) -> AsyncIterator[WatchEvent[T]]:
-        """Changes since ``resource_version``; ends when the server ends it. Raises ``Gone``."""
-        raise NotImplementedError
+    ) -> AsyncGenerator[WatchEvent[T], None]:
+        """Changes since ``resource_version``; ends when the server ends it, after about
+        ``timeout_seconds``. Raises ``Gone`` when the server no longer remembers the version and
+        ``Unavailable`` when nothing, not even a bookmark, came for ``inactivity`` seconds."""
+        params = _params(
+            watch="true",
+            allowWatchBookmarks="true",
+            resourceVersion=resource_version,
+            timeoutSeconds=timeout_seconds,
+            labelSelector=labels,
+            fieldSelector=fields,
+        )
+        path = resource.path(namespace)
+        what = f"watch {path}"
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._timeout, sock_read=inactivity
+        )
+        try:
+            async with self._send("GET", path, params, None, _JSON, timeout) as response:
+                async for line in response.content:
+                    if line.strip():
+                        yield wire.decode_event(resource, line)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unreachable(what, error) from error
+        except (msgspec.DecodeError, ValueError) as error:
+            raise _broken(what, error) from error
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+        content_type: str = _JSON,
+    ) -> bytes:
+        """One request to any path, for what has no method of its own; the answer's body."""
+        what = f"{method} {path}"
+        timeout = aiohttp.ClientTimeout(total=self._timeout)
+        payload = None if body is None else msgspec.json.encode(body)
+        try:
+            async with self._send(
+                method, path, params or {}, payload, content_type, timeout
+            ) as response:
+                return await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unreachable(what, error) from error
+
+    @asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        payload: bytes | None,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer below 400, else ``ApiError``; 401 and 429 retried as the module says."""
+        if self._session is None:
+            raise RuntimeError("use `async with Client(…)`")
+        fresh, shed = False, 0
+        while True:
+            headers = self._headers(fresh, content_type if payload is not None else None)
+            async with self._session.request(
+                method,
+                self.access.server + path,
+                params=params,
+                data=payload,
+                headers=headers,
+                timeout=timeout,
+            ) as response:
+                if response.status < 400:
+                    yield response
+                    return
+                error = errors.from_response(
+                    response.status,
+                    await response.read(),
+                    context=f"{method} {path}",
+                    retry_after=response.headers.get("Retry-After"),
+                )
+            if isinstance(error, errors.Unauthorized) and not fresh:
+                fresh = True
+            elif isinstance(error, errors.TooManyRequests) and shed < _SHED_RETRIES:
+                shed += 1
+                await asyncio.sleep(min(error.retry_after or 1.0, _SHED_WAIT_MAX))
+            else:
+                raise error
+
+    def _headers(self, fresh: bool, content_type: str | None) -> dict[str, str]:
+        headers = {"Content-Type": content_type} if content_type else {}
+        try:
+            token = self.access.token(fresh)
+        except ConfigError as error:
+            raise errors.Unauthorized(401, "NoToken", str(error)) from error
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
+
+    def _decode(self, resource: Resource[T], body: bytes) -> T:
+        try:
+            return wire.decode_object(resource, body)
+        except msgspec.DecodeError as error:
+            raise _broken(resource.plural, error) from None
+
+
+def _params(**values: object) -> dict[str, str]:
+    return {key: str(value) for key, value in values.items() if value not in (None, "")}
+
+
+def _unreachable(what: str, error: BaseException) -> errors.Unavailable:
+    reason = str(error) or type(error).__name__
+    return errors.Unavailable(0, "Unreachable", f"{what}: {reason}")
+
+
+def _broken(what: str, error: Exception) -> errors.Unavailable:
+    return errors.Unavailable(0, "BrokenAnswer", f"{what}: answer does not decode: {error}")

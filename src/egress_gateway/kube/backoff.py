@@ -1,0 +1,36 @@
+"""Delays between tries: doubling, jittered, bounded.
+
+Jitter is of the "equal" kind: half of the delay is certain, half is random, so that a thousand
+agents that lost the same server do not come back in step, and none hammers it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+Random = Callable[[], float]
+"""A number in [0, 1)."""
+
+
+def delay(failures: int, first: float, limit: float, rand: Random = random.random) -> float:
+    """Seconds to wait after ``failures`` (≥ 1) failures in a row."""
+    # The exponent is bounded so that a key failing for weeks does not overflow a float.
+    whole = min(limit, first * 2.0 ** min(failures - 1, 64))
+    return whole * (0.5 + 0.5 * rand())
+
+
+class Backoff:
+    """Counts failures in a row."""
+
+    def __init__(self, first: float, limit: float, rand: Random = random.random) -> None:
+        self._first, self._limit, self._rand = first, limit, rand
+        self.failures = 0
+
+    def failed(self) -> float:
+        """Notes a failure; returns the seconds to wait."""
+        self.failures += 1
+        return delay(self.failures, self._first, self._limit, self._rand)
+
+    def succeeded(self) -> None:
+        self.failures = 0

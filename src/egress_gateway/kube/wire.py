@@ -1,0 +1,170 @@
+"""Bytes to values and back: lists, watch lines, documents to send. No I/O.
+
+One object that does not decode (written by another version, or before a schema existed) must not
+hide all others, so a list that fails as a whole is decoded item by item and the bad ones are
+reported beside the good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import msgspec
+
+from egress_gateway.api.types import ObjectMeta
+from egress_gateway.kube import errors
+from egress_gateway.kube.resources import Key, Resource
+
+T = TypeVar("T")
+WatchType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+
+SERVER_OWNED: Final = (
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "managedFields",
+)
+"""Metadata that an apply must not carry: it would demand an old state or mean nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undecodable:
+    """An object that the server holds and that our type cannot express."""
+
+    key: Key
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListPage(Generic[T]):
+    """Objects as of ``resource_version``. ``continue_token`` is empty on the last page."""
+
+    items: Sequence[T]
+    resource_version: str
+    continue_token: str = ""
+    undecodable: Sequence[Undecodable] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchEvent(Generic[T]):
+    """One change. A BOOKMARK carries no object, only a resource version to resume from.
+
+    ``undecodable`` is set, and ``obj`` None, where the object does not decode.
+    """
+
+    type: WatchType
+    obj: T | None
+    resource_version: str
+    undecodable: Undecodable | None = None
+
+
+class _ListMeta(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    continue_: str = msgspec.field(name="continue", default="")
+
+
+class _List(msgspec.Struct, Generic[T]):
+    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
+    items: list[T] | None = None
+
+
+class _Headed(msgspec.Struct):
+    metadata: ObjectMeta
+
+
+class _RawEvent(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+@cache
+def _list_decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(_List[type_])
+
+
+@cache
+def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(type_)
+
+
+_EVENTS: Final = msgspec.json.Decoder(_RawEvent)
+_HEADED: Final = msgspec.json.Decoder(_Headed)
+_STATUS: Final = msgspec.json.Decoder(errors.Status)
+
+
+def decode_object(resource: Resource[T], body: bytes | msgspec.Raw) -> T:
+    """Raises ``msgspec.ValidationError``."""
+    type_: Any = resource.type
+    obj: T = _decoder(type_).decode(body)
+    return obj
+
+
+def decode_list(resource: Resource[T], body: bytes) -> ListPage[T]:
+    """A list answer; objects that do not decode are in ``undecodable``."""
+    bad: list[Undecodable] = []
+    type_: Any = resource.type
+    try:
+        page = _list_decoder(type_).decode(body)
+        items = page.items or []
+    except msgspec.ValidationError:
+        page = _list_decoder(msgspec.Raw).decode(body)
+        items = []
+        for raw in page.items or []:
+            try:
+                items.append(decode_object(resource, raw))
+            except msgspec.ValidationError as error:
+                bad.append(Undecodable(key=_key(raw), why=str(error)))
+    return ListPage(
+        items=items,
+        resource_version=page.metadata.resource_version,
+        continue_token=page.metadata.continue_,
+        undecodable=bad,
+    )
+
+
+def decode_event(resource: Resource[T], line: bytes) -> WatchEvent[T]:
+    """One line of a watch. Raises ``ApiError`` for an ERROR event (``Gone`` for 410)."""
+    event = _EVENTS.decode(line)
+    match event.type:
+        case "ERROR":
+            raise errors.from_status(
+                _STATUS.decode(event.object), context=f"watch {resource.plural}"
+            )
+        case "BOOKMARK":
+            version = _HEADED.decode(event.object).metadata.resource_version
+            return WatchEvent(type="BOOKMARK", obj=None, resource_version=version)
+        case "ADDED" | "MODIFIED" | "DELETED" as kind:
+            try:
+                obj = decode_object(resource, event.object)
+            except msgspec.ValidationError as error:
+                head = _HEADED.decode(event.object).metadata
+                bad = Undecodable(key=Key(head.namespace, head.name), why=str(error))
+                return WatchEvent(
+                    type=kind, obj=None, resource_version=head.resource_version, undecodable=bad
+                )
+            version = resource.metadata(obj).resource_version
+            return WatchEvent(type=kind, obj=obj, resource_version=version)
+        case unknown:
+            raise msgspec.ValidationError(f"unknown watch event type {unknown!r}")
+
+
+def document(resource: Resource[T], obj: T | Mapping[str, Any]) -> dict[str, Any]:
+    """``obj`` as a JSON document with ``apiVersion`` and ``kind``."""
+    body = dict(obj) if isinstance(obj, Mapping) else msgspec.to_builtins(obj)
+    return {**body, "apiVersion": resource.api_version, "kind": resource.kind}
+
+
+def apply_document(resource: Resource[T], obj: T | Mapping[str, Any]) -> dict[str, Any]:
+    """As ``document``, without the metadata that only the server writes."""
+    body = document(resource, obj)
+    meta = {k: v for k, v in (body.get("metadata") or {}).items() if k not in SERVER_OWNED}
+    return {**body, "metadata": meta}
+
+
+def _key(raw: msgspec.Raw) -> Key:
+    head = _HEADED.decode(raw).metadata
+    return Key(head.namespace, head.name)
