@@ -1,0 +1,1 @@
+"""StaticGatewayConfigurations become addresses and load balancer rules in the cloud."""

@@ -1,0 +1,186 @@
+"""One session with Azure Resource Manager: JSON in, JSON out, typed errors, calls counted.
+
+The SDKs' models are views of the JSON that came over the wire; we pass that JSON on, so that a
+field which the SDK of the day does not know survives a read-modify-write. Throttling is not
+retried here (the reconciler gathers meanwhile); a dropped connection or a 5xx twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from azure.core.exceptions import AzureError
+from azure.core.pipeline.policies import SansIOHTTPPolicy
+from azure.mgmt.compute.aio import ComputeManagementClient
+from azure.mgmt.network.aio import NetworkManagementClient
+from prometheus_client import Counter
+
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.credentials import credential
+from egress_gateway.cloud.azure.documents import Json
+from egress_gateway.cloud.azure.errors import translated
+
+CALLS: Final = Counter(
+    "egress_gateway_cloud_requests", "Requests to Azure Resource Manager", ["method"]
+)
+
+
+class _Count(SansIOHTTPPolicy[Any, Any]):
+    """Counts every request, polls and retries included."""
+
+    def on_request(self, request: Any) -> None:
+        CALLS.labels(method=request.http_request.method).inc()
+
+
+class ArmClient:
+    """Thin calls by resource group and name. Every method raises ``CloudError``."""
+
+    def __init__(self, config: AzureConfig) -> None:
+        self._credential = credential(config)
+        base = config.endpoints.resource_manager
+        options: dict[str, Any] = {
+            "base_url": base,
+            "credential_scopes": [f"{base}/.default"],
+            "connection_verify": config.ca_bundle or True,
+            "user_agent": config.user_agent,
+            "retry_total": 2,
+            "retry_on_status_codes": [],
+            "retry_backoff_factor": 0.5,
+            "connection_timeout": 10,
+            "read_timeout": 60,
+            "per_retry_policies": [_Count()],
+        }
+        interval = config.polling_interval or (1.0 if config.custom else 0.0)
+        if interval:
+            options["polling_interval"] = interval
+        self._network = NetworkManagementClient(self._credential, config.subscription_id, **options)
+        self._compute = ComputeManagementClient(self._credential, config.subscription_id, **options)
+
+    async def close(self) -> None:
+        await self._network.close()
+        await self._compute.close()
+        await self._credential.close()
+
+    # --- load balancer and prefixes ------------------------------------------------------
+
+    async def balancer(self, group: str, name: str) -> Json | None:
+        """None if there is none."""
+        return await _or_none(
+            _one(
+                "read the load balancer",
+                name,
+                lambda: self._network.load_balancers.get(group, name),
+            )
+        )
+
+    async def put_balancer(self, group: str, name: str, document: Json, etag: str | None) -> None:
+        """The whole document; ``Conflict`` if it changed since ``etag``."""
+        headers = {"If-Match": etag} if etag else {}
+        async with _said("write the load balancer", name):
+            poller = await self._network.load_balancers.begin_create_or_update(
+                group, name, _any(document), headers=headers
+            )
+            await poller.result()
+
+    async def delete_balancer(self, group: str, name: str) -> None:
+        async with _said("delete the load balancer", name):
+            await (await self._network.load_balancers.begin_delete(group, name)).result()
+
+    async def prefix(self, group: str, name: str, resource_id: str) -> Json:
+        return await _one(
+            "read the public IP prefix",
+            resource_id,
+            lambda: self._network.public_ip_prefixes.get(group, name),
+        )
+
+    async def prefixes(self, group: str) -> list[Json]:
+        async with _said("list public IP prefixes", group):
+            return [_json(item) async for item in self._network.public_ip_prefixes.list(group)]
+
+    async def put_prefix(self, group: str, name: str, document: Json) -> None:
+        async with _said("create the public IP prefix", name):
+            poller = await self._network.public_ip_prefixes.begin_create_or_update(
+                group, name, _any(document)
+            )
+            await poller.result()
+
+    async def delete_prefix(self, group: str, name: str) -> None:
+        async with _said("delete the public IP prefix", name):
+            await (await self._network.public_ip_prefixes.begin_delete(group, name)).result()
+
+    # --- scale sets ----------------------------------------------------------------------
+
+    async def scale_sets(self, group: str) -> list[Json]:
+        async with _said("list scale sets", group):
+            sets = self._compute.virtual_machine_scale_sets
+            return [_json(item) async for item in sets.list(group)]
+
+    async def scale_set(self, group: str, name: str) -> Json | None:
+        sets = self._compute.virtual_machine_scale_sets
+        return await _or_none(_one("read the scale set", name, lambda: sets.get(group, name)))
+
+    async def put_scale_set(self, group: str, name: str, document: Json) -> None:
+        """Sections that ``document`` omits stay as they are (Compute's PUT on what exists)."""
+        async with _said("write the scale set", name):
+            sets = self._compute.virtual_machine_scale_sets
+            poller = await sets.begin_create_or_update(group, name, _any(document))
+            await poller.result()
+
+    async def instances(self, group: str, name: str) -> list[Json]:
+        async with _said("list the instances of scale set", name):
+            vms = self._compute.virtual_machine_scale_set_vms
+            return [_json(item) async for item in vms.list(group, name)]
+
+    async def put_instance(self, group: str, name: str, number: str, document: Json) -> None:
+        async with _said(f"write instance {number} of scale set", name):
+            vms = self._compute.virtual_machine_scale_set_vms
+            poller = await vms.begin_update(group, name, number, _any(document))
+            await poller.result()
+
+    async def interfaces(self, group: str, name: str) -> list[Json]:
+        """The NICs of all instances, with their private addresses."""
+        async with _said("list the NICs of scale set", name):
+            listing = self._network.network_interfaces
+            pages = listing.list_virtual_machine_scale_set_network_interfaces(group, name)
+            return [_json(item) async for item in pages]
+
+    async def public_addresses(self, group: str, name: str) -> list[Json]:
+        """The public IP addresses of all instances."""
+        async with _said("list the public addresses of scale set", name):
+            listing = self._network.public_ip_addresses
+            pages = listing.list_virtual_machine_scale_set_public_ip_addresses(group, name)
+            return [_json(item) async for item in pages]
+
+
+def _json(model: Any) -> Json:
+    result: Json = model.as_dict()
+    return result
+
+
+def _any(document: Json) -> Any:
+    """The SDK takes wire JSON as well as its models; its annotations know typed dicts only."""
+    return document
+
+
+@asynccontextmanager
+async def _said(operation: str, resource: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except AzureError as error:
+        said = operation if "/" in resource else f"{operation} {resource}"
+        raise translated(error, operation=said, resource=resource) from error
+
+
+async def _one(operation: str, resource: str, call: Callable[[], Awaitable[Any]]) -> Json:
+    async with _said(operation, resource):
+        return _json(await call())
+
+
+async def _or_none(call: Awaitable[Json]) -> Json | None:
+    try:
+        return await call
+    except errors.NotFound:
+        return None

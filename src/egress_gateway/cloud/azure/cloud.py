@@ -1,0 +1,262 @@
+"""``Cloud`` on Azure: gateway pools that are scale sets, behind one internal load balancer.
+
+The load balancer is one document for all pools. Writes to it are read-modify-write under a lock
+with its ETag, so that neither another pool nor another program loses an update. A scale set's
+network profile and an instance's are rewritten from what was read in the same pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from egress_gateway.api.validation import parse_prefix_id
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure import documents
+from egress_gateway.cloud.azure.client import ArmClient
+from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.documents import Json
+from egress_gateway.cloud.protocol import (
+    Action,
+    Attachment,
+    Balancer,
+    CreatePrefix,
+    DeletePrefix,
+    Instance,
+    PoolRef,
+    PoolState,
+    Prefix,
+    WriteBalancer,
+    WriteInstance,
+    WriteModel,
+)
+
+
+class AzureCloud:
+    """Implements ``egress_gateway.cloud.protocol.Cloud``."""
+
+    def __init__(self, config: AzureConfig, client: ArmClient | None = None) -> None:
+        self._config = config
+        self._arm = client or ArmClient(config)
+        self._balancer_lock = asyncio.Lock()
+        self._models: dict[str, list[Json]] = {}
+        self._instances: dict[str, list[Json]] = {}
+
+    @property
+    def subscription(self) -> str:
+        return self._config.subscription_id
+
+    @property
+    def resource_group(self) -> str:
+        return self._config.resource_group
+
+    @property
+    def _balancer_id(self) -> str:
+        return (
+            f"/subscriptions/{self.subscription}/resourceGroups/{self._config.balancer_group}"
+            f"/providers/Microsoft.Network/loadBalancers/{self._config.load_balancer}"
+        )
+
+    def _backend_id(self, pool: PoolRef) -> str:
+        return f"{self._balancer_id}/backendAddressPools/{pool.key}"
+
+    def managed_prefix_id(self, name: str) -> str:
+        return (
+            f"/subscriptions/{self.subscription}/resourceGroups/{self.resource_group}"
+            f"/providers/Microsoft.Network/publicIPPrefixes/{name}"
+        )
+
+    async def close(self) -> None:
+        await self._arm.close()
+
+    # --- observe -------------------------------------------------------------------------
+
+    async def pools(self, groups: Iterable[str] = ()) -> list[PoolRef]:
+        wanted = {group.lower(): group for group in (*groups, self.resource_group)}
+        found: list[PoolRef] = []
+        for group in wanted.values():
+            try:
+                listed = await self._arm.scale_sets(group)
+            except errors.NotFound:
+                continue  # a group that does not exist holds no pool
+            found += [documents.read_pool(scale_set) for scale_set in listed]
+        return [pool for pool in found if pool.key]
+
+    async def balancer(self) -> Balancer:
+        return documents.read_balancer(await self._read_balancer())
+
+    async def _read_balancer(self) -> Json | None:
+        return await self._arm.balancer(self._config.balancer_group, self._config.load_balancer)
+
+    async def observe(self, pool: PoolRef, prefixes: Iterable[str]) -> PoolState:
+        async with asyncio.TaskGroup() as group:
+            balancer = group.create_task(_caught(self.balancer()))
+            machines = group.create_task(_caught(self._machines(pool)))
+            managed = group.create_task(_caught(self._arm.prefixes(self.resource_group)))
+            brought = {
+                prefix.lower(): group.create_task(_caught(self._prefix(prefix)))
+                for prefix in prefixes
+            }
+        ref, model, instances = _value(machines.result())
+        listed = [documents.read_prefix(item) for item in _value(managed.result())]
+        return PoolState(
+            ref=ref,
+            model=model,
+            instances=instances,
+            balancer=_value(balancer.result()),
+            prefixes={key: task.result() for key, task in brought.items()},
+            managed={prefix.name: prefix for prefix in listed},
+        )
+
+    async def _prefix(self, prefix_id: str) -> Prefix:
+        parsed = parse_prefix_id(prefix_id)
+        if parsed is None or parsed.subscription.lower() != self.subscription.lower():
+            raise errors.NotFound("not a prefix of this subscription", resource=prefix_id)
+        return documents.read_prefix(
+            await self._arm.prefix(parsed.resource_group, parsed.name, prefix_id)
+        )
+
+    async def _machines(self, pool: PoolRef) -> tuple[PoolRef, Attachment, tuple[Instance, ...]]:
+        if pool.kind == "vanished":
+            return pool, Attachment(others=0), ()
+        group, name = pool.resource_group, pool.resource_name
+        scale_set = await self._arm.scale_set(group, name)
+        if scale_set is None:
+            return replace(pool, kind="vanished"), Attachment(others=0), ()
+        async with asyncio.TaskGroup() as tasks:
+            listed = tasks.create_task(_caught(self._arm.instances(group, name)))
+            interfaces = tasks.create_task(_caught(self._arm.interfaces(group, name)))
+            publics = tasks.create_task(_caught(self._arm.public_addresses(group, name)))
+        nics = documents.model_nics(scale_set)
+        self._models[pool.key] = nics
+        self._instances[pool.key] = _value(listed.result())
+        backend = self._backend_id(pool)
+        return (
+            replace(documents.read_pool(scale_set), name=pool.name),
+            documents.read_attachment(nics, backend),
+            _instances(
+                self._instances[pool.key],
+                _value(interfaces.result()),
+                _value(publics.result()),
+                backend,
+            ),
+        )
+
+    # --- apply ---------------------------------------------------------------------------
+
+    async def apply(self, action: Action) -> None:
+        match action:
+            case CreatePrefix():
+                body = documents.new_prefix(action.name, action.size, self._config.location)
+                await self._arm.put_prefix(self.resource_group, action.name, body)
+            case DeletePrefix():
+                await self._delete_prefix(action.name)
+            case WriteBalancer():
+                await self._write_balancer(action)
+            case WriteModel():
+                await self._write_model(action)
+            case WriteInstance():
+                await self._write_instance(action)
+
+    async def _delete_prefix(self, name: str) -> None:
+        try:
+            await self._arm.delete_prefix(self.resource_group, name)
+        except errors.NotFound:
+            return
+
+    async def _write_balancer(self, action: WriteBalancer) -> None:
+        group, name = self._config.balancer_group, self._config.load_balancer
+        async with self._balancer_lock:
+            before = await self._read_balancer()
+            _check_ports(documents.read_balancer(before), action)
+            after = documents.write_balancer(
+                before,
+                action,
+                balancer_id=self._balancer_id,
+                location=self._config.location,
+                subnet=self._config.subnet or action.pool.subnet,
+            )
+            if after is not None:
+                etag = before.get("etag") if before else None
+                await self._arm.put_balancer(group, name, after, etag)
+            elif before is not None:
+                await self._arm.delete_balancer(group, name)
+
+    async def _write_model(self, action: WriteModel) -> None:
+        nics = self._rewritten(self._models[action.pool.key], action)
+        profile = {"networkProfile": {"networkInterfaceConfigurations": nics}}
+        body: Json = {
+            "location": self._config.location,
+            "properties": {"virtualMachineProfile": profile},
+        }
+        pool = action.pool
+        await self._arm.put_scale_set(pool.resource_group, pool.resource_name, body)
+
+    async def _write_instance(self, action: WriteInstance) -> None:
+        pool = action.pool
+        before = next(i for i in self._instances[pool.key] if i["id"] == action.instance)
+        nics = self._rewritten(documents.instance_nics(before), action)
+        body: Json = {
+            "location": before.get("location") or self._config.location,
+            "properties": {"networkProfileConfiguration": {"networkInterfaceConfigurations": nics}},
+        }
+        number = before.get("instanceId") or documents.id_name(before["id"])
+        await self._arm.put_instance(pool.resource_group, pool.resource_name, number, body)
+
+    def _rewritten(self, nics: list[Json], action: WriteModel | WriteInstance) -> list[Json]:
+        return documents.write_attachment(
+            nics,
+            configs=action.configs,
+            owned=action.owned,
+            joined=action.joined,
+            backend_id=self._backend_id(action.pool),
+        )
+
+
+def _instances(
+    listed: list[Json], interfaces: list[Json], publics: list[Json], backend: str
+) -> tuple[Instance, ...]:
+    by_machine: dict[str, list[Json]] = {}
+    for nic in interfaces:
+        machine = ((nic.get("properties") or {}).get("virtualMachine") or {}).get("id") or ""
+        by_machine.setdefault(machine.lower(), []).append(nic)
+    addresses = {
+        item["id"].lower(): (item.get("properties") or {}).get("ipAddress") or ""
+        for item in publics
+        if item.get("id")
+    }
+    return tuple(
+        documents.read_instance(
+            instance,
+            documents.primary(by_machine.get(instance["id"].lower(), [])),
+            addresses,
+            backend,
+        )
+        for instance in listed
+    )
+
+
+def _check_ports(now: Balancer, action: WriteBalancer) -> None:
+    """Ports were chosen from an earlier reading; somebody may have taken one meanwhile."""
+    wanted = {rule.port: rule.name for rule in action.rules}
+    for rule in now.rules.values():
+        if rule.pool != action.pool.key or rule.name in action.names:
+            continue
+        if rule.port in wanted:
+            raise errors.Conflict(f"port {rule.port} of the load balancer was taken meanwhile")
+
+
+async def _caught(call: Any) -> Any:
+    """The result, or the cloud's refusal as a value: siblings go on."""
+    try:
+        return await call
+    except errors.CloudError as error:
+        return error
+
+
+def _value(result: Any) -> Any:
+    if isinstance(result, errors.CloudError):
+        raise result
+    return result

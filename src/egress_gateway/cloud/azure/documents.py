@@ -1,0 +1,409 @@
+"""Azure's documents read and rewritten: pure functions over JSON.
+
+Everything that we do not own (other people's rules and ipConfigs, fields unknown to us) is carried
+through as it is. Reading is liberal (case of ids, absent fields), writing is exactly the Go
+project's shape.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, Final
+
+from egress_gateway.api import names
+from egress_gateway.cloud.protocol import (
+    Address,
+    Attachment,
+    Balancer,
+    Instance,
+    PoolRef,
+    Prefix,
+    Rule,
+    WriteBalancer,
+)
+
+Json = dict[str, Any]
+_READ_ONLY: Final = frozenset(
+    {
+        "provisioningState",
+        "etag",
+        "resourceGuid",
+        "backendIPConfigurations",
+    }
+)
+_BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRules")
+
+
+def same_id(left: str, right: str) -> bool:
+    """Resource ids compare without regard to case."""
+    return left.lower() == right.lower()
+
+
+def id_name(resource_id: str) -> str:
+    """The last segment of a resource id."""
+    return resource_id.rstrip("/").rsplit("/", 1)[-1]
+
+
+def group_of(resource_id: str) -> str:
+    """The resource group inside a resource id; empty if there is none."""
+    parts = resource_id.split("/")
+    lowered = [part.lower() for part in parts]
+    if "resourcegroups" not in lowered:
+        return ""
+    return parts[lowered.index("resourcegroups") + 1]
+
+
+def _items(owner: Mapping[str, Any], key: str) -> list[Json]:
+    return list((owner.get("properties") or {}).get(key) or [])
+
+
+def _properties(item: Mapping[str, Any]) -> Json:
+    return item.get("properties") or {}
+
+
+def _reference(item: Mapping[str, Any], key: str) -> str:
+    return ((_properties(item).get(key)) or {}).get("id") or ""
+
+
+def _address(text: str | None) -> IPv4Address | None:
+    return IPv4Address(text) if text else None
+
+
+# --- load balancer ---------------------------------------------------------------------------
+
+
+def read_balancer(document: Json | None) -> Balancer:
+    if document is None:
+        return Balancer()
+    probes = {probe["name"]: probe for probe in _items(document, "probes")}
+    rules: dict[str, Rule] = {}
+    ports: dict[str, set[int]] = {}
+    for item in _items(document, "loadBalancingRules"):
+        rule = _read_rule(item, probes)
+        rules[rule.name] = rule
+        ports.setdefault(rule.pool, set()).update((rule.port, rule.backend_port))
+    return Balancer(
+        exists=True,
+        rules=rules,
+        frontends={
+            item["name"]: _address(_properties(item).get("privateIPAddress"))
+            for item in _items(document, "frontendIPConfigurations")
+        },
+        backends=frozenset(item["name"] for item in _items(document, "backendAddressPools")),
+        ports={pool: frozenset(used) for pool, used in ports.items()},
+    )
+
+
+def _read_rule(item: Json, probes: Mapping[str, Json]) -> Rule:
+    properties = _properties(item)
+    probe = _properties(probes.get(id_name(_reference(item, "probe")), {}))
+    return Rule(
+        name=item["name"],
+        pool=id_name(_reference(item, "backendAddressPool")),
+        frontend=id_name(_reference(item, "frontendIPConfiguration")),
+        port=properties.get("frontendPort") or 0,
+        backend_port=properties.get("backendPort") or 0,
+        protocol=properties.get("protocol") or "",
+        floating=bool(properties.get("enableFloatingIP")),
+        probe_path=probe.get("requestPath") or "",
+        probe_port=probe.get("port") or 0,
+        probe_protocol=probe.get("protocol") or "",
+        probe_interval=probe.get("intervalInSeconds") or 0,
+        probe_threshold=probe.get("probeThreshold") or 1,
+    )
+
+
+def write_balancer(
+    document: Json | None, action: WriteBalancer, *, balancer_id: str, location: str, subnet: str
+) -> Json | None:
+    """The whole document after ``action``; None when nothing is left on the load balancer."""
+    result = _writable(document) if document else _new_balancer(balancer_id, location)
+    properties: Json = result["properties"]
+    key = action.pool.key
+    here = {r.name for r in read_balancer(document).rules.values() if r.pool == key}
+    gone = here & action.names
+    _replace(properties, "loadBalancingRules", gone, [_rule(r, balancer_id) for r in action.rules])
+    left = {item["name"] for item in properties["loadBalancingRules"]}
+    _replace(properties, "probes", action.names - left, [_probe(r) for r in action.rules])
+    if action.present:
+        _ensure(properties, "frontendIPConfigurations", key, _frontend(subnet))
+        _ensure(properties, "backendAddressPools", key, {})
+    else:
+        for collection in ("frontendIPConfigurations", "backendAddressPools"):
+            _replace(properties, collection, {key}, [])
+    return result if properties["frontendIPConfigurations"] else None
+
+
+def _new_balancer(balancer_id: str, location: str) -> Json:
+    return {
+        "name": id_name(balancer_id),
+        "location": location,
+        "sku": {"name": "Standard", "tier": "Regional"},
+        "properties": {},
+    }
+
+
+def _replace(properties: Json, collection: str, remove: Iterable[str], add: list[Json]) -> None:
+    removed = set(remove) | {item["name"] for item in add}
+    kept = [item for item in properties.get(collection) or [] if item["name"] not in removed]
+    properties[collection] = [*kept, *add]
+
+
+def _ensure(properties: Json, collection: str, name: str, wanted: Json) -> None:
+    items = properties.setdefault(collection, [])
+    if not any(item["name"] == name for item in items):
+        items.append({"name": name, "properties": wanted})
+
+
+def _frontend(subnet: str) -> Json:
+    return {
+        "privateIPAddressVersion": "IPv4",
+        "privateIPAllocationMethod": "Dynamic",
+        "subnet": {"id": subnet},
+    }
+
+
+def _rule(rule: Rule, balancer_id: str) -> Json:
+    return {
+        "name": rule.name,
+        "properties": {
+            "protocol": rule.protocol,
+            "frontendPort": rule.port,
+            "backendPort": rule.backend_port,
+            "enableFloatingIP": rule.floating,
+            "frontendIPConfiguration": {
+                "id": f"{balancer_id}/frontendIPConfigurations/{rule.frontend}"
+            },
+            "backendAddressPool": {"id": f"{balancer_id}/backendAddressPools/{rule.pool}"},
+            "probe": {"id": f"{balancer_id}/probes/{rule.name}"},
+        },
+    }
+
+
+def _probe(rule: Rule) -> Json:
+    return {
+        "name": rule.name,
+        "properties": {
+            "protocol": rule.probe_protocol,
+            "port": rule.probe_port,
+            "requestPath": rule.probe_path,
+            "intervalInSeconds": rule.probe_interval,
+            "probeThreshold": rule.probe_threshold,
+        },
+    }
+
+
+def _writable(document: Json) -> Json:
+    """A copy without read-only fields, which Azure would ignore at best."""
+    result: Json = _stripped(copy.deepcopy(document))
+    for collection in ("frontendIPConfigurations", "backendAddressPools", "probes"):
+        for item in _items(result, collection):
+            for reference in _BACK_REFERENCES:
+                _properties(item).pop(reference, None)
+    for item in _items(result, "backendAddressPools"):
+        # Members that are NICs join by their own ipConfig; listing them here would make the
+        # pool one of addresses.
+        _properties(item).pop("loadBalancerBackendAddresses", None)
+    result.setdefault("properties", {})
+    return result
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _stripped(v) for k, v in value.items() if k not in _READ_ONLY}
+    if isinstance(value, list):
+        return [_stripped(item) for item in value]
+    return value
+
+
+# --- NIC configurations of models and instances ----------------------------------------------
+
+
+def primary(items: Iterable[Json]) -> Json | None:
+    """The primary one of NIC configurations or ipConfigs; a lone one is primary."""
+    listed = list(items)
+    chosen = next((i for i in listed if _properties(i).get("primary")), None)
+    return chosen or (listed[0] if len(listed) == 1 else None)
+
+
+def read_attachment(nics: list[Json], backend_id: str) -> Attachment:
+    nic = primary(nics)
+    if nic is None:
+        return Attachment()
+    configs = _items(nic, "ipConfigurations")
+    ours = [c for c in configs if c["name"].startswith(names.MANAGED_PREFIX)]
+    return Attachment(
+        configs={c["name"]: _prefix_of(c) for c in ours},
+        joined=_joined(primary(configs), backend_id),
+        others=len(configs) - len(ours),
+    )
+
+
+def _prefix_of(config: Json) -> str | None:
+    public = _properties(config).get("publicIPAddressConfiguration")
+    if not public:
+        return None
+    return (((public.get("properties") or {}).get("publicIPPrefix") or {}).get("id") or "").lower()
+
+
+def _joined(config: Json | None, backend_id: str) -> bool:
+    pools = _properties(config or {}).get("loadBalancerBackendAddressPools") or []
+    return any(same_id(pool.get("id") or "", backend_id) for pool in pools)
+
+
+def subnet_of(nics: list[Json]) -> str:
+    """Id of the subnet of the primary ipConfig."""
+    nic = primary(nics)
+    config = primary(_items(nic, "ipConfigurations")) if nic else None
+    return _reference(config, "subnet") if config else ""
+
+
+def write_attachment(
+    nics: list[Json],
+    *,
+    configs: Mapping[str, str | None],
+    owned: Iterable[str],
+    joined: bool,
+    backend_id: str,
+) -> list[Json]:
+    """NIC configurations with our ipConfigs exactly ``configs``; order and the rest stay."""
+    result: list[Json] = copy.deepcopy(nics)
+    nic = primary(result)
+    if nic is None:
+        return result
+    existing = _items(nic, "ipConfigurations")
+    subnet = subnet_of(result)
+    mine = set(owned)
+    kept = [c for c in existing if c["name"] not in mine or _as_wanted(c, configs)]
+    present = {c["name"] for c in kept}
+    added = [
+        _ip_config(name, prefix, subnet) for name, prefix in configs.items() if name not in present
+    ]
+    head = primary(kept)
+    if head is not None:
+        _join(head, backend_id, joined)
+    nic["properties"]["ipConfigurations"] = [*kept, *added]
+    return result
+
+
+def _as_wanted(config: Json, configs: Mapping[str, str | None]) -> bool:
+    name = config["name"]
+    if name not in configs:
+        return False
+    wanted = configs[name]
+    return (wanted.lower() if wanted else None) == _prefix_of(config)
+
+
+def _join(config: Json, backend_id: str, joined: bool) -> None:
+    properties = config.setdefault("properties", {})
+    pools = properties.get("loadBalancerBackendAddressPools") or []
+    others = [p for p in pools if not same_id(p.get("id") or "", backend_id)]
+    if joined:
+        already = [p for p in pools if same_id(p.get("id") or "", backend_id)]
+        properties["loadBalancerBackendAddressPools"] = (
+            [*others, *already[:1]]
+            if already
+            else [
+                *others,
+                {"id": backend_id},
+            ]
+        )
+    elif pools:
+        properties["loadBalancerBackendAddressPools"] = others
+
+
+def _ip_config(name: str, prefix: str | None, subnet: str) -> Json:
+    properties: Json = {
+        "primary": False,
+        "privateIPAddressVersion": "IPv4",
+        "subnet": {"id": subnet},
+    }
+    if prefix:
+        properties["publicIPAddressConfiguration"] = {
+            "name": name,
+            "properties": {"publicIPPrefix": {"id": prefix}},
+        }
+    return {"name": name, "properties": properties}
+
+
+# --- pools, instances, prefixes --------------------------------------------------------------
+
+
+def model_nics(scale_set: Json) -> list[Json]:
+    profile = _properties(scale_set).get("virtualMachineProfile") or {}
+    network = profile.get("networkProfile") or {}
+    return list(network.get("networkInterfaceConfigurations") or [])
+
+
+def instance_nics(instance: Json) -> list[Json]:
+    network = _properties(instance).get("networkProfileConfiguration") or {}
+    return list(network.get("networkInterfaceConfigurations") or [])
+
+
+def read_pool(scale_set: Json) -> PoolRef:
+    tags = scale_set.get("tags") or {}
+    size = str(tags.get(names.POOL_PREFIX_SIZE_TAG) or "")
+    nics = model_nics(scale_set)
+    return PoolRef(
+        key=_properties(scale_set).get("uniqueId") or "",
+        name=tags.get(names.POOL_NAME_TAG) or "",
+        resource_id=scale_set["id"],
+        resource_group=group_of(scale_set["id"]),
+        resource_name=scale_set["name"],
+        prefix_size=int(size) if size.isdigit() else None,
+        subnet=subnet_of(nics),
+        traces=frozenset(read_attachment(nics, "").configs),
+    )
+
+
+def read_instance(
+    instance: Json, interface: Json | None, publics: Mapping[str, str], backend_id: str
+) -> Instance:
+    """``interface`` is the instance's primary NIC; ``publics`` maps the id (lower case) of a
+    public IP address to the address."""
+    configs = _items(interface or {}, "ipConfigurations")
+    head = primary(configs)
+    return Instance(
+        id=instance["id"],
+        name=instance.get("name") or id_name(instance["id"]),
+        provider_id="azure://" + instance["id"],
+        state=_properties(instance).get("provisioningState") or "",
+        attachment=read_attachment(instance_nics(instance), backend_id),
+        primary=_address(_properties(head or {}).get("privateIPAddress")),
+        addresses={
+            c["name"]: _addresses(c, publics)
+            for c in configs
+            if c["name"].startswith(names.MANAGED_PREFIX)
+        },
+    )
+
+
+def _addresses(config: Json, publics: Mapping[str, str]) -> Address:
+    public = _reference(config, "publicIPAddress").lower()
+    return Address(
+        secondary=_address(_properties(config).get("privateIPAddress")),
+        public=_address(publics.get(public)),
+    )
+
+
+def read_prefix(document: Json) -> Prefix:
+    properties = _properties(document)
+    network = properties.get("ipPrefix")
+    return Prefix(
+        id=document["id"],
+        name=document.get("name") or id_name(document["id"]),
+        size=int(properties.get("prefixLength") or 0),
+        network=IPv4Network(network) if network else None,
+        state=properties.get("provisioningState") or "Succeeded",
+    )
+
+
+def new_prefix(name: str, size: int, location: str) -> Json:
+    return {
+        "name": name,
+        "location": location,
+        "sku": {"name": "Standard", "tier": "Regional"},
+        "properties": {"prefixLength": size, "publicIPAddressVersion": "IPv4"},
+    }

@@ -1,0 +1,199 @@
+"""What the controller sees of a cloud and asks of it, in values that name no cloud.
+
+``Cloud.observe`` answers what is there, ``Cloud.apply`` carries out one action. Both are
+idempotent: an action whose effect exists already succeeds. What belongs to other people (rules,
+ipConfigs, tags, fields that we do not know) is carried through untouched by the implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from typing import Literal, Protocol
+
+from egress_gateway.cloud.errors import CloudError
+
+PoolKind = Literal["scale-set", "machines", "vanished"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRef:
+    """A gateway pool. ``key`` is its name on the load balancer (a scale set's unique id).
+
+    ``vanished``: only the load balancer still knows it. ``traces`` are the managed ipConfigs of
+    its model; ``prefix_size`` is what its tag says (None: no tag); ``subnet`` is the id of the
+    subnet of its primary ipConfig.
+    """
+
+    key: str
+    name: str = ""
+    resource_id: str = ""
+    resource_group: str = ""
+    resource_name: str = ""
+    prefix_size: int | None = None
+    subnet: str = ""
+    kind: PoolKind = "scale-set"
+    traces: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A load balancing rule and its probe (both named ``name``). Defaults are the shape that
+    the Go project writes, so a rule that somebody edited compares unequal."""
+
+    name: str
+    pool: str
+    port: int
+    probe_path: str
+    probe_port: int
+    backend_port: int
+    frontend: str
+    protocol: str = "Udp"
+    floating: bool = True
+    probe_protocol: str = "Http"
+    probe_interval: int = 5
+    probe_threshold: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balancer:
+    """The internal load balancer. ``frontends`` maps a frontend's name to its address (None
+    until there is one); ``ports`` are all ports in use per backend pool, other people's too."""
+
+    exists: bool = False
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    frontends: Mapping[str, IPv4Address | None] = field(default_factory=dict)
+    backends: frozenset[str] = frozenset()
+    ports: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """What an ipConfig got: the private address and, in public mode, the public one."""
+
+    secondary: IPv4Address | None = None
+    public: IPv4Address | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """How a model or an instance is attached: its managed ipConfigs (name → id of the public
+    IP prefix in lower case, None in private mode), and whether its primary ipConfig is in the
+    pool's backend. ``others`` counts the ipConfigs that are not ours."""
+
+    configs: Mapping[str, str | None] = field(default_factory=dict)
+    joined: bool = False
+    others: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One gateway machine. ``provider_id`` is its Node's ``spec.providerID``."""
+
+    id: str
+    name: str
+    provider_id: str
+    state: str
+    attachment: Attachment
+    primary: IPv4Address | None = None
+    addresses: Mapping[str, Address] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefix:
+    """A public IP prefix: ``size`` is its length in bits, ``network`` its addresses."""
+
+    id: str
+    name: str
+    size: int
+    network: IPv4Network | None = None
+    state: str = "Succeeded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolState:
+    """One pool as it is. ``prefixes`` is keyed by id in lower case; a prefix that cannot be
+    read is the error that says why. ``managed`` are the prefixes that we made, by name."""
+
+    ref: PoolRef
+    model: Attachment = Attachment()
+    instances: tuple[Instance, ...] = ()
+    balancer: Balancer = Balancer()
+    prefixes: Mapping[str, Prefix | CloudError] = field(default_factory=dict)
+    managed: Mapping[str, Prefix] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatePrefix:
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletePrefix:
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteBalancer:
+    """Our rules of one pool become exactly ``rules``; ``names`` are all rule names that we own.
+    ``present`` False also removes the pool's frontend and backend, and the load balancer itself
+    when nothing is left on it."""
+
+    pool: PoolRef
+    rules: tuple[Rule, ...]
+    names: frozenset[str]
+    present: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteModel:
+    """The managed ipConfigs in ``owned`` become exactly those in ``configs``."""
+
+    pool: PoolRef
+    configs: Mapping[str, str | None]
+    owned: frozenset[str]
+    joined: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteInstance:
+    pool: PoolRef
+    instance: str
+    configs: Mapping[str, str | None]
+    owned: frozenset[str]
+    joined: bool
+
+
+Action = CreatePrefix | DeletePrefix | WriteBalancer | WriteModel | WriteInstance
+
+
+class Cloud(Protocol):
+    """All methods raise ``CloudError``."""
+
+    @property
+    def subscription(self) -> str: ...
+
+    @property
+    def resource_group(self) -> str:
+        """Where pools named by tag, and managed prefixes, live."""
+        ...
+
+    def managed_prefix_id(self, name: str) -> str:
+        """Id (lower case) that a managed prefix of this name has or will have."""
+        ...
+
+    async def pools(self, groups: Iterable[str] = ()) -> list[PoolRef]:
+        """All pools of the resource group and of ``groups``."""
+        ...
+
+    async def balancer(self) -> Balancer: ...
+
+    async def observe(self, pool: PoolRef, prefixes: Iterable[str]) -> PoolState:
+        """The pool, the load balancer, the managed prefixes and those named by ``prefixes``."""
+        ...
+
+    async def apply(self, action: Action) -> None: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,360 @@
+"""What must change in the cloud for one pool: a pure function of wishes and observation.
+
+Guarantees, each held by a property test:
+
+- applied to any state, repeatedly, it converges, and then plans nothing;
+- each document (load balancer, scale set model, instance) is written at most once a pass, with
+  what all configurations of the pool together want, except that a pass that both adds and
+  removes a pool's frontend writes the load balancer twice;
+- what belongs to others is neither changed nor removed: only names in ``owned`` are touched;
+- a configuration in trouble (``problem``) keeps exactly what it has and holds up nobody else.
+
+Order within a pass: prefixes and load balancer first because the model refers to both, the model
+before the instances (an instance that is born meanwhile is then right), removals last because
+Azure refuses to delete what is referred to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from egress_gateway.api import names
+from egress_gateway.cloud.protocol import (
+    Action,
+    Attachment,
+    CreatePrefix,
+    DeletePrefix,
+    Instance,
+    PoolState,
+    Rule,
+    WriteBalancer,
+    WriteInstance,
+    WriteModel,
+)
+from egress_gateway.controller.verdict import Problem, Verdict, judge, verdict_of
+
+BUSY: Final = frozenset({"Creating", "Updating", "Deleting", "Migrating"})
+"""Provisioning states of an instance in which Azure answers a write with 409."""
+MAX_CONFIGS: Final = 256
+"""IP configurations of one NIC (Azure subscription and service limits, "Networking limits")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Under which names a configuration's resources live. Ours are all the object's UID; a
+    cluster that moved over from the Go project keeps the names that it has."""
+
+    rule: str
+    ip_config: str
+    probe_path: str
+
+    @staticmethod
+    def of(uid: str) -> Names:
+        return Names(rule=uid, ip_config=names.managed(uid), probe_path=f"{names.HEALTH_PATH}{uid}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One configuration as this pool should hold it.
+
+    ``leaving``: nothing of it may stay here. ``problem``: it cannot be had at the moment (bad
+    spec, refused before); what exists of it stays as it is. ``prefix_id`` empty: a managed one.
+    ``elsewhere``: it leaves this pool for another one, which uses its managed prefix.
+    """
+
+    uid: str
+    names: Names
+    private: bool = False
+    prefix_id: str = ""
+    prefix_size: int = 31
+    leaving: bool = False
+    elsewhere: bool = False
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An action, and the configurations for whose sake it is taken."""
+
+    action: Action
+    uids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Stages one after the other; the steps of a stage are independent of each other."""
+
+    stages: tuple[tuple[Step, ...], ...] = ()
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.stages)
+
+
+def plan(
+    state: PoolState, wanted: Iterable[Wanted], *, subscription: str, managed_ids: Mapping[str, str]
+) -> Plan:
+    """The pass that brings ``state`` to what ``wanted`` asks for. ``managed_ids`` gives the
+    (future) id of the managed prefix of each ipConfig name."""
+    everyone = sorted(wanted, key=lambda w: w.uid)
+    problems = {w.uid: p for w in everyone if (p := judge(w, state, subscription))}
+    problems |= _overfull(state, everyone, problems)
+    desired = _Desired(state, everyone, problems, managed_ids)
+    stages = (
+        desired.prefixes() + desired.balancer_grows(),
+        desired.model(),
+        desired.instances(),
+        desired.balancer_shrinks() + desired.removed_prefixes(),
+    )
+    busy = {uid for stage in stages for step in stage for uid in step.uids}
+    verdicts = {
+        w.uid: verdict_of(w, state, problems.get(w.uid), desired.rule_of(w), w.uid in busy)
+        for w in everyone
+    }
+    return Plan(tuple(stage for stage in stages if stage), verdicts)
+
+
+def _overfull(
+    state: PoolState, everyone: Sequence[Wanted], problems: Mapping[str, Problem]
+) -> dict[str, Problem]:
+    """Newcomers beyond the NIC's limit are told so; those who are there stay."""
+    room = MAX_CONFIGS - state.model.others - len(state.model.configs)
+    full = Problem.pool_full(MAX_CONFIGS - state.model.others)
+    newcomers = [
+        w.uid
+        for w in everyone
+        if not w.leaving and w.uid not in problems and w.names.ip_config not in state.model.configs
+    ]
+    return dict.fromkeys(newcomers[max(room, 0) :], full)
+
+
+class _Desired:
+    """Intermediate results of one ``plan``; every method is a pure view of them."""
+
+    def __init__(
+        self,
+        state: PoolState,
+        everyone: Sequence[Wanted],
+        problems: Mapping[str, Problem],
+        managed_ids: Mapping[str, str],
+    ) -> None:
+        self._state = state
+        self._everyone = everyone
+        self._kept = {w.uid for w in everyone if not w.leaving and w.uid in problems}
+        self._active = [w for w in everyone if not w.leaving and w.uid not in problems]
+        self._managed_ids = managed_ids
+        self._by_config = {w.names.ip_config: w.uid for w in everyone}
+        self._by_rule = {w.names.rule: w.uid for w in everyone}
+        self._rules = self._desired_rules()
+
+    def rule_of(self, wanted: Wanted) -> Rule | None:
+        return self._rules.get(wanted.names.rule)
+
+    # --- load balancer -------------------------------------------------------------------
+
+    def _desired_rules(self) -> dict[str, Rule]:
+        key = self._state.ref.key
+        observed = self._state.balancer.rules
+        taken = set(self._state.balancer.ports.get(key, frozenset()))
+        rules: dict[str, Rule] = {}
+        claimed: set[int] = set()
+        newcomers = []
+        for w in self._everyone:
+            rule = observed.get(w.names.rule)
+            present = rule is not None and rule.pool == key
+            if w.leaving or (w.uid in self._kept and not present):
+                continue
+            if present and rule and _in_range(rule.port) and rule.port not in claimed:
+                claimed.add(rule.port)
+                rules[w.names.rule] = self._rule(w, rule.port)
+            else:
+                newcomers.append(w)
+        taken |= claimed
+        for w in newcomers:
+            port = next((p for p in _PORTS if p not in taken), None)
+            if port is not None:
+                taken.add(port)
+                rules[w.names.rule] = self._rule(w, port)
+        return rules
+
+    def _rule(self, wanted: Wanted, port: int) -> Rule:
+        key = self._state.ref.key
+        return Rule(
+            name=wanted.names.rule,
+            pool=key,
+            frontend=key,
+            port=port,
+            backend_port=port,
+            probe_path=wanted.names.probe_path,
+            probe_port=names.HEALTH_PORT,
+        )
+
+    def _here(self) -> dict[str, Rule]:
+        """Our rules that this pool's backend has now."""
+        key = self._state.ref.key
+        return {
+            name: rule
+            for name, rule in self._state.balancer.rules.items()
+            if name in self._by_rule and rule.pool == key
+        }
+
+    def _write_balancer(self, present: bool, changed: Iterable[str]) -> list[Step]:
+        action = WriteBalancer(
+            pool=self._state.ref,
+            rules=tuple(sorted(self._rules.values(), key=lambda r: r.port)),
+            names=frozenset(self._by_rule),
+            present=present,
+        )
+        return [Step(action, frozenset(self._by_rule[name] for name in changed))]
+
+    def balancer_grows(self) -> tuple[Step, ...]:
+        """Rules to add or mend, frontend or backend missing although there are rules."""
+        observed = self._state.balancer
+        key = self._state.ref.key
+        changed = [n for n, rule in self._rules.items() if observed.rules.get(n) != rule]
+        lacking = self._rules and not (key in observed.frontends and key in observed.backends)
+        if not changed and not lacking:
+            return ()
+        return tuple(self._write_balancer(True, changed or self._rules))
+
+    def balancer_shrinks(self) -> tuple[Step, ...]:
+        """Rules to remove, or the pool's whole part once nothing of ours is left on it."""
+        if self.balancer_grows():
+            return ()
+        observed = self._state.balancer
+        key = self._state.ref.key
+        stale = [name for name in self._here() if name not in self._rules]
+        others = [r for r in observed.rules.values() if r.pool == key and r.name not in stale]
+        needed = bool(self._rules or others)
+        leftover = not needed and (key in observed.frontends or key in observed.backends)
+        if not stale and not leftover:
+            return ()
+        if leftover and self._joined_elsewhere():
+            return tuple(self._write_balancer(True, stale)) if stale else ()
+        return tuple(self._write_balancer(needed, stale))
+
+    def _joined_elsewhere(self) -> bool:
+        """A busy instance that we may not write now still refers to the backend."""
+        return any(
+            i.attachment.joined and i.state in BUSY and i.state != "Deleting"
+            for i in self._state.instances
+        )
+
+    # --- model and instances -------------------------------------------------------------
+
+    def _configs(self, observed: Attachment) -> dict[str, str | None]:
+        """The managed ipConfigs that this document should have."""
+        result = {n: p for n, p in observed.configs.items() if self._stays(n)}
+        for w in self._active:
+            result[w.names.ip_config] = None if w.private else self._prefix_id(w)
+        return result
+
+    def _stays(self, name: str) -> bool:
+        uid = self._by_config.get(name)
+        return uid is None or uid in self._kept
+
+    def _prefix_id(self, wanted: Wanted) -> str:
+        return wanted.prefix_id or self._managed_ids[wanted.names.ip_config]
+
+    def _change(
+        self, observed: Attachment
+    ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
+        configs = self._configs(observed)
+        joined = bool(configs)
+        differ = {
+            name
+            for name in configs.keys() | observed.configs.keys()
+            if name not in configs
+            or name not in observed.configs
+            or _folded(configs[name]) != observed.configs[name]
+        }
+        if not differ and joined == observed.joined:
+            return None
+        uids = {self._by_config[n] for n in differ or configs if n in self._by_config}
+        return configs, joined, frozenset(uids)
+
+    def model(self) -> tuple[Step, ...]:
+        if self._state.ref.kind != "scale-set":
+            return ()
+        change = self._change(self._state.model)
+        if change is None:
+            return ()
+        configs, joined, uids = change
+        owned = frozenset(self._by_config)
+        action = WriteModel(pool=self._state.ref, configs=configs, owned=owned, joined=joined)
+        return (Step(action, uids),)
+
+    def instances(self) -> tuple[Step, ...]:
+        steps = (self._instance(i) for i in self._state.instances if i.state not in BUSY)
+        return tuple(step for step in steps if step)
+
+    def _instance(self, instance: Instance) -> Step | None:
+        change = self._change(instance.attachment)
+        if change is None and instance.state == "Failed":
+            change = self._retry(instance)
+        if change is None:
+            return None
+        configs, joined, uids = change
+        action = WriteInstance(
+            pool=self._state.ref,
+            instance=instance.id,
+            configs=configs,
+            owned=frozenset(self._by_config),
+            joined=joined,
+        )
+        return Step(action, uids)
+
+    def _retry(
+        self, instance: Instance
+    ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
+        """A failed instance whose document is right but which lacks an address: the same write
+        again is what mends it. One that has its addresses failed for reasons of its own."""
+        lacking = [
+            w
+            for w in self._active
+            if (a := instance.addresses.get(w.names.ip_config)) is None or not a.secondary
+        ]
+        if not lacking:
+            return None
+        configs = self._configs(instance.attachment)
+        return configs, bool(configs), frozenset(w.uid for w in lacking)
+
+    # --- prefixes ------------------------------------------------------------------------
+
+    def _managing(self) -> dict[str, Wanted]:
+        return {w.names.ip_config: w for w in self._active if not w.private and not w.prefix_id}
+
+    def prefixes(self) -> tuple[Step, ...]:
+        managed = self._state.managed
+        return tuple(
+            Step(CreatePrefix(name=name, size=w.prefix_size), frozenset({w.uid}))
+            for name, w in self._managing().items()
+            if name not in managed or managed[name].state == "Failed"
+        )
+
+    def removed_prefixes(self) -> tuple[Step, ...]:
+        wanted = self._managing()
+        removable = {
+            w.names.ip_config: w.uid
+            for w in self._everyone
+            if not w.elsewhere and w.uid not in self._kept
+        }
+        return tuple(
+            Step(DeletePrefix(name=name), frozenset({uid}))
+            for name in sorted(self._state.managed)
+            if (uid := removable.get(name)) and name not in wanted
+        )
+
+
+_PORTS: Final = range(names.PORT_FIRST, names.PORT_LAST + 1)
+
+
+def _in_range(port: int) -> bool:
+    return port in _PORTS
+
+
+def _folded(prefix_id: str | None) -> str | None:
+    return prefix_id.lower() if prefix_id else None

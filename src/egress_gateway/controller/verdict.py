@@ -1,0 +1,221 @@
+"""What one pass means for one configuration: its problem in words, or what it serves.
+
+``judge`` says what stands in the way before anything is tried; ``verdict_of`` says how far the
+cloud is. Neither looks at Kubernetes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING
+
+from egress_gateway.api.conditions import Reason
+from egress_gateway.api.validation import parse_prefix_id
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.protocol import Instance, PoolState, Prefix, Rule
+
+if TYPE_CHECKING:
+    from egress_gateway.controller.plan import Wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why a configuration is not as asked. ``accepted`` False: its spec or its pool is wrong;
+    True: the spec is fine and the cloud stands in the way."""
+
+    reason: str
+    message: str
+    accepted: bool = True
+
+    @staticmethod
+    def pool_full(limit: int) -> Problem:
+        return Problem(
+            reason=Reason.QUOTA,
+            message=f"the gateway pool already carries {limit} configurations, which is the limit "
+            "of 256 IP configurations per network interface; use another gateway pool",
+        )
+
+    @staticmethod
+    def of(error: errors.CloudError) -> Problem:
+        """The condition's reason for a cloud's refusal."""
+        for kind, reason in _REASONS:
+            if isinstance(error, kind):
+                return Problem(reason=reason, message=str(error))
+        return Problem(reason=Reason.AZURE_ERROR, message=str(error))
+
+
+_REASONS: tuple[tuple[type[errors.CloudError], str], ...] = (
+    (errors.Forbidden, Reason.AUTHORIZATION_FAILED),
+    (errors.Throttled, Reason.THROTTLED),
+    (errors.Conflict, Reason.CONFLICT),
+    (errors.Quota, Reason.QUOTA),
+    (errors.Exhausted, Reason.PREFIX_EXHAUSTED),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingGateway:
+    """An instance that has its addresses."""
+
+    provider_id: str
+    primary: IPv4Address
+    secondary: IPv4Address
+    public: IPv4Address | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """``prefix`` None: as reported before (the configuration holds on to an older state)."""
+
+    server: IPv4Address
+    port: int
+    prefix: str | None
+    gateways: tuple[ServingGateway, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """``gone``: this pool holds no trace of it. ``note`` is said beside good news."""
+
+    problem: Problem | None = None
+    serving: Serving | None = None
+    gone: bool = False
+    settled: bool = False
+    note: str = ""
+
+
+def judge(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
+    """What stands in the way, None if nothing does. A leaving configuration has no problem."""
+    if wanted.leaving:
+        return None
+    if wanted.problem:
+        return wanted.problem
+    if wanted.private:
+        return None
+    if wanted.prefix_id:
+        return _judge_brought(wanted, state, subscription)
+    made = state.managed.get(wanted.names.ip_config)
+    if made and made.size != wanted.prefix_size:
+        return _wrong_size(made, wanted.prefix_size)
+    return None
+
+
+def _judge_brought(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
+    parsed = parse_prefix_id(wanted.prefix_id)
+    if parsed is None or parsed.subscription.lower() != subscription.lower():
+        return Problem(
+            reason=Reason.PREFIX_SUBSCRIPTION,
+            message=f"public IP prefix {wanted.prefix_id} is not in the cluster's subscription "
+            f"{subscription}; use a prefix of that subscription",
+            accepted=False,
+        )
+    found = state.prefixes.get(wanted.prefix_id.lower())
+    if isinstance(found, errors.NotFound) or found is None:
+        return Problem(
+            reason=Reason.PREFIX_NOT_FOUND,
+            message=f"public IP prefix {wanted.prefix_id} does not exist; create it "
+            f"(az network public-ip prefix create --length {wanted.prefix_size}) "
+            "or correct spec.publicIpPrefixId",
+            accepted=False,
+        )
+    if isinstance(found, errors.CloudError):
+        return Problem.of(found)
+    if found.size != wanted.prefix_size:
+        return _wrong_size(found, wanted.prefix_size)
+    return None
+
+
+def _wrong_size(prefix: Prefix, size: int) -> Problem:
+    return Problem(
+        reason=Reason.PREFIX_SIZE,
+        message=f"public IP prefix {prefix.name} has length {prefix.size}, but the gateway pool's "
+        f"prefix size is {size}; use a prefix of length {size}",
+        accepted=False,
+    )
+
+
+def verdict_of(
+    wanted: Wanted, state: PoolState, problem: Problem | None, rule: Rule | None, busy: bool
+) -> Verdict:
+    """``rule`` is the desired rule; ``busy``: this pass acts for this configuration."""
+    if wanted.leaving:
+        return Verdict(gone=not busy and not _traces(wanted, state))
+    serving, note = _serving(wanted, state, rule, kept=problem is not None)
+    if problem is None and rule is None:
+        problem = Problem(
+            reason=Reason.QUOTA, message="no port of 6000-6999 is free on the load balancer"
+        )
+    settled = problem is None and not busy and serving is not None and not note
+    return Verdict(problem=problem, serving=serving, settled=settled, note=note)
+
+
+def _traces(wanted: Wanted, state: PoolState) -> bool:
+    rule = state.balancer.rules.get(wanted.names.rule)
+    name = wanted.names.ip_config
+    return (
+        (rule is not None and rule.pool == state.ref.key)
+        or name in state.model.configs
+        or (name in state.managed and not wanted.elsewhere)
+        or any(name in i.attachment.configs for i in state.instances if i.state != "Deleting")
+    )
+
+
+def _serving(
+    wanted: Wanted, state: PoolState, rule: Rule | None, *, kept: bool
+) -> tuple[Serving | None, str]:
+    """What pods can use now, and what is still amiss."""
+    if rule is None or rule.name not in state.balancer.rules:
+        return None, ""
+    server = state.balancer.frontends.get(rule.frontend)
+    prefix = None if kept or wanted.private else _network_of(wanted, state)
+    if server is None or (prefix is None and not kept and not wanted.private):
+        return None, ""
+    alive = [i for i in state.instances if i.state != "Deleting"]
+    network = IPv4Network(prefix) if prefix and not wanted.private else None
+    found = {i.id: _gateway(i, wanted, network) for i in alive}
+    gateways = tuple(g for g in found.values() if g)
+    if wanted.private and not kept:
+        prefix = ",".join(str(g.secondary) for g in gateways) or None
+    lacking = [i for i in alive if found[i.id] is None]
+    note = _note(lacking, alive)
+    if not gateways:
+        return None, note
+    return Serving(server=server, port=rule.port, prefix=prefix, gateways=gateways), note
+
+
+def _note(lacking: list[Instance], alive: list[Instance]) -> str:
+    if not alive:
+        return "the gateway pool has no instance; scale it up"
+    if not lacking:
+        return ""
+    listed = ", ".join(f"{i.name} ({i.state})" for i in lacking)
+    return f"{len(lacking)} of {len(alive)} gateway instances have no address yet: {listed}"
+
+
+def _gateway(
+    instance: Instance, wanted: Wanted, network: IPv4Network | None
+) -> ServingGateway | None:
+    """``network``: where its public address must lie (an instance that still has one of the
+    prefix before is not there yet); None: anywhere."""
+    address = instance.addresses.get(wanted.names.ip_config)
+    if address is None or address.secondary is None or instance.primary is None:
+        return None
+    if network and (address.public is None or address.public not in network):
+        return None
+    return ServingGateway(
+        provider_id=instance.provider_id,
+        primary=instance.primary,
+        secondary=address.secondary,
+        public=address.public,
+    )
+
+
+def _network_of(wanted: Wanted, state: PoolState) -> str | None:
+    if wanted.prefix_id:
+        found = state.prefixes.get(wanted.prefix_id.lower())
+    else:
+        found = state.managed.get(wanted.names.ip_config)
+    if isinstance(found, Prefix) and found.network:
+        return str(found.network)
+    return None
