@@ -1,0 +1,199 @@
+"""``egress-gateway lab``: the whole system on this machine, in namespaces of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from egress_gateway.lab import host
+
+
+@click.group()
+def lab() -> None:
+    """The whole system on this machine: Azure, network, Kubernetes and our components.
+
+    Everything runs in namespaces of its own and ends with the lab's one process; the host's
+    network is not touched.
+    """
+
+
+_name = click.option("--name", default="default", show_default=True, help="Which lab.")
+_output = click.option(
+    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+
+
+@lab.command()
+@_output
+@click.option("--keep", is_flag=True, help="Leave the lab running when the story failed.")
+def demo(output: str, keep: bool) -> None:
+    """Play the story: a pod gets an address of its own, with real packets."""
+    from egress_gateway.lab.demo.story import play
+
+    _terminate_as_interrupt()
+    sys.exit(_guarded(play(as_json=output == "json", keep=keep)))
+
+
+@lab.command()
+@_name
+@_output
+@click.option("--empty", is_flag=True, help="Only Azure: no resource group, no cluster.")
+@click.option("--nodes", default=3, show_default=True, help="Nodes of the system pool.")
+def up(name: str, output: str, empty: bool, nodes: int) -> None:
+    """Start a lab that stays: resource group, AKS-like cluster, kubeconfig."""
+    from egress_gateway.lab.demo.setup import bring_up
+
+    _terminate_as_interrupt()
+    handle = _guarded(
+        bring_up(name, empty=empty, nodes=nodes, say=lambda text: click.echo(text, err=True))
+    )
+    if output == "json":
+        click.echo(json.dumps(_describe(handle)))
+    else:
+        click.echo(f"lab {name!r} is up. Point this shell at it:")
+        click.echo(f'  eval "$(egress-gateway lab env{_suffix(name)})"')
+
+
+@lab.command()
+@_name
+@_output
+def env(name: str, output: str) -> None:
+    """Print what points kubectl and az of a shell at the lab (for `eval`)."""
+    handle = _handle(name)
+    variables = {
+        "KUBECONFIG": str(handle.kubeconfig),
+        "EGRESS_GATEWAY_LAB": name,
+        "ARM_ENDPOINT": handle.azure,
+        "REQUESTS_CA_BUNDLE": str(handle.ca),
+        "AZURE_CONFIG_DIR": str(handle.path / "azure"),
+        "AZURE_CORE_COLLECT_TELEMETRY": "0",
+        "AZURE_CORE_INSTANCE_DISCOVERY": "false",
+    }
+    if output == "json":
+        click.echo(json.dumps(variables))
+    else:
+        for key, value in variables.items():
+            click.echo(f"export {key}={shlex.quote(value)}")
+
+
+@lab.command()
+@_name
+@_output
+def status(name: str, output: str) -> None:
+    """Show what runs in the lab."""
+    handle = _handle(name)
+    state = _call(handle, "status")
+    if output == "json":
+        click.echo(json.dumps(_describe(handle) | state))
+        return
+    click.echo(f"lab {name!r}: pid {handle.pid}, {handle.directory}")
+    click.echo(f"  Kubernetes  {handle.kubernetes}")
+    click.echo(f"  Azure       {handle.azure}")
+    for machine in state["machines"]:
+        shown = ", ".join(machine["addresses"])
+        click.echo(f"  {machine['name']:40} {machine['state']:8} {shown}")
+
+
+@lab.command()
+@_name
+def down(name: str) -> None:
+    """End the lab and everything in it."""
+    host.stop(_handle(name))
+    click.echo(f"lab {name!r} is down")
+
+
+@lab.command("list")
+def list_labs() -> None:
+    """List the labs that run on this machine."""
+    for handle in host.running():
+        click.echo(f"{handle.name}\tpid {handle.pid}\t{handle.directory}")
+
+
+@lab.command()
+@_name
+@click.argument("node")
+@click.option(
+    "--direction", type=click.Choice(["both", "inbound", "outbound", "internet"]), default="both"
+)
+def cut(name: str, node: str, direction: str) -> None:
+    """Pull the network cable of NODE."""
+    _call(_handle(name), "cut", node=node, direction=direction)
+
+
+@lab.command()
+@_name
+@click.argument("node")
+def mend(name: str, node: str) -> None:
+    """Plug the network cable of NODE in again."""
+    _call(_handle(name), "mend", node=node)
+
+
+@lab.command()
+@_name
+@click.argument("node")
+def kill(name: str, node: str) -> None:
+    """Take the power of NODE away: all of its processes end at once."""
+    _call(_handle(name), "power_cut", node=node)
+
+
+def _suffix(name: str) -> str:
+    return "" if name == "default" else f" --name {shlex.quote(name)}"
+
+
+def _handle(name: str) -> host.LabHandle:
+    handle = host.find(name)
+    if handle is None:
+        others = ", ".join(h.name for h in host.running()) or "none"
+        raise click.ClickException(
+            f"no lab {name!r} is running (running: {others}): "
+            f"start it with `egress-gateway lab up{_suffix(name)}`"
+        )
+    return handle
+
+
+def _describe(handle: host.LabHandle) -> dict[str, Any]:
+    return {
+        "name": handle.name,
+        "pid": handle.pid,
+        "kubernetes": handle.kubernetes,
+        "azure": handle.azure,
+        "directory": handle.directory,
+        "kubeconfig": str(handle.kubeconfig) if Path(handle.kubeconfig).exists() else None,
+        "ca": str(handle.ca),
+    }
+
+
+def _call(handle: host.LabHandle, operation: str, **arguments: Any) -> Any:
+    from egress_gateway.lab.control import ControlClient, ControlError
+
+    async def call() -> Any:
+        async with ControlClient(handle.control) as client:
+            return await client.call(operation, **arguments)
+
+    try:
+        return asyncio.run(call())
+    except ControlError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _guarded(work: Any) -> Any:
+    try:
+        return asyncio.run(work)
+    except host.LabError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _terminate_as_interrupt() -> None:
+    """SIGTERM cleans up as Ctrl-C does; SIGKILL is the kernel's business (see lab.host)."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
