@@ -1,0 +1,270 @@
+"""What the CustomResourceDefinitions say about each field, beyond its type.
+
+``FIELDS`` has an entry for every field of every kind (``crd`` refuses to generate otherwise):
+the description that ``kubectl explain`` shows, and schema keywords. ``RULES`` are CEL rules, each
+with a message that names the mend. Rules use only ``has()``, comparison, ``&&``, ``||``, ``!`` and
+``matches()``, so that Kubernetes 1.30 and small evaluators understand them; the exact checks are
+``validation.validate_spec``'s, which the controller repeats. Strings that a rule reads have a
+``maxLength``: the server estimates a rule's cost from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from egress_gateway.api import types
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A CEL rule on the value of its schema node (``self``)."""
+
+    rule: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Description and added schema keywords of a field; ``items`` go to a list's items."""
+
+    description: str
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    items: Mapping[str, Any] = field(default_factory=dict)
+
+
+_NAME: Final = {"maxLength": 256}
+
+_POOL: Final = "has(self.gatewayNodepoolName) && self.gatewayNodepoolName != ''"
+_GROUP: Final = "has(self.vmssResourceGroup) && self.vmssResourceGroup != ''"
+_VMSS: Final = "has(self.vmssName) && self.vmssName != ''"
+_SIZE: Final = "has(self.publicIpPrefixSize) && self.publicIpPrefixSize != 0"
+_PROFILE_UNSET: Final = f"!({_GROUP}) && !({_VMSS}) && !({_SIZE})"
+_PROFILE: Final = (
+    "has(self.gatewayVmssProfile) && ("
+    + " || ".join(
+        f"({part.replace('self.', 'self.gatewayVmssProfile.')})" for part in (_GROUP, _VMSS, _SIZE)
+    )
+    + ")"
+)
+
+_OCTET: Final = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4_CIDR: Final = f"({_OCTET}[.]){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])"
+_IPV6_CIDR: Final = "[0-9a-fA-F:.]*:[0-9a-fA-F:.]*/(12[0-8]|1[01][0-9]|[1-9]?[0-9])"
+
+CIDR_RULE: Final = Rule(
+    f"self.matches('^({_IPV4_CIDR}|{_IPV6_CIDR})$')",
+    "not a CIDR: write address/length, such as 10.0.0.0/8 or 192.0.2.1/32",
+)
+PREFIX_ID_RULE: Final = Rule(
+    "self == '' || self.matches('(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+"
+    "/providers/Microsoft[.]Network/publicIPPrefixes/[^/]+$')",
+    "not the id of a public IP prefix: use what "
+    "`az network public-ip prefix show --query id` prints",
+)
+
+RULES: Final[dict[type, tuple[Rule, ...]]] = {
+    types.StaticGatewayConfigurationSpec: (
+        Rule(
+            f"!({_POOL}) || !({_PROFILE})",
+            "gatewayNodepoolName and gatewayVmssProfile are both set: keep one of the two",
+        ),
+        Rule(
+            f"({_POOL}) || ({_PROFILE})",
+            "neither gatewayNodepoolName nor gatewayVmssProfile is set: name the gateway node "
+            "pool, or the scale set with its resource group",
+        ),
+        Rule(
+            "!has(self.publicIpPrefixId) || self.publicIpPrefixId == '' || "
+            "!has(self.provisionPublicIps) || self.provisionPublicIps",
+            "publicIpPrefixId is set although provisionPublicIps is false: remove it, or set "
+            "provisionPublicIps to true",
+        ),
+    ),
+    types.GatewayVmssProfile: (
+        Rule(
+            f"({_PROFILE_UNSET}) || ({_GROUP})",
+            "vmssResourceGroup is empty: name the scale set's resource group",
+        ),
+        Rule(f"({_PROFILE_UNSET}) || ({_VMSS})", "vmssName is empty: name the scale set"),
+        Rule(
+            f"({_PROFILE_UNSET}) || "
+            "(has(self.publicIpPrefixSize) && self.publicIpPrefixSize >= 28)",
+            "publicIpPrefixSize is not between 28 and 31: choose 28 (16 gateway nodes) to 31 "
+            "(2 gateway nodes)",
+        ),
+    ),
+}
+
+FIELDS: Final[dict[type, dict[str, Field]]] = {
+    types.StaticGatewayConfiguration: {
+        "spec": Field("Which gateway nodes to use, and with which addresses."),
+        "status": Field("What the controller has made of the spec. Written by it alone."),
+    },
+    types.StaticGatewayConfigurationSpec: {
+        "gatewayNodepoolName": Field(
+            "Name of the gateway node pool. Exactly one of gatewayNodepoolName and "
+            "gatewayVmssProfile must be set.",
+            _NAME,
+        ),
+        "gatewayVmssProfile": Field(
+            "Names the gateway nodes' scale set directly, where node pools carry no AKS tags. "
+            "An empty profile counts as unset."
+        ),
+        "defaultRoute": Field(
+            "Where the pods' default route goes: staticEgressGateway sends everything through "
+            "the gateway except excludeCidrs; azureNetworking sends only excludeCidrs through "
+            "the gateway.",
+            {"default": "staticEgressGateway"},
+        ),
+        "provisionPublicIps": Field(
+            "Whether gateway nodes get public addresses for this configuration. False is private "
+            "mode: traffic leaves from private addresses of the virtual network.",
+            {"default": True},
+        ),
+        "publicIpPrefixId": Field(
+            "Resource id of an existing public IP prefix to take the addresses from: in the "
+            "cluster's subscription, and exactly as large as the pool asks for. If empty, a "
+            "prefix is made and removed with the configuration. Only with provisionPublicIps.",
+            {"maxLength": 1024, "x-kubernetes-validations": (PREFIX_ID_RULE,)},
+        ),
+        "excludeCidrs": Field(
+            "Destinations that take the other way than defaultRoute says, as CIDRs.",
+            {"maxItems": 1000},
+            {"maxLength": 64, "x-kubernetes-validations": (CIDR_RULE,)},
+        ),
+    },
+    types.GatewayVmssProfile: {
+        "vmssResourceGroup": Field(
+            "Resource group of the scale set, in the cluster's subscription.", _NAME
+        ),
+        "vmssName": Field("Name of the scale set.", _NAME),
+        "publicIpPrefixSize": Field(
+            "Length of the public IP prefix, 28 to 31: its number of addresses bounds the "
+            "number of gateway nodes (31: two, 28: sixteen).",
+            {"format": "int32", "minimum": 0, "maximum": 31},
+        ),
+    },
+    types.StaticGatewayConfigurationStatus: {
+        "egressIpPrefix": Field(
+            "What pods leave from: the public IP prefix, or in private mode the gateways' "
+            "secondary addresses separated by commas."
+        ),
+        "gatewayServerProfile": Field("How pods reach the gateways."),
+        "gateways": Field("The gateway nodes that serve this configuration."),
+        "conditions": Field(
+            "Ready sums up Accepted (the spec is valid and its pool exists), Provisioned (Azure "
+            "holds what it asks for) and GatewaysReady (gateway nodes serve it).",
+            {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+        "observedGeneration": Field(
+            "Generation of the spec that the status speaks of.", {"format": "int64", "minimum": 0}
+        ),
+    },
+    types.GatewayServerProfile: {
+        "ip": Field("Address of the internal load balancer in front of the gateways."),
+        "port": Field(
+            "UDP port of this configuration's WireGuard server.",
+            {"format": "int32", "minimum": 0, "maximum": 65535},
+        ),
+        "publicKey": Field("WireGuard public key that all gateways of this configuration share."),
+        "privateKeySecretRef": Field(
+            "The Secret that holds the private key. For people and the Go project: agents derive "
+            "its name from the UID and never follow this reference.",
+            {"x-kubernetes-map-type": "atomic"},
+        ),
+    },
+    types.ObjectReference: {
+        "apiVersion": Field("API version of the referent."),
+        "kind": Field("Kind of the referent."),
+        "namespace": Field("Namespace of the referent."),
+        "name": Field("Name of the referent."),
+    },
+    types.Gateway: {
+        "node": Field("Name of the Kubernetes Node."),
+        "primaryIp": Field("Private address of the node, where its WireGuard socket answers."),
+        "secondaryIp": Field("Private address that this configuration's traffic leaves from."),
+        "publicIp": Field(
+            "Public address that the Internet sees. Empty in private mode or while unknown."
+        ),
+    },
+    types.Condition: {
+        "type": Field("Type of the condition, in CamelCase.", {"maxLength": 316}),
+        "status": Field("True, False or Unknown."),
+        "reason": Field(
+            "Why, in CamelCase, for programs.",
+            {
+                "minLength": 1,
+                "maxLength": 1024,
+                "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+            },
+        ),
+        "message": Field("Why, in words, with what mends it. May be empty.", {"maxLength": 32768}),
+        "lastTransitionTime": Field("When the status last changed.", {"format": "date-time"}),
+        "observedGeneration": Field(
+            "Generation of the spec that the condition speaks of.",
+            {"format": "int64", "minimum": 0},
+        ),
+    },
+    types.PodEndpoint: {
+        "spec": Field("The pod's end of its tunnel. Written by the agent of the pod's node."),
+    },
+    types.PodEndpointSpec: {
+        "staticGatewayConfiguration": Field(
+            "Name of the StaticGatewayConfiguration that the pod uses, in the same namespace."
+        ),
+        "podIpAddress": Field("The pod's IPv4 address."),
+        "podPublicKey": Field("WireGuard public key of the pod's end."),
+        "podIps": Field("Every address of the pod."),
+        "podUid": Field("UID of the Pod. A gateway accepts no endpoint without a live pod."),
+        "nodeName": Field("Node that the pod runs on."),
+    },
+    types.GatewayStatus: {
+        "spec": Field("What the gateway node serves. Written by its gateway agent."),
+    },
+    types.GatewayStatusSpec: {
+        "readyGatewayConfigurations": Field("Configurations that the node serves at this moment."),
+        "problems": Field("Why the node does not serve a configuration that lists it."),
+        "heartbeat": Field(
+            "When the agent last wrote; it writes from time to time even without a change.",
+            {"format": "date-time"},
+        ),
+    },
+    types.ReadyGatewayConfiguration: {
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name."),
+        "interfaceName": Field("Name of its WireGuard interface on the node."),
+        "uid": Field("UID of the configuration."),
+        "publicKey": Field("WireGuard public key that the interface has."),
+    },
+    types.GatewayProblem: {
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name."),
+        "message": Field("What is wrong, in words."),
+    },
+}
+
+_STRING: Final = {"type": "string"}
+
+FOREIGN: Final[dict[type, dict[str, dict[str, Any]]]] = {
+    types.ObjectReference: {
+        "fieldPath": {**_STRING, "description": "Part of the referent."},
+        "resourceVersion": {**_STRING, "description": "Version of the referent."},
+        "uid": {**_STRING, "description": "UID of the referent."},
+    },
+    types.GatewayStatusSpec: {
+        "readyPeerConfigurations": {
+            "type": "array",
+            "description": "Written by the Go project only: its peers. Kept so that both can "
+            "run against one definition while a cluster moves over.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "podEndpoint": {**_STRING, "description": "As namespace/name."},
+                    "interfaceName": {**_STRING, "description": "WireGuard interface."},
+                    "publicKey": {**_STRING, "description": "WireGuard public key."},
+                },
+            },
+        },
+    },
+}
+"""Properties that our types do not read but that must survive pruning."""
