@@ -1,0 +1,78 @@
+"""The plugin's place in a node's CNI chain: pure functions over configuration files.
+
+Whatever else a file says stays as it is. The plugin goes last, since it passes on what the plugins
+before it answered.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from egress_gateway.api import names
+from egress_gateway.cni.protocol import SUPPORTED_VERSIONS
+
+EXTENSIONS: Final = (".conf", ".conflist", ".json")
+"""What libcni takes for a configuration; the first in the folder by name is the network."""
+
+
+class ConflistError(ValueError):
+    """A CNI configuration cannot carry the plugin; the text says why and what mends it."""
+
+
+def entry(*, run_dir: str, agent_timeout: float) -> dict[str, Any]:
+    """The plugin's configuration. ``agent_timeout``: seconds it waits for the agent on ADD."""
+    return {
+        "type": names.CNI_PLUGIN,
+        "capabilities": {names.CNI_CAPABILITY: True},
+        "runDir": run_dir,
+        "agentTimeoutMilliseconds": round(agent_timeout * 1000),
+    }
+
+
+def with_plugin(content: bytes, plugin: dict[str, Any]) -> bytes | None:
+    """``content`` (a conflist, or a single configuration) with ``plugin`` last in the chain;
+    None if it is so already. Raises ``ConflistError``."""
+    network = _parse(content)
+    if "plugins" not in network:
+        shared = {key: network.pop(key) for key in ("cniVersion", "name") if key in network}
+        network = {**shared, "plugins": [network]}
+    version = network.get("cniVersion")
+    if version not in SUPPORTED_VERSIONS:
+        raise ConflistError(
+            f"cniVersion {version!r} cannot chain {names.CNI_PLUGIN}; "
+            f"use one of {', '.join(SUPPORTED_VERSIONS)}"
+        )
+    chain = [plugin for plugin in network["plugins"] if not _ours(plugin)]
+    if not chain:
+        raise ConflistError("the chain is empty; the network's own plugin must come first")
+    wanted = [*chain, plugin]
+    if network["plugins"] == wanted:
+        return None
+    return _text({**network, "plugins": wanted})
+
+
+def without_plugin(content: bytes) -> bytes | None:
+    """``content`` without the plugin; None if it is not in there."""
+    network = _parse(content)
+    plugins = network.get("plugins", [])
+    chain = [plugin for plugin in plugins if not _ours(plugin)]
+    return None if chain == plugins else _text({**network, "plugins": chain})
+
+
+def _ours(plugin: Any) -> bool:
+    return isinstance(plugin, dict) and plugin.get("type") == names.CNI_PLUGIN
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        network = json.loads(content)
+    except ValueError as error:
+        raise ConflistError(f"not JSON: {error}") from error
+    if not isinstance(network, dict) or not isinstance(network.get("plugins", []), list):
+        raise ConflistError("not a CNI network configuration")
+    return network
+
+
+def _text(network: dict[str, Any]) -> bytes:
+    return json.dumps(network, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,85 @@
+"""Whether a gateway node answers. A state machine over probe events; it has no clock of its own.
+
+Lost after ``misses`` unanswered probes in a row: silence of the machine, not of a program on it,
+or every upgrade would move pods. Back only after it has answered without a gap for a hold-down
+that doubles with each loss, so that a flapping gateway moves pods ever more rarely.
+
+NB: a late caller makes no false alarm: only probes that were really sent are counted, and the
+caller reports every answer that has arrived before it reports the next probe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+State = Literal["unknown", "alive", "lost"]
+
+_CALM: Final = 10
+"""A gateway that has lived for so many hold-downs is forgiven its losses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Times in seconds."""
+
+    misses: int = 3
+    hold_down: float = 3.0
+    hold_down_limit: float = 60.0
+
+
+class GatewayHealth:
+    """Of one gateway, as one node sees it. ``usable`` until proven lost."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._sent = 0
+        self._answered = 0
+        self._losses = 0
+        self._since = 0.0
+        """When the present state began."""
+        self._answering_since: float | None = None
+        self.state: State = "unknown"
+
+    @property
+    def usable(self) -> bool:
+        return self.state != "lost"
+
+    @property
+    def hold_down(self) -> float:
+        """Seconds of answers that a lost gateway owes."""
+        return min(
+            self._rules.hold_down * 2 ** max(self._losses - 1, 0), self._rules.hold_down_limit
+        )
+
+    def sent(self, now: float) -> int:
+        """A probe is about to be sent; returns its number. Look at ``state`` afterwards."""
+        silent = self._sent - self._answered
+        if silent >= self._rules.misses:
+            self._answering_since = None
+            if self.state != "lost":
+                self._forgive(now)
+                self._losses += 1
+                self._become("lost", now)
+        self._sent += 1
+        return self._sent
+
+    def answered(self, number: int, now: float) -> None:
+        """The answer to probe ``number`` has come, however late."""
+        if not self._answered < number <= self._sent:
+            return
+        self._answered = number
+        if self._answering_since is None:
+            self._answering_since = now
+        if self.state == "unknown":
+            self._become("alive", now)
+        elif self.state == "lost" and now - self._answering_since >= self.hold_down:
+            self._become("alive", now)
+
+    def _forgive(self, now: float) -> None:
+        if self.state == "alive" and now - self._since > _CALM * self.hold_down:
+            self._losses = 0
+
+    def _become(self, state: State, now: float) -> None:
+        self.state = state
+        self._since = now

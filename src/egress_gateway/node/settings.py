@@ -1,0 +1,65 @@
+"""Everything that the node agent can be told."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from egress_gateway.api import names
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ALWAYS_EXCEPTIONS: Final = ("169.254.169.254/32", "168.63.129.16/32", "169.254.20.10/32")
+"""Azure's metadata service, Azure's wire server and DNS, and NodeLocal DNSCache's usual address:
+a pod that could not reach these would be broken in ways nobody connects with egress."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """``node_name`` comes from the downward API. Times are in seconds."""
+
+    node_name: str
+    kubeconfig: str = ""
+    """Empty: the ServiceAccount of the pod that we run in."""
+    system_namespace: str = names.SYSTEM_NAMESPACE
+    cluster_cidrs: list[str] = []
+    """Pods, Services and nodes of the cluster: never through a gateway, whatever a configuration
+    says. The metadata service, Azure's DNS and NodeLocal DNSCache are always among them."""
+    run_dir: str = "/run/egress-gateway"
+    cni_bin_dir: str = "/opt/cni/bin"
+    cni_conf_dir: str = "/etc/cni/net.d"
+    host_run_dir: str = ""
+    """``run_dir`` as the container runtime sees it, where that differs from what we see."""
+    attach_timeout: float = 10.0
+    """How long CNI ADD may wait for a verified tunnel before the pod is told to try again."""
+    resync_interval: float = 5.0
+    """How often every attached pod is looked at, whether or not anything was heard of it."""
+    probe_interval: float = 0.075
+    probe_misses: int = 3
+    """A gateway is lost after so many unanswered probes in a row."""
+    hold_down: float = 3.0
+    """A lost gateway is used again after it has answered for so long; twice as long each time it
+    is lost again soon."""
+    move_rate: float = 500.0
+    """Handshakes a second that this node starts at most; gateways ask for cookies, which costs
+    five seconds, beyond about one a millisecond."""
+    listen_port_first: int = 20000
+    listen_port_last: int = 29999
+    """UDP ports of the tunnels' encrypted sockets on the node: below the kernel's ephemeral ports
+    and Kubernetes' NodePorts."""
+    node_mtu: int = 0
+    """0: that of the link with the node's default route."""
+    health_port: int = 8083
+    log_level: str = "info"
+
+    @property
+    def exceptions(self) -> tuple[IPNetwork, ...]:
+        """What never belongs to a gateway. Raises ``ValueError`` for a malformed CIDR."""
+        texts = dict.fromkeys((*ALWAYS_EXCEPTIONS, *self.cluster_cidrs))
+        return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+
+    @property
+    def run_path(self) -> Path:
+        return Path(self.run_dir)
