@@ -1,0 +1,161 @@
+"""Who a refusal is about, and when to try again. Sans-IO; the clock is passed in.
+
+A gathered write fails for all although one configuration is the cause. If the refusal names a
+prefix or an ipConfig, its owners are to blame; if it names nobody, the suspects are halved until
+the culprit stands alone, so that the innocent are served after log2(n) writes.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from egress_gateway.api.conditions import Reason
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.protocol import WriteInstance
+from egress_gateway.controller.apply import Refusal
+from egress_gateway.controller.plan import Wanted
+from egress_gateway.controller.verdict import Problem, Verdict
+
+FIRST_RETRY: Final = 2.0
+SUSPECT_SECONDS: Final = 1.0
+QUIET_CONFLICTS: Final = 2
+"""So many lost races in a row are nobody's news."""
+_TRANSIENT: Final = (errors.Throttled, errors.Conflict, errors.Unavailable, errors.InUse)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nobody is to blame: the pool waits. ``problem`` None: not worth telling yet."""
+
+    seconds: float
+    problem: Problem | None
+
+
+@dataclass(slots=True)
+class _Entry:
+    attempts: int = 0
+    until: float = 0.0
+    problem: Problem | None = None
+
+
+class Ledger:
+    """Refusals and their backoff, by configuration; pauses by pool."""
+
+    def __init__(
+        self,
+        *,
+        limit: float,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._jitter = jitter
+        self._entries: dict[str, _Entry] = {}
+        self._pauses: dict[str, int] = {}
+
+    def forget(self, uid: str) -> None:
+        """A new spec, or the end of the object: a clean slate."""
+        self._entries.pop(uid, None)
+
+    def blocked(self, uid: str) -> Problem | None:
+        """The problem for which ``uid`` must hold still for now."""
+        entry = self._entries.get(uid)
+        if entry is None or entry.problem is None or self._clock() >= entry.until:
+            return None
+        return entry.problem
+
+    def note(self, uid: str, verdict: Verdict, *, final: bool) -> None:
+        """Sets when to look again; a settled configuration starts afresh. ``final``: nothing
+        more is being done for it now."""
+        if verdict.settled:
+            self._entries.pop(uid, None)
+            return
+        entry = self._entries.setdefault(uid, _Entry())
+        if self._clock() < entry.until:
+            return
+        entry.problem = None
+        if verdict.problem and verdict.problem.reason == Reason.INVALID_SPEC:
+            entry.until = 0.0  # only an edit mends it
+        elif final or verdict.problem:
+            self._later(entry)
+
+    def due(self, uids: Iterable[str]) -> float | None:
+        """Seconds until the first of ``uids`` is to be tried again."""
+        now = self._clock()
+        waiting = [e.until - now for u in uids if (e := self._entries.get(u)) and e.until > 0]
+        return max(0.2, min(waiting)) if waiting else None
+
+    def pause(self, key: str, error: errors.CloudError) -> float:
+        """How long to leave a pool (or the survey) alone after ``error``."""
+        attempts = self._pauses.get(key, 0)
+        self._pauses[key] = attempts + 1
+        return max(error.retry_after or 0.0, self._delay(attempts))
+
+    def calm(self, key: str) -> None:
+        """The pool (or survey) went through."""
+        self._pauses.pop(key, None)
+
+    def blame(self, key: str, refusal: Refusal, wanted: Sequence[Wanted]) -> Pause | None:
+        """Blocks the culprits of ``refusal``; a Pause when no configuration is at fault."""
+        error, uids = refusal.error, refusal.step.uids
+        if isinstance(error, _TRANSIENT) or not uids:
+            return self._transient(key, error)
+        named = _named(error, [w for w in wanted if w.uid in uids])
+        instance = isinstance(refusal.step.action, WriteInstance)
+        if instance and isinstance(error, errors.Failed) and not named:
+            problem = Problem(reason=Reason.INSTANCE_FAILED, message=str(error))
+            return Pause(self.pause(key, error), problem)
+        if named or len(uids) == 1:
+            for uid in named or uids:
+                self._block(uid, Problem.of(error))
+            return None
+        ordered = sorted(uids)
+        for uid in ordered[(len(ordered) + 1) // 2 :]:
+            self._suspect(uid)
+        return None
+
+    def _transient(self, key: str, error: errors.CloudError) -> Pause:
+        attempts = self._pauses.get(key, 0)
+        seconds = self.pause(key, error)
+        if isinstance(error, errors.Conflict) and attempts < QUIET_CONFLICTS:
+            return Pause(0.2 * (attempts + 1), None)
+        return Pause(seconds, Problem.of(error))
+
+    def _block(self, uid: str, problem: Problem) -> None:
+        entry = self._entries.setdefault(uid, _Entry())
+        entry.problem = problem
+        self._later(entry)
+
+    def _suspect(self, uid: str) -> None:
+        entry = self._entries.setdefault(uid, _Entry())
+        entry.problem = Problem(
+            reason=Reason.PROVISIONING,
+            message="a write for several configurations was refused; they are tried one by one",
+        )
+        entry.until = self._clock() + SUSPECT_SECONDS
+
+    def _later(self, entry: _Entry) -> None:
+        entry.until = self._clock() + self._delay(entry.attempts)
+        entry.attempts += 1
+
+    def _delay(self, attempts: int) -> float:
+        delay: float = min(self._limit, FIRST_RETRY * 2.0 ** min(attempts, 10))
+        return delay * (0.85 + 0.15 * self._jitter())
+
+
+def _named(error: errors.CloudError, wanted: Iterable[Wanted]) -> set[str]:
+    """Configurations whose prefix or ipConfig the refusal names."""
+    related = {resource.lower() for resource in error.related}
+    message = error.message.lower()
+    return {
+        w.uid
+        for w in wanted
+        if (w.prefix_id and w.prefix_id.lower() in related)
+        or w.names.ip_config.lower() in message
+        or (w.prefix_id and f"{w.prefix_id.lower()}'" in message)
+    }

@@ -1,0 +1,132 @@
+"""The controller process: one leader at a time turns configurations into cloud resources.
+
+Standbys keep their caches warm and answer their probes, so a hand-over costs one survey.
+Losing the Lease ends the process: two leaders would fight over the same documents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+from egress_gateway.api import names
+from egress_gateway.cloud.azure import config as azure_config
+from egress_gateway.cloud.azure.cloud import AzureCloud
+from egress_gateway.cloud.protocol import Cloud
+from egress_gateway.controller.cluster import Cluster
+from egress_gateway.controller.reconcile import ROLE, SURVEY, Reconciler
+from egress_gateway.controller.settings import Settings
+from egress_gateway.kube import config as kube_config
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.events import Recorder
+from egress_gateway.kube.lease import LeaderElection
+from egress_gateway.kube.queue import run_workers
+from egress_gateway.service.health import HealthServer
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings, *, cloud: Cloud | None = None) -> None:
+    """Runs until cancelled. Raises ``cloud.errors.ConfigError``, ``kube.config.ConfigError`` for
+    configuration that cannot work, ``LeadershipLost`` when another leads."""
+    cloud = cloud or AzureCloud(azure_config.load(Path(settings.azure_config)))
+    access = kube_config.load(settings.kubeconfig or None)
+    try:
+        async with Client(access, names.FIELD_MANAGER_CONTROLLER) as client:
+            await _serve(settings, cloud, client)
+    finally:
+        await cloud.close()
+
+
+async def _serve(settings: Settings, cloud: Cloud, client: Client) -> None:
+    recorder = Recorder(client, names.FIELD_MANAGER_CONTROLLER)
+    cluster = Cluster(client, recorder, system_namespace=settings.system_namespace)
+    async with _health(settings, cluster):
+        await _together(
+            *(cache.run() for cache in cluster.caches),
+            recorder.run(),
+            _when_synced(settings, cloud, cluster, client),
+        )
+
+
+async def _when_synced(settings: Settings, cloud: Cloud, cluster: Cluster, client: Client) -> None:
+    await cluster.synced()
+    await _lead(settings, cloud, cluster, client)
+
+
+async def _together(*work: Coroutine[Any, Any, None]) -> None:
+    """All of ``work`` until the first ends; its error is raised as it is (a task group would
+    wrap it, and the operator would read of groups)."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _lead(settings: Settings, cloud: Cloud, cluster: Cluster, client: Client) -> None:
+    async def work() -> None:
+        log.info("leading")
+        await _reconcile(settings, cloud, cluster)
+
+    if not settings.leader_elect:
+        await work()
+        return
+    election = LeaderElection(
+        client,
+        settings.system_namespace,
+        names.LEADER_LEASE,
+        _identity(settings),
+        duration=settings.lease_duration,
+    )
+    await election.run(work)
+
+
+async def _reconcile(settings: Settings, cloud: Cloud, cluster: Cluster) -> None:
+    reconciler = Reconciler(
+        cloud,
+        cluster,
+        drift_interval=settings.drift_interval,
+        retry_limit=settings.retry_limit,
+    )
+    reconciler.work.add(ROLE)
+    reconciler.work.add(SURVEY)
+    await _together(
+        run_workers(reconciler.work, reconciler.handle, settings.workers),
+        run_workers(reconciler.reports, reconciler.report, settings.workers),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _health(settings: Settings, cluster: Cluster) -> AsyncIterator[None]:
+    server = HealthServer(port=settings.health_port, address=settings.health_address)
+
+    def caches() -> str | None:
+        behind = [c for c in cluster.caches if not c.is_synced]
+        return f"{len(behind)} caches have not heard from the API server yet" if behind else None
+
+    server.add_check("caches", caches)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.close()
+
+
+def _identity(settings: Settings) -> str:
+    return (
+        settings.identity
+        or os.environ.get("POD_NAME")
+        or f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    )

@@ -1,0 +1,190 @@
+"""From a verdict to the object's status and Events: pure.
+
+The controller alone writes a StaticGatewayConfiguration's status. A problem never wipes what is
+in service: address, port, key and gateways stay as reported until something better is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from egress_gateway.api import conditions, names
+from egress_gateway.api.conditions import Reason
+from egress_gateway.api.types import (
+    Condition,
+    Gateway,
+    GatewayServerProfile,
+    ObjectReference,
+    StaticGatewayConfiguration,
+    StaticGatewayConfigurationStatus,
+)
+from egress_gateway.controller.verdict import ServingGateway, Verdict
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateways:
+    """The cluster's side of gateway nodes. ``nodes`` maps a provider id (lower case) to the
+    Node's name, ``ready`` holds the nodes whose agent serves the configuration at this moment,
+    ``problems`` what agents say against it, by node."""
+
+    nodes: Mapping[str, str]
+    ready: frozenset[str]
+    problems: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An Event to be recorded."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def status_of(
+    sgc: StaticGatewayConfiguration,
+    verdict: Verdict,
+    gateways: Gateways,
+    *,
+    public_key: str,
+    system_namespace: str,
+    now: str,
+) -> StaticGatewayConfigurationStatus:
+    """The status after ``verdict``. Equal to the present one when nothing has changed."""
+    before = sgc.status
+    serving = verdict.serving
+    if serving is None:
+        status = before
+    else:
+        status = StaticGatewayConfigurationStatus(
+            egress_ip_prefix=before.egress_ip_prefix if serving.prefix is None else serving.prefix,
+            gateway_server_profile=GatewayServerProfile(
+                ip=str(serving.server),
+                port=serving.port,
+                public_key=public_key,
+                private_key_secret_ref=ObjectReference(
+                    api_version="v1",
+                    kind="Secret",
+                    namespace=system_namespace,
+                    name=names.key_secret(sgc.metadata.uid),
+                ),
+            ),
+            gateways=_gateways(serving.gateways, gateways.nodes),
+        )
+    generation = sgc.metadata.generation
+    result = list(before.conditions)
+    for kind, (truth, reason, message) in _conditions(status, verdict, gateways).items():
+        result = conditions.with_condition(
+            result, kind, truth, reason=reason, message=message, now=now, generation=generation
+        )
+    return msgspec.structs.replace(status, conditions=result, observed_generation=generation)
+
+
+def _gateways(serving: Iterable[ServingGateway], nodes: Mapping[str, str]) -> list[Gateway]:
+    return [
+        Gateway(
+            node=node,
+            primary_ip=str(gateway.primary),
+            secondary_ip=str(gateway.secondary),
+            public_ip=str(gateway.public) if gateway.public else "",
+        )
+        for gateway in serving
+        if (node := nodes.get(gateway.provider_id.lower()))
+    ]
+
+
+def _conditions(
+    status: StaticGatewayConfigurationStatus, verdict: Verdict, gateways: Gateways
+) -> dict[str, tuple[Truth, str, str]]:
+    accepted = _accepted(verdict)
+    provisioned = _provisioned(status, verdict)
+    agents = _agents(status, verdict, gateways)
+    bad = next((c for c in (accepted, provisioned, agents) if c[0] != "True"), None)
+    ready: tuple[Truth, str, str] = (
+        "True",
+        Reason.READY,
+        f"pods leave from {status.egress_ip_prefix}; {agents[2]}",
+    )
+    if bad:
+        ready = ("False", bad[1], bad[2])
+    return {
+        conditions.READY: ready,
+        conditions.ACCEPTED: accepted,
+        conditions.PROVISIONED: provisioned,
+        conditions.GATEWAYS_READY: agents,
+    }
+
+
+def _accepted(verdict: Verdict) -> tuple[Truth, str, str]:
+    problem = verdict.problem
+    if problem and not problem.accepted:
+        return "False", problem.reason, problem.message
+    return "True", Reason.VALID, "the spec is valid and its gateway pool exists"
+
+
+def _provisioned(
+    status: StaticGatewayConfigurationStatus, verdict: Verdict
+) -> tuple[Truth, str, str]:
+    serving, problem = verdict.serving, verdict.problem
+    if problem and problem.reason == Reason.DELETING:
+        return "False", problem.reason, problem.message
+    if problem:
+        held = "; what was provisioned before stays in service" if serving else ""
+        return "False", problem.reason, problem.message + held
+    if serving is None:
+        reason = Reason.INSTANCE_FAILED if "(Failed)" in verdict.note else Reason.PROVISIONING
+        return "False", reason, verdict.note or "Azure resources are being made"
+    if verdict.note:
+        reason = Reason.INSTANCE_FAILED if "(Failed)" in verdict.note else Reason.PROVISIONED
+        return "True", reason, verdict.note
+    return "True", Reason.PROVISIONED, f"addresses of {status.egress_ip_prefix} are in place"
+
+
+def _agents(
+    status: StaticGatewayConfigurationStatus, verdict: Verdict, gateways: Gateways
+) -> tuple[Truth, str, str]:
+    listed = [gateway.node for gateway in status.gateways]
+    total = len(verdict.serving.gateways) if verdict.serving else len(listed)
+    ready = [node for node in listed if node in gateways.ready]
+    said = "".join(f"; {n}: {m}" for n, m in sorted(gateways.problems.items()) if n not in ready)
+    counted = f"{len(ready)} of {total} gateway nodes ready{said}"
+    if ready:
+        every = len(ready) == total
+        return "True", Reason.ALL_GATEWAYS if every else Reason.SOME_GATEWAYS, counted
+    if total and not listed:
+        return (
+            "False",
+            Reason.NODE_UNKNOWN,
+            f"none of the pool's {total} instances is a Node of this cluster (spec.providerID)",
+        )
+    return "False", Reason.NO_GATEWAY, counted
+
+
+def notices(before: Iterable[Condition], after: Iterable[Condition]) -> list[Notice]:
+    """Events for what changed: every new refusal, and good news when it comes."""
+    old = {c.type: (c.status, c.reason, c.message) for c in before}
+    found: dict[str, Notice] = {}
+    for c in after:
+        if old.get(c.type) == (c.status, c.reason, c.message) or c.type == conditions.READY:
+            continue
+        was = old.get(c.type)
+        if c.status == "True":
+            if c.type == conditions.ACCEPTED and was is None:
+                continue
+            if was is None or was[0] != "True":
+                found.setdefault(c.reason, Notice("Normal", c.reason, c.message))
+        elif c.reason in _QUIET:
+            continue
+        else:
+            found.setdefault(c.reason, Notice("Warning", c.reason, c.message))
+    return list(found.values())
+
+
+_QUIET = frozenset({Reason.PROVISIONING, Reason.DELETING})
+"""Passing states that need nobody."""
