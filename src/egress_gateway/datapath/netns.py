@@ -108,6 +108,11 @@ class _Call(Generic[T]):
         return self._result[0]
 
 
+def enter_new() -> None:
+    """Puts the calling thread, which should end soon, into a namespace of its own."""
+    _call("unsharing", _libc.unshare(_CLONE_NEWNET), "(new)")
+
+
 def create(name: str, *, directory: Path = DIRECTORY) -> NetNS:
     """Makes a named namespace (as ``ip netns add``), or opens the one that exists."""
     path = directory / name
@@ -119,7 +124,7 @@ def create(name: str, *, directory: Path = DIRECTORY) -> NetNS:
 
     def make() -> None:
         try:
-            _call("unshare", _libc.unshare(_CLONE_NEWNET), str(path))
+            enter_new()
             source = b"/proc/thread-self/ns/net"
             result = _libc.mount(source, os.fsencode(path), b"none", _MS_BIND, None)
             _call("mounting", result, str(path))

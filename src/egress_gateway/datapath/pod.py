@@ -1,108 +1,269 @@
 """The pod's side of the data path: the hold, the tunnel, routes and marks.
 
-Guarantee: once ``apply`` of a plan has returned (even half-way, after its first action) nothing
-that belongs to the gateway leaves the pod by another link. The hold comes first and does not
-depend on any link; the tunnel may come, go and move behind it.
+Guarantee: once the first action of a plan has been applied, nothing that belongs to the gateway
+leaves the pod by another link. The hold does not depend on any link or process of ours; the
+tunnel may come, go and move behind it. Its limit: a pod with NET_ADMIN is its own master, and
+one with NET_RAW can write frames below netfilter.
 
-How to use it, level-triggered, from a worker thread::
+Level-triggered, from a worker thread (everything here blocks)::
 
     side = PodSide(netns_path, backend=backend, sources=sources)
-    observed = side.observe(desired)
-    for action in plan(desired, observed): side.apply(action)     # or side.converge(desired)
+    done = side.converge(desired)          # empty: nothing was amiss
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from egress_gateway.datapath.wireguard import Backend, Device, Endpoint, IPAddress, IPNetwork
+from egress_gateway.datapath import podplan, sockets
+from egress_gateway.datapath.errors import DatapathError, NoSuchLink, NoSuchNamespace
+from egress_gateway.datapath.link import Links, each_family
+from egress_gateway.datapath.netns import NetNS, read_sysctl, write_sysctl
+from egress_gateway.datapath.nft import Nftables, fingerprint
+from egress_gateway.datapath.podfilter import COUNTER, SEEDED, TABLE, Flow, replacement
+from egress_gateway.datapath.podplan import (
+    ROUTES,
+    RULES,
+    SYSCTLS,
+    TUNNEL_LINK,
+    Action,
+    AddRule,
+    AllowSource,
+    ApplyFilter,
+    ConfigureTunnel,
+    CreateTunnel,
+    DeleteLink,
+    DeleteRoutes,
+    DeleteTunnel,
+    ForgetSource,
+    MoveTunnel,
+    PodDesired,
+    PodObserved,
+    RaiseLink,
+    ReplaceRoutes,
+    SetSysctl,
+    Tunnel,
+    plan,
+    tunnel_name,
+)
+from egress_gateway.datapath.sources import SourceFilter
+from egress_gateway.datapath.wireguard import Backend, Config, Device, Interface
 
-TUNNEL_LINK: Final = "wg0"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tunnel:
-    """The pod's tunnel to one gateway.
-
-    ``name`` is unique on the node (see ``tunnel_name``). Every move changes ``endpoint`` *and*
-    ``listen_port``, so that the gateway left behind cannot take the pod back.
-    """
-
-    name: str
-    private_key: str = field(repr=False)
-    peer_key: str
-    endpoint: Endpoint
-    listen_port: int
-    mtu: int
-    keepalive: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodDesired:
-    """What an attached pod's namespace should look like.
-
-    With ``default_route`` everything but ``excluded`` and ``exceptions`` belongs to the gateway;
-    without it only ``excluded`` does (the ``azureNetworking`` swap), and exceptions never do.
-    ``tunnel`` None: all of that is held back. ``tunnel_ipv6`` False: IPv6 of the gateway's is
-    held back even with a tunnel.
-    """
-
-    netns: Path
-    addresses: tuple[IPAddress, ...]
-    interface: str = "eth0"
-    link: str = TUNNEL_LINK
-    default_route: bool = True
-    excluded: tuple[IPNetwork, ...] = ()
-    exceptions: tuple[IPNetwork, ...] = ()
-    tunnel: Tunnel | None = None
-    tunnel_ipv6: bool = False
-
-
-class SourceFilter:
-    """On the node: outer UDP to a pod's listen port is taken from its gateway only."""
-
-    def __init__(self) -> None: ...
-
-    def allow(self, port: int, source: IPAddress) -> None:
-        raise NotImplementedError
-
-    def forget(self, port: int) -> None:
-        raise NotImplementedError
-
-    def sync(self, wanted: dict[int, IPAddress]) -> None:
-        """Exactly these; used after a restart."""
-        raise NotImplementedError
+__all__ = [
+    "TUNNEL_LINK",
+    "PodDesired",
+    "PodObserved",
+    "PodSide",
+    "SourceFilter",
+    "Tunnel",
+    "plan",
+    "tunnel_name",
+]
 
 
-def tunnel_name(container_id: str, interface: str = "eth0") -> str:
-    """A birth name of at most 15 characters for a pod's tunnel, stable per sandbox."""
-    raise NotImplementedError
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The pod's namespace for the length of one call. Never longer: an open descriptor would
+    keep a deleted pod's namespace, and its links, alive."""
+
+    netns: NetNS
+    links: Links
+    nft: Nftables
 
 
 class PodSide:
-    """One pod's namespace, observed and changed. Methods block; one caller at a time."""
+    """One pod's namespace, observed and changed. Calls take turns."""
 
-    def __init__(self, netns: Path, *, backend: Backend, sources: SourceFilter) -> None: ...
+    def __init__(
+        self,
+        netns: Path,
+        *,
+        backend: Backend,
+        sources: SourceFilter,
+        node: NetNS | None = None,
+    ) -> None:
+        self._path = netns
+        self._backend = backend
+        self._sources = sources
+        self._node = node or NetNS.current()
+        self._lock = threading.Lock()
+        # The text last applied, and what the kernel made of it.
+        self._applied = ("", "")
 
-    def converge(self, desired: PodDesired) -> list[str]:
-        """Observe, plan, apply; returns what was done (empty: nothing was amiss)."""
-        raise NotImplementedError
+    def converge(self, desired: PodDesired) -> list[Action]:
+        """Observes, plans, applies; returns what was done. Raises ``NoSuchNamespace`` when
+        the pod is gone, ``DatapathError`` otherwise; call again to go on."""
+        with self._lock, self._open() as pod:
+            actions = plan(desired, self._observe(pod, desired))
+            for action in actions:
+                self._apply(pod, desired, action)
+            return actions
+
+    def observe(self, desired: PodDesired) -> PodObserved:
+        """What is there, as far as ``desired`` is concerned."""
+        with self._lock, self._open() as pod:
+            return self._observe(pod, desired)
+
+    def apply(self, desired: PodDesired, action: Action) -> None:
+        """One step of a plan."""
+        with self._lock, self._open() as pod:
+            self._apply(pod, desired, action)
 
     def status(self, desired: PodDesired) -> Device | None:
         """The tunnel as it is now: handshake, counters. None if it is gone."""
-        raise NotImplementedError
+        if desired.tunnel is None:
+            return None
+        with self._namespace() as netns:
+            return self._backend.status(Interface(desired.tunnel.name, netns, desired.link))
 
     def handshake_again(self, desired: PodDesired) -> None:
-        """Removes and re-adds the peer in one call, unchanged: a new handshake at once."""
-        raise NotImplementedError
+        """Removes and re-adds the peer in one call, unchanged: a new handshake at once.
+        Not sooner than 50 ms after the last: WireGuard ignores two initiations in 20 ms."""
+        tunnel = desired.tunnel
+        if tunnel is None:
+            return
+        whole = podplan.configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)
+        config = Config(peers=tuple(podplan.as_fresh(peer) for peer in whole.peers))
+        with self._namespace() as netns:
+            interface = Interface(tunnel.name, netns, desired.link)
+            self._backend.configure(interface, config)
 
-    def detach(self, desired_or_name: PodDesired | str) -> None:
+    def detach(self, desired_or_name: PodDesired | str, *, listen_port: int | None = None) -> None:
         """Takes everything away, the hold last. Works (and frees the node's half) when the
-        namespace is gone."""
-        raise NotImplementedError
+        namespace is gone. With a tunnel's name alone, tell its port if you know it."""
+        if isinstance(desired_or_name, PodDesired):
+            tunnel, link = desired_or_name.tunnel, desired_or_name.link
+            name = tunnel.name if tunnel else None
+            listen_port = tunnel.listen_port if tunnel else listen_port
+        else:
+            name, link = desired_or_name, TUNNEL_LINK
+        with self._lock:
+            with contextlib.suppress(NoSuchNamespace), self._open() as pod:
+                self._clear(pod, name, link)
+                name = None
+            if name is not None:
+                self._backend.delete(Interface(name, self._node, name))
+            if listen_port is not None:
+                self._sources.forget(listen_port)
 
     def held(self) -> int:
         """Packets held back since the hold was put in place; 0 if there is none."""
-        raise NotImplementedError
+        try:
+            with self._namespace() as netns:
+                return Nftables(netns).counter("inet", TABLE, COUNTER) or 0
+        except NoSuchNamespace:
+            return 0
+
+    @contextlib.contextmanager
+    def _namespace(self) -> Iterator[NetNS]:
+        with NetNS.open(self._path) as netns:
+            if netns.identity == self._node.identity:
+                # A stale path must never make us rewrite the node's own routes.
+                raise NoSuchNamespace(f"{self._path} is the node's own network namespace")
+            yield netns
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[_Open]:
+        with self._namespace() as netns, Links(netns) as links:
+            yield _Open(netns, links, Nftables(netns))
+
+    def _observe(self, pod: _Open, desired: PodDesired) -> PodObserved:
+        tunnel = desired.tunnel
+        link = pod.links.link(desired.link)
+        device, unmoved, source = None, False, None
+        if tunnel is not None:
+            handle = Interface(tunnel.name, pod.netns, desired.link)
+            if link is None:
+                with Links(self._node) as node:
+                    unmoved = node.link(tunnel.name) is not None
+                handle = Interface(tunnel.name, self._node, tunnel.name)
+            if link or unmoved:
+                device = self._backend.status(handle)
+            source = self._sources.allowed().get(tunnel.listen_port)
+        current = self._filter(pod, desired)
+        return PodObserved(
+            filter=current,
+            inbound=() if current is not None else tuple(sockets.inbound_flows(pod.netns)),
+            sysctls=tuple((name, read_sysctl(pod.netns, name)) for name, _ in SYSCTLS),
+            unmoved=unmoved,
+            link=link,
+            device=device,
+            routes=frozenset(r for f in each_family() for r in pod.links.routes(ROUTES, f)),
+            rules=frozenset(r for f in each_family() for r in pod.links.rules(f)),
+            source=source,
+            ipv6=read_sysctl(pod.netns, "net/ipv6/conf/all/disable_ipv6") == "0",
+        )
+
+    def _filter(self, pod: _Open, desired: PodDesired) -> str | None:
+        listing = pod.nft.table("inet", TABLE)
+        if listing is None:
+            return None
+        text, listed = self._applied
+        intact = text == desired.filter and fingerprint(listing, without=SEEDED) == listed
+        return text if intact else ""
+
+    def _apply(self, pod: _Open, desired: PodDesired, action: Action) -> None:
+        handle = None
+        if desired.tunnel is not None:
+            handle = Interface(desired.tunnel.name, pod.netns, desired.link)
+        match action:
+            case ApplyFilter(ruleset, present, inbound):
+                self._apply_filter(pod, ruleset, present, inbound)
+            case SetSysctl(name, value):
+                write_sysctl(pod.netns, name, value)
+            case AllowSource(port, source):
+                self._sources.allow(port, source)
+            case ForgetSource(port):
+                self._sources.forget(port)
+            case DeleteLink(link):
+                pod.links.delete(link)
+            case DeleteTunnel(name):
+                self._backend.delete(Interface(name, pod.netns, desired.link))
+            case CreateTunnel(name):
+                self._backend.create(name)
+            case ConfigureTunnel(config) if handle is not None:
+                if pod.links.link(handle.link) is None:  # not moved yet
+                    handle = Interface(handle.name, self._node, handle.name)
+                self._backend.configure(handle, config)
+            case MoveTunnel(name, link):
+                with Links(self._node) as node:
+                    node.move(name, pod.netns, link)
+            case RaiseLink(link, mtu):
+                pod.links.set_up(link, mtu=mtu)
+            case DeleteRoutes(routes):
+                pod.links.delete_routes(routes)
+            case ReplaceRoutes(routes):
+                pod.links.replace_routes(routes)
+            case AddRule(rule):
+                pod.links.add_rule(rule)
+
+    def _apply_filter(
+        self, pod: _Open, ruleset: str, present: bool, inbound: tuple[Flow, ...]
+    ) -> None:
+        try:
+            pod.nft.apply(replacement(ruleset, inbound, present=present))
+        except DatapathError:
+            if not present:
+                raise
+            # What is there cannot be amended (another version's, or damaged): replaced whole.
+            whole = replacement(ruleset, inbound, present=False)
+            pod.nft.apply(f"delete table inet {TABLE}\n{whole}")
+        listing = pod.nft.table("inet", TABLE)
+        self._applied = (ruleset, fingerprint(listing, without=SEEDED))
+
+    def _clear(self, pod: _Open, name: str | None, link: str) -> None:
+        for rule in RULES:
+            with contextlib.suppress(NoSuchLink):
+                pod.links.delete_rule(rule)
+        for family in each_family():
+            pod.links.delete_routes(list(pod.links.routes(ROUTES, family)))
+        if name is not None:
+            self._backend.delete(Interface(name, pod.netns, link))
+        pod.links.delete(link)
+        # Removed only now: the ordinary path is what the pod is to have from here on.
+        pod.nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+        self._applied = ("", "")

@@ -1,0 +1,144 @@
+"""The pod's nftables table: the hold, and the marks of connections that came in. Text, no I/O.
+
+The hold sits in postrouting at the very end, after every routing decision and translation (service
+meshes translate inside pods), and looks only at where a packet is about to leave and where to. It
+asks conntrack's mark, never the packet's: a container with NET_RAW may set the latter.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from egress_gateway.datapath.wireguard import IPAddress, IPNetwork
+
+TABLE: Final = "egress_gateway"
+COUNTER: Final = "held"
+MARK: Final = 0x1000_0000
+"""Bit of the packet's and the connection's mark: came in by an ordinary link, goes back so.
+Other bits are left alone, for those who share the namespace."""
+SEEDED: Final = ("inbound4", "inbound6")
+"""Sets that hold connections older than the table; re-applying leaves them as they are."""
+
+_ALWAYS_DIRECT: Final[tuple[IPNetwork, ...]] = (
+    ipaddress.IPv4Network("224.0.0.0/24"),  # IGMP and other talk that never leaves the link
+    ipaddress.IPv6Network("fe80::/10"),  # neighbour discovery
+    ipaddress.IPv6Network("ff02::/16"),
+)
+_EVERYTHING: Final[tuple[IPNetwork, ...]] = (
+    ipaddress.IPv4Network("0.0.0.0/0"),
+    ipaddress.IPv6Network("::/0"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A TCP connection that came in before the table was there."""
+
+    remote: IPAddress
+    remote_port: int
+    local_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who carries which destination: ``direct`` wins over ``tunneled`` where both match."""
+
+    direct: tuple[IPNetwork, ...]
+    tunneled: tuple[IPNetwork, ...]
+
+
+def split(
+    *,
+    default_route: bool,
+    excluded: Iterable[IPNetwork],
+    exceptions: Iterable[IPNetwork],
+) -> Split:
+    """The meaning of ``defaultRoute``, ``excludeCidrs`` and the node's exceptions."""
+    always = [*exceptions, *_ALWAYS_DIRECT]
+    if default_route:
+        return Split(_collapse([*always, *excluded]), _EVERYTHING)
+    direct = _collapse(always)
+    # Routes prefer the longer prefix: an excluded network inside an exception must not win.
+    tunneled = [n for n in _collapse(excluded) if not any(_within(n, d) for d in direct)]
+    return Split(direct, tuple(tunneled))
+
+
+def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
+
+
+def _collapse(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    kept = list(networks)
+    four = [n for n in kept if isinstance(n, ipaddress.IPv4Network)]
+    six = [n for n in kept if isinstance(n, ipaddress.IPv6Network)]
+    return (*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six))
+
+
+def render(destinations: Split, *, link: str) -> str:
+    """The table. ``link`` is the tunnel's name in the pod."""
+    return f"""\
+table inet {TABLE} {{
+  counter {COUNTER} {{ }}
+{_networks("direct", destinations.direct)}
+{_networks("tunneled", destinations.tunneled)}
+  set inbound4 {{ type ipv4_addr . inet_service . inet_service; }}
+  set inbound6 {{ type ipv6_addr . inet_service . inet_service; }}
+  chain arriving {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname != {{ "lo", "{link}" }} ct direction original ct mark set ct mark | {MARK:#x}
+    ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
+  }}
+  chain routing {{
+    type route hook output priority mangle; policy accept;
+    ip daddr . tcp dport . tcp sport @inbound4 ct mark set ct mark | {MARK:#x}
+    ip6 daddr . tcp dport . tcp sport @inbound6 ct mark set ct mark | {MARK:#x}
+    ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
+  }}
+  chain hold {{
+    type filter hook postrouting priority 300; policy accept;
+    oifname {{ "lo", "{link}" }} accept
+    ct mark & {MARK:#x} == {MARK:#x} accept
+    ip daddr @direct4 accept
+    ip6 daddr @direct6 accept
+    ip daddr @tunneled4 counter name "{COUNTER}" drop
+    ip6 daddr @tunneled6 counter name "{COUNTER}" drop
+  }}
+}}
+"""
+
+
+def replacement(ruleset: str, flows: Iterable[Flow], *, present: bool) -> str:
+    """``ruleset`` as a transaction. What is there keeps its counter and its seeded flows."""
+    lines = []
+    if present:
+        lines.append(f"flush table inet {TABLE}")
+        lines += [
+            f"flush set inet {TABLE} {kind}{family}"
+            for kind in ("direct", "tunneled")
+            for family in (4, 6)
+        ]
+    lines.append(ruleset)
+    for flow in flows:
+        name = f"inbound{flow.remote.version}"
+        key = f"{flow.remote} . {flow.remote_port} . {flow.local_port}"
+        lines.append(f"add element inet {TABLE} {name} {{ {key} }}")
+    return "\n".join(lines) + "\n"
+
+
+def _networks(name: str, networks: Iterable[IPNetwork]) -> str:
+    kept = list(networks)
+    return "\n".join(
+        f"  set {name}{version} {{ type ipv{version}_addr; flags interval;"
+        f"{_elements(n for n in kept if n.version == version)} }}"
+        for version in (4, 6)
+    )
+
+
+def _elements(networks: Iterable[IPNetwork]) -> str:
+    joined = ", ".join(str(network) for network in networks)
+    return f" elements = {{ {joined} }}" if joined else ""

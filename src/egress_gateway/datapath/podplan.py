@@ -1,0 +1,363 @@
+"""What an attached pod should look like, what it looks like, and the steps between. Pure.
+
+Order is the guarantee: the hold is the first step of every plan that needs it and the last to go,
+and routes change only behind it, so a plan may be interrupted after any step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from egress_gateway.datapath import keys
+from egress_gateway.datapath.link import MAIN, Link, Route, Rule
+from egress_gateway.datapath.podfilter import MARK, Flow, Split, render, split
+from egress_gateway.datapath.wireguard import (
+    Config,
+    Device,
+    Endpoint,
+    IPAddress,
+    IPNetwork,
+    Peer,
+    PeerStatus,
+)
+
+TUNNEL_LINK: Final = "wg0"
+ROUTES: Final = 25959
+"""Routing table of the tunnel in the pod ("eg" in ASCII). The main table is never touched, so
+taking the tunnel away needs no memory of what was there before."""
+RULES: Final = tuple(
+    rule
+    for family in (4, 6)
+    for rule in (
+        # What came in by an ordinary link goes back as if we were not there.
+        Rule(family=family, priority=1000, table=MAIN, mark=MARK, mask=MARK),
+        Rule(family=family, priority=1001, table=ROUTES),
+    )
+)
+SYSCTLS: Final = (
+    # Reverse path checks must follow the mark, or strict ones drop what came in by eth0.
+    ("net/ipv4/conf/all/src_valid_mark", "1"),
+)
+KEEPALIVE: Final = 25
+"""Seconds. Opens the handshake without waiting for traffic, keeps load balancers' and
+conntrack's memory of the flow alive; WireGuard's documentation suggests this value."""
+
+_EVERYWHERE4: Final = ipaddress.IPv4Network("0.0.0.0/0")
+_EVERYWHERE6: Final = ipaddress.IPv6Network("::/0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """The pod's tunnel to one gateway.
+
+    ``name`` is unique on the node (see ``tunnel_name``). Every move changes ``endpoint`` *and*
+    ``listen_port``, so that the gateway left behind cannot take the pod back. ``mtu`` in bytes.
+    """
+
+    name: str
+    private_key: str = field(repr=False)
+    peer_key: str
+    endpoint: Endpoint
+    listen_port: int
+    mtu: int
+    keepalive: int = KEEPALIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodDesired:
+    """What an attached pod's namespace should look like.
+
+    With ``default_route`` everything but ``excluded`` and ``exceptions`` belongs to the gateway;
+    without it only ``excluded`` does (the ``azureNetworking`` swap), and exceptions never do.
+    ``tunnel`` None: all of that is held back. ``tunnel_ipv6`` False: IPv6 of the gateway's is
+    held back even with a tunnel.
+    """
+
+    netns: Path
+    addresses: tuple[IPAddress, ...]
+    interface: str = "eth0"
+    link: str = TUNNEL_LINK
+    default_route: bool = True
+    excluded: tuple[IPNetwork, ...] = ()
+    exceptions: tuple[IPNetwork, ...] = ()
+    tunnel: Tunnel | None = None
+    tunnel_ipv6: bool = False
+
+    @property
+    def split(self) -> Split:
+        return split(
+            default_route=self.default_route,
+            excluded=self.excluded,
+            exceptions=self.exceptions,
+        )
+
+    @property
+    def filter(self) -> str:
+        """The table of the hold."""
+        return render(self.split, link=self.link)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodObserved:
+    """What is there. ``filter`` is the text the table is known to equal ("" if there is a table
+    of which that is not known, None if there is none)."""
+
+    filter: str | None = None
+    inbound: tuple[Flow, ...] = ()
+    sysctls: tuple[tuple[str, str | None], ...] = ()
+    unmoved: bool = False
+    """The tunnel's link still lies in the node's namespace."""
+    link: Link | None = None
+    device: Device | None = None
+    routes: frozenset[Route] = frozenset()
+    rules: frozenset[Rule] = frozenset()
+    source: IPAddress | None = None
+    """What the node's filter lets through to the tunnel's listen port."""
+    ipv6: bool = True
+    """Whether the kernel has IPv6."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyFilter:
+    ruleset: str
+    present: bool
+    inbound: tuple[Flow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetSysctl:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllowSource:
+    port: int
+    source: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSource:
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLink:
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTunnel:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTunnel:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureTunnel:
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class MoveTunnel:
+    name: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseLink:
+    link: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRoutes:
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceRoutes:
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddRule:
+    rule: Rule
+
+
+Action = (
+    ApplyFilter
+    | SetSysctl
+    | AllowSource
+    | ForgetSource
+    | DeleteLink
+    | DeleteTunnel
+    | CreateTunnel
+    | ConfigureTunnel
+    | MoveTunnel
+    | RaiseLink
+    | DeleteRoutes
+    | ReplaceRoutes
+    | AddRule
+)
+
+
+def tunnel_name(container_id: str, interface: str = "eth0") -> str:
+    """A birth name of at most 15 characters for a pod's tunnel, stable per sandbox."""
+    digest = hashlib.sha256(f"{container_id}/{interface}".encode()).hexdigest()
+    return f"egw{digest[:12]}"
+
+
+def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
+    """The steps from ``observed`` to ``desired``; none when they agree."""
+    return [
+        *_filter(desired, observed),
+        *(SetSysctl(n, v) for n, v in SYSCTLS if (n, v) not in observed.sysctls),
+        *_tunnel(desired, observed),
+        *_routing(desired, observed),
+    ]
+
+
+def _filter(desired: PodDesired, observed: PodObserved) -> list[Action]:
+    if observed.filter == desired.filter:
+        return []
+    present = observed.filter is not None
+    return [ApplyFilter(desired.filter, present, () if present else observed.inbound)]
+
+
+def _tunnel(desired: PodDesired, observed: PodObserved) -> list[Action]:
+    tunnel = desired.tunnel
+    if tunnel is None:
+        return [DeleteLink(desired.link)] if observed.link else []
+    actions: list[Action] = []
+    source = tunnel.endpoint.address
+    if observed.source != source:
+        # Before the port is opened, so that nobody else is ever heard on it.
+        actions.append(AllowSource(tunnel.listen_port, source))
+    if observed.device is None or not (observed.link or observed.unmoved):
+        if observed.link:
+            actions.append(DeleteLink(desired.link))
+        return [
+            *actions,
+            CreateTunnel(tunnel.name),
+            ConfigureTunnel(configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)),
+            MoveTunnel(tunnel.name, desired.link),
+            RaiseLink(desired.link, tunnel.mtu),
+        ]
+    change = configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=observed.device)
+    if change != Config():
+        actions.append(ConfigureTunnel(change))
+        if observed.device.listen_port != tunnel.listen_port:
+            actions.append(ForgetSource(observed.device.listen_port))
+    link = observed.link
+    if link is None:
+        actions.append(MoveTunnel(tunnel.name, desired.link))
+    if link is None or not link.up or link.mtu != tunnel.mtu:
+        actions.append(RaiseLink(desired.link, tunnel.mtu))
+    return actions
+
+
+def configuration(tunnel: Tunnel, *, ipv6: bool, observed: Device | None) -> Config:
+    """The one call that makes the device right; an empty ``Config`` if it is."""
+    allowed: tuple[IPNetwork, ...] = (_EVERYWHERE4, _EVERYWHERE6) if ipv6 else (_EVERYWHERE4,)
+    peer = Peer(
+        public_key=tunnel.peer_key,
+        allowed_ips=allowed,
+        endpoint=tunnel.endpoint,
+        keepalive=tunnel.keepalive,
+    )
+    if observed is None:
+        return Config(
+            private_key=tunnel.private_key,
+            listen_port=tunnel.listen_port,
+            replace_peers=True,
+            peers=(peer,),
+        )
+    rekey = observed.public_key != keys.public_key(tunnel.private_key)
+    moved = observed.listen_port != tunnel.listen_port
+    known = observed.peers.get(tunnel.peer_key)
+    # A session with the gateway that was left must not go on over the new path.
+    fresh = rekey or moved or known is None or known.endpoint != tunnel.endpoint
+    settled = known is not None and not fresh and _matches(known, peer)
+    return Config(
+        private_key=tunnel.private_key if rekey else None,
+        listen_port=tunnel.listen_port if moved else None,
+        remove_peers=tuple(key for key in observed.peers if key != tunnel.peer_key),
+        peers=() if settled else (as_fresh(peer) if fresh else peer,),
+    )
+
+
+def as_fresh(peer: Peer) -> Peer:
+    return Peer(
+        public_key=peer.public_key,
+        allowed_ips=peer.allowed_ips,
+        endpoint=peer.endpoint,
+        keepalive=peer.keepalive,
+        fresh=True,
+    )
+
+
+def _matches(status: PeerStatus, peer: Peer) -> bool:
+    same_reach = status.allowed_ips == frozenset(peer.allowed_ips)
+    return same_reach and status.keepalive == peer.keepalive
+
+
+def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
+    wanted = frozenset(desired_routes(desired, ipv6=observed.ipv6))
+    # Adding before deleting would replace a route of the same destination and then take the
+    # new one away; in between, the hold keeps what lost its route.
+    gone = tuple(sorted(observed.routes - wanted, key=_order))
+    added = tuple(sorted(wanted - observed.routes, key=_order))
+    if any(r.device for r in wanted) and _link_is_new(observed):
+        added = tuple(sorted(wanted, key=_order))  # a link's routes went with it
+    rules = [r for r in RULES if r not in observed.rules and (observed.ipv6 or r.family == 4)]
+    return [
+        *([DeleteRoutes(gone)] if gone else []),
+        *([ReplaceRoutes(added)] if added else []),
+        *(AddRule(rule) for rule in rules),
+    ]
+
+
+def _link_is_new(observed: PodObserved) -> bool:
+    return observed.device is None or observed.link is None or not observed.link.up
+
+
+def _order(route: Route) -> tuple[int, str]:
+    return route.destination.version, str(route.destination)
+
+
+def desired_routes(desired: PodDesired, *, ipv6: bool) -> list[Route]:
+    """Table ``ROUTES``: the gateway's destinations lead into the tunnel, the others are thrown
+    back to the main table."""
+    routes: list[Route] = []
+    for family in (4, 6) if ipv6 else (4,):
+        routes += _family_routes(desired, family)
+    return routes
+
+
+def _family_routes(desired: PodDesired, family: Literal[4, 6]) -> list[Route]:
+    source = next((a for a in desired.addresses if a.version == family), None)
+    if source is None:
+        return []
+    carried = family == 4 or desired.tunnel_ipv6
+    if carried and desired.tunnel is None:
+        return []  # the hold alone decides
+    direct = [n for n in desired.split.direct if n.version == family]
+    return [
+        *(Route(destination=n, kind="throw", table=ROUTES) for n in direct),
+        *(
+            Route(destination=n, device=desired.link, source=source, table=ROUTES)
+            if carried
+            # Held either way; this tells the application at once, so that it tries IPv4.
+            else Route(destination=n, kind="unreachable", table=ROUTES)
+            for n in desired.split.tunneled
+            if n.version == family
+        ),
+    ]
