@@ -201,8 +201,11 @@ async def failover(world: World, report: Report) -> None:
     await world.control.call("mend", node=node)
 
 
-async def clean_up(world: World, report: Report, before: dict[str, Any]) -> None:
-    """8. Everything goes; nothing is left on any node or in Azure."""
+async def clean_up(
+    world: World, report: Report, azure: dict[str, Any], nodes: dict[str, Any]
+) -> None:
+    """8. Everything goes; nothing is left in Azure (``azure``: what it held before) or on any
+    node (``nodes``: the same for links, namespaces, rules and tables)."""
     report.command("kubectl delete deployment nginx-deployment partner-b; kubectl delete sgc --all")
     for deployment in ("nginx-deployment", "partner-b"):
         await world.kube.delete("deployments", deployment, namespace="default")
@@ -216,14 +219,19 @@ async def clean_up(world: World, report: Report, before: dict[str, Any]) -> None
     await until(configurations_gone, timeout=60, what="configurations and endpoints to go")
 
     async def azure_back() -> bool:
-        return await world.fingerprint() == before
+        return await world.fingerprint() == azure
 
     await until(azure_back, timeout=30, what="Azure resources to be what they were")
     report.see("Azure: load balancer, addresses and rules are what they were")
-    leftovers = await until(
-        lambda: _clean_nodes(world), timeout=15, what="nothing left on any node"
-    )
-    report.see(f"nodes: {leftovers}")
+
+    async def nodes_back() -> bool:
+        return await world.inventory() == nodes
+
+    try:
+        await until(nodes_back, timeout=20, what="nodes to be what they were")
+    except StepFailed:
+        raise StepFailed(_leftovers(nodes, await world.inventory())) from None
+    report.see(f"{len(nodes)} nodes: links, namespaces, rules and tables are what they were")
     for prefix_name in ("pip-prefix-egress", "pip-prefix-partner-b"):
         report.command(f"{_PIP} delete -g {GROUP} -n {prefix_name}")
         await world.arm.delete(world.prefix_id(prefix_name), "2025-09-01")
@@ -291,10 +299,13 @@ async def _wrong_requests(world: World, pod: str, prefix: Any) -> int:
     return sum(ipaddress.ip_address(r["source"]) not in prefix for r in requests)
 
 
-async def _clean_nodes(world: World) -> str:
-    """What our components left on nodes: nothing, or a description that is no success."""
-    nodes = await world.control.call("leftovers")
-    dirty = {node: found for node, found in nodes.items() if found}
-    if dirty:
-        return ""
-    return f"{len(nodes)} looked at, no interface, namespace, rule or record of ours left"
+def _leftovers(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What nodes hold that they did not hold before, or miss."""
+    found = []
+    for node, kinds in after.items():
+        for kind, now in kinds.items():
+            then = before.get(node, {}).get(kind, [])
+            left, lost = sorted(set(now) - set(then)), sorted(set(then) - set(now))
+            if left or lost:
+                found.append(f"{node}: {kind}: left {left}, lost {lost}")
+    return "nodes are not what they were: " + "; ".join(found)

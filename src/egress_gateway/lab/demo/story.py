@@ -87,7 +87,7 @@ async def _steps(lab: _Lab, report: Report) -> None:
             await steps.problem(world, report)
         with report.step("gateway-pool", "A pool of gateway nodes"):
             await steps.gateway_pool(world, report)
-            before = await world.fingerprint()
+            azure, nodes = await world.fingerprint(), await world.inventory()
         with report.step("configuration", "A prefix, and a configuration that names it"):
             await steps.configuration(world, report)
         with report.step("application", "Annotated pods leave from the prefix"):
@@ -97,7 +97,7 @@ async def _steps(lab: _Lab, report: Report) -> None:
         with report.step("failover", "A gateway node is lost"):
             await steps.failover(world, report)
         with report.step("clean-up", "Everything goes, nothing is left"):
-            await steps.clean_up(world, report, before)
+            await steps.clean_up(world, report, azure, nodes)
             await stack.aclose()
             report.command("egress-gateway lab down")
             await asyncio.to_thread(lab.stop)

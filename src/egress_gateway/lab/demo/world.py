@@ -146,6 +146,11 @@ class World:
                 found[item["id"].lower()] = _settled(item)
         return found
 
+    async def inventory(self) -> dict[str, dict[str, list[str]]]:
+        """By node: links, network namespaces, rules, routes, nftables tables."""
+        found: dict[str, dict[str, list[str]]] = await self.control.call("inventory")
+        return found
+
     # -- Kubernetes, as `kubectl` does it
 
     async def get_credentials(self) -> None:
