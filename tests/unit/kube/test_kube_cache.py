@@ -1,0 +1,268 @@
+"""A cache follows the server through everything that servers and networks do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from kube_scripted import (
+    Script,
+    bookmark,
+    event,
+    gone,
+    listed,
+    pod,
+    serving,
+    status,
+    watched,
+)
+
+from egress_gateway.kube.backoff import Backoff
+from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.resources import PODS, SGCS, Key, Pod
+
+
+class Follower:
+    """A running cache of Pods and what its callbacks said."""
+
+    def __init__(self, script: Script, cache: Cache[Pod]) -> None:
+        self.script, self.cache = script, cache
+        self.log: list[str] = []
+        self._changed = asyncio.Event()
+        cache.on_change(self._note)
+
+    def _note(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+        sign = "+" if old is None else "-" if new is None else "~"
+        self.log.append(f"{sign}{key.name}")
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.002)
+
+    async def until_log(self, *expected: str) -> None:
+        await self.until(lambda: len(self.log) >= len(expected))
+        assert self.log == list(expected)
+
+
+def follow(
+    steps: list[object], act: Callable[[Follower], Awaitable[None]], *, inactivity: float = 60
+) -> None:
+    async def main() -> None:
+        script = Script()
+        script.then(*steps)  # type: ignore[arg-type]
+        async with serving(script) as client:
+            cache = Cache(client, PODS, inactivity=inactivity, backoff=Backoff(0.001, 0.005))
+            follower = Follower(script, cache)
+            task = asyncio.create_task(cache.run())
+            try:
+                await act(follower)
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+
+    asyncio.run(main())
+
+
+def test_it_lists_then_follows() -> None:
+    async def act(f: Follower) -> None:
+        await f.cache.synced()
+        await f.until_log("+a", "~a", "+b", "-a")
+        assert [p.metadata.name for p in f.cache.values()] == ["b"]
+        assert f.script.asked == ["list", "watch@5"]
+
+    follow(
+        [
+            listed(5, pod("a", 1)),
+            watched(
+                event("MODIFIED", pod("a", 6)),
+                event("ADDED", pod("b", 7)),
+                event("DELETED", pod("a", 8)),
+                hold=True,
+            ),
+        ],
+        act,
+    )
+
+
+def test_an_ended_watch_is_resumed_from_the_last_bookmark() -> None:
+    async def act(f: Follower) -> None:
+        await f.until(lambda: len(f.script.asked) == 3)
+        assert f.script.asked == ["list", "watch@5", "watch@90"]
+        assert f.log == ["+a"]
+
+    follow([listed(5, pod("a", 1)), watched(bookmark(90)), watched(hold=True)], act)
+
+
+@pytest.mark.parametrize("how", ["event", "status"])
+def test_a_deletion_missed_during_a_410_is_reported(how: str) -> None:
+    async def act(f: Follower) -> None:
+        await f.until_log("+a", "+b", "-a", "~b")
+        assert f.script.asked[:3] == ["list", "watch@5", "list"]
+
+    forgotten = watched(gone()) if how == "event" else status(410, "Expired")
+    follow(
+        [
+            listed(5, pod("a", 1), pod("b", 2)),
+            forgotten,
+            listed(50, pod("b", 40)),
+            watched(hold=True),
+        ],
+        act,
+    )
+
+
+def test_a_replaced_object_is_reported_as_gone_and_new() -> None:
+    async def act(f: Follower) -> None:
+        await f.until_log("+a", "-a", "+a")
+
+    follow(
+        [
+            listed(5, pod("a", 1, uid="first")),
+            watched(gone()),
+            listed(50, pod("a", 40, uid="second")),
+            watched(hold=True),
+        ],
+        act,
+    )
+
+
+def test_a_torn_connection_is_resumed_without_a_list() -> None:
+    async def act(f: Follower) -> None:
+        await f.until_log("+a", "+b", "+c")
+        assert f.script.asked == ["list", "watch@5", "watch@6"]
+
+    follow(
+        [
+            listed(5, pod("a", 1)),
+            watched(event("ADDED", pod("b", 6)), tear=True),
+            watched(event("ADDED", pod("c", 7)), hold=True),
+        ],
+        act,
+    )
+
+
+def test_a_silent_connection_is_replaced() -> None:
+    async def act(f: Follower) -> None:
+        await f.until_log("+a", "+b")
+
+    follow(
+        [
+            listed(5, pod("a", 1)),
+            watched(hold=True),
+            watched(event("ADDED", pod("b", 6)), hold=True),
+        ],
+        act,
+        inactivity=0.05,
+    )
+
+
+def test_reads_go_on_while_the_server_is_away() -> None:
+    async def act(f: Follower) -> None:
+        await f.cache.synced()
+        await f.until(lambda: len(f.script.asked) >= 5)
+        assert f.cache.get("ns", "a") is not None
+        assert f.cache.is_synced
+        assert f.script.asked[2:5] == ["watch@5"] * 3
+
+    follow(
+        [listed(5, pod("a", 1)), watched(), *[_abort] * 2, watched(hold=True)],
+        act,
+    )
+
+
+async def _abort(request: object) -> object:
+    transport = request.transport  # type: ignore[attr-defined]
+    transport.abort()
+    return await asyncio.Event().wait()
+
+
+def test_a_version_that_is_refused_again_and_again_is_given_up_for_a_list() -> None:
+    """etcd restored from a backup: our version lies in the server's future."""
+
+    async def act(f: Follower) -> None:
+        await f.until_log("+a", "~a")
+        assert f.script.asked == ["list", *["watch@500"] * 3, "list", "watch@7"]
+
+    follow(
+        [
+            listed(500, pod("a", 499)),
+            *[status(504, "Timeout")] * 3,
+            listed(7, pod("a", 3)),
+            watched(hold=True),
+        ],
+        act,
+    )
+
+
+def test_a_server_that_forgets_at_once_is_not_hammered() -> None:
+    async def main() -> int:
+        script = Script()
+        for _ in range(2000):
+            script.then(listed(5), watched(gone()))
+        async with serving(script) as client:
+            cache = Cache(client, PODS, backoff=Backoff(0.05, 30.0, lambda: 1.0))
+            task = asyncio.create_task(cache.run())
+            await asyncio.sleep(0.5)
+            task.cancel()
+            await asyncio.wait([task])
+        return len(script.requests)
+
+    assert asyncio.run(main()) <= 10  # 0.05 + 0.1 + 0.2 s and on: at most four rounds
+
+
+def test_one_object_that_does_not_decode_hides_no_other_and_loses_no_good_state() -> None:
+    def sgc(name: str, version: int, route: object) -> dict[str, object]:
+        obj = pod(name, version)
+        return {"metadata": obj["metadata"], "spec": {"defaultRoute": route}}
+
+    async def main() -> None:
+        script = Script()
+        script.then(
+            listed(5, sgc("good", 1, "staticEgressGateway"), sgc("other", 2, "azureNetworking")),
+            watched(
+                event("MODIFIED", sgc("good", 6, {"not": "a string"})),
+                event("MODIFIED", sgc("other", 7, "staticEgressGateway")),
+                hold=True,
+            ),
+        )
+        async with serving(script) as client:
+            cache = Cache(client, SGCS)
+            task = asyncio.create_task(cache.run())
+            done = asyncio.Event()
+            cache.on_change(
+                lambda key, old, new: done.set() if new and old and key.name == "other" else None
+            )
+            async with asyncio.timeout(10):
+                await done.wait()
+            good = cache.get("ns", "good")
+            assert good is not None
+            assert good.metadata.resource_version == "1"
+            task.cancel()
+            await asyncio.wait([task])
+
+    asyncio.run(main())
+
+
+def test_a_failing_callback_disturbs_neither_cache_nor_other_callbacks() -> None:
+    async def act(f: Follower) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("consumer's fault")
+
+        f.cache.on_change(broken)
+        f.cache.on_change(f._note)
+        await f.until_log("+a", "+a")
+
+    follow([listed(5, pod("a", 1)), watched(hold=True)], act)
+
+
+def test_a_late_callback_hears_of_what_is_already_there() -> None:
+    async def act(f: Follower) -> None:
+        await f.cache.synced()
+        late: list[str] = []
+        f.cache.on_change(lambda key, old, new: late.append(key.name))
+        assert late == ["a"]
+
+    follow([listed(5, pod("a", 1)), watched(hold=True)], act)

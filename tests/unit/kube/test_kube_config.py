@@ -1,0 +1,146 @@
+"""Access comes from the pod or from a kubeconfig, and what is missing is named."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from egress_gateway.kube.config import ConfigError, file_token, from_kubeconfig, in_cluster, load
+
+
+def certificate() -> tuple[bytes, bytes]:
+    """A self-signed certificate and its key, in PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=36500))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        built.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+
+
+def service_account(folder: Path) -> Path:
+    (folder / "token").write_text("secret-1\n")
+    (folder / "namespace").write_text("system")
+    (folder / "ca.crt").write_bytes(certificate()[0])
+    return folder
+
+
+IN_POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+
+
+def test_in_a_pod(tmp_path: Path) -> None:
+    access = in_cluster(IN_POD, service_account(tmp_path))
+    assert access.server == "https://10.0.0.1:443"
+    assert access.namespace == "system"
+    assert access.token(False) == "secret-1"
+    assert access.ssl_context is not None
+    assert "secret" not in repr(access)
+
+
+def test_an_ipv6_service_address_is_bracketed(tmp_path: Path) -> None:
+    environ = {**IN_POD, "KUBERNETES_SERVICE_HOST": "2001:db8::1"}
+    assert in_cluster(environ, service_account(tmp_path)).server == "https://[2001:db8::1]:443"
+
+
+def test_a_rotated_token_is_seen_within_a_minute_or_at_once_when_asked(tmp_path: Path) -> None:
+    file, clock = tmp_path / "token", [0.0]
+    file.write_text("one")
+    token = file_token(file, clock=lambda: clock[0])
+    assert token(False) == "one"
+    file.write_text("two")
+    clock[0] = 59
+    assert token(False) == "one"
+    clock[0] = 61
+    assert token(False) == "two"
+    file.write_text("three")
+    assert token(True) == "three"
+
+
+@pytest.mark.parametrize("missing", ["token", "ca.crt"])
+def test_a_missing_file_of_the_pod_is_named(tmp_path: Path, missing: str) -> None:
+    (service_account(tmp_path) / missing).unlink()
+    with pytest.raises(ConfigError, match=missing):
+        in_cluster(IN_POD, tmp_path)
+
+
+def kubeconfig(
+    folder: Path, user: dict[str, object], cluster: dict[str, object] | None = None
+) -> Path:
+    path = folder / "config"
+    document = {
+        "current-context": "c",
+        "contexts": [
+            {"name": "c", "context": {"cluster": "k", "user": "u", "namespace": "ns"}},
+            {"name": "other", "context": {"cluster": "k", "user": "u"}},
+        ],
+        "clusters": [{"name": "k", "cluster": cluster or {"server": "https://127.0.0.1:6443/"}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_a_token_user(tmp_path: Path) -> None:
+    access = from_kubeconfig(kubeconfig(tmp_path, {"token": "t"}))
+    assert (access.server, access.namespace) == ("https://127.0.0.1:6443", "ns")
+    assert access.token(False) == "t"
+
+
+def test_a_certificate_user_with_embedded_and_relative_material(tmp_path: Path) -> None:
+    cert, key = certificate()
+    (tmp_path / "ca.pem").write_bytes(cert)
+    user = {
+        "client-certificate-data": base64.b64encode(cert).decode(),
+        "client-key-data": base64.b64encode(key).decode(),
+    }
+    cluster = {"server": "https://127.0.0.1:6443", "certificate-authority": "ca.pem"}
+    access = from_kubeconfig(kubeconfig(tmp_path, user, cluster))
+    assert access.token(False) is None
+    assert access.ssl_context is not None
+    assert len(access.ssl_context.get_ca_certs()) == 1
+
+
+def test_another_context(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, {"token": "t"})
+    assert from_kubeconfig(path, context="other").namespace == "default"
+    with pytest.raises(ConfigError, match="no context named 'absent'"):
+        from_kubeconfig(path, context="absent")
+
+
+def test_an_exec_plugin_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="az aks get-credentials --admin"):
+        from_kubeconfig(kubeconfig(tmp_path, {"exec": {"command": "kubelogin"}}))
+
+
+def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = kubeconfig(tmp_path, {"token": "t"})
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    assert load().server == "https://127.0.0.1:6443"
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="no Kubernetes cluster configured"):
+        load()
