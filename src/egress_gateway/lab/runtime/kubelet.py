@@ -78,6 +78,12 @@ class Kubelet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
+    def silence(self) -> None:
+        """From now on the API server hears nothing, as when the power fails."""
+        for task in self._tasks:
+            task.cancel()
+        self._api.reachable.clear()
+
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)

@@ -33,7 +33,7 @@ class MachinesSettings:
     own addresses (pods, virtual network, Services). ``plugins``: CNI plugins on the host."""
 
     platform: Platform
-    pod_cidr: IPv4Network = IPv4Network("10.244.0.0/16")
+    pod_cidr: IPv4Network = field(default_factory=lambda: IPv4Network("10.244.0.0/16"))
     inside: tuple[IPv4Network, ...] = field(default_factory=_inside)
     mtu: int = 1500
     plugins: str = "/usr/lib/cni"
@@ -133,7 +133,7 @@ class Machines:
         return running
 
     async def _end(self, machine: Running) -> None:
-        # Power first: a stopped kubelet must not give pods time to notice.
+        machine.kubelet.silence()
         await machine.node.kill()
         await machine.kubelet.stop()
         await self._disconnect(machine.spec, machine.pod_cidr)
