@@ -29,7 +29,7 @@ async def play(*, as_json: bool, keep: bool = False) -> int:
     """Runs the story; returns the exit code."""
     host.require_host()
     report = Report(as_json=as_json)
-    footprint = _host_footprint()
+    footprint = host_footprint()
     ok = True
     with _own_lab(report) as lab:
         try:
@@ -103,7 +103,7 @@ async def _steps(lab: _Lab, report: Report) -> None:
             await asyncio.to_thread(lab.stop)
 
 
-def _host_footprint() -> dict[str, Any]:
+def host_footprint() -> dict[str, Any]:
     """What a lab could leave on the host: links, routes, rules, namespaces, mounts."""
     shown = {}
     for command in (["ip", "-o", "link"], ["ip", "route"], ["ip", "rule"], ["ip", "netns"]):
@@ -114,7 +114,7 @@ def _host_footprint() -> dict[str, Any]:
 
 
 def _host_untouched(report: Report, before: dict[str, Any]) -> bool:
-    after = _host_footprint()
+    after = host_footprint()
     changed = [name for name in before if before[name] != after[name]]
     if changed:
         report.steps[-1].ok = False

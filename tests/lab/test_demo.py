@@ -1,0 +1,48 @@
+"""The story itself, as `make demo` plays it: the document is what scripts will read."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+
+def test_the_story_plays_and_its_document_holds() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "egress_gateway.cli.main", "lab", "demo", "--output", "json"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    document = json.loads(done.stdout)
+    failed = [(s["name"], s["error"]) for s in document["steps"] if not s["ok"]]
+    assert failed == []
+    assert done.returncode == 0
+    assert [s["name"] for s in document["steps"]] == [
+        "lab",
+        "problem",
+        "gateway-pool",
+        "configuration",
+        "application",
+        "second-application",
+        "failover",
+        "clean-up",
+    ]
+    assert all(s["commands"] and s["seconds"] > 0 for s in document["steps"])
+    prefixes = {n: ipaddress.ip_network(p) for n, p in document["prefixes"].items()}
+    assert len(prefixes) == 2
+    default = ipaddress.ip_address(document["default_address"])
+    assert not any(default in p for p in prefixes.values())
+    for pod, address in document["pod_addresses"].items():
+        name = "partner-b" if pod.startswith("partner-b") else "my-static-egress-gateway"
+        assert ipaddress.ip_address(address) in prefixes[name], pod
+    assert len(document["pod_addresses"]) == 5
+    assert document["failover_ms"] > 0
+    assert document["wrong_address_requests"] == 0
