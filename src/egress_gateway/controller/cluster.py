@@ -115,6 +115,10 @@ class Cluster:
         except NotFound:
             return
 
+    def distrust(self) -> None:
+        """The Role is written again although we know of no change: somebody may have edited it."""
+        self._role = None
+
     async def grant_keys(self) -> None:
         """The agents' Role names exactly the Secrets of live configurations."""
         live = self.configurations().keys() & self.recorded()

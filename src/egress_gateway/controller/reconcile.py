@@ -209,6 +209,7 @@ class Reconciler:
             if uids:
                 self.work.add(key)
         await self._let_go(known, prefixes=True)
+        self._cluster.distrust()
         self.work.add(ROLE)
         return self._ledger.due(sgc.metadata.uid for sgc in homeless) or self._drift
 

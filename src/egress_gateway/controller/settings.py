@@ -30,5 +30,3 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Seconds, at most, between tries of what was refused."""
     workers: int = 4
     """Pools worked on at once."""
-    log_level: str = "info"
-    log_format: str = "json"
