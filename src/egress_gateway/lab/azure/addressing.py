@@ -1,0 +1,150 @@
+"""Who has which address: subnets, public address space and prefixes.
+
+Addresses are leased to an owner (the id of an ipConfig, a frontend, a public IP), lowest free
+first as Azure does, and asking again with the same owner gives the same address. No address is
+ever leased twice at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+
+
+class Exhausted(Exception):
+    """No free address or block is left."""
+
+
+@dataclass(slots=True)
+class AddressPool:
+    """Leases single addresses of one network."""
+
+    network: IPv4Network
+    reserved: int = 0
+    """How many addresses at the start, and the last one if any, belong to the network itself
+    (Azure keeps four and the broadcast address of a subnet, none of a public prefix)."""
+    _lowest: int = 0
+    """Every index below this one is taken: leasing need not look there again."""
+    _owners: dict[IPv4Address, str] = field(default_factory=dict)
+    _leases: dict[str, IPv4Address] = field(default_factory=dict)
+
+    @property
+    def used(self) -> int:
+        return len(self._owners)
+
+    @property
+    def size(self) -> int:
+        return self.network.num_addresses - self.reserved - (1 if self.reserved else 0)
+
+    def lease(self, owner: str, wanted: IPv4Address | None = None) -> IPv4Address:
+        """The owner's address; raises ``Exhausted``, or ``ValueError`` if ``wanted`` is
+        outside the network or another's."""
+        key = owner.lower()
+        held = self._leases.get(key)
+        if held is not None and wanted in (None, held):
+            return held
+        if wanted is None:
+            wanted = self._next_free()
+        elif wanted not in self.network or wanted in self._owners:
+            raise ValueError(f"{wanted} is not free in {self.network}")
+        self.release(owner)
+        self._owners[wanted] = key
+        self._leases[key] = wanted
+        return wanted
+
+    def release(self, owner: str) -> None:
+        held = self._leases.pop(owner.lower(), None)
+        if held is not None:
+            del self._owners[held]
+            self._lowest = min(self._lowest, int(held) - int(self.network.network_address))
+
+    def owner(self, address: IPv4Address) -> str | None:
+        """Lower-case id of who holds the address."""
+        return self._owners.get(address)
+
+    def free(self) -> int:
+        return self.size - self.used
+
+    def _next_free(self) -> IPv4Address:
+        end = self.network.num_addresses - (1 if self.reserved else 0)
+        for index in range(max(self._lowest, self.reserved), end):
+            address = self.network[index]
+            if address not in self._owners:
+                self._lowest = index
+                return address
+        raise Exhausted(f"no address left in {self.network}")
+
+
+class BlockSpace:
+    """Hands out aligned blocks of a given length from several networks, lowest first."""
+
+    def __init__(self, networks: Iterable[IPv4Network]) -> None:
+        self._free = sorted(networks)
+        self._blocks: dict[str, IPv4Network] = {}
+
+    def allocate(self, owner: str, length: int, *, last: bool = False) -> IPv4Network:
+        """The owner's block of that prefix length. ``last`` takes the highest free block, which
+        keeps single addresses from breaking up the space that blocks are cut from."""
+        held = self._blocks.get(owner.lower())
+        if held is not None:
+            return held
+        fitting = [n for n in self._free if n.prefixlen <= length]
+        if not fitting:
+            raise Exhausted(f"no free block of length /{length}")
+        if last:
+            parent = fitting[-1]
+            block = IPv4Network((parent.broadcast_address, length), strict=False)
+        else:
+            parent = fitting[0]
+            block = IPv4Network((parent.network_address, length))
+        self._free.remove(parent)
+        self._free = sorted([*self._free, *parent.address_exclude(block)])
+        self._blocks[owner.lower()] = block
+        return block
+
+    def release(self, owner: str) -> None:
+        block = self._blocks.pop(owner.lower(), None)
+        if block is not None:
+            self._free = sorted(collapse_addresses([*self._free, block]))
+
+
+class Addresses:
+    """All address space of a subscription."""
+
+    def __init__(self, *, outbound: Iterable[IPv4Network], prefixes: Iterable[IPv4Network]) -> None:
+        """``outbound``: where clusters' own load balancers get public addresses from.
+        ``prefixes``: public IP prefixes and all other public addresses."""
+        self._outbound = BlockSpace(outbound)
+        self._public = BlockSpace(prefixes)
+        self._pools: dict[str, AddressPool] = {}
+
+    def subnet(self, subnet_id: str, network: IPv4Network) -> AddressPool:
+        """The pool of a subnet."""
+        return self._pool(subnet_id, network, reserved=4)
+
+    def prefix(self, prefix_id: str, network: IPv4Network) -> AddressPool:
+        """The pool of a public IP prefix; every address can be used."""
+        return self._pool(prefix_id, network, reserved=0)
+
+    def allocate_prefix(self, prefix_id: str, length: int) -> IPv4Network:
+        return self._public.allocate(prefix_id, length)
+
+    def allocate_public(self, public_ip_id: str, *, outbound: bool) -> IPv4Address:
+        """A public address outside of any prefix."""
+        space = self._outbound if outbound else self._public
+        return space.allocate(public_ip_id, 32, last=not outbound).network_address
+
+    def release(self, owner: str) -> None:
+        """Takes back whatever the owner holds: blocks, addresses, its own pool."""
+        self._outbound.release(owner)
+        self._public.release(owner)
+        self._pools.pop(owner.lower(), None)
+        for pool in self._pools.values():
+            pool.release(owner)
+
+    def _pool(self, key: str, network: IPv4Network, *, reserved: int) -> AddressPool:
+        pool = self._pools.get(key.lower())
+        if pool is None:
+            pool = self._pools[key.lower()] = AddressPool(network, reserved)
+        return pool

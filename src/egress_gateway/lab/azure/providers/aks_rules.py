@@ -1,0 +1,258 @@
+"""The rules of the AKS service, as pure functions over request documents.
+
+``az`` checks next to nothing, so the service refuses what it cannot do. The rules are those that
+AKS documents for Static Egress Gateway (https://learn.microsoft.com/azure/aks/configure-static-egress-gateway);
+the wording is close to the service's where it is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from egress_gateway.api import names
+from egress_gateway.lab.azure.errors import ArmError, invalid
+from egress_gateway.lab.azure.store import Document
+
+MODES = ("System", "User", "Gateway")
+DEFAULT_VERSION = "1.33"
+DEFAULT_PREFIX_SIZE = 31
+"""Of a gateway pool that names none."""
+POOL_NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
+MIN_PRIVATE_VERSION = (1, 34)
+"""First Kubernetes version whose VirtualMachines gateway pools may do without public IPs."""
+
+NETWORK_DEFAULTS: dict[str, Any] = {
+    "networkPlugin": "azure",
+    "networkPluginMode": "overlay",
+    "networkPolicy": "none",
+    "networkDataplane": "azure",
+    "loadBalancerSku": "standard",
+    "podCidr": "10.244.0.0/16",
+    "serviceCidr": "10.0.0.0/16",
+    "dnsServiceIP": "10.0.0.10",
+    "outboundType": "loadBalancer",
+    "ipFamilies": ["IPv4"],
+}
+
+POOL_DEFAULTS: dict[str, Any] = {
+    "count": 1,
+    "vmSize": "Standard_D2pds_v6",
+    "osType": "Linux",
+    "osSKU": "Ubuntu",
+    "osDiskSizeGB": 128,
+    "osDiskType": "Managed",
+    "kubeletDiskType": "OS",
+    "maxPods": 250,
+    "type": "VirtualMachineScaleSets",
+    "mode": "User",
+    "enableAutoScaling": False,
+    "enableNodePublicIP": False,
+    "scaleDownMode": "Delete",
+}
+
+
+def network_profile(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The cluster's network profile with the service's defaults."""
+    profile = {**NETWORK_DEFAULTS, **{k: v for k, v in (given or {}).items() if v is not None}}
+    profile.setdefault("podCidrs", [profile["podCidr"]])
+    profile.setdefault("serviceCidrs", [profile["serviceCidr"]])
+    profile.setdefault("loadBalancerProfile", {"managedOutboundIPs": {"count": 1}})
+    profile["loadBalancerProfile"].setdefault("backendPoolType", "nodeIPConfiguration")
+    return profile
+
+
+def pool_properties(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A pool's properties with the service's defaults."""
+    pool = {**POOL_DEFAULTS, **{k: v for k, v in given.items() if v is not None and k != "name"}}
+    for computed in ("provisioningState", "powerState", "nodeImageVersion", "eTag"):
+        pool.pop(computed, None)
+    if pool["mode"] == "Gateway":
+        gateway = dict(pool.get("gatewayProfile") or {})
+        gateway.setdefault("publicIPPrefixSize", DEFAULT_PREFIX_SIZE)
+        pool["gatewayProfile"] = gateway
+    return pool
+
+
+def gateway_enabled(cluster: Document) -> bool:
+    profile = cluster["properties"]["networkProfile"].get("staticEgressGatewayProfile") or {}
+    return bool(profile.get("enabled"))
+
+
+def check_cluster(cluster: Document) -> None:
+    """Raises ``ArmError`` for a cluster that the service does not make."""
+    network = cluster["properties"]["networkProfile"]
+    if not gateway_enabled(cluster):
+        return
+    if str(network["loadBalancerSku"]).lower() != "standard":
+        raise invalid(
+            "Static egress gateway requires a Standard load balancer.",
+            target="networkProfile.loadBalancerSku",
+        )
+    if network["networkPlugin"] == "none":
+        raise invalid(
+            "Static egress gateway is not supported with network plugin 'none'.",
+            target="networkProfile.networkPlugin",
+        )
+
+
+def check_disable(cluster: Document, pools: list[Document]) -> None:
+    """The feature cannot be switched off under its pools."""
+    left = [p["name"] for p in pools if p["properties"]["mode"] == "Gateway"]
+    if left and not gateway_enabled(cluster):
+        raise ArmError(
+            400,
+            "OperationNotAllowed",
+            "Static egress gateway cannot be disabled while the cluster has gateway node pools "
+            f"({', '.join(left)}). Delete these node pools first.",
+            target="networkProfile.staticEgressGatewayProfile.enabled",
+        )
+
+
+def check_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
+    """Raises ``ArmError`` for a pool that the service does not make."""
+    if not POOL_NAME.fullmatch(name):
+        raise invalid(
+            f"The value of parameter agentPoolProfile.name is invalid: '{name}'. Names start "
+            "with a lower-case letter and have at most 12 lower-case letters and digits. Please "
+            "see https://aka.ms/aks-naming-rules for more details.",
+            target="agentPoolProfile.name",
+        )
+    if pool["mode"] not in MODES:
+        raise invalid(
+            f"The value of parameter agentPoolProfile.mode is invalid: '{pool['mode']}'. Allowed "
+            f"are {', '.join(MODES)}.",
+            target="agentPoolProfile.mode",
+        )
+    count = pool["count"]
+    if not isinstance(count, int) or not 0 <= count <= 1000:
+        raise invalid(
+            f"The value of parameter agentPoolProfile.count is invalid: '{count}'.",
+            target="agentPoolProfile.count",
+        )
+    if pool["mode"] == "System" and count < 1:
+        raise invalid(
+            "A system node pool must have at least one node.", target="agentPoolProfile.count"
+        )
+    if pool["mode"] == "Gateway":
+        _check_gateway_pool(cluster, name, pool)
+    elif pool.get("gatewayProfile"):
+        raise invalid(
+            f"Node pool {name} has a gateway profile but its mode is not Gateway.",
+            target="agentPoolProfile.gatewayProfile",
+        )
+
+
+def _check_gateway_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
+    size = pool["gatewayProfile"]["publicIPPrefixSize"]
+    if not gateway_enabled(cluster):
+        raise ArmError(
+            400,
+            "OperationNotAllowed",
+            f"Node pool {name} of mode Gateway needs static egress gateway enabled on the "
+            "cluster. Please run 'az aks update --enable-static-egress-gateway' first.",
+            target="agentPoolProfile.mode",
+        )
+    if not isinstance(size, int) or not 28 <= size <= 31:
+        raise invalid(
+            f"The public IP prefix size of gateway node pool {name} is {size}; it must be "
+            "between 28 and 31.",
+            target="agentPoolProfile.gatewayProfile.publicIPPrefixSize",
+        )
+    if pool["count"] > 2 ** (32 - size):
+        raise invalid(
+            f"Gateway node pool {name} has {pool['count']} nodes, but a prefix of size /{size} "
+            f"has addresses for {2 ** (32 - size)}.",
+            target="agentPoolProfile.count",
+        )
+    if pool["enableAutoScaling"]:
+        raise invalid(
+            f"Gateway node pool {name} cannot use the cluster autoscaler; scale it by hand.",
+            target="agentPoolProfile.enableAutoScaling",
+        )
+    if pool["osType"] != "Linux":
+        raise invalid(f"Gateway node pool {name} must run Linux.", target="agentPoolProfile.osType")
+    if pool.get("podSubnetID"):
+        raise invalid(
+            "Static egress gateway is not supported with Azure CNI Pod Subnet (dynamic IP "
+            "allocation).",
+            target="agentPoolProfile.podSubnetID",
+        )
+
+
+def check_pool_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """What cannot be changed on a pool that exists."""
+    for key in ("vmSize", "osType", "type", "maxPods", "osDiskType", "vnetSubnetID"):
+        if key in new and old.get(key) != new.get(key):
+            raise ArmError(
+                400,
+                "PropertyChangeNotAllowed",
+                f"Changing property 'properties.{key}' of node pool {name} is not allowed.",
+                target=f"properties.{key}",
+            )
+    gateway = "Gateway" in (old["mode"], new["mode"])
+    if gateway and (old["mode"], old.get("gatewayProfile")) != (
+        new["mode"],
+        new.get("gatewayProfile"),
+    ):
+        raise ArmError(
+            400,
+            "PropertyChangeNotAllowed",
+            f"Mode and gateway profile of node pool {name} cannot be changed.",
+            target="properties.gatewayProfile",
+        )
+
+
+def cluster_hash(cluster_id: str) -> str:
+    """The eight digits in the names of a cluster's resources."""
+    digest = hashlib.sha256(cluster_id.lower().encode()).digest()
+    return f"{int.from_bytes(digest[:8], 'big') % 10**8:08d}"
+
+
+def node_labels(
+    pool_name: str, pool: Mapping[str, Any], *, group: str, region: str
+) -> dict[str, str]:
+    """Labels that AKS gives the nodes of a pool."""
+    mode = str(pool["mode"]).lower()
+    labels = {
+        "agentpool": pool_name,
+        names.AKS_POOL_LABEL: pool_name,
+        names.AKS_MODE_LABEL: mode,
+        "kubernetes.azure.com/cluster": group,
+        "kubernetes.azure.com/os-sku": str(pool["osSKU"]),
+        "kubernetes.azure.com/role": "agent",
+        "node.kubernetes.io/instance-type": str(pool["vmSize"]),
+        "topology.kubernetes.io/region": region,
+        "topology.kubernetes.io/zone": "0",
+        **(pool.get("nodeLabels") or {}),
+    }
+    if mode == "gateway":
+        labels[names.GATEWAY_NODE_LABEL] = "true"
+    return labels
+
+
+def node_taints(pool: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """(key, value, effect) of a pool's nodes."""
+    taints = []
+    for text in pool.get("nodeTaints") or []:
+        head, _, effect = str(text).rpartition(":")
+        key, _, value = head.partition("=")
+        taints.append((key, value, effect))
+    if pool["mode"] == "Gateway":
+        taints.append((names.GATEWAY_NODE_LABEL, "true", "NoSchedule"))
+    return tuple(taints)
+
+
+def pool_tags(pool_name: str, pool: Mapping[str, Any], *, group: str) -> dict[str, str]:
+    """Tags of a pool's scale set, by which the gateway's controller finds it."""
+    tags = {
+        **(pool.get("tags") or {}),
+        names.POOL_NAME_TAG: pool_name,
+        "aks-managed-resourceGroup": group,
+    }
+    if pool["mode"] == "Gateway":
+        size = pool["gatewayProfile"]["publicIPPrefixSize"]
+        tags[names.POOL_PREFIX_SIZE_TAG] = str(size)
+    return tags

@@ -1,0 +1,361 @@
+"""Microsoft.Compute: scale sets, their instances, and stand-alone machines.
+
+A PUT on something that exists is partial here, unlike in Microsoft.Network: sections that the
+request leaves out stay, objects are merged, lists that are given replace the old list.
+The model of a scale set and its instances are different things: with the Manual upgrade policy
+an instance keeps its configuration until it is upgraded or written itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from typing import Any
+
+from egress_gateway.lab.azure import errors, ids
+from egress_gateway.lab.azure.kinds import Answer, Call, Kind
+from egress_gateway.lab.azure.operations import Operation
+from egress_gateway.lab.azure.providers.network import check_ip_configurations
+from egress_gateway.lab.azure.providers.scalesetnics import ScaleSetNics
+from egress_gateway.lab.azure.store import Document
+
+_READ_ONLY = {"id", "name", "type", "instanceId", "location", "resources", "etag", "identity"}
+_READ_ONLY_PROPERTIES = {
+    "provisioningState",
+    "uniqueId",
+    "vmId",
+    "latestModelApplied",
+    "timeCreated",
+    "instanceView",
+}
+
+
+class ComputeKind(Kind):
+    """Partial PUT and PATCH; a conflict in compute's words."""
+
+    def busy(self, call: Call, operation: Operation) -> errors.ArmError:
+        return errors.busy_compute()
+
+    def draft(self, call: Call, old: Document | None) -> Document:
+        if old is None:
+            return super().draft(call, old)
+        if self.tracked:
+            self.check_location(call, call.body or {}, old)
+        body = {k: v for k, v in (call.body or {}).items() if k not in _READ_ONLY}
+        properties = {
+            k: v
+            for k, v in (body.pop("properties", None) or {}).items()
+            if k not in _READ_ONLY_PROPERTIES
+        }
+        merged: Document = merge(old, {**body, "properties": properties})
+        return merged
+
+    async def patch(self, call: Call) -> Answer:
+        self.read(call.id)
+        answer = await self.put(call)
+        return Answer(200, answer.body, answer.headers)
+
+    def view(self, document: Document) -> Document:
+        return {k: v for k, v in document.items() if not k.startswith("_")}
+
+
+class ScaleSets(ComputeKind):
+    """Scale sets with Uniform orchestration."""
+
+    type = "Microsoft.Compute/virtualMachineScaleSets"
+
+    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
+        properties = body["properties"]
+        for nic in model_nics(body):
+            configurations = nic["properties"].get("ipConfigurations") or []
+            check_ip_configurations(self.azure, body["id"], configurations)
+        if old is None:
+            self._create(body)
+        elif properties.get("virtualMachineProfile") != old["properties"].get(
+            "virtualMachineProfile"
+        ):
+            body["_model"] = old["_model"] + 1
+        return body
+
+    def _create(self, body: Document) -> None:
+        properties = body["properties"]
+        sku = body.setdefault("sku", {"name": "Standard_D2pds_v6"})
+        sku.setdefault("tier", "Standard")
+        sku.setdefault("capacity", 0)
+        properties["uniqueId"] = str(uuid.uuid4())
+        properties.setdefault("singlePlacementGroup", False)
+        properties.setdefault("overprovision", False)
+        properties.setdefault("orchestrationMode", "Uniform")
+        properties.setdefault("upgradePolicy", {"mode": "Manual"})
+        profile = properties.setdefault("virtualMachineProfile", {})
+        profile.setdefault("osProfile", {}).setdefault("computerNamePrefix", body["name"])
+        body["_model"] = 1
+        body["_next"] = 0
+
+    async def settle(self, resource_id: str) -> None:
+        document = self.azure.store.get(resource_id)
+        if document is None:
+            return
+        instances = instances_of(self, resource_id)
+        if document["properties"]["upgradePolicy"].get("mode") == "Automatic":
+            for instance in instances:
+                self.upgrade(instance["id"])
+        surplus = len(instances) - int(document["sku"]["capacity"])
+        if surplus < 0:
+            self.add_instances(resource_id, -surplus)
+        for instance in reversed(instances[len(instances) - max(surplus, 0) :]):
+            await Instances(self.azure).remove(instance)
+
+    def add_instances(self, scale_set_id: str, count: int) -> list[Document]:
+        """Makes instances from the model; raises ``ArmError`` before making any if the model's
+        prefixes cannot serve them all. The capacity follows."""
+        document = copy.deepcopy(self.azure.store.get(scale_set_id))
+        if document is None:
+            raise errors.missing_reference(scale_set_id, scale_set_id)
+        kind = Instances(self.azure)
+        made = [kind.from_model(document, document["_next"] + i) for i in range(count)]
+        kind.nics.check_capacity(made)
+        document["_next"] += count
+        for instance in made:
+            kind.save(instance)
+            kind.nics.materialize(instance["id"])
+        document["sku"]["capacity"] = len(instances_of(self, scale_set_id))
+        self.save(document)
+        return made
+
+    def upgrade(self, instance_id: str) -> None:
+        """Gives an instance the model's network profile."""
+        kind = Instances(self.azure)
+        instance = self.azure.store.get(instance_id)
+        if instance is None:
+            return
+        model = self.azure.store.get(scale_set_of(instance_id))
+        assert model is not None
+        if instance["_model"] == model["_model"]:
+            return
+        new = copy.deepcopy(instance)
+        new["_model"] = model["_model"]
+        nics = copy.deepcopy(model_nics(model))
+        new["properties"]["networkProfileConfiguration"] = {"networkInterfaceConfigurations": nics}
+        kind.save(new)
+        kind.nics.materialize(instance_id)
+
+    async def remove(self, document: Document) -> None:
+        for instance in instances_of(self, document["id"]):
+            await Instances(self.azure).remove(instance)
+        await super().remove(document)
+
+    def permission(self, call: Call) -> str:
+        if call.method == "POST":
+            return f"{self.type}/{call.id.types[-1]}/action"
+        return super().permission(call)
+
+    async def post(self, call: Call, action: str) -> Answer:
+        scale_set = self.read(_owner(call))
+        wanted = [str(i) for i in (call.body or {}).get("instanceIds") or []]
+        every = [d["instanceId"] for d in instances_of(self, scale_set["id"])]
+        chosen = every if wanted == ["*"] else wanted
+        for name in chosen:
+            if name not in every:
+                raise errors.invalid(
+                    f"The provided instanceId {name} is not an active Virtual Machine Scale Set "
+                    "VM instanceId.",
+                    target="instanceIds",
+                )
+
+        async def work() -> None:
+            for name in chosen:
+                await self._act(action.lower(), f"{scale_set['id']}/virtualMachines/{name}")
+
+        if action.lower() not in ("manualupgrade", "delete", "restart", "start"):
+            raise errors.method_not_allowed("POST", f"{self.type}/{action}")
+        operation = self.azure.operations.start(scale_set["id"], work)
+        return self.async_answer(call, operation, 202, None, location=True)
+
+    async def _act(self, action: str, instance_id: str) -> None:
+        if action == "manualupgrade":
+            self.upgrade(instance_id)
+        if action == "delete":
+            instance = self.azure.store.get(instance_id)
+            if instance is not None:
+                await Instances(self.azure).remove(instance)
+
+
+class Instances(ComputeKind):
+    """Instances of a scale set, with their NICs."""
+
+    type = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines"
+    tracked = False
+
+    @property
+    def nics(self) -> ScaleSetNics:
+        return ScaleSetNics(self.azure)
+
+    def from_model(self, scale_set: Document, number: int) -> Document:
+        """A new instance's document."""
+        profile = scale_set["properties"]["virtualMachineProfile"]
+        instance_id = f"{scale_set['id']}/virtualMachines/{number}"
+        nics = copy.deepcopy(model_nics(scale_set))
+        prefix = profile["osProfile"]["computerNamePrefix"]
+        return {
+            "name": f"{scale_set['name']}_{number}",
+            "id": instance_id,
+            "type": self.type,
+            "location": scale_set["location"],
+            "tags": dict(scale_set.get("tags") or {}),
+            "instanceId": str(number),
+            "sku": {k: scale_set["sku"][k] for k in ("name", "tier")},
+            "_model": scale_set["_model"],
+            "properties": {
+                "vmId": str(uuid.uuid4()),
+                "provisioningState": "Succeeded",
+                "osProfile": {"computerName": f"{prefix}{base36(number):0>6}"},
+                "networkProfile": {
+                    "networkInterfaces": [
+                        {"id": f"{instance_id}/networkInterfaces/{nic['name']}"} for nic in nics
+                    ]
+                },
+                "networkProfileConfiguration": {"networkInterfaceConfigurations": nics},
+            },
+        }
+
+    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
+        if old is None:
+            raise errors.ArmError(
+                404,
+                "InvalidParameter",
+                f"The provided instanceId {call.id.name} is not an active Virtual Machine Scale "
+                "Set VM instanceId.",
+                target="instanceIds",
+            )
+        nics = instance_nics(body)
+        if {n["name"] for n in nics} != {n["name"] for n in instance_nics(old)}:
+            raise errors.invalid(
+                "Network interfaces of a virtual machine scale set instance cannot be added or "
+                "removed.",
+                code="OperationNotAllowed",
+            )
+        for nic in nics:
+            configurations = nic["properties"].get("ipConfigurations") or []
+            check_ip_configurations(self.azure, body["id"], configurations)
+        return body
+
+    async def settle(self, resource_id: str) -> None:
+        instance = self.azure.store.get(resource_id)
+        if instance is not None:
+            self.nics.check_capacity([instance])
+            self.nics.materialize(resource_id)
+
+    async def remove(self, document: Document) -> None:
+        await self.azure.machine_gone(document["id"])
+        self.nics.release(document["id"])
+        await super().remove(document)
+        scale_set = copy.deepcopy(self.azure.store.get(scale_set_of(document["id"])))
+        if scale_set is not None:
+            left = len(instances_of(self, scale_set["id"]))
+            if scale_set["sku"]["capacity"] > left:
+                scale_set["sku"]["capacity"] = left
+                self.azure.store.put(ScaleSets.type, scale_set)
+
+    async def get(self, call: Call) -> Answer:
+        answer = await super().get(call)
+        if call.query.get("$expand") == "instanceView":
+            properties = {**answer.body["properties"], "instanceView": status_view(answer.body)}
+            return Answer(200, {**answer.body, "properties": properties}, answer.headers)
+        return answer
+
+    def view(self, document: Document) -> Document:
+        model = self.azure.store.get(scale_set_of(document["id"]))
+        latest = model is not None and model["_model"] == document["_model"]
+        shown = super().view(document)
+        return {**shown, "properties": {**shown["properties"], "latestModelApplied": latest}}
+
+
+class InstanceViews(Kind):
+    """``…/virtualMachines/{i}/instanceView``."""
+
+    type = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines/instanceView"
+    tracked = False
+
+    async def list(self, call: Call) -> Answer:
+        owner = ids.parse(call.id.text.rpartition("/")[0])
+        return Answer(200, status_view(self.read(owner)))
+
+
+class VirtualMachines(ComputeKind):
+    """Stand-alone machines (pools of type VirtualMachines)."""
+
+    type = "Microsoft.Compute/virtualMachines"
+
+    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
+        properties = body["properties"]
+        for nic in (properties.get("networkProfile") or {}).get("networkInterfaces") or []:
+            self.azure.require(nic["id"], body["id"])
+        properties.setdefault("vmId", str(uuid.uuid4()))
+        properties.setdefault("osProfile", {}).setdefault("computerName", body["name"])
+        return body
+
+    async def remove(self, document: Document) -> None:
+        await self.azure.machine_gone(document["id"])
+        await super().remove(document)
+
+
+def merge(old: Any, new: Any) -> Any:
+    """Objects member by member, everything else replaced; null removes."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return copy.deepcopy(new)
+    merged = copy.deepcopy(old)
+    for key, value in new.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def model_nics(scale_set: Document) -> list[Document]:
+    """NIC configurations of a scale set's model."""
+    profile = scale_set["properties"].get("virtualMachineProfile") or {}
+    network = profile.get("networkProfile") or {}
+    return list(network.get("networkInterfaceConfigurations") or [])
+
+
+def instance_nics(instance: Document) -> list[Document]:
+    """NIC configurations of an instance."""
+    network = instance["properties"].get("networkProfileConfiguration") or {}
+    return list(network.get("networkInterfaceConfigurations") or [])
+
+
+def instances_of(kind: Kind, scale_set_id: str) -> list[Document]:
+    return kind.azure.store.of_type(Instances.type, scale_set_id)
+
+
+def scale_set_of(instance_id: str) -> str:
+    parent = ids.parse(instance_id).parent
+    assert parent is not None
+    return parent.text
+
+
+def status_view(instance: Document) -> Document:
+    """Run state, as ``instanceView`` has it."""
+    state = instance["properties"]["provisioningState"].lower()
+    return {
+        "statuses": [
+            {"code": f"ProvisioningState/{state}", "level": "Info"},
+            {"code": "PowerState/running", "level": "Info", "displayStatus": "VM running"},
+        ]
+    }
+
+
+def base36(number: int) -> str:
+    """Scale sets number computer names in base 36."""
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    text = digits[number % 36]
+    while number := number // 36:
+        text = digits[number % 36] + text
+    return text
+
+
+def _owner(call: Call) -> ids.ResourceId:
+    """The resource that an action is posted to."""
+    return ids.parse(call.id.text.rpartition("/")[0])

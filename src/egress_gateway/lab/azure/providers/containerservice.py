@@ -1,0 +1,382 @@
+"""Microsoft.ContainerService: clusters and node pools that really come into being.
+
+A cluster is ``Succeeded`` when its API server answers and its nodes are Ready, because the
+operation awaits the backend that makes them; a pool likewise. A failing machine makes the pool
+and the operation ``Failed``, with the backend's words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import uuid
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from egress_gateway.lab.azure import errors, ids
+from egress_gateway.lab.azure.errors import ArmError
+from egress_gateway.lab.azure.kinds import Answer, Azure, Call, Kind
+from egress_gateway.lab.azure.operations import Operation
+from egress_gateway.lab.azure.providers import aks_rules, authorization
+from egress_gateway.lab.azure.providers.aks_network import SUBNET, NodeGroup
+from egress_gateway.lab.azure.providers.compute import Instances, ScaleSets, merge
+from egress_gateway.lab.azure.providers.resources import CLUSTER, ResourceGroups
+from egress_gateway.lab.azure.store import Document
+from egress_gateway.lab.protocols import ClusterSpec, MachineSpec
+
+POOL = f"{CLUSTER}/agentPools"
+
+
+class AksKind(Kind):
+    """One operation at a time on a cluster, in AKS's words."""
+
+    def busy(self, call: Call, operation: Operation) -> ArmError:
+        name = ids.parse(operation.target).name
+        return ArmError(
+            409,
+            "OperationNotAllowed",
+            f"Operation is not allowed because there's an in progress operation on {name} "
+            f"({operation.name}). Please wait for it to finish before starting a new operation.",
+        )
+
+    def cluster(self, cluster_id: str) -> Document:
+        found = self.azure.store.get(cluster_id)
+        if found is None:
+            raise self.missing(ids.parse(cluster_id))
+        return found
+
+    async def start_instances(
+        self, cluster: Document, pool_name: str, pool: Document, instances: list[Document]
+    ) -> None:
+        """Boots machines side by side and waits until all their nodes are Ready."""
+        specs = [self._machine(cluster, pool_name, pool, i) for i in instances]
+        tasks = [self.azure.backend.start_machine(cluster["id"], spec) for spec in specs]
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        for problem in done:
+            if isinstance(problem, BaseException):
+                raise problem
+
+    def _machine(
+        self, cluster: Document, pool_name: str, pool: Document, instance: Document
+    ) -> MachineSpec:
+        nic_id = instance["properties"]["networkProfile"]["networkInterfaces"][0]["id"]
+        nic = self.azure.require(nic_id, instance["id"])
+        primary = next(
+            c["properties"] for c in nic["properties"]["ipConfigurations"]
+            if c["properties"]["primary"]
+        )  # fmt: skip
+        group = cluster["properties"]["nodeResourceGroup"]
+        return MachineSpec(
+            name=instance["properties"]["osProfile"]["computerName"],
+            vm_id=instance["id"],
+            nic_id=nic_id,
+            address=IPv4Address(primary["privateIPAddress"]),
+            provider_id=provider_id(instance["id"]),
+            pool=pool_name,
+            labels=aks_rules.node_labels(pool_name, pool, group=group, region=cluster["location"]),
+            taints=aks_rules.node_taints(pool),
+        )
+
+    async def grow(self, cluster: Document, pool_name: str, pool: Document) -> None:
+        """Makes a pool have its number of machines."""
+        node_group = NodeGroup(self.azure, cluster)
+        scale_set_id = node_group.scale_set_id(pool_name)
+        if scale_set_id not in self.azure.store:
+            node_group.create_scale_set(pool_name, pool)
+        instances = self.azure.store.of_type(Instances.type, scale_set_id)
+        missing = pool["count"] - len(instances)
+        if missing > 0:
+            made = ScaleSets(self.azure).add_instances(scale_set_id, missing)
+            await self.start_instances(cluster, pool_name, pool, made)
+        surplus = instances[pool["count"] :]
+        kind = Instances(self.azure)
+        await asyncio.gather(*(kind.remove(i) for i in surplus))
+
+    def save_pool(self, cluster_id: str, name: str, pool: Document, state: str) -> Document:
+        document = {
+            "id": f"{cluster_id}/agentPools/{name}",
+            "name": name,
+            "type": POOL,
+            "properties": {**pool, "provisioningState": state, "powerState": {"code": "Running"}},
+        }
+        self.azure.store.put(POOL, document)
+        return document
+
+    def pools(self, cluster_id: str) -> list[Document]:
+        return self.azure.store.of_type(POOL, cluster_id)
+
+
+class ManagedClusters(AksKind):
+    """Clusters."""
+
+    type = CLUSTER
+
+    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
+        body = merge(old, body) if old else body
+        properties = body["properties"]
+        profiles = properties.pop("agentPoolProfiles", None) or []
+        properties["networkProfile"] = aks_rules.network_profile(properties.get("networkProfile"))
+        properties["networkProfile"]["loadBalancerProfile"].pop("effectiveOutboundIPs", None)
+        self._one_outbound(call, properties["networkProfile"]["loadBalancerProfile"])
+        aks_rules.check_cluster(body)
+        if old is None:
+            self._create(body, profiles)
+        else:
+            aks_rules.check_disable(body, self.pools(body["id"]))
+        for target in _outbound_references(properties):
+            self.azure.require(target, body["id"])
+        self._accept_pools(body, profiles, create=old is None)
+        return body
+
+    def _one_outbound(self, call: Call, profile: dict[str, Any]) -> None:
+        """What a request names of the three ways replaces the others."""
+        given = ((call.body or {}).get("properties") or {}).get("networkProfile") or {}
+        named = given.get("loadBalancerProfile") or {}
+        ways = ("outboundIPPrefixes", "outboundIPs", "managedOutboundIPs")
+        chosen = next((w for w in ways if named.get(w)), None)
+        if chosen:
+            for way in ways:
+                if way != chosen:
+                    profile.pop(way, None)
+
+    def _create(self, body: Document, profiles: list[Document]) -> None:
+        properties = body["properties"]
+        group = body["id"].split("/")[4]
+        location = body["location"]
+        if not any((p.get("mode") or "System") == "System" for p in profiles):
+            raise errors.invalid(
+                "Must define at least one system pool.", target="agentPoolProfiles"
+            )
+        identity = self.azure.directory.add_managed_identity(body["name"])
+        kubelet = self.azure.directory.add_managed_identity(f"{body['name']}-agentpool")
+        self.azure.directory.federate(identity.client_id, self.azure.addon_subject)
+        body["identity"] = {
+            "type": "SystemAssigned",
+            "principalId": identity.object_id,
+            "tenantId": self.azure.tenant,
+        }
+        body.setdefault("sku", {"name": "Base", "tier": "Free"})
+        version = str(properties.get("kubernetesVersion") or aks_rules.DEFAULT_VERSION)
+        dns = properties.get("dnsPrefix") or body["name"]
+        properties.update(
+            kubernetesVersion=version,
+            currentKubernetesVersion=version,
+            dnsPrefix=dns,
+            fqdn=f"{dns}.hcp.{location}.lab.invalid",
+            powerState={"code": "Running"},
+            maxAgentPools=100,
+            enableRBAC=True,
+            nodeResourceGroup=properties.get("nodeResourceGroup")
+            or f"MC_{group}_{body['name']}_{location}"[:80],
+            servicePrincipalProfile={"clientId": "msi"},
+            identityProfile={
+                "kubeletidentity": {
+                    "resourceId": "",
+                    "clientId": kubelet.client_id,
+                    "objectId": kubelet.object_id,
+                }
+            },
+            resourceUID=uuid.uuid4().hex[:24],
+        )
+        node_group = NodeGroup(self.azure, body)
+        properties["identityProfile"]["kubeletidentity"]["resourceId"] = (
+            f"{node_group.id}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
+            f"{body['name']}-agentpool"
+        )
+        if node_group.id in self.azure.store:
+            raise ArmError(
+                409,
+                "NodeResourceGroupAlreadyExists",
+                f"The node resource group {node_group.name} exists already.",
+            )
+
+    def _accept_pools(self, body: Document, profiles: list[Document], *, create: bool) -> None:
+        known = {p["name"]: p["properties"] for p in self.pools(body["id"])}
+        accepted: dict[str, Document] = {}
+        for profile in profiles:
+            name = profile.get("name") or ""
+            given = {"mode": "System", **profile} if create else profile
+            before = known.get(name)
+            pool = aks_rules.pool_properties(merge(before, given) if before else given)
+            aks_rules.check_pool(body, name, pool)
+            if before:
+                aks_rules.check_pool_change(name, before, pool)
+            accepted[name] = pool
+        for name, pool in accepted.items():
+            self.save_pool(body["id"], name, pool, "Creating" if create else "Updating")
+
+    async def settle(self, resource_id: str) -> None:
+        cluster = self.cluster(resource_id)
+        node_group = NodeGroup(self.azure, cluster)
+        if node_group.id not in self.azure.store:
+            node_group.create()
+            self._grant(cluster, node_group)
+            await self.azure.backend.create_cluster(self._spec(cluster, node_group))
+        else:
+            node_group.apply_outbound()
+        pools = [p for p in self.pools(resource_id) if _pending(p)]
+        await asyncio.gather(*(self._settle_pool(cluster, p) for p in pools))
+
+    async def _settle_pool(self, cluster: Document, document: Document) -> None:
+        name, pool = document["name"], document["properties"]
+        try:
+            await self.grow(cluster, name, pool)
+        except BaseException:
+            self.save_pool(cluster["id"], name, pool, "Failed")
+            raise
+        self.save_pool(cluster["id"], name, pool, "Succeeded")
+
+    def _grant(self, cluster: Document, node_group: NodeGroup) -> None:
+        principal = cluster["identity"]["principalId"]
+        authorization.assign(self.azure, node_group.id, "Contributor", principal)
+
+    def _spec(self, cluster: Document, node_group: NodeGroup) -> ClusterSpec:
+        properties = cluster["properties"]
+        principal = self.azure.directory.find(cluster["identity"]["principalId"])
+        assert principal is not None
+        return ClusterSpec(
+            cluster_id=cluster["id"],
+            name=cluster["name"],
+            kubernetes_version=properties["kubernetesVersion"],
+            node_resource_group=node_group.name,
+            location=cluster["location"],
+            subscription=self.azure.subscription,
+            tenant=self.azure.tenant,
+            vnet_name=node_group.network_name,
+            subnet_name=SUBNET,
+            identity_client_id=principal.client_id,
+            pod_cidr=IPv4Network(properties["networkProfile"]["podCidr"]),
+            service_cidr=IPv4Network(properties["networkProfile"]["serviceCidr"]),
+        )
+
+    async def patch(self, call: Call) -> Answer:
+        """Tags only."""
+        old = self.read(call.id)
+        new = {**old, "tags": dict((call.body or {}).get("tags") or {})}
+        self.save(new)
+        return Answer(200, self.view(new))
+
+    async def remove(self, document: Document) -> None:
+        await self.azure.backend.delete_cluster(document["id"])
+        for pool in self.pools(document["id"]):
+            self.azure.store.delete(pool["id"])
+        self.azure.store.delete(document["id"])
+        node_group = self.azure.store.get(NodeGroup(self.azure, document).id)
+        if node_group is not None:
+            await ResourceGroups(self.azure).empty(node_group)
+        kubelet = document["properties"]["identityProfile"]["kubeletidentity"]["objectId"]
+        for object_id in (document["identity"]["principalId"], kubelet):
+            principal = self.azure.directory.find(object_id)
+            authorization.revoke(self.azure, object_id)
+            if principal:
+                self.azure.directory.remove(principal)
+
+    def view(self, document: Document) -> Document:
+        shown = copy.deepcopy(document)
+        properties = shown["properties"]
+        properties["agentPoolProfiles"] = [
+            {"name": p["name"], **p["properties"]} for p in self.pools(document["id"])
+        ]
+        outbound = NodeGroup(self.azure, document).effective_outbound()
+        properties["networkProfile"]["loadBalancerProfile"]["effectiveOutboundIPs"] = outbound
+        return shown
+
+    def permission(self, call: Call) -> str:
+        if call.method == "POST":
+            return f"{self.type}/{call.id.types[-1]}/action"
+        return super().permission(call)
+
+    async def post(self, call: Call, action: str) -> Answer:
+        names = {
+            "listclusterusercredential": ("clusterUser", False),
+            "listclusteradmincredential": ("clusterAdmin", True),
+        }
+        if action.lower() not in names:
+            raise errors.method_not_allowed("POST", f"{self.type}/{action}")
+        cluster = self.read(ids.parse(call.id.text.rpartition("/")[0]))
+        name, admin = names[action.lower()]
+        content = await self.azure.backend.kubeconfig(cluster["id"], admin=admin)
+        value = base64.b64encode(content).decode()
+        return Answer(200, {"kubeconfigs": [{"name": name, "value": value}]})
+
+
+class AgentPools(AksKind):
+    """Node pools."""
+
+    type = POOL
+    tracked = False
+
+    def check_busy(self, call: Call) -> None:
+        super().check_busy(call)
+        assert call.id.parent is not None
+        operation = self.azure.operations.busy(call.id.parent.text)
+        if operation is not None:
+            raise self.busy(call, operation)
+
+    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
+        cluster = self.cluster(body["id"].rpartition("/agentPools/")[0])
+        given = merge(old["properties"], body["properties"]) if old else body["properties"]
+        pool = aks_rules.pool_properties(given)
+        aks_rules.check_pool(cluster, body["name"], pool)
+        if old:
+            aks_rules.check_pool_change(body["name"], old["properties"], pool)
+        pool["powerState"] = {"code": "Running"}
+        return {**body, "properties": pool}
+
+    async def settle(self, resource_id: str) -> None:
+        document = self.azure.store.get(resource_id)
+        if document is not None:
+            cluster = self.cluster(resource_id.rpartition("/agentPools/")[0])
+            await self.grow(cluster, document["name"], document["properties"])
+
+    def check_delete(self, document: Document) -> None:
+        cluster_id = document["id"].rpartition("/agentPools/")[0]
+        system = [p for p in self.pools(cluster_id) if p["properties"]["mode"] == "System"]
+        if [p["id"] for p in system] == [document["id"]]:
+            raise ArmError(
+                400,
+                "OperationNotAllowed",
+                "There has to be at least one system agent pool: the last one cannot be deleted.",
+            )
+
+    async def remove(self, document: Document) -> None:
+        cluster = self.cluster(document["id"].rpartition("/agentPools/")[0])
+        scale_set = self.azure.store.get(
+            NodeGroup(self.azure, cluster).scale_set_id(document["name"])
+        )
+        if scale_set is not None:
+            await ScaleSets(self.azure).remove(scale_set)
+        await super().remove(document)
+
+
+def register(azure: Azure) -> None:
+    """Lets machines that are deleted behind AKS's back leave their cluster."""
+
+    async def gone(machine_id: str) -> None:
+        group = f"/{machine_id.split('/')[4]}".lower()
+        for cluster in azure.store.of_type(CLUSTER):
+            if f"/{cluster['properties']['nodeResourceGroup']}".lower() == group:
+                await azure.backend.stop_machine(cluster["id"], machine_id)
+
+    azure.machine_gone = gone
+
+
+def provider_id(machine_id: str) -> str:
+    """``Node.spec.providerID`` as cloud-provider-azure writes it: the group in lower case."""
+    words = machine_id.split("/")
+    words[4] = words[4].lower()
+    return "azure://" + "/".join(words)
+
+
+def _pending(pool: Document) -> bool:
+    return pool["properties"]["provisioningState"] in ("Creating", "Updating")
+
+
+def _outbound_references(properties: dict[str, Any]) -> list[str]:
+    profile = properties["networkProfile"]["loadBalancerProfile"]
+    listed = [
+        *((profile.get("outboundIPPrefixes") or {}).get("publicIPPrefixes") or []),
+        *((profile.get("outboundIPs") or {}).get("publicIPs") or []),
+    ]
+    return [item["id"] for item in listed]

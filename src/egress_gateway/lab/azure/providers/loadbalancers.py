@@ -1,0 +1,291 @@
+"""Microsoft.Network/loadBalancers: one document with everything inside.
+
+A PUT replaces the whole balancer, so what a writer leaves out is gone: frontends keep their
+addresses by name, pools that a scale set still refers to cannot go, and rules must refer to
+what stands in the same document.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from egress_gateway.lab.azure import errors, ids
+from egress_gateway.lab.azure.errors import ArmError
+from egress_gateway.lab.azure.kinds import Call, one
+from egress_gateway.lab.azure.providers.network import (
+    NetworkInterfaces,
+    NetworkKind,
+    lease_private,
+)
+from egress_gateway.lab.azure.store import Document
+
+MAX_RULES = 1500
+"""Per Standard load balancer."""
+
+SECTIONS = (
+    "frontendIPConfigurations",
+    "backendAddressPools",
+    "loadBalancingRules",
+    "probes",
+    "inboundNatRules",
+    "outboundRules",
+    "inboundNatPools",
+)
+COMPUTED = {
+    "frontendIPConfigurations": (
+        "loadBalancingRules",
+        "outboundRules",
+        "inboundNatRules",
+        "inboundNatPools",
+    ),
+    "backendAddressPools": (
+        "backendIPConfigurations",
+        "loadBalancerBackendAddresses",
+        "loadBalancingRules",
+        "outboundRules",
+        "inboundNatRules",
+    ),
+    "probes": ("loadBalancingRules",),
+}
+"""Back references that answers carry and requests may repeat; never stored."""
+
+RULE_DEFAULTS: dict[str, Any] = {
+    "idleTimeoutInMinutes": 4,
+    "enableFloatingIP": False,
+    "enableTcpReset": False,
+    "disableOutboundSnat": False,
+    "loadDistribution": "Default",
+}
+
+
+class LoadBalancers(NetworkKind):
+    """Standard load balancers, internal and public."""
+
+    type = "Microsoft.Network/loadBalancers"
+
+    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
+        properties = body["properties"]
+        body.setdefault("sku", {"name": "Standard"})
+        body["sku"].setdefault("tier", "Regional")
+        for section in SECTIONS:
+            properties[section] = [
+                self._item(body["id"], section, item) for item in properties.get(section) or []
+            ]
+            check_names(body["id"], section, properties[section])
+        self._check_rules(body)
+        if old:
+            self._check_removed(old, body)
+        for frontend in properties["frontendIPConfigurations"]:
+            self._check_frontend(frontend)
+        for frontend in properties["frontendIPConfigurations"]:
+            self._address(frontend)
+        self._release_frontends(old, body)
+        return body
+
+    def _item(self, balancer: str, section: str, item: Document) -> Document:
+        properties = {
+            k: v
+            for k, v in (item.get("properties") or {}).items()
+            if k not in COMPUTED.get(section, ()) and v is not None
+        }
+        if section == "loadBalancingRules":
+            properties = {**RULE_DEFAULTS, **properties}
+        if section == "probes":
+            properties = {"numberOfProbes": 1, "intervalInSeconds": 15, **properties}
+        properties["provisioningState"] = "Succeeded"
+        name = item.get("name") or ""
+        return {
+            "name": name,
+            "id": f"{balancer}/{section}/{name}",
+            "type": f"{self.type}/{section}",
+            **{k: v for k, v in item.items() if k == "zones"},
+            "properties": properties,
+        }
+
+    def _check_frontend(self, frontend: Document) -> None:
+        properties = frontend["properties"]
+        public, prefix = one(properties, "publicIPAddress"), one(properties, "publicIPPrefix")
+        subnet = one(properties, "subnet")
+        if not (public or prefix or subnet):
+            raise errors.invalid(
+                f"Frontend IP configuration {frontend['id']} must refer to a subnet, a public IP "
+                "address or a public IP prefix.",
+                code="FrontendIPConfigurationHasNoReference",
+            )
+        for target in filter(None, (public, prefix, subnet)):
+            self.azure.require(target, frontend["id"])
+        for target in filter(None, (public, prefix)):
+            users = self.azure.store.referrers(target)
+            if public and any(not ids.same(u, frontend["id"]) for u in users):
+                raise errors.invalid(
+                    f"Resource {frontend['id']} is referencing public IP address {target} that "
+                    f"is already allocated to resource {users[0]}.",
+                    code="PublicIPAddressInUse",
+                )
+
+    def _address(self, frontend: Document) -> None:
+        properties = frontend["properties"]
+        properties.setdefault("privateIPAllocationMethod", "Dynamic")
+        if public := one(properties, "publicIPAddress"):
+            properties["publicIPAddress"] = {"id": public}
+        subnet = one(properties, "subnet")
+        if subnet:
+            found = self.azure.require(subnet, frontend["id"])
+            properties["subnet"] = {"id": found["id"]}
+            properties.setdefault("privateIPAddressVersion", "IPv4")
+            lease_private(self.azure, frontend["id"], properties, found)
+
+    def _release_frontends(self, old: Document | None, new: Document | None) -> None:
+        def frontends(document: Document | None) -> set[str]:
+            items = document["properties"]["frontendIPConfigurations"] if document else []
+            return {f["id"].lower() for f in items}
+
+        for gone in frontends(old) - frontends(new):
+            self.azure.addresses.release(gone)
+
+    def _check_rules(self, body: Document) -> None:
+        properties = body["properties"]
+        rules = properties["loadBalancingRules"]
+        if len(rules) > MAX_RULES:
+            raise errors.invalid(
+                f"The number of rules of load balancer {body['id']} exceeds the maximum allowed, "
+                f"{MAX_RULES}.",
+                code="LoadBalancingRuleCountLimitReached",
+            )
+        known = {i["id"].lower() for s in SECTIONS for i in properties[s]}
+        for rule in [*rules, *properties["outboundRules"]]:
+            for target in own_references(body["id"], rule["properties"]):
+                if target.lower() not in known:
+                    raise errors.missing_reference(target, rule["id"])
+        check_ports(rules)
+
+    def _check_removed(self, old: Document, new: Document) -> None:
+        kept = {p["id"].lower() for p in new["properties"]["backendAddressPools"]}
+        for pool in old["properties"]["backendAddressPools"]:
+            if pool["id"].lower() in kept:
+                continue
+            scale_set = self._scale_set_using(pool["id"])
+            if scale_set:
+                raise ArmError(
+                    400,
+                    "LoadBalancerBackendAddressPoolInUseByVirtualMachineScaleSet",
+                    f"Cannot remove backend address pool {pool['name']} from load balancer since "
+                    f"it is in use by virtual machine scale set {scale_set}.",
+                )
+            self._leave_pool(pool["id"])
+
+    def check_delete(self, document: Document) -> None:
+        for pool in document["properties"]["backendAddressPools"]:
+            scale_set = self._scale_set_using(pool["id"])
+            if scale_set:
+                raise ArmError(
+                    400,
+                    "LoadBalancerInUseByVirtualMachineScaleSet",
+                    f"Cannot delete load balancer {document['id']} since its child resources "
+                    f"{pool['name']} are in use by virtual machine scale set {scale_set}.",
+                )
+
+    async def remove(self, document: Document) -> None:
+        for pool in document["properties"]["backendAddressPools"]:
+            self._leave_pool(pool["id"])
+        self._release_frontends(document, None)
+        await super().remove(document)
+
+    def _scale_set_using(self, pool_id: str) -> str | None:
+        for user in self.azure.store.referrers(pool_id):
+            at = user.lower().find("/virtualmachinescalesets/")
+            if at >= 0:
+                end = user.find("/", at + len("/virtualmachinescalesets/"))
+                return user if end < 0 else user[:end]
+        return None
+
+    def _leave_pool(self, pool_id: str) -> None:
+        """Takes stand-alone NICs out of a pool that goes."""
+        for user in self.azure.store.referrers(pool_id):
+            nic_id, mark, _ = user.partition("/ipConfigurations/")
+            document = self.azure.store.get(nic_id) if mark else None
+            if document is None:
+                continue
+            new = copy.deepcopy(document)
+            for configuration in new["properties"]["ipConfigurations"]:
+                pools = configuration["properties"].get("loadBalancerBackendAddressPools") or []
+                left = [p for p in pools if not ids.same(p["id"], pool_id)]
+                configuration["properties"]["loadBalancerBackendAddressPools"] = left
+            self.azure.store.put(NetworkInterfaces.type, new)
+
+    def view(self, document: Document) -> Document:
+        document = copy.deepcopy(super().view(document))
+        properties = document["properties"]
+        used_by: dict[str, dict[str, list[Document]]] = defaultdict(lambda: defaultdict(list))
+        for section in ("loadBalancingRules", "outboundRules"):
+            for rule in properties[section]:
+                for target in own_references(document["id"], rule["properties"]):
+                    used_by[target.lower()][section].append({"id": rule["id"]})
+        for section in SECTIONS:
+            for item in properties[section]:
+                item["etag"] = document["etag"]
+                if section in COMPUTED:
+                    item["properties"].update(used_by[item["id"].lower()])
+        for pool in properties["backendAddressPools"]:
+            members = [
+                {"id": u}
+                for u in self.azure.store.referrers(pool["id"])
+                if "/ipconfigurations/" in u.lower()
+            ]
+            if members:
+                pool["properties"]["backendIPConfigurations"] = members
+        return document
+
+
+def check_names(balancer: str, section: str, items: list[Document]) -> None:
+    """Every item has a name of its own."""
+    names = [i["name"].lower() for i in items]
+    if "" in names or len(set(names)) != len(names):
+        raise errors.invalid(
+            f"Resource {balancer} has items without a name or of the same name in {section}.",
+            code="InvalidRequestFormat",
+        )
+
+
+def check_ports(rules: list[Document]) -> None:
+    """No two rules share frontend and port, nor (with floating IP) pool and backend port."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for rule in rules:
+        p = rule["properties"]
+        if p["enableFloatingIP"] and p.get("frontendPort") != p.get("backendPort"):
+            raise errors.invalid(
+                f"Load balancing rule {rule['id']} with floating IP must have the same frontend "
+                "and backend port.",
+                code="FloatingIPRulePortsDiffer",
+            )
+        protocol = str(p.get("protocol", "")).lower()
+        front = (one(p, "frontendIPConfiguration") or "").lower()
+        back = (one(p, "backendAddressPool") or "").lower()
+        floating = front if p["enableFloatingIP"] else ""
+        for key, code in (
+            (("front", front, p.get("frontendPort"), protocol), _SAME_FRONTEND),
+            (("back", back, p.get("backendPort"), protocol, floating), _SAME_BACKEND),
+        ):
+            if key in seen:
+                raise errors.invalid(
+                    f"Load balancing rules {seen[key]} and {rule['id']} use the same port and "
+                    "protocol.",
+                    code=code,
+                )
+            seen[key] = rule["id"]
+
+
+_SAME_FRONTEND = "RulesUseSameFrontendPortProtocolAndVip"
+_SAME_BACKEND = "RulesUseSameBackendPortProtocolAndPool"
+
+
+def own_references(balancer: str, properties: Document) -> Iterator[str]:
+    """Ids in a rule that point into its own balancer."""
+    for value in properties.values():
+        for item in value if isinstance(value, list) else [value]:
+            target = item.get("id") if isinstance(item, dict) else None
+            if isinstance(target, str) and ids.within(target, balancer):
+                yield target

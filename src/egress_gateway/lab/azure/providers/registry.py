@@ -1,0 +1,49 @@
+"""Which kind serves which resource type."""
+
+from __future__ import annotations
+
+from egress_gateway.lab.azure.kinds import Azure, Kind
+from egress_gateway.lab.azure.providers import (
+    authorization,
+    compute,
+    containerservice,
+    loadbalancers,
+    network,
+    resources,
+    scalesetnics,
+)
+
+
+def register(azure: Azure) -> None:
+    """Fills ``azure.kinds``."""
+    kinds: list[Kind] = [
+        *resources.kinds(azure),
+        authorization.RoleDefinitions(azure),
+        authorization.RoleAssignments(azure),
+        network.VirtualNetworks(azure),
+        network.Subnets(azure),
+        network.SecurityGroups(azure),
+        network.RouteTables(azure),
+        network.PublicIPPrefixes(azure),
+        network.PublicIPAddresses(azure),
+        network.NetworkInterfaces(azure),
+        loadbalancers.LoadBalancers(azure),
+        network.Children(azure, network.NetworkInterfaces.type, "ipConfigurations"),
+        *(
+            network.Children(azure, loadbalancers.LoadBalancers.type, section)
+            for section in loadbalancers.SECTIONS
+        ),
+        compute.ScaleSets(azure),
+        compute.Instances(azure),
+        compute.InstanceViews(azure),
+        compute.VirtualMachines(azure),
+        scalesetnics.InstanceNics(azure),
+        scalesetnics.InstancePublicIPs(azure),
+        scalesetnics.WholeScaleSet(azure, "networkInterfaces", scalesetnics.NIC),
+        scalesetnics.WholeScaleSet(azure, "publicIPAddresses", scalesetnics.PUBLIC),
+        network.Children(azure, scalesetnics.NIC, "ipConfigurations"),
+        containerservice.ManagedClusters(azure),
+        containerservice.AgentPools(azure),
+    ]
+    azure.kinds.update({kind.type.lower(): kind for kind in kinds})
+    containerservice.register(azure)
