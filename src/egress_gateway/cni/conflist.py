@@ -33,10 +33,10 @@ def entry(*, run_dir: str, agent_timeout: float) -> dict[str, Any]:
 def with_plugin(content: bytes, plugin: dict[str, Any]) -> bytes | None:
     """``content`` (a conflist, or a single configuration) with ``plugin`` last in the chain;
     None if it is so already. Raises ``ConflistError``."""
-    network = _parse(content)
+    network: dict[str, Any] = _parse(content)
     if "plugins" not in network:
-        shared = {key: network.pop(key) for key in ("cniVersion", "name") if key in network}
-        network = {**shared, "plugins": [network]}
+        whole = {key: network.pop(key) for key in ("cniVersion", "name") if key in network}
+        network = whole | {"plugins": [network]}
     version = network.get("cniVersion")
     if version not in SUPPORTED_VERSIONS:
         raise ConflistError(

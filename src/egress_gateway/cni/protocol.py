@@ -1,9 +1,9 @@
 """What the CNI plugin says to the node agent, and what it leaves behind. Values only, no I/O.
 
-The plugin sends one JSON object (``Call``) over a stream socket and closes its half; the same object
-is the record it writes of every pod. The agent answers ``ok\\n``, or ``error\\n`` and a CNI error
-object that the plugin prints as it stands, and closes. Anything else means "try again later", so a
-half-written answer can never start a pod. Formats: https://www.cni.dev/docs/spec/
+The plugin sends one JSON object (``Call``) over a stream socket and closes its half; the same
+object is the record it writes of every pod. The agent answers ``ok\\n``, or ``error\\n`` and a CNI
+error object that the plugin prints as it stands, and closes. Anything else means "try again
+later", so a half-written answer can never start a pod. Formats: https://www.cni.dev/docs/spec/
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ class _Loose(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Unknown fields are somebody else's."""
 
 
-class ResultIP(_Loose, frozen=True):
+class ResultIP(_Loose, frozen=True, kw_only=True):
     address: str = ""
 
 
-class Result(_Loose, frozen=True):
+class Result(_Loose, frozen=True, kw_only=True):
     """The part of a CNI result that is read: the pod's addresses."""
 
     ips: list[ResultIP] | None = None
 
 
-class Attachment(_Loose, frozen=True):
+class Attachment(_Loose, frozen=True, kw_only=True):
     """One of GC's valid attachments."""
 
     container_id: str = msgspec.field(name="containerID", default="")
     if_name: str = msgspec.field(name="ifname", default="")
 
 
-class NetConf(_Loose, frozen=True):
+class NetConf(_Loose, frozen=True, kw_only=True):
     """The network configuration on a plugin's standard input."""
 
     cni_version: str = ""
@@ -70,7 +70,7 @@ class NetConf(_Loose, frozen=True):
     )
 
 
-class Call(_Loose, frozen=True):
+class Call(_Loose, frozen=True, kw_only=True):
     """One call of the plugin by a container runtime, or the record of an ADD."""
 
     command: str

@@ -110,6 +110,20 @@ def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> Co
     )
 
 
+def held_back(name: str) -> Configuration:
+    """Stands for a configuration of which nothing is known: everything is held back."""
+    return Configuration(
+        name=name,
+        uid="",
+        server_key="",
+        port=0,
+        balancer="",
+        gateways=[],
+        default_route=True,
+        exclude_cidrs=[],
+    )
+
+
 def _cause(sgc: StaticGatewayConfiguration) -> str:
     for condition in (find(sgc.status.conditions, READY), *sgc.status.conditions):
         if condition and condition.status != "True" and condition.message:

@@ -48,9 +48,8 @@ class GatewayHealth:
     @property
     def hold_down(self) -> float:
         """Seconds of answers that a lost gateway owes."""
-        return min(
-            self._rules.hold_down * 2 ** max(self._losses - 1, 0), self._rules.hold_down_limit
-        )
+        doubled = self._rules.hold_down * float(2 ** max(self._losses - 1, 0))
+        return min(doubled, self._rules.hold_down_limit)
 
     def sent(self, now: float) -> int:
         """A probe is about to be sent; returns its number. Look at ``state`` afterwards."""
@@ -71,9 +70,8 @@ class GatewayHealth:
         self._answered = number
         if self._answering_since is None:
             self._answering_since = now
-        if self.state == "unknown":
-            self._become("alive", now)
-        elif self.state == "lost" and now - self._answering_since >= self.hold_down:
+        served = self.state == "lost" and now - self._answering_since >= self.hold_down
+        if served or self.state == "unknown":
             self._become("alive", now)
 
     def _forgive(self, now: float) -> None:

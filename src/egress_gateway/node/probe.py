@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from egress_gateway.node import metrics
 from egress_gateway.node.health import GatewayHealth, Rules, State
 
 log = logging.getLogger(__name__)
@@ -31,19 +32,24 @@ Changed = Callable[[str, State, State], None]
 class Prober:
     """``watch`` says which addresses matter; ``state`` answers at once from what is known."""
 
-    def __init__(self, rules: Rules, *, interval: float, on_change: Changed) -> None:
+    def __init__(self, rules: Rules, *, interval: float) -> None:
         self._rules = rules
         self._interval = interval
-        self._on_change = on_change
+        self._callbacks: list[Changed] = []
         self._gateways: dict[str, GatewayHealth] = {}
         self._identifier = os.getpid() & 0xFFFF
         self._socket: socket.socket | None = None
+
+    def on_change(self, callback: Changed) -> None:
+        self._callbacks.append(callback)
 
     def watch(self, addresses: Iterable[str]) -> None:
         """Exactly these IPv4 addresses from now on; what is known of the others is forgotten."""
         wanted = set(addresses)
         for address in self._gateways.keys() - wanted:
             del self._gateways[address]
+            with contextlib.suppress(KeyError):
+                metrics.GATEWAY_USABLE.remove(address)
         for address in sorted(wanted - self._gateways.keys()):
             self._gateways[address] = GatewayHealth(self._rules)
             self._probe(address, asyncio.get_running_loop().time())
@@ -104,8 +110,13 @@ class Prober:
             self._report(address, before, gateway.state)
 
     def _report(self, address: str, before: State, after: State) -> None:
-        if before != after:
-            self._on_change(address, before, after)
+        if before == after:
+            return
+        metrics.GATEWAY_USABLE.labels(address).set(after != "lost")
+        if before != "unknown" or after == "lost":
+            log.warning("gateway is %s", after, extra={"gateway": address})
+        for callback in self._callbacks:
+            callback(address, before, after)
 
 
 def echo_request(identifier: int, number: int) -> bytes:
@@ -127,13 +138,13 @@ def echo_reply(packet: bytes, identifier: int) -> int | None:
     kind, _, _, whose, _ = _HEADER.unpack_from(body)
     if kind != _ECHO_REPLY or whose != identifier:
         return None
-    return int(struct.unpack_from("!Q", body, _HEADER.size)[0])
+    return int.from_bytes(body[_HEADER.size : _HEADER.size + 8])
 
 
 def checksum(message: bytes) -> int:
     """RFC 1071."""
     padded = message + b"\0" * (len(message) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

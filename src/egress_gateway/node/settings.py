@@ -31,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cni_bin_dir: str = "/opt/cni/bin"
     cni_conf_dir: str = "/etc/cni/net.d"
     host_run_dir: str = ""
-    """``run_dir`` as the container runtime sees it, where that differs from what we see."""
+    """``run_dir`` as the container runtime sees it; empty: the same path."""
     attach_timeout: float = 10.0
     """How long CNI ADD may wait for a verified tunnel before the pod is told to try again."""
     resync_interval: float = 5.0
@@ -52,7 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node_mtu: int = 0
     """0: that of the link with the node's default route."""
     health_port: int = 8083
-    log_level: str = "info"
+    uninstall: bool = False
+    """Take the plugin out of the node's CNI chain, take the node's label off, and end."""
 
     @property
     def exceptions(self) -> tuple[IPNetwork, ...]:

@@ -4,7 +4,8 @@
 /run is emptied by a reboot, as the sandboxes are. Files appear whole or not at all.
 
 An attachment's file holds the pod's tunnel key, so that an agent that comes back can repair the
-tunnel without the gateways having to learn a new one. Like the kernel's own copy it is root's alone.
+tunnel without the gateways having to learn a new one. Like the kernel's own copy it is root's
+alone.
 """
 
 from __future__ import annotations

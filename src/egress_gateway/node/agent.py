@@ -1,0 +1,338 @@
+"""Attaches, re-attaches, moves and detaches the pods of one node.
+
+Everything is one level-triggered step, ``_settle``: what should this sandbox look like now, and
+make it so. CNI ADD runs it and waits for the handshake; changes of configurations and pods,
+gateways that are lost, and a timer run it too. So an ADD that was interrupted, a kernel state that
+somebody damaged and an agent that was killed all end in the same state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final
+
+from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.cni.protocol import Call
+from egress_gateway.datapath import keys, netns
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.kube.errors import ApiError
+from egress_gateway.kube.queue import WorkQueue, run_workers
+from egress_gateway.kube.resources import Key, Pod
+from egress_gateway.node import metrics
+from egress_gateway.node.attach import Attachment, Configuration, NotUsable, retarget, want
+from egress_gateway.node.choose import BALANCER
+from egress_gateway.node.endpoints import Endpoints
+from egress_gateway.node.health import State
+from egress_gateway.node.knowledge import Knowledge, annotation
+from egress_gateway.node.pace import Pacer
+from egress_gateway.node.probe import Prober
+from egress_gateway.node.sandbox import Kernel, Sandbox
+from egress_gateway.node.settings import Settings
+from egress_gateway.node.tell import Teller
+from egress_gateway.node.verify import Verifier
+
+log = logging.getLogger(__name__)
+
+_WORKERS: Final = 16
+_AVOID_SECONDS: Final = 30.0
+_WITHDRAW_SECONDS: Final = 1.0
+
+
+class Refused(Exception):
+    """CNI ADD cannot succeed now; the text is for the pod's owner."""
+
+
+class Agent:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        kernel: Kernel,
+        knowledge: Knowledge,
+        endpoints: Endpoints,
+        prober: Prober,
+        teller: Teller,
+    ) -> None:
+        self._settings = settings
+        self._kernel = kernel
+        self._store = kernel.store
+        self._knowledge = knowledge
+        self._endpoints = endpoints
+        self._prober = prober
+        self._teller = teller
+        self._pacer = Pacer(settings.move_rate)
+        self._verifier = Verifier(
+            self._pacer, on_verified=self._on_verified, on_silence=self._on_silence
+        )
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._queue: WorkQueue[str] = WorkQueue("sandbox", backoff_limit=10.0)
+        self._moves: WorkQueue[str] = WorkQueue("move of sandbox", backoff_limit=2.0)
+        knowledge.configurations.on_change(self._on_configuration)
+        knowledge.pods.on_change(self._on_pod)
+        prober.on_change(self._on_gateway)
+
+    # What CNI asks.
+
+    async def add(self, call: Call) -> None:
+        """Attaches the call's pod; returns when its tunnel is verified. Raises ``Refused``."""
+        name = call.configuration
+        if not name:
+            return
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(self._settings.attach_timeout):
+                sandbox = await self._attach(call, name)
+                await sandbox.verified.wait()
+        except (TimeoutError, ApiError, DatapathError, NotUsable) as error:
+            metrics.ATTACH_FAILURES.inc()
+            reason = self._why_not(call, name, error)
+            self._teller.not_ready(call.pod, reason)
+            raise Refused(reason) from error
+        seconds = loop.time() - started
+        metrics.ATTACH_SECONDS.observe(seconds)
+        self._teller.attached(sandbox.attachment, seconds)
+
+    async def delete(self, call: Call) -> None:
+        """Detaches the call's sandbox, if it is attached."""
+        async with self._lock(call.id):
+            await self._detach(call.id)
+
+    def check(self, call: Call) -> str | None:
+        """None if the sandbox is attached and verified, else what is wrong."""
+        sandbox = self._sandboxes.get(call.id)
+        if sandbox is None:
+            return "the sandbox is not attached"
+        self._queue.add(call.id)
+        return None if sandbox.verified.is_set() else "the tunnel has no handshake yet"
+
+    def collect(self, call: Call) -> None:
+        """CNI GC: records of this network whose sandbox the runtime no longer knows."""
+        if call.config.valid_attachments is None:
+            return
+        valid = {f"{a.container_id}-{a.if_name}" for a in call.config.valid_attachments}
+        for sandbox_id in self._store.record_ids() - valid:
+            record = self._store.record(sandbox_id)
+            if record and record.config.name == call.config.name:
+                self._store.forget_record(sandbox_id)
+                self._queue.add(sandbox_id)
+
+    # Life.
+
+    def adopt(self) -> None:
+        """Takes over what an earlier agent left, moving nobody. Blocks; call it before ``run``."""
+        for attachment in self._store.attachments():
+            self._sandboxes[attachment.id] = Sandbox(attachment, self._kernel)
+        self._kernel.sync_sources([s.attachment for s in self._sandboxes.values()])
+        log.info("adopted attachments", extra={"count": len(self._sandboxes)})
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        self._watch_gateways()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(run_workers(self._queue, self._reconcile, _WORKERS))
+                group.create_task(run_workers(self._moves, self._reconcile, _WORKERS))
+                group.create_task(self._resync())
+        finally:
+            for sandbox in self._sandboxes.values():
+                if sandbox.verifier:
+                    sandbox.verifier.cancel()
+
+    @property
+    def sandboxes(self) -> list[Sandbox]:
+        return list(self._sandboxes.values())
+
+    async def _resync(self) -> None:
+        while True:
+            for sandbox_id in self._store.record_ids() | self._sandboxes.keys():
+                self._queue.add(sandbox_id)
+            await asyncio.sleep(self._settings.resync_interval)
+            try:
+                await self._housekeep()
+            except (ApiError, DatapathError) as error:
+                log.warning("housekeeping failed", extra={"error": str(error)})
+
+    async def _housekeep(self) -> None:
+        known = self._store.record_ids() | self._sandboxes.keys()
+        for sandbox_id in [i for i, lock in self._locks.items() if not lock.locked()]:
+            if sandbox_id not in known:
+                del self._locks[sandbox_id]
+        await metrics.observe(self.sandboxes)
+        await self._kernel.run(self._kernel.sources.sync)
+        if self._knowledge.pods.is_synced:
+            await self._endpoints.sweep({s.attachment.uid for s in self.sandboxes})
+
+    # One sandbox.
+
+    async def _attach(self, call: Call, name: str) -> Sandbox:
+        namespace, pod, uid = call.pod
+        uid = uid or await self._knowledge.uid(namespace, pod)
+        configuration = await self._knowledge.usable(namespace, name)
+        async with self._lock(call.id):
+            sandbox = self._sandboxes.get(call.id) or self._new(call, uid, configuration)
+            await self._settle(sandbox, configuration)
+        return sandbox
+
+    async def _reconcile(self, sandbox_id: str) -> None:
+        async with self._lock(sandbox_id):
+            record = self._record(sandbox_id)
+            pod = self._knowledge.pod_of(record)
+            wanted = want(record, pod, known=self._knowledge.pods.is_synced)
+            if record is None or not wanted:
+                await self._detach(sandbox_id)
+                return
+            namespace, name, uid = record.pod
+            sandbox = self._sandboxes.get(sandbox_id)
+            configuration, amiss = self._knowledge.for_running(
+                sandbox.attachment if sandbox else None, namespace, wanted
+            )
+            if amiss:
+                self._teller.not_ready(record.pod, f"{amiss}; the pod is held back")
+            if sandbox is None:
+                uid = uid or await self._knowledge.uid(namespace, name)
+                sandbox = self._new(record, uid, configuration)
+            await self._settle(sandbox, configuration)
+
+    async def _settle(self, sandbox: Sandbox, configuration: Configuration) -> None:
+        """The step: choose the gateway, remember, converge, publish, see to the handshake."""
+        before = sandbox.attachment
+        after = retarget(
+            before,
+            configuration,
+            usable=self._prober.usable,
+            avoid=sandbox.avoided(asyncio.get_running_loop().time()),
+            free_port=self._kernel.free_port,
+        )
+        moved = after.listen_port != before.listen_port
+        if moved:
+            await self._pacer.turn()
+        publishing = asyncio.create_task(self._endpoints.publish(after))
+        try:
+            done = await sandbox.become(after)
+            if after.gateway is not None and not sandbox.attachment.verified:
+                self._verifier.start(sandbox)
+        finally:
+            self._watch_gateways()
+            await publishing
+        if moved and before.gateway is not None:
+            metrics.MOVES.inc()
+            self._teller.moved(before, after)
+        elif done and before.verified and before == after:
+            self._teller.repaired(after, done)
+
+    async def _detach(self, sandbox_id: str) -> None:
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None:
+            return
+        await sandbox.detach()
+        del self._sandboxes[sandbox_id]
+        self._watch_gateways()
+        state = sandbox.attachment
+        self._teller.detached(state)
+        if any(other.attachment.uid == state.uid for other in self.sandboxes):
+            return
+        try:
+            async with asyncio.timeout(_WITHDRAW_SECONDS):
+                await self._endpoints.withdraw(state)
+        except (ApiError, TimeoutError) as error:
+            # The sweep deletes it later, and so does the end of the Pod.
+            log.info("PodEndpoint is left for the sweep", extra={"error": str(error)})
+
+    def _new(self, call: Call, uid: str, configuration: Configuration) -> Sandbox:
+        namespace, pod, _ = call.pod
+        pair = keys.generate()
+        attachment = Attachment(
+            id=call.id,
+            container_id=call.container_id,
+            if_name=call.if_name,
+            netns=call.netns,
+            namespace=namespace,
+            pod=pod,
+            uid=uid,
+            addresses=[str(address) for address in call.addresses],
+            private_key=pair.private,
+            public_key=pair.public,
+            configuration=configuration,
+        )
+        sandbox = self._sandboxes[call.id] = Sandbox(attachment, self._kernel)
+        return sandbox
+
+    def _record(self, sandbox_id: str) -> Call | None:
+        """The sandbox's record; one whose namespace is gone is forgotten: its runtime lost it
+        without a DEL."""
+        record = self._store.record(sandbox_id)
+        if record is None or netns.is_namespace(Path(record.netns)):
+            return record
+        self._store.forget_record(sandbox_id)
+        return None
+
+    def _why_not(self, call: Call, name: str, error: Exception) -> str:
+        if not isinstance(error, TimeoutError):
+            return str(error)
+        namespace, _, _ = call.pod
+        try:
+            configuration = self._knowledge.usable_now(namespace, name)
+        except NotUsable as cause:
+            return str(cause)
+        gateways = ", ".join(f"{g.name} ({g.address})" for g in configuration.gateways) or "none"
+        return (
+            f"no gateway of StaticGatewayConfiguration {namespace}/{name} completed a handshake "
+            f"within {self._settings.attach_timeout:g} s (gateways: {gateways}); check the "
+            f"gateway nodes and that UDP {configuration.port} reaches them"
+        )
+
+    def _watch_gateways(self) -> None:
+        attached = (s.attachment.configuration for s in self._sandboxes.values())
+        self._prober.watch({g.address for c in attached for g in c.gateways})
+
+    def _lock(self, sandbox_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(sandbox_id, asyncio.Lock())
+
+    # What happens.
+
+    def _on_configuration(
+        self,
+        key: Key,
+        old: StaticGatewayConfiguration | None,
+        new: StaticGatewayConfiguration | None,
+    ) -> None:
+        for sandbox_id, sandbox in self._sandboxes.items():
+            state = sandbox.attachment
+            if (state.namespace, state.configuration.name) == key:
+                self._queue.add(sandbox_id)
+
+    def _on_pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+        if new and new.spec.host_network and annotation(new) and not new.finished:
+            self._teller.host_network(new)
+            return
+        for sandbox_id, sandbox in self._sandboxes.items():
+            if (sandbox.attachment.namespace, sandbox.attachment.pod) == key:
+                self._queue.add(sandbox_id)
+        if old and new and annotation(old) != annotation(new):
+            for sandbox_id in self._store.record_ids() - self._sandboxes.keys():
+                record = self._store.record(sandbox_id)
+                if record and record.pod[:2] == key:
+                    self._queue.add(sandbox_id)
+
+    def _on_gateway(self, address: str, old: State, new: State) -> None:
+        """Its pods leave a gateway that is lost. One that is back takes only pods that had to go
+        to the load balancer: all others would lose connections for nothing."""
+        for sandbox_id, sandbox in self._sandboxes.items():
+            state = sandbox.attachment
+            listed = address in {g.address for g in state.configuration.gateways}
+            returns = new == "alive" and listed and state.gateway == BALANCER
+            if returns or (new == "lost" and state.address == address):
+                self._moves.add(sandbox_id)
+
+    def _on_silence(self, sandbox: Sandbox) -> None:
+        now = asyncio.get_running_loop().time()
+        sandbox.avoid(sandbox.attachment.gateway or BALANCER, now + _AVOID_SECONDS)
+        self._moves.add(sandbox.attachment.id)
+
+    def _on_verified(self, sandbox: Sandbox) -> None:
+        # The next pass clears the keepalive that made the tunnel speak.
+        self._queue.add(sandbox.attachment.id)

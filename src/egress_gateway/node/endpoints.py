@@ -1,0 +1,123 @@
+"""Tells gateways about this node's attached pods: one PodEndpoint each, owned by its Pod.
+
+A label with the node's name lets an agent watch its own endpoints only, so that one which somebody
+deleted or changed comes back, and one whose pod is gone goes, at the cost of this node's pods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection
+from typing import Any, Final
+
+from egress_gateway.api import names
+from egress_gateway.api.types import PodEndpoint, PodEndpointSpec
+from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.errors import Conflict, NotFound
+from egress_gateway.kube.resources import POD_ENDPOINTS, Key
+from egress_gateway.node.attach import Attachment
+
+log = logging.getLogger(__name__)
+
+NODE_LABEL: Final = f"{names.GROUP}/node"
+
+
+def label_value(node: str) -> str:
+    """``node`` as a label's value, which holds at most 63 characters (a node's name may be
+    longer)."""
+    return node if len(node) <= 63 else hashlib.sha1(node.encode()).hexdigest()  # noqa: S324
+
+
+def spec_of(attachment: Attachment, node: str) -> PodEndpointSpec:
+    first_v4 = next((a for a in attachment.addresses if ":" not in a), "")
+    return PodEndpointSpec(
+        static_gateway_configuration=attachment.configuration.name,
+        pod_ip_address=first_v4,
+        pod_public_key=attachment.public_key,
+        pod_ips=attachment.addresses,
+        pod_uid=attachment.uid,
+        node_name=node,
+    )
+
+
+def document(attachment: Attachment, node: str) -> dict[str, Any]:
+    """The whole PodEndpoint, as server-side apply wants it."""
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": attachment.pod, "uid": attachment.uid}
+    spec = spec_of(attachment, node)
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "PodEndpoint",
+        "metadata": {
+            "name": attachment.pod,
+            "namespace": attachment.namespace,
+            "labels": {NODE_LABEL: label_value(node)},
+            "ownerReferences": [owner],
+        },
+        "spec": {
+            "staticGatewayConfiguration": spec.static_gateway_configuration,
+            "podIpAddress": spec.pod_ip_address,
+            "podPublicKey": spec.pod_public_key,
+            "podIps": spec.pod_ips,
+            "podUid": spec.pod_uid,
+            "nodeName": spec.node_name,
+        },
+    }
+
+
+def leftovers(present: Collection[PodEndpoint], node: str, pods: Collection[str]) -> list[Key]:
+    """Endpoints of this node that belong to none of ``pods`` (UIDs of attached pods)."""
+    return [
+        Key(e.metadata.namespace, e.metadata.name)
+        for e in present
+        if e.spec.node_name == node and e.spec.pod_uid not in pods
+    ]
+
+
+class Endpoints:
+    """``cache`` holds the PodEndpoints labelled with this node."""
+
+    def __init__(self, client: Client, cache: Cache[PodEndpoint], node: str) -> None:
+        self._client = client
+        self._cache = cache
+        self._node = node
+
+    @staticmethod
+    def selector(node: str) -> str:
+        return f"{NODE_LABEL}={label_value(node)}"
+
+    async def publish(self, attachment: Attachment) -> None:
+        """Writes the pod's endpoint if it differs from what is known to be there. A pod that is
+        held back for lack of a configuration has none."""
+        if not attachment.configuration.uid:
+            return
+        present = self._cache.get(attachment.namespace, attachment.pod)
+        if present is None or not self._matches(present, attachment):
+            await self._client.apply(POD_ENDPOINTS, document(attachment, self._node))
+
+    async def withdraw(self, attachment: Attachment) -> None:
+        """Deletes the pod's endpoint unless it already belongs to a namesake."""
+        present = self._cache.get(attachment.namespace, attachment.pod)
+        if present is not None and present.spec.pod_uid != attachment.uid:
+            return
+        await self._delete(Key(attachment.namespace, attachment.pod), present)
+
+    async def sweep(self, pods: Collection[str]) -> None:
+        """Deletes endpoints that a crash left over. ``pods``: UIDs of the attached ones."""
+        if not self._cache.is_synced:
+            return
+        for key in leftovers(self._cache.values(), self._node, pods):
+            log.info("deleting a PodEndpoint whose pod is not attached", extra={"pod": str(key)})
+            await self._delete(key, self._cache.get(*key))
+
+    async def _delete(self, key: Key, present: PodEndpoint | None) -> None:
+        uid = present.metadata.uid if present else None
+        try:
+            await self._client.delete(POD_ENDPOINTS, key.name, key.namespace, uid=uid)
+        except (NotFound, Conflict):
+            return  # gone, or another of that name by now
+
+    def _matches(self, present: PodEndpoint, attachment: Attachment) -> bool:
+        owners = {owner.uid for owner in present.metadata.owner_references}
+        return present.spec == spec_of(attachment, self._node) and attachment.uid in owners

@@ -1,0 +1,89 @@
+"""What the node agent knows of configurations and pods, from caches that outlive the API server."""
+
+from __future__ import annotations
+
+import asyncio
+
+from egress_gateway.api import names
+from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.cni.protocol import Call
+from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.resources import Key, Pod
+from egress_gateway.node.attach import (
+    Attachment,
+    Configuration,
+    NotUsable,
+    held_back,
+    usable_configuration,
+)
+
+
+class Knowledge:
+    """``configurations`` of the whole cluster, ``pods`` of this node."""
+
+    def __init__(self, configurations: Cache[StaticGatewayConfiguration], pods: Cache[Pod]) -> None:
+        self.configurations = configurations
+        self.pods = pods
+        self._changed = asyncio.Event()
+        configurations.on_change(self._on_change)
+        pods.on_change(self._on_change)
+
+    async def usable(self, namespace: str, name: str) -> Configuration:
+        """The configuration, as soon as pods can use it."""
+        while True:
+            changed = self._changed
+            try:
+                return self.usable_now(namespace, name)
+            except NotUsable:
+                await changed.wait()
+
+    def usable_now(self, namespace: str, name: str) -> Configuration:
+        """Raises ``NotUsable`` saying why."""
+        key = f"{namespace}/{name}"
+        found = self.configurations.get(namespace, name)
+        if found is None and not self.configurations.is_synced:
+            raise NotUsable(
+                f"StaticGatewayConfiguration {key} is not known yet: the node agent has not "
+                "heard from the Kubernetes API since it started"
+            )
+        return usable_configuration(found, key)
+
+    def for_running(
+        self, attachment: Attachment | None, namespace: str, name: str
+    ) -> tuple[Configuration, str]:
+        """What a running pod follows, and what is amiss with it ("" if nothing): the
+        configuration if it is usable, else the last that was known of it, else one that holds
+        everything back. A running pod is never released for lack of knowledge."""
+        try:
+            return self.usable_now(namespace, name), ""
+        except NotUsable as error:
+            amiss = str(error) if self.configurations.is_synced else ""
+        if attachment and attachment.configuration.name == name:
+            return attachment.configuration, amiss
+        return held_back(name), amiss
+
+    async def uid(self, namespace: str, pod: str) -> str:
+        """For runtimes that do not say it: the UID of the pod, as soon as the API has it."""
+        while True:
+            changed = self._changed
+            found = self.pods.get(namespace, pod)
+            if found is not None:
+                return found.metadata.uid
+            await changed.wait()
+
+    def pod_of(self, record: Call | None) -> Pod | None:
+        """The record's Pod; not a namesake that came after it."""
+        if record is None:
+            return None
+        namespace, name, uid = record.pod
+        pod = self.pods.get(namespace, name)
+        return pod if pod and (not uid or pod.metadata.uid == uid) else None
+
+    def _on_change(self, key: Key, old: object, new: object) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def annotation(pod: Pod | None) -> str:
+    """The configuration that the pod names; "" if it names none."""
+    return pod.metadata.annotations.get(names.POD_ANNOTATION, "") if pod else ""

@@ -1,0 +1,120 @@
+"""The node agent's process: puts the parts together, and takes them down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from egress_gateway.api import names
+from egress_gateway.cni import binary, conflist
+from egress_gateway.cni.install import Installer
+from egress_gateway.datapath import backends
+from egress_gateway.datapath.sources import SourceFilter
+from egress_gateway.kube import config
+from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.events import Recorder
+from egress_gateway.kube.resources import POD_ENDPOINTS, PODS, SGCS
+from egress_gateway.node import server
+from egress_gateway.node.agent import Agent
+from egress_gateway.node.attach import NodeFacts
+from egress_gateway.node.endpoints import Endpoints
+from egress_gateway.node.health import Rules
+from egress_gateway.node.knowledge import Knowledge
+from egress_gateway.node.mtu import default_route_mtu
+from egress_gateway.node.probe import Prober
+from egress_gateway.node.readiness import Readiness
+from egress_gateway.node.sandbox import Kernel
+from egress_gateway.node.settings import Settings
+from egress_gateway.node.store import Store
+from egress_gateway.node.tell import Teller
+from egress_gateway.service.health import HealthServer
+
+log = logging.getLogger(__name__)
+
+_THREADS = 16
+_MARGIN = 5.0
+"""Seconds that the plugin waits for longer than the agent, so that the agent says why."""
+
+
+async def run(settings: Settings) -> None:
+    """Works until cancelled. Pods keep their tunnels when it ends."""
+    access = config.load(settings.kubeconfig or None)
+    async with Client(access, names.FIELD_MANAGER_NODE) as client:
+        readiness = Readiness(_installer(settings), client, settings.node_name)
+        if settings.uninstall:
+            await readiness.retire()
+            return
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="kernel") as executor:
+            await _serve(settings, client, readiness, executor)
+
+
+async def _serve(
+    settings: Settings, client: Client, readiness: Readiness, executor: ThreadPoolExecutor
+) -> None:
+    node = settings.node_name
+    configurations = Cache(client, SGCS)
+    pods = Cache(client, PODS, fields=f"spec.nodeName={node}")
+    present = Cache(client, POD_ENDPOINTS, labels=Endpoints.selector(node))
+    recorder = Recorder(client, "static-egress-gateway-node", instance=node)
+    rules = Rules(misses=settings.probe_misses, hold_down=settings.hold_down)
+    prober = Prober(rules, interval=settings.probe_interval)
+    agent = Agent(
+        settings=settings,
+        kernel=_kernel(settings, executor),
+        knowledge=Knowledge(configurations, pods),
+        endpoints=Endpoints(client, present, node),
+        prober=prober,
+        teller=Teller(recorder),
+    )
+    agent.adopt()
+    async with _health(settings, readiness), asyncio.TaskGroup() as group:
+        for cache in (configurations, pods, present):
+            group.create_task(cache.run())
+        group.create_task(recorder.run())
+        group.create_task(prober.run())
+        group.create_task(agent.run())
+        # The socket is there before the chain names the plugin that calls it.
+        group.create_task(server.serve(agent, settings.run_path))
+        group.create_task(readiness.run())
+
+
+def _kernel(settings: Settings, executor: ThreadPoolExecutor) -> Kernel:
+    mtu = settings.node_mtu or default_route_mtu()
+    backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
+    log.info("data path", extra={"wireguard": backend.kind, "node_mtu": mtu})
+    return Kernel(
+        facts=NodeFacts(mtu=mtu, exceptions=settings.exceptions),
+        backend=backend,
+        sources=SourceFilter(),
+        store=Store(settings.run_path),
+        executor=executor,
+        ports=range(settings.listen_port_first, settings.listen_port_last + 1),
+    )
+
+
+def _installer(settings: Settings) -> Installer:
+    return Installer(
+        plugin=binary.path(),
+        bin_dir=Path(settings.cni_bin_dir),
+        conf_dir=Path(settings.cni_conf_dir),
+        entry=conflist.entry(
+            run_dir=settings.host_run_dir or settings.run_dir,
+            agent_timeout=settings.attach_timeout + _MARGIN,
+        ),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _health(settings: Settings, readiness: Readiness) -> AsyncIterator[None]:
+    health = HealthServer(port=settings.health_port)
+    health.add_check("plugin", lambda: readiness.problem)
+    await health.start()
+    try:
+        yield
+    finally:
+        await health.close()

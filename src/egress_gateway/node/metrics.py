@@ -1,0 +1,52 @@
+"""What the node agent counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from egress_gateway.node.sandbox import Sandbox
+
+_PREFIX: Final = "egress_gateway_node"
+
+ATTACHED: Final = Gauge(f"{_PREFIX}_attached_pods", "Pods that this node has attached.")
+UNVERIFIED: Final = Gauge(
+    f"{_PREFIX}_unverified_pods", "Attached pods whose tunnel has no handshake yet: held back."
+)
+ATTACH_SECONDS: Final = Histogram(
+    f"{_PREFIX}_attach_seconds",
+    "From CNI ADD of an annotated pod to its verified tunnel.",
+    buckets=(0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10),
+)
+ATTACH_FAILURES: Final = Counter(
+    f"{_PREFIX}_attach_failures_total", "CNI ADDs of annotated pods that were told to try again."
+)
+MOVES: Final = Counter(f"{_PREFIX}_moves_total", "Tunnels moved to another gateway.")
+HELD: Final = Gauge(
+    f"{_PREFIX}_held_packets",
+    "Packets that a pod's hold has kept from leaving with another address.",
+    labelnames=("namespace", "pod"),
+)
+GATEWAY_USABLE: Final = Gauge(
+    f"{_PREFIX}_gateway_usable",
+    "1: the gateway answers this node's probes; 0: it is lost.",
+    labelnames=("address",),
+)
+PLUGIN_IN_PLACE: Final = Gauge(
+    f"{_PREFIX}_plugin_in_place", "1: the CNI plugin is last in the node's chain."
+)
+
+
+async def observe(sandboxes: Sequence[Sandbox]) -> None:
+    """Takes stock of the attached pods."""
+    ATTACHED.set(len(sandboxes))
+    UNVERIFIED.set(sum(not sandbox.verified.is_set() for sandbox in sandboxes))
+    HELD.clear()
+    for sandbox in sandboxes:
+        state = sandbox.attachment
+        held = await sandbox.held()
+        if not sandbox.gone:
+            HELD.labels(state.namespace, state.pod).set(held)

@@ -1,0 +1,130 @@
+"""Keeps the plugin in the node's chain, and lets the Node say so.
+
+The label is what annotated pods are scheduled by, so it is there exactly while the plugin is; AKS's
+taint "CNI not ready" goes when it is. The chain is looked at whenever a file in its folder changes
+(inotify) and every few seconds in any case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from egress_gateway.api import names
+from egress_gateway.cni.install import Installer, InstallError
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.errors import ApiError, Conflict
+from egress_gateway.kube.resources import NODES
+from egress_gateway.node import metrics
+
+log = logging.getLogger(__name__)
+
+_INTERVAL: Final = 5.0
+_IN_CLOSE_WRITE, _IN_MOVED_FROM, _IN_MOVED_TO, _IN_DELETE = 0x8, 0x40, 0x80, 0x200
+_IN_NONBLOCK: Final = 0x800
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class Readiness:
+    """``problem`` says why the plugin is not in place; None when it is."""
+
+    def __init__(self, installer: Installer, client: Client, node: str) -> None:
+        self._installer = installer
+        self._client = client
+        self._node = node
+        self._told: bool | None = None
+        self.problem: str | None = "the CNI plugin has not been installed yet"
+
+    async def run(self) -> None:
+        """Installs, tells, watches; until cancelled."""
+        with folder_changes(self._installer.conf_dir) as changed:
+            while True:
+                changed.clear()
+                self._install()
+                await self._tell(self.problem is None)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_INTERVAL):
+                        await changed.wait()
+
+    async def retire(self) -> None:
+        """Takes the label off and the plugin out of the chain."""
+        await self._write(False)
+        for done in self._installer.remove(keep_executable=True):
+            log.info(done)
+
+    def _install(self) -> None:
+        before = self.problem
+        try:
+            for done in self._installer.converge():
+                log.info(done)
+            self.problem = None
+        except InstallError as error:
+            self.problem = str(error)
+            if before != self.problem:
+                log.warning("CNI plugin is not in place", extra={"error": self.problem})
+        metrics.PLUGIN_IN_PLACE.set(self.problem is None)
+
+    async def _tell(self, ready: bool) -> None:
+        try:
+            await self._write(ready)
+        except ApiError as error:
+            log.warning("cannot label the node", extra={"error": str(error)})
+
+    async def _write(self, ready: bool) -> None:
+        # NB: read and written whole, not trimmed: a patch of taints replaces the list.
+        node = await self._client.get(NODES.untyped(), self._node)
+        patch = node_patch(node, ready=ready)
+        if patch:
+            with contextlib.suppress(Conflict):  # next time
+                await self._client.merge_patch(NODES.untyped(), self._node, patch)
+                log.info("node label", extra={"ready": ready})
+
+
+def node_patch(node: dict[str, Any], *, ready: bool) -> dict[str, Any] | None:
+    """The merge patch that makes a Node say whether it is ``ready``; None if it does. Pure."""
+    metadata: dict[str, Any] = {}
+    labels = node["metadata"].get("labels") or {}
+    value = "true" if ready else None
+    if labels.get(names.NODE_READY_LABEL) != value:
+        metadata["labels"] = {names.NODE_READY_LABEL: value}
+    patch: dict[str, Any] = {"metadata": metadata} if metadata else {}
+    taints = (node.get("spec") or {}).get("taints") or []
+    kept = [taint for taint in taints if taint.get("key") != names.CNI_NOT_READY_TAINT]
+    if ready and kept != taints:
+        # Conditional, or a taint that somebody adds meanwhile would be lost.
+        metadata["resourceVersion"] = node["metadata"].get("resourceVersion", "")
+        patch = {"metadata": metadata, "spec": {"taints": kept or None}}
+    return patch or None
+
+
+@contextlib.contextmanager
+def folder_changes(folder: Path) -> Iterator[asyncio.Event]:
+    """An event that is set when a file of ``folder`` is written, moved or deleted (inotify(7)).
+    Where the folder does not exist or the kernel refuses, it is never set."""
+    changed = asyncio.Event()
+    descriptor = _libc.inotify_init1(_IN_NONBLOCK | os.O_CLOEXEC)
+    mask = _IN_CLOSE_WRITE | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_DELETE
+    if descriptor < 0 or _libc.inotify_add_watch(descriptor, os.fsencode(folder), mask) < 0:
+        log.info("no inotify; the folder is looked at regularly", extra={"folder": str(folder)})
+    if descriptor < 0:
+        yield changed
+        return
+
+    def read() -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(descriptor, 4096):
+                changed.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, read)
+    try:
+        yield changed
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)

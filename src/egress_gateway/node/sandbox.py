@@ -1,0 +1,174 @@
+"""One attached sandbox: its state and the thread-side hands on its namespace.
+
+State is kept (``Store``) before the kernel is touched, so that whatever a killed agent has left in
+a namespace is found and finished, or taken down, by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from egress_gateway.datapath.errors import PortInUse
+from egress_gateway.datapath.pod import PodDesired, PodSide, tunnel_name
+from egress_gateway.datapath.sources import SourceFilter
+from egress_gateway.datapath.wireguard import Backend
+from egress_gateway.node.attach import Attachment, NodeFacts, pod_desired
+from egress_gateway.node.store import Store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Kernel:
+    """What all sandboxes of a node share: the back end, the threads, the ports."""
+
+    def __init__(
+        self,
+        *,
+        facts: NodeFacts,
+        backend: Backend,
+        sources: SourceFilter,
+        store: Store,
+        executor: Executor,
+        ports: range,
+    ) -> None:
+        self.facts = facts
+        self.backend = backend
+        self.sources = sources
+        self.store = store
+        self._executor = executor
+        self._ports = ports
+        self._used: set[int] = set()
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """``function`` in a worker thread: kernel calls block."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, functools.partial(function, *arguments))
+
+    def sync_sources(self, attachments: Sequence[Attachment]) -> None:
+        """Tells the node's filter which gateway each listen port belongs to."""
+        self.sources.sync(
+            {
+                a.listen_port: ipaddress.ip_address(a.address)
+                for a in attachments
+                if a.gateway is not None
+            }
+        )
+
+    def free_port(self) -> int:
+        """A listen port that no tunnel of this node has, different each time."""
+        for _ in range(1000):
+            port = self._ports[secrets.randbelow(len(self._ports))]
+            if port not in self._used:
+                self._used.add(port)
+                return port
+        raise RuntimeError(
+            f"no free UDP port between {self._ports[0]} and {self._ports[-1]}; "
+            "widen listen_port_first and listen_port_last"
+        )
+
+    def claim_port(self, port: int) -> None:
+        """The port belongs to a tunnel that an earlier agent made."""
+        self._used.add(port)
+
+    def release_port(self, port: int) -> None:
+        self._used.discard(port)
+
+
+class Sandbox:
+    """Calls take turns. ``attachment`` is what the kernel was last told to look like."""
+
+    def __init__(self, attachment: Attachment, kernel: Kernel) -> None:
+        self.attachment = attachment
+        self.verified = asyncio.Event()
+        self.verifier: asyncio.Task[None] | None = None
+        self.gone = False
+        self._avoid: dict[str, float] = {}
+        self._lock = asyncio.Lock()
+        self._kept = False
+        self._kernel = kernel
+        self._side = PodSide(Path(attachment.netns), backend=kernel.backend, sources=kernel.sources)
+        if attachment.listen_port:
+            kernel.claim_port(attachment.listen_port)
+        if attachment.verified:
+            self.verified.set()
+
+    async def become(self, attachment: Attachment) -> list[str]:
+        """Remembers ``attachment`` and makes the namespace so; returns what was done."""
+        async with self._lock:
+            while True:
+                self._remember(attachment)
+                try:
+                    done = await self._kernel.run(self._side.converge, self._desired())
+                except PortInUse:
+                    extra = {"port": attachment.listen_port}
+                    log.info("listen port is taken, trying another", extra=extra)
+                    port = self._kernel.free_port()
+                    attachment = msgspec.structs.replace(attachment, listen_port=port)
+                else:
+                    return [type(action).__name__ for action in done]
+
+    async def verify(self) -> bool:
+        """Whether a handshake has completed since the tunnel was set up or moved."""
+        async with self._lock:
+            device = await self._kernel.run(self._side.status, self._desired())
+            peer = device.peers.get(self.attachment.configuration.server_key) if device else None
+            if peer is None or not peer.last_handshake:
+                return False
+            if not self.attachment.verified:
+                self._remember(msgspec.structs.replace(self.attachment, verified=True))
+            self.verified.set()
+            return True
+
+    async def handshake_again(self) -> None:
+        async with self._lock:
+            await self._kernel.run(self._side.handshake_again, self._desired())
+
+    async def held(self) -> int:
+        """Packets held back so far."""
+        return await self._kernel.run(self._side.held)
+
+    async def detach(self) -> None:
+        """Takes everything down, whether or not the namespace still exists."""
+        self.gone = True
+        if self.verifier:
+            self.verifier.cancel()
+        state = self.attachment
+        name = tunnel_name(state.container_id, state.if_name)
+        async with self._lock:
+            detach = functools.partial(self._side.detach, listen_port=state.listen_port or None)
+            await self._kernel.run(detach, name)
+        self._kernel.release_port(state.listen_port)
+        self._kernel.store.forget(state.id)
+
+    def avoid(self, gateway: str, until: float) -> None:
+        """The gateway answers probes but not this pod's handshake."""
+        self._avoid[gateway] = until
+
+    def avoided(self, now: float) -> set[str]:
+        self._avoid = {name: until for name, until in self._avoid.items() if until > now}
+        return set(self._avoid)
+
+    def _remember(self, attachment: Attachment) -> None:
+        before, self.attachment = self.attachment, attachment
+        if before.listen_port != attachment.listen_port:
+            self._kernel.release_port(before.listen_port)
+        if not attachment.verified:
+            self.verified.clear()
+        if before != attachment or not self._kept:
+            self._kernel.store.keep(attachment)
+            self._kept = True
+
+    def _desired(self) -> PodDesired:
+        return pod_desired(self.attachment, self._kernel.facts)

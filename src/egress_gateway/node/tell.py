@@ -1,0 +1,64 @@
+"""What the node agent tells people: Events on pods, and log lines."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from egress_gateway.kube.events import Recorder
+from egress_gateway.kube.resources import PODS, Pod, Reference
+from egress_gateway.node.attach import Attachment
+from egress_gateway.node.choose import BALANCER
+
+log = logging.getLogger(__name__)
+
+NOT_READY: Final = "EgressNotReady"
+HOST_NETWORK: Final = "EgressRefused"
+
+
+class Teller:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def not_ready(self, pod: tuple[str, str, str], reason: str) -> None:
+        """``pod``: (namespace, name, uid)."""
+        namespace, name, uid = pod
+        target = Reference(api_version="v1", kind="Pod", namespace=namespace, name=name, uid=uid)
+        self._recorder.event(target, "Warning", NOT_READY, reason)
+
+    def host_network(self, pod: Pod) -> None:
+        self._recorder.event(
+            PODS.reference(pod),
+            "Warning",
+            HOST_NETWORK,
+            "a hostNetwork pod has the node's own addresses and cannot use a static egress "
+            "gateway; set hostNetwork: false or remove the annotation",
+        )
+
+    def attached(self, attachment: Attachment, seconds: float) -> None:
+        extra = {**_fields(attachment), "milliseconds": round(seconds * 1000)}
+        log.info("attached pod", extra=extra)
+
+    def detached(self, attachment: Attachment) -> None:
+        log.info("detached pod", extra=_fields(attachment))
+
+    def moved(self, before: Attachment, after: Attachment) -> None:
+        extra = {**_fields(after), "from": _gateway(before)}
+        log.warning("moved pod to another gateway", extra=extra)
+
+    def repaired(self, attachment: Attachment, did: list[str]) -> None:
+        log.warning("repaired pod", extra={**_fields(attachment), "did": did})
+
+
+def _fields(attachment: Attachment) -> dict[str, str]:
+    return {
+        "pod": f"{attachment.namespace}/{attachment.pod}",
+        "configuration": attachment.configuration.name,
+        "gateway": _gateway(attachment),
+    }
+
+
+def _gateway(attachment: Attachment) -> str:
+    if attachment.gateway is None:
+        return "none"
+    return "load balancer" if attachment.gateway == BALANCER else attachment.gateway

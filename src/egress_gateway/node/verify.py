@@ -1,0 +1,98 @@
+"""Sees to it that a tunnel gets its handshake, however often it must be started again.
+
+The gateway may learn of the pod a moment after the first initiation, which WireGuard itself would
+repeat only after five seconds. Repeating too fast is no better: initiations within 20 ms of each
+other are refused, and too many make the gateway ask for cookies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.node.pace import Pacer
+from egress_gateway.node.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY: Final = 0.05
+_GROWTH: Final = 1.6
+_LONGEST: Final = 5.0
+SILENCE: Final = 1.5
+"""Seconds without a handshake after which another gateway is worth a try."""
+
+
+@dataclass(slots=True)
+class Schedule:
+    """When to look and when to initiate again. Pure; times in seconds of any one clock."""
+
+    started: float
+    again_at: float
+    delay: float = FIRST_RETRY
+
+    @classmethod
+    def at(cls, now: float) -> Schedule:
+        return cls(now, now + FIRST_RETRY)
+
+    def due(self, now: float, jitter: float) -> bool:
+        """Whether to initiate again now; then the next time is set. ``jitter``: 0 to 1."""
+        if now < self.again_at:
+            return False
+        self.delay = min(self.delay * _GROWTH, _LONGEST)
+        self.again_at = now + self.delay * (1 + 0.25 * jitter)
+        return True
+
+    def silent(self, now: float) -> bool:
+        return now - self.started > SILENCE
+
+    def look_after(self, now: float) -> float:
+        """Seconds until the next look: often at first, when a pod's start waits for it."""
+        return min(max(0.003, (now - self.started) / 20), 0.5)
+
+
+class Verifier:
+    """``on_verified`` and ``on_silence`` must not block. One task a sandbox, until verified."""
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        *,
+        on_verified: Callable[[Sandbox], None],
+        on_silence: Callable[[Sandbox], None],
+    ) -> None:
+        self._pacer = pacer
+        self._on_verified = on_verified
+        self._on_silence = on_silence
+
+    def start(self, sandbox: Sandbox) -> None:
+        """Nothing happens if it is under way. Call again after a move."""
+        if sandbox.verifier is None or sandbox.verifier.done():
+            sandbox.verifier = asyncio.create_task(self._run(sandbox))
+
+    async def _run(self, sandbox: Sandbox) -> None:
+        loop = asyncio.get_running_loop()
+        port, schedule = 0, Schedule.at(loop.time())
+        while not sandbox.gone:
+            now = loop.time()
+            if sandbox.attachment.listen_port != port:  # a new tunnel, or moved
+                port, schedule = sandbox.attachment.listen_port, Schedule.at(now)
+            try:
+                if await sandbox.verify():
+                    self._on_verified(sandbox)
+                    return
+                if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
+                    await self._pacer.turn()
+                    await sandbox.handshake_again()
+            except DatapathError as error:
+                # The next pass over the sandbox repairs what is broken and starts us again.
+                log.info("tunnel cannot be verified", extra={"error": str(error)})
+                return
+            if schedule.silent(now):
+                schedule.started = now
+                self._on_silence(sandbox)
+            await asyncio.sleep(schedule.look_after(loop.time()))
