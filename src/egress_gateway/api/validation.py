@@ -20,6 +20,7 @@ _PREFIX_ID: Final = re.compile(
     r"/providers/Microsoft\.Network/publicIPPrefixes/(?P<name>[^/]+)",
     re.IGNORECASE,
 )
+_LENGTH: Final = re.compile(r"/(0|[1-9][0-9]{0,2})\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +134,10 @@ def _cidrs(cidrs: list[str]) -> list[Problem]:
     problems = []
     for index, text in enumerate(cidrs):
         field = f"spec.excludeCidrs[{index}]"
-        if "/" not in text:
+        # NB: ip_network() alone also takes netmasks (/255.0.0.0), padded lengths and zones.
+        if not _LENGTH.search(text) or "%" in text:
             problems.append(
-                Problem(field, f"{text!r} is not a CIDR", "add a prefix length, such as /32")
+                Problem(field, f"{text!r} is not a CIDR", "write address/length, such as /32")
             )
             continue
         try:
