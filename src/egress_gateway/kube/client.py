@@ -293,7 +293,8 @@ class Client:
                 fresh = True
             elif isinstance(error, errors.TooManyRequests) and shed < _SHED_RETRIES:
                 shed += 1
-                await asyncio.sleep(min(error.retry_after or 1.0, _SHED_WAIT_MAX))
+                wait = 1.0 if error.retry_after is None else error.retry_after
+                await asyncio.sleep(min(wait, _SHED_WAIT_MAX))
             else:
                 raise error
 
