@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import copy
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping

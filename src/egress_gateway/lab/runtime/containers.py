@@ -148,7 +148,7 @@ class Container:
             return
         started = self.state["running"]["startedAt"]
         self._terminated(await self.process.wait(), started)
-        self._close_output()
+        self.close_output()
 
     async def _pre_stop(self, grace: float) -> None:
         hook = ((self.spec.get("lifecycle") or {}).get("preStop") or {}).get("exec")
@@ -197,7 +197,7 @@ class Container:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await asyncio.shield(pumps)
-        self._close_output()
+        self.close_output()
 
     def _image(self) -> images.Image:
         reference: str = self.spec["image"]
@@ -241,7 +241,7 @@ class Container:
                 container=spec, terminal=terminal,
             )  # fmt: skip
         except MachineError as error:
-            self._close_output()
+            self.close_output()
             self._pod.event("Warning", "Failed", f"Error: failed to start container: {error}")
             raise CannotStart("RunContainerError", str(error)) from error
         self._pod.event("Normal", "Created", f"Created container: {self.name}")
@@ -290,7 +290,8 @@ class Container:
         self.log = LogFile(self._pod.node.path(f"{folder}/{self.restarts}.log"))
         self.stdio = open_stdio(stdin=bool(self.spec.get("stdin")), terminal=terminal)
 
-    def _close_output(self) -> None:
+    def close_output(self) -> None:
+        """Lets go of streams and log. Idempotent."""
         if self.stdio is not None:
             self.stdio.close()
         if self.log is not None:

@@ -151,6 +151,8 @@ class Pod:
         finally:
             publisher.cancel()
             await asyncio.gather(publisher, return_exceptions=True)
+            for container in [*self.inits, *self.containers]:
+                container.close_output()
         if not self._gone:
             await self._post_status()
             await self._delete_object()
