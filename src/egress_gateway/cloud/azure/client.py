@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from azure.core.exceptions import AzureError
-from azure.core.pipeline.policies import SansIOHTTPPolicy
+from azure.core.pipeline.policies import AsyncRetryPolicy, SansIOHTTPPolicy
 from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.mgmt.network.aio import NetworkManagementClient
 from prometheus_client import Counter
@@ -35,6 +35,14 @@ class _Count(SansIOHTTPPolicy[Any, Any]):
         CALLS.labels(method=request.http_request.method).inc()
 
 
+class _Retry(AsyncRetryPolicy[Any, Any]):
+    """Waiting out a 429 or 409 in here would hide it from the reconciler and hold up others."""
+
+    def is_retry(self, settings: dict[str, Any], response: Any) -> bool:
+        lasting = response.http_response.status_code in (409, 429)
+        return not lasting and super().is_retry(settings, response)
+
+
 class ArmClient:
     """Thin calls by resource group and name. Every method raises ``CloudError``."""
 
@@ -46,9 +54,7 @@ class ArmClient:
             "credential_scopes": [f"{base}/.default"],
             "connection_verify": config.ca_bundle or True,
             "user_agent": config.user_agent,
-            "retry_total": 2,
-            "retry_on_status_codes": [],
-            "retry_backoff_factor": 0.5,
+            "retry_policy": _Retry(retry_total=2, retry_backoff_factor=0.5),
             "connection_timeout": 10,
             "read_timeout": 60,
             "per_retry_policies": [_Count()],
