@@ -314,12 +314,9 @@ def test_mounts_travel_as_the_volume_wants(propagation: str, arrives: bool, leav
             mounts = "grep -c /run/netns/%s /proc/self/mountinfo"
             inside = await shell(node, mounts % "outer", within=process)
             assert (inside.code == 0) is arrives
-            made = await shell(
-                node,
-                "touch /run/netns/inner; unshare -n mount --bind /proc/self/ns/net /run/netns/inner",
-                within=process,
-            )
             # `unshare -n` keeps the mount namespace, so this mount is the container's.
+            bind = "unshare -n mount --bind /proc/self/ns/net /run/netns/inner"
+            made = await shell(node, f"touch /run/netns/inner; {bind}", within=process)
             assert made.code == 0, made.stderr
             outside = await shell(node, mounts % "inner")
             assert (outside.code == 0) is leaves

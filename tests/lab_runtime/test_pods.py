@@ -104,6 +104,11 @@ class World:
         options = {"follow": False, "tail_lines": None, **options}
         return b"".join([c async for c in self.machines.logs("default", name, None, **options)])
 
+    async def printed(self, name: str, text: bytes) -> None:
+        async with asyncio.timeout(60):
+            while text not in await self.logs(name):
+                await asyncio.sleep(0.01)
+
     async def event(self, reason: str) -> str:
         async with asyncio.timeout(60):
             while not self.api.events(reason):
@@ -227,6 +232,7 @@ def test_sigterm_comes_first_and_sigkill_after_the_grace_period() -> None:
         container = {"command": ["sh", "-c", script]}
         await w.create("polite", container, terminationGracePeriodSeconds=1000)
         await w.ready("polite")
+        await w.printed("polite", b"up")
         log = asyncio.create_task(w.logs("polite", follow=True))
         await asyncio.sleep(0)
         await w.delete("polite")
@@ -329,6 +335,7 @@ def test_a_killed_container_starts_again_with_its_old_log_at_hand() -> None:
     async def story(w: World) -> None:
         await w.create("p", {"command": ["sh", "-c", "echo run; exec sleep 1000"]})
         first = await w.ready("p")
+        await w.printed("p", b"run")
         pod = w.running.kubelet.find("default", "p")
         assert pod is not None
         process = pod.containers[0].process

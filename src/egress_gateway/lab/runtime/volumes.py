@@ -120,8 +120,13 @@ class Volumes:
             there.mkdir(parents=True, exist_ok=True)
         elif kind == "FileOrCreate":
             there.touch()
-        checks = {"Directory": there.is_dir, "File": there.is_file, "Socket": there.is_socket,
-                  "CharDevice": there.is_char_device, "BlockDevice": there.is_block_device}  # fmt: skip
+        checks = {
+            "Directory": there.is_dir,
+            "File": there.is_file,
+            "Socket": there.is_socket,
+            "CharDevice": there.is_char_device,
+            "BlockDevice": there.is_block_device,
+        }
         if kind in checks and not checks[kind]():
             raise VolumeError(f"hostPath type check failed: {path} is not a {kind.lower()}")
         if not there.exists():
