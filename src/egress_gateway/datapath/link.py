@@ -64,13 +64,15 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A routing rule: packets of ``family`` with ``mark`` (under ``mask``) look into ``table``."""
+    """A routing rule: packets of ``family`` with ``mark`` (under ``mask``), come in by
+    ``device`` if one is named, look into ``table``."""
 
     family: Literal[4, 6]
     priority: int
     table: int
     mark: int = 0
     mask: int = 0
+    device: str | None = None
 
 
 class Links:
@@ -233,7 +235,7 @@ class Links:
     # Rules.
 
     def rules(self, family: Literal[4, 6]) -> set[Rule]:
-        """Rules that select by mark or by nothing; others (not ours) are left out."""
+        """Rules that select by mark, incoming link or nothing; others are left out."""
         header = struct.pack("=BBBBBBBBI", _family(family), 0, 0, 0, 0, 0, 0, 0, 0)
         asked = Message(_GETRULE, netlink.DUMP, header)
         answers = self._netlink.query(asked, f"listing rules in {self._where}")
@@ -332,6 +334,8 @@ def _route(message: Message, names: dict[int, str]) -> Route | None:
 def _encode_rule(rule: Rule) -> bytes:
     header = struct.pack("=BBBBBBBBI", _family(rule.family), 0, 0, 0, 0, 0, 0, 1, 0)
     payload = header + netlink.u32(6, rule.priority) + netlink.u32(15, rule.table)
+    if rule.device:
+        payload += netlink.text(3, rule.device)
     if rule.mask:
         payload += netlink.u32(10, rule.mark) + netlink.u32(16, rule.mask)
     return payload
@@ -343,13 +347,19 @@ def _rule(message: Message, family: Literal[4, 6]) -> Rule | None:
     def number(kind: int) -> int:
         return int(struct.unpack("=I", found[kind])[0]) if kind in found else 0
 
-    # Prefixes, links, L3 domains, user ids, protocol and ports (FRA_* of fib_rules.h).
-    selectors = {1, 2, 3, 17, 19, 20, 22, 23, 24} & found.keys()
+    # Prefixes, outgoing link, L3 domain, user ids, protocol and ports (FRA_* of fib_rules.h).
+    selectors = {1, 2, 17, 19, 20, 22, 23, 24} & found.keys()
     action = message.payload[7]
     if selectors or action != 1:
         return None
-    mark, mask = number(10), number(16)
-    return Rule(family=family, priority=number(6), table=number(15), mark=mark, mask=mask)
+    return Rule(
+        family=family,
+        priority=number(6),
+        table=number(15),
+        mark=number(10),
+        mask=number(16),
+        device=found[3].rstrip(b"\0").decode() if 3 in found else None,
+    )
 
 
 def each_family() -> Iterator[Literal[4, 6]]:

@@ -11,6 +11,7 @@ import ctypes
 import ctypes.util
 import json
 import threading
+from collections.abc import Iterable
 from typing import Any, Final
 
 from egress_gateway.datapath.errors import DatapathError
@@ -64,6 +65,13 @@ def fingerprint(listing: list[dict[str, Any]] | None, *, without: tuple[str, ...
     """A listing as text that changes when somebody changes the rules, and only then: handles
     and counts are left out, and so are the elements of the sets named ``without``."""
     return json.dumps(_strip(listing or [], without), sort_keys=True)
+
+
+def amend(table: str, sets: Iterable[str], ruleset: str) -> str:
+    """A transaction that makes an existing ``inet`` table equal ``ruleset``: rules and the named
+    sets and maps anew, counters and other sets kept. Packets see the old rules or the new."""
+    flushes = [f"flush set inet {table} {name}" for name in sets]
+    return "\n".join([f"flush table inet {table}", *flushes, ruleset])
 
 
 def _strip(value: Any, without: tuple[str, ...]) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from egress_gateway.datapath.nft import amend
 from egress_gateway.datapath.wireguard import IPAddress, IPNetwork
 
 TABLE: Final = "egress_gateway"
@@ -114,15 +115,8 @@ table inet {TABLE} {{
 
 def replacement(ruleset: str, flows: Iterable[Flow], *, present: bool) -> str:
     """``ruleset`` as a transaction. What is there keeps its counter and its seeded flows."""
-    lines = []
-    if present:
-        lines.append(f"flush table inet {TABLE}")
-        lines += [
-            f"flush set inet {TABLE} {kind}{family}"
-            for kind in ("direct", "tunneled")
-            for family in (4, 6)
-        ]
-    lines.append(ruleset)
+    sets = [f"{kind}{family}" for kind in ("direct", "tunneled") for family in (4, 6)]
+    lines = [amend(TABLE, sets, ruleset) if present else ruleset]
     for flow in flows:
         name = f"inbound{flow.remote.version}"
         key = f"{flow.remote} . {flow.remote_port} . {flow.local_port}"

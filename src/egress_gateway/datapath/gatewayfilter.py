@@ -1,0 +1,167 @@
+"""nftables of a gateway node: one table in the gateway's namespace, one in the node's. Text only.
+
+Sizes grow with configurations, never with pods. In the gateway's namespace: a conntrack zone per
+configuration (by interface outbound, by secondary address inbound), source translation by map,
+and behind it a filter that lets only that secondary address leave: packets of flows that this
+gateway does not know (an RST after a failover) skip translation and must not get out.
+In the node's namespace translated packets are not tracked at all, so no masquerade rule of the
+node, by whatever program, can touch them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Final
+
+from egress_gateway.datapath.wireguard import IPAddress, IPNetwork
+
+GATEWAY_TABLE: Final = "egress_gateway"
+GATEWAY_SETS: Final = (
+    "zone_out",
+    "zone_in",
+    "zone_reflected",
+    "mark_in",
+    "snat4",
+    "leaving4",
+    "secondaries4",
+    "refused4",
+)
+NODE_TABLE: Final = "egress_gateway_gateway"
+NODE_SETS: Final = ("secondaries4", "frontends4")
+STRAY: Final = "stray"
+REFUSED: Final = "refused"
+NODE_LINK: Final = "gateway0"
+"""The node's end of the pair that joins it to the gateway's namespace."""
+INSIDE_LINK: Final = "host0"
+PORTS: Final = (6000, 6999)
+"""WireGuard server ports; one per configuration of a pool, as the Go project has it."""
+
+ALWAYS_REFUSED: Final[tuple[IPNetwork, ...]] = (
+    ipaddress.IPv4Network("169.254.0.0/16"),  # metadata service, node-local services
+    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's platform address
+    ipaddress.IPv4Network("127.0.0.0/8"),
+    ipaddress.IPv4Network("224.0.0.0/4"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What a gateway node does for one StaticGatewayConfiguration.
+
+    ``port`` is its WireGuard port and names everything of it; ``secondary`` the private address
+    its pods' packets leave with; ``frontend`` the load balancer's address, if known; ``name``
+    is for messages.
+    """
+
+    name: str
+    port: int
+    private_key: str = field(repr=False)
+    secondary: IPv4Address
+    frontend: IPAddress | None = None
+
+    @property
+    def interface(self) -> str:
+        return f"wg-{self.port}"
+
+
+def gateway_ruleset(
+    configurations: Iterable[Configuration], *, refused: Iterable[IPNetwork]
+) -> str:
+    """The table of the gateway's namespace."""
+    ordered = sorted(configurations, key=lambda c: c.port)
+    by_name = [(f'"{c.interface}"', c) for c in ordered]
+    zones = "typeof iifname : ct zone"
+    return f"""\
+table inet {GATEWAY_TABLE} {{
+  counter {STRAY} {{ }}
+  counter {REFUSED} {{ }}
+  map zone_out {{ {zones};{_elements(f"{n} : {c.port}" for n, c in by_name)} }}
+  map zone_in {{ typeof ip daddr : ct zone;{
+        _elements(f"{c.secondary} : {c.port}" for c in ordered)
+    } }}
+  map zone_reflected {{ typeof meta mark : ct zone;{
+        _elements(f"{c.port} : {c.port}" for c in ordered)
+    } }}
+  map mark_in {{ typeof ip daddr : meta mark;{
+        _elements(f"{c.secondary} : {c.port}" for c in ordered)
+    } }}
+  map snat4 {{ type ifname : ipv4_addr;{_elements(f"{n} : {c.secondary}" for n, c in by_name)} }}
+  set leaving4 {{ type ifname . ipv4_addr;{_elements(f"{n} . {c.secondary}" for n, c in by_name)} }}
+  set secondaries4 {{ type ipv4_addr;{_elements(str(c.secondary) for c in ordered)} }}
+  set refused4 {{ type ipv4_addr; flags interval;{_networks(refused)} }}
+  chain zones {{
+    type filter hook prerouting priority raw; policy accept;
+    ct zone set iifname map @zone_out
+    iifname "{INSIDE_LINK}" ct zone set ip daddr map @zone_in
+    iifname "{INSIDE_LINK}" meta mark set ip daddr map @mark_in
+  }}
+  chain reflected {{
+    type filter hook output priority raw; policy accept;
+    ct zone set meta mark map @zone_reflected
+  }}
+  chain input {{
+    type filter hook input priority filter; policy drop;
+    iifname "lo" accept
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy drop;
+    iifname "{INSIDE_LINK}" oifname "wg-*" ct state established,related accept
+    iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr @refused4 counter name "{REFUSED}" drop
+    iifname "wg-*" oifname "{INSIDE_LINK}" accept
+  }}
+  chain translate {{
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname "{INSIDE_LINK}" snat ip to iifname map @snat4
+  }}
+  chain leaving {{
+    type filter hook postrouting priority 200; policy accept;
+    oifname != "{INSIDE_LINK}" accept
+    iifname . ip saddr @leaving4 accept
+    icmp type destination-unreachable ip saddr @secondaries4 accept
+    counter name "{STRAY}" drop
+  }}
+}}
+"""
+
+
+def node_ruleset(configurations: Iterable[Configuration], *, primary: IPv4Address) -> str:
+    """The table of the node's namespace. The load balancer's address (floating IP) becomes the
+    primary one, so that replies come from where they are expected, whatever the back end."""
+    ordered = sorted(configurations, key=lambda c: c.port)
+    frontends = sorted({str(c.frontend) for c in ordered if c.frontend and c.frontend.version == 4})
+    return f"""\
+table inet {NODE_TABLE} {{
+  set secondaries4 {{ type ipv4_addr;{_elements(str(c.secondary) for c in ordered)} }}
+  set frontends4 {{ type ipv4_addr;{_elements(frontends)} }}
+  chain untracked {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname "{NODE_LINK}" notrack
+    ip daddr @secondaries4 notrack
+  }}
+  chain balanced {{
+    type nat hook prerouting priority dstnat - 10; policy accept;
+    ip daddr @frontends4 udp dport {PORTS[0]}-{PORTS[1]} dnat ip to {primary}
+  }}
+  chain input {{
+    type filter hook input priority filter - 10; policy accept;
+    iifname "{NODE_LINK}" counter drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 10; policy accept;
+    iifname "{NODE_LINK}" ip saddr != @secondaries4 counter drop
+  }}
+}}
+"""
+
+
+def _elements(elements: Iterable[str]) -> str:
+    joined = ", ".join(elements)
+    return f" elements = {{ {joined} }}" if joined else ""
+
+
+def _networks(networks: Iterable[IPNetwork]) -> str:
+    four = [n for n in networks if isinstance(n, ipaddress.IPv4Network)]
+    return _elements(str(n) for n in ipaddress.collapse_addresses(four))

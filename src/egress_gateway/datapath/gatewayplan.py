@@ -1,0 +1,345 @@
+"""What a gateway node should look like, what it looks like, and the steps between. Pure.
+
+A step belongs to the node or to one configuration, so that one that fails (its port is taken, say)
+costs its own configuration and no other. Order: filters before anything that could carry a packet,
+and in what goes, the filter's entries before the interface.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Final, Literal
+
+from egress_gateway.datapath import keys
+from egress_gateway.datapath.gatewayfilter import (
+    ALWAYS_REFUSED,
+    INSIDE_LINK,
+    NODE_LINK,
+    Configuration,
+    gateway_ruleset,
+    node_ruleset,
+)
+from egress_gateway.datapath.link import MAIN, Link, Route, Rule
+from egress_gateway.datapath.wireguard import Config, Device, IPAddress, IPNetwork
+
+Where = Literal["node", "gateway"]
+
+NODE_ADDRESS: Final = ipaddress.IPv4Interface("169.254.103.1/30")
+INSIDE_ADDRESS: Final = ipaddress.IPv4Interface("169.254.103.2/30")
+"""The two ends of the pair. Link-local: they never leave it."""
+_DEFAULT: Final = ipaddress.IPv4Network("0.0.0.0/0")
+_UNMARKED: Final = Rule(family=4, priority=900, table=MAIN, mark=0, mask=0xFFFF)
+"""Spares outbound packets the walk over one rule per configuration."""
+
+SYSCTLS: Final[tuple[tuple[Where, str, str], ...]] = (
+    ("node", "net/ipv4/ip_forward", "1"),
+    ("gateway", "net/ipv4/ip_forward", "1"),
+    # Namespaces inherit the initial one's values, so "off" must be said. WireGuard itself
+    # checks sources against the peer.
+    ("gateway", "net/ipv4/conf/all/rp_filter", "0"),
+    ("gateway", "net/ipv4/conf/default/rp_filter", "0"),
+    ("gateway", f"net/ipv4/conf/{INSIDE_LINK}/rp_filter", "0"),
+    # An ICMP error carries the mark of the packet it answers: so its zone is found.
+    ("gateway", "net/ipv4/fwmark_reflect", "1"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayDesired:
+    """``mtu`` is the node's, in bytes; interfaces get 60 less. ``refused``: destinations that
+    no pod may reach through this gateway, besides those that nobody ever may."""
+
+    primary: IPv4Address
+    mtu: int = 1500
+    configurations: tuple[Configuration, ...] = ()
+    refused: tuple[IPNetwork, ...] = ()
+
+    @property
+    def gateway_filter(self) -> str:
+        own = ipaddress.IPv4Network(self.primary)
+        refused = (*ALWAYS_REFUSED, own, *self.refused)
+        return gateway_ruleset(self.configurations, refused=refused)
+
+    @property
+    def node_filter(self) -> str:
+        return node_ruleset(self.configurations, primary=self.primary)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One of the two namespaces as it is. ``filter``: as in ``podplan.PodObserved``."""
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    addresses: frozenset[IPAddress] = frozenset()
+    """Of this namespace's end of the pair."""
+    routes: frozenset[Route] = frozenset()
+    rules: frozenset[Rule] = frozenset()
+    filter: str | None = None
+    sysctls: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayObserved:
+    node: Place
+    gateway: Place | None = None
+    """None: the namespace does not exist."""
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    """Live WireGuard interfaces by name."""
+    bound: frozenset[int] = frozenset()
+    """UDP ports of the node that are in use."""
+    translated: frozenset[IPv4Address] = frozenset()
+    """Secondary addresses that the namespace's filter used before."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateNamespace:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePair:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class SetSysctl:
+    where: Where
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    where: Where
+    link: str
+    address: ipaddress.IPv4Interface
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseLink:
+    where: Where
+    link: str
+    mtu: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyFilter:
+    where: Where
+    ruleset: str
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetTranslated:
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTunnel:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTunnel:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureTunnel:
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class MoveTunnel:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceRoutes:
+    where: Where
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRoutes:
+    where: Where
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddRule:
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRule:
+    rule: Rule
+
+
+Action = (
+    CreateNamespace
+    | CreatePair
+    | SetSysctl
+    | AddAddress
+    | RaiseLink
+    | ApplyFilter
+    | ForgetTranslated
+    | DeleteTunnel
+    | CreateTunnel
+    | ConfigureTunnel
+    | MoveTunnel
+    | ReplaceRoutes
+    | DeleteRoutes
+    | AddRule
+    | DeleteRule
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An action; ``port`` of the configuration it is for, None for the node as a whole."""
+
+    action: Action
+    port: int | None = None
+
+
+def plan(desired: GatewayDesired, observed: GatewayObserved) -> list[Step]:
+    """The steps from ``observed`` to ``desired``; none when they agree."""
+    inside = observed.gateway or Place()
+    shared: list[Action] = [
+        *_frame(desired, observed, inside),
+        *_filters(desired, observed, inside),
+        *_leftovers(desired, observed, inside),
+        *_routing(desired, observed, inside),
+    ]
+    steps = [Step(action) for action in shared]
+    for configuration in desired.configurations:
+        actions = _configuration(configuration, desired.mtu, observed, inside)
+        steps += [Step(action, configuration.port) for action in actions]
+    return steps
+
+
+def _frame(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    """Namespace, pair of links, addresses, sysctls."""
+    actions: list[Action] = []
+    if observed.gateway is None:
+        actions.append(CreateNamespace())
+    ends: tuple[tuple[Where, Place, str, ipaddress.IPv4Interface], ...] = (
+        ("node", observed.node, NODE_LINK, NODE_ADDRESS),
+        ("gateway", inside, INSIDE_LINK, INSIDE_ADDRESS),
+    )
+    paired = all(link in place.links for _, place, link, _ in ends)
+    if not paired:
+        actions.append(CreatePair())
+    for where, place, name, address in ends:
+        if not paired or address.ip not in place.addresses:
+            actions.append(AddAddress(where, name, address))
+        link = place.links.get(name) if paired else None
+        if link is None or not link.up or link.mtu != desired.mtu:
+            actions.append(RaiseLink(where, name, desired.mtu))
+    places: dict[Where, Place] = {"node": observed.node, "gateway": inside}
+    for where, key, value in SYSCTLS:
+        fresh = not paired and INSIDE_LINK in key
+        if fresh or places[where].sysctls.get(key) != value:
+            actions.append(SetSysctl(where, key, value))
+    return actions
+
+
+def _filters(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    actions: list[Action] = []
+    if inside.filter != desired.gateway_filter:
+        actions.append(
+            ApplyFilter("gateway", desired.gateway_filter, present=inside.filter is not None)
+        )
+    if observed.node.filter != desired.node_filter:
+        actions.append(
+            ApplyFilter("node", desired.node_filter, present=observed.node.filter is not None)
+        )
+    kept = {c.secondary for c in desired.configurations}
+    # Connections of an address that went would go on leaving with it.
+    actions += [ForgetTranslated(a) for a in sorted(observed.translated - kept)]
+    return actions
+
+
+def _leftovers(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    wanted = {c.interface for c in desired.configurations}
+    found = {n for n in inside.links if n.startswith("wg-")}
+    found |= {n for n in observed.node.links if n.startswith("wg-")}
+    return [DeleteTunnel(name) for name in sorted(found - wanted)]
+
+
+def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    to_inside = {
+        Route(
+            destination=ipaddress.IPv4Network(c.secondary),
+            gateway=INSIDE_ADDRESS.ip,
+            device=NODE_LINK,
+            onlink=True,
+        )
+        for c in desired.configurations
+    }
+    have = {r for r in observed.node.routes if r.device == NODE_LINK and r.gateway}
+    actions: list[Action] = []
+    if gone := have - to_inside:
+        actions.append(DeleteRoutes("node", _sorted(gone)))
+    fresh = NODE_LINK not in observed.node.links or INSIDE_LINK not in inside.links
+    if missing := (to_inside if fresh else to_inside - have):
+        actions.append(ReplaceRoutes("node", _sorted(missing)))
+    out = Route(destination=_DEFAULT, gateway=NODE_ADDRESS.ip, device=INSIDE_LINK)
+    if fresh or out not in inside.routes:
+        actions.append(ReplaceRoutes("gateway", (out,)))
+    wanted = {_UNMARKED, *(_rule(c.port) for c in desired.configurations)}
+    ours = {r for r in inside.rules if r.priority in (900, 1000)}
+    actions += [DeleteRule(r) for r in sorted(ours - wanted, key=lambda r: r.mark)]
+    actions += [AddRule(r) for r in sorted(wanted - ours, key=lambda r: r.mark)]
+    return actions
+
+
+def _rule(port: int) -> Rule:
+    """What came back for a configuration's address goes to its interface. Only what came by the
+    pair: errors that the namespace itself sends carry the mark too, and go the ordinary way."""
+    return Rule(family=4, priority=1000, table=port, mark=port, mask=0xFFFF, device=INSIDE_LINK)
+
+
+def _configuration(
+    wanted: Configuration, mtu: int, observed: GatewayObserved, inside: Place
+) -> list[Action]:
+    name = wanted.interface
+    device = observed.devices.get(name)
+    link = inside.links.get(name)
+    actions: list[Action] = []
+    if device is None or (link is None and name not in observed.node.links):
+        if link is not None or name in observed.node.links:
+            actions.append(DeleteTunnel(name))
+        config = Config(private_key=wanted.private_key, listen_port=wanted.port, replace_peers=True)
+        # Configured once more when up: only then does every back end open its socket and say
+        # that the port is taken.
+        again = Config(listen_port=wanted.port)
+        actions += [CreateTunnel(name), ConfigureTunnel(name, config), MoveTunnel(name)]
+        actions += [RaiseLink("gateway", name, mtu - 60), ConfigureTunnel(name, again)]
+        link = None
+    else:
+        rekey = device.public_key != keys.public_key(wanted.private_key)
+        deaf = device.listen_port != wanted.port or wanted.port not in observed.bound
+        if rekey or deaf:
+            config = Config(
+                private_key=wanted.private_key if rekey else None,
+                listen_port=wanted.port if deaf else None,
+            )
+            actions.append(ConfigureTunnel(name, config))
+        if link is None:
+            actions.append(MoveTunnel(name))
+        if link is None or not link.up or link.mtu != mtu - 60:
+            actions.append(RaiseLink("gateway", name, mtu - 60))
+    back = Route(destination=_DEFAULT, device=name, table=wanted.port)
+    if link is None or not link.up or back not in inside.routes:
+        actions.append(ReplaceRoutes("gateway", (back,)))
+    return actions
+
+
+def _sorted(routes: set[Route]) -> tuple[Route, ...]:
+    return tuple(sorted(routes, key=lambda r: str(r.destination)))

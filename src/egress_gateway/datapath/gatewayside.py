@@ -1,0 +1,372 @@
+"""The gateway node's side of the data path: namespace, interfaces, translation, peers.
+
+Guarantee: from the node's ``gateway0`` nothing leaves but packets with the secondary address of the
+configuration whose interface they came in by. Peers may send from their own addresses only
+(WireGuard's allowed addresses), reach no other peer and none of the node's own services.
+
+Structure (``converge``) and peers (``sync_peers``, ``change_peers``) are apart: a pod that comes or
+goes is one short message to its interface, whatever the number of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from egress_gateway.datapath import conntrack, netns, nft, sockets
+from egress_gateway.datapath import gatewayplan as steps
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.gatewayfilter import (
+    GATEWAY_SETS,
+    GATEWAY_TABLE,
+    INSIDE_LINK,
+    NODE_LINK,
+    NODE_SETS,
+    NODE_TABLE,
+    REFUSED,
+    STRAY,
+    Configuration,
+)
+from egress_gateway.datapath.gatewayplan import (
+    GatewayDesired,
+    GatewayObserved,
+    Place,
+    Step,
+    Where,
+    plan,
+)
+from egress_gateway.datapath.link import MAIN, Links
+from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.nft import Nftables, fingerprint
+from egress_gateway.datapath.wireguard import (
+    Backend,
+    Config,
+    Device,
+    Interface,
+    IPNetwork,
+    Peer,
+    PeerStatus,
+)
+
+log = logging.getLogger(__name__)
+
+NAMESPACE = "ns-static-egress-gateway"
+_TABLES: dict[Where, tuple[str, tuple[str, ...]]] = {
+    "node": (NODE_TABLE, NODE_SETS),
+    "gateway": (GATEWAY_TABLE, GATEWAY_SETS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Converged:
+    """What a pass did, and what stopped which configuration (port -> one line)."""
+
+    done: tuple[Step, ...]
+    problems: Mapping[int, str]
+    devices: Mapping[str, Device]
+
+
+class GatewaySide:
+    """One node's gateway. Methods block; calls take turns."""
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        node: NetNS | None = None,
+        directory: Path = netns.DIRECTORY,
+        namespace: str = NAMESPACE,
+    ) -> None:
+        self._backend = backend
+        self._node = node or NetNS.current()
+        self._directory = directory
+        self._name = namespace
+        self._lock = threading.RLock()
+        # The text last applied and what the kernel made of it.
+        self._applied: dict[Where, tuple[str, str]] = {}
+
+    # Structure.
+
+    def converge(self, desired: GatewayDesired) -> Converged:
+        """Observes, plans, applies. A fault of the node as a whole raises ``DatapathError``;
+        that of one configuration is reported and costs no other."""
+        with self._lock:
+            observed = self.observe(desired)
+            problems: dict[int, str] = {}
+            done: list[Step] = []
+            for step in plan(desired, observed):
+                if step.port in problems:
+                    continue
+                try:
+                    self.apply(step)
+                except DatapathError as error:
+                    if step.port is None:
+                        raise
+                    problems[step.port] = str(error)
+                    continue
+                done.append(step)
+            return Converged(tuple(done), problems, observed.devices)
+
+    def observe(self, desired: GatewayDesired) -> GatewayObserved:
+        """Both namespaces as they are."""
+        with self._lock, Links(self._node) as links:
+            node = self._place("node", self._node, links, desired.node_filter)
+            with self._inside() as inside:
+                if inside is None:
+                    return GatewayObserved(node=node)
+                with Links(inside) as inside_links:
+                    gateway = self._place("gateway", inside, inside_links, desired.gateway_filter)
+                devices = {}
+                for configuration in desired.configurations:
+                    name = configuration.interface
+                    where = self._node if name in node.links else inside
+                    if name in node.links or name in gateway.links:
+                        device = self._backend.status(Interface(name, where, name))
+                        if device is not None:
+                            devices[name] = device
+                return GatewayObserved(
+                    node=node,
+                    gateway=gateway,
+                    devices=devices,
+                    bound=frozenset(sockets.bound_udp_ports(self._node)),
+                    translated=_secondaries(Nftables(inside).table("inet", GATEWAY_TABLE)),
+                )
+
+    def apply(self, step: Step) -> None:
+        """One step of a plan."""
+        match step.action:
+            case steps.CreateNamespace():
+                netns.create(self._name, directory=self._directory).close()
+            case steps.CreatePair():
+                with self._must() as inside, Links(self._node) as links:
+                    links.delete(NODE_LINK)
+                    with Links(inside) as others:
+                        others.delete(INSIDE_LINK)
+                    links.add_veth(NODE_LINK, INSIDE_LINK, inside)
+            case steps.SetSysctl(where, name, value):
+                with self._at(where) as namespace:
+                    netns.write_sysctl(namespace, name, value)
+            case steps.AddAddress(where, link, address):
+                with self._at(where) as namespace, Links(namespace) as links:
+                    links.add_address(link, address)
+            case steps.RaiseLink(where, link, mtu):
+                with self._at(where) as namespace, Links(namespace) as links:
+                    links.set_up(link, mtu=mtu)
+            case steps.ApplyFilter(where, ruleset, present):
+                self._apply_filter(where, ruleset, present)
+            case steps.ForgetTranslated(address):
+                with self._must() as inside:
+                    conntrack.forget_translated(inside, address)
+            case steps.ReplaceRoutes(where, routes):
+                with self._at(where) as namespace, Links(namespace) as links:
+                    links.replace_routes(routes)
+            case steps.DeleteRoutes(where, routes):
+                with self._at(where) as namespace, Links(namespace) as links:
+                    links.delete_routes(routes)
+            case steps.AddRule(rule):
+                with self._must() as inside, Links(inside) as links:
+                    links.add_rule(rule)
+            case steps.DeleteRule(rule):
+                with self._must() as inside, Links(inside) as links:
+                    links.delete_rule(rule)
+            case _:
+                self._apply_tunnel(step.action)
+
+    def _apply_tunnel(self, action: steps.Action) -> None:
+        match action:
+            case steps.CreateTunnel(name):
+                self._backend.create(name)
+            case steps.ConfigureTunnel(name, config):
+                with self._interface(name) as interface:
+                    self._backend.configure(interface, config)
+            case steps.MoveTunnel(name):
+                with self._must() as inside, Links(self._node) as links:
+                    links.move(name, inside, name)
+            case steps.DeleteTunnel(name):
+                with self._interface(name) as interface:
+                    self._backend.delete(interface)
+                    # A link whose process the tunnel host no longer knows.
+                    with Links(interface.netns) as links:
+                        links.delete(name)
+
+    def remove(self) -> None:
+        """Takes everything away: interfaces, namespace, filters, routes."""
+        with self._lock:
+            with self._inside() as inside:
+                if inside is not None:
+                    with Links(inside) as links:
+                        names = [n for n in links.links() if n.startswith("wg-")]
+                    for name in names:
+                        self._backend.delete(Interface(name, inside, name))
+            with Links(self._node) as links:
+                links.delete(NODE_LINK)
+            netns.delete(self._name, directory=self._directory)
+            remove = f"add table inet {NODE_TABLE}\ndelete table inet {NODE_TABLE}\n"
+            Nftables(self._node).apply(remove)
+            self._applied.clear()
+
+    # Peers.
+
+    def sync_peers(
+        self,
+        configuration: Configuration,
+        wanted: Mapping[str, Sequence[IPNetwork]],
+        *,
+        device: Device | None = None,
+    ) -> bool:
+        """Makes the interface's peers exactly ``wanted`` (public key -> addresses), touching
+        none that is right: their sessions go on. Returns whether anything changed."""
+        with self._lock, self._interface(configuration.interface) as interface:
+            device = device or self._backend.status(interface)
+            have = device.peers if device else {}
+            config = peer_changes(wanted, have)
+            if config == Config():
+                return False
+            self._backend.configure(interface, config)
+            gone = [have[key].allowed_ips for key in config.remove_peers]
+            self._forget_connections(network for networks in gone for network in networks)
+            return True
+
+    def change_peers(
+        self,
+        configuration: Configuration,
+        *,
+        add: Mapping[str, Sequence[IPNetwork]],
+        remove: Mapping[str, Sequence[IPNetwork]],
+    ) -> None:
+        """The quick way for pods that came or went. ``remove`` tells what addresses they had."""
+        config = Config(
+            remove_peers=tuple(key for key in remove if key not in add),
+            peers=tuple(Peer(public_key=k, allowed_ips=tuple(n)) for k, n in add.items()),
+        )
+        with self._interface(configuration.interface) as interface:
+            self._backend.configure(interface, config)
+        self._forget_connections(n for networks in remove.values() for n in networks)
+
+    def _forget_connections(self, networks: Any) -> None:
+        with self._must() as inside:
+            for network in networks:
+                conntrack.forget_source(inside, network.network_address)
+
+    # What a probe asks.
+
+    def serving(self) -> set[int]:
+        """Ports whose interface is there, up, and listens. Cheap: no peer is looked at."""
+        with self._inside() as inside:
+            if inside is None:
+                return set()
+            with Links(inside) as links:
+                up = {n for n, link in links.links().items() if link.up}
+            if INSIDE_LINK not in up:
+                return set()
+        bound = sockets.bound_udp_ports(self._node)
+        return {port for port in bound if f"wg-{port}" in up}
+
+    def counters(self) -> dict[str, int]:
+        """Packets that were kept from leaving: ``stray`` and ``refused``."""
+        with self._inside() as inside:
+            if inside is None:
+                return {}
+            rules = Nftables(inside)
+            return {
+                name: rules.counter("inet", GATEWAY_TABLE, name) or 0 for name in (STRAY, REFUSED)
+            }
+
+    # Namespaces.
+
+    @contextlib.contextmanager
+    def _inside(self) -> Any:
+        if not netns.exists(self._name, directory=self._directory):
+            yield None
+            return
+        with NetNS.open(self._directory / self._name) as namespace:
+            yield namespace
+
+    @contextlib.contextmanager
+    def _must(self) -> Any:
+        with NetNS.open(self._directory / self._name) as namespace:
+            yield namespace
+
+    @contextlib.contextmanager
+    def _at(self, where: Where) -> Any:
+        if where == "node":
+            yield self._node
+        else:
+            with self._must() as inside:
+                yield inside
+
+    @contextlib.contextmanager
+    def _interface(self, name: str) -> Any:
+        """The handle of an interface wherever it is now."""
+        with Links(self._node) as links:
+            unmoved = links.link(name) is not None
+        with self._at("node" if unmoved else "gateway") as namespace:
+            yield Interface(name, namespace, name)
+
+    def _place(self, where: Where, namespace: NetNS, links: Links, wanted: str) -> Place:
+        end = NODE_LINK if where == "node" else INSIDE_LINK
+        found = links.links()
+        listing = Nftables(namespace).table("inet", _TABLES[where][0])
+        text, listed = self._applied.get(where, ("", ""))
+        intact = text == wanted and fingerprint(listing) == listed
+        tables = {MAIN} if where == "node" else {MAIN, *_ports(found)}
+        return Place(
+            links=found,
+            addresses=frozenset(a.ip for a in links.addresses(end))
+            if end in found
+            else frozenset(),
+            routes=frozenset(r for table in tables for r in links.routes(table, 4)),
+            rules=frozenset(links.rules(4)) if where == "gateway" else frozenset(),
+            filter=None if listing is None else (text if intact else ""),
+            sysctls={
+                key: netns.read_sysctl(namespace, key)
+                for place, key, _ in steps.SYSCTLS
+                if place == where
+            },
+        )
+
+    def _apply_filter(self, where: Where, ruleset: str, present: bool) -> None:
+        table, sets = _TABLES[where]
+        with self._at(where) as namespace:
+            rules = Nftables(namespace)
+            try:
+                rules.apply(nft.amend(table, sets, ruleset) if present else ruleset)
+            except DatapathError:
+                if not present:
+                    raise
+                rules.apply(f"delete table inet {table}\n{ruleset}")
+            self._applied[where] = (ruleset, fingerprint(rules.table("inet", table)))
+
+
+def peer_changes(
+    wanted: Mapping[str, Sequence[IPNetwork]], have: Mapping[str, PeerStatus]
+) -> Config:
+    """The change from ``have`` to ``wanted``: what is right is left out. Pure."""
+    return Config(
+        remove_peers=tuple(sorted(have.keys() - wanted.keys())),
+        peers=tuple(
+            Peer(public_key=key, allowed_ips=tuple(networks))
+            for key, networks in wanted.items()
+            if key not in have or have[key].allowed_ips != frozenset(networks)
+        ),
+    )
+
+
+def _ports(links: Mapping[str, Any]) -> set[int]:
+    return {int(n[3:]) for n in links if n.startswith("wg-") and n[3:].isdigit()}
+
+
+def _secondaries(listing: list[dict[str, Any]] | None) -> frozenset[IPv4Address]:
+    """The secondary addresses that a filter found in place translates to."""
+    for item in listing or []:
+        declared = item.get("set", {})
+        if declared.get("name") == "secondaries4":
+            return frozenset(ipaddress.IPv4Address(e) for e in declared.get("elem", []))
+    return frozenset()
