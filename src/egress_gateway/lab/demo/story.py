@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from egress_gateway.lab import host
-from egress_gateway.lab.azure.client import ArmError
+from egress_gateway.lab.azure.client import RequestFailed
 from egress_gateway.lab.control import ControlError
 from egress_gateway.lab.demo import steps
 from egress_gateway.lab.demo.report import Report, StepFailed
 from egress_gateway.lab.demo.world import World
 from egress_gateway.lab.kube.client import KubeError
 
-_EXPECTED = (StepFailed, host.LabError, ArmError, KubeError, ControlError, TimeoutError, OSError)
+_EXPECTED = (
+    StepFailed,
+    host.LabError,
+    RequestFailed,
+    KubeError,
+    ControlError,
+    TimeoutError,
+    OSError,
+)
 
 
 async def play(*, as_json: bool, keep: bool = False) -> int:

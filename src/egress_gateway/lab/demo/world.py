@@ -289,7 +289,8 @@ class World:
             )
             return next((e["message"] for e in events if e.get("reason") == reason), None)
 
-        return await until(look, timeout=timeout, what=f"an Event {reason} about {name}")
+        message: str = await until(look, timeout=timeout, what=f"an Event {reason} about {name}")
+        return message
 
 
 async def until(look: Callable[[], Awaitable[Any]], *, timeout: float, what: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -406,7 +406,7 @@ class KubeClient:
         page = await self.list_page(resource, namespace, "", selector)
         current = page["items"][0] if page["items"] else None
         if accept(current):
-            return current  # type: ignore[no-any-return]
+            return current
         events = self.watch(
             resource,
             namespace=namespace,
@@ -421,7 +421,7 @@ class KubeClient:
                     continue
                 current = None if event["type"] == "DELETED" else event["object"]
                 if accept(current):
-                    return current  # type: ignore[no-any-return]
+                    return current
         finally:
             await events.aclose()  # type: ignore[attr-defined]
         return False
@@ -430,7 +430,7 @@ class KubeClient:
         self,
         namespace: str,
         pod: str,
-        command: list[str],
+        command: Sequence[str],
         *,
         container: str | None = None,
         stdin: bytes | None = None,
@@ -440,7 +440,7 @@ class KubeClient:
         transport = self.transport
         if not isinstance(transport, HttpTransport):
             raise TypeError("exec needs the API over HTTPS: use an HttpTransport")
-        query: list[tuple[str, str]] = [("command", part) for part in command]
+        query = [("command", part) for part in command]
         query += [("stdout", "true"), ("stderr", "true")]
         if stdin is not None:
             query.append(("stdin", "true"))
@@ -453,6 +453,23 @@ class KubeClient:
                 return await _run(socket, stdin)
             finally:
                 await socket.close()
+
+    async def exec_stream(
+        self, namespace: str, pod: str, command: list[str]
+    ) -> AsyncIterator[bytes]:
+        """A command's standard output as it comes. Closing the iterator ends the command."""
+        transport = self.transport
+        if not isinstance(transport, HttpTransport):
+            raise TypeError("exec needs the API over HTTPS: use an HttpTransport")
+        query = [("command", part) for part in command] + [("stdout", "true")]
+        path = path_of("pods", pod, namespace=namespace, subresource="exec")
+        socket = await transport.connect(path, urlencode(query))
+        try:
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.BINARY and message.data[:1] == b"\x01":
+                    yield message.data[1:]
+        finally:
+            await socket.close()
 
     async def logs(
         self, namespace: str, pod: str, *, container: str | None = None, tail: int | None = None
