@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TOKEN_MAX_AGE: Final = 60.0
 """Seconds for which a token read from a file is used without looking again, as client-go does."""
@@ -83,6 +81,8 @@ def in_cluster(
 def from_kubeconfig(path: Path, *, context: str | None = None) -> ClusterAccess:
     """Access as user and cluster of ``context`` (default: the current one). Client
     certificates, tokens and token files are understood; exec plugins are not."""
+    import yaml  # 50 ms that a component in a pod never needs
+
     try:
         document = yaml.safe_load(_read(path))
     except yaml.YAMLError as error:
