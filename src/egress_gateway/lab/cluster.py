@@ -192,8 +192,11 @@ class Lab:
     ) -> Mapping[str, Any]:
         """Managed identities of machines, for the metadata service."""
         if client_id is None:
-            raise LookupError("name the identity's client_id: the machine may hold several")
-        return self.emulator.machine_token(resource, client_id)
+            raise PermissionError("name the identity's client_id: the machine may hold several")
+        try:
+            return self.emulator.machine_token(resource, client_id)
+        except LookupError as error:
+            raise PermissionError(str(error)) from error
 
     # -- what the control socket offers
 
