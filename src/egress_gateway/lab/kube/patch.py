@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jsonpatch  # type: ignore[import-untyped]
+import jsonpatch
 
 from egress_gateway.lab.kube import errors
 from egress_gateway.lab.kube.lists import merge_key

@@ -36,6 +36,11 @@ class Target:
     name: str = ""
     subresource: str = ""
 
+    @property
+    def namespace_filter(self) -> str:
+        """Where a list looks: a namespace lies in none, whatever authorization thinks."""
+        return "" if (self.group, self.plural) == ("", "namespaces") else self.namespace
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:

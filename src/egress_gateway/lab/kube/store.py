@@ -50,6 +50,11 @@ class Subscription:
         self._overrun = False
         self._wake = asyncio.Event()
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything that has changed was read."""
+        return not self._pending and not self._overrun
+
     def push(self, event: Event) -> None:
         if len(self._pending) >= self._limit:
             self._overrun = True

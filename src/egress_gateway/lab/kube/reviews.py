@@ -1,0 +1,108 @@
+"""Questions that are asked by creating an object: who am I, may I, is this token good."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from egress_gateway.lab.kube import errors
+from egress_gateway.lab.kube.auth import TokenError
+from egress_gateway.lab.kube.objects import Object
+from egress_gateway.lab.kube.registry import ResourceType
+from egress_gateway.lab.kube.requests import Request, User, parse_path
+
+if TYPE_CHECKING:
+    from egress_gateway.lab.kube.api import Api
+
+
+def handle(api: Api, rt: ResourceType, request: Request) -> Object:
+    body = request.body if isinstance(request.body, dict) else {}
+    spec: Object = body.get("spec") or {}
+    match rt.kind:
+        case "SelfSubjectAccessReview":
+            status = _access(api, request.user, spec)
+        case "SubjectAccessReview":
+            user = User(name=spec.get("user", ""), groups=tuple(spec.get("groups") or ()))
+            status = _access(api, user, spec)
+        case "SelfSubjectRulesReview":
+            status = _rules(api, request.user, spec)
+        case "SelfSubjectReview":
+            status = {"userInfo": _user(request.user)}
+        case "TokenReview":
+            status = _token(api, spec)
+        case _:
+            raise errors.unsupported(rt.kind)
+    return {
+        "kind": rt.kind,
+        "apiVersion": rt.api_version,
+        "metadata": {"creationTimestamp": None},
+        "spec": spec,
+        "status": status,
+    }
+
+
+def _access(api: Api, user: User, spec: Object) -> Object:
+    if (asked := spec.get("resourceAttributes")) is not None:
+        allowed = api.rbac.allows(
+            user,
+            asked.get("verb", ""),
+            group=asked.get("group", ""),
+            resource=asked.get("resource", ""),
+            subresource=asked.get("subresource", ""),
+            name=asked.get("name", ""),
+            namespace=asked.get("namespace", ""),
+        )
+    elif (path := spec.get("nonResourceAttributes")) is not None:
+        probe = Request(
+            method=path.get("verb", "get").upper(),
+            target=parse_path(path.get("path", "/")),
+            query={},
+            user=user,
+        )
+        try:
+            api.rbac.check(probe)
+            allowed = True
+        except errors.StatusError:
+            allowed = False
+    else:
+        raise errors.bad_request("exactly one of nonResourceAttributes or resourceAttributes")
+    return {"allowed": allowed}
+
+
+def _rules(api: Api, user: User, spec: Object) -> Object:
+    rules = list(api.rbac.rules(user, spec.get("namespace", "")))
+    return {
+        "resourceRules": [
+            {
+                "verbs": r.get("verbs", []),
+                "apiGroups": r.get("apiGroups", []),
+                "resources": r["resources"],
+                "resourceNames": r.get("resourceNames", []),
+            }
+            for r in rules
+            if r.get("resources")
+        ],
+        "nonResourceRules": [
+            {"verbs": r.get("verbs", []), "nonResourceURLs": r["nonResourceURLs"]}
+            for r in rules
+            if r.get("nonResourceURLs")
+        ],
+        "incomplete": False,
+    }
+
+
+def _user(user: User) -> Object:
+    found: dict[str, Any] = {"username": user.name, "groups": list(user.groups)}
+    if user.uid:
+        found["uid"] = user.uid
+    if user.extra:
+        found["extra"] = {k: list(v) for k, v in user.extra.items()}
+    return found
+
+
+def _token(api: Api, spec: Object) -> Object:
+    audiences = spec.get("audiences") or [api.authenticator.issuer]
+    try:
+        user = api.authenticator.review(spec.get("token", ""), audiences)
+    except TokenError as error:
+        return {"authenticated": False, "error": str(error), "user": {}}
+    return {"authenticated": True, "user": _user(user), "audiences": audiences}
