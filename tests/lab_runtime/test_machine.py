@@ -159,11 +159,11 @@ def test_process_1_reaps_orphans() -> None:
 def test_a_machine_that_is_off_says_so() -> None:
     async def story() -> None:
         node = await Node.boot("m1")
-        waiting = asyncio.create_task(node.run(["sleep", "1000"]))
-        await node.run(["true"])
+        stdio = open_stdio(stdin=False, terminal=False)
+        process = await node.spawn(["sleep", "1000"], stdio)
         await node.kill()
-        done = await waiting
-        assert done.code == 137
+        assert await process.wait() == 137
+        stdio.close()
         with pytest.raises(MachineError, match="machine m1 is off"):
             await node.run(["true"])
         assert node.stopped.is_set()

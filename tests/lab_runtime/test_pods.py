@@ -23,6 +23,8 @@ pytestmark = pytest.mark.root
 
 Object = dict[str, Any]
 
+# Below a link: `/var/run` is `/run`.
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 PODS = "/api/v1/namespaces/default/pods"
 
 # A plugin that keeps what it was called with and answers what a file tells it to.
@@ -424,6 +426,11 @@ def test_volumes_and_environment_come_from_the_api() -> None:
                 {"downwardAPI": {"items": [
                     {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
             ]}},
+            {"name": "kube-api-access-x1", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+                {"configMap": {"name": "kube-root-ca.crt",
+                               "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            ]}},
         ]  # fmt: skip
         container = {
             **SLEEP,
@@ -439,6 +446,7 @@ def test_volumes_and_environment_come_from_the_api() -> None:
                 {"name": "sec", "mountPath": "/sec"},
                 {"name": "host", "mountPath": "/host/thing"},
                 {"name": "tok", "mountPath": "/tok"},
+                {"name": "kube-api-access-x1", "mountPath": SERVICE_ACCOUNT, "readOnly": True},
             ],
         }
         await w.create("p", container, volumes=volumes, metadata={"labels": {"app": "x"}})
@@ -449,9 +457,7 @@ def test_volumes_and_environment_come_from_the_api() -> None:
         assert text.startswith(b"2hushfrom the machinetoken-")
         assert b'app="x"' in text
         assert (await w.exec("p", ["stat", "-c", "%a", "/sec/s"]))[1] == b"400\n"
-        service_account = "/var/run/secrets/kubernetes.io/serviceaccount"
-        code, text = await w.exec("p", ["ls", service_account])
-        assert text.split() == [b"ca.crt", b"namespace", b"token"]
+        assert (await w.exec("p", ["ls", SERVICE_ACCOUNT]))[1].split() == [b"ca.crt", b"token"]
         env = dict(
             line.split("=", 1) for line in (await w.exec("p", ["env"]))[1].decode().splitlines()
         )
@@ -554,6 +560,9 @@ def test_exec_of_nothing_and_logs_of_nothing_say_so() -> None:
             await w.machines.exec("default", "p", "x", ["true"], stdin=False, tty=False)
         with pytest.raises(LookupError, match="previous terminated container c"):
             await w.logs("p", previous=True)
+        code, text = await w.exec("p", ["nosuch"])
+        assert code == 126
+        assert b'exec: "nosuch": executable file not found in $PATH' in text
         assert await w.exec("p", ["sh", "-c", "cat; exit 6"], b"in") == (6, b"in")
 
     play(story)

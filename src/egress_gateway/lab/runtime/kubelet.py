@@ -245,8 +245,8 @@ class Kubelet:
                     version = event["object"]["metadata"]["resourceVersion"]
                     if event["type"] != "BOOKMARK":
                         self._observe(event["type"], event["object"])
-            except (ApiError, LookupError, OSError) as error:
-                log.warning("kubelet of %s: watching pods: %s", self._spec.name, error)
+            except Exception as error:  # whatever ended it: list and watch anew
+                log.warning("kubelet of %s: watching pods: %r", self._spec.name, error)
                 version = ""
                 await asyncio.sleep(_RETRY)
 

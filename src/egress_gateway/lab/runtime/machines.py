@@ -16,8 +16,9 @@ from ipaddress import IPv4Network
 
 from egress_gateway.lab.protocols import ExecSession, Fabric, KubeTransport, MachineSpec
 from egress_gateway.lab.runtime import cni, masquerade
+from egress_gateway.lab.runtime.api import ApiError
 from egress_gateway.lab.runtime.kubelet import Kubelet, KubeletSettings
-from egress_gateway.lab.runtime.node import Node
+from egress_gateway.lab.runtime.node import MachineError, Node
 from egress_gateway.lab.runtime.pod import Platform, Pod
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Machines:
 
     async def start(self, spec: MachineSpec) -> Running:
         """Boots a machine and returns when its node is Ready. Idempotent. Raises
-        ``MachineError`` or ``ApiError``; nothing is left of a failed start."""
+        ``MachineError`` (or what the fabric raises); nothing is left of a failed start."""
         async with self._locks.setdefault(spec.name, asyncio.Lock()):
             known = self._running.get(spec.name)
             if known is not None and not known.node.stopped.is_set():
@@ -89,9 +90,11 @@ class Machines:
                                                      "/etc/hosts": _hosts(spec)})  # fmt: skip
             try:
                 return await self._join(spec, node, pod_cidr)
-            except BaseException:
-                await self._disconnect(spec)
+            except BaseException as error:
+                await self._disconnect(spec, pod_cidr)
                 await node.kill()
+                if isinstance(error, ApiError):
+                    raise MachineError(f"node {spec.name} cannot register: {error}") from error
                 raise
 
     async def stop(self, name: str) -> None:
@@ -172,8 +175,7 @@ class Machines:
         stdin: bool,
         tty: bool,
     ) -> ExecSession:
-        """Starts a command in a container. Raises ``LookupError`` when it does not run,
-        ``MachineError`` when the command cannot start."""
+        """Starts a command in a container. Raises ``LookupError`` when it does not run."""
         kubelet, found = self._find(namespace, pod)
         return await kubelet.exec(found, container, command, stdin=stdin, tty=tty)
 

@@ -106,7 +106,7 @@ class Pod:
         self._record(self.pod, kind, reason, message)
 
     def mounts(self, container: Object) -> tuple[Mount, ...]:
-        return self._volumes.mounts(self.pod, container)
+        return self._volumes.mounts(container)
 
     async def sources(self, container: Object) -> dict[tuple[str, str], dict[str, str]]:
         found = {}

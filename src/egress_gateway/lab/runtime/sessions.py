@@ -6,8 +6,9 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Mapping
 
+from egress_gateway.lab.protocols import ExecSession
 from egress_gateway.lab.runtime.containers import Container
-from egress_gateway.lab.runtime.node import Node, Process
+from egress_gateway.lab.runtime.node import MachineError, Node, Process
 from egress_gateway.lab.runtime.streams import Stdio, Stream, open_stdio
 
 Chunk = tuple[int, bytes]
@@ -95,6 +96,31 @@ class Session:
         await self.wait()
 
 
+class Refused:
+    """A command that could not be started, told as container runtimes tell it."""
+
+    def __init__(self, message: str) -> None:
+        self._left: list[Chunk] = [(2, message.encode())]
+
+    async def read(self) -> Chunk | None:
+        return self._left.pop() if self._left else None
+
+    async def write(self, chunk: bytes) -> None:
+        """Nobody reads it."""
+
+    async def close_stdin(self) -> None:
+        """There is none."""
+
+    async def resize(self, columns: int, rows: int) -> None:
+        """There is no terminal."""
+
+    async def wait(self) -> int:
+        return 126
+
+    async def kill(self) -> None:
+        """Nothing runs."""
+
+
 async def execute(
     node: Node,
     container: Container,
@@ -103,9 +129,9 @@ async def execute(
     *,
     stdin: bool,
     tty: bool,
-) -> Session:
-    """Starts a command in a running container. Raises ``LookupError`` when it does not run and
-    ``MachineError`` when the command cannot be started."""
+) -> ExecSession:
+    """Starts a command in a running container. Raises ``LookupError`` when it does not run; a
+    command that cannot be started says why on its standard error, and ends with 126."""
     if container.process is None or not container.process.running:
         raise LookupError(f'container "{container.name}" is not running')
     stdio = open_stdio(stdin=stdin or tty, terminal=tty)
@@ -119,8 +145,10 @@ async def execute(
             within=container.process,
             terminal=tty,
         )
-    except BaseException:
+    except BaseException as error:
         stdio.close()
+        if isinstance(error, MachineError):
+            return Refused(f"exec failed: unable to start container process: {error}\n")
         raise
     return Session(process, asyncio.Queue(256), stdio.stdin, owned=stdio)
 

@@ -23,8 +23,6 @@ from egress_gateway.lab.runtime.node import Mount, Node
 
 Object = dict[str, Any]
 
-TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
-_TOKEN_VOLUME = "kube-api-access"
 _PROPAGATION = {None: "none", "None": "none", "HostToContainer": "slave", "Bidirectional": "shared"}
 
 
@@ -55,7 +53,7 @@ class Volumes:
     async def prepare(self, pod: Object) -> None:
         """Sets all volumes up. Raises ``VolumeError``."""
         base = f"/var/lib/kubelet/pods/{pod['metadata']['uid']}/volumes"
-        for volume in wanted_volumes(pod):
+        for volume in pod["spec"].get("volumes") or []:
             name = volume["name"]
             if volume.get("hostPath"):
                 self._paths[name] = self._host_path(volume["hostPath"])
@@ -69,7 +67,7 @@ class Volumes:
 
     async def refresh(self, pod: Object) -> None:
         """Brings contents up to date. Raises ``VolumeError``."""
-        for volume in wanted_volumes(pod):
+        for volume in pod["spec"].get("volumes") or []:
             if "hostPath" in volume or "emptyDir" in volume:
                 continue
             try:
@@ -87,10 +85,10 @@ class Volumes:
                 (folder / path).unlink(missing_ok=True)
             self._written[volume["name"]] = contents
 
-    def mounts(self, pod: Object, container: Object) -> tuple[Mount, ...]:
+    def mounts(self, container: Object) -> tuple[Mount, ...]:
         """A container's mounts. Raises ``VolumeError`` for an unknown volume."""
         found = []
-        for mount in wanted_mounts(pod, container):
+        for mount in container.get("volumeMounts") or []:
             if mount["name"] not in self._paths:
                 raise VolumeError(f'volumeMount "{mount["name"]}" has no volume')
             source = self._paths[mount["name"]]
@@ -217,56 +215,6 @@ class Volumes:
         token = str(answer["status"]["token"])
         self._tokens[key] = (token, time.monotonic() + 0.8 * seconds)
         return token
-
-
-def wanted_volumes(pod: Object) -> list[Object]:
-    """The spec's volumes, and the API access that admission would have added."""
-    volumes: list[Object] = list(pod["spec"].get("volumes") or [])
-    if _adds_token(pod):
-        volumes.append(
-            {
-                "name": _TOKEN_VOLUME,
-                "projected": {
-                    "sources": [
-                        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
-                        {
-                            "configMap": {
-                                "name": "kube-root-ca.crt",
-                                "items": [{"key": "ca.crt", "path": "ca.crt"}],
-                            }
-                        },
-                        {
-                            "downwardAPI": {
-                                "items": [
-                                    {
-                                        "path": "namespace",
-                                        "fieldRef": {"fieldPath": "metadata.namespace"},
-                                    }
-                                ]
-                            }
-                        },
-                    ]
-                },
-            }
-        )
-    return volumes
-
-
-def wanted_mounts(pod: Object, container: Object) -> list[Object]:
-    """A container's volume mounts, with the API access that admission would have added."""
-    mounts: list[Object] = list(container.get("volumeMounts") or [])
-    has_token = any(mount["mountPath"].rstrip("/") == TOKEN_DIRECTORY for mount in mounts)
-    if _adds_token(pod) and not has_token:
-        mounts.append({"name": _TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": True})
-    return mounts
-
-
-def _adds_token(pod: Object) -> bool:
-    spec = pod["spec"]
-    if spec.get("automountServiceAccountToken") is False:
-        return False
-    names = {volume["name"] for volume in spec.get("volumes") or []}
-    return not any(name.startswith(_TOKEN_VOLUME) for name in names)
 
 
 def _files(stored: Object, source: Object, mode: int, *, secret: bool) -> dict[str, Content]:
