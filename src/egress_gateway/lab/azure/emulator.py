@@ -121,7 +121,13 @@ class Emulator:
     async def close(self) -> None:
         """Stops serving and ends operations under way."""
         if self._runner is not None:
+            server = self._runner.server
+            open_ = [c.transport for c in server.connections] if server else []
             await self._runner.cleanup()
+            for transport in open_:
+                if transport is not None:
+                    transport.abort()  # a TLS close waits for the peer, who may be gone
+            await asyncio.sleep(0)
         await self.azure.operations.close()
 
     def machine_token(self, resource: str, client_id: str) -> dict[str, Any]:

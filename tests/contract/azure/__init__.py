@@ -1,0 +1,1 @@
+"""The emulator, held to what Azure's own clients expect of Azure."""
