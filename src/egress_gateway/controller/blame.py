@@ -21,7 +21,6 @@ from egress_gateway.controller.plan import Wanted
 from egress_gateway.controller.verdict import Problem, Verdict
 
 FIRST_RETRY: Final = 2.0
-SUSPECT_SECONDS: Final = 1.0
 QUIET_CONFLICTS: Final = 2
 """So many lost races in a row are nobody's news."""
 _TRANSIENT: Final = (errors.Throttled, errors.Conflict, errors.Unavailable, errors.InUse)
@@ -57,13 +56,24 @@ class Ledger:
         self._jitter = jitter
         self._entries: dict[str, _Entry] = {}
         self._pauses: dict[str, int] = {}
+        self._suspects: set[str] = set()
 
     def forget(self, uid: str) -> None:
         """A new spec, or the end of the object: a clean slate."""
         self._entries.pop(uid, None)
+        self._suspects.discard(uid)
+
+    def acquit(self, uids: Iterable[str]) -> bool:
+        """The writes without the suspects went through: they are let in again, to be accused
+        alone. False: none of ``uids`` was a suspect."""
+        held = self._suspects & set(uids)
+        self._suspects -= held
+        return bool(held)
 
     def blocked(self, uid: str) -> Problem | None:
         """The problem for which ``uid`` must hold still for now."""
+        if uid in self._suspects:
+            return _SUSPECTED
         entry = self._entries.get(uid)
         if entry is None or entry.problem is None or self._clock() >= entry.until:
             return None
@@ -74,6 +84,8 @@ class Ledger:
         more is being done for it now."""
         if verdict.settled:
             self._entries.pop(uid, None)
+            return
+        if uid in self._suspects:
             return
         entry = self._entries.setdefault(uid, _Entry())
         if self._clock() < entry.until:
@@ -115,8 +127,7 @@ class Ledger:
                 self._block(uid, Problem.of(error))
             return None
         ordered = sorted(uids)
-        for uid in ordered[(len(ordered) + 1) // 2 :]:
-            self._suspect(uid)
+        self._suspects.update(ordered[(len(ordered) + 1) // 2 :])
         return None
 
     def _transient(self, key: str, error: errors.CloudError) -> Pause:
@@ -131,14 +142,6 @@ class Ledger:
         entry.problem = problem
         self._later(entry)
 
-    def _suspect(self, uid: str) -> None:
-        entry = self._entries.setdefault(uid, _Entry())
-        entry.problem = Problem(
-            reason=Reason.PROVISIONING,
-            message="a write for several configurations was refused; they are tried one by one",
-        )
-        entry.until = self._clock() + SUSPECT_SECONDS
-
     def _later(self, entry: _Entry) -> None:
         entry.until = self._clock() + self._delay(entry.attempts)
         entry.attempts += 1
@@ -146,6 +149,12 @@ class Ledger:
     def _delay(self, attempts: int) -> float:
         delay: float = min(self._limit, FIRST_RETRY * 2.0 ** min(attempts, 10))
         return delay * (0.85 + 0.15 * self._jitter())
+
+
+_SUSPECTED: Final = Problem(
+    reason=Reason.PROVISIONING,
+    message="a write for several configurations was refused; they are tried in smaller groups",
+)
 
 
 def _named(error: errors.CloudError, wanted: Iterable[Wanted]) -> set[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from egress_gateway.api import names
@@ -41,6 +41,7 @@ GATHER_SECONDS: Final = 0.1
 NODE_SECONDS: Final = 0.5
 MAX_ROUNDS: Final = 12
 """A pass that is not done after so many looks lets the other pools have their turn."""
+AGAIN_SECONDS: Final = 0.2
 
 
 class Reconciler:
@@ -67,6 +68,11 @@ class Reconciler:
         cluster.on_agents(self._agents_changed)
         cluster.on_machines(self._nodes_changed)
 
+    @property
+    def pools(self) -> Collection[str]:
+        """Keys of the pools that the last survey found."""
+        return self._pools.keys()
+
     async def handle(self, key: str) -> float | None:
         """One unit of work; seconds until it is due again, None when it waits for a change."""
         try:
@@ -91,15 +97,17 @@ class Reconciler:
             state = await self._observe(pool, wanted)
             decided = self._decide(state, wanted)
             gone = self._conclude(state, wanted, decided)
-            if decided.empty:
+            if decided.empty and not self._ledger.acquit(w.uid for w in wanted):
                 self._ledger.calm(key)
                 await self._let_go(gone)
-                break
+                return self._ledger.due(w.uid for w in wanted if not w.leaving)
             refusals = await apply(self._cloud, decided)
             pause = self._blame(key, wanted, refusals)
             if pause is not None:
                 return pause
-        return self._ledger.due(w.uid for w in wanted if not w.leaving)
+            if not refusals:
+                self._ledger.acquit(w.uid for w in wanted)
+        return AGAIN_SECONDS
 
     async def _observe(self, pool: PoolRef, wanted: Iterable[Wanted]) -> PoolState:
         brought = {w.prefix_id for w in wanted if w.prefix_id and not w.leaving}

@@ -1,0 +1,361 @@
+"""The reconciler over documents in memory: who is told what, and what is left in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+from fake_arm import SUB, FakeArm
+
+from egress_gateway.api import names
+from egress_gateway.api.types import (
+    GatewayVmssProfile,
+    ObjectMeta,
+    StaticGatewayConfiguration,
+    StaticGatewayConfigurationSpec,
+)
+from egress_gateway.cloud import errors
+from egress_gateway.controller.reconcile import Reconciler
+from egress_gateway.controller.verdict import Verdict
+
+
+class FakeCluster:
+    """What the reconciler asks of ``controller.cluster.Cluster``."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, StaticGatewayConfiguration] = {}
+        self.keys: set[str] = set()
+        self.told: dict[str, Verdict] = {}
+        self.changed: Callable[[Any, Any], None] = lambda old, new: None
+
+    def configurations(self) -> dict[str, StaticGatewayConfiguration]:
+        return dict(self.objects)
+
+    def recorded(self) -> set[str]:
+        return set(self.keys)
+
+    def on_configuration(self, callback: Callable[[Any, Any], None]) -> None:
+        self.changed = callback
+
+    def on_agents(self, callback: Callable[[Iterable[str]], None]) -> None: ...
+
+    def on_machines(self, callback: Callable[[], None]) -> None: ...
+
+    def distrust(self) -> None: ...
+
+    async def hold(self, sgc: StaticGatewayConfiguration) -> None:
+        meta = msgspec.structs.replace(sgc.metadata, finalizers=[names.FINALIZER])
+        self.objects[sgc.metadata.uid] = msgspec.structs.replace(sgc, metadata=meta)
+
+    async def release(self, sgc: StaticGatewayConfiguration) -> None:
+        del self.objects[sgc.metadata.uid]
+
+    async def ensure_keys(self, sgc: StaticGatewayConfiguration) -> None:
+        self.keys.add(sgc.metadata.uid)
+
+    async def forget_keys(self, uid: str) -> None:
+        self.keys.discard(uid)
+
+    async def grant_keys(self) -> None: ...
+
+    async def report(self, uid: str, verdict: Verdict) -> None:
+        self.told[uid] = verdict
+
+    # --- the user ------------------------------------------------------------------------
+
+    def write(self, uid: str, **spec: Any) -> None:
+        """Creates or edits; ``pool`` defaults to ``np``."""
+        spec = {"gateway_nodepool_name": "np"} | spec
+        old = self.objects.get(uid)
+        meta = old.metadata if old else ObjectMeta(name=uid, namespace="default", uid=uid)
+        new = StaticGatewayConfiguration(metadata=meta, spec=StaticGatewayConfigurationSpec(**spec))
+        self.objects[uid] = new
+        self.changed(old, new)
+
+    def delete(self, uid: str) -> None:
+        old = self.objects[uid]
+        if not old.metadata.finalizers:
+            del self.objects[uid]
+            self.changed(old, None)
+            return
+        meta = msgspec.structs.replace(old.metadata, deletion_timestamp="2026-01-01T00:00:00Z")
+        new = self.objects[uid] = msgspec.structs.replace(old, metadata=meta)
+        self.changed(old, new)
+
+
+class World:
+    def __init__(self) -> None:
+        self.arm = FakeArm()
+        self.cluster = FakeCluster()
+        self.restart()
+
+    def restart(self) -> None:
+        """A new controller process on the same world."""
+        self.reconciler = Reconciler(
+            self.arm.cloud(),
+            self.cluster,  # type: ignore[arg-type]
+            drift_interval=60,
+            retry_limit=30,
+        )
+
+    async def turn(self) -> None:
+        """One look at everything, as the drift check does."""
+        await self.reconciler.handle("survey")
+        for key in [*self.reconciler.pools]:
+            await self.reconciler.handle(key)
+        for uid in self.cluster.objects:
+            await self.reconciler.report(uid)
+
+    async def settle(self) -> None:
+        await self.turn()
+        await self.turn()
+
+    def verdict(self, uid: str) -> Verdict:
+        return self.cluster.told[uid]
+
+    def reason(self, uid: str) -> str | None:
+        problem = self.cluster.told[uid].problem
+        return problem.reason if problem else None
+
+
+def story(steps: Callable[[World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        await steps(World())
+
+    asyncio.run(run())
+
+
+def test_a_configuration_is_served_and_its_deletion_leaves_nothing() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a")
+        await world.settle()
+        assert world.verdict("a").settled
+        assert world.cluster.keys == {"a"}
+        world.cluster.delete("a")
+        await world.settle()
+        assert world.cluster.objects == {}
+        assert world.cluster.keys == set()
+        assert world.arm.managed_names() == set()
+        assert world.arm.balancer_document is None
+        assert world.arm.made == {}
+
+    story(steps)
+
+
+def test_a_settled_pool_is_looked_at_with_few_calls_and_no_write() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        for n in range(5):
+            world.cluster.write(f"u{n}", public_ip_prefix_id=world.arm.add_prefix(f"p{n}"))
+        await world.settle()
+        reads, writes = world.arm.reads, len(world.arm.writes)
+        await world.turn()
+        assert len(world.arm.writes) == writes
+        assert world.arm.reads - reads <= 8 + 5
+
+    story(steps)
+
+
+def test_an_unknown_pool_is_said_with_the_pools_that_there_are() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a", gateway_nodepool_name="typo")
+        await world.settle()
+        problem = world.verdict("a").problem
+        assert problem is not None
+        assert problem.reason == "GatewayPoolNotFound"
+        assert "gateway pools: np" in problem.message
+        world.arm.add_pool("typo")
+        await world.settle()
+        assert world.verdict("a").settled
+
+    story(steps)
+
+
+def test_an_invalid_object_that_never_worked_can_be_deleted_at_once() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a", exclude_cidrs=["nonsense"])
+        await world.settle()
+        assert world.reason("a") == "InvalidSpec"
+        assert world.cluster.objects["a"].metadata.finalizers == []
+
+    story(steps)
+
+
+def test_a_bad_edit_keeps_what_is_in_service_and_can_still_be_deleted() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a")
+        await world.settle()
+        writes = len(world.arm.writes)
+        world.cluster.write("a", gateway_nodepool_name="", exclude_cidrs=["x"])
+        await world.settle()
+        assert world.reason("a") == "InvalidSpec"
+        assert world.verdict("a").serving is not None
+        assert len(world.arm.writes) == writes
+        world.cluster.delete("a")
+        await world.settle()
+        assert world.cluster.objects == {}
+        assert world.arm.managed_names() == set()
+        assert world.arm.balancer_document is None
+
+    story(steps)
+
+
+def test_moving_to_another_pool_serves_there_before_it_leaves_here() -> None:
+    async def steps(world: World) -> None:
+        first = world.arm.add_pool("np")
+        second = world.arm.add_pool("other")
+        world.cluster.write("a")
+        await world.settle()
+        served: list[tuple[bool, bool]] = []
+
+        def watch(write: str) -> None:
+            served.append(
+                tuple(  # type: ignore[arg-type]
+                    any(
+                        c["name"] == "egressgateway-a"
+                        for nic_id, nic in world.arm.nics.items()
+                        if f"/aks-{pool}-vmss/" in nic_id
+                        for c in nic["properties"]["ipConfigurations"]
+                    )
+                    for pool in ("np", "other")
+                )
+            )
+
+        world.arm.before = watch
+        world.cluster.write("a", gateway_nodepool_name="other")
+        for _ in range(3):
+            await world.turn()
+        assert all(here or there for here, there in served)
+        assert world.verdict("a").settled
+        document = world.arm.balancer_document
+        assert document is not None
+        assert [b["name"] for b in document["properties"]["backendAddressPools"]] == [second]
+        assert first != second
+        profile = world.arm.sets["aks-np-vmss"]["properties"]["virtualMachineProfile"]
+        configs = profile["networkProfile"]["networkInterfaceConfigurations"][0]["properties"]
+        assert len(configs["ipConfigurations"]) == 1
+        assert "egressgateway-a" in world.arm.made
+
+    story(steps)
+
+
+def test_a_pool_that_is_gone_holds_up_no_deletion() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a")
+        await world.settle()
+        del world.arm.sets["aks-np-vmss"]
+        world.arm.nics.clear()
+        await world.settle()
+        assert world.reason("a") == "GatewayPoolNotFound"
+        world.cluster.delete("a")
+        await world.settle()
+        assert world.cluster.objects == {}
+        assert world.arm.balancer_document is None
+        assert world.arm.made == {}
+
+    story(steps)
+
+
+def test_an_object_removed_by_force_is_cleaned_up_by_its_key_secret() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a")
+        world.cluster.write("b")
+        await world.settle()
+        del world.cluster.objects["a"]
+        world.restart()
+        await world.settle()
+        assert world.arm.managed_names() == {"egressgateway-b"}
+        assert world.cluster.keys == {"b"}
+
+    story(steps)
+
+
+def test_the_culprit_of_a_gathered_write_is_found_and_the_others_are_served() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np", size=28)
+        for n in range(8):
+            world.cluster.write(f"u{n}")
+
+        def refuse(write: str) -> None:
+            if write.startswith("model") and "egressgateway-u5" in world.wanted_by_model():
+                raise errors.Failed("something is wrong", code="BadRequest")
+
+        _spy_on_models(world)
+        world.arm.before = refuse
+        await world.settle()
+        await world.settle()
+        served = {uid for uid in world.cluster.objects if world.verdict(uid).serving}
+        assert served == {f"u{n}" for n in range(8)} - {"u5"}
+        assert world.reason("u5") == "AzureError"
+
+    story(steps)
+
+
+def _spy_on_models(world: World) -> None:
+    """``world.wanted_by_model()`` answers the ipConfigs of the model write under way."""
+    put = world.arm.put_scale_set
+    current: list[str] = []
+
+    async def spying(group: str, name: str, document: dict[str, Any]) -> None:
+        profile = document["properties"]["virtualMachineProfile"]["networkProfile"]
+        nic = profile["networkInterfaceConfigurations"][0]
+        current[:] = [c["name"] for c in nic["properties"]["ipConfigurations"]]
+        await put(group, name, document)
+
+    world.arm.put_scale_set = spying  # type: ignore[method-assign]
+    world.wanted_by_model = lambda: current  # type: ignore[attr-defined]
+
+
+def test_a_cloud_that_does_not_answer_flips_nothing_that_works() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a")
+        await world.settle()
+
+        async def down(group: str, name: str) -> Any:
+            raise errors.Unavailable("no route to Azure")
+
+        world.arm.balancer = down  # type: ignore[method-assign]
+        world.cluster.write("b")
+        for key in [*world.reconciler.pools]:
+            await world.reconciler.handle(key)
+        for uid in ("a", "b"):
+            await world.reconciler.report(uid)
+        assert world.verdict("a").problem is None
+        assert world.reason("b") == "AzureError"
+
+    story(steps)
+
+
+def test_a_scale_set_named_directly_lends_its_pool() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        group = world.arm.sets["aks-np-vmss"]["id"].split("/")[4]
+        profile = GatewayVmssProfile(
+            vmss_resource_group=group.lower(), vmss_name="aks-np-vmss", public_ip_prefix_size=31
+        )
+        world.cluster.write("a", gateway_nodepool_name="", gateway_vmss_profile=profile)
+        await world.settle()
+        assert world.verdict("a").settled
+        assert world.arm.made["egressgateway-a"]["properties"]["prefixLength"] == 31
+
+    story(steps)
+
+
+def test_a_prefix_of_another_subscription_is_refused_without_asking_azure() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        foreign = world.arm.add_prefix("p").replace(SUB, "2" * 8 + SUB[8:])
+        world.cluster.write("a", public_ip_prefix_id=foreign)
+        await world.settle()
+        assert world.reason("a") == "PublicIPPrefixWrongSubscription"
+
+    story(steps)
