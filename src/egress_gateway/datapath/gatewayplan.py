@@ -143,6 +143,14 @@ class DeleteTunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckPort:
+    """Fails if somebody else has the UDP port. Asked first, because a userspace interface opens
+    its socket only when it comes up, and then tells nobody that it could not."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class CreateTunnel:
     name: str
 
@@ -189,6 +197,7 @@ Action = (
     | ApplyFilter
     | ForgetTranslated
     | DeleteTunnel
+    | CheckPort
     | CreateTunnel
     | ConfigureTunnel
     | MoveTunnel
@@ -312,24 +321,19 @@ def _configuration(
     device = observed.devices.get(name)
     link = inside.links.get(name)
     actions: list[Action] = []
-    if device is None or (link is None and name not in observed.node.links):
-        if link is not None or name in observed.node.links:
+    unmoved = name in observed.node.links
+    deaf = wanted.port not in observed.bound
+    if device is None or deaf or (link is None and not unmoved):
+        if link is not None or unmoved:
             actions.append(DeleteTunnel(name))
         config = Config(private_key=wanted.private_key, listen_port=wanted.port, replace_peers=True)
-        # Configured once more when up: only then does every back end open its socket and say
-        # that the port is taken.
-        again = Config(listen_port=wanted.port)
-        actions += [CreateTunnel(name), ConfigureTunnel(name, config), MoveTunnel(name)]
-        actions += [RaiseLink("gateway", name, mtu - 60), ConfigureTunnel(name, again)]
+        actions += [CheckPort(wanted.port), CreateTunnel(name), ConfigureTunnel(name, config)]
+        actions += [MoveTunnel(name), RaiseLink("gateway", name, mtu - 60)]
         link = None
     else:
         rekey = device.public_key != keys.public_key(wanted.private_key)
-        deaf = device.listen_port != wanted.port or wanted.port not in observed.bound
-        if rekey or deaf:
-            config = Config(
-                private_key=wanted.private_key if rekey else None,
-                listen_port=wanted.port if deaf else None,
-            )
+        if rekey or device.listen_port != wanted.port:
+            config = Config(private_key=wanted.private_key, listen_port=wanted.port)
             actions.append(ConfigureTunnel(name, config))
         if link is None:
             actions.append(MoveTunnel(name))

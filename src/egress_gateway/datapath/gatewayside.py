@@ -22,7 +22,7 @@ from typing import Any
 
 from egress_gateway.datapath import conntrack, netns, nft, sockets
 from egress_gateway.datapath import gatewayplan as steps
-from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.errors import DatapathError, PortInUse
 from egress_gateway.datapath.gatewayfilter import (
     GATEWAY_SETS,
     GATEWAY_TABLE,
@@ -181,6 +181,12 @@ class GatewaySide:
 
     def _apply_tunnel(self, action: steps.Action) -> None:
         match action:
+            case steps.CheckPort(port):
+                if port in sockets.bound_udp_ports(self._node):
+                    raise PortInUse(
+                        f"UDP port {port} is taken by another socket of the node; free it "
+                        "(ss -ulpn shows whose it is)"
+                    )
             case steps.CreateTunnel(name):
                 self._backend.create(name)
             case steps.ConfigureTunnel(name, config):

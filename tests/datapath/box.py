@@ -1,0 +1,75 @@
+"""Runs a test inside namespaces of its own; whatever happens, nothing of it survives.
+
+``@boxed`` starts the test's body in a fresh interpreter that is process 1 of new PID, network and
+mount namespaces (tmpfs on /run). The kernel ends everything in them when it ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_SECONDS = 90
+
+
+def boxed(function: Callable[[], None]) -> Callable[[], None]:
+    """Marks a test that needs root and kernel namespaces of its own."""
+
+    @functools.wraps(function)
+    def outside() -> None:
+        if os.environ.get("EGRESS_GATEWAY_TEST_BOX") == function.__name__:
+            function()
+            return
+        if os.geteuid() != 0:
+            pytest.skip("needs root")
+        command = ["unshare", "-m", "-n", "-u", "-p", "-f", "--kill-child", "--mount-proc"]
+        file = function.__globals__["__file__"]
+        done = subprocess.run(
+            [*command, sys.executable, __file__, file, function.__name__],
+            env={**os.environ, "EGRESS_GATEWAY_TEST_BOX": function.__name__},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_SECONDS,
+        )
+        if done.returncode:
+            pytest.fail(f"inside the box (exit code {done.returncode}):\n{done.stdout}", False)
+
+    marked: Callable[[], None] = pytest.mark.root(outside)
+    return marked
+
+
+def _inside(file: str, name: str) -> None:
+    for target, kind in (("/run", "tmpfs"), ("/sys", "sysfs")):
+        subprocess.run(["mount", "-t", kind, kind, target], check=True)
+    sys.path.insert(0, str(Path(file).parent))
+    specification = importlib.util.spec_from_file_location("boxed", file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    getattr(module, name)()
+
+
+if __name__ == "__main__":
+    code = 1
+    try:
+        _inside(sys.argv[1], sys.argv[2])
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Threads that serve sockets are daemons of this box; no waiting for them.
+        os._exit(code)

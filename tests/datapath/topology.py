@@ -1,0 +1,315 @@
+"""A small world for packets: a router, an Internet, a worker, two gateways, pods.
+
+The box's own namespace is the router. The Internet (198.51.100.10) and a host of an excluded
+network (172.16.10.10) answer every TCP connection on port 80 and every datagram on port 7 with
+the address they saw, and count packets by source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from egress_gateway.datapath import keys, netns
+from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.datapath.gatewayplan import GatewayDesired
+from egress_gateway.datapath.gatewayside import GatewaySide
+from egress_gateway.datapath.link import Links, Route
+from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.nft import Nftables
+from egress_gateway.datapath.pod import PodDesired, PodSide, SourceFilter, Tunnel, tunnel_name
+from egress_gateway.datapath.userspace import UserspaceBackend
+from egress_gateway.datapath.wireguard import Endpoint
+
+INTERNET = "198.51.100.10"
+EXCLUDED_HOST = "172.16.10.10"
+FRONTEND = "10.1.200.4"
+ROUTER = ipaddress.IPv4Address("169.254.1.1")
+PODS_GATEWAY = ipaddress.IPv4Address("169.254.3.1")
+PORT = 6000
+EXCLUDED = tuple(
+    ipaddress.ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "169.254.169.254/32")
+)
+
+
+def network(text: str) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network(text)
+
+
+def until(check: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+    """Waits for a state that must come; the limit only keeps a failure from hanging."""
+    end = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > end:
+            raise AssertionError(f"never happened: {what}")
+        time.sleep(0.005)
+
+
+class Place:
+    """A namespace with links to the router."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.netns = netns.create(name)
+        self.links = Links(self.netns)
+        self.links.set_up("lo")
+
+    def sysctl(self, name: str, value: str) -> None:
+        netns.write_sysctl(self.netns, name, value)
+
+    def nft(self, ruleset: str) -> None:
+        Nftables(self.netns).apply(ruleset)
+
+    def attach(self, router: Links, address: str, via: IPv4Address = ROUTER) -> None:
+        """``eth0`` towards ``router``, /32 address, default route, as clouds do it."""
+        router.add_veth(f"v-{self.name}", "eth0", self.netns)
+        router.add_address(f"v-{self.name}", ipaddress.ip_interface(f"{via}/32"))
+        router.set_up(f"v-{self.name}")
+        self.links.add_address("eth0", ipaddress.ip_interface(f"{address}/32"))
+        self.links.set_up("eth0")
+        default = Route(destination=network("0.0.0.0/0"), gateway=via, device="eth0", onlink=True)
+        self.links.replace_routes([default])
+        route = Route(destination=network(address), device=f"v-{self.name}")
+        router.replace_routes([route])
+
+
+class Internet(Place):
+    """Answers with the address it sees."""
+
+    def __init__(self) -> None:
+        super().__init__("internet")
+        self.nft(
+            "table ip seen { set sources { type ipv4_addr; flags dynamic; size 4096; }\n"
+            "chain in { type filter hook prerouting priority raw; update @sources { ip saddr }\n"
+            "}\n}"
+        )
+
+    def serve(self) -> None:
+        tcp, udp = self.netns.run(self._open)
+        threading.Thread(target=self._tcp, args=(tcp,), daemon=True).start()
+        threading.Thread(target=self._udp, args=(udp,), daemon=True).start()
+
+    def sources(self) -> set[str]:
+        """Every source address that any packet came with."""
+        listing = Nftables(self.netns).table("ip", "seen") or []
+        found = [i["set"].get("elem", []) for i in listing if "set" in i]
+        return {e if isinstance(e, str) else e["elem"]["val"] for group in found for e in group}
+
+    @staticmethod
+    def _open() -> tuple[socket.socket, socket.socket]:
+        tcp = socket.create_server(("", 80), backlog=256)
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("", 7))
+        return tcp, udp
+
+    @staticmethod
+    def _tcp(listening: socket.socket) -> None:
+        while True:
+            connection, peer = listening.accept()
+            threading.Thread(target=_echo, args=(connection, peer[0]), daemon=True).start()
+
+    @staticmethod
+    def _udp(bound: socket.socket) -> None:
+        while True:
+            _, peer = bound.recvfrom(65536)
+            bound.sendto(peer[0].encode(), peer)
+
+
+def _echo(connection: socket.socket, address: str) -> None:
+    """First its caller's address, then whatever the caller says."""
+    with connection, contextlib.suppress(OSError):
+        connection.sendall(address.encode() + b"\n")
+        while heard := connection.recv(65536):
+            connection.sendall(heard)
+
+
+class Machine(Place):
+    """A node: its own tunnel host, its own sockets."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.socket = Path(f"/run/{name}/tunnels.sock")
+        self.host: subprocess.Popen[bytes] | None = None
+        self.sysctl("net/ipv4/ip_forward", "1")
+
+    def start_tunnels(self) -> None:
+        # wireguard-go's own directory, private to the node.
+        script = 'mkdir -p /run/wireguard && mount -t tmpfs t /run/wireguard && exec "$@"'
+        program = (
+            "import asyncio, sys; from egress_gateway.datapath import tunnels; "
+            "asyncio.run(tunnels.run(tunnels.Settings(socket=sys.argv[1])))"
+        )
+        inside = [sys.executable, "-c", program, str(self.socket)]
+        self.host = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{self.name}", "unshare", "-m"]  # noqa: RUF005
+            + ["sh", "-c", script, "sh", *inside]
+        )
+
+    def backend(self) -> UserspaceBackend:
+        until(self.socket.exists, f"tunnel host of {self.name}")
+        return UserspaceBackend(path=self.socket, node=self.netns)
+
+
+class Gateway(Machine):
+    def __init__(self, name: str, primary: str) -> None:
+        super().__init__(name)
+        self.primary = IPv4Address(primary)
+        self._side: GatewaySide | None = None
+
+    @property
+    def side(self) -> GatewaySide:
+        if self._side is None:
+            self._side = self.new_side()
+        return self._side
+
+    def new_side(self) -> GatewaySide:
+        """As after a restart of the agent: nothing is remembered."""
+        return GatewaySide(backend=self.backend(), node=self.netns, namespace=f"egress-{self.name}")
+
+    def desired(self, *configurations: Configuration) -> GatewayDesired:
+        return GatewayDesired(primary=self.primary, configurations=configurations)
+
+
+@dataclass
+class Pod:
+    place: Place
+    address: IPv4Address
+    pair: keys.KeyPair
+    side: PodSide
+
+    def desired(
+        self, gateway_key: str, where: str | None, *, port: int = PORT, listen: int = 20000
+    ) -> PodDesired:
+        tunnel = where and Tunnel(
+            name=tunnel_name(self.place.name),
+            private_key=self.pair.private,
+            peer_key=gateway_key,
+            endpoint=Endpoint(ipaddress.ip_address(where), port),
+            listen_port=listen,
+            mtu=1440,
+        )
+        return PodDesired(
+            netns=Path("/run/netns", self.place.name),
+            addresses=(self.address,),
+            excluded=EXCLUDED,
+            tunnel=tunnel or None,
+        )
+
+    def connect(self, host: str, port: int = 80, timeout: float = 5.0) -> socket.socket:
+        return self.place.netns.run(lambda: socket.create_connection((host, port), timeout=timeout))
+
+    def seen_as(self, host: str = INTERNET, timeout: float = 5.0) -> str | None:
+        """The address that ``host`` sees; None if it cannot be reached."""
+        try:
+            with self.connect(host, timeout=timeout) as connection:
+                return connection.recv(100).decode().strip()
+        except OSError:
+            return None
+
+    def handshake(self, desired: PodDesired) -> None:
+        def done() -> bool:
+            status = self.side.status(desired)
+            return bool(status and any(p.last_handshake for p in status.peers.values()))
+
+        until(done, f"handshake of {self.place.name}")
+
+
+class World:
+    """Everything, wired. ``gateways``: how many of the two are set up."""
+
+    def __init__(self, *, gateways: int = 1) -> None:
+        self.router = Place.__new__(Place)
+        self.router.name, self.router.netns = "router", NetNS.current()
+        self.router.links = Links(self.router.netns)
+        self.router.links.set_up("lo")
+        self.router.sysctl("net/ipv4/ip_forward", "1")
+        self.worker = Machine("w1")
+        self.gateways = [Gateway(f"gw{i}", f"10.1.1.{3 + i}") for i in range(1, gateways + 1)]
+        for machine in (self.worker, *self.gateways):
+            machine.start_tunnels()
+        self.internet = Internet()
+        self._wire()
+        self.internet.serve()
+        self.sources: SourceFilter | None = None
+        self._pods = 0
+
+    def _wire(self) -> None:
+        links = self.router.links
+        self.internet.attach(links, INTERNET)
+        self.internet.links.add_address("lo", ipaddress.ip_interface(f"{EXCLUDED_HOST}/32"))
+        links.replace_routes([Route(destination=network(EXCLUDED_HOST), device="v-internet")])
+        self.worker.attach(links, "10.1.0.4")
+        worker = ipaddress.IPv4Address("10.1.0.4")
+        pods = network("10.244.1.0/24")
+        overlay = Route(destination=pods, gateway=worker, device="v-w1", onlink=True)
+        links.replace_routes([overlay])
+        self.worker.nft(
+            "table ip node { chain post { type nat hook postrouting priority srcnat;\n"
+            "ip saddr 10.244.0.0/16 ip daddr != 10.0.0.0/8 masquerade\n}\n}"
+        )
+        for gateway in self.gateways:
+            gateway.attach(links, str(gateway.primary))
+
+    def route_secondary(self, address: str, gateway: Gateway) -> None:
+        """The cloud knows which machine holds an address."""
+        route = Route(
+            destination=network(address),
+            gateway=gateway.primary,
+            device=f"v-{gateway.name}",
+            onlink=True,
+        )
+        self.router.links.replace_routes([route])
+
+    def pod(self, name: str) -> Pod:
+        """A pod on the worker, untouched by us."""
+        self._pods += 1
+        address = f"10.244.1.{1 + self._pods}"
+        place = Place(name)
+        place.attach(self.worker.links, address, PODS_GATEWAY)
+        if self.sources is None:
+            self.sources = SourceFilter(self.worker.netns)
+            self.sources.sync({})
+        side = PodSide(
+            Path("/run/netns", name),
+            backend=self.worker.backend(),
+            sources=self.sources,
+            node=self.worker.netns,
+        )
+        return Pod(place, IPv4Address(address), keys.generate(), side)
+
+
+def configuration(pair: keys.KeyPair, secondary: str, *, port: int = PORT) -> Configuration:
+    return Configuration(
+        name=f"default/c{port}",
+        port=port,
+        private_key=pair.private,
+        secondary=IPv4Address(secondary),
+        frontend=IPv4Address(FRONTEND),
+    )
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def running(name: str) -> list[int]:
+    """Processes (of the box) whose command line ends with ``name``."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                words = Path("/proc", entry, "cmdline").read_bytes().split(b"\0")
+                if words[-2:-1] == [name.encode()] and b"wireguard-go" in words[0]:
+                    found.append(int(entry))
+    return found
