@@ -179,11 +179,17 @@ def notices(before: Iterable[Condition], after: Iterable[Condition]) -> list[Not
                 continue
             if was is None or was[0] != "True":
                 found.setdefault(c.reason, Notice("Normal", c.reason, c.message))
-        elif c.reason in _QUIET:
+        elif c.reason in _QUIET or (c.type == conditions.GATEWAYS_READY and _starting(was, c)):
             continue
         else:
             found.setdefault(c.reason, Notice("Warning", c.reason, c.message))
     return list(found.values())
+
+
+def _starting(was: tuple[str, str, str] | None, now: Condition) -> bool:
+    """Agents take up a configuration only after it is provisioned: no news until one complains
+    or one that was ready is not."""
+    return (was is None or was[0] != "True") and ";" not in now.message
 
 
 _QUIET = frozenset({Reason.PROVISIONING, Reason.DELETING})

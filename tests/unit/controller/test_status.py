@@ -1,0 +1,132 @@
+"""Verdicts become conditions, Events and fields; what is in service is never wiped."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from egress_gateway.api import conditions
+from egress_gateway.api.types import (
+    Condition,
+    ObjectMeta,
+    StaticGatewayConfiguration,
+    StaticGatewayConfigurationStatus,
+)
+from egress_gateway.controller.status import Gateways, notices, status_of
+from egress_gateway.controller.verdict import Problem, Serving, ServingGateway, Verdict
+
+SERVING = Serving(
+    server=IPv4Address("10.224.0.14"),
+    port=6000,
+    prefix="203.0.113.0/30",
+    gateways=tuple(
+        ServingGateway(
+            provider_id=f"azure:///VMSS/{n}",
+            primary=IPv4Address(f"10.224.0.1{n}"),
+            secondary=IPv4Address(f"10.224.0.2{n}"),
+            public=IPv4Address(f"203.0.113.{n}"),
+        )
+        for n in range(2)
+    ),
+)
+NODES = {"azure:///vmss/0": "node-0", "azure:///vmss/1": "node-1"}
+
+
+def status(
+    verdict: Verdict,
+    *,
+    ready: tuple[str, ...] = ("node-0", "node-1"),
+    nodes: dict[str, str] = NODES,
+    before: StaticGatewayConfigurationStatus | None = None,
+    now: str = "2026-01-01T00:00:00Z",
+    said: dict[str, str] | None = None,
+) -> StaticGatewayConfigurationStatus:
+    sgc = StaticGatewayConfiguration(
+        metadata=ObjectMeta(name="a", namespace="default", uid="uid-1", generation=3),
+        status=before or StaticGatewayConfigurationStatus(),
+    )
+    gateways = Gateways(nodes=nodes, ready=frozenset(ready), problems=said or {})
+    return status_of(sgc, verdict, gateways, public_key="PUB", system_namespace="sys", now=now)
+
+
+def condition(of: StaticGatewayConfigurationStatus, kind: str) -> Condition:
+    found = conditions.find(of.conditions, kind)
+    assert found is not None
+    return found
+
+
+def test_a_served_configuration_is_ready_and_lists_its_gateways() -> None:
+    result = status(Verdict(serving=SERVING, settled=True))
+    assert result.egress_ip_prefix == "203.0.113.0/30"
+    assert result.gateway_server_profile.ip == "10.224.0.14"
+    assert result.gateway_server_profile.public_key == "PUB"
+    secret = result.gateway_server_profile.private_key_secret_ref
+    assert secret is not None
+    assert (secret.namespace, secret.name) == ("sys", "sgw-uid-1")
+    assert [g.node for g in result.gateways] == ["node-0", "node-1"]
+    assert result.gateways[1].public_ip == "203.0.113.1"
+    assert condition(result, conditions.READY).status == "True"
+    assert result.observed_generation == 3
+
+
+def test_no_gateway_ready_means_not_ready() -> None:
+    result = status(Verdict(serving=SERVING, settled=True), ready=())
+    ready = condition(result, conditions.READY)
+    assert (ready.status, ready.reason) == ("False", "NoGatewayReady")
+    assert condition(result, conditions.PROVISIONED).status == "True"
+
+
+def test_some_gateways_are_enough_and_the_silent_one_says_why() -> None:
+    result = status(
+        Verdict(serving=SERVING, settled=True), ready=("node-0",), said={"node-1": "no Secret"}
+    )
+    agents = condition(result, conditions.GATEWAYS_READY)
+    assert (agents.status, agents.reason) == ("True", "SomeGatewaysReady")
+    assert agents.message == "1 of 2 gateway nodes ready; node-1: no Secret"
+
+
+def test_instances_without_a_node_are_not_guessed() -> None:
+    result = status(Verdict(serving=SERVING, settled=True), nodes={}, ready=())
+    assert result.gateways == []
+    assert condition(result, conditions.READY).reason == "GatewayNodeUnknown"
+
+
+def test_a_problem_keeps_what_is_in_service() -> None:
+    good = status(Verdict(serving=SERVING, settled=True))
+    problem = Problem(reason="InvalidSpec", message="bad", accepted=False)
+    kept = Serving(server=SERVING.server, port=6000, prefix=None, gateways=SERVING.gateways)
+    for serving in (kept, None):
+        bad = status(Verdict(problem=problem, serving=serving), before=good)
+        assert bad.egress_ip_prefix == good.egress_ip_prefix
+        assert bad.gateway_server_profile == good.gateway_server_profile
+        assert bad.gateways == good.gateways
+        assert condition(bad, conditions.ACCEPTED).reason == "InvalidSpec"
+        assert condition(bad, conditions.READY).status == "False"
+
+
+def test_the_same_verdict_later_changes_nothing() -> None:
+    verdict = Verdict(serving=SERVING, settled=True)
+    first = status(verdict)
+    assert status(verdict, before=first, now="2027-01-01T00:00:00Z") == first
+
+
+def test_events_tell_each_refusal_once_and_good_news_when_it_comes() -> None:
+    refused = Verdict(problem=Problem(reason="AuthorizationFailed", message="no role"))
+    first = status(refused)
+    told = notices([], first.conditions)
+    assert [(n.type, n.reason) for n in told] == [("Warning", "AuthorizationFailed")]
+    assert notices(first.conditions, status(refused, before=first).conditions) == []
+    good = status(Verdict(serving=SERVING, settled=True), before=first)
+    assert {(n.type, n.reason) for n in notices(first.conditions, good.conditions)} == {
+        ("Normal", "Provisioned"),
+        ("Normal", "AllGatewaysReady"),
+    }
+
+
+def test_losing_every_gateway_is_news_and_starting_up_is_not() -> None:
+    starting = status(Verdict(serving=SERVING, settled=True), ready=())
+    assert "NoGatewayReady" not in {n.reason for n in notices([], starting.conditions)}
+    good = status(Verdict(serving=SERVING, settled=True), before=starting)
+    lost = status(Verdict(serving=SERVING, settled=True), ready=(), before=good)
+    assert [(n.type, n.reason) for n in notices(good.conditions, lost.conditions)] == [
+        ("Warning", "NoGatewayReady")
+    ]
