@@ -208,6 +208,7 @@ class Agent:
             free_port=self._kernel.free_port,
         )
         moved = after.listen_port != before.listen_port
+        settling, sandbox.settling = sandbox.settling, False
         if moved:
             await self._pacer.turn()
         publishing = asyncio.create_task(self._endpoints.publish(after))
@@ -221,7 +222,7 @@ class Agent:
         if moved and before.gateway is not None:
             metrics.MOVES.inc()
             self._teller.moved(before, after)
-        elif done and before.verified and before == after:
+        elif done and before.verified and before == after and not settling:
             self._teller.repaired(after, done)
 
     async def _detach(self, sandbox_id: str) -> None:

@@ -94,6 +94,9 @@ class Sandbox:
         self.verified = asyncio.Event()
         self.verifier: asyncio.Task[None] | None = None
         self.gone = False
+        self.settling = attachment.verified
+        """The next pass has something to do that mends no damage: just verified (it clears the
+        keepalive), or just adopted (it writes the filter, whose text it cannot know)."""
         self._avoid: dict[str, float] = {}
         self._lock = asyncio.Lock()
         self._kept = False
@@ -128,6 +131,7 @@ class Sandbox:
                 return False
             if not self.attachment.verified:
                 self._remember(msgspec.structs.replace(self.attachment, verified=True))
+                self.settling = True
             self.verified.set()
             return True
 

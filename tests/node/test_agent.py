@@ -1,0 +1,83 @@
+"""The node agent with real CNI plugins, tunnels and packets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+]
+ROOT = Path(__file__).parents[2]
+
+
+def play(scenario: str) -> None:
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *(sys.executable, "-W", "error", "-m", "tests.node.world", scenario),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_first_connection_of_an_annotated_pod_succeeds_and_delete_leaves_nothing() -> None:
+    play("started_means_working")
+
+
+def test_pod_starts_although_the_gateway_learns_of_it_late() -> None:
+    play("gateway_learns_late")
+
+
+def test_pods_start_in_parallel() -> None:
+    play("many_at_once")
+
+
+def test_unknown_configuration_fails_the_pod_with_the_reason() -> None:
+    play("unknown_configuration")
+
+
+def test_pod_waits_for_a_configuration_that_is_being_made() -> None:
+    play("configuration_arrives_while_waiting")
+
+
+def test_lost_gateway_is_left_and_does_not_take_the_pod_back() -> None:
+    play("lost_gateway_is_left_at_once")
+
+
+def test_gateway_that_answers_probes_but_no_handshake_is_passed_over() -> None:
+    play("gateway_that_answers_probes_but_no_handshake")
+
+
+def test_restarted_agent_adopts_and_moves_nobody() -> None:
+    play("restarted_agent_moves_nobody")
+
+
+def test_pod_deleted_while_the_agent_is_away_leaves_nothing() -> None:
+    play("deleted_while_the_agent_is_away")
+
+
+def test_running_pod_follows_its_annotation() -> None:
+    play("running_pod_follows_its_annotation")
+
+
+def test_running_pod_follows_its_configuration() -> None:
+    play("running_pod_follows_its_configuration")
+
+
+def test_damaged_pod_is_repaired() -> None:
+    play("damage_is_repaired")
+
+
+def test_running_pod_whose_configuration_is_missing_is_held_back() -> None:
+    play("configuration_deleted_holds_the_pod")

@@ -1,0 +1,463 @@
+"""A node, a gateway that speaks WireGuard, and an Internet, in namespaces that die with the test.
+
+``python -m tests.node.world SCENARIO`` runs one scenario of ``scenarios.py``; the test starts it
+with ``unshare --kill-child``. CNI plugins, WireGuard and packets are real; only the Kubernetes API is
+played, since these tests are about what the agent does to the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from egress_gateway.api import names
+from egress_gateway.api.types import (
+    Gateway,
+    GatewayServerProfile,
+    ObjectMeta,
+    PodEndpoint,
+    StaticGatewayConfiguration,
+    StaticGatewayConfigurationSpec,
+    StaticGatewayConfigurationStatus,
+)
+from egress_gateway.cni import binary, conflist
+from egress_gateway.cni.install import Installer
+from egress_gateway.datapath import backends, keys, netns, tunnels
+from egress_gateway.datapath.sources import SourceFilter
+from egress_gateway.kube.resources import Key, Pod, PodSpec, Reference
+from egress_gateway.node import server
+from egress_gateway.node.agent import Agent
+from egress_gateway.node.attach import NodeFacts
+from egress_gateway.node.endpoints import Endpoints
+from egress_gateway.node.health import Rules
+from egress_gateway.node.knowledge import Knowledge
+from egress_gateway.node.probe import Prober
+from egress_gateway.node.sandbox import Kernel
+from egress_gateway.node.settings import Settings
+from egress_gateway.node.store import Store
+from egress_gateway.node.tell import Teller
+
+RUN = Path("/run/egress-gateway")
+CONF = Path("/run/cni/net.d")
+BIN = Path("/run/cni/bin")
+INTERNET = "198.51.100.10"
+PLUGINS = "/usr/lib/cni"
+
+
+def sh(command: str, *, ns: str | None = None, check: bool = True) -> str:
+    prefix = ["nsenter", f"--net=/run/netns/{ns}"] if ns else []
+    done = subprocess.run(
+        [*prefix, "sh", "-ec", command], capture_output=True, text=True, check=False
+    )
+    if check and done.returncode:
+        raise RuntimeError(f"{ns or 'node'}: {command}: {done.stderr}{done.stdout}")
+    return done.stdout
+
+
+class PlayedCache:
+    """A kube Cache that the test fills."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, Any] = {}
+        self._callbacks: list[Callable[[Key, Any, Any], None]] = []
+        self.is_synced = True
+
+    def on_change(self, callback: Callable[[Key, Any, Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def get(self, namespace: str, name: str) -> Any:
+        return self._objects.get(Key(namespace, name))
+
+    def values(self) -> list[Any]:
+        return list(self._objects.values())
+
+    def put(self, namespace: str, name: str, obj: Any) -> None:
+        key = Key(namespace, name)
+        old = self._objects.pop(key, None)
+        if obj is not None:
+            self._objects[key] = obj
+        for callback in self._callbacks:
+            callback(key, old, obj)
+
+
+class PlayedApi:
+    """Applies and deletes PodEndpoints; ``delay`` seconds pass before gateways hear of one."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.delay = 0.0
+        self.down = False
+
+    async def apply(self, resource: Any, document: dict[str, Any]) -> None:
+        if self.down:
+            await asyncio.sleep(3600)
+        endpoint = msgspec.convert(document, PodEndpoint)
+        meta = endpoint.metadata
+        self._world.endpoints.put(meta.namespace, meta.name, endpoint)
+        asyncio.get_running_loop().call_later(self.delay, self._world.sync_peers)
+
+    async def delete(
+        self, resource: Any, name: str, namespace: str, *, uid: str | None = None
+    ) -> None:
+        self._world.endpoints.put(namespace, name, None)
+        self._world.sync_peers()
+
+
+class PlayedRecorder:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
+
+    def event(self, target: Reference, type: str, reason: str, message: str) -> None:
+        self.events.append((f"{target.namespace}/{target.name}", reason, message))
+
+
+class GatewayNode:
+    """A namespace with a WireGuard interface and masquerade, as a gateway node looks from
+    outside. Its Internet is an address in a namespace behind it that answers HTTP."""
+
+    def __init__(self, index: int, pair: keys.KeyPair) -> None:
+        self.name = f"gw{index}"
+        self.address = f"10.224.0.{10 + index}"
+        self.public = f"203.0.113.{index}"
+        self._link = f"wgt{index}"
+        self._pair = pair
+        netns.create(self.name).close()
+        sh(
+            f"ip link add {self.name} type veth peer name eth0 netns {self.name}; "
+            f"ip link set {self.name} master br0 up"
+        )
+        sh(
+            f"ip link set lo up; ip addr add {self.address}/16 dev eth0; ip link set eth0 up; "
+            "sysctl -qw net.ipv4.ip_forward=1",
+            ns=self.name,
+        )
+        environment = {k: v for k, v in os.environ.items() if k != "LOG_LEVEL"}
+        subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self.name}", "wireguard-go", self._link],
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        key = Path(f"/run/{self.name}.key")
+        key.write_text(pair.private)
+        sh(
+            f"wg set {self._link} listen-port 6000 private-key {key}; "
+            f"ip link set {self._link} up; ip route add 10.244.0.0/16 dev {self._link}; "
+            f"ip addr add {self.public}/32 dev lo; ip route add default via 10.224.0.200; "
+            f"nft 'add table ip t; "
+            f"add chain ip t post {{ type nat hook postrouting priority 100; }};"
+            f" add rule ip t post ip saddr 10.244.0.0/16 oifname eth0 snat to {self.public}'",
+            ns=self.name,
+        )
+
+    def sync(self, endpoints: list[PodEndpoint]) -> None:
+        lines = [f"[Interface]\nPrivateKey={self._pair.private}\nListenPort=6000"]
+        for e in endpoints:
+            lines.append(
+                f"[Peer]\nPublicKey={e.spec.pod_public_key}\nAllowedIPs={e.spec.pod_ip_address}/32"
+            )
+        path = Path(f"/run/{self.name}.conf")
+        path.write_text("\n".join(lines) + "\n")
+        sh(f"wg syncconf {self._link} {path}", ns=self.name)
+
+    def cut(self) -> None:
+        sh("ip link set eth0 down", ns=self.name)
+
+    def refuse_handshakes(self) -> None:
+        """Answers probes but not WireGuard."""
+        sh(
+            "nft 'add table ip d; add chain ip d i { type filter hook input priority 0; };"
+            " add rule ip d i udp dport 6000 drop'",
+            ns=self.name,
+        )
+
+
+class World:
+    def __init__(self) -> None:
+        self.configurations, self.pods, self.endpoints = (
+            PlayedCache(),
+            PlayedCache(),
+            PlayedCache(),
+        )
+        self.api = PlayedApi(self)
+        self.recorder = PlayedRecorder()
+        self.pair = keys.generate()
+        self.gateways: list[GatewayNode] = []
+        self.agent: Agent
+        self._tasks: list[asyncio.Task[None]] = []
+        self.settings = Settings(
+            node_name="node-1",
+            run_dir=str(RUN),
+            cluster_cidrs=["10.244.0.0/16", "10.224.0.0/16"],
+            attach_timeout=4.0,
+            resync_interval=0.3,
+            hold_down=0.5,
+        )
+
+    # What is there before the agent.
+
+    def build(self, gateways: int = 2) -> None:
+        for folder in (RUN, CONF, BIN, Path("/run/netns")):
+            folder.mkdir(parents=True, exist_ok=True)
+        sh(
+            "ip link set lo up; ip link add br0 type bridge; ip link set br0 up; "
+            "ip addr add 10.224.0.4/16 dev br0; sysctl -qw net.ipv4.ip_forward=1; "
+            "ip route add default via 10.224.0.200"
+        )
+        self._internet()
+        for index in range(gateways):
+            self.gateways.append(GatewayNode(index + 1, self.pair))
+        sh(
+            "nft 'add table ip masq; add chain ip masq post { type nat hook postrouting priority"
+            " 100; }; add rule ip masq post ip saddr 10.244.0.0/16 ip daddr != 10.0.0.0/8"
+            " masquerade'"
+        )
+        chain = {
+            "cniVersion": "1.0.0",
+            "name": "lab",
+            "plugins": [
+                {
+                    "type": "ptp",
+                    "ipam": {
+                        "type": "host-local",
+                        "dataDir": "/run/cni/ipam",
+                        "ranges": [[{"subnet": "10.244.1.0/24"}]],
+                        "routes": [{"dst": "0.0.0.0/0"}],
+                    },
+                }
+            ],
+        }
+        (CONF / "10-lab.conflist").write_text(json.dumps(chain))
+
+    def _internet(self) -> None:
+        netns.create("inet").close()
+        sh("ip link add inet type veth peer name eth0 netns inet; ip link set inet master br0 up")
+        routes = "; ".join(
+            f"ip route add 203.0.113.{i}/32 via 10.224.0.{10 + i}" for i in range(1, 4)
+        )
+        sh(
+            f"ip link set lo up; ip addr add 10.224.0.200/16 dev eth0; ip link set eth0 up; "
+            f"ip addr add {INTERNET}/32 dev lo; {routes}",
+            ns="inet",
+        )
+        program = (
+            "import http.server,sys\n"
+            "class H(http.server.BaseHTTPRequestHandler):\n"
+            "  def do_GET(s):\n"
+            "    b=s.client_address[0].encode()\n"
+            "    s.send_response(200);s.send_header('Content-Length',str(len(b)));s.end_headers()\n"
+            "    s.wfile.write(b)\n"
+            "  def log_message(s,*a): pass\n"
+            f"s=http.server.ThreadingHTTPServer(('{INTERNET}',80),H)\n"
+            "print('up',flush=True)\n"
+            "s.serve_forever()\n"
+        )
+        whoami = subprocess.Popen(
+            ["nsenter", "--net=/run/netns/inet", sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+        )
+        assert whoami.stdout is not None
+        whoami.stdout.readline()
+
+    def configure(self, name: str = "egress", **spec: Any) -> None:
+        """A StaticGatewayConfiguration that all gateways serve."""
+        self.configurations.put(
+            "default",
+            name,
+            StaticGatewayConfiguration(
+                metadata=ObjectMeta(name=name, namespace="default", uid=f"uid-of-{name}"),
+                spec=StaticGatewayConfigurationSpec(gateway_nodepool_name="p", **spec),
+                status=StaticGatewayConfigurationStatus(
+                    egress_ip_prefix="203.0.113.0/30",
+                    gateway_server_profile=GatewayServerProfile(
+                        ip="", port=6000, public_key=self.pair.public
+                    ),
+                    gateways=[
+                        Gateway(node=g.name, primary_ip=g.address, secondary_ip=g.public)
+                        for g in self.gateways
+                    ],
+                ),
+            ),
+        )
+
+    def sync_peers(self) -> None:
+        for gateway in self.gateways:
+            gateway.sync(self.endpoints.values())
+
+    # The agent.
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[World]:
+        """The tunnels' host and the agent, as separate as they are on a node."""
+        host = asyncio.create_task(tunnels.run(tunnels.Settings(socket=str(RUN / "tunnels.sock"))))
+        await until(lambda: (RUN / "tunnels.sock").exists())
+        try:
+            await self.start_agent()
+            yield self
+            await self.stop_agent()
+        finally:
+            host.cancel()
+            await asyncio.gather(host, return_exceptions=True)
+
+    async def start_agent(self) -> None:
+        self._executor = ThreadPoolExecutor(8)
+        kernel = Kernel(
+            facts=NodeFacts(mtu=1500, exceptions=self.settings.exceptions),
+            backend=backends.detect(tunnel_socket=RUN / "tunnels.sock"),
+            sources=SourceFilter(),
+            store=Store(RUN),
+            executor=self._executor,
+            ports=range(20000, 30000),
+        )
+        prober = Prober(Rules(hold_down=self.settings.hold_down), interval=0.075)
+        self.agent = Agent(
+            settings=self.settings,
+            kernel=kernel,
+            knowledge=Knowledge(self.configurations, self.pods),  # type: ignore[arg-type]
+            endpoints=Endpoints(self.api, self.endpoints, "node-1"),  # type: ignore[arg-type]
+            prober=prober,
+            teller=Teller(self.recorder),  # type: ignore[arg-type]
+        )
+        self.agent.adopt()
+        Installer(
+            plugin=binary.path(),
+            bin_dir=BIN,
+            conf_dir=CONF,
+            entry=conflist.entry(run_dir=str(RUN), agent_timeout=10),
+        ).converge()
+        self._tasks = [
+            asyncio.create_task(work)
+            for work in (prober.run(), self.agent.run(), server.serve(self.agent, RUN))
+        ]
+        await asyncio.sleep(0)
+
+    async def stop_agent(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._executor.shutdown()
+
+    # Pods.
+
+    async def start_pod(self, name: str, *, annotation: str | None = "egress") -> RunningPod:
+        pod = RunningPod(self, name)
+        pod.annotate(annotation)
+        await pod.add()
+        return pod
+
+    def gateway_of(self, address: str) -> GatewayNode:
+        return next(g for g in self.gateways if g.public == address)
+
+
+class CniError(Exception):
+    def __init__(self, answer: dict[str, Any]) -> None:
+        super().__init__(answer.get("msg"))
+        self.code = answer["code"]
+        self.message = answer["msg"]
+
+
+class RunningPod:
+    """A sandbox that a runtime has made: a namespace, configured by the node's CNI chain."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world = world
+        self.name = name
+        self.uid = f"uid-{name}"
+        self.container = f"c{name}"
+        self.ns = f"cni-{name}"
+        self.annotation: str | None = None
+        self.result: dict[str, Any] = {}
+        netns.create(self.ns).close()
+
+    def annotate(self, annotation: str | None) -> None:
+        self.annotation = annotation
+        annotations = {names.POD_ANNOTATION: annotation} if annotation is not None else {}
+        meta = ObjectMeta(
+            name=self.name, namespace="default", uid=self.uid, annotations=annotations
+        )
+        self._world.pods.put("default", self.name, Pod(metadata=meta, spec=PodSpec(node_name="n")))
+
+    async def add(self) -> None:
+        await self._chain("ADD")
+
+    async def delete(self) -> None:
+        await self._chain("DEL")
+        netns.delete(self.ns)
+        self._world.pods.put("default", self.name, None)
+
+    async def _chain(self, command: str) -> None:
+        network = json.loads(next(CONF.glob("*.conflist")).read_text())
+        plugins = network["plugins"] if command == "ADD" else network["plugins"][::-1]
+        for plugin in plugins:
+            conf = {"cniVersion": network["cniVersion"], "name": network["name"], **plugin}
+            if plugin.get("capabilities", {}).get(names.CNI_CAPABILITY) and self.annotation:
+                annotations = {names.POD_ANNOTATION: self.annotation}
+                conf["runtimeConfig"] = {names.CNI_CAPABILITY: annotations}
+            if self.result:
+                conf["prevResult"] = self.result
+            out = await self._plugin(command, plugin["type"], conf)
+            if command == "ADD":
+                self.result = json.loads(out)
+
+    async def _plugin(self, command: str, kind: str, conf: dict[str, Any]) -> bytes:
+        program = BIN / kind if (BIN / kind).exists() else Path(PLUGINS, kind)
+        process = await asyncio.create_subprocess_exec(
+            str(program),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={
+                "CNI_COMMAND": command,
+                "CNI_CONTAINERID": self.container,
+                "CNI_NETNS": f"/run/netns/{self.ns}",
+                "CNI_IFNAME": "eth0",
+                "CNI_PATH": f"{BIN}:{PLUGINS}",
+                "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name};"
+                f"K8S_POD_UID={self.uid}",
+                "PATH": os.environ["PATH"],
+            },
+        )
+        out, _ = await process.communicate(json.dumps(conf).encode())
+        if process.returncode:
+            raise CniError(json.loads(out))
+        return out
+
+    async def whoami(self, *, timeout: float = 5) -> str:
+        """The address that the Internet sees; empty if no answer comes."""
+        process = await asyncio.create_subprocess_exec(
+            *("nsenter", f"--net=/run/netns/{self.ns}"),
+            *("curl", "-s", "-m", str(timeout), f"http://{INTERNET}/"),
+            stdout=subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+        return out.decode()
+
+
+async def until(condition: Callable[[], object], *, seconds: float = 20) -> None:
+    """Waits for what must come; the limit only ends a test that fails anyway."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def main() -> None:
+    from tests.node import scenarios
+
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+    asyncio.run(getattr(scenarios, sys.argv[1])())
+
+
+if __name__ == "__main__":
+    main()
