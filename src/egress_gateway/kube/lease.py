@@ -28,8 +28,8 @@ class LeaderElection:
     """At most one process leads, as long as clocks run at about the same rate.
 
     ``identity`` names this process (pod name); ``duration``, ``renew`` and ``retry`` are seconds:
-    how long others wait for a silent leader, how long a leader that cannot renew goes on, and
-    how often either tries.
+    how long others wait for a silent leader, how long a leader that cannot renew goes on (two
+    thirds of that unless given), and how often either tries (a seventh).
     """
 
     def __init__(
@@ -40,15 +40,17 @@ class LeaderElection:
         identity: str,
         *,
         duration: float = 15.0,
-        renew: float = 10.0,
-        retry: float = 2.0,
+        renew: float | None = None,
+        retry: float | None = None,
         rand: Random | None = None,
     ) -> None:
         self._client = client
         self._namespace, self._name = namespace, name
-        self._retry = retry
+        self._retry = duration / 7 if retry is None else retry
         self._rand = rand
-        self._election = Election(identity, duration=duration, renew=renew)
+        self._election = Election(
+            identity, duration=duration, renew=duration * 2 / 3 if renew is None else renew
+        )
 
     @property
     def leading(self) -> bool:
