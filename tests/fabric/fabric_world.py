@@ -288,6 +288,8 @@ class World:
         self.resources.vnet()
         self.fabric = Fabric(self.resources, settings)
         self.machines: list[FakeMachine] = []
+        self.open: list[asyncio.DatagramTransport | asyncio.Server] = []
+        """Closed when the story is over."""
 
     async def machine(self, name: str, nic_id: str, overlay: str | None = None) -> FakeMachine:
         """A running machine on the NIC, with pod addresses ``overlay`` behind it."""
@@ -338,6 +340,8 @@ def play(story: Callable[[World], Awaitable[None]], settings: FabricSettings | N
             follower.cancel()
             await asyncio.gather(follower, return_exceptions=True)
             await world.fabric.close()
+            for opened in world.open:
+                opened.close()
             for machine in world.machines:
                 machine.close()
 
