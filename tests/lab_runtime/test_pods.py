@@ -247,6 +247,25 @@ def test_sigterm_comes_first_and_sigkill_after_the_grace_period() -> None:
     play(story)
 
 
+def test_a_forced_deletion_does_not_wait_for_the_grace_period() -> None:
+    async def story(w: World) -> None:
+        container = {"command": ["sh", "-c", "trap '' TERM; echo up; sleep 1000"]}
+        pod = await w.create("deaf", container, terminationGracePeriodSeconds=1000)
+        await w.ready("deaf")
+        await w.printed("deaf", b"up")
+        deletion = asyncio.create_task(w.delete("deaf"))
+        assert "Stopping container c" in await w.event("Killing")
+        await w.api.remove(f"{PODS}/deaf")
+        await deletion
+        async with asyncio.timeout(60):
+            while w.running.kubelet.find("default", "deaf") is not None:
+                await asyncio.sleep(0.01)
+        assert list(w.node.path("/run/netns").iterdir()) == []
+        assert not w.node.path(f"/var/lib/kubelet/pods/{pod['metadata']['uid']}").exists()
+
+    play(story)
+
+
 def test_an_unknown_image_waits_and_names_those_that_work() -> None:
     async def story(w: World) -> None:
         await w.create("odd", {"image": "redis:7"})

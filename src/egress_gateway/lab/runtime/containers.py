@@ -85,6 +85,8 @@ class Container:
         self.attached: set[asyncio.Queue[tuple[int, bytes] | None]] = set()
         self.container_id = ""
         self.env: dict[str, str] = {}
+        self.hurry = asyncio.Event()
+        """Set when its pod is gone by force: what is left of the grace period is void."""
         self._stopping = False
 
     @property
@@ -136,9 +138,13 @@ class Container:
         if grace > 0:
             await self._pre_stop(grace)
             await process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    await process.wait()
+            ends = [
+                asyncio.create_task(_finish(process)),
+                asyncio.create_task(_happen(self.hurry)),
+            ]
+            await asyncio.wait(ends, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
         await process.send_signal(signal.SIGKILL)
         await process.wait()
 
@@ -327,3 +333,11 @@ class Container:
             "started": self.started,
             "restartCount": self.restarts,
         }
+
+
+async def _finish(process: Process) -> None:
+    await process.wait()
+
+
+async def _happen(event: asyncio.Event) -> None:
+    await event.wait()

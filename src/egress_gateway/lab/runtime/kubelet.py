@@ -189,10 +189,10 @@ class Kubelet:
                 ready = True
 
     async def _still_ready(self) -> bool:
-        """False when the node controller has given us up meanwhile."""
+        """False when the node controller has given us up meanwhile. A deleted node stays deleted:
+        kubelets register when they start, not later."""
         node = await self._api.get(f"/api/v1/nodes/{self._spec.name}")
         if node is None:
-            await self._register()
             return True
         conditions = node.get("status", {}).get("conditions") or []
         return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

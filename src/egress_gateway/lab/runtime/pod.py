@@ -135,6 +135,8 @@ class Pod:
         """The object is gone (forced deletion): end at once."""
         self._gone = True
         self._deleted.set()
+        for container in [*self.inits, *self.containers]:
+            container.hurry.set()
 
     async def run(self) -> None:
         """The whole life. Cancelled when the machine goes down."""
@@ -142,7 +144,11 @@ class Pod:
             self._deleted.set()
         publisher = asyncio.create_task(self._publish())
         try:
-            await self._until_deleted(self._live())
+            try:
+                await self._until_deleted(self._live())
+            except Exception as error:  # a fault of ours must not leave processes running
+                log.exception("pod %s", self._path())
+                self.event("Warning", "FailedSync", f"error of the lab: {error!r}")
             await self._stop_containers()
             await self._release()
             self.changed()
@@ -156,6 +162,7 @@ class Pod:
         if not self._gone:
             await self._post_status()
             await self._delete_object()
+        self._volumes.remove(self.uid)
 
     async def _until_deleted(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -222,9 +229,8 @@ class Pod:
             await asyncio.shield(self._abandon(sandbox, name, error))
             if isinstance(error, CniError):
                 raise CniError(
-                    f'Failed to create pod sandbox: failed to setup network for sandbox '
-                    f'"{container_id[:13]}": {error}', error.code,
-                ) from error  # fmt: skip
+                    f"Failed to create pod sandbox: failed to setup network: {error}", error.code
+                ) from error
             raise
         self._sandbox = sandbox
         self.netns = sandbox.netns
@@ -279,7 +285,6 @@ class Pod:
             await self._api.delete(
                 self._path(), {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}}
             )
-        self._volumes.remove(self.uid)
 
     # Status.
 
