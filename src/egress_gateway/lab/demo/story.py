@@ -39,7 +39,7 @@ async def play(*, as_json: bool, keep: bool = False) -> int:
     report = Report(as_json=as_json)
     footprint = host_footprint()
     ok = True
-    with _own_lab(report) as lab:
+    with _own_lab(keep=keep) as lab:
         try:
             await _steps(lab, report)
         except _EXPECTED:
@@ -55,13 +55,14 @@ async def play(*, as_json: bool, keep: bool = False) -> int:
 class _Lab:
     """The story's lab: made in the first step, ended in the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, detach: bool) -> None:
+        self._detach = detach
         self.handle: host.LabHandle | None = None
         self.kept = False
 
     def start(self) -> host.LabHandle:
         # NB: not in a thread: the lab dies with the thread that started it.
-        self.handle = host.start(f"demo-{os.getpid()}", detach=False)
+        self.handle = host.start(f"demo-{os.getpid()}", detach=self._detach)
         return self.handle
 
     def stop(self) -> None:
@@ -76,8 +77,8 @@ class _Lab:
 
 
 @contextlib.contextmanager
-def _own_lab(report: Report) -> Iterator[_Lab]:
-    lab = _Lab()
+def _own_lab(*, keep: bool) -> Iterator[_Lab]:
+    lab = _Lab(detach=keep)
     try:
         yield lab
     finally:
