@@ -225,3 +225,15 @@ def test_describe_says_what_the_fabric_does() -> None:
         assert told["dropped"]["cut"] >= 1
 
     play(story)
+
+
+def test_a_damaged_table_is_made_anew() -> None:
+    async def story(world: World) -> None:
+        _, one, _ = await pair(world)
+        assert await one.fetch() == "192.0.2.4"
+        await world.fabric._in_kernel(lambda: world.fabric._nftables.run("flush ruleset"))
+        world.resources.outbound(world.resources.public("192.0.2.9"))
+        await world.fabric.settle()
+        assert await one.fetch() == "192.0.2.9"
+
+    play(story)

@@ -231,9 +231,10 @@ def _plan_overlays(
     ports: Mapping[str, Port],
     overlays: Mapping[IPv4Network, str],
 ) -> None:
+    for overlay in collapse_addresses(overlays):
+        draft.add("overlay", str(overlay))
     for overlay, nic_id in overlays.items():
         port, nic = ports.get(nic_id), network.nics.get(nic_id)
-        draft.add("overlay", str(overlay))
         if port is None or nic is None:
             continue
         draft.add("overlay_sources", f'"{port.link}" . {overlay}')

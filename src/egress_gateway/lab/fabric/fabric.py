@@ -24,7 +24,7 @@ from egress_gateway.lab.fabric.links import FabricError, Links, require_empty_na
 from egress_gateway.lab.fabric.metadata import MetadataServer, TokenSource
 from egress_gateway.lab.fabric.namespace import Namespace
 from egress_gateway.lab.fabric.network import Network, Nic, observe
-from egress_gateway.lab.fabric.nftables import Nftables
+from egress_gateway.lab.fabric.nftables import Nftables, NftablesError
 from egress_gateway.lab.fabric.probes import Probes
 from egress_gateway.lab.fabric.ruleset import (
     COUNTERS,
@@ -74,6 +74,7 @@ class Fabric:
         self._network = Network({}, (), (), ())
         self._applied: Desired | None = None
         self._pruned = 0
+        self._prune_due = False
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._issued = self._covered = 0
@@ -274,12 +275,22 @@ class Fabric:
         self._links.own(always | gateways | set(more))
 
     def _apply(self, desired: Desired) -> None:
-        commands = transaction(self._applied, desired)
-        if commands:
-            self._nftables.run(commands)
+        self._prune_due |= loses(self._applied, desired)
+        self._replace_rules(desired)
         self._links.apply(desired.routes, desired.marks)
-        if loses(self._applied, desired):
+        if self._prune_due:
             self._pruned += flows.prune(desired.translations.stale)
+            self._prune_due = False
+
+    def _replace_rules(self, desired: Desired) -> None:
+        commands = transaction(self._applied, desired)
+        try:
+            if commands:
+                self._nftables.run(commands)
+        except NftablesError as error:
+            # Somebody changed the table behind our back: make all of it anew, counters too.
+            log.warning("the fabric's table is rebuilt", extra={"cause": str(error)})
+            self._nftables.run(SKELETON + transaction(None, desired))
         self._applied = desired
 
     def _read_counters(self) -> dict[str, int]:
