@@ -7,10 +7,11 @@ the culprit stands alone, so that the innocent are served after log2(n) writes.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from egress_gateway.api.conditions import Reason
@@ -20,6 +21,8 @@ from egress_gateway.controller.apply import Refusal
 from egress_gateway.controller.plan import Wanted
 from egress_gateway.controller.verdict import Problem, Verdict
 
+log = logging.getLogger(__name__)
+
 FIRST_RETRY: Final = 2.0
 QUIET_CONFLICTS: Final = 2
 """So many lost races in a row are nobody's news."""
@@ -27,11 +30,11 @@ _TRANSIENT: Final = (errors.Throttled, errors.Conflict, errors.Unavailable, erro
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
-    """Nobody is to blame: the pool waits. ``problem`` None: not worth telling yet."""
+class Setback:
+    """The pool waits ``seconds``; ``problems`` is what those concerned hear of it."""
 
     seconds: float
-    problem: Problem | None
+    problems: Mapping[str, Problem]
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class _Entry:
     attempts: int = 0
     until: float = 0.0
     problem: Problem | None = None
+    last: Problem | None = None
 
 
 class Ledger:
@@ -91,6 +95,7 @@ class Ledger:
         if self._clock() < entry.until:
             return
         entry.problem = None
+        entry.last = verdict.problem or entry.last
         if verdict.problem and verdict.problem.reason == Reason.INVALID_SPEC:
             entry.until = 0.0  # only an edit mends it
         elif final or verdict.problem:
@@ -112,34 +117,50 @@ class Ledger:
         """The pool (or survey) went through."""
         self._pauses.pop(key, None)
 
-    def blame(self, key: str, refusal: Refusal, wanted: Sequence[Wanted]) -> Pause | None:
-        """Blocks the culprits of ``refusal``; a Pause when no configuration is at fault."""
+    def lasting(self, uid: str, verdict: Verdict) -> Verdict:
+        """While a refused configuration is tried again, its refusal goes on being said."""
+        entry = self._entries.get(uid)
+        if entry is None or verdict.problem or verdict.serving:
+            return verdict
+        return replace(verdict, problem=entry.last)
+
+    def judge(
+        self, key: str, refusals: Iterable[Refusal], wanted: Sequence[Wanted]
+    ) -> Setback | None:
+        """Blocks the culprits of ``refusals``; a Setback for what is no configuration's fault,
+        and for removals, which nothing replaces."""
+        seconds: list[float] = []
+        problems: dict[str, Problem] = {}
+        leaving = {w.uid for w in wanted if w.leaving}
+        for refusal in refusals:
+            error, uids = refusal.error, refusal.step.uids
+            log.warning("%s", error, extra={"code": error.code})
+            blameless = isinstance(error, _TRANSIENT) or not uids
+            if blameless or _machine_fault(refusal, wanted) or uids & leaving:
+                attempts = self._pauses.get(key, 0)
+                delay = self.pause(key, error)
+                if isinstance(error, errors.Conflict) and attempts < QUIET_CONFLICTS:
+                    seconds.append(0.2 * (attempts + 1))
+                    continue
+                seconds.append(delay)
+                problems |= dict.fromkeys(uids, _problem(refusal))
+            else:
+                self._accuse(refusal, wanted)
+        return Setback(max(seconds), problems) if seconds else None
+
+    def _accuse(self, refusal: Refusal, wanted: Sequence[Wanted]) -> None:
         error, uids = refusal.error, refusal.step.uids
-        if isinstance(error, _TRANSIENT) or not uids:
-            return self._transient(key, error)
         named = _named(error, [w for w in wanted if w.uid in uids])
-        instance = isinstance(refusal.step.action, WriteInstance)
-        if instance and isinstance(error, errors.Failed) and not named:
-            problem = Problem(reason=Reason.INSTANCE_FAILED, message=str(error))
-            return Pause(self.pause(key, error), problem)
         if named or len(uids) == 1:
             for uid in named or uids:
                 self._block(uid, Problem.of(error))
-            return None
+            return
         ordered = sorted(uids)
         self._suspects.update(ordered[(len(ordered) + 1) // 2 :])
-        return None
-
-    def _transient(self, key: str, error: errors.CloudError) -> Pause:
-        attempts = self._pauses.get(key, 0)
-        seconds = self.pause(key, error)
-        if isinstance(error, errors.Conflict) and attempts < QUIET_CONFLICTS:
-            return Pause(0.2 * (attempts + 1), None)
-        return Pause(seconds, Problem.of(error))
 
     def _block(self, uid: str, problem: Problem) -> None:
         entry = self._entries.setdefault(uid, _Entry())
-        entry.problem = problem
+        entry.problem = entry.last = problem
         self._later(entry)
 
     def _later(self, entry: _Entry) -> None:
@@ -155,6 +176,21 @@ _SUSPECTED: Final = Problem(
     reason=Reason.PROVISIONING,
     message="a write for several configurations was refused; they are tried in smaller groups",
 )
+
+
+def _machine_fault(refusal: Refusal, wanted: Iterable[Wanted]) -> bool:
+    """An instance refused for reasons of its own."""
+    return (
+        isinstance(refusal.step.action, WriteInstance)
+        and isinstance(refusal.error, errors.Failed)
+        and not _named(refusal.error, wanted)
+    )
+
+
+def _problem(refusal: Refusal) -> Problem:
+    if isinstance(refusal.step.action, WriteInstance) and isinstance(refusal.error, errors.Failed):
+        return Problem(reason=Reason.INSTANCE_FAILED, message=str(refusal.error))
+    return Problem.of(refusal.error)
 
 
 def _named(error: errors.CloudError, wanted: Iterable[Wanted]) -> set[str]:

@@ -93,6 +93,11 @@ class Plan:
     def empty(self) -> bool:
         return not any(self.stages)
 
+    @property
+    def size(self) -> int:
+        """How many steps it has."""
+        return sum(len(stage) for stage in self.stages)
+
 
 def plan(
     state: PoolState, wanted: Iterable[Wanted], *, subscription: str, managed_ids: Mapping[str, str]

@@ -24,8 +24,8 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import Balancer, Cloud, DeletePrefix, PoolRef, PoolState
-from egress_gateway.controller.apply import Refusal, apply
-from egress_gateway.controller.blame import Ledger
+from egress_gateway.controller.apply import apply
+from egress_gateway.controller.blame import Ledger, Setback
 from egress_gateway.controller.cluster import Cluster
 from egress_gateway.controller.plan import Names, Plan, Wanted, plan
 from egress_gateway.controller.pools import Target, resolve
@@ -89,6 +89,7 @@ class Reconciler:
         pool = self._pools.get(key)
         if pool is None:
             return None
+        setback: Setback | None = None
         for _ in range(MAX_ROUNDS):
             wanted = self._wanted(pool)
             if not wanted:
@@ -97,14 +98,16 @@ class Reconciler:
             state = await self._observe(pool, wanted)
             decided = self._decide(state, wanted)
             gone = self._conclude(state, wanted, decided)
+            await self._let_go(gone)
+            if setback:  # this last look was for those who succeeded meanwhile
+                return self._tell(setback)
             if decided.empty and not self._ledger.acquit(w.uid for w in wanted):
                 self._ledger.calm(key)
-                await self._let_go(gone)
                 return self._ledger.due(w.uid for w in wanted if not w.leaving)
             refusals = await apply(self._cloud, decided)
-            pause = self._blame(key, wanted, refusals)
-            if pause is not None:
-                return pause
+            setback = self._ledger.judge(key, refusals, wanted)
+            if setback and len(refusals) == decided.size:
+                return self._tell(setback)
             if not refusals:
                 self._ledger.acquit(w.uid for w in wanted)
         return AGAIN_SECONDS
@@ -180,7 +183,7 @@ class Reconciler:
                 self._ledger.note(w.uid, verdict, final=decided.empty)
             if verdict.settled:
                 self._move_home(w.uid, state.ref.key)
-            self._say(w.uid, _deleting() if w.leaving else verdict)
+            self._say(w.uid, _deleting() if w.leaving else self._ledger.lasting(w.uid, verdict))
         return gone
 
     def _move_home(self, uid: str, key: str) -> None:
@@ -189,18 +192,10 @@ class Reconciler:
             for other in self._holding(uid) - {key}:
                 self.work.add(other)
 
-    def _blame(self, key: str, wanted: list[Wanted], refusals: list[Refusal]) -> float | None:
-        """Pins refusals on configurations. Seconds to wait, None to go on at once."""
-        pauses = []
-        for refusal in refusals:
-            log.warning("%s", refusal.error, extra={"code": refusal.error.code})
-            pause = self._ledger.blame(key, refusal, wanted)
-            if pause is None:
-                continue
-            pauses.append(pause.seconds)
-            for uid in refusal.step.uids if pause.problem else ():
-                self._trouble(uid, pause.problem)
-        return max(pauses) if pauses else None
+    def _tell(self, setback: Setback) -> float:
+        for uid, problem in setback.problems.items():
+            self._trouble(uid, problem)
+        return setback.seconds
 
     # --- the survey ----------------------------------------------------------------------
 
@@ -260,8 +255,8 @@ class Reconciler:
             leaving = sgc is None or sgc.metadata.deletion_timestamp is not None
             if not leaving or self._holding(uid):
                 continue
-            if prefixes:
-                await self._cloud.apply(DeletePrefix(name=Names.of(uid).ip_config))
+            if prefixes and not await self._drop_prefix(uid):
+                continue
             await self._cluster.forget_keys(uid)
             if sgc is not None:
                 await self._cluster.release(sgc)
@@ -269,6 +264,15 @@ class Reconciler:
             self._verdicts.pop(uid, None)
             self._home.pop(uid, None)
             self.work.add(ROLE)
+
+    async def _drop_prefix(self, uid: str) -> bool:
+        try:
+            await self._cloud.apply(DeletePrefix(name=Names.of(uid).ip_config))
+        except CloudError as error:
+            log.warning("%s", error, extra={"code": error.code})
+            self._say(uid, Verdict(problem=Problem.of(error)))
+            return False
+        return True
 
     # --- changes -------------------------------------------------------------------------
 

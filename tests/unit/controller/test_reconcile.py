@@ -359,3 +359,52 @@ def test_a_prefix_of_another_subscription_is_refused_without_asking_azure() -> N
         assert world.reason("a") == "PublicIPPrefixWrongSubscription"
 
     story(steps)
+
+
+def test_a_removal_that_azure_refuses_says_why_waits_and_holds_up_nobody() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a")
+        await world.settle()
+
+        def refuse(write: str) -> None:
+            if write.startswith("delete prefix"):
+                scope = "/subscriptions/s/prefix"
+                raise errors.Forbidden("no", principal="p", action="x", scope=scope, role="R")
+
+        world.arm.before = refuse
+        world.cluster.delete("a")
+        world.cluster.write("b")
+        writes = len(world.arm.writes)
+        await world.turn()
+        assert world.reason("a") == "AuthorizationFailed"
+        assert world.verdict("b").settled
+        assert len(world.arm.writes) - writes < 8
+        world.arm.before = lambda write: None
+        await world.settle()
+        assert "a" not in world.cluster.objects
+
+    story(steps)
+
+
+def test_a_refusal_goes_on_being_said_while_it_is_tried_again() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a")
+        said: list[str | None] = []
+        report = world.cluster.report
+
+        async def listen(uid: str, verdict: Verdict) -> None:
+            said.append(verdict.problem.reason if verdict.problem else None)
+            await report(uid, verdict)
+
+        def refuse(write: str) -> None:
+            raise errors.Quota("enough")
+
+        world.cluster.report = listen  # type: ignore[method-assign]
+        world.arm.before = refuse
+        for _ in range(4):
+            await world.turn()
+        assert said == ["QuotaExceeded"] * 4
+
+    story(steps)
