@@ -1,6 +1,8 @@
 """Requests to the API server, typed by ``Resource``.
 
-One aiohttp session. Every refusal becomes an ``ApiError`` that says what was asked. 429 is
+Two connection pools: a bounded one for requests, so that a burst of work does not become a burst of
+TLS handshakes, and one for watches, each of which holds a connection for its whole life. Every
+refusal becomes an ``ApiError`` that says what was asked. 429 is
 retried as the server asks; 401 once with a token read anew. Nothing else is retried here:
 caches, queues and their callers own backoff.
 """
@@ -29,6 +31,8 @@ PAGE: Final = 500
 """Objects a page, as kubectl and client-go ask for."""
 MAX_LINE: Final = 4 * 1024 * 1024
 """Longest watch line: an object of etcd's 1.5 MiB limit with room for escapes."""
+CONNECTIONS: Final = 16
+"""Requests in flight; more wait for a connection (within their timeout)."""
 _SHED_RETRIES: Final = 4
 _SHED_WAIT_MAX: Final = 10.0
 
@@ -47,17 +51,22 @@ class Client:
         self.access = access
         self.field_manager = field_manager
         self._timeout = timeout
-        self._session: aiohttp.ClientSession | None = None
+        self._requests: aiohttp.ClientSession | None = None
+        self._watches: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Client:
-        # NB: no limit on connections: every watch holds one for its whole life.
-        connector = aiohttp.TCPConnector(ssl=self.access.ssl_context or True, limit=0)
-        self._session = aiohttp.ClientSession(
+        self._requests = self._pool(CONNECTIONS)
+        self._watches = self._pool(0)
+        return self
+
+    def _pool(self, limit: int) -> aiohttp.ClientSession:
+        """A session with at most ``limit`` connections; 0 is no limit."""
+        connector = aiohttp.TCPConnector(ssl=self.access.ssl_context or True, limit=limit)
+        return aiohttp.ClientSession(
             connector=connector,
             headers={"User-Agent": self.field_manager, "Accept": _JSON},
             read_bufsize=MAX_LINE,
         )
-        return self
 
     async def __aexit__(
         self,
@@ -65,8 +74,9 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._session:
-            await self._session.close()
+        for session in (self._requests, self._watches):
+            if session is not None:
+                await session.close()
 
     async def get(self, resource: Resource[T], name: str, namespace: str | None = None) -> T:
         """One object. Raises ``NotFound``."""
@@ -226,7 +236,9 @@ class Client:
             total=None, sock_connect=self._timeout, sock_read=inactivity
         )
         try:
-            async with self._send("GET", path, params, None, _JSON, timeout) as response:
+            async with self._send(
+                self._watches, "GET", path, params, None, _JSON, timeout
+            ) as response:
                 async for line in response.content:
                     if line.strip():
                         yield wire.decode_event(resource, line)
@@ -250,7 +262,7 @@ class Client:
         payload = None if body is None else msgspec.json.encode(body)
         try:
             async with self._send(
-                method, path, params or {}, payload, content_type, timeout
+                self._requests, method, path, params or {}, payload, content_type, timeout
             ) as response:
                 return await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -259,6 +271,7 @@ class Client:
     @asynccontextmanager
     async def _send(
         self,
+        session: aiohttp.ClientSession | None,
         method: str,
         path: str,
         params: Mapping[str, str],
@@ -267,12 +280,12 @@ class Client:
         timeout: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer below 400, else ``ApiError``; 401 and 429 retried as the module says."""
-        if self._session is None:
+        if session is None:
             raise RuntimeError("use `async with Client(…)`")
         fresh, shed = False, 0
         while True:
             headers = self._headers(fresh, content_type if payload is not None else None)
-            async with self._session.request(
+            async with session.request(
                 method,
                 self.access.server + path,
                 params=params,
