@@ -2,8 +2,9 @@
 
 The API server wants *structural* schemas: every reference inlined, no ``null`` branches, one type a
 node. Defaults are written only where the Go project has them (an explicit default in every stored
-object would change what it reads). Kubernetes' own validation (apiextensions-apiserver 0.34.1, strict
-decoding, estimated costs of the rules included) accepts the result. The YAML in ``deploy/crds`` is generated and committed::
+object would change what it reads). Kubernetes' own validation accepts the result (tried with
+apiextensions-apiserver 0.34.1: strict decoding, estimated costs of the rules included). The YAML in
+``deploy/crds`` is generated and committed::
 
     python -m egress_gateway.api.crd --write deploy/crds
     python -m egress_gateway.api.crd --check deploy/crds
