@@ -109,8 +109,9 @@ class Kubelet:
                 path,
                 {"metadata": {"labels": desired["metadata"]["labels"]}, "spec": desired["spec"]},
             )
-        await self._api.patch(f"{path}/status", {"status": self._node_status()})
+        # The heartbeat goes first: who is Ready but silent is given up at once.
         await self._renew()
+        await self._api.patch(f"{path}/status", {"status": self._node_status()})
 
     def _node_object(self) -> Object:
         spec = self._spec
