@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -20,7 +19,7 @@ from egress_gateway.lab.kube.crud import Crud
 from egress_gateway.lab.kube.objects import Key, Object
 from egress_gateway.lab.kube.rbac import DEFAULTS, Rbac
 from egress_gateway.lab.kube.registry import Registry, ResourceType
-from egress_gateway.lab.kube.requests import ADMIN, Request, Target
+from egress_gateway.lab.kube.requests import Reply, Request, Target, system_request
 from egress_gateway.lab.kube.selectors import predicate
 from egress_gateway.lab.kube.store import Store
 from egress_gateway.lab.kube.tables import table
@@ -31,14 +30,6 @@ SERVER_VERSION = "v1.36.3"
 
 _SNAPSHOTS = 32
 _NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    status: int
-    body: Any
-    content_type: str = "application/json"
-    warnings: tuple[str, ...] = field(default=())
 
 
 class Api:
@@ -84,9 +75,7 @@ class Api:
         except errors.StatusError as error:
             return Reply(error.code, error.status())
         if self.crud.warnings:
-            return Reply(
-                reply.status, reply.body, reply.content_type, tuple(self.crud.warnings)
-            )
+            return Reply(reply.status, reply.body, reply.content_type, tuple(self.crud.warnings))
         return reply
 
     def watch(self, request: Request) -> AsyncIterator[WatchEvent]:
@@ -134,9 +123,8 @@ class Api:
         rt = self.resource(target)
         if request.body is not None and not isinstance(request.body, dict | list):
             raise errors.bad_request("the request's body is not an object")
-        if not rt.namespaced or not target.namespace:
-            if target.name and rt.namespaced:
-                raise errors.no_such_path()
+        if (not rt.namespaced or not target.namespace) and target.name and rt.namespaced:
+            raise errors.no_such_path()
         if target.subresource and target.subresource != "status":
             return subresources.handle(self, rt, request)
         if rt.verbs == ("create",):
@@ -161,9 +149,7 @@ class Api:
                 new = self.crud.update(rt, key, request.body, request, target.subresource)
                 return self._one(rt, new, request)
             case "PATCH", True:
-                new, created = self.crud.patch(
-                    rt, key, request.body, request, target.subresource
-                )
+                new, created = self.crud.patch(rt, key, request.body, request, target.subresource)
                 return self._one(rt, new, request, 201 if created else 200)
             case "DELETE", True:
                 return self._delete(rt, key, request)
@@ -237,7 +223,9 @@ class Api:
     def _remember(self, items: list[Object], revision: int, at: int, token: str) -> str:
         """Pages of one list show one moment: the rest is kept until it is fetched or pushed out
         by newer lists."""
-        name = json.loads(base64.urlsafe_b64decode(token))["n"] if token else f"{revision}.{id(items)}"
+        name = (
+            json.loads(base64.urlsafe_b64decode(token))["n"] if token else f"{revision}.{id(items)}"
+        )
         self._snapshots[name] = items
         while len(self._snapshots) > _SNAPSHOTS:
             del self._snapshots[next(iter(self._snapshots))]
@@ -317,15 +305,3 @@ def _version() -> Object:
         "compiler": "python",
         "platform": "linux/amd64",
     }
-
-
-def system_request(
-    method: str, *, query: Mapping[str, str] | None = None, manager: str = "kube-controller-manager"
-) -> Request:
-    """A request of the control plane itself, for controllers that call ``Crud`` directly."""
-    return Request(
-        method=method,
-        target=Target(path=""),
-        query={"fieldManager": manager, **(query or {})},
-        user=ADMIN,
-    )

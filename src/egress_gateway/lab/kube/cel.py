@@ -362,5 +362,7 @@ _OPERATORS: dict[str, Callable[..., Program]] = {
     "==": _binary(equal),
     "!=": _binary(lambda a, b: not equal(a, b)),
     "in": _binary(_contains),
-    **{sign: _binary(_arithmetic(sign)) for sign in ("+", "-", "*", "/", "%", "<", "<=", ">", ">=")},
+    **{
+        sign: _binary(_arithmetic(sign)) for sign in ("+", "-", "*", "/", "%", "<", "<=", ">", ">=")
+    },
 }

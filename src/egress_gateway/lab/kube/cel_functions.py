@@ -79,9 +79,9 @@ def _cidr(text: Any) -> Cidr:
             raise ValueError("no prefix length")
         return Cidr(_ip(address), ip_network(text, strict=False))
     except ValueError as error:
-        raise CelError(f"network address parse error during conversion from string: {text!r}") from (
-            error
-        )
+        raise CelError(
+            f"network address parse error during conversion from string: {text!r}"
+        ) from (error)
 
 
 def _parses(convert: Callable[[Any], Any]) -> Callable[[Any], bool]:
@@ -168,8 +168,7 @@ def _char_at(text: str, at: int) -> str:
 def _split(text: str, separator: str, limit: int = -1) -> list[str]:
     if limit == 0:
         return []
-    pieces = list(text) if separator == "" else text.split(separator, limit - 1 if limit > 0 else -1)
-    return pieces
+    return list(text) if separator == "" else text.split(separator, limit - 1 if limit > 0 else -1)
 
 
 def _find(text: str, pattern: str) -> str:

@@ -79,9 +79,7 @@ class ExecResult:
     stderr: bytes
 
 
-def path_of(
-    resource: str, name: str = "", *, namespace: str = "", subresource: str = ""
-) -> str:
+def path_of(resource: str, name: str = "", *, namespace: str = "", subresource: str = "") -> str:
     """The path of a resource: ``pods``, ``deployments`` … as written, or ``plural.group/version``
     as in ``widgets.example.com/v1``."""
     plural, dot, api_version = resource.partition(".")
@@ -401,7 +399,7 @@ class KubeClient:
         name: str,
         accept: Callable[[Object | None], bool],
         namespace: str,
-    ) -> Object | None | bool:
+    ) -> Object | bool | None:
         selector = f"metadata.name={name}"
         page = await self.list_page(resource, namespace, "", selector)
         current = page["items"][0] if page["items"] else None
@@ -455,7 +453,7 @@ class KubeClient:
                 await socket.close()
 
     async def exec_stream(
-        self, namespace: str, pod: str, command: list[str]
+        self, namespace: str, pod: str, command: Sequence[str]
     ) -> AsyncIterator[bytes]:
         """A command's standard output as it comes. Closing the iterator ends the command."""
         transport = self.transport

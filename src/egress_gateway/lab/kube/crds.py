@@ -128,9 +128,9 @@ def follow(registry: Registry, event: Event) -> None:
     if event.storage != STORAGE:
         return
     spec = event.obj["spec"]
-    if event.type == "MODIFIED" and event.previous is not None:
-        if event.previous["spec"] == spec:
-            return
+    unchanged = event.previous is not None and event.previous["spec"] == spec
+    if event.type == "MODIFIED" and unchanged:
+        return
     registry.remove_custom(spec["group"], spec["names"]["plural"])
     if event.type != "DELETED":
         for rt in resource_types(event.obj):

@@ -236,7 +236,8 @@ class Crud:
             self.admission.update(rt, new, old, request)
         elif rt.custom is not None:
             self._prepare(rt, new, old, request)
-        self._validate(rt, new, old)
+        # A pod's specification is fixed but for its node, which binding alone may set.
+        self._validate(rt, new, old if subresource != "binding" else None)
         if rt.generation and _specification(rt, new) != _specification(rt, old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if not applied:
@@ -270,11 +271,10 @@ class Crud:
                 f"the name of the object ({meta.get('name')}) does not match the name on the URL "
                 f"({key[1]})"
             )
-        if rt.namespaced:
-            if meta.setdefault("namespace", key[0]) != key[0]:
-                raise errors.bad_request(
-                    "the namespace of the object does not match the namespace on the request"
-                )
+        if rt.namespaced and meta.setdefault("namespace", key[0]) != key[0]:
+            raise errors.bad_request(
+                "the namespace of the object does not match the namespace on the request"
+            )
         if (uid := meta.get("uid")) and uid != old["metadata"]["uid"]:
             raise errors.conflict(
                 rt.plural,
@@ -314,9 +314,9 @@ class Crud:
         grace = _grace(rt, old, merged)
         if not finalizers and not grace and not _held(rt, old):
             return self.store.remove(rt.storage, key), True
-        if meta.get("deletionTimestamp") and finalizers == (meta.get("finalizers") or []):
-            if grace >= (meta.get("deletionGracePeriodSeconds") or 0):
-                return old, False
+        ending = meta.get("deletionTimestamp") and finalizers == (meta.get("finalizers") or [])
+        if ending and grace >= (meta.get("deletionGracePeriodSeconds") or 0):
+            return old, False
         new = clone(old)
         when = datetime.now(UTC) + timedelta(seconds=grace)
         new["metadata"]["deletionTimestamp"] = when.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -331,9 +331,7 @@ class Crud:
 
     # -- shared
 
-    def _prepare(
-        self, rt: ResourceType, obj: Object, old: Object | None, request: Request
-    ) -> None:
+    def _prepare(self, rt: ResourceType, obj: Object, old: Object | None, request: Request) -> None:
         if rt.custom is not None:
             unknown = rt.custom.prepare(obj)
             self._report_unknown(unknown, request.query.get("fieldValidation", "Warn"))

@@ -16,9 +16,7 @@ from egress_gateway.lab.kube.objects import Object
 class StatusError(Exception):
     """An API request that failed; carries the whole ``Status`` answer."""
 
-    def __init__(
-        self, code: int, reason: str, message: str, details: Object | None = None
-    ) -> None:
+    def __init__(self, code: int, reason: str, message: str, details: Object | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.reason = reason

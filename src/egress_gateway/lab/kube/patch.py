@@ -30,7 +30,9 @@ def json_patch(obj: Object, operations: Any) -> Object:
         raise errors.StatusError(422, "Invalid", f"testing failed: {error}") from error
     except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
         raise errors.StatusError(
-            422, "Invalid", f"the server rejected our request due to an error in our request: {error}"
+            422,
+            "Invalid",
+            f"the server rejected our request due to an error in our request: {error}",
         ) from error
     return patched
 
@@ -52,8 +54,7 @@ def strategic_patch(kind: str, target: Object, patch: Any) -> Object:
     ``ports``)."""
     if not isinstance(patch, dict):
         raise errors.bad_request("a strategic merge patch is an object")
-    result = _merge_map(kind, (), target, patch)
-    return result
+    return _merge_map(kind, (), target, patch)
 
 
 def _merge_map(kind: str, path: tuple[str, ...], target: Any, patch: Object) -> Object:

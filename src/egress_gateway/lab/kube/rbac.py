@@ -117,14 +117,18 @@ DEFAULTS: tuple[Object, ...] = (
     _role("view", *_WORKLOADS),
     _role(
         "system:node",
-        _resources([""], ["nodes", "nodes/status"], ["create", "get", "list", "watch", "update", "patch"]),
+        _resources(
+            [""], ["nodes", "nodes/status"], ["create", "get", "list", "watch", "update", "patch"]
+        ),
         _resources([""], ["pods"], [*_READ, "create", "delete"]),
         _resources([""], ["pods/status"], ["update", "patch"]),
         _resources([""], ["configmaps", "secrets", "services"], _READ),
         _resources([""], ["serviceaccounts"], ["get"]),
         _resources([""], ["serviceaccounts/token"], ["create"]),
         _resources([""], ["events"], ["create", "update", "patch"]),
-        _resources(["coordination.k8s.io"], ["leases"], ["get", "create", "update", "patch", "delete"]),
+        _resources(
+            ["coordination.k8s.io"], ["leases"], ["get", "create", "update", "patch", "delete"]
+        ),
     ),
     _binding("system:node", "system:nodes"),
 )
@@ -273,10 +277,7 @@ def _covered(rule: Object, held: list[Object]) -> bool:
             for verb in rule.get("verbs") or []
         )
     return all(
-        any(
-            _matches(h, verb, group, resource, resource.partition("/")[2], name)
-            for h in held
-        )
+        any(_matches(h, verb, group, resource, resource.partition("/")[2], name) for h in held)
         for verb in rule.get("verbs") or []
         for group in rule.get("apiGroups") or []
         for resource in rule.get("resources") or []

@@ -121,3 +121,23 @@ def parse_path(path: str) -> Target:
         name=name,
         subresource=subresource,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    body: Any
+    content_type: str = "application/json"
+    warnings: tuple[str, ...] = field(default=())
+
+
+def system_request(
+    method: str, *, query: Mapping[str, str] | None = None, manager: str = "kube-controller-manager"
+) -> Request:
+    """A request of the control plane itself, for controllers that call ``Crud`` directly."""
+    return Request(
+        method=method,
+        target=Target(path=""),
+        query={"fieldManager": manager, **(query or {})},
+        user=ADMIN,
+    )

@@ -35,12 +35,20 @@ _META: Schema = {
     "x-kubernetes-preserve-unknown-fields": True,
 }
 _KNOWN_KEYWORDS = frozenset(
-    """type properties additionalProperties items required enum minLength maxLength pattern minimum
-    maximum exclusiveMinimum exclusiveMaximum multipleOf minItems maxItems uniqueItems minProperties
-    maxProperties format nullable default anyOf oneOf allOf not title description example
-    externalDocs x-kubernetes-preserve-unknown-fields x-kubernetes-int-or-string
-    x-kubernetes-embedded-resource x-kubernetes-list-type x-kubernetes-list-map-keys
-    x-kubernetes-map-type x-kubernetes-validations""".split()
+    {
+        *("type", "properties", "additionalProperties", "items", "required", "enum", "format"),
+        *("minLength", "maxLength", "pattern", "minimum", "maximum", "multipleOf"),
+        *("exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems", "uniqueItems"),
+        *("minProperties", "maxProperties", "nullable", "default", "title", "description"),
+        *("anyOf", "oneOf", "allOf", "not", "example", "externalDocs"),
+        "x-kubernetes-preserve-unknown-fields",
+        "x-kubernetes-int-or-string",
+        "x-kubernetes-embedded-resource",
+        "x-kubernetes-list-type",
+        "x-kubernetes-list-map-keys",
+        "x-kubernetes-map-type",
+        "x-kubernetes-validations",
+    }
 )
 
 
@@ -90,7 +98,7 @@ class CustomSchema:
         for name, inner in (schema.get("properties") or {}).items():
             self._compile(inner, f"{at}.properties[{name}]")
         for keyword in ("additionalProperties", "items"):
-            below = schema.get(keyword)
+            below: Any = schema.get(keyword)
             if isinstance(below, dict):
                 self._compile(below, f"{at}.{keyword}")
 
@@ -159,8 +167,8 @@ def _children(
         if keys and isinstance(old, list):
             known = {_keyed(entry, keys): entry for entry in old}
         for i, inner in enumerate(value):
-            before = known.get(_keyed(inner, keys)) if keys else None
-            yield inner, before, schema["items"], f"{at}[{i}]"
+            match = known.get(_keyed(inner, keys)) if keys else None
+            yield inner, match, schema["items"], f"{at}[{i}]"
 
 
 def _keyed(entry: Any, keys: list[str]) -> str:
@@ -385,7 +393,8 @@ def _check_junctors(value: Any, schema: Schema, at: str) -> Iterator[Cause]:
     if (options := schema.get("anyOf")) and all(any(_check(value, o, at)) for o in options):
         yield _bad(value, at, "must validate at least one schema (anyOf)")
     if options := schema.get("oneOf"):
-        if sum(not any(_check(value, o, at)) for o in options) != 1:
+        matching = sum(not any(_check(value, o, at)) for o in options)
+        if matching != 1:
             yield _bad(value, at, "must validate one and only one schema (oneOf)")
     if (inner := schema.get("not")) is not None and not any(_check(value, inner, at)):
         yield _bad(value, at, "must not validate the schema (not)")

@@ -22,13 +22,20 @@ import msgspec
 import yaml
 from aiohttp import web
 
-from egress_gateway.lab.kube import discovery, errors, streams
-from egress_gateway.lab.kube.api import Api, Reply
+from egress_gateway.lab.kube import discovery, errors, protobuf, streams
+from egress_gateway.lab.kube.api import Api
 from egress_gateway.lab.kube.auth import TokenError, certificate_user
 from egress_gateway.lab.kube.client import KubeError
 from egress_gateway.lab.kube.controllers import Controllers, Timing
-from egress_gateway.lab.kube.objects import Object, clone
-from egress_gateway.lab.kube.requests import ADMIN, ANONYMOUS, Request, User, parse_path
+from egress_gateway.lab.kube.objects import clone
+from egress_gateway.lab.kube.requests import (
+    ADMIN,
+    ANONYMOUS,
+    Reply,
+    Request,
+    User,
+    parse_path,
+)
 from egress_gateway.lab.kube.watch import closing
 from egress_gateway.lab.protocols import Answer, PodRuntime
 
@@ -146,7 +153,7 @@ class ApiServer:
             return _response(Reply(error.code, error.status()))
 
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
-        user = self._user(http)
+        user = self._impersonated(http, self._user(http))
         if http.path == "/openapi/v2":
             return web.Response(body=discovery.openapi_v2_protobuf(), content_type=_OPENAPI_V2)
         request = await _request(http, user)
@@ -169,6 +176,24 @@ class ApiServer:
         transport = http.transport
         tls = transport.get_extra_info("ssl_object") if transport is not None else None
         return certificate_user(tls.getpeercert()) if tls is not None else ANONYMOUS
+
+    def _impersonated(self, http: web.BaseRequest, user: User) -> User:
+        """``kubectl --as``: for those who may ``impersonate`` users."""
+        name = http.headers.get("Impersonate-User")
+        if not name:
+            return user
+        if not self.api.rbac.allows(user, "impersonate", group="", resource="users", name=name):
+            raise errors.forbidden(
+                "users",
+                "",
+                name,
+                f'User "{user.name}" cannot impersonate resource "users" in API group "" at the '
+                "cluster scope",
+            )
+        groups = list(http.headers.getall("Impersonate-Group", []))
+        if name.startswith("system:serviceaccount:") and not groups:
+            groups = ["system:serviceaccounts", f"system:serviceaccounts:{name.split(':')[2]}"]
+        return User(name=name, groups=(*groups, "system:authenticated"))
 
     async def _tracked(self, work: Any) -> web.StreamResponse:
         """Long answers are cancelled when the server stops."""
@@ -241,11 +266,12 @@ async def _request(http: web.BaseRequest, user: User) -> Request:
     if len(raw) > _BODY_LIMIT:
         raise errors.StatusError(413, "RequestEntityTooLarge", "the request is too large")
     content_type = http.content_type if raw else "application/json"
+    body = _decode(raw, content_type) if raw else None
     return Request(
         method="GET" if http.method == "HEAD" else http.method,
         target=parse_path(http.path),
         query=dict(http.query),
-        body=_decode(raw, content_type) if raw else None,
+        body=body,
         content_type=content_type,
         user=user,
         agent=http.headers.get("User-Agent", ""),
@@ -257,10 +283,10 @@ def _decode(raw: bytes, content_type: str) -> Any:
     try:
         if content_type in ("application/yaml", "application/apply-patch+yaml"):
             if not raw.lstrip().startswith(b"{"):
-                return yaml.load(raw, _SafeLoader)
+                return yaml.load(raw, _SafeLoader)  # noqa: S506  (derives from the safe one)
             return json.loads(raw)
-        if content_type == "application/vnd.kubernetes.protobuf":
-            raise errors.unsupported_media(content_type)
+        if content_type == protobuf.CONTENT_TYPE:
+            return protobuf.decode(raw)
         return json.loads(raw)
     except (ValueError, yaml.YAMLError) as error:
         raise errors.bad_request(f"the request's body cannot be decoded: {error}") from error
@@ -287,7 +313,9 @@ def _aggregated(api: Api, http: web.BaseRequest) -> web.Response | None:
     accept = http.headers.get("Accept", "")
     if path not in ("/api", "/apis") or "APIGroupDiscoveryList" not in accept:
         return None
-    version = "v2" if "v=v2;" in accept or "v=v2," in accept or accept.endswith("v=v2") else "v2beta1"
+    version = (
+        "v2" if "v=v2;" in accept or "v=v2," in accept or accept.endswith("v=v2") else "v2beta1"
+    )
     found = discovery.aggregated(api.registry, core=path == "/api", api_version=version)
     kind = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
     return web.Response(body=msgspec.json.encode(found), headers={"Content-Type": kind})
@@ -369,5 +397,3 @@ class LocalTransport:
         finally:
             with contextlib.suppress(RuntimeError):
                 await closing(events)
-
-

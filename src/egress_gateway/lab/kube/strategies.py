@@ -37,12 +37,10 @@ def metadata_causes(storage: str, obj: Object) -> list[Cause]:
     name = meta.get("name", "")
     causes = []
     if not name:
-        causes.append(
-            Cause("metadata.name", "Required value: name or generateName is required")
-        )
+        causes.append(Cause("metadata.name", "Required value: name or generateName is required"))
     elif storage.partition(".")[0] in _PATH_NAMES:
         if "/" in name or "%" in name:
-            causes.append(Cause("metadata.name", f'Invalid value: "{name}": may not contain \'/\''))
+            causes.append(Cause("metadata.name", f"Invalid value: \"{name}\": may not contain '/'"))
     elif not SUBDOMAIN.match(name) or len(name) > 253:
         causes.append(Cause("metadata.name", f'Invalid value: "{name}": {_SUBDOMAIN_RULE}'))
     for key, value in labels_of(obj).items():
@@ -230,7 +228,9 @@ def _pod_spec_causes(spec: Object, at: str) -> list[Cause]:
             if not name:
                 causes.append(Cause(f"{field}.name", "Required value", "FieldValueRequired"))
             elif not LABEL.match(name):
-                causes.append(Cause(f"{field}.name", f'Invalid value: "{name}": not an RFC 1123 label'))
+                causes.append(
+                    Cause(f"{field}.name", f'Invalid value: "{name}": not an RFC 1123 label')
+                )
             elif name in seen:
                 causes.append(
                     Cause(f"{field}.name", f'Duplicate value: "{name}"', "FieldValueDuplicate")

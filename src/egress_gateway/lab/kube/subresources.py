@@ -12,19 +12,17 @@ from egress_gateway.lab.kube import errors
 from egress_gateway.lab.kube.objects import Object, now
 from egress_gateway.lab.kube.patch import MERGE_PATCH, STRATEGIC_PATCH, json_patch, merge_patch
 from egress_gateway.lab.kube.registry import ResourceType
-from egress_gateway.lab.kube.requests import Request
+from egress_gateway.lab.kube.requests import Reply, Request
 from egress_gateway.lab.kube.selectors import selector_predicate
 
 if TYPE_CHECKING:
-    from egress_gateway.lab.kube.api import Api, Reply
+    from egress_gateway.lab.kube.api import Api
 
 _MINIMUM_SECONDS = 600
 _MAXIMUM_SECONDS = 1 << 32
 
 
 def handle(api: Api, rt: ResourceType, request: Request) -> Reply:
-    from egress_gateway.lab.kube.api import Reply
-
     match request.target.subresource, request.method:
         case "binding", "POST":
             return Reply(201, bind(api, rt, request))

@@ -1,0 +1,63 @@
+"""Which controllers there are, and their common life."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_gateway.lab.kube.controllers.daemonsets import DaemonSets
+from egress_gateway.lab.kube.controllers.garbage import GarbageCollector
+from egress_gateway.lab.kube.controllers.loop import Controller, Loop
+from egress_gateway.lab.kube.controllers.namespaces import (
+    DefinitionEnd,
+    NamespaceContents,
+    NamespaceEnd,
+)
+from egress_gateway.lab.kube.controllers.nodes import NodeLifecycle, PodCollector, TaintEviction
+from egress_gateway.lab.kube.controllers.scheduler import Scheduler
+from egress_gateway.lab.kube.controllers.workloads import Deployments, ReplicaSets
+from egress_gateway.lab.kube.store import Event
+
+if TYPE_CHECKING:
+    from egress_gateway.lab.kube.api import Api
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Times in seconds. ``node_grace``: after how much silence a node is Unknown (a real cluster:
+    40 s; kubelets here send a heartbeat a second)."""
+
+    node_grace: float = 6.0
+
+
+class Controllers:
+    def __init__(self, api: Api, timing: Timing) -> None:
+        self._api = api
+        self._loop = Loop()
+        loop = self._loop
+        self._all: list[Controller] = [
+            NamespaceContents(api, loop),
+            NamespaceEnd(api, loop),
+            DefinitionEnd(api, loop),
+            GarbageCollector(api, loop),
+            Deployments(api, loop),
+            ReplicaSets(api, loop),
+            DaemonSets(api, loop),
+            Scheduler(api, loop),
+            NodeLifecycle(api, loop, timing.node_grace),
+            TaintEviction(api, loop),
+            PodCollector(api, loop),
+        ]
+
+    async def start(self) -> None:
+        self._api.store.listen(self._touched)
+        for controller in self._all:
+            controller.start()
+        self._loop.start()
+
+    async def stop(self) -> None:
+        await self._loop.stop()
+
+    def _touched(self, event: Event) -> None:
+        for controller in self._all:
+            controller.touched(event)
