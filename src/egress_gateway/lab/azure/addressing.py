@@ -103,6 +103,21 @@ class BlockSpace:
         self._blocks[owner.lower()] = block
         return block
 
+    def claim(self, owner: str, block: IPv4Network) -> bool:
+        """Gives the owner exactly this block; False if the space does not hold it. Raises
+        ``ValueError`` if it is not free."""
+        if self._blocks.get(owner.lower()) == block:
+            return True
+        if any(block.overlaps(b) for b in self._blocks.values()):
+            raise ValueError(f"{block} is not free")
+        parent = next((n for n in self._free if block.subnet_of(n)), None)
+        if parent is None:
+            return False
+        self._free.remove(parent)
+        self._free = sorted([*self._free, *parent.address_exclude(block)])
+        self._blocks[owner.lower()] = block
+        return True
+
     def release(self, owner: str) -> None:
         block = self._blocks.pop(owner.lower(), None)
         if block is not None:
@@ -134,6 +149,16 @@ class Addresses:
         """A public address outside of any prefix."""
         space = self._outbound if outbound else self._public
         return space.allocate(public_ip_id, 32, last=not outbound).network_address
+
+    def claim_prefix(self, prefix_id: str, network: IPv4Network) -> None:
+        """A prefix that exists already; one outside of our space is nobody else's anyway."""
+        self._public.claim(prefix_id, network)
+
+    def claim_public(self, public_ip_id: str, address: IPv4Address) -> None:
+        """A public address outside of any prefix that exists already."""
+        block = IPv4Network(address)
+        if not self._outbound.claim(public_ip_id, block):
+            self._public.claim(public_ip_id, block)
 
     def release(self, owner: str) -> None:
         """Takes back whatever the owner holds: blocks, addresses, its own pool."""

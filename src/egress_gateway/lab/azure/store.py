@@ -19,6 +19,9 @@ from typing import Any
 
 Document = dict[str, Any]
 
+NAMES_ONLY = ("microsoft.containerservice/", "microsoft.authorization/")
+"""Providers whose documents name other resources without holding them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -107,6 +110,8 @@ class Store:
         self._moved = asyncio.Event()
 
     def _link(self, key: str, entry: Entry) -> None:
+        if entry.type.lower().startswith(NAMES_ONLY):
+            return
         targets = [(t.lower(), source) for t, source in references(entry.document)]
         self._targets[key] = targets
         for target, source in targets:

@@ -1,0 +1,110 @@
+"""The emulator's resources as plain documents, and back.
+
+What is written is what ARM would answer, so a state recorded elsewhere (a cluster that another
+controller has managed, say) can be loaded as well. Addresses that documents carry are leased
+again to those who have them; a document that contradicts another is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from egress_gateway.lab.azure import ids
+from egress_gateway.lab.azure.kinds import Azure, one
+from egress_gateway.lab.azure.providers.compute import Instances, ScaleSets
+from egress_gateway.lab.azure.providers.loadbalancers import COMPUTED, LoadBalancers
+from egress_gateway.lab.azure.providers.network import PublicIPPrefixes, prefix_pool, subnet_network
+from egress_gateway.lab.azure.providers.resources import GROUP
+from egress_gateway.lab.azure.store import Document
+
+_READ_ONLY = ("publicIPAddresses", "loadBalancerFrontendIpConfiguration")
+
+
+def stored_type(resource_id: str) -> str:
+    """The type under which the store keeps a resource."""
+    kind = ids.parse(resource_id).type
+    return GROUP if kind.lower() == "microsoft.resources/subscriptions/resourcegroups" else kind
+
+
+def dump(azure: Azure) -> list[Document]:
+    """All resources, ready for ``load``; role assignments too, principals not."""
+    return [copy.deepcopy(e.document) for e in azure.store.everything()]
+
+
+def load(azure: Azure, documents: Iterable[Document]) -> None:
+    """Adds resources as they are; raises ``ValueError`` for an address held twice."""
+    loaded = sorted(copy.deepcopy(list(documents)), key=lambda d: _order(stored_type(d["id"])))
+    for document in loaded:
+        kind = stored_type(document["id"])
+        document.setdefault("properties", {})
+        document.pop("etag", None)
+        _prepare(azure, kind, document)
+        azure.store.put(kind, document)
+    for document in loaded:
+        _lease(azure, document)
+
+
+def _order(kind: str) -> int:
+    """Subnets and prefixes first: addresses are leased from them."""
+    early = (GROUP.lower(), "/virtualnetworks", "/publicipprefixes", "/virtualmachinescalesets")
+    lower = kind.lower()
+    return next((i for i, word in enumerate(early) if lower.endswith(word)), len(early))
+
+
+def _prepare(azure: Azure, kind: str, document: Document) -> None:
+    properties = document["properties"]
+    if kind == ScaleSets.type:
+        document.setdefault("_model", 1)
+        document.setdefault("_next", int(document["sku"]["capacity"]))
+    if kind == Instances.type:
+        document.setdefault("_model", 1)
+        properties.pop("latestModelApplied", None)
+        scale_set = ids.parse(document["id"]).parent
+        owner = copy.deepcopy(azure.store.get(scale_set.text)) if scale_set else None
+        if owner is not None:
+            owner["_next"] = max(owner["_next"], int(document["instanceId"]) + 1)
+            azure.store.put(ScaleSets.type, owner)
+    if kind == PublicIPPrefixes.type:
+        for computed in _READ_ONLY:
+            properties.pop(computed, None)
+        network = IPv4Network(properties["ipPrefix"])
+        azure.addresses.claim_prefix(document["id"], network)
+    if kind == LoadBalancers.type:
+        _prepare_balancer(properties)
+
+
+def _prepare_balancer(properties: dict[str, Any]) -> None:
+    for section in ("inboundNatRules", "outboundRules", "inboundNatPools", *COMPUTED):
+        for item in properties.setdefault(section, []):
+            for computed in COMPUTED.get(section, ()):
+                item["properties"].pop(computed, None)
+    properties.setdefault("loadBalancingRules", [])
+
+
+def _lease(azure: Azure, document: Document) -> None:
+    properties = document["properties"]
+    configurations = properties.get("ipConfigurations")
+    if isinstance(configurations, list):
+        for configuration in configurations:
+            _lease_private(azure, configuration)
+    for frontend in properties.get("frontendIPConfigurations") or []:
+        _lease_private(azure, frontend)
+    address = properties.get("ipAddress")
+    if address:
+        prefix = azure.store.get(one(properties, "publicIPPrefix") or "")
+        if prefix is not None:
+            prefix_pool(azure, prefix).lease(document["id"], IPv4Address(address))
+        else:
+            azure.addresses.claim_public(document["id"], IPv4Address(address))
+
+
+def _lease_private(azure: Azure, item: Document) -> None:
+    properties = item.get("properties") or {}
+    subnet = azure.store.get(one(properties, "subnet") or "")
+    address = properties.get("privateIPAddress")
+    if subnet is not None and address:
+        pool = azure.addresses.subnet(subnet["id"], subnet_network(subnet))
+        pool.lease(item["id"], IPv4Address(address))
