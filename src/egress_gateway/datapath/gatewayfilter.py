@@ -53,12 +53,13 @@ class Configuration:
 
     ``port`` is its WireGuard port and names everything of it; ``secondary`` the private address
     its pods' packets leave with; ``frontend`` the load balancer's address, if known; ``name``
-    is for messages.
+    is for messages. ``private_key`` None: not known at the moment; an interface that is there
+    goes on with the key it has, and none is made.
     """
 
     name: str
     port: int
-    private_key: str = field(repr=False)
+    private_key: str | None = field(repr=False)
     secondary: IPv4Address
     frontend: IPAddress | None = None
 

@@ -324,6 +324,8 @@ def _configuration(
     unmoved = name in observed.node.links
     deaf = wanted.port not in observed.bound
     if device is None or deaf or (link is None and not unmoved):
+        if wanted.private_key is None:
+            return []
         if link is not None or unmoved:
             actions.append(DeleteTunnel(name))
         config = Config(private_key=wanted.private_key, listen_port=wanted.port, replace_peers=True)
@@ -331,7 +333,8 @@ def _configuration(
         actions += [MoveTunnel(name), RaiseLink("gateway", name, mtu - 60)]
         link = None
     else:
-        rekey = device.public_key != keys.public_key(wanted.private_key)
+        private = wanted.private_key
+        rekey = private is not None and device.public_key != keys.public_key(private)
         if rekey or device.listen_port != wanted.port:
             config = Config(private_key=wanted.private_key, listen_port=wanted.port)
             actions.append(ConfigureTunnel(name, config))

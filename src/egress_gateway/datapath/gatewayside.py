@@ -14,7 +14,7 @@ import contextlib
 import ipaddress
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -70,7 +70,8 @@ class Converged:
 
     done: tuple[Step, ...]
     problems: Mapping[int, str]
-    devices: Mapping[str, Device]
+    found: Mapping[str, Device]
+    """Interfaces that were there before the pass, by name."""
 
 
 class GatewaySide:
@@ -236,8 +237,9 @@ class GatewaySide:
             if config == Config():
                 return False
             self._backend.configure(interface, config)
-            gone = [have[key].allowed_ips for key in config.remove_peers]
-            self._forget_connections(network for networks in gone for network in networks)
+            kept = {network for networks in wanted.values() for network in networks}
+            gone = {n for key in config.remove_peers for n in have[key].allowed_ips}
+            self._forget_connections(gone - kept)
             return True
 
     def change_peers(
@@ -254,9 +256,11 @@ class GatewaySide:
         )
         with self._interface(configuration.interface) as interface:
             self._backend.configure(interface, config)
-        self._forget_connections(n for networks in remove.values() for n in networks)
+        kept = {network for networks in add.values() for network in networks}
+        gone = {network for networks in remove.values() for network in networks}
+        self._forget_connections(gone - kept)
 
-    def _forget_connections(self, networks: Any) -> None:
+    def _forget_connections(self, networks: Iterable[IPNetwork]) -> None:
         with self._must() as inside:
             for network in networks:
                 conntrack.forget_source(inside, network.network_address)
@@ -288,7 +292,7 @@ class GatewaySide:
     # Namespaces.
 
     @contextlib.contextmanager
-    def _inside(self) -> Any:
+    def _inside(self) -> Iterator[NetNS | None]:
         if not netns.exists(self._name, directory=self._directory):
             yield None
             return
@@ -296,12 +300,12 @@ class GatewaySide:
             yield namespace
 
     @contextlib.contextmanager
-    def _must(self) -> Any:
+    def _must(self) -> Iterator[NetNS]:
         with NetNS.open(self._directory / self._name) as namespace:
             yield namespace
 
     @contextlib.contextmanager
-    def _at(self, where: Where) -> Any:
+    def _at(self, where: Where) -> Iterator[NetNS]:
         if where == "node":
             yield self._node
         else:
@@ -309,7 +313,7 @@ class GatewaySide:
                 yield inside
 
     @contextlib.contextmanager
-    def _interface(self, name: str) -> Any:
+    def _interface(self, name: str) -> Iterator[Interface]:
         """The handle of an interface wherever it is now."""
         with Links(self._node) as links:
             unmoved = links.link(name) is not None

@@ -367,3 +367,13 @@ def each_family() -> Iterator[Literal[4, 6]]:
     yield 4
     if socket.has_ipv6:
         yield 6
+
+
+def default_route_mtu(netns: NetNS | None = None) -> int:
+    """The MTU (bytes) of the link that the IPv4 default route uses; 1500 if there is none."""
+    with Links(netns or NetNS.current()) as links:
+        known = links.links()
+        for route in links.routes(MAIN, 4):
+            if route.destination.prefixlen == 0 and route.device in known:
+                return known[route.device].mtu
+    return 1500

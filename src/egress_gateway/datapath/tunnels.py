@@ -43,8 +43,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Unix socket to listen on; agents on the node reach it through a shared host path."""
     wireguard_go: str = "wireguard-go"
     """Program that makes an interface."""
-    log_level: str = "info"
-    log_format: str = "json"
 
 
 class TunnelError(Exception):

@@ -1,0 +1,266 @@
+"""The gateway agent: observe, plan, apply, in two loops.
+
+*Structure* (which configurations, with which addresses) is one key of the work queue: a pass reads
+keys, makes the kernel agree, and reports. *Peers* are one key per configuration: a pod that comes
+or goes is one message to one interface. Nothing is remembered that the kernel could contradict:
+each structure pass compares with it. The agent's end changes nothing; its successor adopts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import Final
+
+from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.datapath import keys
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.datapath.gatewayplan import GatewayDesired
+from egress_gateway.datapath.gatewayside import Converged, GatewaySide
+from egress_gateway.datapath.wireguard import IPNetwork
+from egress_gateway.gateway import metrics
+from egress_gateway.gateway.book import PeerBook
+from egress_gateway.gateway.keystore import KeyStore
+from egress_gateway.gateway.peers import difference
+from egress_gateway.gateway.report import Answers, Reporter, status_spec
+from egress_gateway.gateway.serving import Serving, listed, serving
+from egress_gateway.kube.backoff import Backoff
+from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.errors import ApiError
+from egress_gateway.kube.events import Recorder
+from egress_gateway.kube.queue import WorkQueue, run_workers
+from egress_gateway.kube.resources import SGCS, Key
+
+log = logging.getLogger(__name__)
+
+STRUCTURE: Final = ""
+"""The queue's key of the structure; all others are ``namespace/name`` of a configuration."""
+_SOON: Final = 2.0
+"""Seconds until a report that could not be written is tried again."""
+_WORKERS: Final = 4
+_FRESH: Final = 0.2
+"""Seconds that an answer to a probe may be old."""
+
+Peers = dict[str, tuple[IPNetwork, ...]]
+
+
+class Agent:
+    def __init__(
+        self,
+        *,
+        node: str,
+        primary: IPv4Address,
+        mtu: int,
+        refused: tuple[IPNetwork, ...],
+        resync: float,
+        side: GatewaySide,
+        configurations: Cache[StaticGatewayConfiguration],
+        book: PeerBook,
+        queue: WorkQueue[str],
+        keystore: KeyStore,
+        reporter: Reporter,
+        recorder: Recorder,
+        answers: Answers,
+    ) -> None:
+        self._node = node
+        self._primary = primary
+        self._mtu = mtu
+        self._refused = refused
+        self._resync = resync
+        self._side = side
+        self._configurations = configurations
+        self._book = book
+        self._queue = queue
+        self._keystore = keystore
+        self._reporter = reporter
+        self._recorder = recorder
+        self._answers = answers
+        self._served: dict[str, Configuration] = {}
+        self._applied: dict[str, Peers] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._patience = Backoff(0.2, 10.0)
+        self._serving: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
+        self.problem: str | None = "the first pass is not done"
+        """Why the agent is not ready; None when it is."""
+        configurations.on_change(self._on_configuration)
+
+    async def run(self) -> None:
+        """Works until cancelled. Start it when the caches are synced: before, an empty list
+        would look like "no peers"."""
+        self._queue.add(STRUCTURE)
+        await run_workers(self._queue, self._handle, _WORKERS)
+
+    def _on_configuration(
+        self,
+        key: Key,
+        old: StaticGatewayConfiguration | None,
+        new: StaticGatewayConfiguration | None,
+    ) -> None:
+        # Conditions and events of other nodes change often; they are none of our business.
+        if [listed([o], self._node) if o else [] for o in (old, new)] == [[], []]:
+            return
+        self._queue.add(STRUCTURE)
+
+    async def _handle(self, key: str) -> float | None:
+        if key == STRUCTURE:
+            return await self._structure()
+        await self._peers(key)
+        return None
+
+    # Structure.
+
+    async def _structure(self) -> float:
+        """One pass: what is listed, with which keys, made so, said so."""
+        wanted = listed(self._configurations.values(), self._node)
+        private, key_problems = await self._keystore.refresh(wanted)
+        outcome = serving(wanted, private, key_problems)
+        desired = GatewayDesired(
+            primary=self._primary,
+            mtu=self._mtu,
+            configurations=tuple(outcome.configurations.values()),
+            refused=self._refused,
+        )
+        try:
+            converged = await asyncio.to_thread(self._side.converge, desired)
+        except DatapathError as error:
+            # What ran goes on, and the last report stands; the queue tries again.
+            self.problem = str(error)
+            raise
+        self._note(converged)
+        problems = _problems(outcome, converged)
+        ready, public = _ready(outcome, converged, problems)
+        self._served = {c.name: c for c in ready.values()}
+        self._applied = {n: p for n, p in self._applied.items() if n in self._served}
+        for uid, configuration in list(ready.items()):
+            try:
+                await self._sync_peers(configuration)
+            except DatapathError as error:
+                problems[configuration.name] = str(error)
+                del ready[uid]
+        await self._report(ready, public, problems)
+        self.problem = None
+        counters = await asyncio.to_thread(self._side.counters)
+        metrics.observe(counters, ready=len(ready), problems=len(problems))
+        if problems:
+            return self._patience.failed()
+        self._patience.succeeded()
+        return self._resync
+
+    def _note(self, converged: Converged) -> None:
+        self._serving = (float("-inf"), frozenset())
+        for step in converged.done:
+            log.info(
+                "repaired" if step.port is None else "configured",
+                extra={"action": type(step.action).__name__, "port": step.port},
+            )
+
+    async def _report(
+        self,
+        ready: Mapping[str, Configuration],
+        public: Mapping[str, str],
+        problems: Mapping[str, str],
+    ) -> None:
+        self._answers.set({uid: c.port for uid, c in ready.items()})
+        for name, message in problems.items():
+            sgc = self._configurations.get(*name.split("/", 1))
+            if sgc is not None:
+                text = f"node {self._node} cannot serve it: {message}"
+                self._recorder.event(SGCS.reference(sgc), "Warning", "GatewayProblem", text)
+        try:
+            await self._reporter.publish(status_spec(ready, public, problems))
+        except ApiError as error:
+            # Traffic does not depend on the report; the next pass writes it.
+            log.warning("report not written: %s", error)
+            self._queue.add_after(STRUCTURE, _SOON)
+
+    # Peers.
+
+    async def _peers(self, name: str) -> None:
+        """The quick way: only what changed since the interface was last told."""
+        configuration = self._served.get(name)
+        if configuration is None or name not in self._applied:
+            return  # the structure pass that is to come tells it everything
+        async with self._lock(name):
+            wanted = self._book.peers(name)
+            change = difference(self._applied[name], wanted)
+            if not change:
+                return
+            try:
+                await asyncio.to_thread(
+                    self._side.change_peers,
+                    configuration,
+                    add=change.added,
+                    remove=change.removed,
+                )
+            except DatapathError:
+                # The interface is not what we think: look at all of it.
+                self._applied.pop(name, None)
+                self._queue.add(STRUCTURE)
+                raise
+            self._applied[name] = wanted
+        metrics.peers(name, len(wanted))
+        log.info(
+            "peers changed",
+            extra={
+                "configuration": name,
+                "added": len(change.added),
+                "removed": len(change.removed),
+            },
+        )
+
+    async def _sync_peers(self, configuration: Configuration) -> None:
+        """The thorough way: the interface is read and corrected."""
+        name = configuration.name
+        async with self._lock(name):
+            wanted = self._book.peers(name)
+            await asyncio.to_thread(self._side.sync_peers, configuration, wanted)
+            self._applied[name] = wanted
+        metrics.peers(name, len(wanted))
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    # Probes.
+
+    async def serves(self, uid: str) -> str | None:
+        """None if packets of the configuration would be carried at this moment, else why not.
+        Looks at the kernel, not at what we believe."""
+        port = self._answers.port(uid)
+        if port is None:
+            return "not served here"
+        at, ports = self._serving
+        if time.monotonic() - at > _FRESH:
+            try:
+                ports = frozenset(await asyncio.to_thread(self._side.serving))
+            except DatapathError as error:
+                return str(error)
+            self._serving = (time.monotonic(), ports)
+        return None if port in ports else f"interface wg-{port} is down"
+
+
+def _problems(outcome: Serving, converged: Converged) -> dict[str, str]:
+    """By name: what is wrong with objects, and what the kernel refused."""
+    by_port = {c.port: c.name for c in outcome.configurations.values()}
+    failed = {by_port[port]: why for port, why in converged.problems.items()}
+    return {**outcome.problems, **failed}
+
+
+def _ready(
+    outcome: Serving, converged: Converged, problems: Mapping[str, str]
+) -> tuple[dict[str, Configuration], dict[str, str]]:
+    """What is served now, and with which public key; both by uid. A configuration whose key
+    cannot be read is served if its interface was there already."""
+    ready: dict[str, Configuration] = {}
+    public: dict[str, str] = {}
+    for uid, one in outcome.configurations.items():
+        device = converged.found.get(one.interface)
+        if one.private_key is None:
+            if device is not None and one.port not in converged.problems:
+                ready[uid], public[uid] = one, device.public_key
+        elif one.name not in problems:
+            ready[uid], public[uid] = one, keys.public_key(one.private_key)
+    return ready, public

@@ -1,0 +1,105 @@
+"""The peers that each configuration should have, kept up to date event by event.
+
+One event costs the judgement of one endpoint (or of those that share an address with a pod), not a
+pass over all of them: a new pod waits for its gateway.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from egress_gateway.api.types import PodEndpoint
+from egress_gateway.datapath.wireguard import IPNetwork
+from egress_gateway.gateway.peers import (
+    Accepted,
+    Refused,
+    addresses_of,
+    configuration_of,
+    judge,
+    resolve,
+)
+from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.resources import Key, Pod
+
+log = logging.getLogger(__name__)
+
+_ADDRESS = "address"
+
+
+class PeerBook:
+    """``dirty(name)`` is called with a configuration's ``namespace/name`` whose peers changed."""
+
+    def __init__(
+        self, endpoints: Cache[PodEndpoint], pods: Cache[Pod], dirty: Callable[[str], None]
+    ) -> None:
+        self._endpoints = endpoints
+        self._pods = pods
+        self._dirty = dirty
+        self._accepted: dict[str, dict[Key, Accepted]] = {}
+        self._where: dict[Key, str] = {}
+        self._refused: dict[Key, str] = {}
+        pods.set_index(_ADDRESS, lambda pod: [] if pod.spec.host_network else pod.ips)
+        endpoints.set_index(_ADDRESS, addresses_of)
+        endpoints.on_change(self._on_endpoint)
+        pods.on_change(self._on_pod)
+
+    def peers(self, name: str) -> dict[str, tuple[IPNetwork, ...]]:
+        """What the configuration's interfaces should know: public key -> networks."""
+        return resolve(self._accepted.get(name, {}))
+
+    @property
+    def refused(self) -> dict[Key, str]:
+        """Endpoints that do not count, and why."""
+        return dict(self._refused)
+
+    def _on_endpoint(self, key: Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
+        self._judge(key, new)
+
+    def _on_pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+        if old is not None and new is not None and _same(old, new):
+            return
+        endpoint = self._endpoints.get(*key)
+        if endpoint is not None:
+            self._judge(key, endpoint)
+        for address in {a for pod in (old, new) if pod for a in pod.ips}:
+            for other in self._endpoints.by_index(_ADDRESS, address):
+                claimant = Key(other.metadata.namespace, other.metadata.name)
+                if claimant != key:
+                    self._judge(claimant, other)
+
+    def _judge(self, key: Key, endpoint: PodEndpoint | None) -> None:
+        verdict = None
+        if endpoint is not None:
+            verdict = judge(endpoint, self._pods.get(*key), self._having)
+        before = self._where.pop(key, None)
+        had = self._accepted.get(before, {}).pop(key, None) if before else None
+        name = configuration_of(endpoint) if endpoint else None
+        if isinstance(verdict, Accepted) and name is not None:
+            self._accepted.setdefault(name, {})[key] = verdict
+            self._where[key] = name
+            self._refused.pop(key, None)
+            if (before, had) != (name, verdict):
+                self._dirty(name)
+        elif isinstance(verdict, Refused):
+            if self._refused.get(key) != verdict.why:
+                log.info("endpoint does not count", extra={"pod": str(key), "why": verdict.why})
+            self._refused[key] = verdict.why
+        else:
+            self._refused.pop(key, None)
+        if before is not None and before != self._where.get(key):
+            self._dirty(before)
+
+    def _having(self, address: str) -> Iterable[Pod]:
+        return self._pods.by_index(_ADDRESS, address)
+
+
+def _same(old: Pod, new: Pod) -> bool:
+    """Whether a pod's change is none for us."""
+    return (
+        old.metadata.uid == new.metadata.uid
+        and old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        and old.spec == new.spec
+        and old.ips == new.ips
+        and old.finished == new.finished
+    )

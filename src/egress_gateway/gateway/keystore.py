@@ -1,0 +1,86 @@
+"""Private keys of the served configurations, each from its own Secret.
+
+The agent may read exactly the Secrets that the controller names in a Role, so it asks for one at a
+time and never lists. The name is derived from the configuration's UID: no reference inside an
+object is ever followed. What was read once is kept while the API server is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Iterable
+from typing import Final
+
+from egress_gateway.api import names
+from egress_gateway.datapath import keys
+from egress_gateway.gateway.serving import Listed, key_mismatch
+from egress_gateway.kube import errors
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.resources import SECRETS, Secret
+
+_AT_ONCE: Final = 16
+
+
+class KeyStore:
+    def __init__(self, client: Client, namespace: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._private: dict[str, str] = {}
+
+    async def refresh(self, wanted: Iterable[Listed]) -> tuple[dict[str, str], dict[str, str]]:
+        """(private keys, problems) by uid. Asks only for keys that are missing or whose public
+        half is not the one the status names."""
+        kept = list(wanted)
+        uids = {one.uid for one in kept}
+        self._private = {uid: key for uid, key in self._private.items() if uid in uids}
+        problems: dict[str, str] = {}
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def ask(one: Listed) -> None:
+            async with limit:
+                try:
+                    self._private[one.uid] = await self._read(one.uid)
+                except (errors.ApiError, ValueError) as error:
+                    problems[one.uid] = str(error)
+
+        async with asyncio.TaskGroup() as group:
+            for one in kept:
+                known = self._private.get(one.uid)
+                if known is None or key_mismatch(one, known):
+                    group.create_task(ask(one))
+        return dict(self._private), problems
+
+    async def _read(self, uid: str) -> str:
+        name = names.key_secret(uid)
+        where = f"Secret {self._namespace}/{name}"
+        try:
+            secret = await self._client.get(SECRETS, name, self._namespace)
+        except errors.NotFound:
+            raise ValueError(f"{where} does not exist; the controller makes it") from None
+        except errors.Forbidden as error:
+            raise ValueError(
+                f"{where} may not be read ({error}); the controller adds it to the Role "
+                "egress-gateway-keys"
+            ) from None
+        try:
+            return private_key(secret)
+        except ValueError as error:
+            raise ValueError(
+                f"{where}: {error}; delete it and the controller makes a new pair"
+            ) from None
+
+
+def private_key(secret: Secret) -> str:
+    """The WireGuard key (text) in a Secret of the Go project's shape: the field is base64, as
+    all Secret data, of the key's own base64 text. Raises ``ValueError``, never with the key."""
+    field = secret.data.get(names.SECRET_PRIVATE_KEY)
+    if not field:
+        raise ValueError(f"{names.SECRET_PRIVATE_KEY} is missing")
+    try:
+        text = base64.b64decode(field, validate=True).decode("ascii").strip()
+    except (binascii.Error, UnicodeDecodeError):
+        raise ValueError(f"{names.SECRET_PRIVATE_KEY} is not base64 of a key") from None
+    keys.decode(text)
+    return text

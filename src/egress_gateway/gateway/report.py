@@ -1,0 +1,117 @@
+"""What this node tells the controller (GatewayStatus) and the load balancer (probes).
+
+The report is written when it changes and once per heartbeat. The probes' answers are kept in a
+file too: an agent that restarts answers as its predecessor did until it has looked for itself,
+because the interfaces go on working meanwhile and a wrong "no" would move every pod.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from egress_gateway.api.types import (
+    GatewayProblem,
+    GatewayStatus,
+    GatewayStatusSpec,
+    ObjectMeta,
+    OwnerReference,
+    ReadyGatewayConfiguration,
+)
+from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.resources import GATEWAY_STATUSES, Node
+
+log = logging.getLogger(__name__)
+
+
+def status_spec(
+    ready: Mapping[str, Configuration],
+    public_keys: Mapping[str, str],
+    problems: Mapping[str, str],
+) -> GatewayStatusSpec:
+    """The report without its heartbeat, in a stable order. ``ready`` and ``public_keys`` by
+    uid, ``problems`` by name; a configuration may have a problem and go on as it was."""
+    return GatewayStatusSpec(
+        ready_gateway_configurations=[
+            ReadyGatewayConfiguration(
+                static_gateway_configuration=one.name,
+                interface_name=one.interface,
+                uid=uid,
+                public_key=public_keys.get(uid, ""),
+            )
+            for uid, one in sorted(ready.items())
+        ],
+        problems=[
+            GatewayProblem(static_gateway_configuration=name, message=message)
+            for name, message in sorted(problems.items())
+        ],
+    )
+
+
+class Reporter:
+    """Writes the GatewayStatus of one node."""
+
+    def __init__(self, client: Client, node: Node, namespace: str, *, heartbeat: float) -> None:
+        self._client = client
+        self._node = node
+        self._namespace = namespace
+        self._heartbeat = heartbeat
+        self._written: GatewayStatusSpec | None = None
+        self._at = float("-inf")
+
+    async def publish(self, spec: GatewayStatusSpec) -> bool:
+        """Writes if the report is new or a heartbeat is due; returns whether it wrote.
+        Raises ``ApiError``."""
+        due = time.monotonic() - self._at >= self._heartbeat
+        if spec == self._written and not due:
+            return False
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        stamped = msgspec.structs.replace(spec, heartbeat=now.replace("+00:00", "Z"))
+        await self._client.apply(GATEWAY_STATUSES, self._document(stamped))
+        self._written, self._at = spec, time.monotonic()
+        return True
+
+    def _document(self, spec: GatewayStatusSpec) -> GatewayStatus:
+        meta = self._node.metadata
+        owner = OwnerReference(api_version="v1", kind="Node", name=meta.name, uid=meta.uid)
+        return GatewayStatus(
+            metadata=ObjectMeta(
+                name=meta.name, namespace=self._namespace, owner_references=[owner]
+            ),
+            spec=spec,
+        )
+
+
+class Answers:
+    """uid -> port of what is served, kept over restarts in a file under /run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ports: dict[str, int] = {}
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                self._ports = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+            except (OSError, msgspec.DecodeError) as error:
+                log.warning("what was served before cannot be read: %s", error)
+
+    def port(self, uid: str) -> int | None:
+        return self._ports.get(uid)
+
+    def set(self, ports: Mapping[str, int]) -> None:
+        if self._ports == dict(ports):
+            return
+        self._ports = dict(ports)
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(msgspec.json.encode(self._ports))
+            temporary.replace(self._path)
+        except OSError as error:
+            log.warning("what is served cannot be kept for a restart: %s", error)

@@ -1,0 +1,124 @@
+"""Which configurations this node serves, and with what. Pure.
+
+A node serves the configurations whose status lists it. What cannot be served becomes a problem in
+words; a configuration that was served goes on as it was while its new state is incomplete.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from egress_gateway.api import names
+from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.datapath import keys
+from egress_gateway.datapath.gatewayfilter import Configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A configuration that lists this node, with its key pair's private half once known."""
+
+    uid: str
+    name: str
+    """``namespace/name``."""
+    public_key: str
+    """As the status has it; empty if it has none yet."""
+    port: int
+    secondary: str
+    frontend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The outcome: what to serve (by uid), and what is in the way (by name)."""
+
+    configurations: Mapping[str, Configuration]
+    """Those without a private key have a problem too, and only go on if they run already."""
+    problems: Mapping[str, str]
+
+
+def listed(objects: Iterable[StaticGatewayConfiguration], node: str) -> list[Listed]:
+    """Those that list ``node``, in the order of their uids."""
+    found = []
+    for sgc in objects:
+        entry = next((g for g in sgc.status.gateways if g.node == node), None)
+        if entry is None:
+            continue
+        profile = sgc.status.gateway_server_profile
+        found.append(
+            Listed(
+                uid=sgc.metadata.uid,
+                name=f"{sgc.metadata.namespace}/{sgc.metadata.name}",
+                public_key=profile.public_key,
+                port=profile.port,
+                secondary=entry.secondary_ip,
+                frontend=profile.ip,
+            )
+        )
+    return sorted(found, key=lambda one: one.uid)
+
+
+def serving(
+    wanted: Iterable[Listed],
+    private_keys: Mapping[str, str],
+    key_problems: Mapping[str, str],
+) -> Serving:
+    """Joins configurations with their private keys (by uid). Of two that claim one port or one
+    address the first by uid is served: the controller never makes such a pair."""
+    configurations: dict[str, Configuration] = {}
+    problems: dict[str, str] = {}
+    taken: dict[int | ipaddress.IPv4Address, str] = {}
+    for one in wanted:
+        problem = _problem(one)
+        if problem:
+            problems[one.name] = problem
+            continue
+        secondary = ipaddress.IPv4Address(one.secondary)
+        rival = taken.get(one.port) or taken.get(secondary)
+        if rival:
+            problems[one.name] = (
+                f"port {one.port} or address {secondary} is that of {rival} too; "
+                "the controller's status is inconsistent"
+            )
+            continue
+        private = private_keys.get(one.uid)
+        if private is None:
+            # Kept among the configurations: an interface from before need not stop for it.
+            problems[one.name] = key_problems.get(one.uid, "its key is not known yet")
+        taken[one.port] = taken[secondary] = one.name
+        configurations[one.uid] = Configuration(
+            name=one.name,
+            port=one.port,
+            private_key=private,
+            secondary=secondary,
+            frontend=_address(one.frontend),
+        )
+    return Serving(configurations, problems)
+
+
+def _problem(one: Listed) -> str | None:
+    if not names.PORT_FIRST <= one.port <= names.PORT_LAST:
+        return (
+            f"status.gatewayServerProfile.port is {one.port or 'not set'}, not one of "
+            f"{names.PORT_FIRST} to {names.PORT_LAST}; the controller writes it"
+        )
+    if not isinstance(_address(one.secondary), ipaddress.IPv4Address):
+        return (
+            f"status.gateways lists this node with secondaryIp {one.secondary!r}, "
+            "which is no IPv4 address; the controller writes it"
+        )
+    return None
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def key_mismatch(one: Listed, private: str) -> bool:
+    """Whether the status names another public key than that of ``private``."""
+    return bool(one.public_key) and keys.public_key(private) != one.public_key
