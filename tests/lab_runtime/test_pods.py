@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
@@ -17,6 +19,7 @@ from egress_gateway.lab.protocols import MachineSpec
 from egress_gateway.lab.runtime.cni import CONFIGURATIONS, PLUGINS, base_configuration
 from egress_gateway.lab.runtime.kubelet import KubeletSettings
 from egress_gateway.lab.runtime.machines import Machines, MachinesSettings, Running
+from egress_gateway.lab.runtime.netsocket import open_socket
 from egress_gateway.lab.runtime.pod import Platform
 
 pytestmark = pytest.mark.root
@@ -142,12 +145,13 @@ class World:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[World]:
+async def world(
+    *, api_host: str = "10.225.0.4", kubelet: KubeletSettings | None = None
+) -> AsyncIterator[World]:
     api = FakeApi()
-    platform = Platform(api_host="10.225.0.4", api_port=443, ca="CA", nameserver="168.63.129.16")
-    settings = MachinesSettings(
-        platform=platform, kubelet=KubeletSettings(probe_control_plane=False)
-    )
+    platform = Platform(api_host=api_host, api_port=443, ca="CA", nameserver="168.63.129.16")
+    kubelet = kubelet or KubeletSettings(probe_control_plane=False)
+    settings = MachinesSettings(platform=platform, kubelet=kubelet)
     machines = Machines(settings, lambda _: api, None)
     spec = MachineSpec(
         name="n1",
@@ -357,11 +361,7 @@ def test_a_killed_container_starts_again_with_its_old_log_at_hand() -> None:
         await w.create("p", {"command": ["sh", "-c", "echo run; exec sleep 1000"]})
         first = await w.ready("p")
         await w.printed("p", b"run")
-        pod = w.running.kubelet.find("default", "p")
-        assert pod is not None
-        process = pod.containers[0].process
-        assert process is not None
-        await process.send_signal(9)
+        await w.machines.send_signal("default", "p", None, signal.SIGKILL)
 
         def again(p: Object) -> Object | None:
             status = p["status"]["containerStatuses"][0]
@@ -597,5 +597,46 @@ def test_a_power_cut_tells_the_api_nothing_and_the_machine_can_come_back() -> No
         assert w.api.objects[f"{PODS}/p"]["metadata"]["resourceVersion"] == before
         with pytest.raises(LookupError, match='no machine "n1" is running'):
             await w.machines.power_cut("n1")
+
+    play(story)
+
+
+def test_a_kubelet_hears_nothing_while_its_machine_cannot_reach_the_control_plane() -> None:
+    async def story() -> None:
+        kubelet = KubeletSettings(heartbeat=0.01)
+        async with world(api_host="127.0.0.1", kubelet=kubelet) as w:
+            lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"
+            # Nobody listens on the machine's loopback: it is cut off from the first beat on.
+            reachable = w.running.kubelet._api.reachable
+            async with asyncio.timeout(60):
+                while reachable.is_set():
+                    await asyncio.sleep(0.01)
+            silent = w.api.objects[lease]["spec"]["renewTime"]
+            await w.create("p", SLEEP)
+            await asyncio.sleep(0.05)
+            assert w.api.objects[lease]["spec"]["renewTime"] == silent
+            assert "status" not in w.api.objects[f"{PODS}/p"]
+            listener = open_socket(w.node.pid, socket.AF_INET, socket.SOCK_STREAM)
+            listener.bind(("127.0.0.1", 443))
+            listener.listen(128)
+            await w.ready("p")
+            await w.api.until(lease, lambda o: o and o["spec"]["renewTime"] != silent)
+            listener.close()
+
+    asyncio.run(story())
+
+
+def test_a_slow_reader_of_an_exec_loses_nothing() -> None:
+    async def story(w: World) -> None:
+        await w.create("p", SLEEP)
+        await w.ready("p")
+        command = ["head", "-c", "40000000", "/dev/zero"]
+        session = await w.machines.exec("default", "p", None, command, stdin=False, tty=False)
+        await asyncio.sleep(1.5)  # long after a quick reader would have had everything
+        count = 0
+        while (chunk := await session.read()) is not None:
+            count += len(chunk[1])
+        assert count == 40_000_000
+        assert await session.wait() == 0
 
     play(story)

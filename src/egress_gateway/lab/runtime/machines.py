@@ -17,7 +17,7 @@ from ipaddress import IPv4Network
 from egress_gateway.lab.protocols import ExecSession, Fabric, KubeTransport, MachineSpec
 from egress_gateway.lab.runtime import cni, masquerade
 from egress_gateway.lab.runtime.api import ApiError
-from egress_gateway.lab.runtime.kubelet import Kubelet, KubeletSettings
+from egress_gateway.lab.runtime.kubelet import Kubelet, KubeletSettings, choose
 from egress_gateway.lab.runtime.node import MachineError, Node
 from egress_gateway.lab.runtime.pod import Platform, Pod
 
@@ -115,6 +115,17 @@ class Machines:
                 f'no machine "{name}" is running (running: {", ".join(self.names())})'
             )
         await self._end(known)
+
+    async def send_signal(
+        self, namespace: str, pod: str, container: str | None, number: int
+    ) -> None:
+        """A signal to a container's first process, from outside: only so can SIGKILL reach it.
+        Raises ``LookupError``."""
+        _, found = self._find(namespace, pod)
+        chosen = choose(found, container)
+        if chosen.process is None or not chosen.process.running:
+            raise LookupError(f'container "{chosen.name}" is not running')
+        await chosen.process.send_signal(number)
 
     async def close(self) -> None:
         """Ends all machines."""

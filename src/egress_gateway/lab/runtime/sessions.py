@@ -13,6 +13,8 @@ from egress_gateway.lab.runtime.streams import Stdio, Stream, open_stdio
 
 Chunk = tuple[int, bytes]
 
+_QUIET = 0.5
+
 
 class Session:
     """Streams of a process. ``read`` gives None once, when everything has been read."""
@@ -32,6 +34,7 @@ class Session:
         self._owned = owned
         self._container = container
         self._pump: asyncio.Task[None] | None = None
+        self._copied = 0
         if owned is not None:
             self._pump = asyncio.create_task(self._collect(owned))
 
@@ -39,13 +42,18 @@ class Session:
         async def copy(number: int, stream: Stream | None) -> None:
             while stream is not None and (chunk := await stream.read()):
                 await self._output.put((number, chunk))
+                self._copied += 1
 
         copies = asyncio.create_task(_both(copy(1, stdio.stdout), copy(2, stdio.stderr)))
         ended = asyncio.create_task(_finish(self._process))
         try:
             await asyncio.wait({copies, ended}, return_when=asyncio.FIRST_COMPLETED)
-            # A background process may hold the pipe open for ever; its output is not waited for.
-            await asyncio.wait({copies}, timeout=0.5)
+            # A background process may hold the pipe open for ever: once nothing comes any more,
+            # it is not waited for. A reader that is slow (a full queue) is.
+            seen = -1
+            while not copies.done() and (seen != self._copied or self._output.full()):
+                seen = self._copied
+                await asyncio.wait({copies}, timeout=_QUIET)
         finally:
             copies.cancel()
             ended.cancel()
@@ -90,6 +98,7 @@ class Session:
         if self._container is not None:
             self._container.attached.discard(self._output)
             await self._output.put(None)
+            await self.close_stdin()
             return
         await self._process.send_signal(signal.SIGHUP)
         await self._process.send_signal(signal.SIGKILL)
