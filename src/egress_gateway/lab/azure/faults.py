@@ -28,8 +28,9 @@ class Fault:
 
     kind: Kind
     method: str = "*"
-    path: str = ""
-    """Regular expression searched in the path, without regard to case."""
+    path: str = "^/subscriptions/"
+    """Regular expression searched in the path, without regard to case. Unless it says otherwise,
+    signing in and discovery are spared."""
     times: int | None = 1
     """How many requests; None: until removed."""
     status: int = 500
