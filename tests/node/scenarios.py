@@ -203,6 +203,5 @@ async def configuration_deleted_holds_the_pod() -> None:
     async with world.running():
         pod = await world.start_pod("web", annotation=None)
         pod.annotate("missing")
-        await until(lambda: world.agent.sandboxes)
         await until(lambda: world.recorder.events)
-        assert await pod.whoami(timeout=1) == ""
+        await until_seen(pod, {""})

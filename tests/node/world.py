@@ -1,8 +1,8 @@
 """A node, a gateway that speaks WireGuard, and an Internet, in namespaces that die with the test.
 
 ``python -m tests.node.world SCENARIO`` runs one scenario of ``scenarios.py``; the test starts it
-with ``unshare --kill-child``. CNI plugins, WireGuard and packets are real; only the Kubernetes API is
-played, since these tests are about what the agent does to the kernel.
+with ``unshare --kill-child``. CNI plugins, WireGuard and packets are real; only the Kubernetes API
+is played, since these tests are about what the agent does to the kernel.
 """
 
 from __future__ import annotations

@@ -162,9 +162,28 @@ class Agent:
             if sandbox_id not in known:
                 del self._locks[sandbox_id]
         await metrics.observe(self.sandboxes)
+        await self._find_stalled()
         await self._kernel.run(self._kernel.sources.sync)
         if self._knowledge.pods.is_synced:
+            self._find_unreachable()
             await self._endpoints.sweep({s.attachment.uid for s in self.sandboxes})
+
+    def _find_unreachable(self) -> None:
+        """Annotated pods that no record exists of: they started before the plugin was here."""
+        records = (self._store.record(sandbox_id) for sandbox_id in self._store.record_ids())
+        recorded = {record.pod[:2] for record in records if record}
+        for pod in self._knowledge.pods.values():
+            meta = pod.metadata
+            started = pod.status.phase == "Running" and not pod.spec.host_network
+            if started and annotation(pod) and (meta.namespace, meta.name) not in recorded:
+                self._teller.unreachable(pod)
+
+    async def _find_stalled(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sandbox in self.sandboxes:
+            if await sandbox.distrust(loop.time()):
+                self._teller.stalled(sandbox.attachment)
+                self._moves.add(sandbox.attachment.id)
 
     # One sandbox.
 

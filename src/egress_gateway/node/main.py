@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from egress_gateway.api import names
 from egress_gateway.cni import binary, conflist
@@ -36,8 +37,9 @@ from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)
 
-_THREADS = 16
-_MARGIN = 5.0
+NOT_HEARD: Final = "no list of StaticGatewayConfigurations from the Kubernetes API yet"
+_THREADS: Final = 16
+_MARGIN: Final = 5.0
 """Seconds that the plugin waits for longer than the agent, so that the agent says why."""
 
 
@@ -72,7 +74,10 @@ async def _serve(
         teller=Teller(recorder),
     )
     agent.adopt()
-    async with _health(settings, readiness), asyncio.TaskGroup() as group:
+    health = HealthServer(port=settings.health_port)
+    health.add_check("plugin", lambda: readiness.problem)
+    health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
+    async with _serving(health), asyncio.TaskGroup() as group:
         for cache in (configurations, pods, present):
             group.create_task(cache.run())
         group.create_task(recorder.run())
@@ -110,9 +115,7 @@ def _installer(settings: Settings) -> Installer:
 
 
 @contextlib.asynccontextmanager
-async def _health(settings: Settings, readiness: Readiness) -> AsyncIterator[None]:
-    health = HealthServer(port=settings.health_port)
-    health.add_check("plugin", lambda: readiness.problem)
+async def _serving(health: HealthServer) -> AsyncIterator[None]:
     await health.start()
     try:
         yield

@@ -21,8 +21,9 @@ import msgspec
 from egress_gateway.datapath.errors import PortInUse
 from egress_gateway.datapath.pod import PodDesired, PodSide, tunnel_name
 from egress_gateway.datapath.sources import SourceFilter
-from egress_gateway.datapath.wireguard import Backend
+from egress_gateway.datapath.wireguard import Backend, PeerStatus
 from egress_gateway.node.attach import Attachment, NodeFacts, pod_desired
+from egress_gateway.node.schedule import Traffic
 from egress_gateway.node.store import Store
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Sandbox:
         self.settling = attachment.verified
         """The next pass has something to do that mends no damage: just verified (it clears the
         keepalive), or just adopted (it writes the filter, whose text it cannot know)."""
+        self._traffic = Traffic()
         self._avoid: dict[str, float] = {}
         self._lock = asyncio.Lock()
         self._kept = False
@@ -125,14 +127,29 @@ class Sandbox:
     async def verify(self) -> bool:
         """Whether a handshake has completed since the tunnel was set up or moved."""
         async with self._lock:
-            device = await self._kernel.run(self._side.status, self._desired())
-            peer = device.peers.get(self.attachment.configuration.server_key) if device else None
+            peer = await self._peer()
             if peer is None or not peer.last_handshake:
                 return False
             if not self.attachment.verified:
                 self._remember(msgspec.structs.replace(self.attachment, verified=True))
                 self.settling = True
             self.verified.set()
+            return True
+
+    async def distrust(self, now: float) -> bool:
+        """Looks whether a verified tunnel has died. If so it counts as unverified, and its
+        session is given up; True is returned once."""
+        async with self._lock:
+            if not self.attachment.verified or self.gone:
+                return False
+            peer = await self._peer()
+            if peer is None or not self._traffic.stalled(
+                received=peer.received, sent=peer.sent, now=now
+            ):
+                return False
+            self._traffic = Traffic()
+            self._remember(msgspec.structs.replace(self.attachment, verified=False))
+            await self._kernel.run(self._side.handshake_again, self._desired())
             return True
 
     async def handshake_again(self) -> None:
@@ -163,6 +180,10 @@ class Sandbox:
     def avoided(self, now: float) -> set[str]:
         self._avoid = {name: until for name, until in self._avoid.items() if until > now}
         return set(self._avoid)
+
+    async def _peer(self) -> PeerStatus | None:
+        device = await self._kernel.run(self._side.status, self._desired())
+        return device.peers.get(self.attachment.configuration.server_key) if device else None
 
     def _remember(self, attachment: Attachment) -> None:
         before, self.attachment = self.attachment, attachment

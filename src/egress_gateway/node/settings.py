@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """``run_dir`` as the container runtime sees it; empty: the same path."""
     attach_timeout: float = 10.0
     """How long CNI ADD may wait for a verified tunnel before the pod is told to try again."""
-    resync_interval: float = 5.0
+    resync_interval: float = 10.0
     """How often every attached pod is looked at, whether or not anything was heard of it."""
     probe_interval: float = 0.075
     probe_misses: int = 3

@@ -35,6 +35,15 @@ class Teller:
             "gateway; set hostNetwork: false or remove the annotation",
         )
 
+    def unreachable(self, pod: Pod) -> None:
+        self._recorder.event(
+            PODS.reference(pod),
+            "Warning",
+            NOT_READY,
+            "the pod was started before the CNI plugin was installed on its node and still uses "
+            "the cluster's ordinary egress; delete it so that it is started anew",
+        )
+
     def attached(self, attachment: Attachment, seconds: float) -> None:
         extra = {**_fields(attachment), "milliseconds": round(seconds * 1000)}
         log.info("attached pod", extra=extra)
@@ -45,6 +54,9 @@ class Teller:
     def moved(self, before: Attachment, after: Attachment) -> None:
         extra = {**_fields(after), "from": _gateway(before)}
         log.warning("moved pod to another gateway", extra=extra)
+
+    def stalled(self, attachment: Attachment) -> None:
+        log.warning("tunnel does not answer any more", extra=_fields(attachment))
 
     def repaired(self, attachment: Attachment, did: list[str]) -> None:
         log.warning("repaired pod", extra={**_fields(attachment), "did": did})

@@ -11,48 +11,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.node.pace import Pacer
 from egress_gateway.node.sandbox import Sandbox
+from egress_gateway.node.schedule import Schedule
 
 log = logging.getLogger(__name__)
-
-FIRST_RETRY: Final = 0.05
-_GROWTH: Final = 1.6
-_LONGEST: Final = 5.0
-SILENCE: Final = 1.5
-"""Seconds without a handshake after which another gateway is worth a try."""
-
-
-@dataclass(slots=True)
-class Schedule:
-    """When to look and when to initiate again. Pure; times in seconds of any one clock."""
-
-    started: float
-    again_at: float
-    delay: float = FIRST_RETRY
-
-    @classmethod
-    def at(cls, now: float) -> Schedule:
-        return cls(now, now + FIRST_RETRY)
-
-    def due(self, now: float, jitter: float) -> bool:
-        """Whether to initiate again now; then the next time is set. ``jitter``: 0 to 1."""
-        if now < self.again_at:
-            return False
-        self.delay = min(self.delay * _GROWTH, _LONGEST)
-        self.again_at = now + self.delay * (1 + 0.25 * jitter)
-        return True
-
-    def silent(self, now: float) -> bool:
-        return now - self.started > SILENCE
-
-    def look_after(self, now: float) -> float:
-        """Seconds until the next look: often at first, when a pod's start waits for it."""
-        return min(max(0.003, (now - self.started) / 20), 0.5)
 
 
 class Verifier:

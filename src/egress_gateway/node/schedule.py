@@ -1,0 +1,64 @@
+"""When a tunnel's handshake is started again, and when a tunnel counts as dead. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+FIRST_RETRY: Final = 0.05
+_GROWTH: Final = 1.6
+_LONGEST: Final = 5.0
+SILENCE: Final = 1.5
+"""Seconds without a handshake after which another gateway is worth a try."""
+STALL: Final = 15.0
+"""Seconds for which a tunnel may leave what is sent through it unanswered."""
+
+
+@dataclass(slots=True)
+class Schedule:
+    """When to look and when to initiate again. Pure; times in seconds of any one clock."""
+
+    started: float
+    again_at: float
+    delay: float = FIRST_RETRY
+
+    @classmethod
+    def at(cls, now: float) -> Schedule:
+        return cls(now, now + FIRST_RETRY)
+
+    def due(self, now: float, jitter: float) -> bool:
+        """Whether to initiate again now; then the next time is set. ``jitter``: 0 to 1."""
+        if now < self.again_at:
+            return False
+        self.delay = min(self.delay * _GROWTH, _LONGEST)
+        self.again_at = now + self.delay * (1 + 0.25 * jitter)
+        return True
+
+    def silent(self, now: float) -> bool:
+        return now - self.started > SILENCE
+
+    def look_after(self, now: float) -> float:
+        """Seconds until the next look: often at first, when a pod's start waits for it."""
+        return min(max(0.003, (now - self.started) / 20), 0.5)
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Notices a verified tunnel that has died although its gateway answers probes. Pure.
+
+    A peer that lives answers everything within ten seconds, if only with a keepalive (WireGuard's
+    passive keepalive, section 6.5 of its paper). Silence while we say nothing means nothing.
+    """
+
+    received: int = -1
+    sent: int = 0
+    unanswered_since: float | None = None
+
+    def stalled(self, *, received: int, sent: int, now: float) -> bool:
+        """Whether what was sent has gone unanswered for too long. ``received`` and ``sent`` are
+        the peer's byte counters."""
+        if received != self.received:
+            self.received, self.sent, self.unanswered_since = received, sent, None
+        elif sent > self.sent and self.unanswered_since is None:
+            self.unanswered_since = now
+        return self.unanswered_since is not None and now - self.unanswered_since > STALL

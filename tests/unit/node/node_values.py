@@ -1,0 +1,55 @@
+"""Values that several tests of the node agent begin with."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import msgspec
+
+from egress_gateway.datapath import keys
+from egress_gateway.node.attach import Attachment, Configuration, NodeFacts
+from egress_gateway.node.choose import Candidate
+
+KEY = keys.generate().public
+FACTS = NodeFacts(mtu=1500, exceptions=(ipaddress.ip_network("169.254.169.254/32"),))
+GW1, GW2 = Candidate("gw-1", "10.224.0.10"), Candidate("gw-2", "10.224.0.11")
+
+
+def configuration(**changes: Any) -> Configuration:
+    base = Configuration(
+        name="egress",
+        uid="sgc-1",
+        server_key=KEY,
+        port=6000,
+        balancer="10.224.0.99",
+        gateways=[GW1, GW2],
+        default_route=True,
+        exclude_cidrs=["10.0.0.0/8"],
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def attachment(**changes: Any) -> Attachment:
+    pair = keys.generate()
+    base = Attachment(
+        id="c-eth0",
+        container_id="c",
+        if_name="eth0",
+        netns="/run/netns/c",
+        namespace="default",
+        pod="web",
+        uid="u-1",
+        addresses=["10.244.1.2"],
+        private_key=pair.private,
+        public_key=pair.public,
+        configuration=configuration(),
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def at(gateway: Candidate, **changes: Any) -> Attachment:
+    """Attached and verified at ``gateway``."""
+    return attachment(
+        gateway=gateway.name, address=gateway.address, listen_port=20000, verified=True, **changes
+    )

@@ -1,0 +1,111 @@
+"""Which gateway serves a pod."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_gateway.node.choose import BALANCER, Candidate, choose, rendezvous
+
+A, B, C = (Candidate(n, f"10.0.0.{i}") for i, n in enumerate("abc"))
+names = st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1)
+
+
+def candidates(of: list[str]) -> list[Candidate]:
+    return [Candidate(name, f"10.0.0.{ord(name)}") for name in of]
+
+
+def pick(
+    *listed: Candidate,
+    current: str | None = None,
+    lost: str = "",
+    avoid: set[str] | None = None,
+    balancer: str = "10.0.0.99",
+    uid: str = "u",
+) -> str | None:
+    chosen = choose(
+        uid,
+        current,
+        listed,
+        balancer=balancer,
+        usable=lambda c: c.name not in lost,
+        avoid=avoid or set(),
+    )
+    return None if chosen is None else chosen.name
+
+
+@given(names, st.text(), st.randoms())
+def test_order_does_not_matter(listed: list[str], uid: str, shuffler: random.Random) -> None:
+    shuffled = list(listed)
+    shuffler.shuffle(shuffled)
+    assert rendezvous(uid, candidates(listed)) == rendezvous(uid, candidates(shuffled))
+
+
+@given(names, st.text())
+def test_loss_of_another_moves_nobody(listed: list[str], uid: str) -> None:
+    chosen = rendezvous(uid, candidates(listed))
+    for other in listed:
+        if other != chosen.name:
+            rest = candidates([name for name in listed if name != other])
+            assert rendezvous(uid, rest) == chosen
+
+
+def test_pods_spread_evenly() -> None:
+    count = Counter(rendezvous(f"uid-{i}", [A, B, C]).name for i in range(3000))
+    assert all(800 < n < 1200 for n in count.values()), count
+
+
+def test_pods_of_a_lost_gateway_spread_over_the_others() -> None:
+    of_a = [f"uid-{i}" for i in range(3000) if rendezvous(f"uid-{i}", [A, B, C]) == A]
+    count = Counter(rendezvous(uid, [B, C]).name for uid in of_a)
+    assert min(count.values()) > 0.4 * len(of_a)
+
+
+@given(names, st.data())
+def test_stays_while_its_gateway_lives(listed: list[str], data: st.DataObject) -> None:
+    current = data.draw(st.sampled_from(listed))
+    lost = "".join(data.draw(st.sets(st.sampled_from("abcdefgh")))).replace(current, "")
+    assert pick(*candidates(listed), current=current, lost=lost) == current
+
+
+def test_leaves_a_lost_gateway() -> None:
+    assert pick(A, B, current="a", lost="a") == "b"
+
+
+def test_leaves_a_gateway_that_is_no_longer_listed() -> None:
+    assert pick(B, current="a") == "b"
+
+
+def test_balancer_when_no_gateway_answers() -> None:
+    assert pick(A, B, current="a", lost="ab") == BALANCER
+
+
+def test_balancer_when_none_is_known() -> None:
+    assert pick() == BALANCER
+
+
+def test_leaves_the_balancer_for_a_gateway_that_is_back() -> None:
+    assert pick(A, B, current=BALANCER, lost="a") == "b"
+
+
+def test_the_last_gateway_is_not_evicted() -> None:
+    assert pick(A, current="a", lost="a", balancer="") == "a"
+    assert pick(A, B, current="b", lost="ab", balancer="") == "b"
+
+
+def test_nothing_at_all() -> None:
+    assert pick(balancer="") is None
+
+
+def test_silent_gateway_is_avoided_then_the_balancer_is_tried_then_any() -> None:
+    assert pick(A, B, current="a", avoid={"a"}) == "b"
+    assert pick(A, B, current="b", avoid={"a", "b"}) == BALANCER
+    assert pick(A, B, current=BALANCER, avoid={"a", "b", BALANCER}) in ("a", "b")
+
+
+@given(names, st.sets(st.sampled_from("abcdefgh")), st.sets(st.sampled_from(["a", "b", "c", ""])))
+def test_there_is_always_an_answer(listed: list[str], lost: set[str], avoid: set[str]) -> None:
+    assert pick(*candidates(listed), lost="".join(lost), avoid=avoid) is not None
