@@ -281,6 +281,7 @@ class Reconciler:
     ) -> None:
         """A configuration appeared, changed or went. Its status is ours: no news."""
         if not self.surveyed:
+            self.work.add(SURVEY)  # one may be under way that does not know of it
             return
         if new is None:
             if old is not None and old.metadata.uid in self._cluster.recorded():

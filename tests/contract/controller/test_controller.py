@@ -1,0 +1,277 @@
+"""The controller process as shipped: its own identity, its RBAC, real SDKs, both APIs emulated."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from azure_lab import AzureLab, azure_lab
+
+from egress_gateway.api import names
+from egress_gateway.api.manifests import crd_files, deploy_dir
+from egress_gateway.controller.main import run
+from egress_gateway.controller.settings import Settings
+from egress_gateway.lab import pki
+from egress_gateway.lab.kube.client import KubeClient
+from egress_gateway.lab.kube.server import ApiServer
+
+SGCS = "staticgatewayconfigurations"
+SYSTEM = names.SYSTEM_NAMESPACE
+
+
+@dataclass
+class World:
+    azure: AzureLab
+    kube: KubeClient
+
+    async def write(self, name: str, **spec: Any) -> None:
+        document = {
+            "apiVersion": names.API_VERSION,
+            "kind": "StaticGatewayConfiguration",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"gatewayNodepoolName": "npegress"} | spec,
+        }
+        await self.kube.apply(document, resource=SGCS)
+
+    async def until(
+        self, name: str, accept: Callable[[dict[str, Any]], bool], timeout: float = 20
+    ) -> dict[str, Any]:
+        def good(found: Any) -> bool:
+            return found is not None and accept(found)
+
+        found = await self.kube.wait_for(SGCS, name, good, namespace="default", timeout=timeout)
+        assert found is not None
+        return found
+
+    async def until_gone(self, name: str) -> None:
+        await self.kube.wait_for(
+            SGCS, name, lambda found: found is None, namespace="default", timeout=20
+        )
+
+    async def add_gateway_nodes(self) -> None:
+        """Nodes as the pool's machines would register them."""
+        for machine in self.azure.machines.machines.values():
+            if machine.pool != "npegress":
+                continue
+            node = {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": machine.name, "labels": dict(machine.labels)},
+                "spec": {"providerID": machine.provider_id},
+                "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+            }
+            await self.kube.create("nodes", node)
+            await self.kube.patch("nodes", machine.name, node, subresource="status")
+
+    async def agents_are_ready(self, sgc: dict[str, Any]) -> None:
+        """What gateway agents report for the nodes that the status lists."""
+        for gateway in sgc["status"]["gateways"]:
+            report = {
+                "apiVersion": names.API_VERSION,
+                "kind": "GatewayStatus",
+                "metadata": {"name": gateway["node"], "namespace": SYSTEM},
+                "spec": {
+                    "readyGatewayConfigurations": [
+                        {
+                            "staticGatewayConfiguration": f"default/{sgc['metadata']['name']}",
+                            "uid": sgc["metadata"]["uid"],
+                            "interfaceName": "wg-6000",
+                        }
+                    ]
+                },
+            }
+            await self.kube.apply(report, resource="gatewaystatuses")
+
+
+def condition(sgc: dict[str, Any], kind: str) -> dict[str, Any]:
+    listed = sgc.get("status", {}).get("conditions", [])
+    return next((c for c in listed if c["type"] == kind), {})
+
+
+def reason(sgc: dict[str, Any], kind: str = "Ready") -> str:
+    return str(condition(sgc, kind).get("reason", ""))
+
+
+@contextlib.asynccontextmanager
+async def api_server(directory: Path) -> AsyncIterator[tuple[ApiServer, KubeClient, Path]]:
+    """An embedded API server with our manifests; a kubeconfig of the controller's account."""
+    identity = pki.issue(addresses=["127.0.0.1"], names=["localhost"])
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+    server = ApiServer(
+        sockets=[listening],
+        tls=identity.context(directory),
+        ca_pem=identity.ca.decode(),
+        services=IPv4Network("10.0.0.0/16"),
+    )
+    await server.start()
+    try:
+        kube = KubeClient(server.transport())
+        for file in [
+            *crd_files(),
+            deploy_dir() / "manifests/namespace.yaml",
+            deploy_dir() / "manifests/rbac.yaml",
+        ]:
+            for document in yaml.safe_load_all(file.read_text()):
+                await kube.apply(document)
+        token = await kube.create(
+            "serviceaccounts",
+            {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
+            namespace=SYSTEM,
+            name="egress-gateway-controller",
+            sub="token",
+        )
+        kubeconfig = yaml.safe_load(server.kubeconfig(url))
+        kubeconfig["users"][0]["user"] = {"token": token["status"]["token"]}
+        path = directory / "kubeconfig"
+        path.write_text(yaml.safe_dump(kubeconfig))
+        yield server, kube, path
+    finally:
+        await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def controller(directory: Path, kubeconfig: Path) -> AsyncIterator[asyncio.Task[None]]:
+    settings = Settings(
+        azure_config=str(directory / "azure.json"),
+        kubeconfig=str(kubeconfig),
+        identity="test",
+        health_address="127.0.0.1",
+        health_port=0,
+        retry_limit=2.0,
+    )
+    task = asyncio.create_task(run(settings))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+Story = Callable[[World], Awaitable[None]]
+
+
+@pytest.fixture
+def in_world(tmp_path: Path) -> Callable[[Story], None]:
+    def play(story: Story) -> None:
+        async def main() -> None:
+            async with azure_lab(tmp_path) as azure, api_server(tmp_path) as (_, kube, path):
+                (tmp_path / "azure.json").write_text(json.dumps(azure.config))
+                await azure.add_pool("npegress")
+                world = World(azure, kube)
+                await world.add_gateway_nodes()
+                async with controller(tmp_path, path):
+                    await story(world)
+
+        asyncio.run(main())
+
+    return play
+
+
+def test_the_walk_through_from_refusal_to_ready_to_nothing_left(
+    in_world: Callable[[Story], None],
+) -> None:
+    async def story(world: World) -> None:
+        before = await world.azure.resources()
+        prefix = await world.azure.add_prefix("pip-prefix-egress")
+        await world.write("my-static-egress-gateway", publicIpPrefixId=prefix)
+        sgc = await world.until(
+            "my-static-egress-gateway", lambda s: reason(s) == "AuthorizationFailed"
+        )
+        assert "az role assignment create" in condition(sgc, "Ready")["message"]
+        await world.azure.grant(prefix)
+        sgc = await world.until(
+            "my-static-egress-gateway",
+            lambda s: condition(s, "Provisioned").get("status") == "True",
+        )
+        status = sgc["status"]
+        assert status["egressIpPrefix"].endswith("/30")
+        assert status["gatewayServerProfile"]["port"] == 6000
+        assert len(status["gateways"]) == 2
+        assert reason(sgc) == "NoGatewayReady"
+        await world.agents_are_ready(sgc)
+        await world.until("my-static-egress-gateway", lambda s: reason(s) == "Ready")
+
+        uid = sgc["metadata"]["uid"]
+        secret = await world.kube.get("secrets", f"sgw-{uid}", namespace=SYSTEM)
+        private = base64.b64decode(secret["data"]["PrivateKey"]).decode()
+        assert len(base64.b64decode(private)) == 32
+        role = await world.kube.get("roles", "egress-gateway-keys", namespace=SYSTEM)
+        assert role["rules"][0]["resourceNames"] == [f"sgw-{uid}"]
+
+        await world.kube.delete(SGCS, "my-static-egress-gateway", namespace="default")
+        await world.until_gone("my-static-egress-gateway")
+        assert await world.azure.resources() == before
+        assert await world.kube.find("secrets", f"sgw-{uid}", namespace=SYSTEM) is None
+
+    in_world(story)
+
+
+def test_events_tell_the_refusal_and_the_good_news(in_world: Callable[[Story], None]) -> None:
+    async def story(world: World) -> None:
+        await world.write("typo", gatewayNodepoolName="nowhere")
+        await world.until("typo", lambda s: reason(s) == "GatewayPoolNotFound")
+        await world.write("good")
+        await world.until("good", lambda s: condition(s, "Provisioned").get("status") == "True")
+        async with asyncio.timeout(10):
+            while True:
+                events = await world.kube.list("events", namespace="default")
+                told = {(e["involvedObject"]["name"], e["type"], e["reason"]) for e in events}
+                if {
+                    ("typo", "Warning", "GatewayPoolNotFound"),
+                    ("good", "Normal", "Provisioned"),
+                } <= told:
+                    return
+                await asyncio.sleep(0.05)
+
+    in_world(story)
+
+
+def test_a_second_configuration_shares_the_pool_on_the_next_port(
+    in_world: Callable[[Story], None],
+) -> None:
+    async def story(world: World) -> None:
+        await world.write("one")
+        await world.write("two")
+        ports = set()
+        for name in ("one", "two"):
+            sgc = await world.until(
+                name, lambda s: condition(s, "Provisioned").get("status") == "True"
+            )
+            ports.add(sgc["status"]["gatewayServerProfile"]["port"])
+        assert ports == {6000, 6001}
+
+    in_world(story)
+
+
+def test_what_somebody_breaks_in_azure_is_mended(in_world: Callable[[Story], None]) -> None:
+    async def story(world: World) -> None:
+        await world.write("a")
+        sgc = await world.until("a", lambda s: condition(s, "Provisioned").get("status") == "True")
+        balancer = (
+            f"{world.azure.cluster['id'].split('/resourceGroups/')[0]}/resourceGroups/"
+            f"{world.azure.node_group}/providers/Microsoft.Network"
+            f"/loadBalancers/{names.LOAD_BALANCER}"
+        )
+        document = await world.azure.person.get(balancer, "2024-05-01")
+        document["properties"]["loadBalancingRules"] = []
+        await world.azure.person.put(balancer, document, "2024-05-01")
+        # Any change of the pool's configurations has it looked at again; so does time.
+        await world.write("b")
+        await world.until("b", lambda s: condition(s, "Provisioned").get("status") == "True")
+        document = await world.azure.person.get(balancer, "2024-05-01")
+        rules = {rule["name"] for rule in document["properties"]["loadBalancingRules"]}
+        assert sgc["metadata"]["uid"] in rules
+
+    in_world(story)
