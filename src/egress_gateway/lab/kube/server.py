@@ -78,7 +78,7 @@ class ApiServer:
     async def start(self) -> None:
         await self.controllers.start()
         server = web.Server(self._serve, handler_cancellation=True, access_log=None)
-        self._runner = web.ServerRunner(server)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.5)
         await self._runner.setup()
         for sock in self._sockets:
             site = web.SockSite(self._runner, sock, ssl_context=self._tls, backlog=256)
@@ -89,7 +89,6 @@ class ApiServer:
         for task in list(self._streams):
             task.cancel()
         if self._runner is not None:
-            self._runner.shutdown_timeout = 0.5  # type: ignore[attr-defined]
             await self._runner.cleanup()
             self._runner = None
 
