@@ -1,0 +1,139 @@
+"""A cluster to hold the client against: the lab's API server, or any real one.
+
+``EGRESS_GATEWAY_TEST_KUBECONFIG`` names a kubeconfig of a cluster that may be written to; without
+it, an API server of the lab is started for each test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import os
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from egress_gateway.api.manifests import crd_files
+from egress_gateway.kube import config, errors
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.config import ClusterAccess
+from egress_gateway.kube.resources import NAMESPACES, Resource, Untyped, core
+
+CRDS: Resource[Untyped] = Resource(
+    group="apiextensions.k8s.io",
+    version="v1",
+    plural="customresourcedefinitions",
+    kind="CustomResourceDefinition",
+    namespaced=False,
+    type=dict,
+)
+SERVICE_ACCOUNTS: Resource[Untyped] = core("serviceaccounts", "ServiceAccount", dict)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster with our CRDs, a namespace of this test, and its administrator's client."""
+
+    access: ClusterAccess
+    client: Client
+    namespace: str
+
+    async def service_account(self, name: str) -> ClusterAccess:
+        """Access as a ServiceAccount of the namespace that may do nothing yet."""
+        meta = {"name": name, "namespace": self.namespace}
+        await self.client.apply(SERVICE_ACCOUNTS, {"metadata": meta})
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+        path = SERVICE_ACCOUNTS.path(self.namespace, name, "token")
+        answer = yaml.safe_load(await self.client.request("POST", path, body=body))
+        token = answer["status"]["token"]
+        return ClusterAccess(
+            server=self.access.server,
+            ssl_context=self.access.ssl_context,
+            token=lambda fresh: str(token),
+        )
+
+
+@contextlib.asynccontextmanager
+async def cluster(folder: Path, **server: Any) -> AsyncIterator[Cluster]:
+    """``folder`` is for certificates and the kubeconfig; ``server`` goes to the lab's server."""
+    external = os.environ.get("EGRESS_GATEWAY_TEST_KUBECONFIG")
+    async with contextlib.AsyncExitStack() as stack:
+        if external:
+            access = config.load(external)
+        else:
+            access = await stack.enter_async_context(_embedded(folder, **server))
+        client = await stack.enter_async_context(Client(access, "contract-test"))
+        for path in crd_files():
+            await client.apply(CRDS, yaml.safe_load(path.read_text()))
+        name = f"kube-{secrets.token_hex(4)}"
+        await client.apply(NAMESPACES.untyped(), {"metadata": {"name": name}})
+        try:
+            yield Cluster(access, client, name)
+        finally:
+            with contextlib.suppress(errors.ApiError):
+                await client.delete(NAMESPACES, name)
+
+
+@contextlib.asynccontextmanager
+async def _embedded(folder: Path, **options: Any) -> AsyncIterator[ClusterAccess]:
+    from egress_gateway.lab.kube.server import ApiServer
+
+    tls, ca = _certificate(folder)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = ApiServer(
+        sockets=[listener],
+        tls=tls,
+        ca_pem=ca,
+        services=ipaddress.IPv4Network("10.0.0.0/16"),
+        **options,
+    )
+    await server.start()
+    try:
+        path = folder / "kubeconfig"
+        path.write_bytes(server.kubeconfig(f"https://127.0.0.1:{listener.getsockname()[1]}"))
+        yield config.load(str(path))
+    finally:
+        await server.stop()
+        listener.close()
+
+
+def _certificate(folder: Path) -> tuple[ssl.SSLContext, str]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "contract test")])
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    names = [x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=36500))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    pair = folder / "server.pem"
+    pair.write_bytes(
+        pem
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair)
+    return context, pem.decode()
