@@ -134,18 +134,18 @@ class FakeResources:
         port: int = 6000,
         floating: bool = True,
         probe: bool = True,
-        interval: float = 0.02,
-        threshold: int = 1,
+        public: str | None = None,
     ) -> None:
-        """The internal balancer of the gateways, with one rule."""
+        """The balancer of the gateways with one rule; internal unless it is given the id of a
+        public IP address."""
         probes = {
             "name": "p",
             "properties": {
                 "protocol": "Http",
                 "port": 8082,
                 "requestPath": "/gw/uid",
-                "intervalInSeconds": interval,
-                "probeThreshold": threshold,
+                "intervalInSeconds": 0.02,
+                "probeThreshold": 1,
             },
         }
         rule: dict[str, Any] = {
@@ -158,13 +158,13 @@ class FakeResources:
         }
         if probe:
             rule["probe"] = {"id": f"{GATEWAYS}/probes/p"}
+        inside: dict[str, Any] = {"privateIPAddress": VIP}
+        frontend = {"publicIPAddress": {"id": public}} if public else inside
         self.put(
             "loadBalancers",
             GATEWAYS,
             {
-                "frontendIPConfigurations": [
-                    {"name": "pool", "properties": {"privateIPAddress": VIP}}
-                ],
+                "frontendIPConfigurations": [{"name": "pool", "properties": frontend}],
                 "loadBalancingRules": [{"name": "r", "properties": rule}],
                 "probes": [probes],
             },

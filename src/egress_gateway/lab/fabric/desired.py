@@ -294,15 +294,17 @@ def _plan_balancer(draft: _Draft, network: Network, balancer: Balancer) -> None:
     else:
         key = f"{rule.frontend} . {rule.protocol} . {rule.frontend_port}"
         draft.add(name, key, f"jump {draft.chain(rules)}")
+    public = not any(rule.frontend in prefix for prefix in network.prefixes)
+    if public:
+        draft.add("public", str(rule.frontend))
     if not rule.floating:
         draft.backends[frontend] = frozenset(config.private for _, config in balancer.kept)
         return
     draft.marks[frontend] = frozenset(port.number for port, _ in balancer.kept)
     for port, _, _ in balancer.members:
         draft.add("sources", f'"{port.link}" . {rule.frontend}')
-    if not any(rule.frontend in prefix for prefix in network.prefixes):
+    if public:
         draft.add("translated", str(rule.frontend))
-        draft.add("public", str(rule.frontend))
 
 
 def _hash(rule: BalancingRule, count: int) -> str:

@@ -72,9 +72,11 @@ class Links:
         }.items():
             write_sysctl(name, value)
         self._netlink.link("set", index=1, state="up")
-        # These two exist once connection tracking is in use here: after the ruleset.
+        # These exist once connection tracking is in use here: after the ruleset.
         for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
             write_sysctl(f"netfilter/{name}", udp_idle_timeout)
+        # One-to-one translation in Azure does not judge sequence numbers; ours must not either.
+        write_sysctl("netfilter/nf_conntrack_tcp_be_liberal", 1)
 
     def own(self, addresses: Iterable[IPv4Address]) -> None:
         """Gives the fabric exactly these addresses, on loopback."""

@@ -94,6 +94,7 @@ table ip fabric {
     iifname "inet" counter name unsolicited drop
     oifname "inet" ip daddr { 10.0.0.0/8, 100.64.0.0/10, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16 } counter name unreachable drop
     oifname "inet" ip saddr @translated accept
+    oifname "inet" ct status dnat ct direction reply accept
     oifname "inet" counter name no_outbound drop
     accept
   }
