@@ -1,0 +1,314 @@
+"""The gateway agent against an API server, with a pod whose packets prove what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import importlib.util
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from box import boxed
+from topology import INTERNET, PORT, Gateway, Pod, World, until
+
+from egress_gateway.api import names
+from egress_gateway.datapath import keys
+from egress_gateway.datapath.netns import NetNS
+from egress_gateway.gateway import main
+from egress_gateway.gateway.settings import Settings
+from egress_gateway.kube import errors
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.resources import (
+    GATEWAY_STATUSES,
+    NAMESPACES,
+    NODES,
+    POD_ENDPOINTS,
+    PODS,
+    SECRETS,
+    SGCS,
+)
+
+SECONDARY = "10.1.1.101"
+SYSTEM = names.SYSTEM_NAMESPACE
+
+
+class Api:
+    """An API server inside the gateway's namespace, and its administrator."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._up = threading.Event()
+        self.kubeconfig = Path(tempfile.mkdtemp(), "kubeconfig")
+        self.client: Client
+        threading.Thread(
+            target=lambda: gateway.netns.run(lambda: self._loop.run_until_complete(self._main())),
+            daemon=True,
+        ).start()
+        assert self._up.wait(30)
+
+    async def _main(self) -> None:
+        cluster = _contract_cluster()
+        async with cluster.cluster(self.kubeconfig.parent) as running:
+            self.client = running.client
+            self._up.set()
+            await self._stop.wait()
+
+    def call(self, awaitable: Awaitable[Any]) -> Any:
+        async def wrapped() -> Any:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(30)
+
+
+def _contract_cluster() -> Any:
+    path = Path(__file__).parents[1] / "contract" / "kube" / "kube_cluster.py"
+    specification = importlib.util.spec_from_file_location("kube_cluster", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["kube_cluster"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def agent(gateway: Gateway, api: Api, **more: Any) -> Iterator[None]:
+    """The shipped program, in the gateway's namespace."""
+    settings = Settings(
+        node_name=gateway.name,
+        kubeconfig=str(api.kubeconfig),
+        run_dir=f"/run/{gateway.name}",
+        **{"resync": 0.5, **more},
+    )
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(main.run(settings))
+
+    def work() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+
+    thread = threading.Thread(target=lambda: gateway.netns.run(work), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(20)
+        assert not thread.is_alive(), "the agent stops when it is told to"
+
+
+class Story:
+    """Objects as the controller and the node agent write them."""
+
+    def __init__(self, api: Api, gateway: Gateway) -> None:
+        self.api = api
+        self.gateway = gateway
+        self.pair = keys.generate()
+        client = api.client
+        api.call(client.apply(NAMESPACES.untyped(), {"metadata": {"name": SYSTEM}}))
+        api.call(client.apply(NAMESPACES.untyped(), {"metadata": {"name": "default"}}))
+        node = {"metadata": {"name": gateway.name}}
+        api.call(client.apply(NODES.untyped(), node))
+        addresses = [{"type": "InternalIP", "address": str(gateway.primary)}]
+        api.call(
+            client.apply(
+                NODES.untyped(), {**node, "status": {"addresses": addresses}}, subresource="status"
+            )
+        )
+        sgc = {
+            "metadata": {"name": "one", "namespace": "default"},
+            "spec": {"gatewayNodepoolName": "npegress"},
+        }
+        self.uid = api.call(client.apply(SGCS.untyped(), sgc))["metadata"]["uid"]
+
+    def secret(self) -> None:
+        def twice(text: str) -> str:
+            return base64.b64encode(text.encode()).decode()
+
+        document = {
+            "metadata": {"name": names.key_secret(self.uid), "namespace": SYSTEM},
+            "data": {"PrivateKey": twice(self.pair.private), "PublicKey": twice(self.pair.public)},
+        }
+        self.api.call(self.api.client.apply(SECRETS.untyped(), document))
+
+    def listed(self, *, listed: bool = True, frontend: str = "10.1.200.4") -> None:
+        entry = {
+            "node": self.gateway.name,
+            "primaryIp": str(self.gateway.primary),
+            "secondaryIp": SECONDARY,
+        }
+        document = {
+            "metadata": {"name": "one", "namespace": "default"},
+            "status": {
+                "gatewayServerProfile": {
+                    "ip": frontend,
+                    "port": PORT,
+                    "publicKey": self.pair.public,
+                },
+                "gateways": [entry] if listed else [],
+            },
+        }
+        self.api.call(self.api.client.apply(SGCS.untyped(), document, subresource="status"))
+
+    def pod(self, pod: Pod, *, ips: bool = True) -> None:
+        client = self.api.client
+        meta = {"name": pod.place.name, "namespace": "default"}
+        spec = {"nodeName": "w1", "containers": [{"name": "main", "image": "nginx"}]}
+        made = self.api.call(client.create(PODS.untyped(), {"metadata": meta, "spec": spec}))
+        if ips:
+            status = {"phase": "Running", "podIPs": [{"ip": str(pod.address)}]}
+            document = {"metadata": meta, "status": status}
+            self.api.call(client.apply(PODS.untyped(), document, subresource="status"))
+        self.endpoint(pod, made["metadata"]["uid"])
+
+    def endpoint(self, pod: Pod, uid: str) -> None:
+        document = {
+            "metadata": {"name": pod.place.name, "namespace": "default"},
+            "spec": {
+                "staticGatewayConfiguration": "one",
+                "podIpAddress": str(pod.address),
+                "podIps": [str(pod.address)],
+                "podPublicKey": pod.pair.public,
+                "podUid": uid,
+                "nodeName": "w1",
+            },
+        }
+        self.api.call(self.api.client.apply(POD_ENDPOINTS.untyped(), document))
+
+    def status(self) -> dict[str, Any]:
+        with contextlib.suppress(errors.NotFound):
+            found = self.api.call(
+                self.api.client.get(GATEWAY_STATUSES.untyped(), self.gateway.name, SYSTEM)
+            )
+            return dict(found.get("spec", {}))
+        return {}
+
+    def probe(self) -> int:
+        """What the load balancer's probe gets."""
+        url = f"http://127.0.0.1:{names.HEALTH_PORT}/gw/{self.uid}"
+
+        def get() -> int:
+            try:
+                with urllib.request.urlopen(url, timeout=5) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                return error.code
+            except OSError:
+                return 0
+
+        return self.gateway.netns.run(get)
+
+
+def begin() -> tuple[World, Gateway, Story]:
+    world = World()
+    (gateway,) = world.gateways
+    world.route_secondary(SECONDARY, gateway)
+    until(gateway.socket.exists, "the tunnel host")
+    return world, gateway, Story(Api(gateway), gateway)
+
+
+def attach(story: Story, pod: Pod) -> Callable[[], str | None]:
+    desired = pod.desired(story.pair.public, str(story.gateway.primary))
+    pod.side.converge(desired)
+
+    def seen() -> str | None:
+        pod.side.handshake_again(desired)
+        return pod.seen_as(timeout=0.5)
+
+    return seen
+
+
+@boxed
+def test_from_objects_to_packets_and_back() -> None:
+    world, gateway, story = begin()
+    pod = world.pod("pod-a")
+    with agent(gateway, story.api):
+        assert story.probe() in (0, 503)
+        story.listed()
+        until(lambda: bool(story.status().get("problems")), "the missing Secret is reported")
+        (problem,) = story.status()["problems"]
+        assert problem["staticGatewayConfiguration"] == "default/one"
+        assert names.key_secret(story.uid) in problem["message"]
+        assert story.probe() == 503
+        story.secret()
+        until(lambda: story.probe() == 200, "the probe says yes")
+        until(lambda: bool(story.status().get("readyGatewayConfigurations")), "the report")
+        (ready,) = story.status()["readyGatewayConfigurations"]
+        assert ready == {
+            "staticGatewayConfiguration": "default/one",
+            "interfaceName": "wg-6000",
+            "uid": story.uid,
+            "publicKey": story.pair.public,
+        }
+        seen = attach(story, pod)
+        assert seen() is None, "no PodEndpoint, no peer"
+        story.pod(pod, ips=False)
+        until(lambda: seen() == SECONDARY, "the pod's packets leave with its address")
+        story.api.call(story.api.client.delete(POD_ENDPOINTS, "pod-a", "default"))
+        until(lambda: seen() is None, "the endpoint's end is the peer's")
+        story.listed(listed=False)
+        until(lambda: "wg-6000" not in _inside(gateway), "the interface goes")
+        assert story.probe() == 503
+    assert world.internet.sources() == {SECONDARY}
+
+
+def _inside(gateway: Gateway) -> set[str]:
+    from egress_gateway.datapath.link import Links
+
+    with NetNS.open("/run/netns/ns-static-egress-gateway") as inside, Links(inside) as links:
+        return set(links.links())
+
+
+@boxed
+def test_a_restart_disturbs_nobody_and_the_probe_never_says_no() -> None:
+    world, gateway, story = begin()
+    pod = world.pod("pod-a")
+    story.listed()
+    story.secret()
+    story.pod(pod)
+    with agent(gateway, story.api):
+        seen = attach(story, pod)
+        until(lambda: seen() == SECONDARY, "attached")
+        connection = pod.connect(INTERNET)
+        connection.recv(100)
+    connection.sendall(b"without an agent\n")
+    assert connection.recv(100) == b"without an agent\n"
+    with agent(gateway, story.api):
+        until(lambda: story.probe() != 0, "the new agent listens")
+        for _ in range(20):
+            assert story.probe() == 200
+        until(lambda: story.status().get("readyGatewayConfigurations") is not None, "report")
+        connection.sendall(b"with its successor\n")
+        assert connection.recv(100) == b"with its successor\n"
+    # A Secret that cannot be read any more costs nothing that runs.
+    story.api.call(story.api.client.delete(SECRETS, names.key_secret(story.uid), SYSTEM))
+    with agent(gateway, story.api):
+        until(lambda: bool(story.status().get("problems")), "the missing Secret is reported")
+        assert story.probe() == 200
+        connection.sendall(b"even so\n")
+        assert connection.recv(100) == b"even so\n"
+
+
+@boxed
+def test_the_probe_looks_at_the_kernel() -> None:
+    _, gateway, story = begin()
+    story.listed()
+    story.secret()
+    # No pass but those that an object's change asks for: nothing is repaired in between.
+    with agent(gateway, story.api, resync=3600.0):
+        until(lambda: story.probe() == 200, "served")
+        from egress_gateway.datapath.link import Links
+
+        with NetNS.open("/run/netns/ns-static-egress-gateway") as inside, Links(inside) as links:
+            links.set_up("host0", up=False)
+        until(lambda: story.probe() == 503, "the probe notices")
+        story.listed(frontend="10.1.200.5")
+        until(lambda: story.probe() == 200, "the next pass repairs it")
