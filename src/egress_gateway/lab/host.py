@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -42,6 +42,10 @@ PACKAGES: Final = {
 """Commands that the lab runs, and the Debian package that brings each."""
 CNI_BIN: Final = Path("/usr/lib/cni")
 CNI_PLUGINS: Final = ("host-local", "ptp", "bridge", "portmap", "loopback")
+
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Labs that this process started, by pid, to be waited for."""
 
 
 class LabError(Exception):
@@ -149,10 +153,12 @@ def start(
     with (directory / "lab.log").open("ab") as log:
         process = _spawn(config, [s.fileno() for s in sockets] + [writer], log, detach=detach)
     os.close(writer)
+    pid = _inner(process.pid)
+    _children[pid] = process
     handle = LabHandle(
         name=name,
-        pid=process.pid,
-        started=_start_time(process.pid) or 0,
+        pid=pid,
+        started=_start_time(pid) or 0,
         kubernetes=f"https://127.0.0.1:{kube.getsockname()[1]}",
         azure=f"https://127.0.0.1:{azure.getsockname()[1]}",
         directory=str(directory),
@@ -189,24 +195,30 @@ def stop(handle: LabHandle, *, timeout: float = 10.0) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if not handle.alive:
             break
-        _signal_lab(handle, number)
+        with suppress(ProcessLookupError):
+            os.kill(handle.pid, number)
         deadline = time.monotonic() + timeout
         while handle.alive and time.monotonic() < deadline:
-            _reap(handle.pid)
             time.sleep(0.01)
+    child = _children.pop(handle.pid, None)
+    if child is not None:
+        child.wait(timeout)
     shutil.rmtree(handle.path, ignore_errors=True)
 
 
-def _signal_lab(handle: LabHandle, number: int) -> None:
-    """SIGTERM goes to the lab itself: ``unshare`` between us does not pass it on."""
-    target = handle.pid
-    if number == signal.SIGTERM:
-        children = Path(f"/proc/{handle.pid}/task/{handle.pid}/children").read_text().split()
-        target = int(children[0]) if children else handle.pid
-    try:
-        os.kill(target, number)
-    except ProcessLookupError:
-        return
+def _inner(unshare: int) -> int:
+    """The lab itself, the one child of ``unshare``, which passes no SIGTERM on."""
+    children = Path(f"/proc/{unshare}/task/{unshare}/children")
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline:
+        try:
+            found = children.read_text().split()
+        except OSError:
+            break
+        if found:
+            return int(found[0])
+        time.sleep(0.002)
+    return unshare
 
 
 def _spawn(
@@ -284,14 +296,6 @@ def _start_time(pid: int) -> float | None:
     except OSError:
         return None
     return None if fields[0] in ("Z", "X") else float(fields[19])
-
-
-def _reap(pid: int) -> None:
-    """Collects our own child; somebody else's is not ours to wait for."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
 
 
 def _library(name: str) -> bool:
