@@ -136,7 +136,9 @@ class CustomSchema:
         return None
 
     def _check_rules(self, value: Any, old: Any, schema: Schema, at: str) -> Iterator[Cause]:
-        if value is None:
+        # Ratcheting, as kube-apiserver has it since 1.30: what was stored before a rule came may
+        # stay as it is, or such an object could lose no finalizer and never be deleted.
+        if value is None or (old is not None and value == old):
             return
         for rule in self._rules.get(id(schema), ()):
             if rule.transition and old is None:
