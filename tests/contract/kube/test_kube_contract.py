@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kube_cluster import Cluster, cluster
+from kube_cluster import CRDS, Cluster, cluster
 
-from egress_gateway.api import conditions
+from egress_gateway.api import conditions, crd
 from egress_gateway.api.types import (
     GatewayServerProfile,
     ObjectMeta,
@@ -420,3 +421,56 @@ def test_events_are_what_describe_shows(on_cluster: Callable[[Act], None]) -> No
         await asyncio.wait([task])
 
     on_cluster(act)
+
+
+def test_an_object_from_before_the_rules_can_be_released_and_deleted(
+    on_cluster: Callable[[Act], None],
+) -> None:
+    """A cluster that moves over may hold objects that our rules refuse."""
+
+    async def act(c: Cluster) -> None:
+        strict = next(d for d in crd.documents() if "shortNames" in d["spec"]["names"])
+        loose = copy.deepcopy(strict)
+        schema = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        del schema["properties"]["spec"]["x-kubernetes-validations"]
+        await c.client.apply(CRDS, loose)
+        bad = sgc(c, gatewayNodepoolName="")
+        bad["metadata"]["finalizers"] = ["example.com/f"]
+        await accepted(c, bad)
+        await c.client.apply(CRDS, strict)
+        await refused(c)
+        held = await c.client.get(SGCS, "a", c.namespace)
+        status = {"conditions": []}
+        body = {"metadata": {**NAMED, "namespace": c.namespace}, "status": status}
+        body["metadata"]["resourceVersion"] = held.metadata.resource_version
+        await c.client.replace_status(SGCS, body)
+        await c.client.delete(SGCS, "a", c.namespace)
+        await c.client.merge_patch(SGCS, "a", {"metadata": {"finalizers": []}}, c.namespace)
+        with pytest.raises(errors.NotFound):
+            await c.client.get(SGCS, "a", c.namespace)
+
+    on_cluster(act)
+
+
+NAMED: dict[str, Any] = {"name": "a"}
+
+
+async def accepted(c: Cluster, obj: dict[str, Any]) -> None:
+    """Creates as soon as the definition's change has reached the server's handlers."""
+    while True:
+        try:
+            await c.client.create(SGCS, obj)
+            return
+        except errors.Invalid:
+            await asyncio.sleep(0.1)
+
+
+async def refused(c: Cluster) -> None:
+    """Returns when the rules are in force again."""
+    while True:
+        try:
+            await c.client.create(SGCS, sgc(c, "probe", gatewayNodepoolName=""))
+        except errors.Invalid:
+            return
+        await c.client.delete(SGCS, "probe", c.namespace)
+        await asyncio.sleep(0.1)
