@@ -199,7 +199,9 @@ def test_a_machine_becomes_a_ready_node() -> None:
 
 def test_two_pods_talk_and_show_their_addresses_only_after_add() -> None:
     async def story(w: World) -> None:
-        await w.create("web", {"image": "docker.io/library/nginx:1.27"})
+        listening = {"tcpSocket": {"port": 80}, "periodSeconds": 1, "timeoutSeconds": 30}
+        image = "docker.io/library/nginx:1.27"
+        await w.create("web", {"image": image, "readinessProbe": listening})
         web = await w.ready("web")
         await w.create("client", {"image": "curlimages/curl", **SLEEP})
         await w.ready("client")

@@ -39,7 +39,7 @@ class KubeletSettings:
     needs a connection through the machine's network first (False where there is none: tests)."""
 
     heartbeat: float = 1.0
-    kubernetes_version: str = "v1.34.0"
+    kubernetes_version: str = "v1.36.3"
     probe_control_plane: bool = True
 
 

@@ -70,6 +70,8 @@ class Prober:
         failures = successes = 0
         await asyncio.sleep(probe.get("initialDelaySeconds") or 0)
         period = float(probe.get("periodSeconds") or 10)
+        loop = asyncio.get_running_loop()
+        told = loop.time()
         while True:
             reason = await self._probe(probe)
             if reason is None:
@@ -78,7 +80,10 @@ class Prober:
                     self._ready(True)
             else:
                 successes, failures = 0, failures + 1
-                self._unhealthy("Readiness", reason)
+                # Not each of the quick first tries below is worth an Event.
+                if loop.time() - told >= period:
+                    told = loop.time()
+                    self._unhealthy("Readiness", reason)
                 if failures >= (probe.get("failureThreshold") or 3):
                     self._ready(False)
             # The kubelet asks a container that is not ready yet more often than it must, too.
