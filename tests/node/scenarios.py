@@ -30,6 +30,7 @@ async def started_means_working() -> None:
         assert not any((RUN / "pods").iterdir())
         links = json.loads(sh("ip -j link"))
         assert not [link for link in links if link["ifname"].startswith("egw")]
+        assert "egress_gateway" not in sh("nft list tables")
 
 
 async def gateway_learns_late() -> None:

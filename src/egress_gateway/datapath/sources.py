@@ -67,11 +67,14 @@ class SourceFilter:
 
     def sync(self, wanted: Mapping[int, IPAddress] | None = None) -> bool:
         """Makes the kernel hold exactly ``wanted`` (default: what was allowed and not
-        forgotten). Returns whether something had to be changed."""
+        forgotten). Returns whether something had to be changed. With no port left, no table
+        is left behind either."""
         with self._lock:
             if wanted is not None:
                 self._allowed = dict(wanted)
             listing = self._nft.table("inet", TABLE)
+            if not self._allowed:
+                return self._uninstall(present=listing is not None)
             if listing is not None and _is_exact(listing, self._allowed):
                 self._stale, self._installed = {}, True
                 return False
@@ -79,6 +82,12 @@ class SourceFilter:
             self._nft.apply("\n".join([*remove, _RULESET, *_elements("add", self._allowed)]))
             self._stale, self._installed = {}, True
             return True
+
+    def _uninstall(self, *, present: bool) -> bool:
+        if present:
+            self._nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}")
+        self._stale, self._installed = {}, False
+        return present
 
     def allowed(self) -> dict[int, IPAddress]:
         with self._lock:

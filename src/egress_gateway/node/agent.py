@@ -251,6 +251,9 @@ class Agent:
         await sandbox.detach()
         del self._sandboxes[sandbox_id]
         self._watch_gateways()
+        if not self._sandboxes:
+            # The last one takes the node's own table along.
+            await self._kernel.run(self._kernel.sources.sync)
         state = sandbox.attachment
         self._teller.detached(state)
         if any(other.attachment.uid == state.uid for other in self.sandboxes):
