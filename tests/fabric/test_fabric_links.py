@@ -237,3 +237,19 @@ def test_a_damaged_table_is_made_anew() -> None:
         assert await one.fetch() == "192.0.2.9"
 
     play(story)
+
+
+def test_a_failed_plug_names_the_nic_and_leaves_no_link() -> None:
+    async def story(world: World) -> None:
+        nic, one, _ = await pair(world)
+        other = world.resources.nic("n2", "10.224.0.6")
+        before = socket.if_nameindex()
+        with pytest.raises(FabricError, match="/networkinterfaces/n2 cannot be plugged in"):
+            await world.fabric.plug(other, one)  # it has an eth0 already
+        assert socket.if_nameindex() == before
+        with pytest.raises(FabricError, match="no NIC /nowhere"):
+            await world.fabric.plug("/nowhere", one)
+        assert await one.fetch() == "192.0.2.4"
+        assert nic.lower() in world.fabric._ports
+
+    play(story)

@@ -18,7 +18,7 @@ from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from egress_gateway.lab.fabric.desired import MARK_TABLE_BASE, Port, Route
-from egress_gateway.lab.fabric.namespace import Namespace, write_sysctl
+from egress_gateway.lab.fabric.namespace import Namespace, NamespaceError, write_sysctl
 from egress_gateway.lab.fabric.settings import GATEWAY_MAC, SiteSettings
 
 _SCOPE_LINK = 253
@@ -108,7 +108,23 @@ class Links:
         gateway: IPv4Address,
         mtu: int,
     ) -> None:
-        """The NIC's link, with the machine's end configured as Azure's DHCP would."""
+        """The NIC's link, with the machine's end configured as Azure's DHCP would. Leaves
+        nothing behind when it raises ``FabricError``."""
+        try:
+            self._plug(port, machine, address, gateway=gateway, mtu=mtu)
+        except (NetlinkError, NamespaceError, OSError) as error:
+            self.unplug(port.link)
+            raise FabricError(f"NIC {port.nic_id} cannot be plugged in: {error}") from error
+
+    def _plug(
+        self,
+        port: Port,
+        machine: Namespace,
+        address: IPv4Interface,
+        *,
+        gateway: IPv4Address,
+        mtu: int,
+    ) -> None:
         index = self._veth(port.link, machine, port.mac, mtu=mtu)
         write_sysctl(f"ipv4/neigh/{port.link}/proxy_delay", 0)
         write_sysctl(f"ipv4/conf/{port.link}/proxy_arp", 1)
