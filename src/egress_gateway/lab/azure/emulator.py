@@ -120,15 +120,20 @@ class Emulator:
 
     async def close(self) -> None:
         """Stops serving and ends operations under way."""
-        if self._runner is not None:
-            server = self._runner.server
-            open_ = [c.transport for c in server.connections] if server else []
-            await self._runner.cleanup()
-            for transport in open_:
-                if transport is not None:
-                    transport.abort()  # a TLS close waits for the peer, who may be gone
-            await asyncio.sleep(0)
         await self.azure.operations.close()
+        if self._runner is None:
+            return
+        for site in list(self._runner.sites):
+            await site.stop()
+        server = self._runner.server
+        for connection in server.connections if server else ():
+            if connection.transport is not None:
+                connection.transport.abort()  # a TLS goodbye waits for a peer who may be gone
+        for _ in range(100):
+            if server is None or not server.connections:
+                break
+            await asyncio.sleep(0.01)
+        await self._runner.cleanup()
 
     def machine_token(self, resource: str, client_id: str) -> dict[str, Any]:
         """What the instance metadata service's identity endpoint answers for an identity that a
