@@ -224,10 +224,10 @@ def apply(
     merged: Object = _merge(base, applied, (), list_keys)
     owned_elsewhere = {p for paths in others.values() for p in paths}
     dropped = managers.owned(manager, "Apply", subresource) - wanted.keys() - owned_elsewhere
-    for path in sorted(dropped, key=len, reverse=True):
-        if path[-1].startswith("k:") and any(
-            p[: len(path)] == path and p != path for p in owned_elsewhere
-        ):
+    needed = owned_elsewhere | wanted.keys()
+    for path in sorted(dropped, key=len):
+        # An entry, or a map that was applied empty, stays while someone owns a part of it.
+        if any(p[: len(path)] == path and p != path for p in needed):
             continue
         _remove(merged, path, list_keys)
     key = (manager, "Apply", subresource, applied["apiVersion"])

@@ -1,0 +1,165 @@
+"""Watches: every change once and in order, from wherever the client left off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from egress_gateway.lab.kube.client import KubeError
+from tests.contract.kube_api.conftest import Cluster, Run
+from tests.contract.kube_api.test_objects import config_map
+
+Events = AsyncIterator[dict[str, Any]]
+
+
+async def take(events: Events, count: int) -> list[tuple[str, str]]:
+    found = []
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            event = await anext(events)
+            if event["type"] != "BOOKMARK":
+                found.append((event["type"], event["object"]["metadata"]["name"]))
+    return found
+
+
+async def close(events: Events) -> None:
+    await events.aclose()  # type: ignore[attr-defined]
+
+
+async def write(cluster: Cluster, name: str, value: str) -> None:
+    await cluster.admin.patch(
+        "configmaps", name, {"data": {"a": value}}, namespace="default"
+    )
+
+
+def test_a_watch_goes_on_where_a_list_ended(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.admin.create("configmaps", config_map("before"))
+        page = await cluster.admin.list_page("configmaps", "default")
+        await cluster.admin.create("configmaps", config_map("between"))
+        events = cluster.admin.watch(
+            "configmaps", namespace="default", since=page["metadata"]["resourceVersion"]
+        )
+        assert await take(events, 1) == [("ADDED", "between")]
+        await write(cluster, "between", "2")
+        await cluster.admin.delete("configmaps", "between", namespace="default")
+        assert await take(events, 2) == [("MODIFIED", "between"), ("DELETED", "between")]
+        await close(events)
+
+    run(scenario)
+
+
+def test_a_watch_from_nowhere_begins_with_what_is_there(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.admin.create("configmaps", config_map("a", watched="yes"))
+        events = cluster.admin.watch("configmaps", namespace="default", labels="watched")
+        assert await take(events, 1) == [("ADDED", "a")]
+        await cluster.admin.create("configmaps", config_map("b", watched="yes"))
+        assert await take(events, 1) == [("ADDED", "b")]
+        await close(events)
+
+    run(scenario)
+
+
+def test_leaving_a_selection_is_a_deletion_and_entering_an_addition(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.admin.create("configmaps", config_map("a", app="x"))
+        events = cluster.admin.watch("configmaps", namespace="default", labels="app=x")
+        assert await take(events, 1) == [("ADDED", "a")]
+        relabel = {"metadata": {"labels": {"app": "y"}}}
+        await cluster.admin.patch("configmaps", "a", relabel, namespace="default")
+        relabel = {"metadata": {"labels": {"app": "x"}}}
+        await cluster.admin.patch("configmaps", "a", relabel, namespace="default")
+        assert await take(events, 2) == [("DELETED", "a"), ("ADDED", "a")]
+        await close(events)
+
+    run(scenario)
+
+
+def test_a_revision_that_is_forgotten_is_410_and_a_list_helps(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.admin.create("configmaps", config_map("a"))
+        old = (await cluster.admin.list_page("configmaps", "default"))["metadata"]
+        for i in range(20):
+            await write(cluster, "a", str(i))
+        events = cluster.admin.watch(
+            "configmaps", namespace="default", since=old["resourceVersion"]
+        )
+        with pytest.raises(KubeError) as caught:
+            await anext(events)
+        assert (caught.value.code, caught.value.reason) == (410, "Expired")
+        new = (await cluster.admin.list_page("configmaps", "default"))["metadata"]
+        events = cluster.admin.watch(
+            "configmaps", namespace="default", since=new["resourceVersion"]
+        )
+        await write(cluster, "a", "last")
+        assert await take(events, 1) == [("MODIFIED", "a")]
+        await close(events)
+
+    run(scenario, history=10)
+
+
+def test_a_watch_ends_when_its_time_is_up(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        path = "/api/v1/namespaces/default/secrets"
+        events = cluster.admin.transport.watch(path, query={"timeoutSeconds": "1"})
+        assert [event async for event in events] == []
+
+    run(scenario)
+
+
+def test_initial_events_end_with_a_marked_bookmark(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.admin.create("configmaps", config_map("a", watched="yes"))
+        query = {
+            "sendInitialEvents": "true",
+            "resourceVersionMatch": "NotOlderThan",
+            "allowWatchBookmarks": "true",
+            "labelSelector": "watched",
+        }
+        path = "/api/v1/namespaces/default/configmaps"
+        events = cluster.admin.transport.watch(path, query=query)
+        async with asyncio.timeout(10):
+            first, second = await anext(events), await anext(events)
+        assert first["type"] == "ADDED"
+        assert second["type"] == "BOOKMARK"
+        assert second["object"]["metadata"]["annotations"] == {
+            "k8s.io/initial-events-end": "true"
+        }
+        await close(events)
+
+    run(scenario)
+
+
+def test_many_changes_arrive_complete_and_in_order(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.admin.create("configmaps", config_map("a"))
+        page = await cluster.admin.list_page("configmaps", "default")
+        events = cluster.admin.watch(
+            "configmaps", namespace="default", since=page["metadata"]["resourceVersion"]
+        )
+        await asyncio.gather(*(write(cluster, "a", str(i)) for i in range(200)))
+        versions = []
+        async with asyncio.timeout(20):
+            while len(versions) < 200:
+                event = await anext(events)
+                if event["type"] == "MODIFIED":
+                    versions.append(int(event["object"]["metadata"]["resourceVersion"]))
+        assert versions == sorted(set(versions))
+        await close(events)
+
+    run(scenario)
+
+
+def test_a_server_that_stops_ends_its_watches(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        events = cluster.admin.watch("configmaps", namespace="default", since="")
+        await take(events, 1)
+        await cluster.server.stop()
+        with pytest.raises((StopAsyncIteration, OSError, asyncio.IncompleteReadError, Exception)):
+            await take(events, 1)
+
+    run(scenario)
