@@ -1,0 +1,243 @@
+"""A pod's plan: the hold comes first, every interruption is safe, and plans end."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_gateway.datapath import keys
+from egress_gateway.datapath import podplan as p
+from egress_gateway.datapath.link import Link
+from egress_gateway.datapath.podfilter import Flow, split
+from egress_gateway.datapath.wireguard import Config, Device, Endpoint, Interface, PeerStatus
+
+PAIR = keys.generate()
+GATEWAY = keys.generate().public
+ADDRESS = ipaddress.ip_address("10.244.1.2")
+
+
+def networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(t) for t in texts)
+
+
+def tunnel(gateway: str = "10.1.1.4", listen: int = 20000) -> p.Tunnel:
+    return p.Tunnel(
+        name="egwabc",
+        private_key=PAIR.private,
+        peer_key=GATEWAY,
+        endpoint=Endpoint(ipaddress.ip_address(gateway), 6000),
+        listen_port=listen,
+        mtu=1440,
+    )
+
+
+def desired(**changes: object) -> p.PodDesired:
+    base = p.PodDesired(
+        netns=Path("/run/netns/x"),
+        addresses=(ADDRESS,),
+        excluded=networks("10.0.0.0/8"),
+        exceptions=networks("169.254.169.254/32"),
+        tunnel=tunnel(),
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+class Simulated:
+    """A pod's namespace that does what the kernel would, and no more."""
+
+    def __init__(self, observed: p.PodObserved) -> None:
+        self.seen = observed
+        self.sources: dict[int, object] = {}
+
+    def observe(self, wanted: p.PodDesired) -> p.PodObserved:
+        port = wanted.tunnel.listen_port if wanted.tunnel else 0
+        return dataclasses.replace(self.seen, source=self.sources.get(port))  # type: ignore[arg-type]
+
+    def apply(self, action: p.Action) -> None:
+        seen = self.seen
+        change = dataclasses.replace
+        match action:
+            case p.ApplyFilter(ruleset, _, _):
+                seen = change(seen, filter=ruleset)
+            case p.SetSysctl(name, value):
+                seen = change(seen, sysctls=((name, value),))
+            case p.AllowSource(port, source):
+                self.sources[port] = source
+            case p.ForgetSource(port):
+                self.sources.pop(port, None)
+            case p.CreateTunnel():
+                empty = Device(public_key="", listen_port=0, fwmark=0, peers={})
+                seen = change(seen, unmoved=True, link=None, device=empty)
+            case p.DeleteTunnel() | p.DeleteLink():
+                kept = frozenset(r for r in seen.routes if r.device is None)
+                seen = change(seen, unmoved=False, link=None, device=None, routes=kept)
+            case p.ConfigureTunnel(config):
+                assert seen.device is not None
+                seen = change(seen, device=_configured(seen.device, config))
+            case p.MoveTunnel(_, link):
+                assert seen.unmoved
+                seen = change(seen, unmoved=False, link=Link(9, link, False, 1420))
+            case p.RaiseLink(link, mtu):
+                assert seen.link is not None
+                seen = change(seen, link=Link(9, link, True, mtu))
+            case p.ReplaceRoutes(routes):
+                assert seen.link or not any(r.device for r in routes)
+                where = {r.destination for r in routes}
+                left = {r for r in seen.routes if r.destination not in where}
+                seen = change(seen, routes=frozenset(left | set(routes)))
+            case p.DeleteRoutes(routes):
+                # The kernel deletes by destination, whatever else the route says.
+                where = {r.destination for r in routes}
+                kept = frozenset(r for r in seen.routes if r.destination not in where)
+                seen = change(seen, routes=kept)
+            case p.AddRule(rule):
+                seen = change(seen, rules=seen.rules | {rule})
+        self.seen = seen
+
+
+def _configured(device: Device, config: Config) -> Device:
+    peers = {} if config.replace_peers else dict(device.peers)
+    for key in config.remove_peers:
+        peers.pop(key, None)
+    for peer in config.peers:
+        peers[peer.public_key] = PeerStatus(
+            public_key=peer.public_key,
+            endpoint=peer.endpoint,
+            allowed_ips=frozenset(peer.allowed_ips),
+            last_handshake=0,
+            received=0,
+            sent=0,
+            keepalive=peer.keepalive,
+        )
+    private = config.private_key
+    return dataclasses.replace(
+        device,
+        public_key=keys.public_key(private) if private else device.public_key,
+        listen_port=device.listen_port if config.listen_port is None else config.listen_port,
+        peers=peers,
+    )
+
+
+def converge(world: Simulated, wanted: p.PodDesired) -> list[p.Action]:
+    actions = p.plan(wanted, world.observe(wanted))
+    for action in actions:
+        world.apply(action)
+    return actions
+
+
+def test_the_hold_is_the_first_step_of_an_attach() -> None:
+    actions = p.plan(desired(), p.PodObserved())
+    assert isinstance(actions[0], p.ApplyFilter)
+    kinds = [type(a).__name__ for a in actions]
+    assert kinds.index("AllowSource") < kinds.index("CreateTunnel") < kinds.index("MoveTunnel")
+    assert kinds.index("RaiseLink") < kinds.index("ReplaceRoutes") < kinds.index("AddRule")
+
+
+def test_a_move_changes_port_and_peer_in_one_call_and_touches_nothing_else() -> None:
+    world = Simulated(p.PodObserved())
+    converge(world, desired())
+    actions = converge(world, desired(tunnel=tunnel("10.1.1.5", 20001)))
+    allow, configure, forget = actions
+    assert allow == p.AllowSource(20001, ipaddress.ip_address("10.1.1.5"))
+    assert isinstance(configure, p.ConfigureTunnel)
+    assert configure.config.listen_port == 20001
+    assert [peer.fresh for peer in configure.config.peers] == [True]
+    assert forget == p.ForgetSource(20000)
+
+
+def test_a_new_exclusion_leaves_the_session_alone() -> None:
+    world = Simulated(p.PodObserved())
+    converge(world, desired())
+    actions = converge(world, desired(excluded=networks("10.0.0.0/8", "192.168.0.0/16")))
+    assert {type(a).__name__ for a in actions} == {"ApplyFilter", "ReplaceRoutes"}
+
+
+def test_connections_from_before_are_seeded_only_with_a_new_table() -> None:
+    flow = Flow(ipaddress.ip_address("198.51.100.10"), 50000, 8080)
+    first = p.plan(desired(), p.PodObserved(inbound=(flow,)))[0]
+    assert isinstance(first, p.ApplyFilter)
+    assert first.inbound == (flow,)
+    later = p.plan(desired(), p.PodObserved(filter="", inbound=(flow,)))[0]
+    assert isinstance(later, p.ApplyFilter)
+    assert later.inbound == ()
+
+
+def test_ipv6_that_is_not_tunnelled_is_unreachable_but_for_the_exceptions() -> None:
+    wanted = desired(
+        addresses=(ADDRESS, ipaddress.ip_address("2001:db8::2")),
+        exceptions=networks("2001:db8:1::/48"),
+    )
+    six = {r for r in p.desired_routes(wanted, ipv6=True) if r.destination.version == 6}
+    kinds = {str(r.destination): r.kind for r in six}
+    assert kinds["::/0"] == "unreachable"
+    assert kinds["2001:db8:1::/48"] == "throw"
+    assert not any(r.device for r in six)
+
+
+def test_an_exception_is_never_swapped_even_by_a_narrower_exclusion() -> None:
+    made = split(
+        default_route=False,
+        excluded=networks("10.244.5.0/24", "172.16.0.0/12"),
+        exceptions=networks("10.244.0.0/16"),
+    )
+    assert made.tunneled == networks("172.16.0.0/12")
+    assert networks("10.244.0.0/16")[0] in made.direct
+
+
+def test_tunnel_names_fit_the_kernel_and_differ() -> None:
+    found = {p.tunnel_name(f"container-{i}") for i in range(1000)}
+    assert len(found) == 1000
+    assert max(map(len, found)) <= 15
+    assert p.tunnel_name("a", "eth0") == p.tunnel_name("a", "eth0") != p.tunnel_name("a", "eth1")
+
+
+_CIDRS = st.lists(
+    st.sampled_from(
+        networks("10.0.0.0/8", "10.244.0.0/16", "172.16.0.0/12", "0.0.0.0/0", "2001:db8::/32")
+    ),
+    max_size=4,
+).map(tuple)
+_DESIRED = st.builds(
+    desired,
+    excluded=_CIDRS,
+    exceptions=_CIDRS,
+    default_route=st.booleans(),
+    tunnel_ipv6=st.booleans(),
+    addresses=st.sampled_from([(ADDRESS,), (ADDRESS, ipaddress.ip_address("2001:db8::2"))]),
+    tunnel=st.sampled_from([None, tunnel(), tunnel("10.1.1.5", 20001), tunnel("10.1.1.5", 20002)]),
+)
+
+
+@given(wishes=st.lists(_DESIRED, min_size=1, max_size=4), stops=st.lists(st.integers(0, 8)))
+def test_interrupted_anywhere_it_is_held_and_then_converges(
+    wishes: list[p.PodDesired], stops: list[int]
+) -> None:
+    world = Simulated(p.PodObserved())
+    for wish, stop in zip(wishes, [*stops, 99, 99, 99, 99], strict=False):
+        actions = p.plan(wish, world.observe(wish))
+        for action in actions[:stop]:
+            world.apply(action)
+            # From the first step on the table is the one that the wish asks for.
+            assert world.seen.filter == wish.filter
+    last = wishes[-1]
+    converge(world, last)
+    assert p.plan(last, world.observe(last)) == []
+
+
+@given(wish=_DESIRED)
+def test_nothing_of_the_gateways_is_routed_past_the_tunnel(wish: p.PodDesired) -> None:
+    made = wish.split
+    for route in p.desired_routes(wish, ipv6=True):
+        if route.kind == "throw":
+            assert route.destination in made.direct
+        if route.device:
+            assert route.device == wish.link
+            assert route.destination in made.tunneled
+
+
+def test_an_interface_handle_carries_both_names() -> None:
+    assert Interface.__slots__ == ("name", "netns", "link")
