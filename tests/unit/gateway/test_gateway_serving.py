@@ -36,11 +36,7 @@ def sgc(name: str = "one", **changes: Any) -> StaticGatewayConfiguration:
             gateway_server_profile=GatewayServerProfile(
                 ip=changes.get("ip", "10.1.200.4"), port=port, public_key=PAIR.public
             ),
-            gateways=[
-                Gateway(
-                    node=changes.get("node", "gw1"), primary_ip="10.1.1.4", secondary_ip=secondary
-                )
-            ],
+            gateways=[Gateway(node=node, primary_ip="10.1.1.4", secondary_ip=secondary)],
         ),
     )
 
