@@ -140,6 +140,47 @@ def count(azure: Running) -> int:
     return machines
 
 
+def test_a_pool_of_virtual_machines_has_machines_and_nics_of_its_own(
+    azure: Running, person: Person
+) -> None:
+    async def story() -> None:
+        async with person() as client:
+            await make_cluster(client)
+            pool = await make_gateway_pool(client, type="VirtualMachines")
+            machines = f"{NODE_GROUP}/providers/Microsoft.Compute/virtualMachines"
+            listed = await client.list(machines, VERSION)
+            assert [m["tags"]["aks-managed-poolName"] for m in listed] == ["npegress"] * 2
+            nic_id = listed[0]["properties"]["networkProfile"]["networkInterfaces"][0]["id"]
+            nic = await client.get(nic_id, VERSION)
+            assert nic["tags"]["aks-managed-static-gateway-nic"] == "true"
+            assert nic["properties"]["virtualMachine"]["id"] == listed[0]["id"]
+            assert count(azure) == 2
+            with pytest.raises(RequestFailed) as error:
+                await client.delete(nic_id, VERSION)
+            assert error.value.code == "NicInUse"
+            await client.delete(pool["id"], VERSION)
+            assert count(azure) == 0
+            assert await client.list(machines, VERSION) == []
+
+    asyncio.run(story())
+
+
+def test_a_pool_that_failed_is_finished_by_the_next_write(azure: Running, person: Person) -> None:
+    azure.machines.refuse = "npegress"
+
+    async def story() -> None:
+        async with person() as client:
+            await make_cluster(client)
+            with pytest.raises(RequestFailed):
+                await make_gateway_pool(client)
+            azure.machines.refuse = ""
+            pool = await make_gateway_pool(client)
+            assert pool["properties"]["provisioningState"] == "Succeeded"
+            assert count(azure) == 2
+
+    asyncio.run(story())
+
+
 def test_outbound_addresses_can_be_brought_and_given_back(azure: Running, person: Person) -> None:
     async def story() -> None:
         async with person() as client:

@@ -4,8 +4,8 @@ import pytest
 
 from egress_gateway.lab.azure import rbac
 from egress_gateway.lab.azure.faults import Faults
+from egress_gateway.lab.azure.providers.aks_machines import provider_id
 from egress_gateway.lab.azure.providers.compute import base36, merge
-from egress_gateway.lab.azure.providers.containerservice import provider_id
 
 SCOPE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/v"
 NETWORK = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network"

@@ -128,7 +128,7 @@ class Store:
 
 def references(document: Document) -> Iterator[tuple[str, str]]:
     """(referred id, id of the innermost object that refers) for each ``{"id": …}`` without a
-    name or properties of its own: the way ARM writes a SubResource."""
+    name of its own: the way ARM writes a SubResource."""
     return _walk(document, document.get("id", ""))
 
 
@@ -139,7 +139,7 @@ def _walk(value: Any, owner: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, dict):
         own = value.get("id")
         if isinstance(own, str) and own.startswith("/"):
-            if "name" not in value and "properties" not in value:
+            if "name" not in value:
                 yield own, owner
                 return
             owner = own

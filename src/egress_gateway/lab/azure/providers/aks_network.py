@@ -176,18 +176,6 @@ class NodeGroup:
         """A pool's scale set without instances; returns its id."""
         scale_set_id = self.scale_set_id(pool_name)
         name = scale_set_id.rpartition("/")[2]
-        pools = [
-            {"id": f"{self.balancer_id}/backendAddressPools/{p}"} for p in (OUTBOUND_POOL, BALANCER)
-        ]
-        configuration = {
-            "name": "ipconfig1",
-            "properties": {
-                "primary": True,
-                "privateIPAddressVersion": "IPv4",
-                "subnet": {"id": self.subnet_id},
-                "loadBalancerBackendAddressPools": pools,
-            },
-        }
         nic = {
             "name": name,
             "properties": {
@@ -195,12 +183,12 @@ class NodeGroup:
                 "enableAcceleratedNetworking": True,
                 "enableIPForwarding": True,
                 "dnsSettings": {"dnsServers": []},
-                "ipConfigurations": [configuration],
+                "ipConfigurations": [self.ip_configuration()],
             },
         }
         body = {
             "sku": {"name": pool["vmSize"], "tier": "Standard", "capacity": 0},
-            "tags": aks_rules.pool_tags(pool_name, pool, group=self._group_of_cluster()),
+            "tags": self.tags(pool_name, pool),
             "properties": {
                 "upgradePolicy": {"mode": "Manual"},
                 "virtualMachineProfile": {
@@ -212,8 +200,29 @@ class NodeGroup:
         self._write(ScaleSets.type, scale_set_id, body)
         return scale_set_id
 
-    def _group_of_cluster(self) -> str:
-        return str(self._cluster["id"].split("/")[4])
+    def ip_configuration(self) -> Document:
+        """The primary ipConfig of a machine, in the cluster's outbound pool."""
+        pools = [
+            {"id": f"{self.balancer_id}/backendAddressPools/{p}"} for p in (OUTBOUND_POOL, BALANCER)
+        ]
+        return {
+            "name": "ipconfig1",
+            "properties": {
+                "primary": True,
+                "privateIPAddressVersion": "IPv4",
+                "subnet": {"id": self.subnet_id},
+                "loadBalancerBackendAddressPools": pools,
+            },
+        }
+
+    def tags(self, pool_name: str, pool: Document) -> dict[str, str]:
+        """Tags of what a pool is made of."""
+        group = str(self._cluster["id"].split("/")[4])
+        return aks_rules.pool_tags(pool_name, pool, group=group)
+
+    def machine_name(self, pool_name: str, number: int) -> str:
+        """Of a VirtualMachines pool."""
+        return f"aks-{pool_name}-{self._hash}-vm{number}"
 
 
 def _frontend(key: str, target: str) -> Document:

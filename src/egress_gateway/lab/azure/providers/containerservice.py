@@ -11,7 +11,7 @@ import asyncio
 import base64
 import copy
 import uuid
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from typing import Any
 
 from egress_gateway.lab.azure import errors, ids
@@ -19,11 +19,12 @@ from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.azure.kinds import Answer, Azure, Call, Kind
 from egress_gateway.lab.azure.operations import Operation
 from egress_gateway.lab.azure.providers import aks_rules, authorization
+from egress_gateway.lab.azure.providers.aks_machines import NodePools
 from egress_gateway.lab.azure.providers.aks_network import SUBNET, NodeGroup
-from egress_gateway.lab.azure.providers.compute import Instances, ScaleSets, merge
+from egress_gateway.lab.azure.providers.compute import merge
 from egress_gateway.lab.azure.providers.resources import CLUSTER, ResourceGroups
 from egress_gateway.lab.azure.store import Document
-from egress_gateway.lab.protocols import ClusterSpec, MachineSpec
+from egress_gateway.lab.protocols import ClusterSpec
 
 POOL = f"{CLUSTER}/agentPools"
 
@@ -45,53 +46,6 @@ class AksKind(Kind):
         if found is None:
             raise self.missing(ids.parse(cluster_id))
         return found
-
-    async def start_instances(
-        self, cluster: Document, pool_name: str, pool: Document, instances: list[Document]
-    ) -> None:
-        """Boots machines side by side and waits until all their nodes are Ready."""
-        specs = [self._machine(cluster, pool_name, pool, i) for i in instances]
-        tasks = [self.azure.backend.start_machine(cluster["id"], spec) for spec in specs]
-        done = await asyncio.gather(*tasks, return_exceptions=True)
-        for problem in done:
-            if isinstance(problem, BaseException):
-                raise problem
-
-    def _machine(
-        self, cluster: Document, pool_name: str, pool: Document, instance: Document
-    ) -> MachineSpec:
-        nic_id = instance["properties"]["networkProfile"]["networkInterfaces"][0]["id"]
-        nic = self.azure.require(nic_id, instance["id"])
-        primary = next(
-            c["properties"] for c in nic["properties"]["ipConfigurations"]
-            if c["properties"]["primary"]
-        )  # fmt: skip
-        group = cluster["properties"]["nodeResourceGroup"]
-        return MachineSpec(
-            name=instance["properties"]["osProfile"]["computerName"],
-            vm_id=instance["id"],
-            nic_id=nic_id,
-            address=IPv4Address(primary["privateIPAddress"]),
-            provider_id=provider_id(instance["id"]),
-            pool=pool_name,
-            labels=aks_rules.node_labels(pool_name, pool, group=group, region=cluster["location"]),
-            taints=aks_rules.node_taints(pool),
-        )
-
-    async def grow(self, cluster: Document, pool_name: str, pool: Document) -> None:
-        """Makes a pool have its number of machines."""
-        node_group = NodeGroup(self.azure, cluster)
-        scale_set_id = node_group.scale_set_id(pool_name)
-        if scale_set_id not in self.azure.store:
-            node_group.create_scale_set(pool_name, pool)
-        instances = self.azure.store.of_type(Instances.type, scale_set_id)
-        missing = pool["count"] - len(instances)
-        if missing > 0:
-            made = ScaleSets(self.azure).add_instances(scale_set_id, missing)
-            await self.start_instances(cluster, pool_name, pool, made)
-        surplus = instances[pool["count"] :]
-        kind = Instances(self.azure)
-        await asyncio.gather(*(kind.remove(i) for i in surplus))
 
     def save_pool(self, cluster_id: str, name: str, pool: Document, state: str) -> Document:
         document = {
@@ -221,7 +175,7 @@ class ManagedClusters(AksKind):
     async def _settle_pool(self, cluster: Document, document: Document) -> None:
         name, pool = document["name"], document["properties"]
         try:
-            await self.grow(cluster, name, pool)
+            await NodePools(self.azure, cluster).settle(name, pool)
         except BaseException:
             self.save_pool(cluster["id"], name, pool, "Failed")
             raise
@@ -328,7 +282,8 @@ class AgentPools(AksKind):
         document = self.azure.store.get(resource_id)
         if document is not None:
             cluster = self.cluster(resource_id.rpartition("/agentPools/")[0])
-            await self.grow(cluster, document["name"], document["properties"])
+            pools = NodePools(self.azure, cluster)
+            await pools.settle(document["name"], document["properties"])
 
     def check_delete(self, document: Document) -> None:
         cluster_id = document["id"].rpartition("/agentPools/")[0]
@@ -342,11 +297,7 @@ class AgentPools(AksKind):
 
     async def remove(self, document: Document) -> None:
         cluster = self.cluster(document["id"].rpartition("/agentPools/")[0])
-        scale_set = self.azure.store.get(
-            NodeGroup(self.azure, cluster).scale_set_id(document["name"])
-        )
-        if scale_set is not None:
-            await ScaleSets(self.azure).remove(scale_set)
+        await NodePools(self.azure, cluster).remove(document["name"], document["properties"])
         await super().remove(document)
 
 
@@ -360,13 +311,6 @@ def register(azure: Azure) -> None:
                 await azure.backend.stop_machine(cluster["id"], machine_id)
 
     azure.machine_gone = gone
-
-
-def provider_id(machine_id: str) -> str:
-    """``Node.spec.providerID`` as cloud-provider-azure writes it: the group in lower case."""
-    words = machine_id.split("/")
-    words[4] = words[4].lower()
-    return "azure://" + "/".join(words)
 
 
 def _pending(pool: Document) -> bool:

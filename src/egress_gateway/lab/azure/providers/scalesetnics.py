@@ -94,6 +94,7 @@ class ScaleSetNics:
         configurations = [
             self._configuration(instance, wanted["name"], c) for c in given["ipConfigurations"]
         ]
+        self._drop_public_of(old, configurations)
         kept = old["properties"] if old else {}
         properties: dict[str, Any] = {
             "provisioningState": "Succeeded",
@@ -135,7 +136,6 @@ class ScaleSetNics:
         if public and public_id:
             self._public(instance, public_id, public)
             properties["publicIPAddress"] = {"id": public_id}
-        self._forget_public(configuration_id, keep=public_id)
         pools = given.get("loadBalancerBackendAddressPools")
         if pools:
             properties["loadBalancerBackendAddressPools"] = [{"id": p["id"]} for p in pools]
@@ -171,12 +171,14 @@ class ScaleSetNics:
         }
         self._azure.store.put(PUBLIC, document)
 
-    def _forget_public(self, configuration_id: str, *, keep: str | None) -> None:
-        for public in self._azure.store.of_type(PUBLIC, configuration_id):
-            if keep is not None and ids.same(public["id"], keep):
-                continue
-            self._azure.addresses.release(public["id"])
-            self._azure.store.delete(public["id"])
+    def _drop_public_of(self, old: Document | None, new: list[Document]) -> None:
+        """Ends the public addresses of the old NIC that the new one has no more."""
+        kept = {(one(c["properties"], "publicIPAddress") or "").lower() for c in new}
+        for configuration in old["properties"]["ipConfigurations"] if old else ():
+            public = one(configuration["properties"], "publicIPAddress")
+            if public and public.lower() not in kept:
+                self._azure.addresses.release(public)
+                self._azure.store.delete(public)
 
 
 class InstanceNics(Kind):
