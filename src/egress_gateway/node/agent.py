@@ -233,11 +233,14 @@ class Agent:
         publishing = asyncio.create_task(self._endpoints.publish(after))
         try:
             done = await sandbox.become(after)
-            if after.gateway is not None and not sandbox.attachment.verified:
-                self._verifier.start(sandbox)
+        except BaseException:
+            publishing.cancel()
+            raise
         finally:
             self._watch_gateways()
-            await publishing
+        if after.gateway is not None and not sandbox.attachment.verified:
+            self._verifier.start(sandbox)
+        await publishing
         if moved and before.gateway is not None:
             metrics.MOVES.inc()
             self._teller.moved(before, after)
@@ -329,8 +332,9 @@ class Agent:
                 self._queue.add(sandbox_id)
 
     def _on_pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
-        if new and new.spec.host_network and annotation(new) and not new.finished:
-            self._teller.host_network(new)
+        if new and new.spec.host_network:
+            if annotation(new) and not new.finished:
+                self._teller.host_network(new)
             return
         for sandbox_id, sandbox in self._sandboxes.items():
             if (sandbox.attachment.namespace, sandbox.attachment.pod) == key:

@@ -55,6 +55,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     uninstall: bool = False
     """Take the plugin out of the node's CNI chain, take the node's label off, and end."""
 
+    def __post_init__(self) -> None:
+        try:
+            _ = self.exceptions
+        except ValueError as error:
+            raise ValueError(f"cluster_cidrs: {error}; write address/length") from error
+        if not 0 < self.listen_port_first <= self.listen_port_last < 65536:
+            raise ValueError("listen_port_first and listen_port_last: not a range of UDP ports")
+
     @property
     def exceptions(self) -> tuple[IPNetwork, ...]:
         """What never belongs to a gateway. Raises ``ValueError`` for a malformed CIDR."""

@@ -1,8 +1,13 @@
-"""What the node agent tells people: Events on pods, and log lines."""
+"""What the node agent tells people: Events on pods, and log lines.
+
+The agent's step is repeated as long as something is amiss; people are told once a minute.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Final
 
 from egress_gateway.kube.events import Recorder
@@ -16,29 +21,34 @@ NOT_READY: Final = "EgressNotReady"
 HOST_NETWORK: Final = "EgressRefused"
 
 
+_REPEAT: Final = 60.0
+_MOST: Final = 1000
+"""Events that are remembered as told; beyond that all are forgotten, and told again."""
+
+
 class Teller:
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
+        self._clock = clock
+        self._told: dict[tuple[Reference, str, str], float] = {}
 
     def not_ready(self, pod: tuple[str, str, str], reason: str) -> None:
         """``pod``: (namespace, name, uid)."""
         namespace, name, uid = pod
         target = Reference(api_version="v1", kind="Pod", namespace=namespace, name=name, uid=uid)
-        self._recorder.event(target, "Warning", NOT_READY, reason)
+        self._warn(target, NOT_READY, reason)
 
     def host_network(self, pod: Pod) -> None:
-        self._recorder.event(
+        self._warn(
             PODS.reference(pod),
-            "Warning",
             HOST_NETWORK,
             "a hostNetwork pod has the node's own addresses and cannot use a static egress "
             "gateway; set hostNetwork: false or remove the annotation",
         )
 
     def unreachable(self, pod: Pod) -> None:
-        self._recorder.event(
+        self._warn(
             PODS.reference(pod),
-            "Warning",
             NOT_READY,
             "the pod was started before the CNI plugin was installed on its node and still uses "
             "the cluster's ordinary egress; delete it so that it is started anew",
@@ -60,6 +70,15 @@ class Teller:
 
     def repaired(self, attachment: Attachment, did: list[str]) -> None:
         log.warning("repaired pod", extra={**_fields(attachment), "did": did})
+
+    def _warn(self, target: Reference, reason: str, message: str) -> None:
+        now, event = self._clock(), (target, reason, message)
+        if now - self._told.get(event, -_REPEAT) < _REPEAT:
+            return
+        if len(self._told) >= _MOST:
+            self._told.clear()
+        self._told[event] = now
+        self._recorder.event(target, "Warning", reason, message)
 
 
 def _fields(attachment: Attachment) -> dict[str, str]:
