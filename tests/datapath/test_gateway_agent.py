@@ -19,7 +19,7 @@ from box import boxed
 from topology import INTERNET, PORT, Gateway, Pod, World, until
 
 from egress_gateway.api import names
-from egress_gateway.datapath import keys
+from egress_gateway.datapath import keys, netns
 from egress_gateway.datapath.netns import NetNS
 from egress_gateway.gateway import main
 from egress_gateway.gateway.settings import Settings
@@ -255,16 +255,10 @@ def test_from_objects_to_packets_and_back() -> None:
         story.api.call(story.api.client.delete(POD_ENDPOINTS, "pod-a", "default"))
         until(lambda: seen() is None, "the endpoint's end is the peer's")
         story.listed(listed=False)
-        until(lambda: "wg-6000" not in _inside(gateway), "the interface goes")
-        assert story.probe() == 503
+        until(lambda: not netns.exists("ns-static-egress-gateway"), "the namespace goes")
+        until(lambda: story.probe() == 503, "the probe says no")
+        until(lambda: "gateway0" not in gateway.links.links(), "nothing is left")
     assert world.internet.sources() == {SECONDARY}
-
-
-def _inside(gateway: Gateway) -> set[str]:
-    from egress_gateway.datapath.link import Links
-
-    with NetNS.open("/run/netns/ns-static-egress-gateway") as inside, Links(inside) as links:
-        return set(links.links())
 
 
 @boxed

@@ -203,21 +203,28 @@ class GatewaySide:
                     with Links(interface.netns) as links:
                         links.delete(name)
 
-    def remove(self) -> None:
-        """Takes everything away: interfaces, namespace, filters, routes."""
-        with self._lock:
+    def remove(self) -> bool:
+        """Takes everything away: interfaces, namespace, filters, routes (they go with their
+        links). Returns whether there was anything."""
+        with self._lock, Links(self._node) as links:
+            rules = Nftables(self._node)
+            filtered = rules.table("inet", NODE_TABLE) is not None
+            known = links.links()
+            unmoved = [Interface(n, self._node, n) for n in known if n.startswith("wg-")]
             with self._inside() as inside:
+                found = inside is not None or filtered or NODE_LINK in known or bool(unmoved)
                 if inside is not None:
-                    with Links(inside) as links:
-                        names = [n for n in links.links() if n.startswith("wg-")]
-                    for name in names:
-                        self._backend.delete(Interface(name, inside, name))
-            with Links(self._node) as links:
-                links.delete(NODE_LINK)
+                    with Links(inside) as others:
+                        names = [n for n in others.links() if n.startswith("wg-")]
+                    unmoved += [Interface(n, inside, n) for n in names]
+                for interface in unmoved:
+                    self._backend.delete(interface)
+            links.delete(NODE_LINK)
             netns.delete(self._name, directory=self._directory)
-            remove = f"add table inet {NODE_TABLE}\ndelete table inet {NODE_TABLE}\n"
-            Nftables(self._node).apply(remove)
+            if filtered:
+                rules.apply(f"delete table inet {NODE_TABLE}")
             self._applied.clear()
+            return found
 
     # Peers.
 

@@ -116,6 +116,8 @@ class Agent:
     async def _structure(self) -> float:
         """One pass: what is listed, with which keys, made so, said so."""
         wanted = listed(self._configurations.values(), self._node)
+        if not wanted:
+            return await self._idle()
         private, key_problems = await self._keystore.refresh(wanted)
         outcome = serving(wanted, private, key_problems)
         desired = GatewayDesired(
@@ -148,6 +150,16 @@ class Agent:
         if problems:
             return self._patience.failed()
         self._patience.succeeded()
+        return self._resync
+
+    async def _idle(self) -> float:
+        """Nothing lists this node: it looks as if we had never been here."""
+        self._served, self._applied = {}, {}
+        if await asyncio.to_thread(self._side.remove):
+            log.info("no configuration lists this node: everything removed")
+        await self._report({}, {}, {})
+        self.problem = None
+        metrics.observe({}, ready=0, problems=0)
         return self._resync
 
     def _note(self, converged: Converged) -> None:
