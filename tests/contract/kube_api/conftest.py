@@ -139,7 +139,9 @@ def kubectl_binary() -> str:
     """``KUBECTL`` or the one on PATH; exec over WebSocket needs 1.31 or later."""
     found = os.environ.get("KUBECTL") or shutil.which("kubectl")
     if not found:
-        pytest.skip("NO KUBECTL: the contract with kubectl was NOT tested (install it or set KUBECTL)")
+        pytest.skip(
+            "NO KUBECTL: the contract with kubectl was NOT tested (install it or set KUBECTL)"
+        )
     shown = subprocess.run(
         [found, "version", "--client", "-o", "json"], capture_output=True, text=True, check=True
     ).stdout

@@ -185,9 +185,7 @@ def test_transition_rules_see_the_old_value(run: Run) -> None:
                 {"rule": "self == oldSelf", "message": "the name is for ever"}
             ],
         }
-        await cluster.admin.create(
-            "customresourcedefinitions", definition(spec_schema(name=name))
-        )
+        await cluster.admin.create("customresourcedefinitions", definition(spec_schema(name=name)))
         await cluster.admin.create(_WIDGETS, widget({"name": "a"}))
         error = await refusal(
             cluster.admin.patch(_WIDGETS, "w", {"spec": {"name": "b"}}, namespace="default")
@@ -210,9 +208,7 @@ def test_a_rule_that_cannot_be_evaluated_is_refused(run: Run, rule: str, why: st
     async def scenario(cluster: Cluster) -> None:
         schema = spec_schema(size={"type": "integer"})
         schema["properties"]["spec"]["x-kubernetes-validations"] = [{"rule": rule}]
-        error = await refusal(
-            cluster.admin.create("customresourcedefinitions", definition(schema))
-        )
+        error = await refusal(cluster.admin.create("customresourcedefinitions", definition(schema)))
         assert (error.code, error.reason) == (422, "Invalid")
         assert why in str(error)
 

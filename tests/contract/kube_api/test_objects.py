@@ -65,9 +65,7 @@ def test_a_stale_write_is_a_conflict(run: Run) -> None:
         first = await cluster.admin.create("configmaps", config_map("a"))
         second = await cluster.admin.replace("configmaps", {**first, "data": {"a": "2"}})
         assert second["metadata"]["resourceVersion"] != first["metadata"]["resourceVersion"]
-        error = await refusal(
-            cluster.admin.replace("configmaps", {**first, "data": {"a": "3"}})
-        )
+        error = await refusal(cluster.admin.replace("configmaps", {**first, "data": {"a": "3"}}))
         assert (error.code, error.reason) == (409, "Conflict")
         assert "the object has been modified" in str(error)
 
@@ -88,9 +86,7 @@ def test_a_write_that_changes_nothing_makes_no_version(run: Run) -> None:
 def test_dry_run_answers_and_stores_nothing(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         path = "/api/v1/namespaces/default/configmaps"
-        made = await cluster.admin.call(
-            "POST", path, body=config_map("a"), query={"dryRun": "All"}
-        )
+        made = await cluster.admin.call("POST", path, body=config_map("a"), query={"dryRun": "All"})
         assert made["metadata"]["name"] == "a"
         assert await cluster.admin.find("configmaps", "a", namespace="default") is None
 

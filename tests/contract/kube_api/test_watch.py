@@ -30,9 +30,7 @@ async def close(events: Events) -> None:
 
 
 async def write(cluster: Cluster, name: str, value: str) -> None:
-    await cluster.admin.patch(
-        "configmaps", name, {"data": {"a": value}}, namespace="default"
-    )
+    await cluster.admin.patch("configmaps", name, {"data": {"a": value}}, namespace="default")
 
 
 def test_a_watch_goes_on_where_a_list_ended(run: Run) -> None:
@@ -126,9 +124,7 @@ def test_initial_events_end_with_a_marked_bookmark(run: Run) -> None:
             first, second = await anext(events), await anext(events)
         assert first["type"] == "ADDED"
         assert second["type"] == "BOOKMARK"
-        assert second["object"]["metadata"]["annotations"] == {
-            "k8s.io/initial-events-end": "true"
-        }
+        assert second["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
         await close(events)
 
     run(scenario)

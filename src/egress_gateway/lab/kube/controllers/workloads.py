@@ -221,21 +221,26 @@ class Deployments(Controller):
         room = max(0, replicas + surge - total)
         grown = min(replicas, current["spec"]["replicas"] + room)
         self._resize(deployment, current, max(grown, min(current["spec"]["replicas"], replicas)))
-        self._shrink(deployment, [current, *old], old, replicas - unavailable)
+        current = self.store.get("replicasets.apps", key_of(current)) or current
+        self._shrink(deployment, current, old, replicas - unavailable)
 
-    def _shrink(
-        self, deployment: Object, sets: list[Object], old: list[Object], least: int
-    ) -> None:
-        """Takes from old sets: first what is not ready anyway, then what can be spared."""
-        ready = sum((s.get("status") or {}).get("readyReplicas", 0) for s in sets)
-        spare = max(0, ready - least)
+    def _shrink(self, deployment: Object, current: Object, old: list[Object], least: int) -> None:
+        """Takes from old sets: first what is not ready anyway, then what can be spared.
+
+        NB: a set's status lags behind its size, so a pod counts as ready only within the size,
+        and never more pods go than the sizes allow (cleanupUnhealthyReplicas).
+        """
+        sizes = sum(s["spec"]["replicas"] for s in (current, *old))
+        pending = current["spec"]["replicas"] - _ready_within(current)
+        limit = max(0, sizes - least - pending)
+        spare = max(0, sum(map(_ready_within, (current, *old))) - least)
         for one in old:
-            size = one["spec"]["replicas"]
-            its_ready = min((one.get("status") or {}).get("readyReplicas", 0), size)
-            given = size - its_ready
-            taken = min(spare, its_ready)
+            size, its_ready = one["spec"]["replicas"], _ready_within(one)
+            unready = min(size - its_ready, limit)
+            taken = min(spare, its_ready, limit - unready)
+            limit -= unready + taken
             spare -= taken
-            self._resize(deployment, one, size - given - taken)
+            self._resize(deployment, one, size - unready - taken)
 
     def _pods_of(self, deployment: Object, *, but: Object) -> list[Object]:
         sets = {
@@ -347,6 +352,12 @@ def _conditions(deployment: Object, *, available: bool, done: bool, set_name: st
             }
         )
     return found
+
+
+def _ready_within(replica_set: Object) -> int:
+    ready: int = (replica_set.get("status") or {}).get("readyReplicas", 0)
+    size: int = replica_set["spec"]["replicas"]
+    return min(ready, size)
 
 
 def _hash(replica_set: Object) -> str:
