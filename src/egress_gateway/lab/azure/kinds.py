@@ -214,7 +214,7 @@ class Kind:
     def draft(self, call: Call, old: Document | None) -> Document:
         """The request's body with identity and location: what a full replace begins with."""
         body = call.body
-        if not isinstance(body, dict):
+        if not isinstance(body, dict) or not isinstance(body.get("properties") or {}, dict):
             raise errors.invalid(
                 "The request content was invalid and could not be deserialized.",
                 code="InvalidRequestContent",

@@ -37,10 +37,9 @@ class ComputeKind(Kind):
         return errors.busy_compute()
 
     def draft(self, call: Call, old: Document | None) -> Document:
+        replaced = super().draft(call, old)
         if old is None:
-            return super().draft(call, old)
-        if self.tracked:
-            self.check_location(call, call.body or {}, old)
+            return replaced
         body = {k: v for k, v in (call.body or {}).items() if k not in _READ_ONLY}
         properties = {
             k: v
