@@ -22,6 +22,11 @@ bench: install
 crds: install
 	.venv/bin/python -m egress_gateway.api.crd --write deploy/crds
 
+.PHONY: clients
+# kubectl and helm, once and outside the repository: for `make manifests` and tests with real clients.
+clients: install
+	@tools/kubernetes_clients.py
+
 .PHONY: install-run
 install:
 	@tools/bootstrap.sh
