@@ -7,7 +7,7 @@ ever leased twice at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
@@ -127,10 +127,13 @@ class BlockSpace:
 class Addresses:
     """All address space of a subscription."""
 
-    def __init__(self, *, outbound: Iterable[IPv4Network], prefixes: Iterable[IPv4Network]) -> None:
+    def __init__(self, *, outbound: Sequence[IPv4Network], prefixes: Sequence[IPv4Network]) -> None:
         """``outbound``: where clusters' own load balancers get public addresses from.
         ``prefixes``: public IP prefixes and all other public addresses."""
         self._outbound = BlockSpace(outbound)
+        for network in outbound:
+            # Azure could hand out .0, but people would take it for a network.
+            self._outbound.claim(f"network {network}", IPv4Network(network.network_address))
         self._public = BlockSpace(prefixes)
         self._pools: dict[str, AddressPool] = {}
 

@@ -14,7 +14,7 @@ import socket
 import ssl
 import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
@@ -75,8 +75,8 @@ class Emulator:
         operation_seconds: float = 0.2,
         poll_hold_seconds: float = 1.0,
         page_size: int = 100,
-        outbound_networks: Iterable[IPv4Network] = (IPv4Network("192.0.2.0/24"),),
-        prefix_networks: Iterable[IPv4Network] = (IPv4Network("203.0.113.0/24"),),
+        outbound_networks: Sequence[IPv4Network] = (IPv4Network("192.0.2.0/24"),),
+        prefix_networks: Sequence[IPv4Network] = (IPv4Network("203.0.113.0/24"),),
         addon_subject: str = ADDON_SUBJECT,
     ) -> None:
         """``operation_seconds``: how long each long-running operation takes.
