@@ -269,8 +269,7 @@ class GatewaySide:
 
     def _forget_connections(self, networks: Iterable[IPNetwork]) -> None:
         with self._must() as inside:
-            for network in networks:
-                conntrack.forget_source(inside, network.network_address)
+            conntrack.forget_sources(inside, (n.network_address for n in networks))
 
     # What a probe asks.
 
