@@ -58,7 +58,7 @@ def test_a_prefix_of_the_wrong_size_is_named_with_both_sizes(play: Play) -> None
             cluster["identity"]["principalId"], "4d97b98b-1d4f-4787-a291-c67834d212e7", scope
         )
         await world.configure("small", {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope})
-        await said(world, "small", "PublicIPPrefixSizeMismatch", "/31")
+        await said(world, "small", "PublicIPPrefixSizeMismatch", "length 31")
         await remove(world, "small")
         await world.arm.delete(scope, "2025-09-01")
 

@@ -11,7 +11,7 @@ import pytest
 
 from egress_gateway.api import names
 from egress_gateway.lab.demo.world import World, until
-from tests.lab.conftest import configured
+from tests.lab.conftest import POOL, configured
 from tests.lab.test_bad_input import annotated, remove
 
 pytestmark = pytest.mark.root
@@ -198,7 +198,7 @@ async def remove_ip_configuration(world: World, name: str) -> None:
     sets = await world.arm.get(
         f"{group}/providers/Microsoft.Compute/virtualMachineScaleSets", "2024-07-01"
     )
-    pool = next(s for s in sets["value"] if (s.get("tags") or {}).get(names.POOL_NAME_TAG))
+    pool = next(s for s in sets["value"] if s["tags"][names.POOL_NAME_TAG] == POOL)
     instances = await world.arm.get(f"{pool['id']}/virtualMachines", "2024-07-01")
     for instance in instances["value"]:
         profile = instance["properties"]["networkProfileConfiguration"]
