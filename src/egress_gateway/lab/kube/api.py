@@ -45,6 +45,8 @@ class Api:
         self.crud = Crud(self.store, Admission(self.store, self.rbac, services))
         self.ca_pem = ca_pem
         self._address = address
+        self.recorded: dict[tuple[Any, ...], Key] = {}
+        """The control plane's own Events, by object, reason and message."""
         self._snapshots: dict[str, list[Object]] = {}
         self.store.listen(lambda event: crds.follow(self.registry, event))
         self._bootstrap()

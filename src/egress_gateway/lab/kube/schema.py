@@ -111,7 +111,7 @@ class CustomSchema:
 
     def validate(self, obj: Object, old: Object | None) -> list[Cause]:
         """All that is wrong with the object; ``old`` is what it replaces."""
-        causes = list(_check(obj, self._root, ""))
+        causes = list(_check(obj, self._root, "", old))
         if not causes:
             causes = list(self._check_rules(obj, old, self._root, ""))
         return causes
@@ -136,9 +136,7 @@ class CustomSchema:
         return None
 
     def _check_rules(self, value: Any, old: Any, schema: Schema, at: str) -> Iterator[Cause]:
-        # Ratcheting, as kube-apiserver has it since 1.30: what was stored before a rule came may
-        # stay as it is, or such an object could lose no finalizer and never be deleted.
-        if value is None or (old is not None and value == old):
+        if value is None or _ratcheted(value, old):
             return
         for rule in self._rules.get(id(schema), ()):
             if rule.transition and old is None:
@@ -281,7 +279,15 @@ def _go_type(value: Any) -> str:
     return next(name for name, test in _TYPES.items() if test(value))
 
 
-def _check(value: Any, schema: Schema, at: str) -> Iterator[Cause]:
+def _ratcheted(value: Any, old: Any) -> bool:
+    """As kube-apiserver has it since 1.30: what was stored before a rule came may stay as it is,
+    or such an object could lose no finalizer and never be deleted."""
+    return old is not None and bool(value == old)
+
+
+def _check(value: Any, schema: Schema, at: str, old: Any = None) -> Iterator[Cause]:
+    if _ratcheted(value, old):
+        return
     if value is None:
         if not schema.get("nullable") and schema.get("type"):
             yield _mistyped("null", schema["type"], at)
@@ -310,8 +316,8 @@ def _check(value: Any, schema: Schema, at: str) -> Iterator[Cause]:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield from _check_number(value, schema, at)
     yield from _check_junctors(value, schema, at)
-    for inner, _, below, path in _children(value, None, schema, at):
-        yield from _check(inner, below, path)
+    for inner, before, below, path in _children(value, old, schema, at):
+        yield from _check(inner, below, path, before)
 
 
 def _mistyped(found: str, wanted: str, at: str) -> Cause:

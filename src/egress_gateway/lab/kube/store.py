@@ -13,8 +13,9 @@ There is no lock: all methods are synchronous and run on the one event loop.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +82,7 @@ class Store:
     def __init__(self, *, history: int = 2000, backlog: int = 10_000) -> None:
         self.revision = 1
         self._objects: dict[str, dict[Key, Object]] = {}
+        self._keys: dict[str, list[Key]] = {}
         self._history: dict[str, deque[Event]] = {}
         self._floor: dict[str, int] = {}
         self._history_length = history
@@ -91,12 +93,15 @@ class Store:
     def get(self, storage: str, key: Key) -> Object | None:
         return self._objects.get(storage, {}).get(key)
 
-    def list(self, storage: str, namespace: str = "") -> Iterable[Object]:
+    def list(self, storage: str, namespace: str = "") -> Sequence[Object]:
         """In the order of namespace and name; all namespaces when none is named."""
+        keys = self._keys.get(storage, [])
+        if namespace:
+            keys = keys[
+                bisect_left(keys, (namespace, "")) : bisect_left(keys, (namespace + "\0", ""))
+            ]
         found = self._objects.get(storage, {})
-        for key in sorted(found):
-            if not namespace or key[0] == namespace:
-                yield found[key]
+        return [found[key] for key in keys]
 
     def create(self, storage: str, key: Key, obj: Object) -> Object:
         """Stores a new object, whose key must be free; the store owns ``obj`` from now on."""
@@ -120,8 +125,12 @@ class Store:
         objects = self._objects.setdefault(storage, {})
         if kind == "DELETED":
             del objects[key]
+            keys = self._keys[storage]
+            del keys[bisect_left(keys, key)]
         else:
             objects[key] = obj
+            if kind == "ADDED":
+                insort(self._keys.setdefault(storage, []), key)
         event = Event(self.revision, kind, storage, obj, previous)
         self._record(event)
         for subscription in self._subscriptions.get(storage, []):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_gateway.lab.kube.controllers.daemonsets import DaemonSets
+from egress_gateway.lab.kube.controllers.events import EventExpiry
 from egress_gateway.lab.kube.controllers.garbage import GarbageCollector
 from egress_gateway.lab.kube.controllers.loop import Controller, Loop
 from egress_gateway.lab.kube.controllers.namespaces import (
@@ -14,6 +15,7 @@ from egress_gateway.lab.kube.controllers.namespaces import (
     NamespaceEnd,
 )
 from egress_gateway.lab.kube.controllers.nodes import NodeLifecycle, PodCollector, TaintEviction
+from egress_gateway.lab.kube.controllers.pods import PodIndex
 from egress_gateway.lab.kube.controllers.scheduler import Scheduler
 from egress_gateway.lab.kube.controllers.workloads import Deployments, ReplicaSets
 from egress_gateway.lab.kube.store import Event
@@ -35,18 +37,20 @@ class Controllers:
         self._api = api
         self._loop = Loop()
         loop = self._loop
+        pods = PodIndex(api)
         self._all: list[Controller] = [
             NamespaceContents(api, loop),
             NamespaceEnd(api, loop),
             DefinitionEnd(api, loop),
             GarbageCollector(api, loop),
             Deployments(api, loop),
-            ReplicaSets(api, loop),
-            DaemonSets(api, loop),
-            Scheduler(api, loop),
-            NodeLifecycle(api, loop, timing.node_grace),
-            TaintEviction(api, loop),
-            PodCollector(api, loop),
+            ReplicaSets(api, loop, pods),
+            DaemonSets(api, loop, pods),
+            Scheduler(api, loop, pods),
+            NodeLifecycle(api, loop, pods, timing.node_grace),
+            TaintEviction(api, loop, pods),
+            PodCollector(api, loop, pods),
+            EventExpiry(api, loop),
         ]
 
     async def start(self) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
-from egress_gateway.lab.kube.controllers.loop import Controller
+from egress_gateway.lab.kube.controllers.loop import Controller, Loop
 from egress_gateway.lab.kube.controllers.placement import selected, untolerated
 from egress_gateway.lab.kube.controllers.pods import (
+    PodIndex,
     create_pod,
     delete_pod,
     is_active,
     is_ready,
-    owned_pods,
     set_status,
     template_hash,
 )
@@ -24,6 +25,9 @@ from egress_gateway.lab.kube.objects import (
     labels_of,
 )
 from egress_gateway.lab.kube.store import Event
+
+if TYPE_CHECKING:
+    from egress_gateway.lab.kube.api import Api
 
 _COMPONENT = "daemonset-controller"
 _HASH = "controller-revision-hash"
@@ -53,6 +57,10 @@ def with_tolerations(template: Object) -> Object:
 
 
 class DaemonSets(Controller):
+    def __init__(self, api: Api, loop: Loop, pods: PodIndex) -> None:
+        super().__init__(api, loop)
+        self._pods = pods
+
     def start(self) -> None:
         for obj in self.store.list("daemonsets.apps"):
             self.mark(key_of(obj))
@@ -92,7 +100,7 @@ class DaemonSets(Controller):
 
     def _by_node(self, owner: Object) -> dict[str, list[Object]]:
         found: dict[str, list[Object]] = {}
-        for pod in owned_pods(self.api, owner):
+        for pod in self._pods.owned(owner):
             found.setdefault(_node_of(pod), []).append(pod)
         return found
 
@@ -116,7 +124,7 @@ class DaemonSets(Controller):
         limit = (strategy.get("rollingUpdate") or {}).get("maxUnavailable", 1)
         if isinstance(limit, str):
             limit = max(1, -(-int(limit.rstrip("%")) * len(wants) // 100))
-        pods = owned_pods(self.api, owner)
+        pods = self._pods.owned(owner)
         serving = {_node_of(p) for p in pods if is_active(p) and is_ready(p)}
         spare = int(limit) - len(wants - serving)
         for pod in pods:
@@ -130,7 +138,7 @@ class DaemonSets(Controller):
             delete_pod(self.api, owner, pod, component=_COMPONENT)
 
     def _report(self, owner: Object, wants: set[str], wanted: str) -> None:
-        pods = [p for p in owned_pods(self.api, owner) if is_active(p)]
+        pods = [p for p in self._pods.owned(owner) if is_active(p)]
         placed = [p for p in pods if _node_of(p) in wants]
         ready = sum(map(is_ready, placed))
         status: Object = {

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from egress_gateway.lab.kube.objects import Object, now, suffix
+from egress_gateway.lab.kube.controllers.loop import Controller, Loop
+from egress_gateway.lab.kube.objects import Key, Object, key_of, now, suffix
 from egress_gateway.lab.kube.requests import system_request
+from egress_gateway.lab.kube.store import Event
 
 if TYPE_CHECKING:
     from egress_gateway.lab.kube.api import Api
+
+_KEPT = 5000
+
+
+class EventExpiry(Controller):
+    """Keeps the newest events only (a real server: those of the last hour)."""
+
+    def __init__(self, api: Api, loop: Loop) -> None:
+        super().__init__(api, loop)
+        self._order: deque[Key] = deque()
+
+    def touched(self, event: Event) -> None:
+        if event.storage == "events" and event.type == "ADDED":
+            self._order.append(key_of(event.obj))
+            if len(self._order) > _KEPT:
+                self.mark(self._order.popleft())
+
+    def reconcile(self, key: Hashable) -> None:
+        assert isinstance(key, tuple)
+        rt = self.api.registry.find("", "v1", "events")
+        old = self.store.get("events", key)
+        if rt is None or old is None:
+            return
+        same = ((old.get("involvedObject") or {}).get("uid"), old.get("reason"), old.get("message"))
+        self.api.recorded.pop(same, None)
+        self.crud.delete(rt, key, None, system_request("DELETE"))
 
 
 def record(api: Api, obj: Object, kind: str, reason: str, message: str, component: str) -> None:
@@ -17,15 +47,11 @@ def record(api: Api, obj: Object, kind: str, reason: str, message: str, componen
     namespace = meta.get("namespace") or "default"
     rt = api.registry.find("", "v1", "events")
     assert rt is not None
-    for known in api.store.list("events", namespace):
-        involved = known.get("involvedObject") or {}
-        if (involved.get("uid"), known.get("reason"), known.get("message")) == (
-            meta["uid"],
-            reason,
-            message,
-        ):
-            _count(api, known)
-            return
+    same = (meta["uid"], reason, message)
+    known = api.store.get("events", api.recorded[same]) if same in api.recorded else None
+    if known is not None:
+        _count(api, known)
+        return
     stamp = now()
     event: Object = {
         "apiVersion": "v1",
@@ -49,7 +75,8 @@ def record(api: Api, obj: Object, kind: str, reason: str, message: str, componen
         "lastTimestamp": stamp,
         "count": 1,
     }
-    api.crud.create(rt, namespace, event, system_request("POST", manager=component))
+    made = api.crud.create(rt, namespace, event, system_request("POST", manager=component))
+    api.recorded[same] = key_of(made)
 
 
 def _count(api: Api, known: Object) -> None:

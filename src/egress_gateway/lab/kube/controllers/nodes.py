@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from egress_gateway.lab.kube.controllers.events import record
 from egress_gateway.lab.kube.controllers.loop import Controller, Loop
 from egress_gateway.lab.kube.controllers.placement import tolerates
+from egress_gateway.lab.kube.controllers.pods import PodIndex
 from egress_gateway.lab.kube.objects import Object, condition, key_of, now
 from egress_gateway.lab.kube.requests import system_request
 from egress_gateway.lab.kube.store import Event
@@ -31,8 +32,9 @@ _EFFECTS = ("NoSchedule", "NoExecute")
 class NodeLifecycle(Controller):
     """Judges nodes by their heartbeats. A node that never had a Lease is taken at its word."""
 
-    def __init__(self, api: Api, loop: Loop, grace: float) -> None:
+    def __init__(self, api: Api, loop: Loop, pods: PodIndex, grace: float) -> None:
         super().__init__(api, loop)
+        self._pods = pods
         self._grace = grace
         self._heard: dict[str, float] = {}
         self._watched: set[str] = set()
@@ -121,8 +123,8 @@ class NodeLifecycle(Controller):
                 if entry["type"] == "Ready" and entry["status"] == "True":
                     entry |= {"status": "False", "lastTransitionTime": now()}
 
-        for pod in list(self.store.list("pods")):
-            if pod["spec"].get("nodeName") == name and pod.get("status"):
+        for pod in self._pods.on_node(name):
+            if pod.get("status"):
                 self.crud.modify(rt, key_of(pod), doubt, system_request("PATCH"), "status")
 
     def _taint(self, node: Object) -> None:
@@ -156,8 +158,9 @@ class NodeLifecycle(Controller):
 class TaintEviction(Controller):
     """Deletes pods that do not, or no longer, tolerate a NoExecute taint of their node."""
 
-    def __init__(self, api: Api, loop: Loop) -> None:
+    def __init__(self, api: Api, loop: Loop, pods: PodIndex) -> None:
         super().__init__(api, loop)
+        self._pods = pods
         self._since: dict[tuple[str, str], float] = {}
 
     def start(self) -> None:
@@ -167,10 +170,8 @@ class TaintEviction(Controller):
     def touched(self, event: Event) -> None:
         if event.storage == "nodes" and event.type == "MODIFIED":
             if (event.previous or {}).get("spec") != event.obj["spec"]:
-                name = event.obj["metadata"]["name"]
-                for pod in self.store.list("pods"):
-                    if pod["spec"].get("nodeName") == name:
-                        self.mark(key_of(pod))
+                for pod in self._pods.on_node(event.obj["metadata"]["name"]):
+                    self.mark(key_of(pod))
         elif (
             event.storage == "pods"
             and event.type != "DELETED"
@@ -232,16 +233,18 @@ def _patience(pod: Object, taint: Object) -> float:
 class PodCollector(Controller):
     """Removes pods whose node no longer exists: no kubelet will ever finish their deletion."""
 
+    def __init__(self, api: Api, loop: Loop, pods: PodIndex) -> None:
+        super().__init__(api, loop)
+        self._pods = pods
+
     def start(self) -> None:
         for pod in self.store.list("pods"):
             self.mark(key_of(pod))
 
     def touched(self, event: Event) -> None:
         if event.storage == "nodes" and event.type == "DELETED":
-            name = event.obj["metadata"]["name"]
-            for pod in self.store.list("pods"):
-                if pod["spec"].get("nodeName") == name:
-                    self.mark(key_of(pod))
+            for pod in self._pods.on_node(event.obj["metadata"]["name"]):
+                self.mark(key_of(pod))
 
     def reconcile(self, key: Hashable) -> None:
         assert isinstance(key, tuple)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import msgspec
 
 from egress_gateway.lab.kube.controllers.events import record
 from egress_gateway.lab.kube.objects import (
+    Key,
     Object,
     clone,
     condition,
@@ -19,6 +21,7 @@ from egress_gateway.lab.kube.objects import (
 )
 from egress_gateway.lab.kube.requests import system_request
 from egress_gateway.lab.kube.selectors import selector_predicate
+from egress_gateway.lab.kube.store import Event
 
 if TYPE_CHECKING:
     from egress_gateway.lab.kube.api import Api
@@ -44,19 +47,60 @@ def is_active(pod: Object) -> bool:
     return phase not in ("Succeeded", "Failed") and not pod["metadata"].get("deletionTimestamp")
 
 
-def owned_pods(api: Api, owner: Object) -> list[Object]:
-    """The pods whose controller the owner is; orphans that match its selector are adopted."""
-    meta = owner["metadata"]
-    select = selector_predicate(owner["spec"].get("selector"))
-    found = []
-    for pod in list(api.store.list("pods", meta["namespace"])):
-        controller = controller_of(pod)
-        if controller is not None:
-            if controller["uid"] == meta["uid"]:
-                found.append(pod)
-        elif select(labels_of(pod)) and is_active(pod) and not meta.get("deletionTimestamp"):
-            found.append(_adopt(api, owner, pod))
-    return found
+class PodIndex:
+    """Pods by node and by controller, kept in step with the store: no controller looks through
+    all pods to find its own."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._by_node: dict[str, set[Key]] = {}
+        self._by_owner: dict[str, set[Key]] = {}
+        for pod in api.store.list("pods"):
+            self._add(pod)
+        api.store.listen(self._follow)
+
+    def _follow(self, event: Event) -> None:
+        if event.storage != "pods":
+            return
+        if event.previous is not None:
+            node, owner = _places(event.previous)
+            self._by_node.get(node, set()).discard(key_of(event.previous))
+            self._by_owner.get(owner, set()).discard(key_of(event.previous))
+        if event.type != "DELETED":
+            self._add(event.obj)
+
+    def _add(self, pod: Object) -> None:
+        node, owner = _places(pod)
+        self._by_node.setdefault(node, set()).add(key_of(pod))
+        self._by_owner.setdefault(owner, set()).add(key_of(pod))
+
+    def on_node(self, name: str) -> list[Object]:
+        return self._pods(self._by_node.get(name, ()))
+
+    def without_node(self) -> list[Object]:
+        return self.on_node("")
+
+    def owned(self, owner: Object) -> list[Object]:
+        """The pods whose controller the owner is; orphans that match its selector are adopted."""
+        meta = owner["metadata"]
+        found = self._pods(self._by_owner.get(meta["uid"], ()))
+        if meta.get("deletionTimestamp"):
+            return found
+        select = selector_predicate(owner["spec"].get("selector"))
+        for pod in self._pods(self._by_owner.get("", ())):
+            inside = pod["metadata"]["namespace"] == meta["namespace"]
+            if inside and select(labels_of(pod)) and is_active(pod):
+                found.append(_adopt(self._api, owner, pod))
+        return found
+
+    def _pods(self, keys: Iterable[Key]) -> list[Object]:
+        found = (self._api.store.get("pods", key) for key in sorted(keys))
+        return [pod for pod in found if pod is not None]
+
+
+def _places(pod: Object) -> tuple[str, str]:
+    controller = controller_of(pod)
+    return pod["spec"].get("nodeName") or "", controller["uid"] if controller else ""
 
 
 def _adopt(api: Api, owner: Object, pod: Object) -> Object:

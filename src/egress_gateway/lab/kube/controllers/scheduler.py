@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 from egress_gateway.lab.kube.controllers.events import record
-from egress_gateway.lab.kube.controllers.loop import Controller
+from egress_gateway.lab.kube.controllers.loop import Controller, Loop
 from egress_gateway.lab.kube.controllers.placement import obstacle, preference
+from egress_gateway.lab.kube.controllers.pods import PodIndex
 from egress_gateway.lab.kube.objects import Object, key_of, now
 from egress_gateway.lab.kube.requests import ADMIN, Request, Target, system_request
 from egress_gateway.lab.kube.store import Event
 from egress_gateway.lab.kube.subresources import bind
 
+if TYPE_CHECKING:
+    from egress_gateway.lab.kube.api import Api
+
 _NAME = "default-scheduler"
 
 
 class Scheduler(Controller):
+    def __init__(self, api: Api, loop: Loop, pods: PodIndex) -> None:
+        super().__init__(api, loop)
+        self._pods = pods
+
     def start(self) -> None:
         self._mark_waiting()
 
@@ -30,7 +39,7 @@ class Scheduler(Controller):
             self._mark_waiting()
 
     def _mark_waiting(self) -> None:
-        for pod in self.store.list("pods"):
+        for pod in self._pods.without_node():
             if _waiting(pod):
                 self.mark(key_of(pod))
 
@@ -40,15 +49,13 @@ class Scheduler(Controller):
         if pod is None or not _waiting(pod):
             return
         by_node: dict[str, list[Object]] = {}
-        for other in self.store.list("pods"):
-            phase = (other.get("status") or {}).get("phase")
-            if (name := other["spec"].get("nodeName")) and phase not in ("Succeeded", "Failed"):
-                by_node.setdefault(name, []).append(other)
         obstacles: Counter[str] = Counter()
         fitting: list[Object] = []
         nodes = list(self.store.list("nodes"))
         for node in nodes:
-            why = obstacle(pod, node, by_node.get(node["metadata"]["name"], ()))
+            name = node["metadata"]["name"]
+            by_node[name] = [p for p in self._pods.on_node(name) if _occupies(p)]
+            why = obstacle(pod, node, by_node[name])
             if why is None:
                 fitting.append(node)
             else:
@@ -58,7 +65,7 @@ class Scheduler(Controller):
             return
         chosen = min(
             fitting,
-            key=lambda n: preference(pod, n, by_node.get(n["metadata"]["name"], ())),
+            key=lambda n: preference(pod, n, by_node[n["metadata"]["name"]]),
         )
         self._bind(pod, chosen["metadata"]["name"])
 
@@ -111,6 +118,10 @@ def _scheduled(pod: Object) -> Object | None:
             found: Object = entry
             return found
     return None
+
+
+def _occupies(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
 
 
 def _waiting(pod: Object) -> bool:

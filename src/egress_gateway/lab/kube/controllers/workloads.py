@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from egress_gateway.lab.kube.controllers.events import record
-from egress_gateway.lab.kube.controllers.loop import Controller
+from egress_gateway.lab.kube.controllers.loop import Controller, Loop
 from egress_gateway.lab.kube.controllers.pods import (
+    PodIndex,
     create_pod,
     delete_pod,
     is_active,
     is_ready,
-    owned_pods,
     set_status,
     template_hash,
 )
@@ -29,12 +29,19 @@ from egress_gateway.lab.kube.objects import (
 from egress_gateway.lab.kube.requests import system_request
 from egress_gateway.lab.kube.store import Event
 
+if TYPE_CHECKING:
+    from egress_gateway.lab.kube.api import Api
+
 _REVISION = "deployment.kubernetes.io/revision"
 _HASH = "pod-template-hash"
 
 
 class ReplicaSets(Controller):
     """Keeps as many pods as asked for; the least useful go first."""
+
+    def __init__(self, api: Api, loop: Loop, pods: PodIndex) -> None:
+        super().__init__(api, loop)
+        self._pods = pods
 
     def start(self) -> None:
         for obj in self.store.list("replicasets.apps"):
@@ -53,7 +60,7 @@ class ReplicaSets(Controller):
         owner = self.store.get("replicasets.apps", key)
         if owner is None or owner["metadata"].get("deletionTimestamp"):
             return
-        active = [p for p in owned_pods(self.api, owner) if is_active(p)]
+        active = [p for p in self._pods.owned(owner) if is_active(p)]
         wanted = owner["spec"].get("replicas", 1)
         for _ in range(wanted - len(active)):
             create_pod(self.api, owner, labels={}, component="replicaset-controller")
@@ -61,7 +68,7 @@ class ReplicaSets(Controller):
             for pod in sorted(active, key=_usefulness)[: len(active) - wanted]:
                 delete_pod(self.api, owner, pod, component="replicaset-controller")
         # Status is of what is there now; the pods just made will mark this key again.
-        active = [p for p in owned_pods(self.api, owner) if is_active(p)]
+        active = [p for p in self._pods.owned(owner) if is_active(p)]
         ready = sum(map(is_ready, active))
         status: Object = {
             "replicas": len(active),
