@@ -15,9 +15,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from box import boxed
-from topology import INTERNET, PORT, Gateway, Pod, World, until
-
 from egress_gateway.api import names
 from egress_gateway.datapath import keys, netns
 from egress_gateway.datapath.netns import NetNS
@@ -34,6 +31,8 @@ from egress_gateway.kube.resources import (
     SECRETS,
     SGCS,
 )
+from tests.datapath.box import boxed
+from tests.datapath.topology import INTERNET, PORT, Gateway, Pod, World, until
 
 SECONDARY = "10.1.1.101"
 SYSTEM = names.SYSTEM_NAMESPACE

@@ -11,8 +11,12 @@ import socket
 import struct
 import subprocess
 
-from box import boxed
-from topology import (
+from egress_gateway.datapath import keys
+from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.datapath.podplan import CreateTunnel, PodDesired
+from egress_gateway.datapath.wireguard import IPNetwork
+from tests.datapath.box import boxed
+from tests.datapath.topology import (
     EXCLUDED_HOST,
     FRONTEND,
     INTERNET,
@@ -24,11 +28,6 @@ from topology import (
     running,
     until,
 )
-
-from egress_gateway.datapath import keys
-from egress_gateway.datapath.gatewayfilter import Configuration
-from egress_gateway.datapath.podplan import CreateTunnel, PodDesired
-from egress_gateway.datapath.wireguard import IPNetwork
 
 SECONDARIES = ("10.1.1.101", "10.1.1.102")
 NODE = "10.1.0.4"
@@ -251,7 +250,10 @@ def test_peers_reach_neither_each_other_nor_the_gateways_services() -> None:
         place.netns.run(lambda: socket.create_server(("", 8080)))
         for place in (pods[1].place, gateway)
     ]
-    for target in (str(pods[1].address), str(gateway.primary), "169.254.103.1", SECONDARIES[0]):
+    # An address of the gateway node that nobody told us about.
+    gateway.links.add_address("lo", ipaddress.ip_interface("203.0.113.77/32"))
+    own = (str(gateway.primary), "169.254.103.1", "203.0.113.77", SECONDARIES[0])
+    for target in (str(pods[1].address), *own):
         try:
             pods[0].connect(target, 8080, timeout=0.3).close()
             raise AssertionError(f"{target} was reached through the gateway")

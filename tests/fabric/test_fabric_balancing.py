@@ -4,7 +4,8 @@ import asyncio
 import socket
 
 import pytest
-from fabric_world import (
+
+from tests.fabric.fabric_world import (
     GATEWAY_POOL,
     VIP,
     WAIT,

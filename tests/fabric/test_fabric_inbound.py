@@ -6,7 +6,8 @@ import asyncio
 import socket
 
 import pytest
-from fabric_world import GATEWAY_POOL, OUTBOUND_POOL, TARGET, WAIT, World, play
+
+from tests.fabric.fabric_world import GATEWAY_POOL, OUTBOUND_POOL, TARGET, WAIT, World, play
 
 pytestmark = pytest.mark.root
 

@@ -6,7 +6,9 @@ import socket
 from ipaddress import IPv4Address
 
 import pytest
-from fabric_world import (
+
+from egress_gateway.lab.fabric.links import FabricError
+from tests.fabric.fabric_world import (
     ECHO_PORT,
     IFCONFIG_ME,
     OUTBOUND_POOL,
@@ -18,8 +20,6 @@ from fabric_world import (
     datagram,
     play,
 )
-
-from egress_gateway.lab.fabric.links import FabricError
 
 pytestmark = pytest.mark.root
 

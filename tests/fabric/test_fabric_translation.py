@@ -5,7 +5,8 @@ import socket
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-from fabric_world import (
+
+from tests.fabric.fabric_world import (
     ECHO_PORT,
     IFCONFIG_ME,
     OUTBOUND_POOL,

@@ -13,7 +13,6 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
-from runtime_fakes import FakeApi
 
 from egress_gateway.lab.protocols import MachineSpec
 from egress_gateway.lab.runtime.cni import CONFIGURATIONS, PLUGINS, base_configuration
@@ -21,6 +20,7 @@ from egress_gateway.lab.runtime.kubelet import KubeletSettings
 from egress_gateway.lab.runtime.machines import Machines, MachinesSettings, Running
 from egress_gateway.lab.runtime.netsocket import open_socket
 from egress_gateway.lab.runtime.pod import Platform
+from tests.lab_runtime.runtime_fakes import FakeApi
 
 pytestmark = pytest.mark.root
 

@@ -49,6 +49,7 @@ def test_a_gateway_pool_has_label_taint_and_tags(azure: Running, person: Person)
             await make_cluster(client)
             pool = await make_gateway_pool(client)
             assert pool["properties"]["provisioningState"] == "Succeeded"
+            assert pool["properties"]["currentOrchestratorVersion"] == "1.30.5"
 
     asyncio.run(story())
     machines = [m for m in azure.machines.machines.values() if m.pool == "npegress"]

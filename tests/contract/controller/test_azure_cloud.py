@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
-from azure_lab import AzureLab, azure_lab
 
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import CreatePrefix, DeletePrefix
 from egress_gateway.controller.apply import Refusal, apply
 from egress_gateway.controller.plan import Names, Plan, Wanted, plan
+from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
 Story = Callable[[AzureLab], Awaitable[None]]
 

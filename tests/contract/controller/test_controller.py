@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from azure_lab import AzureLab, azure_lab
 
 from egress_gateway.api import names
 from egress_gateway.api.manifests import crd_files, deploy_dir
@@ -24,6 +23,7 @@ from egress_gateway.controller.settings import Settings
 from egress_gateway.lab import pki
 from egress_gateway.lab.kube.client import KubeClient
 from egress_gateway.lab.kube.server import ApiServer
+from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
 SGCS = "staticgatewayconfigurations"
 SYSTEM = names.SYSTEM_NAMESPACE

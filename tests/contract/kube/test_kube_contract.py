@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube_cluster import CRDS, Cluster, cluster
 
 from egress_gateway.api import conditions, crd
 from egress_gateway.api.types import (
@@ -37,6 +36,7 @@ from egress_gateway.kube.resources import (
     Resource,
     Untyped,
 )
+from tests.contract.kube.kube_cluster import CRDS, Cluster, cluster
 
 BINDINGS: Resource[Untyped] = Resource(
     group="rbac.authorization.k8s.io",

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 
 import pytest
-from fake_arm import GROUP, SUB, FakeArm, Killed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from egress_gateway.cloud.protocol import PoolRef
 from egress_gateway.controller.apply import Refusal, apply
 from egress_gateway.controller.plan import Names, Plan, Wanted, plan
 from egress_gateway.controller.verdict import Problem
+from tests.unit.controller.fake_arm import GROUP, SUB, FakeArm, Killed
 
 
 def wanted(uid: str, **fields: object) -> Wanted:

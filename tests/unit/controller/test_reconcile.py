@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
-from fake_arm import SUB, FakeArm
 
 from egress_gateway.api import names
 from egress_gateway.api.types import (
@@ -19,6 +18,7 @@ from egress_gateway.api.types import (
 from egress_gateway.cloud import errors
 from egress_gateway.controller.reconcile import Reconciler
 from egress_gateway.controller.verdict import Verdict
+from tests.unit.controller.fake_arm import SUB, FakeArm
 
 
 class FakeCluster:

@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from kube_scripted import (
+
+from egress_gateway.kube.backoff import Backoff
+from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.resources import PODS, SGCS, Key, Pod
+from tests.unit.kube.kube_scripted import (
     Script,
     bookmark,
     event,
@@ -17,10 +21,6 @@ from kube_scripted import (
     status,
     watched,
 )
-
-from egress_gateway.kube.backoff import Backoff
-from egress_gateway.kube.cache import Cache
-from egress_gateway.kube.resources import PODS, SGCS, Key, Pod
 
 
 class Follower:

@@ -9,13 +9,23 @@ from contextlib import aclosing
 
 import pytest
 from aiohttp import web
-from kube_scripted import Script, bookmark, event, gone, listed, pod, serving, status, watched
 
 from egress_gateway.api.types import ObjectMeta, PodEndpoint, PodEndpointSpec
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.config import ClusterAccess
 from egress_gateway.kube.resources import POD_ENDPOINTS, PODS, SGCS
+from tests.unit.kube.kube_scripted import (
+    Script,
+    bookmark,
+    event,
+    gone,
+    listed,
+    pod,
+    serving,
+    status,
+    watched,
+)
 
 OK = web.json_response
 

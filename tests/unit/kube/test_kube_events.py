@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, cast
 
-from kube_virtual import run
-
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.resources import Reference
+from tests.unit.kube.kube_virtual import run
 
 POD = Reference(api_version="v1", kind="Pod", namespace="ns", name="p", uid="u")
 NODE = Reference(api_version="v1", kind="Node", name="n", uid="u")

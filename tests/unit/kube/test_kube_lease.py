@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from kube_virtual import run
 
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.lease import LeaderElection, LeadershipLost
 from egress_gateway.kube.resources import Lease
+from tests.unit.kube.kube_virtual import run
 
 
 class LeaseServer:

@@ -8,9 +8,9 @@ import logging
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kube_virtual import run
 
 from egress_gateway.kube.queue import WorkQueue, run_workers
+from tests.unit.kube.kube_virtual import run
 
 
 def now() -> float:

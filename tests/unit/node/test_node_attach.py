@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from node_values import FACTS, GW1, GW2, KEY, at, attachment, configuration
 
 from egress_gateway.api import names
 from egress_gateway.api.types import (
@@ -34,6 +33,7 @@ from egress_gateway.node.attach import (
     want,
 )
 from egress_gateway.node.choose import BALANCER, Candidate
+from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, at, attachment, configuration
 
 
 class Ports:

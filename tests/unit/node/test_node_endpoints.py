@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-from node_values import attachment
 
 from egress_gateway.api.types import ObjectMeta, PodEndpoint, PodEndpointSpec
 from egress_gateway.kube.resources import Key
 from egress_gateway.node.endpoints import document, label_value, leftovers, spec_of
+from tests.unit.node.node_values import attachment
 
 
 def test_document_decodes_to_the_spec() -> None:
