@@ -64,11 +64,13 @@ def network_profile(given: Mapping[str, Any] | None) -> dict[str, Any]:
     return profile
 
 
-def pool_properties(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A pool's properties with the service's defaults."""
+def pool_properties(given: Mapping[str, Any], version: str) -> dict[str, Any]:
+    """A pool's properties with the service's defaults; ``version`` is the cluster's."""
     pool = {**POOL_DEFAULTS, **{k: v for k, v in given.items() if v is not None and k != "name"}}
     for computed in ("provisioningState", "powerState", "nodeImageVersion", "eTag"):
         pool.pop(computed, None)
+    pool.setdefault("orchestratorVersion", version)
+    pool["currentOrchestratorVersion"] = pool["orchestratorVersion"]
     if pool["mode"] == "Gateway":
         gateway = dict(pool.get("gatewayProfile") or {})
         gateway.setdefault("publicIPPrefixSize", DEFAULT_PREFIX_SIZE)

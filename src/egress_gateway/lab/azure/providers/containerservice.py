@@ -152,7 +152,8 @@ class ManagedClusters(AksKind):
             name = profile.get("name") or ""
             given = {"mode": "System", **profile} if create else profile
             before = known.get(name)
-            pool = aks_rules.pool_properties(merge(before, given) if before else given)
+            given = merge(before, given) if before else given
+            pool = aks_rules.pool_properties(given, body["properties"]["kubernetesVersion"])
             aks_rules.check_pool(body, name, pool)
             if before:
                 aks_rules.check_pool_change(name, before, pool)
@@ -271,7 +272,7 @@ class AgentPools(AksKind):
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
         cluster = self.cluster(body["id"].rpartition("/agentPools/")[0])
         given = merge(old["properties"], body["properties"]) if old else body["properties"]
-        pool = aks_rules.pool_properties(given)
+        pool = aks_rules.pool_properties(given, cluster["properties"]["kubernetesVersion"])
         aks_rules.check_pool(cluster, body["name"], pool)
         if old:
             aks_rules.check_pool_change(body["name"], old["properties"], pool)
