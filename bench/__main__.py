@@ -1,0 +1,91 @@
+"""``python -m bench [NAME] [--output json]``: runs one benchmark, or all of them in turn."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import signal
+import sys
+from typing import Any, Final
+
+from bench import machine
+from bench.options import Options, numbers, runs
+from egress_gateway.lab.host import LabError
+
+NAMES: Final = ("attach", "failover", "throughput", "controller")
+
+
+def main() -> None:
+    parser = _parser()
+    given = parser.parse_args()
+    options = Options(
+        attach_pods=given.pods,
+        losses=given.losses,
+        kinds=tuple(given.kinds.split(",")) if given.kinds else (),
+        by_pods=given.by_pods,
+        stream_seconds=given.seconds,
+        rounds=given.rounds,
+        configurations=given.configurations,
+        idle_seconds=given.idle,
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    found: dict[str, Any] = {}
+    try:
+        for name in [given.name] if given.name else NAMES:
+            found[name] = _run(name, options, as_json=given.output == "json")
+    except LabError as error:
+        sys.exit(f"bench: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if given.output == "json":
+        print(json.dumps(found[given.name] if given.name else found, indent=2))
+
+
+def _run(name: str, options: Options, *, as_json: bool) -> dict[str, Any]:
+    module = importlib.import_module(f"bench.{name}")
+    before = machine.describe()
+    machine.say(f"{name}: load average {before['load_average']}")
+    result: dict[str, Any] = asyncio.run(module.run(options))
+    result["machine"] = before
+    if not as_json:
+        print(f"\n{name}\n\n{module.shown(result)}\n", flush=True)
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    usual = Options()
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=NAMES, help="which; all without")
+    parser.add_argument("--output", choices=("text", "json"), default="text")
+    parser.add_argument("--pods", type=int, default=usual.attach_pods, help="attach: how many")
+    parser.add_argument("--losses", type=int, default=usual.losses, help="failover: of each kind")
+    parser.add_argument("--kinds", default=",".join(usual.kinds), help="failover: which kinds")
+    parser.add_argument(
+        "--by-pods", type=numbers, default=usual.by_pods, help="failover: power cuts, e.g. 1,100"
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=usual.stream_seconds, help="throughput: of each stream"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=usual.rounds, help="throughput: runs of each path"
+    )
+    parser.add_argument(
+        "--configurations",
+        type=runs,
+        default=usual.configurations,
+        help="controller: how many on how many pools, e.g. 1,50,1000x4",
+    )
+    parser.add_argument(
+        "--idle", type=int, default=usual.idle_seconds, help="controller: seconds of rest, 0: none"
+    )
+    return parser
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

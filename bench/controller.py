@@ -1,0 +1,181 @@
+"""What the controller costs Azure: requests and seconds for new configurations, and at rest.
+
+Configurations with managed prefixes appear at once; a run ends when every one is Provisioned.
+Azure's operations take one second, and every poll is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from bench.figures import table
+from bench.machine import say
+from bench.options import Options
+from bench.paper import SGCS, Paper, paper
+
+OPERATION_SECONDS: Final = 1.0
+_LIMIT: Final = 600.0
+"""Seconds after which a run is given up."""
+_AT_ONCE: Final = 16
+
+
+async def run(options: Options) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
+    idle: dict[str, Any] = {}
+    last = len(options.configurations) - 1
+    for number, (configurations, pools) in enumerate(options.configurations):
+        rest = options.idle_seconds if number == min(2, last) else 0
+        with tempfile.TemporaryDirectory(prefix="egress-gateway-bench-") as folder:
+            measured, at_rest = await _run(Path(folder), configurations, pools, rest)
+        found.append(measured)
+        idle = idle or at_rest
+    return {
+        "runs": found,
+        "operation_seconds": OPERATION_SECONDS,
+        "idle_requests_per_hour": idle.get("per_configuration"),
+        "idle": idle,
+    }
+
+
+async def _run(
+    folder: Path, configurations: int, pools: int, rest: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    async with paper(folder, operation_seconds=OPERATION_SECONDS) as world:
+        names = [f"npegress{n}" for n in range(pools)]
+        await asyncio.gather(*(world.add_pool(name) for name in names))
+        async with world.controller() as process:
+            await _quiet(world)
+            say(f"controller: {configurations} configurations on {pools} pool(s)")
+            before, started = world.requests(), time.monotonic()
+            created = await _create(world, configurations, names)
+            settled = await _settled(world, configurations, process)
+            seconds = settled - started
+            requests = world.requests() - before
+            measured = {
+                "configurations": configurations,
+                "pools": pools,
+                "seconds": round(seconds, 2),
+                "requests": requests,
+                "creating_seconds": round(created - started, 2),
+                "by_kind": _by_kind(world, before),
+            }
+            say(f"controller: {seconds:.1f} s, {requests} requests")
+            return measured, await _idle(world, configurations, rest) if rest else {}
+
+
+async def _create(world: Paper, count: int, pools: list[str]) -> float:
+    """Creates them; when the last one was there."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def create(number: int) -> None:
+        document = {
+            "apiVersion": "egressgateway.kubernetes.azure.com/v1alpha1",
+            "kind": "StaticGatewayConfiguration",
+            "metadata": {"name": f"c{number}", "namespace": "default"},
+            "spec": {"gatewayNodepoolName": pools[number % len(pools)]},
+        }
+        async with turn:
+            await world.kube.create(SGCS, document)
+
+    await asyncio.gather(*(create(number) for number in range(count)))
+    return time.monotonic()
+
+
+async def _settled(world: Paper, count: int, process: asyncio.subprocess.Process) -> float:
+    """The moment when the last configuration became Provisioned."""
+    waiting = {f"c{number}" for number in range(count)}
+    shown = time.monotonic()
+    deadline = shown + _LIMIT
+    while waiting:
+        for item in await world.kube.list(SGCS, namespace="default"):
+            if _provisioned(item):
+                waiting.discard(item["metadata"]["name"])
+        now = time.monotonic()
+        if waiting and now - shown > 5:
+            say(f"controller: {count - len(waiting)} of {count} provisioned")
+            shown = now
+        if process.returncode is not None or now > deadline:
+            tail = (world.directory / "controller.log").read_text().splitlines()[-3:]
+            raise RuntimeError(f"{len(waiting)} configurations are not provisioned: {tail}")
+        if waiting:
+            # Looking costs this process, which also plays Azure: rarer the more there are.
+            await asyncio.sleep(0.05 + count / 1000)
+    return time.monotonic()
+
+
+def _provisioned(item: dict[str, Any]) -> bool:
+    conditions = item.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Provisioned" and c["status"] == "True" for c in conditions)
+
+
+async def _quiet(world: Paper, seconds: float = 1.0) -> None:
+    """Waits until the controller has made its first survey and asks nothing more."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        before = world.requests()
+        await asyncio.sleep(seconds)
+        if world.emulator.requests and world.requests() == before and _asked(world):
+            return
+    raise RuntimeError((world.directory / "controller.log").read_text()[-2000:])
+
+
+def _asked(world: Paper) -> bool:
+    return any(one.client_id == world.machines.identity for one in world.emulator.requests)
+
+
+async def _idle(world: Paper, configurations: int, seconds: int) -> dict[str, Any]:
+    """Requests while nothing happens: first what settling left over, then whole drift checks."""
+    say(f"controller: {seconds} s at rest")
+    await _quiet(world, 5.0)
+    before, started = world.requests(), time.monotonic()
+    await asyncio.sleep(seconds)
+    requests, elapsed = world.requests() - before, time.monotonic() - started
+    per_hour = requests * 3600 / elapsed
+    return {
+        "configurations": configurations,
+        "seconds": round(elapsed),
+        "requests": requests,
+        "per_hour": round(per_hour, 1),
+        "per_configuration": round(per_hour / configurations, 2),
+        "by_kind": _by_kind(world, before),
+    }
+
+
+def _by_kind(world: Paper, since: int) -> dict[str, int]:
+    """Requests by method and kind of resource, most frequent first."""
+    counted: collections.Counter[str] = collections.Counter()
+    for one in list(world.emulator.requests)[since:]:
+        counted[f"{one.method} {kind_of(one.path)}"] += 1
+    return dict(counted.most_common())
+
+
+def kind_of(path: str) -> str:
+    """``/…/providers/Microsoft.Network/loadBalancers/x`` as ``loadBalancers``; polls as
+    ``operations``."""
+    if re.search(r"/(operations|operationResults|operationStatuses)/", path, re.IGNORECASE):
+        return "operations"
+    tail = path.rpartition("/providers/")[2].split("/")[1:]
+    kinds = tail[0::2]
+    return "/".join(kinds) if kinds else path
+
+
+def shown(result: dict[str, Any]) -> str:
+    rows = [
+        (run["configurations"], run["pools"], run["seconds"], run["requests"])
+        for run in result["runs"]
+    ]
+    text = table(("configurations", "pools", "seconds", "requests"), rows)
+    idle = result["idle"]
+    if idle:
+        text += (
+            f"\n\nat rest: {idle['requests']} requests in {idle['seconds']} s with "
+            f"{idle['configurations']} configurations: {idle['per_hour']:,} an hour, "
+            f"{idle['per_configuration']} for each configuration"
+        )
+    return text

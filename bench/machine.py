@@ -1,0 +1,31 @@
+"""The machine that was measured on, beside every figure: figures of two machines do not compare."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def describe() -> dict[str, Any]:
+    """Processors, memory, kernel, WireGuard's back end, and how busy others kept the machine."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpus": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "wireguard": "kernel" if Path("/sys/module/wireguard").exists() else "wireguard-go",
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+_started = time.monotonic()
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(f"[{time.monotonic() - _started:6.1f} s] {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,36 @@
+"""What a person may ask of a benchmark. Every load is bounded in count and in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Defaults are what ``make bench`` runs; docs/benchmarks.md says how long each takes."""
+
+    attach_pods: int = 200
+    losses: int = 10
+    """Gateway losses of each kind."""
+    kinds: tuple[str, ...] = ("power_cut", "link_cut_one_way", "agent_killed", "internet_cut")
+    by_pods: tuple[int, ...] = (1, 100, 1000)
+    stream_seconds: int = 5
+    rounds: int = 3
+    """Throughput runs of each path, interleaved."""
+    configurations: tuple[tuple[int, int], ...] = ((1, 1), (10, 1), (50, 1), (250, 1), (1000, 4))
+    """(configurations, pools)."""
+    idle_seconds: int = 150
+
+
+def runs(text: str) -> tuple[tuple[int, int], ...]:
+    """``1,50,1000x4`` as ((1, 1), (50, 1), (1000, 4)). Raises ``ValueError``."""
+    found = []
+    for part in filter(None, text.split(",")):
+        configurations, _, pools = part.partition("x")
+        found.append((int(configurations), int(pools or 1)))
+    return tuple(found)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """``1,100`` as (1, 100); empty for none. Raises ``ValueError``."""
+    return tuple(int(part) for part in text.split(",") if part)

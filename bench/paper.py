@@ -1,0 +1,231 @@
+"""Azure and Kubernetes on loopback for the controller alone: no network, machines on paper only.
+
+The ARM emulator and the API server are the lab's own; machines exist as resources and as Node
+objects, and no packet flows. Public addresses come from 198.18.0.0/15 (RFC 2544, benchmarking):
+1,000 prefixes do not fit into the documentation ranges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import ssl
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from egress_gateway.api import names
+from egress_gateway.api.manifests import crd_files, deploy_dir
+from egress_gateway.lab import pki
+from egress_gateway.lab.azure.client import ArmClient
+from egress_gateway.lab.azure.emulator import ADDON_SUBJECT, SUBSCRIPTION, TENANT, Emulator
+from egress_gateway.lab.kube.client import KubeClient
+from egress_gateway.lab.kube.server import ApiServer
+from egress_gateway.lab.protocols import ClusterSpec, MachineSpec
+
+GROUP: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
+CLUSTER: Final = f"{GROUP}/providers/Microsoft.ContainerService/managedClusters/aks"
+SGCS: Final = "staticgatewayconfigurations"
+_TOKEN: Final = "the-token"
+_LOCATION: Final = "swedencentral"
+_SIZE: Final = "standard_d2pds_v6"
+_STOP_SECONDS: Final = 10.0
+
+
+class PaperMachines:
+    """``protocols.ClusterBackend`` that only remembers."""
+
+    def __init__(self) -> None:
+        self.machines: dict[str, MachineSpec] = {}
+        self.identity = ""
+
+    async def create_cluster(self, spec: ClusterSpec) -> None:
+        self.identity = spec.identity_client_id
+
+    async def delete_cluster(self, cluster_id: str) -> None: ...
+
+    async def kubeconfig(self, cluster_id: str, *, admin: bool) -> bytes:
+        return b""
+
+    async def start_machine(self, cluster_id: str, machine: MachineSpec) -> None:
+        self.machines[machine.vm_id] = machine
+
+    async def stop_machine(self, cluster_id: str, vm_id: str) -> None:
+        self.machines.pop(vm_id, None)
+
+
+class _Verifier:
+    def verify(self, assertion: str) -> tuple[str, str]:
+        if assertion != _TOKEN:
+            raise PermissionError("not our token")
+        return "https://cluster.lab.invalid", ADDON_SUBJECT
+
+
+@dataclass
+class Paper:
+    """Both APIs, and what is needed to start a controller against them."""
+
+    directory: Path
+    emulator: Emulator
+    person: ArmClient
+    kube: KubeClient
+    machines: PaperMachines
+    kubeconfig: Path
+
+    async def add_pool(self, name: str) -> None:
+        """A gateway pool of two machines, and their Nodes."""
+        profile = {"mode": "Gateway", "count": 2, "vmSize": _SIZE}
+        body = {"properties": {**profile, "gatewayProfile": {"publicIPPrefixSize": 31}}}
+        await self.person.put(f"{CLUSTER}/agentPools/{name}", body, "2025-01-01")
+        for machine in self.machines.machines.values():
+            if machine.pool != name:
+                continue
+            node = {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": machine.name, "labels": dict(machine.labels)},
+                "spec": {"providerID": machine.provider_id},
+            }
+            await self.kube.create("nodes", node)
+
+    def requests(self) -> int:
+        """Answered so far, polls of operations included; sign-in left out, as Azure's."""
+        return len(self.emulator.requests)
+
+    @contextlib.asynccontextmanager
+    async def controller(self) -> AsyncIterator[asyncio.subprocess.Process]:
+        """The shipped controller as a process of its own, with the shipped settings."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("EGRESS_GATEWAY_")}
+        environment |= {
+            "EGRESS_GATEWAY_AZURE_CONFIG": str(self.directory / "azure.json"),
+            "EGRESS_GATEWAY_KUBECONFIG": str(self.kubeconfig),
+            "EGRESS_GATEWAY_IDENTITY": "bench",
+            "EGRESS_GATEWAY_HEALTH_ADDRESS": "127.0.0.1",
+            "EGRESS_GATEWAY_HEALTH_PORT": "0",
+        }
+        command = [sys.executable, "-m", "egress_gateway.cli.main", "controller"]
+        with (self.directory / "controller.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdout=log, stderr=log, env=environment
+            )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                try:
+                    await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+                except TimeoutError:
+                    process.kill()
+                    await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def paper(directory: Path, *, operation_seconds: float) -> AsyncIterator[Paper]:
+    """Both APIs up, a cluster in Azure, our manifests in Kubernetes; no pool yet."""
+    identity = pki.issue(addresses=["127.0.0.1"], names=["localhost"])
+    (directory / "ca.crt").write_bytes(identity.ca)
+    (directory / "token").write_text(_TOKEN)
+    tls = identity.context(directory)
+    machines = PaperMachines()
+    arm, api = _listen(), _listen()
+    emulator = Emulator(
+        backend=machines,
+        verifier=_Verifier(),
+        operation_seconds=operation_seconds,
+        poll_hold_seconds=0.0,
+        prefix_networks=[IPv4Network("198.18.0.0/15")],
+    )
+    emulator.requests = deque()  # the usual one forgets the oldest of many thousands
+    server = ApiServer(
+        sockets=[api], tls=tls, ca_pem=identity.ca.decode(), services=IPv4Network("10.0.0.0/16")
+    )
+    base = f"https://127.0.0.1:{arm.getsockname()[1]}"
+    await emulator.serve([arm], tls)
+    await server.start()
+    try:
+        trust = ssl.create_default_context(cafile=str(directory / "ca.crt"))
+        async with ArmClient(base, trust, client_id="me", secret="x", poll_seconds=0.05) as person:
+            cluster = await _cluster(person)
+            azure = _azure_json(directory, base, cluster, machines.identity)
+            (directory / "azure.json").write_text(json.dumps(azure))
+            kube = KubeClient(server.transport())
+            path = await _install(server, kube, directory, api.getsockname()[1])
+            yield Paper(directory, emulator, person, kube, machines, path)
+    finally:
+        await emulator.close()
+        await server.stop()
+
+
+def _listen() -> socket.socket:
+    opened = socket.create_server(("127.0.0.1", 0), backlog=128)
+    opened.setblocking(False)
+    return opened
+
+
+async def _cluster(person: ArmClient) -> dict[str, Any]:
+    await person.put(GROUP, {"location": _LOCATION}, "2024-11-01")
+    network = {
+        "networkPlugin": "azure",
+        "networkPluginMode": "overlay",
+        "loadBalancerSku": "standard",
+        "outboundType": "loadBalancer",
+        "staticEgressGatewayProfile": {"enabled": True},
+    }
+    pool = {"name": "nodepool1", "count": 1, "mode": "System", "vmSize": _SIZE}
+    body = {
+        "location": _LOCATION,
+        "identity": {"type": "SystemAssigned"},
+        "properties": {
+            "kubernetesVersion": "1.34",
+            "dnsPrefix": "aks",
+            "networkProfile": network,
+            "agentPoolProfiles": [pool],
+        },
+    }
+    return await person.put(CLUSTER, body, "2025-01-01")
+
+
+def _azure_json(directory: Path, base: str, cluster: dict[str, Any], client: str) -> dict[str, Any]:
+    return {
+        "cloud": "AzureStackCloud",
+        "resourceManagerEndpoint": base,
+        "activeDirectoryEndpoint": base,
+        "caBundle": str(directory / "ca.crt"),
+        "tenantId": TENANT,
+        "subscriptionId": SUBSCRIPTION,
+        "resourceGroup": cluster["properties"]["nodeResourceGroup"],
+        "location": _LOCATION,
+        "useFederatedWorkloadIdentityExtension": True,
+        "aadClientId": client,
+        "aadFederatedTokenFile": str(directory / "token"),
+    }
+
+
+async def _install(server: ApiServer, kube: KubeClient, directory: Path, port: int) -> Path:
+    """What `kubectl apply -f deploy/` brings for the controller; its account's kubeconfig."""
+    manifests = deploy_dir() / "manifests"
+    for file in [*crd_files(), manifests / "namespace.yaml", manifests / "rbac.yaml"]:
+        for document in yaml.safe_load_all(file.read_text()):
+            await kube.apply(document)
+    token = await kube.create(
+        "serviceaccounts",
+        {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
+        namespace=names.SYSTEM_NAMESPACE,
+        name="egress-gateway-controller",
+        sub="token",
+    )
+    config = yaml.safe_load(server.kubeconfig(f"https://127.0.0.1:{port}"))
+    config["users"][0]["user"] = {"token": token["status"]["token"]}
+    path = directory / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
