@@ -87,9 +87,9 @@ def test_obstacles_have_the_schedulers_words() -> None:
 
 
 def test_siblings_are_spread() -> None:
-    mine = pod()
-    mine["metadata"]["ownerReferences"] = [{"uid": "u"}]
-    assert preference(mine, node(), [pod(), pod()]) < preference(mine, node(), [mine])
+    crowded = preference(pod(), node(), siblings=0, pods=9)
+    assert crowded < preference(pod(), node(), siblings=1, pods=1)
+    assert preference(pod(), node(), siblings=0, pods=8) < crowded
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from egress_gateway.lab.kube import errors
@@ -229,7 +230,7 @@ def apply(
         # An entry, or a map that was applied empty, stays while someone owns a part of it.
         if any(p[: len(path)] == path and p != path for p in needed):
             continue
-        _remove(merged, path, list_keys)
+        _remove(merged, path, list_keys, needed)
     key = (manager, "Apply", subresource, applied["apiVersion"])
     managers.take(key, set(wanted), differing | dropped)
     merged["metadata"]["managedFields"] = managers.entries()
@@ -281,8 +282,8 @@ def _merge_entries(
     return merged  # type: ignore[no-any-return]
 
 
-def _remove(obj: Object, path: Path, list_keys: ListKeys) -> None:
-    """Takes a field out, and the maps that it leaves empty."""
+def _remove(obj: Object, path: Path, list_keys: ListKeys, needed: AbstractSet[Path]) -> None:
+    """Takes a field out, and the maps that it leaves empty and nobody applied as such."""
     chain: list[tuple[Any, Any]] = []
     at: Any = obj
     for i, part in enumerate(path):
@@ -293,7 +294,7 @@ def _remove(obj: Object, path: Path, list_keys: ListKeys) -> None:
         at = at[step]
     container, step = chain.pop()
     del container[step]
-    while chain and not container:
+    while chain and not container and path[: len(chain)] not in needed:
         container, step = chain.pop()
         if isinstance(container, list):
             return

@@ -106,17 +106,17 @@ def obstacle(pod: Object, node: Object, on_node: Sequence[Object]) -> str | None
     return None
 
 
-def preference(pod: Object, node: Object, on_node: Sequence[Object]) -> tuple[Any, ...]:
+def considers_others(pod: Object) -> bool:
+    """Whether ``obstacle`` must know the pods of a node (most pods do not care)."""
+    return bool(_host_ports(pod["spec"])) or bool(dig(pod["spec"], ("affinity", "podAntiAffinity")))
+
+
+def preference(pod: Object, node: Object, *, siblings: int, pods: int) -> tuple[Any, ...]:
     """Smaller is better: few pods of the same owner, preferred affinity, few pods at all."""
-    owners = {o["uid"] for o in pod["metadata"].get("ownerReferences") or []}
-    same = sum(
-        any(o["uid"] in owners for o in other["metadata"].get("ownerReferences") or [])
-        for other in on_node
-    )
     path = ("affinity", "nodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution")
     weight = sum(
         entry.get("weight", 0)
         for entry in dig(pod["spec"], path) or []
         if _term_matches(entry.get("preference") or {}, node)
     )
-    return (same, -weight, len(on_node), node["metadata"]["name"])
+    return (siblings, -weight, pods, node["metadata"]["name"])

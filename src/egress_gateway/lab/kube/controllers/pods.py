@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -76,6 +77,17 @@ class PodIndex:
 
     def on_node(self, name: str) -> list[Object]:
         return self._pods(self._by_node.get(name, ()))
+
+    def count_on(self, node: str) -> int:
+        return len(self._by_node.get(node, ()))
+
+    def siblings(self, pod: Object) -> Counter[str]:
+        """How many pods of the same controller each node has."""
+        controller = controller_of(pod)
+        if controller is None:
+            return Counter()
+        owned = self._pods(self._by_owner.get(controller["uid"], ()))
+        return Counter(p["spec"].get("nodeName") or "" for p in owned)
 
     def without_node(self) -> list[Object]:
         return self.on_node("")

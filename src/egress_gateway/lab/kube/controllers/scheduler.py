@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from egress_gateway.lab.kube.controllers.events import record
 from egress_gateway.lab.kube.controllers.loop import Controller, Loop
-from egress_gateway.lab.kube.controllers.placement import obstacle, preference
+from egress_gateway.lab.kube.controllers.placement import (
+    considers_others,
+    obstacle,
+    preference,
+)
 from egress_gateway.lab.kube.controllers.pods import PodIndex
 from egress_gateway.lab.kube.objects import Object, key_of, now
 from egress_gateway.lab.kube.requests import ADMIN, Request, Target, system_request
@@ -48,14 +52,12 @@ class Scheduler(Controller):
         pod = self.store.get("pods", key)
         if pod is None or not _waiting(pod):
             return
-        by_node: dict[str, list[Object]] = {}
         obstacles: Counter[str] = Counter()
         fitting: list[Object] = []
         nodes = list(self.store.list("nodes"))
+        looks = considers_others(pod)
         for node in nodes:
-            name = node["metadata"]["name"]
-            by_node[name] = [p for p in self._pods.on_node(name) if _occupies(p)]
-            why = obstacle(pod, node, by_node[name])
+            why = obstacle(pod, node, self._occupants(node) if looks else ())
             if why is None:
                 fitting.append(node)
             else:
@@ -63,11 +65,21 @@ class Scheduler(Controller):
         if not fitting:
             self._cannot(pod, len(nodes), obstacles)
             return
-        chosen = min(
-            fitting,
-            key=lambda n: preference(pod, n, by_node[n["metadata"]["name"]]),
-        )
-        self._bind(pod, chosen["metadata"]["name"])
+        self._bind(pod, self._best(pod, fitting))
+
+    def _occupants(self, node: Object) -> list[Object]:
+        return [p for p in self._pods.on_node(node["metadata"]["name"]) if _occupies(p)]
+
+    def _best(self, pod: Object, fitting: list[Object]) -> str:
+        siblings = self._pods.siblings(pod)
+
+        def rank(node: Object) -> tuple[Any, ...]:
+            name = node["metadata"]["name"]
+            count = self._pods.count_on(name)
+            return preference(pod, node, siblings=siblings[name], pods=count)
+
+        name: str = min(fitting, key=rank)["metadata"]["name"]
+        return name
 
     def _bind(self, pod: Object, node: str) -> None:
         rt = self.api.registry.find("", "v1", "pods")
