@@ -7,7 +7,7 @@ mount namespaces (tmpfs on /run). The kernel ends everything in them when it end
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 _SECONDS = 90
+_REPOSITORY = Path(__file__).parents[2]
 
 
 def boxed(function: Callable[[], None]) -> Callable[[], None]:
@@ -30,10 +31,10 @@ def boxed(function: Callable[[], None]) -> Callable[[], None]:
         if os.geteuid() != 0:
             pytest.skip("needs root")
         command = ["unshare", "-m", "-n", "-u", "-p", "-f", "--kill-child", "--mount-proc"]
-        file = function.__globals__["__file__"]
         done = subprocess.run(
-            [*command, sys.executable, __file__, file, function.__name__],
+            [*command, sys.executable, "-m", __name__, function.__module__, function.__name__],
             env={**os.environ, "EGRESS_GATEWAY_TEST_BOX": function.__name__},
+            cwd=_REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -47,16 +48,10 @@ def boxed(function: Callable[[], None]) -> Callable[[], None]:
     return marked
 
 
-def _inside(file: str, name: str) -> None:
+def _inside(module: str, name: str) -> None:
     for target, kind in (("/run", "tmpfs"), ("/sys", "sysfs")):
         subprocess.run(["mount", "-t", kind, kind, target], check=True)
-    sys.path.insert(0, str(Path(file).parent))
-    specification = importlib.util.spec_from_file_location("boxed", file)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    getattr(module, name)()
+    getattr(importlib.import_module(module), name)()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import importlib.util
-import sys
 import tempfile
 import threading
 import urllib.error
@@ -31,6 +29,7 @@ from egress_gateway.kube.resources import (
     SECRETS,
     SGCS,
 )
+from tests.contract.kube.kube_cluster import cluster
 from tests.datapath.box import boxed
 from tests.datapath.topology import INTERNET, PORT, Gateway, Pod, World, until
 
@@ -54,8 +53,7 @@ class Api:
         assert self._up.wait(30)
 
     async def _main(self) -> None:
-        cluster = _contract_cluster()
-        async with cluster.cluster(self.kubeconfig.parent) as running:
+        async with cluster(self.kubeconfig.parent) as running:
             self.client = running.client
             self._up.set()
             await self._stop.wait()
@@ -65,17 +63,6 @@ class Api:
             return await awaitable
 
         return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(30)
-
-
-def _contract_cluster() -> Any:
-    path = Path(__file__).parents[1] / "contract" / "kube" / "kube_cluster.py"
-    specification = importlib.util.spec_from_file_location("kube_cluster", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["kube_cluster"] = module
-    specification.loader.exec_module(module)
-    return module
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ GATEWAY_TABLE: Final = "egress_gateway"
 GATEWAY_SETS: Final = (
     "zone_out",
     "zone_in",
-    "zone_reflected",
     "mark_in",
     "snat4",
     "leaving4",
@@ -83,9 +82,6 @@ table inet {GATEWAY_TABLE} {{
   map zone_in {{ typeof ip daddr : ct zone;{
         _elements(f"{c.secondary} : {c.port}" for c in ordered)
     } }}
-  map zone_reflected {{ typeof meta mark : ct zone;{
-        _elements(f"{c.port} : {c.port}" for c in ordered)
-    } }}
   map mark_in {{ typeof ip daddr : meta mark;{
         _elements(f"{c.secondary} : {c.port}" for c in ordered)
     } }}
@@ -98,10 +94,6 @@ table inet {GATEWAY_TABLE} {{
     ct zone set iifname map @zone_out
     iifname "{INSIDE_LINK}" ct zone set ip daddr map @zone_in
     iifname "{INSIDE_LINK}" meta mark set ip daddr map @mark_in
-  }}
-  chain reflected {{
-    type filter hook output priority raw; policy accept;
-    ct zone set meta mark map @zone_reflected
   }}
   chain input {{
     type filter hook input priority filter; policy drop;

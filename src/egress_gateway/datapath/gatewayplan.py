@@ -42,8 +42,10 @@ SYSCTLS: Final[tuple[tuple[Where, str, str], ...]] = (
     ("gateway", "net/ipv4/conf/all/rp_filter", "0"),
     ("gateway", "net/ipv4/conf/default/rp_filter", "0"),
     ("gateway", f"net/ipv4/conf/{INSIDE_LINK}/rp_filter", "0"),
-    # An ICMP error carries the mark of the packet it answers: so its zone is found.
-    ("gateway", "net/ipv4/fwmark_reflect", "1"),
+    # IPv6 is not carried; solicitations and reports of the links would only be noise.
+    ("gateway", "net/ipv6/conf/all/disable_ipv6", "1"),
+    ("gateway", "net/ipv6/conf/default/disable_ipv6", "1"),
+    ("node", f"net/ipv6/conf/{NODE_LINK}/disable_ipv6", "1"),
 )
 
 
@@ -244,17 +246,20 @@ def _frame(desired: GatewayDesired, observed: GatewayObserved, inside: Place) ->
     paired = all(link in place.links for _, place, link, _ in ends)
     if not paired:
         actions.append(CreatePair())
+    places: dict[Where, Place] = {"node": observed.node, "gateway": inside}
+    for where, key, value in SYSCTLS:
+        fresh = not paired and (INSIDE_LINK in key or NODE_LINK in key)
+        found = places[where].sysctls.get(key)
+        # A kernel without IPv6 has no such keys.
+        missing = found is None and "/ipv6/" in key and observed.gateway is not None
+        if fresh or (found != value and not missing):
+            actions.append(SetSysctl(where, key, value))
     for where, place, name, address in ends:
         if not paired or address.ip not in place.addresses:
             actions.append(AddAddress(where, name, address))
         link = place.links.get(name) if paired else None
         if link is None or not link.up or link.mtu != desired.mtu:
             actions.append(RaiseLink(where, name, desired.mtu))
-    places: dict[Where, Place] = {"node": observed.node, "gateway": inside}
-    for where, key, value in SYSCTLS:
-        fresh = not paired and INSIDE_LINK in key
-        if fresh or places[where].sysctls.get(key) != value:
-            actions.append(SetSysctl(where, key, value))
     return actions
 
 
@@ -310,7 +315,7 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
 
 def _rule(port: int) -> Rule:
     """What came back for a configuration's address goes to its interface. Only what came by the
-    pair: errors that the namespace itself sends carry the mark too, and go the ordinary way."""
+    pair."""
     return Rule(family=4, priority=1000, table=port, mark=port, mask=0xFFFF, device=INSIDE_LINK)
 
 

@@ -59,11 +59,11 @@ def split(
 ) -> Split:
     """The meaning of ``defaultRoute``, ``excludeCidrs`` and the node's exceptions."""
     always = [*exceptions, *_ALWAYS_DIRECT]
-    if default_route:
-        return Split(_collapse([*always, *excluded]), _EVERYTHING)
-    direct = _collapse(always)
-    # Routes prefer the longer prefix: an excluded network inside an exception must not win.
-    tunneled = [n for n in _collapse(excluded) if not any(_within(n, d) for d in direct)]
+    direct = _collapse([*always, *excluded] if default_route else always)
+    wanted = _EVERYTHING if default_route else _collapse(excluded)
+    # Routes prefer the longer prefix, and know one route per prefix: what lies inside a direct
+    # network must not be among the tunnelled ones at all.
+    tunneled = (n for n in wanted if not any(_within(n, d) for d in direct))
     return Split(direct, tuple(tunneled))
 
 
