@@ -24,6 +24,7 @@ class EchoSession:
                 self._code = int(code)
                 self._out.put_nowait(None)
             case ["attached"]:
+                self._code = 3
                 self._out.put_nowait((1, b"attached\n"))
                 self._out.put_nowait(None)
 

@@ -54,8 +54,8 @@ class Kubelet:
 
 def ready(count: int) -> Callable[[Object | None], bool]:
     def accept(obj: Object | None) -> bool:
-        status = (obj or {}).get("status") or {}
-        return (
+        status: Object = (obj or {}).get("status") or {}
+        return bool(
             status.get("readyReplicas", 0) == count
             and status.get("updatedReplicas", 0) == count
             and status.get("replicas", 0) == count

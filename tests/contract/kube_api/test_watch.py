@@ -16,7 +16,7 @@ Events = AsyncIterator[dict[str, Any]]
 
 
 async def take(events: Events, count: int) -> list[tuple[str, str]]:
-    found = []
+    found: list[tuple[str, str]] = []
     async with asyncio.timeout(10):
         while len(found) < count:
             event = await anext(events)
@@ -138,7 +138,7 @@ def test_many_changes_arrive_complete_and_in_order(run: Run) -> None:
             "configmaps", namespace="default", since=page["metadata"]["resourceVersion"]
         )
         await asyncio.gather(*(write(cluster, "a", str(i)) for i in range(200)))
-        versions = []
+        versions: list[int] = []
         async with asyncio.timeout(20):
             while len(versions) < 200:
                 event = await anext(events)

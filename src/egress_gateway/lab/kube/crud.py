@@ -238,7 +238,8 @@ class Crud:
             self._prepare(rt, new, old, request)
         # A pod's specification is fixed but for its node, which binding alone may set.
         self._validate(rt, new, old if subresource != "binding" else None)
-        if rt.generation and _specification(rt, new) != _specification(rt, old):
+        counted = rt.generation and subresource != "binding"
+        if counted and _specification(rt, new) != _specification(rt, old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if not applied:
             new["metadata"]["managedFields"] = ssa.track_update(

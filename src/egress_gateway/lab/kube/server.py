@@ -231,7 +231,8 @@ class ApiServer:
         command = list(http.query.getall("command", []))
         runtime = self._needed_runtime()
         session = await streams.open_session(self.api.store, runtime, request, command)
-        return await streams.serve(http, session)
+        attached = request.target.subresource == "attach"
+        return await streams.serve(http, session, attached=attached)
 
     async def _log(self, http: web.BaseRequest, request: Request) -> web.StreamResponse:
         chunks = self.logs(request)

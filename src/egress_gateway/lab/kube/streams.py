@@ -125,13 +125,16 @@ def check_upgrade(headers: web.BaseRequest) -> None:
         )
 
 
-async def serve(http: web.BaseRequest, session: ExecSession) -> web.WebSocketResponse:
-    """Joins a WebSocket and a session until the process ends or the client goes."""
+async def serve(
+    http: web.BaseRequest, session: ExecSession, *, attached: bool = False
+) -> web.WebSocketResponse:
+    """Joins a WebSocket and a session until the process ends or the client goes. An attachment
+    ends well however its process ended: the exit code is the pod's, not the stream's."""
     socket = web.WebSocketResponse(protocols=_PROTOCOLS, max_msg_size=0, autoping=True)
     await socket.prepare(http)
     reader = asyncio.create_task(_from_client(socket, session))
     try:
-        await _to_client(socket, session, reader)
+        await _to_client(socket, session, reader, attached=attached)
     finally:
         reader.cancel()
         with contextlib.suppress(asyncio.CancelledError, ConnectionError):
@@ -141,7 +144,11 @@ async def serve(http: web.BaseRequest, session: ExecSession) -> web.WebSocketRes
 
 
 async def _to_client(
-    socket: web.WebSocketResponse, session: ExecSession, reader: asyncio.Task[None]
+    socket: web.WebSocketResponse,
+    session: ExecSession,
+    reader: asyncio.Task[None],
+    *,
+    attached: bool,
 ) -> None:
     pump = asyncio.create_task(_pump(socket, session))
     try:
@@ -151,7 +158,7 @@ async def _to_client(
             await session.kill()
             return
         pump.result()
-        code = await session.wait()
+        code = 0 if attached else await session.wait()
         await socket.send_bytes(bytes([_ERROR]) + json.dumps(_exit_status(code)).encode())
     except ConnectionError:
         await session.kill()
