@@ -11,14 +11,14 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from egress_gateway.datapath import netlink
 from egress_gateway.datapath.errors import NoSuchLink
 from egress_gateway.datapath.netlink import Message, NetlinkError, NetlinkSocket
-from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.netns import NetNS, read_sysctl
 from egress_gateway.datapath.wireguard import IPAddress, IPNetwork
 
 MAIN: Final = 254
@@ -362,11 +362,10 @@ def _rule(message: Message, family: Literal[4, 6]) -> Rule | None:
     )
 
 
-def each_family() -> Iterator[Literal[4, 6]]:
-    """4, then 6 where the kernel has it."""
-    yield 4
-    if socket.has_ipv6:
-        yield 6
+def families(netns: NetNS) -> tuple[Literal[4, 6], ...]:
+    """4, and 6 where the kernel has it: without, asking for IPv6 routes is an error."""
+    known = read_sysctl(netns, "net/ipv6/conf/all/disable_ipv6") is not None
+    return (4, 6) if known else (4,)
 
 
 def default_route_mtu(netns: NetNS | None = None) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from egress_gateway.datapath import podplan, sockets
 from egress_gateway.datapath.errors import DatapathError, NoSuchLink, NoSuchNamespace
-from egress_gateway.datapath.link import Links, each_family
+from egress_gateway.datapath.link import Links, families
 from egress_gateway.datapath.netns import NetNS, read_sysctl, write_sysctl
 from egress_gateway.datapath.nft import Nftables, fingerprint
 from egress_gateway.datapath.podfilter import COUNTER, SEEDED, TABLE, Flow, replacement
@@ -192,8 +192,8 @@ class PodSide:
             unmoved=unmoved,
             link=link,
             device=device,
-            routes=frozenset(r for f in each_family() for r in pod.links.routes(ROUTES, f)),
-            rules=frozenset(r for f in each_family() for r in pod.links.rules(f)),
+            routes=frozenset(r for f in families(pod.netns) for r in pod.links.routes(ROUTES, f)),
+            rules=frozenset(r for f in families(pod.netns) for r in pod.links.rules(f)),
             source=source,
             ipv6=read_sysctl(pod.netns, "net/ipv6/conf/all/disable_ipv6") == "0",
         )
@@ -256,10 +256,11 @@ class PodSide:
         self._applied = (ruleset, fingerprint(listing, without=SEEDED))
 
     def _clear(self, pod: _Open, name: str | None, link: str) -> None:
-        for rule in RULES:
+        known = families(pod.netns)
+        for rule in (r for r in RULES if r.family in known):
             with contextlib.suppress(NoSuchLink):
                 pod.links.delete_rule(rule)
-        for family in each_family():
+        for family in known:
             pod.links.delete_routes(list(pod.links.routes(ROUTES, family)))
         if name is not None:
             self._backend.delete(Interface(name, pod.netns, link))
