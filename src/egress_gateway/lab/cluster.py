@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
@@ -209,11 +209,13 @@ class Lab:
             "power_on": self._power_on,
             "inventory": self._inventory,
             "requests": self._requests,
+            "unexpected": self._unexpected,
             "fabric": self._fabric,
             "fault": self._fault,
         }
 
     async def _status(self, _: dict[str, Any]) -> Any:
+        """Machines, and where to enter them: process ids and paths are the lab's own."""
         machines = []
         for name, spec in sorted(self._specs.items()):
             running = self.machines.get(name)
@@ -221,12 +223,17 @@ class Lab:
                 {
                     "name": name,
                     "state": "running" if running else "off",
+                    "pid": running.node.pid if running else None,
                     "pool": spec.pool,
                     "addresses": [str(spec.address)],
                     "pods": str(running.pod_cidr) if running else None,
                 }
             )
-        return {"cluster": self._cluster.name if self._cluster else None, "machines": machines}
+        return {
+            "cluster": self._cluster.name if self._cluster else None,
+            "machines": machines,
+            "internet": str(self.fabric.internet.namespace.path),
+        }
 
     async def _cut(self, arguments: dict[str, Any]) -> Any:
         nic = self._machine(arguments["node"]).nic_id
@@ -267,6 +274,15 @@ class Lab:
             for site in sites
             for r in site.requests
             if r.path.startswith(start)
+        ]
+
+    async def _unexpected(self, arguments: dict[str, Any]) -> Any:
+        """Packets that reached a host of the Internet from outside the networks ``expected``."""
+        expected = [IPv4Network(text) for text in arguments["expected"]]
+        seen = self.fabric.internet.unexpected(IPv4Address(arguments["destination"]), expected)
+        return [
+            {"source": str(one.source), "protocol": one.protocol, "packets": one.packets}
+            for one in seen
         ]
 
     async def _fabric(self, _: dict[str, Any]) -> Any:

@@ -31,6 +31,9 @@ Object = dict[str, Any]
 
 _LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 _RETRY = 0.5
+_MIRROR = "kubernetes.io/config.mirror"
+"""Annotation of a pod that something else on the machine runs; the API only shows it. See
+https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-mirror"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +265,8 @@ class Kubelet:
         return str(page["metadata"]["resourceVersion"])
 
     def _observe(self, kind: str, pod: Object) -> None:
+        if _MIRROR in (pod["metadata"].get("annotations") or {}):
+            return
         uid = pod["metadata"]["uid"]
         known = self._pods.get(uid)
         if kind == "DELETED":
