@@ -406,14 +406,18 @@ def test_a_silent_node_is_unknown_and_comes_back(run: Run) -> None:
         await admin.wait_for("nodes", "n1", unknown)
         silent = await admin.get("pods", "p", namespace="default")
         assert silent["status"]["conditions"][0]["status"] == "False"
-        await admin.patch(
-            "leases",
-            "n1",
-            lease("n1", "2026-01-01T00:00:01.000000Z"),
-            namespace="kube-node-lease",
-        )
-        await admin.patch("nodes", "n1", ready_status, subresource="status")
+
+        async def beat() -> None:
+            for second in range(1, 60):
+                renewed = lease("n1", f"2026-01-01T00:00:{second:02}.000000Z")
+                await admin.patch("leases", "n1", renewed, namespace="kube-node-lease")
+                await admin.patch("nodes", "n1", ready_status, subresource="status")
+                await asyncio.sleep(0.1)
+
+        beating = asyncio.create_task(beat())
         await admin.wait_for("nodes", "n1", lambda o: not (o or {})["spec"].get("taints"))
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
 
     run(scenario, timing=Timing(node_grace=0.5))
 

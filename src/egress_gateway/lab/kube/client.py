@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -25,6 +23,7 @@ from egress_gateway.lab.kube.patch import (
     MERGE_PATCH,
     STRATEGIC_PATCH,
 )
+from egress_gateway.lab.kube.transport import EXEC_PROTOCOL, HttpTransport, KubeError
 from egress_gateway.lab.protocols import Answer, KubeTransport
 
 __all__ = [
@@ -56,18 +55,6 @@ _GROUPS = {
     "podendpoints": "egressgateway.kubernetes.azure.com/v1alpha1",
     "gatewaystatuses": "egressgateway.kubernetes.azure.com/v1alpha1",
 }
-_EXEC_PROTOCOL = "v5.channel.k8s.io"
-
-
-class KubeError(Exception):
-    """The API refused; ``code`` and ``reason`` are the Status', the text its message."""
-
-    def __init__(self, answer: Answer) -> None:
-        body = answer.body if isinstance(answer.body, dict) else {}
-        super().__init__(body.get("message") or f"HTTP {answer.status}: {answer.body!r}")
-        self.code = answer.status
-        self.reason: str = body.get("reason", "")
-        self.status: Object = body
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,120 +81,6 @@ def path_of(resource: str, name: str = "", *, namespace: str = "", subresource: 
     if subresource:
         parts.append(subresource)
     return "/" + "/".join(parts)
-
-
-class HttpTransport:
-    """``KubeTransport`` over HTTPS. An async context manager, or ``close()`` it.
-
-    ``server`` is a URL such as ``https://127.0.0.1:6443``; ``tls`` trusts its CA (and may carry a
-    client certificate); ``token`` is a bearer token or what returns the current one.
-    """
-
-    def __init__(
-        self,
-        server: str,
-        tls: ssl.SSLContext | None,
-        token: str | Callable[[], str] | None = None,
-        *,
-        agent: str = "lab-client",
-    ) -> None:
-        self.server = server.rstrip("/")
-        self._tls: ssl.SSLContext | bool = tls if tls is not None else True
-        self._token = token
-        self._agent = agent
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> HttpTransport:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=None, connect=10),
-                connector=aiohttp.TCPConnector(ssl=self._tls, limit=0),
-                headers={"User-Agent": self._agent},
-            )
-        return self._session
-
-    def _headers(self) -> dict[str, str]:
-        token = self._token() if callable(self._token) else self._token
-        return {"Authorization": f"Bearer {token}"} if token else {}
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
-    ) -> Answer:
-        headers = self._headers() | {"Accept": "application/json"}
-        content = None
-        if body is not None:
-            content = json.dumps(body).encode()
-            headers["Content-Type"] = content_type
-        async with self._open().request(
-            method, self.server + path, params=query, data=content, headers=headers
-        ) as response:
-            raw = await response.read()
-            if response.content_type == "application/json":
-                return Answer(response.status, json.loads(raw))
-            return Answer(response.status, raw.decode(errors="replace"))
-
-    async def watch(
-        self, path: str, *, query: Mapping[str, str] | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
-        parameters = {**(query or {}), "watch": "true"}
-        async with self._open().get(
-            self.server + path, params=parameters, headers=self._headers()
-        ) as response:
-            if response.status != 200:
-                raw = await response.read()
-                raise KubeError(Answer(response.status, json.loads(raw)))
-            buffer = b""
-            async for chunk in response.content.iter_any():
-                buffer += chunk
-                *lines, buffer = buffer.split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        yield json.loads(line)
-
-    async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
-        """A body piece by piece, for following logs."""
-        async with self._open().get(
-            self.server + path, params=query, headers=self._headers()
-        ) as response:
-            if response.status != 200:
-                raw = await response.read()
-                raise KubeError(Answer(response.status, json.loads(raw)))
-            async for chunk in response.content.iter_any():
-                yield chunk
-
-    async def connect(self, path: str, query: str) -> aiohttp.ClientWebSocketResponse:
-        """A WebSocket of exec or attach; ``query`` is already encoded (``command`` repeats)."""
-        try:
-            return await self._open().ws_connect(
-                f"{self.server}{path}?{query}",
-                protocols=[_EXEC_PROTOCOL, "v4.channel.k8s.io"],
-                headers=self._headers(),
-                max_msg_size=0,
-            )
-        except aiohttp.WSServerHandshakeError as error:
-            raise KubeError(Answer(error.status, {"message": error.message})) from error
 
 
 class KubeClient:
@@ -483,7 +356,7 @@ async def _run(socket: aiohttp.ClientWebSocketResponse, stdin: bytes | None) -> 
     if stdin is not None:
         if stdin:
             await socket.send_bytes(b"\x00" + stdin)
-        if socket.protocol == _EXEC_PROTOCOL:
+        if socket.protocol == EXEC_PROTOCOL:
             await socket.send_bytes(b"\xff\x00")
     streams = {1: b"", 2: b"", 3: b""}
     async for message in socket:

@@ -25,7 +25,6 @@ from aiohttp import web
 from egress_gateway.lab.kube import discovery, errors, protobuf, streams
 from egress_gateway.lab.kube.api import Api
 from egress_gateway.lab.kube.auth import TokenError, certificate_user
-from egress_gateway.lab.kube.client import KubeError
 from egress_gateway.lab.kube.controllers import Controllers, Timing
 from egress_gateway.lab.kube.objects import clone
 from egress_gateway.lab.kube.requests import (
@@ -36,6 +35,7 @@ from egress_gateway.lab.kube.requests import (
     User,
     parse_path,
 )
+from egress_gateway.lab.kube.transport import KubeError
 from egress_gateway.lab.kube.watch import closing
 from egress_gateway.lab.protocols import Answer, PodRuntime
 
