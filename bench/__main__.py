@@ -11,7 +11,9 @@ import sys
 from typing import Any, Final
 
 from bench import machine
+from bench.errors import BenchError
 from bench.options import Options, numbers, runs
+from egress_gateway.lab.demo.report import StepFailed
 from egress_gateway.lab.host import LabError
 
 NAMES: Final = ("attach", "failover", "throughput", "controller")
@@ -35,7 +37,7 @@ def main() -> None:
     try:
         for name in [given.name] if given.name else NAMES:
             found[name] = _run(name, options, as_json=given.output == "json")
-    except LabError as error:
+    except (LabError, BenchError, StepFailed) as error:
         sys.exit(f"bench: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from bench.errors import BenchError
 from bench.figures import table
 from bench.machine import say
 from bench.options import Options
@@ -102,7 +103,7 @@ async def _settled(world: Paper, count: int, process: asyncio.subprocess.Process
             shown = now
         if process.returncode is not None or now > deadline:
             tail = (world.directory / "controller.log").read_text().splitlines()[-3:]
-            raise RuntimeError(f"{len(waiting)} configurations are not provisioned: {tail}")
+            raise BenchError(f"{len(waiting)} configurations are not provisioned: {tail}")
         if waiting:
             # Looking costs this process, which also plays Azure: rarer the more there are.
             await asyncio.sleep(0.05 + count / 1000)
@@ -122,7 +123,7 @@ async def _quiet(world: Paper, seconds: float = 1.0) -> None:
         await asyncio.sleep(seconds)
         if world.emulator.requests and world.requests() == before and _asked(world):
             return
-    raise RuntimeError((world.directory / "controller.log").read_text()[-2000:])
+    raise BenchError((world.directory / "controller.log").read_text()[-2000:])
 
 
 def _asked(world: Paper) -> bool:
