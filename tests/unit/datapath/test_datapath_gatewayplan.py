@@ -50,8 +50,10 @@ class Simulated:
 
     def _set(self, where: g.Where, **changes: object) -> None:
         place = dataclasses.replace(self._place(where), **changes)  # type: ignore[arg-type]
-        field = {"node": place} if where == "node" else {"gateway": place}
-        self.observed = dataclasses.replace(self.observed, **field)
+        if where == "node":
+            self.observed = dataclasses.replace(self.observed, node=place)
+        else:
+            self.observed = dataclasses.replace(self.observed, gateway=place)
 
     def _devices(self, devices: dict[str, Device]) -> None:
         bound = frozenset(d.listen_port for d in devices.values())
@@ -72,9 +74,9 @@ class Simulated:
             case g.AddAddress(where, _, address):
                 self._set(where, addresses=self._place(where).addresses | {address.ip})
             case g.RaiseLink(where, name, mtu):
-                links = self._place(where).links
-                assert name in links
-                self._set(where, links={**links, name: Link(2, name, True, mtu or 1500)})
+                assert name in self._place(where).links
+                raised = {**self._place(where).links, name: Link(2, name, True, mtu or 1500)}
+                self._set(where, links=raised)
             case g.ApplyFilter(where, ruleset, _):
                 self._set(where, filter=ruleset)
             case g.ReplaceRoutes(where, routes):
@@ -120,10 +122,10 @@ class Simulated:
             case g.DeleteTunnel(name):
                 devices.pop(name, None)
                 for where in ("node", "gateway"):
-                    place = self._place(where)  # type: ignore[arg-type]
+                    place = self._place(where)
                     links = {n: v for n, v in place.links.items() if n != name}
                     routes = frozenset(r for r in place.routes if r.device != name)
-                    self._set(where, links=links, routes=routes)  # type: ignore[arg-type]
+                    self._set(where, links=links, routes=routes)
         self._devices(devices)
 
 
