@@ -46,6 +46,7 @@ class Reason:
     ALL_GATEWAYS: Final = "AllGatewaysReady"
     NODE_UNKNOWN: Final = "GatewayNodeUnknown"
     DELETING: Final = "Deleting"
+    OTHER_CONTROLLER: Final = "OtherControllerRunning"
 
 
 def with_condition(

@@ -29,6 +29,18 @@ NODE_READY_LABEL: Final = "egressgateway.kubernetes.azure.com/cni-ready"
 
 OWNING_NAMESPACE_LABEL: Final = f"{GROUP}/owning-gateway-config-namespace"
 OWNING_NAME_LABEL: Final = f"{GROUP}/owning-gateway-config-name"
+RULE_ANNOTATION: Final = f"{GROUP}/load-balancer-rule"
+"""Ours, on a key Secret: the name of the configuration's load balancing rule and probe."""
+IP_CONFIGURATION_ANNOTATION: Final = f"{GROUP}/ip-configuration"
+"""Ours, on a key Secret: the name of its ipConfig, public addresses and managed prefix."""
+
+GO_CONTROLLER_LABEL: Final = "kube-egress-gateway-control-plane"
+"""Label (value ``controller-manager``) of the Go project's controller Deployment."""
+GO_CONTROLLER_LEASE: Final = "0a299682.microsoft.com"
+GO_DAEMON_PREFIX: Final = "kube-egress-gateway-"
+"""Names of the Go project's DaemonSets begin so, on AKS too."""
+AKS_ADDON_NAMESPACE: Final = "aks-static-egress-gateway"
+"""Where AKS runs the DaemonSets of its add-on."""
 
 SYSTEM_NAMESPACE: Final = "kube-egress-gateway-system"
 """Where the components run and key Secrets live, unless told otherwise."""

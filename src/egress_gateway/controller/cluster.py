@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,7 +23,10 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
+from egress_gateway.controller.adopt import annotations_of, names_of
+from egress_gateway.controller.plan import Names
 from egress_gateway.controller.status import Gateways, Notice, notices, status_of
+from egress_gateway.controller.takeover import labels
 from egress_gateway.controller.verdict import Verdict
 from egress_gateway.datapath import keys
 from egress_gateway.kube import resources
@@ -53,6 +56,7 @@ class Cluster:
             client, resources.SECRETS, system_namespace, labels=names.OWNING_NAME_LABEL
         )
         self._fresh: dict[str, resources.Secret] = {}
+        self._names: dict[str, Names] = {}
         self._role: tuple[str, ...] | None = None
 
     @property
@@ -77,6 +81,20 @@ class Cluster:
             if secret.metadata.name.startswith(beginning)
         } | set(self._fresh)
 
+    def names(self, uid: str) -> Names:
+        """Under which names its resources live: as its Secret says, else our own. What was once
+        read stays in force if the Secret is lost: other names would be other addresses."""
+        secret = self._secret(uid)
+        written = secret.metadata.annotations if secret else {}
+        complete = written.keys() >= annotations_of(Names.of(uid)).keys()
+        if complete or uid not in self._names:
+            self._names[uid] = names_of(uid, written)
+        return self._names[uid]
+
+    def adopted(self, taken: Mapping[str, Names]) -> None:
+        """Names that were just recorded: the cache of Secrets may not have heard of it yet."""
+        self._names.update(taken)
+
     def public_key(self, uid: str) -> str:
         """Empty while there is no usable key pair."""
         return _public_key(self._secret(uid))
@@ -93,14 +111,17 @@ class Cluster:
         uid = sgc.metadata.uid
         if self.public_key(uid):
             return
-        document = _key_secret(sgc, self.system_namespace)
+        document = _key_secret(sgc, self.system_namespace, self.names(uid))
         name = names.key_secret(uid)
         try:
             self._fresh[uid] = await self._client.create(resources.SECRETS, document)
         except AlreadyExists:
             found = await self._client.get(resources.SECRETS, name, self.system_namespace)
             if not _public_key(found):
-                patch = {"data": document["data"], "metadata": {"labels": _labels(sgc)}}
+                # NB: what it says of names counts, even if the cache has not seen it.
+                said = annotations_of(self.names(uid)) | found.metadata.annotations
+                metadata = {"labels": labels(resources.SGCS.key(sgc)), "annotations": said}
+                patch = {"data": document["data"], "metadata": metadata}
                 found = await self._client.merge_patch(
                     resources.SECRETS, name, patch, self.system_namespace
                 )
@@ -108,12 +129,13 @@ class Cluster:
             self._fresh[uid] = found
 
     async def forget_keys(self, uid: str) -> None:
-        self._fresh.pop(uid, None)
         try:
             name = names.key_secret(uid)
             await self._client.delete(resources.SECRETS, name, self.system_namespace)
         except NotFound:
-            return
+            pass
+        self._fresh.pop(uid, None)
+        self._names.pop(uid, None)
 
     def distrust(self) -> None:
         """The Role is written again although we know of no change: somebody may have edited it."""
@@ -312,15 +334,7 @@ def _health(node: resources.Node | None) -> tuple[bool, str]:
     return (node.ready, node.spec.provider_id) if node else (False, "")
 
 
-def _labels(sgc: StaticGatewayConfiguration) -> dict[str, str]:
-    return {
-        names.OWNING_NAMESPACE_LABEL: sgc.metadata.namespace,
-        # A label's value is shorter than a name may be; agents never select by it.
-        names.OWNING_NAME_LABEL: sgc.metadata.name[:63].rstrip("-."),
-    }
-
-
-def _key_secret(sgc: StaticGatewayConfiguration, namespace: str) -> dict[str, object]:
+def _key_secret(sgc: StaticGatewayConfiguration, namespace: str, known: Names) -> dict[str, object]:
     """As the Go project writes it: the keys' text form, once more in base64 as Secrets are."""
     pair = keys.generate()
     return {
@@ -330,7 +344,8 @@ def _key_secret(sgc: StaticGatewayConfiguration, namespace: str) -> dict[str, ob
         "metadata": {
             "name": names.key_secret(sgc.metadata.uid),
             "namespace": namespace,
-            "labels": _labels(sgc),
+            "labels": labels(resources.SGCS.key(sgc)),
+            "annotations": annotations_of(known),
         },
         "data": {
             names.SECRET_PRIVATE_KEY: base64.b64encode(pair.private.encode()).decode(),

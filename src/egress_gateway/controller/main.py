@@ -23,6 +23,7 @@ from egress_gateway.cloud.protocol import Cloud
 from egress_gateway.controller.cluster import Cluster
 from egress_gateway.controller.reconcile import ROLE, SURVEY, Reconciler
 from egress_gateway.controller.settings import Settings
+from egress_gateway.controller.takeover import Takeover
 from egress_gateway.kube import config as kube_config
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
@@ -78,7 +79,8 @@ async def _together(*work: Coroutine[Any, Any, None]) -> None:
 async def _lead(settings: Settings, cloud: Cloud, cluster: Cluster, client: Client) -> None:
     async def work() -> None:
         log.info("leading")
-        await _reconcile(settings, cloud, cluster)
+        takeover = Takeover(client, system_namespace=settings.system_namespace)
+        await _reconcile(settings, cloud, cluster, takeover)
 
     if not settings.leader_elect:
         await work()
@@ -93,12 +95,15 @@ async def _lead(settings: Settings, cloud: Cloud, cluster: Cluster, client: Clie
     await election.run(work)
 
 
-async def _reconcile(settings: Settings, cloud: Cloud, cluster: Cluster) -> None:
+async def _reconcile(
+    settings: Settings, cloud: Cloud, cluster: Cluster, takeover: Takeover
+) -> None:
     reconciler = Reconciler(
         cloud,
         cluster,
         drift_interval=settings.drift_interval,
         retry_limit=settings.retry_limit,
+        takeover=takeover,
     )
     reconciler.work.add(ROLE)
     reconciler.work.add(SURVEY)

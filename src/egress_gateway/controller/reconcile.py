@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from egress_gateway.api import names
@@ -29,6 +29,7 @@ from egress_gateway.controller.blame import Ledger, Setback
 from egress_gateway.controller.cluster import Cluster
 from egress_gateway.controller.plan import Names, Plan, Wanted, plan
 from egress_gateway.controller.pools import Target, resolve
+from egress_gateway.controller.takeover import Takeover
 from egress_gateway.controller.verdict import Problem, Verdict
 from egress_gateway.kube.queue import WorkQueue
 
@@ -42,6 +43,8 @@ NODE_SECONDS: Final = 0.5
 MAX_ROUNDS: Final = 12
 """A pass that is not done after so many looks lets the other pools have their turn."""
 AGAIN_SECONDS: Final = 0.2
+RIVAL_SECONDS: Final = 5.0
+"""How often to see whether the Go project's controller has been stopped."""
 
 
 class Reconciler:
@@ -49,10 +52,18 @@ class Reconciler:
     those of ``reports`` (UIDs whose status is to be written)."""
 
     def __init__(
-        self, cloud: Cloud, cluster: Cluster, *, drift_interval: float, retry_limit: float
+        self,
+        cloud: Cloud,
+        cluster: Cluster,
+        *,
+        drift_interval: float,
+        retry_limit: float,
+        takeover: Takeover | None = None,
     ) -> None:
         self._cloud = cloud
         self._cluster = cluster
+        self._takeover = takeover
+        self._blocked = ""
         self._drift = drift_interval
         self._ledger = Ledger(limit=retry_limit)
         self.work: WorkQueue[str] = WorkQueue("pools", backoff=0.5, backoff_limit=retry_limit)
@@ -87,7 +98,7 @@ class Reconciler:
 
     async def pool_pass(self, key: str) -> float | None:
         pool = self._pools.get(key)
-        if pool is None:
+        if pool is None or self._blocked:
             return None
         setback: Setback | None = None
         for _ in range(MAX_ROUNDS):
@@ -126,7 +137,9 @@ class Reconciler:
         live = self._cluster.configurations()
         found = [w for sgc in live.values() if (w := self._want(sgc, pool, clinging))]
         lost = (clinging & self._cluster.recorded()) - live.keys()
-        return found + [Wanted(uid=uid, names=Names.of(uid), leaving=True) for uid in sorted(lost)]
+        return found + [
+            Wanted(uid=uid, names=self._cluster.names(uid), leaving=True) for uid in sorted(lost)
+        ]
 
     def _want(
         self, sgc: StaticGatewayConfiguration, pool: PoolRef, clinging: set[str]
@@ -136,7 +149,7 @@ class Reconciler:
         here = isinstance(target, Target) and target.pool.key == pool.key
         if not here and uid not in clinging:
             return None
-        known = Names.of(uid)
+        known = self._cluster.names(uid)
         if sgc.metadata.deletion_timestamp:
             return Wanted(uid=uid, names=known, leaving=True)
         if isinstance(target, Problem):
@@ -200,6 +213,8 @@ class Reconciler:
     # --- the survey ----------------------------------------------------------------------
 
     async def survey(self) -> float:
+        if await self._must_wait():
+            return min(RIVAL_SECONDS, self._drift)
         live = self._cluster.configurations()
         groups = {s.spec.gateway_vmss_profile.vmss_resource_group for s in live.values()} - {""}
         pools = await self._cloud.pools(sorted(groups))
@@ -216,15 +231,31 @@ class Reconciler:
         self.work.add(ROLE)
         return self._ledger.due(sgc.metadata.uid for sgc in homeless) or self._drift
 
+    async def _must_wait(self) -> bool:
+        """Takes over what the Go project left. True: it still runs, and nothing may be done."""
+        if self._takeover is None:
+            return False
+        live = self._cluster.configurations()
+        outcome = await self._takeover.run(list(live.values()))
+        self._cluster.adopted(outcome.taken)
+        if outcome.blocked and outcome.blocked != self._blocked:
+            log.error("%s", outcome.blocked)
+        self._blocked = outcome.blocked
+        for uid in live if self._blocked else ():
+            self._trouble(uid, Problem(reason=Reason.OTHER_CONTROLLER, message=self._blocked))
+        return bool(self._blocked)
+
     def _learn(self, pools: list[PoolRef], balancer: Balancer, known: set[str]) -> None:
         """Pools that exist, and those of which only the load balancer is left."""
         self._pools = {pool.key: pool for pool in pools}
-        ours = {rule.pool for rule in balancer.rules.values() if rule.name in known}
+        owned = {self._cluster.names(uid): uid for uid in known}
+        rules = {name.rule for name in owned}
+        ours = {rule.pool for rule in balancer.rules.values() if rule.name in rules}
         ours |= {key for key, uids in self._traces.items() if uids & known}
         for key in (ours & balancer.backends) - self._pools.keys():
             self._pools[key] = PoolRef(key=key, kind="vanished")
         self._traces = {
-            key: (self._traces.get(key, set()) & known) | _traced(pool, balancer, known)
+            key: (self._traces.get(key, set()) & known) | _traced(pool, balancer, owned)
             for key, pool in self._pools.items()
         }
         self.surveyed = True
@@ -267,7 +298,7 @@ class Reconciler:
 
     async def _drop_prefix(self, uid: str) -> bool:
         try:
-            await self._cloud.apply(DeletePrefix(name=Names.of(uid).ip_config))
+            await self._cloud.apply(DeletePrefix(name=self._cluster.names(uid).ip_config))
         except CloudError as error:
             log.warning("%s", error, extra={"code": error.code})
             self._say(uid, Verdict(problem=Problem.of(error)))
@@ -356,11 +387,12 @@ def _same_wish(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration)
     )
 
 
-def _traced(pool: PoolRef, balancer: Balancer, known: set[str]) -> set[str]:
+def _traced(pool: PoolRef, balancer: Balancer, owned: Mapping[Names, str]) -> set[str]:
     """UIDs of ours of which the pool's model or the load balancer holds something."""
     rules = {rule.name for rule in balancer.rules.values() if rule.pool == pool.key}
-    configs = {name.removeprefix(names.MANAGED_PREFIX) for name in pool.traces}
-    return (rules | configs) & known
+    return {
+        uid for known, uid in owned.items() if known.rule in rules or known.ip_config in pool.traces
+    }
 
 
 def _deleting() -> Verdict:
