@@ -71,11 +71,23 @@ def pool_properties(given: Mapping[str, Any], version: str) -> dict[str, Any]:
         pool.pop(computed, None)
     pool.setdefault("orchestratorVersion", version)
     pool["currentOrchestratorVersion"] = pool["orchestratorVersion"]
+    sizes = _manual_sizes(pool)
+    if sizes:
+        pool["count"] = sum(int(s.get("count") or 0) for s in sizes)
+        pool["vmSize"] = sizes[0].get("size") or pool["vmSize"]
     if pool["mode"] == "Gateway":
         gateway = dict(pool.get("gatewayProfile") or {})
         gateway.setdefault("publicIPPrefixSize", DEFAULT_PREFIX_SIZE)
         pool["gatewayProfile"] = gateway
     return pool
+
+
+def _manual_sizes(pool: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How a VirtualMachines pool says its number of nodes: by size, not by ``count``."""
+    if pool["type"] != "VirtualMachines":
+        return []
+    scale = (pool.get("virtualMachinesProfile") or {}).get("scale") or {}
+    return list(scale.get("manual") or [])
 
 
 def gateway_enabled(cluster: Document) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from egress_gateway.lab.azure import errors, ids
@@ -12,6 +13,8 @@ from egress_gateway.lab.azure.store import Document, Entry
 
 GROUP = "Microsoft.Resources/resourceGroups"
 CLUSTER = "Microsoft.ContainerService/managedClusters"
+_EQUALITY = re.compile(r"(\w+) eq '([^']*)'")
+_FILTERS = {"resourcetype": "type", "name": "name", "location": "location", "resourcegroup": "id"}
 
 
 class Tenants(Kind):
@@ -173,16 +176,14 @@ class GroupResources(Kind):
 
     async def list(self, call: Call) -> Answer:
         scope = call.id.text.rpartition("/")[0]
-        wanted = call.query.get("$filter", "").lower()
-        shown = [
+        shown: list[Document] = [
             {k: e.document[k] for k in ("id", "name", "type", "location", "tags", "sku")
              if k in e.document}
             for e in self.azure.store.below(scope)
             if e.type != GROUP and e.type.count("/") == 1 and "location" in e.document
         ]  # fmt: skip
-        if wanted.startswith("resourcetype eq "):
-            kind = wanted.removeprefix("resourcetype eq ").strip("'")
-            shown = [r for r in shown if r["type"].lower() == kind]
+        wanted = _equalities(call.query.get("$filter", ""))
+        shown = [r for r in shown if all(_holds(r, *pair) for pair in wanted)]
         return Answer(200, {"value": shown})
 
 
@@ -208,6 +209,24 @@ def subscription(azure: Azure) -> Document:
             "spendingLimit": "Off",
         },
     }
+
+
+def _equalities(text: str) -> list[tuple[str, str]]:
+    """``name eq 'value'`` joined by ``and``, in lower case; the clients at hand send no more."""
+    found = []
+    for part in re.split(r"\band\b", text.lower()) if text else ():
+        term = _EQUALITY.fullmatch(part.strip())
+        if term is None or term[1] not in _FILTERS:
+            message = f"The lab cannot evaluate the filter {text!r}."
+            raise errors.invalid(message, code="InvalidFilterInQueryString")
+        found.append((term[1], term[2]))
+    return found
+
+
+def _holds(resource: Document, key: str, value: str) -> bool:
+    if key == "resourcegroup":
+        return str(resource["id"]).split("/")[4].lower() == value
+    return str(resource.get(_FILTERS[key], "")).lower() == value
 
 
 def _teardown_order(entry: Entry) -> tuple[int, str]:

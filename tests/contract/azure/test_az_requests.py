@@ -1,0 +1,53 @@
+"""What `az` asks in a way of its own, and the SDKs do not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from egress_gateway.lab.azure.client import RequestFailed
+from tests.contract.azure.conftest import Person, make_cluster
+from tests.contract.azure.running import CLUSTER, GROUP, Running
+
+VERSION = "2024-11-01"
+
+
+def test_a_virtual_machines_pool_counts_its_machines_by_size(
+    azure: Running, person: Person
+) -> None:
+    """`az aks nodepool add --vm-set-type VirtualMachines` leaves ``count`` out; `scale` sends the
+    old one along."""
+
+    async def story() -> None:
+        async with person() as client:
+            await make_cluster(client)
+            pool = {
+                "mode": "Gateway",
+                "type": "VirtualMachines",
+                "virtualMachinesProfile": {"scale": {"manual": [{"size": "small", "count": 2}]}},
+            }
+            url = f"{CLUSTER}/agentPools/npvm"
+            made = await client.put(url, {"properties": pool}, "2026-06-01")
+            assert made["properties"]["count"] == 2
+            made["properties"]["virtualMachinesProfile"]["scale"]["manual"][0]["count"] = 1
+            await client.put(url, made, "2026-06-01")
+
+    asyncio.run(story())
+    assert len(azure.emulator.resources.list("Microsoft.Compute/virtualMachines")) == 1
+
+
+def test_a_group_lists_its_own_resources_alone(person: Person) -> None:
+    """`az resource list -g` asks the subscription, with a filter."""
+
+    async def story() -> None:
+        async with person() as client:
+            await make_cluster(client)
+            everywhere = f"{GROUP.rpartition('/resourceGroups/')[0]}/resources"
+            query = f"{VERSION}&$filter=resourceGroup%20eq%20'RG'"
+            listed = await client.get(everywhere, query)
+            assert [r["name"] for r in listed["value"]] == ["aks"]
+            with pytest.raises(RequestFailed, match="filter"):
+                await client.get(everywhere, f"{VERSION}&$filter=tagName%20ne%20'x'")
+
+    asyncio.run(story())
