@@ -65,16 +65,18 @@ def up(name: str, output: str, empty: bool, nodes: int) -> None:
 @_name
 @_output
 def env(name: str, output: str) -> None:
-    """Print what points kubectl and az of a shell at the lab (for `eval`)."""
+    """Print what points kubectl and az of a shell at the lab (for `eval`); az is logged in."""
+    from egress_gateway.lab.azure import clientprofile
+    from egress_gateway.lab.azure.emulator import SUBSCRIPTION, TENANT
+
     handle = _handle(name)
+    folder = handle.path / "azure"
+    clientprofile.prepare(folder, base=handle.azure, subscription=SUBSCRIPTION, tenant=TENANT)
     variables = {
         "KUBECONFIG": str(handle.kubeconfig),
         "EGRESS_GATEWAY_LAB": name,
         "ARM_ENDPOINT": handle.azure,
-        "REQUESTS_CA_BUNDLE": str(handle.ca),
-        "AZURE_CONFIG_DIR": str(handle.path / "azure"),
-        "AZURE_CORE_COLLECT_TELEMETRY": "0",
-        "AZURE_CORE_INSTANCE_DISCOVERY": "false",
+        **clientprofile.environment(folder, handle.ca),
     }
     if output == "json":
         click.echo(json.dumps(variables))
