@@ -136,8 +136,12 @@ class Lab:
         await self.server.start()
 
     async def kubeconfig(self, cluster_id: str, *, admin: bool) -> bytes:
-        name = self._cluster.name if self._cluster else "lab"
-        return self.server.kubeconfig(f"https://{_address(self._kubernetes[0])}", name=name)
+        words = cluster_id.split("/")
+        group, name = words[4], words[-1]
+        # az calls a context "<cluster>-admin" when its user begins with clusterAdmin
+        user = f"{'clusterAdmin' if admin else 'clusterUser'}_{group}_{name}"
+        url = f"https://{_address(self._kubernetes[0])}"
+        return self.server.kubeconfig(url, name=name, user=user)
 
     async def start_machine(self, cluster_id: str, machine: MachineSpec) -> None:
         self._specs[machine.name] = machine

@@ -108,10 +108,10 @@ class ApiServer:
     def admin_token(self) -> str:
         return self.api.authenticator.admin_token
 
-    def kubeconfig(self, server_url: str, *, name: str = "lab") -> bytes:
-        """An administrator's kubeconfig for the server under that URL."""
+    def kubeconfig(self, server_url: str, *, name: str = "lab", user: str = "admin") -> bytes:
+        """An administrator's kubeconfig for the server under that URL; ``user`` is what the file
+        calls the administrator."""
         ca = base64.b64encode(self.api.ca_pem.encode()).decode()
-        user = f"clusterAdmin_{name}"
         return yaml.safe_dump(
             {
                 "apiVersion": "v1",
