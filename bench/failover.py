@@ -1,0 +1,212 @@
+"""What the loss of a gateway costs pods: time without an answer, requests that failed.
+
+Every pod sends 20 requests a second on time, answered or not. A loss takes the gateway that serves
+most of them; afterwards it is given back and the next loss takes the other one. The node agents run
+as shipped, but for a hold-down of 50 ms in place of 3 s and more: it plays no part in noticing a
+loss, and with it a hundred losses would take hours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bench.errors import BenchError
+from bench.figures import Answer, outage, spread, table
+from bench.losses import LOSSES, Loss
+from bench.machine import say
+from bench.options import Options
+from bench.site import DESTINATION, LeanPod, Site, site
+
+RATE: Final = 20.0
+"""Requests a second of each pod."""
+_MOST_PACKETS: Final = 4000.0
+"""Requests a second of all pods together: beyond, the machine itself is what is measured."""
+_PODS: Final = 6
+"""Pods that send requests in the losses by kind; about half are on the gateway that goes."""
+_BEFORE: Final = 1.0
+_WINDOW: Final = 5.0
+"""Seconds in which an outage must end to be counted as ended."""
+_AFTER: Final = 0.5
+_PER_NODE: Final = 220
+_GIVE_UP: Final = 3
+"""A kind of loss that nobody recovers from is tried so often and no more."""
+_TIMES_BY_PODS: Final = {1: 5, 100: 2}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was seen over several losses."""
+
+    outages: list[float] = field(default_factory=list)
+    unrecovered: int = 0
+    failed: int = 0
+    requests: int = 0
+    wrong_requests: int = 0
+    wrong_packets: int = 0
+    losses: int = 0
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            **spread(self.outages, "p50", "p99", "max"),
+            "failed_requests": self.failed,
+            "wrong_address_requests": self.wrong_requests,
+            "wrong_address_packets": self.wrong_packets,
+            "losses": self.losses,
+            "outages": len(self.outages),
+            "outages_not_over_after_5_s": self.unrecovered,
+            "requests": self.requests,
+        }
+
+
+async def run(options: Options) -> dict[str, Any]:
+    unknown = set(options.kinds) - LOSSES.keys()
+    if unknown:
+        raise BenchError(f"unknown kinds of loss: {sorted(unknown)}; there are: {sorted(LOSSES)}")
+    most = max([_PODS, *options.by_pods])
+    workers = max(2, -(-most // _PER_NODE))
+    environment = {"EGRESS_GATEWAY_HOLD_DOWN": "0.05"}
+    async with site(workers=workers, environment=environment) as lab:
+        pods = await lab.make_pods(_PODS, stem="pod", nodes=lab.workers)
+        await lab.attach_all(pods)
+        kinds = {}
+        for kind in options.kinds:
+            kinds[kind] = (await _losses(lab, LOSSES[kind], options.losses, pods)).figures()
+        by_pods = {}
+        for count in sorted(options.by_pods):
+            pods += await _more(lab, count - len(pods))
+            times = _TIMES_BY_PODS.get(count, 1)
+            tally = await _losses(lab, LOSSES["power_cut"], times, pods[:count], kind="datagrams")
+            by_pods[str(count)] = {"rate": _rate(count), **tally.figures()}
+        return {"requests_per_second": RATE, "kinds": kinds, "by_pods": by_pods}
+
+
+async def _more(lab: Site, count: int) -> list[LeanPod]:
+    if count <= 0:
+        return []
+    say(f"failover: attaching {count} more pods")
+    pods = await lab.make_pods(count, stem=f"more{count}", nodes=lab.workers)
+    await lab.attach_all(pods)
+    return pods
+
+
+def _rate(pods: int) -> float:
+    return min(RATE, _MOST_PACKETS / pods)
+
+
+async def _losses(
+    lab: Site, loss: Loss, times: int, pods: list[LeanPod], *, kind: str = "requests"
+) -> Tally:
+    tally = Tally()
+    say(f"failover: {loss.name}, {times} times, {len(pods)} pods")
+    for number in range(times):
+        await _one(lab, loss, pods, kind, tally)
+        if (number + 1) % 5 == 0 or number + 1 == times:
+            shown = spread(tally.outages, "p50", "max")
+            say(f"failover: {loss.name}: {number + 1} of {times}: {shown}")
+        if tally.unrecovered and tally.unrecovered == len(tally.outages) and number >= _GIVE_UP - 1:
+            say(f"failover: {loss.name}: nobody recovers; giving up")
+            break
+    return tally
+
+
+async def _one(lab: Site, loss: Loss, pods: list[LeanPod], kind: str, tally: Tally) -> None:
+    by_gateway = await _served(lab, pods)
+    counted = Counter(by_gateway.values())
+    victim = max(sorted(counted), key=lambda gateway: counted[gateway])
+    affected = {pod for pod, gateway in by_gateway.items() if gateway == victim}
+    wrong = await lab.wrong_packets()
+    await _start(lab, pods, kind)
+    await asyncio.sleep(_BEFORE)
+    undo, event = await loss.strike(lab, victim)
+    await _recovered(lab, pods, affected, event)
+    await asyncio.sleep(_AFTER)
+    end = time.monotonic()
+    answers = await _stop(lab, pods)
+    await undo()
+    tally.losses += 1
+    prefix = ipaddress.ip_network(lab.prefix)
+    for pod in pods:
+        mine = [Answer(*one) for one in answers[pod.name]]
+        during = [a for a in mine if a.sent <= end - _AFTER]
+        tally.requests += len(during)
+        tally.failed += sum(a.answered is None for a in during)
+        tally.wrong_requests += sum(
+            a.source is not None and ipaddress.ip_address(a.source) not in prefix for a in mine
+        )
+        if pod.name in affected:
+            seconds = outage(mine, event, end)
+            tally.outages.append(seconds)
+            tally.unrecovered += seconds >= _WINDOW - 0.1
+    tally.wrong_packets += await lab.wrong_packets() - wrong
+
+
+async def _served(lab: Site, pods: list[LeanPod]) -> dict[str, str]:
+    """The gateway of each pod, told by the address that the Internet sees."""
+    status = (await lab.configuration())["status"]
+    by_public = {g["publicIp"]: g["node"] for g in status["gateways"]}
+    found: dict[str, str] = {}
+    for _ in range(30):
+        for node, names in _by_node(p for p in pods if p.name not in found).items():
+            program = await lab.program(node)
+            seen = await program.call("ask", pods=names, destination=DESTINATION)
+            found |= {pod: by_public[a] for pod, a in seen.items() if a in by_public}
+        if len(found) == len(pods):
+            return found
+        await asyncio.sleep(0.5)
+    missing = sorted({p.name for p in pods} - found.keys())
+    raise BenchError(f"{len(missing)} pods get no answer before the loss: {missing[:3]} …")
+
+
+async def _start(lab: Site, pods: list[LeanPod], kind: str) -> None:
+    for node, names in _by_node(pods).items():
+        await (await lab.program(node)).call(
+            "start", pods=names, destination=DESTINATION, rate=_rate(len(pods)), kind=kind
+        )
+
+
+async def _recovered(lab: Site, pods: list[LeanPod], affected: set[str], event: float) -> None:
+    """Returns when every affected pod had an answer to a request of after the event, and that
+    for a while; after ``_WINDOW`` seconds in any case."""
+    nodes = {pod.node for pod in pods if pod.name in affected}
+    while time.monotonic() < event + _WINDOW:
+        await asyncio.sleep(0.25)
+        # What is sent later than this was not sent into the old way.
+        since = max(event + 0.3, time.monotonic() - 0.5)
+        answered: set[str] = set()
+        for node in nodes:
+            found = await (await lab.program(node)).call("answered", since=since)
+            answered |= set(found["pods"])
+        if affected <= answered and time.monotonic() > event + 1.0:
+            return
+
+
+async def _stop(lab: Site, pods: list[LeanPod]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    programs = [await lab.program(node) for node in _by_node(pods)]
+    for answers in await asyncio.gather(*(program.call("stop") for program in programs)):
+        found |= answers
+    return found
+
+
+def _by_node(pods: Any) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for pod in pods:
+        found.setdefault(pod.node, []).append(pod.name)
+    return found
+
+
+def shown(result: dict[str, Any]) -> str:
+    columns = ("p50_ms", "p99_ms", "max_ms", "failed_requests", "wrong_address_requests")
+    more = ("wrong_address_packets", "outages", "outages_not_over_after_5_s")
+    head = ("p50 ms", "p99 ms", "max ms", "failed", "wrong", "wrong packets", "outages", "> 5 s")
+    kinds = [(k, *(v[c] for c in (*columns, *more))) for k, v in result["kinds"].items()]
+    by_pods = [
+        (f"power cut, {k} pods", *(v[c] for c in (*columns, *more)))
+        for k, v in result["by_pods"].items()
+    ]
+    return table(("loss", *head), [*kinds, *by_pods])
