@@ -19,7 +19,8 @@ PoolKind = Literal["scale-set", "machines", "vanished"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolRef:
-    """A gateway pool. ``key`` is its name on the load balancer (a scale set's unique id).
+    """A gateway pool. ``key`` is its name on the load balancer (a scale set's unique id, a UUID
+    of the name for a pool of machines).
 
     ``vanished``: only the load balancer still knows it. ``traces`` are the managed ipConfigs of
     its model; ``prefix_size`` is what its tag says (None: no tag); ``subnet`` is the id of the
@@ -89,7 +90,9 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """One gateway machine. ``provider_id`` is its Node's ``spec.providerID``."""
+    """One gateway machine, by the document that carries its ipConfigs (a scale set's instance, a
+    machine's NIC). ``provider_id`` is its Node's ``spec.providerID``; empty: the NIC belongs to
+    no machine, so it can serve nobody."""
 
     id: str
     name: str
@@ -98,6 +101,20 @@ class Instance:
     attachment: Attachment
     primary: IPv4Address | None = None
     addresses: Mapping[str, Address] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicAddress:
+    """A public IP address that we made for one NIC of a pool of machines. ``prefix`` is the id
+    of its prefix (lower case), ``instance`` the NIC's id (empty: it is gone), ``config`` the
+    ipConfig for which it was made, as far as that can be told, ``attached`` whether an ipConfig
+    holds it."""
+
+    name: str
+    prefix: str
+    instance: str = ""
+    config: str = ""
+    attached: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +130,10 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolState:
-    """One pool as it is. ``prefixes`` is keyed by id in lower case; a prefix that cannot be
-    read is the error that says why. ``managed`` are the prefixes that we made, by name."""
+    """One pool as it is. ``model`` is a scale set's; of a pool of machines it sums up the NICs.
+    ``prefixes`` is keyed by id in lower case; a prefix that cannot be read is the error that says
+    why. ``managed`` are the prefixes that we made, by name; ``publics`` the public addresses that
+    we made for this pool's NICs (a scale set makes its own)."""
 
     ref: PoolRef
     model: Attachment = Attachment()
@@ -122,6 +141,7 @@ class PoolState:
     balancer: Balancer = Balancer()
     prefixes: Mapping[str, Prefix | CloudError] = field(default_factory=dict)
     managed: Mapping[str, Prefix] = field(default_factory=dict)
+    publics: tuple[PublicAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +152,13 @@ class CreatePrefix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletePrefix:
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteAddress:
+    """Deletes a public address that we made."""
+
     name: str
 
 
@@ -159,6 +186,8 @@ class WriteModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteInstance:
+    """The same for one machine; public addresses that its ipConfigs need are made first."""
+
     pool: PoolRef
     instance: str
     configs: Mapping[str, str | None]
@@ -166,7 +195,7 @@ class WriteInstance:
     joined: bool
 
 
-Action = CreatePrefix | DeletePrefix | WriteBalancer | WriteModel | WriteInstance
+Action = CreatePrefix | DeletePrefix | DeleteAddress | WriteBalancer | WriteModel | WriteInstance
 
 
 class Cloud(Protocol):

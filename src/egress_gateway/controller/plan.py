@@ -11,7 +11,7 @@ Guarantees, each held by a property test:
 
 Order within a pass: prefixes and load balancer first because the model refers to both, the model
 before the instances (an instance that is born meanwhile is then right), removals last because
-Azure refuses to delete what is referred to.
+Azure refuses to delete what is referred to: public addresses before the prefix that they are of.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from egress_gateway.cloud.protocol import (
     Action,
     Attachment,
     CreatePrefix,
+    DeleteAddress,
     DeletePrefix,
     Instance,
     PoolState,
+    PublicAddress,
     Rule,
     WriteBalancer,
     WriteInstance,
@@ -110,7 +112,7 @@ def plan(
     desired = _Desired(state, everyone, problems, managed_ids)
     stages = (
         desired.prefixes() + desired.balancer_grows(),
-        desired.model(),
+        desired.model() + desired.removed_addresses(),
         desired.instances(),
         desired.balancer_shrinks() + desired.removed_prefixes(),
     )
@@ -250,10 +252,11 @@ class _Desired:
 
     # --- model and instances -------------------------------------------------------------
 
-    def _configs(self, observed: Attachment) -> dict[str, str | None]:
-        """The managed ipConfigs that this document should have."""
+    def _configs(self, observed: Attachment, *, serving: bool = True) -> dict[str, str | None]:
+        """The managed ipConfigs that this document should have. ``serving`` False: a NIC without
+        a machine holds addresses that others need."""
         result = {n: p for n, p in observed.configs.items() if self._stays(n)}
-        for w in self._active:
+        for w in self._active if serving else ():
             result[w.names.ip_config] = None if w.private else self._prefix_id(w)
         return result
 
@@ -265,9 +268,9 @@ class _Desired:
         return wanted.prefix_id or self._managed_ids[wanted.names.ip_config]
 
     def _change(
-        self, observed: Attachment
+        self, observed: Attachment, *, serving: bool = True
     ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
-        configs = self._configs(observed)
+        configs = self._configs(observed, serving=serving)
         joined = bool(configs)
         differ = {
             name
@@ -297,8 +300,8 @@ class _Desired:
         return tuple(step for step in steps if step)
 
     def _instance(self, instance: Instance) -> Step | None:
-        change = self._change(instance.attachment)
-        if change is None and instance.state == "Failed":
+        change = self._change(instance.attachment, serving=bool(instance.provider_id))
+        if change is None and instance.state == "Failed" and instance.provider_id:
             change = self._retry(instance)
         if change is None:
             return None
@@ -340,6 +343,32 @@ class _Desired:
             if name not in managed or managed[name].state == "Failed"
         )
 
+    def removed_addresses(self) -> tuple[Step, ...]:
+        """Public addresses that no NIC holds any more and none is about to."""
+        uids = ((p, self._by_config.get(p.config)) for p in self._state.publics)
+        return tuple(
+            Step(DeleteAddress(name=public.name), frozenset({uid} if uid else ()))
+            for public, uid in uids
+            if self._unused(public, uid)
+        )
+
+    def _unused(self, public: PublicAddress, uid: str | None) -> bool:
+        if public.attached or uid in self._kept:
+            return False
+        users = {
+            w.names.ip_config
+            for w in self._active
+            if not w.private and self._prefix_id(w).lower() == public.prefix
+        }
+        if uid is None:  # left by the Go project, or for a configuration long gone
+            return not public.config and not users
+        if public.config not in users:
+            return True
+        owner = next((i for i in self._state.instances if i.id == public.instance), None)
+        if owner is None or not owner.provider_id:
+            return True
+        return owner.attachment.configs.get(public.config) == public.prefix
+
     def removed_prefixes(self) -> tuple[Step, ...]:
         wanted = self._managing()
         removable = {
@@ -347,10 +376,12 @@ class _Desired:
             for w in self._everyone
             if not w.elsewhere and w.uid not in self._kept
         }
+        going = {step.action for step in self.removed_addresses()}
+        used = {p.prefix for p in self._state.publics if DeleteAddress(name=p.name) not in going}
         return tuple(
             Step(DeletePrefix(name=name), frozenset({uid}))
-            for name in sorted(self._state.managed)
-            if (uid := removable.get(name)) and name not in wanted
+            for name, prefix in sorted(self._state.managed.items())
+            if (uid := removable.get(name)) and name not in wanted and prefix.id.lower() not in used
         )
 
 

@@ -158,6 +158,7 @@ def _traces(wanted: Wanted, state: PoolState) -> bool:
         or name in state.model.configs
         or (name in state.managed and not wanted.elsewhere)
         or any(name in i.attachment.configs for i in state.instances if i.state != "Deleting")
+        or any(public.config == name for public in state.publics)
     )
 
 
@@ -171,7 +172,7 @@ def _serving(
     prefix = None if kept or wanted.private else _network_of(wanted, state)
     if server is None or (prefix is None and not kept and not wanted.private):
         return None, ""
-    alive = [i for i in state.instances if i.state != "Deleting"]
+    alive = [i for i in state.instances if i.state != "Deleting" and i.provider_id]
     network = IPv4Network(prefix) if prefix and not wanted.private else None
     found = {i.id: _gateway(i, wanted, network) for i in alive}
     gateways = tuple(g for g in found.values() if g)

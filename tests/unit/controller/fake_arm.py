@@ -15,6 +15,7 @@ from typing import Any
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.machines import pool_key
 
 Json = dict[str, Any]
 SUB = "00000000-0000-0000-0000-000000000001"
@@ -38,6 +39,9 @@ class FakeArm:
         self.sets: dict[str, Json] = {}
         self.machines: dict[str, list[Json]] = {}
         self.nics: dict[str, Json] = {}
+        self.machine_nic: dict[str, Json] = {}
+        """NICs of pools of machines, by name."""
+        self.publics: dict[str, Json] = {}
         self.brought: dict[str, Json | errors.CloudError] = {}
         self.made: dict[str, Json] = {}
         self.writes: list[str] = []
@@ -106,6 +110,42 @@ class FakeArm:
         self.machines[vmss].append(instance)
         self._sync_nic(instance)
 
+    def add_machines(self, name: str, *, machines: int = 2, size: int = 30) -> str:
+        """A gateway pool of machines; answers its key."""
+        for number in range(machines):
+            self.add_machine(name, number, size=size)
+        return pool_key(name)
+
+    def add_machine(self, pool: str, number: int, *, size: int = 30) -> None:
+        vm, nic = f"aks-{pool}-{number}", f"aks-{pool}-{number}-nic"
+        nic_id = f"{BASE}/Microsoft.Network/networkInterfaces/{nic}"
+        self.machine_nic[nic] = {
+            "id": nic_id,
+            "name": nic,
+            "etag": f'W/"{next(self._etags)}"',
+            "location": "swedencentral",
+            "tags": {
+                "aks-managed-static-gateway-nic": "true",
+                "aks-managed-poolName": pool,
+                "aks-managed-gatewayIPPrefixSize": str(size),
+            },
+            "properties": {
+                "provisioningState": "Succeeded",
+                "enableIPForwarding": True,
+                "virtualMachine": {"id": f"{BASE}/Microsoft.Compute/virtualMachines/{vm}"},
+                "ipConfigurations": [
+                    {
+                        "name": "ipconfig1",
+                        "properties": {
+                            "primary": True,
+                            "subnet": {"id": SUBNET},
+                            "privateIPAddress": self._private_address(),
+                        },
+                    }
+                ],
+            },
+        }
+
     def add_prefix(self, name: str, size: int = 30, *, group: str = "rg") -> str:
         prefix_id = (
             f"/subscriptions/{SUB}/resourceGroups/{group}"
@@ -173,7 +213,7 @@ class FakeArm:
             c.get("public")
             for nic in self.nics.values()
             for c in nic["properties"]["ipConfigurations"]
-        }
+        } | {p["properties"]["ipAddress"] for p in self.publics.values()}
         for address in IPv4Network(document["properties"]["ipPrefix"]):
             if str(address) not in used:
                 return str(address)
@@ -198,7 +238,8 @@ class FakeArm:
             found |= _managed(profile)
             for instance in self.machines[vmss]:
                 found |= _managed(instance["properties"]["networkProfileConfiguration"])
-        return found
+        nics = list(self.machine_nic.values())
+        return found | _managed({"networkInterfaceConfigurations": nics})
 
     # --- ArmClient -----------------------------------------------------------------------
 
@@ -230,7 +271,7 @@ class FakeArm:
         self.balancer_document = document
 
     def _check_members(self, backends: set[str]) -> None:
-        for nic in self.nics.values():
+        for nic in [*self.nics.values(), *self.machine_nic.values()]:
             for config in nic["properties"]["ipConfigurations"]:
                 for pool in config["properties"].get("loadBalancerBackendAddressPools") or []:
                     if pool["id"].rsplit("/", 1)[-1] not in backends:
@@ -270,7 +311,78 @@ class FakeArm:
             for config in nic["properties"]["ipConfigurations"]:
                 if config.get("prefix") == document["id"].lower():
                     raise errors.InUse("prefix in use", code="PublicIPPrefixInUse")
+        for public in self.publics.values():
+            if public["properties"]["publicIPPrefix"]["id"].lower() == document["id"].lower():
+                raise errors.InUse("prefix in use", code="InUsePublicIpPrefixCannotBeDeleted")
         del self.made[name]
+
+    async def machine_nics(self, group: str) -> list[Json]:
+        self.reads += 1
+        return copy.deepcopy(list(self.machine_nic.values()))
+
+    async def put_nic(self, group: str, name: str, document: Json, etag: str | None) -> None:
+        self._write(f"nic {name}")
+        old = self.machine_nic[name]
+        if etag and etag != old["etag"]:
+            raise errors.Conflict("the etag has changed", code="PreconditionFailed")
+        self._check_references({"networkInterfaceConfigurations": [document]})
+        had = {c["name"]: c["properties"] for c in old["properties"]["ipConfigurations"]}
+        new = copy.deepcopy(document)
+        for config in new["properties"]["ipConfigurations"]:
+            properties = config["properties"]
+            before = had.get(config["name"], {}).get("privateIPAddress")
+            properties["privateIPAddress"] = before or self._private_address()
+            public = properties.get("publicIPAddress")
+            if public:
+                self._check_public(public["id"], name, config["name"])
+        new["etag"] = f'W/"{next(self._etags)}"'
+        new["properties"]["provisioningState"] = "Succeeded"
+        self.machine_nic[name] = new
+        self._show_holders()
+
+    def _check_public(self, public_id: str, nic: str, config: str) -> None:
+        found = next((p for p in self.publics.values() if p["id"] == public_id), None)
+        if found is None:
+            raise errors.Failed("no such address", code="InvalidResourceReference")
+        holder = (found["properties"].get("ipConfiguration") or {}).get("id")
+        if holder not in (None, f"{nic}/{config}"):
+            raise errors.Failed("address in use", code="PublicIPAddressInUse")
+
+    def _show_holders(self) -> None:
+        for public in self.publics.values():
+            public["properties"].pop("ipConfiguration", None)
+        for nic in self.machine_nic.values():
+            for config in nic["properties"]["ipConfigurations"]:
+                held = (config["properties"].get("publicIPAddress") or {}).get("id")
+                for public in self.publics.values():
+                    if public["id"] == held:
+                        holder = {"id": f"{nic['name']}/{config['name']}"}
+                        public["properties"]["ipConfiguration"] = holder
+
+    async def addresses(self, group: str) -> list[Json]:
+        self.reads += 1
+        return copy.deepcopy(list(self.publics.values()))
+
+    async def put_address(self, group: str, name: str, document: Json) -> None:
+        self._write(f"address {name}")
+        prefix = document["properties"]["publicIPPrefix"]["id"]
+        old = self.publics.get(name)
+        if old and old["properties"]["publicIPPrefix"]["id"].lower() != prefix.lower():
+            raise errors.Failed("another prefix", code="PublicIpPrefixCannotBeChanged")
+        if old is None:
+            address = self._allocate(prefix)
+            new = copy.deepcopy(document)
+            new["id"] = f"{BASE}/Microsoft.Network/publicIPAddresses/{name}"
+            new["properties"]["ipAddress"] = address
+            self.publics[name] = new
+
+    async def delete_address(self, group: str, name: str) -> None:
+        self._write(f"delete address {name}")
+        if name not in self.publics:
+            raise errors.NotFound("no such address")
+        if self.publics[name]["properties"].get("ipConfiguration"):
+            raise errors.InUse("address in use", code="PublicIPAddressCannotBeDeleted")
+        del self.publics[name]
 
     async def scale_sets(self, group: str) -> list[Json]:
         self.reads += 1

@@ -42,6 +42,7 @@ def test_every_setting_in_the_environment_exists(workload: dict[str, Any]) -> No
     component = container["command"][1]
     schema = importlib.import_module(SETTINGS[component]).Settings
     known = {f"EGRESS_GATEWAY_{f.name.upper()}" for f in msgspec.structs.fields(schema)}
+    known |= {"EGRESS_GATEWAY_LOG_LEVEL", "EGRESS_GATEWAY_LOG_FORMAT"}  # of every command
     given = {e["name"] for e in container.get("env", ())}
     assert {name for name in given if name.startswith("EGRESS_GATEWAY_")} <= known
 

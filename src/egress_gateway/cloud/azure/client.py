@@ -20,8 +20,8 @@ from prometheus_client import Counter
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.credentials import credential
-from egress_gateway.cloud.azure.documents import Json
 from egress_gateway.cloud.azure.errors import translated
+from egress_gateway.cloud.azure.shapes import Json
 
 CALLS: Final = Counter(
     "egress_gateway_cloud_requests", "Requests to Azure Resource Manager", ["method"]
@@ -116,6 +116,37 @@ class ArmClient:
     async def delete_prefix(self, group: str, name: str) -> None:
         async with _said("delete the public IP prefix", name):
             await (await self._network.public_ip_prefixes.begin_delete(group, name)).result()
+
+    # --- NICs and public addresses of machines -------------------------------------------
+
+    async def machine_nics(self, group: str) -> list[Json]:
+        """The NICs that stand alone; those of scale sets are not among them."""
+        async with _said("list network interfaces", group):
+            return [_json(item) async for item in self._network.network_interfaces.list(group)]
+
+    async def put_nic(self, group: str, name: str, document: Json, etag: str | None) -> None:
+        """The whole document; ``Conflict`` if it changed since ``etag``."""
+        headers = {"If-Match": etag} if etag else {}
+        async with _said("write the network interface", name):
+            poller = await self._network.network_interfaces.begin_create_or_update(
+                group, name, _any(document), headers=headers
+            )
+            await poller.result()
+
+    async def addresses(self, group: str) -> list[Json]:
+        async with _said("list public IP addresses", group):
+            return [_json(item) async for item in self._network.public_ip_addresses.list(group)]
+
+    async def put_address(self, group: str, name: str, document: Json) -> None:
+        async with _said("create the public IP address", name):
+            poller = await self._network.public_ip_addresses.begin_create_or_update(
+                group, name, _any(document)
+            )
+            await poller.result()
+
+    async def delete_address(self, group: str, name: str) -> None:
+        async with _said("delete the public IP address", name):
+            await (await self._network.public_ip_addresses.begin_delete(group, name)).result()
 
     # --- scale sets ----------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""``Cloud`` on Azure: gateway pools that are scale sets, behind one internal load balancer.
+"""``Cloud`` on Azure: gateway pools (scale sets, or machines) behind one internal load balancer.
 
 The load balancer is one document for all pools. Writes to it are read-modify-write under a lock
 with its ETag, so that neither another pool nor another program loses an update. A scale set's
@@ -8,39 +8,64 @@ network profile and an instance's are rewritten from what was read in the same p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from math import inf
+from typing import Any, Final, TypeAlias
 
 from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import documents
 from egress_gateway.cloud.azure.client import ArmClient
 from egress_gateway.cloud.azure.config import AzureConfig
-from egress_gateway.cloud.azure.documents import Json
+from egress_gateway.cloud.azure.machinepools import MachinePools
+from egress_gateway.cloud.azure.machines import summary
+from egress_gateway.cloud.azure.shapes import Json, id_name
 from egress_gateway.cloud.protocol import (
     Action,
     Attachment,
     Balancer,
     CreatePrefix,
+    DeleteAddress,
     DeletePrefix,
     Instance,
     PoolRef,
     PoolState,
     Prefix,
+    PublicAddress,
     WriteBalancer,
     WriteInstance,
     WriteModel,
 )
 
+PREFIX_SECONDS: Final = 1800.0
+"""How long a brought prefix is believed. Its size cannot change, and Azure does not delete it
+under our addresses; a write that is refused forgets all of them."""
+_Machines: TypeAlias = tuple[PoolRef, Attachment, tuple[Instance, ...], tuple[PublicAddress, ...]]
+
 
 class AzureCloud:
     """Implements ``egress_gateway.cloud.protocol.Cloud``."""
 
-    def __init__(self, config: AzureConfig, client: ArmClient | None = None) -> None:
+    def __init__(
+        self,
+        config: AzureConfig,
+        client: ArmClient | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
         self._arm = client or ArmClient(config)
+        self._machine_pools = MachinePools(
+            self._arm,
+            group=config.resource_group,
+            location=config.location,
+            address_path=f"{self._network_path}/publicIPAddresses",
+        )
         self._balancer_lock = asyncio.Lock()
+        self._clock = clock
+        self._prefixes: dict[str, tuple[float, Prefix]] = {}
         self._models: dict[str, list[Json]] = {}
         self._instances: dict[str, list[Json]] = {}
 
@@ -62,11 +87,15 @@ class AzureCloud:
     def _backend_id(self, pool: PoolRef) -> str:
         return f"{self._balancer_id}/backendAddressPools/{pool.key}"
 
-    def managed_prefix_id(self, name: str) -> str:
+    @property
+    def _network_path(self) -> str:
         return (
             f"/subscriptions/{self.subscription}/resourceGroups/{self.resource_group}"
-            f"/providers/Microsoft.Network/publicIPPrefixes/{name}"
+            "/providers/Microsoft.Network"
         )
+
+    def managed_prefix_id(self, name: str) -> str:
+        return f"{self._network_path}/publicIPPrefixes/{name}"
 
     async def close(self) -> None:
         await self._arm.close()
@@ -82,6 +111,7 @@ class AzureCloud:
             except errors.NotFound:
                 continue  # a group that does not exist holds no pool
             found += [documents.read_pool(scale_set) for scale_set in listed]
+        found += await self._machine_pools.pools()
         return [pool for pool in found if pool.key]
 
     async def balancer(self) -> Balancer:
@@ -99,7 +129,7 @@ class AzureCloud:
                 prefix.lower(): group.create_task(_caught(self._prefix(prefix)))
                 for prefix in prefixes
             }
-        ref, model, instances = _value(machines.result())
+        ref, model, instances, publics = _value(machines.result())
         listed = [documents.read_prefix(item) for item in _value(managed.result())]
         return PoolState(
             ref=ref,
@@ -108,9 +138,19 @@ class AzureCloud:
             balancer=_value(balancer.result()),
             prefixes={key: task.result() for key, task in brought.items()},
             managed={prefix.name: prefix for prefix in listed},
+            publics=publics,
         )
 
     async def _prefix(self, prefix_id: str) -> Prefix:
+        read, known = self._prefixes.get(prefix_id.lower(), (-inf, None))
+        if known is not None and self._clock() < read + PREFIX_SECONDS:
+            return known
+        found = await self._read_prefix(prefix_id)
+        if found.network is not None:
+            self._prefixes[prefix_id.lower()] = (self._clock(), found)
+        return found
+
+    async def _read_prefix(self, prefix_id: str) -> Prefix:
         parsed = parse_prefix_id(prefix_id)
         if parsed is None or parsed.subscription.lower() != self.subscription.lower():
             raise errors.NotFound("not a prefix of this subscription", resource=prefix_id)
@@ -118,13 +158,17 @@ class AzureCloud:
             await self._arm.prefix(parsed.resource_group, parsed.name, prefix_id)
         )
 
-    async def _machines(self, pool: PoolRef) -> tuple[PoolRef, Attachment, tuple[Instance, ...]]:
-        if pool.kind == "vanished":
-            return pool, Attachment(others=0), ()
+    async def _machines(self, pool: PoolRef) -> _Machines:
+        if pool.kind == "scale-set":
+            return await self._scale_set(pool)
+        ref, found, publics = await self._machine_pools.observe(pool, self._backend_id(pool))
+        return ref, summary(found), found, publics
+
+    async def _scale_set(self, pool: PoolRef) -> _Machines:
         group, name = pool.resource_group, pool.resource_name
         scale_set = await self._arm.scale_set(group, name)
         if scale_set is None:
-            return replace(pool, kind="vanished"), Attachment(others=0), ()
+            return replace(pool, kind="vanished"), Attachment(others=0), (), ()
         async with asyncio.TaskGroup() as tasks:
             listed = tasks.create_task(_caught(self._arm.instances(group, name)))
             interfaces = tasks.create_task(_caught(self._arm.interfaces(group, name)))
@@ -133,30 +177,39 @@ class AzureCloud:
         self._models[pool.key] = nics
         self._instances[pool.key] = _value(listed.result())
         backend = self._backend_id(pool)
-        return (
-            replace(documents.read_pool(scale_set), name=pool.name),
-            documents.read_attachment(nics, backend),
-            _instances(
-                self._instances[pool.key],
-                _value(interfaces.result()),
-                _value(publics.result()),
-                backend,
-            ),
+        instances = _instances(
+            self._instances[pool.key],
+            _value(interfaces.result()),
+            _value(publics.result()),
+            backend,
         )
+        ref = replace(documents.read_pool(scale_set), name=pool.name)
+        return ref, documents.read_attachment(nics, backend), instances, ()
 
     # --- apply ---------------------------------------------------------------------------
 
     async def apply(self, action: Action) -> None:
+        try:
+            await self._apply(action)
+        except errors.CloudError:
+            self._prefixes.clear()  # what we know of one of them may be why
+            raise
+
+    async def _apply(self, action: Action) -> None:
         match action:
             case CreatePrefix():
                 body = documents.new_prefix(action.name, action.size, self._config.location)
                 await self._arm.put_prefix(self.resource_group, action.name, body)
             case DeletePrefix():
                 await self._delete_prefix(action.name)
+            case DeleteAddress():
+                await self._machine_pools.delete_address(action.name)
             case WriteBalancer():
                 await self._write_balancer(action)
             case WriteModel():
                 await self._write_model(action)
+            case WriteInstance() if action.pool.kind == "machines":
+                await self._machine_pools.write(action, self._backend_id(action.pool))
             case WriteInstance():
                 await self._write_instance(action)
 
@@ -202,7 +255,7 @@ class AzureCloud:
             "location": before.get("location") or self._config.location,
             "properties": {"networkProfileConfiguration": {"networkInterfaceConfigurations": nics}},
         }
-        number = before.get("instanceId") or documents.id_name(before["id"])
+        number = before.get("instanceId") or id_name(before["id"])
         await self._arm.put_instance(pool.resource_group, pool.resource_name, number, body)
 
     def _rewritten(self, nics: list[Json], action: WriteModel | WriteInstance) -> list[Json]:

@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from typing import Any, Final
 
 from egress_gateway.api import names
+from egress_gateway.cloud.azure.shapes import (
+    Json,
+    address_of,
+    group_of,
+    id_name,
+    items_of,
+    properties_of,
+    reference_of,
+    same_id,
+)
 from egress_gateway.cloud.protocol import (
     Address,
     Attachment,
@@ -24,7 +34,6 @@ from egress_gateway.cloud.protocol import (
     WriteBalancer,
 )
 
-Json = dict[str, Any]
 _READ_ONLY: Final = frozenset(
     {
         "provisioningState",
@@ -36,51 +45,16 @@ _READ_ONLY: Final = frozenset(
 _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRules")
 
 
-def same_id(left: str, right: str) -> bool:
-    """Resource ids compare without regard to case."""
-    return left.lower() == right.lower()
-
-
-def id_name(resource_id: str) -> str:
-    """The last segment of a resource id."""
-    return resource_id.rstrip("/").rsplit("/", 1)[-1]
-
-
-def group_of(resource_id: str) -> str:
-    """The resource group inside a resource id; empty if there is none."""
-    parts = resource_id.split("/")
-    lowered = [part.lower() for part in parts]
-    if "resourcegroups" not in lowered:
-        return ""
-    return parts[lowered.index("resourcegroups") + 1]
-
-
-def _items(owner: Mapping[str, Any], key: str) -> list[Json]:
-    return list((owner.get("properties") or {}).get(key) or [])
-
-
-def _properties(item: Mapping[str, Any]) -> Json:
-    return item.get("properties") or {}
-
-
-def _reference(item: Mapping[str, Any], key: str) -> str:
-    return ((_properties(item).get(key)) or {}).get("id") or ""
-
-
-def _address(text: str | None) -> IPv4Address | None:
-    return IPv4Address(text) if text else None
-
-
 # --- load balancer ---------------------------------------------------------------------------
 
 
 def read_balancer(document: Json | None) -> Balancer:
     if document is None:
         return Balancer()
-    probes = {probe["name"]: probe for probe in _items(document, "probes")}
+    probes = {probe["name"]: probe for probe in items_of(document, "probes")}
     rules: dict[str, Rule] = {}
     ports: dict[str, set[int]] = {}
-    for item in _items(document, "loadBalancingRules"):
+    for item in items_of(document, "loadBalancingRules"):
         rule = _read_rule(item, probes)
         rules[rule.name] = rule
         ports.setdefault(rule.pool, set()).update((rule.port, rule.backend_port))
@@ -88,21 +62,21 @@ def read_balancer(document: Json | None) -> Balancer:
         exists=True,
         rules=rules,
         frontends={
-            item["name"]: _address(_properties(item).get("privateIPAddress"))
-            for item in _items(document, "frontendIPConfigurations")
+            item["name"]: address_of(properties_of(item).get("privateIPAddress"))
+            for item in items_of(document, "frontendIPConfigurations")
         },
-        backends=frozenset(item["name"] for item in _items(document, "backendAddressPools")),
+        backends=frozenset(item["name"] for item in items_of(document, "backendAddressPools")),
         ports={pool: frozenset(used) for pool, used in ports.items()},
     )
 
 
 def _read_rule(item: Json, probes: Mapping[str, Json]) -> Rule:
-    properties = _properties(item)
-    probe = _properties(probes.get(id_name(_reference(item, "probe")), {}))
+    properties = properties_of(item)
+    probe = properties_of(probes.get(id_name(reference_of(item, "probe")), {}))
     return Rule(
         name=item["name"],
-        pool=id_name(_reference(item, "backendAddressPool")),
-        frontend=id_name(_reference(item, "frontendIPConfiguration")),
+        pool=id_name(reference_of(item, "backendAddressPool")),
+        frontend=id_name(reference_of(item, "frontendIPConfiguration")),
         port=properties.get("frontendPort") or 0,
         backend_port=properties.get("backendPort") or 0,
         protocol=properties.get("protocol") or "",
@@ -119,7 +93,7 @@ def write_balancer(
     document: Json | None, action: WriteBalancer, *, balancer_id: str, location: str, subnet: str
 ) -> Json | None:
     """The whole document after ``action``; None when nothing is left on the load balancer."""
-    result = _writable(document) if document else _new_balancer(balancer_id, location)
+    result = writable(document) if document else _new_balancer(balancer_id, location)
     properties: Json = result["properties"]
     key = action.pool.key
     here = {r.name for r in read_balancer(document).rules.values() if r.pool == key}
@@ -195,17 +169,17 @@ def _probe(rule: Rule) -> Json:
     }
 
 
-def _writable(document: Json) -> Json:
+def writable(document: Json) -> Json:
     """A copy without read-only fields, which Azure would ignore at best."""
     result: Json = _stripped(copy.deepcopy(document))
     for collection in ("frontendIPConfigurations", "backendAddressPools", "probes"):
-        for item in _items(result, collection):
+        for item in items_of(result, collection):
             for reference in _BACK_REFERENCES:
-                _properties(item).pop(reference, None)
-    for item in _items(result, "backendAddressPools"):
+                properties_of(item).pop(reference, None)
+    for item in items_of(result, "backendAddressPools"):
         # Members that are NICs join by their own ipConfig; listing them here would make the
         # pool one of addresses.
-        _properties(item).pop("loadBalancerBackendAddresses", None)
+        properties_of(item).pop("loadBalancerBackendAddresses", None)
     result.setdefault("properties", {})
     return result
 
@@ -224,7 +198,7 @@ def _stripped(value: Any) -> Any:
 def primary(items: Iterable[Json]) -> Json | None:
     """The primary one of NIC configurations or ipConfigs; a lone one is primary."""
     listed = list(items)
-    chosen = next((i for i in listed if _properties(i).get("primary")), None)
+    chosen = next((i for i in listed if properties_of(i).get("primary")), None)
     return chosen or (listed[0] if len(listed) == 1 else None)
 
 
@@ -232,32 +206,32 @@ def read_attachment(nics: list[Json], backend_id: str) -> Attachment:
     nic = primary(nics)
     if nic is None:
         return Attachment()
-    configs = _items(nic, "ipConfigurations")
+    configs = items_of(nic, "ipConfigurations")
     ours = [c for c in configs if c["name"].startswith(names.MANAGED_PREFIX)]
     return Attachment(
         configs={c["name"]: _prefix_of(c) for c in ours},
-        joined=_joined(primary(configs), backend_id),
+        joined=joins(primary(configs), backend_id),
         others=len(configs) - len(ours),
     )
 
 
 def _prefix_of(config: Json) -> str | None:
-    public = _properties(config).get("publicIPAddressConfiguration")
+    public = properties_of(config).get("publicIPAddressConfiguration")
     if not public:
         return None
     return (((public.get("properties") or {}).get("publicIPPrefix") or {}).get("id") or "").lower()
 
 
-def _joined(config: Json | None, backend_id: str) -> bool:
-    pools = _properties(config or {}).get("loadBalancerBackendAddressPools") or []
+def joins(config: Json | None, backend_id: str) -> bool:
+    pools = properties_of(config or {}).get("loadBalancerBackendAddressPools") or []
     return any(same_id(pool.get("id") or "", backend_id) for pool in pools)
 
 
 def subnet_of(nics: list[Json]) -> str:
     """Id of the subnet of the primary ipConfig."""
     nic = primary(nics)
-    config = primary(_items(nic, "ipConfigurations")) if nic else None
-    return _reference(config, "subnet") if config else ""
+    config = primary(items_of(nic, "ipConfigurations")) if nic else None
+    return reference_of(config, "subnet") if config else ""
 
 
 def write_attachment(
@@ -273,7 +247,7 @@ def write_attachment(
     nic = primary(result)
     if nic is None:
         return result
-    existing = _items(nic, "ipConfigurations")
+    existing = items_of(nic, "ipConfigurations")
     subnet = subnet_of(result)
     mine = set(owned)
     kept = [c for c in existing if c["name"] not in mine or _as_wanted(c, configs)]
@@ -283,7 +257,7 @@ def write_attachment(
     ]
     head = primary(kept)
     if head is not None:
-        _join(head, backend_id, joined)
+        set_joined(head, backend_id, joined)
     nic["properties"]["ipConfigurations"] = [*kept, *added]
     return result
 
@@ -296,7 +270,7 @@ def _as_wanted(config: Json, configs: Mapping[str, str | None]) -> bool:
     return (wanted.lower() if wanted else None) == _prefix_of(config)
 
 
-def _join(config: Json, backend_id: str, joined: bool) -> None:
+def set_joined(config: Json, backend_id: str, joined: bool) -> None:
     properties = config.setdefault("properties", {})
     pools = properties.get("loadBalancerBackendAddressPools") or []
     others = [p for p in pools if not same_id(p.get("id") or "", backend_id)]
@@ -332,13 +306,13 @@ def _ip_config(name: str, prefix: str | None, subnet: str) -> Json:
 
 
 def model_nics(scale_set: Json) -> list[Json]:
-    profile = _properties(scale_set).get("virtualMachineProfile") or {}
+    profile = properties_of(scale_set).get("virtualMachineProfile") or {}
     network = profile.get("networkProfile") or {}
     return list(network.get("networkInterfaceConfigurations") or [])
 
 
 def instance_nics(instance: Json) -> list[Json]:
-    network = _properties(instance).get("networkProfileConfiguration") or {}
+    network = properties_of(instance).get("networkProfileConfiguration") or {}
     return list(network.get("networkInterfaceConfigurations") or [])
 
 
@@ -347,7 +321,7 @@ def read_pool(scale_set: Json) -> PoolRef:
     size = str(tags.get(names.POOL_PREFIX_SIZE_TAG) or "")
     nics = model_nics(scale_set)
     return PoolRef(
-        key=_properties(scale_set).get("uniqueId") or "",
+        key=properties_of(scale_set).get("uniqueId") or "",
         name=tags.get(names.POOL_NAME_TAG) or "",
         resource_id=scale_set["id"],
         resource_group=group_of(scale_set["id"]),
@@ -363,15 +337,15 @@ def read_instance(
 ) -> Instance:
     """``interface`` is the instance's primary NIC; ``publics`` maps the id (lower case) of a
     public IP address to the address."""
-    configs = _items(interface or {}, "ipConfigurations")
+    configs = items_of(interface or {}, "ipConfigurations")
     head = primary(configs)
     return Instance(
         id=instance["id"],
         name=instance.get("name") or id_name(instance["id"]),
         provider_id="azure://" + instance["id"],
-        state=_properties(instance).get("provisioningState") or "",
+        state=properties_of(instance).get("provisioningState") or "",
         attachment=read_attachment(instance_nics(instance), backend_id),
-        primary=_address(_properties(head or {}).get("privateIPAddress")),
+        primary=address_of(properties_of(head or {}).get("privateIPAddress")),
         addresses={
             c["name"]: _addresses(c, publics)
             for c in configs
@@ -381,15 +355,15 @@ def read_instance(
 
 
 def _addresses(config: Json, publics: Mapping[str, str]) -> Address:
-    public = _reference(config, "publicIPAddress").lower()
+    public = reference_of(config, "publicIPAddress").lower()
     return Address(
-        secondary=_address(_properties(config).get("privateIPAddress")),
-        public=_address(publics.get(public)),
+        secondary=address_of(properties_of(config).get("privateIPAddress")),
+        public=address_of(publics.get(public)),
     )
 
 
 def read_prefix(document: Json) -> Prefix:
-    properties = _properties(document)
+    properties = properties_of(document)
     network = properties.get("ipPrefix")
     return Prefix(
         id=document["id"],

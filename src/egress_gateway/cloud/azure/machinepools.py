@@ -1,0 +1,112 @@
+"""Reading and writing pools made of machines: thin calls around ``azure.machines``.
+
+A NIC is rewritten from what was read in the same pass, under its ETag. Public addresses exist
+before the NIC refers to them; those that it leaves behind are found again by the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure import machines
+from egress_gateway.cloud.azure.client import ArmClient
+from egress_gateway.cloud.azure.shapes import Json
+from egress_gateway.cloud.protocol import Instance, PoolRef, PublicAddress, WriteInstance
+
+AT_ONCE: Final = 8
+"""Public addresses made at the same time for one NIC."""
+
+
+class MachinePools:
+    """``location`` and ``address_id`` are those of what is made."""
+
+    def __init__(self, client: ArmClient, *, group: str, location: str, address_path: str) -> None:
+        self._arm = client
+        self._group = group
+        self._location = location
+        self._address_path = address_path
+        self._nics: dict[str, Json] = {}
+        self._publics: dict[str, dict[str, Json]] = {}
+
+    async def pools(self) -> list[PoolRef]:
+        return machines.read_pools(await self._arm.machine_nics(self._group))
+
+    async def observe(
+        self, pool: PoolRef, backend_id: str
+    ) -> tuple[PoolRef, tuple[Instance, ...], tuple[PublicAddress, ...]]:
+        """A pool without any NIC comes back as ``vanished``."""
+        nics, publics = await self._listed(pool)
+        self._publics[pool.key] = publics
+        self._nics |= {nic["id"]: nic for nic in nics}
+        made = machines.read_publics(pool, nics, publics.values())
+        if not nics:
+            return replace(pool, kind="vanished"), (), made
+        found = tuple(machines.read_machine(nic, publics, backend_id) for nic in nics)
+        return machines.read_pool(pool.name, nics), found, made
+
+    async def _listed(self, pool: PoolRef) -> tuple[list[Json], dict[str, Json]]:
+        # NB: addresses first: an address made in between would look unattached, so unwanted.
+        addresses = await self._arm.addresses(self._group)
+        nics = [] if pool.kind == "vanished" else await self._arm.machine_nics(self._group)
+        here = [nic for nic in nics if machines.gateway_pool(nic) == pool.name]
+        return here, {item["id"].lower(): item for item in addresses}
+
+    async def write(self, action: WriteInstance, backend_id: str) -> None:
+        nic = self._nics[action.instance]
+        publics = self._publics[action.pool.key]
+        configs = await self._with_addresses(action, nic, publics)
+        document = machines.write_nic(
+            nic,
+            configs=configs,
+            owned=action.owned,
+            joined=action.joined,
+            backend_id=backend_id,
+        )
+        await self._arm.put_nic(self._group, nic["name"], document, nic.get("etag"))
+
+    async def _with_addresses(
+        self, action: WriteInstance, nic: Json, publics: Mapping[str, Json]
+    ) -> dict[str, str | None]:
+        """ipConfig → id of its public address, made if need be."""
+        result: dict[str, str | None] = {}
+        missing: dict[str, tuple[str, str]] = {}
+        for config, prefix in action.configs.items():
+            if prefix is None:
+                result[config] = None
+                continue
+            name, found = machines.address_for(
+                config, prefix, nic, publics, {made for made, _ in missing.values()}
+            )
+            result[config] = found["id"] if found else f"{self._address_path}/{name}"
+            if found is None:
+                missing[config] = (name, prefix)
+        await self._make(action.pool, missing)
+        return result
+
+    async def _make(self, pool: PoolRef, missing: Mapping[str, tuple[str, str]]) -> None:
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def make(config: str, name: str, prefix: str) -> None:
+            body = machines.new_address(
+                name, prefix, location=self._location, pool=pool.key, config=config
+            )
+            async with gate:
+                await self._arm.put_address(self._group, name, body)
+
+        outcomes = await asyncio.gather(
+            *(make(config, name, prefix) for config, (name, prefix) in missing.items()),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def delete_address(self, name: str) -> None:
+        try:
+            await self._arm.delete_address(self._group, name)
+        except errors.NotFound:
+            return

@@ -1,0 +1,44 @@
+"""How Azure's documents are built: ids, ``properties``, references. Absent reads as empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def same_id(left: str, right: str) -> bool:
+    """Resource ids compare without regard to case."""
+    return left.lower() == right.lower()
+
+
+def id_name(resource_id: str) -> str:
+    """The last segment of a resource id."""
+    return resource_id.rstrip("/").rsplit("/", 1)[-1]
+
+
+def group_of(resource_id: str) -> str:
+    """The resource group inside a resource id; empty if there is none."""
+    parts = resource_id.split("/")
+    lowered = [part.lower() for part in parts]
+    if "resourcegroups" not in lowered:
+        return ""
+    return parts[lowered.index("resourcegroups") + 1]
+
+
+def items_of(owner: Mapping[str, Any], key: str) -> list[Json]:
+    return list((owner.get("properties") or {}).get(key) or [])
+
+
+def properties_of(item: Mapping[str, Any]) -> Json:
+    return item.get("properties") or {}
+
+
+def reference_of(item: Mapping[str, Any], key: str) -> str:
+    return ((properties_of(item).get(key)) or {}).get("id") or ""
+
+
+def address_of(text: str | None) -> IPv4Address | None:
+    return IPv4Address(text) if text else None
