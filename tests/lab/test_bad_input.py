@@ -36,7 +36,7 @@ async def remove(world: World, *configurations: str) -> None:
             name,
             lambda found: found is None,
             namespace="default",
-            timeout=30,
+            timeout=90,  # a killed leader's Lease must run out first
         )
 
 
