@@ -68,10 +68,13 @@ class AzureLab:
     def principal(self) -> str:
         return str(self.cluster["identity"]["principalId"])
 
-    async def add_pool(self, name: str, *, count: int = 2, size: int = 30) -> None:
+    async def add_pool(
+        self, name: str, *, count: int = 2, size: int = 30, kind: str = "VirtualMachineScaleSets"
+    ) -> None:
         body = {
             "properties": {
                 "mode": "Gateway",
+                "type": kind,
                 "count": count,
                 "gatewayProfile": {"publicIPPrefixSize": size},
                 "vmSize": "standard_d2pds_v6",
@@ -102,7 +105,7 @@ class AzureLab:
     async def resources(self) -> set[str]:
         """Everything in the node resource group that a person could see there."""
         found = set()
-        for kind in ("loadBalancers", "publicIPPrefixes"):
+        for kind in ("loadBalancers", "publicIPPrefixes", "publicIPAddresses"):
             path = (
                 f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{self.node_group}"
                 f"/providers/Microsoft.Network/{kind}"

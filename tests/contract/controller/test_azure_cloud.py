@@ -36,19 +36,25 @@ def wanted(uid: str, **fields: object) -> Wanted:
     return Wanted(uid=uid, names=Names.of(uid), **given)  # type: ignore[arg-type]
 
 
-async def one_pass(lab: AzureLab, wishes: Iterable[Wanted]) -> tuple[Plan, list[Refusal]]:
+async def look(lab: AzureLab, wishes: Iterable[Wanted], name: str) -> Plan:
     cloud, wishes = lab.cloud, list(wishes)
-    pool = next(p for p in await cloud.pools() if p.name == "npegress")
+    pool = next(p for p in await cloud.pools() if p.name == name)
     state = await cloud.observe(pool, {w.prefix_id for w in wishes if w.prefix_id})
     ids = {w.names.ip_config: cloud.managed_prefix_id(w.names.ip_config) for w in wishes}
-    decided = plan(state, wishes, subscription=cloud.subscription, managed_ids=ids)
-    return decided, await apply(cloud, decided)
+    return plan(state, wishes, subscription=cloud.subscription, managed_ids=ids)
 
 
-async def settle(lab: AzureLab, wishes: Iterable[Wanted]) -> Plan:
+async def one_pass(
+    lab: AzureLab, wishes: Iterable[Wanted], pool: str = "npegress"
+) -> tuple[Plan, list[Refusal]]:
+    decided = await look(lab, wishes, pool)
+    return decided, await apply(lab.cloud, decided)
+
+
+async def settle(lab: AzureLab, wishes: Iterable[Wanted], pool: str = "npegress") -> Plan:
     wishes = list(wishes)
     for _ in range(6):
-        decided, refusals = await one_pass(lab, wishes)
+        decided, refusals = await one_pass(lab, wishes, pool)
         if decided.empty:
             return decided
         assert not refusals, refusals[0].error
@@ -89,6 +95,69 @@ def test_brought_and_managed_prefix_are_served_and_removed(
         gone = await settle(lab, [wanted("brought", leaving=True), wanted("managed", leaving=True)])
         assert all(verdict.gone for verdict in gone.verdicts.values())
         assert await lab.resources() == before
+
+    in_lab(story)
+
+
+def test_machines_are_served_publicly_and_privately_and_left_as_they_were(
+    in_lab: Callable[[Story], None],
+) -> None:
+    async def story(lab: AzureLab) -> None:
+        await lab.add_pool("npegress", kind="VirtualMachines")
+        before = await lab.resources()
+        prefix = await lab.add_prefix("pip-prefix-egress")
+        await lab.grant(prefix)
+        wishes = [wanted("b", prefix_id=prefix), wanted("m"), wanted("p", private=True)]
+        decided = await settle(lab, wishes)
+        known = {m.provider_id.lower() for m in lab.machines.machines.values()}
+        for uid in "bmp":
+            verdict = decided.verdicts[uid]
+            assert verdict.settled, verdict
+            assert verdict.serving is not None
+            assert {g.provider_id.lower() for g in verdict.serving.gateways} <= known
+            assert len(verdict.serving.gateways) == 2
+        private = decided.verdicts["p"].serving
+        assert private
+        assert private.prefix == ",".join(str(g.secondary) for g in private.gateways)
+        gone = await settle(lab, [wanted(uid, leaving=True) for uid in "bmp"])
+        assert all(verdict.gone for verdict in gone.verdicts.values())
+        assert await lab.resources() == before
+
+    in_lab(story)
+
+
+def test_public_and_private_are_exchanged_on_both_kinds_of_pool(
+    in_lab: Callable[[Story], None],
+) -> None:
+    async def story(lab: AzureLab) -> None:
+        for kind in ("VirtualMachines", "VirtualMachineScaleSets"):
+            pool = "np" + kind[-3:].lower()
+            await lab.add_pool(pool, kind=kind)
+            for private in (False, True, False):
+                wish = wanted(kind, private=private)
+                serving = (await settle(lab, [wish], pool)).verdicts[kind].serving
+                assert serving is not None
+                assert all((g.public is None) == private for g in serving.gateways)
+            await settle(lab, [wanted(kind, leaving=True)], pool)
+
+    in_lab(story)
+
+
+def test_a_nic_that_somebody_else_wrote_meanwhile_is_not_overwritten(
+    in_lab: Callable[[Story], None],
+) -> None:
+    async def story(lab: AzureLab) -> None:
+        await lab.add_pool("npegress", kind="VirtualMachines", count=1)
+        pool = next(p for p in await lab.cloud.pools() if p.name == "npegress")
+        decided = await look(lab, [wanted("p", private=True)], "npegress")
+        nic = await lab.person.get(pool.resource_id, "2024-05-01")
+        await lab.person.put(
+            pool.resource_id, nic | {"tags": nic["tags"] | {"a": "b"}}, "2024-05-01"
+        )
+        (refusal,) = await apply(lab.cloud, decided)
+        assert isinstance(refusal.error, errors.Conflict)
+        await settle(lab, [wanted("p", private=True)])
+        assert (await lab.person.get(pool.resource_id, "2024-05-01"))["tags"]["a"] == "b"
 
     in_lab(story)
 
