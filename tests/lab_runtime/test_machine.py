@@ -260,6 +260,10 @@ def test_rights_are_a_containers_default_set() -> None:
             assert (await finish(node, "ip link del d0", allowed))[0] == 0
             user = replace(spec, user=1000, group=1000, no_new_privileges=True)
             assert (await finish(node, "id -u; id -g", user))[1] == "1000\n1000\n"
+            least = replace(user, capabilities=())
+            look = f"grep -E 'Cap(Prm|Bnd)' /proc/self/status; {sys.executable} -c 'print(1)'"
+            none = "CapPrm:\t0000000000000000\nCapBnd:\t0000000000000000\n1\n"
+            assert (await finish(node, look, least))[1] == none
             sealed = replace(spec, read_only_root=True)
             assert "Read-only" in (await finish(node, "touch /etc/x", sealed))[1]
 

@@ -89,13 +89,17 @@ def join_container(pidfd: int) -> None:
 
 def drop_rights(spec: Spec) -> None:
     """Applies the security context: capabilities, user, no_new_privs."""
+    kept = frozenset(spec["capabilities"])
     if not spec["privileged"]:
-        sc.limit_capabilities(frozenset(spec["capabilities"]))
+        sc.bound_capabilities(kept)
+    # NB: what a change of identity needs goes with that change, not before.
     if spec["group"] is not None:
         os.setgroups([])
         os.setgid(spec["group"])
     if spec["user"]:
         os.setuid(spec["user"])
+    elif not spec["privileged"]:
+        sc.limit_capabilities(kept)
     if spec["no_new_privileges"]:
         sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)
 

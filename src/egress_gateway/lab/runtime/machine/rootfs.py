@@ -9,6 +9,7 @@ neither its machine's files nor deeper stacks of overlays than the kernel allows
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -119,6 +120,19 @@ def _keep(root: str, kept: dict[str, int]) -> None:
         os.close(fd)
 
 
+def _open_way(root: str, paths: list[str]) -> None:
+    """Lets every user come to ``paths``, as in an image: on the host they may lie below a home
+    that is closed to others, and a container need not run as root."""
+    for path in paths:
+        here = resolve(root, path)
+        while here != root:
+            mode = stat.S_IMODE(os.stat(here).st_mode)
+            if not mode & stat.S_IXOTH:
+                with contextlib.suppress(OSError):  # a disk of its own, read-only
+                    os.chmod(here, mode | stat.S_IXGRP | stat.S_IXOTH)  # noqa: S103
+            here = os.path.dirname(here)
+
+
 def enter_machine_root(keep: list[str]) -> None:
     """Builds the machine's root and makes it ``/``. The caller has new mount, PID and network
     namespaces. ``keep``: directories of the host that must stay readable wherever they are."""
@@ -173,6 +187,7 @@ def build_container_root(*, keep: list[str], privileged: bool) -> str:
     _tmpfs(root, "/run", "0755")
     _tmpfs(root, "/tmp", "1777")
     _keep(root, kept)
+    _open_way(root, keep)
     kernel = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
     sc.mount("proc", f"{root}/proc", "proc", kernel)
     sc.mount("sysfs", f"{root}/sys", "sysfs", kernel | (0 if privileged else sc.MS_RDONLY))

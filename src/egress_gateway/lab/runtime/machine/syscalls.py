@@ -174,18 +174,23 @@ def die_with_parent() -> None:
     prctl(PR_SET_PDEATHSIG, 9)
 
 
-def limit_capabilities(kept: frozenset[str]) -> None:
-    """Gives up every capability that is not in ``kept``, for this process and all it starts."""
-    mask = 0
+def bound_capabilities(kept: frozenset[str]) -> None:
+    """No program started from here on gains a capability that is not in ``kept``; what this
+    process has stays until ``limit_capabilities`` or a change of user."""
     for number, name in enumerate(CAPABILITIES):
         if name in kept:
-            mask |= 1 << number
             continue
         try:
             prctl(PR_CAPBSET_DROP, number)
         except OSError:  # an older kernel does not know the last ones
             break
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def limit_capabilities(kept: frozenset[str]) -> None:
+    """Gives up every capability that is not in ``kept``, for this process and all it starts."""
+    bound_capabilities(kept)
+    mask = sum(1 << number for number, name in enumerate(CAPABILITIES) if name in kept)
     header = struct.pack("<Ii", _LINUX_CAPABILITY_VERSION_3, 0)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     sets = struct.pack("<6I", low, low, 0, high, high, 0)
