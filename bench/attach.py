@@ -33,7 +33,7 @@ async def _measure(lab: Site, count: int) -> dict[str, Any]:
         name: []
         for name in ("annotated", "attaching", "ours", "with", "without", "first", "process")
     }
-    failures = wrong = 0
+    failures = 0
     before = await lab.wrong_packets()
     for number, (one, other) in enumerate(zip(annotated, plain, strict=True)):
         # In turn, so that whatever else the machine does falls on all of them alike.
@@ -54,11 +54,16 @@ async def _measure(lab: Site, count: int) -> dict[str, Any]:
         if (number + 1) % 20 == 0:
             median = milliseconds(percentile(times["annotated"][-20:], 50))
             say(f"attach: {number + 1} of {count}, median of the last 20: {median} ms")
-    wrong = await lab.wrong_packets() - before
+    return result(times, failures=failures, wrong=await lab.wrong_packets() - before)
+
+
+def result(times: dict[str, list[float]], *, failures: int, wrong: int) -> dict[str, Any]:
+    """The figures. ``times``: seconds by what was timed; ``failures``: first requests that had
+    to be made again; ``wrong``: packets that the Internet saw from outside the prefix."""
     usual = ("p50", "p95", "p99")
     medians = {name: percentile(values, 50) for name, values in times.items()}
     return {
-        "pods": count,
+        "pods": len(times["annotated"]),
         "annotated": spread(times["annotated"], *usual, "max"),
         "annotated_overhead": spread(times["attaching"], *usual, "max"),
         "unannotated_overhead": spread(times["ours"], *usual, "max"),

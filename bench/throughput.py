@@ -60,7 +60,7 @@ async def run(options: Options) -> dict[str, Any]:
                         samples[mode][way].append(found)
             if number:
                 _tell(number, options.rounds, samples)
-        return _result(options, samples)
+        return result(options, samples)
 
 
 async def _pods(lab: Site) -> dict[str, tuple[str, str]]:
@@ -189,9 +189,11 @@ def _tell(number: int, rounds: int, samples: dict[str, dict[str, list[dict[str, 
     say(f"throughput: round {number} of {rounds}: one TCP stream, Mbit/s: {last}")
 
 
-def _result(
+def result(
     options: Options, samples: dict[str, dict[str, list[dict[str, float]]]]
 ) -> dict[str, Any]:
+    """The figures: medians over the rounds."""
+
     def ratio(mode: str, way: str, other: str) -> float:
         """Median of the rounds' own ratios: what disturbs a round disturbs both."""
         pairs = zip(samples[mode][way], samples[mode][other], strict=True)

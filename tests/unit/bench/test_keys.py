@@ -1,0 +1,89 @@
+"""Names that others read from a benchmark's JSON, and what its command line takes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from bench import controller, failover, throughput
+from bench.attach import result as attach_result
+from bench.failover import Tally
+from bench.options import Options, numbers, runs
+
+
+def plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def test_attach_names_its_figures() -> None:
+    times = {
+        name: [0.01, 0.02]
+        for name in ("annotated", "attaching", "ours", "with", "without", "first", "process")
+    }
+    found = plain(attach_result(times, failures=0, wrong=0))
+    for name in ("annotated", "unannotated_overhead"):
+        assert {"p50_ms", "p95_ms", "p99_ms"} <= found[name].keys()
+    assert found["first_request_ms"] == 10.0
+    assert found["first_request"]["wrong_address_packets"] == 0
+
+
+def test_failover_names_its_figures() -> None:
+    tally = Tally(outages=[0.2, 0.4], failed=3, losses=2)
+    found = plain(tally.figures())
+    assert found["p50_ms"] == 200.0
+    assert found["p99_ms"] == found["max_ms"] == 400.0
+    assert (found["failed_requests"], found["wrong_address_requests"]) == (3, 0)
+    shown = failover.shown({"kinds": {"power_cut": found}, "by_pods": {"100": found}})
+    assert "power cut, 100 pods" in shown
+
+
+def test_throughput_compares_within_a_round() -> None:
+    """A slow round is slow for all ways: it must not show in the ratio."""
+
+    def round_of(mbits: float) -> dict[str, float]:
+        return {"mbits": mbits, "cpu_per_gbit": 1.0, "tunnel_cpu_per_gbit": 0.5}
+
+    ways = {
+        "gateway": [round_of(98), round_of(9.8), round_of(98)],
+        "bare_wireguard": [round_of(100), round_of(10), round_of(100)],
+        "plain_veth": [round_of(1000), round_of(100), round_of(1000)],
+    }
+    samples = {mode: ways for mode in ("tcp_1", "tcp_16", "udp")}
+    found = plain(throughput.result(Options(), samples))
+    assert found["ratio_to_bare_wireguard"] == 0.98
+    assert found["tcp_1"]["gateway"]["mbits"] == 98
+    assert "tcp_16, plain_veth" in throughput.shown(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/s/x/providers/Microsoft.Network/loadBalancers/lb", "loadBalancers"),
+        ("/s/x/providers/Microsoft.Network/publicIPPrefixes", "publicIPPrefixes"),
+        (
+            "/s/providers/Microsoft.Compute/virtualMachineScaleSets/a/virtualMachines/0",
+            "virtualMachineScaleSets/virtualMachines",
+        ),
+        ("/s/providers/Microsoft.Network/locations/l/operations/1", "operations"),
+    ],
+)
+def test_requests_are_told_apart_by_kind(path: str, kind: str) -> None:
+    assert controller.kind_of(path) == kind
+
+
+def test_the_controller_s_table_shows_every_run_and_the_rest() -> None:
+    run: dict[str, Any] = {"configurations": 50, "pools": 1, "seconds": 7.5, "requests": 229}
+    idle: dict[str, Any] = {"configurations": 50, "seconds": 150, "requests": 20}
+    idle |= {"per_hour": 480.0, "per_configuration": 9.6}
+    shown = controller.shown({"runs": [run], "idle": idle})
+    assert "229" in shown
+    assert "9.6" in shown
+
+
+def test_what_the_command_line_takes() -> None:
+    assert runs("1,50,1000x4") == ((1, 1), (50, 1), (1000, 4))
+    assert numbers("1,100") == (1, 100)
+    assert numbers("") == ()
+    with pytest.raises(ValueError, match="invalid literal"):
+        runs("ten")
