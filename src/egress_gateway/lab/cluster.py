@@ -281,9 +281,17 @@ class Lab:
         ]
 
     async def _unexpected(self, arguments: dict[str, Any]) -> Any:
-        """Packets that reached a host of the Internet from outside the networks ``expected``."""
+        """Packets that reached a host of the Internet (``host``: its name, or ``destination``:
+        its address) from outside the networks ``expected``."""
+        if "host" in arguments:
+            destination = self.fabric.names.get(arguments["host"])
+            if destination is None:
+                known = ", ".join(sorted(self.fabric.names))
+                raise ControlError(f"no host {arguments['host']!r} in this lab; there are: {known}")
+        else:
+            destination = IPv4Address(arguments["destination"])
         expected = [IPv4Network(text) for text in arguments["expected"]]
-        seen = self.fabric.internet.unexpected(IPv4Address(arguments["destination"]), expected)
+        seen = self.fabric.internet.unexpected(destination, expected)
         return [
             {"source": str(one.source), "protocol": one.protocol, "packets": one.packets}
             for one in seen

@@ -44,6 +44,7 @@ class Report:
             "pod_addresses": {},
             "failover_ms": None,
             "wrong_address_requests": None,
+            "wrong_address_packets": None,
         }
 
     @contextmanager

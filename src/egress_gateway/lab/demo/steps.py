@@ -26,6 +26,8 @@ from egress_gateway.lab.demo.world import (
 
 POOL: Final = "npegress"
 WHATSMYIP: Final = "http://ifconfig.me"
+OBSERVED: Final = "probe0.lab.example"
+"""A host that nobody else talks to: every packet that reaches it is accounted for."""
 EXCLUDED: Final = "http://whoami.corp.example"
 EXCLUDE_CIDRS: Final = ["10.0.0.0/8", "172.16.0.0/12", "169.254.169.254/32"]
 _PIP = "az network public-ip prefix"
@@ -174,7 +176,7 @@ async def failover(world: World, report: Report) -> None:
     address = await world.curl(pod, WHATSMYIP)
     node = await _gateway_of(world, name, address)
     report.see(f"{pod} leaves through {node} as {address}; 20 requests a second begin")
-    traffic = Traffic(world, pod, WHATSMYIP)
+    traffic = Traffic(world, pod, f"http://{OBSERVED}")
     async with traffic:
         await asyncio.sleep(1.5)
         report.command(f"egress-gateway lab cut {node}    # both directions")
@@ -188,13 +190,18 @@ async def failover(world: World, report: Report) -> None:
         await asyncio.sleep(1.0)
     outage = traffic.outage(cut_at)
     wrong = await _wrong_requests(world, pod, prefix)
+    stray = await world.wrong_packets(OBSERVED, str(prefix))
     after = traffic.last_address
     report.see(f"answered again as {after} after {outage * 1000:.0f} ms without an answer")
-    report.see(f"{traffic.sent} requests, {traffic.failed} failed, {wrong} from a wrong address")
+    report.see(
+        f"{traffic.sent} requests, {traffic.failed} failed, {wrong} from a wrong address;"
+        f" packets from a wrong address: {stray}"
+    )
     report.facts["failover_ms"] = round(outage * 1000)
     report.facts["wrong_address_requests"] = wrong
-    if wrong:
-        raise StepFailed(f"{wrong} requests arrived from an address outside {prefix}")
+    report.facts["wrong_address_packets"] = stray
+    if wrong or stray:
+        raise StepFailed(f"{wrong} requests, {stray} packets arrived from outside {prefix}")
     if after == address:
         raise StepFailed(f"requests still arrive as {after}: the node was not cut off")
     report.command(f"egress-gateway lab mend {node}")

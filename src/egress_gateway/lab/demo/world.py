@@ -151,6 +151,12 @@ class World:
         found: dict[str, dict[str, list[str]]] = await self.control.call("inventory")
         return found
 
+    async def wrong_packets(self, host: str, *expected: str) -> int:
+        """Packets that reached ``host`` on the Internet from outside the networks ``expected``,
+        counted on the wire: requests that failed and strays of closed connections included."""
+        seen = await self.control.call("unexpected", host=host, expected=list(expected))
+        return sum(one["packets"] for one in seen)
+
     # -- Kubernetes, as `kubectl` does it
 
     async def get_credentials(self) -> None:
