@@ -24,6 +24,10 @@ _COMMANDS: Final = {
         "egress_gateway.cli.status:status",
         "Configurations, gateways and pods at a glance.",
     ),
+    "uninstall": (
+        "egress_gateway.cli.uninstall:uninstall",
+        "Take the plugin out of every node, before the components go.",
+    ),
     "wireguard": ("egress_gateway.cli.components:wireguard", "Host of userspace tunnels."),
 }
 

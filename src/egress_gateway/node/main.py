@@ -49,10 +49,18 @@ async def run(settings: Settings) -> None:
     async with Client(access, names.FIELD_MANAGER_NODE) as client:
         readiness = Readiness(_installer(settings), client, settings.node_name)
         if settings.uninstall:
-            await readiness.retire()
+            await _retire(settings, readiness)
             return
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="kernel") as executor:
             await _serve(settings, client, readiness, executor)
+
+
+async def _retire(settings: Settings, readiness: Readiness) -> None:
+    """Until cancelled, so that a DaemonSet that has rolled out says: done on every node."""
+    health = HealthServer(port=settings.health_port)
+    health.add_check("plugin", lambda: readiness.problem)
+    async with _serving(health):
+        await readiness.retire()
 
 
 async def _serve(

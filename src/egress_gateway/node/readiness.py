@@ -53,10 +53,29 @@ class Readiness:
                         await changed.wait()
 
     async def retire(self) -> None:
-        """Takes the label off and the plugin out of the chain."""
-        await self._write(False)
-        for done in self._installer.remove(keep_executable=True):
-            log.info(done)
+        """Takes the label off and the plugin out of the chain, and keeps both so; until
+        cancelled. The executable stays for sandboxes whose runtime still calls it."""
+        self.problem = "the CNI plugin has not been taken out yet"
+        with folder_changes(self._installer.conf_dir) as changed:
+            while True:
+                changed.clear()
+                told = await self._tell(False)
+                removed = self._remove()
+                self.problem = removed or (None if told else "the node's label is still there")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_INTERVAL):
+                        await changed.wait()
+
+    def _remove(self) -> str | None:
+        """What hinders it, if anything."""
+        try:
+            for done in self._installer.remove(keep_executable=True):
+                log.info(done)
+        except InstallError as error:
+            log.warning("CNI plugin is not taken out", extra={"error": str(error)})
+            return str(error)
+        metrics.PLUGIN_IN_PLACE.set(False)
+        return None
 
     def _install(self) -> None:
         before = self.problem
@@ -70,20 +89,25 @@ class Readiness:
                 log.warning("CNI plugin is not in place", extra={"error": self.problem})
         metrics.PLUGIN_IN_PLACE.set(self.problem is None)
 
-    async def _tell(self, ready: bool) -> None:
+    async def _tell(self, ready: bool) -> bool:
+        """Whether the Node says it now, as far as we know."""
         try:
-            await self._write(ready)
+            return await self._write(ready)
         except ApiError as error:
             log.warning("cannot label the node", extra={"error": str(error)})
+            return False
 
-    async def _write(self, ready: bool) -> None:
+    async def _write(self, ready: bool) -> bool:
         # NB: read and written whole, not trimmed: a patch of taints replaces the list.
         node = await self._client.get(NODES.untyped(), self._node)
         patch = node_patch(node, ready=ready)
         if patch:
-            with contextlib.suppress(Conflict):  # next time
+            try:
                 await self._client.merge_patch(NODES.untyped(), self._node, patch)
-                log.info("node label", extra={"ready": ready})
+            except Conflict:  # next time
+                return False
+            log.info("node label", extra={"ready": ready})
+        return True
 
 
 def node_patch(node: dict[str, Any], *, ready: bool) -> dict[str, Any] | None:

@@ -53,7 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """0: that of the link with the node's default route."""
     health_port: int = 8083
     uninstall: bool = False
-    """Take the plugin out of the node's CNI chain, take the node's label off, and end."""
+    """Take the plugin out of the node's CNI chain, take the node's label off, keep it so until
+    stopped, and be ready when it is done."""
 
     def __post_init__(self) -> None:
         try:
