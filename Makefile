@@ -22,10 +22,19 @@ bench: install
 crds: install
 	.venv/bin/python -m egress_gateway.api.crd --write deploy/crds
 
-.PHONY: clients
+.PHONY: manifests clients
+# The chart, rendered: deploy/manifests and the chart's copies of the CRDs.
+manifests: crds
+	@tools/manifests.py --write
+
 # kubectl and helm, once and outside the repository: for `make manifests` and tests with real clients.
 clients: install
 	@tools/kubernetes_clients.py
+
+.PHONY: test-azure-cli
+# docs/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).
+test-azure-cli: install
+	@.venv/bin/pytest -m azure_cli -s tests/azure_cli $(PYTEST_ARGS)
 
 .PHONY: install-run
 install:

@@ -1,0 +1,91 @@
+{{/* Where everything of a release lies in the cluster is fixed: there can be one only, since its
+     kinds, its place in the CNI chain and its Azure resources are the cluster's. */}}
+
+{{- define "seg.image" -}}
+{{- $i := .Values.image -}}
+{{- if $i.digest -}}
+{{ $i.repository }}@{{ $i.digest }}
+{{- else -}}
+{{ $i.repository }}:{{ $i.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{/* Labels of an object. Call with the component's name. */}}
+{{- define "seg.labels" -}}
+app.kubernetes.io/name: static-egress-gateway
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+
+{{/* Labels of a pod: (list component values). */}}
+{{- define "seg.podLabels" -}}
+{{- $component := index . 0 -}}
+app: egress-gateway-{{ $component }}
+{{ include "seg.labels" $component }}
+{{- with (index . 1).podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* What every pod has: (list root values). */}}
+{{- define "seg.placement" -}}
+{{- $root := index . 0 -}}
+{{- $values := index . 1 -}}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Settings as environment variables: (list root values). */}}
+{{- define "seg.settings" -}}
+{{- $root := index . 0 -}}
+- {name: EGRESS_GATEWAY_LOG_LEVEL, value: {{ $root.Values.logging.level }}}
+- {name: EGRESS_GATEWAY_LOG_FORMAT, value: {{ $root.Values.logging.format }}}
+{{- range $key, $value := (index . 1).settings }}
+- name: EGRESS_GATEWAY_{{ $key | snakecase | upper }}
+  value: {{ kindIs "slice" $value | ternary (join "," ($value | default list)) (toString $value) | quote }}
+{{- end }}
+{{- end }}
+
+{{/* Who and where an agent is. */}}
+{{- define "seg.identity" -}}
+- name: EGRESS_GATEWAY_NODE_NAME
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+- name: NODE_NAME
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: POD_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: EGRESS_GATEWAY_SYSTEM_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+{{- end }}
+
+{{/* The annotation and label of the public contract. */}}
+{{- define "seg.annotation" -}}kubernetes.azure.com/static-gateway-configuration{{- end }}
+{{- define "seg.readyLabel" -}}egressgateway.kubernetes.azure.com/cni-ready{{- end }}
+{{- define "seg.group" -}}egressgateway.kubernetes.azure.com{{- end }}
+
+{{/* Annotations of what runs before the chart goes; call with the weight. */}}
+{{- define "seg.hook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
