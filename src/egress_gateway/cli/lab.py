@@ -15,7 +15,21 @@ import click
 from egress_gateway.lab import host
 
 
-@click.group()
+class _Lab(click.Group):
+    """Imports its larger subcommands when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "fault"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "fault":
+            from egress_gateway.cli.lab_faults import fault
+
+            return fault
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Lab)
 def lab() -> None:
     """The whole system on this machine: Azure, network, Kubernetes and our components.
 
@@ -24,14 +38,14 @@ def lab() -> None:
     """
 
 
-_name = click.option("--name", default="default", show_default=True, help="Which lab.")
-_output = click.option(
+name_option = click.option("--name", default="default", show_default=True, help="Which lab.")
+output_option = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
 
 
 @lab.command()
-@_output
+@output_option
 @click.option("--keep", is_flag=True, help="Leave the lab running when the story failed.")
 def demo(output: str, keep: bool) -> None:
     """Play the story: a pod gets an address of its own, with real packets."""
@@ -42,8 +56,8 @@ def demo(output: str, keep: bool) -> None:
 
 
 @lab.command()
-@_name
-@_output
+@name_option
+@output_option
 @click.option("--empty", is_flag=True, help="Only Azure: no resource group, no cluster.")
 @click.option("--nodes", default=3, show_default=True, help="Nodes of the system pool.")
 def up(name: str, output: str, empty: bool, nodes: int) -> None:
@@ -62,14 +76,14 @@ def up(name: str, output: str, empty: bool, nodes: int) -> None:
 
 
 @lab.command()
-@_name
-@_output
+@name_option
+@output_option
 def env(name: str, output: str) -> None:
     """Print what points kubectl and az of a shell at the lab (for `eval`); az is logged in."""
     from egress_gateway.lab.azure import clientprofile
     from egress_gateway.lab.azure.emulator import SUBSCRIPTION, TENANT
 
-    handle = _handle(name)
+    handle = lab_handle(name)
     folder = handle.path / "azure"
     clientprofile.prepare(folder, base=handle.azure, subscription=SUBSCRIPTION, tenant=TENANT)
     variables = {
@@ -86,12 +100,12 @@ def env(name: str, output: str) -> None:
 
 
 @lab.command()
-@_name
-@_output
+@name_option
+@output_option
 def status(name: str, output: str) -> None:
     """Show what runs in the lab."""
-    handle = _handle(name)
-    state = _call(handle, "status")
+    handle = lab_handle(name)
+    state = call_lab(handle, "status")
     if output == "json":
         click.echo(json.dumps(_describe(handle) | state))
         return
@@ -104,10 +118,10 @@ def status(name: str, output: str) -> None:
 
 
 @lab.command()
-@_name
+@name_option
 def down(name: str) -> None:
     """End the lab and everything in it."""
-    host.stop(_handle(name))
+    host.stop(lab_handle(name))
     click.echo(f"lab {name!r} is down")
 
 
@@ -119,37 +133,38 @@ def list_labs() -> None:
 
 
 @lab.command()
-@_name
+@name_option
 @click.argument("node")
 @click.option(
     "--direction", type=click.Choice(["both", "inbound", "outbound", "internet"]), default="both"
 )
 def cut(name: str, node: str, direction: str) -> None:
     """Pull the network cable of NODE."""
-    _call(_handle(name), "cut", node=node, direction=direction)
+    call_lab(lab_handle(name), "cut", node=node, direction=direction)
 
 
 @lab.command()
-@_name
+@name_option
 @click.argument("node")
 def mend(name: str, node: str) -> None:
     """Plug the network cable of NODE in again."""
-    _call(_handle(name), "mend", node=node)
+    call_lab(lab_handle(name), "mend", node=node)
 
 
 @lab.command()
-@_name
+@name_option
 @click.argument("node")
 def kill(name: str, node: str) -> None:
     """Take the power of NODE away: all of its processes end at once."""
-    _call(_handle(name), "power_cut", node=node)
+    call_lab(lab_handle(name), "power_cut", node=node)
 
 
 def _suffix(name: str) -> str:
     return "" if name == "default" else f" --name {shlex.quote(name)}"
 
 
-def _handle(name: str) -> host.LabHandle:
+def lab_handle(name: str) -> host.LabHandle:
+    """The running lab of that name; else an error for the person at the shell."""
     handle = host.find(name)
     if handle is None:
         others = ", ".join(h.name for h in host.running()) or "none"
@@ -172,7 +187,8 @@ def _describe(handle: host.LabHandle) -> dict[str, Any]:
     }
 
 
-def _call(handle: host.LabHandle, operation: str, **arguments: Any) -> Any:
+def call_lab(handle: host.LabHandle, operation: str, **arguments: Any) -> Any:
+    """An operation over the lab's control socket."""
     from egress_gateway.lab.control import ControlClient, ControlError
 
     async def call() -> Any:

@@ -14,7 +14,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Final
@@ -301,12 +300,7 @@ class Lab:
         return await self.fabric.describe()
 
     async def _fault(self, arguments: dict[str, Any]) -> Any:
-        if arguments.get("clear"):
-            self.emulator.faults.clear()
-            return {}
-        if arguments:
-            self.emulator.faults.add(**arguments)
-        return {"faults": [asdict(f) for f in self.emulator.faults.rules()]}
+        return self.emulator.faults.command(arguments)
 
     def _machine(self, name: str) -> MachineSpec:
         found = self._specs.get(name)

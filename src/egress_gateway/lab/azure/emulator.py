@@ -15,7 +15,7 @@ import ssl
 import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -165,8 +165,7 @@ class Emulator:
                 return _respond(Answer(200, found))
             principal = self._authenticate(request)
             who = principal.client_id
-            answer = await self._answer(request, path, principal)
-            self._apply_after(fault, answer)
+            answer = self._apply_after(fault, await self._answer(request, path, principal))
         except ArmError as error:
             answer = Answer(error.status, {"error": error.error()}, error.headers)
         except Exception as error:
@@ -248,16 +247,30 @@ class Emulator:
         if error is not None:
             raise error
 
-    def _apply_after(self, fault: Fault | None, answer: Answer) -> None:
-        url = answer.headers.get("Azure-AsyncOperation", "")
-        if fault is None or fault.kind != "fail-operation" or not url:
-            return
-        name = urlsplit(url).path.rpartition("/")[2]
-        self.azure.operations.fail(name, ArmError(fault.status, fault.code, fault.message))
+    def _apply_after(self, fault: Fault | None, answer: Answer) -> Answer:
+        url = answer.headers.get("Azure-AsyncOperation") or answer.headers.get("Location", "")
+        if fault is None or not url:
+            return answer
+        if fault.kind == "fail-operation":
+            name = urlsplit(url).path.rpartition("/")[2]
+            self.azure.operations.fail(name, ArmError(fault.status, fault.code, fault.message))
+        if fault.kind == "shape":
+            return replace(answer, headers=_announced(answer.headers, url, fault.shape))
+        return answer
 
 
 def _base(request: web.Request) -> str:
     return f"{request.scheme}://{request.host}"
+
+
+def _announced(headers: Mapping[str, str], url: str, shape: str) -> dict[str, str]:
+    """The headers of an accepted operation in another shape."""
+    announced = dict(headers)
+    announced["Azure-AsyncOperation"] = url.replace("/operationResults/", "/operations/")
+    announced["Location"] = url.replace("/operations/", "/operationResults/")
+    if shape != "both":
+        del announced["Location" if shape == "async" else "Azure-AsyncOperation"]
+    return announced
 
 
 def _host(url: str) -> str:
