@@ -67,15 +67,15 @@ affinity:
 {{/* Who and where an agent is. */}}
 {{- define "seg.identity" -}}
 - name: EGRESS_GATEWAY_NODE_NAME
-  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+  valueFrom: {fieldRef: {apiVersion: v1, fieldPath: spec.nodeName}}
 - name: NODE_NAME
-  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+  valueFrom: {fieldRef: {apiVersion: v1, fieldPath: spec.nodeName}}
 - name: POD_NAME
-  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+  valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.name}}
 - name: POD_NAMESPACE
-  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+  valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}}
 - name: EGRESS_GATEWAY_SYSTEM_NAMESPACE
-  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+  valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}}
 {{- end }}
 
 {{/* The annotation and label of the public contract. */}}
