@@ -20,6 +20,8 @@ from egress_gateway.lab.azure.providers.network import PublicIPPrefixes, prefix_
 from egress_gateway.lab.azure.providers.resources import GROUP
 from egress_gateway.lab.azure.store import Document
 
+_UNDER_WAY = ("Creating", "Updating")
+"""States of operations that nobody would end: a snapshot holds resources, not operations."""
 _READ_ONLY = ("publicIPAddresses", "loadBalancerFrontendIpConfiguration")
 
 
@@ -56,6 +58,8 @@ def _order(kind: str) -> int:
 
 def _prepare(azure: Azure, kind: str, document: Document) -> None:
     properties = document["properties"]
+    if properties.get("provisioningState") in _UNDER_WAY:
+        properties["provisioningState"] = "Succeeded"
     if kind == ScaleSets.type:
         document.setdefault("_model", 1)
         document.setdefault("_next", int(document["sku"]["capacity"]))
