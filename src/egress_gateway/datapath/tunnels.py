@@ -9,6 +9,10 @@ Protocol, one JSON line each way over a unix socket, any number of requests per 
 ``{"op": "connect", "name": N}`` is answered with a descriptor (SCM_RIGHTS): a connected
 configuration socket of N, so that callers need not share a mount namespace with it;
 ``{"op": "delete", "name": N}``, ``{"op": "list"}``. Errors: ``{"error": words, "code": WORD}``.
+
+Each process runs as a user of its own with two capabilities. It watches its socket by inotify, and
+Linux allows a user 128 watchers on the whole machine (fs.inotify.max_user_instances): as root,
+some hundred pods would use up what the kubelet needs, and further pods could not start.
 """
 
 from __future__ import annotations
@@ -19,8 +23,11 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import subprocess
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +39,10 @@ SOCKET: Final = Path("/run/egress-gateway/tunnels.sock")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 # wireguard-go insists that its socket's path exists here: it ends when the file goes.
 _SOCKETS: Final = Path("/var/run/wireguard")
+_USERS: Final = range(0x70000000, 0x71000000)
+"""Numbers that nobody else gives to users (https://systemd.io/UIDS-GIDS, "unused")."""
+_CAPABILITIES: Final = "+net_admin,+dac_override"
+"""To make and move an interface, and to open /dev/net/tun where only root may."""
 _READY_SECONDS: Final = 5.0
 _END_SECONDS: Final = 3.0
 
@@ -87,6 +98,12 @@ class Tunnels:
         self._sockets = sockets
         self._processes: dict[str, _Process] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._own_users = shutil.which("setpriv") is not None and _knows_users()
+        if not self._own_users:
+            log.warning(
+                "tunnels run as this user: with setpriv (util-linux), and as root outside a user "
+                "namespace, more than a hundred could run on a machine"
+            )
 
     def names(self) -> list[str]:
         return sorted(n for n, p in self._processes.items() if not p.ended.is_set())
@@ -123,7 +140,7 @@ class Tunnels:
             }
             try:
                 child = subprocess.Popen(
-                    [self._program, name],
+                    command(self._program, name, own_user=self._own_users),
                     env=environment,
                     pass_fds=[listening.fileno()],
                     stdin=subprocess.DEVNULL,
@@ -164,6 +181,25 @@ class Tunnels:
 
     async def close(self) -> None:
         await asyncio.gather(*(self._end(name) for name in list(self._processes)))
+
+
+def command(program: str, name: str, *, own_user: bool) -> Sequence[str]:
+    """What starts an interface; with ``own_user`` as a user that follows from its name."""
+    if not own_user:
+        return [program, name]
+    user = str(_USERS[zlib.crc32(name.encode()) % len(_USERS)])
+    identity = ["--reuid", user, "--regid", user, "--clear-groups"]
+    kept = ["--inh-caps", _CAPABILITIES, "--ambient-caps", _CAPABILITIES]
+    return ["setpriv", *identity, *kept, "--", program, name]
+
+
+def _knows_users() -> bool:
+    """Whether this process may become any user: it is root, and not of a user namespace."""
+    try:
+        lines = Path("/proc/self/uid_map").read_text().split()
+    except OSError:
+        return False
+    return os.geteuid() == 0 and int(lines[-1]) > _USERS[-1]
 
 
 async def _answers(path: Path, process: _Process) -> bool:

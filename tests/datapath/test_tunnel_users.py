@@ -1,0 +1,51 @@
+"""Userspace tunnels do not share one user's allowance of inotify watchers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from egress_gateway.datapath.tunnels import Tunnels, command
+from tests.datapath.box import boxed
+
+
+def test_the_user_follows_from_the_name() -> None:
+    assert command("wireguard-go", "a", own_user=False) == ["wireguard-go", "a"]
+    one, again, other = (command("wireguard-go", n, own_user=True) for n in ("a", "a", "b"))
+    assert one == again
+    assert one[:2] == other[:2] == ["setpriv", "--reuid"]
+    assert one[2] != other[2]
+    assert list(one[-2:]) == ["wireguard-go", "a"]
+
+
+@boxed
+def test_each_tunnel_runs_as_a_user_of_its_own() -> None:
+    """Of root's 128 watchers on a machine none is used up."""
+
+    async def story() -> None:
+        tunnels = Tunnels("wireguard-go", Path("/run/wireguard"))
+        try:
+            for name in ("one", "two", "three"):
+                await tunnels.create(name)
+            assert tunnels.names() == ["one", "three", "two"]
+            users = {name: _user(name) for name in tunnels.names()}
+            assert 0 not in users.values()
+            assert len(set(users.values())) == 3
+        finally:
+            await tunnels.close()
+
+    asyncio.run(story())
+
+
+def _user(name: str) -> int:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if words[-2:-1] == [name.encode()] and words[0].endswith(b"wireguard-go"):
+                return _effective(entry)
+    raise AssertionError(f"no process of {name}")
+
+
+def _effective(process: Path) -> int:
+    line = next(s for s in (process / "status").read_text().splitlines() if s.startswith("Uid:"))
+    return int(line.split()[2])
