@@ -112,6 +112,7 @@ def status(name: str, output: str) -> None:
     click.echo(f"lab {name!r}: pid {handle.pid}, {handle.directory}")
     click.echo(f"  Kubernetes  {handle.kubernetes}")
     click.echo(f"  Azure       {handle.azure}")
+    click.echo(f"  memory      {state['memory_bytes'] / 1e6:.0f} MB, all processes together")
     for machine in state["machines"]:
         shown = ", ".join(machine["addresses"])
         click.echo(f"  {machine['name']:40} {machine['state']:8} {shown}")

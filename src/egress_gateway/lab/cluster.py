@@ -124,6 +124,7 @@ class Lab:
                 "delete it, or start a second lab for another one"
             )
         self._cluster = spec
+        self.server.api.version = f"v{spec.kubernetes_version}"
         await self._install(spec)
 
     async def delete_cluster(self, cluster_id: str) -> None:
@@ -234,6 +235,7 @@ class Lab:
             )
         return {
             "cluster": self._cluster.name if self._cluster else None,
+            "memory_bytes": await asyncio.to_thread(_memory),
             "machines": machines,
             "internet": str(self.fabric.internet.namespace.path),
         }
@@ -308,6 +310,17 @@ class Lab:
             known = ", ".join(sorted(self._specs)) or "none"
             raise ControlError(f"no machine {name!r} in this lab; there are: {known}")
         return found
+
+
+def _memory() -> int:
+    """Bytes that the lab's processes hold together, shared pages counted once (Pss, proc(5)).
+    The lab is PID 1 of its namespace: what ``/proc`` shows is the lab."""
+    total = 0
+    for file in Path("/proc").glob("[0-9]*/smaps_rollup"):
+        with contextlib.suppress(OSError):
+            lines = file.read_text().splitlines()
+            total += sum(int(x.split()[1]) * 1024 for x in lines if x.startswith("Pss:"))
+    return total
 
 
 async def _take_inventory(machine: Running) -> dict[str, list[str]]:
