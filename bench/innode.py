@@ -7,6 +7,7 @@ containerd makes them. Times are seconds; moments are CLOCK_MONOTONIC, one clock
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -58,7 +59,11 @@ class Runtime:
         started = time.monotonic()
         for plugin in network["plugins"]:
             before = time.monotonic()
-            result = _call("ADD", plugin, network, sandbox, result) or result
+            try:
+                result = _call("ADD", plugin, network, sandbox, result) or result
+            except Refused:
+                self._undo(network, sandbox)
+                raise
             if plugin["type"] == names.CNI_PLUGIN:
                 ours = time.monotonic() - before
         seconds = time.monotonic() - started
@@ -76,6 +81,13 @@ class Runtime:
                 _call("DEL", plugin, network, sandbox, result)
             netns.delete(f"cni-{name}")
         return {}
+
+    def _undo(self, network: dict[str, Any], sandbox: Sandbox) -> None:
+        """As a runtime does after a failed ADD."""
+        for plugin in reversed(network["plugins"]):
+            with contextlib.suppress(Refused):
+                _call("DEL", plugin, network, sandbox, None)
+        netns.delete(f"cni-{sandbox.name}")
 
     def first_request(self, name: str, url: str) -> dict[str, Any]:
         """A process starts in the pod and makes a request: seconds from its start to its end."""

@@ -221,9 +221,7 @@ class Site:
                 if done % 50 == 0:
                     say(f"{done} of {len(pods)} pods attached")
 
-        async with asyncio.TaskGroup() as group:
-            for mine in by_node.values():
-                group.create_task(one_node(mine))
+        await asyncio.gather(*(one_node(mine) for mine in by_node.values()))
 
     async def detach(self, pod: LeanPod) -> None:
         """CNI DEL and the end of the object."""
