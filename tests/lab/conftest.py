@@ -41,7 +41,8 @@ class Driver:
     async def _open(self) -> World:
         world = await World(self.handle).__aenter__()
         await world.create_group()
-        await world.create_cluster(nodes=3)
+        # Pools of virtual machines need 1.34.
+        await world.create_cluster(nodes=3, version="1.34")
         await world.get_credentials()
         await world.add_gateway_pool(POOL, nodes=2, prefix_size=30)
         return world

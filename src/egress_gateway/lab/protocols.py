@@ -54,6 +54,8 @@ class MachineSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[tuple[str, str, str], ...] = ()
     """(key, value, effect)."""
+    kubernetes_version: str = ""
+    """Of the kubelet, without the ``v``; empty: the runtime's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

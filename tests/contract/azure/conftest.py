@@ -37,14 +37,14 @@ def person(azure: Running) -> Person:
     return signed_in
 
 
-async def make_cluster(client: ArmClient, **pool: Any) -> dict[str, Any]:
+async def make_cluster(client: ArmClient, version: str = "1.30.5", **pool: Any) -> dict[str, Any]:
     """Group ``rg`` and cluster ``aks`` with the feature enabled and one system node."""
     await client.put(GROUP, {"location": "swedencentral"}, "2024-11-01")
     body = {
         "location": "swedencentral",
         "identity": {"type": "SystemAssigned"},
         "properties": {
-            "kubernetesVersion": "1.30.5",
+            "kubernetesVersion": version,
             "networkProfile": {"staticEgressGatewayProfile": {"enabled": True}},
             "agentPoolProfiles": [{"name": "nodepool1", "count": 1, "mode": "System", **pool}],
         },

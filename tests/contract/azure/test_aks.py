@@ -146,7 +146,7 @@ def test_a_pool_of_virtual_machines_has_machines_and_nics_of_its_own(
 ) -> None:
     async def story() -> None:
         async with person() as client:
-            await make_cluster(client)
+            await make_cluster(client, "1.34")
             pool = await make_gateway_pool(client, type="VirtualMachines")
             machines = f"{NODE_GROUP}/providers/Microsoft.Compute/virtualMachines"
             listed = await client.list(machines, VERSION)

@@ -21,7 +21,7 @@ def test_a_virtual_machines_pool_counts_its_machines_by_size(
 
     async def story() -> None:
         async with person() as client:
-            await make_cluster(client)
+            await make_cluster(client, "1.34")
             pool = {
                 "mode": "Gateway",
                 "type": "VirtualMachines",

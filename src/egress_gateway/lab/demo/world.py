@@ -67,7 +67,7 @@ class World:
     async def create_group(self) -> None:
         await self.arm.put(self.group_id, {"location": LOCATION}, "2024-11-01")
 
-    async def create_cluster(self, *, nodes: int) -> dict[str, Any]:
+    async def create_cluster(self, *, nodes: int, version: str = "1.30.5") -> dict[str, Any]:
         pool = {
             "name": "nodepool1",
             "count": nodes,
@@ -80,7 +80,7 @@ class World:
             "location": LOCATION,
             "identity": {"type": "SystemAssigned"},
             "properties": {
-                "kubernetesVersion": "1.30.5",
+                "kubernetesVersion": version,
                 "dnsPrefix": CLUSTER,
                 "agentPoolProfiles": [pool],
                 "networkProfile": {

@@ -26,7 +26,8 @@ from egress_gateway.lab.kube.tables import table
 from egress_gateway.lab.kube.watch import WatchEvent, open_watch
 
 SERVER_VERSION = "v1.36.3"
-"""The Kubernetes version whose behaviour this server imitates."""
+"""The Kubernetes version whose behaviour this server imitates, and calls itself by unless told
+otherwise (``Api.version``)."""
 
 _SNAPSHOTS = 32
 _NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -45,6 +46,7 @@ class Api:
         self.crud = Crud(self.store, Admission(self.store, self.rbac, services))
         self.ca_pem = ca_pem
         self._address = address
+        self.version = SERVER_VERSION
         self.recorded: dict[tuple[Any, ...], Key] = {}
         """The control plane's own Events, by object, reason and message."""
         self._snapshots: dict[str, list[Object]] = {}
@@ -266,7 +268,7 @@ class Api:
             case ["apis", group, version]:
                 found = discovery.resources(self.registry, group, version)
             case ["version"]:
-                found = _version()
+                found = _version(self.version)
             case ["healthz" | "livez" | "readyz", *_]:
                 return Reply(200, "ok", "text/plain")
             case ["openapi", "v3"]:
@@ -294,12 +296,12 @@ class Api:
         }
 
 
-def _version() -> Object:
-    major, minor, _ = SERVER_VERSION.lstrip("v").split(".")
+def _version(version: str) -> Object:
+    major, minor, _ = version.lstrip("v").split(".")
     return {
         "major": major,
         "minor": minor,
-        "gitVersion": f"{SERVER_VERSION}+lab",
+        "gitVersion": f"{version}+lab",
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",

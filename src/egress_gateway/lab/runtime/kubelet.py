@@ -63,6 +63,8 @@ class Kubelet:
         self._pod_cidr = pod_cidr
         self._platform = platform
         self._settings = settings or KubeletSettings()
+        asked = spec.kubernetes_version
+        self._version = f"v{asked}" if asked else self._settings.kubernetes_version
         self._api = Api(transport)
         self._events = Events(self._api, spec.name)
         self._pods: dict[str, Pod] = {}  # by UID
@@ -167,8 +169,8 @@ class Kubelet:
                 "kernelVersion": _kernel(),
                 "osImage": "static-egress-gateway lab",
                 "containerRuntimeVersion": "lab://1",
-                "kubeletVersion": self._settings.kubernetes_version,
-                "kubeProxyVersion": self._settings.kubernetes_version,
+                "kubeletVersion": self._version,
+                "kubeProxyVersion": self._version,
                 "machineID": self._spec.vm_id,
                 "systemUUID": self._spec.vm_id,
                 "bootID": str(self.node.pid),

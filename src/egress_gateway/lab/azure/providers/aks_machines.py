@@ -132,6 +132,7 @@ class NodePools:
             pool=name,
             labels=aks_rules.node_labels(name, pool, group=group, region=region),
             taints=aks_rules.node_taints(pool),
+            kubernetes_version=pool["currentOrchestratorVersion"],
         )
 
 

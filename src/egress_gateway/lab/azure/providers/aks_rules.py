@@ -21,8 +21,21 @@ DEFAULT_VERSION = "1.33"
 DEFAULT_PREFIX_SIZE = 31
 """Of a gateway pool that names none."""
 POOL_NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
-MIN_PRIVATE_VERSION = (1, 34)
-"""First Kubernetes version whose VirtualMachines gateway pools may do without public IPs."""
+MIN_MACHINES_VERSION = (1, 34)
+"""First Kubernetes version with gateway pools of type VirtualMachines, whose configurations may
+do without public addresses (private IP mode)."""
+
+PATCHES = {
+    "1.30": 14,
+    "1.31": 13,
+    "1.32": 11,
+    "1.33": 7,
+    "1.34": 3,
+    "1.35": 1,
+    "1.36": 3,
+}
+"""Minor versions that the lab offers, and the patch that someone gets who names none."""
+_VERSION = re.compile(r"(\d+\.\d+)(?:\.(\d+))?")
 
 NETWORK_DEFAULTS: dict[str, Any] = {
     "networkPlugin": "azure",
@@ -54,6 +67,50 @@ POOL_DEFAULTS: dict[str, Any] = {
 }
 
 
+def full_version(asked: str) -> str:
+    """A version with its patch: ``1.33`` means the newest 1.33. Raises ``ArmError``."""
+    found = _VERSION.fullmatch(asked)
+    if found is None or found[1] not in PATCHES:
+        raise ArmError(
+            400,
+            "K8sVersionNotSupported",
+            f"Kubernetes version {asked} is not supported in this region. The lab offers "
+            f"{', '.join(PATCHES)}, with or without a patch version.",
+            target="kubernetesVersion",
+        )
+    return f"{found[1]}.{found[2] or PATCHES[found[1]]}"
+
+
+def minor(version: str) -> tuple[int, int]:
+    """(1, 34) of 1.34.2."""
+    words = full_version(version).split(".")
+    return int(words[0]), int(words[1])
+
+
+def check_upgrade(old: str, new: str) -> None:
+    """A control plane goes up, one minor version at a time."""
+    before, after = _numbers(old), _numbers(new)
+    if after < before:
+        raise ArmError(
+            400,
+            "OperationNotAllowed",
+            f"Downgrading the cluster from {old} to {new} is not allowed.",
+            target="kubernetesVersion",
+        )
+    if after[1] > before[1] + 1:
+        raise ArmError(
+            400,
+            "OperationNotAllowed",
+            f"Upgrading Kubernetes version {old} to {new} is not allowed: minor versions cannot "
+            "be skipped.",
+            target="kubernetesVersion",
+        )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(w) for w in full_version(version).split(".")]
+
+
 def network_profile(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The cluster's network profile with the service's defaults."""
     profile = {**NETWORK_DEFAULTS, **{k: v for k, v in (given or {}).items() if v is not None}}
@@ -70,7 +127,7 @@ def pool_properties(given: Mapping[str, Any], version: str) -> dict[str, Any]:
     for computed in ("provisioningState", "powerState", "nodeImageVersion", "eTag"):
         pool.pop(computed, None)
     pool.setdefault("orchestratorVersion", version)
-    pool["currentOrchestratorVersion"] = pool["orchestratorVersion"]
+    pool["currentOrchestratorVersion"] = full_version(str(pool["orchestratorVersion"]))
     sizes = _manual_sizes(pool)
     if sizes:
         pool["count"] = sum(int(s.get("count") or 0) for s in sizes)
@@ -150,6 +207,9 @@ def check_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
         raise invalid(
             "A system node pool must have at least one node.", target="agentPoolProfile.count"
         )
+    _check_version(cluster, name, pool)
+    if gateway_enabled(cluster):
+        _check_pod_subnet(pool)
     if pool["mode"] == "Gateway":
         _check_gateway_pool(cluster, name, pool)
     elif pool.get("gatewayProfile"):
@@ -181,18 +241,42 @@ def _check_gateway_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -
             f"has addresses for {2 ** (32 - size)}.",
             target="agentPoolProfile.count",
         )
-    if pool["enableAutoScaling"]:
+    if pool["enableAutoScaling"] or pool.get("minCount") or pool.get("maxCount"):
         raise invalid(
             f"Gateway node pool {name} cannot use the cluster autoscaler; scale it by hand.",
             target="agentPoolProfile.enableAutoScaling",
         )
     if pool["osType"] != "Linux":
         raise invalid(f"Gateway node pool {name} must run Linux.", target="agentPoolProfile.osType")
+    version = cluster["properties"]["kubernetesVersion"]
+    if pool["type"] == "VirtualMachines" and minor(version) < MIN_MACHINES_VERSION:
+        least = ".".join(map(str, MIN_MACHINES_VERSION))
+        raise invalid(
+            f"Gateway node pool {name} of type VirtualMachines (static egress gateway with private "
+            f"IPs) needs Kubernetes {least} or later; the cluster has {version}. Upgrade the "
+            "cluster, or use --vm-set-type VirtualMachineScaleSets.",
+            target="agentPoolProfile.type",
+        )
+
+
+def _check_pod_subnet(pool: Mapping[str, Any]) -> None:
     if pool.get("podSubnetID"):
         raise invalid(
             "Static egress gateway is not supported with Azure CNI Pod Subnet (dynamic IP "
             "allocation).",
             target="agentPoolProfile.podSubnetID",
+        )
+
+
+def _check_version(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
+    version, plane = pool["orchestratorVersion"], cluster["properties"]["kubernetesVersion"]
+    if _numbers(str(version)) > _numbers(str(plane)):
+        raise ArmError(
+            400,
+            "NodePoolMcVersionIncompatible",
+            f"Node pool version {version} and control plane version {plane} are incompatible: "
+            f"node pool {name} cannot be newer than the control plane.",
+            target="agentPoolProfile.orchestratorVersion",
         )
 
 

@@ -77,11 +77,22 @@ class ManagedClusters(AksKind):
         if old is None:
             self._create(body, profiles)
         else:
-            aks_rules.check_disable(body, self.pools(body["id"]))
+            self._check_update(old, body)
+        properties["currentKubernetesVersion"] = aks_rules.full_version(
+            properties["kubernetesVersion"]
+        )
         for target in _outbound_references(properties):
             self.azure.require(target, body["id"])
         self._accept_pools(body, profiles, create=old is None)
         return body
+
+    def _check_update(self, old: Document, new: Document) -> None:
+        pools = self.pools(new["id"])
+        aks_rules.check_disable(new, pools)
+        versions = (d["properties"]["kubernetesVersion"] for d in (old, new))
+        aks_rules.check_upgrade(*versions)
+        for pool in pools:
+            aks_rules.check_pool(new, pool["name"], pool["properties"])
 
     def _one_outbound(self, call: Call, profile: dict[str, Any]) -> None:
         """What a request names of the three ways replaces the others."""
@@ -115,7 +126,6 @@ class ManagedClusters(AksKind):
         dns = properties.get("dnsPrefix") or body["name"]
         properties.update(
             kubernetesVersion=version,
-            currentKubernetesVersion=version,
             dnsPrefix=dns,
             fqdn=f"{dns}.hcp.{location}.lab.invalid",
             powerState={"code": "Running"},
@@ -193,7 +203,7 @@ class ManagedClusters(AksKind):
         return ClusterSpec(
             cluster_id=cluster["id"],
             name=cluster["name"],
-            kubernetes_version=properties["kubernetesVersion"],
+            kubernetes_version=properties["currentKubernetesVersion"],
             node_resource_group=node_group.name,
             location=cluster["location"],
             subscription=self.azure.subscription,
