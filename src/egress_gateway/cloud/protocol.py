@@ -24,7 +24,7 @@ class PoolRef:
 
     ``vanished``: only the load balancer still knows it. ``traces`` are the managed ipConfigs of
     its model; ``prefix_size`` is what its tag says (None: no tag); ``subnet`` is the id of the
-    subnet of its primary ipConfig.
+    subnet of its primary ipConfig. ``rolling``: a changed model reaches the instances by itself.
     """
 
     key: str
@@ -36,6 +36,7 @@ class PoolRef:
     subnet: str = ""
     kind: PoolKind = "scale-set"
     traces: frozenset[str] = frozenset()
+    rolling: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +120,15 @@ class PublicAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """A public IP prefix: ``size`` is its length in bits, ``network`` its addresses."""
+    """A public IP prefix: ``size`` is its length in bits, ``network`` its addresses, ``used``
+    whether Azure knows of public addresses made from it."""
 
     id: str
     name: str
     size: int
     network: IPv4Network | None = None
     state: str = "Succeeded"
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +156,16 @@ class CreatePrefix:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletePrefix:
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeAddresses:
+    """Makes the public addresses that ``configs`` (name → id of the prefix) will need on a
+    machine, without giving them to it."""
+
+    pool: PoolRef
+    instance: str
+    configs: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +208,15 @@ class WriteInstance:
     joined: bool
 
 
-Action = CreatePrefix | DeletePrefix | DeleteAddress | WriteBalancer | WriteModel | WriteInstance
+Action = (
+    CreatePrefix
+    | DeletePrefix
+    | MakeAddresses
+    | DeleteAddress
+    | WriteBalancer
+    | WriteModel
+    | WriteInstance
+)
 
 
 class Cloud(Protocol):

@@ -205,6 +205,17 @@ class Cluster:
             problems=problems,
         )
 
+    def using(self, sgc: StaticGatewayConfiguration) -> tuple[frozenset[str], frozenset[str]]:
+        """Machines (provider ids in lower case) that the status lists for ``sgc``, and those
+        whose agents say that they serve it."""
+        machines = {n.metadata.name: _machine(n) for n in self.nodes.values()}
+        listed = {gateway.node for gateway in sgc.status.gateways}
+        claimed = {s.metadata.name for s in self.statuses.values() if _serves(s, sgc)}
+        return (
+            frozenset(m for name, m in machines.items() if m and name in listed),
+            frozenset(m for name, m in machines.items() if m and name in claimed),
+        )
+
     async def report(self, uid: str, verdict: Verdict) -> None:
         """Writes the status that ``verdict`` amounts to, if it differs, and its Events."""
         found = self.sgcs.by_index("uid", uid)

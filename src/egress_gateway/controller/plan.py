@@ -16,7 +16,7 @@ Azure refuses to delete what is referred to: public addresses before the prefix 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,6 +28,7 @@ from egress_gateway.cloud.protocol import (
     DeleteAddress,
     DeletePrefix,
     Instance,
+    MakeAddresses,
     PoolState,
     PublicAddress,
     Rule,
@@ -35,7 +36,15 @@ from egress_gateway.cloud.protocol import (
     WriteInstance,
     WriteModel,
 )
-from egress_gateway.controller.verdict import Problem, Verdict, judge, verdict_of
+from egress_gateway.controller.exchange import exchange
+from egress_gateway.controller.verdict import (
+    Problem,
+    Verdict,
+    judge,
+    managed_name,
+    managed_names,
+    verdict_of,
+)
 
 BUSY: Final = frozenset({"Creating", "Updating", "Deleting", "Migrating"})
 """Provisioning states of an instance in which Azure answers a write with 409."""
@@ -64,6 +73,7 @@ class Wanted:
     ``leaving``: nothing of it may stay here. ``problem``: it cannot be had at the moment (bad
     spec, refused before); what exists of it stays as it is. ``prefix_id`` empty: a managed one.
     ``elsewhere``: it leaves this pool for another one, which uses its managed prefix.
+    ``in_use``: machines (provider ids in lower case) whose gateway serves it, or may.
     """
 
     uid: str
@@ -74,6 +84,7 @@ class Wanted:
     leaving: bool = False
     elsewhere: bool = False
     problem: Problem | None = None
+    in_use: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +97,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Stages one after the other; the steps of a stage are independent of each other."""
+    """Stages one after the other; the steps of a stage are independent of each other.
+    ``waiting`` are the configurations that wait for gateways to let go of their old addresses."""
 
     stages: tuple[tuple[Step, ...], ...] = ()
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
 
     @property
     def empty(self) -> bool:
@@ -112,16 +125,24 @@ def plan(
     desired = _Desired(state, everyone, problems, managed_ids)
     stages = (
         desired.prefixes() + desired.balancer_grows(),
-        desired.model() + desired.removed_addresses(),
+        desired.model() + desired.addresses() + desired.removed_addresses(),
         desired.instances(),
         desired.balancer_shrinks() + desired.removed_prefixes(),
     )
     busy = {uid for stage in stages for step in stage for uid in step.uids}
     verdicts = {
-        w.uid: verdict_of(w, state, problems.get(w.uid), desired.rule_of(w), w.uid in busy)
+        w.uid: verdict_of(
+            w,
+            state,
+            problems.get(w.uid),
+            desired.rule_of(w),
+            w.uid in busy,
+            exchange=desired.exchanges.get(w.uid),
+        )
         for w in everyone
     }
-    return Plan(tuple(stage for stage in stages if stage), verdicts)
+    waiting = frozenset(uid for uid, e in desired.exchanges.items() if e.prepared and e.held)
+    return Plan(tuple(stage for stage in stages if stage), verdicts, waiting)
 
 
 def _overfull(
@@ -156,6 +177,11 @@ class _Desired:
         self._by_config = {w.names.ip_config: w.uid for w in everyone}
         self._by_rule = {w.names.rule: w.uid for w in everyone}
         self._rules = self._desired_rules()
+        self.exchanges = {
+            w.uid: found
+            for w in self._active
+            if (found := exchange(w, state, _folded(self._prefix_of(w))))
+        }
 
     def rule_of(self, wanted: Wanted) -> Rule | None:
         return self._rules.get(wanted.names.rule)
@@ -252,25 +278,48 @@ class _Desired:
 
     # --- model and instances -------------------------------------------------------------
 
-    def _configs(self, observed: Attachment, *, serving: bool = True) -> dict[str, str | None]:
+    def _configs(
+        self, observed: Attachment, *, serving: bool = True, held: Collection[str] = ()
+    ) -> dict[str, str | None]:
         """The managed ipConfigs that this document should have. ``serving`` False: a NIC without
-        a machine holds addresses that others need."""
+        a machine holds addresses that others need. ``held``: UIDs that stay as they are."""
         result = {n: p for n, p in observed.configs.items() if self._stays(n)}
         for w in self._active if serving else ():
-            result[w.names.ip_config] = None if w.private else self._prefix_id(w)
+            name = w.names.ip_config
+            if w.uid in held and name in observed.configs:
+                result[name] = observed.configs[name]
+            else:
+                result[name] = self._prefix_of(w)
         return result
+
+    def _prefix_of(self, wanted: Wanted) -> str | None:
+        return None if wanted.private else self._prefix_id(wanted)
+
+    def _held(self, instance: Instance) -> frozenset[str]:
+        """UIDs for whose sake this machine may not be written yet."""
+        return frozenset(uid for uid, e in self.exchanges.items() if instance.id in e.held)
+
+    def _held_model(self) -> frozenset[str]:
+        """A model that rolls itself out waits for the last gateway."""
+        if not self._state.ref.rolling:
+            return frozenset()
+        return frozenset(uid for uid, e in self.exchanges.items() if e.held)
 
     def _stays(self, name: str) -> bool:
         uid = self._by_config.get(name)
         return uid is None or uid in self._kept
 
     def _prefix_id(self, wanted: Wanted) -> str:
-        return wanted.prefix_id or self._managed_ids[wanted.names.ip_config]
+        if wanted.prefix_id:
+            return wanted.prefix_id
+        base = wanted.names.ip_config
+        name = managed_name(wanted, self._state)
+        return self._managed_ids[base] + name.removeprefix(base)
 
     def _change(
-        self, observed: Attachment, *, serving: bool = True
+        self, observed: Attachment, *, serving: bool = True, held: Collection[str] = ()
     ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
-        configs = self._configs(observed, serving=serving)
+        configs = self._configs(observed, serving=serving, held=held)
         joined = bool(configs)
         differ = {
             name
@@ -287,7 +336,7 @@ class _Desired:
     def model(self) -> tuple[Step, ...]:
         if self._state.ref.kind != "scale-set":
             return ()
-        change = self._change(self._state.model)
+        change = self._change(self._state.model, held=self._held_model())
         if change is None:
             return ()
         configs, joined, uids = change
@@ -300,8 +349,9 @@ class _Desired:
         return tuple(step for step in steps if step)
 
     def _instance(self, instance: Instance) -> Step | None:
-        change = self._change(instance.attachment, serving=bool(instance.provider_id))
-        if change is None and instance.state == "Failed" and instance.provider_id:
+        held = self._held(instance)
+        change = self._change(instance.attachment, serving=bool(instance.provider_id), held=held)
+        if change is None and not held and instance.state == "Failed" and instance.provider_id:
             change = self._retry(instance)
         if change is None:
             return None
@@ -333,7 +383,11 @@ class _Desired:
     # --- prefixes ------------------------------------------------------------------------
 
     def _managing(self) -> dict[str, Wanted]:
-        return {w.names.ip_config: w for w in self._active if not w.private and not w.prefix_id}
+        return {
+            managed_name(w, self._state): w
+            for w in self._active
+            if not w.private and not w.prefix_id
+        }
 
     def prefixes(self) -> tuple[Step, ...]:
         managed = self._state.managed
@@ -342,6 +396,26 @@ class _Desired:
             for name, w in self._managing().items()
             if name not in managed or managed[name].state == "Failed"
         )
+
+    def addresses(self) -> tuple[Step, ...]:
+        """Public addresses made ahead of an exchange."""
+        if self._state.ref.kind != "machines":
+            return ()
+        steps = []
+        for w in self._active:
+            found = self.exchanges.get(w.uid)
+            prefix = self._prefix_of(w)
+            if found is None or found.prepared or prefix is None:
+                continue
+            configs = ((w.names.ip_config, prefix),)
+            steps += [
+                Step(
+                    MakeAddresses(pool=self._state.ref, instance=i.id, configs=configs),
+                    frozenset({w.uid}),
+                )
+                for i in found.stale
+            ]
+        return tuple(steps)
 
     def removed_addresses(self) -> tuple[Step, ...]:
         """Public addresses that no NIC holds any more and none is about to."""
@@ -372,17 +446,25 @@ class _Desired:
     def removed_prefixes(self) -> tuple[Step, ...]:
         wanted = self._managing()
         removable = {
-            w.names.ip_config: w.uid
+            name: w.uid
             for w in self._everyone
-            if not w.elsewhere and w.uid not in self._kept
+            if not w.elsewhere and w.uid not in self._kept and not self._exchanging(w)
+            for name in managed_names(w, self._state)
         }
         going = {step.action for step in self.removed_addresses()}
         used = {p.prefix for p in self._state.publics if DeleteAddress(name=p.name) not in going}
         return tuple(
             Step(DeletePrefix(name=name), frozenset({uid}))
             for name, prefix in sorted(self._state.managed.items())
-            if (uid := removable.get(name)) and name not in wanted and prefix.id.lower() not in used
+            if (uid := removable.get(name))
+            and name not in wanted
+            and not prefix.used
+            and prefix.id.lower() not in used
         )
+
+    def _exchanging(self, wanted: Wanted) -> bool:
+        found = self.exchanges.get(wanted.uid)
+        return found is not None and bool(found.held)
 
 
 _PORTS: Final = range(names.PORT_FIRST, names.PORT_LAST + 1)

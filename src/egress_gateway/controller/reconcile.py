@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from egress_gateway.api import names
@@ -43,6 +44,10 @@ NODE_SECONDS: Final = 0.5
 MAX_ROUNDS: Final = 12
 """A pass that is not done after so many looks lets the other pools have their turn."""
 AGAIN_SECONDS: Final = 0.2
+LOOK_SECONDS: Final = 2.0
+"""How often to see whether a gateway has let go, if nobody says so."""
+LET_GO_SECONDS: Final = 60.0
+"""A gateway that is no longer listed and still claims to serve is waited for so long."""
 RIVAL_SECONDS: Final = 5.0
 """How often to see whether the Go project's controller has been stopped."""
 
@@ -59,6 +64,7 @@ class Reconciler:
         drift_interval: float,
         retry_limit: float,
         takeover: Takeover | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cloud = cloud
         self._cluster = cluster
@@ -74,6 +80,12 @@ class Reconciler:
         self._verdicts: dict[str, Verdict] = {}
         self._home: dict[str, str] = {}
         """Where a configuration was last seen in service."""
+        self._writing: dict[str, frozenset[str]] = {}
+        """Machines that a status being written lists."""
+        self._patience: dict[str, tuple[frozenset[str], float]] = {}
+        self._watched: set[str] = set()
+        """UIDs whose pools wait for gateways to let go."""
+        self._clock = clock
         self.surveyed = False
         cluster.on_configuration(self._changed)
         cluster.on_agents(self._agents_changed)
@@ -114,7 +126,7 @@ class Reconciler:
                 return self._tell(setback)
             if decided.empty and not self._ledger.acquit(w.uid for w in wanted):
                 self._ledger.calm(key)
-                return self._ledger.due(w.uid for w in wanted if not w.leaving)
+                return self._due(wanted, gone)
             refusals = await apply(self._cloud, decided)
             setback = self._ledger.judge(key, refusals, wanted)
             if setback and len(refusals) == decided.size:
@@ -122,6 +134,12 @@ class Reconciler:
             if not refusals:
                 self._ledger.acquit(w.uid for w in wanted)
         return AGAIN_SECONDS
+
+    def _due(self, wanted: Iterable[Wanted], gone: set[str]) -> float | None:
+        """When to look again although nothing is left to do."""
+        due = self._ledger.due(w.uid for w in wanted if not w.leaving)
+        waits = any(w.uid in self._watched or (w.leaving and w.uid not in gone) for w in wanted)
+        return min(due or LOOK_SECONDS, LOOK_SECONDS) if waits else due
 
     async def _observe(self, pool: PoolRef, wanted: Iterable[Wanted]) -> PoolState:
         brought = {w.prefix_id for w in wanted if w.prefix_id and not w.leaving}
@@ -154,7 +172,7 @@ class Reconciler:
             return Wanted(uid=uid, names=known, leaving=True)
         if isinstance(target, Problem):
             return Wanted(uid=uid, names=known, problem=target)
-        if not here and self._home.get(uid) == target.pool.key:
+        if not here and (self._moved(sgc, target) or self._crowded(uid)):
             return Wanted(uid=uid, names=known, leaving=True, elsewhere=True)
         if not here:
             waiting = Problem(reason=Reason.PROVISIONING, message="moving to another gateway pool")
@@ -166,7 +184,47 @@ class Reconciler:
             prefix_id=sgc.spec.public_ip_prefix_id,
             prefix_size=target.prefix_size,
             problem=self._ledger.blocked(uid),
+            in_use=self._in_use(sgc),
         )
+
+    def _in_use(self, sgc: StaticGatewayConfiguration) -> frozenset[str]:
+        """Machines under which no address may be exchanged now."""
+        listed, claimed = self._cluster.using(sgc)
+        listed |= self._writing.get(sgc.metadata.uid, frozenset())
+        waiting = self._patient(sgc.metadata.uid, claimed - listed)
+        return listed | claimed if waiting else listed
+
+    def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:
+        """Whether the pool ``target`` serves, and nobody uses the gateways of another any more."""
+        uid = sgc.metadata.uid
+        serving = verdict.serving if (verdict := self._verdicts.get(uid)) else None
+        if self._home.get(uid) != target.pool.key or serving is None:
+            return False
+        new = {gateway.provider_id.lower() for gateway in serving.gateways}
+        listed, claimed = self._cluster.using(sgc)
+        waits = self._patient(f"{uid} moves", (listed | claimed) - new)
+        self._watch(uid, waits)
+        return not waits
+
+    def _crowded(self, uid: str) -> bool:
+        """The pool that it moves to cannot have addresses before this one gives them back."""
+        verdict = self._verdicts.get(uid)
+        problem = verdict.problem if verdict else None
+        return problem is not None and problem.reason == Reason.PREFIX_EXHAUSTED
+
+    def _patient(self, key: str, who: frozenset[str]) -> bool:
+        """Whether ``who`` still is to be waited for."""
+        known, since = self._patience.get(key, (frozenset(), 0.0))
+        if not who:
+            self._patience.pop(key, None)
+        elif who != known:
+            self._patience[key] = (who, self._clock())
+        else:
+            return self._clock() < since + LET_GO_SECONDS
+        return bool(who)
+
+    def _watch(self, uid: str, waits: bool) -> None:
+        (self._watched.add if waits else self._watched.discard)(uid)
 
     async def _prepare(self, wanted: Iterable[Wanted]) -> None:
         """Finalizer and key pair come before anything in the cloud."""
@@ -192,6 +250,7 @@ class Reconciler:
                 clinging.add(w.uid)
             if w.elsewhere:
                 continue
+            self._watch(w.uid, w.uid in decided.waiting)
             if not w.leaving:
                 self._ledger.note(w.uid, verdict, final=decided.empty)
             if verdict.settled:
@@ -294,6 +353,9 @@ class Reconciler:
             self._ledger.forget(uid)
             self._verdicts.pop(uid, None)
             self._home.pop(uid, None)
+            self._watched.discard(uid)
+            for key in (uid, f"{uid} moves"):
+                self._patience.pop(key, None)
             self.work.add(ROLE)
 
     async def _drop_prefix(self, uid: str) -> bool:
@@ -319,6 +381,7 @@ class Reconciler:
                 self.work.add_after(SURVEY, GATHER_SECONDS)
             return
         if old is not None and _same_wish(old, new):
+            self._let_gos({new.metadata.uid})
             return
         uid = new.metadata.uid
         self._ledger.forget(uid)
@@ -334,15 +397,27 @@ class Reconciler:
                     self.work.add_after(key, NODE_SECONDS)
 
     def _agents_changed(self, uids: Iterable[str]) -> None:
-        for uid in uids:
-            if uid in self._verdicts:
-                self.reports.add(uid)
+        told = set(uids)
+        for uid in told & self._verdicts.keys():
+            self.reports.add(uid)
+        self._let_gos(told)
+
+    def _let_gos(self, uids: set[str]) -> None:
+        """A status was written or an agent spoke: somebody may have waited for it."""
+        for uid in uids & self._watched:
+            for key in self._holding(uid):
+                self.work.add(key)
 
     async def report(self, uid: str) -> float | None:
         """Writes one configuration's status."""
         verdict = self._verdicts.get(uid)
         if verdict is not None:
-            await self._cluster.report(uid, verdict)
+            listed = verdict.serving.gateways if verdict.serving else ()
+            self._writing[uid] = frozenset(gateway.provider_id.lower() for gateway in listed)
+            try:
+                await self._cluster.report(uid, verdict)
+            finally:
+                del self._writing[uid]
         return None
 
     # --- small things --------------------------------------------------------------------
@@ -357,6 +432,10 @@ class Reconciler:
     def _say(self, uid: str, verdict: Verdict) -> None:
         self._verdicts[uid] = verdict
         self.reports.add(uid)
+        holding = self._holding(uid)
+        if len(holding) > 1 and self._crowded(uid):
+            for key in holding:
+                self.work.add_after(key, LOOK_SECONDS)
 
     def _trouble(self, uid: str, problem: Problem | None) -> None:
         """Says ``problem`` unless the configuration is in service all the same."""

@@ -14,6 +14,7 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import Instance, PoolState, Prefix, Rule
+from egress_gateway.controller.exchange import Exchange, alive
 
 if TYPE_CHECKING:
     from egress_gateway.controller.plan import Wanted
@@ -95,10 +96,24 @@ def judge(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None
         return None
     if wanted.prefix_id:
         return _judge_brought(wanted, state, subscription)
-    made = state.managed.get(wanted.names.ip_config)
-    if made and made.size != wanted.prefix_size:
-        return _wrong_size(made, wanted.prefix_size)
     return None
+
+
+def managed_names(wanted: Wanted, state: PoolState) -> list[str]:
+    """The managed prefixes that were made for ``wanted``."""
+    base = wanted.names.ip_config
+    return [n for n in state.managed if n == base or n.startswith(f"{base}-")]
+
+
+def managed_name(wanted: Wanted, state: PoolState) -> str:
+    """The managed prefix to use. A prefix cannot change its size: if the one of the usual name
+    has another (the configuration moved to a pool that asks for more), its size is added."""
+    base = wanted.names.ip_config
+    made = state.managed.get(base)
+    sized = f"{base}-{wanted.prefix_size}"
+    if made is None:
+        return sized if sized in state.managed else base
+    return base if made.size == wanted.prefix_size else sized
 
 
 def _judge_brought(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
@@ -136,12 +151,20 @@ def _wrong_size(prefix: Prefix, size: int) -> Problem:
 
 
 def verdict_of(
-    wanted: Wanted, state: PoolState, problem: Problem | None, rule: Rule | None, busy: bool
+    wanted: Wanted,
+    state: PoolState,
+    problem: Problem | None,
+    rule: Rule | None,
+    busy: bool,
+    *,
+    exchange: Exchange | None = None,
 ) -> Verdict:
     """``rule`` is the desired rule; ``busy``: this pass acts for this configuration."""
     if wanted.leaving:
         return Verdict(gone=not busy and not _traces(wanted, state))
     serving, note = _serving(wanted, state, rule, kept=problem is not None)
+    if exchange is not None and (serving is None or not serving.gateways):
+        serving, note = _during(exchange, wanted, state, rule), _exchanging(exchange)
     if problem is None and rule is None:
         problem = Problem(
             reason=Reason.QUOTA, message="no port of 6000-6999 is free on the load balancer"
@@ -156,7 +179,7 @@ def _traces(wanted: Wanted, state: PoolState) -> bool:
     return (
         (rule is not None and rule.pool == state.ref.key)
         or name in state.model.configs
-        or (name in state.managed and not wanted.elsewhere)
+        or (bool(managed_names(wanted, state)) and not wanted.elsewhere)
         or any(name in i.attachment.configs for i in state.instances if i.state != "Deleting")
         or any(public.config == name for public in state.publics)
     )
@@ -172,35 +195,58 @@ def _serving(
     prefix = None if kept or wanted.private else _network_of(wanted, state)
     if server is None or (prefix is None and not kept and not wanted.private):
         return None, ""
-    alive = [i for i in state.instances if i.state != "Deleting" and i.provider_id]
+    there = alive(state)
     network = IPv4Network(prefix) if prefix and not wanted.private else None
-    found = {i.id: _gateway(i, wanted, network) for i in alive}
+    quiet = wanted.private and not kept
+    found = {i.id: _gateway(i, wanted, network, quiet=quiet) for i in there}
     gateways = tuple(g for g in found.values() if g)
     if wanted.private and not kept:
         prefix = ",".join(str(g.secondary) for g in gateways) or None
-    lacking = [i for i in alive if found[i.id] is None]
-    note = _note(lacking, alive)
+    lacking = [i for i in there if found[i.id] is None]
+    note = _note(lacking, there)
     if not gateways:
         return None, note
     return Serving(server=server, port=rule.port, prefix=prefix, gateways=gateways), note
 
 
-def _note(lacking: list[Instance], alive: list[Instance]) -> str:
-    if not alive:
+def _during(
+    exchange: Exchange, wanted: Wanted, state: PoolState, rule: Rule | None
+) -> Serving | None:
+    """While no new address is there: the gateways that still have their old one."""
+    server = state.balancer.frontends.get(rule.frontend) if rule else None
+    if rule is None or rule.name not in state.balancer.rules or server is None:
+        return None
+    found = (_gateway(i, wanted, None) for i in exchange.serving)
+    gateways = tuple(g for g in found if g)
+    return Serving(server=server, port=rule.port, prefix=None, gateways=gateways)
+
+
+def _exchanging(exchange: Exchange) -> str:
+    held = sorted(i.name for i in exchange.stale if i.id in exchange.held)
+    if not exchange.prepared or not held:
+        return "addresses are being exchanged"
+    left = ", ".join(held)
+    return f"addresses are being exchanged; gateways that still serve by the old ones: {left}"
+
+
+def _note(lacking: list[Instance], there: list[Instance]) -> str:
+    if not there:
         return "the gateway pool has no instance; scale it up"
     if not lacking:
         return ""
     listed = ", ".join(f"{i.name} ({i.state})" for i in lacking)
-    return f"{len(lacking)} of {len(alive)} gateway instances have no address yet: {listed}"
+    return f"{len(lacking)} of {len(there)} gateway instances have no address yet: {listed}"
 
 
 def _gateway(
-    instance: Instance, wanted: Wanted, network: IPv4Network | None
+    instance: Instance, wanted: Wanted, network: IPv4Network | None, *, quiet: bool = False
 ) -> ServingGateway | None:
     """``network``: where its public address must lie (an instance that still has one of the
-    prefix before is not there yet); None: anywhere."""
+    prefix before is not there yet); None: anywhere. ``quiet``: it must have none."""
     address = instance.addresses.get(wanted.names.ip_config)
     if address is None or address.secondary is None or instance.primary is None:
+        return None
+    if quiet and (address.public or instance.attachment.configs.get(wanted.names.ip_config)):
         return None
     if network and (address.public is None or address.public not in network):
         return None
@@ -216,7 +262,7 @@ def _network_of(wanted: Wanted, state: PoolState) -> str | None:
     if wanted.prefix_id:
         found = state.prefixes.get(wanted.prefix_id.lower())
     else:
-        found = state.managed.get(wanted.names.ip_config)
+        found = state.managed.get(managed_name(wanted, state))
     if isinstance(found, Prefix) and found.network:
         return str(found.network)
     return None

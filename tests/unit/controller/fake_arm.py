@@ -425,6 +425,7 @@ class FakeArm:
         self._check_references(profile)
         instance = next(i for i in self.machines[name] if i["instanceId"] == number)
         instance["properties"]["networkProfileConfiguration"] = copy.deepcopy(profile)
+        instance["properties"]["provisioningState"] = "Failed"
         self._sync_nic(instance)
         instance["properties"]["provisioningState"] = "Succeeded"
 

@@ -22,6 +22,11 @@ from egress_gateway.controller.verdict import Verdict
 from tests.unit.controller.fake_arm import SUB, FakeArm
 
 
+def _machines(verdict: Verdict | None) -> frozenset[str]:
+    serving = verdict.serving if verdict else None
+    return frozenset(g.provider_id.lower() for g in serving.gateways) if serving else frozenset()
+
+
 class FakeCluster:
     """What the reconciler asks of ``controller.cluster.Cluster``."""
 
@@ -29,6 +34,8 @@ class FakeCluster:
         self.objects: dict[str, StaticGatewayConfiguration] = {}
         self.keys: set[str] = set()
         self.told: dict[str, Verdict] = {}
+        self.listed: dict[str, frozenset[str]] = {}
+        self.claimed: dict[str, frozenset[str]] = {}
         self.changed: Callable[[Any, Any], None] = lambda old, new: None
 
     def configurations(self) -> dict[str, StaticGatewayConfiguration]:
@@ -43,7 +50,22 @@ class FakeCluster:
     def on_configuration(self, callback: Callable[[Any, Any], None]) -> None:
         self.changed = callback
 
-    def on_agents(self, callback: Callable[[Iterable[str]], None]) -> None: ...
+    def on_agents(self, callback: Callable[[Iterable[str]], None]) -> None:
+        self.agents_spoke = callback
+
+    def using(self, sgc: StaticGatewayConfiguration) -> tuple[frozenset[str], frozenset[str]]:
+        """The status is what was told last; agents follow when ``agents_follow`` is called."""
+        verdict = self.told.get(sgc.metadata.uid)
+        serving = verdict.serving if verdict else None
+        if serving is not None:
+            self.listed[sgc.metadata.uid] = _machines(verdict)
+        listed = self.listed.get(sgc.metadata.uid, frozenset())
+        return listed, self.claimed.get(sgc.metadata.uid, frozenset())
+
+    def agents_follow(self) -> None:
+        for uid, sgc in self.objects.items():
+            self.claimed[uid] = self.using(sgc)[0]
+            self.agents_spoke([uid])
 
     def on_machines(self, callback: Callable[[], None]) -> None: ...
 
@@ -93,6 +115,7 @@ class World:
     def __init__(self) -> None:
         self.arm = FakeArm()
         self.cluster = FakeCluster()
+        self.now = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -102,6 +125,7 @@ class World:
             self.cluster,  # type: ignore[arg-type]
             drift_interval=60,
             retry_limit=30,
+            clock=lambda: self.now,
         )
 
     async def turn(self) -> None:

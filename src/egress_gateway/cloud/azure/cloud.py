@@ -30,6 +30,7 @@ from egress_gateway.cloud.protocol import (
     DeleteAddress,
     DeletePrefix,
     Instance,
+    MakeAddresses,
     PoolRef,
     PoolState,
     Prefix,
@@ -202,6 +203,8 @@ class AzureCloud:
                 await self._arm.put_prefix(self.resource_group, action.name, body)
             case DeletePrefix():
                 await self._delete_prefix(action.name)
+            case MakeAddresses():
+                await self._machine_pools.make_addresses(action)
             case DeleteAddress():
                 await self._machine_pools.delete_address(action.name)
             case WriteBalancer():

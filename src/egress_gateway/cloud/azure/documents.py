@@ -329,6 +329,8 @@ def read_pool(scale_set: Json) -> PoolRef:
         prefix_size=int(size) if size.isdigit() else None,
         subnet=subnet_of(nics),
         traces=frozenset(read_attachment(nics, "").configs),
+        rolling=(properties_of(scale_set).get("upgradePolicy") or {}).get("mode", "Manual")
+        != "Manual",
     )
 
 
@@ -371,6 +373,7 @@ def read_prefix(document: Json) -> Prefix:
         size=int(properties.get("prefixLength") or 0),
         network=IPv4Network(network) if network else None,
         state=properties.get("provisioningState") or "Succeeded",
+        used=bool(properties.get("publicIPAddresses")),
     )
 
 

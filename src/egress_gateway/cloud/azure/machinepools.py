@@ -15,7 +15,13 @@ from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import machines
 from egress_gateway.cloud.azure.client import ArmClient
 from egress_gateway.cloud.azure.shapes import Json
-from egress_gateway.cloud.protocol import Instance, PoolRef, PublicAddress, WriteInstance
+from egress_gateway.cloud.protocol import (
+    Instance,
+    MakeAddresses,
+    PoolRef,
+    PublicAddress,
+    WriteInstance,
+)
 
 AT_ONCE: Final = 8
 """Public addresses made at the same time for one NIC."""
@@ -57,8 +63,7 @@ class MachinePools:
 
     async def write(self, action: WriteInstance, backend_id: str) -> None:
         nic = self._nics[action.instance]
-        publics = self._publics[action.pool.key]
-        configs = await self._with_addresses(action, nic, publics)
+        configs = await self._with_addresses(action.pool, nic, action.configs)
         document = machines.write_nic(
             nic,
             configs=configs,
@@ -68,13 +73,18 @@ class MachinePools:
         )
         await self._arm.put_nic(self._group, nic["name"], document, nic.get("etag"))
 
+    async def make_addresses(self, action: MakeAddresses) -> None:
+        nic = self._nics[action.instance]
+        await self._with_addresses(action.pool, nic, dict(action.configs))
+
     async def _with_addresses(
-        self, action: WriteInstance, nic: Json, publics: Mapping[str, Json]
+        self, pool: PoolRef, nic: Json, configs: Mapping[str, str | None]
     ) -> dict[str, str | None]:
         """ipConfig → id of its public address, made if need be."""
+        publics = self._publics[pool.key]
         result: dict[str, str | None] = {}
         missing: dict[str, tuple[str, str]] = {}
-        for config, prefix in action.configs.items():
+        for config, prefix in configs.items():
             if prefix is None:
                 result[config] = None
                 continue
@@ -84,7 +94,7 @@ class MachinePools:
             result[config] = found["id"] if found else f"{self._address_path}/{name}"
             if found is None:
                 missing[config] = (name, prefix)
-        await self._make(action.pool, missing)
+        await self._make(pool, missing)
         return result
 
     async def _make(self, pool: PoolRef, missing: Mapping[str, tuple[str, str]]) -> None:
