@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 _WORKERS: Final = 16
 _AVOID_SECONDS: Final = 30.0
 _WITHDRAW_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.1
+"""Between two routine looks at pods: a look takes milliseconds, and hundreds of idle pods must not
+keep a processor busy."""
 
 
 class Refused(Exception):
@@ -147,10 +150,19 @@ class Agent:
         return list(self._sandboxes.values())
 
     async def _resync(self) -> None:
+        """At once after a start, when anything may have happened; later one pod after another
+        over the interval: hundreds at a time would hold up whoever starts a pod meanwhile."""
+        loop, interval = asyncio.get_running_loop(), self._settings.resync_interval
+        first = True
         while True:
-            for sandbox_id in self._store.record_ids() | self._sandboxes.keys():
+            due = loop.time() + interval
+            known = self._store.record_ids() | self._sandboxes.keys()
+            pause = 0.0 if first else max(interval / max(len(known), 1), _LOOK_SECONDS)
+            for sandbox_id in known:
                 self._queue.add(sandbox_id)
-            await asyncio.sleep(self._settings.resync_interval)
+                await asyncio.sleep(pause)
+            first = False
+            await asyncio.sleep(max(due - loop.time(), 0.0))
             try:
                 await self._housekeep()
             except (ApiError, DatapathError) as error:
