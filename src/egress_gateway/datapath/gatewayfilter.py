@@ -35,6 +35,9 @@ REFUSED: Final = "refused"
 NODE_LINK: Final = "gateway0"
 """The node's end of the pair that joins it to the gateway's namespace."""
 INSIDE_LINK: Final = "host0"
+ECHO_ADDRESS: Final = ipaddress.IPv4Address("169.254.103.1")
+"""The node's end of the pair. It answers ICMP echo of pods, and nothing else: such a probe has gone
+through the tunnel and the translation, both ways. Link-local: it never leaves the pair."""
 PORTS: Final = (6000, 6999)
 """WireGuard server ports; one per configuration of a pool, as the Go project has it."""
 
@@ -102,6 +105,7 @@ table inet {GATEWAY_TABLE} {{
   chain forward {{
     type filter hook forward priority filter; policy drop;
     iifname "{INSIDE_LINK}" oifname "wg-*" ct state established,related accept
+    iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr {ECHO_ADDRESS} icmp type echo-request accept
     iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr @refused4 counter name "{REFUSED}" drop
     iifname "wg-*" oifname "{INSIDE_LINK}" accept
   }}
@@ -140,6 +144,7 @@ table inet {NODE_TABLE} {{
   }}
   chain input {{
     type filter hook input priority filter - 10; policy accept;
+    iifname "{NODE_LINK}" ip daddr {ECHO_ADDRESS} icmp type echo-request accept
     iifname "{NODE_LINK}" counter drop
   }}
   chain forward {{

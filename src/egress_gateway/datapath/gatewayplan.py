@@ -16,6 +16,7 @@ from typing import Final, Literal
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.gatewayfilter import (
     ALWAYS_REFUSED,
+    ECHO_ADDRESS,
     INSIDE_LINK,
     NODE_LINK,
     Configuration,
@@ -27,7 +28,7 @@ from egress_gateway.datapath.wireguard import Config, Device, IPAddress, IPNetwo
 
 Where = Literal["node", "gateway"]
 
-NODE_ADDRESS: Final = ipaddress.IPv4Interface("169.254.103.1/30")
+NODE_ADDRESS: Final = ipaddress.IPv4Interface(f"{ECHO_ADDRESS}/30")
 INSIDE_ADDRESS: Final = ipaddress.IPv4Interface("169.254.103.2/30")
 """The two ends of the pair. Link-local: they never leave it."""
 _DEFAULT: Final = ipaddress.IPv4Network("0.0.0.0/0")

@@ -14,18 +14,28 @@ Level-triggered, from a worker thread (everything here blocks)::
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from egress_gateway.datapath import podplan, sockets
+from egress_gateway.datapath import echo, podplan, sockets
 from egress_gateway.datapath.errors import DatapathError, NoSuchLink, NoSuchNamespace
-from egress_gateway.datapath.link import Links, families
+from egress_gateway.datapath.link import Link, Links, families
 from egress_gateway.datapath.netns import NetNS, read_sysctl, write_sysctl
 from egress_gateway.datapath.nft import Nftables, fingerprint
-from egress_gateway.datapath.podfilter import COUNTER, SEEDED, TABLE, Flow, replacement
+from egress_gateway.datapath.podfilter import (
+    COUNTER,
+    LINKS,
+    SEEDED,
+    TABLE,
+    Flow,
+    replacement,
+)
 from egress_gateway.datapath.podplan import (
+    KEPT_ROUTES,
+    KEPT_RULES,
     ROUTES,
     RULES,
     SYSCTLS,
@@ -38,8 +48,10 @@ from egress_gateway.datapath.podplan import (
     CreateTunnel,
     DeleteLink,
     DeleteRoutes,
+    DeleteRule,
     DeleteTunnel,
     ForgetSource,
+    Leg,
     MoveTunnel,
     PodDesired,
     PodObserved,
@@ -113,42 +125,68 @@ class PodSide:
         with self._lock, self._open() as pod:
             self._apply(pod, desired, action)
 
-    def status(self, desired: PodDesired) -> Device | None:
-        """The tunnel as it is now: handshake, counters. None if it is gone."""
-        if desired.tunnel is None:
+    def status(self, desired: PodDesired, *, other: bool = False) -> Device | None:
+        """The tunnel (or the other one) as it is now: handshake, counters. None if it is gone."""
+        tunnel, link = _which(desired, other)
+        if tunnel is None:
             return None
         with self._namespace() as netns:
-            return self._backend.status(Interface(desired.tunnel.name, netns, desired.link))
+            return self._backend.status(Interface(tunnel.name, netns, link))
 
-    def handshake_again(self, desired: PodDesired) -> None:
+    def handshake_again(self, desired: PodDesired, *, other: bool = False) -> None:
         """Removes and re-adds the peer in one call, unchanged: a new handshake at once.
         Not sooner than 50 ms after the last: WireGuard ignores two initiations in 20 ms."""
-        tunnel = desired.tunnel
+        tunnel, link = _which(desired, other)
         if tunnel is None:
             return
         whole = podplan.configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)
         config = Config(peers=tuple(podplan.as_fresh(peer) for peer in whole.peers))
         with self._namespace() as netns:
-            interface = Interface(tunnel.name, netns, desired.link)
+            interface = Interface(tunnel.name, netns, link)
             self._backend.configure(interface, config)
 
-    def detach(self, desired_or_name: PodDesired | str, *, listen_port: int | None = None) -> None:
+    def forget_port(self, listen_port: int) -> None:
+        """The port is no longer a tunnel's."""
+        self._sources.forget(listen_port)
+
+    def detach(
+        self,
+        desired_or_name: PodDesired | str,
+        *,
+        listen_port: int | None = None,
+        other_name: str | None = None,
+    ) -> None:
         """Takes everything away, the hold last. Works (and frees the node's half) when the
-        namespace is gone. With a tunnel's name alone, tell its port if you know it."""
+        namespace is gone. With a tunnel's name alone (that of the first link, and that of the
+        second), tell its port if you know it."""
+        names: dict[str, str] = {}
         if isinstance(desired_or_name, PodDesired):
-            tunnel, link = desired_or_name.tunnel, desired_or_name.link
-            name = tunnel.name if tunnel else None
-            listen_port = tunnel.listen_port if tunnel else listen_port
+            for other in (False, True):
+                tunnel, link = _which(desired_or_name, other)
+                if tunnel is not None:
+                    names[link] = tunnel.name
+                    self._sources.forget(tunnel.listen_port)
         else:
-            name, link = desired_or_name, TUNNEL_LINK
+            names[LINKS[0]] = desired_or_name
+            if other_name is not None:
+                names[LINKS[1]] = other_name
         with self._lock:
             with contextlib.suppress(NoSuchNamespace), self._open() as pod:
-                self._clear(pod, name, link)
-                name = None
-            if name is not None:
+                self._clear(pod, names)
+                names = {}
+            for name in names.values():
                 self._backend.delete(Interface(name, self._node, name))
             if listen_port is not None:
                 self._sources.forget(listen_port)
+
+    def echo_socket(self, desired: PodDesired) -> socket.socket | None:
+        """An ICMP echo socket that sends through the tunnel. Close it before the pod may go.
+        None for a pod without an IPv4 address. Raises ``OSError``."""
+        source = next((a for a in desired.addresses if a.version == 4), None)
+        if source is None or desired.tunnel is None:
+            return None
+        with self._namespace() as netns:
+            return echo.open_through(netns, desired.link, source)
 
     def held(self) -> int:
         """Packets held back since the hold was put in place; 0 if there is none."""
@@ -172,31 +210,40 @@ class PodSide:
             yield _Open(netns, links, Nftables(netns))
 
     def _observe(self, pod: _Open, desired: PodDesired) -> PodObserved:
-        tunnel = desired.tunnel
-        link = pod.links.link(desired.link)
-        device, unmoved, source = None, False, None
-        if tunnel is not None:
-            handle = Interface(tunnel.name, pod.netns, desired.link)
-            if link is None:
-                with Links(self._node) as node:
-                    unmoved = node.link(tunnel.name) is not None
-                handle = Interface(tunnel.name, self._node, tunnel.name)
-            if link or unmoved:
-                device = self._backend.status(handle)
-            source = self._sources.allowed().get(tunnel.listen_port)
+        found = pod.links.links()
+        leg = self._leg(pod, desired.tunnel, desired.link, found)
+        known = families(pod.netns)
         current = self._filter(pod, desired)
+        # Listing a table that does not exist costs as much as listing all of it.
+        kept = desired.other is not None or desired.other_link in found
+        tables = (ROUTES, KEPT_ROUTES) if kept else (ROUTES,)
         return PodObserved(
             filter=current,
             inbound=() if current is not None else tuple(sockets.inbound_flows(pod.netns)),
             sysctls=tuple((name, read_sysctl(pod.netns, name)) for name, _ in SYSCTLS),
-            unmoved=unmoved,
-            link=link,
-            device=device,
-            routes=frozenset(r for f in families(pod.netns) for r in pod.links.routes(ROUTES, f)),
-            rules=frozenset(r for f in families(pod.netns) for r in pod.links.rules(f)),
-            source=source,
+            unmoved=leg.unmoved,
+            link=leg.link,
+            device=leg.device,
+            routes=frozenset(r for f in known for t in tables for r in pod.links.routes(t, f)),
+            rules=frozenset(r for f in known for r in pod.links.rules(f)),
+            source=leg.source,
             ipv6=read_sysctl(pod.netns, "net/ipv6/conf/all/disable_ipv6") == "0",
+            other=self._leg(pod, desired.other, desired.other_link, found),
         )
+
+    def _leg(self, pod: _Open, tunnel: Tunnel | None, name: str, found: Mapping[str, Link]) -> Leg:
+        link = found.get(name)
+        if tunnel is None:
+            return Leg(link=link)
+        unmoved = False
+        handle = Interface(tunnel.name, pod.netns, name)
+        if link is None:
+            with Links(self._node) as node:
+                unmoved = node.link(tunnel.name) is not None
+            handle = Interface(tunnel.name, self._node, tunnel.name)
+        device = self._backend.status(handle) if link or unmoved else None
+        source = self._sources.allowed().get(tunnel.listen_port)
+        return Leg(unmoved=unmoved, link=link, device=device, source=source)
 
     def _filter(self, pod: _Open, desired: PodDesired) -> str | None:
         listing = pod.nft.table("inet", TABLE)
@@ -207,9 +254,6 @@ class PodSide:
         return text if intact else ""
 
     def _apply(self, pod: _Open, desired: PodDesired, action: Action) -> None:
-        handle = None
-        if desired.tunnel is not None:
-            handle = Interface(desired.tunnel.name, pod.netns, desired.link)
         match action:
             case ApplyFilter(ruleset, present, inbound):
                 self._apply_filter(pod, ruleset, present, inbound)
@@ -225,10 +269,8 @@ class PodSide:
                 self._backend.delete(Interface(name, pod.netns, desired.link))
             case CreateTunnel(name):
                 self._backend.create(name)
-            case ConfigureTunnel(config) if handle is not None:
-                if pod.links.link(handle.link) is None:  # not moved yet
-                    handle = Interface(handle.name, self._node, handle.name)
-                self._backend.configure(handle, config)
+            case ConfigureTunnel(config, link):
+                self._configure(pod, desired, config, link)
             case MoveTunnel(name, link):
                 with Links(self._node) as node:
                     node.move(name, pod.netns, link)
@@ -240,6 +282,17 @@ class PodSide:
                 pod.links.replace_routes(routes)
             case AddRule(rule):
                 pod.links.add_rule(rule)
+            case DeleteRule(rule):
+                pod.links.delete_rule(rule)
+
+    def _configure(self, pod: _Open, desired: PodDesired, config: Config, link: str) -> None:
+        tunnel, _ = _which(desired, link != desired.link)
+        if tunnel is None:
+            return
+        handle = Interface(tunnel.name, pod.netns, link)
+        if pod.links.link(link) is None:  # not moved yet
+            handle = Interface(tunnel.name, self._node, tunnel.name)
+        self._backend.configure(handle, config)
 
     def _apply_filter(
         self, pod: _Open, ruleset: str, present: bool, inbound: tuple[Flow, ...]
@@ -255,16 +308,26 @@ class PodSide:
         listing = pod.nft.table("inet", TABLE)
         self._applied = (ruleset, fingerprint(listing, without=SEEDED))
 
-    def _clear(self, pod: _Open, name: str | None, link: str) -> None:
+    def _clear(self, pod: _Open, names: Mapping[str, str]) -> None:
+        """``names``: birth names of tunnels by link, as far as they are known."""
         known = families(pod.netns)
-        for rule in (r for r in RULES if r.family in known):
+        rules = (*RULES, *(r for kept in KEPT_RULES.values() for r in kept))
+        for rule in (r for r in rules if r.family in known):
             with contextlib.suppress(NoSuchLink):
                 pod.links.delete_rule(rule)
         for family in known:
-            pod.links.delete_routes(list(pod.links.routes(ROUTES, family)))
-        if name is not None:
+            for table in (ROUTES, KEPT_ROUTES):
+                pod.links.delete_routes(list(pod.links.routes(table, family)))
+        for link, name in names.items():
             self._backend.delete(Interface(name, pod.netns, link))
-        pod.links.delete(link)
+        for link in LINKS:
+            pod.links.delete(link)
         # Removed only now: the ordinary path is what the pod is to have from here on.
         pod.nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
         self._applied = ("", "")
+
+
+def _which(desired: PodDesired, other: bool) -> tuple[Tunnel | None, str]:
+    if other:
+        return desired.other, desired.other_link
+    return desired.tunnel, desired.link

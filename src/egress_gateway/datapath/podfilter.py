@@ -20,6 +20,12 @@ COUNTER: Final = "held"
 MARK: Final = 0x1000_0000
 """Bit of the packet's and the connection's mark: came in by an ordinary link, goes back so.
 Other bits are left alone, for those who share the namespace."""
+LINKS: Final = ("wg0", "wg1")
+"""The two tunnels that a pod can have. Mostly there is one; the second is there while a planned
+move lets connections finish where they began."""
+LEGS: Final = 0x0300_0000
+LEG: Final = {"wg0": 0x0100_0000, "wg1": 0x0200_0000}
+"""Bits of the connection's mark: the tunnel that its last packet left by."""
 SEEDED: Final = ("inbound4", "inbound6")
 """Sets that hold connections older than the table; re-applying leaves them as they are."""
 
@@ -80,8 +86,11 @@ def _collapse(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     return (*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six))
 
 
-def render(destinations: Split, *, link: str) -> str:
-    """The table. ``link`` is the tunnel's name in the pod."""
+def render(destinations: Split, *, kept: str | None = None) -> str:
+    """The table. Connections that left by the tunnel ``kept`` are routed to it again, wherever
+    the others go."""
+    ours = ", ".join(f'"{link}"' for link in ("lo", *LINKS))
+    stay = _stay(kept) if kept else ""
     return f"""\
 table inet {TABLE} {{
   counter {COUNTER} {{ }}
@@ -91,18 +100,19 @@ table inet {TABLE} {{
   set inbound6 {{ type ipv6_addr . inet_service . inet_service; }}
   chain arriving {{
     type filter hook prerouting priority mangle; policy accept;
-    iifname != {{ "lo", "{link}" }} ct direction original ct mark set ct mark | {MARK:#x}
+    iifname != {{ {ours} }} ct direction original ct mark set ct mark | {MARK:#x}
     ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
-  }}
+{stay}  }}
   chain routing {{
     type route hook output priority mangle; policy accept;
     ip daddr . tcp dport . tcp sport @inbound4 ct mark set ct mark | {MARK:#x}
     ip6 daddr . tcp dport . tcp sport @inbound6 ct mark set ct mark | {MARK:#x}
     ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
-  }}
+{stay}  }}
   chain hold {{
     type filter hook postrouting priority 300; policy accept;
-    oifname {{ "lo", "{link}" }} accept
+{_notes()}
+    oifname {{ {ours} }} accept
     ct mark & {MARK:#x} == {MARK:#x} accept
     ip daddr @direct4 accept
     ip6 daddr @direct6 accept
@@ -111,6 +121,21 @@ table inet {TABLE} {{
   }}
 }}
 """
+
+
+def _stay(link: str) -> str:
+    leg = LEG[link]
+    return f"    ct mark & {LEGS:#x} == {leg:#x} meta mark set meta mark | {leg:#x}\n"
+
+
+def _notes() -> str:
+    """Every connection's mark says which tunnel it uses, long before a move needs to know."""
+    others = 0xFFFF_FFFF & ~LEGS
+    return "\n".join(
+        f'    oifname "{link}" ct mark & {LEGS:#x} != {leg:#x}'
+        f" ct mark set ct mark & {others:#x} | {leg:#x}"
+        for link, leg in LEG.items()
+    )
 
 
 def replacement(ruleset: str, flows: Iterable[Flow], *, present: bool) -> str:

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
 from egress_gateway.datapath import keys
+from egress_gateway.datapath.gatewayfilter import ECHO_ADDRESS
 from egress_gateway.datapath.link import MAIN, Link, Route, Rule
-from egress_gateway.datapath.podfilter import MARK, Flow, Split, render, split
+from egress_gateway.datapath.podfilter import (
+    LEG,
+    LEGS,
+    LINKS,
+    MARK,
+    Flow,
+    Split,
+    render,
+    split,
+)
 from egress_gateway.datapath.wireguard import (
     Config,
     Device,
@@ -25,7 +36,7 @@ from egress_gateway.datapath.wireguard import (
     PeerStatus,
 )
 
-TUNNEL_LINK: Final = "wg0"
+TUNNEL_LINK: Final = LINKS[0]
 ROUTES: Final = 25959
 """Routing table of the tunnel in the pod ("eg" in ASCII). The main table is never touched, so
 taking the tunnel away needs no memory of what was there before."""
@@ -38,6 +49,15 @@ RULES: Final = tuple(
         Rule(family=family, priority=1001, table=ROUTES),
     )
 )
+KEPT_ROUTES: Final = ROUTES + 1
+"""Routing table of the tunnel that only its own connections use."""
+KEPT_RULES: Final = {
+    link: tuple(
+        Rule(family=family, priority=1000, table=KEPT_ROUTES, mark=leg, mask=LEGS)
+        for family in (4, 6)
+    )
+    for link, leg in LEG.items()
+}
 SYSCTLS: Final = (
     # Reverse path checks must follow the mark, or strict ones drop what came in by eth0.
     ("net/ipv4/conf/all/src_valid_mark", "1"),
@@ -74,7 +94,8 @@ class PodDesired:
     With ``default_route`` everything but ``excluded`` and ``exceptions`` belongs to the gateway;
     without it only ``excluded`` does (the ``azureNetworking`` swap), and exceptions never do.
     ``tunnel`` None: all of that is held back. ``tunnel_ipv6`` False: IPv6 of the gateway's is
-    held back even with a tunnel.
+    held back even with a tunnel. ``other`` is a second tunnel on the other link: connections
+    that use it already stay on it, and no new ones are sent there.
     """
 
     netns: Path
@@ -86,6 +107,11 @@ class PodDesired:
     exceptions: tuple[IPNetwork, ...] = ()
     tunnel: Tunnel | None = None
     tunnel_ipv6: bool = False
+    other: Tunnel | None = None
+
+    @property
+    def other_link(self) -> str:
+        return LINKS[1] if self.link == LINKS[0] else LINKS[0]
 
     @property
     def split(self) -> Split:
@@ -98,7 +124,22 @@ class PodDesired:
     @property
     def filter(self) -> str:
         """The table of the hold."""
-        return render(self.split, link=self.link)
+        return render(self.split, kept=self.other_link if self.other else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """A tunnel as it is; the fields are those of ``PodObserved``."""
+
+    unmoved: bool = False
+    link: Link | None = None
+    device: Device | None = None
+    source: IPAddress | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Not up yet: its routes are to be added whatever was seen of them."""
+        return self.device is None or self.link is None or not self.link.up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +160,11 @@ class PodObserved:
     """What the node's filter lets through to the tunnel's listen port."""
     ipv6: bool = True
     """Whether the kernel has IPv6."""
+    other: Leg = Leg()
+
+    @property
+    def leg(self) -> Leg:
+        return Leg(unmoved=self.unmoved, link=self.link, device=self.device, source=self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +209,7 @@ class CreateTunnel:
 @dataclass(frozen=True, slots=True)
 class ConfigureTunnel:
     config: Config
+    link: str = TUNNEL_LINK
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +239,11 @@ class AddRule:
     rule: Rule
 
 
+@dataclass(frozen=True, slots=True)
+class DeleteRule:
+    rule: Rule
+
+
 Action = (
     ApplyFilter
     | SetSysctl
@@ -206,12 +258,14 @@ Action = (
     | DeleteRoutes
     | ReplaceRoutes
     | AddRule
+    | DeleteRule
 )
 
 
-def tunnel_name(container_id: str, interface: str = "eth0") -> str:
+def tunnel_name(container_id: str, interface: str = "eth0", link: str = TUNNEL_LINK) -> str:
     """A birth name of at most 15 characters for a pod's tunnel, stable per sandbox."""
-    digest = hashlib.sha256(f"{container_id}/{interface}".encode()).hexdigest()
+    which = "" if link == TUNNEL_LINK else f"/{link}"
+    digest = hashlib.sha256(f"{container_id}/{interface}{which}".encode()).hexdigest()
     return f"egw{digest[:12]}"
 
 
@@ -220,7 +274,8 @@ def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
     return [
         *_filter(desired, observed),
         *(SetSysctl(n, v) for n, v in SYSCTLS if (n, v) not in observed.sysctls),
-        *_tunnel(desired, observed),
+        *_tunnel(desired, desired.tunnel, desired.link, observed.leg),
+        *_tunnel(desired, desired.other, desired.other_link, observed.other),
         *_routing(desired, observed),
     ]
 
@@ -232,10 +287,10 @@ def _filter(desired: PodDesired, observed: PodObserved) -> list[Action]:
     return [ApplyFilter(desired.filter, present, () if present else observed.inbound)]
 
 
-def _tunnel(desired: PodDesired, observed: PodObserved) -> list[Action]:
-    tunnel = desired.tunnel
+def _tunnel(desired: PodDesired, tunnel: Tunnel | None, name: str, observed: Leg) -> list[Action]:
+    """Steps for the tunnel on the link ``name``."""
     if tunnel is None:
-        return [DeleteLink(desired.link)] if observed.link else []
+        return [DeleteLink(name)] if observed.link else []
     actions: list[Action] = []
     source = tunnel.endpoint.address
     if observed.source != source:
@@ -243,24 +298,25 @@ def _tunnel(desired: PodDesired, observed: PodObserved) -> list[Action]:
         actions.append(AllowSource(tunnel.listen_port, source))
     if observed.device is None or not (observed.link or observed.unmoved):
         if observed.link:
-            actions.append(DeleteLink(desired.link))
+            actions.append(DeleteLink(name))
+        whole = configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)
         return [
             *actions,
             CreateTunnel(tunnel.name),
-            ConfigureTunnel(configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)),
-            MoveTunnel(tunnel.name, desired.link),
-            RaiseLink(desired.link, tunnel.mtu),
+            ConfigureTunnel(whole, name),
+            MoveTunnel(tunnel.name, name),
+            RaiseLink(name, tunnel.mtu),
         ]
     change = configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=observed.device)
     if change != Config():
-        actions.append(ConfigureTunnel(change))
+        actions.append(ConfigureTunnel(change, name))
         if observed.device.listen_port != tunnel.listen_port:
             actions.append(ForgetSource(observed.device.listen_port))
     link = observed.link
     if link is None:
-        actions.append(MoveTunnel(tunnel.name, desired.link))
+        actions.append(MoveTunnel(tunnel.name, name))
     if link is None or not link.up or link.mtu != tunnel.mtu:
-        actions.append(RaiseLink(desired.link, tunnel.mtu))
+        actions.append(RaiseLink(name, tunnel.mtu))
     return actions
 
 
@@ -311,53 +367,67 @@ def _matches(status: PeerStatus, peer: Peer) -> bool:
 
 def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
     wanted = frozenset(desired_routes(desired, ipv6=observed.ipv6))
-    # Adding before deleting would replace a route of the same destination and then take the
-    # new one away; in between, the hold keeps what lost its route.
-    gone = tuple(sorted(observed.routes - wanted, key=_order))
-    added = tuple(sorted(wanted - observed.routes, key=_order))
-    if any(r.device for r in wanted) and _link_is_new(observed):
-        added = tuple(sorted(wanted, key=_order))  # a link's routes went with it
-    rules = [r for r in RULES if r not in observed.rules and (observed.ipv6 or r.family == 4)]
+    new = {desired.link: observed.leg.is_new, desired.other_link: observed.other.is_new}
+    # A new link's routes went with its predecessor, whatever was seen before.
+    added = {r for r in wanted if r not in observed.routes or new.get(r.device or "")}
+    # A route of the same destination is replaced in one step (IPv4; IPv6 knows no such step),
+    # so that a packet finds the old one or the new one.
+    places = {(r.table, r.destination) for r in wanted if r.destination.version == 4}
+    gone = {r for r in observed.routes - wanted if (r.table, r.destination) not in places}
+    kept = [r for r in added if r.table == KEPT_ROUTES]
+    main = added.difference(kept)
+    bound = KEPT_RULES[desired.other_link] if desired.other else ()
+    surplus = [r for rules in KEPT_RULES.values() for r in rules if r not in bound]
     return [
-        *([DeleteRoutes(gone)] if gone else []),
-        *([ReplaceRoutes(added)] if added else []),
-        *(AddRule(rule) for rule in rules),
+        # What must stay on its tunnel is bound to it before the others go elsewhere.
+        *([ReplaceRoutes(tuple(sorted(kept, key=_order)))] if kept else []),
+        *_missing(bound, observed),
+        *([DeleteRoutes(tuple(sorted(gone, key=_order)))] if gone else []),
+        *([ReplaceRoutes(tuple(sorted(main, key=_order)))] if main else []),
+        *_missing(RULES, observed),
+        *(DeleteRule(rule) for rule in surplus if rule in observed.rules),
     ]
 
 
-def _link_is_new(observed: PodObserved) -> bool:
-    return observed.device is None or observed.link is None or not observed.link.up
+def _missing(rules: Iterable[Rule], observed: PodObserved) -> list[Action]:
+    wanted = (r for r in rules if observed.ipv6 or r.family == 4)
+    return [AddRule(rule) for rule in wanted if rule not in observed.rules]
 
 
-def _order(route: Route) -> tuple[int, str]:
-    return route.destination.version, str(route.destination)
+def _order(route: Route) -> tuple[int, int, str]:
+    return route.table, route.destination.version, str(route.destination)
 
 
 def desired_routes(desired: PodDesired, *, ipv6: bool) -> list[Route]:
     """Table ``ROUTES``: the gateway's destinations lead into the tunnel, the others are thrown
-    back to the main table."""
+    back to the main table. ``KEPT_ROUTES`` has the same for the other tunnel."""
     routes: list[Route] = []
     for family in (4, 6) if ipv6 else (4,):
-        routes += _family_routes(desired, family)
+        routes += _family_routes(desired, desired.tunnel, desired.link, ROUTES, family)
+        if desired.other is not None:
+            link = desired.other_link
+            routes += _family_routes(desired, desired.other, link, KEPT_ROUTES, family)
     return routes
 
 
-def _family_routes(desired: PodDesired, family: Literal[4, 6]) -> list[Route]:
+def _family_routes(
+    desired: PodDesired, tunnel: Tunnel | None, link: str, table: int, family: Literal[4, 6]
+) -> list[Route]:
     source = next((a for a in desired.addresses if a.version == family), None)
     if source is None:
         return []
     carried = family == 4 or desired.tunnel_ipv6
-    if carried and desired.tunnel is None:
+    if carried and tunnel is None:
         return []  # the hold alone decides
-    direct = [n for n in desired.split.direct if n.version == family]
-    return [
-        *(Route(destination=n, kind="throw", table=ROUTES) for n in direct),
-        *(
-            Route(destination=n, device=desired.link, source=source, table=ROUTES)
-            if carried
+    echo = ipaddress.ip_network(ECHO_ADDRESS)
+    found = {n: Route(destination=n, kind="throw", table=table) for n in desired.split.direct}
+    for network in desired.split.tunneled:
+        if carried:
+            found[network] = Route(destination=network, device=link, source=source, table=table)
+        else:
             # Held either way; this tells the application at once, so that it tries IPv4.
-            else Route(destination=n, kind="unreachable", table=ROUTES)
-            for n in desired.split.tunneled
-            if n.version == family
-        ),
-    ]
+            found[network] = Route(destination=network, kind="unreachable", table=table)
+    if family == 4:
+        # The gateway's own answer to probes comes from there.
+        found[echo] = Route(destination=echo, device=link, source=source, table=table)
+    return [route for network, route in found.items() if network.version == family]

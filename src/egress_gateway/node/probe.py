@@ -11,19 +11,13 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 from collections.abc import Callable, Iterable
-from typing import Final
 
+from egress_gateway.datapath import echo
 from egress_gateway.node import metrics
 from egress_gateway.node.health import GatewayHealth, Rules, State
 
 log = logging.getLogger(__name__)
-
-_ECHO_REQUEST, _ECHO_REPLY = 8, 0
-_SOL_RAW: Final = 255
-_ICMP_FILTER: Final = 1  # linux/icmp.h; a set bit keeps that type away from the socket
-_HEADER: Final = struct.Struct("!BBHHH")
 
 Changed = Callable[[str, State, State], None]
 """``(address, old, new)``; must not block."""
@@ -87,7 +81,7 @@ class Prober:
         number = gateway.sent(now)
         # A link that is down refuses to send; to the pods that is the same silence.
         with contextlib.suppress(OSError):
-            self._socket.sendto(echo_request(self._identifier, number), (address, 0))
+            self._socket.sendto(echo.echo_request(self._identifier, number), (address, 0))
         self._report(address, before, gateway.state)
 
     def _receive(self) -> None:
@@ -102,7 +96,7 @@ class Prober:
                 log.debug("probe answer lost", extra={"error": str(error)})
                 return
             gateway = self._gateways.get(address)
-            number = echo_reply(packet, self._identifier)
+            number = echo.echo_reply(packet, self._identifier)
             if gateway is None or number is None:
                 continue
             before = gateway.state
@@ -119,45 +113,10 @@ class Prober:
             callback(address, before, after)
 
 
-def echo_request(identifier: int, number: int) -> bytes:
-    """An ICMP echo request (RFC 792). The whole number travels as payload, since the sequence
-    field has only 16 bits."""
-    payload = struct.pack("!Q", number)
-    sequence = number & 0xFFFF
-    blank = _HEADER.pack(_ECHO_REQUEST, 0, 0, identifier, sequence) + payload
-    return _HEADER.pack(_ECHO_REQUEST, 0, checksum(blank), identifier, sequence) + payload
-
-
-def echo_reply(packet: bytes, identifier: int) -> int | None:
-    """The number of the request that an IPv4 packet answers; None if it is not ours."""
-    if not packet:
-        return None
-    body = packet[(packet[0] & 0x0F) * 4 :]
-    if len(body) < _HEADER.size + 8:
-        return None
-    kind, _, _, whose, _ = _HEADER.unpack_from(body)
-    if kind != _ECHO_REPLY or whose != identifier:
-        return None
-    return int.from_bytes(body[_HEADER.size : _HEADER.size + 8])
-
-
-def checksum(message: bytes) -> int:
-    """RFC 1071."""
-    padded = message + b"\0" * (len(message) % 2)
-    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
 def _open() -> socket.socket:
     try:
-        opened = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        return echo.open_socket()
     except PermissionError as error:
         raise PermissionError(
             "cannot probe gateways: opening an ICMP socket was refused; run with CAP_NET_RAW"
         ) from error
-    everything_but_replies = 0xFFFFFFFF & ~(1 << _ECHO_REPLY)
-    opened.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", everything_but_replies))
-    opened.setblocking(False)
-    return opened

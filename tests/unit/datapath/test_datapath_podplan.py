@@ -6,7 +6,7 @@ import dataclasses
 import ipaddress
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_gateway.datapath import keys
@@ -24,9 +24,9 @@ def networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network
     return tuple(ipaddress.ip_network(t) for t in texts)
 
 
-def tunnel(gateway: str = "10.1.1.4", listen: int = 20000) -> p.Tunnel:
+def tunnel(gateway: str = "10.1.1.4", listen: int = 20000, link: str = "wg0") -> p.Tunnel:
     return p.Tunnel(
-        name="egwabc",
+        name=p.tunnel_name("abc", link=link),
         private_key=PAIR.private,
         peer_key=GATEWAY,
         endpoint=Endpoint(ipaddress.ip_address(gateway), 6000),
@@ -52,10 +52,31 @@ class Simulated:
     def __init__(self, observed: p.PodObserved) -> None:
         self.seen = observed
         self.sources: dict[int, object] = {}
+        self.legs: dict[str, p.Leg] = {}
+        self.names: dict[str, str] = {}
 
     def observe(self, wanted: p.PodDesired) -> p.PodObserved:
-        port = wanted.tunnel.listen_port if wanted.tunnel else 0
-        return dataclasses.replace(self.seen, source=self.sources.get(port))  # type: ignore[arg-type]
+        main = self._leg(wanted.link, wanted.tunnel)
+        return dataclasses.replace(
+            self.seen,
+            unmoved=main.unmoved,
+            link=main.link,
+            device=main.device,
+            source=main.source,
+            other=self._leg(wanted.other_link, wanted.other),
+        )
+
+    def _leg(self, link: str, tunnel: p.Tunnel | None) -> p.Leg:
+        leg = self.legs.get(link, p.Leg())
+        if tunnel is None:
+            return p.Leg(link=leg.link)
+        self.names[tunnel.name] = link
+        source = self.sources.get(tunnel.listen_port)
+        return dataclasses.replace(leg, source=source)  # type: ignore[arg-type]
+
+    def _change(self, where: str, **changes: object) -> None:
+        leg = self.legs.get(where, p.Leg())
+        self.legs[where] = dataclasses.replace(leg, **changes)  # type: ignore[arg-type]
 
     def apply(self, action: p.Action) -> None:
         seen = self.seen
@@ -69,33 +90,40 @@ class Simulated:
                 self.sources[port] = source
             case p.ForgetSource(port):
                 self.sources.pop(port, None)
-            case p.CreateTunnel():
+            case p.CreateTunnel(name):
                 empty = Device(public_key="", listen_port=0, fwmark=0, peers={})
-                seen = change(seen, unmoved=True, link=None, device=empty)
-            case p.DeleteTunnel() | p.DeleteLink():
-                kept = frozenset(r for r in seen.routes if r.device is None)
-                seen = change(seen, unmoved=False, link=None, device=None, routes=kept)
-            case p.ConfigureTunnel(config):
-                assert seen.device is not None
-                seen = change(seen, device=_configured(seen.device, config))
+                self._change(self.names[name], unmoved=True, link=None, device=empty)
+            case p.DeleteLink(link):
+                kept = frozenset(r for r in seen.routes if r.device != link)
+                seen = change(seen, routes=kept)
+                self.legs.pop(link, None)
+            case p.ConfigureTunnel(config, link):
+                device = self.legs[link].device
+                assert device is not None
+                self._change(link, device=_configured(device, config))
             case p.MoveTunnel(_, link):
-                assert seen.unmoved
-                seen = change(seen, unmoved=False, link=Link(9, link, False, 1420))
+                assert self.legs[link].unmoved
+                self._change(link, unmoved=False, link=Link(9, link, False, 1420))
             case p.RaiseLink(link, mtu):
-                assert seen.link is not None
-                seen = change(seen, link=Link(9, link, True, mtu))
+                assert self.legs[link].link is not None
+                self._change(link, link=Link(9, link, True, mtu))
             case p.ReplaceRoutes(routes):
-                assert seen.link or not any(r.device for r in routes)
-                where = {r.destination for r in routes}
-                left = {r for r in seen.routes if r.destination not in where}
+                for device in {r.device for r in routes if r.device}:
+                    found = self.legs[device].link
+                    assert found is not None
+                    assert found.up
+                where = {(r.table, r.destination) for r in routes}
+                left = {r for r in seen.routes if (r.table, r.destination) not in where}
                 seen = change(seen, routes=frozenset(left | set(routes)))
             case p.DeleteRoutes(routes):
                 # The kernel deletes by destination, whatever else the route says.
-                where = {r.destination for r in routes}
-                kept = frozenset(r for r in seen.routes if r.destination not in where)
+                where = {(r.table, r.destination) for r in routes}
+                kept = frozenset(r for r in seen.routes if (r.table, r.destination) not in where)
                 seen = change(seen, routes=kept)
             case p.AddRule(rule):
                 seen = change(seen, rules=seen.rules | {rule})
+            case p.DeleteRule(rule):
+                seen = change(seen, rules=seen.rules - {rule})
         self.seen = seen
 
 
@@ -166,6 +194,46 @@ def test_connections_from_before_are_seeded_only_with_a_new_table() -> None:
     assert later.inbound == ()
 
 
+def parting(old: p.Tunnel, new: p.Tunnel) -> p.PodDesired:
+    """New connections take ``new`` on wg1, old ones stay with ``old`` on wg0."""
+    return desired(link="wg1", tunnel=new, other=old)
+
+
+def test_a_planned_move_binds_old_connections_before_new_ones_go_elsewhere() -> None:
+    world = Simulated(p.PodObserved())
+    old, new = tunnel(), tunnel("10.1.1.5", 20001, "wg1")
+    converge(world, desired(tunnel=old))
+    made = [type(a).__name__ for a in converge(world, desired(tunnel=old, other=new))]
+    assert made.index("ApplyFilter") < made.index("CreateTunnel") < made.index("ReplaceRoutes")
+    filter_, routes, rule, *rest = converge(world, parting(old, new))
+    assert isinstance(filter_, p.ApplyFilter)
+    assert isinstance(routes, p.ReplaceRoutes)
+    assert {(r.table, r.device) for r in routes.routes} >= {(p.KEPT_ROUTES, "wg0")}
+    assert isinstance(rule, p.AddRule)
+    assert rule.rule.table == p.KEPT_ROUTES
+    # IPv4's destinations are replaced in one step: no packet finds no route.
+    assert not any(
+        r.table == p.ROUTES and r.destination.version == 4
+        for a in rest
+        if isinstance(a, p.DeleteRoutes)
+        for r in a.routes
+    )
+    assert {r.device for r in world.seen.routes if r.table == p.ROUTES} == {"wg1", None}
+
+
+def test_when_the_grace_is_over_the_old_tunnel_goes_and_nothing_is_left_of_it() -> None:
+    world = Simulated(p.PodObserved())
+    old, new = tunnel(), tunnel("10.1.1.5", 20001, "wg1")
+    for wish in (desired(tunnel=old), desired(tunnel=old, other=new), parting(old, new)):
+        converge(world, wish)
+    last = desired(link="wg1", tunnel=new)
+    converge(world, last)
+    assert "wg0" not in world.legs
+    assert {r.table for r in world.seen.routes} == {p.ROUTES}
+    assert world.seen.rules == frozenset(p.RULES)
+    assert p.plan(last, world.observe(last)) == []
+
+
 def test_ipv6_that_is_not_tunnelled_is_unreachable_but_for_the_exceptions() -> None:
     wanted = desired(
         addresses=(ADDRESS, ipaddress.ip_address("2001:db8::2")),
@@ -209,9 +277,18 @@ _DESIRED = st.builds(
     tunnel_ipv6=st.booleans(),
     addresses=st.sampled_from([(ADDRESS,), (ADDRESS, ipaddress.ip_address("2001:db8::2"))]),
     tunnel=st.sampled_from([None, tunnel(), tunnel("10.1.1.5", 20001), tunnel("10.1.1.5", 20002)]),
+    other=st.sampled_from([None, None, tunnel("10.1.1.6", 20003, "wg1")]),
 )
 
 
+def _swapped(wish: p.PodDesired) -> p.PodDesired:
+    return dataclasses.replace(wish, link="wg1", tunnel=wish.other, other=wish.tunnel)
+
+
+_DESIRED = st.one_of(_DESIRED, _DESIRED.map(_swapped))
+
+
+@settings(deadline=None)
 @given(wishes=st.lists(_DESIRED, min_size=1, max_size=4), stops=st.lists(st.integers(0, 8)))
 def test_interrupted_anywhere_it_is_held_and_then_converges(
     wishes: list[p.PodDesired], stops: list[int]
@@ -235,8 +312,10 @@ def test_nothing_of_the_gateways_is_routed_past_the_tunnel(wish: p.PodDesired) -
         if route.kind == "throw":
             assert route.destination in made.direct
         if route.device:
-            assert route.device == wish.link
-            assert route.destination in made.tunneled
+            where = {p.ROUTES: wish.link, p.KEPT_ROUTES: wish.other_link}
+            assert route.device == where[route.table]
+            probe = str(route.destination) == "169.254.103.1/32"
+            assert probe or route.destination in made.tunneled
 
 
 def test_an_interface_handle_carries_both_names() -> None:
