@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from egress_gateway.datapath.wireguard import IPAddress, IPNetwork
@@ -27,9 +27,11 @@ GATEWAY_SETS: Final = (
     "leaving4",
     "secondaries4",
     "refused4",
+    "local4",
+    "permitted4",
 )
 NODE_TABLE: Final = "egress_gateway_gateway"
-NODE_SETS: Final = ("secondaries4", "frontends4")
+NODE_SETS: Final = ("secondaries4", "frontends4", "uplinks")
 STRAY: Final = "stray"
 REFUSED: Final = "refused"
 NODE_LINK: Final = "gateway0"
@@ -64,17 +66,32 @@ class Configuration:
     private_key: str | None = field(repr=False)
     secondary: IPv4Address
     frontend: IPAddress | None = None
+    destinations: tuple[IPNetwork, ...] = ()
+    """What it names as the gateway's (``excludeCidrs`` under ``azureNetworking``)."""
 
     @property
     def interface(self) -> str:
         return f"wg-{self.port}"
 
+    def permitted(self, local: Iterable[IPNetwork]) -> list[IPv4Network]:
+        """The destinations that lie inside the ``local`` networks. One that is merely wide,
+        as 0.0.0.0/0 is, does not name them."""
+        around = _four(local)
+        named = (d for d in _four(self.destinations) if any(d.subnet_of(n) for n in around))
+        return list(ipaddress.collapse_addresses(named))
+
 
 def gateway_ruleset(
-    configurations: Iterable[Configuration], *, refused: Iterable[IPNetwork]
+    configurations: Iterable[Configuration],
+    *,
+    refused: Iterable[IPNetwork],
+    local: Iterable[IPNetwork] = (),
 ) -> str:
-    """The table of the gateway's namespace."""
+    """The table of the gateway's namespace. ``refused``: no configuration reaches it;
+    ``local``: only one that names it as a destination does."""
     ordered = sorted(configurations, key=lambda c: c.port)
+    local = _four(local)
+    permitted = (f'"{c.interface}" . {n}' for c in ordered for n in c.permitted(local))
     by_name = [(f'"{c.interface}"', c) for c in ordered]
     zones = "typeof iifname : ct zone"
     return f"""\
@@ -92,6 +109,8 @@ table inet {GATEWAY_TABLE} {{
   set leaving4 {{ type ifname . ipv4_addr;{_elements(f"{n} . {c.secondary}" for n, c in by_name)} }}
   set secondaries4 {{ type ipv4_addr;{_elements(str(c.secondary) for c in ordered)} }}
   set refused4 {{ type ipv4_addr; flags interval;{_networks(refused)} }}
+  set local4 {{ type ipv4_addr; flags interval;{_networks(local)} }}
+  set permitted4 {{ typeof iifname . ip daddr; flags interval;{_elements(permitted)} }}
   chain zones {{
     type filter hook prerouting priority raw; policy accept;
     ct zone set iifname map @zone_out
@@ -107,6 +126,8 @@ table inet {GATEWAY_TABLE} {{
     iifname "{INSIDE_LINK}" oifname "wg-*" ct state established,related accept
     iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr {ECHO_ADDRESS} icmp type echo-request accept
     iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr @refused4 counter name "{REFUSED}" drop
+    iifname . ip daddr @permitted4 oifname "{INSIDE_LINK}" accept
+    iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr @local4 counter name "{REFUSED}" drop
     iifname "wg-*" oifname "{INSIDE_LINK}" accept
   }}
   chain translate {{
@@ -124,15 +145,25 @@ table inet {GATEWAY_TABLE} {{
 """
 
 
-def node_ruleset(configurations: Iterable[Configuration], *, primary: IPv4Address) -> str:
+def node_ruleset(
+    configurations: Iterable[Configuration],
+    *,
+    primary: IPv4Address,
+    uplinks: Iterable[str] = (),
+) -> str:
     """The table of the node's namespace. The load balancer's address (floating IP) becomes the
-    primary one, so that replies come from where they are expected, whatever the back end."""
+    primary one, so that replies come from where they are expected, whatever the back end.
+    ``uplinks``: what pods send leaves by one of these links, not by one towards the node's own
+    pods or containers; none: by any."""
     ordered = sorted(configurations, key=lambda c: c.port)
     frontends = sorted({str(c.frontend) for c in ordered if c.frontend and c.frontend.version == 4})
+    links = [f'"{name}"' for name in sorted(uplinks)]
+    elsewhere = f'iifname "{NODE_LINK}" oifname != @uplinks counter drop' if links else ""
     return f"""\
 table inet {NODE_TABLE} {{
   set secondaries4 {{ type ipv4_addr;{_elements(str(c.secondary) for c in ordered)} }}
   set frontends4 {{ type ipv4_addr;{_elements(frontends)} }}
+  set uplinks {{ type ifname;{_elements(links)} }}
   chain untracked {{
     type filter hook prerouting priority raw; policy accept;
     iifname "{NODE_LINK}" notrack
@@ -150,6 +181,7 @@ table inet {NODE_TABLE} {{
   chain forward {{
     type filter hook forward priority filter - 10; policy accept;
     iifname "{NODE_LINK}" ip saddr != @secondaries4 counter drop
+    {elsewhere}
   }}
 }}
 """
@@ -161,5 +193,8 @@ def _elements(elements: Iterable[str]) -> str:
 
 
 def _networks(networks: Iterable[IPNetwork]) -> str:
-    four = [n for n in networks if isinstance(n, ipaddress.IPv4Network)]
-    return _elements(str(n) for n in ipaddress.collapse_addresses(four))
+    return _elements(str(n) for n in ipaddress.collapse_addresses(_four(networks)))
+
+
+def _four(networks: Iterable[IPNetwork]) -> list[IPv4Network]:
+    return [n for n in networks if isinstance(n, IPv4Network)]

@@ -8,7 +8,7 @@ and in what goes, the filter's entries before the interface.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final, Literal
@@ -51,6 +51,27 @@ SYSCTLS: Final[tuple[tuple[Where, str, str], ...]] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the node is joined to: the links that lead away from it, by name, and the networks
+    on them: the nodes'. Only configurations that name such a network reach it."""
+
+    uplinks: frozenset[str] = frozenset()
+    networks: tuple[IPNetwork, ...] = ()
+
+
+def surroundings(routes: Iterable[Route]) -> Surroundings:
+    """As the node's main table tells: an uplink is a link with a gateway on it. Pure."""
+    known = [r for r in routes if r.device not in (None, NODE_LINK)]
+    uplinks = frozenset(r.device for r in known if r.device and r.gateway)
+    on_link = {
+        r.destination
+        for r in known
+        if r.device in uplinks and r.gateway is None and r.destination.prefixlen > 0
+    }
+    return Surroundings(uplinks=uplinks, networks=tuple(sorted(on_link, key=str)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayDesired:
     """``mtu`` is the node's, in bytes; interfaces get 60 less. ``refused``: destinations that
     no pod may reach through this gateway, besides those that nobody ever may."""
@@ -59,16 +80,19 @@ class GatewayDesired:
     mtu: int = 1500
     configurations: tuple[Configuration, ...] = ()
     refused: tuple[IPNetwork, ...] = ()
+    surroundings: Surroundings = Surroundings()
 
     @property
     def gateway_filter(self) -> str:
         own = ipaddress.IPv4Network(self.primary)
         refused = (*ALWAYS_REFUSED, own, *self.refused)
-        return gateway_ruleset(self.configurations, refused=refused)
+        local = self.surroundings.networks
+        return gateway_ruleset(self.configurations, refused=refused, local=local)
 
     @property
     def node_filter(self) -> str:
-        return node_ruleset(self.configurations, primary=self.primary)
+        uplinks = self.surroundings.uplinks
+        return node_ruleset(self.configurations, primary=self.primary, uplinks=uplinks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,10 @@ from egress_gateway.datapath.gatewayplan import (
     GatewayObserved,
     Place,
     Step,
+    Surroundings,
     Where,
     plan,
+    surroundings,
 )
 from egress_gateway.datapath.link import MAIN, Links
 from egress_gateway.datapath.netns import NetNS
@@ -114,6 +116,11 @@ class GatewaySide:
                     continue
                 done.append(step)
             return Converged(tuple(done), problems, observed.devices)
+
+    def surroundings(self) -> Surroundings:
+        """Read anew for each pass: addresses of a node may come by DHCP."""
+        with Links(self._node) as links:
+            return surroundings(links.routes(MAIN, 4))
 
     def observe(self, desired: GatewayDesired) -> GatewayObserved:
         """Both namespaces as they are."""

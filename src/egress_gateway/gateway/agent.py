@@ -120,13 +120,14 @@ class Agent:
             return await self._idle()
         private, key_problems = await self._keystore.refresh(wanted)
         outcome = serving(wanted, private, key_problems)
-        desired = GatewayDesired(
-            primary=self._primary,
-            mtu=self._mtu,
-            configurations=tuple(outcome.configurations.values()),
-            refused=self._refused,
-        )
         try:
+            desired = GatewayDesired(
+                primary=self._primary,
+                mtu=self._mtu,
+                configurations=tuple(outcome.configurations.values()),
+                refused=self._refused,
+                surroundings=await asyncio.to_thread(self._side.surroundings),
+            )
             converged = await asyncio.to_thread(self._side.converge, desired)
         except DatapathError as error:
             # What ran goes on, and the last report stands; the queue tries again.

@@ -6,14 +6,16 @@ words; a configuration that was served goes on as it was while its new state is 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from egress_gateway.api import names
-from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.api.types import StaticGatewayConfiguration, StaticGatewayConfigurationSpec
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.datapath.wireguard import IPNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Listed:
     port: int
     secondary: str
     frontend: str
+    destinations: tuple[str, ...] = ()
+    """CIDRs that it sends through the gateway by name: with ``azureNetworking`` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ def listed(objects: Iterable[StaticGatewayConfiguration], node: str) -> list[Lis
                 port=profile.port,
                 secondary=entry.secondary_ip,
                 frontend=profile.ip,
+                destinations=_destinations(sgc.spec),
             )
         )
     return sorted(found, key=lambda one: one.uid)
@@ -94,6 +99,7 @@ def serving(
             private_key=private,
             secondary=secondary,
             frontend=_address(one.frontend),
+            destinations=_networks(one.destinations),
         )
     return Serving(configurations, problems)
 
@@ -110,6 +116,19 @@ def _problem(one: Listed) -> str | None:
             "which is no IPv4 address; the controller writes it"
         )
     return None
+
+
+def _destinations(spec: StaticGatewayConfigurationSpec) -> tuple[str, ...]:
+    return tuple(spec.exclude_cidrs) if spec.default_route == "azureNetworking" else ()
+
+
+def _networks(texts: Iterable[str]) -> tuple[IPNetwork, ...]:
+    """Those that are CIDRs; validation has told their author of the others."""
+    found = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            found.append(ipaddress.ip_network(text, strict=False))
+    return tuple(found)
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

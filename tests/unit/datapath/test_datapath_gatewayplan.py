@@ -12,7 +12,7 @@ from egress_gateway.datapath import gatewayplan as g
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.gatewayfilter import INSIDE_LINK, NODE_LINK, Configuration
 from egress_gateway.datapath.gatewayside import peer_changes
-from egress_gateway.datapath.link import MAIN, Link
+from egress_gateway.datapath.link import MAIN, Link, Route
 from egress_gateway.datapath.wireguard import Config, Device, PeerStatus
 
 PRIVATE = [keys.generate().private for _ in range(4)]
@@ -215,3 +215,29 @@ def test_only_peers_that_differ_are_told_to_an_interface() -> None:
     assert {p.public_key for p in change.peers} == {"moved", "new"}
     assert not any(p.fresh for p in change.peers), "sessions go on"
     assert peer_changes({}, {}) == Config()
+
+
+def test_a_nodes_surroundings_are_its_uplinks_and_the_networks_on_them() -> None:
+    four = ipaddress.IPv4Network
+    gateway = ipaddress.IPv4Address("10.1.0.1")
+    routes = [
+        Route(destination=four("0.0.0.0/0"), gateway=gateway, device="eth0"),
+        Route(destination=four("10.1.0.0/16"), device="eth0"),
+        Route(destination=four("10.244.3.0/24"), device="cbr0"),
+        Route(destination=four("10.244.3.7/32"), device="azv1234"),
+        Route(destination=four("10.1.1.101/32"), gateway=gateway, device=NODE_LINK),
+        Route(destination=four("192.0.2.0/24"), kind="unreachable"),
+    ]
+    found = g.surroundings(routes)
+    assert found == g.Surroundings(uplinks=frozenset({"eth0"}), networks=(four("10.1.0.0/16"),))
+    assert g.surroundings([]) == g.Surroundings()
+
+
+def test_a_destination_names_a_network_only_from_within_it() -> None:
+    local = [ipaddress.IPv4Network("10.1.0.0/16")]
+    named = ("10.1.7.0/25", "10.1.7.128/25", "0.0.0.0/0", "10.0.0.0/8", "172.16.0.0/12", "::/0")
+    one = dataclasses.replace(
+        configuration(0), destinations=tuple(ipaddress.ip_network(n) for n in named)
+    )
+    assert one.permitted(local) == [ipaddress.IPv4Network("10.1.7.0/24")]
+    assert one.permitted([]) == []

@@ -7,6 +7,7 @@ import ipaddress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from egress_gateway.api.types import (
@@ -126,3 +127,12 @@ def test_a_malformed_setting_names_itself() -> None:
     settings = Settings(node_name="gw1", refused_cidrs=["10.0.0.0/33"])
     with pytest.raises(ValueError, match=r"10\.0\.0\.0/33"):
         _ = settings.refused
+
+
+def test_destinations_are_named_by_azure_networking_alone() -> None:
+    cidrs = ["10.1.7.0/24", "not a network"]
+    for route, named in (("azureNetworking", ["10.1.7.0/24"]), ("staticEgressGateway", [])):
+        one = sgc()
+        spec = msgspec.structs.replace(one.spec, default_route=route, exclude_cidrs=cidrs)
+        made = outcome(msgspec.structs.replace(one, spec=spec))
+        assert [str(d) for d in made.configurations["uid-one"].destinations] == named
