@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -18,9 +19,11 @@ from typing import Any, Final
 import click
 import msgspec
 
+from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.logging import configure
 from egress_gateway.service.settings import PREFIX, SettingsError, load
 
+log = logging.getLogger(__name__)
 Run = Callable[[Any], Awaitable[None]]
 
 
@@ -108,7 +111,8 @@ def _shown(field: msgspec.inspect.Field) -> str:
 
 
 async def _until_signal(run: Run, settings: Any) -> int:
-    """Runs the component until it ends or a signal cancels it. 0 after a clean stop."""
+    """Runs the component until it ends or a signal cancels it. 0 after a clean stop, 1 for what
+    its operator must mend, which is one line of the log."""
     task = asyncio.ensure_future(run(settings))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,6 +121,9 @@ async def _until_signal(run: Run, settings: Any) -> int:
         await task
     except asyncio.CancelledError:
         return 0
+    except OperatorError as error:
+        log.error("%s", error)
+        return 1
     return 0
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from egress_gateway.service.errors import OperatorError
+
 
 class CloudError(Exception):
     """A request failed. ``resource`` is the id of what it was about, as far as known."""
@@ -112,5 +114,5 @@ class Unavailable(CloudError):
     """No usable answer: connection, 5xx, or no token. Only time (or the network) mends it."""
 
 
-class ConfigError(Exception):
+class ConfigError(OperatorError):
     """The cloud's configuration is missing or wrong; names file and field. Never a secret."""

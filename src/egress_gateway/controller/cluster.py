@@ -257,9 +257,6 @@ class Cluster:
     def notify(self, sgc: StaticGatewayConfiguration, notice: Notice) -> None:
         reference = resources.SGCS.reference(sgc)
         self._recorder.event(reference, notice.type, notice.reason, notice.message)
-        level = logging.WARNING if notice.type == "Warning" else logging.INFO
-        extra = {"configuration": f"{sgc.metadata.namespace}/{sgc.metadata.name}"}
-        log.log(level, "%s: %s", notice.reason, notice.message, extra=extra)
 
     # --- changes -------------------------------------------------------------------------
 

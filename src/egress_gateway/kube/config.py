@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from egress_gateway.service.errors import OperatorError
+
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TOKEN_MAX_AGE: Final = 60.0
 """Seconds for which a token read from a file is used without looking again, as client-go does."""
@@ -23,7 +25,7 @@ _TOKEN_MAX_AGE: Final = 60.0
 Token = Callable[[bool], str | None]
 
 
-class ConfigError(Exception):
+class ConfigError(OperatorError):
     """The access configuration is missing or wrong; names the file or variable."""
 
 

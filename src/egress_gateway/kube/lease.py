@@ -12,6 +12,7 @@ from egress_gateway.kube.backoff import Random, delay
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.election import Election, Write
 from egress_gateway.kube.resources import LEASES, Lease
+from egress_gateway.service.errors import OperatorError
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ _MARGIN: Final = 0.05
 """Seconds after a Lease's end at which it is tried, so that the end has surely passed."""
 
 
-class LeadershipLost(Exception):
+class LeadershipLost(OperatorError):
     """The Lease could not be renewed in time or went to another; the process should end."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,29 @@ def test_an_unknown_value_is_one_line() -> None:
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert "health" in line.lower()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        ("{", "not valid JSON or YAML"),
+        ('{"subscriptionID": "s", "resourceGroup": "g"}', "location"),
+        (
+            '{"subscriptionID": "s", "resourceGroup": "g", "location": "x", "tenantId": "t",'
+            ' "aadClientId": "c", "aadClientSecretFile": "/nowhere/secret"}',
+            "/nowhere/secret",
+        ),
+    ],
+)
+def test_azure_configuration_that_cannot_work_ends_the_controller_with_one_line(
+    tmp_path: Path, content: str | None, words: str
+) -> None:
+    file = tmp_path / "azure.json"
+    if content is not None:
+        file.write_text(content)
+    command = [*COMMAND, "controller", "--azure-config", str(file), "--log-format", "text"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert words in line
