@@ -19,6 +19,10 @@ _COMMANDS: Final = {
     "crds": ("egress_gateway.cli.crds:crds", "Print the custom resource definitions."),
     "gateway": ("egress_gateway.cli.components:gateway", "A gateway node's agent."),
     "lab": ("egress_gateway.cli.lab:lab", "The whole system on this machine."),
+    "migrate": (
+        "egress_gateway.cli.migrate:migrate",
+        "Take a cluster over from the Go project.",
+    ),
     "node": ("egress_gateway.cli.components:node", "Every node's agent and CNI server."),
     "status": (
         "egress_gateway.cli.status:status",

@@ -80,6 +80,14 @@ class Takeover:
             "(az aks update --disable-static-egress-gateway) or remove this controller",
         )
 
+    async def stop_rivals(self) -> None:
+        """Scales the Go project's controller to zero. Needs a person's rights."""
+        listed = await self._client.list(_DEPLOYMENTS, labels=_CONTROLLERS)
+        for found in listed.items:
+            meta = found["metadata"]
+            patch = {"spec": {"replicas": 0}}
+            await self._client.merge_patch(_DEPLOYMENTS, meta["name"], patch, meta["namespace"])
+
     async def _deployment(self) -> Rival | None:
         listed = await self._client.list(_DEPLOYMENTS, labels=_CONTROLLERS)
         for found in listed.items:
@@ -112,24 +120,28 @@ class Takeover:
 
     # --- what is left --------------------------------------------------------------------
 
-    async def look(self, configurations: Sequence[StaticGatewayConfiguration]) -> Leftovers:
-        """The Go project's objects, and the key Secrets if there is any need for them."""
+    async def look(
+        self, configurations: Sequence[StaticGatewayConfiguration], *, secrets: bool = False
+    ) -> Leftovers:
+        """The Go project's objects, and the key Secrets if there is any need for them, or if
+        ``secrets`` asks for them."""
         balancing, machines = await asyncio.gather(
             self._old(resources.GO_LB_CONFIGURATIONS), self._old(resources.GO_VM_CONFIGURATIONS)
         )
         found = Leftovers(
             configurations=configurations, balancing=balancing, machines=machines, secrets=()
         )
-        if not (balancing or machines or misplaced(found, self.system_namespace)):
+        needed = secrets or balancing or machines or misplaced(found, self.system_namespace)
+        if not needed:
             return found
-        secrets = await self._client.list(
+        listed = await self._client.list(
             resources.SECRETS, self.system_namespace, labels=names.OWNING_NAME_LABEL
         )
         return Leftovers(
             configurations=configurations,
             balancing=balancing,
             machines=machines,
-            secrets=secrets.items,
+            secrets=listed.items,
         )
 
     async def _old(
@@ -197,6 +209,24 @@ class Takeover:
             document["metadata"]["labels"] = labels(adoption.configuration)  # type: ignore[index]
             written = await self._client.create(resources.SECRETS, document)
         return dict(written.metadata.annotations)
+
+    async def copy_keys(self, lost: Mapping[str, str]) -> None:
+        """Key pairs (UID → namespace) into our namespace. Needs a person's rights."""
+        for uid, namespace in lost.items():
+            name = names.key_secret(uid)
+            found = await self._client.get(resources.SECRETS, name, namespace)
+            document = {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "type": "Opaque",
+                "metadata": {
+                    "name": name,
+                    "namespace": self.system_namespace,
+                    "labels": found.metadata.labels,
+                },
+                "data": found.data,
+            }
+            await self._client.create(resources.SECRETS, document)
 
     async def release(self, release: Release) -> None:
         """Owners go first: without them the garbage collector has no reason to act on it."""

@@ -1,0 +1,176 @@
+"""``egress-gateway migrate``: a cluster of the Go project becomes one of ours, step by step.
+
+The controller takes over by itself when it starts; this command is for the person who wants to see
+first (``--dry-run``), and does the parts that need a person's rights: stopping the old controller
+(``--stop``) and copying key pairs from another namespace. It changes nothing in Azure. With
+``--azure-config`` it also reads Azure and says what the controller's first pass would write there:
+nothing, on a healthy cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from egress_gateway.api import names
+from egress_gateway.cli.migrate_report import Report, render, report
+from egress_gateway.controller.adopt import Leftovers, misplaced, names_of, plan_adoption
+from egress_gateway.controller.plan import Names
+from egress_gateway.controller.takeover import Takeover
+from egress_gateway.kube import config, resources
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.errors import ApiError
+
+_INTERVAL: Final = 1.0
+_FIELD_MANAGER: Final = "egress-gateway-cli"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    kubeconfig: str | None
+    system_namespace: str
+    azure_config: Path | None
+    dry_run: bool
+    stop: bool
+    timeout: float
+
+
+@click.command()
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, object by object; do nothing."
+)
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--kubeconfig", help="Path; else KUBECONFIG, ~/.kube/config or the pod's own.")
+@click.option(
+    "--system-namespace",
+    envvar="EGRESS_GATEWAY_SYSTEM_NAMESPACE",
+    default=names.SYSTEM_NAMESPACE,
+    show_default=True,
+    help="Where our components run, or will.",
+)
+@click.option(
+    "--azure-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="azure.json: also say what the controller would write to Azure.",
+)
+@click.option("--stop", is_flag=True, help="Scale the Go project's controller to zero first.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds for it to stop.")
+def migrate(output: str, **given: Any) -> None:
+    """Take a cluster over from the Go project: same names, addresses, ports and keys.
+
+    Exit code 1 when something stands in the way; the output says what mends it.
+    """
+    from egress_gateway.cloud.errors import CloudError, ConfigError
+
+    try:
+        found = asyncio.run(_migrate(_Options(**given)))
+    except (config.ConfigError, ConfigError, CloudError) as error:
+        raise click.ClickException(str(error)) from error
+    except ApiError as error:
+        raise click.ClickException(f"the Kubernetes API refused: {error}") from error
+    click.echo(json.dumps(found) if output == "json" else render(found), nl=output == "json")
+    sys.exit(1 if found["blockers"] else 0)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one look at the cluster found."""
+
+    leftovers: Leftovers
+    blockers: list[dict[str, str]] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+async def _migrate(options: _Options) -> Report:
+    async with Client(config.load(options.kubeconfig), _FIELD_MANAGER) as client:
+        takeover = Takeover(client, system_namespace=options.system_namespace)
+        if options.stop and not options.dry_run:
+            await _stop(takeover, options.timeout)
+        seen = await _look(client, takeover)
+        acted = not options.dry_run and not seen.blockers
+        adoptions = plan_adoption(seen.leftovers)
+        if acted:
+            await takeover.copy_keys(seen.lost)
+            for adoption in adoptions:
+                if not adoption.dispute:
+                    await takeover.adopt(adoption)
+        azure = await _azure(options, seen.leftovers)
+        return report(
+            seen.leftovers,
+            adoptions,
+            seen.lost,
+            blockers=seen.blockers,
+            remains=await _remains(client, seen.blockers),
+            azure=azure,
+            acted=acted,
+            system_namespace=options.system_namespace,
+        )
+
+
+async def _look(client: Client, takeover: Takeover) -> _Seen:
+    configurations = (await client.list(resources.SGCS)).items
+    seen = _Seen(await takeover.look(configurations, secrets=True))
+    rival = await takeover.rival()
+    if rival is not None:
+        seen.blockers.append({"what": rival.who, "mend": rival.mend})
+    seen.lost = misplaced(seen.leftovers, takeover.system_namespace)
+    return seen
+
+
+async def _stop(takeover: Takeover, timeout: float) -> None:
+    """Scales the old Deployments to zero and waits until nobody holds the Lease."""
+    await takeover.stop_rivals()
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if await takeover.rival() is None:
+            return
+        await asyncio.sleep(_INTERVAL)
+
+
+async def _azure(options: _Options, found: Leftovers) -> Mapping[str, Any] | None:
+    if options.azure_config is None:
+        return None
+    from egress_gateway.cloud.azure import config as azure_config
+    from egress_gateway.cloud.azure.cloud import AzureCloud
+    from egress_gateway.controller.rehearse import rehearse
+
+    cloud = AzureCloud(azure_config.load(options.azure_config))
+    try:
+        said = await rehearse(cloud, found.configurations, _in_force(found))
+    finally:
+        await cloud.close()
+    return {
+        "writes": list(said.writes),
+        "problems": {str(key): text for key, text in said.problems.items()},
+    }
+
+
+def _in_force(found: Leftovers) -> dict[str, Names]:
+    """Names as they are after the take-over: recorded ones, and those about to be."""
+    beginning = names.key_secret("")
+    recorded = {s.metadata.name.removeprefix(beginning): s.metadata for s in found.secrets}
+    return {uid: names_of(uid, meta.annotations) for uid, meta in recorded.items()} | {
+        adoption.uid: adoption.names for adoption in plan_adoption(found)
+    }
+
+
+async def _remains(client: Client, blockers: Sequence[Mapping[str, str]]) -> list[str]:
+    """Commands for what is left of the Go project and is the person's to remove, later."""
+    commands = []
+    for found in (await client.list(resources.DAEMON_SETS)).items:
+        meta = found.metadata
+        if meta.name.startswith(names.GO_DAEMON_PREFIX):
+            commands.append(f"kubectl delete daemonset -n {meta.namespace} {meta.name}")
+    if blockers:
+        return commands
+    for plural in ("gatewaylbconfigurations", "gatewayvmconfigurations"):
+        commands.append(f"kubectl delete crd {plural}.{names.GROUP} --ignore-not-found")
+    return commands

@@ -1,0 +1,138 @@
+"""`egress-gateway migrate` on the recorded cluster: says first, acts then, and only once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from egress_gateway.cli.main import cli
+from egress_gateway.lab.kube.client import KubeClient
+from tests.contract.controller.moved_cluster import SYSTEM, Moved, moved_cluster
+from tests.contract.controller.test_moving_over import DEPLOYMENT, MODES, old_deployment, play
+
+
+async def migrate(moved: Moved, *flags: str) -> Result:
+    """The command as an administrator runs it, in a thread beside the two servers."""
+    kubeconfig = moved.kubeconfig.parent / "admin"
+    kubeconfig.write_bytes(moved.server.kubeconfig(_url(moved)))
+    arguments = ["migrate", "--kubeconfig", str(kubeconfig), *flags]
+    return await asyncio.to_thread(CliRunner().invoke, cli, arguments)
+
+
+def _url(moved: Moved) -> str:
+    text = moved.kubeconfig.read_text()
+    return text.partition("server: ")[2].split()[0]
+
+
+def document(result: Result) -> dict[str, Any]:
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    found: dict[str, Any] = json.loads(result.output)
+    return found
+
+
+async def kubernetes(kube: KubeClient) -> list[Any]:
+    """Everything that the command could have changed."""
+    kinds = ["secrets", "staticgatewayconfigurations", "deployments"]
+    return [await kube.list(kind) for kind in kinds]
+
+
+def test_a_dry_run_names_every_object_and_changes_none(tmp_path: Path) -> None:
+    async def story(moved: Moved) -> None:
+        before = await kubernetes(moved.kube)
+        result = await migrate(
+            moved, "--dry-run", "--output", "json", "--azure-config", str(moved.azure_json)
+        )
+        found = document(result)
+        assert result.exit_code == 0
+        assert found["blockers"] == []
+        assert found["azure"] == {"writes": [], "problems": {}}
+        assert {c["configuration"] for c in found["configurations"]} == {
+            f"default/{name}" for name in MODES
+        }
+        for entry in found["configurations"]:
+            name = entry["configuration"].partition("/")[2]
+            rule = moved.recorded_of("GatewayLBConfiguration", name)["metadata"]["uid"]
+            assert entry["state"] == "to be taken over"
+            assert entry["names"]["loadBalancerRule"] == rule
+            assert [(a["action"], a["object"].split()[0]) for a in entry["actions"]] == [
+                ("annotate", "Secret"),
+                ("release", "GatewayVMConfiguration"),
+                ("delete", "GatewayVMConfiguration"),
+                ("release", "GatewayLBConfiguration"),
+                ("delete", "GatewayLBConfiguration"),
+            ]
+        assert await kubernetes(moved.kube) == before
+        assert len(await moved.old_objects()) == 2 * len(MODES)
+        assert moved.writes() == []
+
+    play(tmp_path, story)
+
+
+def test_it_refuses_while_the_old_controller_runs_and_can_stop_it(tmp_path: Path) -> None:
+    async def story(moved: Moved) -> None:
+        await moved.kube.create("deployments", old_deployment())
+        result = await migrate(moved, "--output", "json")
+        found = document(result)
+        assert result.exit_code == 1
+        assert DEPLOYMENT in found["blockers"][0]["what"]
+        assert "--replicas=0" in found["blockers"][0]["mend"]
+        assert not found["acted"]
+        assert len(await moved.old_objects()) == 2 * len(MODES)
+
+        result = await migrate(moved, "--output", "json", "--stop")
+        assert document(result)["acted"]
+        assert result.exit_code == 0
+        assert await moved.old_objects() == []
+        deployment = await moved.kube.get("deployments", DEPLOYMENT, namespace=SYSTEM)
+        assert deployment["spec"]["replicas"] == 0
+        assert moved.writes() == []
+
+        again = document(await migrate(moved, "--output", "json"))
+        assert {c["state"] for c in again["configurations"]} == {"taken over before"}
+        assert all(not c["actions"] for c in again["configurations"])
+
+    play(tmp_path, story)
+
+
+def test_key_pairs_in_another_namespace_are_copied_not_replaced(tmp_path: Path) -> None:
+    async def story(moved: Moved) -> None:
+        result = await migrate(moved, "--output", "json", "--system-namespace", "default")
+        found = document(result)
+        assert {a["detail"] for c in found["configurations"] for a in c["actions"][:1]} == {
+            "to default"
+        }
+        for was in moved.configurations():
+            name = f"sgw-{was['metadata']['uid']}"
+            copied = await moved.kube.get("secrets", name, namespace="default")
+            assert copied["data"] == moved.recorded_of("Secret", name)["data"]
+
+    play(tmp_path, story)
+
+
+def test_people_read_what_stays_and_what_is_left_to_do(tmp_path: Path) -> None:
+    async def story(moved: Moved) -> None:
+        text = (await migrate(moved, "--dry-run")).output
+        assert "default/managed-prefix: to be taken over" in text
+        assert "keeps 203.0.113.4/30, server 10.224.0.14:6001" in text
+        assert "would release GatewayLBConfiguration default/managed-prefix" in text
+        assert "kubectl delete crd gatewaylbconfigurations" in text
+
+    play(tmp_path, story)
+
+
+def test_a_cluster_that_never_had_the_go_project_has_nothing_to_move(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with moved_cluster(tmp_path, definitions=False) as moved:
+            for name in MODES:
+                path = "staticgatewayconfigurations"
+                finalizers = {"metadata": {"finalizers": None}}
+                await moved.kube.patch(path, name, finalizers, namespace="default")
+                await moved.kube.delete(path, name, namespace="default")
+            result = await migrate(moved, "--output", "json")
+            assert document(result)["configurations"] == []
+
+    asyncio.run(main())
