@@ -60,13 +60,24 @@ def demo(output: str, keep: bool) -> None:
 @output_option
 @click.option("--empty", is_flag=True, help="Only Azure: no resource group, no cluster.")
 @click.option("--nodes", default=3, show_default=True, help="Nodes of the system pool.")
-def up(name: str, output: str, empty: bool, nodes: int) -> None:
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+    help="Keep Azure's resources in this file, and begin with those that it holds.",
+)
+def up(name: str, output: str, empty: bool, nodes: int, state: Path | None) -> None:
     """Start a lab that stays: resource group, AKS-like cluster, kubeconfig."""
     from egress_gateway.lab.demo.setup import bring_up
 
     _terminate_as_interrupt()
     handle = _guarded(
-        bring_up(name, empty=empty, nodes=nodes, say=lambda text: click.echo(text, err=True))
+        bring_up(
+            name,
+            empty=empty,
+            nodes=nodes,
+            state=state,
+            say=lambda text: click.echo(text, err=True),
+        )
     )
     if output == "json":
         click.echo(json.dumps(_describe(handle)))

@@ -72,6 +72,7 @@ class Lab:
             backend=self,
             verifier=self,
             operation_seconds=float(options.get("operation_seconds", 0.2)),
+            state=Path(options["state"]) if options.get("state") else None,
         )
         self.fabric = Fabric(self.emulator.resources, token=self._machine_token)
         platform = Platform(

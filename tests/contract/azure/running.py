@@ -41,7 +41,7 @@ class Machines:
         self.clusters[spec.cluster_id] = spec
 
     async def delete_cluster(self, cluster_id: str) -> None:
-        del self.clusters[cluster_id]
+        self.clusters.pop(cluster_id, None)
         self.machines.clear()
 
     async def kubeconfig(self, cluster_id: str, *, admin: bool) -> bytes:

@@ -16,7 +16,7 @@ import hmac
 import json
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,10 @@ LIFETIME = 86399
 
 _SPACE = uuid.UUID("6f5c8a0e-35d0-4d0c-9d0d-1f2f6a3d8f11")
 """Object ids of principals that bring their own client id are derived in this namespace."""
+
+
+Federation = tuple[str | None, str]
+"""(issuer or any, subject) whose tokens sign someone in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Directory:
     """Called when a principal becomes known by signing in."""
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     _by_client: dict[str, Principal] = field(default_factory=dict)
-    _federated: dict[str, set[tuple[str | None, str]]] = field(default_factory=dict)
+    _federated: dict[str, set[Federation]] = field(default_factory=dict)
 
     def add_managed_identity(self, name: str) -> Principal:
         """A new identity without a secret, as a cluster or machine has."""
@@ -79,6 +83,22 @@ class Directory:
 
     def principals(self) -> list[Principal]:
         return list(self._by_client.values())
+
+    def content(self) -> tuple[bytes, list[Principal], Mapping[str, set[Federation]]]:
+        """(key of the tokens, principals, federated credentials by client id)."""
+        return self._key, list(self._by_client.values()), self._federated
+
+    def restore(
+        self,
+        *,
+        key: bytes,
+        principals: Iterable[Principal],
+        federated: Mapping[str, set[Federation]],
+    ) -> None:
+        """Puts back what ``content`` gave: tokens that were issued then hold on."""
+        self._key = key
+        self._by_client = {p.client_id: p for p in principals}
+        self._federated = {client: set(pairs) for client, pairs in federated.items()}
 
     def sign_in_with_secret(self, client_id: str, secret: str) -> Principal:
         """Raises ``ArmError`` in the token endpoint's words."""

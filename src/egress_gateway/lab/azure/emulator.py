@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -24,7 +25,7 @@ import msgspec
 from aiohttp import web
 
 from egress_gateway.api import names
-from egress_gateway.lab.azure import errors, signin
+from egress_gateway.lab.azure import errors, ids, signin, snapshot
 from egress_gateway.lab.azure.addressing import Addresses
 from egress_gateway.lab.azure.directory import Directory, Principal
 from egress_gateway.lab.azure.dispatch import dispatch, parse_path
@@ -35,6 +36,7 @@ from egress_gateway.lab.azure.operations import Clock, Operations, SystemClock
 from egress_gateway.lab.azure.providers import authorization, graph, registry
 from egress_gateway.lab.azure.rbac import Access
 from egress_gateway.lab.azure.resources import StoredResources
+from egress_gateway.lab.azure.state import StateError, StateFile
 from egress_gateway.lab.azure.store import Store
 from egress_gateway.lab.protocols import ClusterBackend, Resources, TokenVerifier
 
@@ -78,10 +80,12 @@ class Emulator:
         outbound_networks: Sequence[IPv4Network] = (IPv4Network("192.0.2.0/24"),),
         prefix_networks: Sequence[IPv4Network] = (IPv4Network("203.0.113.0/24"),),
         addon_subject: str = ADDON_SUBJECT,
+        state: Path | None = None,
     ) -> None:
         """``operation_seconds``: how long each long-running operation takes.
         ``poll_hold_seconds``: how long a status answer may be kept back for an operation that
-        is about to end (0 counts polls as Azure would have them)."""
+        is about to end (0 counts polls as Azure would have them).
+        ``state``: a file that everything is kept in and taken from; raises ``StateError``."""
         clock = clock or SystemClock()
         store = Store()
         self.faults = Faults()
@@ -106,7 +110,13 @@ class Emulator:
         self.app = web.Application(client_max_size=16 * 2**20)
         self.app.router.add_route("*", "/{path:.*}", self._handle)
         self._page_size = page_size
+        self._state = StateFile(state) if state else None
+        if self._state is not None:
+            self._state.load_tenant(self.directory)
+            snapshot.restore(self.azure, self._state.entries())
+            self._state.follow(store, self.directory)
         self._runner: web.AppRunner | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
     async def serve(
         self, sockets: Iterable[socket.socket], ssl_context: ssl.SSLContext | None
@@ -117,11 +127,38 @@ class Emulator:
         await self._runner.setup()
         for listening in sockets:
             await web.SockSite(self._runner, listening, ssl_context=ssl_context).start()
+        self._keeper = asyncio.create_task(self._keep())
+        self._resume()
+
+    def _resume(self) -> None:
+        """Goes on with what the state file was in the middle of, and boots its machines. What
+        lies in a group that goes, goes with it."""
+        for entry in self.azure.store.everything():
+            kind = self.azure.kind(ids.parse(entry.id).type)
+            if kind is not None and not self._goes_with_its_group(entry.id):
+                kind.resume(entry.document)
+
+    def _goes_with_its_group(self, resource_id: str) -> bool:
+        group = self.azure.store.get("/".join(resource_id.split("/")[:5]))
+        if group is None or ids.same(group["id"], resource_id):
+            return False
+        return bool(group["properties"]["provisioningState"] == "Deleting")
+
+    async def _keep(self) -> None:
+        """Writes what operations change; requests write for themselves before they answer."""
+        while self._state is not None:
+            seen = self.azure.store.revision
+            try:
+                self._state.flush()
+            except StateError:
+                log.exception("what just changed is not in the state file")
+            await self.azure.store.changed(seen)
 
     async def close(self) -> None:
         """Stops serving and ends operations under way."""
         await self.azure.operations.close()
         if self._runner is None:
+            self._let_go()
             return
         for site in list(self._runner.sites):
             await site.stop()
@@ -134,6 +171,13 @@ class Emulator:
                 break
             await asyncio.sleep(0.01)
         await self._runner.cleanup()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if self._state is not None:
+            self._state.close()
 
     def machine_token(self, resource: str, client_id: str) -> dict[str, Any]:
         """What the instance metadata service's identity endpoint answers for an identity that a
@@ -173,6 +217,8 @@ class Emulator:
             body = {"code": "InternalServerError", "message": repr(error)}
             answer = Answer(500, {"error": body})
         self.requests.append(Seen(request.method, path, answer.status, who))
+        if self._state is not None:
+            self._state.flush()
         if fault is not None and fault.kind == "cut":
             return await _cut(request, answer)
         return _respond(answer)
@@ -219,6 +265,8 @@ class Emulator:
             body = signin.token(self.directory, _base(request), form)
         except ArmError as error:
             return _respond(Answer(error.status, signin.refusal(error)))
+        if self._state is not None:
+            self._state.flush()
         return _respond(Answer(200, body))
 
     def _authenticate(self, request: web.Request) -> Principal:

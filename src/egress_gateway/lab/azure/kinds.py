@@ -202,12 +202,7 @@ class Kind:
         self.check_busy(call)
         self.check_delete(document)
         self.set_state(document["id"], "Deleting")
-        operation = self.azure.operations.start(
-            document["id"],
-            lambda: self.remove(document),
-            on_failure=lambda: self.set_state(document["id"], "Failed"),
-        )
-        return self.async_answer(call, operation, 202, None, location=True)
+        return self.async_answer(call, self.begin_delete(document), 202, None, location=True)
 
     # -- parts ---------------------------------------------------------------------------
 
@@ -310,16 +305,36 @@ class Kind:
         edit(new["properties"])
         self.save(new)
 
-    def accepted(self, call: Call, resource_id: str, status: int) -> Answer:
-        """Starts the write's operation and answers for it."""
+    def resume(self, document: Document) -> None:
+        """Goes on with the operation that a document which comes from a file was in."""
+        state = document["properties"].get("provisioningState")
+        if state == "Deleting":
+            self.begin_delete(document)
+        elif state in ("Creating", "Updating"):
+            self.begin(document["id"])
+
+    def begin(self, resource_id: str) -> Operation:
+        """Starts a write's operation."""
 
         async def work() -> None:
             await self.settle(resource_id)
             self.set_state(resource_id, "Succeeded")
 
-        operation = self.azure.operations.start(
+        return self.azure.operations.start(
             resource_id, work, on_failure=lambda: self.set_state(resource_id, "Failed")
         )
+
+    def begin_delete(self, document: Document) -> Operation:
+        """Starts a deletion's operation."""
+        return self.azure.operations.start(
+            document["id"],
+            lambda: self.remove(document),
+            on_failure=lambda: self.set_state(document["id"], "Failed"),
+        )
+
+    def accepted(self, call: Call, resource_id: str, status: int) -> Answer:
+        """Starts the write's operation and answers for it."""
+        operation = self.begin(resource_id)
         document = self.azure.store.get(resource_id)
         assert document is not None
         return self.async_answer(call, operation, status, self.view(document))

@@ -18,7 +18,7 @@ from egress_gateway.lab.azure.providers.compute import Instances, ScaleSets
 from egress_gateway.lab.azure.providers.loadbalancers import COMPUTED, LoadBalancers
 from egress_gateway.lab.azure.providers.network import PublicIPPrefixes, prefix_pool, subnet_network
 from egress_gateway.lab.azure.providers.resources import GROUP
-from egress_gateway.lab.azure.store import Document
+from egress_gateway.lab.azure.store import Document, Entry
 
 _UNDER_WAY = ("Creating", "Updating")
 """States of operations that nobody would end: a snapshot holds resources, not operations."""
@@ -47,6 +47,19 @@ def load(azure: Azure, documents: Iterable[Document]) -> None:
         azure.store.put(kind, document)
     for document in loaded:
         _lease(azure, document)
+
+
+def restore(azure: Azure, entries: Iterable[Entry]) -> None:
+    """Puts back what the store held, ETags included, in its order."""
+    kept = list(entries)
+    for entry in kept:
+        document = {k: v for k, v in entry.document.items() if k != "_started"}
+        azure.store.put(entry.type, document, etag=entry.etag)
+        if entry.type == PublicIPPrefixes.type:
+            network = IPv4Network(document["properties"]["ipPrefix"])
+            azure.addresses.claim_prefix(document["id"], network)
+    for entry in kept:
+        _lease(azure, entry.document)
 
 
 def _order(kind: str) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,20 @@ class Store:
         self._targets: dict[str, list[tuple[str, str]]] = {}
         self._revision = 0
         self._moved = asyncio.Event()
+        self._changes: dict[str, None] | None = None
+
+    def track(self) -> None:
+        """From now on keeps the keys (ids in lower case) of what changes for ``take_changes``."""
+        self._changes = {}
+
+    def take_changes(self) -> list[str]:
+        """Keys of what was put or deleted since the last call, in order."""
+        changed, self._changes = list(self._changes or ()), {}
+        return changed
+
+    def mark_changed(self, keys: Iterable[str]) -> None:
+        """Gives keys back that could not be dealt with."""
+        self._changes = dict.fromkeys(keys) | (self._changes or {})
 
     @property
     def revision(self) -> int:
@@ -64,15 +78,16 @@ class Store:
     def __contains__(self, resource_id: str) -> bool:
         return self.entry(resource_id) is not None
 
-    def put(self, resource_type: str, document: Document) -> Entry:
-        """Stores a document under its own ``id``; the caller gives the document away."""
-        entry = Entry(document["id"], resource_type, f'W/"{uuid.uuid4()}"', document)
+    def put(self, resource_type: str, document: Document, *, etag: str | None = None) -> Entry:
+        """Stores a document under its own ``id``; the caller gives the document away. ``etag``
+        is for one that comes back from a file."""
+        entry = Entry(document["id"], resource_type, etag or f'W/"{uuid.uuid4()}"', document)
         key = entry.id.lower()
         self._unlink(key)
         self._entries[key] = entry
         self._by_type[resource_type.lower()][key] = entry
         self._link(key, entry)
-        self._touch()
+        self._touch(key)
         return entry
 
     def delete(self, resource_id: str) -> None:
@@ -83,7 +98,7 @@ class Store:
             return
         del self._by_type[entry.type.lower()][key]
         self._unlink(key)
-        self._touch()
+        self._touch(key)
 
     def of_type(self, resource_type: str, scope: str = "") -> list[Document]:
         """Documents of a type, optionally only those below ``scope``, in order of creation."""
@@ -104,8 +119,10 @@ class Store:
         each reference, such as a NIC's ipConfig. References inside one document count too."""
         return sorted(self._referrers.get(resource_id.lower(), {}).values())
 
-    def _touch(self) -> None:
+    def _touch(self, key: str) -> None:
         self._revision += 1
+        if self._changes is not None:
+            self._changes[key] = None
         self._moved.set()
         self._moved = asyncio.Event()
 

@@ -67,6 +67,17 @@ class World:
     async def create_group(self) -> None:
         await self.arm.put(self.group_id, {"location": LOCATION}, "2024-11-01")
 
+    async def groups(self) -> list[dict[str, Any]]:
+        """All resource groups."""
+        return await self.arm.list(f"/subscriptions/{SUBSCRIPTION}/resourceGroups", "2024-11-01")
+
+    async def cluster_at_rest(self) -> dict[str, Any] | None:
+        """The cluster, or None while something happens to it; ``RequestFailed`` if there is
+        none."""
+        cluster = await self.arm.get(self.cluster_id, "2026-06-01")
+        state = cluster["properties"]["provisioningState"]
+        return cluster if state in ("Succeeded", "Failed") else None
+
     async def create_cluster(self, *, nodes: int, version: str = "1.30.5") -> dict[str, Any]:
         pool = {
             "name": "nodepool1",

@@ -183,6 +183,31 @@ class ManagedClusters(AksKind):
         pools = [p for p in self.pools(resource_id) if _pending(p)]
         await asyncio.gather(*(self._settle_pool(cluster, p) for p in pools))
 
+    def resume(self, document: Document) -> None:
+        """A lab begins with no machine running: every cluster is made again, and all pools."""
+        if document["properties"]["provisioningState"] == "Deleting":
+            self.begin_delete(document)
+            return
+        cluster_id = document["id"]
+        self.set_state(cluster_id, "Starting")
+
+        async def work() -> None:
+            cluster = self.cluster(cluster_id)
+            node_group = NodeGroup(self.azure, cluster)
+            if node_group.id in self.azure.store:
+                await self.azure.backend.create_cluster(self._spec(cluster, node_group))
+            for pool in self.pools(cluster_id):
+                if pool["properties"]["provisioningState"] == "Deleting":
+                    await AgentPools(self.azure).remove(pool)
+                else:
+                    self.save_pool(cluster_id, pool["name"], pool["properties"], "Updating")
+            await self.settle(cluster_id)
+            self.set_state(cluster_id, "Succeeded")
+
+        self.azure.operations.start(
+            cluster_id, work, on_failure=lambda: self.set_state(cluster_id, "Failed")
+        )
+
     async def _settle_pool(self, cluster: Document, document: Document) -> None:
         name, pool = document["name"], document["properties"]
         try:
@@ -305,6 +330,9 @@ class AgentPools(AksKind):
                 "OperationNotAllowed",
                 "There has to be at least one system agent pool: the last one cannot be deleted.",
             )
+
+    def resume(self, document: Document) -> None:
+        """The cluster goes on with its pools."""
 
     async def remove(self, document: Document) -> None:
         cluster = self.cluster(document["id"].rpartition("/agentPools/")[0])

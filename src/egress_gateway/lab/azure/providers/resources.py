@@ -140,9 +140,19 @@ class ResourceGroups(Kind):
 
     async def delete(self, call: Call) -> Answer:
         group = self.read(call.id)
-        operation = self.azure.operations.start(group["id"], lambda: self.empty(group))
+        group = {**group, "properties": {"provisioningState": "Deleting"}}
+        self.azure.store.put(GROUP, group)
+        operation = self.begin_delete(group)
         url = self.azure.operation_url(call.base, operation, result=True)
         return Answer(202, None, {"Location": url, "Retry-After": RETRY_AFTER})
+
+    async def remove(self, document: Document) -> None:
+        await self.empty(document)
+
+    def set_state(self, resource_id: str, state: str) -> None:
+        group = self.azure.store.get(resource_id)
+        if group is not None:
+            self.azure.store.put(GROUP, {**group, "properties": {"provisioningState": state}})
 
     async def empty(self, group: Document) -> None:
         name = group["name"].lower()
