@@ -1,0 +1,257 @@
+"""The chart: what it renders for which values and which cluster, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from egress_gateway.api import names
+from tests.deploy.conftest import CHART, Document, Helm
+
+Render = Callable[..., list[Document]]
+MUTATING, VALIDATING = "MutatingAdmissionPolicy", "ValidatingAdmissionPolicy"
+EVERYTHING = (
+    "namespace.create=true",
+    "azure.config.subscriptionID=s",
+    "azure.caBundle=PEM",
+    "serviceMonitor.enabled=true",
+    "image.pullSecrets[0]=registry",
+    'controller.tolerations=[{"operator": "Exists"}]',
+    'controller.affinity={"nodeAffinity": {}}',
+    'controller.podAnnotations={"a/b": "c"}',
+    'node.serviceAccountAnnotations={"a/b": "c"}',
+    "node.settings.probeInterval=0.5",
+    "logging.level=debug",
+)
+MANAGED = {
+    "controller": {
+        "azureConfig",
+        "healthAddress",
+        "healthPort",
+        "identity",
+        "kubeconfig",
+        "systemNamespace",
+    },
+    "gateway": {
+        "healthPort",
+        "kubeconfig",
+        "nodeName",
+        "refusedCidrs",
+        "runDir",
+        "systemNamespace",
+    },
+    "node": {
+        "clusterCidrs",
+        "cniBinDir",
+        "cniConfDir",
+        "healthPort",
+        "hostRunDir",
+        "kubeconfig",
+        "nodeName",
+        "runDir",
+        "systemNamespace",
+        "uninstall",
+    },
+}
+"""Settings that the chart gives by itself, and therefore takes from nobody."""
+
+
+def kinds(documents: list[Document]) -> Counter[str]:
+    return Counter(document["kind"] for document in documents)
+
+
+def find(documents: list[Document], kind: str, name: str) -> Document:
+    return next(d for d in documents if d["kind"] == kind and d["metadata"]["name"] == name)
+
+
+def container(documents: list[Document], kind: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = find(documents, kind, name)["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def test_lint(helm: Helm) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
+
+
+def test_defaults(render: Render) -> None:
+    found = render()
+    assert kinds(found) == {
+        "ClusterRole": 3,
+        "ClusterRoleBinding": 3,
+        "ConfigMap": 1,
+        "CustomResourceDefinition": 3,
+        "DaemonSet": 3,
+        "Deployment": 1,
+        "NetworkPolicy": 1,
+        "PodDisruptionBudget": 1,
+        "Role": 3,
+        "RoleBinding": 3,
+        "ServiceAccount": 3,
+    }
+    for document in found:
+        assert document["metadata"].get("namespace", "somewhere") == "somewhere"
+
+
+def test_everything_at_once(render: Render) -> None:
+    found = render(*EVERYTHING, apis=(f"v1/{MUTATING}", f"v1/{VALIDATING}"), hooks=True)
+    assert kinds(found)["Namespace"] == 1
+    assert kinds(found)["ServiceMonitor"] == 1
+    secret = find(found, "Secret", "egress-gateway-azure")
+    assert json.loads(secret["stringData"]["azure.json"]) == {"subscriptionID": "s"}
+    assert secret["stringData"]["ca.crt"] == "PEM"
+    controller = find(found, "Deployment", "egress-gateway-controller")["spec"]["template"]
+    assert controller["metadata"]["annotations"].keys() == {"checksum/azure", "a/b"}
+    assert controller["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+    env = {
+        e["name"]: e.get("value")
+        for e in container(found, "DaemonSet", "egress-gateway-node")["env"]
+    }
+    assert env["EGRESS_GATEWAY_PROBE_INTERVAL"] == "0.5"
+    assert env["EGRESS_GATEWAY_LOG_LEVEL"] == "debug"
+
+
+def test_what_can_be_left_out_is_left_out(render: Render) -> None:
+    found = render(
+        "crds.install=false",
+        "wireguard.enabled=false",
+        "networkPolicy.enabled=false",
+        "controller.podDisruptionBudget.enabled=false",
+        "admission.pods=false",
+        "admission.writers=false",
+        "uninstall.hook=false",
+        apis=(f"v1/{MUTATING}", f"v1/{VALIDATING}"),
+        hooks=True,
+    )
+    assert kinds(found)["DaemonSet"] == 2
+    gone = {
+        "CustomResourceDefinition",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        MUTATING,
+        VALIDATING,
+        "Pod",
+    }
+    assert not gone & kinds(found).keys()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("node.setings.x=1", "'setings' not allowed"),
+        ("node.settings.probeInterva=1", "'probeInterva' not allowed"),
+        ("node.settings.probeInterval=0", "/node/settings/probeInterval"),
+        ("node.settings.probeInterval=soon", "/node/settings/probeInterval"),
+        ("controller.replicas=two", "want integer"),
+        ("controller.settings.leaderElect=false", "/controller/replicas"),
+        ("cluster.cidrs=[]", "minItems"),
+        ('cluster.cidrs=["10.0.0.0"]', "/cluster/cidrs/0"),
+        ("image.digest=latest", "/image/digest"),
+        ("node.cniBinDir=opt/cni/bin", "/node/cniBinDir"),
+        ("node.maxUnavailable=0", "/node/maxUnavailable"),
+        ("node.healthPort=70000", "/node/healthPort"),
+        ("networkPolicy.egressPorts=[]", "/networkPolicy/egressPorts"),
+    ],
+)
+def test_nonsense_is_refused_by_name(helm: Helm, value: str, said: str) -> None:
+    option = "--set-json" if value.endswith("]") else "--set"
+    assert said in helm("template", "x", str(CHART), option, value, fails=True)
+
+
+@pytest.mark.parametrize("component", MANAGED)
+def test_schema_knows_exactly_the_settings_of_each_program(component: str) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    offered = schema["properties"][component]["properties"]["settings"]["properties"].keys()
+    settings = importlib.import_module(f"egress_gateway.{component}.settings").Settings
+    existing = {_camel(f.name) for f in msgspec.structs.fields(settings)}
+    assert offered == existing - MANAGED[component]
+    assert existing >= MANAGED[component]
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+@pytest.mark.parametrize(
+    ("apis", "rendered"),
+    [
+        ((), {}),
+        ((f"v1/{VALIDATING}",), {VALIDATING: 3}),
+        ((f"v1/{VALIDATING}", f"v1beta1/{MUTATING}"), {VALIDATING: 3, MUTATING: 1}),
+        (
+            (f"v1/{VALIDATING}", f"v1/{MUTATING}", f"v1beta1/{MUTATING}"),
+            {VALIDATING: 3, MUTATING: 1},
+        ),
+    ],
+)
+def test_policies_only_where_the_api_has_them(
+    render: Render, apis: tuple[str, ...], rendered: dict[str, int]
+) -> None:
+    found = render(apis=apis)
+    present = {k: n for k, n in kinds(found).items() if k in (MUTATING, VALIDATING)}
+    assert present == rendered
+    for kind, number in rendered.items():
+        assert kinds(found)[f"{kind}Binding"] == number
+    versions = {d["apiVersion"].rpartition("/")[2] for d in found if d["kind"] == MUTATING}
+    newest = "v1" if f"v1/{MUTATING}" in apis else "v1beta1"
+    assert versions == ({newest} if MUTATING in rendered else set())
+
+
+def test_policies_spell_the_contract(render: Render) -> None:
+    found = render(apis=(f"v1/{MUTATING}", f"v1/{VALIDATING}"))
+    text = json.dumps(find(found, MUTATING, "egress-gateway-pods"))
+    assert names.POD_ANNOTATION in text
+    assert names.NODE_READY_LABEL in text
+    for policy in (d for d in found if d["kind"] == VALIDATING):
+        assert "system:serviceaccount:somewhere:egress-gateway-" in json.dumps(policy)
+        assert "authentication.kubernetes.io/node-name" in json.dumps(policy)
+
+
+def test_definitions_are_kept_unless_told(render: Render) -> None:
+    policy = "helm.sh/resource-policy"
+    kept = [d for d in render() if d["kind"] == "CustomResourceDefinition"]
+    assert {d["metadata"]["annotations"][policy] for d in kept} == {"keep"}
+    let_go = [d for d in render("crds.keep=false") if d["kind"] == "CustomResourceDefinition"]
+    assert not any(policy in d["metadata"].get("annotations", {}) for d in let_go)
+
+
+def test_only_agents_are_privileged_and_all_roots_are_sealed(render: Render) -> None:
+    found = render(hooks=True)
+    specs = {
+        d["metadata"]["name"]: d["spec"]["template"]["spec"]
+        for d in found
+        if d["kind"] in ("Deployment", "DaemonSet")
+    }
+    specs |= {d["metadata"]["name"]: d["spec"] for d in found if d["kind"] == "Pod"}
+    assert len(specs) == 5
+    for name, spec in specs.items():
+        context = spec["containers"][0]["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert spec["priorityClassName"].startswith("system-")
+        assert spec["containers"][0]["resources"]["requests"]
+        if name in ("egress-gateway-controller", "egress-gateway-uninstall"):
+            assert spec["securityContext"]["runAsNonRoot"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["allowPrivilegeEscalation"] is False
+        else:
+            assert context["privileged"] is True
+            assert context["runAsUser"] == 0
+
+
+def test_every_agent_follows_a_changed_network(render: Render) -> None:
+    found = render('cluster.cidrs=["10.1.0.0/16", "fd00::/8"]')
+    assert (
+        find(found, "ConfigMap", "egress-gateway")["data"]["clusterCidrs"] == "10.1.0.0/16,fd00::/8"
+    )
+    for name in ("gateway", "node"):
+        env = container(found, "DaemonSet", f"egress-gateway-{name}")["env"]
+        assert any(
+            e.get("valueFrom", {}).get("configMapKeyRef", {}).get("key") == "clusterCidrs"
+            for e in env
+        )

@@ -1,0 +1,169 @@
+"""The chart, installed for real: a lab's cluster, the real helm, packets that show that it works.
+
+The lab's own installation (the plain manifests) is taken over, as on any cluster that began so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from egress_gateway.api import names
+from egress_gateway.lab import host
+from egress_gateway.lab.demo.world import World, until
+from tests.deploy.conftest import CHART, ROOT
+from tests.lab.conftest import POOL, configured
+
+SYSTEM = names.SYSTEM_NAMESPACE
+RELEASE = "egress-gateway"
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def lab(clients: Path) -> Iterator[host.LabHandle]:
+    host.require_host()
+    handle = host.start(f"deploy-{os.getpid()}", detach=False)
+    yield handle
+    host.stop(handle)
+
+
+@dataclass
+class Site:
+    """A lab's cluster, and a person with helm and kubectl before it."""
+
+    world: World
+    clients: Path
+
+    async def call(self, program: str, *arguments: str, fails: bool = False) -> str:
+        process = await asyncio.create_subprocess_exec(
+            str(self.clients / program),
+            *arguments,
+            env={**os.environ, "KUBECONFIG": str(self.world.lab.kubeconfig)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        said = (out + err).decode()
+        assert (process.returncode != 0) == fails, said
+        return said
+
+    async def helm(self, *arguments: str, fails: bool = False) -> str:
+        return await self.call("helm", "--namespace", SYSTEM, *arguments, fails=fails)
+
+    async def install(self, *options: str) -> None:
+        wait = ("--wait", "--timeout", "90s")
+        await self.helm("upgrade", "--install", RELEASE, str(CHART), *wait, *options)
+
+    async def chains(self) -> dict[str, str]:
+        """Node and the text of its CNI configuration, read by a pod on it."""
+        found = {}
+        for node in await self.world.nodes(pool="nodepool1"):
+            name = node["metadata"]["name"]
+            await self.world.kube.create("pods", reader(name))
+            await self.world.pod_ready(f"reader-{name}")
+            done = await self.world.kube.exec(
+                "default", f"reader-{name}", ["sh", "-c", "cat /chain/*"]
+            )
+            found[name] = done.stdout.decode()
+            await self.world.kube.delete("pods", f"reader-{name}", namespace="default")
+        return found
+
+
+def reader(node: str) -> dict[str, Any]:
+    container = {
+        "name": "reader",
+        "image": "busybox",
+        "command": ["sleep", "1000"],
+        "volumeMounts": [{"name": "chain", "mountPath": "/chain", "readOnly": True}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"reader-{node}", "namespace": "default"},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [container],
+            "volumes": [{"name": "chain", "hostPath": {"path": "/etc/cni/net.d"}}],
+        },
+    }
+
+
+@asynccontextmanager
+async def cluster(lab: host.LabHandle, clients: Path) -> AsyncIterator[Site]:
+    async with World(lab) as world:
+        await world.create_group()
+        await world.create_cluster(nodes=2, version="1.34")
+        await world.get_credentials()
+        yield Site(world, clients)
+
+
+def test_installed_upgraded_and_removed(lab: host.LabHandle, clients: Path) -> None:
+    async def story() -> None:
+        async with cluster(lab, clients) as site:
+            await every_document_is_accepted(site)
+            await site.install("--take-ownership", "--force-conflicts")
+            await site.world.add_gateway_pool(POOL, nodes=2, prefix_size=30)
+            prefix = await configured(site.world, "chart")
+            (pod,) = await site.world.deploy("chart", configuration="chart", replicas=1)
+            address = await site.world.curl(pod, "http://ifconfig.me/")
+            assert prefix.startswith(address.rpartition(".")[0])
+            await an_upgrade_leaves_grants_and_traffic_alone(site, pod, address)
+            await configurations_hinder_removal(site)
+            await removal_restores_the_chains(site)
+            await site.install()  # over the definitions that stayed
+            assert await site.world.nodes()
+
+    asyncio.run(story())
+
+
+async def every_document_is_accepted(site: Site) -> None:
+    folders = [str(ROOT / "deploy" / name) for name in ("crds", "manifests")]
+    arguments = ["apply", "--dry-run=server", "--validate=strict"]
+    for folder in folders:
+        arguments += ["-f", folder]
+    said = await site.call("kubectl", *arguments)
+    assert said.count("(server dry run)") == 26
+
+
+async def an_upgrade_leaves_grants_and_traffic_alone(site: Site, pod: str, address: str) -> None:
+    before = await site.world.kube.get("roles", "egress-gateway-keys", namespace=SYSTEM)
+    assert before["rules"]
+    # What kubectl apply has set before it sets still, until Helm is told to take it.
+    changed = "node.settings.attachTimeout=12,logging.level=debug"
+    await site.install("--force-conflicts", "--set", changed)
+    after = await site.world.kube.get("roles", "egress-gateway-keys", namespace=SYSTEM)
+    assert after["rules"] == before["rules"]
+    assert await site.world.curl(pod, "http://ifconfig.me/") == address
+
+
+async def configurations_hinder_removal(site: Site) -> None:
+    said = await site.helm("uninstall", RELEASE, "--wait", fails=True)
+    assert "StaticGatewayConfigurations exist: default/chart" in said
+    await site.world.kube.delete("deployments", "chart", namespace="default")
+    await site.world.kube.delete("staticgatewayconfigurations", "chart", namespace="default")
+
+    async def gone() -> bool:
+        return not await site.world.kube.list("staticgatewayconfigurations", namespace="default")
+
+    await until(gone, timeout=60, what="the configuration to go")
+
+
+async def removal_restores_the_chains(site: Site) -> None:
+    for text in (await site.chains()).values():
+        assert names.CNI_PLUGIN in text
+    await site.helm("uninstall", RELEASE, "--wait")
+    for text in (await site.chains()).values():
+        assert '"plugins"' in text
+        assert names.CNI_PLUGIN not in text
+    for node in await site.world.nodes():
+        assert names.NODE_READY_LABEL not in node["metadata"]["labels"]
+    assert not await site.world.kube.list("daemonsets", namespace=SYSTEM)
+    assert len(await site.world.kube.list("customresourcedefinitions")) == 3
