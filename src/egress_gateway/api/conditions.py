@@ -34,6 +34,7 @@ class Reason:
     PREFIX_SUBSCRIPTION: Final = "PublicIPPrefixWrongSubscription"
     PREFIX_EXHAUSTED: Final = "PublicIPPrefixExhausted"
     AUTHORIZATION_FAILED: Final = "AuthorizationFailed"
+    CREDENTIAL_REJECTED: Final = "CredentialRejected"
     THROTTLED: Final = "Throttled"
     CONFLICT: Final = "Conflict"
     QUOTA: Final = "QuotaExceeded"

@@ -22,6 +22,7 @@ class CloudError(Exception):
         resource: str = "",
         related: Iterable[str] = (),
         retry_after: float | None = None,
+        hint: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -30,11 +31,12 @@ class CloudError(Exception):
         self.related = tuple(related)
         """Ids of other resources that the refusal names: who is to blame in a gathered write."""
         self.retry_after = retry_after
+        self.hint = hint
 
     @property
     def mend(self) -> str:
         """What a person can do; empty when only waiting helps."""
-        return ""
+        return self.hint
 
     def __str__(self) -> str:
         return f"{self.message} ({self.mend})" if self.mend else self.message
@@ -89,17 +91,9 @@ class Conflict(CloudError):
 class Quota(CloudError):
     """A quota or a limit of the subscription is reached."""
 
-    @property
-    def mend(self) -> str:
-        return "raise the quota of the subscription, or delete what is not needed"
-
 
 class Exhausted(CloudError):
     """The public IP prefix has no address left."""
-
-    @property
-    def mend(self) -> str:
-        return "free addresses of the prefix, or use a prefix that nothing else uses"
 
 
 class InUse(CloudError):
@@ -112,6 +106,10 @@ class Failed(CloudError):
 
 class Unavailable(CloudError):
     """No usable answer: connection, 5xx, or no token. Only time (or the network) mends it."""
+
+
+class Unauthenticated(Unavailable):
+    """Azure does not accept who we say we are. Nothing works until the credential is mended."""
 
 
 class ConfigError(OperatorError):

@@ -40,14 +40,17 @@ class Problem:
     @staticmethod
     def of(error: errors.CloudError) -> Problem:
         """The condition's reason for a cloud's refusal."""
-        for kind, reason in _REASONS:
-            if isinstance(error, kind):
-                return Problem(reason=reason, message=str(error))
-        return Problem(reason=Reason.AZURE_ERROR, message=str(error))
+        return Problem(reason=reason_of(type(error)), message=str(error))
+
+
+def reason_of(kind: type[errors.CloudError]) -> str:
+    """The condition's reason for refusals of this kind."""
+    return next((reason for each, reason in _REASONS if issubclass(kind, each)), Reason.AZURE_ERROR)
 
 
 _REASONS: tuple[tuple[type[errors.CloudError], str], ...] = (
     (errors.Forbidden, Reason.AUTHORIZATION_FAILED),
+    (errors.Unauthenticated, Reason.CREDENTIAL_REJECTED),
     (errors.Throttled, Reason.THROTTLED),
     (errors.Conflict, Reason.CONFLICT),
     (errors.Quota, Reason.QUOTA),

@@ -90,12 +90,45 @@ def test_linked_authorization_failed_blames_the_linked_scope() -> None:
         (503, "ServerBusy", errors.Unavailable),
         (400, "InvalidResourceReference", errors.Failed),
         (200, "NetworkingInternalOperationError", errors.Failed),
+        (400, "PublicIpPrefixOutOfIpAddresses", errors.Exhausted),
+        (403, "RequestDisallowedByPolicy", errors.Failed),
+        (409, "ScopeLocked", errors.Failed),
+        (409, "MissingSubscriptionRegistration", errors.Failed),
+        (409, "SomethingNew", errors.Conflict),
+        (403, "SomethingNew", errors.Forbidden),
+        (500, "SomethingNew", errors.Unavailable),
+        (400, "SomethingNew", errors.Failed),
+        (400, "SubnetIsFull", errors.Quota),
+        (401, "ExpiredAuthenticationToken", errors.Unauthenticated),
     ],
 )
 def test_kinds(status: int, code: str, kind: type[errors.CloudError]) -> None:
     error = read(refusal(status, code, f"about {PREFIX}."))
     assert type(error) is kind
     assert error.related == (PREFIX,)
+    assert code in str(error)
+
+
+def test_compute_calls_its_quota_operation_not_allowed() -> None:
+    words = "Operation could not be completed as it results in exceeding approved Cores quota."
+    assert isinstance(read(refusal(409, "OperationNotAllowed", words)), errors.Quota)
+    busy = "Operation is not allowed since the scale set is marked for deletion."
+    assert isinstance(read(refusal(409, "OperationNotAllowed", busy)), errors.Conflict)
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        ("AADSTS7000222: The provided client secret keys are expired.", "credential reset"),
+        ("AADSTS700213: No matching federated identity record found.", "federated-credential"),
+        ("ManagedIdentityCredential authentication unavailable.", "Azure configuration"),
+    ],
+)
+def test_a_rejected_credential_says_what_to_mend(words: str, mend: str) -> None:
+    error = read(ClientAuthenticationError(message=words))
+    assert isinstance(error, errors.Unauthenticated)
+    assert words in str(error)
+    assert mend in error.mend
 
 
 def test_throttling_carries_how_long() -> None:

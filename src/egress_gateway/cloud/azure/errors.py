@@ -16,6 +16,7 @@ from azure.core.exceptions import (
 )
 
 from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure.refusals import known
 
 _AUTHORIZATION: Final = re.compile(
     r"client '(?P<client>[^']*)' with object id '(?P<object>[^']*)' does not have authorization "
@@ -28,64 +29,65 @@ _LINKED: Final = re.compile(
     re.DOTALL,
 )
 _IDS: Final = re.compile(r"/subscriptions/[^\s'\",;()]+", re.IGNORECASE)
-_FORBIDDEN: Final = frozenset({"AuthorizationFailed", "LinkedAuthorizationFailed"})
-_CONFLICT: Final = frozenset(
-    {
-        "AnotherOperationInProgress",
-        "RetryableError",
-        "RetryableErrorDueToAnotherOperation",
-        "OperationNotAllowedDuringUpdate",
-        "PreconditionFailed",
-        "ReferencedResourceNotProvisioned",
-        "CanceledAndSupersededDueToAnotherOperation",
-        "OperationPreempted",
-    }
-)
-_EXHAUSTED: Final = frozenset(
-    {"PublicIPPrefixOutOfIpAddressesForAllocation", "PublicIpPrefixOutOfIpAddressesForAllocation"}
-)
+_SIGN_IN: Final = re.compile(r"AADSTS[0-9]+")
 
 
 def translated(error: AzureError, *, operation: str, resource: str) -> errors.CloudError:
     """``error`` as one of ours. ``operation`` and ``resource`` say what was tried on what."""
     if isinstance(error, ClientAuthenticationError):
-        return errors.Unavailable(
-            f"{operation}: no access token: {_one_line(error.message)}", resource=resource
-        )
+        return _unauthenticated(error, operation, resource)
     if not isinstance(error, HttpResponseError):
         return errors.Unavailable(f"{operation}: {_one_line(str(error))}", resource=resource)
     code, message = _words(error)
     status = error.status_code or 0
     text = f"{operation}: {message}"
-    ids = [found.rstrip(".") for found in _IDS.findall(message)]
-    if code in _FORBIDDEN or status == 403:
+    kind = _kind(status, code, message)
+    if kind is errors.Forbidden:
         return _forbidden(text, code, message, resource)
-    kind = _kind(status, code)
+    row = known(code) or (known("QuotaExceeded") if kind is errors.Quota else None)
     return kind(
         f"{text} ({code})" if code else text,
         code=code,
         resource=resource,
-        related=ids,
+        related=[found.rstrip(".") for found in _IDS.findall(message)],
         retry_after=_retry_after(error),
+        hint=row.mend if row and row.kind is kind else "",
     )
 
 
-def _kind(status: int, code: str) -> type[errors.CloudError]:
-    if code in _EXHAUSTED or "OutOfIpAddresses" in code:
-        return errors.Exhausted
-    if "Quota" in code or code.endswith("LimitReached") or "CountLimit" in code:
-        return errors.Quota
-    if code.startswith("InUse") or code.endswith("InUse") or "CannotBeDeleted" in code:
-        return errors.InUse
-    if status == 429 or code in ("TooManyRequests", "OperationThrottled"):
-        return errors.Throttled
-    if status == 412 or code in _CONFLICT or (status == 409 and "InProgress" in code):
-        return errors.Conflict
-    if status == 404 or code in ("ResourceNotFound", "NotFound", "ResourceGroupNotFound"):
-        return errors.NotFound
-    if status >= 500 or status == 408:
+def _unauthenticated(
+    error: ClientAuthenticationError, operation: str, resource: str
+) -> errors.CloudError:
+    text = _one_line(error.message)
+    found = _SIGN_IN.search(text)
+    code = found[0] if found else _words(error)[0]
+    row = known(code) or known("NoToken")
+    return errors.Unauthenticated(
+        f"{operation}: no access token that Azure accepts: {text}",
+        code=code,
+        resource=resource,
+        hint=row.mend if row else "",
+    )
+
+
+def _kind(status: int, code: str, message: str) -> type[errors.CloudError]:
+    """The table's, else what the status says."""
+    if code == "OperationNotAllowed" and "quota" in message.lower():
+        return errors.Quota  # Compute's word for both
+    row = known(code)
+    if row is not None:
+        return row.kind
+    by_status = {
+        403: errors.Forbidden,
+        404: errors.NotFound,
+        408: errors.Unavailable,
+        409: errors.Conflict,
+        412: errors.Conflict,
+        429: errors.Throttled,
+    }
+    if status >= 500:
         return errors.Unavailable
-    return errors.Conflict if status == 409 else errors.Failed
+    return by_status.get(status, errors.Failed)
 
 
 def _forbidden(text: str, code: str, message: str, resource: str) -> errors.Forbidden:
