@@ -51,3 +51,25 @@ def test_a_group_lists_its_own_resources_alone(person: Person) -> None:
                 await client.get(everywhere, f"{VERSION}&$filter=tagName%20ne%20'x'")
 
     asyncio.run(story())
+
+
+def test_versions_and_upgrades_are_what_the_service_takes(person: Person) -> None:
+    """`az aks get-versions` and `az aks get-upgrades`: what they offer is not refused."""
+
+    async def story() -> None:
+        async with person() as client:
+            await make_cluster(client)
+            subscription = GROUP.rpartition("/resourceGroups/")[0]
+            space = f"{subscription}/providers/Microsoft.ContainerService"
+            known = await client.get(f"{space}/locations/swedencentral/kubernetesVersions", VERSION)
+            assert [v["version"] for v in known["values"] if v["isDefault"]] == ["1.33"]
+            profile = await client.get(f"{CLUSTER}/upgradeProfiles/default", VERSION)
+            offered = profile["properties"]["controlPlaneProfile"]["upgrades"]
+            for step in offered:
+                cluster = await client.get(CLUSTER, VERSION)
+                cluster["properties"]["kubernetesVersion"] = step["kubernetesVersion"]
+                made = await client.put(CLUSTER, cluster, VERSION)
+                assert made["properties"]["currentKubernetesVersion"] == step["kubernetesVersion"]
+            assert len(offered) == 2, "a newer patch, and the next minor version"
+
+    asyncio.run(story())

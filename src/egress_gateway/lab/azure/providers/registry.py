@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from egress_gateway.lab.azure.kinds import Azure, Kind
 from egress_gateway.lab.azure.providers import (
+    aks_versions,
     authorization,
     compute,
     containerservice,
@@ -44,6 +45,8 @@ def register(azure: Azure) -> None:
         network.Children(azure, scalesetnics.NIC, "ipConfigurations"),
         containerservice.ManagedClusters(azure),
         containerservice.AgentPools(azure),
+        aks_versions.Versions(azure),
+        aks_versions.UpgradeProfiles(azure),
     ]
     azure.kinds.update({kind.type.lower(): kind for kind in kinds})
     containerservice.register(azure)
