@@ -71,6 +71,7 @@ def result(times: dict[str, list[float]], *, failures: int, wrong: int) -> dict[
         "chain_without_us": spread(times["without"], *usual, "max"),
         "any_process": spread(times["process"], *usual, "max"),
         "difference_of_medians_ms": milliseconds(medians["with"] - medians["without"]),
+        "annotated_to_chain_without_us": round(medians["annotated"] / medians["without"], 2),
         "annotated_last_to_first_quarter": _growth(times["annotated"]),
         "first_request_ms": milliseconds(medians["first"]),
         "first_request": {

@@ -14,8 +14,8 @@ class Options:
     """Gateway losses of each kind."""
     kinds: tuple[str, ...] = ("power_cut", "link_cut_one_way", "agent_killed", "internet_cut")
     by_pods: tuple[int, ...] = (1, 100, 1000)
-    stream_seconds: int = 5
-    rounds: int = 3
+    stream_seconds: int = 3
+    rounds: int = 5
     """Throughput runs of each path, interleaved."""
     configurations: tuple[tuple[int, int], ...] = ((1, 1), (10, 1), (50, 1), (250, 1), (1000, 4))
     """(configurations, pools)."""
