@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 
+import msgspec
 import pytest
 
 from egress_gateway.node import metrics
@@ -206,3 +208,126 @@ async def configuration_deleted_holds_the_pod() -> None:
         pod.annotate("missing")
         await until(lambda: world.recorder.events)
         await until_seen(pod, {""})
+
+
+def ask(connection: socket.socket) -> str:
+    """The address that the Internet sees of an open connection."""
+    connection.settimeout(5)
+    connection.sendall(b"who\n")
+    return connection.recv(99).decode().strip()
+
+
+async def deaf_tunnel_is_left_though_the_machine_answers() -> None:
+    """UDP is dropped on the way to the gateway; ping goes on."""
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        pod = await world.start_pod("web")
+        first = world.gateway_of(await pod.whoami())
+        # One look of the prober through the tunnel: an answer is what silence is judged by.
+        await until(lambda: any(s.health.answers for s in world.agent.paths.streams))
+        first.refuse_handshakes()
+        loop = asyncio.get_running_loop()
+        cut_at = loop.time()
+        seen = ""
+        while not seen:
+            seen = await pod.whoami(timeout=0.1)
+        print(f"failover took {loop.time() - cut_at:.3f} s")
+        assert seen in {g.public for g in world.gateways if g is not first}
+        assert world.agent.probed[first.address] == "alive"
+
+
+async def planned_drain_keeps_connections() -> None:
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        pod = await world.start_pod("web")
+        first = world.gateway_of(await pod.whoami())
+        [other] = [g for g in world.gateways if g is not first]
+        old = [await asyncio.to_thread(pod.connect) for _ in range(20)]
+        assert {ask(c) for c in old} == {first.public}
+        world.veto(first, "Draining")
+        async with asyncio.timeout(20):
+            while (seen := await pod.whoami()) != other.public:
+                # Until then it is the first one's: no request fails and none leaves by the side.
+                assert seen == first.public
+        new = await asyncio.to_thread(pod.connect)
+        for _ in range(5):
+            assert {ask(c) for c in old} == {first.public}
+            assert ask(new) == other.public
+            await asyncio.sleep(0.1)
+        links = sh("ip -br link", ns=pod.ns)
+        assert "wg0" in links
+        assert "wg1" in links
+        # The grace is over: the old tunnel goes, the new connection does not notice.
+        await until(lambda: "wg0" not in sh("ip -br link", ns=pod.ns))
+        assert ask(new) == other.public
+        assert await pod.whoami() == other.public
+        # Back again: the roles of the links are swapped.
+        world.veto(first, None)
+        world.veto(other, "Draining")
+        await until_seen(pod, {first.public})
+        assert ask(new) == other.public
+        for connection in (*old, new):
+            connection.close()
+        await pod.delete()
+        assert "egw" not in sh("ip -br link")
+
+
+async def last_gateway_is_never_left_for_a_veto() -> None:
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        pod = await world.start_pod("web")
+        before = await pod.whoami()
+        for gateway in world.gateways:
+            world.veto(gateway, "InternetUnreachable")
+        await asyncio.sleep(0.5)
+        settled = await pod.whoami()
+        assert settled in {g.public for g in world.gateways}
+        for gateway in world.gateways:
+            world.veto(gateway, None)
+        world.veto(world.gateway_of(settled), "InternetUnreachable")
+        await until_seen(pod, {g.public for g in world.gateways} - {settled})
+        assert before in {g.public for g in world.gateways}
+
+
+async def restarted_agent_ends_a_drain() -> None:
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        pod = await world.start_pod("web")
+        first = world.gateway_of(await pod.whoami())
+        old = await asyncio.to_thread(pod.connect)
+        assert ask(old) == first.public
+        world.veto(first, "Draining")
+        await until(lambda: world.agent.sandboxes[0].attachment.parting)
+        await world.stop_agent()
+        assert ask(old) == first.public
+        await world.start_agent()
+        assert ask(old) == first.public
+        await until(lambda: "wg0" not in sh("ip -br link", ns=pod.ns))
+        assert await pod.whoami() in {g.public for g in world.gateways if g is not first}
+        old.close()
+
+
+async def pod_starts_held_back() -> None:
+    """Where the configuration chooses so, a pod starts without a tunnel, and gets it later."""
+    world = World()
+    world.build()
+    world.settings = msgspec.structs.replace(world.settings, attach_timeout=0.5)
+    world.configure(start_policy="HeldBack")
+    for gateway in world.gateways:
+        gateway.refuse_handshakes()
+    async with world.running():
+        pod = await world.start_pod("early")
+        assert "EgressNotReady" in [reason for _, reason, _ in world.recorder.events]
+        assert await pod.whoami(timeout=0.5) == ""
+        for gateway in world.gateways:
+            sh("nft delete table ip d", ns=gateway.name)
+        await until_seen(pod, {g.public for g in world.gateways})
+        await pod.delete()

@@ -81,3 +81,23 @@ def test_damaged_pod_is_repaired() -> None:
 
 def test_running_pod_whose_configuration_is_missing_is_held_back() -> None:
     play("configuration_deleted_holds_the_pod")
+
+
+def test_tunnel_that_gets_no_answer_is_left_although_its_machine_answers() -> None:
+    play("deaf_tunnel_is_left_though_the_machine_answers")
+
+
+def test_planned_drain_loses_no_connection_and_new_ones_go_elsewhere() -> None:
+    play("planned_drain_keeps_connections")
+
+
+def test_veto_moves_pods_but_never_from_the_last_gateway() -> None:
+    play("last_gateway_is_never_left_for_a_veto")
+
+
+def test_drain_goes_on_across_a_restart_of_the_agent() -> None:
+    play("restarted_agent_ends_a_drain")
+
+
+def test_pod_may_start_held_back() -> None:
+    play("pod_starts_held_back")

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +26,9 @@ from egress_gateway.api import names
 from egress_gateway.api.types import (
     Gateway,
     GatewayServerProfile,
+    GatewayStatus,
+    GatewayStatusSpec,
+    GatewayVeto,
     ObjectMeta,
     PodEndpoint,
     StaticGatewayConfiguration,
@@ -156,6 +160,7 @@ class GatewayNode:
             f"wg set {self._link} listen-port 6000 private-key {key}; "
             f"ip link set {self._link} up; ip route add 10.244.0.0/16 dev {self._link}; "
             f"ip addr add {self.public}/32 dev lo; ip route add default via 10.224.0.200; "
+            "ip addr add 169.254.103.1/32 dev lo; "
             f"nft 'add table ip t; "
             f"add chain ip t post {{ type nat hook postrouting priority 100; }};"
             f" add rule ip t post ip saddr 10.244.0.0/16 oifname eth0 snat to {self.public}'",
@@ -186,11 +191,8 @@ class GatewayNode:
 
 class World:
     def __init__(self) -> None:
-        self.configurations, self.pods, self.endpoints = (
-            PlayedCache(),
-            PlayedCache(),
-            PlayedCache(),
-        )
+        self.configurations, self.pods = PlayedCache(), PlayedCache()
+        self.endpoints, self.statuses = PlayedCache(), PlayedCache()
         self.api = PlayedApi(self)
         self.recorder = PlayedRecorder()
         self.pair = keys.generate()
@@ -204,6 +206,7 @@ class World:
             attach_timeout=4.0,
             resync_interval=0.3,
             hold_down=0.5,
+            drain_grace=3.0,
         )
 
     # What is there before the agent.
@@ -253,13 +256,20 @@ class World:
             ns="inet",
         )
         program = (
-            "import http.server,sys\n"
+            "import http.server,socketserver,sys\n"
             "class H(http.server.BaseHTTPRequestHandler):\n"
             "  def do_GET(s):\n"
             "    b=s.client_address[0].encode()\n"
             "    s.send_response(200);s.send_header('Content-Length',str(len(b)));s.end_headers()\n"
             "    s.wfile.write(b)\n"
             "  def log_message(s,*a): pass\n"
+            "class E(socketserver.BaseRequestHandler):\n"
+            "  def handle(s):\n"
+            "    seen=s.client_address[0].encode()+b'\\n'\n"
+            "    while s.request.recv(99): s.request.sendall(seen)\n"
+            "socketserver.ThreadingTCPServer.daemon_threads=True\n"
+            f"e=socketserver.ThreadingTCPServer(('{INTERNET}',7),E)\n"
+            "import threading; threading.Thread(target=e.serve_forever,daemon=True).start()\n"
             f"s=http.server.ThreadingHTTPServer(('{INTERNET}',80),H)\n"
             "print('up',flush=True)\n"
             "s.serve_forever()\n"
@@ -296,6 +306,14 @@ class World:
         for gateway in self.gateways:
             gateway.sync(self.endpoints.values())
 
+    def veto(self, gateway: GatewayNode, reason: str | None) -> None:
+        """The gateway's agent asks pods to leave, or does so no more."""
+        vetoes = [GatewayVeto(reason=reason)] if reason else []
+        status = GatewayStatus(
+            metadata=ObjectMeta(name=gateway.name), spec=GatewayStatusSpec(vetoes=vetoes)
+        )
+        self.statuses.put("system", gateway.name, status)
+
     # The agent.
 
     @contextlib.asynccontextmanager
@@ -325,7 +343,7 @@ class World:
         self.agent = Agent(
             settings=self.settings,
             kernel=kernel,
-            knowledge=Knowledge(self.configurations, self.pods),  # type: ignore[arg-type]
+            knowledge=Knowledge(self.configurations, self.pods, self.statuses),  # type: ignore[arg-type]
             endpoints=Endpoints(self.api, self.endpoints, "node-1"),  # type: ignore[arg-type]
             prober=prober,
             teller=Teller(self.recorder),  # type: ignore[arg-type]
@@ -432,6 +450,12 @@ class RunningPod:
         if process.returncode:
             raise CniError(json.loads(out))
         return out
+
+    def connect(self) -> socket.socket:
+        """A connection to a host of the Internet that answers each message with the address it
+        saw; made inside the pod."""
+        with netns.NetNS.open(netns.DIRECTORY / self.ns) as place:
+            return place.run(lambda: socket.create_connection((INTERNET, 7), timeout=5))
 
     async def whoami(self, *, timeout: float = 5) -> str:
         """The address that the Internet sees; empty if no answer comes."""

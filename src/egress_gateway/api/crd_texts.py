@@ -134,6 +134,15 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             {"maxItems": 1000},
             {"maxLength": 64, "x-kubernetes-validations": (CIDR_RULE,)},
         ),
+        "connectionLog": Field(
+            "Whether gateway nodes write a line to their log for each connection that begins or "
+            "ends: time, pod, address, port, destination. For audits; off if not set."
+        ),
+        "startPolicy": Field(
+            "What a pod does that gets no tunnel in time: Wait (the default) keeps it from "
+            "starting; HeldBack lets it start, with everything that belongs to the gateway held "
+            "back until it has a tunnel."
+        ),
     },
     types.GatewayVmssProfile: {
         "vmssResourceGroup": Field(
@@ -226,6 +235,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.GatewayStatusSpec: {
         "readyGatewayConfigurations": Field("Configurations that the node serves at this moment."),
         "problems": Field("Why the node does not serve a configuration that lists it."),
+        "vetoes": Field("Why pods should use other gateways than this one, while there are some."),
         "heartbeat": Field(
             "When the agent last wrote; it writes from time to time even without a change.",
             {"format": "date-time"},
@@ -236,6 +246,13 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "interfaceName": Field("Name of its WireGuard interface on the node."),
         "uid": Field("UID of the configuration."),
         "publicKey": Field("WireGuard public key that the interface has."),
+    },
+    types.GatewayVeto: {
+        "reason": Field(
+            "Draining (it works, and will go) or InternetUnreachable (nothing gets through)."
+        ),
+        "message": Field("Why, in words."),
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name; empty: all."),
     },
     types.GatewayProblem: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name."),

@@ -7,13 +7,19 @@ the Go project's defaulting leaves ``gatewayVmssProfile: {}`` in every object.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from egress_gateway.api import names
 
 RouteType = Literal["staticEgressGateway", "azureNetworking"]
+StartPolicy = Literal["Wait", "HeldBack"]
+
+DRAINING: Final = "Draining"
+"""The gateway works and will go: connections may finish there, new ones should not begin."""
+INTERNET_UNREACHABLE: Final = "InternetUnreachable"
+"""What goes through the gateway gets nowhere."""
 
 
 class _Struct(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True):
@@ -82,6 +88,11 @@ class StaticGatewayConfigurationSpec(_Struct, frozen=True):
     provision_public_ips: bool = True
     public_ip_prefix_id: str = ""
     exclude_cidrs: list[str] = []
+    connection_log: bool = False
+    """Ours. Gateways log each connection (time, pod, address, port, destination), for audits."""
+    start_policy: StartPolicy | Literal[""] = ""
+    """Ours. What a pod does that gets no tunnel in time: ``Wait`` (the default) or start with
+    everything ``HeldBack`` until it has one."""
 
 
 class GatewayServerProfile(_Struct, frozen=True):
@@ -160,6 +171,7 @@ class GatewayStatusSpec(_Struct, frozen=True):
 
     ready_gateway_configurations: list[ReadyGatewayConfiguration] = []
     problems: list[GatewayProblem] = []
+    vetoes: list[GatewayVeto] = []
     heartbeat: str = ""
 
 
@@ -168,6 +180,16 @@ class GatewayProblem(_Struct, frozen=True):
 
     static_gateway_configuration: str
     message: str
+
+
+class GatewayVeto(_Struct, frozen=True):
+    """Why pods should use other gateways than this one, as long as there are others."""
+
+    reason: str
+    """``DRAINING`` or ``INTERNET_UNREACHABLE``."""
+    message: str = ""
+    static_gateway_configuration: str = ""
+    """``namespace/name``; empty: all."""
 
 
 class GatewayStatus(_Struct, frozen=True):

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Final
 
-from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.api.types import GatewayStatus, StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
 from egress_gateway.datapath import keys, netns
 from egress_gateway.datapath.errors import DatapathError
@@ -21,23 +22,38 @@ from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.queue import WorkQueue, run_workers
 from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.node import metrics
-from egress_gateway.node.attach import Attachment, Configuration, NotUsable, retarget, want
+from egress_gateway.node.attach import (
+    Attachment,
+    Configuration,
+    NotUsable,
+    joined,
+    retarget,
+    want,
+)
 from egress_gateway.node.choose import BALANCER
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.health import State
 from egress_gateway.node.knowledge import Knowledge, annotation
 from egress_gateway.node.pace import Pacer
+from egress_gateway.node.paths import Paths, Way
 from egress_gateway.node.probe import Prober
 from egress_gateway.node.sandbox import Kernel, Sandbox
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
-from egress_gateway.node.verify import Verifier
+from egress_gateway.node.verify import Joiner, Verifier
 
 log = logging.getLogger(__name__)
 
 _WORKERS: Final = 16
 _AVOID_SECONDS: Final = 30.0
 _WITHDRAW_SECONDS: Final = 1.0
+_LATER: Final = 0.05
+_HOLD_SECONDS: Final = 3.0
+"""For putting the hold in place after the wait; less than the plugin waits longer than we do."""
+_WITNESSES: Final = 2
+"""Tunnels besides the silent one that are asked for proof that a way works."""
+_PROOF_SECONDS: Final = 0.4
+_MUTE_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.1
 """Between two routine looks at pods: a look takes milliseconds, and hundreds of idle pods must not
 keep a processor busy."""
@@ -69,12 +85,18 @@ class Agent:
         self._verifier = Verifier(
             self._pacer, on_verified=self._on_verified, on_silence=self._on_silence
         )
+        self._joiner = Joiner(
+            self._pacer, on_joined=self._on_joined, on_silence=self._on_join_silence
+        )
+        self._paths = Paths(lambda: self._sandboxes.values(), misses=settings.path_misses)
+        self._paths.on_suspect = self._suspect
         self._sandboxes: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._queue: WorkQueue[str] = WorkQueue("sandbox", backoff_limit=10.0)
         self._moves: WorkQueue[str] = WorkQueue("move of sandbox", backoff_limit=2.0)
         knowledge.configurations.on_change(self._on_configuration)
         knowledge.pods.on_change(self._on_pod)
+        knowledge.statuses.on_change(self._on_status)
         prober.on_change(self._on_gateway)
 
     # What CNI asks.
@@ -91,13 +113,36 @@ class Agent:
                 sandbox = await self._attach(call, name)
                 await sandbox.verified.wait()
         except (TimeoutError, ApiError, DatapathError, NotUsable) as error:
-            metrics.ATTACH_FAILURES.inc()
             reason = self._why_not(call, name, error)
+            if await self._started_held(call, name):
+                self._teller.started_held(call.pod, reason)
+                return
+            metrics.ATTACH_FAILURES.inc()
             self._teller.not_ready(call.pod, reason)
             raise Refused(reason) from error
         seconds = loop.time() - started
         metrics.ATTACH_SECONDS.observe(seconds)
         self._teller.attached(sandbox.attachment, seconds)
+
+    async def _started_held(self, call: Call, name: str) -> bool:
+        """Lets the pod start without a tunnel if its configuration wants that: with the hold in
+        place, and work on the tunnel going on."""
+        namespace, pod, uid = call.pod
+        if not self._knowledge.may_start_held(namespace, name):
+            return False
+        try:
+            async with asyncio.timeout(_HOLD_SECONDS), self._lock(call.id):
+                sandbox = self._sandboxes.get(call.id)
+                if sandbox is None:
+                    uid = uid or await self._knowledge.uid(namespace, pod)
+                    configuration, _ = self._knowledge.for_running(None, namespace, name)
+                    sandbox = self._new(call, uid, configuration)
+                await sandbox.become(sandbox.attachment)
+        except (TimeoutError, DatapathError) as error:
+            log.warning("pod cannot be held back", extra={"pod": pod, "error": str(error)})
+            return False
+        self._moves.add(call.id)
+        return True
 
     async def delete(self, call: Call) -> None:
         """Detaches the call's sandbox, if it is attached."""
@@ -139,15 +184,25 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(run_workers(self._queue, self._reconcile, _WORKERS))
                 group.create_task(run_workers(self._moves, self._reconcile, _WORKERS))
+                group.create_task(self._paths.run())
                 group.create_task(self._resync())
         finally:
             for sandbox in self._sandboxes.values():
-                if sandbox.verifier:
-                    sandbox.verifier.cancel()
+                for task in (sandbox.verifier, sandbox.joiner):
+                    if task:
+                        task.cancel()
 
     @property
     def sandboxes(self) -> list[Sandbox]:
         return list(self._sandboxes.values())
+
+    @property
+    def paths(self) -> Paths:
+        return self._paths
+
+    @property
+    def probed(self) -> dict[str, State]:
+        return self._prober.states()
 
     async def _resync(self) -> None:
         """At once after a start, when anything may have happened; later one pod after another
@@ -231,17 +286,14 @@ class Agent:
     async def _settle(self, sandbox: Sandbox, configuration: Configuration) -> None:
         """The step: choose the gateway, remember, converge, publish, see to the handshake."""
         before = sandbox.attachment
-        after = retarget(
-            before,
-            configuration,
-            usable=self._prober.usable,
-            avoid=sandbox.avoided(asyncio.get_running_loop().time()),
-            free_port=self._kernel.free_port,
-        )
+        after = await self._target(sandbox, configuration)
         moved = after.listen_port != before.listen_port
+        joins = after.joining is not None and after.joining != before.joining
         settling, sandbox.settling = sandbox.settling, False
-        if moved:
+        if (moved and not after.verified) or joins:
             await self._pacer.turn()
+        if moved:
+            self._paths.forget(sandbox)
         publishing = asyncio.create_task(self._endpoints.publish(after))
         try:
             done = await sandbox.become(after)
@@ -252,17 +304,48 @@ class Agent:
             self._watch_gateways()
         if after.gateway is not None and not sandbox.attachment.verified:
             self._verifier.start(sandbox)
+        if after.joining is not None:
+            self._joiner.start(sandbox)
         await publishing
-        if moved and before.gateway is not None:
-            metrics.MOVES.inc()
-            self._teller.moved(before, after)
-        elif done and before.verified and before == after and not settling:
+        self._tell(before, after, done if not settling else [])
+
+    async def _target(self, sandbox: Sandbox, configuration: Configuration) -> Attachment:
+        """What the sandbox should look like now."""
+        before, now = sandbox.attachment, time.time()
+        after = retarget(
+            before,
+            configuration,
+            usable=lambda address: (
+                self._prober.usable(address) and self._paths.usable(address, configuration.port)
+            ),
+            avoid=sandbox.avoided(asyncio.get_running_loop().time()),
+            vetoes=self._knowledge.vetoes(before.namespace, configuration.name),
+            free_port=self._kernel.free_port,
+            now=now,
+        )
+        if after.joining and after.joining == before.joining and await sandbox.joined():
+            grace = self._settings.drain_grace
+            after = joined(after, until=now + grace)
+            self._moves.add_after(before.id, grace + _LATER)
+        return after
+
+    def _tell(self, before: Attachment, after: Attachment, done: list[str]) -> None:
+        if after.joining and after.joining != before.joining:
+            self._teller.joining(after)
+        if before.parting and not after.parting:
+            self._teller.parted(before)
+        if after.listen_port != before.listen_port:
+            if before.gateway is not None:
+                metrics.MOVES.inc()
+                self._teller.moved(before, after)
+        elif done and before.verified and before == after:
             self._teller.repaired(after, done)
 
     async def _detach(self, sandbox_id: str) -> None:
         sandbox = self._sandboxes.get(sandbox_id)
         if sandbox is None:
             return
+        self._paths.forget(sandbox)
         await sandbox.detach()
         del self._sandboxes[sandbox_id]
         self._watch_gateways()
@@ -366,6 +449,63 @@ class Agent:
             returns = new == "alive" and listed and state.gateway == BALANCER
             if returns or (new == "lost" and state.address == address):
                 self._moves.add(sandbox_id)
+
+    def _on_status(self, key: Key, old: GatewayStatus | None, new: GatewayStatus | None) -> None:
+        """A gateway asks its pods to leave, or does so no more."""
+        if (old.spec.vetoes if old else []) == (new.spec.vetoes if new else []):
+            return
+        for sandbox_id, sandbox in self._sandboxes.items():
+            if key.name in {g.name for g in sandbox.attachment.configuration.gateways}:
+                self._moves.add(sandbox_id)
+
+    def _on_joined(self, sandbox: Sandbox) -> None:
+        self._moves.add(sandbox.attachment.id)
+
+    def _on_join_silence(self, sandbox: Sandbox) -> None:
+        leg = sandbox.attachment.joining
+        if leg is not None:
+            now = asyncio.get_running_loop().time()
+            sandbox.avoid(leg.gateway, now + _AVOID_SECONDS)
+            self._moves.add(sandbox.attachment.id)
+
+    def _suspect(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> asyncio.Task[None]:
+        return asyncio.create_task(self._prove(way, canary, others[:_WITNESSES]))
+
+    async def _prove(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> None:
+        """Echoes are missing. A handshake, through whichever tunnel, is proof that the way works;
+        without one all that use it go elsewhere."""
+        asked = [s for s in (canary, *others) if await self._question(s)]
+        proofs = [asyncio.create_task(s.verified.wait()) for s in asked]
+        try:
+            if proofs:
+                await asyncio.wait(
+                    proofs, timeout=_PROOF_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            for proof in proofs:
+                proof.cancel()
+        if not asked or any(s.verified.is_set() for s in asked):
+            # The canary's own fault, if it is one, its verifier finds.
+            canary.take_for_mute(asyncio.get_running_loop().time() + _MUTE_SECONDS)
+            self._paths.proven(way)
+            return
+        self._teller.way_lost(way.address, way.port)
+        self._paths.lost(way)
+        for sandbox_id, sandbox in self._sandboxes.items():
+            state = sandbox.attachment
+            if (state.address, state.configuration.port) == way:
+                self._moves.add(sandbox_id)
+
+    async def _question(self, sandbox: Sandbox) -> bool:
+        try:
+            asked = await sandbox.question()
+        except DatapathError as error:
+            log.info("tunnel cannot be questioned", extra={"error": str(error)})
+            self._queue.add(sandbox.attachment.id)
+            return False
+        if asked:
+            self._verifier.start(sandbox)
+        return asked
 
     def _on_silence(self, sandbox: Sandbox) -> None:
         now = asyncio.get_running_loop().time()

@@ -10,7 +10,7 @@ a configuration that was deleted or is not ready keeps its pods held back, never
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.pod import PodDesired, Tunnel, tunnel_name
+from egress_gateway.datapath.podfilter import LINKS
 from egress_gateway.datapath.wireguard import Endpoint, IPNetwork
 from egress_gateway.kube.resources import Pod
 from egress_gateway.node.choose import Candidate, choose
@@ -49,6 +50,19 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     exclude_cidrs: list[str]
 
 
+class Leg(msgspec.Struct, frozen=True, kw_only=True):
+    """A second tunnel, to another gateway than the first. It keeps its own key and port, since
+    the configuration may change meanwhile."""
+
+    gateway: str
+    address: str
+    listen_port: int
+    server_key: str
+    port: int
+    until: float = 0.0
+    """Seconds since the epoch at which it goes; 0: not decided."""
+
+
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     """One sandbox's attachment, as remembered. ``gateway`` None: no tunnel was chosen yet."""
 
@@ -68,6 +82,21 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     listen_port: int = 0
     verified: bool = False
     """A handshake has completed since the tunnel was last set up or moved."""
+    link: str = LINKS[0]
+    """The tunnel's link in the pod; the other one is free for ``joining`` or ``parting``."""
+    joining: Leg | None = None
+    """Where a planned move goes: connections follow once it has a handshake."""
+    parting: Leg | None = None
+    """Where a planned move came from: its connections may finish there."""
+
+    @property
+    def ports(self) -> dict[int, str]:
+        """Listen ports of its tunnels, and which gateway's address each belongs to."""
+        legs = [leg for leg in (self.joining, self.parting) if leg]
+        found = {leg.listen_port: leg.address for leg in legs}
+        if self.gateway is not None:
+            found[self.listen_port] = self.address
+        return found
 
     def __repr__(self) -> str:
         return f"Attachment({self.id}, {self.namespace}/{self.pod}, {self.configuration.name})"
@@ -164,16 +193,24 @@ def retarget(
     *,
     usable: Callable[[str], bool],
     avoid: Collection[str] = (),
+    vetoes: Mapping[str, bool] = {},
     free_port: Callable[[], int],
+    now: float = 0.0,
 ) -> Attachment:
     """``attachment`` with ``configuration`` and the gateway that should serve it now.
+
+    ``vetoes`` names gateways that ask to be left, and whether they still work: those are left in
+    two steps (``joining``, then ``joined``), so that connections can finish. ``now`` is in
+    seconds since the epoch.
 
     Whenever the tunnel's other end changes, so does the listen port: the gateway left behind
     holds the session and would otherwise take the pod back within fifteen seconds.
     """
+    replace = msgspec.structs.replace
     if attachment.configuration.uid != configuration.uid:
-        attachment = msgspec.structs.replace(attachment, gateway=None)
+        attachment = replace(attachment, gateway=None, joining=None, parting=None)
     before = attachment.configuration
+    attachment = replace(attachment, parting=_still_parting(attachment, usable, now))
     target = choose(
         attachment.uid,
         attachment.gateway,
@@ -181,24 +218,81 @@ def retarget(
         balancer=configuration.balancer,
         usable=lambda candidate: usable(candidate.address),
         avoid=avoid,
+        vetoed=vetoes,
     )
     if target is None:
-        return msgspec.structs.replace(attachment, configuration=configuration, gateway=None)
-    same_end = (
-        attachment.gateway == target.name
-        and attachment.address == target.address
-        and (before.server_key, before.port) == (configuration.server_key, configuration.port)
-    )
-    if same_end:
-        return msgspec.structs.replace(attachment, configuration=configuration)
-    return msgspec.structs.replace(
+        return replace(attachment, configuration=configuration, gateway=None, joining=None)
+    same_server = (before.server_key, before.port) == (configuration.server_key, configuration.port)
+    if same_server and (attachment.gateway, attachment.address) == (target.name, target.address):
+        return replace(attachment, configuration=configuration, joining=None)
+    works = same_server and attachment.verified and usable(attachment.address)
+    if works and vetoes.get(attachment.gateway or "", False):
+        joining = _joining(attachment, configuration, target, free_port)
+        return replace(attachment, configuration=configuration, joining=joining)
+    return replace(
         attachment,
         configuration=configuration,
         gateway=target.name,
         address=target.address,
         listen_port=free_port(),
         verified=False,
+        joining=None,
     )
+
+
+def _still_parting(attachment: Attachment, usable: Callable[[str], bool], now: float) -> Leg | None:
+    leg = attachment.parting
+    return leg if leg and leg.until > now and usable(leg.address) else None
+
+
+def _joining(
+    attachment: Attachment,
+    configuration: Configuration,
+    target: Candidate,
+    free_port: Callable[[], int],
+) -> Leg | None:
+    """The way to ``target``; None while the second link is still needed for a former move."""
+    known = attachment.joining
+    if attachment.parting is not None:
+        return None
+    if known and (known.gateway, known.address) == (target.name, target.address):
+        return known
+    return Leg(
+        gateway=target.name,
+        address=target.address,
+        listen_port=free_port(),
+        server_key=configuration.server_key,
+        port=configuration.port,
+    )
+
+
+def joined(attachment: Attachment, *, until: float) -> Attachment:
+    """The second step of a planned move: ``joining`` has a handshake and takes what is new;
+    what there is may finish where it is ``until`` then (seconds since the epoch)."""
+    leg, old = attachment.joining, attachment.configuration
+    if leg is None:
+        return attachment
+    return msgspec.structs.replace(
+        attachment,
+        gateway=leg.gateway,
+        address=leg.address,
+        listen_port=leg.listen_port,
+        verified=True,
+        link=other_link(attachment.link),
+        joining=None,
+        parting=Leg(
+            gateway=attachment.gateway or "",
+            address=attachment.address,
+            listen_port=attachment.listen_port,
+            server_key=old.server_key,
+            port=old.port,
+            until=until,
+        ),
+    )
+
+
+def other_link(link: str) -> str:
+    return LINKS[1] if link == LINKS[0] else LINKS[0]
 
 
 def pod_desired(attachment: Attachment, facts: NodeFacts) -> PodDesired:
@@ -212,19 +306,43 @@ def pod_desired(attachment: Attachment, facts: NodeFacts) -> PodDesired:
         default_route=configuration.default_route,
         excluded=tuple(ipaddress.ip_network(c) for c in configuration.exclude_cidrs),
         exceptions=facts.exceptions,
+        link=attachment.link,
         tunnel=_tunnel(attachment, facts) if attachment.gateway is not None else None,
+        other=_other(attachment, facts),
     )
 
 
 def _tunnel(attachment: Attachment, facts: NodeFacts) -> Tunnel:
-    address = ipaddress.ip_address(attachment.address)
+    configuration = attachment.configuration
+    leg = Leg(
+        gateway=attachment.gateway or "",
+        address=attachment.address,
+        listen_port=attachment.listen_port,
+        server_key=configuration.server_key,
+        port=configuration.port,
+    )
+    return _tunnel_to(attachment, leg, attachment.link, facts, settled=attachment.verified)
+
+
+def _other(attachment: Attachment, facts: NodeFacts) -> Tunnel | None:
+    leg = attachment.joining or attachment.parting
+    if leg is None or attachment.gateway is None:
+        return None
+    link = other_link(attachment.link)
+    return _tunnel_to(attachment, leg, link, facts, settled=attachment.joining is None)
+
+
+def _tunnel_to(
+    attachment: Attachment, leg: Leg, link: str, facts: NodeFacts, *, settled: bool
+) -> Tunnel:
+    address = ipaddress.ip_address(leg.address)
     overhead = OVERHEAD_V4 if address.version == 4 else OVERHEAD_V6
     return Tunnel(
-        name=tunnel_name(attachment.container_id, attachment.if_name),
+        name=tunnel_name(attachment.container_id, attachment.if_name, link),
         private_key=attachment.private_key,
-        peer_key=attachment.configuration.server_key,
-        endpoint=Endpoint(address, attachment.configuration.port),
-        listen_port=attachment.listen_port,
+        peer_key=leg.server_key,
+        endpoint=Endpoint(address, leg.port),
+        listen_port=leg.listen_port,
         mtu=facts.mtu - overhead,
-        keepalive=0 if attachment.verified else VERIFYING_KEEPALIVE,
+        keepalive=0 if settled else VERIFYING_KEEPALIVE,
     )

@@ -38,16 +38,20 @@ def choose(
     balancer: str,
     usable: Callable[[Candidate], bool],
     avoid: Collection[str] = (),
+    vetoed: Collection[str] = (),
 ) -> Candidate | None:
     """Where the pod's tunnel should end.
 
     ``current`` is the name chosen before (None: never chosen), ``usable`` what probes say,
-    ``avoid`` names gateways that answer probes but did not answer this pod's handshake. Without a
-    usable gateway it is the load balancer's address, and failing that any gateway there is: a check
-    never evicts the last one. None only if there is nothing at all.
+    ``avoid`` names gateways that answer probes but did not answer this pod's handshake, ``vetoed``
+    those whose own agent asks to be left; a veto counts only while another gateway will do.
+    Without a usable gateway it is the load balancer's address, and failing that any gateway there
+    is: a check never evicts the last one. None only if there is nothing at all.
     """
     alive = [c for c in candidates if usable(c)]
-    willing = [c for c in alive if c.name not in avoid] or (alive if BALANCER in avoid else [])
+    answering = [c for c in alive if c.name not in avoid]
+    willing = [c for c in answering if c.name not in vetoed] or answering
+    willing = willing or (alive if BALANCER in avoid else [])
     for candidate in willing:
         if candidate.name == current:
             return candidate

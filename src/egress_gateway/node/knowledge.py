@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from egress_gateway.api import names
-from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.api.types import GatewayStatus, StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
 from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.resources import Key, Pod
@@ -16,14 +16,21 @@ from egress_gateway.node.attach import (
     held_back,
     usable_configuration,
 )
+from egress_gateway.node.vetoes import vetoes
 
 
 class Knowledge:
-    """``configurations`` of the whole cluster, ``pods`` of this node."""
+    """``configurations`` and gateways' ``statuses`` of the whole cluster, ``pods`` of this node."""
 
-    def __init__(self, configurations: Cache[StaticGatewayConfiguration], pods: Cache[Pod]) -> None:
+    def __init__(
+        self,
+        configurations: Cache[StaticGatewayConfiguration],
+        pods: Cache[Pod],
+        statuses: Cache[GatewayStatus],
+    ) -> None:
         self.configurations = configurations
         self.pods = pods
+        self.statuses = statuses
         self._changed = asyncio.Event()
         configurations.on_change(self._on_change)
         pods.on_change(self._on_change)
@@ -61,6 +68,15 @@ class Knowledge:
         if attachment and attachment.configuration.name == name:
             return attachment.configuration, amiss
         return held_back(name), amiss
+
+    def vetoes(self, namespace: str, name: str) -> dict[str, bool]:
+        """Gateways that ask this configuration's pods to leave, and whether they still work."""
+        return vetoes(self.statuses.values(), f"{namespace}/{name}")
+
+    def may_start_held(self, namespace: str, name: str) -> bool:
+        """Whether the configuration lets pods start before they have a tunnel."""
+        found = self.configurations.get(namespace, name)
+        return found is not None and found.spec.start_policy == "HeldBack"
 
     async def uid(self, namespace: str, pod: str) -> str:
         """For runtimes that do not say it: the UID of the pod, as soon as the API has it."""

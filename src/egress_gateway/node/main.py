@@ -19,7 +19,7 @@ from egress_gateway.kube import config
 from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
-from egress_gateway.kube.resources import POD_ENDPOINTS, PODS, SGCS
+from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS
 from egress_gateway.node import server
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attach import NodeFacts
@@ -69,6 +69,7 @@ async def _serve(
     node = settings.node_name
     configurations = Cache(client, SGCS)
     pods = Cache(client, PODS, fields=f"spec.nodeName={node}")
+    statuses = Cache(client, GATEWAY_STATUSES, namespace=settings.system_namespace)
     present = Cache(client, POD_ENDPOINTS, labels=Endpoints.selector(node))
     recorder = Recorder(client, "static-egress-gateway-node", instance=node)
     rules = Rules(misses=settings.probe_misses, hold_down=settings.hold_down)
@@ -76,7 +77,7 @@ async def _serve(
     agent = Agent(
         settings=settings,
         kernel=_kernel(settings, executor),
-        knowledge=Knowledge(configurations, pods),
+        knowledge=Knowledge(configurations, pods, statuses),
         endpoints=Endpoints(client, present, node),
         prober=prober,
         teller=Teller(recorder),
@@ -86,7 +87,7 @@ async def _serve(
     health.add_check("plugin", lambda: readiness.problem)
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
     async with _serving(health), asyncio.TaskGroup() as group:
-        for cache in (configurations, pods, present):
+        for cache in (configurations, pods, statuses, present):
             group.create_task(cache.run())
         group.create_task(recorder.run())
         group.create_task(prober.run())

@@ -11,6 +11,7 @@ import functools
 import ipaddress
 import logging
 import secrets
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -20,6 +21,7 @@ import msgspec
 
 from egress_gateway.datapath.errors import PortInUse
 from egress_gateway.datapath.pod import PodDesired, PodSide, tunnel_name
+from egress_gateway.datapath.podfilter import LINKS
 from egress_gateway.datapath.sources import SourceFilter
 from egress_gateway.datapath.wireguard import Backend, PeerStatus
 from egress_gateway.node.attach import Attachment, NodeFacts, pod_desired
@@ -61,9 +63,9 @@ class Kernel:
         """Tells the node's filter which gateway each listen port belongs to."""
         self.sources.sync(
             {
-                a.listen_port: ipaddress.ip_address(a.address)
-                for a in attachments
-                if a.gateway is not None
+                port: ipaddress.ip_address(address)
+                for attachment in attachments
+                for port, address in attachment.ports.items()
             }
         )
 
@@ -94,6 +96,7 @@ class Sandbox:
         self.attachment = attachment
         self.verified = asyncio.Event()
         self.verifier: asyncio.Task[None] | None = None
+        self.joiner: asyncio.Task[None] | None = None
         self.gone = False
         self.settling = attachment.verified
         """The next pass has something to do that mends no damage: just verified (it clears the
@@ -104,24 +107,24 @@ class Sandbox:
         self._kept = False
         self._kernel = kernel
         self._side = PodSide(Path(attachment.netns), backend=kernel.backend, sources=kernel.sources)
-        if attachment.listen_port:
-            kernel.claim_port(attachment.listen_port)
+        self._mute_until = 0.0
+        for port in attachment.ports:
+            kernel.claim_port(port)
         if attachment.verified:
             self.verified.set()
 
     async def become(self, attachment: Attachment) -> list[str]:
         """Remembers ``attachment`` and makes the namespace so; returns what was done."""
         async with self._lock:
+            before = self.attachment
             while True:
                 self._remember(attachment)
                 try:
                     done = await self._kernel.run(self._side.converge, self._desired())
                 except PortInUse:
-                    extra = {"port": attachment.listen_port}
-                    log.info("listen port is taken, trying another", extra=extra)
-                    port = self._kernel.free_port()
-                    attachment = msgspec.structs.replace(attachment, listen_port=port)
+                    attachment = self._another_port(attachment)
                 else:
+                    self._forget_ports(before, attachment)
                     return [type(action).__name__ for action in done]
 
     async def verify(self) -> bool:
@@ -135,6 +138,47 @@ class Sandbox:
                 self.settling = True
             self.verified.set()
             return True
+
+    async def joined(self) -> bool:
+        """Whether the tunnel that a planned move leads to has a handshake."""
+        async with self._lock:
+            leg = self.attachment.joining
+            if leg is None or self.gone:
+                return False
+            status = functools.partial(self._side.status, other=True)
+            device = await self._kernel.run(status, self._desired())
+            peer = device.peers.get(leg.server_key) if device else None
+            return bool(peer and peer.last_handshake)
+
+    async def join_again(self) -> None:
+        """Starts the handshake of a planned move again."""
+        async with self._lock:
+            again = functools.partial(self._side.handshake_again, other=True)
+            await self._kernel.run(again, self._desired())
+
+    async def question(self) -> bool:
+        """Demands proof of a verified tunnel: it counts as unverified until a new handshake.
+        False if there is nothing to prove."""
+        async with self._lock:
+            if not self.attachment.verified or self.gone:
+                return False
+            self._remember(msgspec.structs.replace(self.attachment, verified=False))
+            await self._kernel.run(self._side.handshake_again, self._desired())
+            return True
+
+    async def open_echo(self) -> socket.socket | None:
+        """For probes through the tunnel; the caller closes it before the pod may go."""
+        async with self._lock:
+            if self.gone:
+                return None
+            return await self._kernel.run(self._side.echo_socket, self._desired())
+
+    def mute(self, now: float) -> bool:
+        """Its tunnel works and yet no echo comes back: it is of no use for probes."""
+        return now < self._mute_until
+
+    def take_for_mute(self, until: float) -> None:
+        self._mute_until = until
 
     async def distrust(self, now: float) -> bool:
         """Looks whether a verified tunnel has died. If so it counts as unverified, and its
@@ -163,14 +207,17 @@ class Sandbox:
     async def detach(self) -> None:
         """Takes everything down, whether or not the namespace still exists."""
         self.gone = True
-        if self.verifier:
-            self.verifier.cancel()
+        for task in (self.verifier, self.joiner):
+            if task:
+                task.cancel()
         state = self.attachment
-        name = tunnel_name(state.container_id, state.if_name)
+        first, second = (tunnel_name(state.container_id, state.if_name, x) for x in LINKS)
         async with self._lock:
-            detach = functools.partial(self._side.detach, listen_port=state.listen_port or None)
-            await self._kernel.run(detach, name)
-        self._kernel.release_port(state.listen_port)
+            detach = functools.partial(self._side.detach, other_name=second)
+            await self._kernel.run(detach, first)
+        for port in {*state.ports, state.listen_port}:
+            self._side.forget_port(port)
+            self._kernel.release_port(port)
         self._kernel.store.forget(state.id)
 
     def avoid(self, gateway: str, until: float) -> None:
@@ -187,13 +234,28 @@ class Sandbox:
 
     def _remember(self, attachment: Attachment) -> None:
         before, self.attachment = self.attachment, attachment
-        if before.listen_port != attachment.listen_port:
-            self._kernel.release_port(before.listen_port)
+        for port in before.ports.keys() - attachment.ports.keys():
+            self._kernel.release_port(port)
         if not attachment.verified:
             self.verified.clear()
         if before != attachment or not self._kept:
             self._kernel.store.keep(attachment)
             self._kept = True
+
+    def _another_port(self, attachment: Attachment) -> Attachment:
+        """The tunnel that was to be made found its listen port taken."""
+        replace = msgspec.structs.replace
+        port, leg = self._kernel.free_port(), attachment.joining
+        taken = leg.listen_port if leg else attachment.listen_port
+        log.info("listen port is taken, trying another", extra={"port": taken})
+        if leg is not None:
+            return replace(attachment, joining=replace(leg, listen_port=port))
+        return replace(attachment, listen_port=port)
+
+    def _forget_ports(self, before: Attachment, after: Attachment) -> None:
+        """Ports of second tunnels that are gone; those of the first go with its move."""
+        for port in before.ports.keys() - after.ports.keys():
+            self._side.forget_port(port)
 
     def _desired(self) -> PodDesired:
         return pod_desired(self.attachment, self._kernel.facts)

@@ -39,6 +39,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     probe_interval: float = 0.075
     probe_misses: int = 3
     """A gateway is lost after so many unanswered probes in a row."""
+    path_misses: int = 4
+    """A tunnel is suspected after so many unanswered echoes in a row, and left unless a new
+    handshake proves it."""
+    drain_grace: float = 60.0
+    """How long connections may finish on a gateway that is to go."""
     hold_down: float = 3.0
     """A lost gateway is used again after it has answered for so long; twice as long each time it
     is lost again soon."""

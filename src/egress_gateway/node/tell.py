@@ -65,6 +65,22 @@ class Teller:
         extra = {**_fields(after), "from": _gateway(before)}
         log.warning("moved pod to another gateway", extra=extra)
 
+    def joining(self, attachment: Attachment) -> None:
+        to = attachment.joining.gateway if attachment.joining else ""
+        log.info("leaving a gateway that is to go", extra={**_fields(attachment), "to": to})
+
+    def parted(self, before: Attachment) -> None:
+        leg = before.parting
+        extra = {**_fields(before), "from": leg.gateway if leg else ""}
+        log.info("left a gateway for good", extra=extra)
+
+    def started_held(self, pod: tuple[str, str, str], reason: str) -> None:
+        self.not_ready(pod, f"{reason}; the pod starts held back, as its configuration chooses")
+
+    def way_lost(self, address: str, port: int) -> None:
+        extra = {"gateway": address, "port": port}
+        log.warning("no tunnel to this gateway works, though its machine answers", extra=extra)
+
     def stalled(self, attachment: Attachment) -> None:
         log.warning("tunnel does not answer any more", extra=_fields(attachment))
 

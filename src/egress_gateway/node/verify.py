@@ -61,3 +61,44 @@ class Verifier:
                 schedule.started = now
                 self._on_silence(sandbox)
             await asyncio.sleep(schedule.look_after(loop.time()))
+
+
+class Joiner:
+    """The same for the second tunnel of a planned move; nobody waits for it, so one silence is
+    enough to look for another gateway."""
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        *,
+        on_joined: Callable[[Sandbox], None],
+        on_silence: Callable[[Sandbox], None],
+    ) -> None:
+        self._pacer = pacer
+        self._on_joined = on_joined
+        self._on_silence = on_silence
+
+    def start(self, sandbox: Sandbox) -> None:
+        """Nothing happens if it is under way."""
+        if sandbox.joiner is None or sandbox.joiner.done():
+            sandbox.joiner = asyncio.create_task(self._run(sandbox))
+
+    async def _run(self, sandbox: Sandbox) -> None:
+        loop = asyncio.get_running_loop()
+        schedule, leg = Schedule.at(loop.time()), sandbox.attachment.joining
+        while leg is not None and sandbox.attachment.joining == leg and not sandbox.gone:
+            now = loop.time()
+            try:
+                if await sandbox.joined():
+                    self._on_joined(sandbox)
+                    return
+                if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
+                    await self._pacer.turn()
+                    await sandbox.join_again()
+            except DatapathError as error:
+                log.info("second tunnel cannot be verified", extra={"error": str(error)})
+                return
+            if schedule.silent(now):
+                self._on_silence(sandbox)
+                return
+            await asyncio.sleep(schedule.look_after(loop.time()))

@@ -1,0 +1,72 @@
+"""Whether a tunnel's way to its gateway works, both ways. A state machine over echoes; pure.
+
+The echo goes through a pod's own tunnel and is answered by the gateway's kernel behind the
+translation. So it finds what a probe of the machine cannot: UDP that is filtered, an interface that
+is gone, a session that the gateway has forgotten. Silence is only a suspicion: a flooded tunnel
+drops echoes too, so whoever asks looks for proof (a handshake) before anything moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+INTERVAL: Final = 0.2
+"""Seconds between echoes while all is well."""
+PATIENCE: Final = 0.08
+"""Seconds that an answer may take before the next echoes hurry."""
+HURRY: Final = 0.04
+
+
+@dataclass(slots=True)
+class PathHealth:
+    """Of one way, as one node sees it.
+
+    A way that has never answered is not judged: its gateway may be older than this echo.
+    NB: a late caller makes no false alarm: it reports every answer that has come before it asks
+    whether the next echo is due, and only echoes that were really sent are counted.
+    """
+
+    misses: int = 4
+    answers: bool = False
+    """The gateway has answered an echo before, of whatever pod."""
+    sent: int = 0
+    answered: int = 0
+    last: float = float("-inf")
+    """When the last echo was sent."""
+    silent_since: float | None = None
+    """When the oldest echo that is unanswered was sent."""
+
+    def due_in(self, now: float) -> float:
+        """Seconds until the next echo; 0: now."""
+        hurried = self.silent_since is not None and now - self.silent_since >= PATIENCE
+        pause = HURRY if hurried and self.answers else INTERVAL
+        if self.silent_since is not None and not hurried:
+            pause = min(pause, self.silent_since + PATIENCE - self.last)
+        return max(0.0, self.last + pause - now)
+
+    def send(self, now: float) -> int:
+        """An echo is about to be sent; returns its number."""
+        self.sent += 1
+        self.last = now
+        if self.silent_since is None:
+            self.silent_since = now
+        return self.sent
+
+    def answer(self, number: int) -> None:
+        """The answer to echo ``number`` has come, however late."""
+        if not self.answered < number <= self.sent:
+            return
+        self.answered = number
+        self.answers = True
+        self.silent_since = None if number == self.sent else self.last
+
+    @property
+    def suspect(self) -> bool:
+        """So many echoes in a row went unanswered that somebody should look."""
+        return self.answers and self.sent - self.answered >= self.misses
+
+    def fresh(self) -> None:
+        """Another pod's tunnel from now on, or the same after it was proven: counts anew."""
+        self.answered = self.sent
+        self.silent_since = None

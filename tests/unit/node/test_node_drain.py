@@ -1,0 +1,134 @@
+"""Planned moves: who leaves a gateway that asks for it, in which steps. Pure."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from egress_gateway.api.types import (
+    DRAINING,
+    INTERNET_UNREACHABLE,
+    GatewayStatus,
+    GatewayStatusSpec,
+    GatewayVeto,
+    ObjectMeta,
+)
+from egress_gateway.node.attach import Attachment, joined, pod_desired, retarget
+from egress_gateway.node.choose import choose
+from egress_gateway.node.vetoes import vetoes
+from tests.unit.node.node_values import FACTS, GW1, GW2, at, configuration
+
+DRAIN, DEAD = {"gw-1": True}, {"gw-1": False}
+
+
+def go(
+    attachment: Attachment,
+    asked: dict[str, bool],
+    *,
+    lost: frozenset[str] = frozenset(),
+    now: float = 100.0,
+) -> Attachment:
+    ports = count(30000)
+    return retarget(
+        attachment,
+        attachment.configuration,
+        usable=lambda address: address not in lost,
+        vetoes=asked,
+        free_port=lambda: next(ports),
+        now=now,
+    )
+
+
+def test_a_drain_is_followed_in_two_steps_and_ends_with_its_grace() -> None:
+    before = at(GW1)
+    first = go(before, DRAIN)
+    assert (first.gateway, first.listen_port, first.verified) == ("gw-1", 20000, True)
+    assert first.joining is not None
+    assert first.joining.gateway == "gw-2"
+    assert go(first, DRAIN) == first
+    second = joined(first, until=160.0)
+    assert (second.gateway, second.link, second.verified) == ("gw-2", "wg1", True)
+    assert second.parting is not None
+    assert (second.parting.gateway, second.parting.listen_port) == ("gw-1", 20000)
+    assert go(second, DRAIN, now=159.0) == second
+    last = go(second, DRAIN, now=161.0)
+    assert last.parting is None
+    assert (last.gateway, last.link) == ("gw-2", "wg1")
+
+
+def test_the_pod_keeps_the_old_tunnel_as_it_was_beside_the_new_one() -> None:
+    before = at(GW1)
+    second = joined(go(before, DRAIN), until=160.0)
+    old, new = pod_desired(before, FACTS).tunnel, pod_desired(second, FACTS)
+    assert new.other == old
+    assert new.link == "wg1"
+    assert new.tunnel is not None
+    assert new.tunnel.endpoint.address.compressed == GW2.address
+
+
+def test_a_cancelled_drain_moves_nobody() -> None:
+    before = at(GW1)
+    assert go(go(before, DRAIN), {}) == before
+
+
+def test_a_gateway_whose_internet_side_is_dead_is_left_at_once() -> None:
+    after = go(at(GW1), DEAD)
+    assert (after.gateway, after.joining, after.verified) == ("gw-2", None, False)
+    assert after.listen_port != 20000
+
+
+def test_a_gateway_that_is_lost_while_it_drains_is_left_at_once() -> None:
+    joining = go(at(GW1), DRAIN)
+    after = go(joining, DRAIN, lost=frozenset({GW1.address}))
+    assert (after.gateway, after.joining, after.parting) == ("gw-2", None, None)
+    parting = joined(joining, until=160.0)
+    assert go(parting, DRAIN, lost=frozenset({GW1.address})).parting is None
+
+
+def test_the_last_gateway_is_not_left_for_a_veto() -> None:
+    before = at(GW1)
+    assert go(before, {"gw-1": True, "gw-2": True}) == before
+    assert go(before, {"gw-1": False, "gw-2": False}) == before
+    assert go(before, DEAD, lost=frozenset({GW2.address})) == before
+
+
+def test_a_second_drain_waits_for_the_first_to_end() -> None:
+    second = joined(go(at(GW1), DRAIN), until=160.0)
+    swapped = {"gw-2": True}
+    assert go(second, swapped, now=159.0) == second
+    third = go(second, swapped, now=161.0)
+    assert third.joining is not None
+    assert joined(third, until=220.0).link == "wg0"
+
+
+def test_new_pods_pass_a_vetoed_gateway_over() -> None:
+    for uid in map(str, range(20)):
+        chosen = choose(
+            uid, None, [GW1, GW2], balancer="", usable=lambda c: True, vetoed={"gw-1": True}
+        )
+        assert chosen == GW2
+
+
+def test_another_key_ends_a_drain_in_one_step() -> None:
+    joining = go(at(GW1), DRAIN)
+    changed = configuration(port=6001)
+    after = retarget(
+        joining, changed, usable=lambda a: True, vetoes=DRAIN, free_port=lambda: 31000, now=1.0
+    )
+    assert (after.gateway, after.joining, after.listen_port) == ("gw-2", None, 31000)
+
+
+def status(name: str, *asked: GatewayVeto) -> GatewayStatus:
+    return GatewayStatus(metadata=ObjectMeta(name=name), spec=GatewayStatusSpec(vetoes=list(asked)))
+
+
+def test_vetoes_count_for_their_configuration_or_for_all() -> None:
+    mine = GatewayVeto(reason=INTERNET_UNREACHABLE, static_gateway_configuration="a/b")
+    drain = GatewayVeto(reason=DRAINING)
+    statuses = [
+        status("one", mine),
+        status("two", drain),
+        status("three"),
+        status("x", mine, drain),
+    ]
+    assert vetoes(statuses, "a/b") == {"one": False, "two": True, "x": False}
+    assert vetoes(statuses, "a/c") == {"two": True, "x": True}

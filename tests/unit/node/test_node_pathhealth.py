@@ -1,0 +1,67 @@
+"""Whether a tunnel's way works: echoes sent and answered, times given."""
+
+from __future__ import annotations
+
+from egress_gateway.node.pathhealth import HURRY, INTERVAL, PATIENCE, PathHealth
+
+
+def alive(*, misses: int = 4) -> tuple[PathHealth, float]:
+    """A way whose first echo has been answered, and the time at which the next is due."""
+    health = PathHealth(misses)
+    health.answer(health.send(0.0))
+    return health, INTERVAL
+
+
+def test_an_answered_way_is_asked_at_leisure() -> None:
+    health, due = alive()
+    assert health.due_in(0.0) == INTERVAL
+    assert health.due_in(due) == 0.0
+    assert not health.suspect
+
+
+def test_silence_hurries_and_then_is_suspect_within_half_a_second() -> None:
+    health, now = alive()
+    started = now
+    while not health.suspect:
+        health.send(now)
+        now += max(health.due_in(now), 0.001)
+    assert health.sent - health.answered == 4
+    assert now - started <= PATIENCE + 4 * HURRY
+    # The silence may have begun right after the last answer.
+    assert INTERVAL + now - started < 0.5
+
+
+def test_a_way_that_has_never_answered_is_not_judged() -> None:
+    health = PathHealth()
+    for step in range(100):
+        health.send(step * INTERVAL)
+        assert not health.suspect
+        assert health.due_in(step * INTERVAL) == INTERVAL or health.due_in(step * INTERVAL) > 0
+
+
+def test_a_late_answer_ends_the_hurry() -> None:
+    health, now = alive()
+    health.send(now)
+    last = health.send(now + PATIENCE)
+    health.answer(last)
+    assert health.silent_since is None
+    assert health.due_in(now + PATIENCE) == INTERVAL
+
+
+def test_a_caller_that_was_late_raises_no_alarm() -> None:
+    health, now = alive()
+    health.send(now)
+    # Ten seconds without a processor: one echo is out, and one is no proof.
+    assert not health.suspect
+    assert health.due_in(now + 10) == 0.0
+
+
+def test_after_a_proof_it_counts_anew() -> None:
+    health, now = alive()
+    for _ in range(4):
+        health.send(now)
+    assert health.suspect
+    health.fresh()
+    assert not health.suspect
+    health.answer(2)
+    assert not health.suspect
