@@ -30,6 +30,12 @@ from egress_gateway.controller.blame import Ledger, Setback
 from egress_gateway.controller.cluster import Cluster
 from egress_gateway.controller.plan import Names, Plan, Wanted, plan
 from egress_gateway.controller.pools import Target, resolve
+from egress_gateway.controller.recognise import (
+    candidates,
+    nameless,
+    recognise,
+    unrecognised,
+)
 from egress_gateway.controller.takeover import Takeover
 from egress_gateway.controller.verdict import Problem, Verdict
 from egress_gateway.kube.queue import WorkQueue
@@ -70,6 +76,8 @@ class Reconciler:
         self._cluster = cluster
         self._takeover = takeover
         self._blocked = ""
+        self._strange: dict[str, Problem] = {}
+        """Why it cannot be told under which names a configuration's resources live."""
         self._drift = drift_interval
         self._ledger = Ledger(limit=retry_limit)
         self.work: WorkQueue[str] = WorkQueue("pools", backoff=0.5, backoff_limit=retry_limit)
@@ -183,7 +191,7 @@ class Reconciler:
             private=not sgc.spec.provision_public_ips,
             prefix_id=sgc.spec.public_ip_prefix_id,
             prefix_size=target.prefix_size,
-            problem=self._ledger.blocked(uid),
+            problem=self._strange.get(uid) or self._ledger.blocked(uid),
             in_use=self._in_use(sgc),
         )
 
@@ -280,6 +288,7 @@ class Reconciler:
         balancer = await self._cloud.balancer()
         known = live.keys() | self._cluster.recorded()
         self._ledger.calm(SURVEY)
+        await self._recognise(pools, balancer)
         self._learn(pools, balancer, known)
         homeless = [sgc for sgc in live.values() if not self._enqueue(sgc)]
         for key, uids in self._traces.items():
@@ -303,6 +312,26 @@ class Reconciler:
         for uid in live if self._blocked else ():
             self._trouble(uid, Problem(reason=Reason.OTHER_CONTROLLER, message=self._blocked))
         return bool(self._blocked)
+
+    async def _recognise(self, pools: list[PoolRef], balancer: Balancer) -> None:
+        """Finds names that nobody recorded; who cannot be told holds still."""
+        live = self._cluster.configurations()
+        found = nameless([self._cluster.names(uid) for uid in live], balancer)
+        strange: dict[str, Problem] = {}
+        in_force = {self._cluster.names(uid).ip_config for uid in live}
+        for uid, sgc in live.items():
+            rule = found.get(self._cluster.names(uid))
+            target = resolve(sgc.spec, pools, resource_group=self._cloud.resource_group)
+            if self._takeover is None or rule is None or isinstance(target, Problem):
+                continue
+            state = await self._cloud.observe(target.pool, [])
+            known = recognise(sgc, rule, state, in_force)
+            if known:
+                self._cluster.adopted(await self._takeover.remember(sgc, known))
+            else:
+                options = candidates(sgc, state, in_force)
+                strange[uid] = unrecognised(uid, rule, options, self._takeover.secret(uid))
+        self._strange = strange  # NB: at once: pools are worked on meanwhile
 
     def _learn(self, pools: list[PoolRef], balancer: Balancer, known: set[str]) -> None:
         """Pools that exist, and those of which only the load balancer is left."""

@@ -19,6 +19,7 @@ from egress_gateway.controller.adopt import (
     Adoption,
     Leftovers,
     Release,
+    annotations_of,
     misplaced,
     names_of,
     plan_adoption,
@@ -187,6 +188,21 @@ class Takeover:
             },
         )
         return known
+
+    async def remember(self, sgc: StaticGatewayConfiguration, known: Names) -> dict[str, Names]:
+        """Records names that were told from Azure."""
+        uid = sgc.metadata.uid
+        adoption = Adoption(
+            uid=uid,
+            configuration=resources.SGCS.key(sgc),
+            names=known,
+            record=annotations_of(known),
+        )
+        return {uid: await self.adopt(adoption)}
+
+    def secret(self, uid: str) -> dict[str, str]:
+        """Where names are recorded."""
+        return {"namespace": self.system_namespace, "name": names.key_secret(uid)}
 
     async def _record(self, adoption: Adoption) -> dict[str, str]:
         """Annotations of the Secret after the write. It is made if the Go project's controller

@@ -22,6 +22,13 @@ DEPLOYMENT = "kube-egress-gateway-controller-manager"
 
 async def settled(moved: Moved) -> None:
     """All configurations are in service and the old objects gone."""
+    await provisioned(moved)
+    async with asyncio.timeout(10):
+        while await moved.old_objects():
+            await asyncio.sleep(0.05)
+
+
+async def provisioned(moved: Moved) -> None:
     for name in MODES:
         await moved.kube.wait_for(
             SGCS,
@@ -30,9 +37,6 @@ async def settled(moved: Moved) -> None:
             namespace="default",
             timeout=20,
         )
-    async with asyncio.timeout(10):
-        while await moved.old_objects():
-            await asyncio.sleep(0.05)
 
 
 def play(directory: Path, story: Callable[[Moved], Awaitable[None]], **options: Any) -> None:
@@ -69,6 +73,19 @@ def test_addresses_ports_keys_and_names_stay_and_azure_is_only_read(tmp_path: Pa
                 await assert_serving(moved, was)
 
     play(tmp_path, story)
+
+
+def test_names_are_told_from_azure_when_the_old_objects_were_deleted_by_force(
+    tmp_path: Path,
+) -> None:
+    async def story(moved: Moved) -> None:
+        async with controller(tmp_path, moved.kubeconfig):
+            await provisioned(moved)
+            await assert_unchanged(moved)
+            for was in moved.configurations():
+                await assert_serving(moved, was)
+
+    play(tmp_path, story, definitions=False)
 
 
 def test_another_controller_knows_the_names_and_a_newcomer_gets_its_own(tmp_path: Path) -> None:
