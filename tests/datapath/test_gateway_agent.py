@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 import tempfile
 import threading
 import urllib.error
@@ -292,3 +293,52 @@ def test_the_probe_looks_at_the_kernel() -> None:
         until(lambda: story.probe() == 503, "the probe notices")
         story.listed(frontend="10.1.200.5")
         until(lambda: story.probe() == 200, "the next pass repairs it")
+
+
+@boxed
+def test_connections_are_logged_and_ports_counted_where_asked() -> None:
+    world, gateway, story = begin()
+    pod = world.pod("pod-a")
+    story.secret()
+    story.pod(pod)
+    lines: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = lines.append  # type: ignore[assignment]
+    logger = logging.getLogger("egress_gateway.gateway.connectionlog")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    # Nought percent: every connection is one too many.
+    with agent(gateway, story.api, ports_warning=0, ports_interval=0.1):
+        story.listed()
+        seen = attach(story, pod)
+        until(lambda: seen() == SECONDARY, "the pod's packets leave with its address")
+        assert lines == [], "off unless asked for"
+        document = {
+            "metadata": {"name": "one", "namespace": "default"},
+            "spec": {"gatewayNodepoolName": "npegress", "connectionLog": True},
+        }
+        story.api.call(story.api.client.apply(SGCS.untyped(), document))
+        until(lambda: bool(lines), "the log begins")
+        connection = pod.connect(INTERNET)
+        connection.recv(100)
+
+        def told() -> list[dict[str, Any]]:
+            return [r.__dict__ for r in lines if r.getMessage() == "connection began"]
+
+        until(lambda: bool(told()), "the connection is logged")
+        said = told()[-1]
+        assert (said["configuration"], said["pod"]) == ("default/one", "default/pod-a")
+        assert (said["address"], said["destination"]) == (SECONDARY, INTERNET)
+        assert (said["pod_port"], said["destination_port"]) == (connection.getsockname()[1], 80)
+        connection.close()
+        until(lambda: bool(story.status().get("problems")), "the warning is in the report")
+        (problem,) = story.status()["problems"]
+        assert f"ports of {SECONDARY} towards {INTERNET}:80/tcp" in problem["message"]
+        assert story.status()["readyGatewayConfigurations"], "warned, and served"
+        assert story.probe() == 200
+        story.listed(listed=False)
+        until(lambda: not netns.exists("ns-static-egress-gateway"), "the namespace goes")
+        until(
+            lambda: not any(t.name == "connection-log" for t in threading.enumerate()),
+            "the log ends with it",
+        )

@@ -42,6 +42,12 @@ ECHO_ADDRESS: Final = ipaddress.IPv4Address("169.254.103.1")
 through the tunnel and the translation, both ways. Link-local: it never leaves the pair."""
 PORTS: Final = (6000, 6999)
 """WireGuard server ports; one per configuration of a pool, as the Go project has it."""
+SOURCE_PORTS: Final = "1024-65535"
+"""Of TCP connections, at random, whatever port the pod has. Left to itself the kernel keeps the
+pod's port where it can, so that a port which has just become free (its connection ended here, its
+pod went) is soon used again towards the same server, which may remember it for minutes (TIME_WAIT,
+or an end it never heard of) and refuse the new connection. UDP keeps its port where it can: nobody
+remembers it, and peers that find each other by it (STUN) need it to stay."""
 
 ALWAYS_REFUSED: Final[tuple[IPNetwork, ...]] = (
     ipaddress.IPv4Network("169.254.0.0/16"),  # metadata service, node-local services
@@ -132,6 +138,9 @@ table inet {GATEWAY_TABLE} {{
   }}
   chain translate {{
     type nat hook postrouting priority srcnat; policy accept;
+    oifname "{INSIDE_LINK}" meta l4proto tcp snat ip to iifname map @snat4 : {
+        SOURCE_PORTS
+    } fully-random
     oifname "{INSIDE_LINK}" snat ip to iifname map @snat4
   }}
   chain leaving {{

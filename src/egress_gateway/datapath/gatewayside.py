@@ -20,8 +20,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from egress_gateway.datapath import conntrack, netns, nft, sockets
+from egress_gateway.datapath import connections, conntrack, netns, nft, sockets
 from egress_gateway.datapath import gatewayplan as steps
+from egress_gateway.datapath.connections import ConnectionEvents, Use
 from egress_gateway.datapath.errors import DatapathError, PortInUse
 from egress_gateway.datapath.gatewayfilter import (
     GATEWAY_SETS,
@@ -301,6 +302,23 @@ class GatewaySide:
             return {
                 name: rules.counter("inet", GATEWAY_TABLE, name) or 0 for name in (STRAY, REFUSED)
             }
+
+    # Connections.
+
+    def use(self) -> dict[int, Use]:
+        """By port of the configuration: how near its address is to its last free port."""
+        with self._inside() as inside:
+            return connections.use(inside) if inside is not None else {}
+
+    def table(self) -> tuple[int, int]:
+        """(entries, limit) of the connection table; zeros while nothing is served."""
+        with self._inside() as inside:
+            return connections.table(inside) if inside is not None else (0, 0)
+
+    def events(self) -> ConnectionEvents | None:
+        """Connections as they begin and end; None while nothing is served."""
+        with self._inside() as inside:
+            return ConnectionEvents(inside) if inside is not None else None
 
     # Namespaces.
 

@@ -8,16 +8,18 @@ All raw netlink of the project passes through this file. Formats: linux/netlink.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
+import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from egress_gateway.datapath.errors import KernelRefused
+from egress_gateway.datapath.errors import DatapathError, KernelRefused
 from egress_gateway.datapath.netns import NetNS
 
 ROUTE: Final = 0
@@ -40,6 +42,7 @@ _CAPPED: Final = 0x100
 _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _SOL_NETLINK: Final = 270
+_ADD_MEMBERSHIP: Final = 1
 _EXT_ACK: Final = 11
 _STRICT_CHECK: Final = 12
 _DUMP_ATTEMPTS: Final = 8
@@ -92,6 +95,10 @@ class NetlinkError(KernelRefused):
     """The kernel's answer to a request was an error."""
 
 
+class Overrun(DatapathError):
+    """Notices of the kernel are lost; what comes next is whole again."""
+
+
 class _Interrupted(Exception):
     """A dump was interrupted by a change and must be asked for again."""
 
@@ -132,15 +139,17 @@ class NetlinkSocket:
     def query(self, message: Message, doing: str) -> list[Message]:
         """A dump, or a single get; retried when a change interrupts it."""
         for _ in range(_DUMP_ATTEMPTS):
+            answers: list[Message] = []
             try:
-                return self._query(message, doing)
+                self.scan(message, doing, answers.append)
             except _Interrupted:
                 continue
+            return answers
         raise NetlinkError(doing, errno.EINTR, "interrupted by changes again and again")
 
-    def _query(self, message: Message, doing: str) -> list[Message]:
+    def scan(self, message: Message, doing: str, consume: Callable[[Message], None]) -> None:
+        """A dump too large to be kept: each answer is consumed as it comes."""
         dump = message.flags & DUMP == DUMP
-        answers: list[Message] = []
         interrupted = False
         with self._lock:
             sequence = next(self._sequence)
@@ -156,8 +165,29 @@ class NetlinkSocket:
                             raise NetlinkError(doing, *refused)
                         if interrupted:
                             raise _Interrupted
-                        return answers
-                    answers.append(answer)
+                        return
+                    consume(answer)
+
+    def listen_to(self, *groups: int, buffer: int) -> None:
+        """From now on the kernel's notices of ``groups`` wait here, up to ``buffer`` bytes."""
+        # SO_RCVBUFFORCE: without privileges the machine's limit holds.
+        with contextlib.suppress(PermissionError):
+            self._socket.setsockopt(socket.SOL_SOCKET, 33, buffer)
+        for group in groups:
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+
+    def listen(self, seconds: float) -> list[Message]:
+        """Notices, waiting at most so long for the first; none if none came. Raises
+        ``Overrun`` when the buffer was full and notices are lost. Not beside requests."""
+        with self._lock:
+            if not select.select([self._socket], [], [], seconds)[0]:
+                return []
+            try:
+                return [message for _, message in self._receive()]
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    raise Overrun("the kernel's notices came faster than they were read") from None
+                raise
 
     def _receive(self) -> Iterator[tuple[int, Message]]:
         buffer = self._socket.recv(1 << 17)

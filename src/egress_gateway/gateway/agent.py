@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -24,10 +24,12 @@ from egress_gateway.datapath.gatewayside import Converged, GatewaySide
 from egress_gateway.datapath.wireguard import IPNetwork
 from egress_gateway.gateway import metrics
 from egress_gateway.gateway.book import PeerBook
+from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.peers import difference
+from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter, status_spec
-from egress_gateway.gateway.serving import Serving, listed, serving
+from egress_gateway.gateway.serving import Listed, Serving, listed, serving
 from egress_gateway.kube.backoff import Backoff
 from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.errors import ApiError
@@ -65,6 +67,8 @@ class Agent:
         reporter: Reporter,
         recorder: Recorder,
         answers: Answers,
+        ports: PortWatch,
+        connection_log: ConnectionLog,
     ) -> None:
         self._node = node
         self._primary = primary
@@ -79,6 +83,8 @@ class Agent:
         self._reporter = reporter
         self._recorder = recorder
         self._answers = answers
+        self._ports = ports
+        self._connection_log = connection_log
         self._served: dict[str, Configuration] = {}
         self._applied: dict[str, Peers] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -144,6 +150,8 @@ class Agent:
             except DatapathError as error:
                 problems[configuration.name] = str(error)
                 del ready[uid]
+        self._ports.watch(ready)
+        await asyncio.to_thread(self._connection_log.set, _logged(wanted, ready))
         await self._report(ready, public, problems)
         self.problem = None
         counters = await asyncio.to_thread(self._side.counters)
@@ -156,6 +164,8 @@ class Agent:
     async def _idle(self) -> float:
         """Nothing lists this node: it looks as if we had never been here."""
         self._served, self._applied = {}, {}
+        self._ports.watch({})
+        await asyncio.to_thread(self._connection_log.set, {})
         if await asyncio.to_thread(self._side.remove):
             log.info("no configuration lists this node: everything removed")
         await self._report({}, {}, {})
@@ -178,17 +188,23 @@ class Agent:
         problems: Mapping[str, str],
     ) -> None:
         self._answers.set({uid: c.port for uid, c in ready.items()})
+        warnings = self._ports.warnings
         for name, message in problems.items():
-            sgc = self._configurations.get(*name.split("/", 1))
-            if sgc is not None:
-                text = f"node {self._node} cannot serve it: {message}"
-                self._recorder.event(SGCS.reference(sgc), "Warning", "GatewayProblem", text)
+            self._warn(name, "GatewayProblem", f"cannot serve it: {message}")
+        for name, message in warnings.items():
+            self._warn(name, "PortsRunningOut", message)
         try:
-            await self._reporter.publish(status_spec(ready, public, problems))
+            await self._reporter.publish(status_spec(ready, public, {**warnings, **problems}))
         except ApiError as error:
             # Traffic does not depend on the report; the next pass writes it.
             log.warning("report not written: %s", error)
             self._queue.add_after(STRUCTURE, _SOON)
+
+    def _warn(self, name: str, reason: str, text: str) -> None:
+        sgc = self._configurations.get(*name.split("/", 1))
+        if sgc is not None:
+            reference = SGCS.reference(sgc)
+            self._recorder.event(reference, "Warning", reason, f"node {self._node}: {text}")
 
     # Peers.
 
@@ -253,6 +269,14 @@ class Agent:
                 return str(error)
             self._serving = (time.monotonic(), ports)
         return None if port in ports else f"interface wg-{port} is down"
+
+
+def _logged(wanted: Iterable[Listed], ready: Mapping[str, Configuration]) -> dict[int, Logged]:
+    return {
+        one.port: Logged(one.name, one.public)
+        for one in wanted
+        if one.connection_log and one.uid in ready
+    }
 
 
 def _problems(outcome: Serving, converged: Converged) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
 
 from egress_gateway.api.types import PodEndpoint
 from egress_gateway.datapath.wireguard import IPNetwork
@@ -39,6 +40,7 @@ class PeerBook:
         self._accepted: dict[str, dict[Key, Accepted]] = {}
         self._where: dict[Key, str] = {}
         self._refused: dict[Key, str] = {}
+        self._owners: dict[tuple[str, str], Key] = {}
         pods.set_index(_ADDRESS, lambda pod: [] if pod.spec.host_network else pod.ips)
         endpoints.set_index(_ADDRESS, addresses_of)
         endpoints.on_change(self._on_endpoint)
@@ -47,6 +49,10 @@ class PeerBook:
     def peers(self, name: str) -> dict[str, tuple[IPNetwork, ...]]:
         """What the configuration's interfaces should know: public key -> networks."""
         return resolve(self._accepted.get(name, {}))
+
+    def owner(self, name: str, address: IPv4Address) -> Key | None:
+        """The pod that has, or had last, an address under a configuration. From any thread."""
+        return self._owners.get((name, str(address)))
 
     @property
     def refused(self) -> dict[Key, str]:
@@ -78,6 +84,8 @@ class PeerBook:
         if isinstance(verdict, Accepted) and name is not None:
             self._accepted.setdefault(name, {})[key] = verdict
             self._where[key] = name
+            # NB: kept when the pod goes; its last connections end after it.
+            self._owners.update({(name, str(n.network_address)): key for n in verdict.networks})
             self._refused.pop(key, None)
             if (before, had) != (name, verdict):
                 self._dirty(name)

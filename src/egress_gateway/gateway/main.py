@@ -15,9 +15,11 @@ from egress_gateway.datapath import backends
 from egress_gateway.datapath.gatewayside import GatewaySide
 from egress_gateway.datapath.link import default_route_mtu
 from egress_gateway.datapath.wireguard import IPNetwork
-from egress_gateway.gateway.agent import Agent
+from egress_gateway.gateway.agent import STRUCTURE, Agent
 from egress_gateway.gateway.book import PeerBook
+from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.keystore import KeyStore
+from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter
 from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube import config
@@ -88,6 +90,13 @@ async def _serve(
     pods = Cache(client, PODS)
     queue: WorkQueue[str] = WorkQueue("gateway", backoff=0.2, backoff_limit=10.0)
     recorder = Recorder(client, "static-egress-gateway-gateway", instance=settings.node_name)
+    book = PeerBook(endpoints, pods, queue.add)
+    ports = PortWatch(
+        side,
+        percent=settings.ports_warning,
+        interval=settings.ports_interval,
+        changed=lambda: queue.add(STRUCTURE),
+    )
     agent = Agent(
         node=settings.node_name,
         primary=primary,
@@ -96,12 +105,14 @@ async def _serve(
         resync=settings.resync,
         side=side,
         configurations=configurations,
-        book=PeerBook(endpoints, pods, queue.add),
+        book=book,
         queue=queue,
         keystore=KeyStore(client, settings.system_namespace),
         reporter=Reporter(client, node, settings.system_namespace, heartbeat=settings.heartbeat),
         recorder=recorder,
         answers=answers,
+        ports=ports,
+        connection_log=ConnectionLog(side.events, book.owner, settings.connection_log_rate),
     )
     async with asyncio.TaskGroup() as group:
         caches = (configurations, endpoints, pods)
@@ -113,6 +124,7 @@ async def _serve(
             await cache.synced()
         early.agent = agent
         group.create_task(agent.run())
+        group.create_task(ports.run())
 
 
 def _side(settings: Settings) -> GatewaySide:

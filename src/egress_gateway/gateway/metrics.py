@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Final
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
+
+from egress_gateway.datapath.connections import PORTS, Use
 
 _PEERS: Final = Gauge(
     "egress_gateway_gateway_peers", "Pods that may send through a configuration here", ["config"]
@@ -18,6 +21,36 @@ _DROPPED: Final = Gauge(
     "Packets kept from leaving: stray (not the configuration's address), refused (destination)",
     ["reason"],
 )
+_PORTS_USED: Final = Gauge(
+    "egress_gateway_gateway_ports_used",
+    f"Source ports in use towards the destination that has most of them, of {PORTS}",
+    ["config"],
+)
+_CONNECTIONS: Final = Gauge(
+    "egress_gateway_gateway_connections", "Connections that are translated here", ["config"]
+)
+_TABLE: Final = Gauge(
+    "egress_gateway_gateway_connection_table", "Entries of the connection table", ["state"]
+)
+LOG_GAPS: Final = Counter(
+    "egress_gateway_gateway_connection_log_gaps", "Times that connections went by unlogged"
+)
+
+
+def use(name: str, used: Use | None) -> None:
+    _PORTS_USED.labels(name).set(used.ports if used else 0)
+    _CONNECTIONS.labels(name).set(used.connections if used else 0)
+
+
+def forget_use(name: str) -> None:
+    for gauge in (_PORTS_USED, _CONNECTIONS):
+        with contextlib.suppress(KeyError):
+            gauge.remove(name)
+
+
+def table(entries: int, limit: int) -> None:
+    _TABLE.labels("used").set(entries)
+    _TABLE.labels("limit").set(limit)
 
 
 def peers(name: str, count: int) -> None:

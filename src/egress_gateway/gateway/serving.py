@@ -32,6 +32,9 @@ class Listed:
     frontend: str
     destinations: tuple[str, ...] = ()
     """CIDRs that it sends through the gateway by name: with ``azureNetworking`` alone."""
+    public: str = ""
+    """What the Internet sees of this node's address; empty if nothing else."""
+    connection_log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ def listed(objects: Iterable[StaticGatewayConfiguration], node: str) -> list[Lis
                 secondary=entry.secondary_ip,
                 frontend=profile.ip,
                 destinations=_destinations(sgc.spec),
+                public=entry.public_ip,
+                connection_log=sgc.spec.connection_log,
             )
         )
     return sorted(found, key=lambda one: one.uid)

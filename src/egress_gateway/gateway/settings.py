@@ -31,6 +31,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     resync: float = 30.0
     """How often everything is compared with the kernel, though nothing has changed."""
     heartbeat: float = 30.0
+    ports_interval: float = 10.0
+    """How often connections are counted."""
+    ports_warning: int = 80
+    """Percent of an address's ports towards one destination that are worth a warning."""
+    connection_log_rate: int = 1000
+    """Lines a second that the connection log writes at most; see ``spec.connectionLog``."""
 
     @property
     def run_path(self) -> Path:

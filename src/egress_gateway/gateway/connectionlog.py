@@ -1,0 +1,141 @@
+"""Who spoke to whom from which address: a line for each connection, for audits. Off by default.
+
+Only configurations with ``connectionLog`` are logged, and never more than so many lines a second:
+beyond, a thread of its own stops reading, the kernel drops its notices, and one line says that some
+are missing. Traffic never waits for the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final, Protocol
+
+from egress_gateway.datapath.connections import Connection
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.netlink import Overrun
+from egress_gateway.gateway import metrics
+from egress_gateway.kube.resources import Key
+
+log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 0.5
+"""Seconds that a stop waits at most for the thread to notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A configuration whose connections are logged. ``public``: what the Internet sees."""
+
+    name: str
+    public: str
+
+
+class Events(Protocol):
+    def read(self, seconds: float) -> list[Connection]: ...
+
+    def close(self) -> None: ...
+
+
+Owner = Callable[[str, IPv4Address], Key | None]
+
+
+class ConnectionLog:
+    """``open_events`` opens the kernel's notices, None while there are none; ``owner`` tells the
+    pod of a configuration's name and an address; ``rate``: lines a second, at most."""
+
+    def __init__(self, open_events: Callable[[], Events | None], owner: Owner, rate: int) -> None:
+        self._open_events = open_events
+        self._owner = owner
+        self._rate = rate
+        self._wanted: Mapping[int, Logged] = {}
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def set(self, wanted: Mapping[int, Logged]) -> None:
+        """What is logged from now on, by port. Blocks for a moment when the log ends: its
+        socket would keep the gateway's namespace."""
+        self._wanted = dict(wanted)
+        if wanted and (self._thread is None or not self._thread.is_alive()):
+            events = self._open_events()
+            if events is None:
+                return
+            self._stop = threading.Event()
+            arguments = (events, self._stop)
+            self._thread = threading.Thread(
+                target=self._work, args=arguments, name="connection-log", daemon=True
+            )
+            log.info("logging connections", extra={"lines_per_second": self._rate})
+            self._thread.start()
+        elif not wanted and self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+
+    def _work(self, events: Events, stop: threading.Event) -> None:
+        budget = Budget(self._rate, time.monotonic())
+        try:
+            while not stop.is_set():
+                try:
+                    connections = events.read(_PATIENCE)
+                except Overrun:
+                    metrics.LOG_GAPS.inc()
+                    log.warning("connections are missing from the log: too many a second")
+                    continue
+                for connection in connections:
+                    self._write(connection, budget, stop)
+        except DatapathError as error:
+            # The next pass over the structure starts it anew.
+            log.warning("connections are not logged: %s", error)
+        finally:
+            events.close()
+
+    def _write(self, connection: Connection, budget: Budget, stop: threading.Event) -> None:
+        logged = self._wanted.get(connection.zone)
+        if logged is None:
+            return
+        while (wait := budget.take(time.monotonic())) > 0:
+            if stop.wait(wait):
+                return
+        pod = self._owner(logged.name, connection.source)
+        word = "ended" if connection.ended else "began"
+        log.info("connection " + word, extra=fields(connection, logged, pod))
+
+
+class Budget:
+    """A token bucket that holds one second's worth. Pure: the time is told."""
+
+    def __init__(self, rate: int, now: float) -> None:
+        self._rate = rate
+        self._tokens = float(rate)
+        self._at = now
+
+    def take(self, now: float) -> float:
+        """Takes one and returns 0, or returns the seconds until there is one."""
+        self._tokens = min(float(self._rate), self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return (1 - self._tokens) / self._rate
+        self._tokens -= 1
+        return 0.0
+
+
+def fields(connection: Connection, logged: Logged, pod: Key | None) -> dict[str, object]:
+    """What a line says. ``address`` is what the other side sees, as far as we know: the
+    gateway's public address, or the private one (``via``) where there is none."""
+    return {
+        "configuration": logged.name,
+        "pod": str(pod) if pod else "",
+        "protocol": connection.protocol,
+        "pod_address": str(connection.source),
+        "pod_port": connection.source_port,
+        "address": logged.public or str(connection.translated),
+        "via": str(connection.translated),
+        "port": connection.translated_port,
+        "destination": str(connection.destination),
+        "destination_port": connection.destination_port,
+    }

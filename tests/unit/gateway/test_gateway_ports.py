@@ -1,0 +1,164 @@
+"""Warnings before the last port, and a log that cannot run away. Values in, values out."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import struct
+import threading
+from collections import Counter
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_gateway.datapath.connections import PORTS, Connection, Use, summarize
+from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.datapath.netlink import Overrun
+from egress_gateway.gateway.connectionlog import Budget, ConnectionLog, Logged
+from egress_gateway.gateway.ports import full, judge
+from egress_gateway.kube.resources import Key
+
+ONE = Configuration(name="ns/one", port=6000, private_key=None, secondary=IPv4Address("10.1.1.101"))
+
+
+def use(ports: int) -> dict[int, Use]:
+    there = IPv4Address("198.51.100.10")
+    return {6000: Use(ports, there, 443, "tcp", connections=ports + 5)}
+
+
+def test_a_warning_says_where_and_what_to_do() -> None:
+    (text,) = judge({6000: ONE}, use(60000), {}, percent=80).values()
+    assert text.startswith("60000 of 64512 ports of 10.1.1.101 towards 198.51.100.10:443/tcp")
+    assert "more gateway nodes" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "before", "warned"),
+    [(0.79, False, False), (0.81, False, True), (0.79, True, True), (0.69, True, False)],
+)
+def test_a_warning_comes_at_eighty_percent_and_goes_at_seventy(
+    share: float, before: bool, warned: bool
+) -> None:
+    earlier = {"ns/one": "before"} if before else {}
+    assert bool(judge({6000: ONE}, use(int(PORTS * share)), earlier, percent=80)) is warned
+    assert judge({6000: ONE}, {}, earlier, percent=80) == {}
+
+
+def test_the_whole_table_counts_too() -> None:
+    assert full(80, 100, percent=80)
+    assert not full(79, 100, percent=80)
+    assert not full(5, 0, percent=80)
+
+
+@given(st.dictionaries(st.tuples(st.integers(6000, 6003), st.integers(0, 5)), st.integers(1, 9)))
+def test_most_used_destination_and_sum_by_zone(counts: dict[tuple[int, int], int]) -> None:
+    packed = Counter(
+        {
+            struct.pack("!HIHB", zone, 0xC6336400 + host, 443, 6): number
+            for (zone, host), number in counts.items()
+        }
+    )
+    found = summarize(packed)
+    assert found.keys() == {zone for zone, _ in counts}
+    for zone, one in found.items():
+        mine = {host: n for (z, host), n in counts.items() if z == zone}
+        assert one.ports == max(mine.values())
+        assert one.connections == sum(mine.values())
+        assert mine[int(one.destination) - 0xC6336400] == one.ports
+        assert (one.port, one.protocol) == (443, "tcp")
+
+
+@given(st.lists(st.floats(0, 3), max_size=200), st.integers(1, 20))
+def test_a_budget_is_never_overdrawn(pauses: list[float], rate: int) -> None:
+    now, taken = 0.0, 0
+    budget = Budget(rate, now)
+    for pause in pauses:
+        now += pause
+        while budget.take(now) == 0:
+            taken += 1
+        assert taken <= rate * (1 + now) + 1e-6
+    wait = budget.take(now)
+    assert wait == 0 or budget.take(now + wait + 1e-6) == 0
+
+
+class PlayedEvents:
+    """Hands out batches (an exception is raised), then nothing; ``done`` when all are out."""
+
+    def __init__(self, *batches: list[Connection] | Exception) -> None:
+        self._batches = list(batches)
+        self.done = threading.Event()
+        self.closed = False
+
+    def read(self, seconds: float) -> list[Connection]:
+        if not self._batches:
+            self.done.set()
+            threading.Event().wait(0.01)
+            return []
+        batch = self._batches.pop(0)
+        if isinstance(batch, Exception):
+            raise batch
+        return batch
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def connection(*, zone: int = 6000, ended: bool = False) -> Connection:
+    return Connection(
+        zone=zone,
+        protocol="tcp",
+        source=IPv4Address("10.244.1.2"),
+        source_port=40000,
+        destination=IPv4Address("198.51.100.10"),
+        destination_port=443,
+        translated=IPv4Address("10.1.1.101"),
+        translated_port=1025,
+        ended=ended,
+    )
+
+
+def lines(
+    caplog: pytest.LogCaptureFixture, events: PlayedEvents, wanted: dict[int, Logged]
+) -> list[logging.LogRecord]:
+    def owner(name: str, address: IPv4Address) -> Key | None:
+        known = ipaddress.IPv4Address("10.244.1.2")
+        return Key("ns", "web-0") if (name, address) == ("ns/one", known) else None
+
+    caplog.set_level(logging.INFO)
+    log = ConnectionLog(lambda: events, owner, rate=1000)
+    log.set(wanted)
+    assert events.done.wait(10)
+    log.set({})
+    assert events.closed, "an open socket would keep the gateway's namespace"
+    return [r for r in caplog.records if r.name.endswith("connectionlog")]
+
+
+def test_a_line_names_pod_address_port_and_destination(caplog: pytest.LogCaptureFixture) -> None:
+    events = PlayedEvents([connection(), connection(zone=6001)], [connection(ended=True)])
+    logged = {6000: Logged("ns/one", "203.0.113.7")}
+    began, ended = lines(caplog, events, logged)[1:]
+    assert (began.getMessage(), ended.getMessage()) == ("connection began", "connection ended")
+    said = began.__dict__
+    assert said["configuration"] == "ns/one"
+    assert said["pod"] == "ns/web-0"
+    assert (said["address"], said["port"], said["via"]) == ("203.0.113.7", 1025, "10.1.1.101")
+    assert (said["destination"], said["destination_port"]) == ("198.51.100.10", 443)
+
+
+def test_missing_lines_are_admitted(caplog: pytest.LogCaptureFixture) -> None:
+    events = PlayedEvents(Overrun("full"), [connection()])
+    said = [r.getMessage() for r in lines(caplog, events, {6000: Logged("ns/one", "")})]
+    assert said[1:] == [
+        "connections are missing from the log: too many a second",
+        "connection began",
+    ]
+
+
+def test_nobody_listens_unless_a_configuration_asks() -> None:
+    def refuse() -> PlayedEvents:
+        raise AssertionError("opened")
+
+    log = ConnectionLog(refuse, lambda name, address: None, rate=10)
+    log.set({})
