@@ -23,8 +23,9 @@ crds: install
 	.venv/bin/python -m egress_gateway.api.crd --write deploy/crds
 
 .PHONY: manifests clients
-# The chart, rendered: deploy/manifests and the chart's copies of the CRDs.
+# The chart, rendered: deploy/manifests; and what the chart repeats of the code: CRDs, settings.
 manifests: crds
+	@.venv/bin/python tools/chart_schema.py --write
 	@tools/manifests.py --write
 
 # kubectl and helm, once and outside the repository: for `make manifests` and tests with real clients.
