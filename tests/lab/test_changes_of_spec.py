@@ -1,0 +1,124 @@
+"""Changes of spec under traffic: packets leave by the address before or by the address after."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from egress_gateway.lab.demo.world import NETWORK_CONTRIBUTOR, World, until
+from tests.lab.conftest import POOL, configured
+from tests.lab.test_bad_input import remove
+from tests.lab.test_promises import sources
+from tests.lab.test_vm_pools import add_machines, addresses
+
+pytestmark = pytest.mark.root
+Play = Callable[[Callable[[World], Awaitable[None]]], None]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+INTERNET = "http://ifconfig.me"
+
+
+@contextlib.asynccontextmanager
+async def requests(world: World, pod: str, path: str) -> AsyncIterator[None]:
+    """The pod asks ten times a second in the meantime, whatever it is answered."""
+    ask = f"curl -s --max-time 0.5 {INTERNET}{path}"
+    script = f"rm -f /tmp/end; until [ -e /tmp/end ]; do {ask}; sleep 0.1; done"
+    task = asyncio.create_task(world.kube.exec("default", pod, ["sh", "-c", script]))
+    try:
+        yield
+    finally:
+        await world.kube.exec("default", pod, ["touch", "/tmp/end"])
+        await task
+    assert len(await sources(world, path)) > 0
+
+
+async def another_prefix(world: World, name: str) -> tuple[str, Network]:
+    made = await world.create_prefix(name, length=30)
+    cluster = await world.arm.get(world.cluster_id, "2026-06-01")
+    scope = world.prefix_id(name)
+    await world.grant(cluster["identity"]["principalId"], NETWORK_CONTRIBUTOR, scope)
+    return scope, ipaddress.ip_network(made["properties"]["ipPrefix"])
+
+
+async def reads(world: World, name: str, prefix: Network, *, gateways: int) -> None:
+    """Waits until the status shows the prefix and that many gateways, all of them with it."""
+
+    async def look() -> Any:
+        sgc = await world.kube.get("staticgatewayconfigurations", name, namespace="default")
+        status = sgc["status"]
+        listed = [ipaddress.ip_address(g["publicIp"]) for g in status["gateways"]]
+        return (
+            status["egressIpPrefix"] == str(prefix)
+            and len(listed) == gateways
+            and all(address in prefix for address in listed)
+        )
+
+    await until(look, timeout=90, what=f"{name} to be served from {prefix}")
+
+
+async def leaves_from(world: World, pod: str, prefix: Network) -> None:
+    async def look() -> bool:
+        answer = await world.kube.exec("default", pod, ["curl", "-s", "--max-time", "1", INTERNET])
+        text = answer.stdout.decode().strip()
+        return bool(text) and ipaddress.ip_address(text) in prefix
+
+    await until(look, timeout=30, what=f"packets of {pod} to leave from {prefix}")
+
+
+def test_a_prefix_is_swapped_under_traffic(play: Play) -> None:
+    async def story(world: World) -> None:
+        old = ipaddress.ip_network(await configured(world, "swap"))
+        scope, new = await another_prefix(world, "pip-swap-new")
+        (pod,) = await world.deploy("swap", configuration="swap", replicas=1)
+        async with requests(world, pod, "/swap/"):
+            await leaves_from(world, pod, old)
+            spec = {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope}
+            await world.configure("swap", spec)
+            await reads(world, "swap", new, gateways=2)
+            await leaves_from(world, pod, new)
+        for address in await sources(world, "/swap/"):
+            seen = ipaddress.ip_address(address)
+            assert seen in old or seen in new, seen
+        await world.kube.delete("deployments", "swap", namespace="default")
+        await remove(world, "swap")
+
+    play(story)
+
+
+def test_a_configuration_moves_to_a_pool_of_machines_and_back(play: Play) -> None:
+    async def story(world: World) -> None:
+        before = await addresses(world)
+        await add_machines(world, "npmove", count=2)
+        prefix = ipaddress.ip_network(await configured(world, "move"))
+        scope = world.prefix_id("pip-move")
+        (pod,) = await world.deploy("move", configuration="move", replicas=1)
+        async with requests(world, pod, "/move/"):
+            for pool in ("npmove", POOL):
+                spec = {"gatewayNodepoolName": pool, "publicIpPrefixId": scope}
+                await world.configure("move", spec)
+                await serves_in(world, "move", pool)
+                await leaves_from(world, pod, prefix)
+        for address in await sources(world, "/move/"):
+            assert ipaddress.ip_address(address) in prefix
+        await world.kube.delete("deployments", "move", namespace="default")
+        await remove(world, "move")
+        assert await addresses(world) == before
+        await world.arm.delete(f"{world.cluster_id}/agentPools/npmove", "2026-06-01")
+
+    play(story)
+
+
+async def serves_in(world: World, name: str, pool: str) -> None:
+    nodes = {n["metadata"]["name"] for n in await world.nodes(pool=pool)}
+
+    async def look() -> bool:
+        sgc = await world.kube.get("staticgatewayconfigurations", name, namespace="default")
+        ready = {c["type"]: c["status"] for c in sgc["status"]["conditions"]}
+        listed = {g["node"] for g in sgc["status"]["gateways"]}
+        return listed == nodes and ready["Ready"] == "True"
+
+    await until(look, timeout=90, what=f"{name} to be served by pool {pool}")
