@@ -27,7 +27,8 @@ from egress_gateway.controller.plan import Names
 from egress_gateway.controller.takeover import Takeover
 from egress_gateway.kube import config, resources
 from egress_gateway.kube.client import Client
-from egress_gateway.kube.errors import ApiError
+from egress_gateway.kube.errors import ApiError, NotFound
+from egress_gateway.kube.resources import Resource
 
 _INTERVAL: Final = 1.0
 _FIELD_MANAGER: Final = "egress-gateway-cli"
@@ -121,8 +122,39 @@ async def _look(client: Client, takeover: Takeover) -> _Seen:
     rival = await takeover.rival()
     if rival is not None:
         seen.blockers.append({"what": rival.who, "mend": rival.mend})
+    seen.blockers += await _webhooks(client)
     seen.lost = misplaced(seen.leftovers, takeover.system_namespace)
     return seen
+
+
+async def _webhooks(client: Client) -> list[dict[str, str]]:
+    """Webhooks of a stopped controller refuse every change of a configuration."""
+    found = []
+    for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
+        resource = Resource(
+            group="admissionregistration.k8s.io",
+            version="v1",
+            plural=f"{kind.lower()}s",
+            kind=kind,
+            namespaced=False,
+            type=dict[str, Any],
+        )
+        try:
+            listed = (await client.list(resource)).items
+        except NotFound:
+            continue
+        for item in listed:
+            name = item["metadata"]["name"]
+            if name.startswith(names.GO_DAEMON_PREFIX) and _judges_configurations(item):
+                what = f"{kind} {name} sends every change of a configuration to the old controller"
+                mend = f"when it is stopped: kubectl delete {kind.lower()} {name}"
+                found.append({"what": what, "mend": mend})
+    return found
+
+
+def _judges_configurations(item: Mapping[str, Any]) -> bool:
+    rules = [rule for hook in item.get("webhooks") or [] for rule in hook.get("rules") or []]
+    return any(resources.SGCS.plural in (rule.get("resources") or []) for rule in rules)
 
 
 async def _stop(takeover: Takeover, timeout: float) -> None:
@@ -144,7 +176,12 @@ async def _azure(options: _Options, found: Leftovers) -> Mapping[str, Any] | Non
 
     cloud = AzureCloud(azure_config.load(options.azure_config))
     try:
-        said = await rehearse(cloud, found.configurations, _in_force(found))
+        said = await rehearse(
+            cloud,
+            found.configurations,
+            _in_force(found),
+            system_namespace=options.system_namespace,
+        )
     finally:
         await cloud.close()
     return {

@@ -1,4 +1,4 @@
-"""Names that nobody recorded, told from Azure itself. Pure.
+"""Names that nobody recorded, told from Azure itself. Pure, but for ``recognise_all``.
 
 Somebody deleted the Go project's objects by force, and the UIDs that they carried are only in
 Azure's names. The rule gives itself away by its probe path, which has the configuration's UID. Its
@@ -10,13 +10,15 @@ very addresses. Only a single candidate is believed: a wrong guess would take an
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from egress_gateway.api.conditions import Reason
+from egress_gateway.api.names import key_secret
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cloud.protocol import Balancer, PoolState
+from egress_gateway.cloud.protocol import Balancer, Cloud, PoolRef, PoolState
 from egress_gateway.controller.adopt import annotations_of
 from egress_gateway.controller.plan import Names
+from egress_gateway.controller.pools import resolve
 from egress_gateway.controller.verdict import Problem
 
 
@@ -54,6 +56,44 @@ def candidates(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """By UID: names that were told, and why others could not be."""
+
+    told: Mapping[str, Names]
+    untold: Mapping[str, Problem]
+
+
+async def recognise_all(
+    cloud: Cloud,
+    live: Mapping[str, StaticGatewayConfiguration],
+    known: Mapping[str, Names],
+    pools: Collection[PoolRef],
+    *,
+    balancer: Balancer,
+    system_namespace: str,
+) -> Recognised:
+    """Looks at the pools of those in ``live`` who have no rule under the names in ``known``.
+    Raises ``CloudError``; asks the cloud nothing if there are none."""
+    rules = nameless(known.values(), balancer)
+    taken = {names.ip_config for names in known.values()}
+    told: dict[str, Names] = {}
+    untold: dict[str, Problem] = {}
+    for uid, sgc in live.items():
+        rule = rules.get(known[uid])
+        target = resolve(sgc.spec, pools, resource_group=cloud.resource_group)
+        if rule is None or isinstance(target, Problem):
+            continue
+        state = await cloud.observe(target.pool, [])
+        found = recognise(sgc, rule, state, taken)
+        if found:
+            told[uid] = found
+        else:
+            options = candidates(sgc, state, taken)
+            untold[uid] = unrecognised(uid, rule, options, system_namespace)
+    return Recognised(told, untold)
+
+
 def _fits(sgc: StaticGatewayConfiguration, name: str, prefix: str | None, state: PoolState) -> bool:
     told = sgc.status.egress_ip_prefix
     if not sgc.spec.provision_public_ips:
@@ -69,8 +109,8 @@ def _secondaries(name: str, state: PoolState) -> set[str]:
     return {str(a.secondary) for a in addresses if a and a.secondary}
 
 
-def unrecognised(uid: str, rule: str, found: list[str], secret: Mapping[str, str]) -> Problem:
-    """What a person must do. ``secret``: ``namespace`` and ``name`` of the key pair's."""
+def unrecognised(uid: str, rule: str, found: list[str], system_namespace: str) -> Problem:
+    """What a person must do."""
     some = f"it could be any of {', '.join(found)}" if found else "no ipConfig of the pool fits"
     known = replace(Names.of(uid), rule=rule, ip_config="egressgateway-<uid>")
     spelled = " ".join(f"{key}={value}" for key, value in annotations_of(known).items())
@@ -78,5 +118,5 @@ def unrecognised(uid: str, rule: str, found: list[str], secret: Mapping[str, str
         reason=Reason.CONFLICT,
         message=f"load balancing rule {rule} was made for this configuration under a name that "
         f"nobody recorded, and its ipConfig cannot be told ({some}); write both down: kubectl "
-        f"annotate secret -n {secret['namespace']} {secret['name']} --overwrite {spelled}",
+        f"annotate secret -n {system_namespace} {key_secret(uid)} --overwrite {spelled}",
     )

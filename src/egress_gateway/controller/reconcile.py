@@ -30,12 +30,7 @@ from egress_gateway.controller.blame import Ledger, Setback
 from egress_gateway.controller.cluster import Cluster
 from egress_gateway.controller.plan import Names, Plan, Wanted, plan
 from egress_gateway.controller.pools import Target, resolve
-from egress_gateway.controller.recognise import (
-    candidates,
-    nameless,
-    recognise,
-    unrecognised,
-)
+from egress_gateway.controller.recognise import recognise_all
 from egress_gateway.controller.takeover import Takeover
 from egress_gateway.controller.verdict import Problem, Verdict
 from egress_gateway.kube.queue import WorkQueue
@@ -76,7 +71,7 @@ class Reconciler:
         self._cluster = cluster
         self._takeover = takeover
         self._blocked = ""
-        self._strange: dict[str, Problem] = {}
+        self._strange: Mapping[str, Problem] = {}
         """Why it cannot be told under which names a configuration's resources live."""
         self._drift = drift_interval
         self._ledger = Ledger(limit=retry_limit)
@@ -315,23 +310,20 @@ class Reconciler:
 
     async def _recognise(self, pools: list[PoolRef], balancer: Balancer) -> None:
         """Finds names that nobody recorded; who cannot be told holds still."""
+        if self._takeover is None:
+            return
         live = self._cluster.configurations()
-        found = nameless([self._cluster.names(uid) for uid in live], balancer)
-        strange: dict[str, Problem] = {}
-        in_force = {self._cluster.names(uid).ip_config for uid in live}
-        for uid, sgc in live.items():
-            rule = found.get(self._cluster.names(uid))
-            target = resolve(sgc.spec, pools, resource_group=self._cloud.resource_group)
-            if self._takeover is None or rule is None or isinstance(target, Problem):
-                continue
-            state = await self._cloud.observe(target.pool, [])
-            known = recognise(sgc, rule, state, in_force)
-            if known:
-                self._cluster.adopted(await self._takeover.remember(sgc, known))
-            else:
-                options = candidates(sgc, state, in_force)
-                strange[uid] = unrecognised(uid, rule, options, self._takeover.secret(uid))
-        self._strange = strange  # NB: at once: pools are worked on meanwhile
+        found = await recognise_all(
+            self._cloud,
+            live,
+            {uid: self._cluster.names(uid) for uid in live},
+            pools,
+            balancer=balancer,
+            system_namespace=self._takeover.system_namespace,
+        )
+        for uid, known in found.told.items():
+            self._cluster.adopted(await self._takeover.remember(live[uid], known))
+        self._strange = found.untold  # NB: at once: pools are worked on meanwhile
 
     def _learn(self, pools: list[PoolRef], balancer: Balancer, known: set[str]) -> None:
         """Pools that exist, and those of which only the load balancer is left."""

@@ -23,6 +23,7 @@ from egress_gateway.cloud.protocol import (
 )
 from egress_gateway.controller.plan import Names, Wanted, plan
 from egress_gateway.controller.pools import Target, resolve
+from egress_gateway.controller.recognise import recognise_all
 from egress_gateway.controller.verdict import Problem
 from egress_gateway.kube.resources import Key
 
@@ -37,12 +38,26 @@ class Rehearsal:
 
 
 async def rehearse(
-    cloud: Cloud, configurations: Iterable[StaticGatewayConfiguration], known: Mapping[str, Names]
+    cloud: Cloud,
+    configurations: Iterable[StaticGatewayConfiguration],
+    recorded: Mapping[str, Names],
+    *,
+    system_namespace: str,
 ) -> Rehearsal:
     """Raises ``CloudError``. Configurations that are being deleted are left out."""
     live = [sgc for sgc in configurations if not sgc.metadata.deletion_timestamp]
     groups = {sgc.spec.gateway_vmss_profile.vmss_resource_group for sgc in live} - {""}
     pools = await cloud.pools(sorted(groups))
+    known = {uid: recorded.get(uid, Names.of(uid)) for uid in (s.metadata.uid for s in live)}
+    found = await recognise_all(
+        cloud,
+        {sgc.metadata.uid: sgc for sgc in live},
+        known,
+        pools,
+        balancer=await cloud.balancer(),
+        system_namespace=system_namespace,
+    )
+    known |= found.told
     problems: dict[Key, str] = {}
     members: dict[str, tuple[PoolRef, list[Wanted]]] = {}
     for sgc in live:
@@ -51,7 +66,7 @@ async def rehearse(
             problems[_key(sgc)] = target.message
             continue
         _, wanted = members.setdefault(target.pool.key, (target.pool, []))
-        wanted.append(_wanted(sgc, target, known))
+        wanted.append(_wanted(sgc, target, known[sgc.metadata.uid], found.untold))
     keys = {sgc.metadata.uid: _key(sgc) for sgc in live}
     writes: list[str] = []
     for pool, wanted in members.values():
@@ -65,14 +80,20 @@ async def rehearse(
     return Rehearsal(writes=tuple(writes), problems=problems)
 
 
-def _wanted(sgc: StaticGatewayConfiguration, target: Target, known: Mapping[str, Names]) -> Wanted:
+def _wanted(
+    sgc: StaticGatewayConfiguration,
+    target: Target,
+    known: Names,
+    untold: Mapping[str, Problem],
+) -> Wanted:
     uid = sgc.metadata.uid
     return Wanted(
         uid=uid,
-        names=known.get(uid) or Names.of(uid),
+        names=known,
         private=not sgc.spec.provision_public_ips,
         prefix_id=sgc.spec.public_ip_prefix_id,
         prefix_size=target.prefix_size,
+        problem=untold.get(uid),
     )
 
 

@@ -200,10 +200,6 @@ class Takeover:
         )
         return {uid: await self.adopt(adoption)}
 
-    def secret(self, uid: str) -> dict[str, str]:
-        """Where names are recorded."""
-        return {"namespace": self.system_namespace, "name": names.key_secret(uid)}
-
     async def _record(self, adoption: Adoption) -> dict[str, str]:
         """Annotations of the Secret after the write. It is made if the Go project's controller
         was stopped when it had deleted the key pair but nothing else yet."""

@@ -113,6 +113,16 @@ def test_key_pairs_in_another_namespace_are_copied_not_replaced(tmp_path: Path) 
     play(tmp_path, story)
 
 
+def test_old_objects_deleted_by_force_are_seen_through(tmp_path: Path) -> None:
+    async def story(moved: Moved) -> None:
+        result = await migrate(
+            moved, "--dry-run", "--output", "json", "--azure-config", str(moved.azure_json)
+        )
+        assert document(result)["azure"] == {"writes": [], "problems": {}}
+
+    play(tmp_path, story, definitions=False)
+
+
 def test_people_read_what_stays_and_what_is_left_to_do(tmp_path: Path) -> None:
     async def story(moved: Moved) -> None:
         text = (await migrate(moved, "--dry-run")).output

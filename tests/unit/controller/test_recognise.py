@@ -127,7 +127,7 @@ def test_only_a_rule_of_another_name_for_the_same_configuration_raises_the_quest
 
 
 def test_who_cannot_be_told_hears_what_to_write_down() -> None:
-    said = unrecognised("u", "lb-1", [A, B], {"namespace": "system", "name": "sgw-u"})
+    said = unrecognised("u", "lb-1", [A, B], "system")
     assert f"any of {A}, {B}" in said.message
     assert "kubectl annotate secret -n system sgw-u" in said.message
     assert "load-balancer-rule=lb-1" in said.message
