@@ -301,6 +301,7 @@ class FakeArm:
             prefix_id = f"{BASE}/Microsoft.Network/publicIPPrefixes/{name}"
             size = document["properties"]["prefixLength"]
             self.made[name] = self._prefix(prefix_id, name, size)
+        self.made[name]["properties"]["provisioningState"] = "Succeeded"
 
     async def delete_prefix(self, group: str, name: str) -> None:
         self._write(f"delete prefix {name}")
