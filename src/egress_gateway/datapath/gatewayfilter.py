@@ -40,6 +40,8 @@ INSIDE_LINK: Final = "host0"
 ECHO_ADDRESS: Final = ipaddress.IPv4Address("169.254.103.1")
 """The node's end of the pair. It answers ICMP echo of pods, and nothing else: such a probe has gone
 through the tunnel and the translation, both ways. Link-local: it never leaves the pair."""
+REACH_MARK: Final = 0x6567_0000
+"""Mark of the gateway's own questions to the Internet; see ``reach``."""
 PORTS: Final = (6000, 6999)
 """WireGuard server ports; one per configuration of a pool, as the Go project has it."""
 SOURCE_PORTS: Final = "1024-65535"
@@ -148,6 +150,7 @@ table inet {GATEWAY_TABLE} {{
     oifname != "{INSIDE_LINK}" accept
     iifname . ip saddr @leaving4 accept
     icmp type destination-unreachable ip saddr @secondaries4 accept
+    meta mark {REACH_MARK:#x} ip saddr @secondaries4 accept
     counter name "{STRAY}" drop
   }}
 }}

@@ -117,6 +117,11 @@ class Agent:
         await self._peers(key)
         return None
 
+    @property
+    def secondaries(self) -> dict[str, IPv4Address]:
+        """The address that each configuration's packets leave with, by name."""
+        return {name: one.secondary for name, one in self._served.items()}
+
     # Structure.
 
     async def _structure(self) -> float:

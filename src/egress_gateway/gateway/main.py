@@ -18,10 +18,12 @@ from egress_gateway.datapath.wireguard import IPNetwork
 from egress_gateway.gateway.agent import STRUCTURE, Agent
 from egress_gateway.gateway.book import PeerBook
 from egress_gateway.gateway.connectionlog import ConnectionLog
+from egress_gateway.gateway.internet import Internet
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter
 from egress_gateway.gateway.settings import Settings
+from egress_gateway.gateway.vetoes import Vetoes
 from egress_gateway.kube import config
 from egress_gateway.kube.backoff import Backoff
 from egress_gateway.kube.cache import Cache
@@ -37,7 +39,7 @@ log = logging.getLogger(__name__)
 
 async def run(settings: Settings) -> None:
     """Works until cancelled. Interfaces, peers and translation stay when it ends."""
-    refused = settings.refused
+    refused, _ = settings.refused, settings.targets  # nonsense is told before anything starts
     access = config.load(settings.kubeconfig or None)
     async with Client(access, names.FIELD_MANAGER_GATEWAY) as client:
         answers = Answers(settings.run_path / "gateway.json")
@@ -97,6 +99,7 @@ async def _serve(
         interval=settings.ports_interval,
         changed=lambda: queue.add(STRUCTURE),
     )
+    reporter = Reporter(client, node, settings.system_namespace, heartbeat=settings.heartbeat)
     agent = Agent(
         node=settings.node_name,
         primary=primary,
@@ -108,7 +111,7 @@ async def _serve(
         book=book,
         queue=queue,
         keystore=KeyStore(client, settings.system_namespace),
-        reporter=Reporter(client, node, settings.system_namespace, heartbeat=settings.heartbeat),
+        reporter=reporter,
         recorder=recorder,
         answers=answers,
         ports=ports,
@@ -125,6 +128,19 @@ async def _serve(
         early.agent = agent
         group.create_task(agent.run())
         group.create_task(ports.run())
+        internet = _internet(settings, agent)
+        group.create_task(Vetoes(client, settings.node_name, reporter, internet).run())
+
+
+def _internet(settings: Settings, agent: Agent) -> Internet | None:
+    if not settings.targets:
+        return None
+    return Internet(
+        settings.targets,
+        lambda: agent.secondaries,
+        interval=settings.internet_interval,
+        misses=settings.internet_misses,
+    )
 
 
 def _side(settings: Settings) -> GatewaySide:

@@ -7,6 +7,7 @@ because the interfaces go on working meanwhile and a wrong "no" would move every
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import logging
@@ -20,6 +21,7 @@ from egress_gateway.api.types import (
     GatewayProblem,
     GatewayStatus,
     GatewayStatusSpec,
+    GatewayVeto,
     ObjectMeta,
     OwnerReference,
     ReadyGatewayConfiguration,
@@ -63,12 +65,31 @@ class Reporter:
         self._node = node
         self._namespace = namespace
         self._heartbeat = heartbeat
+        self._vetoes: list[GatewayVeto] = []
+        self._wanted: GatewayStatusSpec | None = None
         self._written: GatewayStatusSpec | None = None
+        self._lock = asyncio.Lock()
         self._at = float("-inf")
 
     async def publish(self, spec: GatewayStatusSpec) -> bool:
         """Writes if the report is new or a heartbeat is due; returns whether it wrote.
         Raises ``ApiError``."""
+        self._wanted = spec
+        async with self._lock:
+            return await self._publish()
+
+    async def veto(self, found: list[GatewayVeto]) -> bool:
+        """Adds to each report from now on why pods should leave; says so at once if it is new
+        and there has been a report. Raises ``ApiError``."""
+        self._vetoes = found
+        async with self._lock:
+            said = self._written.vetoes if self._written else None
+            return said is not None and said != found and await self._publish()
+
+    async def _publish(self) -> bool:
+        if self._wanted is None:
+            return False
+        spec = msgspec.structs.replace(self._wanted, vetoes=self._vetoes)
         due = time.monotonic() - self._at >= self._heartbeat
         if spec == self._written and not due:
             return False

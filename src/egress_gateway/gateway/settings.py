@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from egress_gateway.api import names
+from egress_gateway.datapath.reach import Target
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     resync: float = 30.0
     """How often everything is compared with the kernel, though nothing has changed."""
     heartbeat: float = 30.0
+    internet_targets: list[str] = []
+    """Hosts that should answer whatever pods do: ``198.51.100.10:443`` (TCP) or
+    ``198.51.100.10`` (ICMP echo). When none answers a configuration's address here, its pods use
+    other gateways, if there are others. Empty: nothing is asked."""
+    internet_interval: float = 1.0
+    internet_misses: int = 3
     ports_interval: float = 10.0
     """How often connections are counted."""
     ports_warning: int = 80
@@ -41,6 +48,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def run_path(self) -> Path:
         return Path(self.run_dir)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Raises ``ValueError`` naming the target that is none."""
+        return tuple(Target.parse(text) for text in self.internet_targets)
 
     @property
     def refused(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

@@ -124,6 +124,7 @@ class NodeAddress(_Struct, frozen=True):
 class NodeCondition(_Struct, frozen=True):
     type: str
     status: str
+    message: str = ""
 
 
 class NodeStatus(_Struct, frozen=True):
