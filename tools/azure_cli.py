@@ -3,7 +3,7 @@
 
     eval "$(tools/azure_cli.py)"      # this shell now has both on its PATH
 
-`az` is 700 MB with SDK versions of its own, so it gets an environment of its own and is no
+`az` is 430 MB with SDK versions of its own, so it gets an environment of its own and is no
 dependency of ours. Each version is installed once: a folder counts when its marker is there, and a
 lock keeps two runs apart. kubectl is that of ``kubernetes_clients``. What is printed on standard
 output is for `eval`, progress goes to standard error.

@@ -25,6 +25,7 @@ NAME = "my-static-egress-gateway"
 DEFAULT = ipaddress.ip_network("192.0.2.0/24")
 """Where the lab's load balancers take their own outbound addresses from."""
 SIZE = "standard_d2pds_v6"
+_VERSIONS = {m: rf"1\.{m + 1}\.\d+" for m in range(30, 36)} | {36: "None available"}
 VMSS = rf"aks-{POOL}-\d{{8}}-vmss"
 
 
@@ -85,7 +86,7 @@ def test_a_login_by_hand_works_too(walk: Walk) -> None:
 def test_a_cluster_has_three_ready_nodes(walk: Walk) -> None:
     seen = walk.one("A resource group and a cluster")
     assert f'Merged "{CLUSTER}" as current context' in seen
-    assert len(ready_nodes(seen)) == 3
+    assert len(ready_nodes(seen)) == seen.count("v1.30.5") == 3
 
 
 def test_a_plain_pod_leaves_from_the_load_balancer(walk: Walk) -> None:
@@ -179,6 +180,10 @@ def _tables(prefix: ipaddress.IPv4Network) -> dict[str, list[dict[str, str]]]:
         "az network public-ip prefix list": [brought],
         "az network public-ip prefix show -g $RG -n pip-prefix-egress": [brought],
         "az network vnet list -g $MC": [{"Name": r"aks-vnet-\d{8}", "Prefixes": "10.224.0.0/12"}],
+        "az aks get-versions -l swedencentral": [
+            {"KubernetesVersion": rf"1\.{minor}\.\d+", "Upgrades": upgrades}
+            for minor, upgrades in _VERSIONS.items()
+        ],
         "az role assignment list --scope $IP_PREFIX_ID": [{"Role": "Network Contributor"}],
         "az resource list -g $RG": [{"Name": CLUSTER}, {"Name": "pip-prefix-egress"}],
     }
@@ -273,10 +278,13 @@ def test_the_feature_can_be_switched_off_and_on(walk: Walk) -> None:
 def test_a_pool_of_machines_has_nics_of_its_own(walk: Walk) -> None:
     too_old, upgraded, seen = (o.text for o in walk.through("A pool of virtual machines"))
     assert "needs Kubernetes 1.34 or later; the cluster has 1.30.5" in too_old
+    assert re.search(rf"^default\s+{GROUP}\s+1\.30\.5\s+1\.30\.\d+, 1\.31", upgraded, re.MULTILINE)
     assert re.search(r"^nodepool1\s+Linux\s+1\.34\.1\s", upgraded, re.MULTILINE)
     for number in (0, 1):
         assert re.search(rf"^aks-npvm-\d+-vm{number}\s", seen, re.MULTILINE), "az vm list"
         assert re.search(rf"\saks-npvm-\d+-vm{number}-nic\s", seen), "az network nic list"
+    (line,) = re.findall(r"^.*ipconfig1 .*$", seen, re.MULTILINE)
+    assert re.search(r"\s10\.224\.0\.\d+\s", line), "az network nic ip-config list"
 
 
 def test_a_machine_pool_scales_too(walk: Walk) -> None:
