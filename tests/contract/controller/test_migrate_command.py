@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
+from egress_gateway.api import names
 from egress_gateway.cli.main import cli
 from egress_gateway.lab.kube.client import KubeClient
 from tests.contract.controller.moved_cluster import SYSTEM, Moved, moved_cluster
@@ -96,6 +99,68 @@ def test_it_refuses_while_the_old_controller_runs_and_can_stop_it(tmp_path: Path
         assert all(not c["actions"] for c in again["configurations"])
 
     play(tmp_path, story)
+
+
+@pytest.mark.parametrize(("seconds_ago", "runs"), [(1, True), (3600, False)])
+def test_a_controller_without_its_deployment_shows_by_a_lease_that_is_renewed(
+    tmp_path: Path, seconds_ago: int, runs: bool
+) -> None:
+    async def story(moved: Moved) -> None:
+        renewed = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+        lease = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": names.GO_CONTROLLER_LEASE, "namespace": SYSTEM},
+            "spec": {
+                "holderIdentity": "a-laptop",
+                "leaseDurationSeconds": 15,
+                "renewTime": renewed.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            },
+        }
+        await moved.kube.create("leases", lease)
+        found = document(await migrate(moved, "--dry-run", "--output", "json"))
+        assert ["a-laptop" in b["what"] for b in found["blockers"]] == [True] * runs
+
+    play(tmp_path, story)
+
+
+def test_the_add_on_of_aks_is_left_to_aks_and_the_rest_of_the_go_project_is_listed(
+    tmp_path: Path,
+) -> None:
+    async def story(moved: Moved) -> None:
+        await moved.kube.create("daemonsets", old_agents(SYSTEM))
+        found = document(await migrate(moved, "--dry-run", "--output", "json"))
+        assert found["blockers"] == []
+        assert f"kubectl delete daemonset -n {SYSTEM} {AGENTS}" in found["remains"]
+
+        namespace = {"metadata": {"name": names.AKS_ADDON_NAMESPACE}}
+        await moved.kube.create("namespaces", {"apiVersion": "v1", "kind": "Namespace"} | namespace)
+        await moved.kube.create("daemonsets", old_agents(names.AKS_ADDON_NAMESPACE))
+        result = await migrate(moved, "--output", "json")
+        assert result.exit_code == 1
+        (blocker,) = document(result)["blockers"]
+        assert "AKS" in blocker["what"]
+        assert "--disable-static-egress-gateway" in blocker["mend"]
+        assert len(await moved.old_objects()) == 2 * len(MODES)
+
+    play(tmp_path, story)
+
+
+AGENTS = "kube-egress-gateway-daemon-manager"
+
+
+def old_agents(namespace: str) -> dict[str, Any]:
+    labels = {"app": AGENTS}
+    container = {"name": "daemon", "image": "daemon:latest"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": AGENTS, "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    }
 
 
 def test_key_pairs_in_another_namespace_are_copied_not_replaced(tmp_path: Path) -> None:
