@@ -324,6 +324,8 @@ class Reconciler:
         for uid, known in found.told.items():
             self._cluster.adopted(await self._takeover.remember(live[uid], known))
         self._strange = found.untold  # NB: at once: pools are worked on meanwhile
+        for uid, problem in found.untold.items():
+            self._trouble(uid, problem)
 
     def _learn(self, pools: list[PoolRef], balancer: Balancer, known: set[str]) -> None:
         """Pools that exist, and those of which only the load balancer is left."""
@@ -364,7 +366,7 @@ class Reconciler:
         for uid in uids:
             sgc = live.get(uid)
             leaving = sgc is None or sgc.metadata.deletion_timestamp is not None
-            if not leaving or self._holding(uid):
+            if not leaving or self._holding(uid) or uid in self._strange:
                 continue
             if prefixes and not await self._drop_prefix(uid):
                 continue

@@ -141,7 +141,9 @@ async def api_server(directory: Path) -> AsyncIterator[tuple[ApiServer, KubeClie
 
 
 @contextlib.asynccontextmanager
-async def controller(directory: Path, kubeconfig: Path) -> AsyncIterator[asyncio.Task[None]]:
+async def controller(
+    directory: Path, kubeconfig: Path, **changes: Any
+) -> AsyncIterator[asyncio.Task[None]]:
     settings = Settings(
         azure_config=str(directory / "azure.json"),
         kubeconfig=str(kubeconfig),
@@ -149,6 +151,7 @@ async def controller(directory: Path, kubeconfig: Path) -> AsyncIterator[asyncio
         health_address="127.0.0.1",
         health_port=0,
         retry_limit=2.0,
+        **changes,
     )
     task = asyncio.create_task(run(settings))
     try:

@@ -88,6 +88,41 @@ def test_names_are_told_from_azure_when_the_old_objects_were_deleted_by_force(
     play(tmp_path, story, definitions=False)
 
 
+def test_who_cannot_be_told_is_not_let_go_before_somebody_says_the_names(tmp_path: Path) -> None:
+    """No status to compare with, and a deletion that would leave everything in Azure."""
+    name = "managed-prefix"
+
+    async def story(moved: Moved) -> None:
+        status = {"status": {"egressIpPrefix": ""}}
+        await moved.kube.patch(SGCS, name, status, namespace="default", subresource="status")
+        await moved.kube.delete(SGCS, name, namespace="default")
+        config = moved.recorded_of("GatewayVMConfiguration", name)["metadata"]["uid"]
+        rule = moved.recorded_of("GatewayLBConfiguration", name)["metadata"]["uid"]
+        async with controller(tmp_path, moved.kubeconfig, drift_interval=0.5):
+            told = await moved.kube.wait_for(
+                SGCS,
+                name,
+                lambda s: s is not None and "kubectl annotate" in str(condition(s, "Ready")),
+                namespace="default",
+                timeout=20,
+            )
+            assert told is not None
+            assert moved.writes() == []
+            annotations = {
+                names.RULE_ANNOTATION: rule,
+                names.IP_CONFIGURATION_ANNOTATION: f"egressgateway-{config}",
+            }
+            uid = told["metadata"]["uid"]
+            patch = {"metadata": {"annotations": annotations}}
+            await moved.kube.patch("secrets", f"sgw-{uid}", patch, namespace=SYSTEM)
+            await moved.kube.wait_for(
+                SGCS, name, lambda s: s is None, namespace="default", timeout=20
+            )
+        assert_left(moved, without(moved.before, f"egressgateway-{config}", rule))
+
+    play(tmp_path, story, definitions=False)
+
+
 def test_another_controller_knows_the_names_and_a_newcomer_gets_its_own(tmp_path: Path) -> None:
     async def story(moved: Moved) -> None:
         async with controller(tmp_path, moved.kubeconfig):
