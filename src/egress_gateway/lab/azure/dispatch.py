@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from egress_gateway.lab.azure import errors, ids
+from egress_gateway.lab.azure import bodies, errors, ids
 from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.azure.ids import ResourceId
 from egress_gateway.lab.azure.kinds import VERBS, Answer, Azure, Call, Kind
@@ -35,6 +35,9 @@ def parse_path(path: str) -> ResourceId:
     return ResourceId("", "", tuple(words), tuple(names), registry["sub"], None)
 
 
+_NAME = re.compile(r"[\w(](?:[\w.()-]*[\w)-])?", re.ASCII)
+
+
 async def dispatch(azure: Azure, call: Call) -> Answer:
     """Answers one call; raises ``ArmError``."""
     _check_subscription(azure, call.id)
@@ -48,6 +51,8 @@ async def dispatch(azure: Azure, call: Call) -> Answer:
         scope = call.id.text
         azure.access.check_links(call.principal, permission, scope, call.body)
     _check_scope(azure, call)
+    _check_name(call)
+    bodies.check(kind.type, call.method, call.body)
     answer = await _verb(kind, call, action)
     if filtered and isinstance(answer.body, dict):
         seen = [
@@ -57,6 +62,17 @@ async def dispatch(azure: Azure, call: Call) -> Answer:
         ]
         answer = replace(answer, body={"value": seen})
     return answer
+
+
+def _check_name(call: Call) -> None:
+    """What no resource may be called, whatever its type."""
+    if call.method == "PUT" and (not _NAME.fullmatch(call.id.name) or len(call.id.name) > 80):
+        raise errors.invalid(
+            f"Resource name {call.id.name} is invalid. The name can be up to 80 characters long. "
+            "It must begin with a word character, and it must end with a word character or with "
+            "'_'. The name may contain word characters or '.', '-', '_'.",
+            code="InvalidResourceName",
+        )
 
 
 async def _verb(kind: Kind, call: Call, action: str | None) -> Answer:

@@ -251,7 +251,10 @@ class Emulator:
         items = answer.body.get("value") if isinstance(answer.body, dict) else None
         if not isinstance(items, list) or len(items) <= self._page_size:
             return answer
-        start = int(query.get("$skiptoken") or 0)
+        token = query.get("$skiptoken") or "0"
+        if not token.isdecimal():
+            raise errors.invalid("The skip token is invalid.", code="InvalidSkipToken")
+        start = int(token)
         end = start + self._page_size
         body: dict[str, Any] = {"value": items[start:end]}
         if end < len(items):
@@ -260,7 +263,7 @@ class Emulator:
         return Answer(answer.status, body, answer.headers)
 
     async def _token(self, request: web.Request) -> web.Response:
-        form = dict(parse_qsl((await request.read()).decode()))
+        form = dict(parse_qsl((await request.read()).decode(errors="replace")))
         try:
             body = signin.token(self.directory, _base(request), form)
         except ArmError as error:

@@ -80,6 +80,15 @@ def missing_reference(reference: str, referrer: str) -> ArmError:
     )
 
 
+def not_a_reference(reference: str, wanted: str, referrer: str) -> ArmError:
+    return ArmError(
+        400,
+        "LinkedInvalidPropertyId",
+        f"Property id '{reference}' of {referrer} is invalid. Expect the fully qualified id of a "
+        f"resource of type '{wanted}'.",
+    )
+
+
 def method_not_allowed(method: str, resource_type: str) -> ArmError:
     return ArmError(
         405,

@@ -128,6 +128,15 @@ def _split(
     return ResourceId(scope, namespace, types, tuple(rest[1::2]), subscription, group)
 
 
+def type_of(target: str) -> str:
+    """The resource type that an id is of; empty if it is no resource's id."""
+    try:
+        found = parse(target)
+    except ValueError:
+        return ""
+    return found.type if found.is_resource else ""
+
+
 def same(one: str, other: str) -> bool:
     """Whether two ids name the same resource."""
     return one.rstrip("/").lower() == other.rstrip("/").lower()

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from egress_gateway.lab.azure import errors, ids
+from egress_gateway.lab.azure import bodies, errors, ids
 from egress_gateway.lab.azure.addressing import Addresses
 from egress_gateway.lab.azure.directory import Directory, Principal
 from egress_gateway.lab.azure.ids import ResourceId
@@ -89,8 +89,11 @@ class Azure:
             f"{self.location}/{word}/{operation.name}?api-version=2024-01-01"
         )
 
-    def require(self, target: str, referrer: str) -> Document:
-        """The referred document (or the child inside one); InvalidResourceReference if absent."""
+    def require(self, target: str, referrer: str, wanted: str = "") -> Document:
+        """The referred document (or the child inside one); InvalidResourceReference if absent,
+        LinkedInvalidPropertyId if it is not of the ``wanted`` type."""
+        if wanted and ids.type_of(target).lower() != wanted.lower():
+            raise errors.not_a_reference(target, wanted, referrer)
         found = self.find(target)
         if found is None:
             raise errors.missing_reference(target, referrer)
@@ -214,7 +217,7 @@ class Kind:
                 "The request content was invalid and could not be deserialized.",
                 code="InvalidRequestContent",
             )
-        body = copy.deepcopy(body)
+        body = bodies.without_nulls(body)
         document: Document = {
             "name": old["name"] if old else call.id.name,
             "id": old["id"] if old else call.id.text,

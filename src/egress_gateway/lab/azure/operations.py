@@ -103,6 +103,9 @@ class Operations:
     def get(self, name: str) -> Operation | None:
         return self._operations.get(name.lower())
 
+    def all(self) -> list[Operation]:
+        return list(self._operations.values())
+
     async def ask(self, name: str) -> Operation | None:
         """The operation, after waiting a moment for its end."""
         operation = self.get(name)

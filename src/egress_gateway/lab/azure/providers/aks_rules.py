@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Network
 from typing import Any
 
 from egress_gateway.api import names
@@ -20,6 +21,10 @@ MODES = ("System", "User", "Gateway")
 DEFAULT_VERSION = "1.33"
 DEFAULT_PREFIX_SIZE = 31
 """Of a gateway pool that names none."""
+NODE_GROUP_NAME = re.compile(r"[\w.()-]{0,79}[\w()-]", re.ASCII)
+TYPES = ("VirtualMachineScaleSets", "VirtualMachines")
+OS_TYPES = ("Linux", "Windows")
+TAINT = re.compile(r"[\w./-]+(=[\w.-]*)?:(NoSchedule|PreferNoSchedule|NoExecute)", re.ASCII)
 POOL_NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 MIN_MACHINES_VERSION = (1, 34)
 """First Kubernetes version with gateway pools of type VirtualMachines, whose configurations may
@@ -155,6 +160,28 @@ def gateway_enabled(cluster: Document) -> bool:
 def check_cluster(cluster: Document) -> None:
     """Raises ``ArmError`` for a cluster that the service does not make."""
     network = cluster["properties"]["networkProfile"]
+    for key in ("podCidr", "serviceCidr"):
+        try:
+            IPv4Network(network[key])
+        except ValueError as error:
+            raise invalid(
+                f"The value of parameter networkProfile.{key} is invalid: '{network[key]}' is no "
+                "CIDR of IPv4.",
+                target=f"networkProfile.{key}",
+            ) from error
+    count = (network["loadBalancerProfile"].get("managedOutboundIPs") or {}).get("count", 1)
+    if not 1 <= count <= 100:
+        raise invalid(
+            f"The value of parameter managedOutboundIPs.count is invalid: {count} is not between "
+            "1 and 100.",
+            target="networkProfile.loadBalancerProfile.managedOutboundIPs.count",
+        )
+    group = str(cluster["properties"].get("nodeResourceGroup") or "x")
+    if not NODE_GROUP_NAME.fullmatch(group):
+        raise invalid(
+            f"The value of parameter nodeResourceGroup is invalid: '{group}'.",
+            target="nodeResourceGroup",
+        )
     if not gateway_enabled(cluster):
         return
     if str(network["loadBalancerSku"]).lower() != "standard":
@@ -191,12 +218,20 @@ def check_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
             "see https://aka.ms/aks-naming-rules for more details.",
             target="agentPoolProfile.name",
         )
-    if pool["mode"] not in MODES:
-        raise invalid(
-            f"The value of parameter agentPoolProfile.mode is invalid: '{pool['mode']}'. Allowed "
-            f"are {', '.join(MODES)}.",
-            target="agentPoolProfile.mode",
-        )
+    for member, allowed in (("mode", MODES), ("type", TYPES), ("osType", OS_TYPES)):
+        if pool[member] not in allowed:
+            raise invalid(
+                f"The value of parameter agentPoolProfile.{member} is invalid: '{pool[member]}'. "
+                f"Allowed are {', '.join(allowed)}.",
+                target=f"agentPoolProfile.{member}",
+            )
+    for taint in pool.get("nodeTaints") or []:
+        if not TAINT.fullmatch(taint):
+            raise invalid(
+                f"The value of parameter agentPoolProfile.nodeTaints is invalid: '{taint}'. "
+                "Taints are written key=value:effect.",
+                target="agentPoolProfile.nodeTaints",
+            )
     count = pool["count"]
     if not isinstance(count, int) or not 0 <= count <= 1000:
         raise invalid(

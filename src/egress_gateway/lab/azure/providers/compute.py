@@ -13,12 +13,19 @@ import uuid
 from typing import Any
 
 from egress_gateway.lab.azure import errors, ids
-from egress_gateway.lab.azure.kinds import Answer, Call, Kind
+from egress_gateway.lab.azure.bodies import without_nulls
+from egress_gateway.lab.azure.kinds import Answer, Azure, Call, Kind
 from egress_gateway.lab.azure.operations import Operation
-from egress_gateway.lab.azure.providers.network import check_ip_configurations
+from egress_gateway.lab.azure.providers.network import (
+    NetworkInterfaces,
+    check_ip_configurations,
+    check_item_names,
+)
 from egress_gateway.lab.azure.providers.scalesetnics import ScaleSetNics
 from egress_gateway.lab.azure.store import Document
 
+MAX_INSTANCES = 1000
+UPGRADE_MODES = ("Manual", "Automatic", "Rolling")
 _READ_ONLY = {"id", "name", "type", "instanceId", "location", "resources", "etag", "identity"}
 _READ_ONLY_PROPERTIES = {
     "provisioningState",
@@ -40,7 +47,8 @@ class ComputeKind(Kind):
         replaced = super().draft(call, old)
         if old is None:
             return replaced
-        body = {k: v for k, v in (call.body or {}).items() if k not in _READ_ONLY}
+        given = without_nulls(call.body)
+        body = {k: v for k, v in given.items() if k not in _READ_ONLY}
         properties = {
             k: v
             for k, v in (body.pop("properties", None) or {}).items()
@@ -65,15 +73,14 @@ class ScaleSets(ComputeKind):
 
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
         properties = body["properties"]
-        for nic in model_nics(body):
-            configurations = nic["properties"].get("ipConfigurations") or []
-            check_ip_configurations(self.azure, body["id"], configurations)
+        check_nics(self.azure, body["id"], model_nics(body))
         if old is None:
             self._create(body)
         elif properties.get("virtualMachineProfile") != old["properties"].get(
             "virtualMachineProfile"
         ):
             body["_model"] = old["_model"] + 1
+        _check_scale_set(body)
         return body
 
     def _create(self, body: Document) -> None:
@@ -96,7 +103,7 @@ class ScaleSets(ComputeKind):
         if document is None:
             return
         instances = instances_of(self, resource_id)
-        if document["properties"]["upgradePolicy"].get("mode") == "Automatic":
+        if document["properties"]["upgradePolicy"]["mode"] != "Manual":
             for instance in instances:
                 self.upgrade(instance["id"])
         surplus = len(instances) - int(document["sku"]["capacity"])
@@ -228,15 +235,13 @@ class Instances(ComputeKind):
                 target="instanceIds",
             )
         nics = instance_nics(body)
+        check_nics(self.azure, body["id"], nics)
         if {n["name"] for n in nics} != {n["name"] for n in instance_nics(old)}:
             raise errors.invalid(
                 "Network interfaces of a virtual machine scale set instance cannot be added or "
                 "removed.",
                 code="OperationNotAllowed",
             )
-        for nic in nics:
-            configurations = nic["properties"].get("ipConfigurations") or []
-            check_ip_configurations(self.azure, body["id"], configurations)
         return body
 
     async def settle(self, resource_id: str) -> None:
@@ -289,7 +294,7 @@ class VirtualMachines(ComputeKind):
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
         properties = body["properties"]
         for nic in (properties.get("networkProfile") or {}).get("networkInterfaces") or []:
-            self.azure.require(nic["id"], body["id"])
+            self.azure.require(nic.get("id", ""), body["id"], NetworkInterfaces.type)
         properties.setdefault("vmId", str(uuid.uuid4()))
         properties.setdefault("osProfile", {}).setdefault("computerName", body["name"])
         return body
@@ -301,8 +306,10 @@ class VirtualMachines(ComputeKind):
 
 def merge(old: Any, new: Any) -> Any:
     """Objects member by member, everything else replaced; null removes."""
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return copy.deepcopy(new)
+    if not isinstance(new, dict):
+        return without_nulls(new)
+    if not isinstance(old, dict):
+        old = {}
     merged = copy.deepcopy(old)
     for key, value in new.items():
         if value is None:
@@ -310,6 +317,30 @@ def merge(old: Any, new: Any) -> Any:
         else:
             merged[key] = merge(merged.get(key), value)
     return merged
+
+
+def check_nics(azure: Azure, owner: str, nics: list[Document]) -> None:
+    """Raises ``ArmError`` for NIC configurations that no machine can have."""
+    check_item_names(owner, "networkInterfaceConfigurations", nics)
+    for nic in nics:
+        properties = nic.setdefault("properties", {})
+        check_ip_configurations(azure, owner, properties.get("ipConfigurations") or [])
+
+
+def _check_scale_set(scale_set: Document) -> None:
+    capacity, mode = scale_set["sku"]["capacity"], scale_set["properties"]["upgradePolicy"]
+    if not 0 <= capacity <= MAX_INSTANCES:
+        raise errors.invalid(
+            f"The value '{capacity}' of parameter 'sku.capacity' is out of range: it must be "
+            f"between 0 and {MAX_INSTANCES}.",
+            target="sku.capacity",
+        )
+    if mode.get("mode") not in UPGRADE_MODES:
+        raise errors.invalid(
+            f"The value '{mode.get('mode')}' of parameter 'upgradePolicy.mode' is invalid: it "
+            f"must be one of {', '.join(UPGRADE_MODES)}.",
+            target="upgradePolicy.mode",
+        )
 
 
 def model_nics(scale_set: Document) -> list[Document]:

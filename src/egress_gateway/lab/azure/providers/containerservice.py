@@ -67,7 +67,7 @@ class ManagedClusters(AksKind):
     type = CLUSTER
 
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
-        body = merge(old, body) if old else body
+        body = _updated(old, body) if old else body
         properties = body["properties"]
         profiles = properties.pop("agentPoolProfiles", None) or []
         properties["networkProfile"] = aks_rules.network_profile(properties.get("networkProfile"))
@@ -81,8 +81,8 @@ class ManagedClusters(AksKind):
         properties["currentKubernetesVersion"] = aks_rules.full_version(
             properties["kubernetesVersion"]
         )
-        for target in _outbound_references(properties):
-            self.azure.require(target, body["id"])
+        for target, kind in _outbound_references(properties):
+            self.azure.require(target, body["id"], kind)
         self._accept_pools(body, profiles, create=old is None)
         return body
 
@@ -352,14 +352,38 @@ def register(azure: Azure) -> None:
     azure.machine_gone = gone
 
 
+_ASSIGNED = (
+    "currentKubernetesVersion",
+    "dnsPrefix",
+    "fqdn",
+    "identityProfile",
+    "maxAgentPools",
+    "nodeResourceGroup",
+    "powerState",
+    "resourceUID",
+    "servicePrincipalProfile",
+)
+"""What a cluster has from its creation: later requests may repeat it, or not."""
+
+
+def _updated(old: Document, body: Document) -> Document:
+    merged: Document = merge(old, body)
+    merged["identity"], merged["sku"] = old["identity"], merge(old["sku"], body.get("sku") or {})
+    for key in _ASSIGNED:
+        merged["properties"][key] = old["properties"][key]
+    return merged
+
+
 def _pending(pool: Document) -> bool:
     return pool["properties"]["provisioningState"] in ("Creating", "Updating")
 
 
-def _outbound_references(properties: dict[str, Any]) -> list[str]:
+def _outbound_references(properties: dict[str, Any]) -> list[tuple[str, str]]:
+    """(id, type that it must be of) of what the cluster's outbound rule is to use."""
     profile = properties["networkProfile"]["loadBalancerProfile"]
-    listed = [
-        *((profile.get("outboundIPPrefixes") or {}).get("publicIPPrefixes") or []),
-        *((profile.get("outboundIPs") or {}).get("publicIPs") or []),
+    prefixes = (profile.get("outboundIPPrefixes") or {}).get("publicIPPrefixes") or []
+    addresses = (profile.get("outboundIPs") or {}).get("publicIPs") or []
+    return [
+        *((p.get("id", ""), "Microsoft.Network/publicIPPrefixes") for p in prefixes),
+        *((a.get("id", ""), "Microsoft.Network/publicIPAddresses") for a in addresses),
     ]
-    return [item["id"] for item in listed]

@@ -18,7 +18,9 @@ def answer(
     if words == ["serviceprincipals"]:
         return {"value": _filtered(directory, query.get("$filter", ""))}
     if words == ["directoryobjects", "getbyids"] and method == "POST":
-        found = (directory.find(i) for i in (body or {}).get("ids") or [])
+        wanted = body.get("ids") if isinstance(body, dict) else None
+        wanted = wanted if isinstance(wanted, list) else []
+        found = (directory.find(i) for i in wanted if isinstance(i, str))
         return {"value": [_shown(p) for p in found if p]}
     if len(words) == 2 and words[0] in ("serviceprincipals", "directoryobjects"):
         principal = directory.find(words[1])

@@ -8,7 +8,7 @@ what stands in the same document.
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +18,15 @@ from egress_gateway.lab.azure.kinds import Call, one
 from egress_gateway.lab.azure.providers.network import (
     NetworkInterfaces,
     NetworkKind,
+    check_item_names,
     lease_private,
 )
 from egress_gateway.lab.azure.store import Document
 
 MAX_RULES = 1500
 """Per Standard load balancer."""
+MAX_RULES_PER_NIC = 300
+"""https://learn.microsoft.com/azure/azure-resource-manager/management/azure-subscription-service-limits"""
 
 SECTIONS = (
     "frontendIPConfigurations",
@@ -74,7 +77,7 @@ class LoadBalancers(NetworkKind):
             properties[section] = [
                 self._item(body["id"], section, item) for item in properties.get(section) or []
             ]
-            check_names(body["id"], section, properties[section])
+            check_item_names(body["id"], section, properties[section])
         self._check_rules(body)
         if old:
             self._check_removed(old, body)
@@ -115,8 +118,10 @@ class LoadBalancers(NetworkKind):
                 "address or a public IP prefix.",
                 code="FrontendIPConfigurationHasNoReference",
             )
-        for target in filter(None, (public, prefix, subnet)):
-            self.azure.require(target, frontend["id"])
+        wanted = ("publicIPAddresses", "publicIPPrefixes", "virtualNetworks/subnets")
+        for target, kind in zip((public, prefix, subnet), wanted, strict=True):
+            if target:
+                self.azure.require(target, frontend["id"], f"Microsoft.Network/{kind}")
         for target in filter(None, (public, prefix)):
             users = self.azure.store.referrers(target)
             if public and any(not ids.same(u, frontend["id"]) for u in users):
@@ -157,10 +162,38 @@ class LoadBalancers(NetworkKind):
             )
         known = {i["id"].lower() for s in SECTIONS for i in properties[s]}
         for rule in [*rules, *properties["outboundRules"]]:
-            for target in own_references(body["id"], rule["properties"]):
+            for target in references_of(rule["properties"]):
                 if target.lower() not in known:
                     raise errors.missing_reference(target, rule["id"])
+        for rule in rules:
+            check_rule(rule)
+        for rule in properties["outboundRules"]:
+            require_members(rule, "frontendIPConfigurations", "backendAddressPool", "protocol")
+        for probe in properties["probes"]:
+            check_probe(probe)
         check_ports(rules)
+        self._check_rules_per_nic(rules)
+
+    def _check_rules_per_nic(self, rules: list[Document]) -> None:
+        """The rules of all pools that a NIC is in, on this balancer."""
+        pools = Counter((one(r["properties"], "backendAddressPool") or "").lower() for r in rules)
+        by_nic: Counter[str] = Counter()
+        for pool, count in pools.items():
+            members = self.azure.store.referrers(pool)
+            nics = {
+                m.lower().partition("/ipconfigurations/")[0]
+                for m in members
+                if "/ipconf" in m.lower()
+            }
+            for nic in nics:
+                by_nic[nic] += count
+        worst = max(by_nic, key=lambda nic: by_nic[nic], default="")
+        if by_nic[worst] > MAX_RULES_PER_NIC:
+            raise errors.invalid(
+                f"The number of load balancing rules on network interface {worst} would be "
+                f"{by_nic[worst]}, which exceeds the maximum allowed, {MAX_RULES_PER_NIC}.",
+                code="LoadBalancingRulesPerNicLimitReached",
+            )
 
     def _check_removed(self, old: Document, new: Document) -> None:
         kept = {p["id"].lower() for p in new["properties"]["backendAddressPools"]}
@@ -240,16 +273,6 @@ class LoadBalancers(NetworkKind):
         return document
 
 
-def check_names(balancer: str, section: str, items: list[Document]) -> None:
-    """Every item has a name of its own."""
-    names = [i["name"].lower() for i in items]
-    if "" in names or len(set(names)) != len(names):
-        raise errors.invalid(
-            f"Resource {balancer} has items without a name or of the same name in {section}.",
-            code="InvalidRequestFormat",
-        )
-
-
 def check_ports(rules: list[Document]) -> None:
     """No two rules share frontend and port, nor (with floating IP) pool and backend port."""
     seen: dict[tuple[Any, ...], str] = {}
@@ -280,6 +303,69 @@ def check_ports(rules: list[Document]) -> None:
 
 _SAME_FRONTEND = "RulesUseSameFrontendPortProtocolAndVip"
 _SAME_BACKEND = "RulesUseSameBackendPortProtocolAndPool"
+
+
+def references_of(properties: Document) -> Iterator[str]:
+    """Every id that a rule refers to."""
+    for value in properties.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and "id" in item:
+                yield str(item["id"])
+
+
+def require_members(item: Document, *members: str) -> None:
+    """Raises ``ArmError`` if an item lacks something, or names nothing by it."""
+    for member in members:
+        value = item["properties"].get(member)
+        named = [i.get("id") for i in value] if isinstance(value, list) else [value]
+        if isinstance(value, dict):
+            named = [value.get("id")]
+        if not named or any(n is None or n == "" for n in named):
+            raise errors.invalid(
+                f"Property {member} of {item['id']} is missing.", code="MissingJsonReferenceId"
+            )
+
+
+def check_rule(rule: Document) -> None:
+    """A load balancing rule has all that packets need."""
+    require_members(
+        rule, "frontendIPConfiguration", "backendAddressPool", "protocol", "frontendPort",
+        "backendPort",
+    )  # fmt: skip
+    _check_range(rule, "frontendPort", 0, 65534)
+    _check_range(rule, "backendPort", 0, 65535)
+    _check_range(rule, "idleTimeoutInMinutes", 4, 100)
+    _check_words(rule, "protocol", ("Tcp", "Udp", "All"))
+
+
+def check_probe(probe: Document) -> None:
+    """A probe says where to ask and how often."""
+    require_members(probe, "protocol", "port")
+    _check_range(probe, "port", 1, 65535)
+    _check_range(probe, "intervalInSeconds", 5, 2147483646)
+    _check_words(probe, "protocol", ("Http", "Https", "Tcp"))
+    if str(probe["properties"]["protocol"]).lower() != "tcp":
+        require_members(probe, "requestPath")
+
+
+def _check_range(item: Document, member: str, least: int, most: int) -> None:
+    value = item["properties"].get(member, least)
+    if not least <= value <= most:
+        raise errors.invalid(
+            f"Value {value} of property {member} of {item['id']} is not between {least} and "
+            f"{most}.",
+            code="InvalidPropertyValue",
+        )
+
+
+def _check_words(item: Document, member: str, allowed: tuple[str, ...]) -> None:
+    value = str(item["properties"][member])
+    if value.lower() not in {a.lower() for a in allowed}:
+        raise errors.invalid(
+            f"Value '{value}' of property {member} of {item['id']} is not one of "
+            f"{', '.join(allowed)}.",
+            code="InvalidPropertyValue",
+        )
 
 
 def own_references(balancer: str, properties: Document) -> Iterator[str]:

@@ -7,6 +7,7 @@ resource; what refers to it is computed when it is read.
 from __future__ import annotations
 
 import copy
+import re
 import uuid
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -20,6 +21,7 @@ from egress_gateway.lab.azure.store import Document
 MAX_IP_CONFIGURATIONS = 256
 """Per NIC. https://learn.microsoft.com/azure/azure-resource-manager/management/azure-subscription-service-limits"""
 
+BACKEND_POOL = "Microsoft.Network/loadBalancers/backendAddressPools"
 OUTBOUND_TAG = "aks-managed-type"
 OUTBOUND_TAG_VALUE = "aks-slb-managed-outbound-ip"
 
@@ -68,6 +70,10 @@ class VirtualNetworks(NetworkKind):
                 f"Virtual network {body['id']} needs at least one address prefix.",
                 code="AddressPrefixStringCannotBeNullOrEmpty",
             )
+        networks = [parse_network(p, body["id"]) for p in space]
+        check_item_names(body["id"], "subnets", subnets)
+        for subnet in subnets:
+            check_inside(subnet, networks)
         kept = {s["name"].lower() for s in subnets}
         for existing in self.azure.store.of_type(Subnets.type, body["id"]):
             if existing["name"].lower() not in kept:
@@ -105,16 +111,10 @@ class Subnets(NetworkKind):
         properties = body["properties"]
         properties.pop("ipConfigurations", None)
         properties.pop("resourceGuid", None)
-        network = subnet_network(body)
         parent = self.azure.store.get(body["id"].rpartition("/subnets/")[0])
         assert parent is not None
         space = parent["properties"]["addressSpace"]["addressPrefixes"]
-        if not any(network.subnet_of(IPv4Network(p)) for p in space):
-            raise errors.invalid(
-                f"Subnet '{body['name']}' is not valid because its IP address range is outside "
-                "the IP address range of virtual network.",
-                code="NetcfgInvalidSubnet",
-            )
+        check_inside(body, [IPv4Network(p) for p in space])
         return body
 
     def check_delete(self, document: Document) -> None:
@@ -278,14 +278,14 @@ class NetworkInterfaces(NetworkKind):
         if public:
             properties["publicIPAddress"] = {"id": public}
             self._check_public(public, configuration["id"])
-        subnet = self.azure.require(properties["subnet"]["id"], nic_id)
+        subnet = self.azure.require(properties["subnet"]["id"], nic_id, Subnets.type)
         properties["subnet"] = {"id": subnet["id"]}
         lease_private(self.azure, configuration["id"], properties, subnet)
         properties.setdefault("privateIPAddressVersion", "IPv4")
         properties["provisioningState"] = "Succeeded"
 
     def _check_public(self, public: str, holder: str) -> None:
-        self.azure.require(public, holder)
+        self.azure.require(public, holder, PublicIPAddresses.type)
         others = [u for u in self.azure.store.referrers(public) if not ids.same(u, holder)]
         if others:
             raise errors.invalid(
@@ -386,6 +386,63 @@ def subnet_network(subnet: Document) -> IPv4Network:
         ) from error
 
 
+def parse_network(text: str, owner: str) -> IPv4Network:
+    """Raises ``ArmError``; the lab's networks are IPv4."""
+    try:
+        return IPv4Network(text)
+    except ValueError as error:
+        raise errors.invalid(
+            f"Address prefix {text} of resource {owner} is not formatted correctly. It should "
+            "follow CIDR notation, for example 10.0.0.0/24.",
+            code="InvalidCIDRNotation",
+        ) from error
+
+
+def parse_address(text: str | None, owner: str) -> IPv4Address:
+    """Raises ``ArmError``."""
+    try:
+        return IPv4Address(text or "")
+    except ValueError as error:
+        raise errors.invalid(
+            f"IP configuration {owner} with static allocation has no valid private IP address: "
+            f"'{text or ''}'.",
+            code="PrivateIPAddressInvalid",
+        ) from error
+
+
+def check_inside(subnet: Document, space: list[IPv4Network]) -> None:
+    """A subnet lies in its network's address space."""
+    network = subnet_network({**subnet, "properties": subnet.get("properties") or {}})
+    if not any(network.subnet_of(whole) for whole in space):
+        raise errors.invalid(
+            f"Subnet '{subnet['name']}' is not valid because its IP address range is outside "
+            "the IP address range of virtual network.",
+            code="NetcfgInvalidSubnet",
+        )
+
+
+_ITEM = re.compile(r"\w(?:[\w.-]{0,78}\w)?", re.ASCII)
+
+
+def check_item_names(owner: str, section: str, items: list[Document]) -> None:
+    """What lies inside a document has a good name of its own."""
+    names = [str(i.get("name") or "") for i in items]
+    for name in names:
+        if not _ITEM.fullmatch(name):
+            raise errors.invalid(
+                f"Resource name '{name}' in {section} of {owner} is invalid. The name can be up to "
+                "80 characters long. It must begin with a word character, and it must end with a "
+                "word character or with '_'. The name may contain word characters or '.', '-', "
+                "'_'.",
+                code="InvalidResourceName",
+            )
+    if len({n.lower() for n in names}) != len(names):
+        raise errors.invalid(
+            f"Resource {owner} has more than one item of the same name in {section}.",
+            code="DuplicateResourceName",
+        )
+
+
 def prefix_pool(azure: Azure, prefix: Document) -> AddressPool:
     network = IPv4Network(prefix["properties"]["ipPrefix"])
     return azure.addresses.prefix(prefix["id"], network)
@@ -403,7 +460,7 @@ def allocate_public(
                 "Cannot create more public IP addresses for this subscription in this region.",
                 code="PublicIPCountLimitReached",
             ) from error
-    prefix = azure.require(prefix_id, owner)
+    prefix = azure.require(prefix_id, owner, PublicIPPrefixes.type)
     try:
         return prefix_pool(azure, prefix).lease(owner)
     except Exhausted as error:
@@ -417,7 +474,7 @@ def lease_private(azure: Azure, owner: str, properties: dict[str, Any], subnet: 
     """Gives an ipConfig or frontend its private address: the one it has, asks for, or next."""
     pool = azure.addresses.subnet(subnet["id"], subnet_network(subnet))
     static = properties.get("privateIPAllocationMethod") == "Static"
-    wanted = IPv4Address(properties["privateIPAddress"]) if static else None
+    wanted = parse_address(properties.get("privateIPAddress"), owner) if static else None
     try:
         properties["privateIPAddress"] = str(pool.lease(owner, wanted))
     except Exhausted as error:
@@ -436,17 +493,12 @@ def lease_private(azure: Azure, owner: str, properties: dict[str, Any], subnet: 
 
 def check_ip_configurations(azure: Azure, nic: str, configurations: list[Document]) -> None:
     """Names, the primary, references and the limit of one NIC's ipConfigs."""
-    names = [c.get("name", "").lower() for c in configurations]
     if not configurations:
         raise errors.invalid(
             f"Network interface {nic} must have one or more IP configurations.",
             code="NetworkInterfaceMustHaveAtLeastOneIpConfiguration",
         )
-    if len(set(names)) != len(names):
-        raise errors.invalid(
-            f"Network interface {nic} has more than one IP configuration of the same name.",
-            code="DuplicateResourceName",
-        )
+    check_item_names(nic, "ipConfigurations", configurations)
     if len(configurations) > MAX_IP_CONFIGURATIONS:
         raise errors.invalid(
             f"The number of IP configurations on network interface {nic} exceeds the maximum "
@@ -462,7 +514,7 @@ def check_ip_configurations(azure: Azure, nic: str, configurations: list[Documen
             code="NetworkInterfaceMustHaveOnePrimaryIpConfiguration",
         )
     for configuration in configurations:
-        _check_references(azure, nic, configuration["properties"])
+        _check_references(azure, nic, configuration.setdefault("properties", {}))
 
 
 def _check_references(azure: Azure, nic: str, properties: dict[str, Any]) -> None:
@@ -471,10 +523,13 @@ def _check_references(azure: Azure, nic: str, properties: dict[str, Any]) -> Non
         raise errors.invalid(
             f"An IP configuration of {nic} has no subnet.", code="IpConfigurationSubnetRequired"
         )
-    azure.require(subnet, nic)
+    azure.require(subnet, nic, Subnets.type)
     for pool in properties.get("loadBalancerBackendAddressPools") or []:
-        azure.require(pool["id"], nic)
+        azure.require(pool.get("id", ""), nic, BACKEND_POOL)
     public = properties.get("publicIPAddressConfiguration")
-    prefix = one(public.get("properties") or {}, "publicIPPrefix") if public else None
+    if public is None:
+        return
+    check_item_names(nic, "publicIPAddressConfiguration", [public])
+    prefix = one(public.get("properties") or {}, "publicIPPrefix")
     if prefix:
-        azure.require(prefix, nic)
+        azure.require(prefix, nic, PublicIPPrefixes.type)
