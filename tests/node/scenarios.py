@@ -331,3 +331,80 @@ async def pod_starts_held_back() -> None:
             sh("nft delete table ip d", ns=gateway.name)
         await until_seen(pod, {g.public for g in world.gateways})
         await pod.delete()
+
+
+async def pod_from_before_the_plugin() -> None:
+    """Its namespace was made when our plugin was not in the chain yet."""
+    world = World()
+    world.build()
+    world.configure()
+    pod = RunningPod(world, "old")
+    pod.annotate(None)
+    await pod.add()
+    pod.remember()
+    pod.annotate(None)
+    async with world.running():
+        assert await pod.whoami() == "10.224.0.4"
+        pod.annotate("egress")
+        await until_seen(pod, {g.public for g in world.gateways})
+        assert world.recorder.events == []
+        await pod.delete()
+        await until(lambda: not world.agent.sandboxes)
+
+
+async def restart_without_the_api_releases_nobody() -> None:
+    """The runtime's record of a pod that was annotated while it ran names no configuration."""
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        pod = await world.start_pod("web", annotation=None)
+        pod.annotate("egress")
+        await until_seen(pod, {g.public for g in world.gateways})
+        await world.stop_agent()
+        world.pods.is_synced = world.configurations.is_synced = False
+        world.pods.put("default", "web", None)
+        await world.start_agent()
+        for _ in range(20):
+            assert await pod.whoami() in {g.public for g in world.gateways}
+            await asyncio.sleep(0.05)
+
+
+async def changes_leave_other_connections_alone() -> None:
+    """Exclusions change; connections whose way does not change go on, inbound and outbound."""
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        pod = await world.start_pod("web", annotation=None)
+        listening = pod.listen(8080)
+        inbound = socket.create_connection((pod.address, 8080), timeout=5)
+        served, _ = listening.accept()
+        pod.annotate("egress")
+        await until_seen(pod, {g.public for g in world.gateways})
+        outbound = await asyncio.to_thread(pod.connect)
+        before = ask(outbound)
+        assert before in {g.public for g in world.gateways}
+        for excluded in (["192.0.2.0/24"], ["192.0.2.0/24", "172.16.0.0/12"], []):
+            world.configure(exclude_cidrs=excluded)
+            await until(
+                lambda wanted=excluded: (
+                    world.agent.sandboxes[0].attachment.configuration.exclude_cidrs == wanted
+                )
+            )
+            for source, sink in ((served, inbound), (inbound, served)):
+                source.sendall(b"still here")
+                sink.settimeout(5)
+                assert await asyncio.to_thread(sink.recv, 99) == b"still here"
+            assert await asyncio.to_thread(ask, outbound) == before
+        loop = asyncio.get_running_loop()
+        changed_at = loop.time()
+        world.configure(exclude_cidrs=["198.51.100.0/24"])
+        await until_seen(pod, {"10.224.0.4"})
+        print(f"excluded after {loop.time() - changed_at:.3f} s")
+        pod.annotate(None)
+        await until(lambda: not world.agent.sandboxes)
+        served.sendall(b"to the end")
+        assert await asyncio.to_thread(inbound.recv, 99) == b"to the end"
+        for opened in (listening, inbound, served, outbound):
+            opened.close()

@@ -101,3 +101,15 @@ def test_drain_goes_on_across_a_restart_of_the_agent() -> None:
 
 def test_pod_may_start_held_back() -> None:
     play("pod_starts_held_back")
+
+
+def test_pod_from_before_the_plugin_follows_its_annotation() -> None:
+    play("pod_from_before_the_plugin")
+
+
+def test_restarted_agent_that_cannot_reach_the_api_releases_nobody() -> None:
+    play("restart_without_the_api_releases_nobody")
+
+
+def test_changed_exclusions_leave_other_connections_alone() -> None:
+    play("changes_leave_other_connections_alone")

@@ -39,7 +39,7 @@ from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
 from egress_gateway.datapath import backends, keys, netns, tunnels
 from egress_gateway.datapath.sources import SourceFilter
-from egress_gateway.kube.resources import Key, Pod, PodSpec, Reference
+from egress_gateway.kube.resources import Key, Pod, PodSpec, PodStatus, Reference
 from egress_gateway.node import server
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attach import NodeFacts
@@ -207,6 +207,7 @@ class World:
             resync_interval=0.3,
             hold_down=0.5,
             drain_grace=3.0,
+            cni_cache_dir="/run/cni/cache",
         )
 
     # What is there before the agent.
@@ -405,7 +406,27 @@ class RunningPod:
         meta = ObjectMeta(
             name=self.name, namespace="default", uid=self.uid, annotations=annotations
         )
-        self._world.pods.put("default", self.name, Pod(metadata=meta, spec=PodSpec(node_name="n")))
+        status = PodStatus(phase="Running" if self.result else "Pending")
+        pod = Pod(metadata=meta, spec=PodSpec(node_name="n"), status=status)
+        self._world.pods.put("default", self.name, pod)
+
+    def remember(self) -> None:
+        """Leaves what libcni keeps of an ADD."""
+        cached = {
+            "kind": "cniCacheV1",
+            "containerId": self.container,
+            "ifName": "eth0",
+            "networkName": "lab",
+            "cniArgs": [
+                ["IgnoreUnknown", "1"],
+                ["K8S_POD_NAMESPACE", "default"],
+                ["K8S_POD_NAME", self.name],
+            ],
+            "result": self.result,
+        }
+        folder = Path(self._world.settings.cni_cache_dir, "results")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"lab-{self.container}-eth0").write_text(json.dumps(cached))
 
     async def add(self) -> None:
         await self._chain("ADD")
@@ -450,6 +471,16 @@ class RunningPod:
         if process.returncode:
             raise CniError(json.loads(out))
         return out
+
+    @property
+    def address(self) -> str:
+        found: str = self.result["ips"][0]["address"]
+        return found.partition("/")[0]
+
+    def listen(self, port: int) -> socket.socket:
+        """A listening socket inside the pod."""
+        with netns.NetNS.open(netns.DIRECTORY / self.ns) as place:
+            return place.run(lambda: socket.create_server(("", port)))
 
     def connect(self) -> socket.socket:
         """A connection to a host of the Internet that answers each message with the address it

@@ -34,6 +34,7 @@ from egress_gateway.node.choose import BALANCER
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.health import State
 from egress_gateway.node.knowledge import Knowledge, annotation
+from egress_gateway.node.libcni import Results
 from egress_gateway.node.pace import Pacer
 from egress_gateway.node.paths import Paths, Way
 from egress_gateway.node.probe import Prober
@@ -81,6 +82,7 @@ class Agent:
         self._endpoints = endpoints
         self._prober = prober
         self._teller = teller
+        self._results = Results(Path(settings.cni_cache_dir))
         self._pacer = Pacer(settings.move_rate)
         self._verifier = Verifier(
             self._pacer, on_verified=self._on_verified, on_silence=self._on_silence
@@ -94,6 +96,7 @@ class Agent:
         self._locks: dict[str, asyncio.Lock] = {}
         self._queue: WorkQueue[str] = WorkQueue("sandbox", backoff_limit=10.0)
         self._moves: WorkQueue[str] = WorkQueue("move of sandbox", backoff_limit=2.0)
+        self._late: WorkQueue[str] = WorkQueue("pod without a record", backoff_limit=10.0)
         knowledge.configurations.on_change(self._on_configuration)
         knowledge.pods.on_change(self._on_pod)
         knowledge.statuses.on_change(self._on_status)
@@ -184,6 +187,7 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(run_workers(self._queue, self._reconcile, _WORKERS))
                 group.create_task(run_workers(self._moves, self._reconcile, _WORKERS))
+                group.create_task(run_workers(self._late, self._on_late, 1))
                 group.create_task(self._paths.run())
                 group.create_task(self._resync())
         finally:
@@ -232,10 +236,10 @@ class Agent:
         await self._find_stalled()
         await self._kernel.run(self._kernel.sources.sync)
         if self._knowledge.pods.is_synced:
-            self._find_unreachable()
+            await self._find_unrecorded()
             await self._endpoints.sweep({s.attachment.uid for s in self.sandboxes})
 
-    def _find_unreachable(self) -> None:
+    async def _find_unrecorded(self) -> None:
         """Annotated pods that no record exists of: they started before the plugin was here."""
         records = (self._store.record(sandbox_id) for sandbox_id in self._store.record_ids())
         recorded = {record.pod[:2] for record in records if record}
@@ -243,7 +247,17 @@ class Agent:
             meta = pod.metadata
             started = pod.status.phase == "Running" and not pod.spec.host_network
             if started and annotation(pod) and (meta.namespace, meta.name) not in recorded:
-                self._teller.unreachable(pod)
+                await self._record_late(pod)
+
+    async def _record_late(self, pod: Pod) -> None:
+        """Takes the pod's sandbox from what the container runtime remembers of it."""
+        record = await self._kernel.run(self._results.find, pod)
+        if record is None:
+            self._teller.unreachable(pod)
+            return
+        log.info("found a pod from before the plugin", extra={"pod": str(record.pod[1])})
+        self._store.keep_record(record)
+        self._moves.add(record.id)
 
     async def _find_stalled(self) -> None:
         loop = asyncio.get_running_loop()
@@ -267,12 +281,14 @@ class Agent:
         async with self._lock(sandbox_id):
             record = self._record(sandbox_id)
             pod = self._knowledge.pod_of(record)
-            wanted = want(record, pod, known=self._knowledge.pods.is_synced)
+            sandbox = self._sandboxes.get(sandbox_id)
+            attached = sandbox.attachment.configuration.name if sandbox else ""
+            known = self._knowledge.pods.is_synced
+            wanted = want(record, pod, known=known, attached=attached)
             if record is None or not wanted:
                 await self._detach(sandbox_id)
                 return
             namespace, name, uid = record.pod
-            sandbox = self._sandboxes.get(sandbox_id)
             configuration, amiss = self._knowledge.for_running(
                 sandbox.attachment if sandbox else None, namespace, wanted
             )
@@ -435,10 +451,20 @@ class Agent:
             if (sandbox.attachment.namespace, sandbox.attachment.pod) == key:
                 self._queue.add(sandbox_id)
         if old and new and annotation(old) != annotation(new):
-            for sandbox_id in self._store.record_ids() - self._sandboxes.keys():
+            known = False
+            for sandbox_id in self._store.record_ids():
                 record = self._store.record(sandbox_id)
                 if record and record.pod[:2] == key:
+                    known = True
                     self._queue.add(sandbox_id)
+            if not known:
+                self._late.add(str(key))
+
+    async def _on_late(self, key: str) -> None:
+        """An annotation came to a pod that no record exists of."""
+        pod = self._knowledge.pods.get(*key.split("/", 1))
+        if pod and annotation(pod) and pod.status.phase == "Running":
+            await self._record_late(pod)
 
     def _on_gateway(self, address: str, old: State, new: State) -> None:
         """Its pods leave a gateway that is lost. One that is back takes only pods that had to go

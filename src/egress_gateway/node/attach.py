@@ -171,17 +171,18 @@ def valid_cidrs(texts: list[str]) -> list[str]:
     return found
 
 
-def want(record: Call | None, pod: Pod | None, *, known: bool) -> str | None:
+def want(record: Call | None, pod: Pod | None, *, known: bool, attached: str = "") -> str | None:
     """The configuration that a sandbox's pod asks for; empty: none; None: its pod is over.
 
     ``pod`` is the API's Pod of the record's UID if there is one. While the API's state is not
-    ``known``, or before the Pod has shown up there, the annotation that the runtime handed over
-    counts.
+    ``known``, or before the Pod has shown up there, what it is ``attached`` to counts, else the
+    annotation that the runtime handed over: a pod that was annotated while it ran has none there,
+    and must not be released because an agent has started anew without the API.
     """
     if record is None:
         return None
     if pod is None or not known:
-        return record.configuration
+        return attached or record.configuration
     if pod.finished or pod.spec.host_network:
         return ""
     return pod.metadata.annotations.get(names.POD_ANNOTATION, "")

@@ -30,6 +30,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str = "/run/egress-gateway"
     cni_bin_dir: str = "/opt/cni/bin"
     cni_conf_dir: str = "/etc/cni/net.d"
+    cni_cache_dir: str = "/var/lib/cni"
+    """Where container runtimes keep the results of earlier ADDs: pods that were started before
+    the plugin was here are found there."""
     host_run_dir: str = ""
     """``run_dir`` as the container runtime sees it; empty: the same path."""
     attach_timeout: float = 10.0

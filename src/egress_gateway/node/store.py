@@ -47,6 +47,10 @@ class Store:
             log.warning("skipped a damaged record", extra={"file": str(path), "error": str(error)})
             return None
 
+    def keep_record(self, record: protocol.Call) -> None:
+        """For a sandbox that our plugin has never seen."""
+        self._write(_file(self._records, record.id), msgspec.json.encode(record))
+
     def forget_record(self, sandbox: str) -> None:
         _file(self._records, sandbox).unlink(missing_ok=True)
 
@@ -66,10 +70,13 @@ class Store:
 
     def keep(self, attachment: Attachment) -> None:
         path = _file(self._attachments, attachment.id)
+        self._write(path, msgspec.json.encode(attachment))
+
+    def _write(self, path: Path, content: bytes) -> None:
         new = path.with_name(f".{path.name}")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(attachment))
+            file.write(content)
         new.rename(path)
 
     def forget(self, sandbox: str) -> None:

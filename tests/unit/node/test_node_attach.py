@@ -211,3 +211,9 @@ def test_want(at_start: str, now: Pod | None, known: bool, wanted: str) -> None:
 
 def test_sandbox_without_a_record_is_over() -> None:
     assert want(None, pod("a"), known=True) is None
+
+
+def test_a_pod_annotated_while_it_ran_is_not_released_for_lack_of_knowledge() -> None:
+    assert want(record(""), None, known=False, attached="a") == "a"
+    assert want(record(""), pod("b"), known=False, attached="a") == "a"
+    assert want(record(""), pod(None), known=True, attached="a") == ""

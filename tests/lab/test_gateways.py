@@ -1,0 +1,126 @@
+"""Gateways that are lost by halves, and gateways that go by plan, in the whole system."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from egress_gateway.lab.demo.traffic import Traffic
+from egress_gateway.lab.demo.world import World, until
+from tests.lab.conftest import configured
+from tests.lab.test_bad_input import remove
+from tests.lab.test_promises import WHATSMYIP, sources
+
+pytestmark = pytest.mark.root
+Play = Callable[[Callable[[World], Awaitable[None]]], None]
+_CONNECTIONS = 20
+_HOLD_OPEN = f"""
+for i in $(seq {_CONNECTIONS}); do exec {{f}}<>/dev/tcp/ifconfig.me/7; fds="$fds $f"; done
+while :; do
+  n=0
+  for f in $fds; do echo hi >&$f; read -r -t 3 -u $f x && n=$((n+1)); done
+  echo "alive $n"
+  sleep 0.2
+done
+"""
+
+
+async def gateway_of(world: World, configuration: str, address: str) -> str:
+    """The node whose public address for the configuration it is."""
+    sgc = await world.kube.get("staticgatewayconfigurations", configuration, namespace="default")
+    gateways = sgc["status"]["gateways"]
+    found: str = next(g["node"] for g in gateways if g["publicIp"] == address)
+    return found
+
+
+@pytest.mark.parametrize("direction", ["inbound", "outbound"])
+def test_a_gateway_that_is_cut_one_way_is_left_within_seconds(play: Play, direction: str) -> None:
+    """Requests arrive and replies do not, or the other way round: for pods it is lost."""
+
+    async def story(world: World) -> None:
+        name = f"half-{direction}"
+        prefix = ipaddress.ip_network(await configured(world, name))
+        (pod,) = await world.deploy(name, configuration=name, replicas=1)
+        before = await world.curl(pod, f"{WHATSMYIP}/{name}/")
+        node = await gateway_of(world, name, before)
+        async with Traffic(world, pod, WHATSMYIP) as traffic:
+
+            async def several() -> bool:
+                return traffic.last_address == before
+
+            await until(several, timeout=20, what="answers before the cut")
+            await world.control.call("cut", node=node, direction=direction)
+            cut_at = time.time()
+            try:
+
+                async def elsewhere() -> bool:
+                    return traffic.last_address not in (None, before)
+
+                # Load balancer and WireGuard alone would need 15 seconds.
+                await until(elsewhere, timeout=10, what="answers by the other gateway")
+                print(f"cut {direction}: {traffic.outage(cut_at):.3f} s without an answer")
+            finally:
+                await world.control.call("mend", node=node)
+        for address in await sources(world, f"/{name}/"):
+            assert ipaddress.ip_address(address) in prefix
+        await world.kube.delete("deployments", name, namespace="default")
+        await remove(world, name)
+
+    play(story)
+
+
+def test_a_cordoned_gateway_keeps_its_connections_and_gets_no_new_ones(play: Play) -> None:
+    async def story(world: World) -> None:
+        prefix = ipaddress.ip_network(await configured(world, "drain"))
+        (pod,) = await world.deploy("drain", configuration="drain", replicas=1)
+        before = await world.curl(pod, WHATSMYIP)
+        node = await gateway_of(world, "drain", before)
+        alive: list[int] = []
+        holding = asyncio.create_task(hold_open(world, pod, alive))
+
+        async def opened() -> bool:
+            return _CONNECTIONS in alive
+
+        try:
+            await until(opened, timeout=30, what="connections to be open")
+            await cordon(world, node, True)
+
+            async def elsewhere() -> bool:
+                address = await world.curl(pod, WHATSMYIP)
+                assert ipaddress.ip_address(address) in prefix
+                return address != before
+
+            await until(elsewhere, timeout=30, what="new connections to go elsewhere")
+            seen = len(alive)
+
+            async def looked_again() -> bool:
+                return len(alive) > seen + 5
+
+            await until(looked_again, timeout=30, what="the connections to be asked again")
+            assert set(alive[alive.index(_CONNECTIONS) :]) == {_CONNECTIONS}
+        finally:
+            holding.cancel()
+            await cordon(world, node, False)
+        await world.kube.delete("deployments", "drain", namespace="default")
+        await remove(world, "drain")
+
+    play(story)
+
+
+async def hold_open(world: World, pod: str, alive: list[int]) -> None:
+    """Connections that are used all the time; ``alive`` gets how many of them answer."""
+    heard = b""
+    async for chunk in world.kube.exec_stream("default", pod, ["bash", "-c", _HOLD_OPEN]):
+        heard += chunk
+        alive[:] = [int(n) for n in re.findall(rb"alive (\d+)\n", heard)]
+
+
+async def cordon(world: World, node: str, cordoned: bool) -> None:
+    patch: dict[str, Any] = {"spec": {"unschedulable": cordoned or None}}
+    await world.kube.patch("nodes", node, patch)
