@@ -25,6 +25,7 @@ from egress_gateway.datapath.wireguard import (
     IPNetwork,
     Peer,
     PeerStatus,
+    parse_network,
 )
 
 _GET_DEVICE, _SET_DEVICE = 0, 1
@@ -231,4 +232,5 @@ def _endpoint(raw: bytes) -> Endpoint:
 
 def _network(raw: bytes) -> IPNetwork:
     found = netlink.attributes(raw)
-    return ipaddress.ip_network((found[_AI_ADDRESS], found[_AI_MASK][0]))
+    family = socket.AF_INET if len(found[_AI_ADDRESS]) == 4 else socket.AF_INET6
+    return parse_network(f"{socket.inet_ntop(family, found[_AI_ADDRESS])}/{found[_AI_MASK][0]}")

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.wireguard import Config, Device, Endpoint, Peer, PeerStatus
+from egress_gateway.datapath.wireguard import (
+    Config,
+    Device,
+    Endpoint,
+    Peer,
+    PeerStatus,
+    parse_network,
+)
 
 GET = "get=1\n\n"
 
@@ -60,17 +67,27 @@ def decode_errno(answer: str) -> int:
 def decode(answer: str) -> Device:
     """The device out of the answer to ``get``."""
     device: dict[str, str] = {}
-    peers: list[list[tuple[str, str]]] = []
+    peers: dict[str, PeerStatus] = {}
+    lines: list[tuple[str, str]] | None = None
+
+    def finish() -> None:
+        # One peer at a time: ten thousand as lines would take more memory than as values.
+        if lines:
+            status = _peer(lines)
+            peers[status.public_key] = status
+
     for line in answer.splitlines():
         name, separator, value = line.partition("=")
         if not separator:
             continue
         if name == "public_key":
-            peers.append([])
-        if peers and name != "errno":
-            peers[-1].append((name, value))
+            finish()
+            lines = []
+        if lines is not None and name != "errno":
+            lines.append((name, value))
         else:
             device[name] = value
+    finish()
     private = device.get("private_key", "")
     # A device without a key answers with zeros, or leaves the line out.
     known = bool(private.strip("0"))
@@ -79,7 +96,7 @@ def decode(answer: str) -> Device:
         public_key=public,
         listen_port=int(device.get("listen_port", "0")),
         fwmark=int(device.get("fwmark", "0")),
-        peers={status.public_key: status for status in map(_peer, peers)},
+        peers=peers,
     )
 
 
@@ -91,7 +108,7 @@ def _peer(lines: list[tuple[str, str]]) -> PeerStatus:
         public_key=keys.encode(bytes.fromhex(values["public_key"])),
         endpoint=parse_endpoint(values["endpoint"]) if "endpoint" in values else None,
         allowed_ips=frozenset(
-            ipaddress.ip_network(value) for name, value in lines if name == "allowed_ip"
+            parse_network(value) for name, value in lines if name == "allowed_ip"
         ),
         last_handshake=seconds + nanoseconds / 1e9,
         received=int(values.get("rx_bytes", "0")),

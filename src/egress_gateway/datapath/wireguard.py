@@ -8,6 +8,8 @@ so an ``Interface`` carries both.
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
@@ -16,6 +18,18 @@ from egress_gateway.datapath.netns import NetNS
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
+
+
+def parse_network(text: str) -> IPNetwork:
+    """An address, or a network in CIDR form. One value for all who ask for the same: peers come
+    by the ten thousand, again at every look, and such a value takes a kilobyte. Raises
+    ``ValueError``."""
+    return _network(text.removesuffix("/128" if ":" in text else "/32"))
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _network(text: str) -> IPNetwork:
+    return ipaddress.ip_network(text)
 
 
 @dataclass(frozen=True, slots=True)

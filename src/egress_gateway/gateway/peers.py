@@ -9,13 +9,12 @@ node, whose kubelet has just given the address away.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from egress_gateway.api.types import PodEndpoint
 from egress_gateway.datapath import keys
-from egress_gateway.datapath.wireguard import IPNetwork
+from egress_gateway.datapath.wireguard import IPNetwork, parse_network
 from egress_gateway.kube.resources import Key, Pod
 
 PodsByAddress = Callable[[str], Iterable[Pod]]
@@ -61,7 +60,7 @@ def judge(endpoint: PodEndpoint, pod: Pod | None, having: PodsByAddress) -> Acce
         return Refused("podPublicKey is no WireGuard key")
     claimed = addresses_of(endpoint)
     try:
-        networks = tuple(ipaddress.ip_network(address) for address in claimed)
+        networks = tuple(parse_network(address) for address in claimed)
     except ValueError as error:
         return Refused(f"podIps: {error}")
     if not networks or any(n.num_addresses != 1 for n in networks):
