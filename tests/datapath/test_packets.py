@@ -323,8 +323,11 @@ def test_a_killed_tunnel_is_held_and_then_made_again() -> None:
     pair, _ = serve(world, pod)
     desired = attach(pod, pair, world.gateways[0])
     assert desired.tunnel is not None
-    (process,) = running(desired.tunnel.name)
-    os.kill(process, signal.SIGKILL)
+    if world.worker.backend().kind == "kernel":
+        pod.place.links.delete("wg0")  # no process to kill: what is left of it is the same
+    else:
+        (process,) = running(desired.tunnel.name)
+        os.kill(process, signal.SIGKILL)
     until(lambda: pod.side.status(desired) is None, "the tunnel is gone")
     until(lambda: pod.place.links.link("wg0") is None, "its link is gone")
     assert pod.seen_as(timeout=0.3) is None
@@ -394,6 +397,25 @@ def test_a_damaged_gateway_is_repaired_by_the_next_pass() -> None:
 
 
 @boxed
+def test_a_secondary_that_the_node_took_for_itself_is_taken_back() -> None:
+    """As cloud-init does at boot: before the node's own address, in one subnet with it."""
+    world = World()
+    gateway = world.gateways[0]
+    pod = world.pod("pod-a")
+    pair, (wanted,) = serve(world, pod)
+    gateway.links.add_address("eth0", ipaddress.ip_interface(f"{SECONDARIES[0]}/24"))
+    gateway.links.add_address("eth0", ipaddress.ip_interface("10.1.1.77/24"))
+    attach(pod, pair, gateway)
+    assert pod.seen_as(timeout=0.5) is None, "the node keeps the answers to itself"
+    done = gateway.side.converge(gateway.desired(wanted)).done
+    assert [type(step.action).__name__ for step in done] == ["RemoveAddress"]
+    assert pod.seen_as() == SECONDARIES[0]
+    own = {str(address.ip) for _, address in gateway.links.every_address()}
+    assert {"10.1.1.77", str(gateway.primary)} <= own
+    assert gateway.side.converge(gateway.desired(wanted)).done == ()
+
+
+@boxed
 def test_the_load_balancers_address_is_answered_from_itself() -> None:
     world = World()
     gateway = world.gateways[0]
@@ -446,8 +468,8 @@ def test_when_the_configuration_goes_nothing_is_left() -> None:
     assert gateway.side.serving() == set()
     gateway.side.remove()
     assert set(gateway.links.links()) == links_before
-    assert gateway.backend().names() == []
-    assert world.worker.backend().names() == []
+    assert gateway.tunnels() == []
+    assert world.worker.tunnels() == []
 
 
 @boxed

@@ -133,7 +133,12 @@ def test_connections_are_told_as_they_begin_and_end() -> None:
         assert began == [expected]
         gateway.side.change_peers(wanted, add={}, remove=peers_of(pod))
         ended: list[Connection] = []
-        until(lambda: bool(ended.extend(events.read(0.1)) or ended), "the end is told")
+
+        def told() -> bool:
+            ended.extend(events.read(0.1))
+            return bool(ended)
+
+        until(told, "the end is told")
         assert [(e.source_port, e.translated_port, e.ended) for e in ended] == [
             (5000, peer[1], True)
         ]

@@ -117,6 +117,8 @@ class GatewayObserved:
     """Live WireGuard interfaces by name."""
     bound: frozenset[int] = frozenset()
     """UDP ports of the node that are in use."""
+    own: frozenset[tuple[str, ipaddress.IPv4Interface]] = frozenset()
+    """IPv4 addresses that the node itself has, each with its link's name."""
     translated: frozenset[IPv4Address] = frozenset()
     """Secondary addresses that the namespace's filter used before."""
 
@@ -141,6 +143,14 @@ class SetSysctl:
 @dataclass(frozen=True, slots=True)
 class AddAddress:
     where: Where
+    link: str
+    address: ipaddress.IPv4Interface
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    """From the node: packets to an address of its own never come as far as the pair."""
+
     link: str
     address: ipaddress.IPv4Interface
 
@@ -220,6 +230,7 @@ Action = (
     | CreatePair
     | SetSysctl
     | AddAddress
+    | RemoveAddress
     | RaiseLink
     | ApplyFilter
     | ForgetTranslated
@@ -250,6 +261,7 @@ def plan(desired: GatewayDesired, observed: GatewayObserved) -> list[Step]:
         *_frame(desired, observed, inside),
         *_filters(desired, observed, inside),
         *_leftovers(desired, observed, inside),
+        *_claimed(desired, observed),
         *_routing(desired, observed, inside),
     ]
     steps = [Step(action) for action in shared]
@@ -309,6 +321,14 @@ def _leftovers(desired: GatewayDesired, observed: GatewayObserved, inside: Place
     found = {n for n in inside.links if n.startswith("wg-")}
     found |= {n for n in observed.node.links if n.startswith("wg-")}
     return [DeleteTunnel(name) for name in sorted(found - wanted)]
+
+
+def _claimed(desired: GatewayDesired, observed: GatewayObserved) -> list[Action]:
+    """Secondaries that the node took for itself: cloud-init, and some network managers, put
+    every address of the machine's NIC on its link."""
+    ours = {c.secondary for c in desired.configurations} - {desired.primary}
+    taken = (pair for pair in observed.own if pair[1].ip in ours)
+    return [RemoveAddress(link, address) for link, address in sorted(taken)]
 
 
 def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:

@@ -127,9 +127,14 @@ class GatewaySide:
         """Both namespaces as they are."""
         with self._lock, Links(self._node) as links:
             node = self._place("node", self._node, links, desired.node_filter)
+            own = frozenset(
+                (link, address)
+                for link, address in links.every_address()
+                if isinstance(address, ipaddress.IPv4Interface)
+            )
             with self._inside() as inside:
                 if inside is None:
-                    return GatewayObserved(node=node)
+                    return GatewayObserved(node=node, own=own)
                 with Links(inside) as inside_links:
                     gateway = self._place("gateway", inside, inside_links, desired.gateway_filter)
                 devices = {}
@@ -144,6 +149,7 @@ class GatewaySide:
                     node=node,
                     gateway=gateway,
                     devices=devices,
+                    own=own,
                     bound=frozenset(sockets.bound_udp_ports(self._node)),
                     translated=_secondaries(Nftables(inside).table("inet", GATEWAY_TABLE)),
                 )
@@ -165,6 +171,11 @@ class GatewaySide:
             case steps.AddAddress(where, link, address):
                 with self._at(where) as namespace, Links(namespace) as links:
                     links.add_address(link, address)
+            case steps.RemoveAddress(link, address):
+                # Without it the other addresses of the subnet would go too, if this came first.
+                netns.write_sysctl(self._node, f"net/ipv4/conf/{link}/promote_secondaries", "1")
+                with Links(self._node) as links:
+                    links.delete_address(link, address)
             case steps.RaiseLink(where, link, mtu):
                 with self._at(where) as namespace, Links(namespace) as links:
                     links.set_up(link, mtu=mtu)

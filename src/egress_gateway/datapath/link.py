@@ -154,12 +154,21 @@ class Links:
 
     def addresses(self, name: str) -> set[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
         """Addresses of a link, link-local ones of IPv6 left out."""
-        index = self._index(name)
+        return {address for _, address in self._addresses(self._index(name))}
+
+    def every_address(self) -> set[tuple[str, ipaddress.IPv4Interface | ipaddress.IPv6Interface]]:
+        """Addresses of all links, each with its link's name."""
+        names = {link.index: link.name for link in self.links().values()}
+        return {(names[i], address) for i, address in self._addresses(0) if i in names}
+
+    def _addresses(
+        self, index: int
+    ) -> set[tuple[int, ipaddress.IPv4Interface | ipaddress.IPv6Interface]]:
         asked = Message(_GETADDR, netlink.DUMP, struct.pack("=BBBBI", 0, 0, 0, 0, index))
         found = set()
         for answer in self._netlink.query(asked, f"listing addresses in {self._where}"):
             family, length, _, _, owner = struct.unpack_from("=BBBBI", answer.payload)
-            if owner != index:
+            if index not in (0, owner):
                 continue
             got = netlink.attributes(answer.payload, 8)
             # IFA_LOCAL is the address itself, IFA_ADDRESS the peer's on point-to-point links.
@@ -167,7 +176,7 @@ class Links:
             if family in (socket.AF_INET, socket.AF_INET6):
                 value = ipaddress.ip_interface((raw, length))
                 if not (value.version == 6 and value.ip.is_link_local):
-                    found.add(value)
+                    found.add((owner, value))
         return found
 
     def add_address(
