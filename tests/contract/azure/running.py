@@ -34,6 +34,8 @@ class Machines:
 
     clusters: dict[str, ClusterSpec] = field(default_factory=dict)
     machines: dict[str, MachineSpec] = field(default_factory=dict)
+    starts: list[str] = field(default_factory=list)
+    """Ids in the order in which machines were started."""
     refuse: str = ""
     """Machines whose name contains this do not start."""
 
@@ -51,6 +53,7 @@ class Machines:
         if self.refuse and self.refuse in machine.name:
             raise BackendError(f"{machine.name} does not boot")
         self.machines[machine.vm_id] = machine
+        self.starts.append(machine.vm_id)
 
     async def stop_machine(self, cluster_id: str, vm_id: str) -> None:
         self.machines.pop(vm_id, None)

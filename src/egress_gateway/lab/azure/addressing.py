@@ -16,6 +16,10 @@ class Exhausted(Exception):
     """No free address or block is left."""
 
 
+class OverQuota(Exhausted):
+    """The subscription may not have more."""
+
+
 @dataclass(slots=True)
 class AddressPool:
     """Leases single addresses of one network."""
@@ -103,6 +107,14 @@ class BlockSpace:
         self._blocks[owner.lower()] = block
         return block
 
+    def holds(self, owner: str) -> bool:
+        return owner.lower() in self._blocks
+
+    @property
+    def used(self) -> int:
+        """How many addresses are handed out."""
+        return sum(b.num_addresses for b in self._blocks.values())
+
     def claim(self, owner: str, block: IPv4Network) -> bool:
         """Gives the owner exactly this block; False if the space does not hold it. Raises
         ``ValueError`` if it is not free."""
@@ -127,13 +139,22 @@ class BlockSpace:
 class Addresses:
     """All address space of a subscription."""
 
-    def __init__(self, *, outbound: Sequence[IPv4Network], prefixes: Sequence[IPv4Network]) -> None:
+    def __init__(
+        self,
+        *,
+        outbound: Sequence[IPv4Network],
+        prefixes: Sequence[IPv4Network],
+        quota: int = 1000,
+    ) -> None:
         """``outbound``: where clusters' own load balancers get public addresses from.
-        ``prefixes``: public IP prefixes and all other public addresses."""
+        ``prefixes``: public IP prefixes and all other public addresses. ``quota``: how many
+        public addresses the subscription may have, those of its prefixes included."""
+        self._quota = quota
         self._outbound = BlockSpace(outbound)
         for network in outbound:
             # Azure could hand out .0, but people would take it for a network.
             self._outbound.claim(f"network {network}", IPv4Network(network.network_address))
+        self._kept = len(outbound)
         self._public = BlockSpace(prefixes)
         self._pools: dict[str, AddressPool] = {}
 
@@ -146,10 +167,13 @@ class Addresses:
         return self._pool(prefix_id, network, reserved=0)
 
     def allocate_prefix(self, prefix_id: str, length: int) -> IPv4Network:
+        """Raises ``Exhausted``, as ``OverQuota`` if it is the subscription's limit."""
+        self._check_quota(prefix_id, 2 ** (32 - length))
         return self._public.allocate(prefix_id, length)
 
     def allocate_public(self, public_ip_id: str, *, outbound: bool) -> IPv4Address:
-        """A public address outside of any prefix."""
+        """A public address outside of any prefix. Raises as ``allocate_prefix``."""
+        self._check_quota(public_ip_id, 1)
         space = self._outbound if outbound else self._public
         return space.allocate(public_ip_id, 32, last=not outbound).network_address
 
@@ -170,6 +194,14 @@ class Addresses:
         self._pools.pop(owner.lower(), None)
         for pool in self._pools.values():
             pool.release(owner)
+
+    def _check_quota(self, owner: str, wanted: int) -> None:
+        spaces = (self._outbound, self._public)
+        if any(s.holds(owner) for s in spaces):
+            return
+        used = sum(s.used for s in spaces) - self._kept
+        if used + wanted > self._quota:
+            raise OverQuota(f"{used} of {self._quota} public addresses are used")
 
     def _pool(self, key: str, network: IPv4Network, *, reserved: int) -> AddressPool:
         pool = self._pools.get(key.lower())

@@ -80,11 +80,13 @@ class Emulator:
         outbound_networks: Sequence[IPv4Network] = (IPv4Network("192.0.2.0/24"),),
         prefix_networks: Sequence[IPv4Network] = (IPv4Network("203.0.113.0/24"),),
         addon_subject: str = ADDON_SUBJECT,
+        public_ip_quota: int = 1000,
         state: Path | None = None,
     ) -> None:
         """``operation_seconds``: how long each long-running operation takes.
         ``poll_hold_seconds``: how long a status answer may be kept back for an operation that
         is about to end (0 counts polls as Azure would have them).
+        ``public_ip_quota``: public addresses that the subscription may have.
         ``state``: a file that everything is kept in and taken from; raises ``StateError``."""
         clock = clock or SystemClock()
         store = Store()
@@ -98,7 +100,9 @@ class Emulator:
             operations=Operations(clock, seconds=operation_seconds, hold=poll_hold_seconds),
             directory=self.directory,
             access=Access(store),
-            addresses=Addresses(outbound=outbound_networks, prefixes=prefix_networks),
+            addresses=Addresses(
+                outbound=outbound_networks, prefixes=prefix_networks, quota=public_ip_quota
+            ),
             backend=backend,
             clock=clock,
             addon_subject=addon_subject,

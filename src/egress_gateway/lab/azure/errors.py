@@ -116,6 +116,7 @@ def busy_network(operation_url: str) -> ArmError:
         "AnotherOperationInProgress",
         "Another operation on this or dependent resource is in progress. To retrieve status of "
         f"the operation use uri: {operation_url}.",
+        headers={"Retry-After": "1"},
     )
 
 
@@ -125,6 +126,7 @@ def busy_compute() -> ArmError:
         "Conflict",
         "The request failed due to conflict with a concurrent request. To resolve it, please "
         "refer to https://aka.ms/activitylog to get more details on the conflicting requests.",
+        headers={"Retry-After": "1"},
     )
 
 

@@ -71,6 +71,8 @@ class Azure:
     deleting_groups: set[str] = field(default_factory=set)
     machine_gone: Callable[[str], Awaitable[None]] = _nobody_minds
     """Awaited with the id of an instance or VM before it is deleted."""
+    machine_restart: Callable[[str], Awaitable[None]] = _nobody_minds
+    """Awaited with the id of an instance or VM that is to boot anew."""
     kinds: dict[str, Kind] = field(default_factory=dict)
 
     def kind(self, resource_type: str) -> Kind | None:

@@ -106,6 +106,9 @@ class Operations:
     def all(self) -> list[Operation]:
         return list(self._operations.values())
 
+    def under_way(self) -> list[Operation]:
+        return list(self._busy.values())
+
     async def ask(self, name: str) -> Operation | None:
         """The operation, after waiting a moment for its end."""
         operation = self.get(name)

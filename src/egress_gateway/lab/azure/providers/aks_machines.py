@@ -37,7 +37,7 @@ class NodePools:
         kept, surplus = machines[: pool["count"]], machines[pool["count"] :]
         waiting = [m for m in kept if not m.get("_started")]
         done = await asyncio.gather(
-            *(self._start(name, pool, m) for m in waiting),
+            *(self.start(name, pool, m) for m in waiting),
             *(self._remove(m) for m in surplus),
             return_exceptions=True,
         )
@@ -100,7 +100,8 @@ class NodePools:
             },
         )
 
-    async def _start(self, name: str, pool: Document, machine: Document) -> None:
+    async def start(self, name: str, pool: Document, machine: Document) -> None:
+        """Boots one machine of a pool."""
         spec = self._spec(name, pool, machine)
         await self._azure.backend.start_machine(self._cluster["id"], spec)
         entry = self._azure.store.entry(machine["id"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from egress_gateway.lab.azure import errors, ids
@@ -25,6 +26,7 @@ from egress_gateway.lab.azure.providers.scalesetnics import ScaleSetNics
 from egress_gateway.lab.azure.store import Document
 
 MAX_INSTANCES = 1000
+ACTIONS = ("manualupgrade", "delete", "restart", "reimage")
 UPGRADE_MODES = ("Manual", "Automatic", "Rolling")
 _READ_ONLY = {"id", "name", "type", "instanceId", "location", "resources", "etag", "identity"}
 _READ_ONLY_PROPERTIES = {
@@ -158,9 +160,10 @@ class ScaleSets(ComputeKind):
 
     async def post(self, call: Call, action: str) -> Answer:
         scale_set = self.read(_owner(call))
-        wanted = [str(i) for i in (call.body or {}).get("instanceIds") or []]
+        given = (call.body or {}).get("instanceIds")
         every = [d["instanceId"] for d in instances_of(self, scale_set["id"])]
-        chosen = every if wanted == ["*"] else wanted
+        optional = action.lower() in ("restart", "reimage")
+        chosen = every if given == ["*"] or (optional and not given) else given or []
         for name in chosen:
             if name not in every:
                 raise errors.invalid(
@@ -171,16 +174,20 @@ class ScaleSets(ComputeKind):
 
         async def work() -> None:
             for name in chosen:
-                await self._act(action.lower(), f"{scale_set['id']}/virtualMachines/{name}")
+                await self.act(action.lower(), f"{scale_set['id']}/virtualMachines/{name}")
 
-        if action.lower() not in ("manualupgrade", "delete", "restart", "start"):
+        if action.lower() not in ACTIONS:
             raise errors.method_not_allowed("POST", f"{self.type}/{action}")
+        self.check_busy(replace(call, id=ids.parse(scale_set["id"])))
         operation = self.azure.operations.start(scale_set["id"], work)
         return self.async_answer(call, operation, 202, None, location=True)
 
-    async def _act(self, action: str, instance_id: str) -> None:
-        if action == "manualupgrade":
+    async def act(self, action: str, instance_id: str) -> None:
+        """What an action does to one instance."""
+        if action in ("manualupgrade", "reimage"):
             self.upgrade(instance_id)
+        if action in ("restart", "reimage"):
+            await self.azure.machine_restart(instance_id)
         if action == "delete":
             instance = self.azure.store.get(instance_id)
             if instance is not None:
@@ -249,6 +256,23 @@ class Instances(ComputeKind):
         if instance is not None:
             self.nics.check_capacity([instance])
             self.nics.materialize(resource_id)
+
+    def permission(self, call: Call) -> str:
+        if call.method == "POST":
+            return f"{self.type}/{call.id.types[-1]}/action"
+        return super().permission(call)
+
+    async def post(self, call: Call, action: str) -> Answer:
+        """Restarts an instance, or makes it anew from the model (``reimage``)."""
+        instance = self.read(_owner(call))
+        if action.lower() not in ("restart", "reimage"):
+            raise errors.method_not_allowed("POST", f"{self.type}/{action}")
+        self.check_busy(replace(call, id=ids.parse(instance["id"])))
+        sets = ScaleSets(self.azure)
+        operation = self.azure.operations.start(
+            instance["id"], lambda: sets.act(action.lower(), instance["id"])
+        )
+        return self.async_answer(call, operation, 202, None, location=True)
 
     async def remove(self, document: Document) -> None:
         await self.azure.machine_gone(document["id"])

@@ -14,10 +14,11 @@ import uuid
 from ipaddress import IPv4Network
 from typing import Any
 
+from egress_gateway.api import names
 from egress_gateway.lab.azure import errors, ids
 from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.azure.kinds import Answer, Azure, Call, Kind
-from egress_gateway.lab.azure.operations import Operation
+from egress_gateway.lab.azure.operations import RETRY_AFTER, Operation
 from egress_gateway.lab.azure.providers import aks_rules, authorization
 from egress_gateway.lab.azure.providers.aks_machines import NodePools
 from egress_gateway.lab.azure.providers.aks_network import SUBNET, NodeGroup
@@ -39,6 +40,7 @@ class AksKind(Kind):
             "OperationNotAllowed",
             f"Operation is not allowed because there's an in progress operation on {name} "
             f"({operation.name}). Please wait for it to finish before starting a new operation.",
+            headers={"Retry-After": RETRY_AFTER},
         )
 
     def cluster(self, cluster_id: str) -> Document:
@@ -278,14 +280,14 @@ class ManagedClusters(AksKind):
         return super().permission(call)
 
     async def post(self, call: Call, action: str) -> Answer:
-        names = {
+        kinds = {
             "listclusterusercredential": ("clusterUser", False),
             "listclusteradmincredential": ("clusterAdmin", True),
         }
-        if action.lower() not in names:
+        if action.lower() not in kinds:
             raise errors.method_not_allowed("POST", f"{self.type}/{action}")
         cluster = self.read(ids.parse(call.id.text.rpartition("/")[0]))
-        name, admin = names[action.lower()]
+        name, admin = kinds[action.lower()]
         content = await self.azure.backend.kubeconfig(cluster["id"], admin=admin)
         value = base64.b64encode(content).decode()
         return Answer(200, {"kubeconfigs": [{"name": name, "value": value}]})
@@ -341,15 +343,31 @@ class AgentPools(AksKind):
 
 
 def register(azure: Azure) -> None:
-    """Lets machines that are deleted behind AKS's back leave their cluster."""
+    """Lets machines that are deleted or restarted behind AKS's back leave their cluster and come
+    again."""
+
+    def cluster_of(machine_id: str) -> Document | None:
+        group = machine_id.split("/")[4].lower()
+        clusters = azure.store.of_type(CLUSTER)
+        return next(
+            (c for c in clusters if c["properties"]["nodeResourceGroup"].lower() == group), None
+        )
 
     async def gone(machine_id: str) -> None:
-        group = f"/{machine_id.split('/')[4]}".lower()
-        for cluster in azure.store.of_type(CLUSTER):
-            if f"/{cluster['properties']['nodeResourceGroup']}".lower() == group:
-                await azure.backend.stop_machine(cluster["id"], machine_id)
+        cluster = cluster_of(machine_id)
+        if cluster is not None:
+            await azure.backend.stop_machine(cluster["id"], machine_id)
+
+    async def restart(machine_id: str) -> None:
+        cluster, machine = cluster_of(machine_id), azure.store.get(machine_id)
+        name = (machine or {}).get("tags", {}).get(names.POOL_NAME_TAG)
+        pool = azure.store.get(f"{cluster['id']}/agentPools/{name}") if cluster else None
+        if cluster is not None and machine is not None and pool is not None:
+            await azure.backend.stop_machine(cluster["id"], machine_id)
+            await NodePools(azure, cluster).start(name, pool["properties"], machine)
 
     azure.machine_gone = gone
+    azure.machine_restart = restart
 
 
 _ASSIGNED = (

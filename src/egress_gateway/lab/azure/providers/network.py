@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from egress_gateway.lab.azure import errors, ids
-from egress_gateway.lab.azure.addressing import AddressPool, Exhausted
+from egress_gateway.lab.azure.addressing import AddressPool, Exhausted, OverQuota
 from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.azure.kinds import Answer, Azure, Call, Kind, one
 from egress_gateway.lab.azure.store import Document
@@ -39,6 +39,14 @@ class NetworkKind(Kind):
     def view(self, document: Document) -> Document:
         entry = self.azure.store.entry(document["id"])
         return {**document, "etag": entry.etag} if entry else document
+
+    def check_busy(self, call: Call) -> None:
+        """Networks and their subnets are written one at a time, together."""
+        super().check_busy(call)
+        at = call.id.text
+        for operation in self.azure.operations.under_way():
+            if ids.within(at, operation.target) or ids.within(operation.target, at):
+                raise self.busy(call, operation)
 
 
 class PlainNetworkKind(NetworkKind):
@@ -170,6 +178,8 @@ class PublicIPPrefixes(NetworkKind):
     def _allocate(self, prefix_id: str, length: int) -> IPv4Network:
         try:
             return self.azure.addresses.allocate_prefix(prefix_id, length)
+        except OverQuota as error:
+            raise over_quota(error) from error
         except Exhausted as error:
             raise errors.invalid(
                 f"Cannot create public IP prefix {prefix_id}: the region has no block of length "
@@ -443,6 +453,15 @@ def check_item_names(owner: str, section: str, items: list[Document]) -> None:
         )
 
 
+def over_quota(error: OverQuota) -> ArmError:
+    """The subscription's limit, in Azure's words."""
+    return errors.invalid(
+        "Cannot create more than the allowed number of public IP addresses for this subscription "
+        f"in this region: {error}. Request a quota increase, or delete what is not used.",
+        code="PublicIPCountLimitReached",
+    )
+
+
 def prefix_pool(azure: Azure, prefix: Document) -> AddressPool:
     network = IPv4Network(prefix["properties"]["ipPrefix"])
     return azure.addresses.prefix(prefix["id"], network)
@@ -455,6 +474,8 @@ def allocate_public(
     if prefix_id is None:
         try:
             return azure.addresses.allocate_public(owner, outbound=outbound)
+        except OverQuota as error:
+            raise over_quota(error) from error
         except Exhausted as error:
             raise errors.invalid(
                 "Cannot create more public IP addresses for this subscription in this region.",
