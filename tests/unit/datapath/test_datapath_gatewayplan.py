@@ -241,3 +241,11 @@ def test_a_destination_names_a_network_only_from_within_it() -> None:
     )
     assert one.permitted(local) == [ipaddress.IPv4Network("10.1.7.0/24")]
     assert one.permitted([]) == []
+
+
+def test_the_nodes_own_address_is_never_removed() -> None:
+    wanted = desired(configuration(0), configuration(1, secondary=-96))  # 10.1.1.4, the primary
+    own = {("eth0", ipaddress.IPv4Interface(f"10.1.1.{last}/24")) for last in (4, 100, 200)}
+    observed = dataclasses.replace(Simulated().observed, own=frozenset(own))
+    removed = [s.action for s in g.plan(wanted, observed) if isinstance(s.action, g.RemoveAddress)]
+    assert removed == [g.RemoveAddress("eth0", ipaddress.IPv4Interface("10.1.1.100/24"))]
