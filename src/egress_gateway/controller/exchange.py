@@ -15,12 +15,9 @@ A pool of one gateway serves nobody for the moment of the exchange: no gateway, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from egress_gateway.cloud.protocol import Instance, PoolState
-
-if TYPE_CHECKING:
-    from egress_gateway.controller.plan import Wanted
+from egress_gateway.controller.wanted import Wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from egress_gateway.api import names
 from egress_gateway.cloud.protocol import (
-    Action,
     Attachment,
     CreatePrefix,
     DeleteAddress,
@@ -31,68 +29,25 @@ from egress_gateway.cloud.protocol import (
     MakeAddresses,
     PoolState,
     PublicAddress,
-    Rule,
-    WriteBalancer,
     WriteInstance,
     WriteModel,
 )
+from egress_gateway.controller.balancing import Balancing
 from egress_gateway.controller.exchange import exchange
+from egress_gateway.controller.problem import Problem
 from egress_gateway.controller.verdict import (
-    Problem,
     Verdict,
     judge,
     managed_name,
     managed_names,
     verdict_of,
 )
+from egress_gateway.controller.wanted import BUSY, Names, Step, Wanted
 
-BUSY: Final = frozenset({"Creating", "Updating", "Deleting", "Migrating"})
-"""Provisioning states of an instance in which Azure answers a write with 409."""
+__all__ = ["MAX_CONFIGS", "Names", "Plan", "Step", "Wanted", "plan"]
+
 MAX_CONFIGS: Final = 256
 """IP configurations of one NIC (Azure subscription and service limits, "Networking limits")."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """Under which names a configuration's resources live. Ours are all the object's UID; a
-    cluster that moved over from the Go project keeps the names that it has."""
-
-    rule: str
-    ip_config: str
-    probe_path: str
-
-    @staticmethod
-    def of(uid: str) -> Names:
-        return Names(rule=uid, ip_config=names.managed(uid), probe_path=f"{names.HEALTH_PATH}{uid}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """One configuration as this pool should hold it.
-
-    ``leaving``: nothing of it may stay here. ``problem``: it cannot be had at the moment (bad
-    spec, refused before); what exists of it stays as it is. ``prefix_id`` empty: a managed one.
-    ``elsewhere``: it leaves this pool for another one, which uses its managed prefix.
-    ``in_use``: machines (provider ids in lower case) whose gateway serves it, or may.
-    """
-
-    uid: str
-    names: Names
-    private: bool = False
-    prefix_id: str = ""
-    prefix_size: int = 31
-    leaving: bool = False
-    elsewhere: bool = False
-    problem: Problem | None = None
-    in_use: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """An action, and the configurations for whose sake it is taken."""
-
-    action: Action
-    uids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +79,10 @@ def plan(
     problems |= _overfull(state, everyone, problems)
     desired = _Desired(state, everyone, problems, managed_ids)
     stages = (
-        desired.prefixes() + desired.balancer_grows(),
+        desired.prefixes() + desired.balancing.grows(),
         desired.model() + desired.addresses() + desired.removed_addresses(),
         desired.instances(),
-        desired.balancer_shrinks() + desired.removed_prefixes(),
+        desired.balancing.shrinks() + desired.removed_prefixes(),
     )
     busy = {uid for stage in stages for step in stage for uid in step.uids}
     verdicts = {
@@ -135,7 +90,7 @@ def plan(
             w,
             state,
             problems.get(w.uid),
-            desired.rule_of(w),
+            desired.balancing.rule_of(w),
             w.uid in busy,
             exchange=desired.exchanges.get(w.uid),
         )
@@ -175,106 +130,12 @@ class _Desired:
         self._active = [w for w in everyone if not w.leaving and w.uid not in problems]
         self._managed_ids = managed_ids
         self._by_config = {w.names.ip_config: w.uid for w in everyone}
-        self._by_rule = {w.names.rule: w.uid for w in everyone}
-        self._rules = self._desired_rules()
+        self.balancing = Balancing(state, everyone, self._kept)
         self.exchanges = {
             w.uid: found
             for w in self._active
             if (found := exchange(w, state, _folded(self._prefix_of(w))))
         }
-
-    def rule_of(self, wanted: Wanted) -> Rule | None:
-        return self._rules.get(wanted.names.rule)
-
-    # --- load balancer -------------------------------------------------------------------
-
-    def _desired_rules(self) -> dict[str, Rule]:
-        key = self._state.ref.key
-        observed = self._state.balancer.rules
-        taken = set(self._state.balancer.ports.get(key, frozenset()))
-        rules: dict[str, Rule] = {}
-        claimed: set[int] = set()
-        newcomers = []
-        for w in self._everyone:
-            rule = observed.get(w.names.rule)
-            present = rule is not None and rule.pool == key
-            if w.leaving or (w.uid in self._kept and not present):
-                continue
-            if present and rule and _in_range(rule.port) and rule.port not in claimed:
-                claimed.add(rule.port)
-                rules[w.names.rule] = self._rule(w, rule.port)
-            else:
-                newcomers.append(w)
-        taken |= claimed
-        for w in newcomers:
-            port = next((p for p in _PORTS if p not in taken), None)
-            if port is not None:
-                taken.add(port)
-                rules[w.names.rule] = self._rule(w, port)
-        return rules
-
-    def _rule(self, wanted: Wanted, port: int) -> Rule:
-        key = self._state.ref.key
-        return Rule(
-            name=wanted.names.rule,
-            pool=key,
-            frontend=key,
-            port=port,
-            backend_port=port,
-            probe_path=wanted.names.probe_path,
-            probe_port=names.HEALTH_PORT,
-        )
-
-    def _here(self) -> dict[str, Rule]:
-        """Our rules that this pool's backend has now."""
-        key = self._state.ref.key
-        return {
-            name: rule
-            for name, rule in self._state.balancer.rules.items()
-            if name in self._by_rule and rule.pool == key
-        }
-
-    def _write_balancer(self, present: bool, changed: Iterable[str]) -> list[Step]:
-        action = WriteBalancer(
-            pool=self._state.ref,
-            rules=tuple(sorted(self._rules.values(), key=lambda r: r.port)),
-            names=frozenset(self._by_rule),
-            present=present,
-        )
-        return [Step(action, frozenset(self._by_rule[name] for name in changed))]
-
-    def balancer_grows(self) -> tuple[Step, ...]:
-        """Rules to add or mend, frontend or backend missing although there are rules."""
-        observed = self._state.balancer
-        key = self._state.ref.key
-        changed = [n for n, rule in self._rules.items() if observed.rules.get(n) != rule]
-        lacking = self._rules and not (key in observed.frontends and key in observed.backends)
-        if not changed and not lacking:
-            return ()
-        return tuple(self._write_balancer(True, changed or self._rules))
-
-    def balancer_shrinks(self) -> tuple[Step, ...]:
-        """Rules to remove, or the pool's whole part once nothing of ours is left on it."""
-        if self.balancer_grows():
-            return ()
-        observed = self._state.balancer
-        key = self._state.ref.key
-        stale = [name for name in self._here() if name not in self._rules]
-        others = [r for r in observed.rules.values() if r.pool == key and r.name not in stale]
-        needed = bool(self._rules or others)
-        leftover = not needed and (key in observed.frontends or key in observed.backends)
-        if not stale and not leftover:
-            return ()
-        if leftover and self._joined_elsewhere():
-            return tuple(self._write_balancer(True, stale)) if stale else ()
-        return tuple(self._write_balancer(needed, stale))
-
-    def _joined_elsewhere(self) -> bool:
-        """A busy instance that we may not write now still refers to the backend."""
-        return any(
-            i.attachment.joined and i.state in BUSY and i.state != "Deleting"
-            for i in self._state.instances
-        )
 
     # --- model and instances -------------------------------------------------------------
 
@@ -465,13 +326,6 @@ class _Desired:
     def _exchanging(self, wanted: Wanted) -> bool:
         found = self.exchanges.get(wanted.uid)
         return found is not None and bool(found.held)
-
-
-_PORTS: Final = range(names.PORT_FIRST, names.PORT_LAST + 1)
-
-
-def _in_range(port: int) -> bool:
-    return port in _PORTS
 
 
 def _folded(prefix_id: str | None) -> str | None:
