@@ -72,7 +72,10 @@ def result(times: dict[str, list[float]], *, failures: int, wrong: int) -> dict[
         "any_process": spread(times["process"], *usual, "max"),
         "difference_of_medians_ms": milliseconds(medians["with"] - medians["without"]),
         "annotated_to_chain_without_us": round(medians["annotated"] / medians["without"], 2),
-        "annotated_last_to_first_quarter": _growth(times["annotated"]),
+        "last_to_first_quarter": {
+            "annotated": _growth(times["annotated"]),
+            "chain_without_us": _growth(times["without"]),
+        },
         "first_request_ms": milliseconds(medians["first"]),
         "first_request": {
             **spread(times["first"], *usual, "max"),
@@ -105,6 +108,7 @@ def shown(result: dict[str, Any]) -> str:
     return (
         table((f"ms, {result['pods']} pods", "p50", "p95", "p99", "max"), rows)
         + f"\n\nfailed first attempts: {first['failed_attempts']}, packets from a wrong address: "
-        f"{first['wrong_address_packets']}; last quarter against first: "
-        f"{result['annotated_last_to_first_quarter']}x"
+        f"{first['wrong_address_packets']}; medians of the last quarter against the first: "
+        f"{result['last_to_first_quarter']['annotated']}x, chain without us "
+        f"{result['last_to_first_quarter']['chain_without_us']}x"
     )
