@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import socket
 import ssl
 import sys
@@ -113,6 +114,8 @@ class Paper:
             "EGRESS_GATEWAY_HEALTH_PORT": "0",
         }
         command = [sys.executable, "-m", "egress_gateway.cli.main", "controller"]
+        if shutil.which("setpriv"):
+            command = ["setpriv", "--pdeathsig", "KILL", "--", *command]  # not to outlive us
         with (self.directory / "controller.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *command, stdout=log, stderr=log, env=environment
