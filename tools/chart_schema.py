@@ -23,7 +23,14 @@ MANAGED = {
     "controller": EVERYWHERE | {"azure_config", "health_address", "identity"},
     "gateway": EVERYWHERE | {"refused_cidrs"},
     "node": EVERYWHERE
-    | {"cluster_cidrs", "cni_bin_dir", "cni_conf_dir", "host_run_dir", "uninstall"},
+    | {
+        "cluster_cidrs",
+        "cni_bin_dir",
+        "cni_cache_dir",
+        "cni_conf_dir",
+        "host_run_dir",
+        "uninstall",
+    },
 }
 _KINDS: dict[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},
