@@ -28,6 +28,8 @@ _MS_BIND: Final = 4096
 _MNT_DETACH: Final = 2
 # os.setns and os.unshare exist from Python 3.12 on.
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_inside: Final = threading.local()
+"""``identity`` of the namespace that a thread of ours has entered."""
 
 
 class NetNS:
@@ -61,7 +63,10 @@ class NetNS:
         return self._descriptor
 
     def run(self, function: Callable[[], T]) -> T:
-        """Runs ``function`` inside the namespace and returns or raises what it does."""
+        """Runs ``function`` inside the namespace and returns or raises what it does. A thread
+        that is inside already goes on itself, so that many steps cost one thread."""
+        if getattr(_inside, "identity", None) == self.identity:
+            return function()
         call = _Call(self._descriptor, function, self.path)
         thread = threading.Thread(target=call, name="netns", daemon=True)
         thread.start()
@@ -98,6 +103,8 @@ class _Call(Generic[T]):
             if _libc.setns(self._descriptor, _CLONE_NEWNET) != 0:
                 errno = ctypes.get_errno()
                 raise KernelRefused(f"entering network namespace {self._path}", errno)
+            status = os.fstat(self._descriptor)
+            _inside.identity = status.st_dev, status.st_ino
             self._result.append(self._function())
         except BaseException as error:
             self._error = error

@@ -105,11 +105,17 @@ class PodSide:
         self._lock = threading.Lock()
         # The text last applied, and what the kernel made of it.
         self._applied = ("", "")
+        # The text that was last seen to be there, and nftables' generation at that time.
+        self._intact: tuple[str, tuple[tuple[int, int], int]] | None = None
 
     def converge(self, desired: PodDesired) -> list[Action]:
         """Observes, plans, applies; returns what was done. Raises ``NoSuchNamespace`` when
         the pod is gone, ``DatapathError`` otherwise; call again to go on."""
-        with self._lock, self._open() as pod:
+        with self._lock, self._namespace() as netns:
+            return netns.run(lambda: self._converge(desired))
+
+    def _converge(self, desired: PodDesired) -> list[Action]:
+        with self._open() as pod:
             actions = plan(desired, self._observe(pod, desired))
             for action in actions:
                 self._apply(pod, desired, action)
@@ -246,11 +252,16 @@ class PodSide:
         return Leg(unmoved=unmoved, link=link, device=device, source=source)
 
     def _filter(self, pod: _Open, desired: PodDesired) -> str | None:
+        # NB: asked first; what changes afterwards is seen next time.
+        generation = (pod.netns.identity, pod.nft.generation())
+        if self._intact == (desired.filter, generation):
+            return desired.filter
         listing = pod.nft.table("inet", TABLE)
         if listing is None:
             return None
         text, listed = self._applied
         intact = text == desired.filter and fingerprint(listing, without=SEEDED) == listed
+        self._intact = (text, generation) if intact else None
         return text if intact else ""
 
     def _apply(self, pod: _Open, desired: PodDesired, action: Action) -> None:

@@ -7,6 +7,7 @@ asks conntrack's mark, never the packet's: a container with NET_RAW may set the 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,11 +58,12 @@ class Split:
     tunneled: tuple[IPNetwork, ...]
 
 
+@functools.lru_cache(maxsize=1024)
 def split(
     *,
     default_route: bool,
-    excluded: Iterable[IPNetwork],
-    exceptions: Iterable[IPNetwork],
+    excluded: tuple[IPNetwork, ...],
+    exceptions: tuple[IPNetwork, ...],
 ) -> Split:
     """The meaning of ``defaultRoute``, ``excludeCidrs`` and the node's exceptions."""
     always = [*exceptions, *_ALWAYS_DIRECT]
@@ -86,6 +88,7 @@ def _collapse(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     return (*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six))
 
 
+@functools.lru_cache(maxsize=1024)
 def render(destinations: Split, *, kept: str | None = None) -> str:
     """The table. Connections that left by the tunnel ``kept`` are routed to it again, wherever
     the others go."""

@@ -374,19 +374,23 @@ def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
     # so that a packet finds the old one or the new one.
     places = {(r.table, r.destination) for r in wanted if r.destination.version == 4}
     gone = {r for r in observed.routes - wanted if (r.table, r.destination) not in places}
-    kept = [r for r in added if r.table == KEPT_ROUTES]
-    main = added.difference(kept)
     bound = KEPT_RULES[desired.other_link] if desired.other else ()
     surplus = [r for rules in KEPT_RULES.values() for r in rules if r not in bound]
     return [
         # What must stay on its tunnel is bound to it before the others go elsewhere.
-        *([ReplaceRoutes(tuple(sorted(kept, key=_order)))] if kept else []),
+        *_table(KEPT_ROUTES, gone, added),
         *_missing(bound, observed),
-        *([DeleteRoutes(tuple(sorted(gone, key=_order)))] if gone else []),
-        *([ReplaceRoutes(tuple(sorted(main, key=_order)))] if main else []),
+        *_table(ROUTES, gone, added),
         *_missing(RULES, observed),
         *(DeleteRule(rule) for rule in surplus if rule in observed.rules),
     ]
+
+
+def _table(table: int, gone: Iterable[Route], added: Iterable[Route]) -> list[Action]:
+    # Adding first would put a route of the same destination in place and then take it away.
+    less = tuple(sorted((r for r in gone if r.table == table), key=_order))
+    more = tuple(sorted((r for r in added if r.table == table), key=_order))
+    return [*([DeleteRoutes(less)] if less else []), *([ReplaceRoutes(more)] if more else [])]
 
 
 def _missing(rules: Iterable[Rule], observed: PodObserved) -> list[Action]:
