@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from egress_gateway.api import names
 from egress_gateway.lab.demo.traffic import Traffic
 from egress_gateway.lab.demo.world import World, until
 from tests.lab.conftest import configured
@@ -20,6 +21,7 @@ from tests.lab.test_promises import WHATSMYIP, sources
 pytestmark = pytest.mark.root
 Play = Callable[[Callable[[World], Awaitable[None]]], None]
 _CONNECTIONS = 20
+IFCONFIG = "198.51.100.10"
 _HOLD_OPEN = f"""
 for i in $(seq {_CONNECTIONS}); do exec {{f}}<>/dev/tcp/ifconfig.me/7; fds="$fds $f"; done
 while :; do
@@ -124,3 +126,60 @@ async def hold_open(world: World, pod: str, alive: list[int]) -> None:
 async def cordon(world: World, node: str, cordoned: bool) -> None:
     patch: dict[str, Any] = {"spec": {"unschedulable": cordoned or None}}
     await world.kube.patch("nodes", node, patch)
+
+
+def test_a_gateway_whose_internet_side_is_dead_is_left(play: Play) -> None:
+    """Its node side lives, so no probe of the node side would ever tell."""
+
+    async def story(world: World) -> None:
+        await ask_the_internet(world, f"{IFCONFIG}:80")
+        prefix = ipaddress.ip_network(await configured(world, "outside"))
+        (pod,) = await world.deploy("outside", configuration="outside", replicas=1)
+        before = await world.curl(pod, WHATSMYIP)
+        node = await gateway_of(world, "outside", before)
+        async with Traffic(world, pod, WHATSMYIP) as traffic:
+
+            async def answered() -> bool:
+                return traffic.last_address == before
+
+            await until(answered, timeout=20, what="answers before the cut")
+            await world.control.call("cut", node=node, direction="internet")
+            cut_at = time.time()
+            try:
+
+                async def elsewhere() -> bool:
+                    return traffic.last_address not in (None, before)
+
+                await until(elsewhere, timeout=30, what="answers by the other gateway")
+                print(f"cut internet: {traffic.outage(cut_at):.3f} s without an answer")
+            finally:
+                await world.control.call("mend", node=node)
+                await ask_the_internet(world, None)
+        assert ipaddress.ip_address(traffic.last_address or "") in prefix
+        await world.kube.delete("deployments", "outside", namespace="default")
+        await remove(world, "outside")
+
+    play(story)
+
+
+async def ask_the_internet(world: World, target: str | None) -> None:
+    """``helm upgrade`` with or without ``internet_targets``; returns when it has rolled out."""
+    where = {"namespace": names.SYSTEM_NAMESPACE}
+    name = "EGRESS_GATEWAY_INTERNET_TARGETS"
+    found = await world.kube.get("daemonsets", "egress-gateway-gateway", **where)
+    containers = found["spec"]["template"]["spec"]["containers"]
+    kept = [e for e in containers[0]["env"] if e["name"] != name]
+    containers[0]["env"] = [*kept, *([{"name": name, "value": target}] if target else [])]
+    patch = {"spec": {"template": {"spec": {"containers": containers}}}}
+    await world.kube.patch("daemonsets", "egress-gateway-gateway", patch, **where)
+
+    async def rolled_out() -> bool:
+        found = await world.kube.get("daemonsets", "egress-gateway-gateway", **where)
+        status = found.get("status", {})
+        return bool(
+            status.get("observedGeneration") == found["metadata"]["generation"]
+            and status.get("updatedNumberScheduled") == status.get("desiredNumberScheduled")
+            and status.get("numberReady") == status.get("desiredNumberScheduled")
+        )
+
+    await until(rolled_out, timeout=60, what="the gateway agents to be replaced")

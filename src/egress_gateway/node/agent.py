@@ -16,7 +16,7 @@ from typing import Final
 
 from egress_gateway.api.types import GatewayStatus, StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
-from egress_gateway.datapath import keys, netns
+from egress_gateway.datapath import keys
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.queue import WorkQueue, run_workers
@@ -38,6 +38,8 @@ from egress_gateway.node.libcni import Results
 from egress_gateway.node.pace import Pacer
 from egress_gateway.node.paths import Paths, Way
 from egress_gateway.node.probe import Prober
+from egress_gateway.node.proof import Prover
+from egress_gateway.node.records import Records
 from egress_gateway.node.sandbox import Kernel, Sandbox
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
@@ -51,10 +53,6 @@ _WITHDRAW_SECONDS: Final = 1.0
 _LATER: Final = 0.05
 _HOLD_SECONDS: Final = 3.0
 """For putting the hold in place after the wait; less than the plugin waits longer than we do."""
-_WITNESSES: Final = 2
-"""Tunnels besides the silent one that are asked for proof that a way works."""
-_PROOF_SECONDS: Final = 0.4
-_MUTE_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.1
 """Between two routine looks at pods: a look takes milliseconds, and hundreds of idle pods must not
 keep a processor busy."""
@@ -82,7 +80,13 @@ class Agent:
         self._endpoints = endpoints
         self._prober = prober
         self._teller = teller
-        self._results = Results(Path(settings.cni_cache_dir))
+        self._records = Records(
+            kernel,
+            knowledge,
+            Results(Path(settings.cni_cache_dir)),
+            on_found=lambda sandbox_id: self._moves.add(sandbox_id),
+            on_missing=teller.unreachable,
+        )
         self._pacer = Pacer(settings.move_rate)
         self._verifier = Verifier(
             self._pacer, on_verified=self._on_verified, on_silence=self._on_silence
@@ -91,7 +95,8 @@ class Agent:
             self._pacer, on_joined=self._on_joined, on_silence=self._on_join_silence
         )
         self._paths = Paths(lambda: self._sandboxes.values(), misses=settings.path_misses)
-        self._paths.on_suspect = self._suspect
+        prover = Prover(self._paths, self._verifier, on_lost=self._on_way_lost)
+        self._paths.on_suspect = prover.suspect
         self._sandboxes: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._queue: WorkQueue[str] = WorkQueue("sandbox", backoff_limit=10.0)
@@ -162,14 +167,8 @@ class Agent:
 
     def collect(self, call: Call) -> None:
         """CNI GC: records of this network whose sandbox the runtime no longer knows."""
-        if call.config.valid_attachments is None:
-            return
-        valid = {f"{a.container_id}-{a.if_name}" for a in call.config.valid_attachments}
-        for sandbox_id in self._store.record_ids() - valid:
-            record = self._store.record(sandbox_id)
-            if record and record.config.name == call.config.name:
-                self._store.forget_record(sandbox_id)
-                self._queue.add(sandbox_id)
+        for sandbox_id in self._records.collect(call):
+            self._queue.add(sandbox_id)
 
     # Life.
 
@@ -187,7 +186,7 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(run_workers(self._queue, self._reconcile, _WORKERS))
                 group.create_task(run_workers(self._moves, self._reconcile, _WORKERS))
-                group.create_task(run_workers(self._late, self._on_late, 1))
+                group.create_task(run_workers(self._late, self._records.look_for, 1))
                 group.create_task(self._paths.run())
                 group.create_task(self._resync())
         finally:
@@ -236,28 +235,8 @@ class Agent:
         await self._find_stalled()
         await self._kernel.run(self._kernel.sources.sync)
         if self._knowledge.pods.is_synced:
-            await self._find_unrecorded()
+            await self._records.find_missing()
             await self._endpoints.sweep({s.attachment.uid for s in self.sandboxes})
-
-    async def _find_unrecorded(self) -> None:
-        """Annotated pods that no record exists of: they started before the plugin was here."""
-        records = (self._store.record(sandbox_id) for sandbox_id in self._store.record_ids())
-        recorded = {record.pod[:2] for record in records if record}
-        for pod in self._knowledge.pods.values():
-            meta = pod.metadata
-            started = pod.status.phase == "Running" and not pod.spec.host_network
-            if started and annotation(pod) and (meta.namespace, meta.name) not in recorded:
-                await self._record_late(pod)
-
-    async def _record_late(self, pod: Pod) -> None:
-        """Takes the pod's sandbox from what the container runtime remembers of it."""
-        record = await self._kernel.run(self._results.find, pod)
-        if record is None:
-            self._teller.unreachable(pod)
-            return
-        log.info("found a pod from before the plugin", extra={"pod": str(record.pod[1])})
-        self._store.keep_record(record)
-        self._moves.add(record.id)
 
     async def _find_stalled(self) -> None:
         loop = asyncio.get_running_loop()
@@ -279,7 +258,7 @@ class Agent:
 
     async def _reconcile(self, sandbox_id: str) -> None:
         async with self._lock(sandbox_id):
-            record = self._record(sandbox_id)
+            record = self._records.living(sandbox_id)
             pod = self._knowledge.pod_of(record)
             sandbox = self._sandboxes.get(sandbox_id)
             attached = sandbox.attachment.configuration.name if sandbox else ""
@@ -398,15 +377,6 @@ class Agent:
         sandbox = self._sandboxes[call.id] = Sandbox(attachment, self._kernel)
         return sandbox
 
-    def _record(self, sandbox_id: str) -> Call | None:
-        """The sandbox's record; one whose namespace is gone is forgotten: its runtime lost it
-        without a DEL."""
-        record = self._store.record(sandbox_id)
-        if record is None or netns.is_namespace(Path(record.netns)):
-            return record
-        self._store.forget_record(sandbox_id)
-        return None
-
     def _why_not(self, call: Call, name: str, error: Exception) -> str:
         if not isinstance(error, TimeoutError):
             return str(error)
@@ -451,20 +421,11 @@ class Agent:
             if (sandbox.attachment.namespace, sandbox.attachment.pod) == key:
                 self._queue.add(sandbox_id)
         if old and new and annotation(old) != annotation(new):
-            known = False
-            for sandbox_id in self._store.record_ids():
-                record = self._store.record(sandbox_id)
-                if record and record.pod[:2] == key:
-                    known = True
-                    self._queue.add(sandbox_id)
-            if not known:
+            found = self._records.of(key)
+            for sandbox_id in found:
+                self._queue.add(sandbox_id)
+            if not found:
                 self._late.add(str(key))
-
-    async def _on_late(self, key: str) -> None:
-        """An annotation came to a pod that no record exists of."""
-        pod = self._knowledge.pods.get(*key.split("/", 1))
-        if pod and annotation(pod) and pod.status.phase == "Running":
-            await self._record_late(pod)
 
     def _on_gateway(self, address: str, old: State, new: State) -> None:
         """Its pods leave a gateway that is lost. One that is back takes only pods that had to go
@@ -494,44 +455,12 @@ class Agent:
             sandbox.avoid(leg.gateway, now + _AVOID_SECONDS)
             self._moves.add(sandbox.attachment.id)
 
-    def _suspect(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> asyncio.Task[None]:
-        return asyncio.create_task(self._prove(way, canary, others[:_WITNESSES]))
-
-    async def _prove(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> None:
-        """Echoes are missing. A handshake, through whichever tunnel, is proof that the way works;
-        without one all that use it go elsewhere."""
-        asked = [s for s in (canary, *others) if await self._question(s)]
-        proofs = [asyncio.create_task(s.verified.wait()) for s in asked]
-        try:
-            if proofs:
-                await asyncio.wait(
-                    proofs, timeout=_PROOF_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-        finally:
-            for proof in proofs:
-                proof.cancel()
-        if not asked or any(s.verified.is_set() for s in asked):
-            # The canary's own fault, if it is one, its verifier finds.
-            canary.take_for_mute(asyncio.get_running_loop().time() + _MUTE_SECONDS)
-            self._paths.proven(way)
-            return
+    def _on_way_lost(self, way: Way) -> None:
         self._teller.way_lost(way.address, way.port)
-        self._paths.lost(way)
         for sandbox_id, sandbox in self._sandboxes.items():
             state = sandbox.attachment
             if (state.address, state.configuration.port) == way:
                 self._moves.add(sandbox_id)
-
-    async def _question(self, sandbox: Sandbox) -> bool:
-        try:
-            asked = await sandbox.question()
-        except DatapathError as error:
-            log.info("tunnel cannot be questioned", extra={"error": str(error)})
-            self._queue.add(sandbox.attachment.id)
-            return False
-        if asked:
-            self._verifier.start(sandbox)
-        return asked
 
     def _on_silence(self, sandbox: Sandbox) -> None:
         now = asyncio.get_running_loop().time()
