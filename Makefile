@@ -37,6 +37,12 @@ clients: install
 test-azure-cli: install
 	@.venv/bin/pytest -m azure_cli -s tests/azure_cli $(PYTEST_ARGS)
 
+.PHONY: test-kernel
+# The data path's tests once more, on kernel WireGuard: in a kernel that is a program, built once
+# (minutes) and kept in the user's cache. tools/uml/run.sh COMMAND runs anything else there.
+test-kernel: install
+	@tools/uml/run.sh
+
 .PHONY: install-run
 install:
 	@tools/bootstrap.sh

@@ -1,0 +1,66 @@
+#!/bin/sh
+# Builds the kernel that tests of kernel WireGuard run in, once per version of its source and of
+# kernel.config, and prints its path. A User Mode Linux kernel is a program: it needs no machine,
+# no KVM and no root, and it changes nothing here. Exit code 2: it cannot be built on this machine.
+set -eu
+cd "$(dirname "$0")"
+
+say() { printf '%s\n' "$*" >&2; }
+cannot() { say "kernel tests: no kernel: $*"; exit 2; }
+
+[ "$(uname -m)" = x86_64 ] || cannot "User Mode Linux needs x86_64, this is $(uname -m)"
+package=linux-source-6.1
+archive=/usr/src/$package.tar.xz
+
+missing=""
+need() { [ -e "$1" ] || command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
+need "$archive" "$package"
+need flex flex
+need bison bison
+need bc bc
+need gcc gcc
+need make make
+need xz xz-utils
+if [ -n "$missing" ]; then
+    command -v apt-get >/dev/null || cannot "these Debian packages are missing:$missing"
+    [ "$(id -u)" = 0 ] || cannot "sudo apt-get install --no-install-recommends$missing"
+    say "installing system packages:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086
+    apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1 ||
+        { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing >/dev/null; } ||
+        cannot "apt-get install$missing failed"
+fi
+
+version=$(dpkg-query -W -f '${Version}' "$package")
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/static-egress-gateway/uml-$version-$(sha256sum kernel.config | cut -c1-8)
+[ -x "$cache/linux" ] && { echo "$cache/linux"; exit 0; }
+
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock 9
+[ -x "$cache/linux" ] && { echo "$cache/linux"; exit 0; }
+source=$cache/source
+trap 'rm -rf "$source"' EXIT
+trap 'exit 130' INT TERM
+say "building a kernel of $package $version (once; four minutes of two cores, 2 GB of disk)"
+rm -rf "$source"
+mkdir "$source"
+nice -n 19 tar -C "$source" --strip-components=1 -xf "$archive"
+{
+    make -C "$source" ARCH=um x86_64_defconfig
+    (cd "$source" && ./scripts/kconfig/merge_config.sh -m .config "$OLDPWD/kernel.config")
+    make -C "$source" ARCH=um olddefconfig
+} >"$cache/build.log" 2>&1 || cannot "configuring failed; see $cache/build.log"
+
+nice -n 19 make -C "$source" ARCH=um "-j$(nproc)" linux >>"$cache/build.log" 2>&1 &
+building=$!
+# Some 2,100 files; a line now and then says that it goes on.
+while kill -0 "$building" 2>/dev/null; do
+    sleep 20
+    say "  $(grep -cE '^  (CC|AR|AS)' "$cache/build.log") files compiled"
+done
+wait "$building" || cannot "the build failed; the end of $cache/build.log says why"
+strip -o "$cache/linux.new" "$source/linux"
+mv "$cache/linux.new" "$cache/linux"
+echo "$cache/linux"

@@ -1,0 +1,35 @@
+#!/bin/sh
+# Runs a command (default: the data path's tests) inside a kernel that has WireGuard, over this
+# machine's own files, which it cannot change. Skipped, loudly, where no such kernel can be had;
+# with REQUIRE_KERNEL=1 that is a failure.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+repository=$(cd "$here/../.." && pwd)
+
+if kernel=$("$here/build.sh"); then :; else
+    code=$?
+    [ "$code" = 2 ] || exit "$code"
+    printf '\n*** SKIPPED: nothing was tested on kernel WireGuard on this machine ***\n\n' >&2
+    [ -z "${REQUIRE_KERNEL:-}" ]
+    exit
+fi
+
+[ $# -gt 0 ] || set -- .venv/bin/python -m pytest -q -n 0 -p no:cacheprovider tests/datapath tests/node
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+{
+    echo "cd '$repository'"
+    echo "export EGRESS_GATEWAY_TEST_WIREGUARD=kernel PYTHONDONTWRITEBYTECODE=1"
+    for word in "$@"; do printf "'%s' " "$(printf %s "$word" | sed "s/'/'\\\\''/g")"; done
+    echo
+} >"$work/job"
+
+# Its memory is a file of TMPDIR; it wants one that lies in memory.
+memory=$work
+[ -w /dev/shm ] && memory=/dev/shm
+TMPDIR=$memory "$kernel" mem=2G root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
+    init="$here/init.sh" job="$work/job" umid="kernel-tests-$$" uml_dir="$work/" \
+    con=null con0=null,fd:1 con1=null ssl=null </dev/null 2>"$work/err" | tee "$work/out" || true
+code=$(sed -n 's/^kernel tests: exit code \([0-9]*\).*/\1/p' "$work/out")
+[ -n "$code" ] || { echo "kernel tests: the kernel ended early" >&2; tail -20 "$work/err" >&2; code=1; }
+exit "$code"
