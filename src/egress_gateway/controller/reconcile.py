@@ -18,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from egress_gateway.api import names
@@ -28,6 +29,7 @@ from egress_gateway.cloud.protocol import Balancer, Cloud, DeletePrefix, PoolRef
 from egress_gateway.controller.apply import apply
 from egress_gateway.controller.blame import Ledger, Setback
 from egress_gateway.controller.cluster import Cluster
+from egress_gateway.controller.handover import Handover
 from egress_gateway.controller.plan import Names, Plan, Wanted, plan
 from egress_gateway.controller.pools import Target, resolve
 from egress_gateway.controller.recognise import recognise_all
@@ -47,8 +49,6 @@ MAX_ROUNDS: Final = 12
 AGAIN_SECONDS: Final = 0.2
 LOOK_SECONDS: Final = 2.0
 """How often to see whether a gateway has let go, if nobody says so."""
-LET_GO_SECONDS: Final = 60.0
-"""A gateway that is no longer listed and still claims to serve is waited for so long."""
 RIVAL_SECONDS: Final = 5.0
 """How often to see whether the Go project's controller has been stopped."""
 
@@ -83,12 +83,7 @@ class Reconciler:
         self._verdicts: dict[str, Verdict] = {}
         self._home: dict[str, str] = {}
         """Where a configuration was last seen in service."""
-        self._writing: dict[str, frozenset[str]] = {}
-        """Machines that a status being written lists."""
-        self._patience: dict[str, tuple[frozenset[str], float]] = {}
-        self._watched: set[str] = set()
-        """UIDs whose pools wait for gateways to let go."""
-        self._clock = clock
+        self._handover = Handover(cluster, clock=clock)
         self.surveyed = False
         cluster.on_configuration(self._changed)
         cluster.on_agents(self._agents_changed)
@@ -141,7 +136,9 @@ class Reconciler:
     def _due(self, wanted: Iterable[Wanted], gone: set[str]) -> float | None:
         """When to look again although nothing is left to do."""
         due = self._ledger.due(w.uid for w in wanted if not w.leaving)
-        waits = any(w.uid in self._watched or (w.leaving and w.uid not in gone) for w in wanted)
+        waits = any(
+            self._handover.waits(w.uid) or (w.leaving and w.uid not in gone) for w in wanted
+        )
         return min(due or LOOK_SECONDS, LOOK_SECONDS) if waits else due
 
     async def _observe(self, pool: PoolRef, wanted: Iterable[Wanted]) -> PoolState:
@@ -187,47 +184,21 @@ class Reconciler:
             prefix_id=sgc.spec.public_ip_prefix_id,
             prefix_size=target.prefix_size,
             problem=self._strange.get(uid) or self._ledger.blocked(uid),
-            in_use=self._in_use(sgc),
+            in_use=self._handover.in_use(sgc),
         )
-
-    def _in_use(self, sgc: StaticGatewayConfiguration) -> frozenset[str]:
-        """Machines under which no address may be exchanged now."""
-        listed, claimed = self._cluster.using(sgc)
-        listed |= self._writing.get(sgc.metadata.uid, frozenset())
-        waiting = self._patient(sgc.metadata.uid, claimed - listed)
-        return listed | claimed if waiting else listed
 
     def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:
         """Whether the pool ``target`` serves, and nobody uses the gateways of another any more."""
         uid = sgc.metadata.uid
-        serving = verdict.serving if (verdict := self._verdicts.get(uid)) else None
-        if self._home.get(uid) != target.pool.key or serving is None:
-            return False
-        new = {gateway.provider_id.lower() for gateway in serving.gateways}
-        listed, claimed = self._cluster.using(sgc)
-        waits = self._patient(f"{uid} moves", (listed | claimed) - new)
-        self._watch(uid, waits)
-        return not waits
+        verdict = self._verdicts.get(uid)
+        serves = self._home.get(uid) == target.pool.key and verdict and verdict.serving
+        return bool(verdict and serves and self._handover.left(sgc, verdict))
 
     def _crowded(self, uid: str) -> bool:
         """The pool that it moves to cannot have addresses before this one gives them back."""
         verdict = self._verdicts.get(uid)
         problem = verdict.problem if verdict else None
         return problem is not None and problem.reason == Reason.PREFIX_EXHAUSTED
-
-    def _patient(self, key: str, who: frozenset[str]) -> bool:
-        """Whether ``who`` still is to be waited for."""
-        known, since = self._patience.get(key, (frozenset(), 0.0))
-        if not who:
-            self._patience.pop(key, None)
-        elif who != known:
-            self._patience[key] = (who, self._clock())
-        else:
-            return self._clock() < since + LET_GO_SECONDS
-        return bool(who)
-
-    def _watch(self, uid: str, waits: bool) -> None:
-        (self._watched.add if waits else self._watched.discard)(uid)
 
     async def _prepare(self, wanted: Iterable[Wanted]) -> None:
         """Finalizer and key pair come before anything in the cloud."""
@@ -253,7 +224,7 @@ class Reconciler:
                 clinging.add(w.uid)
             if w.elsewhere:
                 continue
-            self._watch(w.uid, w.uid in decided.waiting)
+            self._handover.wait(w.uid, w.uid in decided.waiting)
             if not w.leaving:
                 self._ledger.note(w.uid, verdict, final=decided.empty)
             if verdict.settled:
@@ -376,9 +347,7 @@ class Reconciler:
             self._ledger.forget(uid)
             self._verdicts.pop(uid, None)
             self._home.pop(uid, None)
-            self._watched.discard(uid)
-            for key in (uid, f"{uid} moves"):
-                self._patience.pop(key, None)
+            self._handover.forget(uid)
             self.work.add(ROLE)
 
     async def _drop_prefix(self, uid: str) -> bool:
@@ -427,7 +396,7 @@ class Reconciler:
 
     def _let_gos(self, uids: set[str]) -> None:
         """A status was written or an agent spoke: somebody may have waited for it."""
-        for uid in uids & self._watched:
+        for uid in filter(self._handover.waits, uids):
             for key in self._holding(uid):
                 self.work.add(key)
 
@@ -435,12 +404,8 @@ class Reconciler:
         """Writes one configuration's status."""
         verdict = self._verdicts.get(uid)
         if verdict is not None:
-            listed = verdict.serving.gateways if verdict.serving else ()
-            self._writing[uid] = frozenset(gateway.provider_id.lower() for gateway in listed)
-            try:
+            with self._handover.writing(uid, verdict):
                 await self._cluster.report(uid, verdict)
-            finally:
-                del self._writing[uid]
         return None
 
     # --- small things --------------------------------------------------------------------
@@ -461,10 +426,14 @@ class Reconciler:
                 self.work.add_after(key, LOOK_SECONDS)
 
     def _trouble(self, uid: str, problem: Problem | None) -> None:
-        """Says ``problem`` unless the configuration is in service all the same."""
+        """Says ``problem``; whoever is in service all the same hears of it only if a person must
+        mend it."""
         before = self._verdicts.get(uid)
         if before is None or before.serving is None or before.problem is not None:
             self._say(uid, Verdict(problem=problem, serving=before.serving if before else None))
+        elif problem and problem.reason in _FOR_A_PERSON:
+            note = f"what is in place serves, but is not looked after: {problem.message}"
+            self._say(uid, replace(before, note=note))
 
     def _cloud_down(self, key: str, error: CloudError) -> float:
         """The cloud refused to be looked at: whoever is not in service hears why."""
@@ -475,6 +444,9 @@ class Reconciler:
         for uid in uids:
             self._trouble(uid, problem)
         return self._ledger.pause(key, error)
+
+
+_FOR_A_PERSON: Final = frozenset({Reason.AUTHORIZATION_FAILED, Reason.CREDENTIAL_REJECTED})
 
 
 def _same_wish(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration) -> bool:

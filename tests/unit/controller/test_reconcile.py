@@ -389,6 +389,33 @@ def test_a_prefix_of_another_subscription_is_refused_without_asking_azure() -> N
     story(steps)
 
 
+def test_a_role_that_is_taken_away_is_told_to_those_in_service() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("a")
+        await world.settle()
+        pools = world.arm.scale_sets
+        refusal = errors.Forbidden(
+            "no", principal="p", action="read", scope="/group", role="Network Contributor"
+        )
+
+        async def refuse(group: str) -> list[dict[str, Any]]:
+            raise refusal
+
+        world.arm.scale_sets = refuse  # type: ignore[method-assign]
+        await world.reconciler.handle("survey")
+        await world.reconciler.report("a")
+        verdict = world.verdict("a")
+        assert verdict.serving is not None
+        assert verdict.problem is None
+        assert "az role assignment create" in verdict.note
+        world.arm.scale_sets = pools  # type: ignore[method-assign]
+        await world.turn()
+        assert world.verdict("a").note == ""
+
+    story(steps)
+
+
 def test_a_removal_that_azure_refuses_says_why_waits_and_holds_up_nobody() -> None:
     async def steps(world: World) -> None:
         world.arm.add_pool("np")

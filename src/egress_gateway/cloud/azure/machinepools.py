@@ -35,7 +35,7 @@ class MachinePools:
         self._group = group
         self._location = location
         self._address_path = address_path
-        self._nics: dict[str, Json] = {}
+        self._nics: dict[str, dict[str, Json]] = {}
         self._publics: dict[str, dict[str, Json]] = {}
 
     async def pools(self) -> list[PoolRef]:
@@ -47,7 +47,7 @@ class MachinePools:
         """A pool without any NIC comes back as ``vanished``."""
         nics, publics = await self._listed(pool)
         self._publics[pool.key] = publics
-        self._nics |= {nic["id"]: nic for nic in nics}
+        self._nics[pool.key] = {nic["id"]: nic for nic in nics}
         made = machines.read_publics(pool, nics, publics.values())
         if not nics:
             return replace(pool, kind="vanished"), (), made
@@ -62,7 +62,7 @@ class MachinePools:
         return here, {item["id"].lower(): item for item in addresses}
 
     async def write(self, action: WriteInstance, backend_id: str) -> None:
-        nic = self._nics[action.instance]
+        nic = self._nics[action.pool.key][action.instance]
         configs = await self._with_addresses(action.pool, nic, action.configs)
         document = machines.write_nic(
             nic,
@@ -74,7 +74,7 @@ class MachinePools:
         await self._arm.put_nic(self._group, nic["name"], document, nic.get("etag"))
 
     async def make_addresses(self, action: MakeAddresses) -> None:
-        nic = self._nics[action.instance]
+        nic = self._nics[action.pool.key][action.instance]
         await self._with_addresses(action.pool, nic, dict(action.configs))
 
     async def _with_addresses(
