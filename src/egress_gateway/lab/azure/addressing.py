@@ -63,6 +63,9 @@ class AddressPool:
             del self._owners[held]
             self._lowest = min(self._lowest, int(held) - int(self.network.network_address))
 
+    def holds(self, owner: str) -> bool:
+        return owner.lower() in self._leases
+
     def owner(self, address: IPv4Address) -> str | None:
         """Lower-case id of who holds the address."""
         return self._owners.get(address)

@@ -80,6 +80,16 @@ def missing_reference(reference: str, referrer: str) -> ArmError:
     )
 
 
+def not_provisioned(reference: str, referrer: str) -> ArmError:
+    return ArmError(
+        409,
+        "ReferencedResourceNotProvisioned",
+        f"Cannot proceed with operation because resource {reference} used by resource {referrer} "
+        "is not in Succeeded state. Resource is in Deleting state.",
+        headers={"Retry-After": "1"},
+    )
+
+
 def not_a_reference(reference: str, wanted: str, referrer: str) -> ArmError:
     return ArmError(
         400,

@@ -99,7 +99,19 @@ class Azure:
         found = self.find(target)
         if found is None:
             raise errors.missing_reference(target, referrer)
+        if self._deleting(target):
+            raise errors.not_provisioned(target, referrer)
         return found
+
+    def _deleting(self, target: str) -> bool:
+        """Whether a resource, or the one that a child lives in, is on its way out."""
+        at: ResourceId | None = ids.parse(target)
+        while at is not None:
+            document = self.store.get(at.text)
+            if document is not None:
+                return bool(document["properties"].get("provisioningState") == "Deleting")
+            at = at.parent
+        return False
 
     def find(self, target: str) -> Document | None:
         """A resource, or a child that lives inside its parent's document."""

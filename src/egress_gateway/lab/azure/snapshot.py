@@ -78,7 +78,8 @@ def _prepare(azure: Azure, kind: str, document: Document) -> None:
         document.setdefault("_next", int(document["sku"]["capacity"]))
     if kind == Instances.type:
         document.setdefault("_model", 1)
-        properties.pop("latestModelApplied", None)
+        for computed in ("latestModelApplied", "modelDefinitionApplied"):
+            properties.pop(computed, None)
         scale_set = ids.parse(document["id"]).parent
         owner = copy.deepcopy(azure.store.get(scale_set.text)) if scale_set else None
         if owner is not None:

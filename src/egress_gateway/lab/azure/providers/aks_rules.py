@@ -69,6 +69,8 @@ POOL_DEFAULTS: dict[str, Any] = {
     "enableAutoScaling": False,
     "enableNodePublicIP": False,
     "scaleDownMode": "Delete",
+    "nodeImageVersion": "AKSUbuntu-2204gen2arm64containerd-202511.07.0",
+    "upgradeSettings": {"maxSurge": "10%"},
 }
 
 
@@ -129,8 +131,9 @@ def network_profile(given: Mapping[str, Any] | None) -> dict[str, Any]:
 def pool_properties(given: Mapping[str, Any], version: str) -> dict[str, Any]:
     """A pool's properties with the service's defaults; ``version`` is the cluster's."""
     pool = {**POOL_DEFAULTS, **{k: v for k, v in given.items() if v is not None and k != "name"}}
-    for computed in ("provisioningState", "powerState", "nodeImageVersion", "eTag"):
+    for computed in ("provisioningState", "powerState", "eTag"):
         pool.pop(computed, None)
+    pool["nodeImageVersion"] = POOL_DEFAULTS["nodeImageVersion"]
     pool.setdefault("orchestratorVersion", version)
     pool["currentOrchestratorVersion"] = full_version(str(pool["orchestratorVersion"]))
     sizes = _manual_sizes(pool)

@@ -34,6 +34,7 @@ _READ_ONLY_PROPERTIES = {
     "uniqueId",
     "vmId",
     "latestModelApplied",
+    "modelDefinitionApplied",
     "timeCreated",
     "instanceView",
 }
@@ -124,9 +125,17 @@ class ScaleSets(ComputeKind):
         made = [kind.from_model(document, document["_next"] + i) for i in range(count)]
         kind.nics.check_capacity(made)
         document["_next"] += count
+        self.save(copy.deepcopy(document))
         for instance in made:
             kind.save(instance)
-            kind.nics.materialize(instance["id"])
+            try:
+                kind.nics.materialize(instance["id"])
+            except errors.ArmError:
+                kind.nics.release(instance["id"])
+                for entry in self.azure.store.below(instance["id"]):
+                    self.azure.store.delete(entry.id)
+                self.azure.store.delete(instance["id"])
+                raise
         document["sku"]["capacity"] = len(instances_of(self, scale_set_id))
         self.save(document)
         return made
@@ -296,7 +305,8 @@ class Instances(ComputeKind):
         model = self.azure.store.get(scale_set_of(document["id"]))
         latest = model is not None and model["_model"] == document["_model"]
         shown = super().view(document)
-        return {**shown, "properties": {**shown["properties"], "latestModelApplied": latest}}
+        extra = {"latestModelApplied": latest, "modelDefinitionApplied": "VirtualMachineScaleSet"}
+        return {**shown, "properties": {**shown["properties"], **extra}}
 
 
 class InstanceViews(Kind):

@@ -49,6 +49,15 @@ class NetworkKind(Kind):
                 raise self.busy(call, operation)
 
 
+def with_etags(document: Document, etag: str) -> Document:
+    """A NIC's view: its ipConfigurations carry its ETag as well."""
+    configurations = [
+        {**c, "etag": etag} for c in document["properties"].get("ipConfigurations") or []
+    ]
+    properties = {**document["properties"], "ipConfigurations": configurations}
+    return {**document, "etag": etag, "properties": properties}
+
+
 class PlainNetworkKind(NetworkKind):
     """Kept as given: types that the lab's network does not act on."""
 
@@ -325,7 +334,8 @@ class NetworkInterfaces(NetworkKind):
         return next((u for u in users if "/virtualmachines/" in u.lower()), None)
 
     def view(self, document: Document) -> Document:
-        document = super().view(document)
+        entry = self.azure.store.entry(document["id"])
+        document = with_etags(document, entry.etag) if entry else document
         machine = self._machine(document)
         if machine is None:
             return document
@@ -499,17 +509,22 @@ def lease_private(azure: Azure, owner: str, properties: dict[str, Any], subnet: 
     try:
         properties["privateIPAddress"] = str(pool.lease(owner, wanted))
     except Exhausted as error:
-        raise errors.invalid(
-            f"Subnet {subnet['name']} with address prefix {pool.network} does not have enough "
-            "capacity for 1 IP addresses.",
-            code="SubnetIsFull",
-        ) from error
+        raise subnet_full(subnet, pool, 1) from error
     except ValueError as error:
         raise errors.invalid(
             f"Private IP address {wanted} is not available in subnet {subnet['id']}.",
             code="PrivateIPAddressInUse",
         ) from error
     properties.setdefault("privateIPAllocationMethod", "Dynamic")
+
+
+def subnet_full(subnet: Document, pool: AddressPool, count: int) -> ArmError:
+    """No address left for ``count`` more."""
+    return errors.invalid(
+        f"Subnet {subnet['name']} with address prefix {pool.network} does not have enough "
+        f"capacity for {count} IP addresses.",
+        code="SubnetIsFull",
+    )
 
 
 def check_ip_configurations(azure: Azure, nic: str, configurations: list[Document]) -> None:

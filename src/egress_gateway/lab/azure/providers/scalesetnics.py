@@ -8,7 +8,7 @@ Microsoft.Network.
 from __future__ import annotations
 
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -22,6 +22,9 @@ from egress_gateway.lab.azure.providers.network import (
     allocate_public,
     lease_private,
     prefix_pool,
+    subnet_full,
+    subnet_network,
+    with_etags,
 )
 from egress_gateway.lab.azure.store import Document
 
@@ -37,7 +40,9 @@ class ScaleSetNics:
         self._azure = azure
 
     def check_capacity(self, instances: list[Document]) -> None:
-        """Raises before anything is changed if a prefix cannot serve its new addresses."""
+        """Raises before anything is changed if a prefix or a subnet cannot serve its new
+        addresses."""
+        self._check_subnets(instances)
         wanted: Counter[str] = Counter()
         for instance in instances:
             for named in _configurations(instance):
@@ -49,6 +54,19 @@ class ScaleSetNics:
             pool = prefix_pool(self._azure, document)
             if pool.free() < count:
                 raise _out_of_addresses(document, pool, count)
+
+    def _check_subnets(self, instances: list[Document]) -> None:
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for instance in instances:
+            for nic, configuration in _configurations(instance):
+                subnet = configuration["properties"]["subnet"]["id"]
+                wanted[subnet].append(_configuration_id(instance, nic, configuration["name"]))
+        for subnet_id, owners in wanted.items():
+            subnet = self._azure.require(subnet_id, instances[0]["id"])
+            pool = self._azure.addresses.subnet(subnet["id"], subnet_network(subnet))
+            new = sum(not pool.holds(owner) for owner in owners)
+            if new > pool.free():
+                raise subnet_full(subnet, pool, new)
 
     def _holds(self, instance: Document, named: tuple[str, Document], prefix: str) -> bool:
         held = self._azure.store.get(_public_id(instance, named))
@@ -189,7 +207,11 @@ class InstanceNics(Kind):
 
     def view(self, document: Document) -> Document:
         entry = self.azure.store.entry(document["id"])
-        return {**document, "etag": entry.etag} if entry else document
+        if entry is None:
+            return document
+        if entry.type == NIC:
+            return with_etags(document, entry.etag)
+        return {**document, "etag": entry.etag}
 
     async def put(self, call: Call) -> Answer:
         raise ArmError(
@@ -209,7 +231,8 @@ class InstancePublicIPs(InstanceNics):
 
     async def list(self, call: Call) -> Answer:
         scope = call.id.text.rpartition("/")[0]
-        return Answer(200, {"value": self.azure.store.of_type(PUBLIC, scope)})
+        found = self.azure.store.of_type(PUBLIC, scope)
+        return Answer(200, {"value": [self.view(d) for d in found]})
 
 
 class WholeScaleSet(Kind):
