@@ -408,3 +408,33 @@ async def changes_leave_other_connections_alone() -> None:
         assert await asyncio.to_thread(inbound.recv, 99) == b"to the end"
         for opened in (listening, inbound, served, outbound):
             opened.close()
+
+
+def links_of_the_node(prefix: str) -> set[str]:
+    found = json.loads(sh("ip -j link"))
+    return {link["ifname"] for link in found if link["ifname"].startswith(prefix)}
+
+
+async def tunnels_are_made_in_advance() -> None:
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        await until(lambda: len(links_of_the_node("egspare")) == world.settings.spare_tunnels)
+        ready = links_of_the_node("egspare")
+        pod = await world.start_pod("web")
+        [taken] = world.agent.sandboxes[0].attachment.names.values()
+        assert taken in ready
+        assert await pod.whoami() in {g.public for g in world.gateways}
+        await until(lambda: len(links_of_the_node("egspare")) == world.settings.spare_tunnels)
+        # The next agent takes them over, and leaves the pod its own.
+        before = links_of_the_node("egspare")
+        await world.stop_agent()
+        await world.start_agent()
+        await asyncio.sleep(0.5)
+        assert links_of_the_node("egspare") == before
+        # Damage: the tunnel is made again under the name it had.
+        sh("ip link delete wg0", ns=pod.ns)
+        await until_seen(pod, {g.public for g in world.gateways})
+        await pod.delete()
+        assert links_of_the_node("egw") == set()

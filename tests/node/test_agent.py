@@ -113,3 +113,7 @@ def test_restarted_agent_that_cannot_reach_the_api_releases_nobody() -> None:
 
 def test_changed_exclusions_leave_other_connections_alone() -> None:
     play("changes_leave_other_connections_alone")
+
+
+def test_tunnels_made_in_advance_are_used_and_made_again() -> None:
+    play("tunnels_are_made_in_advance")

@@ -18,6 +18,7 @@ from egress_gateway.api.types import GatewayStatus, StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.podfilter import LINKS
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.queue import WorkQueue, run_workers
 from egress_gateway.kube.resources import Key, Pod
@@ -42,6 +43,7 @@ from egress_gateway.node.proof import Prover
 from egress_gateway.node.records import Records
 from egress_gateway.node.sandbox import Kernel, Sandbox
 from egress_gateway.node.settings import Settings
+from egress_gateway.node.spares import Spares
 from egress_gateway.node.tell import Teller
 from egress_gateway.node.verify import Joiner, Verifier
 
@@ -87,6 +89,7 @@ class Agent:
             on_found=lambda sandbox_id: self._moves.add(sandbox_id),
             on_missing=teller.unreachable,
         )
+        self._spares = Spares(kernel, settings.spare_tunnels)
         self._pacer = Pacer(settings.move_rate)
         self._verifier = Verifier(
             self._pacer, on_verified=self._on_verified, on_silence=self._on_silence
@@ -176,7 +179,9 @@ class Agent:
         """Takes over what an earlier agent left, moving nobody. Blocks; call it before ``run``."""
         for attachment in self._store.attachments():
             self._sandboxes[attachment.id] = Sandbox(attachment, self._kernel)
-        self._kernel.sync_sources([s.attachment for s in self._sandboxes.values()])
+        attachments = [sandbox.attachment for sandbox in self._sandboxes.values()]
+        self._spares.adopt({name for a in attachments for name in a.names.values()})
+        self._kernel.sync_sources(attachments)
         log.info("adopted attachments", extra={"count": len(self._sandboxes)})
 
     async def run(self) -> None:
@@ -187,6 +192,7 @@ class Agent:
                 group.create_task(run_workers(self._queue, self._reconcile, _WORKERS))
                 group.create_task(run_workers(self._moves, self._reconcile, _WORKERS))
                 group.create_task(run_workers(self._late, self._records.look_for, 1))
+                group.create_task(self._spares.run())
                 group.create_task(self._paths.run())
                 group.create_task(self._resync())
         finally:
@@ -373,6 +379,7 @@ class Agent:
             private_key=pair.private,
             public_key=pair.public,
             configuration=configuration,
+            names={LINKS[0]: spare} if (spare := self._spares.take()) else {},
         )
         sandbox = self._sandboxes[call.id] = Sandbox(attachment, self._kernel)
         return sandbox

@@ -82,12 +82,19 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     listen_port: int = 0
     verified: bool = False
     """A handshake has completed since the tunnel was last set up or moved."""
+    names: dict[str, str] = {}
+    """By link, the birth names of tunnels that were made in advance."""
     link: str = LINKS[0]
     """The tunnel's link in the pod; the other one is free for ``joining`` or ``parting``."""
     joining: Leg | None = None
     """Where a planned move goes: connections follow once it has a handshake."""
     parting: Leg | None = None
     """Where a planned move came from: its connections may finish there."""
+
+    def birth_name(self, link: str) -> str:
+        """The name that the tunnel on ``link`` was born with, or will be."""
+        made = tunnel_name(self.container_id, self.if_name, link)
+        return self.names.get(link, made)
 
     @property
     def ports(self) -> dict[int, str]:
@@ -339,7 +346,7 @@ def _tunnel_to(
     address = ipaddress.ip_address(leg.address)
     overhead = OVERHEAD_V4 if address.version == 4 else OVERHEAD_V6
     return Tunnel(
-        name=tunnel_name(attachment.container_id, attachment.if_name, link),
+        name=attachment.birth_name(link),
         private_key=attachment.private_key,
         peer_key=leg.server_key,
         endpoint=Endpoint(address, leg.port),

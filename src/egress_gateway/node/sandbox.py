@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from egress_gateway.datapath.errors import PortInUse
-from egress_gateway.datapath.pod import PodDesired, PodSide, tunnel_name
+from egress_gateway.datapath.pod import PodDesired, PodSide
 from egress_gateway.datapath.podfilter import LINKS
 from egress_gateway.datapath.sources import SourceFilter
 from egress_gateway.datapath.wireguard import Backend, PeerStatus
@@ -211,7 +211,7 @@ class Sandbox:
             if task:
                 task.cancel()
         state = self.attachment
-        first, second = (tunnel_name(state.container_id, state.if_name, x) for x in LINKS)
+        first, second = map(state.birth_name, LINKS)
         async with self._lock:
             detach = functools.partial(self._side.detach, other_name=second)
             await self._kernel.run(detach, first)

@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hold_down: float = 3.0
     """A lost gateway is used again after it has answered for so long; twice as long each time it
     is lost again soon."""
+    spare_tunnels: int = 2
+    """``wireguard-go`` interfaces that wait for pods to come; each takes some 5 MB."""
     move_rate: float = 500.0
     """Handshakes a second that this node starts at most; gateways ask for cookies, which costs
     five seconds, beyond about one a millisecond."""
