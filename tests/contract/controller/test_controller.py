@@ -241,6 +241,38 @@ def test_events_tell_the_refusal_and_the_good_news(in_world: Callable[[Story], N
     in_world(story)
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "told", "mend"),
+    [
+        (409, "ScopeLocked", "AzureError", "az lock delete"),
+        (403, "RequestDisallowedByPolicy", "AzureError", "exempt"),
+        (400, "PublicIPPrefixCountLimitReached", "QuotaExceeded", "raise the quota"),
+    ],
+)
+def test_what_azure_refuses_is_told_with_what_mends_it(
+    in_world: Callable[[Story], None], status: int, code: str, told: str, mend: str
+) -> None:
+    async def story(world: World) -> None:
+        fault = {"status": status, "code": code, "times": None}
+        faults = world.azure.emulator.faults
+        faults.add("error", method="PUT", path="publicIPPrefixes", **fault)
+        await world.write("refused")
+        found = await world.until("refused", lambda s: reason(s, "Provisioned") == told)
+        message = condition(found, "Provisioned")["message"]
+        assert code in message
+        assert mend in message
+        async with asyncio.timeout(10):
+            while not any(
+                e["reason"] == told and mend in e["message"]
+                for e in await world.kube.list("events", namespace="default")
+            ):
+                await asyncio.sleep(0.05)
+        faults.clear()
+        await world.until("refused", lambda s: condition(s, "Provisioned").get("status") == "True")
+
+    in_world(story)
+
+
 def test_a_second_configuration_shares_the_pool_on_the_next_port(
     in_world: Callable[[Story], None],
 ) -> None:
