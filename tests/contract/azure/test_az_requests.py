@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from egress_gateway.lab.azure.client import RequestFailed
-from tests.contract.azure.conftest import Person, make_cluster
+from tests.contract.azure.conftest import Person, make_cluster, make_gateway_pool
 from tests.contract.azure.running import CLUSTER, GROUP, Running
 
 VERSION = "2024-11-01"
@@ -71,5 +71,20 @@ def test_versions_and_upgrades_are_what_the_service_takes(person: Person) -> Non
                 made = await client.put(CLUSTER, cluster, VERSION)
                 assert made["properties"]["currentKubernetesVersion"] == step["kubernetesVersion"]
             assert len(offered) == 2, "a newer patch, and the next minor version"
+
+    asyncio.run(story())
+
+
+def test_an_empty_version_means_the_cluster_s(person: Person) -> None:
+    """`az aks update` and `az aks nodepool add` without -k."""
+
+    async def story() -> None:
+        async with person() as client:
+            cluster = await make_cluster(client, "1.34.1")
+            cluster["properties"]["kubernetesVersion"] = ""
+            updated = await client.put(CLUSTER, cluster, "2026-06-01")
+            assert updated["properties"]["kubernetesVersion"] == "1.34.1"
+            pool = await make_gateway_pool(client, orchestratorVersion="")
+            assert pool["properties"]["currentOrchestratorVersion"] == "1.34.1"
 
     asyncio.run(story())

@@ -134,7 +134,8 @@ def pool_properties(given: Mapping[str, Any], version: str) -> dict[str, Any]:
     for computed in ("provisioningState", "powerState", "eTag"):
         pool.pop(computed, None)
     pool["nodeImageVersion"] = POOL_DEFAULTS["nodeImageVersion"]
-    pool.setdefault("orchestratorVersion", version)
+    # az sends an empty version for "the cluster's".
+    pool["orchestratorVersion"] = pool.get("orchestratorVersion") or version
     pool["currentOrchestratorVersion"] = full_version(str(pool["orchestratorVersion"]))
     sizes = _manual_sizes(pool)
     if sizes:

@@ -389,6 +389,8 @@ def _updated(old: Document, body: Document) -> Document:
     merged["identity"], merged["sku"] = old["identity"], merge(old["sku"], body.get("sku") or {})
     for key in _ASSIGNED:
         merged["properties"][key] = old["properties"][key]
+    if not merged["properties"]["kubernetesVersion"]:
+        merged["properties"]["kubernetesVersion"] = old["properties"]["kubernetesVersion"]
     return merged
 
 
