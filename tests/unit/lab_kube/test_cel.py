@@ -129,6 +129,18 @@ def test_refused_when_compiled(text: str) -> None:
         compile_rule(text, {"self": None})
 
 
+def test_patches_are_the_business_of_mutating_policies_alone() -> None:
+    text = "[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('x/y~z'), value: self,}]"
+    program = compile_rule(text, {"self": None}, patches=True)
+    assert program({"self": 1}) == [{"op": "add", "path": "/a/x~1y~0z", "value": 1}]
+    for refused in (text, "jsonpatch.escapeKey('x')", "JSONPatch{op: 'add'}"):
+        with pytest.raises(CelRefusedError):
+            compile_rule(refused, {"self": None})
+    for refused in ("JSONPatch{other: 1}", "Object{a: 1}", "'x'{a: 1}", "jsonpatch.unknown('x')"):
+        with pytest.raises(CelRefusedError):
+            compile_rule(refused, {"self": None}, patches=True)
+
+
 def test_fields_are_checked_along_the_schema() -> None:
     schema = {
         "type": "object",

@@ -2,7 +2,7 @@
 
 Namespaces must exist and not be ending, a pod gets its ServiceAccount and its token volume, a
 Service its cluster address, a CRD becomes a resource or is refused, and nobody grants through RBAC
-what they do not hold themselves.
+what they do not hold themselves. Then the cluster's own policies are asked (``policies``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Protocol
 
-from egress_gateway.lab.kube import crds, errors
+from egress_gateway.lab.kube import admission_policies, crds, errors
+from egress_gateway.lab.kube.admission_match import GROUP as _POLICIES
 from egress_gateway.lab.kube.objects import Object, suffix
 from egress_gateway.lab.kube.registry import ResourceType
 from egress_gateway.lab.kube.requests import Request, User
@@ -45,8 +46,15 @@ class Authorizer(Protocol):
 
 
 class Admission:
-    def __init__(self, store: Store, authorizer: Authorizer, services: IPv4Network) -> None:
+    def __init__(
+        self,
+        store: Store,
+        authorizer: Authorizer,
+        services: IPv4Network,
+        policies: admission_policies.Policies,
+    ) -> None:
         self._store = store
+        self.policies = policies
         self._authorizer = authorizer
         self._services = services
 
@@ -62,6 +70,8 @@ class Admission:
             case "customresourcedefinitions.apiextensions.k8s.io":
                 crds.check(obj)
                 crds.establish(obj)
+        if rt.group == _POLICIES:
+            admission_policies.settle(obj)
         if rt.group == _RBAC:
             self._check_escalation(rt, obj, request)
 
@@ -71,6 +81,8 @@ class Admission:
                 self._keep_cluster_ip(obj, old)
             case "customresourcedefinitions.apiextensions.k8s.io":
                 crds.check(obj)
+        if rt.group == _POLICIES:
+            admission_policies.settle(obj)
         changed = any(obj.get(f) != old.get(f) for f in ("rules", "subjects", "roleRef"))
         if rt.group == _RBAC and changed:
             self._check_escalation(rt, obj, request)

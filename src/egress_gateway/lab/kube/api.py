@@ -14,6 +14,7 @@ from typing import Any
 
 from egress_gateway.lab.kube import crds, discovery, errors, reviews, subresources
 from egress_gateway.lab.kube.admission import Admission
+from egress_gateway.lab.kube.admission_policies import Policies
 from egress_gateway.lab.kube.auth import Authenticator
 from egress_gateway.lab.kube.crud import Crud
 from egress_gateway.lab.kube.objects import Key, Object
@@ -43,7 +44,8 @@ class Api:
         self.registry = Registry()
         self.rbac = Rbac(self.store)
         self.authenticator = Authenticator(self.store, issuer)
-        self.crud = Crud(self.store, Admission(self.store, self.rbac, services))
+        policies = Policies(self.store, self.registry)
+        self.crud = Crud(self.store, Admission(self.store, self.rbac, services, policies))
         self.ca_pem = ca_pem
         self._address = address
         self.version = SERVER_VERSION

@@ -1,4 +1,5 @@
-"""CEL rules (``x-kubernetes-validations``): compiled once, refused when they cannot be evaluated.
+"""CEL rules of schemas and of admission policies: compiled once, refused when they cannot be
+evaluated.
 
 ``compile_rule`` checks what can be known without a value: syntax, names, functions, numbers of
 arguments, and fields along the schema. What passes can only fail on values, and such a failure
@@ -13,7 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from egress_gateway.lab.kube import cel_syntax as syntax
-from egress_gateway.lab.kube.cel_functions import FUNCTIONS, METHODS, NONE, CelError, Optional
+from egress_gateway.lab.kube.cel_functions import (
+    FUNCTIONS,
+    METHODS,
+    NONE,
+    PATCH_FUNCTIONS,
+    CelError,
+    Optional,
+)
 
 __all__ = ["CelError", "CelRefusedError", "compile_rule"]
 
@@ -30,14 +38,20 @@ class CelRefusedError(Exception):
     """The rule cannot be evaluated here; the text says why."""
 
 
-def compile_rule(text: str, names: Mapping[str, Schema | None]) -> Program:
+_PATCH_FIELDS = frozenset({"op", "path", "from", "value"})
+
+
+def compile_rule(
+    text: str, names: Mapping[str, Schema | None], *, patches: bool = False
+) -> Program:
     """A program of an expression over the named variables, each with its schema (None: any
-    value). Raises ``CelRefusedError``."""
+    value). ``patches``: it may construct ``JSONPatch`` values (they come out as maps) and call
+    ``jsonpatch.escapeKey``. Raises ``CelRefusedError``."""
     try:
         tree = syntax.parse(text)
     except syntax.CelSyntaxError as error:
         raise CelRefusedError(str(error)) from error
-    program, _ = _Compiler(dict(names)).compile(tree)
+    program, _ = _Compiler(dict(names), patches=patches).compile(tree)
     return program
 
 
@@ -49,8 +63,9 @@ def unescape(name: str) -> str:
 class _Compiler:
     """Tree to closures; beside each the schema of its value, where that is known."""
 
-    def __init__(self, names: dict[str, Schema | None]) -> None:
+    def __init__(self, names: dict[str, Schema | None], *, patches: bool = False) -> None:
         self._names = names
+        self._patches = patches
 
     def compile(self, node: syntax.Node) -> tuple[Program, Schema | None]:
         match node:
@@ -70,6 +85,8 @@ class _Compiler:
                 return (lambda env: {k(env): v(env) for k, v in pairs}), None
             case syntax.Call():
                 return self._call(node)
+            case syntax.Message():
+                return self._message(node), None
 
     def _ident(self, name: str) -> tuple[Program, Schema | None]:
         if name not in self._names:
@@ -98,6 +115,8 @@ class _Compiler:
                 return self._macro(node), None
             if isinstance(node.target, syntax.Ident) and node.target.name == "optional":
                 return self._optional(node), None
+            if node.target == syntax.Ident("jsonpatch") and self._patches:
+                return self._function(node.name, PATCH_FUNCTIONS, node.args, 0), None
             return self._function(node.name, METHODS, (node.target, *node.args), 1), None
         if node.name == "has":
             return self._has(node), None
@@ -137,6 +156,15 @@ class _Compiler:
             return lambda env: Optional(True, value(env))
         raise CelRefusedError(f"the embedded API server has no CEL function optional.{node.name}")
 
+    def _message(self, node: syntax.Message) -> Program:
+        if node.type != "JSONPatch" or not self._patches:
+            raise CelRefusedError(f"undeclared reference to the type {node.type!r}")
+        for name, _ in node.fields:
+            if name not in _PATCH_FIELDS:
+                raise CelRefusedError(f"undefined field {name!r} of JSONPatch")
+        programs = [(name, self.compile(value)[0]) for name, value in node.fields]
+        return lambda env: {name: program(env) for name, program in programs}
+
     def _has(self, node: syntax.Call) -> Program:
         if len(node.args) != 1 or not isinstance(node.args[0], syntax.Select):
             raise CelRefusedError("invalid argument to has() macro")
@@ -161,7 +189,8 @@ class _Compiler:
         assert node.target is not None
         target, schema = self.compile(node.target)
         variable = args[0].name
-        inner = _Compiler({**self._names, variable: (schema or {}).get("items")})
+        names = {**self._names, variable: (schema or {}).get("items")}
+        inner = _Compiler(names, patches=self._patches)
         programs = [inner.compile(arg)[0] for arg in args[1:]]
 
         def elements(env: Env) -> list[Env]:

@@ -263,6 +263,12 @@ FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
 }
 """Global functions: how many arguments they take, and what they do."""
 
+PATCH_FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
+    # RFC 6901, section 3
+    "escapeKey": ((1,), _text(lambda t: t.replace("~", "~0").replace("/", "~1"))),
+}
+"""The library ``jsonpatch`` of mutating admission policies."""
+
 METHODS: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "size": ((0,), _size),
     "startsWith": ((1,), _text(str.startswith)),

@@ -81,7 +81,10 @@ class Crud:
         if rt.generation:
             meta["generation"] = 1
         self.admission.create(rt, obj, request)
+        obj = self._mutated(rt, obj, None, request)
+        meta = obj["metadata"]
         self._validate(rt, obj, None)
+        self.warnings += self.admission.policies.validate("CREATE", rt, obj, None, request)
         if managed is None:
             managed = ssa.track_update(
                 None, obj, keys_of(rt), manager=request.manager, subresource=""
@@ -234,10 +237,14 @@ class Crud:
         if not subresource:
             self._prepare(rt, new, old, request)
             self.admission.update(rt, new, old, request)
+            new = self._mutated(rt, new, old, request)
         elif rt.custom is not None:
             self._prepare(rt, new, old, request)
         # A pod's specification is fixed but for its node, which binding alone may set.
         self._validate(rt, new, old if subresource != "binding" else None)
+        if subresource != "binding":
+            policies = self.admission.policies
+            self.warnings += policies.validate("UPDATE", rt, new, old, request, subresource)
         counted = rt.generation and subresource != "binding"
         if counted and _specification(rt, new) != _specification(rt, old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
@@ -309,6 +316,7 @@ class Crud:
                     f"Precondition failed: {shown} in precondition: {wanted}, {shown} in object "
                     f"meta: {meta[name]}",
                 )
+        self.warnings += self.admission.policies.validate("DELETE", rt, None, old, request)
         if request.dry_run:
             return old, True
         finalizers = _deletion_finalizers(meta, merged)
@@ -344,6 +352,15 @@ class Crud:
                 strategies.prepare_update(rt.storage, obj)
         except (TypeError, AttributeError, KeyError, IndexError) as error:
             raise _malformed(rt, error) from error
+
+    def _mutated(
+        self, rt: ResourceType, obj: Object, old: Object | None, request: Request
+    ) -> Object:
+        """What admission policies make of an object, with the defaults of what they added."""
+        new = self.admission.policies.mutate(rt, obj, old, request)
+        if new is not obj:
+            self._prepare(rt, new, old, request)
+        return new
 
     def _report_unknown(self, unknown: list[str], policy: str) -> None:
         if not unknown or policy == "Ignore":

@@ -191,6 +191,19 @@ def _rbac(plural: str, kind: str, *, namespaced: bool) -> ResourceType:
     )
 
 
+def _policy(plural: str, kind: str, *, status: bool = False) -> ResourceType:
+    return ResourceType(
+        group="admissionregistration.k8s.io",
+        version="v1",
+        plural=plural,
+        kind=kind,
+        namespaced=False,
+        categories=("api-extensions",),
+        has_status=status,
+        generation=True,
+    )
+
+
 def _review(group: str, plural: str, kind: str, *, namespaced: bool = False) -> ResourceType:
     return ResourceType(
         group=group,
@@ -223,6 +236,10 @@ BUILT_IN = (
         has_status=True,
         generation=True,
     ),
+    _policy("validatingadmissionpolicies", "ValidatingAdmissionPolicy", status=True),
+    _policy("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding"),
+    _policy("mutatingadmissionpolicies", "MutatingAdmissionPolicy"),
+    _policy("mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding"),
     ResourceType(
         group="policy",
         version="v1",

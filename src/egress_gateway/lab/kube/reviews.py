@@ -26,7 +26,7 @@ def handle(api: Api, rt: ResourceType, request: Request) -> Object:
         case "SelfSubjectRulesReview":
             status = _rules(api, request.user, spec)
         case "SelfSubjectReview":
-            status = {"userInfo": _user(request.user)}
+            status = {"userInfo": user_info(request.user)}
         case "TokenReview":
             status = _token(api, spec)
         case _:
@@ -90,7 +90,8 @@ def _rules(api: Api, user: User, spec: Object) -> Object:
     }
 
 
-def _user(user: User) -> Object:
+def user_info(user: User) -> Object:
+    """``authentication.k8s.io/v1`` UserInfo."""
     found: dict[str, Any] = {"username": user.name, "groups": list(user.groups)}
     if user.uid:
         found["uid"] = user.uid
@@ -105,4 +106,4 @@ def _token(api: Api, spec: Object) -> Object:
         user = api.authenticator.review(spec.get("token", ""), audiences)
     except TokenError as error:
         return {"authenticated": False, "error": str(error), "user": {}}
-    return {"authenticated": True, "user": _user(user), "audiences": audiences}
+    return {"authenticated": True, "user": user_info(user), "audiences": audiences}
