@@ -420,10 +420,11 @@ async def tunnels_are_made_in_advance() -> None:
     world.build()
     world.configure()
     async with world.running():
+        first = await world.start_pod("first")
         await until(lambda: len(links_of_the_node("egspare")) == world.settings.spare_tunnels)
         ready = links_of_the_node("egspare")
         pod = await world.start_pod("web")
-        [taken] = world.agent.sandboxes[0].attachment.names.values()
+        [taken] = world.agent.sandboxes[1].attachment.names.values()
         assert taken in ready
         assert await pod.whoami() in {g.public for g in world.gateways}
         await until(lambda: len(links_of_the_node("egspare")) == world.settings.spare_tunnels)
@@ -437,4 +438,7 @@ async def tunnels_are_made_in_advance() -> None:
         sh("ip link delete wg0", ns=pod.ns)
         await until_seen(pod, {g.public for g in world.gateways})
         await pod.delete()
+        await first.delete()
         assert links_of_the_node("egw") == set()
+        # A node without attached pods looks as if we had never been there.
+        await until(lambda: not links_of_the_node("egspare"))

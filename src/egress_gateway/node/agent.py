@@ -89,7 +89,7 @@ class Agent:
             on_found=lambda sandbox_id: self._moves.add(sandbox_id),
             on_missing=teller.unreachable,
         )
-        self._spares = Spares(kernel, settings.spare_tunnels)
+        self._spares = Spares(kernel, settings.spare_tunnels, wanted=lambda: bool(self._sandboxes))
         self._pacer = Pacer(settings.move_rate)
         self._verifier = Verifier(
             self._pacer, on_verified=self._on_verified, on_silence=self._on_silence

@@ -10,30 +10,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.link import Links
 from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.wireguard import Backend, Interface
 from egress_gateway.node.sandbox import Kernel
 
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "egspare"
-_QUIET: Final = 0.2
-"""Seconds without a pod that starts before a spare is made: it must not hold that pod up."""
+_LOOK: Final = 0.2
+"""Seconds between looks at the stock, and without a pod that starts before a spare is made: it must
+not hold that pod up."""
+_LINGER: Final = 5.0
+"""Seconds for which the stock outlives the node's last attached pod; then nothing is left."""
 _AGAIN: Final = 10.0
 
 
 class Spares:
-    """``size`` of them; none where links are made at once."""
+    """``size`` of them while the node has attached pods (``wanted``); none where links are made
+    at once."""
 
-    def __init__(self, kernel: Kernel, size: int) -> None:
+    def __init__(self, kernel: Kernel, size: int, *, wanted: Callable[[], bool]) -> None:
         self._kernel = kernel
         self._size = size if kernel.backend.kind == "userspace" else 0
+        self._wanted = wanted
         self._names: list[str] = []
-        self._taken = asyncio.Event()
+        self._taken_at = float("-inf")
 
     def adopt(self, used: Collection[str]) -> None:
         """Takes over what an earlier agent left, but for those that are ``used``. Blocks."""
@@ -45,32 +51,41 @@ class Spares:
 
     def take(self) -> str | None:
         """The name of a tunnel that nobody has; None if none is ready."""
-        if not self._names:
-            return None
-        self._taken.set()
-        return self._names.pop()
+        self._taken_at = asyncio.get_running_loop().time()
+        return self._names.pop() if self._names else None
 
     async def run(self) -> None:
         """Keeps the stock until cancelled."""
+        loop = asyncio.get_running_loop()
+        wanted_at = loop.time()
         while self._size:
-            while len(self._names) < self._size:
-                await self._wait_for_quiet()
-                name = f"{PREFIX}{secrets.token_hex(3)}"
-                try:
-                    await self._kernel.run(self._kernel.backend.create, name)
-                except DatapathError as error:
-                    log.info("no tunnel can be made in advance", extra={"error": str(error)})
-                    await asyncio.sleep(_AGAIN)
-                else:
-                    self._names.append(name)
-            self._taken.clear()
-            await self._taken.wait()
-
-    async def _wait_for_quiet(self) -> None:
-        while True:
-            self._taken.clear()
+            await asyncio.sleep(_LOOK)
+            now = loop.time()
+            if self._wanted():
+                wanted_at = now
             try:
-                async with asyncio.timeout(_QUIET):
-                    await self._taken.wait()
-            except TimeoutError:
-                return
+                if now - wanted_at > _LINGER:
+                    await self._clear()
+                elif wanted_at == now and self._short(now):
+                    await self._make()
+            except DatapathError as error:
+                log.info("no tunnel can be made in advance", extra={"error": str(error)})
+                await asyncio.sleep(_AGAIN)
+
+    def _short(self, now: float) -> bool:
+        return len(self._names) < self._size and now - self._taken_at > _LOOK
+
+    async def _make(self) -> None:
+        name = f"{PREFIX}{secrets.token_hex(3)}"
+        await self._kernel.run(self._kernel.backend.create, name)
+        self._names.append(name)
+
+    async def _clear(self) -> None:
+        while self._names:
+            name = self._names.pop()
+            await self._kernel.run(_delete, self._kernel.backend, name)
+
+
+def _delete(backend: Backend, name: str) -> None:
+    with NetNS.current() as node:
+        backend.delete(Interface(name, node, name))
