@@ -92,6 +92,7 @@ KINDS: Final = (
             Column(
                 name="Serves", path=".spec.readyGatewayConfigurations[*].staticGatewayConfiguration"
             ),
+            Column(name="Vetoes", path=".spec.vetoes[*].reason"),
             Column(name="Problems", path=".spec.problems[*].message", wide=True),
             Column(name="Heartbeat", path=".spec.heartbeat", type="date"),
             _AGE,

@@ -195,9 +195,9 @@ class Agent:
         self._answers.set({uid: c.port for uid, c in ready.items()})
         warnings = self._ports.warnings
         for name, message in problems.items():
-            self._warn(name, "GatewayProblem", f"cannot serve it: {message}")
+            self.warn(name, "GatewayProblem", f"cannot serve it: {message}")
         for name, message in warnings.items():
-            self._warn(name, "PortsRunningOut", message)
+            self.warn(name, "PortsRunningOut", message)
         try:
             await self._reporter.publish(status_spec(ready, public, {**warnings, **problems}))
         except ApiError as error:
@@ -205,7 +205,8 @@ class Agent:
             log.warning("report not written: %s", error)
             self._queue.add_after(STRUCTURE, _SOON)
 
-    def _warn(self, name: str, reason: str, text: str) -> None:
+    def warn(self, name: str, reason: str, text: str) -> None:
+        """An Event on the configuration ``name`` (``namespace/name``)."""
         sgc = self._configurations.get(*name.split("/", 1))
         if sgc is not None:
             reference = SGCS.reference(sgc)

@@ -129,7 +129,8 @@ async def _serve(
         group.create_task(agent.run())
         group.create_task(ports.run())
         internet = _internet(settings, agent)
-        group.create_task(Vetoes(client, settings.node_name, reporter, internet).run())
+        vetoes = Vetoes(client, settings.node_name, reporter, internet, warn=agent.warn)
+        group.create_task(vetoes.run())
 
 
 def _internet(settings: Settings, agent: Agent) -> Internet | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from egress_gateway.api.types import DRAINING, INTERNET_UNREACHABLE, GatewayVeto
@@ -53,9 +53,18 @@ def vetoes(drain: str, dead: Mapping[str, str]) -> list[GatewayVeto]:
 
 
 class Vetoes:
+    """``warn(configuration, reason, text)`` tells the owner of a configuration."""
+
     def __init__(
-        self, client: Client, node: str, reporter: Reporter, internet: Internet | None
+        self,
+        client: Client,
+        node: str,
+        reporter: Reporter,
+        internet: Internet | None,
+        *,
+        warn: Callable[[str, str, str], None],
     ) -> None:
+        self._warn = warn
         self._client = client
         self._node = node
         self._reporter = reporter
@@ -84,10 +93,14 @@ class Vetoes:
             await self._tell()
 
     async def _tell(self) -> None:
-        found = vetoes(self._drain, self._internet.dead if self._internet else {})
+        dead = self._internet.dead if self._internet else {}
+        found = vetoes(self._drain, dead)
         try:
             if await self._reporter.veto(found):
                 log.warning("vetoes", extra={"now": [f"{v.reason}: {v.message}" for v in found]})
+                for name, message in dead.items():
+                    text = f"{message}; pods use other gateways while there are some"
+                    self._warn(name, INTERNET_UNREACHABLE, text)
         except ApiError as error:
             # Written with the next report, or the next look.
             log.warning("veto not written: %s", error)

@@ -28,6 +28,8 @@ class PathHealth:
     """
 
     misses: int = 4
+    interval: float = INTERVAL
+    """Seconds between echoes while all is well."""
     answers: bool = False
     """The gateway has answered an echo before, of whatever pod."""
     sent: int = 0
@@ -40,7 +42,7 @@ class PathHealth:
     def due_in(self, now: float) -> float:
         """Seconds until the next echo; 0: now."""
         hurried = self.silent_since is not None and now - self.silent_since >= PATIENCE
-        pause = HURRY if hurried and self.answers else INTERVAL
+        pause = HURRY if hurried and self.answers else self.interval
         if self.silent_since is not None and not hurried:
             pause = min(pause, self.silent_since + PATIENCE - self.last)
         return max(0.0, self.last + pause - now)

@@ -19,13 +19,16 @@ from egress_gateway.datapath import echo
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gatewayfilter import ECHO_ADDRESS
 from egress_gateway.node.choose import BALANCER
-from egress_gateway.node.pathhealth import PathHealth
+from egress_gateway.node.pathhealth import INTERVAL, PathHealth
 from egress_gateway.node.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
 _TURN: Final = 2.0
 """Seconds for which one pod's tunnel carries the echoes."""
+_AT_FULL_RATE: Final = 5
+"""Ways of one node that are asked at full rate; more of them share what those would send, so that a
+gateway's load grows with nodes and not with their configurations."""
 _IDLE: Final = 0.2
 _LOST: Final = 10.0
 _LOST_LIMIT: Final = 300.0
@@ -139,6 +142,7 @@ class Paths:
         for way, pods in found.items():
             stream = self._streams.setdefault(way, Stream(PathHealth(self._misses)))
             stream.pods = pods
+            stream.health.interval = INTERVAL * max(1.0, len(found) / _AT_FULL_RATE)
 
     async def _tend(self, way: Way, stream: Stream) -> None:
         if stream.checking is not None:

@@ -65,3 +65,14 @@ def test_after_a_proof_it_counts_anew() -> None:
     assert not health.suspect
     health.answer(2)
     assert not health.suspect
+
+
+def test_many_ways_share_what_a_few_would_send() -> None:
+    health, _ = alive()
+    health.interval = 4 * INTERVAL
+    health.send(10.0)
+    health.answer(2)
+    assert abs(health.due_in(10.0) - 4 * INTERVAL) < 1e-9
+    # Silence hurries all the same.
+    health.send(20.0)
+    assert health.due_in(20.0) <= PATIENCE
