@@ -167,8 +167,9 @@ class Lab:
         """What `kubectl apply -f deploy/` and one Secret do."""
         for document in _manifests("crds"):
             await self.admin.apply(document)
-        for document in _manifests("manifests"):
-            await self.admin.apply(document)
+        for folder in ("manifests", "manifests/admission"):
+            for document in _manifests(folder):
+                await self.admin.apply(document)
         azure = {
             "cloud": "custom",
             "tenantId": spec.tenant,
