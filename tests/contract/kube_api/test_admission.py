@@ -229,6 +229,26 @@ def test_an_agent_does_not_write_for_another_node(run: Run) -> None:
     run(scenario)
 
 
+def test_a_namesake_on_another_node_is_published_once_its_forerunner_is_gone(run: Run) -> None:
+    """As of a StatefulSet: the old pod's endpoint goes with the pod, then the name is free."""
+
+    async def scenario(cluster: Cluster) -> None:
+        async with two_agents(cluster) as (a, b):
+            first = await cluster.admin.create("pods", pod("p", nodeName="node-a"))
+            written = endpoint("p", "node-a")
+            owner = {"apiVersion": "v1", "kind": "Pod", "name": "p"}
+            written["metadata"]["ownerReferences"] = [{**owner, "uid": first["metadata"]["uid"]}]
+            await a.apply(written, resource="podendpoints")
+            await forbidden(b.apply(endpoint("p", "node-b"), resource="podendpoints"), '"node-a"')
+            await cluster.admin.delete("pods", "p", namespace="default", grace_seconds=0)
+            await cluster.admin.wait_for(
+                "podendpoints", "p", lambda e: e is None, namespace="default"
+            )
+            await b.apply(endpoint("p", "node-b"), resource="podendpoints")
+
+    run(scenario)
+
+
 def test_a_forged_node_name_gains_nothing(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         async with two_agents(cluster) as (_, b):
@@ -392,6 +412,8 @@ def test_an_expression_that_fails_counts_by_the_failure_policy(run: Run) -> None
         assert str(error).endswith("resulted in error: no such key: absent")
         await validating(cluster, ["Deny"], validations=rules, failurePolicy="Ignore")
         await cluster.admin.create("configmaps", config_map("a"))
+        await validating(cluster, ["Warn"], validations=rules, failurePolicy="Fail")
+        await cluster.admin.create("configmaps", config_map("b"))
 
     run(scenario)
 
