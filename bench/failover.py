@@ -35,6 +35,8 @@ _WINDOW: Final = 5.0
 """Seconds in which an outage must end to be counted as ended; a hundred pods get 15."""
 _AFTER: Final = 0.5
 _PER_NODE: Final = 220
+_TARGETS: Final = "198.51.100.22:80,198.51.100.23"
+"""Hosts that gateways ask whether their Internet side lives; without any they would not know."""
 _GIVE_UP: Final = 3
 """A kind of loss that nobody recovers from is tried so often and no more."""
 _TIMES_BY_PODS: Final = {1: 5, 100: 2}
@@ -71,8 +73,11 @@ async def run(options: Options) -> dict[str, Any]:
         raise BenchError(f"unknown kinds of loss: {sorted(unknown)}; there are: {sorted(LOSSES)}")
     most = max([_PODS, *options.by_pods])
     workers = max(2, -(-most // _PER_NODE))
-    environment = {"EGRESS_GATEWAY_HOLD_DOWN": "0.05"}
-    async with site(workers=workers, environment=environment) as lab:
+    async with site(
+        workers=workers,
+        node_settings={"EGRESS_GATEWAY_HOLD_DOWN": "0.05"},
+        gateway_settings={"EGRESS_GATEWAY_INTERNET_TARGETS": _TARGETS},
+    ) as lab:
         pods = await lab.make_pods(_PODS, stem="pod", nodes=lab.workers)
         await lab.attach_all(pods)
         kinds = {}

@@ -241,11 +241,15 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def site(
-    *, workers: int, gateways: int = 2, environment: dict[str, str] | None = None
+    *,
+    workers: int,
+    gateways: int = 2,
+    node_settings: dict[str, str] | None = None,
+    gateway_settings: dict[str, str] | None = None,
 ) -> AsyncIterator[Site]:
     """A lab with a cluster, a gateway pool and one configuration, all ready.
 
-    ``environment`` is added to the node agent's.
+    ``node_settings`` and ``gateway_settings`` are added to the agents' environment.
     """
     say(f"starting a lab: {workers} nodes, {gateways} gateways")
     # NB: in this thread, whose end (and no other's) is the lab's.
@@ -254,7 +258,8 @@ async def site(
         async with World(handle) as world:
             made = Site(handle, world)
             try:
-                await _populate(made, workers, gateways, environment or {})
+                settings = {"node": node_settings or {}, "gateway": gateway_settings or {}}
+                await _populate(made, workers, gateways, settings)
                 yield made
             finally:
                 await made.close()
@@ -262,13 +267,16 @@ async def site(
         host.stop(handle)
 
 
-async def _populate(made: Site, workers: int, gateways: int, environment: dict[str, str]) -> None:
+async def _populate(
+    made: Site, workers: int, gateways: int, settings: dict[str, dict[str, str]]
+) -> None:
     world = made.world
     await world.create_group()
     await world.create_cluster(nodes=workers)
     await world.get_credentials()
-    if environment:
-        await _set_environment(world, environment)
+    for agent, environment in settings.items():
+        if environment:
+            await _set_environment(world, f"egress-gateway-{agent}", environment)
     size = 31 if gateways <= 2 else 28
     await world.add_gateway_pool(POOL, nodes=gateways, prefix_size=size)
     for machine in (await made.machines()).values():
@@ -278,8 +286,8 @@ async def _populate(made: Site, workers: int, gateways: int, environment: dict[s
     await made.configure()
 
 
-async def _set_environment(world: World, environment: dict[str, str]) -> None:
-    name, namespace = "egress-gateway-node", names.SYSTEM_NAMESPACE
+async def _set_environment(world: World, name: str, environment: dict[str, str]) -> None:
+    namespace = names.SYSTEM_NAMESPACE
     agent = await world.kube.get("daemonsets", name, namespace=namespace)
     container = agent["spec"]["template"]["spec"]["containers"][0]
     container["env"] += [{"name": key, "value": value} for key, value in environment.items()]
