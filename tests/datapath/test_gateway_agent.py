@@ -198,7 +198,7 @@ def begin() -> tuple[World, Gateway, Story]:
     world = World()
     (gateway,) = world.gateways
     world.route_secondary(SECONDARY, gateway)
-    until(gateway.socket.exists, "the tunnel host")
+    gateway.backend()  # waits for the tunnel host, where there is one
     return world, gateway, Story(Api(gateway), gateway)
 
 

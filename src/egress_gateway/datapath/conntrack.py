@@ -1,10 +1,12 @@
 """Forgetting connections: conntrack entries of one address (ctnetlink).
 
-The kernel deletes by a partial tuple since Linux 5.8, so nothing is listed first.
+Newer kernels delete by a partial tuple, so that nothing is listed first. Older ones (6.1
+refuses it) are asked for their entries, and told each that is to go.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterable
@@ -16,7 +18,8 @@ from egress_gateway.datapath.netns import NetNS
 from egress_gateway.datapath.wireguard import IPAddress
 
 _DELETE: Final = (1 << 8) | 2
-_TUPLE_ORIGINAL, _TUPLE_REPLY, _FILTER = 1, 2, 25
+_GET: Final = (1 << 8) | 1
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _ZONE, _FILTER = 1, 2, 18, 25
 _TUPLE_IP: Final = 1
 _FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
 _BY_SOURCE, _BY_DESTINATION = 1, 2
@@ -35,16 +38,45 @@ def forget_translated(netns: NetNS, address: IPAddress) -> None:
 def _delete(
     netns: NetNS, addresses: Iterable[IPAddress], tuple_: int, flags: int, which: int
 ) -> None:
-    messages = [_message(address, tuple_, flags, which) for address in addresses]
-    if not messages:
+    wanted = list(addresses)
+    if not wanted:
         return
     connection = NetlinkSocket(netlink.NETFILTER, netns)
     try:
-        for refused in connection.batch(messages):
-            if refused:
-                raise NetlinkError("forgetting connections", *refused)
+        first, *rest = [_message(address, tuple_, flags, which) for address in wanted]
+        refused = connection.batch([first])[0]
+        if refused and refused[0] == errno.EINVAL:
+            _delete_each(connection, wanted, tuple_, which)
+            return
+        for answer in (refused, *connection.batch(rest)):
+            if answer:
+                raise NetlinkError("forgetting connections", *answer)
     finally:
         connection.close()
+
+
+def _delete_each(
+    connection: NetlinkSocket, addresses: Iterable[IPAddress], tuple_: int, which: int
+) -> None:
+    wanted = {address.packed for address in addresses}
+    found: list[Message] = []
+
+    def pick(message: Message) -> None:
+        entry = netlink.attributes(message.payload, 4)
+        ends = netlink.attributes(netlink.attributes(entry[tuple_]).get(_TUPLE_IP, b""))
+        if (ends.get(which) or ends.get(which + 2)) in wanted:
+            exact = netlink.nested(_TUPLE_ORIGINAL, entry[_TUPLE_ORIGINAL])
+            if _ZONE in entry:
+                exact += netlink.attribute(_ZONE, entry[_ZONE])
+            found.append(Message(_DELETE, 0, message.payload[:4] + exact))
+
+    for family in {socket.AF_INET if len(raw) == 4 else socket.AF_INET6 for raw in wanted}:
+        header = struct.pack("!BBH", family, 0, 0)
+        connection.scan(Message(_GET, netlink.DUMP, header), "listing connections", pick)
+    for refused in connection.batch(found):
+        # It may have ended by itself meanwhile.
+        if refused and refused[0] != errno.ENOENT:
+            raise NetlinkError("forgetting a connection", *refused)
 
 
 def _message(address: IPAddress, tuple_: int, flags: int, which: int) -> Message:
