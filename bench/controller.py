@@ -33,7 +33,11 @@ async def run(options: Options) -> dict[str, Any]:
     for number, (configurations, pools) in enumerate(options.configurations):
         rest = options.idle_seconds if number == min(2, last) else 0
         with tempfile.TemporaryDirectory(prefix="egress-gateway-bench-") as folder:
-            measured, at_rest = await _run(Path(folder), configurations, pools, rest)
+            try:
+                measured, at_rest = await _run(Path(folder), configurations, pools, rest)
+            except BenchError as error:  # what was measured before is worth keeping
+                say(f"controller: {error}")
+                measured, at_rest = _failed(configurations, pools, error), {}
         found.append(measured)
         idle = idle or at_rest
     return {
@@ -42,6 +46,11 @@ async def run(options: Options) -> dict[str, Any]:
         "idle_requests_per_hour": idle.get("per_configuration"),
         "idle": idle,
     }
+
+
+def _failed(configurations: int, pools: int, error: BenchError) -> dict[str, Any]:
+    asked = {"configurations": configurations, "pools": pools}
+    return {**asked, "seconds": None, "requests": None, "error": str(error)}
 
 
 async def _run(

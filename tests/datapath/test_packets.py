@@ -13,6 +13,7 @@ import subprocess
 
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.datapath.netns import NetNS
 from egress_gateway.datapath.podplan import CreateTunnel, PodDesired
 from egress_gateway.datapath.wireguard import IPNetwork
 from tests.datapath.box import boxed
@@ -151,8 +152,9 @@ def test_a_moved_pod_leaves_from_the_other_gateway_and_is_never_taken_back() -> 
             keepalive=1,
             fresh=True,
         )
-        interface = Interface(made[0].interface, left.netns, made[0].interface)
-        left.backend().configure(interface, Config(peers=(peer,)))
+        with NetNS.open(f"/run/netns/egress-{left.name}") as inside:
+            interface = Interface(made[0].interface, inside, made[0].interface)
+            left.backend().configure(interface, Config(peers=(peer,)))
 
         def tried(port: int = port) -> bool:
             return _dropped(world) > 0 or port == 20000

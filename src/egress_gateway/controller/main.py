@@ -40,26 +40,33 @@ async def run(settings: Settings, *, cloud: Cloud | None = None) -> None:
     cloud = cloud or AzureCloud(azure_config.load(Path(settings.azure_config)))
     access = kube_config.load(settings.kubeconfig or None)
     try:
-        async with Client(access, names.FIELD_MANAGER_CONTROLLER) as client:
-            await _serve(settings, cloud, client)
+        # The Lease has connections of its own: behind the requests of a thousand new
+        # configurations it could not be renewed in time.
+        async with (
+            Client(access, names.FIELD_MANAGER_CONTROLLER) as client,
+            Client(access, names.FIELD_MANAGER_CONTROLLER) as lease,
+        ):
+            await _serve(settings, cloud, client, lease)
     finally:
         await cloud.close()
 
 
-async def _serve(settings: Settings, cloud: Cloud, client: Client) -> None:
+async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client) -> None:
     recorder = Recorder(client, names.FIELD_MANAGER_CONTROLLER)
     cluster = Cluster(client, recorder, system_namespace=settings.system_namespace)
     async with _health(settings, cluster):
         await _together(
             *(cache.run() for cache in cluster.caches),
             recorder.run(),
-            _when_synced(settings, cloud, cluster, client),
+            _when_synced(settings, cloud, cluster, client, lease),
         )
 
 
-async def _when_synced(settings: Settings, cloud: Cloud, cluster: Cluster, client: Client) -> None:
+async def _when_synced(
+    settings: Settings, cloud: Cloud, cluster: Cluster, client: Client, lease: Client
+) -> None:
     await cluster.synced()
-    await _lead(settings, cloud, cluster, client)
+    await _lead(settings, cloud, cluster, client, lease)
 
 
 async def _together(*work: Coroutine[Any, Any, None]) -> None:
@@ -76,7 +83,9 @@ async def _together(*work: Coroutine[Any, Any, None]) -> None:
         task.result()
 
 
-async def _lead(settings: Settings, cloud: Cloud, cluster: Cluster, client: Client) -> None:
+async def _lead(
+    settings: Settings, cloud: Cloud, cluster: Cluster, client: Client, lease: Client
+) -> None:
     async def work() -> None:
         log.info("leading")
         takeover = Takeover(client, system_namespace=settings.system_namespace)
@@ -86,7 +95,7 @@ async def _lead(settings: Settings, cloud: Cloud, cluster: Cluster, client: Clie
         await work()
         return
     election = LeaderElection(
-        client,
+        lease,
         settings.system_namespace,
         names.LEADER_LEASE,
         _identity(settings),
