@@ -32,6 +32,12 @@ manifests: crds
 clients: install
 	@tools/kubernetes_clients.py
 
+.PHONY: kubernetes
+# Real Kubernetes for `make test-kube` and `egress-gateway lab up --kubernetes real`: its programs,
+# built once from the Go module proxy (ten minutes) into the user's cache. Prints the folder.
+kubernetes: install
+	@.venv/bin/python tools/kubernetes/build.py
+
 .PHONY: test-azure-cli
 # docs/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).
 test-azure-cli: install
