@@ -1,7 +1,8 @@
 """The lab's certificate authority: one CA, one server certificate for all of its APIs.
 
 Keys are P-256 (a millisecond to make), valid for the life of a lab. The CA's private key
-never leaves the lab's process.
+never leaves the lab's process. Real Kubernetes' programs know each other by client certificates
+of the same CA: common name is the user, organizations are its groups.
 """
 
 from __future__ import annotations
@@ -43,42 +44,76 @@ class ServerIdentity:
         return context
 
 
+@dataclass(frozen=True, slots=True)
+class ClientIdentity:
+    """PEM texts: a client's certificate and its key."""
+
+    certificate: bytes
+    key: bytes
+
+
+class Authority:
+    """A fresh CA, whose key lives in this object alone."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name("static egress gateway lab CA")
+        public = self._key.public_key()
+        certificate = (
+            _builder(self._name, self._name, public)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.ca: bytes = certificate.public_bytes(serialization.Encoding.PEM)
+
+    def server(self, *, addresses: list[str], names: list[str]) -> ServerIdentity:
+        """A server certificate for ``addresses`` (IP) and ``names`` (DNS)."""
+        alternatives: list[x509.GeneralName] = [x509.DNSName(n) for n in names]
+        alternatives += [x509.IPAddress(ipaddress.ip_address(a)) for a in addresses]
+        certificate, key = self._signed(
+            _name("lab"), ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(alternatives)
+        )
+        return ServerIdentity(ca=self.ca, certificate=certificate, key=key)
+
+    def client(self, user: str, *groups: str) -> ClientIdentity:
+        """A client certificate, as kube-apiserver reads it: common name and organizations."""
+        organizations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, g) for g in groups]
+        common = x509.NameAttribute(NameOID.COMMON_NAME, user)
+        certificate, key = self._signed(
+            x509.Name([*organizations, common]), ExtendedKeyUsageOID.CLIENT_AUTH
+        )
+        return ClientIdentity(certificate, key)
+
+    def _signed(
+        self, subject: x509.Name, purpose: x509.ObjectIdentifier, *more: x509.ExtensionType
+    ) -> tuple[bytes, bytes]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = (
+            _builder(subject, self._name, key.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(issuer, critical=False)
+        )
+        for extension in more:
+            builder = builder.add_extension(extension, critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        return certificate.public_bytes(serialization.Encoding.PEM), private_pem(key)
+
+
 def issue(*, addresses: list[str], names: list[str]) -> ServerIdentity:
     """A fresh CA and a server certificate for ``addresses`` (IP) and ``names`` (DNS)."""
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("static egress gateway lab CA")
-    ca = (
-        _builder(ca_name, ca_name, ca_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
-    key = ec.generate_private_key(ec.SECP256R1())
-    alternatives: list[x509.GeneralName] = [x509.DNSName(n) for n in names]
-    alternatives += [x509.IPAddress(ipaddress.ip_address(a)) for a in addresses]
-    certificate = (
-        _builder(_name("lab"), ca_name, key.public_key())
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()),
-            critical=False,
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
-    return ServerIdentity(
-        ca=ca.public_bytes(serialization.Encoding.PEM),
-        certificate=certificate.public_bytes(serialization.Encoding.PEM),
-        key=key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
+    return Authority().server(addresses=addresses, names=names)
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
 
 
