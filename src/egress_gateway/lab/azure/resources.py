@@ -5,7 +5,8 @@ from __future__ import annotations
 import builtins
 
 from egress_gateway.lab.azure.kinds import Azure
-from egress_gateway.lab.azure.providers.network import NetworkInterfaces, PublicIPAddresses
+from egress_gateway.lab.azure.providers.interfaces import NetworkInterfaces
+from egress_gateway.lab.azure.providers.publicaddresses import PublicIPAddresses
 from egress_gateway.lab.azure.providers.scalesetnics import NIC, PUBLIC
 from egress_gateway.lab.protocols import Resource
 

@@ -16,8 +16,9 @@ from egress_gateway.lab.azure import ids
 from egress_gateway.lab.azure.kinds import Azure, one
 from egress_gateway.lab.azure.providers.compute import Instances, ScaleSets
 from egress_gateway.lab.azure.providers.loadbalancers import COMPUTED, LoadBalancers
-from egress_gateway.lab.azure.providers.network import PublicIPPrefixes, prefix_pool, subnet_network
+from egress_gateway.lab.azure.providers.publicaddresses import PublicIPPrefixes, prefix_pool
 from egress_gateway.lab.azure.providers.resources import GROUP
+from egress_gateway.lab.azure.providers.virtualnetworks import subnet_network
 from egress_gateway.lab.azure.store import Document, Entry
 
 _UNDER_WAY = ("Creating", "Updating")

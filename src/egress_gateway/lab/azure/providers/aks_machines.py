@@ -14,7 +14,7 @@ from egress_gateway.lab.azure.kinds import Azure
 from egress_gateway.lab.azure.providers import aks_rules
 from egress_gateway.lab.azure.providers.aks_network import NodeGroup
 from egress_gateway.lab.azure.providers.compute import Instances, ScaleSets, VirtualMachines
-from egress_gateway.lab.azure.providers.network import NetworkInterfaces
+from egress_gateway.lab.azure.providers.interfaces import NetworkInterfaces
 from egress_gateway.lab.azure.store import Document
 from egress_gateway.lab.protocols import MachineSpec
 

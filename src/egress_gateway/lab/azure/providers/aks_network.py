@@ -13,7 +13,7 @@ from typing import Any
 from egress_gateway.lab.azure.kinds import Azure
 from egress_gateway.lab.azure.providers import aks_rules
 from egress_gateway.lab.azure.providers.compute import ScaleSets
-from egress_gateway.lab.azure.providers.network import OUTBOUND_TAG, OUTBOUND_TAG_VALUE
+from egress_gateway.lab.azure.providers.publicaddresses import OUTBOUND_TAG, OUTBOUND_TAG_VALUE
 from egress_gateway.lab.azure.providers.resources import GROUP
 from egress_gateway.lab.azure.store import Document
 

@@ -17,11 +17,8 @@ from egress_gateway.lab.azure import errors, ids
 from egress_gateway.lab.azure.bodies import without_nulls
 from egress_gateway.lab.azure.kinds import Answer, Azure, Call, Kind
 from egress_gateway.lab.azure.operations import Operation
-from egress_gateway.lab.azure.providers.network import (
-    NetworkInterfaces,
-    check_ip_configurations,
-    check_item_names,
-)
+from egress_gateway.lab.azure.providers.interfaces import NetworkInterfaces, check_ip_configurations
+from egress_gateway.lab.azure.providers.networkkinds import check_item_names
 from egress_gateway.lab.azure.providers.scalesetnics import ScaleSetNics
 from egress_gateway.lab.azure.store import Document
 

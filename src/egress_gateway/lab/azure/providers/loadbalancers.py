@@ -15,12 +15,9 @@ from typing import Any
 from egress_gateway.lab.azure import errors, ids
 from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.azure.kinds import Call, one
-from egress_gateway.lab.azure.providers.network import (
-    NetworkInterfaces,
-    NetworkKind,
-    check_item_names,
-    lease_private,
-)
+from egress_gateway.lab.azure.providers.interfaces import NetworkInterfaces
+from egress_gateway.lab.azure.providers.networkkinds import NetworkKind, check_item_names
+from egress_gateway.lab.azure.providers.virtualnetworks import lease_private
 from egress_gateway.lab.azure.store import Document
 
 MAX_RULES = 1500

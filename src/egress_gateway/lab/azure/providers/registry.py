@@ -8,10 +8,13 @@ from egress_gateway.lab.azure.providers import (
     authorization,
     compute,
     containerservice,
+    interfaces,
     loadbalancers,
-    network,
+    networkkinds,
+    publicaddresses,
     resources,
     scalesetnics,
+    virtualnetworks,
 )
 
 
@@ -21,17 +24,17 @@ def register(azure: Azure) -> None:
         *resources.kinds(azure),
         authorization.RoleDefinitions(azure),
         authorization.RoleAssignments(azure),
-        network.VirtualNetworks(azure),
-        network.Subnets(azure),
-        network.SecurityGroups(azure),
-        network.RouteTables(azure),
-        network.PublicIPPrefixes(azure),
-        network.PublicIPAddresses(azure),
-        network.NetworkInterfaces(azure),
+        virtualnetworks.VirtualNetworks(azure),
+        virtualnetworks.Subnets(azure),
+        networkkinds.SecurityGroups(azure),
+        networkkinds.RouteTables(azure),
+        publicaddresses.PublicIPPrefixes(azure),
+        publicaddresses.PublicIPAddresses(azure),
+        interfaces.NetworkInterfaces(azure),
         loadbalancers.LoadBalancers(azure),
-        network.Children(azure, network.NetworkInterfaces.type, "ipConfigurations"),
+        networkkinds.Children(azure, interfaces.NetworkInterfaces.type, "ipConfigurations"),
         *(
-            network.Children(azure, loadbalancers.LoadBalancers.type, section)
+            networkkinds.Children(azure, loadbalancers.LoadBalancers.type, section)
             for section in loadbalancers.SECTIONS
         ),
         compute.ScaleSets(azure),
@@ -42,7 +45,7 @@ def register(azure: Azure) -> None:
         scalesetnics.InstancePublicIPs(azure),
         scalesetnics.WholeScaleSet(azure, "networkInterfaces", scalesetnics.NIC),
         scalesetnics.WholeScaleSet(azure, "publicIPAddresses", scalesetnics.PUBLIC),
-        network.Children(azure, scalesetnics.NIC, "ipConfigurations"),
+        networkkinds.Children(azure, scalesetnics.NIC, "ipConfigurations"),
         containerservice.ManagedClusters(azure),
         containerservice.AgentPools(azure),
         aks_versions.Versions(azure),

@@ -16,15 +16,16 @@ from egress_gateway.lab.azure import ids
 from egress_gateway.lab.azure.addressing import AddressPool
 from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.azure.kinds import Answer, Azure, Call, Kind, one
-from egress_gateway.lab.azure.providers.network import (
-    NetworkInterfaces,
+from egress_gateway.lab.azure.providers.interfaces import NetworkInterfaces, with_etags
+from egress_gateway.lab.azure.providers.publicaddresses import (
     PublicIPAddresses,
     allocate_public,
-    lease_private,
     prefix_pool,
+)
+from egress_gateway.lab.azure.providers.virtualnetworks import (
+    lease_private,
     subnet_full,
     subnet_network,
-    with_etags,
 )
 from egress_gateway.lab.azure.store import Document
 
