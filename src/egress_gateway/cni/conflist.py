@@ -60,6 +60,11 @@ def without_plugin(content: bytes) -> bytes | None:
     return None if chain == plugins else _text({**network, "plugins": chain})
 
 
+def has_plugin(content: bytes) -> bool:
+    """Whether the chain names the plugin, wherever. Raises ``ConflistError``."""
+    return any(_ours(plugin) for plugin in _parse(content).get("plugins", []))
+
+
 def _ours(plugin: Any) -> bool:
     return isinstance(plugin, dict) and plugin.get("type") == names.CNI_PLUGIN
 

@@ -30,7 +30,8 @@ TRY_AGAIN: Final = 11
 DECODE_FAILURE: Final = 6
 INVALID_CONFIG: Final = 7
 
-SUPPORTED_VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+SUPPORTED_VERSIONS: Final = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+"""All that know chains. Azure CNI's own configuration says 0.3.0."""
 
 
 class ProtocolError(ValueError):

@@ -13,6 +13,7 @@ from typing import Final
 from egress_gateway.api import names
 from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
+from egress_gateway.cni.tenure import Tenure
 from egress_gateway.datapath import backends
 from egress_gateway.datapath.sources import SourceFilter
 from egress_gateway.kube import config
@@ -120,6 +121,7 @@ def _installer(settings: Settings) -> Installer:
             run_dir=settings.host_run_dir or settings.run_dir,
             agent_timeout=settings.attach_timeout + _MARGIN,
         ),
+        tenure=Tenure(settings.run_path),
     )
 
 

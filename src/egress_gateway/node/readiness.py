@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from egress_gateway.api import names
-from egress_gateway.cni.install import Installer, InstallError
+from egress_gateway.cni.install import Installer, InstallError, Superseded
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Conflict
 from egress_gateway.kube.resources import NODES
@@ -46,8 +46,8 @@ class Readiness:
         with folder_changes(self._installer.conf_dir) as changed:
             while True:
                 changed.clear()
-                self._install()
-                await self._tell(self.problem is None)
+                if self._install():
+                    await self._tell(self.problem is None)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_INTERVAL):
                         await changed.wait()
@@ -71,23 +71,26 @@ class Readiness:
         try:
             for done in self._installer.remove(keep_executable=True):
                 log.info(done)
-        except InstallError as error:
+        except (InstallError, Superseded) as error:
             log.warning("CNI plugin is not taken out", extra={"error": str(error)})
             return str(error)
         metrics.PLUGIN_IN_PLACE.set(False)
         return None
 
-    def _install(self) -> None:
-        before = self.problem
+    def _install(self) -> bool:
+        """Whether the node's plugin, and what the Node says of it, is still our business."""
+        before, ours = self.problem, True
         try:
             for done in self._installer.converge():
                 log.info(done)
             self.problem = None
-        except InstallError as error:
+        except (InstallError, Superseded) as error:
+            ours = isinstance(error, InstallError)
             self.problem = str(error)
             if before != self.problem:
                 log.warning("CNI plugin is not in place", extra={"error": self.problem})
         metrics.PLUGIN_IN_PLACE.set(self.problem is None)
+        return ours
 
     async def _tell(self, ready: bool) -> bool:
         """Whether the Node says it now, as far as we know."""

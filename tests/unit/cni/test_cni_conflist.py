@@ -77,6 +77,9 @@ class TestChain:
         assert json.loads(restored) == json.loads(chain())
         assert without_plugin(chain()) is None
 
+    def test_azures_own_version_can_be_chained(self) -> None:
+        assert types(with_plugin(json.dumps(AZURE).encode(), ENTRY))[-1] == names.CNI_PLUGIN
+
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
@@ -149,7 +152,7 @@ class TestInstaller:
         path = self.write(installer, "10-net.conf", single)
         installer.converge()
         assert not path.exists()
-        assert types((installer.conf_dir / "10-net.conflist").read_bytes()) == [
+        assert types((installer.conf_dir / "10-net.conf.conflist").read_bytes()) == [
             "bridge",
             names.CNI_PLUGIN,
         ]

@@ -11,6 +11,7 @@ from typing import Any, cast
 from egress_gateway.api import names
 from egress_gateway.cni import conflist
 from egress_gateway.cni.install import Installer
+from egress_gateway.cni.tenure import Tenure
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Unavailable
 from egress_gateway.node.readiness import Readiness
@@ -36,7 +37,7 @@ class Api:
             self.labels.pop(key)
 
 
-def chained(folder: Path) -> tuple[Readiness, Api, Path]:
+def chained(folder: Path, tenure: Tenure | None = None) -> tuple[Readiness, Api, Path]:
     plugin = folder / "plugin"
     plugin.write_text("x")
     (folder / "bin").mkdir()
@@ -44,7 +45,13 @@ def chained(folder: Path) -> tuple[Readiness, Api, Path]:
     file.parent.mkdir()
     file.write_text(json.dumps(ORIGINAL))
     entry = conflist.entry(run_dir="/run/egress-gateway", agent_timeout=15)
-    installer = Installer(plugin=plugin, bin_dir=folder / "bin", conf_dir=file.parent, entry=entry)
+    installer = Installer(
+        plugin=plugin,
+        bin_dir=folder / "bin",
+        conf_dir=file.parent,
+        entry=entry,
+        tenure=tenure,
+    )
     installer.converge()
     assert types(file) == ["bridge", names.CNI_PLUGIN]
     api = Api()
@@ -85,6 +92,23 @@ def test_without_the_api_the_chain_is_restored_but_not_reported_done(tmp_path: P
         task = asyncio.create_task(readiness.retire())
         await until(lambda: types(file) == ["bridge"])
         await until(lambda: readiness.problem == "the node's label is still there")
+        task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_agent_that_a_later_one_has_replaced_keeps_still(tmp_path: Path) -> None:
+    """Both run while a DaemonSet rolls, or while the plugin is taken out."""
+
+    async def scenario() -> None:
+        readiness, api, file = chained(tmp_path, Tenure(tmp_path))
+        api.labels.clear()
+        Tenure(tmp_path)
+        file.write_text(json.dumps(ORIGINAL))
+        task = asyncio.create_task(readiness.run())
+        await until(lambda: "later agent" in (readiness.problem or ""))
+        assert types(file) == ["bridge"]
+        assert api.labels == {}
         task.cancel()
 
     asyncio.run(scenario())

@@ -11,7 +11,7 @@
  * It is C, linked statically and free of stdio, because it runs at every pod start of the node and
  * may count on nothing being installed there. Python's json is the oracle of its scanner (tests/cni).
  *
- * CNI 0.3.1 to 1.1.0: https://www.cni.dev/docs/spec/
+ * CNI 0.3.0 to 1.1.0: https://www.cni.dev/docs/spec/
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -49,7 +49,7 @@ enum {
     DEL_MILLISECONDS = 3000,
 };
 
-static const char *const SUPPORTED[] = {"0.3.1", "0.4.0", "1.0.0", "1.1.0"};
+static const char *const SUPPORTED[] = {"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
 enum { SUPPORTED_COUNT = sizeof SUPPORTED / sizeof *SUPPORTED };
 
 /* ---- bytes ------------------------------------------------------------------------------- */
@@ -383,7 +383,7 @@ static const char *supported_version(span config) {
     for (int i = 0; i < SUPPORTED_COUNT; i++)
         if (same(version, SUPPORTED[i])) return SUPPORTED[i];
     fail(NULL, INCOMPATIBLE_VERSION, "unsupported cniVersion in the network configuration",
-         "supported: 0.3.1, 0.4.0, 1.0.0, 1.1.0");
+         "supported: 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0");
     return NULL;
 }
 
