@@ -304,6 +304,23 @@ def test_a_terminal_is_one() -> None:
     asyncio.run(story())
 
 
+def test_a_volume_over_the_checkout_does_not_hide_our_own_programs() -> None:
+    """A checkout below /tmp, and a container with a volume at /tmp."""
+    top = "/" + Path(sys.executable).parts[1]
+
+    async def story() -> None:
+        async with machine() as node:
+            assert (await shell(node, "mkdir /run/empty")).code == 0
+            volume = Mount(source="/run/empty", target=top)
+            spec = replace(PLAIN, mounts=(volume,))
+            code, output = await finish(node, f"exec {sys.executable} -c 'print(7)'", spec)
+            assert (code, output) == (0, "7\n")
+            there = await shell(node, "ls /run/empty")
+            assert len(there.stdout.split()) <= 1  # the mount point alone, none of the files
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     ("propagation", "arrives", "leaves"),
     [("none", False, False), ("slave", True, False), ("shared", True, True)],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import ssl
 import time
 import uuid
@@ -212,10 +211,10 @@ class World:
         except TimeoutError:
             raise StepFailed(f"pod {name} did not become ready: {await self.why(name)}") from None
 
-    async def why(self, name: str) -> str:
+    async def why(self, name: str, *, namespace: str = "default") -> str:
         """The last Events about an object, for an error message."""
         events = await self.kube.list(
-            "events", namespace="default", fields=f"involvedObject.name={name}"
+            "events", namespace=namespace, fields=f"involvedObject.name={name}"
         )
         return (
             "; ".join(f"{e.get('reason')}: {e.get('message')}" for e in events[-3:]) or "no Event"
@@ -290,12 +289,23 @@ class World:
             )
         except TimeoutError:
             found = await self.kube.find(_SGCS, name, namespace="default")
-            shown = json.dumps((found or {}).get("status", {}).get("conditions", "no such object"))
             raise StepFailed(
-                f"configuration {name}: conditions after {timeout:.0f} s: {shown}"
+                f"configuration {name} after {timeout:.0f} s: {_conditions(found)}"
+                f"{await self._ailing()}"
             ) from None
         assert found is not None
         return found
+
+    async def _ailing(self) -> str:
+        """Our components' pods that do not run, with their last Events; empty if all do."""
+        pods = await self.kube.list("pods", namespace=names.SYSTEM_NAMESPACE)
+        reasons = [
+            f"\n{p['metadata']['name']} is not ready: "
+            + await self.why(p["metadata"]["name"], namespace=names.SYSTEM_NAMESPACE)
+            for p in pods
+            if not is_ready(p)
+        ]
+        return "".join(reasons)
 
     async def event(self, name: str, reason: str, *, timeout: float = 10) -> str:
         """The message of an Event about ``name`` with ``reason``."""
@@ -326,6 +336,18 @@ def is_ready(pod: dict[str, Any] | None) -> bool:
     """Whether a Pod's (or Node's) Ready condition is True."""
     conditions = (pod or {}).get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _conditions(found: dict[str, Any] | None) -> str:
+    """An object's conditions in words, for an error message."""
+    if found is None:
+        return "there is no such object"
+    conditions = found.get("status", {}).get("conditions")
+    if not conditions:
+        return "no condition yet, so no controller has looked at it"
+    return "; ".join(
+        f"{c['type']} {c['status']}, {c['reason']}: {c['message']}" for c in conditions
+    )
 
 
 def _settled(item: Any) -> Any:

@@ -57,8 +57,9 @@ def _volumes(root: str, mounts: list[Spec], trees: list[int]) -> None:
             sc.mount("none", target, "none", sc.MS_REMOUNT | sc.MS_BIND | sc.MS_RDONLY)
 
 
-def become_container(spec: Spec, keep: list[str]) -> None:
-    """Turns the calling process into the container's init, short of ``execve``."""
+def become_container(spec: Spec, programs: list[str]) -> None:
+    """Turns the calling process into the container's init, short of ``execve``. ``programs``:
+    directories that it sees whatever volumes lie over them."""
     if spec["netns"]:
         fd = os.open(spec["netns"], os.O_RDONLY | os.O_CLOEXEC)
         sc.setns(fd, sc.CLONE_NEWNET)
@@ -68,11 +69,14 @@ def become_container(spec: Spec, keep: list[str]) -> None:
     for wanted in mounts:
         wanted["directory"] = rootfs.is_directory(wanted["source"])
     trees = [sc.clone_tree(wanted["source"]) for wanted in mounts]
+    kept = rootfs.hold(programs)
     sc.propagation("/", sc.MS_REC | sc.MS_SLAVE)
-    root = rootfs.build_container_root(keep=keep, privileged=spec["privileged"])
+    root = rootfs.build_container_root(privileged=spec["privileged"])
     for path, text in spec["files"].items():
         rootfs.write_file(root, path, text)
     _volumes(root, mounts, trees)
+    rootfs.keep(root, kept)
+    rootfs.open_way(root, programs)
     if spec["working_directory"]:
         os.makedirs(rootfs.resolve(root, spec["working_directory"]), exist_ok=True)
     if spec["read_only_root"]:

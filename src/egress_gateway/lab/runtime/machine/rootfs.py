@@ -112,15 +112,21 @@ def _overlay(host: str, scratch: str, root: str, flags: int) -> None:
     sc.mount("overlay", root, "overlay", flags, options)
 
 
-def _keep(root: str, kept: dict[str, int]) -> None:
-    """Programs of ours that the new root does not show (they live in ``/tmp``, on a tmpfs …)."""
+def hold(paths: list[str]) -> dict[str, int]:
+    """Descriptors of ``paths``, for ``keep`` when the root that shows them is gone."""
+    return {path: sc.clone_tree(path) for path in paths}
+
+
+def keep(root: str, kept: dict[str, int]) -> None:
+    """Programs of ours that the new root does not show (they live in ``/tmp``, on a tmpfs, under
+    a volume …). Closes the descriptors."""
     for path, fd in kept.items():
         if not os.path.isdir(resolve(root, path)):
             sc.attach_tree(fd, mount_point(root, path, directory=True))
         os.close(fd)
 
 
-def _open_way(root: str, paths: list[str]) -> None:
+def open_way(root: str, paths: list[str]) -> None:
     """Lets every user come to ``paths``, as in an image: on the host they may lie below a home
     that is closed to others, and a container need not run as root."""
     for path in paths:
@@ -133,13 +139,13 @@ def _open_way(root: str, paths: list[str]) -> None:
             here = os.path.dirname(here)
 
 
-def enter_machine_root(keep: list[str]) -> None:
+def enter_machine_root(programs: list[str]) -> None:
     """Builds the machine's root and makes it ``/``. The caller has new mount, PID and network
-    namespaces. ``keep``: directories of the host that must stay readable wherever they are."""
+    namespaces. ``programs``: directories of the host that must stay readable wherever they are."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         extras = [p for p in disk_mounts(file.read()) if not p.startswith(("/run/", "/proc/"))]
     sc.propagation("/", sc.MS_REC | sc.MS_PRIVATE)
-    kept = {path: sc.clone_tree(path) for path in keep}
+    kept = hold(programs)
     sc.mount("tmpfs", "/run", "tmpfs", 0, "mode=0755")
     for name in ("host", "root"):
         os.mkdir(f"/run/{name}")
@@ -157,7 +163,7 @@ def enter_machine_root(keep: list[str]) -> None:
         _tmpfs(root, target, mode, sc.MS_NOSUID)
     for target in _OWN_DIRECTORIES:
         _tmpfs(root, target, "0755", 0)
-    _keep(root, kept)
+    keep(root, kept)
     os.makedirs(root + HOST, exist_ok=True)
     os.makedirs(root + SCRATCH, exist_ok=True)
     sc.mount("/run/host", root + HOST, "none", sc.MS_MOVE)
@@ -172,10 +178,9 @@ def enter_machine_root(keep: list[str]) -> None:
     sc.propagation("/run/netns", sc.MS_SHARED)
 
 
-def build_container_root(*, keep: list[str], privileged: bool) -> str:
-    """A container's root at ``SCRATCH`` of its own mount namespace; returns its path. Volumes
-    and files go below it before ``pivot_root``."""
-    kept = {path: sc.clone_tree(path) for path in keep}
+def build_container_root(*, privileged: bool) -> str:
+    """A container's root at ``SCRATCH`` of its own mount namespace; returns its path. Volumes,
+    programs to ``keep`` and files go below it before ``pivot_root``."""
     sc.mount("tmpfs", SCRATCH, "tmpfs", sc.MS_NODEV, "mode=0755")
     root = f"{SCRATCH}/root"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
@@ -186,8 +191,6 @@ def build_container_root(*, keep: list[str], privileged: bool) -> str:
     _devices(root, source="/dev", tun=privileged)
     _tmpfs(root, "/run", "0755")
     _tmpfs(root, "/tmp", "1777")
-    _keep(root, kept)
-    _open_way(root, keep)
     kernel = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
     sc.mount("proc", f"{root}/proc", "proc", kernel)
     sc.mount("sysfs", f"{root}/sys", "sysfs", kernel | (0 if privileged else sc.MS_RDONLY))
