@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 
 import pytest
@@ -51,17 +52,25 @@ class _Namesake(asyncio.DatagramProtocol):
         self._transport.sendto(self._name + b" " + data, addr)  # type: ignore[attr-defined]
 
 
-async def ask(client: socket.socket, question: bytes = b"?") -> str:
-    """Which gateway answers; asks again when a packet is lost in a change."""
+_questions = itertools.count()
+
+
+async def ask(client: socket.socket) -> str:
+    """Which gateway answers; asks again when a packet is lost in a change. Answers that come late,
+    to a question of before the change, say nothing about who is asked now."""
     loop = asyncio.get_running_loop()
+    question = f"?{next(_questions)}".encode()
     async with asyncio.timeout(WAIT):
         while True:
             await loop.sock_sendall(client, question)
             try:
                 async with asyncio.timeout(0.2):
-                    return (await loop.sock_recv(client, 99)).split()[0].decode()
+                    answer = await loop.sock_recv(client, 99)
             except TimeoutError:
                 continue
+            name, _, asked = answer.partition(b" ")
+            if asked == question:
+                return name.decode()
 
 
 def connected(machine: FakeMachine, port: int = 0) -> socket.socket:

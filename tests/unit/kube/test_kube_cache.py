@@ -184,7 +184,11 @@ def test_a_version_that_is_refused_again_and_again_is_given_up_for_a_list() -> N
 
     async def act(f: Follower) -> None:
         await f.until_log("+a", "~a")
-        assert f.script.asked == ["list", *["watch@500"] * 3, "list", "watch@7"]
+        expected = ["list", *["watch@500"] * 3, "list", "watch@7"]
+        async with asyncio.timeout(30):
+            while len(f.script.asked) < len(expected):
+                await asyncio.sleep(0.01)
+        assert f.script.asked == expected
 
     follow(
         [
