@@ -8,6 +8,7 @@ the address they saw, and count packets by source.
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import os
 import socket
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from egress_gateway.datapath import backends, keys, netns
@@ -34,11 +35,16 @@ from egress_gateway.datapath.wireguard import Backend, Endpoint
 INTERNET = "198.51.100.10"
 EXCLUDED_HOST = "172.16.10.10"
 FRONTEND = "10.1.200.4"
+INTERNET6 = "2001:db8:ffff::10"
+EXCLUDED_HOST6 = "2001:db8:eeee::10"
+NODE6 = "2001:db8:1::4"
+ROUTER6 = ipaddress.IPv6Address("fe80::1")
 ROUTER = ipaddress.IPv4Address("169.254.1.1")
 PODS_GATEWAY = ipaddress.IPv4Address("169.254.3.1")
 PORT = 6000
 EXCLUDED = tuple(
-    ipaddress.ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "169.254.169.254/32")
+    ipaddress.ip_network(n)
+    for n in ("10.0.0.0/8", "172.16.0.0/12", "169.254.169.254/32", "2001:db8:eeee::/48")
 )
 
 
@@ -82,33 +88,65 @@ class Place:
         route = Route(destination=network(address), device=f"v-{self.name}")
         router.replace_routes([route])
 
+    def attach6(self, router: Links, address: str | None, *, inside: str = "") -> None:
+        """The same for IPv6, after ``attach``: both speak by link-local addresses, so that a
+        machine needs none of its own. ``inside`` is routed to it, besides its address."""
+        router.add_address(f"v-{self.name}", ipaddress.ip_interface(f"{ROUTER6}/64"))
+        self.links.add_address("eth0", ipaddress.ip_interface("fe80::2/64"))
+        if address is not None:
+            self.links.add_address("eth0", ipaddress.ip_interface(f"{address}/128"))
+        everywhere = ipaddress.ip_network("::/0")
+        self.links.replace_routes([Route(destination=everywhere, gateway=ROUTER6, device="eth0")])
+        for network in filter(None, (address, inside)):
+            self.route6(router, network)
+
+    def route6(self, router: Links, network: str) -> None:
+        """``router`` sends what is for ``network`` here."""
+        route = Route(
+            destination=ipaddress.ip_network(network),
+            gateway=ipaddress.ip_address("fe80::2"),
+            device=f"v-{self.name}",
+        )
+        router.replace_routes([route])
+
 
 class Internet(Place):
     """Answers with the address it sees."""
 
     def __init__(self) -> None:
         super().__init__("internet")
-        self.nft(
-            "table ip seen { set sources { type ipv4_addr; flags dynamic; size 4096; }\n"
-            "chain in { type filter hook prerouting priority raw; update @sources { ip saddr }\n"
-            "}\n}"
-        )
+        for table, of in (("ip", "ipv4_addr"), ("ip6", "ipv6_addr")):
+            self.nft(
+                f"table {table} seen {{ set sources {{ type {of}; flags dynamic; size 4096; }}\n"
+                "chain in { type filter hook prerouting priority raw;\n"
+                f"update @sources {{ {table} saddr }}\n}}\n}}"
+            )
 
     def serve(self) -> None:
-        tcp, udp = self.netns.run(self._open)
-        threading.Thread(target=self._tcp, args=(tcp,), daemon=True).start()
-        threading.Thread(target=self._udp, args=(udp,), daemon=True).start()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            tcp, udp = self.netns.run(functools.partial(self._open, family))
+            threading.Thread(target=self._tcp, args=(tcp,), daemon=True).start()
+            threading.Thread(target=self._udp, args=(udp,), daemon=True).start()
 
     def sources(self) -> set[str]:
         """Every source address that any packet came with."""
-        listing = Nftables(self.netns).table("ip", "seen") or []
+        return self._seen("ip")
+
+    def sources6(self) -> set[str]:
+        """The same for IPv6, without the link's own talk."""
+        return {address for address in self._seen("ip6") if not address.startswith(("fe80:", "::"))}
+
+    def _seen(self, family: str) -> set[str]:
+        listing = Nftables(self.netns).table(family, "seen") or []
         found = [i["set"].get("elem", []) for i in listing if "set" in i]
         return {e if isinstance(e, str) else e["elem"]["val"] for group in found for e in group}
 
     @staticmethod
-    def _open() -> tuple[socket.socket, socket.socket]:
-        tcp = socket.create_server(("", 80), backlog=256)
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    def _open(family: socket.AddressFamily) -> tuple[socket.socket, socket.socket]:
+        tcp = socket.create_server(("", 80), family=family, backlog=256)
+        udp = socket.socket(family, socket.SOCK_DGRAM)
+        if family == socket.AF_INET6:
+            udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         udp.bind(("", 7))
         return tcp, udp
 
@@ -199,6 +237,7 @@ class Pod:
     address: IPv4Address
     pair: keys.KeyPair
     side: PodSide
+    address6: IPv6Address | None = None
 
     def desired(
         self, gateway_key: str, where: str | None, *, port: int = PORT, listen: int = 20000
@@ -213,8 +252,9 @@ class Pod:
         )
         return PodDesired(
             netns=Path("/run/netns", self.place.name),
-            addresses=(self.address,),
+            addresses=(self.address, *([self.address6] if self.address6 else [])),
             excluded=EXCLUDED,
+            tunnel_ipv6=self.address6 is not None,
             tunnel=tunnel or None,
         )
 
@@ -238,9 +278,11 @@ class Pod:
 
 
 class World:
-    """Everything, wired. ``gateways``: how many of the two are set up."""
+    """Everything, wired. ``gateways``: how many of the two are set up; ``ipv6``: pods and the
+    Internet have both families. Nodes speak IPv4 to each other either way."""
 
-    def __init__(self, *, gateways: int = 1) -> None:
+    def __init__(self, *, gateways: int = 1, ipv6: bool = False) -> None:
+        self.ipv6 = ipv6
         self.router = Place.__new__(Place)
         self.router.name, self.router.netns = "router", NetNS.current()
         self.router.links = Links(self.router.netns)
@@ -272,6 +314,26 @@ class World:
         )
         for gateway in self.gateways:
             gateway.attach(links, str(gateway.primary))
+        if self.ipv6:
+            self._wire6()
+
+    def _wire6(self) -> None:
+        links = self.router.links
+        for place in (self.router, self.worker):
+            place.sysctl("net/ipv6/conf/all/forwarding", "1")
+        self.internet.attach6(links, INTERNET6)
+        self.internet.links.add_address("lo", ipaddress.ip_interface(f"{EXCLUDED_HOST6}/128"))
+        self.internet.route6(links, EXCLUDED_HOST6)
+        self.worker.attach6(links, NODE6, inside="2001:db8:244:1::/64")
+        self.worker.nft(
+            "table ip6 node { chain post { type nat hook postrouting priority srcnat;\n"
+            'ip6 saddr 2001:db8:244::/48 oifname "eth0" masquerade\n}\n}'
+        )
+        for gateway in self.gateways:
+            gateway.attach6(links, None)
+
+    def route_secondary6(self, address: str, gateway: Gateway) -> None:
+        gateway.route6(self.router.links, address)
 
     def route_secondary(self, address: str, gateway: Gateway) -> None:
         """The cloud knows which machine holds an address."""
@@ -289,6 +351,9 @@ class World:
         address = f"10.244.1.{1 + self._pods}"
         place = Place(name)
         place.attach(self.worker.links, address, PODS_GATEWAY)
+        address6 = IPv6Address(f"2001:db8:244:1::{1 + self._pods:x}") if self.ipv6 else None
+        if address6 is not None:
+            place.attach6(self.worker.links, str(address6))
         if self.sources is None:
             self.sources = SourceFilter(self.worker.netns)
             self.sources.sync({})
@@ -298,15 +363,18 @@ class World:
             sources=self.sources,
             node=self.worker.netns,
         )
-        return Pod(place, IPv4Address(address), keys.generate(), side)
+        return Pod(place, IPv4Address(address), keys.generate(), side, address6)
 
 
-def configuration(pair: keys.KeyPair, secondary: str, *, port: int = PORT) -> Configuration:
+def configuration(
+    pair: keys.KeyPair, secondary: str, *, port: int = PORT, secondary6: str | None = None
+) -> Configuration:
     return Configuration(
         name=f"default/c{port}",
         port=port,
         private_key=pair.private,
         secondary=IPv4Address(secondary),
+        secondary6=IPv6Address(secondary6) if secondary6 else None,
         frontend=IPv4Address(FRONTEND),
     )
 

@@ -3,7 +3,8 @@
 Sizes grow with configurations, never with pods. In the gateway's namespace: a conntrack zone per
 configuration (by interface outbound, by secondary address inbound), source translation by map,
 and behind it a filter that lets only that secondary address leave: packets of flows that this
-gateway does not know (an RST after a failover) skip translation and must not get out.
+gateway does not know (an RST after a failover) skip translation and must not get out. IPv6 goes the
+same way where a configuration has an IPv6 address, and is refused and counted where it has none.
 In the node's namespace translated packets are not tracked at all, so no masquerade rule of the
 node, by whatever program, can touch them.
 """
@@ -13,25 +14,33 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
-from typing import Final
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Literal
 
+from egress_gateway.datapath.networks import collapse, within
 from egress_gateway.datapath.wireguard import IPAddress, IPNetwork
 
 GATEWAY_TABLE: Final = "egress_gateway"
 GATEWAY_SETS: Final = (
     "zone_out",
-    "zone_in",
-    "mark_in",
-    "snat4",
-    "leaving4",
-    "secondaries4",
-    "refused4",
-    "local4",
-    "permitted4",
+    "carries6",
+    *(
+        f"{name}{family}"
+        for family in (4, 6)
+        for name in (
+            "zone_in",
+            "mark_in",
+            "snat",
+            "leaving",
+            "secondaries",
+            "refused",
+            "local",
+            "permitted",
+        )
+    ),
 )
 NODE_TABLE: Final = "egress_gateway_gateway"
-NODE_SETS: Final = ("secondaries4", "frontends4", "uplinks")
+NODE_SETS: Final = ("secondaries4", "secondaries6", "frontends4", "uplinks")
 STRAY: Final = "stray"
 REFUSED: Final = "refused"
 NODE_LINK: Final = "gateway0"
@@ -40,6 +49,8 @@ INSIDE_LINK: Final = "host0"
 ECHO_ADDRESS: Final = ipaddress.IPv4Address("169.254.103.1")
 """The node's end of the pair. It answers ICMP echo of pods, and nothing else: such a probe has gone
 through the tunnel and the translation, both ways. Link-local: it never leaves the pair."""
+ECHO_ADDRESS6: Final = ipaddress.IPv6Address("fd65:6777:7061:6972::1")
+"""The same for IPv6: a unique local address (RFC 4193) that nobody routes."""
 REACH_MARK: Final = 0x6567_0000
 """Mark of the gateway's own questions to the Internet; see ``reach``."""
 PORTS: Final = (6000, 6999)
@@ -56,7 +67,15 @@ ALWAYS_REFUSED: Final[tuple[IPNetwork, ...]] = (
     ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's platform address
     ipaddress.IPv4Network("127.0.0.0/8"),
     ipaddress.IPv4Network("224.0.0.0/4"),
+    ipaddress.IPv6Network("::/127"),  # unspecified, loopback
+    ipaddress.IPv6Network("::ffff:0:0/96"),  # IPv4 in disguise
+    ipaddress.IPv6Network("fd65:6777:7061:6972::/64"),  # our own pair of links
+    ipaddress.IPv6Network("fe80::/10"),
+    ipaddress.IPv6Network("ff00::/8"),
 )
+Family = Literal[4, 6]
+_FAMILIES: Final[tuple[Family, ...]] = (4, 6)
+_IP: Final[dict[Family, str]] = {4: "ip", 6: "ip6"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +83,17 @@ class Configuration:
     """What a gateway node does for one StaticGatewayConfiguration.
 
     ``port`` is its WireGuard port and names everything of it; ``secondary`` the private address
-    its pods' packets leave with; ``frontend`` the load balancer's address, if known; ``name``
-    is for messages. ``private_key`` None: not known at the moment; an interface that is there
-    goes on with the key it has, and none is made.
+    its pods' packets leave with, ``secondary6`` the same of IPv6 (None: IPv6 is not carried);
+    ``frontend`` the load balancer's address, if known; ``name`` is for messages. ``private_key``
+    None: not known at the moment; an interface that is there goes on with the key it has, and
+    none is made.
     """
 
     name: str
     port: int
     private_key: str | None = field(repr=False)
     secondary: IPv4Address
+    secondary6: IPv6Address | None = None
     frontend: IPAddress | None = None
     destinations: tuple[IPNetwork, ...] = ()
     """What it names as the gateway's (``excludeCidrs`` under ``azureNetworking``)."""
@@ -81,12 +102,16 @@ class Configuration:
     def interface(self) -> str:
         return f"wg-{self.port}"
 
-    def permitted(self, local: Iterable[IPNetwork]) -> list[IPv4Network]:
+    def address(self, family: Family) -> IPAddress | None:
+        """What its pods' packets of a family leave with."""
+        return self.secondary if family == 4 else self.secondary6
+
+    def permitted(self, local: Iterable[IPNetwork], family: Family = 4) -> list[IPNetwork]:
         """The destinations that lie inside the ``local`` networks. One that is merely wide,
         as 0.0.0.0/0 is, does not name them."""
-        around = _four(local)
-        named = (d for d in _four(self.destinations) if any(d.subnet_of(n) for n in around))
-        return list(ipaddress.collapse_addresses(named))
+        around = _of(family, local)
+        named = (d for d in _of(family, self.destinations) if any(within(d, n) for n in around))
+        return list(collapse(named))
 
 
 def gateway_ruleset(
@@ -98,63 +123,104 @@ def gateway_ruleset(
     """The table of the gateway's namespace. ``refused``: no configuration reaches it;
     ``local``: only one that names it as a destination does."""
     ordered = sorted(configurations, key=lambda c: c.port)
-    local = _four(local)
-    permitted = (f'"{c.interface}" . {n}' for c in ordered for n in c.permitted(local))
     by_name = [(f'"{c.interface}"', c) for c in ordered]
-    zones = "typeof iifname : ct zone"
+    sets = "\n".join(_translation(family, ordered, refused, local) for family in _FAMILIES)
+    carries = _elements(n for n, c in by_name if c.secondary6)
     return f"""\
 table inet {GATEWAY_TABLE} {{
   counter {STRAY} {{ }}
   counter {REFUSED} {{ }}
-  map zone_out {{ {zones};{_elements(f"{n} : {c.port}" for n, c in by_name)} }}
-  map zone_in {{ typeof ip daddr : ct zone;{
-        _elements(f"{c.secondary} : {c.port}" for c in ordered)
-    } }}
-  map mark_in {{ typeof ip daddr : meta mark;{
-        _elements(f"{c.secondary} : {c.port}" for c in ordered)
-    } }}
-  map snat4 {{ type ifname : ipv4_addr;{_elements(f"{n} : {c.secondary}" for n, c in by_name)} }}
-  set leaving4 {{ type ifname . ipv4_addr;{_elements(f"{n} . {c.secondary}" for n, c in by_name)} }}
-  set secondaries4 {{ type ipv4_addr;{_elements(str(c.secondary) for c in ordered)} }}
-  set refused4 {{ type ipv4_addr; flags interval;{_networks(refused)} }}
-  set local4 {{ type ipv4_addr; flags interval;{_networks(local)} }}
-  set permitted4 {{ typeof iifname . ip daddr; flags interval;{_elements(permitted)} }}
+  map zone_out {{ typeof iifname : ct zone;{_elements(f"{n} : {c.port}" for n, c in by_name)} }}
+  set carries6 {{ type ifname;{carries} }}
+{sets}
   chain zones {{
     type filter hook prerouting priority raw; policy accept;
     ct zone set iifname map @zone_out
-    iifname "{INSIDE_LINK}" ct zone set ip daddr map @zone_in
-    iifname "{INSIDE_LINK}" meta mark set ip daddr map @mark_in
+    iifname "{INSIDE_LINK}" ct zone set ip daddr map @zone_in4
+    iifname "{INSIDE_LINK}" meta mark set ip daddr map @mark_in4
+    iifname "{INSIDE_LINK}" ct zone set ip6 daddr map @zone_in6
+    iifname "{INSIDE_LINK}" meta mark set ip6 daddr map @mark_in6
   }}
   chain input {{
     type filter hook input priority filter; policy drop;
     iifname "lo" accept
+    iifname "{INSIDE_LINK}" {_NEIGHBOURS} accept
   }}
   chain forward {{
     type filter hook forward priority filter; policy drop;
     iifname "{INSIDE_LINK}" oifname "wg-*" ct state established,related accept
+    meta nfproto ipv6 iifname != @carries6 counter name "{REFUSED}" drop
     iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr {ECHO_ADDRESS} icmp type echo-request accept
-    iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr @refused4 counter name "{REFUSED}" drop
-    iifname . ip daddr @permitted4 oifname "{INSIDE_LINK}" accept
-    iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr @local4 counter name "{REFUSED}" drop
+    iifname "wg-*" oifname "{INSIDE_LINK}" ip6 daddr {ECHO_ADDRESS6} {_ECHO6} accept
+{_permissions("ip", 4)}
+{_permissions("ip6", 6)}
     iifname "wg-*" oifname "{INSIDE_LINK}" accept
   }}
   chain translate {{
     type nat hook postrouting priority srcnat; policy accept;
-    oifname "{INSIDE_LINK}" meta l4proto tcp snat ip to iifname map @snat4 : {
-        SOURCE_PORTS
-    } fully-random
-    oifname "{INSIDE_LINK}" snat ip to iifname map @snat4
+{_snat("ip", 4)}
+{_snat("ip6", 6)}
   }}
   chain leaving {{
     type filter hook postrouting priority 200; policy accept;
     oifname != "{INSIDE_LINK}" accept
     iifname . ip saddr @leaving4 accept
+    iifname . ip6 saddr @leaving6 accept
     icmp type destination-unreachable ip saddr @secondaries4 accept
+    icmpv6 type {{ destination-unreachable, packet-too-big }} ip6 saddr @secondaries6 accept
     meta mark {REACH_MARK:#x} ip saddr @secondaries4 accept
+    {_NEIGHBOURS} accept
+    ip6 daddr ff02::/16 drop
     counter name "{STRAY}" drop
   }}
 }}
 """
+
+
+_NEIGHBOURS: Final = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255"
+"""Of the pair of links themselves: what was forwarded has another hop limit (RFC 4861, 7.1)."""
+_ECHO6: Final = "icmpv6 type echo-request"
+
+
+def _translation(
+    family: Family,
+    ordered: Iterable[Configuration],
+    refused: Iterable[IPNetwork],
+    local: Iterable[IPNetwork],
+) -> str:
+    """Maps and sets of one family: zones and marks inbound, addresses outbound, refusals."""
+    ip, kind = _IP[family], f"ipv{family}_addr"
+    found = [(f'"{c.interface}"', c, c.address(family)) for c in ordered]
+    here = [(name, c, address) for name, c, address in found if address]
+    around = _of(family, local)
+    permitted = (f"{n} . {d}" for n, c, _ in here for d in c.permitted(around, family))
+    by_address = [f"{a} : {c.port}" for _, c, a in here]
+    return f"""\
+  map zone_in{family} {{ typeof {ip} daddr : ct zone;{_elements(by_address)} }}
+  map mark_in{family} {{ typeof {ip} daddr : meta mark;{_elements(by_address)} }}
+  map snat{family} {{ type ifname : {kind};{_elements(f"{n} : {a}" for n, _, a in here)} }}
+  set leaving{family} {{ type ifname . {kind};{_elements(f"{n} . {a}" for n, _, a in here)} }}
+  set secondaries{family} {{ type {kind};{_elements(str(a) for _, _, a in here)} }}
+  set refused{family} {{ type {kind}; flags interval;{_networks(family, refused)} }}
+  set local{family} {{ type {kind}; flags interval;{_networks(family, around)} }}
+  set permitted{family} {{ typeof iifname . {ip} daddr; flags interval;{_elements(permitted)} }}"""
+
+
+def _permissions(ip: str, family: Family) -> str:
+    between = f'iifname "wg-*" oifname "{INSIDE_LINK}" {ip} daddr'
+    return f"""\
+    {between} @refused{family} counter name "{REFUSED}" drop
+    iifname . {ip} daddr @permitted{family} oifname "{INSIDE_LINK}" accept
+    {between} @local{family} counter name "{REFUSED}" drop"""
+
+
+def _snat(ip: str, family: Family) -> str:
+    to = f"snat {ip} to iifname map @snat{family}"
+    return f"""\
+    oifname "{INSIDE_LINK}" meta nfproto ipv{family} meta l4proto tcp {to} : {
+        SOURCE_PORTS
+    } fully-random
+    oifname "{INSIDE_LINK}" meta nfproto ipv{family} {to}"""
 
 
 def node_ruleset(
@@ -169,17 +235,20 @@ def node_ruleset(
     pods or containers; none: by any."""
     ordered = sorted(configurations, key=lambda c: c.port)
     frontends = sorted({str(c.frontend) for c in ordered if c.frontend and c.frontend.version == 4})
+    secondaries6 = _elements(str(c.secondary6) for c in ordered if c.secondary6)
     links = [f'"{name}"' for name in sorted(uplinks)]
     elsewhere = f'iifname "{NODE_LINK}" oifname != @uplinks counter drop' if links else ""
     return f"""\
 table inet {NODE_TABLE} {{
   set secondaries4 {{ type ipv4_addr;{_elements(str(c.secondary) for c in ordered)} }}
+  set secondaries6 {{ type ipv6_addr;{secondaries6} }}
   set frontends4 {{ type ipv4_addr;{_elements(frontends)} }}
   set uplinks {{ type ifname;{_elements(links)} }}
   chain untracked {{
     type filter hook prerouting priority raw; policy accept;
     iifname "{NODE_LINK}" notrack
     ip daddr @secondaries4 notrack
+    ip6 daddr @secondaries6 notrack
   }}
   chain balanced {{
     type nat hook prerouting priority dstnat - 10; policy accept;
@@ -188,11 +257,14 @@ table inet {NODE_TABLE} {{
   chain input {{
     type filter hook input priority filter - 10; policy accept;
     iifname "{NODE_LINK}" ip daddr {ECHO_ADDRESS} icmp type echo-request accept
+    iifname "{NODE_LINK}" ip6 daddr {ECHO_ADDRESS6} {_ECHO6} accept
+    iifname "{NODE_LINK}" {_NEIGHBOURS} accept
     iifname "{NODE_LINK}" counter drop
   }}
   chain forward {{
     type filter hook forward priority filter - 10; policy accept;
     iifname "{NODE_LINK}" ip saddr != @secondaries4 counter drop
+    iifname "{NODE_LINK}" ip6 saddr != @secondaries6 counter drop
     {elsewhere}
   }}
 }}
@@ -204,9 +276,9 @@ def _elements(elements: Iterable[str]) -> str:
     return f" elements = {{ {joined} }}" if joined else ""
 
 
-def _networks(networks: Iterable[IPNetwork]) -> str:
-    return _elements(str(n) for n in ipaddress.collapse_addresses(_four(networks)))
+def _networks(family: Family, networks: Iterable[IPNetwork]) -> str:
+    return _elements(str(n) for n in collapse(_of(family, networks)))
 
 
-def _four(networks: Iterable[IPNetwork]) -> list[IPv4Network]:
-    return [n for n in networks if isinstance(n, IPv4Network)]
+def _of(family: Family, networks: Iterable[IPNetwork]) -> list[IPNetwork]:
+    return [n for n in networks if n.version == family]

@@ -17,6 +17,7 @@ from egress_gateway.datapath import keys
 from egress_gateway.datapath.gatewayfilter import (
     ALWAYS_REFUSED,
     ECHO_ADDRESS,
+    ECHO_ADDRESS6,
     INSIDE_LINK,
     NODE_LINK,
     Configuration,
@@ -27,15 +28,30 @@ from egress_gateway.datapath.link import MAIN, Link, Route, Rule
 from egress_gateway.datapath.wireguard import Config, Device, IPAddress, IPNetwork
 
 Where = Literal["node", "gateway"]
+IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+Family = Literal[4, 6]
 
 NODE_ADDRESS: Final = ipaddress.IPv4Interface(f"{ECHO_ADDRESS}/30")
 INSIDE_ADDRESS: Final = ipaddress.IPv4Interface("169.254.103.2/30")
 """The two ends of the pair. Link-local: they never leave it."""
-_DEFAULT: Final = ipaddress.IPv4Network("0.0.0.0/0")
-_UNMARKED: Final = Rule(family=4, priority=900, table=MAIN, mark=0, mask=0xFFFF)
-"""Spares outbound packets the walk over one rule per configuration."""
+NODE_ADDRESS6: Final = ipaddress.IPv6Interface(f"{ECHO_ADDRESS6}/126")
+INSIDE_ADDRESS6: Final = ipaddress.IPv6Interface(f"{ECHO_ADDRESS6 + 1}/126")
+_PAIR: Final[dict[Family, tuple[IPInterface, IPInterface]]] = {
+    4: (NODE_ADDRESS, INSIDE_ADDRESS),
+    6: (NODE_ADDRESS6, INSIDE_ADDRESS6),
+}
+_DEFAULT: Final[dict[Family, IPNetwork]] = {
+    4: ipaddress.IPv4Network("0.0.0.0/0"),
+    6: ipaddress.IPv6Network("::/0"),
+}
+OVERHEAD: Final = 60
+"""Bytes that WireGuard adds over IPv4, which is what nodes speak to each other."""
+IPV6_MTU: Final = 1280
+"""Bytes; a link with less cannot carry IPv6 (RFC 8200, 5)."""
 
-SYSCTLS: Final[tuple[tuple[Where, str, str], ...]] = (
+_FORWARDING: Final = "net/ipv6/conf/all/forwarding"
+Sysctl = tuple[Where, str, str]
+_SYSCTLS: Final[tuple[Sysctl, ...]] = (
     ("node", "net/ipv4/ip_forward", "1"),
     ("gateway", "net/ipv4/ip_forward", "1"),
     # Namespaces inherit the initial one's values, so "off" must be said. WireGuard itself
@@ -43,10 +59,27 @@ SYSCTLS: Final[tuple[tuple[Where, str, str], ...]] = (
     ("gateway", "net/ipv4/conf/all/rp_filter", "0"),
     ("gateway", "net/ipv4/conf/default/rp_filter", "0"),
     ("gateway", f"net/ipv4/conf/{INSIDE_LINK}/rp_filter", "0"),
+)
+_WITHOUT_IPV6: Final[tuple[Sysctl, ...]] = (
     # IPv6 is not carried; solicitations and reports of the links would only be noise.
     ("gateway", "net/ipv6/conf/all/disable_ipv6", "1"),
     ("gateway", "net/ipv6/conf/default/disable_ipv6", "1"),
     ("node", f"net/ipv6/conf/{NODE_LINK}/disable_ipv6", "1"),
+)
+_WITH_IPV6: Final[tuple[Sysctl, ...]] = (
+    ("gateway", "net/ipv6/conf/default/accept_ra", "0"),
+    ("gateway", "net/ipv6/conf/default/accept_dad", "0"),
+    ("gateway", "net/ipv6/conf/default/disable_ipv6", "0"),
+    # Without waiting for duplicates: a neighbour is asked from a link-local address.
+    ("gateway", f"net/ipv6/conf/{INSIDE_LINK}/accept_dad", "0"),
+    ("gateway", f"net/ipv6/conf/{INSIDE_LINK}/accept_ra", "0"),
+    ("node", f"net/ipv6/conf/{NODE_LINK}/accept_dad", "0"),
+    ("node", f"net/ipv6/conf/{NODE_LINK}/accept_ra", "0"),
+    ("gateway", "net/ipv6/conf/all/disable_ipv6", "0"),
+    ("gateway", f"net/ipv6/conf/{INSIDE_LINK}/disable_ipv6", "0"),
+    ("node", f"net/ipv6/conf/{NODE_LINK}/disable_ipv6", "0"),
+    ("gateway", "net/ipv6/conf/all/forwarding", "1"),
+    ("node", _FORWARDING, "1"),
 )
 
 
@@ -66,7 +99,10 @@ def surroundings(routes: Iterable[Route]) -> Surroundings:
     on_link = {
         r.destination
         for r in known
-        if r.device in uplinks and r.gateway is None and r.destination.prefixlen > 0
+        if r.device in uplinks
+        and r.gateway is None
+        and r.destination.prefixlen > 0
+        and not r.destination.is_link_local
     }
     return Surroundings(uplinks=uplinks, networks=tuple(sorted(on_link, key=str)))
 
@@ -83,11 +119,38 @@ class GatewayDesired:
     surroundings: Surroundings = Surroundings()
 
     @property
+    def families(self) -> tuple[Family, ...]:
+        """4, and 6 if a configuration carries it."""
+        return (4, 6) if any(c.secondary6 for c in self.configurations) else (4,)
+
+    @property
+    def sysctls(self) -> tuple[Sysctl, ...]:
+        return (*_SYSCTLS, *(_WITH_IPV6 if 6 in self.families else _WITHOUT_IPV6))
+
+    @property
+    def advertised(self) -> tuple[str, ...]:
+        """Sysctls of uplinks: a node that forwards IPv6 forgets the default route that its
+        router advertised, unless its link is told to listen all the same (2)."""
+        if 6 not in self.families:
+            return ()
+        return tuple(f"net/ipv6/conf/{n}/accept_ra" for n in sorted(self.surroundings.uplinks))
+
+    @property
     def gateway_filter(self) -> str:
         own = ipaddress.IPv4Network(self.primary)
         refused = (*ALWAYS_REFUSED, own, *self.refused)
-        local = self.surroundings.networks
-        return gateway_ruleset(self.configurations, refused=refused, local=local)
+        return gateway_ruleset(self.configurations, refused=refused, local=self.local)
+
+    @property
+    def local(self) -> tuple[IPNetwork, ...]:
+        """The nodes' networks. Azure tells a machine its IPv6 address alone, not the subnet,
+        which always is a /64."""
+        subnets = (
+            ipaddress.ip_network((c.secondary6, 64), strict=False)
+            for c in self.configurations
+            if c.secondary6
+        )
+        return (*self.surroundings.networks, *sorted(set(subnets)))
 
     @property
     def node_filter(self) -> str:
@@ -117,9 +180,9 @@ class GatewayObserved:
     """Live WireGuard interfaces by name."""
     bound: frozenset[int] = frozenset()
     """UDP ports of the node that are in use."""
-    own: frozenset[tuple[str, ipaddress.IPv4Interface]] = frozenset()
-    """IPv4 addresses that the node itself has, each with its link's name."""
-    translated: frozenset[IPv4Address] = frozenset()
+    own: frozenset[tuple[str, IPInterface]] = frozenset()
+    """Addresses that the node itself has, each with its link's name."""
+    translated: frozenset[IPAddress] = frozenset()
     """Secondary addresses that the namespace's filter used before."""
 
 
@@ -144,7 +207,7 @@ class SetSysctl:
 class AddAddress:
     where: Where
     link: str
-    address: ipaddress.IPv4Interface
+    address: IPInterface
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +215,7 @@ class RemoveAddress:
     """From the node: packets to an address of its own never come as far as the pair."""
 
     link: str
-    address: ipaddress.IPv4Interface
+    address: IPInterface
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +234,7 @@ class ApplyFilter:
 
 @dataclass(frozen=True, slots=True)
 class ForgetTranslated:
-    address: IPv4Address
+    address: IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,24 +339,28 @@ def _frame(desired: GatewayDesired, observed: GatewayObserved, inside: Place) ->
     actions: list[Action] = []
     if observed.gateway is None:
         actions.append(CreateNamespace())
-    ends: tuple[tuple[Where, Place, str, ipaddress.IPv4Interface], ...] = (
-        ("node", observed.node, NODE_LINK, NODE_ADDRESS),
-        ("gateway", inside, INSIDE_LINK, INSIDE_ADDRESS),
+    ends: tuple[tuple[Where, Place, str], ...] = (
+        ("node", observed.node, NODE_LINK),
+        ("gateway", inside, INSIDE_LINK),
     )
-    paired = all(link in place.links for _, place, link, _ in ends)
+    paired = all(link in place.links for _, place, link in ends)
     if not paired:
         actions.append(CreatePair())
     places: dict[Where, Place] = {"node": observed.node, "gateway": inside}
-    for where, key, value in SYSCTLS:
+    if observed.node.sysctls.get(_FORWARDING) != "1":
+        listening = (key for key in desired.advertised if observed.node.sysctls.get(key) == "1")
+        actions += [SetSysctl("node", key, "2") for key in listening]
+    for where, key, value in desired.sysctls:
         fresh = not paired and (INSIDE_LINK in key or NODE_LINK in key)
         found = places[where].sysctls.get(key)
         # A kernel without IPv6 has no such keys.
         missing = found is None and "/ipv6/" in key and observed.gateway is not None
         if fresh or (found != value and not missing):
             actions.append(SetSysctl(where, key, value))
-    for where, place, name, address in ends:
-        if not paired or address.ip not in place.addresses:
-            actions.append(AddAddress(where, name, address))
+    for index, (where, place, name) in enumerate(ends):
+        for address in (_PAIR[family][index] for family in desired.families):
+            if not paired or address.ip not in place.addresses:
+                actions.append(AddAddress(where, name, address))
         link = place.links.get(name) if paired else None
         if link is None or not link.up or link.mtu != desired.mtu:
             actions.append(RaiseLink(where, name, desired.mtu))
@@ -310,9 +377,9 @@ def _filters(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
         actions.append(
             ApplyFilter("node", desired.node_filter, present=observed.node.filter is not None)
         )
-    kept = {c.secondary for c in desired.configurations}
     # Connections of an address that went would go on leaving with it.
-    actions += [ForgetTranslated(a) for a in sorted(observed.translated - kept)]
+    gone = observed.translated - _secondaries(desired)
+    actions += [ForgetTranslated(a) for a in sorted(gone, key=lambda a: (a.version, a.packed))]
     return actions
 
 
@@ -326,20 +393,24 @@ def _leftovers(desired: GatewayDesired, observed: GatewayObserved, inside: Place
 def _claimed(desired: GatewayDesired, observed: GatewayObserved) -> list[Action]:
     """Secondaries that the node took for itself: cloud-init, and some network managers, put
     every address of the machine's NIC on its link."""
-    ours = {c.secondary for c in desired.configurations} - {desired.primary}
+    ours = _secondaries(desired) - {desired.primary}
     taken = (pair for pair in observed.own if pair[1].ip in ours)
-    return [RemoveAddress(link, address) for link, address in sorted(taken)]
+    return [RemoveAddress(link, address) for link, address in sorted(taken, key=str)]
+
+
+def _secondaries(desired: GatewayDesired) -> set[IPAddress]:
+    return {a for c in desired.configurations for a in (c.secondary, c.secondary6) if a}
 
 
 def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
     to_inside = {
         Route(
-            destination=ipaddress.IPv4Network(c.secondary),
-            gateway=INSIDE_ADDRESS.ip,
+            destination=ipaddress.ip_network(address),
+            gateway=_PAIR[address.version][1].ip,
             device=NODE_LINK,
             onlink=True,
         )
-        for c in desired.configurations
+        for address in _secondaries(desired)
     }
     have = {r for r in observed.node.routes if r.device == NODE_LINK and r.gateway}
     actions: list[Action] = []
@@ -348,20 +419,31 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
     fresh = NODE_LINK not in observed.node.links or INSIDE_LINK not in inside.links
     if missing := (to_inside if fresh else to_inside - have):
         actions.append(ReplaceRoutes("node", _sorted(missing)))
-    out = Route(destination=_DEFAULT, gateway=NODE_ADDRESS.ip, device=INSIDE_LINK)
-    if fresh or out not in inside.routes:
-        actions.append(ReplaceRoutes("gateway", (out,)))
-    wanted = {_UNMARKED, *(_rule(c.port) for c in desired.configurations)}
+    for family in desired.families:
+        gateway = _PAIR[family][0].ip
+        out = Route(destination=_DEFAULT[family], gateway=gateway, device=INSIDE_LINK)
+        if fresh or out not in inside.routes:
+            actions.append(ReplaceRoutes("gateway", (out,)))
+    wanted = {rule for family in desired.families for rule in _rules(family, desired)}
     ours = {r for r in inside.rules if r.priority in (900, 1000)}
-    actions += [DeleteRule(r) for r in sorted(ours - wanted, key=lambda r: r.mark)]
-    actions += [AddRule(r) for r in sorted(wanted - ours, key=lambda r: r.mark)]
+    actions += [DeleteRule(r) for r in sorted(ours - wanted, key=_by_mark)]
+    actions += [AddRule(r) for r in sorted(wanted - ours, key=_by_mark)]
     return actions
 
 
-def _rule(port: int) -> Rule:
-    """What came back for a configuration's address goes to its interface. Only what came by the
-    pair."""
-    return Rule(family=4, priority=1000, table=port, mark=port, mask=0xFFFF, device=INSIDE_LINK)
+def _rules(family: Family, desired: GatewayDesired) -> Iterable[Rule]:
+    # Spares outbound packets the walk over one rule per configuration.
+    yield Rule(family=family, priority=900, table=MAIN, mark=0, mask=0xFFFF)
+    for port in (c.port for c in desired.configurations if c.address(family)):
+        # What came back for a configuration's address goes to its interface. Only what came by
+        # the pair.
+        yield Rule(
+            family=family, priority=1000, table=port, mark=port, mask=0xFFFF, device=INSIDE_LINK
+        )
+
+
+def _by_mark(rule: Rule) -> tuple[int, int]:
+    return rule.family, rule.mark
 
 
 def _configuration(
@@ -380,7 +462,7 @@ def _configuration(
             actions.append(DeleteTunnel(name))
         config = Config(private_key=wanted.private_key, listen_port=wanted.port, replace_peers=True)
         actions += [CheckPort(wanted.port), CreateTunnel(name), ConfigureTunnel(name, config)]
-        actions += [MoveTunnel(name), RaiseLink("gateway", name, mtu - 60)]
+        actions += [MoveTunnel(name), RaiseLink("gateway", name, mtu - OVERHEAD)]
         link = None
     else:
         private = wanted.private_key
@@ -390,11 +472,12 @@ def _configuration(
             actions.append(ConfigureTunnel(name, config))
         if link is None:
             actions.append(MoveTunnel(name))
-        if link is None or not link.up or link.mtu != mtu - 60:
-            actions.append(RaiseLink("gateway", name, mtu - 60))
-    back = Route(destination=_DEFAULT, device=name, table=wanted.port)
-    if link is None or not link.up or back not in inside.routes:
-        actions.append(ReplaceRoutes("gateway", (back,)))
+        if link is None or not link.up or link.mtu != mtu - OVERHEAD:
+            actions.append(RaiseLink("gateway", name, mtu - OVERHEAD))
+    for family in (family for family in _DEFAULT if wanted.address(family)):
+        back = Route(destination=_DEFAULT[family], device=name, table=wanted.port)
+        if link is None or not link.up or back not in inside.routes:
+            actions.append(ReplaceRoutes("gateway", (back,)))
     return actions
 
 

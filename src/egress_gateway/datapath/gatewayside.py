@@ -16,7 +16,6 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ from egress_gateway.datapath.gatewayplan import (
     plan,
     surroundings,
 )
-from egress_gateway.datapath.link import MAIN, Links
+from egress_gateway.datapath.link import MAIN, Links, families
 from egress_gateway.datapath.netns import NetNS
 from egress_gateway.datapath.nft import Nftables, fingerprint
 from egress_gateway.datapath.wireguard import (
@@ -53,6 +52,7 @@ from egress_gateway.datapath.wireguard import (
     Config,
     Device,
     Interface,
+    IPAddress,
     IPNetwork,
     Peer,
     PeerStatus,
@@ -121,22 +121,19 @@ class GatewaySide:
     def surroundings(self) -> Surroundings:
         """Read anew for each pass: addresses of a node may come by DHCP."""
         with Links(self._node) as links:
-            return surroundings(links.routes(MAIN, 4))
+            known = families(self._node)
+            return surroundings({r for family in known for r in links.routes(MAIN, family)})
 
     def observe(self, desired: GatewayDesired) -> GatewayObserved:
         """Both namespaces as they are."""
         with self._lock, Links(self._node) as links:
-            node = self._place("node", self._node, links, desired.node_filter)
-            own = frozenset(
-                (link, address)
-                for link, address in links.every_address()
-                if isinstance(address, ipaddress.IPv4Interface)
-            )
+            node = self._place("node", self._node, links, desired)
+            own = frozenset(links.every_address())
             with self._inside() as inside:
                 if inside is None:
                     return GatewayObserved(node=node, own=own)
                 with Links(inside) as inside_links:
-                    gateway = self._place("gateway", inside, inside_links, desired.gateway_filter)
+                    gateway = self._place("gateway", inside, inside_links, desired)
                 devices = {}
                 for configuration in desired.configurations:
                     name = configuration.interface
@@ -173,7 +170,9 @@ class GatewaySide:
                     links.add_address(link, address)
             case steps.RemoveAddress(link, address):
                 # Without it the other addresses of the subnet would go too, if this came first.
-                netns.write_sysctl(self._node, f"net/ipv4/conf/{link}/promote_secondaries", "1")
+                if address.version == 4:
+                    promote = f"net/ipv4/conf/{link}/promote_secondaries"
+                    netns.write_sysctl(self._node, promote, "1")
                 with Links(self._node) as links:
                     links.delete_address(link, address)
             case steps.RaiseLink(where, link, mtu):
@@ -362,26 +361,32 @@ class GatewaySide:
         with self._at("node" if unmoved else "gateway") as namespace:
             yield Interface(name, namespace, name)
 
-    def _place(self, where: Where, namespace: NetNS, links: Links, wanted: str) -> Place:
+    def _place(
+        self, where: Where, namespace: NetNS, links: Links, desired: GatewayDesired
+    ) -> Place:
+        wanted = desired.node_filter if where == "node" else desired.gateway_filter
         end = NODE_LINK if where == "node" else INSIDE_LINK
         found = links.links()
         listing = Nftables(namespace).table("inet", _TABLES[where][0])
         text, listed = self._applied.get(where, ("", ""))
         intact = text == wanted and fingerprint(listing) == listed
         tables = {MAIN} if where == "node" else {MAIN, *_ports(found)}
+        keys = {key for place, key, _ in desired.sysctls if place == where}
+        if where == "node":
+            keys.update(desired.advertised)
+        # Without a configuration that carries it, IPv6 has no routes of ours: they go with it.
+        known = [family for family in families(namespace) if family in desired.families]
         return Place(
             links=found,
             addresses=frozenset(a.ip for a in links.addresses(end))
             if end in found
             else frozenset(),
-            routes=frozenset(r for table in tables for r in links.routes(table, 4)),
-            rules=frozenset(links.rules(4)) if where == "gateway" else frozenset(),
+            routes=frozenset(r for f in known for table in tables for r in links.routes(table, f)),
+            rules=frozenset(r for f in families(namespace) for r in links.rules(f))
+            if where == "gateway"
+            else frozenset(),
             filter=None if listing is None else (text if intact else ""),
-            sysctls={
-                key: netns.read_sysctl(namespace, key)
-                for place, key, _ in steps.SYSCTLS
-                if place == where
-            },
+            sysctls={key: netns.read_sysctl(namespace, key) for key in keys},
         )
 
     def _apply_filter(self, where: Where, ruleset: str, present: bool) -> None:
@@ -415,10 +420,12 @@ def _ports(links: Mapping[str, Any]) -> set[int]:
     return {int(n[3:]) for n in links if n.startswith("wg-") and n[3:].isdigit()}
 
 
-def _secondaries(listing: list[dict[str, Any]] | None) -> frozenset[IPv4Address]:
+def _secondaries(listing: list[dict[str, Any]] | None) -> frozenset[IPAddress]:
     """The secondary addresses that a filter found in place translates to."""
-    for item in listing or []:
-        declared = item.get("set", {})
-        if declared.get("name") == "secondaries4":
-            return frozenset(ipaddress.IPv4Address(e) for e in declared.get("elem", []))
-    return frozenset()
+    sets = [item.get("set", {}) for item in listing or []]
+    return frozenset(
+        ipaddress.ip_address(element)
+        for declared in sets
+        if declared.get("name") in ("secondaries4", "secondaries6")
+        for element in declared.get("elem", [])
+    )

@@ -217,7 +217,7 @@ class PodSide:
 
     def _observe(self, pod: _Open, desired: PodDesired) -> PodObserved:
         found = pod.links.links()
-        leg = self._leg(pod, desired.tunnel, desired.link, found)
+        leg = self._leg(pod, desired, found, other=False)
         known = families(pod.netns)
         current = self._filter(pod, desired)
         # Listing a table that does not exist costs as much as listing all of it.
@@ -233,11 +233,15 @@ class PodSide:
             routes=frozenset(r for f in known for t in tables for r in pod.links.routes(t, f)),
             rules=frozenset(r for f in known for r in pod.links.rules(f)),
             source=leg.source,
-            ipv6=read_sysctl(pod.netns, "net/ipv6/conf/all/disable_ipv6") == "0",
-            other=self._leg(pod, desired.other, desired.other_link, found),
+            link_sysctls=leg.sysctls,
+            ipv6=_has_ipv6(pod.netns, desired.interface),
+            other=self._leg(pod, desired, found, other=True),
         )
 
-    def _leg(self, pod: _Open, tunnel: Tunnel | None, name: str, found: Mapping[str, Link]) -> Leg:
+    def _leg(
+        self, pod: _Open, desired: PodDesired, found: Mapping[str, Link], *, other: bool
+    ) -> Leg:
+        tunnel, name = _which(desired, other)
         link = found.get(name)
         if tunnel is None:
             return Leg(link=link)
@@ -249,7 +253,9 @@ class PodSide:
             handle = Interface(tunnel.name, self._node, tunnel.name)
         device = self._backend.status(handle) if link or unmoved else None
         source = self._sources.allowed().get(tunnel.listen_port)
-        return Leg(unmoved=unmoved, link=link, device=device, source=source)
+        keys = [key for key, _ in podplan.link_sysctls(desired, name)] if link else []
+        sysctls = tuple((key, read_sysctl(pod.netns, key)) for key in keys)
+        return Leg(unmoved=unmoved, link=link, device=device, source=source, sysctls=sysctls)
 
     def _filter(self, pod: _Open, desired: PodDesired) -> str | None:
         # NB: asked first; what changes afterwards is seen next time.
@@ -342,3 +348,9 @@ def _which(desired: PodDesired, other: bool) -> tuple[Tunnel | None, str]:
     if other:
         return desired.other, desired.other_link
     return desired.tunnel, desired.link
+
+
+def _has_ipv6(netns: NetNS, interface: str) -> bool:
+    """Runtimes may turn IPv6 off for all links and on again for the one that has an address."""
+    keys = (f"net/ipv6/conf/{name}/disable_ipv6" for name in ("all", interface))
+    return any(read_sysctl(netns, key) == "0" for key in keys)

@@ -2,7 +2,8 @@
 
 The hold sits in postrouting at the very end, after every routing decision and translation (service
 meshes translate inside pods), and looks only at where a packet is about to leave and where to. It
-asks conntrack's mark, never the packet's: a container with NET_RAW may set the latter.
+asks conntrack's mark, never the packet's: a container with NET_RAW may set the latter. Neighbour
+discovery passes when the kernel speaks: its packets have a socket that belongs to no user.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from egress_gateway.datapath.networks import collapse, within
 from egress_gateway.datapath.nft import amend
 from egress_gateway.datapath.wireguard import IPAddress, IPNetwork
 
@@ -67,25 +69,12 @@ def split(
 ) -> Split:
     """The meaning of ``defaultRoute``, ``excludeCidrs`` and the node's exceptions."""
     always = [*exceptions, *_ALWAYS_DIRECT]
-    direct = _collapse([*always, *excluded] if default_route else always)
-    wanted = _EVERYTHING if default_route else _collapse(excluded)
+    direct = collapse([*always, *excluded] if default_route else always)
+    wanted = _EVERYTHING if default_route else collapse(excluded)
     # Routes prefer the longer prefix, and know one route per prefix: what lies inside a direct
     # network must not be among the tunnelled ones at all.
-    tunneled = (n for n in wanted if not any(_within(n, d) for d in direct))
+    tunneled = (n for n in wanted if not any(within(n, d) for d in direct))
     return Split(direct, tuple(tunneled))
-
-
-def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
-    if isinstance(inner, ipaddress.IPv4Network):
-        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
-    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
-
-
-def _collapse(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
-    kept = list(networks)
-    four = [n for n in kept if isinstance(n, ipaddress.IPv4Network)]
-    six = [n for n in kept if isinstance(n, ipaddress.IPv6Network)]
-    return (*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -112,11 +101,16 @@ table inet {TABLE} {{
     ip6 daddr . tcp dport . tcp sport @inbound6 ct mark set ct mark | {MARK:#x}
     ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
 {stay}  }}
+  chain neighbours {{
+    meta skuid 0-4294967295 return
+    ip6 hoplimit 255 accept
+  }}
   chain hold {{
     type filter hook postrouting priority 300; policy accept;
 {_notes()}
     oifname {{ {ours} }} accept
     ct mark & {MARK:#x} == {MARK:#x} accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} jump neighbours
     ip daddr @direct4 accept
     ip6 daddr @direct6 accept
     ip daddr @tunneled4 counter name "{COUNTER}" drop

@@ -62,6 +62,11 @@ SYSCTLS: Final = (
     # Reverse path checks must follow the mark, or strict ones drop what came in by eth0.
     ("net/ipv4/conf/all/src_valid_mark", "1"),
 )
+TUNNEL_SYSCTLS: Final = (
+    # Nobody on the other side is a router of ours, and addresses are the pod's own.
+    ("accept_ra", "0"),
+    ("addr_gen_mode", "1"),
+)
 KEEPALIVE: Final = 25
 """Seconds. Opens the handshake without waiting for traffic, keeps load balancers' and
 conntrack's memory of the flow alive; WireGuard's documentation suggests this value."""
@@ -135,6 +140,8 @@ class Leg:
     link: Link | None = None
     device: Device | None = None
     source: IPAddress | None = None
+    sysctls: tuple[tuple[str, str | None], ...] = ()
+    """Those of ``link_sysctls``, once the link is there."""
 
     @property
     def is_new(self) -> bool:
@@ -158,13 +165,20 @@ class PodObserved:
     rules: frozenset[Rule] = frozenset()
     source: IPAddress | None = None
     """What the node's filter lets through to the tunnel's listen port."""
+    link_sysctls: tuple[tuple[str, str | None], ...] = ()
     ipv6: bool = True
-    """Whether the kernel has IPv6."""
+    """Whether the pod has IPv6."""
     other: Leg = Leg()
 
     @property
     def leg(self) -> Leg:
-        return Leg(unmoved=self.unmoved, link=self.link, device=self.device, source=self.source)
+        return Leg(
+            unmoved=self.unmoved,
+            link=self.link,
+            device=self.device,
+            source=self.source,
+            sysctls=self.link_sysctls,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +319,7 @@ def _tunnel(desired: PodDesired, tunnel: Tunnel | None, name: str, observed: Leg
             CreateTunnel(tunnel.name),
             ConfigureTunnel(whole, name),
             MoveTunnel(tunnel.name, name),
+            *_link_sysctls(desired, name, ()),
             RaiseLink(name, tunnel.mtu),
         ]
     change = configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=observed.device)
@@ -315,9 +330,28 @@ def _tunnel(desired: PodDesired, tunnel: Tunnel | None, name: str, observed: Leg
     link = observed.link
     if link is None:
         actions.append(MoveTunnel(tunnel.name, name))
+    actions += _link_sysctls(desired, name, observed.sysctls if link else ())
     if link is None or not link.up or link.mtu != tunnel.mtu:
         actions.append(RaiseLink(name, tunnel.mtu))
     return actions
+
+
+def link_sysctls(desired: PodDesired, name: str) -> list[tuple[str, str]]:
+    """Of a tunnel's link. Runtimes that turn IPv6 off by default turn it off here too."""
+    wanted = [*TUNNEL_SYSCTLS, *([("disable_ipv6", "0")] if desired.tunnel_ipv6 else [])]
+    return [(f"net/ipv6/conf/{name}/{key}", value) for key, value in wanted]
+
+
+def _link_sysctls(
+    desired: PodDesired, name: str, found: Iterable[tuple[str, str | None]]
+) -> list[SetSysctl]:
+    known = dict(found)
+    # A kernel without IPv6 has no such keys.
+    return [
+        SetSysctl(key, value)
+        for key, value in link_sysctls(desired, name)
+        if known.get(key, "") not in (value, None)
+    ]
 
 
 def configuration(tunnel: Tunnel, *, ipv6: bool, observed: Device | None) -> Config:

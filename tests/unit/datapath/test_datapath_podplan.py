@@ -63,6 +63,7 @@ class Simulated:
             link=main.link,
             device=main.device,
             source=main.source,
+            link_sysctls=main.sysctls,
             other=self._leg(wanted.other_link, wanted.other),
         )
 
@@ -84,6 +85,10 @@ class Simulated:
         match action:
             case p.ApplyFilter(ruleset, _, _):
                 seen = change(seen, filter=ruleset)
+            case p.SetSysctl(name, value) if "/wg" in name:
+                link = name.split("/")[3]
+                known = dict(self.legs[link].sysctls) | {name: value}
+                self._change(link, sysctls=tuple(known.items()))
             case p.SetSysctl(name, value):
                 seen = change(seen, sysctls=((name, value),))
             case p.AllowSource(port, source):
@@ -103,7 +108,7 @@ class Simulated:
                 self._change(link, device=_configured(device, config))
             case p.MoveTunnel(_, link):
                 assert self.legs[link].unmoved
-                self._change(link, unmoved=False, link=Link(9, link, False, 1420))
+                self._change(link, unmoved=False, link=Link(9, link, False, 1420), sysctls=())
             case p.RaiseLink(link, mtu):
                 assert self.legs[link].link is not None
                 self._change(link, link=Link(9, link, True, mtu))
