@@ -1,7 +1,7 @@
 """A Kubernetes API over HTTPS for the contract tests, and kubectl if there is one.
 
-The tests know the API by its URL and token alone, so that the same suite can be pointed at another
-server.
+The tests know the API by its URL and credentials alone: the same suite runs on the embedded server
+and, with the mark ``kube``, on a real kube-apiserver (``make test-kube``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from cryptography.x509.oid import NameOID
 
 from egress_gateway.lab.kube.client import HttpTransport, KubeClient
 from egress_gateway.lab.kube.server import ApiServer
+from egress_gateway.lab.kubernetes.control_plane import ADMINISTRATOR, ControlPlane
 from egress_gateway.lab.protocols import PodRuntime
+from tests.kube.real import settle, wipe
 
 
 @dataclass(frozen=True)
@@ -79,18 +81,62 @@ def certificates() -> Iterator[Certificates]:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running API: its administrator, its server (for what only the embedded one has), and
-    how to become somebody else."""
+    """A running API: its administrator, and how to become somebody else."""
 
     url: str
-    server: ApiServer
     admin: KubeClient
-    certificates: Certificates
+    ca: str
+    trusting: ssl.SSLContext
+    kubeconfig: bytes
+    embedded: ApiServer | None = None
+    plane: ControlPlane | None = None
+
+    @property
+    def server(self) -> ApiServer:
+        """For tests of what only the embedded server has; they carry ``embedded_only``."""
+        assert self.embedded is not None, "mark this test embedded_only"
+        return self.embedded
 
     @asynccontextmanager
     async def as_token(self, token: str) -> AsyncIterator[KubeClient]:
-        async with HttpTransport(self.url, self.certificates.trusting, token) as transport:
+        async with HttpTransport(self.url, self.trusting, token) as transport:
             yield KubeClient(transport, manager="someone")
+
+    @asynccontextmanager
+    async def as_node(self, name: str) -> AsyncIterator[KubeClient]:
+        """The kubelet of a node."""
+        if self.embedded is not None:
+            yield KubeClient(self.embedded.node_transport(name))
+        else:
+            assert self.plane is not None
+            transport = self.plane.transport(f"system:node:{name}", "system:nodes")
+            async with transport:
+                yield KubeClient(transport)
+
+    async def settled(self) -> None:
+        """Returns when the roles and policies written so far are in force: the embedded server
+        asks its store, a real one hears of them."""
+        if self.plane is not None:
+            await settle(self.admin)
+
+    async def served(self, *definitions: str) -> None:
+        """Returns when custom resources (``plural.group``) can be used: a real server opens their
+        paths a moment after it took the definition."""
+        for name in definitions:
+            found = await self.admin.wait_for("customresourcedefinitions", name, _established)
+            assert found is not None
+            path = f"/apis/{found['spec']['group']}/{found['spec']['versions'][0]['name']}"
+            plural = found["spec"]["names"]["plural"]
+            async with asyncio.timeout(30):
+                while (await self.admin.transport.request("GET", f"{path}/{plural}")).status != 200:
+                    await asyncio.sleep(0.02)
+                while (await self.admin.transport.request("GET", path)).status != 200:
+                    await asyncio.sleep(0.02)
+
+
+def _established(obj: dict[str, Any] | None) -> bool:
+    conditions = ((obj or {}).get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 
 @asynccontextmanager
@@ -111,22 +157,59 @@ async def serve(
     url = f"https://127.0.0.1:{sock.getsockname()[1]}"
     try:
         async with HttpTransport(url, certificates.trusting, server.admin_token) as transport:
-            yield Cluster(url, server, KubeClient(transport, manager="tests"), certificates)
+            yield Cluster(
+                url=url,
+                admin=KubeClient(transport, manager="tests"),
+                ca=certificates.ca,
+                trusting=certificates.trusting,
+                kubeconfig=server.kubeconfig(url),
+                embedded=server,
+            )
     finally:
         await server.stop()
+
+
+@asynccontextmanager
+async def real(plane: ControlPlane) -> AsyncIterator[Cluster]:
+    """A real server with nothing of other tests in it."""
+    plane.check()
+    await wipe(plane)
+    async with plane.transport() as transport:
+        yield Cluster(
+            url=plane.url,
+            admin=KubeClient(transport, manager="tests"),
+            ca=plane.ca.decode(),
+            trusting=plane.tls(""),
+            kubeconfig=plane.kubeconfig(*ADMINISTRATOR),
+            plane=plane,
+        )
 
 
 Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
 Run = Callable[..., None]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that ``run``s does so on both servers, the real one with the mark ``kube``
+    (``make test-kube``), unless it says that it is of the embedded one alone."""
+    if "run" not in metafunc.fixturenames:
+        return
+    servers = [pytest.param("embedded")]
+    if metafunc.definition.get_closest_marker("embedded_only") is None:
+        servers.append(pytest.param("real", marks=pytest.mark.kube))
+    metafunc.parametrize("run", servers, indirect=True)
+
+
 @pytest.fixture
-def run(certificates: Certificates) -> Run:
-    """Runs a scenario against a fresh API server."""
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a scenario against a fresh API server. Options are the embedded server's alone."""
+    of_real = request.param == "real"
+    plane = request.getfixturevalue("real_plane") if of_real else None
+    certificates = None if of_real else request.getfixturevalue("certificates")
 
     def go(scenario: Scenario, **options: Any) -> None:
         async def main() -> None:
-            async with serve(certificates, **options) as cluster:
+            async with real(plane) if plane else serve(certificates, **options) as cluster:
                 await scenario(cluster)
 
         asyncio.run(main())
@@ -159,7 +242,7 @@ def kubectl(kubectl_binary: str, tmp_path: Path) -> Callable[..., Coroutine[Any,
         cluster: Cluster, *args: str, stdin: str | None = None, fails: bool = False
     ) -> str:
         config = tmp_path / "kubeconfig"
-        config.write_bytes(cluster.server.kubeconfig(cluster.url))
+        config.write_bytes(cluster.kubeconfig)
         process = await asyncio.create_subprocess_exec(
             kubectl_binary,
             f"--kubeconfig={config}",

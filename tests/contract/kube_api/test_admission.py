@@ -34,6 +34,10 @@ async def installed(cluster: Cluster) -> None:
         for document in yaml.safe_load_all(file.read_text()):
             if document:
                 await cluster.admin.apply(document)
+    await cluster.served(
+        *(f"{file.stem}.{names.GROUP}" for file in (folder / "crds").glob("*.yaml"))
+    )
+    await cluster.settled()
 
 
 async def namespace(cluster: Cluster, name: str, configuration: str | None) -> None:
@@ -297,6 +301,7 @@ async def _user(cluster: Cluster, name: str, *rules: Object) -> str:
         },
     ):
         await cluster.admin.apply(document)
+    await cluster.settled()
     return await account_token(cluster, name, "default")
 
 
@@ -379,6 +384,7 @@ def binding(kind: str, **spec: Any) -> Object:
 async def validating(cluster: Cluster, actions: list[str], **spec: Any) -> None:
     await cluster.admin.apply(policy("Validating", **spec))
     await cluster.admin.apply(binding("Validating", validationActions=actions))
+    await cluster.settled()
 
 
 def test_a_validation_speaks_in_kubernetes_words(run: Run) -> None:
@@ -427,12 +433,14 @@ def test_a_policy_without_a_binding_or_for_others_is_not_asked(run: Run) -> None
         await cluster.admin.apply(
             binding("Validating", validationActions=["Deny"], matchResources=narrowed)
         )
+        await cluster.settled()
         await cluster.admin.create("configmaps", config_map("other"))
         assert await refusal(cluster.admin.create("configmaps", config_map("a", guarded="yes")))
         elsewhere = {"namespaceSelector": {"matchLabels": {"team": "x"}}}
         await cluster.admin.apply(
             binding("Validating", validationActions=["Deny"], matchResources=elsewhere)
         )
+        await cluster.settled()
         await cluster.admin.create("configmaps", config_map("a", guarded="yes"))
 
     run(scenario)
@@ -484,16 +492,19 @@ def test_mutations_see_those_before_them_and_may_not_rename(run: Run) -> None:
         )
         await cluster.admin.apply(changing)
         await cluster.admin.apply(binding("Mutating"))
+        await cluster.settled()
         made = await cluster.admin.create("configmaps", config_map("a"))
         assert made["data"] == {"b": "x"}
         renaming = "[JSONPatch{op: 'replace', path: '/metadata/name', value: 'b'}]"
         changing["spec"]["mutations"] = [patch(renaming)]
         await cluster.admin.apply(changing)
+        await cluster.settled()
         error = await refusal(cluster.admin.create("configmaps", config_map("c")))
         assert "may not change kind, name" in str(error)
         await cluster.admin.delete(
             f"mutatingadmissionpolicies.{GROUP}/v1", "test", missing_ok=False
         )
+        await cluster.settled()
         made = await cluster.admin.create("configmaps", config_map("c"))
         assert made["data"] == {"a": "1"}
 

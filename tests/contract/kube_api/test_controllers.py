@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from egress_gateway.lab.kube.client import KubeClient
+import pytest
+
 from egress_gateway.lab.kube.controllers import Timing
 from tests.contract.kube_api.conftest import Cluster, Run
 from tests.contract.kube_api.test_objects import config_map, is_bound, node, pod, refusal
@@ -18,7 +19,7 @@ GONE: Callable[[Object | None], bool] = lambda obj: obj is None  # noqa: E731
 
 async def play_kubelet(cluster: Cluster) -> None:
     """Runs every pod that is bound, ends every pod that is deleted; until cancelled."""
-    kubelet = KubeClient(cluster.server.transport())
+    kubelet = cluster.admin
     async for event in kubelet.watch("pods"):
         if event["type"] in ("BOOKMARK", "DELETED"):
             continue
@@ -382,6 +383,7 @@ def lease(name: str, renewed: str) -> Object:
     }
 
 
+@pytest.mark.embedded_only("a real one waits for forty seconds")
 def test_a_silent_node_is_unknown_and_comes_back(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         admin = cluster.admin

@@ -20,6 +20,16 @@ async def install(cluster: Cluster) -> None:
     for file in sorted(_CRDS.glob("*.yaml")):
         for document in yaml.safe_load_all(file.read_text()):
             await cluster.admin.apply(document)
+    await cluster.served(*(file_name(f) for f in _CRDS.glob("*.yaml")))
+
+
+def file_name(file: Path) -> str:
+    return f"{file.stem}.{names.GROUP}"
+
+
+async def define(cluster: Cluster, schema: dict[str, Any], **version: Any) -> None:
+    await cluster.admin.create("customresourcedefinitions", definition(schema, **version))
+    await cluster.served("widgets.example.com")
 
 
 def configuration(**spec: Any) -> dict[str, Any]:
@@ -118,9 +128,7 @@ def test_a_bad_configuration_is_refused_with_the_field(
 
 def test_unknown_fields_are_pruned_or_refused(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create(
-            "customresourcedefinitions", definition(spec_schema(size={"type": "integer"}))
-        )
+        await define(cluster, spec_schema(size={"type": "integer"}))
         path = "/apis/example.com/v1/namespaces/default/widgets"
         error = await refusal(
             cluster.admin.call(
@@ -139,10 +147,7 @@ def test_unknown_fields_are_pruned_or_refused(run: Run) -> None:
 
 def test_status_and_specification_are_written_apart(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create(
-            "customresourcedefinitions",
-            definition(spec_schema(size={"type": "integer"}), subresources={"status": {}}),
-        )
+        await define(cluster, spec_schema(size={"type": "integer"}), subresources={"status": {}})
         made = await cluster.admin.create(_WIDGETS, {**widget({"size": 1}), "status": {"a": 1}})
         assert "status" not in made
         both = {"spec": {"size": 2}, "status": {"ready": True}}
@@ -168,7 +173,7 @@ def test_status_and_specification_are_written_apart(run: Run) -> None:
 
 def test_an_update_must_name_the_version_it_is_of(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("customresourcedefinitions", definition(spec_schema()))
+        await define(cluster, spec_schema())
         await cluster.admin.create(_WIDGETS, widget({}))
         error = await refusal(cluster.admin.replace(_WIDGETS, widget({})))
         assert "metadata.resourceVersion" in str(error)
@@ -185,7 +190,7 @@ def test_transition_rules_see_the_old_value(run: Run) -> None:
                 {"rule": "self == oldSelf", "message": "the name is for ever"}
             ],
         }
-        await cluster.admin.create("customresourcedefinitions", definition(spec_schema(name=name)))
+        await define(cluster, spec_schema(name=name))
         await cluster.admin.create(_WIDGETS, widget({"name": "a"}))
         error = await refusal(
             cluster.admin.patch(_WIDGETS, "w", {"spec": {"name": "b"}}, namespace="default")
@@ -217,14 +222,14 @@ def test_a_rule_that_cannot_be_evaluated_is_refused(run: Run, rule: str, why: st
 
 def test_deleting_a_definition_deletes_its_objects(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("customresourcedefinitions", definition(spec_schema()))
+        await define(cluster, spec_schema())
         await cluster.admin.create(_WIDGETS, widget({}))
         await cluster.admin.delete("customresourcedefinitions", "widgets.example.com")
         await cluster.admin.wait_for(
             "customresourcedefinitions", "widgets.example.com", lambda obj: obj is None
         )
         assert (await refusal(cluster.admin.list(_WIDGETS))).code == 404
-        await cluster.admin.create("customresourcedefinitions", definition(spec_schema()))
+        await define(cluster, spec_schema())
         assert await cluster.admin.list(_WIDGETS) == []
 
     run(scenario)

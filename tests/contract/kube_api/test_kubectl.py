@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from egress_gateway.api import names
@@ -86,6 +87,7 @@ def test_the_life_of_a_deployment(run: Run, kubectl: Kubectl) -> None:
     run(scenario)
 
 
+@pytest.mark.embedded_only("a real server has no containers without a real node")
 def test_pods_by_hand(run: Run, kubectl: Kubectl) -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.admin.create("nodes", node("n1"))

@@ -238,6 +238,7 @@ def test_events_and_leases_are_ordinary_objects(run: Run) -> None:
     run(scenario)
 
 
+@pytest.mark.embedded_only("a real server is in no process of ours")
 def test_in_process_and_https_are_the_same_api(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         local = KubeClient(cluster.server.transport())
@@ -261,6 +262,12 @@ def node(name: str, **labels: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **labels}},
+        # As its kubelet would report it: schedulers look at what there is room for.
+        "status": {
+            "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"},
+            "capacity": {"cpu": "4", "memory": "8Gi", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
     }
 
 

@@ -12,6 +12,8 @@ from tests.contract.kube_api.conftest import Cluster, Run
 from tests.contract.kube_api.fake_runtime import EchoRuntime
 from tests.contract.kube_api.test_objects import node, pod
 
+pytestmark = pytest.mark.embedded_only("a real server has no containers without a real node")
+
 
 async def start(cluster: Cluster, *containers: str) -> None:
     await cluster.admin.create("nodes", node("n1"))

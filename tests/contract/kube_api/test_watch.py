@@ -150,6 +150,7 @@ def test_many_changes_arrive_complete_and_in_order(run: Run) -> None:
     run(scenario)
 
 
+@pytest.mark.embedded_only("the real one is shared by all tests")
 def test_a_server_that_stops_ends_its_watches(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         events = cluster.admin.watch("configmaps", namespace="default", since="")
