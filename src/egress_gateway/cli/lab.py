@@ -43,21 +43,31 @@ output_option = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
 
+kubernetes_option = click.option(
+    "--kubernetes",
+    type=click.Choice(["embedded", "real"]),
+    default="embedded",
+    show_default=True,
+    help="The embedded API server and kubelets, or the real programs (make kubernetes).",
+)
+
 
 @lab.command()
 @output_option
+@kubernetes_option
 @click.option("--keep", is_flag=True, help="Leave the lab running when the story failed.")
-def demo(output: str, keep: bool) -> None:
+def demo(output: str, keep: bool, kubernetes: str) -> None:
     """Play the story: a pod gets an address of its own, with real packets."""
     from egress_gateway.lab.demo.story import play
 
     _terminate_as_interrupt()
-    sys.exit(_guarded(play(as_json=output == "json", keep=keep)))
+    sys.exit(_guarded(play(as_json=output == "json", keep=keep, kubernetes=kubernetes)))
 
 
 @lab.command()
 @name_option
 @output_option
+@kubernetes_option
 @click.option("--empty", is_flag=True, help="Only Azure: no resource group, no cluster.")
 @click.option("--nodes", default=3, show_default=True, help="Nodes of the system pool.")
 @click.option(
@@ -65,7 +75,9 @@ def demo(output: str, keep: bool) -> None:
     type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
     help="Keep Azure's resources in this file, and begin with those that it holds.",
 )
-def up(name: str, output: str, empty: bool, nodes: int, state: Path | None) -> None:
+def up(
+    name: str, output: str, kubernetes: str, empty: bool, nodes: int, state: Path | None
+) -> None:
     """Start a lab that stays: resource group, AKS-like cluster, kubeconfig."""
     from egress_gateway.lab.demo.setup import bring_up
 
@@ -76,6 +88,7 @@ def up(name: str, output: str, empty: bool, nodes: int, state: Path | None) -> N
             empty=empty,
             nodes=nodes,
             state=state,
+            kubernetes=kubernetes,
             say=lambda text: click.echo(text, err=True),
         )
     )

@@ -1,36 +1,31 @@
 """The parts of a lab, put together: the only module that knows all of them.
 
-Azure asks for clusters and machines (``ClusterBackend``); this makes them out of an API server, a
-runtime and the fabric. Our components are installed as on any cluster, from the shipped manifests
-and one Secret, and get no other word from the lab.
+Azure asks for clusters and machines (``ClusterBackend``); this makes them out of Kubernetes (the
+embedded server with emulated kubelets, or the real programs) and the fabric. Our components are
+installed as on any cluster and get no other word from the lab.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
-import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
-from egress_gateway.api import names
-from egress_gateway.api.manifests import deploy_dir
+from egress_gateway.lab import pki
 from egress_gateway.lab.azure.emulator import Emulator
 from egress_gateway.lab.control import ControlError, Operation
+from egress_gateway.lab.embedded import EmbeddedKubernetes, EmbeddedSettings
 from egress_gateway.lab.fabric.fabric import Fabric
-from egress_gateway.lab.kube.client import KubeClient, KubeError
-from egress_gateway.lab.kube.server import ApiServer
 from egress_gateway.lab.protocols import BackendError, ClusterSpec, MachineSpec
-from egress_gateway.lab.runtime.machines import Machines, MachinesSettings, Running
-from egress_gateway.lab.runtime.node import MachineError
-from egress_gateway.lab.runtime.pod import Platform
+from egress_gateway.lab.runtime.node import MachineError, Node
+
+if TYPE_CHECKING:
+    from egress_gateway.lab.kubernetes.real import RealKubernetes
 
 log = logging.getLogger(__name__)
 
@@ -53,21 +48,23 @@ class Lab:
     def __init__(
         self,
         *,
+        name: str,
         directory: Path,
-        ca: bytes,
-        tls: ssl.SSLContext,
-        kubernetes: list[socket.socket],
-        azure: list[socket.socket],
+        authority: pki.Authority,
+        kubernetes: socket.socket,
+        azure: socket.socket,
         options: dict[str, Any],
     ) -> None:
+        self._name = name
         self._directory = directory
-        self._ca = ca
-        self._tls = tls
-        self._kubernetes = kubernetes
-        self._azure = azure
+        self._authority = authority
+        self._azure = azure, _listen(AZURE_ADDRESS)
         self._cluster: ClusterSpec | None = None
         self._specs: dict[str, MachineSpec] = {}
-        self._inside = _listen(KUBERNETES_ADDRESS), _listen(AZURE_ADDRESS)
+        self._tls = authority.server(
+            addresses=["127.0.0.1", KUBERNETES_ADDRESS, AZURE_ADDRESS],
+            names=["localhost", "kubernetes.default.svc", "management.lab.invalid"],
+        ).context(directory)
         self.emulator = Emulator(
             backend=self,
             verifier=self,
@@ -75,41 +72,40 @@ class Lab:
             state=Path(options["state"]) if options.get("state") else None,
         )
         self.fabric = Fabric(self.emulator.resources, token=self._machine_token)
-        platform = Platform(
-            api_host=KUBERNETES_ADDRESS, api_port=443, ca=ca.decode(), nameserver=NAMESERVER
-        )
-        self.machines = Machines(
-            MachinesSettings(platform=platform),
-            lambda node: self.server.node_transport(node),
-            self.fabric,
-        )
-        self.server = self._new_server()
+        real = options.get("kubernetes") == "real"
+        self.kubernetes = self._real(kubernetes) if real else self._embedded(kubernetes)
 
-    def _new_server(self) -> ApiServer:
-        """An empty API server on the lab's sockets."""
-        return ApiServer(
-            sockets=[s.dup() for s in (*self._kubernetes, self._inside[0])],
+    def _embedded(self, listening: socket.socket) -> EmbeddedKubernetes:
+        settings = EmbeddedSettings(
+            address=KUBERNETES_ADDRESS,
+            nameserver=NAMESERVER,
+            ca=self._authority.ca,
             tls=self._tls,
-            ca_pem=self._ca.decode(),
-            services=IPv4Network("10.0.0.0/16"),
-            address=f"{KUBERNETES_ADDRESS}:443",
-            runtime=self.machines,
         )
+        return EmbeddedKubernetes(settings, [listening, _listen(KUBERNETES_ADDRESS)], self.fabric)
 
-    @property
-    def admin(self) -> KubeClient:
-        return KubeClient(self.server.transport())
+    def _real(self, listening: socket.socket) -> RealKubernetes:
+        # Labs of the other kind need not know of it.
+        from egress_gateway.lab.kubernetes.real import RealKubernetes, RealSettings
+
+        settings = RealSettings(
+            lab=self._name,
+            directory=self._directory,
+            address=KUBERNETES_ADDRESS,
+            nameserver=NAMESERVER,
+            authority=self._authority,
+        )
+        return RealKubernetes(settings, listening, self.fabric)
 
     async def __aenter__(self) -> Lab:
         await self.fabric.start()
-        await self.server.start()
-        await self.emulator.serve([*self._azure, self._inside[1]], self._tls)
+        await self.kubernetes.start()
+        await self.emulator.serve([*self._azure], self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.machines.close()
         await self.emulator.close()
-        await self.server.stop()
+        await self.kubernetes.close()
         await self.fabric.close()
 
     async def run(self) -> None:
@@ -125,73 +121,38 @@ class Lab:
                 "delete it, or start a second lab for another one"
             )
         self._cluster = spec
-        self.server.api.version = f"v{spec.kubernetes_version}"
-        await self._install(spec)
+        try:
+            await self.kubernetes.create(spec, _azure_configuration(spec))
+        except BackendError:
+            self._cluster = None
+            raise
 
     async def delete_cluster(self, cluster_id: str) -> None:
-        await self.machines.close()
+        await self.kubernetes.delete()
         self._specs.clear()
         self._cluster = None
-        await self.server.stop()
-        self.server = self._new_server()
-        await self.server.start()
 
     async def kubeconfig(self, cluster_id: str, *, admin: bool) -> bytes:
         words = cluster_id.split("/")
         group, name = words[4], words[-1]
         # az calls a context "<cluster>-admin" when its user begins with clusterAdmin
         user = f"{'clusterAdmin' if admin else 'clusterUser'}_{group}_{name}"
-        url = f"https://{_address(self._kubernetes[0])}"
-        return self.server.kubeconfig(url, name=name, user=user)
+        return self.kubernetes.kubeconfig(name=name, user=user)
 
     async def start_machine(self, cluster_id: str, machine: MachineSpec) -> None:
         self._specs[machine.name] = machine
-        try:
-            await self.machines.start(machine)
-        except (MachineError, KubeError) as error:
-            raise BackendError(f"machine {machine.name}: {error}") from error
+        await self.kubernetes.start_machine(machine)
 
     async def stop_machine(self, cluster_id: str, vm_id: str) -> None:
         found = [m for m in self._specs.values() if m.vm_id.lower() == vm_id.lower()]
         for machine in found:
-            await self.admin.delete("nodes", machine.name)
-            await self.machines.stop(machine.name)
+            await self.kubernetes.stop_machine(machine.name)
             del self._specs[machine.name]
 
     # -- protocols.TokenVerifier
 
     def verify(self, assertion: str) -> tuple[str, str]:
-        return self.server.verify(assertion)
-
-    async def _install(self, spec: ClusterSpec) -> None:
-        """What `kubectl apply -f deploy/` and one Secret do."""
-        for document in _manifests("crds"):
-            await self.admin.apply(document)
-        for folder in ("manifests", "manifests/admission"):
-            for document in _manifests(folder):
-                await self.admin.apply(document)
-        azure = {
-            "cloud": "custom",
-            "tenantId": spec.tenant,
-            "subscriptionID": spec.subscription,
-            "resourceGroup": spec.node_resource_group,
-            "location": spec.location,
-            "vnetName": spec.vnet_name,
-            "subnetName": spec.subnet_name,
-            "useFederatedWorkloadIdentityExtension": True,
-            "aadClientId": spec.identity_client_id,
-            "aadFederatedTokenFile": "/var/run/secrets/azure/tokens/azure-identity-token",
-            "resourceManagerEndpoint": f"https://{AZURE_ADDRESS}",
-            "activeDirectoryEndpoint": f"https://{AZURE_ADDRESS}",
-            "caBundle": "/etc/egress-gateway/ca.crt",
-        }
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "egress-gateway-azure", "namespace": names.SYSTEM_NAMESPACE},
-            "stringData": {"azure.json": json.dumps(azure), "ca.crt": self._ca.decode()},
-        }
-        await self.admin.apply(secret)
+        return self.kubernetes.verify(assertion)
 
     async def _machine_token(
         self, nic_id: str, resource: str, client_id: str | None
@@ -224,7 +185,7 @@ class Lab:
         """Machines, and where to enter them: process ids and paths are the lab's own."""
         machines = []
         for name, spec in sorted(self._specs.items()):
-            running = self.machines.get(name)
+            running = self._running(name)
             machines.append(
                 {
                     "name": name,
@@ -260,17 +221,17 @@ class Lab:
         return {}
 
     async def _power_cut(self, arguments: dict[str, Any]) -> Any:
-        await self.machines.power_cut(self._machine(arguments["node"]).name)
+        await self.kubernetes.machines.power_cut(self._machine(arguments["node"]).name)
         return {}
 
     async def _power_on(self, arguments: dict[str, Any]) -> Any:
-        await self.machines.start(self._machine(arguments["node"]))
+        await self.kubernetes.start_machine(self._machine(arguments["node"]))
         return {}
 
     async def _inventory(self, _: dict[str, Any]) -> Any:
-        running = [r for n in self.machines.names() if (r := self.machines.get(n))]
-        found = await asyncio.gather(*(_take_inventory(r) for r in running))
-        return {r.spec.name: kinds for r, kinds in zip(running, found, strict=True)}
+        running = {n: r.node for n in sorted(self._specs) if (r := self._running(n))}
+        found = await asyncio.gather(*(_take_inventory(node) for node in running.values()))
+        return dict(zip(running, found, strict=True))
 
     async def _requests(self, arguments: dict[str, Any]) -> Any:
         """What the Internet's and the company's hosts were asked, by path."""
@@ -306,6 +267,10 @@ class Lab:
     async def _fault(self, arguments: dict[str, Any]) -> Any:
         return self.emulator.faults.command(arguments)
 
+    def _running(self, name: str) -> Any:
+        """A machine that is up, with ``node`` and ``pod_cidr``; None if it is off."""
+        return self.kubernetes.machines.get(name)
+
     def _machine(self, name: str) -> MachineSpec:
         found = self._specs.get(name)
         if found is None:
@@ -325,24 +290,32 @@ def _memory() -> int:
     return total
 
 
-async def _take_inventory(machine: Running) -> dict[str, list[str]]:
+async def _take_inventory(node: Node) -> dict[str, list[str]]:
     found = {}
     for kind, command in _INVENTORY.items():
         with contextlib.suppress(MachineError):
-            done = await machine.node.run(command)
+            done = await node.run(command)
             found[kind] = sorted(line.strip() for line in done.stdout.decode().splitlines())
     return found
 
 
-def _manifests(folder: str) -> Iterator[dict[str, Any]]:
-    """The YAML documents of ``deploy/<folder>``: namespaces first, then by file name."""
-    documents = [
-        document
-        for file in sorted((deploy_dir() / folder).glob("*.yaml"))
-        for document in yaml.load_all(file.read_text(), Loader=yaml.CSafeLoader)
-        if document
-    ]
-    yield from sorted(documents, key=lambda d: d["kind"] != "Namespace")
+def _azure_configuration(spec: ClusterSpec) -> dict[str, Any]:
+    """azure.json: where the components find Azure, and who they are there."""
+    return {
+        "cloud": "custom",
+        "tenantId": spec.tenant,
+        "subscriptionID": spec.subscription,
+        "resourceGroup": spec.node_resource_group,
+        "location": spec.location,
+        "vnetName": spec.vnet_name,
+        "subnetName": spec.subnet_name,
+        "useFederatedWorkloadIdentityExtension": True,
+        "aadClientId": spec.identity_client_id,
+        "aadFederatedTokenFile": "/var/run/secrets/azure/tokens/azure-identity-token",
+        "resourceManagerEndpoint": f"https://{AZURE_ADDRESS}",
+        "activeDirectoryEndpoint": f"https://{AZURE_ADDRESS}",
+        "caBundle": "/etc/egress-gateway/ca.crt",
+    }
 
 
 def _listen(address: str) -> socket.socket:
@@ -354,8 +327,3 @@ def _listen(address: str) -> socket.socket:
     server.listen(256)
     server.setblocking(False)
     return server
-
-
-def _address(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"{host}:{port}"

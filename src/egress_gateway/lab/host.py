@@ -27,6 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from egress_gateway.lab.kubernetes import binaries, cgroups, release
+
 BASE: Final = Path("/run/egress-gateway-lab")
 _PR_SET_PDEATHSIG: Final = 1
 _START_TIMEOUT: Final = 60.0
@@ -101,20 +103,34 @@ def missing_packages() -> list[str]:
     return sorted(missing)
 
 
-def require_host() -> None:
+def require_host(kubernetes: str = "embedded") -> None:
     """Raises ``LabError`` unless this machine can hold a lab; says what mends it."""
     if sys.platform != "linux":
         raise LabError("the lab needs Linux: its nodes and pods are network namespaces")
     if os.geteuid() != 0:
         raise LabError("the lab needs root to make network namespaces: run it with sudo")
     missing = missing_packages()
+    if kubernetes == "real" and shutil.which("runc") is None:
+        missing.append("runc")
     if missing:
         raise LabError(
             f"missing system packages: {', '.join(missing)}; install them with "
             f"`apt-get install --no-install-recommends {' '.join(missing)}`"
         )
+    if kubernetes == "real":
+        _require_programs()
     if not Path("/dev/net/tun").exists() and not Path("/sys/module/wireguard").exists():
         raise LabError("/dev/net/tun is missing and the kernel has no WireGuard: load one of both")
+
+
+def _require_programs() -> None:
+    try:
+        binaries.find(*binaries.CONTROL_PLANE, *binaries.NODE, *binaries.CNI)
+        release.find_helm()
+    except binaries.Unavailable as error:
+        raise LabError(str(error)) from error
+    if not cgroups.hierarchies():
+        raise LabError("kubelets need cgroups, and no cgroup file system is mounted here")
 
 
 def start(
@@ -129,7 +145,7 @@ def start(
     Detached, it outlives the caller; else it dies with it, however the caller ends.
     Raises ``LabError`` when a lab of that name runs, or this one fails to start.
     """
-    require_host()
+    require_host((options or {}).get("kubernetes", "embedded"))
     directory = BASE / name
     with _lock():
         old = find(name)
@@ -137,6 +153,7 @@ def start(
             raise LabError(f"lab {name!r} is running (pid {old.pid}): end it with `lab down`")
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700, parents=True)
+        cgroups.sweep([handle.name for handle in running()])
     kube, azure = _loopback_socket(), _loopback_socket()
     control = _control_socket(directory / "control.sock")
     reader, writer = os.pipe()
@@ -204,6 +221,7 @@ def stop(handle: LabHandle, *, timeout: float = 10.0) -> None:
     if child is not None:
         child.wait(timeout)
     shutil.rmtree(handle.path, ignore_errors=True)
+    cgroups.remove(handle.name)
 
 
 def _inner(unshare: int) -> int:

@@ -27,8 +27,6 @@ from egress_gateway.lab import pki
 from egress_gateway.lab.cluster import Lab
 from egress_gateway.lab.control import control_app
 
-KUBERNETES_ADDRESS: Final = "10.225.0.4"
-AZURE_ADDRESS: Final = "10.225.0.5"
 _PRIVATE: Final = ("/run/netns", "/run/wireguard")
 log = logging.getLogger(__name__)
 
@@ -71,17 +69,14 @@ async def _serve(config: Config, tell: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     directory = Path(config.directory)
-    identity = pki.issue(
-        addresses=["127.0.0.1", KUBERNETES_ADDRESS, AZURE_ADDRESS],
-        names=["localhost", "kubernetes.default.svc", "management.lab.invalid"],
-    )
-    (directory / "ca.crt").write_bytes(identity.ca)
+    authority = pki.Authority()
+    (directory / "ca.crt").write_bytes(authority.ca)
     lab = Lab(
+        name=config.name,
         directory=directory,
-        ca=identity.ca,
-        tls=identity.context(directory),
-        kubernetes=[_inherited(config.kubernetes_fd)],
-        azure=[_inherited(config.azure_fd)],
+        authority=authority,
+        kubernetes=_inherited(config.kubernetes_fd),
+        azure=_inherited(config.azure_fd),
         options=config.options,
     )
     async with lab:

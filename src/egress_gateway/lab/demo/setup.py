@@ -8,7 +8,7 @@ from pathlib import Path
 
 from egress_gateway.lab import host
 from egress_gateway.lab.azure.client import RequestFailed
-from egress_gateway.lab.demo.world import World, until
+from egress_gateway.lab.demo.world import VERSIONS, World, until
 
 
 async def bring_up(
@@ -18,15 +18,16 @@ async def bring_up(
     nodes: int,
     say: Callable[[str], None],
     state: Path | None = None,
+    kubernetes: str = "embedded",
 ) -> host.LabHandle:
     """Starts lab ``name`` and, unless ``empty``, makes resource group and cluster.
 
     ``state``: absolute path of a file that Azure's resources are kept in; what it holds already
-    is taken as it is and its machines are booted. Raises ``LabError``. A lab that cannot be
-    completed is ended again.
+    is taken as it is and its machines are booted. ``kubernetes``: ``embedded`` or ``real``. Raises
+    ``LabError``. A lab that cannot be completed is ended again.
     """
     say("starting the lab")
-    options = {"state": str(state)} if state else {}
+    options = {"kubernetes": kubernetes, **({"state": str(state)} if state else {})}
     handle = await asyncio.to_thread(host.start, name, options=options, detach=True, progress=say)
     try:
         async with World(handle) as world:
@@ -35,7 +36,7 @@ async def bring_up(
             elif not empty:
                 say("creating resource group and cluster")
                 await world.create_group()
-                await world.create_cluster(nodes=nodes)
+                await world.create_cluster(nodes=nodes, version=VERSIONS[kubernetes])
                 await world.get_credentials()
     except BaseException:
         host.stop(handle)

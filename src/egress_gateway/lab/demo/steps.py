@@ -33,7 +33,7 @@ EXCLUDE_CIDRS: Final = ["10.0.0.0/8", "172.16.0.0/12", "169.254.169.254/32"]
 _PIP = "az network public-ip prefix"
 
 
-async def cluster(world: World, report: Report) -> None:
+async def cluster(world: World, report: Report, *, version: str) -> None:
     """1. Resource group, cluster, kubeconfig."""
     report.command(f"az group create --name {GROUP} --location {LOCATION}")
     await world.create_group()
@@ -41,7 +41,7 @@ async def cluster(world: World, report: Report) -> None:
         f"az aks create -g {GROUP} -n {CLUSTER} --enable-static-egress-gateway"
         f" --network-plugin azure --network-plugin-mode overlay --node-vm-size {VM_SIZE}"
     )
-    await world.create_cluster(nodes=3)
+    await world.create_cluster(nodes=3, version=version)
     report.command(f"az aks get-credentials -g {GROUP} -n {CLUSTER} --overwrite-existing")
     await world.get_credentials()
     report.command("kubectl get nodes")

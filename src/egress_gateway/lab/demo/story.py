@@ -19,7 +19,7 @@ from egress_gateway.lab.azure.client import RequestFailed
 from egress_gateway.lab.control import ControlError
 from egress_gateway.lab.demo import steps
 from egress_gateway.lab.demo.report import Report, StepFailed
-from egress_gateway.lab.demo.world import World
+from egress_gateway.lab.demo.world import VERSIONS, World
 from egress_gateway.lab.kube.client import KubeError
 
 _EXPECTED = (
@@ -33,13 +33,13 @@ _EXPECTED = (
 )
 
 
-async def play(*, as_json: bool, keep: bool = False) -> int:
+async def play(*, as_json: bool, keep: bool = False, kubernetes: str = "embedded") -> int:
     """Runs the story; returns the exit code."""
-    host.require_host()
+    host.require_host(kubernetes)
     report = Report(as_json=as_json)
     footprint = host_footprint()
     ok = True
-    with _own_lab(keep=keep) as lab:
+    with _own_lab(keep=keep, kubernetes=kubernetes) as lab:
         try:
             await _steps(lab, report)
         except _EXPECTED:
@@ -55,14 +55,16 @@ async def play(*, as_json: bool, keep: bool = False) -> int:
 class _Lab:
     """The story's lab: made in the first step, ended in the last."""
 
-    def __init__(self, *, detach: bool) -> None:
+    def __init__(self, *, detach: bool, kubernetes: str) -> None:
         self._detach = detach
+        self.kubernetes = kubernetes
         self.handle: host.LabHandle | None = None
         self.kept = False
 
     def start(self) -> host.LabHandle:
         # NB: not in a thread: the lab dies with the thread that started it.
-        self.handle = host.start(f"demo-{os.getpid()}", detach=self._detach)
+        options = {"kubernetes": self.kubernetes}
+        self.handle = host.start(f"demo-{os.getpid()}", options=options, detach=self._detach)
         return self.handle
 
     def stop(self) -> None:
@@ -77,8 +79,8 @@ class _Lab:
 
 
 @contextlib.contextmanager
-def _own_lab(*, keep: bool) -> Iterator[_Lab]:
-    lab = _Lab(detach=keep)
+def _own_lab(*, keep: bool, kubernetes: str) -> Iterator[_Lab]:
+    lab = _Lab(detach=keep, kubernetes=kubernetes)
     try:
         yield lab
     finally:
@@ -88,10 +90,11 @@ def _own_lab(*, keep: bool) -> Iterator[_Lab]:
 async def _steps(lab: _Lab, report: Report) -> None:
     async with contextlib.AsyncExitStack() as stack:
         with report.step("lab", "A cluster, as anybody has it"):
-            report.command("egress-gateway lab up")
+            real = lab.kubernetes == "real"
+            report.command(f"egress-gateway lab up{' --kubernetes real' if real else ''}")
             handle = lab.start()
             world = await stack.enter_async_context(World(handle))
-            await steps.cluster(world, report)
+            await steps.cluster(world, report, version=VERSIONS[lab.kubernetes])
         with report.step("problem", "The problem: all pods leave from one address"):
             await steps.problem(world, report)
         with report.step("gateway-pool", "A pool of gateway nodes"):

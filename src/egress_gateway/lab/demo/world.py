@@ -21,6 +21,7 @@ from egress_gateway.lab.control import ControlClient
 from egress_gateway.lab.demo.report import StepFailed
 from egress_gateway.lab.host import LabHandle
 from egress_gateway.lab.kube.client import HttpTransport, KubeClient
+from egress_gateway.lab.kubernetes import binaries
 
 SUBSCRIPTION: Final = "00000000-0000-0000-0000-000000000001"
 LOCATION: Final = "swedencentral"
@@ -28,6 +29,8 @@ GROUP: Final = "rg"
 CLUSTER: Final = "aks"
 VM_SIZE: Final = "standard_d2pds_v6"
 NETWORK_CONTRIBUTOR: Final = "4d97b98b-1d4f-4787-a291-c67834d212e7"
+VERSIONS: Final = {"embedded": "1.30.5", "real": binaries.KUBERNETES.rpartition(".")[0]}
+"""The version to ask for, by the lab's kind of Kubernetes: the real one can only be what it is."""
 _SGCS: Final = "staticgatewayconfigurations"
 
 
@@ -77,7 +80,9 @@ class World:
         state = cluster["properties"]["provisioningState"]
         return cluster if state in ("Succeeded", "Failed") else None
 
-    async def create_cluster(self, *, nodes: int, version: str = "1.30.5") -> dict[str, Any]:
+    async def create_cluster(
+        self, *, nodes: int, version: str = VERSIONS["embedded"]
+    ) -> dict[str, Any]:
         pool = {
             "name": "nodepool1",
             "count": nodes,

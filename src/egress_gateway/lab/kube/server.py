@@ -8,7 +8,6 @@ loopback and from inside the lab). Controllers that a control plane has besides 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import socket
@@ -26,6 +25,7 @@ from egress_gateway.lab.kube import discovery, errors, protobuf, streams
 from egress_gateway.lab.kube.api import Api
 from egress_gateway.lab.kube.auth import TokenError, certificate_user
 from egress_gateway.lab.kube.controllers import Controllers, Timing
+from egress_gateway.lab.kube.kubeconfig import token_kubeconfig
 from egress_gateway.lab.kube.objects import clone
 from egress_gateway.lab.kube.requests import (
     ADMIN,
@@ -111,23 +111,8 @@ class ApiServer:
     def kubeconfig(self, server_url: str, *, name: str = "lab", user: str = "admin") -> bytes:
         """An administrator's kubeconfig for the server under that URL; ``user`` is what the file
         calls the administrator."""
-        ca = base64.b64encode(self.api.ca_pem.encode()).decode()
-        return yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": name,
-                "clusters": [
-                    {
-                        "name": name,
-                        "cluster": {"server": server_url, "certificate-authority-data": ca},
-                    }
-                ],
-                "users": [{"name": user, "user": {"token": self.admin_token}}],
-                "contexts": [{"name": name, "context": {"cluster": name, "user": user}}],
-            },
-            sort_keys=False,
-        ).encode()
+        ca, token = self.api.ca_pem.encode(), self.admin_token
+        return token_kubeconfig(server_url, ca, token, name=name, user=user)
 
     def verify(self, assertion: str) -> tuple[str, str]:
         """``protocols.TokenVerifier``."""

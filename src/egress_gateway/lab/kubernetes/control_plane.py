@@ -83,9 +83,11 @@ class Settings:
 class ControlPlane:
     """See the module. One start, one stop."""
 
-    def __init__(self, settings: Settings, programs: Programs) -> None:
+    def __init__(
+        self, settings: Settings, programs: Programs, authority: pki.Authority | None = None
+    ) -> None:
         self.settings = settings
-        self.authority = pki.Authority()
+        self.authority = authority or pki.Authority()
         self._programs = programs
         self._port = settings.port or _free_port(settings.address)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -196,6 +198,11 @@ class ControlPlane:
     @property
     def ca(self) -> bytes:
         return self.authority.ca
+
+    @property
+    def token_key(self) -> ec.EllipticCurvePublicKey:
+        """What signatures of ServiceAccount tokens are checked with."""
+        return self._token_key.public_key()
 
     async def compact(self) -> None:
         """Makes etcd forget every revision but the present one: watches from older ones are 410.

@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,11 @@ class Node:
         return self._pid
 
     @classmethod
-    async def boot(cls, name: str, *, files: Mapping[str, str] | None = None) -> Node:
-        """Starts a machine. ``files`` are written into it first. Raises ``MachineError``."""
+    async def boot(
+        cls, name: str, *, files: Mapping[str, str] | None = None, keep: Sequence[str] = ()
+    ) -> Node:
+        """Starts a machine. ``files`` are written into it first; ``keep``: folders of the lab's
+        sight that it must see too, wherever they lie. Raises ``MachineError``."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _DATAGRAM)
@@ -156,7 +159,7 @@ class Node:
         ours.setblocking(False)
         settings = {
             "name": name,
-            "keep": _program_directories(),
+            "keep": [*_program_directories(), *keep],
             "sysctls": SYSCTLS,
             "files": dict(files or {}),
         }
