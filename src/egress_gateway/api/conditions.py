@@ -18,6 +18,9 @@ PROVISIONED: Final = "Provisioned"
 """Azure holds the load balancer rule, the addresses and the prefix that the spec asks for."""
 GATEWAYS_READY: Final = "GatewaysReady"
 """How many of the pool's gateway nodes serve the configuration."""
+KEYS_ROTATED: Final = "KeysRotated"
+"""How the change of the key pair that was asked for last has ended, or how far it is. No part of
+``Ready``: traffic does not depend on it. Absent if none was ever asked for."""
 
 CONDITION_TYPES: Final = (READY, ACCEPTED, PROVISIONED, GATEWAYS_READY)
 
@@ -47,6 +50,13 @@ class Reason:
     ALL_GATEWAYS: Final = "AllGatewaysReady"
     NODE_UNKNOWN: Final = "GatewayNodeUnknown"
     DELETING: Final = "Deleting"
+    ROTATED: Final = "KeysRotated"
+    ROTATION_WAITING: Final = "RotationWaiting"
+    ROTATION_PREPARING: Final = "RotationPreparing"
+    ROTATION_MOVING: Final = "RotationMoving"
+    ROTATION_LAGGING: Final = "RotationLagging"
+    ROTATION_RETIRING: Final = "RotationRetiring"
+    ROTATION_ABANDONED: Final = "RotationAbandoned"
     OTHER_CONTROLLER: Final = "OtherControllerRunning"
 
 

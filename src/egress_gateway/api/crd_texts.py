@@ -161,10 +161,14 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "secondary addresses separated by commas."
         ),
         "gatewayServerProfile": Field("How pods reach the gateways."),
+        "keyRotation": Field(
+            "The change of the key pair that was asked for last (egress-gateway rotate-keys)."
+        ),
         "gateways": Field("The gateway nodes that serve this configuration."),
         "conditions": Field(
             "Ready sums up Accepted (the spec is valid and its pool exists), Provisioned (Azure "
-            "holds what it asks for) and GatewaysReady (gateway nodes serve it).",
+            "holds what it asks for) and GatewaysReady (gateway nodes serve it). KeysRotated tells "
+            "of the change of the key pair that was asked for last, if one ever was.",
             {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
         "observedGeneration": Field(
@@ -183,6 +187,19 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "its name from the UID and never follow this reference.",
             {"x-kubernetes-map-type": "atomic"},
         ),
+    },
+    types.KeyRotation: {
+        "request": Field("Value of the annotation that asked for it."),
+        "phase": Field(
+            "Preparing (gateways get a second interface), Moving (pods move to it), Retiring (it "
+            "is the profile now, the former one is about to go), Closing (nothing leaves by the "
+            "former one), Done or Abandoned."
+        ),
+        "port": Field(
+            "UDP port of the second WireGuard server, while there is one.",
+            {"format": "int32", "minimum": 0, "maximum": 65535},
+        ),
+        "publicKey": Field("WireGuard public key of the second server, while there is one."),
     },
     types.ObjectReference: {
         "apiVersion": Field("API version of the referent."),
@@ -228,6 +245,9 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "podIps": Field("Every address of the pod."),
         "podUid": Field("UID of the Pod. A gateway accepts no endpoint without a live pod."),
         "nodeName": Field("Node that the pod runs on."),
+        "gatewayPublicKey": Field(
+            "WireGuard public key of the server that the pod's tunnel leads to."
+        ),
     },
     types.GatewayStatus: {
         "spec": Field("What the gateway node serves. Written by its gateway agent."),
@@ -246,6 +266,9 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "interfaceName": Field("Name of its WireGuard interface on the node."),
         "uid": Field("UID of the configuration."),
         "publicKey": Field("WireGuard public key that the interface has."),
+        "secondPublicKey": Field(
+            "That of the second interface, while the configuration's key pair is being changed."
+        ),
     },
     types.GatewayVeto: {
         "reason": Field(

@@ -34,6 +34,11 @@ RULE_ANNOTATION: Final = f"{GROUP}/load-balancer-rule"
 IP_CONFIGURATION_ANNOTATION: Final = f"{GROUP}/ip-configuration"
 """Ours, on a key Secret: the name of its ipConfig, public addresses and managed prefix."""
 
+ROTATE_KEYS_ANNOTATION: Final = f"{GROUP}/rotate-keys"
+"""Ours, on a StaticGatewayConfiguration: each new value asks for a new key pair."""
+KEY_ROTATION_ANNOTATION: Final = f"{GROUP}/key-rotation"
+"""Ours, on a key Secret: how far the change of its pair is (JSON)."""
+
 GO_CONTROLLER_LABEL: Final = "kube-egress-gateway-control-plane"
 """Label (value ``controller-manager``) of the Go project's controller Deployment."""
 GO_CONTROLLER_LEASE: Final = "0a299682.microsoft.com"
@@ -73,6 +78,8 @@ CNI_CAPABILITY: Final = "io.kubernetes.cri.pod-annotations"
 
 SECRET_PRIVATE_KEY: Final = "PrivateKey"  # noqa: S105  (a field's name)
 SECRET_PUBLIC_KEY: Final = "PublicKey"  # noqa: S105
+SECRET_SECOND_KEY: Final = "SecondPrivateKey"  # noqa: S105
+"""Ours: while the pair is being changed, the private half of the one that will be, or was."""
 
 
 def key_secret(uid: str) -> str:

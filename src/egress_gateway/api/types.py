@@ -15,6 +15,7 @@ from egress_gateway.api import names
 
 RouteType = Literal["staticEgressGateway", "azureNetworking"]
 StartPolicy = Literal["Wait", "HeldBack"]
+RotationPhase = Literal["Preparing", "Moving", "Retiring", "Closing", "Done", "Abandoned"]
 
 DRAINING: Final = "Draining"
 """The gateway works and will go: connections may finish there, new ones should not begin."""
@@ -118,9 +119,25 @@ class Gateway(_Struct, frozen=True):
     public_ip: str = ""
 
 
+class KeyRotation(_Struct, frozen=True):
+    """Ours: the change of a configuration's key pair that was asked for last.
+
+    While it is under way ``port`` and ``public_key`` are a second server, besides the profile's,
+    that gateways serve too: the next one in ``Preparing`` and ``Moving``, the former one in
+    ``Retiring`` and ``Closing``.
+    """
+
+    request: str = ""
+    """The annotation that asked for it."""
+    phase: RotationPhase | Literal[""] = ""
+    port: int = 0
+    public_key: str = ""
+
+
 class StaticGatewayConfigurationStatus(_Struct, frozen=True):
     egress_ip_prefix: str = ""
     gateway_server_profile: GatewayServerProfile = GatewayServerProfile()
+    key_rotation: KeyRotation = KeyRotation()
     gateways: list[Gateway] = []
     conditions: list[Condition] = []
     observed_generation: int = 0
@@ -139,6 +156,7 @@ class PodEndpointSpec(_Struct, frozen=True):
 
     ``pod_uid`` and ``node_name`` let a gateway check the endpoint against the Pod itself;
     ``pod_ips`` holds every address of the pod, ``pod_ip_address`` the first IPv4 one.
+    ``gateway_public_key`` says which of a configuration's key pairs the pod's tunnel uses.
     """
 
     static_gateway_configuration: str = ""
@@ -147,6 +165,7 @@ class PodEndpointSpec(_Struct, frozen=True):
     pod_ips: list[str] = []
     pod_uid: str = ""
     node_name: str = ""
+    gateway_public_key: str = ""
 
 
 class PodEndpoint(_Struct, frozen=True):
@@ -164,6 +183,8 @@ class ReadyGatewayConfiguration(_Struct, frozen=True):
     interface_name: str = ""
     uid: str = ""
     public_key: str = ""
+    second_public_key: str = ""
+    """Of the second server while the configuration's key pair is being changed."""
 
 
 class GatewayStatusSpec(_Struct, frozen=True):

@@ -78,11 +78,12 @@ def split(
 
 
 @functools.lru_cache(maxsize=1024)
-def render(destinations: Split, *, kept: str | None = None) -> str:
+def render(destinations: Split, *, kept: str | None = None, leaves: bool = True) -> str:
     """The table. Connections that left by the tunnel ``kept`` are routed to it again, wherever
-    the others go."""
+    the others go; without ``leaves`` what comes in by it is taken, and nothing leaves by it."""
     ours = ", ".join(f'"{link}"' for link in ("lo", *LINKS))
-    stay = _stay(kept) if kept else ""
+    stay = _stay(kept) if kept and leaves else ""
+    taken = _taken(kept) if kept and not leaves else ""
     return f"""\
 table inet {TABLE} {{
   counter {COUNTER} {{ }}
@@ -94,7 +95,7 @@ table inet {TABLE} {{
     type filter hook prerouting priority mangle; policy accept;
     iifname != {{ {ours} }} ct direction original ct mark set ct mark | {MARK:#x}
     ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
-{stay}  }}
+{stay}{taken}  }}
   chain routing {{
     type route hook output priority mangle; policy accept;
     ip daddr . tcp dport . tcp sport @inbound4 ct mark set ct mark | {MARK:#x}
@@ -123,6 +124,11 @@ table inet {TABLE} {{
 def _stay(link: str) -> str:
     leg = LEG[link]
     return f"    ct mark & {LEGS:#x} == {leg:#x} meta mark set meta mark | {leg:#x}\n"
+
+
+def _taken(link: str) -> str:
+    """Its routes are found by the mark, so that a strict reverse path check (rp_filter) passes."""
+    return f'    iifname "{link}" meta mark set meta mark | {LEG[link]:#x}\n'
 
 
 def _notes() -> str:

@@ -113,6 +113,8 @@ class PodDesired:
     tunnel: Tunnel | None = None
     tunnel_ipv6: bool = False
     other: Tunnel | None = None
+    keep_other: bool = True
+    """False: connections leave the second tunnel at once; what still comes by it is heard."""
 
     @property
     def other_link(self) -> str:
@@ -129,7 +131,8 @@ class PodDesired:
     @property
     def filter(self) -> str:
         """The table of the hold."""
-        return render(self.split, kept=self.other_link if self.other else None)
+        other = self.other_link if self.other else None
+        return render(self.split, kept=other, leaves=self.keep_other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,8 +27,6 @@ from egress_gateway.node.attach import (
     Attachment,
     Configuration,
     NotUsable,
-    joined,
-    retarget,
     want,
 )
 from egress_gateway.node.choose import BALANCER
@@ -36,6 +34,7 @@ from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.health import State
 from egress_gateway.node.knowledge import Knowledge, annotation
 from egress_gateway.node.libcni import Results
+from egress_gateway.node.moves import joined, retarget
 from egress_gateway.node.pace import Pacer
 from egress_gateway.node.paths import Paths, Way
 from egress_gateway.node.probe import Prober
@@ -51,6 +50,7 @@ log = logging.getLogger(__name__)
 
 _WORKERS: Final = 16
 _AVOID_SECONDS: Final = 30.0
+_ASK_AGAIN_SECONDS: Final = 5.0
 _WITHDRAW_SECONDS: Final = 1.0
 _LATER: Final = 0.05
 _HOLD_SECONDS: Final = 3.0
@@ -313,11 +313,12 @@ class Agent:
     async def _target(self, sandbox: Sandbox, configuration: Configuration) -> Attachment:
         """What the sandbox should look like now."""
         before, now = sandbox.attachment, time.time()
+        port = configuration.port if before.gateway is None else before.server.port
         after = retarget(
             before,
             configuration,
             usable=lambda address: (
-                self._prober.usable(address) and self._paths.usable(address, configuration.port)
+                self._prober.usable(address) and self._paths.usable(address, port)
             ),
             avoid=sandbox.avoided(asyncio.get_running_loop().time()),
             vetoes=self._knowledge.vetoes(before.namespace, configuration.name),
@@ -456,17 +457,21 @@ class Agent:
         self._moves.add(sandbox.attachment.id)
 
     def _on_join_silence(self, sandbox: Sandbox) -> None:
-        leg = sandbox.attachment.joining
-        if leg is not None:
+        state = sandbox.attachment
+        leg = state.joining
+        if leg is not None and leg.gateway == state.gateway:
+            # The gateway works, but not yet with its next key pair: the pod stays, and asks again.
+            self._moves.add_after(state.id, _ASK_AGAIN_SECONDS)
+        elif leg is not None:
             now = asyncio.get_running_loop().time()
             sandbox.avoid(leg.gateway, now + _AVOID_SECONDS)
-            self._moves.add(sandbox.attachment.id)
+            self._moves.add(state.id)
 
     def _on_way_lost(self, way: Way) -> None:
         self._teller.way_lost(way.address, way.port)
         for sandbox_id, sandbox in self._sandboxes.items():
             state = sandbox.attachment
-            if (state.address, state.configuration.port) == way:
+            if (state.address, state.server.port) == way:
                 self._moves.add(sandbox_id)
 
     def _on_silence(self, sandbox: Sandbox) -> None:

@@ -1,7 +1,7 @@
 """What an attached pod should look like: decided here, purely, from what is known.
 
-``want`` says which configuration a sandbox should be attached to, ``retarget`` where its tunnel
-ends, ``pod_desired`` what its namespace then holds. Nothing here reads or changes anything.
+``want`` says which configuration a sandbox should be attached to, ``moves.retarget`` where its
+tunnel ends, ``pod_desired`` what its namespace then holds. Nothing here reads or changes anything.
 
 When knowledge is missing the answer is always the one that lets nothing leave by the wrong address:
 a configuration that was deleted or is not ready keeps its pods held back, never released.
@@ -10,10 +10,9 @@ a configuration that was deleted or is not ready keeps its pods held back, never
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -26,7 +25,7 @@ from egress_gateway.datapath.pod import PodDesired, Tunnel, tunnel_name
 from egress_gateway.datapath.podfilter import LINKS
 from egress_gateway.datapath.wireguard import Endpoint, IPNetwork
 from egress_gateway.kube.resources import Pod
-from egress_gateway.node.choose import Candidate, choose
+from egress_gateway.node.choose import BALANCER, Candidate
 
 OVERHEAD_V4: Final = 60
 OVERHEAD_V6: Final = 80
@@ -36,9 +35,20 @@ VERIFYING_KEEPALIVE: Final = 25
 is cleared when one has, since ten thousand idle pods need not keep talking."""
 
 
+class Server(NamedTuple):
+    """A configuration's WireGuard server, which every gateway of it is."""
+
+    key: str
+    port: int
+
+
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """What of a StaticGatewayConfiguration matters on a pod's node. Kept with the attachment, so
-    that failover works while the API server is away, even across a restart of the agent."""
+    that failover works while the API server is away, even across a restart of the agent.
+
+    ``next`` and ``former`` are the second server while the key pair is being changed: one that
+    pods should move to, or one that they should leave.
+    """
 
     name: str
     uid: str
@@ -48,11 +58,23 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     gateways: list[Candidate]
     default_route: bool
     exclude_cidrs: list[str]
+    next: Server | None = None
+    former: Server | None = None
+
+    @property
+    def server(self) -> Server:
+        """That of the profile: new pods use it."""
+        return Server(self.server_key, self.port)
+
+    @property
+    def servers(self) -> set[Server]:
+        """What gateways serve at the moment."""
+        return {self.server} | {s for s in (self.next, self.former) if s}
 
 
 class Leg(msgspec.Struct, frozen=True, kw_only=True):
-    """A second tunnel, to another gateway than the first. It keeps its own key and port, since
-    the configuration may change meanwhile."""
+    """A second tunnel: to another gateway than the first, or to another server of the same. It
+    keeps its own key and port, since the configuration may change meanwhile."""
 
     gateway: str
     address: str
@@ -61,6 +83,10 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     until: float = 0.0
     """Seconds since the epoch at which it goes; 0: not decided."""
+
+    @property
+    def server(self) -> Server:
+        return Server(self.server_key, self.port)
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +106,9 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str | None = None
     address: str = ""
     listen_port: int = 0
+    server_key: str = ""
+    port: int = 0
+    """Of the server that the tunnel leads to; unset: the configuration's."""
     verified: bool = False
     """A handshake has completed since the tunnel was last set up or moved."""
     names: dict[str, str] = {}
@@ -90,6 +119,20 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     """Where a planned move goes: connections follow once it has a handshake."""
     parting: Leg | None = None
     """Where a planned move came from: its connections may finish there."""
+
+    @property
+    def server(self) -> Server:
+        """Where the tunnel leads to."""
+        known = self.configuration
+        return Server(self.server_key or known.server_key, self.port or known.port)
+
+    @property
+    def hears_only(self) -> bool:
+        """The second tunnel leads to the former server of the gateway that the first one leads to.
+        Both sides translate alike there, so every connection goes on through the first; what the
+        gateway still sends through the second is heard."""
+        leg = self.parting
+        return leg is not None and leg.gateway == self.gateway != BALANCER
 
     def birth_name(self, link: str) -> str:
         """The name that the tunnel on ``link`` was born with, or will be."""
@@ -143,7 +186,15 @@ def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> Co
         gateways=gateways,
         default_route=sgc.spec.default_route != "azureNetworking",
         exclude_cidrs=valid_cidrs(sgc.spec.exclude_cidrs),
+        next=_second(sgc, "Moving"),
+        former=_second(sgc, "Retiring", "Closing"),
     )
+
+
+def _second(sgc: StaticGatewayConfiguration, *phases: str) -> Server | None:
+    rotation = sgc.status.key_rotation
+    known = rotation.phase in phases and rotation.port and keys.valid(rotation.public_key)
+    return Server(rotation.public_key, rotation.port) if known else None
 
 
 def held_back(name: str) -> Configuration:
@@ -195,110 +246,6 @@ def want(record: Call | None, pod: Pod | None, *, known: bool, attached: str = "
     return pod.metadata.annotations.get(names.POD_ANNOTATION, "")
 
 
-def retarget(
-    attachment: Attachment,
-    configuration: Configuration,
-    *,
-    usable: Callable[[str], bool],
-    avoid: Collection[str] = (),
-    vetoes: Mapping[str, bool] = {},
-    free_port: Callable[[], int],
-    now: float = 0.0,
-) -> Attachment:
-    """``attachment`` with ``configuration`` and the gateway that should serve it now.
-
-    ``vetoes`` names gateways that ask to be left, and whether they still work: those are left in
-    two steps (``joining``, then ``joined``), so that connections can finish. ``now`` is in
-    seconds since the epoch.
-
-    Whenever the tunnel's other end changes, so does the listen port: the gateway left behind
-    holds the session and would otherwise take the pod back within fifteen seconds.
-    """
-    replace = msgspec.structs.replace
-    if attachment.configuration.uid != configuration.uid:
-        attachment = replace(attachment, gateway=None, joining=None, parting=None)
-    before = attachment.configuration
-    attachment = replace(attachment, parting=_still_parting(attachment, usable, now))
-    target = choose(
-        attachment.uid,
-        attachment.gateway,
-        configuration.gateways,
-        balancer=configuration.balancer,
-        usable=lambda candidate: usable(candidate.address),
-        avoid=avoid,
-        vetoed=vetoes,
-    )
-    if target is None:
-        return replace(attachment, configuration=configuration, gateway=None, joining=None)
-    same_server = (before.server_key, before.port) == (configuration.server_key, configuration.port)
-    if same_server and (attachment.gateway, attachment.address) == (target.name, target.address):
-        return replace(attachment, configuration=configuration, joining=None)
-    works = same_server and attachment.verified and usable(attachment.address)
-    if works and vetoes.get(attachment.gateway or "", False):
-        joining = _joining(attachment, configuration, target, free_port)
-        return replace(attachment, configuration=configuration, joining=joining)
-    return replace(
-        attachment,
-        configuration=configuration,
-        gateway=target.name,
-        address=target.address,
-        listen_port=free_port(),
-        verified=False,
-        joining=None,
-    )
-
-
-def _still_parting(attachment: Attachment, usable: Callable[[str], bool], now: float) -> Leg | None:
-    leg = attachment.parting
-    return leg if leg and leg.until > now and usable(leg.address) else None
-
-
-def _joining(
-    attachment: Attachment,
-    configuration: Configuration,
-    target: Candidate,
-    free_port: Callable[[], int],
-) -> Leg | None:
-    """The way to ``target``; None while the second link is still needed for a former move."""
-    known = attachment.joining
-    if attachment.parting is not None:
-        return None
-    if known and (known.gateway, known.address) == (target.name, target.address):
-        return known
-    return Leg(
-        gateway=target.name,
-        address=target.address,
-        listen_port=free_port(),
-        server_key=configuration.server_key,
-        port=configuration.port,
-    )
-
-
-def joined(attachment: Attachment, *, until: float) -> Attachment:
-    """The second step of a planned move: ``joining`` has a handshake and takes what is new;
-    what there is may finish where it is ``until`` then (seconds since the epoch)."""
-    leg, old = attachment.joining, attachment.configuration
-    if leg is None:
-        return attachment
-    return msgspec.structs.replace(
-        attachment,
-        gateway=leg.gateway,
-        address=leg.address,
-        listen_port=leg.listen_port,
-        verified=True,
-        link=other_link(attachment.link),
-        joining=None,
-        parting=Leg(
-            gateway=attachment.gateway or "",
-            address=attachment.address,
-            listen_port=attachment.listen_port,
-            server_key=old.server_key,
-            port=old.port,
-            until=until,
-        ),
-    )
-
-
 def other_link(link: str) -> str:
     return LINKS[1] if link == LINKS[0] else LINKS[0]
 
@@ -317,17 +264,18 @@ def pod_desired(attachment: Attachment, facts: NodeFacts) -> PodDesired:
         link=attachment.link,
         tunnel=_tunnel(attachment, facts) if attachment.gateway is not None else None,
         other=_other(attachment, facts),
+        keep_other=not attachment.hears_only,
     )
 
 
 def _tunnel(attachment: Attachment, facts: NodeFacts) -> Tunnel:
-    configuration = attachment.configuration
+    server = attachment.server
     leg = Leg(
         gateway=attachment.gateway or "",
         address=attachment.address,
         listen_port=attachment.listen_port,
-        server_key=configuration.server_key,
-        port=configuration.port,
+        server_key=server.key,
+        port=server.port,
     )
     return _tunnel_to(attachment, leg, attachment.link, facts, settled=attachment.verified)
 

@@ -39,6 +39,7 @@ def spec_of(attachment: Attachment, node: str) -> PodEndpointSpec:
         pod_ips=attachment.addresses,
         pod_uid=attachment.uid,
         node_name=node,
+        gateway_public_key=attachment.server.key if attachment.gateway is not None else "",
     )
 
 
@@ -62,6 +63,7 @@ def document(attachment: Attachment, node: str) -> dict[str, Any]:
             "podIps": spec.pod_ips,
             "podUid": spec.pod_uid,
             "nodeName": spec.node_name,
+            "gatewayPublicKey": spec.gateway_public_key,
         },
     }
 

@@ -134,7 +134,7 @@ class Paths:
             state = sandbox.attachment
             works = state.verified and not sandbox.gone and not sandbox.mute(now)
             if works and state.gateway not in (None, BALANCER):
-                way = Way(state.address, state.configuration.port)
+                way = Way(state.address, state.server.port)
                 found.setdefault(way, []).append(sandbox)
         for way in self._streams.keys() - found.keys():
             if self._streams[way].checking is None:

@@ -230,7 +230,7 @@ class Sandbox:
 
     async def _peer(self) -> PeerStatus | None:
         device = await self._kernel.run(self._side.status, self._desired())
-        return device.peers.get(self.attachment.configuration.server_key) if device else None
+        return device.peers.get(self.attachment.server.key) if device else None
 
     def _remember(self, attachment: Attachment) -> None:
         before, self.attachment = self.attachment, attachment

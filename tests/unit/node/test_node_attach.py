@@ -28,11 +28,11 @@ from egress_gateway.node.attach import (
     NotUsable,
     held_back,
     pod_desired,
-    retarget,
     usable_configuration,
     want,
 )
 from egress_gateway.node.choose import BALANCER, Candidate
+from egress_gateway.node.moves import retarget
 from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, at, attachment, configuration
 
 

@@ -12,8 +12,9 @@ from egress_gateway.api.types import (
     GatewayVeto,
     ObjectMeta,
 )
-from egress_gateway.node.attach import Attachment, joined, pod_desired, retarget
+from egress_gateway.node.attach import Attachment, pod_desired
 from egress_gateway.node.choose import choose
+from egress_gateway.node.moves import joined, retarget
 from egress_gateway.node.vetoes import vetoes
 from tests.unit.node.node_values import FACTS, GW1, GW2, at, configuration
 
