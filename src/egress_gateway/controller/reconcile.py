@@ -17,24 +17,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.errors import CloudError
-from egress_gateway.cloud.protocol import Balancer, Cloud, DeletePrefix, PoolRef, PoolState
+from egress_gateway.cloud.protocol import Cloud, DeletePrefix, PoolRef, PoolState
 from egress_gateway.controller.apply import apply
 from egress_gateway.controller.blame import Ledger, Setback
 from egress_gateway.controller.cluster import Cluster
 from egress_gateway.controller.handover import Handover
-from egress_gateway.controller.plan import Names, Plan, Wanted, plan
-from egress_gateway.controller.pools import Target, resolve
-from egress_gateway.controller.recognise import recognise_all
+from egress_gateway.controller.inventory import Inventory
+from egress_gateway.controller.plan import Plan, Wanted, plan
+from egress_gateway.controller.pools import Target
+from egress_gateway.controller.predecessor import Predecessor
+from egress_gateway.controller.standing import Standing
 from egress_gateway.controller.takeover import Takeover
 from egress_gateway.controller.verdict import Problem, Verdict
+from egress_gateway.controller.wishes import Wishes
 from egress_gateway.kube.queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -69,22 +71,22 @@ class Reconciler:
     ) -> None:
         self._cloud = cloud
         self._cluster = cluster
-        self._takeover = takeover
-        self._blocked = ""
-        self._strange: Mapping[str, Problem] = {}
-        """Why it cannot be told under which names a configuration's resources live."""
         self._drift = drift_interval
-        self._ledger = Ledger(limit=retry_limit)
         self.work: WorkQueue[str] = WorkQueue("pools", backoff=0.5, backoff_limit=retry_limit)
         self.reports: WorkQueue[str] = WorkQueue("reports", backoff=0.1, backoff_limit=retry_limit)
-        self._pools: dict[str, PoolRef] = {}
-        self._traces: dict[str, set[str]] = {}
-        """UIDs (live or not) of which a pool holds something, by the pool's key."""
-        self._verdicts: dict[str, Verdict] = {}
-        self._home: dict[str, str] = {}
-        """Where a configuration was last seen in service."""
+        self._ledger = Ledger(limit=retry_limit)
         self._handover = Handover(cluster, clock=clock)
-        self.surveyed = False
+        self._inventory = Inventory(cloud.resource_group)
+        self._standing = Standing(cluster, self._handover, told=self._told)
+        self.report = self._standing.report
+        self._wishes = Wishes(
+            cluster,
+            inventory=self._inventory,
+            standing=self._standing,
+            handover=self._handover,
+            ledger=self._ledger,
+        )
+        self._predecessor = Predecessor(cloud, cluster, self._standing, takeover)
         cluster.on_configuration(self._changed)
         cluster.on_agents(self._agents_changed)
         cluster.on_machines(self._nodes_changed)
@@ -92,7 +94,7 @@ class Reconciler:
     @property
     def pools(self) -> Collection[str]:
         """Keys of the pools that the last survey found."""
-        return self._pools.keys()
+        return self._inventory.keys
 
     async def handle(self, key: str) -> float | None:
         """One unit of work; seconds until it is due again, None when it waits for a change."""
@@ -107,12 +109,12 @@ class Reconciler:
     # --- the pool ------------------------------------------------------------------------
 
     async def pool_pass(self, key: str) -> float | None:
-        pool = self._pools.get(key)
-        if pool is None or self._blocked:
+        pool = self._inventory.pool(key)
+        if pool is None or self._predecessor.rules:
             return None
         setback: Setback | None = None
         for _ in range(MAX_ROUNDS):
-            wanted = self._wanted(pool)
+            wanted = self._wishes.of(pool)
             if not wanted:
                 return None
             await self._prepare(wanted)
@@ -149,57 +151,6 @@ class Reconciler:
         ids = {w.names.ip_config: self._cloud.managed_prefix_id(w.names.ip_config) for w in wanted}
         return plan(state, wanted, subscription=self._cloud.subscription, managed_ids=ids)
 
-    def _wanted(self, pool: PoolRef) -> list[Wanted]:
-        """What this pool should hold, and what it should hold no more."""
-        clinging = self._traces.get(pool.key, set())
-        live = self._cluster.configurations()
-        found = [w for sgc in live.values() if (w := self._want(sgc, pool, clinging))]
-        lost = (clinging & self._cluster.recorded()) - live.keys()
-        return found + [
-            Wanted(uid=uid, names=self._cluster.names(uid), leaving=True) for uid in sorted(lost)
-        ]
-
-    def _want(
-        self, sgc: StaticGatewayConfiguration, pool: PoolRef, clinging: set[str]
-    ) -> Wanted | None:
-        uid = sgc.metadata.uid
-        target = self._resolve(sgc)
-        here = isinstance(target, Target) and target.pool.key == pool.key
-        if not here and uid not in clinging:
-            return None
-        known = self._cluster.names(uid)
-        if sgc.metadata.deletion_timestamp:
-            return Wanted(uid=uid, names=known, leaving=True)
-        if isinstance(target, Problem):
-            return Wanted(uid=uid, names=known, problem=target)
-        if not here and (self._moved(sgc, target) or self._crowded(uid)):
-            return Wanted(uid=uid, names=known, leaving=True, elsewhere=True)
-        if not here:
-            waiting = Problem(reason=Reason.PROVISIONING, message="moving to another gateway pool")
-            return Wanted(uid=uid, names=known, problem=waiting, elsewhere=True)
-        return Wanted(
-            uid=uid,
-            names=known,
-            private=not sgc.spec.provision_public_ips,
-            prefix_id=sgc.spec.public_ip_prefix_id,
-            prefix_size=target.prefix_size,
-            problem=self._strange.get(uid) or self._ledger.blocked(uid),
-            in_use=self._handover.in_use(sgc),
-        )
-
-    def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:
-        """Whether the pool ``target`` serves, and nobody uses the gateways of another any more."""
-        uid = sgc.metadata.uid
-        verdict = self._verdicts.get(uid)
-        serves = self._home.get(uid) == target.pool.key and verdict and verdict.serving
-        return bool(verdict and serves and self._handover.left(sgc, verdict))
-
-    def _crowded(self, uid: str) -> bool:
-        """The pool that it moves to cannot have addresses before this one gives them back."""
-        verdict = self._verdicts.get(uid)
-        problem = verdict.problem if verdict else None
-        return problem is not None and problem.reason == Reason.PREFIX_EXHAUSTED
-
     async def _prepare(self, wanted: Iterable[Wanted]) -> None:
         """Finalizer and key pair come before anything in the cloud."""
         live = self._cluster.configurations()
@@ -213,40 +164,39 @@ class Reconciler:
     def _conclude(self, state: PoolState, wanted: Iterable[Wanted], decided: Plan) -> set[str]:
         """Remembers and reports what this look at the pool means for each configuration;
         answers those that have left it."""
-        clinging = self._traces.setdefault(state.ref.key, set())
         gone: set[str] = set()
         for w in wanted:
             verdict = decided.verdicts[w.uid]
-            if w.leaving and verdict.gone:
-                clinging.discard(w.uid)
+            left = w.leaving and verdict.gone
+            self._inventory.note(state.ref.key, w.uid, gone=left)
+            if left:
                 gone.add(w.uid)
-            else:
-                clinging.add(w.uid)
             if w.elsewhere:
                 continue
             self._handover.wait(w.uid, w.uid in decided.waiting)
             if not w.leaving:
                 self._ledger.note(w.uid, verdict, final=decided.empty)
             if verdict.settled:
-                self._move_home(w.uid, state.ref.key)
-            self._say(w.uid, _deleting() if w.leaving else self._ledger.lasting(w.uid, verdict))
+                self._settle(w.uid, state.ref.key)
+            said = _deleting() if w.leaving else self._ledger.lasting(w.uid, verdict)
+            self._standing.say(w.uid, said)
         return gone
 
-    def _move_home(self, uid: str, key: str) -> None:
-        if self._home.get(uid) != key:
-            self._home[uid] = key
-            for other in self._holding(uid) - {key}:
+    def _settle(self, uid: str, key: str) -> None:
+        if self._standing.settle(uid, key):
+            for other in self._inventory.holding(uid) - {key}:
                 self.work.add(other)
 
     def _tell(self, setback: Setback) -> float:
         for uid, problem in setback.problems.items():
-            self._trouble(uid, problem)
+            self._standing.trouble(uid, problem)
         return setback.seconds
 
     # --- the survey ----------------------------------------------------------------------
 
     async def survey(self) -> float:
-        if await self._must_wait():
+        await self._predecessor.take_over()
+        if self._predecessor.rules:
             return min(RIVAL_SECONDS, self._drift)
         live = self._cluster.configurations()
         groups = {s.spec.gateway_vmss_profile.vmss_resource_group for s in live.values()} - {""}
@@ -254,80 +204,34 @@ class Reconciler:
         balancer = await self._cloud.balancer()
         known = live.keys() | self._cluster.recorded()
         self._ledger.calm(SURVEY)
-        await self._recognise(pools, balancer)
-        self._learn(pools, balancer, known)
+        strange = await self._predecessor.recognise(pools, balancer)
+        self._wishes.strange = strange  # NB: at once: pools are worked on meanwhile
+        for uid, problem in strange.items():
+            self._standing.trouble(uid, problem)
+        self._inventory.learn(pools, balancer, {uid: self._cluster.names(uid) for uid in known})
         homeless = [sgc for sgc in live.values() if not self._enqueue(sgc)]
-        for key, uids in self._traces.items():
-            if uids:
-                self.work.add(key)
+        for key in self._inventory.occupied():
+            self.work.add(key)
         await self._let_go(known, prefixes=True)
         self._cluster.distrust()
         self.work.add(ROLE)
         return self._ledger.due(sgc.metadata.uid for sgc in homeless) or self._drift
 
-    async def _must_wait(self) -> bool:
-        """Takes over what the Go project left. True: it still runs, and nothing may be done."""
-        if self._takeover is None:
-            return False
-        live = self._cluster.configurations()
-        outcome = await self._takeover.run(list(live.values()))
-        self._cluster.adopted(outcome.taken)
-        if outcome.blocked and outcome.blocked != self._blocked:
-            log.error("%s", outcome.blocked)
-        self._blocked = outcome.blocked
-        for uid in live if self._blocked else ():
-            self._trouble(uid, Problem(reason=Reason.OTHER_CONTROLLER, message=self._blocked))
-        return bool(self._blocked)
-
-    async def _recognise(self, pools: list[PoolRef], balancer: Balancer) -> None:
-        """Finds names that nobody recorded; who cannot be told holds still."""
-        if self._takeover is None:
-            return
-        live = self._cluster.configurations()
-        found = await recognise_all(
-            self._cloud,
-            live,
-            {uid: self._cluster.names(uid) for uid in live},
-            pools,
-            balancer=balancer,
-            system_namespace=self._takeover.system_namespace,
-        )
-        for uid, known in found.told.items():
-            self._cluster.adopted(await self._takeover.remember(live[uid], known))
-        self._strange = found.untold  # NB: at once: pools are worked on meanwhile
-        for uid, problem in found.untold.items():
-            self._trouble(uid, problem)
-
-    def _learn(self, pools: list[PoolRef], balancer: Balancer, known: set[str]) -> None:
-        """Pools that exist, and those of which only the load balancer is left."""
-        self._pools = {pool.key: pool for pool in pools}
-        owned = {self._cluster.names(uid): uid for uid in known}
-        rules = {name.rule for name in owned}
-        ours = {rule.pool for rule in balancer.rules.values() if rule.name in rules}
-        ours |= {key for key, uids in self._traces.items() if uids & known}
-        for key in (ours & balancer.backends) - self._pools.keys():
-            self._pools[key] = PoolRef(key=key, kind="vanished")
-        self._traces = {
-            key: (self._traces.get(key, set()) & known) | _traced(pool, balancer, owned)
-            for key, pool in self._pools.items()
-        }
-        self.surveyed = True
-
     def _enqueue(self, sgc: StaticGatewayConfiguration) -> bool:
         """Queues the pools that have to do with ``sgc``. False: its pool is not known."""
         uid = sgc.metadata.uid
-        for key in self._holding(uid):
+        for key in self._inventory.holding(uid):
             self.work.add_after(key, GATHER_SECONDS)
-        target = self._resolve(sgc)
+        target = self._inventory.resolve(sgc.spec)
         if isinstance(target, Target):
             if not sgc.metadata.deletion_timestamp:
                 self.work.add_after(target.pool.key, GATHER_SECONDS)
             return True
-        if not sgc.metadata.deletion_timestamp and not self._holding(uid):
+        if not sgc.metadata.deletion_timestamp and not self._inventory.holding(uid):
             verdict = Verdict(problem=target)
             if target.reason == Reason.POOL_NOT_FOUND:
                 self._ledger.note(uid, verdict, final=True)
-            self._say(uid, verdict)
+            self._standing.say(uid, verdict)
         return target.reason != Reason.POOL_NOT_FOUND
 
     async def _let_go(self, uids: Iterable[str], *, prefixes: bool = False) -> None:
@@ -337,7 +241,7 @@ class Reconciler:
         for uid in uids:
             sgc = live.get(uid)
             leaving = sgc is None or sgc.metadata.deletion_timestamp is not None
-            if not leaving or self._holding(uid) or uid in self._strange:
+            if not leaving or self._inventory.holding(uid) or uid in self._wishes.strange:
                 continue
             if prefixes and not await self._drop_prefix(uid):
                 continue
@@ -345,8 +249,7 @@ class Reconciler:
             if sgc is not None:
                 await self._cluster.release(sgc)
             self._ledger.forget(uid)
-            self._verdicts.pop(uid, None)
-            self._home.pop(uid, None)
+            self._standing.forget(uid)
             self._handover.forget(uid)
             self.work.add(ROLE)
 
@@ -355,7 +258,7 @@ class Reconciler:
             await self._cloud.apply(DeletePrefix(name=self._cluster.names(uid).ip_config))
         except CloudError as error:
             log.warning("%s", error, extra={"code": error.code})
-            self._say(uid, Verdict(problem=Problem.of(error)))
+            self._standing.say(uid, Verdict(problem=Problem.of(error)))
             return False
         return True
 
@@ -365,7 +268,7 @@ class Reconciler:
         self, old: StaticGatewayConfiguration | None, new: StaticGatewayConfiguration | None
     ) -> None:
         """A configuration appeared, changed or went. Its status is ours: no news."""
-        if not self.surveyed:
+        if not self._inventory.surveyed:
             self.work.add(SURVEY)  # one may be under way that does not know of it
             return
         if new is None:
@@ -377,76 +280,45 @@ class Reconciler:
             return
         uid = new.metadata.uid
         self._ledger.forget(uid)
-        lost = new.metadata.deletion_timestamp and not self._holding(uid)
+        lost = new.metadata.deletion_timestamp and not self._inventory.holding(uid)
         if lost or not self._enqueue(new):
             self.work.add_after(SURVEY, GATHER_SECONDS)
 
     def _nodes_changed(self) -> None:
         """A machine joined or left: its pool is to be looked at before the next drift check."""
-        if self.surveyed:
-            for key, uids in self._traces.items():
-                if uids:
-                    self.work.add_after(key, NODE_SECONDS)
+        if self._inventory.surveyed:
+            for key in self._inventory.occupied():
+                self.work.add_after(key, NODE_SECONDS)
 
     def _agents_changed(self, uids: Iterable[str]) -> None:
         told = set(uids)
-        for uid in told & self._verdicts.keys():
+        for uid in filter(self._standing.verdict, told):
             self.reports.add(uid)
         self._let_gos(told)
 
     def _let_gos(self, uids: set[str]) -> None:
         """A status was written or an agent spoke: somebody may have waited for it."""
         for uid in filter(self._handover.waits, uids):
-            for key in self._holding(uid):
+            for key in self._inventory.holding(uid):
                 self.work.add(key)
 
-    async def report(self, uid: str) -> float | None:
-        """Writes one configuration's status."""
-        verdict = self._verdicts.get(uid)
-        if verdict is not None:
-            with self._handover.writing(uid, verdict):
-                await self._cluster.report(uid, verdict)
-        return None
-
-    # --- small things --------------------------------------------------------------------
-
-    def _resolve(self, sgc: StaticGatewayConfiguration) -> Target | Problem:
-        pools = [pool for pool in self._pools.values() if pool.kind != "vanished"]
-        return resolve(sgc.spec, pools, resource_group=self._cloud.resource_group)
-
-    def _holding(self, uid: str) -> set[str]:
-        return {key for key, uids in self._traces.items() if uid in uids}
-
-    def _say(self, uid: str, verdict: Verdict) -> None:
-        self._verdicts[uid] = verdict
+    def _told(self, uid: str) -> None:
+        """A configuration has something new to hear."""
         self.reports.add(uid)
-        holding = self._holding(uid)
-        if len(holding) > 1 and self._crowded(uid):
+        holding = self._inventory.holding(uid)
+        if len(holding) > 1 and self._standing.crowded(uid):
             for key in holding:
                 self.work.add_after(key, LOOK_SECONDS)
-
-    def _trouble(self, uid: str, problem: Problem | None) -> None:
-        """Says ``problem``; whoever is in service all the same hears of it only if a person must
-        mend it."""
-        before = self._verdicts.get(uid)
-        if before is None or before.serving is None or before.problem is not None:
-            self._say(uid, Verdict(problem=problem, serving=before.serving if before else None))
-        elif problem and problem.reason in _FOR_A_PERSON:
-            note = f"what is in place serves, but is not looked after: {problem.message}"
-            self._say(uid, replace(before, note=note))
 
     def _cloud_down(self, key: str, error: CloudError) -> float:
         """The cloud refused to be looked at: whoever is not in service hears why."""
         problem = Problem.of(error)
         log.warning("%s", error, extra={"key": key, "code": error.code})
-        pool = self._pools.get(key)
-        uids = [w.uid for w in self._wanted(pool)] if pool else self._cluster.configurations()
+        pool = self._inventory.pool(key)
+        uids = [w.uid for w in self._wishes.of(pool)] if pool else self._cluster.configurations()
         for uid in uids:
-            self._trouble(uid, problem)
+            self._standing.trouble(uid, problem)
         return self._ledger.pause(key, error)
-
-
-_FOR_A_PERSON: Final = frozenset({Reason.AUTHORIZATION_FAILED, Reason.CREDENTIAL_REJECTED})
 
 
 def _same_wish(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration) -> bool:
@@ -459,14 +331,6 @@ def _same_wish(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration)
         and old.spec == new.spec
         and old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
     )
-
-
-def _traced(pool: PoolRef, balancer: Balancer, owned: Mapping[Names, str]) -> set[str]:
-    """UIDs of ours of which the pool's model or the load balancer holds something."""
-    rules = {rule.name for rule in balancer.rules.values() if rule.pool == pool.key}
-    return {
-        uid for known, uid in owned.items() if known.rule in rules or known.ip_config in pool.traces
-    }
 
 
 def _deleting() -> Verdict:

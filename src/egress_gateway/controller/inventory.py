@@ -1,0 +1,86 @@
+"""Which pools there are, and which configurations each of them holds something of.
+
+What the last survey listed, kept up to date by the passes over the pools. It is never the only
+witness: the next survey finds every trace again in the cloud's own documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from egress_gateway.api.types import StaticGatewayConfigurationSpec
+from egress_gateway.cloud.protocol import Balancer, PoolRef
+from egress_gateway.controller.pools import Target, resolve
+from egress_gateway.controller.problem import Problem
+from egress_gateway.controller.wanted import Names
+
+
+class Inventory:
+    """Configurations are meant by their UID, pools by their key. A configuration clings to a pool
+    of which it holds something, whether it still lives or not."""
+
+    def __init__(self, resource_group: str) -> None:
+        self._resource_group = resource_group
+        self._pools: dict[str, PoolRef] = {}
+        self._clinging: dict[str, set[str]] = {}
+        self.surveyed = False
+        """Whether the cloud has been looked at since this process started."""
+
+    @property
+    def keys(self) -> Collection[str]:
+        """Of all pools, also of those of which only the load balancer knows."""
+        return self._pools.keys()
+
+    def pool(self, key: str) -> PoolRef | None:
+        return self._pools.get(key)
+
+    def resolve(self, spec: StaticGatewayConfigurationSpec) -> Target | Problem:
+        """The pool that ``spec`` names, or why there is none."""
+        pools = [pool for pool in self._pools.values() if pool.kind != "vanished"]
+        return resolve(spec, pools, resource_group=self._resource_group)
+
+    # --- who clings to what --------------------------------------------------------------
+
+    def clinging(self, key: str) -> Collection[str]:
+        """The configurations of which a pool holds something."""
+        return self._clinging.get(key, set())
+
+    def holding(self, uid: str) -> set[str]:
+        """The pools that hold something of a configuration."""
+        return {key for key, uids in self._clinging.items() if uid in uids}
+
+    def occupied(self) -> list[str]:
+        """The pools that hold something of anybody."""
+        return [key for key, uids in self._clinging.items() if uids]
+
+    def note(self, key: str, uid: str, *, gone: bool) -> None:
+        """What a look at a pool has found of one configuration."""
+        uids = self._clinging.setdefault(key, set())
+        (uids.discard if gone else uids.add)(uid)
+
+    # --- a survey ------------------------------------------------------------------------
+
+    def learn(
+        self, pools: Iterable[PoolRef], balancer: Balancer, known: Mapping[str, Names]
+    ) -> None:
+        """Pools that exist, and those of which only the load balancer is left. ``known``: the
+        names of all configurations that live or have left a key pair."""
+        self._pools = {pool.key: pool for pool in pools}
+        rules = {names.rule for names in known.values()}
+        ours = {rule.pool for rule in balancer.rules.values() if rule.name in rules}
+        ours |= {key for key, uids in self._clinging.items() if uids & known.keys()}
+        for key in (ours & balancer.backends) - self._pools.keys():
+            self._pools[key] = PoolRef(key=key, kind="vanished")
+        self._clinging = {
+            key: (self._clinging.get(key, set()) & known.keys()) | _traced(pool, balancer, known)
+            for key, pool in self._pools.items()
+        }
+        self.surveyed = True
+
+
+def _traced(pool: PoolRef, balancer: Balancer, known: Mapping[str, Names]) -> set[str]:
+    """UIDs of ours of which the pool's model or the load balancer holds something."""
+    rules = {rule.name for rule in balancer.rules.values() if rule.pool == pool.key}
+    return {
+        uid for uid, names in known.items() if names.rule in rules or names.ip_config in pool.traces
+    }
