@@ -70,6 +70,7 @@ GATEWAY_NETNS: Final = "ns-static-egress-gateway"
 FIELD_MANAGER_CONTROLLER: Final = "static-egress-gateway-controller"
 FIELD_MANAGER_GATEWAY: Final = "static-egress-gateway-gateway"
 FIELD_MANAGER_NODE: Final = "static-egress-gateway-node"
+FIELD_MANAGER_WEBHOOK: Final = "static-egress-gateway-webhook"
 LEADER_LEASE: Final = "static-egress-gateway-controller"
 
 CNI_PLUGIN: Final = "egress-gateway-cni"

@@ -1,4 +1,4 @@
-"""``controller``, ``gateway``, ``node``, ``wireguard``: settings in, one process out.
+"""``controller``, ``gateway``, ``node``, ``webhook``, ``wireguard``: settings in, one process out.
 
 Flags are made from the component's settings schema, so that flag, environment variable and
 file key can never differ. SIGTERM and SIGINT stop a component cleanly.
@@ -144,6 +144,12 @@ node: Final = _ComponentCommand(
     settings="egress_gateway.node.settings:Settings",
     run="egress_gateway.node.main:run",
     help="Installs the CNI plugin on a node and attaches its pods.",
+)
+webhook: Final = _ComponentCommand(
+    "webhook",
+    settings="egress_gateway.webhook.settings:Settings",
+    run="egress_gateway.webhook.main:run",
+    help="Keeps annotated pods off nodes without the plugin, where the API server cannot.",
 )
 wireguard: Final = _ComponentCommand(
     "wireguard",

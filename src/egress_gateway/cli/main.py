@@ -32,6 +32,10 @@ _COMMANDS: Final = {
         "egress_gateway.cli.uninstall:uninstall",
         "Take the plugin out of every node, before the components go.",
     ),
+    "webhook": (
+        "egress_gateway.cli.components:webhook",
+        "Admission of annotated pods, before Kubernetes 1.36.",
+    ),
     "wireguard": ("egress_gateway.cli.components:wireguard", "Host of userspace tunnels."),
 }
 

@@ -1,0 +1,1 @@
+"""Admission of annotated pods on clusters whose API server has no MutatingAdmissionPolicy."""

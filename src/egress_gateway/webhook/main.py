@@ -1,0 +1,52 @@
+"""The webhook's process: as many replicas as one likes, none of which leads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from egress_gateway.api import names
+from egress_gateway.kube import config
+from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.resources import NAMESPACES
+from egress_gateway.service.health import HealthServer
+from egress_gateway.webhook.keeper import Keeper
+from egress_gateway.webhook.server import Namespaces, Server
+from egress_gateway.webhook.settings import Settings
+
+
+async def run(settings: Settings) -> None:
+    """Works until cancelled. Raises ``kube.config.ConfigError``."""
+    access = config.load(settings.kubeconfig or None)
+    async with Client(access, names.FIELD_MANAGER_WEBHOOK) as client:
+        namespaces = Cache(client, NAMESPACES)
+        lookup = Namespaces(client, namespaces)
+        server = Server(address=settings.address, port=settings.port, default=lookup.default)
+        keeper = Keeper(client, namespaces, settings, on_certificate=server.use)
+        health = HealthServer(port=settings.health_port)
+        # Once it can answer it stays ready, whatever becomes of a later look.
+        health.add_check("webhook", lambda: None if server.started else keeper.problem)
+        async with _serving(health), asyncio.TaskGroup() as group:
+            group.create_task(namespaces.run())
+            group.create_task(keeper.run())
+            group.create_task(_serve(server, keeper))
+
+
+async def _serve(server: Server, keeper: Keeper) -> None:
+    await keeper.certified.wait()
+    await server.start()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await server.close()
+
+
+@contextlib.asynccontextmanager
+async def _serving(health: HealthServer) -> AsyncIterator[None]:
+    await health.start()
+    try:
+        yield
+    finally:
+        await health.close()
