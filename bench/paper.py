@@ -147,6 +147,7 @@ async def paper(directory: Path, *, operation_seconds: float) -> AsyncIterator[P
         operation_seconds=operation_seconds,
         poll_hold_seconds=0.0,
         prefix_networks=[IPv4Network("198.18.0.0/15")],
+        public_ip_quota=4096,  # more than 1,000 prefixes of two: the quota is not what is measured
     )
     emulator.requests = deque()  # the usual one forgets the oldest of many thousands
     server = ApiServer(

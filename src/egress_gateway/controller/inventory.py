@@ -7,8 +7,13 @@ witness: the next survey finds every trace again in the cloud's own documents.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
-from egress_gateway.api.types import StaticGatewayConfigurationSpec
+from egress_gateway.api.conditions import Reason
+from egress_gateway.api.types import (
+    StaticGatewayConfiguration,
+    StaticGatewayConfigurationSpec,
+)
 from egress_gateway.cloud.protocol import Balancer, PoolRef
 from egress_gateway.controller.pools import Target, resolve
 from egress_gateway.controller.problem import Problem
@@ -23,6 +28,7 @@ class Inventory:
         self._resource_group = resource_group
         self._pools: dict[str, PoolRef] = {}
         self._clinging: dict[str, set[str]] = {}
+        self._sought: dict[str, StaticGatewayConfigurationSpec] = {}
         self.surveyed = False
         """Whether the cloud has been looked at since this process started."""
 
@@ -34,8 +40,25 @@ class Inventory:
     def pool(self, key: str) -> PoolRef | None:
         return self._pools.get(key)
 
-    def resolve(self, spec: StaticGatewayConfigurationSpec) -> Target | Problem:
-        """The pool that ``spec`` names, or why there is none."""
+    def resolve(self, sgc: StaticGatewayConfiguration) -> Target | Problem:
+        """The pool that a configuration names, or why there is none. Of a pool that is not known
+        nobody says that it does not exist before a survey has looked for it."""
+        found = self._look_up(sgc.spec)
+        return _SEEKING if _unknown(found) and sgc.metadata.uid in self._sought else found
+
+    def seek(self, sgc: StaticGatewayConfiguration) -> bool:
+        """A configuration is new or was edited. True: its pool is not known, and the next survey
+        is to look for it."""
+        if not _unknown(self._look_up(sgc.spec)):
+            return False
+        self._sought[sgc.metadata.uid] = sgc.spec
+        return True
+
+    def sought(self) -> Mapping[str, StaticGatewayConfigurationSpec]:
+        """What a survey that begins now will have looked for."""
+        return dict(self._sought)
+
+    def _look_up(self, spec: StaticGatewayConfigurationSpec) -> Target | Problem:
         pools = [pool for pool in self._pools.values() if pool.kind != "vanished"]
         return resolve(spec, pools, resource_group=self._resource_group)
 
@@ -61,10 +84,19 @@ class Inventory:
     # --- a survey ------------------------------------------------------------------------
 
     def learn(
-        self, pools: Iterable[PoolRef], balancer: Balancer, known: Mapping[str, Names]
+        self,
+        pools: Iterable[PoolRef],
+        balancer: Balancer,
+        known: Mapping[str, Names],
+        *,
+        sought: Mapping[str, StaticGatewayConfigurationSpec],
     ) -> None:
         """Pools that exist, and those of which only the load balancer is left. ``known``: the
-        names of all configurations that live or have left a key pair."""
+        names of all configurations that live or have left a key pair. ``sought``: what was looked
+        for, as it was when the survey began; who was edited meanwhile waits for the next one."""
+        for uid, spec in sought.items():
+            if self._sought.get(uid) is spec:
+                del self._sought[uid]
         self._pools = {pool.key: pool for pool in pools}
         rules = {names.rule for names in known.values()}
         ours = {rule.pool for rule in balancer.rules.values() if rule.name in rules}
@@ -76,6 +108,15 @@ class Inventory:
             for key, pool in self._pools.items()
         }
         self.surveyed = True
+
+
+_SEEKING: Final = Problem(
+    reason=Reason.PROVISIONING, message="looking for the gateway pool that it names"
+)
+
+
+def _unknown(found: Target | Problem) -> bool:
+    return isinstance(found, Problem) and found.reason == Reason.POOL_NOT_FOUND
 
 
 def _traced(pool: PoolRef, balancer: Balancer, known: Mapping[str, Names]) -> set[str]:

@@ -199,6 +199,7 @@ class Reconciler:
         if self._predecessor.rules:
             return min(RIVAL_SECONDS, self._drift)
         live = self._cluster.configurations()
+        sought = self._inventory.sought()
         groups = {s.spec.gateway_vmss_profile.vmss_resource_group for s in live.values()} - {""}
         pools = await self._cloud.pools(sorted(groups))
         balancer = await self._cloud.balancer()
@@ -208,7 +209,8 @@ class Reconciler:
         self._wishes.strange = strange  # NB: at once: pools are worked on meanwhile
         for uid, problem in strange.items():
             self._standing.trouble(uid, problem)
-        self._inventory.learn(pools, balancer, {uid: self._cluster.names(uid) for uid in known})
+        names_of = {uid: self._cluster.names(uid) for uid in known}
+        self._inventory.learn(pools, balancer, names_of, sought=sought)
         homeless = [sgc for sgc in live.values() if not self._enqueue(sgc)]
         for key in self._inventory.occupied():
             self.work.add(key)
@@ -222,7 +224,7 @@ class Reconciler:
         uid = sgc.metadata.uid
         for key in self._inventory.holding(uid):
             self.work.add_after(key, GATHER_SECONDS)
-        target = self._inventory.resolve(sgc.spec)
+        target = self._inventory.resolve(sgc)
         if isinstance(target, Target):
             if not sgc.metadata.deletion_timestamp:
                 self.work.add_after(target.pool.key, GATHER_SECONDS)
@@ -281,8 +283,9 @@ class Reconciler:
         uid = new.metadata.uid
         self._ledger.forget(uid)
         lost = new.metadata.deletion_timestamp and not self._inventory.holding(uid)
-        if lost or not self._enqueue(new):
+        if self._inventory.seek(new) or lost:
             self.work.add_after(SURVEY, GATHER_SECONDS)
+        self._enqueue(new)
 
     def _nodes_changed(self) -> None:
         """A machine joined or left: its pool is to be looked at before the next drift check."""

@@ -51,7 +51,7 @@ class Wishes:
         self, sgc: StaticGatewayConfiguration, pool: PoolRef, clinging: Collection[str]
     ) -> Wanted | None:
         uid = sgc.metadata.uid
-        target = self._inventory.resolve(sgc.spec)
+        target = self._inventory.resolve(sgc)
         here = isinstance(target, Target) and target.pool.key == pool.key
         if not here and uid not in clinging:
             return None

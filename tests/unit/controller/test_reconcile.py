@@ -463,3 +463,26 @@ def test_a_refusal_goes_on_being_said_while_it_is_tried_again() -> None:
         assert said == ["QuotaExceeded"] * 4
 
     story(steps)
+
+
+def test_a_pool_that_was_just_made_is_looked_for_before_anybody_says_that_there_is_none() -> None:
+    async def steps(world: World) -> None:
+        world.arm.add_pool("np")
+        world.cluster.write("moving")
+        await world.settle()
+        world.arm.add_pool("later")  # since the last survey
+        world.cluster.write("new", gateway_nodepool_name="later")
+        world.cluster.write("moving", gateway_nodepool_name="later")
+        for key in [*world.reconciler.pools]:
+            await world.reconciler.handle(key)
+        for uid in ("new", "moving"):
+            await world.reconciler.report(uid)
+            assert world.reason(uid) == "Provisioning"
+        await world.settle()
+        assert world.verdict("new").settled
+
+        world.cluster.write("new", gateway_nodepool_name="nowhere")
+        await world.turn()
+        assert world.reason("new") == "GatewayPoolNotFound"
+
+    story(steps)
