@@ -31,6 +31,7 @@ MANAGED = {
         "host_run_dir",
         "uninstall",
     },
+    "webhook": EVERYWHERE | {"address", "configuration", "name", "port", "url"},
 }
 _KINDS: dict[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},

@@ -3,7 +3,8 @@
 
 ``--write`` renders, ``--check`` ends with status 1 and the names of files that differ. One file a
 template; hooks are left out, being Helm's. ``admission/`` is a folder of its own, since clusters
-before 1.36 do not serve all of its kinds. The CRDs inside the chart are copies of ``deploy/crds``.
+before 1.36 do not serve all of its kinds; ``webhook/`` is what those use instead. The CRDs inside
+the chart are copies of ``deploy/crds``.
 
 Needs helm (see ``kubernetes_clients.py``) and the standard library.
 """
@@ -26,22 +27,35 @@ HEADER = "# Rendered from deploy/chart by `make manifests`; change the chart.\n"
 NAMESPACE = "kube-egress-gateway-system"
 VALUES = ("namespace.create=true", "crds.install=false", "controller.replicas=1")
 KINDS = ("MutatingAdmissionPolicy", "ValidatingAdmissionPolicy")
+WEBHOOK = MANIFESTS / "webhook"
 ADMISSION = "admission-"
 
 
 def rendered() -> dict[Path, str]:
     """Path below ``deploy/manifests`` and text of every file. Raises ``Unavailable``."""
+    files = _rendered()
+    # Taken from the other rendering, which has nothing else that differs.
+    alone = {
+        WEBHOOK / name: text
+        for name, text in _rendered("admission.mode=webhook").items()
+        if name == "webhook.yaml"
+    }
+    return {_place(name): text for name, text in files.items()} | alone
+
+
+def _rendered(*values: str) -> dict[str, str]:
+    """File names and texts of one rendering."""
     helm = kubernetes_clients.ensure() / "helm"
     with tempfile.TemporaryDirectory() as folder:
         command = [str(helm), "template", "egress-gateway", str(CHART), "--namespace", NAMESPACE]
         command += ["--no-hooks", "--output-dir", folder]
-        for value in VALUES:
+        for value in (*VALUES, *values):
             command += ["--set", value]
         for kind in KINDS:
             command += ["--api-versions", f"admissionregistration.k8s.io/v1/{kind}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found = sorted(Path(folder).rglob("*.yaml"))
-        return {_place(path.name): _text(path.read_text()) for path in found}
+        return {path.name: _text(path.read_text()) for path in found}
 
 
 def crd_copies() -> dict[Path, str]:

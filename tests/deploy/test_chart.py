@@ -16,6 +16,7 @@ from tests.deploy.conftest import CHART, Document, Helm, tool
 
 Render = Callable[..., list[Document]]
 MUTATING, VALIDATING = "MutatingAdmissionPolicy", "ValidatingAdmissionPolicy"
+WEBHOOK, HOOKS = "egress-gateway-webhook", "MutatingWebhookConfiguration"
 EVERYTHING = (
     "namespace.create=true",
     "azure.config.subscriptionID=s",
@@ -56,15 +57,17 @@ def test_defaults(render: Render) -> None:
             "ConfigMap": 1,
             "CustomResourceDefinition": 3,
             "DaemonSet": 3,
-            "Deployment": 1,
-            "NetworkPolicy": 1,
-            "PodDisruptionBudget": 1,
-            "ServiceAccount": 3,
+            "Deployment": 2,
+            "MutatingWebhookConfiguration": 1,
+            "NetworkPolicy": 2,
+            "PodDisruptionBudget": 2,
+            "ServiceAccount": 4,
         }.items()
     )
     for role, binding in (("Role", "RoleBinding"), ("ClusterRole", "ClusterRoleBinding")):
         assert kinds(found)[role] == kinds(found)[binding] >= 3
-    assert not {"Secret", "Namespace", "Pod"} & kinds(found).keys()
+    assert not {"Namespace", "Pod"} & kinds(found).keys()
+    assert [d["metadata"]["name"] for d in found if d["kind"] == "Secret"] == [WEBHOOK]
     for document in found:
         assert document["metadata"].get("namespace", "somewhere") == "somewhere"
 
@@ -93,7 +96,7 @@ def test_what_can_be_left_out_is_left_out(render: Render) -> None:
         "wireguard.enabled=false",
         "networkPolicy.enabled=false",
         "controller.podDisruptionBudget.enabled=false",
-        "admission.pods=false",
+        "admission.mode=none",
         "admission.writers=false",
         "uninstall.hook=false",
         apis=(f"v1/{MUTATING}", f"v1/{VALIDATING}"),
@@ -106,7 +109,9 @@ def test_what_can_be_left_out_is_left_out(render: Render) -> None:
         "PodDisruptionBudget",
         MUTATING,
         VALIDATING,
+        HOOKS,
         "Pod",
+        "Secret",
     }
     assert not gone & kinds(found).keys()
 
@@ -127,6 +132,10 @@ def test_what_can_be_left_out_is_left_out(render: Render) -> None:
         ("node.maxUnavailable=0", "/node/maxUnavailable"),
         ("node.healthPort=70000", "/node/healthPort"),
         ("networkPolicy.egressPorts=[]", "/networkPolicy/egressPorts"),
+        ("admission.mode=maybe", "/admission/mode"),
+        ("admission.pods=true", "'pods' not allowed"),
+        ("webhook.settings.port=1", "'port' not allowed"),
+        ("admission.mode=policy", "serves no MutatingAdmissionPolicy"),
     ],
 )
 def test_nonsense_is_refused_by_name(helm: Helm, value: str, said: str) -> None:
@@ -169,6 +178,54 @@ def test_policies_only_where_the_api_has_them(
     assert versions == ({newest} if MUTATING in rendered else set())
 
 
+@pytest.mark.parametrize(
+    ("mode", "apis", "chosen"),
+    [
+        ("auto", (), HOOKS),
+        ("auto", (f"v1/{VALIDATING}",), HOOKS),
+        ("auto", (f"v1beta1/{MUTATING}",), MUTATING),
+        ("auto", (f"v1/{MUTATING}",), MUTATING),
+        ("policy", (f"v1/{MUTATING}",), MUTATING),
+        ("webhook", (f"v1/{MUTATING}",), HOOKS),
+        ("none", (f"v1/{MUTATING}",), ""),
+        ("none", (), ""),
+    ],
+)
+def test_annotated_pods_are_admitted_by_one_of_two(
+    render: Render, mode: str, apis: tuple[str, ...], chosen: str
+) -> None:
+    found = render(f"admission.mode={mode}", apis=apis)
+    assert {MUTATING, HOOKS} & kinds(found).keys() == ({chosen} if chosen else set())
+    of_the_webhook = {
+        d["kind"] for d in found if d["metadata"]["name"] == WEBHOOK and d["kind"] != "Role"
+    }
+    assert bool(of_the_webhook) == (chosen == HOOKS)
+
+
+def test_webhook_is_filled_by_itself_and_may_write_nothing_else(render: Render) -> None:
+    found = render("webhook.settings.interval=5", "webhook.replicas=3")
+    assert "webhooks" not in find(found, HOOKS, "egress-gateway-pods")
+    assert not {"data", "stringData"} & find(found, "Secret", WEBHOOK).keys()
+    rules = [
+        rule
+        for kind in ("Role", "ClusterRole")
+        for rule in find(found, kind, WEBHOOK)["rules"]
+        if not set(rule["verbs"]) <= {"get", "list", "watch"} or rule["resources"] == ["secrets"]
+    ]
+    assert [(r["resources"], r["resourceNames"], r["verbs"]) for r in rules] == [
+        (["secrets"], [WEBHOOK], ["get", "patch"]),
+        (["mutatingwebhookconfigurations"], ["egress-gateway-pods"], ["get", "patch"]),
+    ]
+    deployment = find(found, "Deployment", WEBHOOK)
+    assert deployment["spec"]["replicas"] == 3
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert {"name": "EGRESS_GATEWAY_INTERVAL", "value": "5"} in container["env"]
+    defaults = importlib.import_module("egress_gateway.webhook.settings").Settings()
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    assert ports == {"webhook": defaults.port, "health": defaults.health_port}
+    assert (defaults.name, defaults.configuration) == (WEBHOOK, "egress-gateway-pods")
+
+
 def test_policies_spell_the_contract(render: Render) -> None:
     found = render(apis=(f"v1/{MUTATING}", f"v1/{VALIDATING}"))
     text = json.dumps(find(found, MUTATING, "egress-gateway-pods"))
@@ -195,13 +252,13 @@ def test_only_agents_are_privileged_and_all_roots_are_sealed(render: Render) -> 
         if d["kind"] in ("Deployment", "DaemonSet")
     }
     specs |= {d["metadata"]["name"]: d["spec"] for d in found if d["kind"] == "Pod"}
-    assert len(specs) == 5
+    assert len(specs) == 6
     for name, spec in specs.items():
         context = spec["containers"][0]["securityContext"]
         assert context["readOnlyRootFilesystem"] is True
         assert spec["priorityClassName"].startswith("system-")
         assert spec["containers"][0]["resources"]["requests"]
-        if name in ("egress-gateway-controller", "egress-gateway-uninstall"):
+        if name in ("egress-gateway-controller", "egress-gateway-uninstall", WEBHOOK):
             assert spec["securityContext"]["runAsNonRoot"] is True
             assert context["capabilities"] == {"drop": ["ALL"]}
             assert context["allowPrivilegeEscalation"] is False

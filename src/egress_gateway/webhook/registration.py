@@ -104,9 +104,13 @@ def _webhook(
 
 
 def covers(live: Any, wanted: Any) -> bool:
-    """Whether ``live`` says all that ``wanted`` does; what the API server has added is its own."""
+    """Whether ``live`` says all that ``wanted`` does; what the API server has added is its own,
+    and so is what it excludes beyond (AKS adds its own namespaces to every webhook)."""
     if isinstance(wanted, Mapping):
-        return isinstance(live, Mapping) and all(covers(live.get(k), v) for k, v in wanted.items())
+        return isinstance(live, Mapping) and all(
+            _expressed(live.get(k), v) if k == "matchExpressions" else covers(live.get(k), v)
+            for k, v in wanted.items()
+        )
     if isinstance(wanted, list):
         return (
             isinstance(live, list)
@@ -114,3 +118,8 @@ def covers(live: Any, wanted: Any) -> bool:
             and all(covers(a, b) for a, b in zip(live, wanted, strict=True))
         )
     return bool(live == wanted)
+
+
+def _expressed(live: Any, wanted: list[Any]) -> bool:
+    """Expressions are all to hold, so more of them only narrow."""
+    return isinstance(live, list) and all(expression in live for expression in wanted)

@@ -68,3 +68,14 @@ def test_what_the_server_has_added_is_no_difference() -> None:
     assert not covers(live, webhooks(SERVICE, system="system", defaulted=["a", "b"]))
     other = client(service="hook", namespace="system", url="", trust=b"NEW")
     assert not covers(live, webhooks(other, system="system", defaulted=["a"]))
+
+
+def test_what_the_provider_excludes_beyond_is_left_to_it() -> None:
+    """AKS adds expressions to every webhook; taking them away again would go on for ever."""
+    wanted = webhooks(SERVICE, system="system", defaulted=["a"])
+    live = webhooks(SERVICE, system="system", defaulted=["a"])
+    for webhook in live:
+        expression = {"key": "control-plane", "operator": "NotIn", "values": ["true"]}
+        webhook["namespaceSelector"]["matchExpressions"].append(expression)
+    assert covers(live, wanted)
+    assert not covers(wanted, live)

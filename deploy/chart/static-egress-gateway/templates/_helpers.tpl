@@ -89,3 +89,23 @@ helm.sh/hook: pre-delete
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
+
+{{/* The newest version of MutatingAdmissionPolicy that the cluster serves; empty: none. */}}
+{{- define "seg.policyVersion" -}}
+{{- $found := "" }}
+{{- range list "v1beta1" "v1" }}
+{{- if $.Capabilities.APIVersions.Has (printf "admissionregistration.k8s.io/%s/MutatingAdmissionPolicy" .) }}{{ $found = . }}{{ end }}
+{{- end }}
+{{- $found }}
+{{- end }}
+
+{{/* How annotated pods are kept off nodes that are not ready for them: policy, webhook or none. */}}
+{{- define "seg.admission" -}}
+{{- $mode := .Values.admission.mode }}
+{{- $served := include "seg.policyVersion" . }}
+{{- if eq $mode "auto" }}{{ $mode = $served | empty | ternary "webhook" "policy" }}{{ end }}
+{{- if and (eq $mode "policy") (not $served) }}
+{{- fail "admission.mode is \"policy\", but this cluster serves no MutatingAdmissionPolicy (Kubernetes 1.36 has it): set it to \"webhook\", or leave it at \"auto\"" }}
+{{- end }}
+{{- $mode }}
+{{- end }}
