@@ -81,6 +81,12 @@ RULES: Final[dict[type, tuple[Rule, ...]]] = {
             "publicIpPrefixId is set although provisionPublicIps is false: remove it, or set "
             "provisionPublicIps to true",
         ),
+        Rule(
+            "!has(self.publicIpPrefixIdV6) || self.publicIpPrefixIdV6 == '' || "
+            "!has(self.provisionPublicIps) || self.provisionPublicIps",
+            "publicIpPrefixIdV6 is set although provisionPublicIps is false: remove it, or set "
+            "provisionPublicIps to true",
+        ),
     ),
     types.GatewayVmssProfile: (
         Rule(
@@ -129,6 +135,13 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "prefix is made and removed with the configuration. Only with provisionPublicIps.",
             {"maxLength": 1024, "x-kubernetes-validations": (PREFIX_ID_RULE,)},
         ),
+        "publicIpPrefixIdV6": Field(
+            "Resource id of an existing IPv6 public IP prefix that pods' IPv6 leaves from: in the "
+            "cluster's subscription, with as many addresses as the pool asks for (length 124 to "
+            "127 for 28 to 31). If empty, IPv6 that belongs to the gateway is held back. Only "
+            "with provisionPublicIps.",
+            {"maxLength": 1024, "x-kubernetes-validations": (PREFIX_ID_RULE,)},
+        ),
         "excludeCidrs": Field(
             "Destinations that take the other way than defaultRoute says, as CIDRs.",
             {"maxItems": 1000},
@@ -157,8 +170,8 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.StaticGatewayConfigurationStatus: {
         "egressIpPrefix": Field(
-            "What pods leave from: the public IP prefix, or in private mode the gateways' "
-            "secondary addresses separated by commas."
+            "What pods leave from: the public IP prefix (with IPv6, both prefixes separated by a "
+            "comma), or in private mode the gateways' secondary addresses separated by commas."
         ),
         "gatewayServerProfile": Field("How pods reach the gateways."),
         "keyRotation": Field(
@@ -214,6 +227,11 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "publicIp": Field(
             "Public address that the Internet sees. Empty in private mode or while unknown."
         ),
+        "secondaryIpV6": Field(
+            "Private IPv6 address that this configuration's IPv6 traffic leaves from. Empty: IPv6 "
+            "is held back there."
+        ),
+        "publicIpV6": Field("Public IPv6 address that the Internet sees. Empty while unknown."),
     },
     types.Condition: {
         "type": Field("Type of the condition, in CamelCase.", {"maxLength": 316}),

@@ -88,6 +88,8 @@ class StaticGatewayConfigurationSpec(_Struct, frozen=True):
     default_route: RouteType | Literal[""] = "staticEgressGateway"
     provision_public_ips: bool = True
     public_ip_prefix_id: str = ""
+    public_ip_prefix_id_v6: str = ""
+    """Ours. The IPv6 prefix that pods' IPv6 leaves from; empty: it is held back."""
     exclude_cidrs: list[str] = []
     connection_log: bool = False
     """Ours. Gateways log each connection (time, pod, address, port, destination), for audits."""
@@ -110,13 +112,16 @@ class Gateway(_Struct, frozen=True):
 
     ``node`` is the Kubernetes Node's name, ``primary_ip`` where its WireGuard socket answers,
     ``secondary_ip`` the private address that its SNAT uses, ``public_ip`` what the Internet
-    sees (empty in private mode or while unknown).
+    sees (empty in private mode or while unknown); ``secondary_ip_v6`` and ``public_ip_v6`` are
+    the same of IPv6 (empty: it is not carried there).
     """
 
     node: str
     primary_ip: str
     secondary_ip: str
     public_ip: str = ""
+    secondary_ip_v6: str = ""
+    public_ip_v6: str = ""
 
 
 class KeyRotation(_Struct, frozen=True):

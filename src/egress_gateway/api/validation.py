@@ -15,6 +15,8 @@ from typing import Final
 from egress_gateway.api.types import StaticGatewayConfigurationSpec
 
 PREFIX_SIZES: Final = range(28, 32)
+IPV6_LONGER: Final = 96
+"""Bits by which an IPv6 prefix with as many addresses is longer: 31 and 127, 28 and 124."""
 _PREFIX_ID: Final = re.compile(
     r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"
     r"/providers/Microsoft\.Network/publicIPPrefixes/(?P<name>[^/]+)",
@@ -109,21 +111,29 @@ def _addresses(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
                 "use staticEgressGateway or azureNetworking",
             )
         )
-    if not spec.public_ip_prefix_id:
-        return problems
+    for field, prefix in (
+        ("spec.publicIpPrefixId", spec.public_ip_prefix_id),
+        ("spec.publicIpPrefixIdV6", spec.public_ip_prefix_id_v6),
+    ):
+        problems += _prefix(field, prefix, spec) if prefix else []
+    return problems
+
+
+def _prefix(field: str, prefix: str, spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+    problems = []
     if not spec.provision_public_ips:
         problems.append(
             Problem(
-                "spec.publicIpPrefixId",
+                field,
                 "set although provisionPublicIps is false",
                 "remove it, or set provisionPublicIps to true",
             )
         )
-    if parse_prefix_id(spec.public_ip_prefix_id) is None:
+    if parse_prefix_id(prefix) is None:
         problems.append(
             Problem(
-                "spec.publicIpPrefixId",
-                f"{spec.public_ip_prefix_id!r} is not the id of a public IP prefix",
+                field,
+                f"{prefix!r} is not the id of a public IP prefix",
                 "use the id that `az network public-ip prefix show --query id` prints",
             )
         )

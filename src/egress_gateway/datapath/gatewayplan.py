@@ -90,6 +90,10 @@ class Surroundings:
 
     uplinks: frozenset[str] = frozenset()
     networks: tuple[IPNetwork, ...] = ()
+    default6: bool = False
+    """Whether there is a way out for IPv6."""
+    ipv6: bool = True
+    """Whether the kernel has IPv6."""
 
 
 def surroundings(routes: Iterable[Route]) -> Surroundings:
@@ -104,7 +108,9 @@ def surroundings(routes: Iterable[Route]) -> Surroundings:
         and r.destination.prefixlen > 0
         and not r.destination.is_link_local
     }
-    return Surroundings(uplinks=uplinks, networks=tuple(sorted(on_link, key=str)))
+    default6 = any(r.gateway and r.destination == _DEFAULT[6] for r in known)
+    networks = tuple(sorted(on_link, key=str))
+    return Surroundings(uplinks=uplinks, networks=networks, default6=default6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

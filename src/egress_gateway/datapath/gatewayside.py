@@ -11,6 +11,7 @@ goes is one short message to its interface, whatever the number of the others.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ipaddress
 import logging
 import threading
@@ -122,7 +123,8 @@ class GatewaySide:
         """Read anew for each pass: addresses of a node may come by DHCP."""
         with Links(self._node) as links:
             known = families(self._node)
-            return surroundings({r for family in known for r in links.routes(MAIN, family)})
+            found = surroundings({r for family in known for r in links.routes(MAIN, family)})
+            return dataclasses.replace(found, ipv6=6 in known)
 
     def observe(self, desired: GatewayDesired) -> GatewayObserved:
         """Both namespaces as they are."""

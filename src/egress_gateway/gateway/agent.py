@@ -19,7 +19,7 @@ from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gatewayfilter import Configuration
-from egress_gateway.datapath.gatewayplan import GatewayDesired
+from egress_gateway.datapath.gatewayplan import IPV6_MTU, OVERHEAD, GatewayDesired, Surroundings
 from egress_gateway.datapath.gatewayside import Converged, GatewaySide
 from egress_gateway.datapath.wireguard import IPNetwork
 from egress_gateway.gateway import metrics
@@ -29,7 +29,7 @@ from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.peers import difference
 from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter, status_spec
-from egress_gateway.gateway.serving import Listed, Serving, listed, serving
+from egress_gateway.gateway.serving import Listed, Serving, listed, serving, without_ipv6
 from egress_gateway.kube.backoff import Backoff
 from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.errors import ApiError
@@ -132,12 +132,15 @@ class Agent:
         private, key_problems = await self._keystore.refresh(wanted)
         outcome = serving(wanted, private, key_problems)
         try:
+            around = await asyncio.to_thread(self._side.surroundings)
+            if not around.ipv6 or self._mtu - OVERHEAD < IPV6_MTU:
+                outcome = without_ipv6(outcome)
             desired = GatewayDesired(
                 primary=self._primary,
                 mtu=self._mtu,
                 configurations=tuple(outcome.configurations.values()),
                 refused=self._refused,
-                surroundings=await asyncio.to_thread(self._side.surroundings),
+                surroundings=around,
             )
             converged = await asyncio.to_thread(self._side.converge, desired)
         except DatapathError as error:
@@ -157,7 +160,7 @@ class Agent:
                 del ready[uid]
         self._ports.watch(ready)
         await asyncio.to_thread(self._connection_log.set, _logged(wanted, ready))
-        await self._report(ready, public, problems)
+        await self._report(ready, public, problems, _ipv6_warnings(wanted, self._mtu, around))
         self.problem = None
         counters = await asyncio.to_thread(self._side.counters)
         metrics.observe(counters, ready=len(ready), problems=len(problems))
@@ -173,7 +176,7 @@ class Agent:
         await asyncio.to_thread(self._connection_log.set, {})
         if await asyncio.to_thread(self._side.remove):
             log.info("no configuration lists this node: everything removed")
-        await self._report({}, {}, {})
+        await self._report({}, {}, {}, {})
         self.problem = None
         metrics.observe({}, ready=0, problems=0)
         return self._resync
@@ -191,15 +194,21 @@ class Agent:
         ready: Mapping[str, Configuration],
         public: Mapping[str, str],
         problems: Mapping[str, str],
+        without: Mapping[str, str],
     ) -> None:
+        """``without``: what some must do without, by name; they are served for all that."""
         self._answers.set({uid: c.port for uid, c in ready.items()})
         warnings = self._ports.warnings
         for name, message in problems.items():
             self.warn(name, "GatewayProblem", f"cannot serve it: {message}")
         for name, message in warnings.items():
             self.warn(name, "PortsRunningOut", message)
+        for name, message in without.items():
+            self.warn(name, "GatewayWithoutIPv6", message)
         try:
-            await self._reporter.publish(status_spec(ready, public, {**warnings, **problems}))
+            await self._reporter.publish(
+                status_spec(ready, public, {**without, **warnings, **problems})
+            )
         except ApiError as error:
             # Traffic does not depend on the report; the next pass writes it.
             log.warning("report not written: %s", error)
@@ -275,6 +284,19 @@ class Agent:
                 return str(error)
             self._serving = (time.monotonic(), ports)
         return None if port in ports else f"interface wg-{port} is down"
+
+
+def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> dict[str, str]:
+    """By name: why IPv6 that was asked for is not carried here."""
+    if mtu - OVERHEAD < IPV6_MTU:
+        why = f"the node's MTU is {mtu}, and tunnels need {IPV6_MTU + OVERHEAD} for IPv6"
+    elif not around.ipv6:
+        why = "the node's kernel has no IPv6"
+    elif not around.default6:
+        why = "the node has no IPv6 default route; give its network interface an IPv6 address"
+    else:
+        return {}
+    return {one.name: f"IPv6 is held back here: {why}" for one in wanted if one.secondary6}
 
 
 def _logged(wanted: Iterable[Listed], ready: Mapping[str, Configuration]) -> dict[int, Logged]:

@@ -7,6 +7,7 @@ words; a configuration that was served goes on as it was while its new state is 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Listed:
     public: str = ""
     """What the Internet sees of this node's address; empty if nothing else."""
     connection_log: bool = False
+    secondary6: str = ""
+    """Empty: IPv6 is not carried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ def listed(objects: Iterable[StaticGatewayConfiguration], node: str) -> list[Lis
                 destinations=_destinations(sgc.spec),
                 public=entry.public_ip,
                 connection_log=sgc.spec.connection_log,
+                secondary6=entry.secondary_ip_v6,
             )
         )
     return sorted(found, key=lambda one: one.uid)
@@ -103,6 +107,7 @@ def serving(
             port=one.port,
             private_key=private,
             secondary=secondary,
+            secondary6=_ipv6(one),
             frontend=_address(one.frontend),
             destinations=_networks(one.destinations),
         )
@@ -121,6 +126,19 @@ def _problem(one: Listed) -> str | None:
             "which is no IPv4 address; the controller writes it"
         )
     return None
+
+
+def _ipv6(one: Listed) -> ipaddress.IPv6Address | None:
+    found = _address(one.secondary6)
+    return found if isinstance(found, ipaddress.IPv6Address) else None
+
+
+def without_ipv6(found: Serving) -> Serving:
+    """The same on a node that cannot carry IPv6."""
+    configurations = {
+        uid: dataclasses.replace(one, secondary6=None) for uid, one in found.configurations.items()
+    }
+    return Serving(configurations, found.problems)
 
 
 def _destinations(spec: StaticGatewayConfigurationSpec) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ from egress_gateway.node.choose import BALANCER, Candidate
 OVERHEAD_V4: Final = 60
 OVERHEAD_V6: Final = 80
 """Bytes that WireGuard adds to a packet, outer IP header included."""
+IPV6_MTU: Final = 1280
+"""Bytes; a link with less cannot carry IPv6 (RFC 8200, 5)."""
 VERIFYING_KEEPALIVE: Final = 25
 """Seconds. Setting it makes WireGuard speak at once, so a handshake happens without traffic; it
 is cleared when one has, since ten thousand idle pods need not keep talking."""
@@ -174,7 +176,11 @@ def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> Co
     server = sgc.status.gateway_server_profile
     if not (keys.valid(server.public_key) and server.port):
         raise NotUsable(f"StaticGatewayConfiguration {key} is not ready: {_cause(sgc)}")
-    gateways = [Candidate(g.node, g.primary_ip) for g in sgc.status.gateways if g.primary_ip]
+    gateways = [
+        Candidate(g.node, g.primary_ip, bool(g.secondary_ip_v6))
+        for g in sgc.status.gateways
+        if g.primary_ip
+    ]
     if not gateways and not server.ip:
         raise NotUsable(f"StaticGatewayConfiguration {key} has no gateway: {_cause(sgc)}")
     return Configuration(
@@ -263,9 +269,21 @@ def pod_desired(attachment: Attachment, facts: NodeFacts) -> PodDesired:
         exceptions=facts.exceptions,
         link=attachment.link,
         tunnel=_tunnel(attachment, facts) if attachment.gateway is not None else None,
+        tunnel_ipv6=_carries_ipv6(attachment, facts),
         other=_other(attachment, facts),
         keep_other=not attachment.hears_only,
     )
+
+
+def _carries_ipv6(attachment: Attachment, facts: NodeFacts) -> bool:
+    """Whether the pod's gateway carries IPv6. Without one that is known by name (the load
+    balancer's choice, or none yet) it is enough that some gateway does: one that does not lets
+    nothing through."""
+    has_ipv6 = any(ipaddress.ip_address(a).version == 6 for a in attachment.addresses)
+    if not has_ipv6 or facts.mtu - OVERHEAD_V4 < IPV6_MTU:
+        return False
+    carries = {g.name: g.ipv6 for g in attachment.configuration.gateways}
+    return carries.get(attachment.gateway or BALANCER, any(carries.values()))
 
 
 def _tunnel(attachment: Attachment, facts: NodeFacts) -> Tunnel:

@@ -18,10 +18,12 @@ BALANCER: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A gateway node and the address at which its WireGuard sockets answer."""
+    """A gateway node, the address at which its WireGuard sockets answer, and whether it carries
+    IPv6."""
 
     name: str
     address: str
+    ipv6: bool = False
 
 
 def rendezvous(uid: str, candidates: Sequence[Candidate]) -> Candidate:

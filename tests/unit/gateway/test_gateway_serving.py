@@ -20,7 +20,7 @@ from egress_gateway.api.types import (
 from egress_gateway.datapath import keys
 from egress_gateway.gateway.keystore import private_key
 from egress_gateway.gateway.report import Answers, status_spec
-from egress_gateway.gateway.serving import Serving, listed, serving
+from egress_gateway.gateway.serving import Serving, listed, serving, without_ipv6
 from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube.resources import Secret
 
@@ -136,3 +136,19 @@ def test_destinations_are_named_by_azure_networking_alone() -> None:
         spec = msgspec.structs.replace(one.spec, default_route=route, exclude_cidrs=cidrs)
         made = outcome(msgspec.structs.replace(one, spec=spec))
         assert [str(d) for d in made.configurations["uid-one"].destinations] == named
+
+
+def test_ipv6_is_served_where_the_status_has_an_address_of_it_and_the_node_can() -> None:
+    def with_ipv6(text: str) -> StaticGatewayConfiguration:
+        one = sgc()
+        gateways = [msgspec.structs.replace(one.status.gateways[0], secondary_ip_v6=text)]
+        status = msgspec.structs.replace(one.status, gateways=gateways)
+        return msgspec.structs.replace(one, status=status)
+
+    made = outcome(with_ipv6("2001:db8::101"))
+    assert made.configurations["uid-one"].secondary6 == ipaddress.IPv6Address("2001:db8::101")
+    assert without_ipv6(made).configurations["uid-one"].secondary6 is None
+    for text in ("", "10.1.1.102", "nonsense"):
+        made = outcome(with_ipv6(text))
+        assert made.configurations["uid-one"].secondary6 is None
+        assert made.problems == {}, "IPv4 goes on"
