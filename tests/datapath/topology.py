@@ -227,6 +227,9 @@ class Gateway(Machine):
         """As after a restart of the agent: nothing is remembered."""
         return GatewaySide(backend=self.backend(), node=self.netns, namespace=f"egress-{self.name}")
 
+    def restart_agent(self) -> None:
+        self._side = self.new_side()
+
     def desired(self, *configurations: Configuration) -> GatewayDesired:
         return GatewayDesired(primary=self.primary, configurations=configurations)
 

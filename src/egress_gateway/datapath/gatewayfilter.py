@@ -12,8 +12,8 @@ node, by whatever program, can touch them.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Literal
 
@@ -23,6 +23,8 @@ from egress_gateway.datapath.wireguard import IPAddress, IPNetwork
 GATEWAY_TABLE: Final = "egress_gateway"
 GATEWAY_SETS: Final = (
     "zone_out",
+    "mark_out",
+    "answered",
     "carries6",
     *(
         f"{name}{family}"
@@ -79,14 +81,31 @@ _IP: Final[dict[Family, str]] = {4: "ip", 6: "ip6"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A WireGuard server: an interface of its own, with a key pair of its own. ``private_key``
+    None: not known at the moment; an interface that is there goes on with the key it has, and
+    none is made."""
+
+    port: int
+    private_key: str | None = field(repr=False)
+
+    @property
+    def interface(self) -> str:
+        return f"wg-{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """What a gateway node does for one StaticGatewayConfiguration.
 
     ``port`` is its WireGuard port and names everything of it; ``secondary`` the private address
     its pods' packets leave with, ``secondary6`` the same of IPv6 (None: IPv6 is not carried);
-    ``frontend`` the load balancer's address, if known; ``name`` is for messages. ``private_key``
-    None: not known at the moment; an interface that is there goes on with the key it has, and
-    none is made.
+    ``frontend`` the load balancer's address, if known; ``name`` is for messages. ``private_key``:
+    as a ``Server``'s.
+
+    While its key pair is being changed it has a ``second`` server. All else is the same for both:
+    the conntrack zone above all, so that a connection may change from one to the other. Replies go
+    out by the server that the connection last came in by; without ``second_answers`` by the first.
     """
 
     name: str
@@ -97,6 +116,19 @@ class Configuration:
     frontend: IPAddress | None = None
     destinations: tuple[IPNetwork, ...] = ()
     """What it names as the gateway's (``excludeCidrs`` under ``azureNetworking``)."""
+    second: Server | None = None
+    second_answers: bool = True
+    zone: int = 0
+    """Conntrack zone; 0: its port. See ``zones``."""
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        first = Server(port=self.port, private_key=self.private_key)
+        return (first, self.second) if self.second else (first,)
+
+    @property
+    def in_zone(self) -> int:
+        return self.zone or self.port
 
     @property
     def interface(self) -> str:
@@ -114,6 +146,25 @@ class Configuration:
         return list(collapse(named))
 
 
+def zones(
+    configurations: Iterable[Configuration], before: Mapping[IPv4Address, int]
+) -> list[Configuration]:
+    """The configurations with the conntrack zones that their addresses had ``before``, since
+    connections are known by them: the port may be another one by now. New ones get that of their
+    port, or the first that nobody has."""
+    ordered = list(configurations)
+    found: dict[IPv4Address, int] = {}
+    for address in (c.secondary for c in ordered):
+        if (zone := before.get(address, 0)) and zone not in found.values():
+            found[address] = zone
+    for c in ordered:
+        if c.secondary not in found:
+            used = set(found.values())
+            free = (zone for zone in (c.port, *range(1, PORTS[0])) if zone not in used)
+            found[c.secondary] = next(free)
+    return [replace(c, zone=found[c.secondary]) for c in ordered]
+
+
 def gateway_ruleset(
     configurations: Iterable[Configuration],
     *,
@@ -123,14 +174,22 @@ def gateway_ruleset(
     """The table of the gateway's namespace. ``refused``: no configuration reaches it;
     ``local``: only one that names it as a destination does."""
     ordered = sorted(configurations, key=lambda c: c.port)
-    by_name = [(f'"{c.interface}"', c) for c in ordered]
+    by_name = _by_name(ordered)
+    answered = _elements(
+        f"{port:#x}"
+        for c in ordered
+        for port in [s.port for s in c.servers[: 2 if c.second_answers else 1]]
+    )
+    marks = _elements(f'"{s.interface}" : {s.port:#x}' for c in ordered for s in c.servers)
     sets = "\n".join(_translation(family, ordered, refused, local) for family in _FAMILIES)
     carries = _elements(n for n, c in by_name if c.secondary6)
     return f"""\
 table inet {GATEWAY_TABLE} {{
   counter {STRAY} {{ }}
   counter {REFUSED} {{ }}
-  map zone_out {{ typeof iifname : ct zone;{_elements(f"{n} : {c.port}" for n, c in by_name)} }}
+  map zone_out {{ typeof iifname : ct zone;{_elements(f"{n} : {c.in_zone}" for n, c in by_name)} }}
+  map mark_out {{ typeof iifname : ct mark;{marks} }}
+  set answered {{ typeof ct mark;{answered} }}
   set carries6 {{ type ifname;{carries} }}
 {sets}
   chain zones {{
@@ -140,6 +199,11 @@ table inet {GATEWAY_TABLE} {{
     iifname "{INSIDE_LINK}" meta mark set ip daddr map @mark_in4
     iifname "{INSIDE_LINK}" ct zone set ip6 daddr map @zone_in6
     iifname "{INSIDE_LINK}" meta mark set ip6 daddr map @mark_in6
+  }}
+  chain answers {{
+    type filter hook prerouting priority mangle; policy accept;
+    ct mark set iifname map @mark_out
+    iifname "{INSIDE_LINK}" ct mark @answered meta mark set ct mark
   }}
   chain input {{
     type filter hook input priority filter; policy drop;
@@ -190,20 +254,29 @@ def _translation(
 ) -> str:
     """Maps and sets of one family: zones and marks inbound, addresses outbound, refusals."""
     ip, kind = _IP[family], f"ipv{family}_addr"
-    found = [(f'"{c.interface}"', c, c.address(family)) for c in ordered]
+    found = [(name, c, c.address(family)) for name, c in _by_name(ordered)]
     here = [(name, c, address) for name, c, address in found if address]
+    addresses = [(c, address) for c in ordered if (address := c.address(family))]
     around = _of(family, local)
     permitted = (f"{n} . {d}" for n, c, _ in here for d in c.permitted(around, family))
-    by_address = [f"{a} : {c.port}" for _, c, a in here]
     return f"""\
-  map zone_in{family} {{ typeof {ip} daddr : ct zone;{_elements(by_address)} }}
-  map mark_in{family} {{ typeof {ip} daddr : meta mark;{_elements(by_address)} }}
+  map zone_in{family} {{ typeof {ip} daddr : ct zone;{
+        _elements(f"{a} : {c.in_zone}" for c, a in addresses)
+    } }}
+  map mark_in{family} {{ typeof {ip} daddr : meta mark;{
+        _elements(f"{a} : {c.port}" for c, a in addresses)
+    } }}
   map snat{family} {{ type ifname : {kind};{_elements(f"{n} : {a}" for n, _, a in here)} }}
   set leaving{family} {{ type ifname . {kind};{_elements(f"{n} . {a}" for n, _, a in here)} }}
-  set secondaries{family} {{ type {kind};{_elements(str(a) for _, _, a in here)} }}
+  set secondaries{family} {{ type {kind};{_elements(str(a) for _, a in addresses)} }}
   set refused{family} {{ type {kind}; flags interval;{_networks(family, refused)} }}
   set local{family} {{ type {kind}; flags interval;{_networks(family, around)} }}
   set permitted{family} {{ typeof iifname . {ip} daddr; flags interval;{_elements(permitted)} }}"""
+
+
+def _by_name(ordered: Iterable[Configuration]) -> list[tuple[str, Configuration]]:
+    """Every interface's name, quoted, and whose it is."""
+    return [(f'"{server.interface}"', c) for c in ordered for server in c.servers]
 
 
 def _permissions(ip: str, family: Family) -> str:

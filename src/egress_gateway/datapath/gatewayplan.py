@@ -21,6 +21,7 @@ from egress_gateway.datapath.gatewayfilter import (
     INSIDE_LINK,
     NODE_LINK,
     Configuration,
+    Server,
     gateway_ruleset,
     node_ruleset,
 )
@@ -317,7 +318,7 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An action; ``port`` of the configuration it is for, None for the node as a whole."""
+    """An action; ``port`` of the server it is for, None for the node as a whole."""
 
     action: Action
     port: int | None = None
@@ -335,8 +336,9 @@ def plan(desired: GatewayDesired, observed: GatewayObserved) -> list[Step]:
     ]
     steps = [Step(action) for action in shared]
     for configuration in desired.configurations:
-        actions = _configuration(configuration, desired.mtu, observed, inside)
-        steps += [Step(action, configuration.port) for action in actions]
+        for server in configuration.servers:
+            actions = _server(server, configuration, desired.mtu, observed, inside)
+            steps += [Step(action, server.port) for action in actions]
     return steps
 
 
@@ -390,7 +392,7 @@ def _filters(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
 
 
 def _leftovers(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
-    wanted = {c.interface for c in desired.configurations}
+    wanted = {server.interface for c in desired.configurations for server in c.servers}
     found = {n for n in inside.links if n.startswith("wg-")}
     found |= {n for n in observed.node.links if n.startswith("wg-")}
     return [DeleteTunnel(name) for name in sorted(found - wanted)]
@@ -440,7 +442,7 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
 def _rules(family: Family, desired: GatewayDesired) -> Iterable[Rule]:
     # Spares outbound packets the walk over one rule per configuration.
     yield Rule(family=family, priority=900, table=MAIN, mark=0, mask=0xFFFF)
-    for port in (c.port for c in desired.configurations if c.address(family)):
+    for port in (s.port for c in desired.configurations if c.address(family) for s in c.servers):
         # What came back for a configuration's address goes to its interface. Only what came by
         # the pair.
         yield Rule(
@@ -452,8 +454,12 @@ def _by_mark(rule: Rule) -> tuple[int, int]:
     return rule.family, rule.mark
 
 
-def _configuration(
-    wanted: Configuration, mtu: int, observed: GatewayObserved, inside: Place
+def _server(
+    wanted: Server,
+    configuration: Configuration,
+    mtu: int,
+    observed: GatewayObserved,
+    inside: Place,
 ) -> list[Action]:
     name = wanted.interface
     device = observed.devices.get(name)
@@ -480,7 +486,7 @@ def _configuration(
             actions.append(MoveTunnel(name))
         if link is None or not link.up or link.mtu != mtu - OVERHEAD:
             actions.append(RaiseLink("gateway", name, mtu - OVERHEAD))
-    for family in (family for family in _DEFAULT if wanted.address(family)):
+    for family in (family for family in _DEFAULT if configuration.address(family)):
         back = Route(destination=_DEFAULT[family], device=name, table=wanted.port)
         if link is None or not link.up or back not in inside.routes:
             actions.append(ReplaceRoutes("gateway", (back,)))

@@ -17,6 +17,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from egress_gateway.datapath.gatewayfilter import (
     REFUSED,
     STRAY,
     Configuration,
+    Server,
 )
 from egress_gateway.datapath.gatewayplan import (
     GatewayDesired,
@@ -137,8 +139,8 @@ class GatewaySide:
                 with Links(inside) as inside_links:
                     gateway = self._place("gateway", inside, inside_links, desired)
                 devices = {}
-                for configuration in desired.configurations:
-                    name = configuration.interface
+                servers = (server for c in desired.configurations for server in c.servers)
+                for name in (server.interface for server in servers):
                     where = self._node if name in node.links else inside
                     if name in node.links or name in gateway.links:
                         device = self._backend.status(Interface(name, where, name))
@@ -250,14 +252,14 @@ class GatewaySide:
 
     def sync_peers(
         self,
-        configuration: Configuration,
+        server: Server | Configuration,
         wanted: Mapping[str, Sequence[IPNetwork]],
         *,
         device: Device | None = None,
     ) -> bool:
-        """Makes the interface's peers exactly ``wanted`` (public key -> addresses), touching
+        """Makes the server's peers exactly ``wanted`` (public key -> addresses), touching
         none that is right: their sessions go on. Returns whether anything changed."""
-        with self._lock, self._interface(configuration.interface) as interface:
+        with self._lock, self._interface(server.interface) as interface:
             device = device or self._backend.status(interface)
             have = device.peers if device else {}
             config = peer_changes(wanted, have)
@@ -271,7 +273,7 @@ class GatewaySide:
 
     def change_peers(
         self,
-        configuration: Configuration,
+        server: Server | Configuration,
         *,
         add: Mapping[str, Sequence[IPNetwork]],
         remove: Mapping[str, Sequence[IPNetwork]],
@@ -281,7 +283,7 @@ class GatewaySide:
             remove_peers=tuple(key for key in remove if key not in add),
             peers=tuple(Peer(public_key=k, allowed_ips=tuple(n)) for k, n in add.items()),
         )
-        with self._interface(configuration.interface) as interface:
+        with self._interface(server.interface) as interface:
             self._backend.configure(interface, config)
         kept = {network for networks in add.values() for network in networks}
         gone = {network for networks in remove.values() for network in networks}
@@ -317,8 +319,14 @@ class GatewaySide:
 
     # Connections.
 
+    def zones(self) -> dict[IPv4Address, int]:
+        """The conntrack zone of each secondary address at the moment."""
+        with self._inside() as inside:
+            listing = Nftables(inside).table("inet", GATEWAY_TABLE) if inside is not None else None
+        return _zones(listing)
+
     def use(self) -> dict[int, Use]:
-        """By port of the configuration: how near its address is to its last free port."""
+        """By conntrack zone: how near its address is to its last free port."""
         with self._inside() as inside:
             return connections.use(inside) if inside is not None else {}
 
@@ -420,6 +428,14 @@ def peer_changes(
 
 def _ports(links: Mapping[str, Any]) -> set[int]:
     return {int(n[3:]) for n in links if n.startswith("wg-") and n[3:].isdigit()}
+
+
+def _zones(listing: list[dict[str, Any]] | None) -> dict[IPv4Address, int]:
+    declared = (item.get("map", {}) for item in listing or [])
+    found: list[Any] = []
+    for known in (m for m in declared if m.get("name") == "zone_in4"):
+        found = known.get("elem", [])
+    return {IPv4Address(address): int(zone) for address, zone in found}
 
 
 def _secondaries(listing: list[dict[str, Any]] | None) -> frozenset[IPAddress]:
