@@ -217,6 +217,7 @@ def test_pods_on_the_gateway_node_are_not_reached() -> None:
     local = Place("local-pod")
     local.attach(gateway.links, "10.244.9.2", PODS_GATEWAY)
     watch(local)
+    gateway.side.converge(gateway.desired(wanted))
     join(pod, pair, gateway)
     throw(pod, "10.244.9.2")
     settle(pod)

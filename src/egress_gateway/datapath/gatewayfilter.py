@@ -138,6 +138,11 @@ class Configuration:
         """What its pods' packets of a family leave with."""
         return self.secondary if family == 4 else self.secondary6
 
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """The secondary addresses of both families."""
+        return (self.secondary, *((self.secondary6,) if self.secondary6 else ()))
+
     def permitted(self, local: Iterable[IPNetwork], family: Family = 4) -> list[IPNetwork]:
         """The destinations that lie inside the ``local`` networks. One that is merely wide,
         as 0.0.0.0/0 is, does not name them."""
@@ -303,7 +308,9 @@ def node_ruleset(
     uplinks: Iterable[str] = (),
 ) -> str:
     """The table of the node's namespace. The load balancer's address (floating IP) becomes the
-    primary one, so that replies come from where they are expected, whatever the back end.
+    primary one, so that replies come from where they are expected, whatever the back end. What
+    leaves from a server port keeps it, whatever the node masquerades: a pod would follow the
+    gateway to another port, and be lost when connection tracking forgets it.
     ``uplinks``: what pods send leaves by one of these links, not by one towards the node's own
     pods or containers; none: by any."""
     ordered = sorted(configurations, key=lambda c: c.port)
@@ -326,6 +333,10 @@ table inet {NODE_TABLE} {{
   chain balanced {{
     type nat hook prerouting priority dstnat - 10; policy accept;
     ip daddr @frontends4 udp dport {PORTS[0]}-{PORTS[1]} dnat ip to {primary}
+  }}
+  chain kept {{
+    type nat hook postrouting priority srcnat - 10; policy accept;
+    udp sport {PORTS[0]}-{PORTS[1]} fib saddr type local snat ip to ip saddr : udp sport
   }}
   chain input {{
     type filter hook input priority filter - 10; policy accept;

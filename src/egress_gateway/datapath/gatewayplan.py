@@ -84,6 +84,11 @@ _WITH_IPV6: Final[tuple[Sysctl, ...]] = (
 )
 
 
+def inner(address: IPAddress) -> IPAddress:
+    """The inner end of the pair, in the family of ``address``."""
+    return _PAIR[address.version][1].ip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What the node is joined to: the links that lead away from it, by name, and the networks
@@ -414,7 +419,7 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
     to_inside = {
         Route(
             destination=ipaddress.ip_network(address),
-            gateway=_PAIR[address.version][1].ip,
+            gateway=inner(address),
             device=NODE_LINK,
             onlink=True,
         )

@@ -2,6 +2,10 @@
 
 All gateways of a configuration share one key, so a gateway that was left but lives can re-initiate
 and take the pod back. A new listen port at every move, and this filter, make that impossible.
+
+What leaves from such a port keeps it: it is bound to itself before the node's masquerade rules
+are asked. At a port of their choice the gateway's packets would come in only while connection
+tracking remembers, and be lost after minutes of silence.
 """
 
 from __future__ import annotations
@@ -27,8 +31,14 @@ table inet {TABLE} {{
     udp dport . ip6 saddr @sources6 accept
     udp dport @ports counter drop
   }}
+  chain kept {{
+    type nat hook postrouting priority srcnat - 10; policy accept;
+    udp sport @ports fib saddr type local snat ip to ip saddr : udp sport
+    udp sport @ports fib saddr type local snat ip6 to ip6 saddr : udp sport
+  }}
 }}
 """
+_RULES: Final = 5
 
 
 class SourceFilter:
@@ -119,4 +129,4 @@ def _is_exact(listing: list[dict[str, Any]], wanted: Mapping[int, IPAddress]) ->
             else:
                 port, address = element["concat"]
                 found[port] = ipaddress.ip_address(address)
-    return rules == 3 and found == dict(wanted) and ports == set(wanted)
+    return rules == _RULES and found == dict(wanted) and ports == set(wanted)
