@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
+import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,20 +30,23 @@ _PARTS: Final = ("crt", "key", "ca")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """``made`` and ``ends`` in seconds since the epoch; the rest is PEM."""
+    """``made`` and ``ends`` in seconds since the epoch, ``names`` the hosts (DNS names or IP
+    addresses) that it is good for; the rest is PEM."""
 
     made: float
     ends: float
+    names: tuple[str, ...]
     certificate: bytes
     key: bytes = field(repr=False)
     authority: bytes
 
 
 def plan(
-    generations: Iterable[Generation], *, now: float, validity: float
+    generations: Iterable[Generation], *, names: Iterable[str], now: float, validity: float
 ) -> tuple[list[Generation], bool]:
     """What is to be kept, newest last, and whether another one is due."""
-    kept = sorted((g for g in generations if g.ends > now), key=lambda g: g.made)
+    of_use = [g for g in generations if g.ends > now and set(names) <= set(g.names)]
+    kept = sorted(of_use, key=lambda g: g.made)
     if len(kept) > 1 and kept[-1].made + 2 * SETTLE <= now:
         kept = kept[-1:]
     # The ends, not the validity asked for now: a shorter one may have been asked for before.
@@ -85,15 +89,19 @@ def decode(secret: Mapping[str, str]) -> list[Generation]:
             parsed = x509.load_pem_x509_certificate(crt)
             serialization.load_pem_private_key(key, None)
             x509.load_pem_x509_certificate(ca)
+            extension = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
             made, ends = int(stem) / 1000, parsed.not_valid_after_utc.timestamp()
-        except (KeyError, ValueError, TypeError, binascii.Error):
+        except (KeyError, ValueError, TypeError, binascii.Error, x509.ExtensionNotFound):
             continue
-        found.append(Generation(made=made, ends=ends, certificate=crt, key=key, authority=ca))
+        hosts = tuple(str(name.value) for name in extension.value)
+        found.append(
+            Generation(made=made, ends=ends, names=hosts, certificate=crt, key=key, authority=ca)
+        )
     return found
 
 
 def make(names: list[str], *, now: float, validity: float) -> Generation:
-    """A new generation for the DNS ``names``, ``validity`` in seconds."""
+    """A new generation for the hosts ``names``, ``validity`` in seconds."""
     begins = datetime.datetime.fromtimestamp(now - _BACKDATE, datetime.UTC)
     ends = datetime.datetime.fromtimestamp(int(now + validity), datetime.UTC)
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -104,7 +112,7 @@ def make(names: list[str], *, now: float, validity: float) -> Generation:
         .add_extension(_usage(signs=True), critical=True)
         .sign(authority_key, hashes.SHA256())
     )
-    alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    alternatives = x509.SubjectAlternativeName([_host(name) for name in names])
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
     certificate = (
         _builder(_name(names[0]), authority_name, key, begins, ends)
@@ -119,10 +127,18 @@ def make(names: list[str], *, now: float, validity: float) -> Generation:
     return Generation(
         made=round(now, 3),
         ends=ends.timestamp(),
+        names=tuple(names),
         certificate=certificate.public_bytes(pem),
         key=key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
         authority=authority.public_bytes(pem),
     )
+
+
+def _host(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _builder(

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from egress_gateway.api import names
 from egress_gateway.kube.cache import Cache
@@ -96,12 +97,13 @@ class Keeper:
             secret = await self._client.get(SECRETS, name, namespace)
         except NotFound as error:
             raise _missing(error, f"Secret {namespace}/{name}") from error
+        outside = urlsplit(self._settings.url).hostname
+        hosts = [f"{name}.{namespace}.svc", *([outside] if outside else [])]
         now, validity = self._clock(), self._settings.certificate_validity
         wanted, due = certificates.plan(
-            certificates.decode(secret.data), now=now, validity=validity
+            certificates.decode(secret.data), names=hosts, now=now, validity=validity
         )
         if due:
-            hosts = [f"{name}.{namespace}.svc"]
             made = await asyncio.to_thread(certificates.make, hosts, now=now, validity=validity)
             wanted.append(made)
         return wanted if await self._write(secret, wanted) else None

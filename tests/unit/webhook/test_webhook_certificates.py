@@ -9,17 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_gateway.webhook import certificates
-from egress_gateway.webhook.certificates import SETTLE, Generation, plan, serving
+from egress_gateway.webhook.certificates import SETTLE, Generation, serving
 
 DAY = 86400.0
 VALIDITY = 90 * DAY
 NOW = 1_800_000_000.0
 
 
+def plan(
+    generations: list[Generation], *, now: float, validity: float
+) -> tuple[list[Generation], bool]:
+    return certificates.plan(generations, names=["a"], now=now, validity=validity)
+
+
 def generation(made: float, validity: float = VALIDITY) -> Generation:
     name = str(made).encode()
     return Generation(
-        made=made, ends=made + validity, certificate=name, key=b"", authority=name + b"\n"
+        made=made,
+        ends=made + validity,
+        names=("a",),
+        certificate=name,
+        key=b"",
+        authority=name + b"\n",
     )
 
 
@@ -59,6 +70,13 @@ def test_another_validity_is_reached_in_one_step() -> None:
     assert plan([short], now=NOW, validity=VALIDITY)[1] is True
     assert plan([short, generation(NOW)], now=NOW + 60, validity=VALIDITY)[1] is False
     assert plan([generation(NOW - 2 * DAY)], now=NOW, validity=3 * DAY)[1] is True
+
+
+def test_one_for_another_host_is_of_no_use() -> None:
+    other = certificates.plan([generation(NOW)], names=["a", "b"], now=NOW, validity=VALIDITY)
+    assert other == ([], True)
+    made = certificates.make(["a", "192.0.2.1"], now=NOW, validity=VALIDITY)
+    assert certificates.decode(certificates.encode(made)) == [made]
 
 
 @settings(max_examples=200, deadline=None)
