@@ -6,6 +6,7 @@ Nothing is left over: machines end when their standard input does, namespaces wi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import socket
 import struct
@@ -144,7 +145,7 @@ class FakeResources:
                 "protocol": "Http",
                 "port": 8082,
                 "requestPath": "/gw/uid",
-                "intervalInSeconds": 0.02,
+                "intervalInSeconds": 0.5,
                 "probeThreshold": 1,
             },
         }
@@ -267,6 +268,8 @@ class FakeMachine:
                 await writer.drain()
             finally:
                 writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
 
         return await asyncio.start_server(answer, sock=listener)
 
