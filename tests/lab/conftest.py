@@ -24,11 +24,15 @@ POOL = "npegress"
 class Driver:
     """A lab with its cluster and gateway pool, and one event loop for its clients."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, kubernetes: str = "embedded", version: str = "1.34") -> None:
+        """Pools of virtual machines need 1.34."""
+        self._version = version
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.handle = host.start(f"test-{os.getpid()}", detach=False)
+        self.handle = host.start(
+            f"test-{os.getpid()}", options={"kubernetes": kubernetes}, detach=False
+        )
         self.world = self.run(self._open())
 
     def run(self, work: Awaitable[T], timeout: float = 180) -> T:
@@ -41,8 +45,7 @@ class Driver:
     async def _open(self) -> World:
         world = await World(self.handle).__aenter__()
         await world.create_group()
-        # Pools of virtual machines need 1.34.
-        await world.create_cluster(nodes=3, version="1.34")
+        await world.create_cluster(nodes=3, version=self._version)
         await world.get_credentials()
         await world.add_gateway_pool(POOL, nodes=2, prefix_size=30)
         return world

@@ -13,8 +13,14 @@ pytestmark = pytest.mark.root
 
 
 def test_the_story_plays_and_its_document_holds() -> None:
+    check_story()
+
+
+def check_story(*options: str) -> None:
+    """Plays it with these options of `lab demo` and checks every figure of its document."""
+    command = [sys.executable, "-m", "egress_gateway.cli.main", "lab", "demo", "--output", "json"]
     done = subprocess.run(
-        [sys.executable, "-m", "egress_gateway.cli.main", "lab", "demo", "--output", "json"],
+        [*command, *options],
         capture_output=True,
         text=True,
         timeout=240,

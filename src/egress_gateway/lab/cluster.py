@@ -175,6 +175,8 @@ class Lab:
             "power_cut": self._power_cut,
             "power_on": self._power_on,
             "inventory": self._inventory,
+            "run": self._run,
+            "control_plane": self._control_plane,
             "requests": self._requests,
             "unexpected": self._unexpected,
             "fabric": self._fabric,
@@ -232,6 +234,24 @@ class Lab:
         running = {n: r.node for n in sorted(self._specs) if (r := self._running(n))}
         found = await asyncio.gather(*(_take_inventory(node) for node in running.values()))
         return dict(zip(running, found, strict=True))
+
+    async def _run(self, arguments: dict[str, Any]) -> Any:
+        """A command on a machine, as `az vmss run-command` runs one: ``node``, ``command`` (words),
+        ``stdin`` (text), ``limit`` (seconds)."""
+        machine = self._running(self._machine(arguments["node"]).name)
+        if machine is None:
+            raise ControlError(f"machine {arguments['node']} is off")
+        stdin = str(arguments.get("stdin", "")).encode()
+        done = await machine.node.run(
+            list(arguments["command"]), stdin=stdin, limit=float(arguments.get("limit", 60))
+        )
+        shown = {"stdout": done.stdout, "stderr": done.stderr}
+        return {"code": done.code} | {k: v.decode(errors="replace") for k, v in shown.items()}
+
+    async def _control_plane(self, arguments: dict[str, Any]) -> Any:
+        """``action``: ``pause`` or ``resume`` a ``program`` of the real control plane."""
+        self.kubernetes.pause(arguments["program"], paused=arguments["action"] == "pause")
+        return {}
 
     async def _requests(self, arguments: dict[str, Any]) -> Any:
         """What the Internet's and the company's hosts were asked, by path."""

@@ -19,6 +19,7 @@ CONTAINERD_SOCKET: Final = "/run/containerd/containerd.sock"
 CONTAINERD_ROOT: Final = "/var/lib/containerd"
 KUBELET_ROOT: Final = "/var/lib/kubelet"
 FOLDER: Final = "/etc/kubernetes"
+STATIC_PODS: Final = f"{FOLDER}/manifests"
 CERTIFICATES: Final = "/etc/containerd/certs.d"
 
 TUNABLES: Final = {
@@ -103,6 +104,7 @@ def kubelet(node: NodeConfiguration) -> str:
         "resolvConf": "/etc/resolv.conf",
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
         "podCIDR": str(node.pod_cidr),
+        "staticPodPath": STATIC_PODS,
         "providerID": node.provider_id,
         "registerWithTaints": [
             {"key": key, "value": value, "effect": effect} for key, value, effect in node.taints

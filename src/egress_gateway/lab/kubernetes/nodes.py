@@ -268,7 +268,7 @@ def _mounts(mounted: list[cgroups.Hierarchy]) -> str:
     """What a kubelet and a containerd need beside the machine's own root."""
     lines = [
         "set -e",
-        f"mkdir -p {configuration.CONTAINERD_ROOT}",
+        f"mkdir -p {configuration.CONTAINERD_ROOT} {configuration.STATIC_PODS}",
         # An overlay cannot be the upper half of another one.
         f"mount -t tmpfs containerd {configuration.CONTAINERD_ROOT}",
         "test -e /dev/kmsg || mknod /dev/kmsg c 1 11",

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -204,6 +205,14 @@ class RealKubernetes:
         if plane is None:
             raise PermissionError("this lab has no cluster whose assertions could be checked")
         return assertions.verify(assertion, key=plane.token_key, issuer=plane.settings.issuer)
+
+    def pause(self, program: str, *, paused: bool) -> None:
+        """An outage of one program of the control plane: it holds still, its connections with it.
+        Raises ``LookupError`` if there is no such program."""
+        plane = self._required_plane
+        if program not in plane.pids:
+            raise LookupError(f"no program {program!r}; there are {', '.join(plane.pids)}")
+        plane.signal(program, signal.SIGSTOP if paused else signal.SIGCONT)
 
     async def start_machine(self, machine: MachineSpec) -> None:
         """Raises ``BackendError``."""

@@ -1,0 +1,92 @@
+"""One lab on real Kubernetes for this folder: three workers, two gateways, the chart by helm."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from egress_gateway.lab import host
+from egress_gateway.lab.demo.world import VERSIONS, World
+from egress_gateway.lab.kubernetes import binaries, release
+from tests.deploy.conftest import CHART
+from tests.lab.conftest import Driver, play
+
+__all__ = ["play"]
+
+SYSTEM = "kube-egress-gateway-system"
+
+
+@pytest.fixture(scope="session")
+def driver() -> Iterator[Driver]:
+    require_programs()
+    made = Driver(kubernetes="real", version=VERSIONS["real"])
+    yield made
+    made.close()
+
+
+def require_programs() -> None:
+    """Skips, aloud, where real Kubernetes cannot be had."""
+    try:
+        binaries.find(*binaries.CONTROL_PLANE, *binaries.NODE, *binaries.CNI)
+        release.find_helm()
+    except binaries.Unavailable as error:
+        pytest.skip(f"NO KUBERNETES: the lab was NOT tested on real nodes: {error}")
+    host.require_host("real")
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """A person with helm before the lab's cluster."""
+
+    world: World
+    helm: Path
+
+    async def call(self, *arguments: str) -> str:
+        """``helm`` in the system namespace. An error is the test's."""
+        process = await asyncio.create_subprocess_exec(
+            str(self.helm),
+            f"--namespace={SYSTEM}",
+            *arguments,
+            env={**os.environ, "KUBECONFIG": str(self.world.lab.kubeconfig)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        assert process.returncode == 0, said.decode()
+        return said.decode()
+
+    async def upgrade(self, *values: str) -> None:
+        """As an upgrade to a chart with these values; returns when every pod is ready."""
+        changed = [word for value in values for word in ("--set", value)]
+        await self.call(
+            "upgrade", release.RELEASE, str(CHART), "--reuse-values", "--wait", "--timeout=180s",
+            *changed,
+        )  # fmt: skip
+
+    async def on(self, node: str, script: str, *, stdin: str = "", limit: float = 60) -> str:
+        """A shell command on a machine."""
+        command = ["sh", "-c", script]
+        done = await self.world.control.call(
+            "run", node=node, command=command, stdin=stdin, limit=limit
+        )
+        assert done["code"] == 0, f"{script}: {done['stderr']}"
+        text: str = done["stdout"]
+        return text
+
+
+Act = Callable[[Callable[[Operator], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def act(driver: Driver) -> Act:
+    """Plays a story with helm and the machines' shells at hand."""
+
+    def run(story: Callable[[Operator], Awaitable[None]]) -> None:
+        driver.run(story(Operator(driver.world, release.find_helm())), timeout=400)
+
+    return run
