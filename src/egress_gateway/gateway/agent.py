@@ -12,13 +12,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Final
 
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.datapath.gatewayfilter import Configuration, Server, zones
 from egress_gateway.datapath.gatewayplan import IPV6_MTU, OVERHEAD, GatewayDesired, Surroundings
 from egress_gateway.datapath.gatewayside import Converged, GatewaySide
 from egress_gateway.datapath.wireguard import IPNetwork
@@ -87,6 +88,8 @@ class Agent:
         self._connection_log = connection_log
         self._served: dict[str, Configuration] = {}
         self._applied: dict[str, Peers] = {}
+        self._seconds: dict[str, Server] = {}
+        """Second servers that are told of peers, by configuration's name."""
         self._locks: dict[str, asyncio.Lock] = {}
         self._patience = Backoff(0.2, 10.0)
         self._serving: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
@@ -130,11 +133,12 @@ class Agent:
         if not wanted:
             return await self._idle()
         private, key_problems = await self._keystore.refresh(wanted)
-        outcome = serving(wanted, private, key_problems)
+        outcome = serving(wanted, private, key_problems, self._keystore.second)
         try:
             around = await asyncio.to_thread(self._side.surroundings)
             if not around.ipv6 or self._mtu - OVERHEAD < IPV6_MTU:
                 outcome = without_ipv6(outcome)
+            outcome = _zoned(outcome, await asyncio.to_thread(self._side.zones))
             desired = GatewayDesired(
                 primary=self._primary,
                 mtu=self._mtu,
@@ -151,6 +155,7 @@ class Agent:
         problems = _problems(outcome, converged)
         ready, public = _ready(outcome, converged, problems)
         self._served = {c.name: c for c in ready.values()}
+        self._seconds = {}
         self._applied = {n: p for n, p in self._applied.items() if n in self._served}
         for uid, configuration in list(ready.items()):
             try:
@@ -158,9 +163,11 @@ class Agent:
             except DatapathError as error:
                 problems[configuration.name] = str(error)
                 del ready[uid]
+        seconds = await self._sync_seconds(ready, converged, problems)
         self._ports.watch(ready)
         await asyncio.to_thread(self._connection_log.set, _logged(wanted, ready))
-        await self._report(ready, public, problems, _ipv6_warnings(wanted, self._mtu, around))
+        warnings = _ipv6_warnings(wanted, self._mtu, around)
+        await self._report(ready, public, problems, warnings, seconds)
         self.problem = None
         counters = await asyncio.to_thread(self._side.counters)
         metrics.observe(counters, ready=len(ready), problems=len(problems))
@@ -171,12 +178,12 @@ class Agent:
 
     async def _idle(self) -> float:
         """Nothing lists this node: it looks as if we had never been here."""
-        self._served, self._applied = {}, {}
+        self._served, self._applied, self._seconds = {}, {}, {}
         self._ports.watch({})
         await asyncio.to_thread(self._connection_log.set, {})
         if await asyncio.to_thread(self._side.remove):
             log.info("no configuration lists this node: everything removed")
-        await self._report({}, {}, {}, {})
+        await self._report({}, {}, {}, {}, {})
         self.problem = None
         metrics.observe({}, ready=0, problems=0)
         return self._resync
@@ -195,6 +202,7 @@ class Agent:
         public: Mapping[str, str],
         problems: Mapping[str, str],
         without: Mapping[str, str],
+        seconds: Mapping[str, str],
     ) -> None:
         """``without``: what some must do without, by name; they are served for all that."""
         self._answers.set({uid: c.port for uid, c in ready.items()})
@@ -207,7 +215,7 @@ class Agent:
             self.warn(name, "GatewayWithoutIPv6", message)
         try:
             await self._reporter.publish(
-                status_spec(ready, public, {**without, **warnings, **problems})
+                status_spec(ready, public, {**without, **warnings, **problems}, seconds)
             )
         except ApiError as error:
             # Traffic does not depend on the report; the next pass writes it.
@@ -233,13 +241,15 @@ class Agent:
             change = difference(self._applied[name], wanted)
             if not change:
                 return
+            second = self._seconds.get(name)
             try:
-                await asyncio.to_thread(
-                    self._side.change_peers,
-                    configuration,
-                    add=change.added,
-                    remove=change.removed,
-                )
+                for server in (configuration, second) if second else (configuration,):
+                    await asyncio.to_thread(
+                        self._side.change_peers,
+                        server,
+                        add=change.added,
+                        remove=change.removed,
+                    )
             except DatapathError:
                 # The interface is not what we think: look at all of it.
                 self._applied.pop(name, None)
@@ -264,6 +274,38 @@ class Agent:
             await asyncio.to_thread(self._side.sync_peers, configuration, wanted)
             self._applied[name] = wanted
         metrics.peers(name, len(wanted))
+
+    async def _sync_seconds(
+        self,
+        ready: Mapping[str, Configuration],
+        converged: Converged,
+        problems: dict[str, str],
+    ) -> dict[str, str]:
+        """The same for second servers; by uid, the public keys of those that work. One that does
+        not is a problem, and costs the first nothing."""
+        found: dict[str, str] = {}
+        for uid, one in ready.items():
+            server = one.second
+            if server is None:
+                continue
+            why = converged.problems.get(server.port)
+            if why is None and server.private_key is None:
+                why = "its private key is not in the Secret"
+            if why is None:
+                try:
+                    async with self._lock(one.name):
+                        # A peer that comes now is told to both.
+                        self._seconds[one.name] = server
+                        peers = self._book.peers(one.name)
+                        await asyncio.to_thread(self._side.sync_peers, server, peers)
+                except DatapathError as error:
+                    self._seconds.pop(one.name)
+                    why = str(error)
+            if why is not None:
+                problems[one.name] = f"second key pair, port {server.port}: {why}"
+            elif one.second_answers and server.private_key is not None:
+                found[uid] = keys.public_key(server.private_key)
+        return found
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -299,9 +341,15 @@ def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> 
     return {one.name: f"IPv6 is held back here: {why}" for one in wanted if one.secondary6}
 
 
+def _zoned(outcome: Serving, known: Mapping[IPv4Address, int]) -> Serving:
+    uids, configurations = list(outcome.configurations), outcome.configurations.values()
+    found = dict(zip(uids, zones(configurations, known), strict=True))
+    return replace(outcome, configurations=found)
+
+
 def _logged(wanted: Iterable[Listed], ready: Mapping[str, Configuration]) -> dict[int, Logged]:
     return {
-        one.port: Logged(one.name, one.public)
+        ready[one.uid].in_zone: Logged(one.name, one.public)
         for one in wanted
         if one.connection_log and one.uid in ready
     }
@@ -310,7 +358,7 @@ def _logged(wanted: Iterable[Listed], ready: Mapping[str, Configuration]) -> dic
 def _problems(outcome: Serving, converged: Converged) -> dict[str, str]:
     """By name: what is wrong with objects, and what the kernel refused."""
     by_port = {c.port: c.name for c in outcome.configurations.values()}
-    failed = {by_port[port]: why for port, why in converged.problems.items()}
+    failed = {by_port[port]: why for port, why in converged.problems.items() if port in by_port}
     return {**outcome.problems, **failed}
 
 

@@ -57,7 +57,7 @@ class ConnectionLog:
         self._stop = threading.Event()
 
     def set(self, wanted: Mapping[int, Logged]) -> None:
-        """What is logged from now on, by port. Blocks for a moment when the log ends: its
+        """What is logged from now on, by conntrack zone. Blocks for a moment when the log ends: its
         socket would keep the gateway's namespace."""
         self._wanted = dict(wanted)
         if wanted and (self._thread is None or not self._thread.is_alive()):

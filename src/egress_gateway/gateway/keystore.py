@@ -15,7 +15,7 @@ from typing import Final
 
 from egress_gateway.api import names
 from egress_gateway.datapath import keys
-from egress_gateway.gateway.serving import Listed, key_mismatch
+from egress_gateway.gateway.serving import Listed, key_mismatch, keys_of
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.resources import SECRETS, Secret
@@ -28,6 +28,12 @@ class KeyStore:
         self._client = client
         self._namespace = namespace
         self._private: dict[str, str] = {}
+        self._second: dict[str, str] = {}
+
+    @property
+    def second(self) -> dict[str, str]:
+        """By uid, the private keys of second servers: of pairs that are being changed."""
+        return dict(self._second)
 
     async def refresh(self, wanted: Iterable[Listed]) -> tuple[dict[str, str], dict[str, str]]:
         """(private keys, problems) by uid. Asks only for keys that are missing or whose public
@@ -35,24 +41,30 @@ class KeyStore:
         kept = list(wanted)
         uids = {one.uid for one in kept}
         self._private = {uid: key for uid, key in self._private.items() if uid in uids}
+        seconds = {one.uid for one in kept if one.second}
+        self._second = {uid: key for uid, key in self._second.items() if uid in seconds}
         problems: dict[str, str] = {}
         limit = asyncio.Semaphore(_AT_ONCE)
 
         async def ask(one: Listed) -> None:
             async with limit:
                 try:
-                    self._private[one.uid] = await self._read(one.uid)
+                    first, second = keys_of(one, await self._read(one.uid))
+                    if first is not None:
+                        self._private[one.uid] = first
+                    if second is not None:
+                        self._second[one.uid] = second
                 except (errors.ApiError, ValueError) as error:
                     problems[one.uid] = str(error)
 
         async with asyncio.TaskGroup() as group:
             for one in kept:
-                known = self._private.get(one.uid)
-                if known is None or key_mismatch(one, known):
+                known, second = self._private.get(one.uid), self._second.get(one.uid)
+                if key_mismatch(one, known, second):
                     group.create_task(ask(one))
         return dict(self._private), problems
 
-    async def _read(self, uid: str) -> str:
+    async def _read(self, uid: str) -> list[str]:
         name = names.key_secret(uid)
         where = f"Secret {self._namespace}/{name}"
         try:
@@ -65,22 +77,30 @@ class KeyStore:
                 "egress-gateway-keys"
             ) from None
         try:
-            return private_key(secret)
+            return private_keys(secret)
         except ValueError as error:
             raise ValueError(
                 f"{where}: {error}; delete it and the controller makes a new pair"
             ) from None
 
 
-def private_key(secret: Secret) -> str:
-    """The WireGuard key (text) in a Secret of the Go project's shape: the field is base64, as
-    all Secret data, of the key's own base64 text. Raises ``ValueError``, never with the key."""
-    field = secret.data.get(names.SECRET_PRIVATE_KEY)
+def private_keys(secret: Secret) -> list[str]:
+    """The WireGuard keys (text) in a Secret of the Go project's shape, the usual one first: each
+    field is base64, as all Secret data, of the key's own base64 text. Raises ``ValueError``, never
+    with the key."""
+    found = [_key(secret, names.SECRET_PRIVATE_KEY)]
+    if secret.data.get(names.SECRET_SECOND_KEY):
+        found.append(_key(secret, names.SECRET_SECOND_KEY))
+    return found
+
+
+def _key(secret: Secret, name: str) -> str:
+    field = secret.data.get(name)
     if not field:
-        raise ValueError(f"{names.SECRET_PRIVATE_KEY} is missing")
+        raise ValueError(f"{name} is missing")
     try:
         text = base64.b64decode(field, validate=True).decode("ascii").strip()
     except (binascii.Error, UnicodeDecodeError):
-        raise ValueError(f"{names.SECRET_PRIVATE_KEY} is not base64 of a key") from None
+        raise ValueError(f"{name} is not base64 of a key") from None
     keys.decode(text)
     return text

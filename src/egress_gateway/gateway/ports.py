@@ -47,7 +47,7 @@ class PortWatch:
         gone = {c.name for c in self._served.values()} - {c.name for c in served.values()}
         for name in gone:
             metrics.forget_use(name)
-        self._served = {c.port: c for c in served.values()}
+        self._served = {c.in_zone: c for c in served.values()}
         self.warnings = {n: w for n, w in self.warnings.items() if n not in gone}
 
     async def run(self) -> None:
@@ -68,8 +68,8 @@ class PortWatch:
         used = await asyncio.to_thread(self._side.use)
         entries, limit = await asyncio.to_thread(self._side.table)
         metrics.table(entries, limit)
-        for port, one in self._served.items():
-            metrics.use(one.name, used.get(port))
+        for zone, one in self._served.items():
+            metrics.use(one.name, used.get(zone))
         warnings = judge(self._served, used, self.warnings, percent=self._percent)
         if full(entries, limit, percent=self._percent):
             text = f"the node's connection table holds {entries} of {limit} (nf_conntrack_max)"
@@ -88,10 +88,10 @@ def judge(
     *,
     percent: int,
 ) -> Warnings:
-    """Who is to be warned, by name. Pure."""
+    """Who is to be warned, by name; ``served`` and ``used`` are by zone. Pure."""
     warnings = {}
-    for port, one in served.items():
-        most = used.get(port)
+    for zone, one in served.items():
+        most = used.get(zone)
         bar = percent - _RELIEF if one.name in before else percent
         if most is not None and most.ports * 100 >= PORTS * bar:
             warnings[one.name] = (

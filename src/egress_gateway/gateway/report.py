@@ -37,9 +37,11 @@ def status_spec(
     ready: Mapping[str, Configuration],
     public_keys: Mapping[str, str],
     problems: Mapping[str, str],
+    second_keys: Mapping[str, str] = {},
 ) -> GatewayStatusSpec:
-    """The report without its heartbeat, in a stable order. ``ready`` and ``public_keys`` by
-    uid, ``problems`` by name; a configuration may have a problem and go on as it was."""
+    """The report without its heartbeat, in a stable order. ``ready``, ``public_keys`` and
+    ``second_keys`` (those of second servers that work) by uid, ``problems`` by name; a
+    configuration may have a problem and go on as it was."""
     return GatewayStatusSpec(
         ready_gateway_configurations=[
             ReadyGatewayConfiguration(
@@ -47,6 +49,7 @@ def status_spec(
                 interface_name=one.interface,
                 uid=uid,
                 public_key=public_keys.get(uid, ""),
+                second_public_key=second_keys.get(uid, ""),
             )
             for uid, one in sorted(ready.items())
         ],

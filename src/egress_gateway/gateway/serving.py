@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from egress_gateway.api import names
 from egress_gateway.api.types import StaticGatewayConfiguration, StaticGatewayConfigurationSpec
 from egress_gateway.datapath import keys
-from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.datapath.gatewayfilter import Configuration, Server
 from egress_gateway.datapath.wireguard import IPNetwork
 
 
@@ -38,6 +38,17 @@ class Listed:
     connection_log: bool = False
     secondary6: str = ""
     """Empty: IPv6 is not carried."""
+    second: Second | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """The other server, while the key pair is being changed."""
+
+    port: int
+    public_key: str
+    answers: bool
+    """False: nothing leaves by it any more; it is about to go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +80,28 @@ def listed(objects: Iterable[StaticGatewayConfiguration], node: str) -> list[Lis
                 public=entry.public_ip,
                 connection_log=sgc.spec.connection_log,
                 secondary6=entry.secondary_ip_v6,
+                second=_second(sgc),
             )
         )
     return sorted(found, key=lambda one: one.uid)
+
+
+def _second(sgc: StaticGatewayConfiguration) -> Second | None:
+    rotation = sgc.status.key_rotation
+    if not names.PORT_FIRST <= rotation.port <= names.PORT_LAST:
+        return None
+    return Second(rotation.port, rotation.public_key, rotation.phase != "Closing")
 
 
 def serving(
     wanted: Iterable[Listed],
     private_keys: Mapping[str, str],
     key_problems: Mapping[str, str],
+    second_keys: Mapping[str, str] = {},
 ) -> Serving:
     """Joins configurations with their private keys (by uid). Of two that claim one port or one
-    address the first by uid is served: the controller never makes such a pair."""
+    address the first by uid is served: the controller never makes such a pair. ``second_keys`` are
+    those of second servers, by uid too."""
     configurations: dict[str, Configuration] = {}
     problems: dict[str, str] = {}
     taken: dict[int | ipaddress.IPv4Address, str] = {}
@@ -111,6 +132,13 @@ def serving(
             frontend=_address(one.frontend),
             destinations=_networks(one.destinations),
         )
+    for one in wanted:
+        if one.second and one.uid in configurations and one.second.port not in taken:
+            taken[one.second.port] = one.name
+            second = Server(port=one.second.port, private_key=second_keys.get(one.uid))
+            configurations[one.uid] = dataclasses.replace(
+                configurations[one.uid], second=second, second_answers=one.second.answers
+            )
     return Serving(configurations, problems)
 
 
@@ -161,6 +189,19 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def key_mismatch(one: Listed, private: str) -> bool:
-    """Whether the status names another public key than that of ``private``."""
-    return bool(one.public_key) and keys.public_key(private) != one.public_key
+def keys_of(one: Listed, found: Iterable[str]) -> tuple[str | None, str | None]:
+    """The private keys of ``one``'s servers among those that its Secret holds; the first of them
+    is the usual one. A status may be older or newer than the Secret."""
+    ordered = {keys.public_key(private): private for private in found}
+    usual = next(iter(ordered.values()), None)
+    first = ordered.get(one.public_key, usual)
+    return first, ordered.get(one.second.public_key) if one.second else None
+
+
+def key_mismatch(one: Listed, first: str | None, second: str | None) -> bool:
+    """Whether a key is missing, or the status names another public key than it has."""
+    lacking = one.second is not None and (
+        second is None or keys.public_key(second) != one.second.public_key
+    )
+    other = first is None or (bool(one.public_key) and keys.public_key(first) != one.public_key)
+    return other or lacking

@@ -18,7 +18,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.datapath import keys
-from egress_gateway.gateway.keystore import private_key
+from egress_gateway.gateway.keystore import private_keys
 from egress_gateway.gateway.report import Answers, status_spec
 from egress_gateway.gateway.serving import Serving, listed, serving, without_ipv6
 from egress_gateway.gateway.settings import Settings
@@ -95,13 +95,14 @@ def secret(**data: str) -> Secret:
 
 
 def test_a_secret_in_the_go_projects_shape_is_read() -> None:
-    assert private_key(secret(PrivateKey=PAIR.private, PublicKey=PAIR.public)) == PAIR.private
+    found = private_keys(secret(PrivateKey=PAIR.private, PublicKey=PAIR.public))
+    assert found == [PAIR.private]
 
 
 @pytest.mark.parametrize("data", [{}, {"PrivateKey": ""}, {"PrivateKey": "short"}])
 def test_a_bad_secret_is_refused_without_being_repeated(data: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"PrivateKey|key") as caught:
-        private_key(secret(**data))
+        private_keys(secret(**data))
     assert "short" not in str(caught.value)
 
 
