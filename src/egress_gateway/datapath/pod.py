@@ -38,7 +38,6 @@ from egress_gateway.datapath.podplan import (
     KEPT_RULES,
     ROUTES,
     RULES,
-    SYSCTLS,
     TUNNEL_LINK,
     Action,
     AddRule,
@@ -226,7 +225,7 @@ class PodSide:
         return PodObserved(
             filter=current,
             inbound=() if current is not None else tuple(sockets.inbound_flows(pod.netns)),
-            sysctls=tuple((name, read_sysctl(pod.netns, name)) for name, _ in SYSCTLS),
+            sysctls=tuple((n, read_sysctl(pod.netns, n)) for n in podplan.sysctls(desired)),
             unmoved=leg.unmoved,
             link=leg.link,
             device=leg.device,

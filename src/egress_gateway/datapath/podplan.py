@@ -62,6 +62,9 @@ SYSCTLS: Final = (
     # Reverse path checks must follow the mark, or strict ones drop what came in by eth0.
     ("net/ipv4/conf/all/src_valid_mark", "1"),
 )
+REVERSE_PATH: Final = ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/{}/rp_filter")
+"""The greater of the two counts (kernel's ip-sysctl)."""
+_STRICT, _LOOSE = "1", "2"
 TUNNEL_SYSCTLS: Final = (
     # Nobody on the other side is a router of ours, and addresses are the pod's own.
     ("accept_ra", "0"),
@@ -291,10 +294,25 @@ def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
     return [
         *_filter(desired, observed),
         *(SetSysctl(n, v) for n, v in SYSCTLS if (n, v) not in observed.sysctls),
+        *_reverse_path(desired, observed),
         *_tunnel(desired, desired.tunnel, desired.link, observed.leg),
         *_tunnel(desired, desired.other, desired.other_link, observed.other),
         *_routing(desired, observed),
     ]
+
+
+def sysctls(desired: PodDesired) -> list[str]:
+    """What is to be observed."""
+    return [*(n for n, _ in SYSCTLS), *(n.format(desired.interface) for n in REVERSE_PATH)]
+
+
+def _reverse_path(desired: PodDesired, observed: PodObserved) -> list[SetSysctl]:
+    # ARP knows no marks: a strict pod answers nobody who asks with an address of the gateway's,
+    # as the node does (169.254.1.1, say), and is lost to it as soon as it is asked anew.
+    common, own = (n.format(desired.interface) for n in REVERSE_PATH)
+    known = dict(observed.sysctls)
+    strict = max(known.get(common) or "0", known.get(own) or "0") == _STRICT
+    return [SetSysctl(own, _LOOSE)] if strict else []
 
 
 def _filter(desired: PodDesired, observed: PodObserved) -> list[Action]:

@@ -325,3 +325,11 @@ def test_nothing_of_the_gateways_is_routed_past_the_tunnel(wish: p.PodDesired) -
 
 def test_an_interface_handle_carries_both_names() -> None:
     assert Interface.__slots__ == ("name", "netns", "link")
+
+
+def test_strict_reverse_path_checks_of_the_ordinary_link_are_loosened() -> None:
+    keys = ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth0/rp_filter")
+    for values, loosened in ((("0", "1"), True), (("1", "0"), True), (("1", "2"), False)):
+        observed = p.PodObserved(sysctls=tuple(zip(keys, values, strict=True)))
+        steps = [a for a in p.plan(desired(), observed) if isinstance(a, p.SetSysctl)]
+        assert (p.SetSysctl(keys[1], "2") in steps) is loosened

@@ -1,0 +1,170 @@
+"""Packets of every size arrive, or their sender is told how large they may be.
+
+Everything of full size goes both ways at once, with "don't fragment" set; larger datagrams go in
+fragments; and ICMP errors cross the translation in both directions. At 1,500 and at 9,000 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+
+from tests.datapath.box import boxed
+from tests.datapath.test_packets import SECONDARIES, peers_of
+from tests.datapath.topology import INTERNET, Place, Pod, World, configuration, keys, until
+
+_DISCOVER, _DO, _DONT, _MTU = 10, 2, 0, 14  # IP_MTU_DISCOVER and its values, IP_MTU: ip(7)
+_HEADERS = 28
+"""Bytes of a datagram's IPv4 and UDP headers."""
+_BULK = bytes(range(256)) * 4096
+
+
+@boxed
+def test_full_size_both_ways_at_1500() -> None:
+    _full_size(1500, narrow=1300)
+
+
+@boxed
+def test_full_size_both_ways_at_9000() -> None:
+    _full_size(9000, narrow=1500)
+
+
+def _full_size(mtu: int, *, narrow: int) -> None:
+    world = World()
+    pod = _attached(world, mtu)
+    inside = mtu - 60
+    _bulk(pod)
+    with _pair(world, pod) as (client, server):
+        _datagram(client, server, inside)
+        _datagram(server, client, inside)
+        _told(client, inside, inside + 1)
+        _told(server, inside, mtu)
+    with _pair(world, pod) as (client, server):
+        for one, other in ((client, server), (server, client)):
+            one.setsockopt(socket.IPPROTO_IP, _DISCOVER, _DONT)
+            _datagram(one, other, 4 * mtu)
+    # A narrow place between gateway and Internet: its ICMP error is for the gateway's address.
+    command = f"ip route replace {INTERNET} dev v-internet mtu lock {narrow}"
+    subprocess.run(command.split(), check=True)
+    with _pair(world, pod) as (client, server):
+        _told(client, narrow, inside)
+        _datagram(client, server, narrow)
+    _bulk(pod)
+    _errors(world, pod)
+    assert pod.side.held() == 0
+    assert world.internet.sources() == {SECONDARIES[0]}
+
+
+def _attached(world: World, mtu: int) -> Pod:
+    pod = world.pod("pod-a")
+    gateway = world.gateways[0]
+    ends = [(place, "eth0") for place in (world.internet, world.worker, gateway, pod.place)]
+    ends += [(world.router, f"v-{n}") for n in ("internet", "w1", "gw1")]
+    for place, link in (*ends, (world.worker, "v-pod-a")):
+        place.links.set_up(link, mtu=mtu)
+    pair = keys.generate()
+    world.route_secondary(SECONDARIES[0], gateway)
+    wanted = configuration(pair, SECONDARIES[0])
+    gateway.side.converge(dataclasses.replace(gateway.desired(wanted), mtu=mtu))
+    gateway.side.sync_peers(wanted, peers_of(pod))
+    desired = pod.desired(pair.public, str(gateway.primary))
+    assert desired.tunnel is not None
+    tunnel = dataclasses.replace(desired.tunnel, mtu=mtu - 60)
+    desired = dataclasses.replace(desired, tunnel=tunnel)
+    pod.side.converge(desired)
+    pod.handshake(desired)
+    return pod
+
+
+def _bulk(pod: Pod) -> None:
+    """A megabyte there and back."""
+    with pod.connect(INTERNET, timeout=30) as connection:
+        assert connection.recv(100).decode().strip() == SECONDARIES[0]
+        sender = threading.Thread(target=connection.sendall, args=(_BULK,), daemon=True)
+        sender.start()
+        heard = bytearray()
+        while len(heard) < len(_BULK):
+            heard += connection.recv(1 << 16)
+        sender.join()
+        assert heard == _BULK
+
+
+@contextlib.contextmanager
+def _pair(world: World, pod: Pod) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two sockets that know each other, one in the pod and one in the Internet."""
+    with udp(world.internet) as server, udp(pod.place) as client:
+        server.bind(("", 0))
+        client.connect((INTERNET, server.getsockname()[1]))
+        client.send(b"hello")
+        _, peer = server.recvfrom(100)
+        assert peer[0] == SECONDARIES[0]
+        server.connect(peer)
+        yield client, server
+
+
+def udp(place: Place) -> socket.socket:
+    """A datagram socket of ``place`` that never fragments."""
+    made = place.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    made.setsockopt(socket.IPPROTO_IP, _DISCOVER, _DO)
+    made.settimeout(15)
+    return made
+
+
+def _datagram(sender: socket.socket, receiver: socket.socket, size: int) -> None:
+    """A packet of ``size`` bytes arrives whole."""
+    payload = bytes(size - _HEADERS)
+
+    def sent() -> bool:
+        return _fits(sender, payload)  # a late word about an earlier packet may come first
+
+    until(sent, f"{size} bytes are sent")
+    assert receiver.recv(1 << 16) == payload
+
+
+def _told(sender: socket.socket, fits: int, size: int) -> None:
+    """The sender of too large a packet learns what fits."""
+
+    until(lambda: not _fits(sender, bytes(size - _HEADERS)), f"the sender of {size} bytes is told")
+    assert sender.getsockopt(socket.IPPROTO_IP, _MTU) == fits
+
+
+def _fits(sender: socket.socket, payload: bytes) -> bool:
+    try:
+        sender.send(payload)
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise
+        return False
+    return True
+
+
+def refused(sender: socket.socket) -> None:
+    """Waits until the sender is told that nobody listens."""
+
+    def told() -> bool:
+        try:
+            sender.send(b"x")
+            sender.settimeout(0.05)
+            sender.recv(100)
+        except ConnectionRefusedError:
+            return True
+        except TimeoutError:
+            pass
+        return False
+
+    until(told, "port unreachable")
+
+
+def _errors(world: World, pod: Pod) -> None:
+    """Port unreachable, from either end to the other."""
+    with udp(pod.place) as client:
+        client.connect((INTERNET, 9))
+        refused(client)
+    with _pair(world, pod) as (client, server):
+        client.close()
+        refused(server)
