@@ -143,7 +143,7 @@ async def _listed(admin: KubeClient, kind: tuple[str, str]) -> list[Object]:
     try:
         return list((await admin.call("GET", f"{root}/{plural}"))["items"])
     except KubeError as error:
-        if error.code in (404, 405):  # its definition has just gone
+        if error.code in (404, 405, 429):  # its definition is going
             return []
         raise
 

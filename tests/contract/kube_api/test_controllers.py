@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from egress_gateway.lab.kube.controllers import Timing
 from tests.contract.kube_api.conftest import Cluster, Run
-from tests.contract.kube_api.test_objects import config_map, is_bound, node, pod, refusal
+from tests.contract.kube_api.test_objects import add_node, config_map, is_bound, node, pod, refusal
 from tests.contract.kube_api.test_patches import deployment
 
 Object = dict[str, Any]
@@ -19,8 +19,16 @@ GONE: Callable[[Object | None], bool] = lambda obj: obj is None  # noqa: E731
 
 async def play_kubelet(cluster: Cluster) -> None:
     """Runs every pod that is bound, ends every pod that is deleted; until cancelled."""
+    events = cluster.admin.watch("pods")
+    try:
+        await _follow(cluster, events)
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+async def _follow(cluster: Cluster, events: AsyncIterator[Object]) -> None:
     kubelet = cluster.admin
-    async for event in kubelet.watch("pods"):
+    async for event in events:
         if event["type"] in ("BOOKMARK", "DELETED"):
             continue
         obj = event["object"]
@@ -67,7 +75,9 @@ def ready(count: int) -> Callable[[Object | None], bool]:
 
 
 async def pods_of(cluster: Cluster, labels: str) -> list[Object]:
-    return await cluster.admin.list("pods", namespace="default", labels=labels)
+    """Those that are to stay."""
+    found = await cluster.admin.list("pods", namespace="default", labels=labels)
+    return [p for p in found if not p["metadata"].get("deletionTimestamp")]
 
 
 def sized(replicas: int, image: str = "nginx", **strategy: Any) -> Object:
@@ -81,7 +91,7 @@ def sized(replicas: int, image: str = "nginx", **strategy: Any) -> Object:
 def test_a_deployment_spreads_its_pods_over_the_nodes(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         for name in ("n1", "n2", "n3"):
-            await cluster.admin.create("nodes", node(name))
+            await add_node(cluster, node(name))
         async with Kubelet(cluster):
             await cluster.admin.create("deployments", sized(3))
             await cluster.admin.wait_for("deployments", "web", ready(3), namespace="default")
@@ -93,7 +103,7 @@ def test_a_deployment_spreads_its_pods_over_the_nodes(run: Run) -> None:
 
 def test_scaling_and_self_healing(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("nodes", node("n1"))
+        await add_node(cluster, node("n1"))
         async with Kubelet(cluster):
             await cluster.admin.create("deployments", sized(2))
             await cluster.admin.wait_for("deployments", "web", ready(2), namespace="default")
@@ -119,7 +129,7 @@ def test_scaling_and_self_healing(run: Run) -> None:
 
 def test_a_rolling_update_keeps_enough_pods_ready(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("nodes", node("n1"))
+        await add_node(cluster, node("n1"))
         rolling = {"maxUnavailable": 1, "maxSurge": 1}
         body = sized(4, type="RollingUpdate", rollingUpdate=rolling)
         async with Kubelet(cluster):
@@ -151,7 +161,7 @@ def test_a_rolling_update_keeps_enough_pods_ready(run: Run) -> None:
 
 def test_recreate_never_mixes_versions(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("nodes", node("n1"))
+        await add_node(cluster, node("n1"))
         body = sized(2, type="Recreate")
         async with Kubelet(cluster):
             await cluster.admin.create("deployments", body)
@@ -210,9 +220,9 @@ def tainted(name: str, key: str, effect: str = "NoSchedule", **labels: str) -> O
 
 def test_daemons_go_where_they_are_selected_and_tolerate(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("nodes", node("n1", pool="a"))
-        await cluster.admin.create("nodes", node("n2", pool="b"))
-        await cluster.admin.create("nodes", tainted("n3", "special", pool="a"))
+        await add_node(cluster, node("n1", pool="a"))
+        await add_node(cluster, node("n2", pool="b"))
+        await add_node(cluster, tainted("n3", "special", pool="a"))
         async with Kubelet(cluster):
             await cluster.admin.create("daemonsets", daemon_set(nodeSelector={"pool": "a"}))
             await cluster.admin.wait_for("daemonsets", "agent", scheduled(1), namespace="default")
@@ -222,7 +232,7 @@ def test_daemons_go_where_they_are_selected_and_tolerate(run: Run) -> None:
             await cluster.admin.apply(tolerant)
             await cluster.admin.wait_for("daemonsets", "agent", scheduled(2), namespace="default")
             # A node that comes is served, a node that goes takes its pod along.
-            await cluster.admin.create("nodes", node("n4", pool="a"))
+            await add_node(cluster, node("n4", pool="a"))
             await cluster.admin.wait_for("daemonsets", "agent", scheduled(3), namespace="default")
             await cluster.admin.delete("nodes", "n1")
             await cluster.admin.wait_for("daemonsets", "agent", scheduled(2), namespace="default")
@@ -232,7 +242,7 @@ def test_daemons_go_where_they_are_selected_and_tolerate(run: Run) -> None:
 
 def test_on_delete_daemons_stay_as_they_are(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("nodes", node("n1"))
+        await add_node(cluster, node("n1"))
         body = daemon_set()
         body["spec"]["updateStrategy"] = {"type": "OnDelete"}
         async with Kubelet(cluster):
@@ -267,8 +277,8 @@ def test_on_delete_daemons_stay_as_they_are(run: Run) -> None:
 
 def test_a_pod_that_fits_nowhere_says_why_and_goes_when_it_can(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("nodes", tainted("n1", "gateway"))
-        await cluster.admin.create("nodes", node("n2"))
+        await add_node(cluster, tainted("n1", "gateway"))
+        await add_node(cluster, node("n2"))
         await cluster.admin.create("pods", pod("p", nodeSelector={"disk": "ssd"}))
 
         def refused(obj: Object | None) -> bool:
@@ -278,13 +288,17 @@ def test_a_pod_that_fits_nowhere_says_why_and_goes_when_it_can(run: Run) -> None
         waiting = await cluster.admin.wait_for("pods", "p", refused, namespace="default")
         assert waiting is not None
         message = waiting["status"]["conditions"][0]["message"]
-        assert message == (
+        assert message.startswith(
             "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, "
-            "1 node(s) had untolerated taint {gateway: true}."
+            "1 node(s) had untolerated taint(s)."
         )
         fields = "involvedObject.name=p,reason=FailedScheduling"
-        (event,) = await cluster.admin.list("events", namespace="default", fields=fields)
-        assert event["message"] == message
+        async with asyncio.timeout(30):
+            while not (
+                events := await cluster.admin.list("events", namespace="default", fields=fields)
+            ):
+                await asyncio.sleep(0.05)
+        assert events[0]["message"] == message
         await cluster.admin.patch("nodes", "n2", {"metadata": {"labels": {"disk": "ssd"}}})
         bound = await cluster.admin.wait_for("pods", "p", is_bound, namespace="default")
         assert bound is not None
@@ -332,7 +346,7 @@ def test_orphans_are_let_go_and_foreground_waits(run: Run) -> None:
         assert not child["metadata"].get("ownerReferences")
 
         owner = await cluster.admin.create("configmaps", config_map("owner"))
-        held = owned("held", owner)
+        held = owned("held", owner, blockOwnerDeletion=True)
         held["metadata"]["finalizers"] = ["example.com/hold"]
         await cluster.admin.create("configmaps", held)
         await cluster.admin.delete(
@@ -387,7 +401,7 @@ def lease(name: str, renewed: str) -> Object:
 def test_a_silent_node_is_unknown_and_comes_back(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         admin = cluster.admin
-        await admin.create("nodes", node("n1"))
+        await add_node(cluster, node("n1"))
         ready_status = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
         await admin.patch("nodes", "n1", ready_status, subresource="status")
         async with Kubelet(cluster):
@@ -426,7 +440,7 @@ def test_a_silent_node_is_unknown_and_comes_back(run: Run) -> None:
 
 def test_no_execute_ends_what_does_not_tolerate_it(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("nodes", node("n1"))
+        await add_node(cluster, node("n1"))
         async with Kubelet(cluster):
             await cluster.admin.create("pods", pod("weak"))
             await cluster.admin.create("pods", pod("strong", tolerations=[{"operator": "Exists"}]))

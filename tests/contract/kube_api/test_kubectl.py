@@ -15,7 +15,7 @@ from egress_gateway.api import names
 from tests.contract.kube_api.conftest import Cluster, Run
 from tests.contract.kube_api.fake_runtime import EchoRuntime
 from tests.contract.kube_api.test_controllers import Kubelet, sized
-from tests.contract.kube_api.test_objects import node
+from tests.contract.kube_api.test_objects import add_node, node
 
 Kubectl = Callable[..., Coroutine[Any, Any, str]]
 
@@ -57,7 +57,7 @@ def test_definitions_and_configurations(run: Run, kubectl: Kubectl) -> None:
 def test_the_life_of_a_deployment(run: Run, kubectl: Kubectl) -> None:
     async def scenario(cluster: Cluster) -> None:
         for name in ("n1", "n2"):
-            await cluster.admin.create("nodes", node(name))
+            await add_node(cluster, node(name))
         async with Kubelet(cluster):
             await kubectl(cluster, "apply", "-f", "-", stdin=yaml.safe_dump(sized(2)))
             wait = ("--for=condition=Available", "deploy/web", "--timeout=20s")
@@ -90,7 +90,7 @@ def test_the_life_of_a_deployment(run: Run, kubectl: Kubectl) -> None:
 @pytest.mark.embedded_only("a real server has no containers without a real node")
 def test_pods_by_hand(run: Run, kubectl: Kubectl) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await cluster.admin.create("nodes", node("n1"))
+        await add_node(cluster, node("n1"))
         async with Kubelet(cluster):
             await kubectl(cluster, "run", "nginx", "--image=nginx")
             await kubectl(cluster, "wait", "--for=condition=Ready", "pod/nginx", "--timeout=20s")
@@ -191,7 +191,7 @@ def test_discovery_names_everything(run: Run, kubectl: Kubectl) -> None:
         assert {"pods", "deployments.apps", "leases.coordination.k8s.io"} <= set(listed.split())
         version = json.loads(await kubectl(cluster, "version", "-o", "json"))
         assert version["serverVersion"]["gitVersion"].startswith("v1.")
-        error = await kubectl(cluster, "get", "cronjobs", fails=True)
-        assert 'the server doesn\'t have a resource type "cronjobs"' in error
+        error = await kubectl(cluster, "get", "flyingmachines", fails=True)
+        assert 'the server doesn\'t have a resource type "flyingmachines"' in error
 
     run(scenario)

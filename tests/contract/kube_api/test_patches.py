@@ -112,7 +112,7 @@ def test_finalizers_merge_as_a_set(run: Run) -> None:
             namespace="default",
             content_type=STRATEGIC_PATCH,
         )
-        assert changed["metadata"]["finalizers"] == ["x.example/a", "x.example/b"]
+        assert changed["metadata"]["finalizers"] == ["x.example/b", "x.example/a"]
         changed = await cluster.admin.patch(
             "configmaps",
             "a",
@@ -230,6 +230,9 @@ def test_apply_creates_and_repeats_without_a_new_version(run: Run) -> None:
         error = await refusal(
             cluster.admin.call("PATCH", path, body=applied(a="1"), content_type=APPLY_PATCH)
         )
-        assert "fieldManager is required" in str(error)
+        assert str(error) == (
+            'PatchOptions.meta.k8s.io "" is invalid: '
+            "fieldManager: Required value: is required for apply patch"
+        )
 
     run(scenario)

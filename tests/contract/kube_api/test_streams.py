@@ -10,13 +10,13 @@ import pytest
 from egress_gateway.lab.kube.client import KubeClient, KubeError
 from tests.contract.kube_api.conftest import Cluster, Run
 from tests.contract.kube_api.fake_runtime import EchoRuntime
-from tests.contract.kube_api.test_objects import node, pod
+from tests.contract.kube_api.test_objects import add_node, node, pod
 
 pytestmark = pytest.mark.embedded_only("a real server has no containers without a real node")
 
 
 async def start(cluster: Cluster, *containers: str) -> None:
-    await cluster.admin.create("nodes", node("n1"))
+    await add_node(cluster, node("n1"))
     listed = [{"name": name, "image": "nginx"} for name in containers or ("c",)]
     await cluster.admin.create("pods", pod("p", containers=listed))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from egress_gateway.lab.kube.client import KubeError
 from tests.contract.kube_api.conftest import Cluster, Run
+from tests.contract.kube_api.test_custom_resources import WIDGETS, define, spec_schema, widget
 from tests.contract.kube_api.test_objects import config_map
 
 Events = AsyncIterator[dict[str, Any]]
@@ -80,15 +80,19 @@ def test_leaving_a_selection_is_a_deletion_and_entering_an_addition(run: Run) ->
 def test_a_revision_that_is_forgotten_is_410_and_a_list_helps(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.admin.create("configmaps", config_map("a"))
-        old = (await cluster.admin.list_page("configmaps", "default"))["metadata"]
+        page = await cluster.admin.list_page("configmaps", "default")
+        old = page["metadata"]["resourceVersion"]
+        # A real server remembers each kind from when it first served it.
+        await define(cluster, spec_schema(a={"type": "string"}))
+        await cluster.admin.create(WIDGETS, widget({}))
         for i in range(20):
-            await write(cluster, "a", str(i))
-        events = cluster.admin.watch(
-            "configmaps", namespace="default", since=old["resourceVersion"]
-        )
-        with pytest.raises(KubeError) as caught:
-            await anext(events)
-        assert (caught.value.code, caught.value.reason) == (410, "Expired")
+            change = {"spec": {"a": str(i)}}
+            await cluster.admin.patch(WIDGETS, "w", change, namespace="default")
+        events = cluster.admin.watch(WIDGETS, since=old)
+        event = await anext(events)
+        assert event["type"] == "ERROR", event
+        assert (event["object"]["code"], event["object"]["reason"]) == (410, "Expired")
+        await close(events)
         new = (await cluster.admin.list_page("configmaps", "default"))["metadata"]
         events = cluster.admin.watch(
             "configmaps", namespace="default", since=new["resourceVersion"]

@@ -69,7 +69,7 @@ def test_selection(spec: dict[str, Any], labels: dict[str, str], fits: bool) -> 
 
 
 def test_obstacles_have_the_schedulers_words() -> None:
-    assert obstacle(pod(), node(_TAINT), []) == "node(s) had untolerated taint {k: v}"
+    assert obstacle(pod(), node(_TAINT), []) == "node(s) had untolerated taint(s)"
     cordoned = node()
     cordoned["spec"]["unschedulable"] = True
     assert obstacle(pod(), cordoned, []) == "node(s) were unschedulable"

@@ -133,7 +133,9 @@ class _Compiler:
         targets: int,
     ) -> Program:
         if name not in known:
-            raise CelRefusedError(f"the embedded API server has no CEL function {name!r}")
+            raise CelRefusedError(
+                f"undeclared reference to {name!r} (the embedded API server has no such function)"
+            )
         arities, function = known[name]
         if len(args) - targets not in arities:
             raise CelRefusedError(f"found no matching overload for {name!r}")

@@ -110,7 +110,7 @@ def _tokens(text: str) -> list[tuple[str, Any, int]]:
     while at < end:
         match = _TOKEN.match(text, at)
         if not match or match.end() == at:
-            raise CelSyntaxError(f"syntax error at {at}: {text[at : at + 20]!r}")
+            raise CelSyntaxError(f"Syntax error at {at}: {text[at : at + 20]!r}")
         kind = match.lastgroup or ""
         value: Any = match.group(kind)
         if kind == "int":
@@ -149,7 +149,7 @@ class _Parser:
 
     def _unexpected(self) -> CelSyntaxError:
         _, value, at = self._peek()
-        return CelSyntaxError(f"syntax error at {at}: unexpected {value!r}")
+        return CelSyntaxError(f"Syntax error at {at}: unexpected {value!r}")
 
     def _accept(self, *signs: str) -> str | None:
         kind, value, _ = self._peek()
@@ -297,7 +297,7 @@ def _qualified(node: Node) -> str:
             return name
         case Select(operand, field, False):
             return f"{_qualified(operand)}.{field}"
-    raise CelSyntaxError("syntax error: only a type's name may stand before '{'")
+    raise CelSyntaxError("Syntax error: only a type's name may stand before '{'")
 
 
 def parse(text: str) -> Node:

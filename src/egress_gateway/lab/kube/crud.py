@@ -187,7 +187,8 @@ class Crud:
         self, rt: ResourceType, key: Key, body: Any, request: Request, subresource: str
     ) -> tuple[Object, bool]:
         if not request.query.get("fieldManager"):
-            raise errors.bad_request("fieldManager is required for apply patch")
+            cause = errors.Cause("fieldManager", "Required value: is required for apply patch")
+            raise errors.invalid("PatchOptions", "meta.k8s.io", "", [cause])
         applied = clone(self._checked_body(rt, body))
         meta = applied.setdefault("metadata", {})
         if meta.get("name", key[1]) != key[1]:
@@ -309,12 +310,13 @@ class Crud:
         for name in ("uid", "resourceVersion"):
             if (wanted := preconditions.get(name)) and wanted != meta[name]:
                 shown = "UID" if name == "uid" else "ResourceVersion"
+                lately = "deleted and then recreated" if name == "uid" else "modified"
                 raise errors.conflict(
-                    rt.plural,
+                    rt.kind,
                     rt.group,
                     key[1],
-                    f"Precondition failed: {shown} in precondition: {wanted}, {shown} in object "
-                    f"meta: {meta[name]}",
+                    f"the {shown} in the precondition ({wanted}) does not match the {shown} in "
+                    f"record ({meta[name]}). The object might have been {lately}",
                 )
         self.warnings += self.admission.policies.validate("DELETE", rt, None, old, request)
         if request.dry_run:
@@ -343,7 +345,7 @@ class Crud:
     def _prepare(self, rt: ResourceType, obj: Object, old: Object | None, request: Request) -> None:
         if rt.custom is not None:
             unknown = rt.custom.prepare(obj)
-            self._report_unknown(unknown, request.query.get("fieldValidation", "Warn"))
+            self._report_unknown(rt, unknown, request.query.get("fieldValidation", "Warn"))
             return
         try:
             if old is None:
@@ -362,12 +364,15 @@ class Crud:
             self._prepare(rt, new, old, request)
         return new
 
-    def _report_unknown(self, unknown: list[str], policy: str) -> None:
+    def _report_unknown(self, rt: ResourceType, unknown: list[str], policy: str) -> None:
         if not unknown or policy == "Ignore":
             return
         texts = [f'unknown field "{path}"' for path in unknown]
         if policy == "Strict":
-            raise errors.bad_request("strict decoding error: " + ", ".join(texts))
+            raise errors.bad_request(
+                f'{rt.kind} in version "{rt.version}" cannot be handled as a {rt.kind}: '
+                "strict decoding error: " + ", ".join(texts)
+            )
         self.warnings.extend(texts)
 
     def _validate(self, rt: ResourceType, obj: Object, old: Object | None) -> None:

@@ -93,7 +93,7 @@ def _merge_list(kind: str, path: tuple[str, ...], target: list[Any], patch: list
     if key is None:
         return clone(patch)  # type: ignore[no-any-return]
     if key == "":
-        return target + [v for v in patch if v not in target]
+        return _merged_set(target, patch)
     if any(isinstance(e, dict) and e.get("$patch") == "replace" for e in patch):
         return [clone(e) for e in patch if e.get("$patch") != "replace"]
     result = list(target)
@@ -108,6 +108,16 @@ def _merge_list(kind: str, path: tuple[str, ...], target: list[Any], patch: list
             result.append(_merge_map(kind, path, {}, entry))
         else:
             result[at] = _merge_map(kind, path, result[at], entry)
+    return result
+
+
+def _merged_set(target: list[Any], patch: list[Any]) -> list[Any]:
+    """What the patch names comes in its order, new values before what it does not name."""
+    result = list(dict.fromkeys(patch))
+    for at, value in enumerate(target):
+        if value not in result:
+            before = [v for v in target[:at] if v in patch]
+            result.insert(max((result.index(v) + 1 for v in before), default=len(result)), value)
     return result
 
 

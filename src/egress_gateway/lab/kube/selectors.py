@@ -105,9 +105,12 @@ def _field_term(term: str, rt: ResourceType) -> Predicate:
     path, operator, value = found.groups()
     known = ("metadata.name", "metadata.namespace", *rt.fields)
     if path not in known:
+        # Kinds without fields of their own are refused in other words.
         raise errors.bad_request(
-            f'Unable to find "{rt.api_version}, Resource={rt.plural}" that match label selector '
-            f'"", field selector "{term}": field label not supported: {path}'
+            f"field label not supported: {path}"
+            if rt.fields
+            else f'"{path}" is not a known field selector: only "metadata.name", '
+            '"metadata.namespace"'
         )
     parts = path.split(".")
     negative = operator == "!="

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -111,12 +112,13 @@ class HttpTransport:
                 raw = await response.read()
                 raise KubeError(Answer(response.status, json.loads(raw)))
             buffer = b""
-            async for chunk in response.content.iter_any():
-                buffer += chunk
-                *lines, buffer = buffer.split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        yield json.loads(line)
+            with _hanging_up(response):
+                async for chunk in response.content.iter_any():
+                    buffer += chunk
+                    *lines, buffer = buffer.split(b"\n")
+                    for line in lines:
+                        if line.strip():
+                            yield json.loads(line)
 
     async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
         """A body piece by piece, for following logs."""
@@ -126,8 +128,9 @@ class HttpTransport:
             if response.status != 200:
                 raw = await response.read()
                 raise KubeError(Answer(response.status, json.loads(raw)))
-            async for chunk in response.content.iter_any():
-                yield chunk
+            with _hanging_up(response):
+                async for chunk in response.content.iter_any():
+                    yield chunk
 
     async def connect(self, path: str, query: str) -> aiohttp.ClientWebSocketResponse:
         """A WebSocket of exec or attach; ``query`` is already encoded (``command`` repeats)."""
@@ -140,3 +143,15 @@ class HttpTransport:
             )
         except aiohttp.WSServerHandshakeError as error:
             raise KubeError(Answer(error.status, {"message": error.message})) from error
+
+
+@contextmanager
+def _hanging_up(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Ends a stream that its reader leaves, at once: a polite end of TLS would wait for the
+    server's answer, in a loop that may not live so long."""
+    try:
+        yield
+    finally:
+        connection = response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()

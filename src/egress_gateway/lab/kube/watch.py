@@ -32,8 +32,8 @@ class WatchEvent:
 
 
 def open_watch(store: Store, rt: ResourceType, request: Request) -> AsyncIterator[WatchEvent]:
-    """Raises ``StatusError`` at once for what cannot be watched; failures later on are ERROR
-    events, the last of the watch."""
+    """Raises ``StatusError`` at once for what cannot be watched; a version that is forgotten and
+    failures later on are ERROR events, the last of the watch, as kube-apiserver has it."""
     query = request.query
     target = request.target
     select = predicate(rt, query)
@@ -62,11 +62,20 @@ def open_watch(store: Store, rt: ResourceType, request: Request) -> AsyncIterato
     present: list[Object] = []
     if from_start and query.get("sendInitialEvents") != "false":
         present = [o for o in store.list(rt.storage, target.namespace_filter) if _in(select, o)]
-    subscription = store.subscribe(rt.storage, since)
+    try:
+        subscription = store.subscribe(rt.storage, since)
+    except errors.StatusError as error:
+        if error.code != 410:
+            raise
+        return _refused(error)
     watch = _Watch(subscription, rt, target.namespace_filter, select, store)
     watch.bookmarks = flag(query, "allowWatchBookmarks")
     seconds = int(query.get("timeoutSeconds") or 0) or random.randint(1800, 3600)
     return watch.run(present, seconds, announce=initial)
+
+
+async def _refused(error: errors.StatusError) -> AsyncIterator[WatchEvent]:
+    yield WatchEvent("ERROR", error.status())
 
 
 def _named(name: str, inner: Predicate | None) -> Predicate:

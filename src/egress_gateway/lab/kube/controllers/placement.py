@@ -94,8 +94,8 @@ def obstacle(pod: Object, node: Object, on_node: Sequence[Object]) -> str | None
         {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},
     ):
         return "node(s) were unschedulable"
-    if taint := untolerated(spec, node, ("NoSchedule", "NoExecute")):
-        return f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"
+    if untolerated(spec, node, ("NoSchedule", "NoExecute")):
+        return "node(s) had untolerated taint(s)"
     if not selected(spec, node):
         return "node(s) didn't match Pod's node affinity/selector"
     wanted = _host_ports(spec)

@@ -1,0 +1,331 @@
+"""What operators do and suffer, on real nodes: outages, upgrades, nodes without the plugin, removal.
+
+The module ends by uninstalling the chart, so the order of its tests is that of the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import statistics
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from egress_gateway.api import names
+from egress_gateway.lab.demo.traffic import Traffic
+from egress_gateway.lab.demo.world import World, is_ready, until
+from egress_gateway.lab.kubernetes import release
+from tests.kube.lab.conftest import SYSTEM, Act, Operator
+from tests.lab.conftest import configured
+from tests.lab.test_bad_input import annotated, remove
+from tests.lab.test_promises import sources
+
+pytestmark = [pytest.mark.root, pytest.mark.kube]
+OBSERVED = "probe1.lab.example"
+"""A host that only one test talks to: every packet that reaches it is accounted for."""
+UPGRADED = "probe2.lab.example"
+CHAIN = "/etc/cni/net.d/10-azure.conflist"
+SAMPLES = 5
+_ECHO = """
+import socket, sys, time
+peer = socket.create_connection((sys.argv[1], 7), timeout=20)
+print("connected from", peer.getsockname(), flush=True)
+number = 0
+while True:
+    number += 1
+    line = b"%d\\n" % number
+    peer.sendall(line)
+    got = b""
+    while not got.endswith(b"\\n"):
+        chunk = peer.recv(64)
+        if not chunk:
+            sys.exit("the connection was closed")
+        got += chunk
+    if got != line:
+        sys.exit("not an echo: %r" % got)
+    print(number, flush=True)
+    time.sleep(0.05)
+"""
+
+
+async def agents(world: World, component: str) -> list[dict[str, Any]]:
+    return await world.kube.list("pods", namespace=SYSTEM, labels=f"app=egress-gateway-{component}")
+
+
+def test_nothing_from_a_wrong_address_while_agents_and_gateways_are_killed(act: Act) -> None:
+    """Every packet that one Internet host sees over attach, agents' deaths and a gateway's."""
+
+    async def story(lab: Operator) -> None:
+        world = lab.world
+        prefix = await configured(world, "watched")
+        pods = await world.deploy("watched", configuration="watched", replicas=3)
+        async with contextlib.AsyncExitStack() as stack:
+            url = f"http://{OBSERVED}"
+            traffic = [await stack.enter_async_context(Traffic(world, p, url)) for p in pods]
+            await _answered(traffic)
+            for node in [n["metadata"]["name"] for n in await world.nodes()]:
+                # SIGKILL, of every process of ours but the tunnels' host and the tunnels.
+                await lab.on(node, _kill("egress-gateway (node|gateway)"))
+            await _answered(traffic)
+            later = await world.deploy("watched-later", configuration="watched", replicas=2)
+            gateway = (await world.nodes(pool="npegress"))[0]["metadata"]["name"]
+            await world.control.call("cut", node=gateway, direction="both")
+            await _answered(traffic)
+            await world.control.call("mend", node=gateway)
+            await _answered(traffic)
+        for pod in later:
+            await world.curl(pod, f"http://{OBSERVED}/traffic/{pod}/0")
+        assert await world.wrong_packets(OBSERVED, prefix) == 0
+        assert {s for p in pods + later for s in await sources(world, f"/traffic/{p}/")}
+        for name in ("watched", "watched-later"):
+            await world.kube.delete("deployments", name, namespace="default")
+        await remove(world, "watched")
+        await all_ready(world)
+
+    act(story)
+
+
+async def _answered(traffic: list[Traffic]) -> None:
+    """Waits until every stream of requests has been answered three more times."""
+    seen = [len([r for r in t.requests if r.address]) for t in traffic]
+
+    async def more() -> bool:
+        now = [len([r for r in t.requests if r.address]) for t in traffic]
+        return all(n >= s + 3 for n, s in zip(now, seen, strict=True))
+
+    await until(more, timeout=60, what="answers from everywhere")
+
+
+def _kill(pattern: str) -> str:
+    """A script that kills the processes whose command line fits, and never itself."""
+    return (
+        "for d in /proc/[0-9]*; do "
+        f"tr '\\0' ' ' < $d/cmdline 2>/dev/null | grep -Eq '^/opt/python[^ ]* .*{pattern}' "
+        "&& kill -9 ${d#/proc/}; done; true"
+    )
+
+
+async def all_ready(world: World) -> None:
+    """All of our pods run and are ready (again)."""
+
+    async def ready() -> bool:
+        pods = await world.kube.list("pods", namespace=SYSTEM)
+        return all(is_ready(p) for p in pods) and len(pods) > 5
+
+    await until(ready, timeout=120, what="our components to be ready again")
+
+
+def test_plain_pods_start_as_fast_with_everything_of_ours_down(act: Act) -> None:
+    """Node agent, controller, gateways gone, API server silent: containerd starts pods through our
+    plugin as it does without it. The figures are printed, not judged: the machine is shared."""
+
+    async def story(lab: Operator) -> None:
+        world = lab.world
+        node = (await world.nodes(pool="nodepool1"))[0]["metadata"]["name"]
+        assert names.CNI_PLUGIN in await lab.on(node, f"cat {CHAIN}")
+        saved = {}
+        for kind in ("daemonsets", "deployments"):
+            saved[kind] = await world.kube.list(kind, namespace=SYSTEM)
+            for item in saved[kind]:
+                await world.kube.delete(kind, item["metadata"]["name"], namespace=SYSTEM)
+
+        async def gone() -> bool:
+            return not await world.kube.list("pods", namespace=SYSTEM)
+
+        try:
+            await until(gone, timeout=90, what="our pods to be gone")
+            await world.control.call("control_plane", program="kube-apiserver", action="pause")
+            ours = [await static_pod(lab, node, f"ours-{n}") for n in range(SAMPLES)]
+            chain = await lab.on(node, f"cat {CHAIN}")
+            plain = json.loads(chain)
+            plain["plugins"] = [p for p in plain["plugins"] if p["type"] != names.CNI_PLUGIN]
+            await lab.on(node, f"cat > {CHAIN}.new; mv {CHAIN}.new {CHAIN}",
+                         stdin=json.dumps(plain))  # fmt: skip
+            bare = [await static_pod(lab, node, f"bare-{n}") for n in range(SAMPLES)]
+            await lab.on(node, f"cat > {CHAIN}.new; mv {CHAIN}.new {CHAIN}", stdin=chain)
+        finally:
+            await world.control.call("control_plane", program="kube-apiserver", action="resume")
+            await _restored(world, saved)
+        print(f"\na plain pod's start: {_figures(ours)} with our plugin and nothing of ours "
+              f"running, {_figures(bare)} without the plugin")  # fmt: skip
+
+    act(story)
+
+
+def _figures(samples: list[float]) -> str:
+    return f"median {statistics.median(samples) * 1000:.0f} ms (of {len(samples)})"
+
+
+async def static_pod(lab: Operator, node: str, name: str) -> float:
+    """Seconds from a static pod's file to its container's first command; the pod is ended."""
+    folder, manifest = f"/tmp/{name}", f"/etc/kubernetes/manifests/{name}.json"  # noqa: S108
+    command = ["sh", "-c", "date +%s.%N > /out/started; exec sleep 1000"]
+    mounted = [{"name": "out", "mountPath": "/out"}]
+    image = {"image": "busybox", "imagePullPolicy": "IfNotPresent"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "main", "command": command, "volumeMounts": mounted, **image}],
+            "volumes": [{"name": "out", "hostPath": {"path": folder}}],
+        },
+    }
+    began = await lab.on(
+        node,
+        f"mkdir -p {folder}; cat > /tmp/{name}.json; date +%s.%N; mv /tmp/{name}.json {manifest}",
+        stdin=json.dumps(pod),
+    )
+    wait = f"until test -s {folder}/started; do sleep 0.02; done; cat {folder}/started"
+    started = await lab.on(node, wait, limit=60)
+    await lab.on(node, f"rm {manifest}; while pgrep -f 'date +%s.%N > /out/[s]tarted'; do :; done")
+    return float(started) - float(began)
+
+
+async def _restored(world: World, saved: dict[str, list[dict[str, Any]]]) -> None:
+    for kind, objects in saved.items():
+        for item in objects:
+            for field in ("resourceVersion", "uid", "creationTimestamp", "managedFields"):
+                item["metadata"].pop(field, None)
+            item.pop("status", None)
+            await world.kube.create(kind, item, namespace=SYSTEM)
+    await all_ready(world)
+
+
+def test_an_annotated_pod_never_starts_on_a_node_without_the_plugin(act: Act) -> None:
+    """Neither the scheduler nor ``spec.nodeName`` brings one there."""
+
+    async def story(lab: Operator) -> None:
+        world = lab.world
+        await configured(world, "placed")
+        nodes = [n["metadata"]["name"] for n in await world.nodes(pool="nodepool1")]
+        bare = nodes[0]
+        for node in [n["metadata"]["name"] for n in await world.nodes()]:
+            label = None if node == bare else "yes"
+            await world.kube.patch("nodes", node, {"metadata": {"labels": {"agent": label}}})
+        await lab.upgrade("node.nodeSelector.agent=yes")
+
+        async def without() -> bool:
+            return not any(p["spec"]["nodeName"] == bare for p in await agents(world, "node"))
+
+        await until(without, timeout=60, what=f"the agent of {bare} to be gone")
+        # A node that never had one.
+        plain = json.loads(await lab.on(bare, f"cat {CHAIN}"))
+        plain["plugins"] = [p for p in plain["plugins"] if p["type"] != names.CNI_PLUGIN]
+        await lab.on(bare, f"cat > {CHAIN}; rm -f /opt/cni/bin/{names.CNI_PLUGIN}",
+                     stdin=json.dumps(plain))  # fmt: skip
+        await world.kube.patch(
+            "nodes", bare, {"metadata": {"labels": {names.NODE_READY_LABEL: None}}}
+        )
+        forced = annotated("forced", "placed", nodeName=bare)
+        asked = annotated("asked", "placed", nodeSelector={"kubernetes.io/hostname": bare})
+        for pod in (forced, asked):
+            await world.kube.create("pods", pod)
+
+        async def refused() -> bool:
+            found = await world.kube.get("pods", "forced", namespace="default")
+            return found["status"].get("reason") == "NodeAffinity"
+
+        async def waiting() -> bool:
+            found = await world.kube.get("pods", "asked", namespace="default")
+            conditions = found["status"].get("conditions", [])
+            return any(c.get("reason") == "Unschedulable" for c in conditions)
+
+        await until(refused, timeout=30, what="the kubelet to refuse the pod")
+        await until(waiting, timeout=30, what="the scheduler to find no node")
+        plain_pod = annotated("unannotated", "placed", nodeName=bare)
+        del plain_pod["metadata"]["annotations"]
+        await world.kube.create("pods", plain_pod)
+        await world.pod_ready("unannotated")
+        # It starts as soon as the node is ready for it.
+        await world.kube.patch("nodes", bare, {"metadata": {"labels": {"agent": "yes"}}})
+        await world.pod_ready("asked", timeout=90)
+        for name in ("forced", "asked", "unannotated"):
+            await world.kube.delete("pods", name, namespace="default", grace_seconds=0)
+        await remove(world, "placed")
+
+    act(story)
+
+
+def test_an_upgrade_of_all_agents_drops_no_connection(act: Act) -> None:
+    """Every agent is rolled under established connections and steady new ones."""
+
+    async def story(lab: Operator) -> None:
+        world = lab.world
+        prefix = await configured(world, "rolled")
+        pods = await world.deploy("rolled", configuration="rolled", replicas=3)
+        before = {p["metadata"]["uid"] for c in ("node", "gateway") for p in await agents(world, c)}
+        async with contextlib.AsyncExitStack() as stack:
+            traffic = await stack.enter_async_context(Traffic(world, pods[0], f"http://{UPGRADED}"))
+            streams = [await stack.enter_async_context(echoes(world, pod)) for pod in pods]
+            await _answered([traffic])
+            await lab.upgrade("logging.level=debug", "gateway.maxUnavailable=1")
+            after = {
+                p["metadata"]["uid"] for c in ("node", "gateway") for p in await agents(world, c)
+            }
+            assert not before & after, "agents that were not rolled"
+            marks = [len(stream) for stream in streams]
+
+            async def going_on() -> bool:
+                return all(len(s) > m + 20 for s, m in zip(streams, marks, strict=True))
+
+            await until(going_on, timeout=30, what="every connection to go on after the upgrade")
+        assert await world.wrong_packets(UPGRADED, prefix) == 0
+        lost = [r for r in traffic.requests if r.address is None]
+        print(f"\n{len(traffic.requests)} requests while all agents were rolled, {len(lost)} "
+              f"unanswered; {len(streams)} connections went on")  # fmt: skip
+        await world.kube.delete("deployments", "rolled", namespace="default")
+        await remove(world, "rolled")
+
+    act(story)
+
+
+@contextlib.asynccontextmanager
+async def echoes(world: World, pod: str) -> AsyncIterator[list[bytes]]:
+    """One TCP connection from a pod to an echo port; the list grows while it lives."""
+    seen: list[bytes] = []
+    command = ["/opt/python/bin/python3", "-IS", "-c", _ECHO, UPGRADED]
+
+    async def follow() -> None:
+        async for chunk in world.kube.exec_stream("default", pod, command):
+            seen.extend(chunk.split())
+        raise AssertionError(f"the connection of {pod} ended: {seen[-3:]}")
+
+    task = asyncio.create_task(follow())
+    try:
+        yield seen
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_removing_the_chart_gives_every_node_its_chain_back(act: Act) -> None:
+    """``helm uninstall`` restores the base CNI configuration byte for byte."""
+
+    async def story(lab: Operator) -> None:
+        world = lab.world
+        nodes = [n["metadata"]["name"] for n in await world.nodes()]
+        for node in nodes:
+            assert names.CNI_PLUGIN in await lab.on(node, f"cat {CHAIN}")
+        await lab.call("uninstall", release.RELEASE, "--wait", "--timeout", "180s")
+        for node in nodes:
+            files = (await lab.on(node, "ls -A /etc/cni/net.d")).split()
+            assert files == ["10-azure.conflist"], node
+            text = await lab.on(node, f"cat {CHAIN}")
+            assert [p["type"] for p in json.loads(text)["plugins"]] == ["ptp", "portmap"]
+            assert not (await lab.on(node, f"ls /opt/cni/bin | grep {names.CNI_PLUGIN} || true"))
+        for node in await world.nodes():
+            assert names.NODE_READY_LABEL not in node["metadata"]["labels"]
+        await world.run("afterwards")
+        address = ipaddress.ip_address(await world.curl("afterwards", "http://ifconfig.me"))
+        assert address in ipaddress.ip_network("192.0.2.0/24")
+        await world.kube.delete("pods", "afterwards", namespace="default", grace_seconds=0)
+
+    act(story)
