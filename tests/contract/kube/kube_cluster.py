@@ -1,11 +1,13 @@
-"""A cluster to hold the client against: the lab's API server, or any real one.
+"""A cluster to hold the client against: the lab's API server, a real one, or any other.
 
-``EGRESS_GATEWAY_TEST_KUBECONFIG`` names a kubeconfig of a cluster that may be written to; without
-it, an API server of the lab is started for each test.
+Each test runs on an API server of the lab that is started for it and, with the mark ``kube``, on
+a real control plane (``make test-kube``). ``EGRESS_GATEWAY_TEST_KUBECONFIG`` names a kubeconfig of
+a cluster that may be written to, which then takes the first one's place.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import ipaddress
@@ -27,7 +29,16 @@ from egress_gateway.api.manifests import crd_files
 from egress_gateway.kube import config, errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.config import ClusterAccess
-from egress_gateway.kube.resources import NAMESPACES, Resource, Untyped, core
+from egress_gateway.kube.resources import (
+    GATEWAY_STATUSES,
+    NAMESPACES,
+    POD_ENDPOINTS,
+    SGCS,
+    Resource,
+    Untyped,
+    core,
+)
+from egress_gateway.lab.kubernetes.control_plane import ADMINISTRATOR, ControlPlane
 
 CRDS: Resource[Untyped] = Resource(
     group="apiextensions.k8s.io",
@@ -47,6 +58,8 @@ class Cluster:
     access: ClusterAccess
     client: Client
     namespace: str
+    trusting: ssl.SSLContext
+    """Without the administrator's certificate, if that is how it is known."""
 
     async def service_account(self, name: str) -> ClusterAccess:
         """Access as a ServiceAccount of the namespace that may do nothing yet."""
@@ -58,30 +71,52 @@ class Cluster:
         token = answer["status"]["token"]
         return ClusterAccess(
             server=self.access.server,
-            ssl_context=self.access.ssl_context,
+            ssl_context=self.trusting,
             token=lambda fresh: str(token),
         )
 
 
 @contextlib.asynccontextmanager
-async def cluster(folder: Path, **server: Any) -> AsyncIterator[Cluster]:
-    """``folder`` is for certificates and the kubeconfig; ``server`` goes to the lab's server."""
+async def cluster(
+    folder: Path, plane: ControlPlane | None = None, **server: Any
+) -> AsyncIterator[Cluster]:
+    """``folder`` is for certificates and the kubeconfig; ``server`` goes to the lab's server,
+    which serves unless there is a real ``plane``."""
     external = os.environ.get("EGRESS_GATEWAY_TEST_KUBECONFIG")
     async with contextlib.AsyncExitStack() as stack:
-        if external:
+        if plane is not None:
+            path = folder / "kubeconfig"
+            path.write_bytes(plane.kubeconfig(*ADMINISTRATOR))
+            access = config.load(str(path))
+        elif external:
             access = config.load(external)
         else:
             access = await stack.enter_async_context(_embedded(folder, **server))
         client = await stack.enter_async_context(Client(access, "contract-test"))
         for path in crd_files():
             await client.apply(CRDS, yaml.safe_load(path.read_text()))
+        for resource in (SGCS, POD_ENDPOINTS, GATEWAY_STATUSES):
+            await served(client, resource)
         name = f"kube-{secrets.token_hex(4)}"
         await client.apply(NAMESPACES.untyped(), {"metadata": {"name": name}})
         try:
-            yield Cluster(access, client, name)
+            trusting = access.ssl_context if plane is None else plane.tls("")
+            assert trusting is not None
+            yield Cluster(access, client, name, trusting)
         finally:
             with contextlib.suppress(errors.ApiError):
                 await client.delete(NAMESPACES, name)
+
+
+async def served(client: Client, resource: Resource[Any]) -> None:
+    """A real server opens a definition's paths a moment after it has taken it."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await client.list(resource)
+                return
+            except errors.NotFound:
+                await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager

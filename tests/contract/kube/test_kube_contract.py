@@ -27,6 +27,7 @@ from egress_gateway.kube.resources import (
     CONFIG_MAPS,
     EVENTS,
     LEASES,
+    NAMESPACES,
     POD_ENDPOINTS,
     PODS,
     ROLES,
@@ -36,6 +37,7 @@ from egress_gateway.kube.resources import (
     Resource,
     Untyped,
 )
+from egress_gateway.lab.kubernetes.control_plane import ControlPlane
 from tests.contract.kube.kube_cluster import CRDS, Cluster, cluster
 
 BINDINGS: Resource[Untyped] = Resource(
@@ -50,10 +52,10 @@ Act = Callable[[Cluster], Awaitable[None]]
 
 
 @pytest.fixture
-def on_cluster(tmp_path: Path) -> Callable[[Act], None]:
+def on_cluster(tmp_path: Path, plane: ControlPlane | None) -> Callable[[Act], None]:
     def run(act: Act) -> None:
         async def main() -> None:
-            async with cluster(tmp_path) as found, asyncio.timeout(60):
+            async with cluster(tmp_path, plane) as found, asyncio.timeout(60):
                 await act(found)
 
         asyncio.run(main())
@@ -264,27 +266,29 @@ def test_a_deletion_waits_for_finalizers(on_cluster: Callable[[Act], None]) -> N
     on_cluster(act)
 
 
-def test_a_watch_from_a_forgotten_version_is_gone(tmp_path: Path) -> None:
+def test_a_watch_from_a_forgotten_version_is_gone(
+    tmp_path: Path, plane: ControlPlane | None
+) -> None:
     async def main() -> None:
-        async with cluster(tmp_path, history=10) as c, asyncio.timeout(60):
-            start = (await c.client.list(CONFIG_MAPS, c.namespace)).resource_version
+        async with cluster(tmp_path, plane, history=10) as c, asyncio.timeout(60):
+            # Older than the definition: a real server remembers nothing of its objects then.
+            start = (await c.client.get(NAMESPACES, "kube-system")).metadata.resource_version
             for n in range(30):
-                meta = {"name": f"m{n}", "namespace": c.namespace}
-                await c.client.create(CONFIG_MAPS, {"metadata": meta})
-            watch = c.client.watch(
-                CONFIG_MAPS, c.namespace, resource_version=start, timeout_seconds=1
-            )
+                await c.client.create(SGCS, sgc(c, f"m{n}"))
+            watch = c.client.watch(SGCS, c.namespace, resource_version=start, timeout_seconds=1)
             with pytest.raises(errors.Gone):
                 await anext(watch)
 
     asyncio.run(main())
 
 
-def test_a_cache_reports_deletions_that_fell_into_a_gap(tmp_path: Path) -> None:
+def test_a_cache_reports_deletions_that_fell_into_a_gap(
+    tmp_path: Path, plane: ControlPlane | None
+) -> None:
     """The watch is cut, the server forgets what happened meanwhile, and the cache still tells."""
 
     async def main() -> None:
-        async with cluster(tmp_path, history=10) as c, asyncio.timeout(60):
+        async with cluster(tmp_path, plane, history=10) as c, asyncio.timeout(60):
             for name in ("kept", "lost"):
                 meta = {"name": name, "namespace": c.namespace}
                 await c.client.create(CONFIG_MAPS, {"metadata": meta})
