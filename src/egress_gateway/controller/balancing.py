@@ -89,12 +89,14 @@ class Balancing:
         return [Step(action, frozenset(self._by_rule[name] for name in changed))]
 
     def grows(self) -> tuple[Step, ...]:
-        """Rules to add or mend, frontend or backend missing although there are rules."""
+        """Rules to add or mend, frontend or backend missing although there are rules. What Azure
+        failed to write, nothing may refer to until the same write has succeeded."""
         observed = self._state.balancer
         key = self._state.ref.key
         changed = [n for n, rule in self._rules.items() if observed.rules.get(n) != rule]
         lacking = self._rules and not (key in observed.frontends and key in observed.backends)
-        if not changed and not lacking:
+        failed = bool(self._rules) and observed.failed
+        if not changed and not lacking and not failed:
             return ()
         return tuple(self._write_balancer(True, changed or self._rules))
 

@@ -271,3 +271,65 @@ def test_a_nic_has_256_configurations_and_300_rules_at_most(azure: Running, pers
             assert error.value.code == "MaxIPConfigurationsPerNicExceeded"
 
     asyncio.run(story())
+
+
+def test_a_scale_set_and_its_instances_are_not_written_at_the_same_time(
+    azure: Running, person: Person
+) -> None:
+    async def story() -> None:
+        async with person() as client:
+            await make_cluster(client)
+            await make_gateway_pool(client)
+            model = next(s for s in await client.list(SETS, VERSION) if "npegress" in s["name"])
+            azure.emulator.azure.operations.seconds = 600
+
+            async def write(path: str) -> tuple[int, str]:
+                body = {"location": "swedencentral", "properties": {}}
+                url = f"{azure.base}{model['id']}{path}?api-version={VERSION}"
+                status, answer, _ = await send(client, "PUT", url, body)
+                return status, answer.get("error", {}).get("code", "")
+
+            assert await write("/virtualMachines/0") == (200, "")
+            assert await write("/virtualMachines/1") == (200, "")
+            assert await write("") == (409, "Conflict")
+            azure.call(azure.emulator.azure.operations.close())
+            assert await write("") == (200, "")
+            assert await write("/virtualMachines/0") == (409, "Conflict")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("state", ["Updating", "Failed", "Deleting"])
+def test_what_is_not_provisioned_cannot_be_referred_to(
+    azure: Running, person: Person, state: str
+) -> None:
+    async def story() -> None:
+        async with person() as client:
+            await client.put(GROUP, {"location": "swedencentral"}, VERSION)
+            prefix = await make_prefix(client)
+            operations = azure.emulator.azure.operations
+            url = f"{azure.base}{prefix['id']}?api-version={VERSION}"
+            if state == "Failed":
+                azure.emulator.faults.add("fail-operation", method="PUT", path="publicIPPrefixes")
+                with pytest.raises(RequestFailed):
+                    await client.put(prefix["id"], PREFIX_BODY, VERSION)
+            else:
+                operations.seconds = 600
+                method, body = ("DELETE", None) if state == "Deleting" else ("PUT", PREFIX_BODY)
+                assert (await send(client, method, url, body))[0] in (200, 202)
+            body = {
+                "location": "swedencentral",
+                "sku": {"name": "Standard"},
+                "properties": {"publicIPPrefix": {"id": prefix["id"]}},
+            }
+            with pytest.raises(RequestFailed, match=f"Resource is in {state} state") as error:
+                await client.put(f"{NETWORK}/publicIPAddresses/one", body, VERSION)
+            assert (error.value.status, error.value.code) == (
+                409,
+                "ReferencedResourceNotProvisioned",
+            )
+            if state == "Failed":  # the same write again mends it
+                await client.put(prefix["id"], PREFIX_BODY, VERSION)
+                await client.put(f"{NETWORK}/publicIPAddresses/one", body, VERSION)
+
+    asyncio.run(story())

@@ -226,3 +226,19 @@ def test_azure_says_no_in_many_ways(in_lab: Callable[[Story], None]) -> None:
         await lab.cloud.apply(DeletePrefix(name="egressgateway-x"))
 
     in_lab(story)
+
+
+def test_a_load_balancer_whose_write_failed_is_written_again(
+    in_lab: Callable[[Story], None],
+) -> None:
+    async def story(lab: AzureLab) -> None:
+        await lab.add_pool("npegress", size=30)
+        lab.emulator.faults.add("fail-operation", method="PUT", path="loadBalancers/kube")
+        _, refusals = await one_pass(lab, [wanted("a")])
+        assert [type(r.error) for r in refusals] == [errors.Unavailable]
+        assert (await lab.cloud.balancer()).failed
+        decided = await settle(lab, [wanted("a")])
+        assert decided.verdicts["a"].settled
+        assert not (await lab.cloud.balancer()).failed
+
+    in_lab(story)

@@ -60,6 +60,7 @@ def read_balancer(document: Json | None) -> Balancer:
         ports.setdefault(rule.pool, set()).update((rule.port, rule.backend_port))
     return Balancer(
         exists=True,
+        failed=properties_of(document).get("provisioningState") == "Failed",
         rules=rules,
         frontends={
             item["name"]: address_of(properties_of(item).get("privateIPAddress"))

@@ -164,11 +164,17 @@ TABLE: Final = (
             "OperationNotAllowedDuringUpdate",
             "OperationPreempted",
             "CanceledAndSupersededDueToAnotherOperation",
-            "ReferencedResourceNotProvisioned",
             "ConflictingConcurrentWriteNotAllowed",
         ),
         errors.Conflict,
         "another operation is running on the resource; tried again",
+    ),
+    Refusal(
+        ("ReferencedResourceNotProvisioned",),
+        errors.Conflict,
+        "what the write refers to is being written, or its last write failed; tried again",
+        "if Azure says Failed: write that resource again (az resource update --set tags.x=y); "
+        "what is ours is written again by itself",
     ),
     Refusal(
         ("PreconditionFailed",),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from egress_gateway.lab.azure import ids
+
 
 class ArmError(Exception):
     """An answer other than success: HTTP ``status`` and the body ``{"error": …}``."""
@@ -80,12 +82,15 @@ def missing_reference(reference: str, referrer: str) -> ArmError:
     )
 
 
-def not_provisioned(reference: str, referrer: str) -> ArmError:
+def not_provisioned(reference: str, referrer: str, state: str) -> ArmError:
+    kind = ids.type_of(reference).rpartition("/")[2]
+    verb = "Delete" if state == "Deleting" else "Put"
     return ArmError(
         409,
         "ReferencedResourceNotProvisioned",
         f"Cannot proceed with operation because resource {reference} used by resource {referrer} "
-        "is not in Succeeded state. Resource is in Deleting state.",
+        f"is not in Succeeded state. Resource is in {state} state and the last operation that "
+        f"updated/is updating the resource is {verb}{kind[:1].upper()}{kind[1:]}Operation.",
         headers={"Retry-After": "1"},
     )
 

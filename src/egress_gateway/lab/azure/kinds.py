@@ -93,25 +93,28 @@ class Azure:
 
     def require(self, target: str, referrer: str, wanted: str = "") -> Document:
         """The referred document (or the child inside one); InvalidResourceReference if absent,
-        LinkedInvalidPropertyId if it is not of the ``wanted`` type."""
+        LinkedInvalidPropertyId if it is not of the ``wanted`` type,
+        ReferencedResourceNotProvisioned while it is being written or deleted, and after a write
+        of it has failed."""
         if wanted and ids.type_of(target).lower() != wanted.lower():
             raise errors.not_a_reference(target, wanted, referrer)
         found = self.find(target)
         if found is None:
             raise errors.missing_reference(target, referrer)
-        if self._deleting(target):
-            raise errors.not_provisioned(target, referrer)
+        state = self._state_of(target)
+        if state != "Succeeded":
+            raise errors.not_provisioned(target, referrer, state)
         return found
 
-    def _deleting(self, target: str) -> bool:
-        """Whether a resource, or the one that a child lives in, is on its way out."""
+    def _state_of(self, target: str) -> str:
+        """The provisioning state of a resource, or of the one that a child lives in."""
         at: ResourceId | None = ids.parse(target)
         while at is not None:
             document = self.store.get(at.text)
             if document is not None:
-                return bool(document["properties"].get("provisioningState") == "Deleting")
+                return str(document["properties"].get("provisioningState") or "Succeeded")
             at = at.parent
-        return False
+        return "Succeeded"
 
     def find(self, target: str) -> Document | None:
         """A resource, or a child that lives inside its parent's document."""

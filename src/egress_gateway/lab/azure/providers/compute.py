@@ -43,6 +43,14 @@ class ComputeKind(Kind):
     def busy(self, call: Call, operation: Operation) -> errors.ArmError:
         return errors.busy_compute()
 
+    def check_busy(self, call: Call) -> None:
+        """A scale set and its instances are not written at the same time; instances are."""
+        super().check_busy(call)
+        at = call.id.text
+        for operation in self.azure.operations.under_way():
+            if ids.within(at, operation.target) or ids.within(operation.target, at):
+                raise self.busy(call, operation)
+
     def draft(self, call: Call, old: Document | None) -> Document:
         replaced = super().draft(call, old)
         if old is None:
