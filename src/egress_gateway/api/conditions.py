@@ -22,6 +22,12 @@ KEYS_ROTATED: Final = "KeysRotated"
 """How the change of the key pair that was asked for last has ended, or how far it is. No part of
 ``Ready``: traffic does not depend on it. Absent if none was ever asked for."""
 
+IPV6_READY: Final = "IPv6Ready"
+"""Pods' IPv6 is carried. No part of ``Ready``: IPv4 does not wait for it. Absent if the spec asks
+for no IPv6."""
+IPV6_HELD_BACK: Final = "IPv6 is held back here"
+"""How a gateway agent's problem begins that concerns IPv6 alone."""
+
 CONDITION_TYPES: Final = (READY, ACCEPTED, PROVISIONED, GATEWAYS_READY)
 
 
@@ -50,6 +56,10 @@ class Reason:
     ALL_GATEWAYS: Final = "AllGatewaysReady"
     NODE_UNKNOWN: Final = "GatewayNodeUnknown"
     DELETING: Final = "Deleting"
+    IPV6_CARRIED: Final = "IPv6Carried"
+    SUBNET_WITHOUT_IPV6: Final = "SubnetWithoutIPv6"
+    IPV6_TAKEN: Final = "IPv6ConfigurationTaken"
+    GATEWAY_WITHOUT_IPV6: Final = "GatewayWithoutIPv6"
     ROTATED: Final = "KeysRotated"
     ROTATION_WAITING: Final = "RotationWaiting"
     ROTATION_PREPARING: Final = "RotationPreparing"

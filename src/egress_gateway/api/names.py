@@ -56,6 +56,8 @@ POOL_PREFIX_SIZE_TAG: Final = "aks-managed-gatewayIPPrefixSize"
 GATEWAY_NIC_TAG: Final = "aks-managed-static-gateway-nic"
 MANAGED_PREFIX: Final = "egressgateway-"
 """Names of ipConfigs, their public IP configurations and managed prefixes begin so."""
+IPV6_CONFIG: Final = "-v6"
+"""Ours: the ipConfig of a configuration's IPv6 is named as its other one, with this at the end."""
 VM_POOL_NAMESPACE: Final = "2c96e82c-842f-11f0-8ea5-6bee14278ecd"
 """Namespace of the version 3 UUID that names a VirtualMachines pool on the load balancer."""
 
@@ -94,6 +96,11 @@ def key_secret(uid: str) -> str:
 def managed(uid: str) -> str:
     """Name of a configuration's ipConfig, public IP configuration and managed prefix."""
     return MANAGED_PREFIX + uid
+
+
+def is_ipv6_config(name: str) -> bool:
+    """Whether a managed ipConfig of this name is one of IPv6."""
+    return name.endswith(IPV6_CONFIG)
 
 
 def wireguard_interface(port: int) -> str:

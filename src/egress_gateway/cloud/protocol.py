@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal, Protocol
 
 from egress_gateway.cloud.errors import CloudError
@@ -76,19 +76,21 @@ class Balancer:
 class Address:
     """What an ipConfig got: the private address and, in public mode, the public one."""
 
-    secondary: IPv4Address | None = None
-    public: IPv4Address | None = None
+    secondary: IPv4Address | IPv6Address | None = None
+    public: IPv4Address | IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """How a model or an instance is attached: its managed ipConfigs (name → id of the public
     IP prefix in lower case, None in private mode), and whether its primary ipConfig is in the
-    pool's backend. ``others`` counts the ipConfigs that are not ours."""
+    pool's backend. ``others`` counts the ipConfigs that are not ours, ``others6`` those of IPv6
+    among them."""
 
     configs: Mapping[str, str | None] = field(default_factory=dict)
     joined: bool = False
     others: int = 1
+    others6: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,15 +124,20 @@ class PublicAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """A public IP prefix: ``size`` is its length in bits, ``network`` its addresses, ``used``
-    whether Azure knows of public addresses made from it."""
+    """A public IP prefix of either family: ``size`` is its length in bits, ``network`` its
+    addresses, ``used`` whether Azure knows of public addresses made from it."""
 
     id: str
     name: str
     size: int
-    network: IPv4Network | None = None
+    network: IPv4Network | IPv6Network | None = None
     state: str = "Succeeded"
     used: bool = False
+
+    @property
+    def ipv6(self) -> bool:
+        """Azure has no IPv4 prefixes that are so long, and no IPv6 ones that are so short."""
+        return self.size > 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +145,8 @@ class PoolState:
     """One pool as it is. ``model`` is a scale set's; of a pool of machines it sums up the NICs.
     ``prefixes`` is keyed by id in lower case; a prefix that cannot be read is the error that says
     why. ``managed`` are the prefixes that we made, by name; ``publics`` the public addresses that
-    we made for this pool's NICs (a scale set makes its own)."""
+    we made for this pool's NICs (a scale set makes its own). ``ipv6``: whether the pool's subnet
+    has IPv6 addresses (None: nobody asked, or it cannot be told)."""
 
     ref: PoolRef
     model: Attachment = Attachment()
@@ -147,6 +155,7 @@ class PoolState:
     prefixes: Mapping[str, Prefix | CloudError] = field(default_factory=dict)
     managed: Mapping[str, Prefix] = field(default_factory=dict)
     publics: tuple[PublicAddress, ...] = ()
+    ipv6: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +253,10 @@ class Cloud(Protocol):
 
     async def observe(self, pool: PoolRef, prefixes: Iterable[str]) -> PoolState:
         """The pool, the load balancer, the managed prefixes and those named by ``prefixes``."""
+        ...
+
+    async def has_ipv6(self, subnet: str) -> bool | None:
+        """Whether a subnet (by its id) has IPv6 addresses; None if it may not be read."""
         ...
 
     async def apply(self, action: Action) -> None: ...

@@ -65,6 +65,7 @@ class Ledger:
     def forget(self, uid: str) -> None:
         """A new spec, or the end of the object: a clean slate."""
         self._entries.pop(uid, None)
+        self._entries.pop(_six(uid), None)
         self._suspects.discard(uid)
 
     def acquit(self, uids: Iterable[str]) -> bool:
@@ -83,9 +84,14 @@ class Ledger:
             return None
         return entry.problem
 
+    def blocked6(self, uid: str) -> Problem | None:
+        """The problem for which ``uid`` must do without (more) IPv6 for now."""
+        return self.blocked(_six(uid))
+
     def note(self, uid: str, verdict: Verdict, *, final: bool) -> None:
         """Sets when to look again; a settled configuration starts afresh. ``final``: nothing
         more is being done for it now."""
+        self._note6(uid, verdict)
         if verdict.settled:
             self._entries.pop(uid, None)
             return
@@ -101,10 +107,20 @@ class Ledger:
         elif final or verdict.problem:
             self._later(entry)
 
+    def _note6(self, uid: str, verdict: Verdict) -> None:
+        if verdict.settled and verdict.problem6 is None:
+            self._entries.pop(_six(uid), None)
+        elif verdict.problem6 is not None:
+            entry = self._entries.setdefault(_six(uid), _Entry())
+            if self._clock() >= entry.until:
+                entry.problem, entry.last = None, verdict.problem6
+                self._later(entry)
+
     def due(self, uids: Iterable[str]) -> float | None:
         """Seconds until the first of ``uids`` is to be tried again."""
         now = self._clock()
-        waiting = [e.until - now for u in uids if (e := self._entries.get(u)) and e.until > 0]
+        keys = [key for uid in uids for key in (uid, _six(uid))]
+        waiting = [e.until - now for k in keys if (e := self._entries.get(k)) and e.until > 0]
         return max(0.2, min(waiting)) if waiting else None
 
     def pause(self, key: str, error: errors.CloudError) -> float:
@@ -119,6 +135,9 @@ class Ledger:
 
     def lasting(self, uid: str, verdict: Verdict) -> Verdict:
         """While a refused configuration is tried again, its refusal goes on being said."""
+        six = self._entries.get(_six(uid))
+        if six is not None and verdict.ipv6 and not verdict.problem6 and not verdict.settled:
+            verdict = replace(verdict, problem6=six.last)
         entry = self._entries.get(uid)
         if entry is None or verdict.problem or verdict.serving:
             return verdict
@@ -150,7 +169,12 @@ class Ledger:
 
     def _accuse(self, refusal: Refusal, wanted: Sequence[Wanted]) -> None:
         error, uids = refusal.error, refusal.step.uids
-        named = _named(error, [w for w in wanted if w.uid in uids])
+        meant = [w for w in wanted if w.uid in uids]
+        if sixes := _named6(error, meant):
+            for uid in sixes:
+                self._block(_six(uid), Problem.of(error))
+            return
+        named = _named(error, meant)
         if named or len(uids) == 1:
             for uid in named or uids:
                 self._block(uid, Problem.of(error))
@@ -191,6 +215,27 @@ def _problem(refusal: Refusal) -> Problem:
     if isinstance(refusal.step.action, WriteInstance) and isinstance(refusal.error, errors.Failed):
         return Problem(reason=Reason.INSTANCE_FAILED, message=str(refusal.error))
     return Problem.of(refusal.error)
+
+
+def _six(uid: str) -> str:
+    """The ledger's key of a configuration's IPv6, which is refused on its own."""
+    return f"{uid}/6"
+
+
+def _named6(error: errors.CloudError, wanted: Iterable[Wanted]) -> set[str]:
+    """Configurations whose IPv6 is to blame: it is named, or nobody is. Without it the rest is
+    tried again, and then that is to blame."""
+    asking = [w for w in wanted if w.prefix_id6 and not w.private and not w.problem6]
+    related = {resource.lower() for resource in error.related}
+    message = error.message.lower()
+    named = {
+        w.uid
+        for w in asking
+        if w.prefix_id6.lower() in related
+        or w.names.ip_config6.lower() in message
+        or f"{w.prefix_id6.lower()}'" in message
+    }
+    return named or ({w.uid for w in asking} if not _named(error, wanted) else set())
 
 
 def _named(error: errors.CloudError, wanted: Iterable[Wanted]) -> set[str]:

@@ -14,6 +14,7 @@ A pool of one gateway serves nobody for the moment of the exchange: no gateway, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from egress_gateway.cloud.protocol import Instance, PoolState
@@ -37,16 +38,17 @@ def alive(state: PoolState) -> list[Instance]:
     return [i for i in state.instances if i.state != "Deleting" and i.provider_id]
 
 
-def exchange(wanted: Wanted, state: PoolState, prefix: str | None) -> Exchange | None:
-    """None when no machine carries ``wanted`` otherwise than with ``prefix`` (an id in lower
-    case; None: private mode)."""
-    name = wanted.names.ip_config
+def exchange(
+    wanted: Wanted, state: PoolState, configs: Mapping[str, str | None]
+) -> Exchange | None:
+    """None when no machine carries ``wanted`` otherwise than with ``configs``: ipConfigs and the
+    prefixes of their public addresses (ids in lower case; None: private mode)."""
     there = alive(state)
-    stale = [i for i in there if i.attachment.configs.get(name, prefix) != prefix]
+    stale = [i for i in there if _differs(i.attachment.configs, configs)]
     if not stale:
         return None
     stale.sort(key=lambda i: i.id)
-    prepared = _prepared(wanted, state, prefix, stale)
+    prepared = _prepared(state, configs, stale)
     serving = stale
     if prepared and len(stale) == len(there):
         serving = stale[(len(stale) + 1) // 2 :]
@@ -54,12 +56,15 @@ def exchange(wanted: Wanted, state: PoolState, prefix: str | None) -> Exchange |
     return Exchange(tuple(stale), tuple(serving), frozenset(busy), prepared)
 
 
-def _prepared(wanted: Wanted, state: PoolState, prefix: str | None, stale: list[Instance]) -> bool:
+def _differs(found: Mapping[str, str | None], configs: Mapping[str, str | None]) -> bool:
+    """Whether one that is there has another prefix; one that is missing disturbs nobody."""
+    return any(found.get(name, prefix) != prefix for name, prefix in configs.items())
+
+
+def _prepared(state: PoolState, configs: Mapping[str, str | None], stale: list[Instance]) -> bool:
     """Whether what Azure may refuse has been written already."""
-    name = wanted.names.ip_config
     if state.ref.kind == "scale-set":
-        return state.ref.rolling or state.model.configs.get(name, "") == prefix
-    if prefix is None:
-        return True
-    made = {(p.instance, p.config) for p in state.publics if p.prefix == prefix}
-    return all((i.id, name) in made for i in stale)
+        written = state.model.configs
+        return state.ref.rolling or all(written.get(n, "") == p for n, p in configs.items())
+    made = {(p.instance, p.config, p.prefix) for p in state.publics}
+    return all((i.id, n, p) in made for i in stale for n, p in configs.items() if p is not None)

@@ -34,6 +34,7 @@ from egress_gateway.cloud.protocol import (
 )
 from egress_gateway.controller.balancing import Balancing
 from egress_gateway.controller.exchange import exchange
+from egress_gateway.controller.ipv6 import judge6
 from egress_gateway.controller.problem import Problem
 from egress_gateway.controller.verdict import (
     Verdict,
@@ -77,7 +78,8 @@ def plan(
     everyone = sorted(wanted, key=lambda w: w.uid)
     problems = {w.uid: p for w in everyone if (p := judge(w, state, subscription))}
     problems |= _overfull(state, everyone, problems)
-    desired = _Desired(state, everyone, problems, managed_ids)
+    problems6 = judge6(everyone, state, subscription, problems)
+    desired = _Desired(state, everyone, problems, problems6, managed_ids)
     stages = (
         desired.prefixes() + desired.balancing.grows(),
         desired.model() + desired.addresses() + desired.removed_addresses(),
@@ -93,6 +95,7 @@ def plan(
             desired.balancing.rule_of(w),
             w.uid in busy,
             exchange=desired.exchanges.get(w.uid),
+            problem6=problems6.get(w.uid),
         )
         for w in everyone
     }
@@ -122,19 +125,23 @@ class _Desired:
         state: PoolState,
         everyone: Sequence[Wanted],
         problems: Mapping[str, Problem],
+        problems6: Mapping[str, Problem],
         managed_ids: Mapping[str, str],
     ) -> None:
         self._state = state
         self._everyone = everyone
         self._kept = {w.uid for w in everyone if not w.leaving and w.uid in problems}
         self._active = [w for w in everyone if not w.leaving and w.uid not in problems]
+        self._problems6 = problems6
         self._managed_ids = managed_ids
-        self._by_config = {w.names.ip_config: w.uid for w in everyone}
+        self._by_config = {
+            name: w.uid for w in everyone for name in (w.names.ip_config, w.names.ip_config6)
+        }
         self.balancing = Balancing(state, everyone, self._kept)
         self.exchanges = {
             w.uid: found
             for w in self._active
-            if (found := exchange(w, state, _folded(self._prefix_of(w))))
+            if (found := exchange(w, state, self._folded_configs(w)))
         }
 
     # --- model and instances -------------------------------------------------------------
@@ -146,12 +153,21 @@ class _Desired:
         a machine holds addresses that others need. ``held``: UIDs that stay as they are."""
         result = {n: p for n, p in observed.configs.items() if self._stays(n)}
         for w in self._active if serving else ():
-            name = w.names.ip_config
-            if w.uid in held and name in observed.configs:
-                result[name] = observed.configs[name]
-            else:
-                result[name] = self._prefix_of(w)
+            stays = [w.names.ip_config6] if w.uid in self._problems6 else []
+            stays += [w.names.ip_config, w.names.ip_config6] if w.uid in held else []
+            result |= self._configs_of(w)
+            result |= {n: observed.configs[n] for n in stays if n in observed.configs}
         return result
+
+    def _configs_of(self, wanted: Wanted) -> dict[str, str | None]:
+        """The ipConfigs of one configuration, and the prefixes of their public addresses."""
+        configs = {wanted.names.ip_config: self._prefix_of(wanted)}
+        if wanted.prefix_id6 and not wanted.private and wanted.uid not in self._problems6:
+            configs[wanted.names.ip_config6] = wanted.prefix_id6
+        return configs
+
+    def _folded_configs(self, wanted: Wanted) -> dict[str, str | None]:
+        return {name: _folded(prefix) for name, prefix in self._configs_of(wanted).items()}
 
     def _prefix_of(self, wanted: Wanted) -> str | None:
         return None if wanted.private else self._prefix_id(wanted)
@@ -234,7 +250,10 @@ class _Desired:
         lacking = [
             w
             for w in self._active
-            if (a := instance.addresses.get(w.names.ip_config)) is None or not a.secondary
+            if any(
+                (a := instance.addresses.get(name)) is None or not a.secondary
+                for name in self._configs_of(w)
+            )
         ]
         if not lacking:
             return None
@@ -265,10 +284,9 @@ class _Desired:
         steps = []
         for w in self._active:
             found = self.exchanges.get(w.uid)
-            prefix = self._prefix_of(w)
-            if found is None or found.prepared or prefix is None:
+            configs = tuple((name, p) for name, p in self._configs_of(w).items() if p)
+            if found is None or found.prepared or not configs:
                 continue
-            configs = ((w.names.ip_config, prefix),)
             steps += [
                 Step(
                     MakeAddresses(pool=self._state.ref, instance=i.id, configs=configs),
@@ -291,9 +309,10 @@ class _Desired:
         if public.attached or uid in self._kept:
             return False
         users = {
-            w.names.ip_config
+            name
             for w in self._active
-            if not w.private and self._prefix_id(w).lower() == public.prefix
+            for name, prefix in self._configs_of(w).items()
+            if _folded(prefix) == public.prefix
         }
         if uid is None:  # left by the Go project, or for a configuration long gone
             return not public.config and not users

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from egress_gateway.api.conditions import Reason
-from egress_gateway.api.names import key_secret
+from egress_gateway.api.names import is_ipv6_config, key_secret
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.protocol import Balancer, Cloud, PoolRef, PoolState
 from egress_gateway.controller.adopt import annotations_of
@@ -52,7 +52,7 @@ def candidates(
     return [
         name
         for name, prefix in sorted(seen.items())
-        if name not in taken and _fits(sgc, name, prefix, state)
+        if name not in taken and not is_ipv6_config(name) and _fits(sgc, name, prefix, state)
     ]
 
 
@@ -101,7 +101,9 @@ def _fits(sgc: StaticGatewayConfiguration, name: str, prefix: str | None, state:
     if sgc.spec.public_ip_prefix_id:
         return prefix == sgc.spec.public_ip_prefix_id.lower()
     made = state.managed.get(name)
-    return made is not None and str(made.network) == told and prefix == made.id.lower()
+    return (
+        made is not None and str(made.network) == told.split(",")[0] and prefix == made.id.lower()
+    )
 
 
 def _secondaries(name: str, state: PoolState) -> set[str]:

@@ -18,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import Final
 
 from egress_gateway.api import names
@@ -144,8 +145,12 @@ class Reconciler:
         return min(due or LOOK_SECONDS, LOOK_SECONDS) if waits else due
 
     async def _observe(self, pool: PoolRef, wanted: Iterable[Wanted]) -> PoolState:
-        brought = {w.prefix_id for w in wanted if w.prefix_id and not w.leaving}
-        return await self._cloud.observe(pool, brought)
+        staying = [w for w in wanted if not w.leaving]
+        brought = {p for w in staying for p in (w.prefix_id, w.prefix_id6) if p}
+        state = await self._cloud.observe(pool, brought)
+        if any(w.prefix_id6 for w in staying):
+            state = replace(state, ipv6=await self._cloud.has_ipv6(state.ref.subnet))
+        return state
 
     def _decide(self, state: PoolState, wanted: list[Wanted]) -> Plan:
         ids = {w.names.ip_config: self._cloud.managed_prefix_id(w.names.ip_config) for w in wanted}

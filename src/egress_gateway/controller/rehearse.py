@@ -70,7 +70,8 @@ async def rehearse(
     keys = {sgc.metadata.uid: _key(sgc) for sgc in live}
     writes: list[str] = []
     for pool, wanted in members.values():
-        state = await cloud.observe(pool, {w.prefix_id for w in wanted if w.prefix_id})
+        brought = {p for w in wanted for p in (w.prefix_id, w.prefix_id6) if p}
+        state = await cloud.observe(pool, brought)
         ids = {w.names.ip_config: cloud.managed_prefix_id(w.names.ip_config) for w in wanted}
         decided = plan(state, wanted, subscription=cloud.subscription, managed_ids=ids)
         writes += [_line(step.action) for stage in decided.stages for step in stage]
@@ -92,6 +93,7 @@ def _wanted(
         names=known,
         private=not sgc.spec.provision_public_ips,
         prefix_id=sgc.spec.public_ip_prefix_id,
+        prefix_id6=sgc.spec.public_ip_prefix_id_v6,
         prefix_size=target.prefix_size,
         problem=untold.get(uid),
     )

@@ -22,7 +22,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.controller.verdict import ServingGateway, Verdict
+from egress_gateway.controller.verdict import Serving, ServingGateway, Verdict
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -63,7 +63,7 @@ def status_of(
         status = before
     else:
         status = StaticGatewayConfigurationStatus(
-            egress_ip_prefix=before.egress_ip_prefix if serving.prefix is None else serving.prefix,
+            egress_ip_prefix=_egress(before.egress_ip_prefix, serving),
             gateway_server_profile=GatewayServerProfile(
                 ip=str(serving.server),
                 port=serving.port,
@@ -78,12 +78,21 @@ def status_of(
             gateways=_gateways(serving.gateways, gateways.nodes),
         )
     generation = sgc.metadata.generation
-    result = list(before.conditions)
+    result = [c for c in before.conditions if verdict.ipv6 or c.type != conditions.IPV6_READY]
     for kind, (truth, reason, message) in _conditions(status, verdict, gateways).items():
         result = conditions.with_condition(
             result, kind, truth, reason=reason, message=message, now=now, generation=generation
         )
     return msgspec.structs.replace(status, conditions=result, observed_generation=generation)
+
+
+def _egress(before: str, serving: Serving) -> str:
+    """Both prefixes; what is not known now is as it was said before."""
+    said = before.split(",")
+    said6 = [prefix for prefix in said if ":" in prefix]
+    four = ",".join(p for p in said if p not in said6) if serving.prefix is None else serving.prefix
+    six = said6 if serving.prefix6 is None else [serving.prefix6]
+    return ",".join(filter(None, [four, *six]))
 
 
 def _gateways(serving: Iterable[ServingGateway], nodes: Mapping[str, str]) -> list[Gateway]:
@@ -93,6 +102,8 @@ def _gateways(serving: Iterable[ServingGateway], nodes: Mapping[str, str]) -> li
             primary_ip=str(gateway.primary),
             secondary_ip=str(gateway.secondary),
             public_ip=str(gateway.public) if gateway.public else "",
+            secondary_ip_v6=str(gateway.secondary6) if gateway.secondary6 else "",
+            public_ip_v6=str(gateway.public6) if gateway.public6 else "",
         )
         for gateway in serving
         if (node := nodes.get(gateway.provider_id.lower()))
@@ -113,12 +124,34 @@ def _conditions(
     )
     if bad:
         ready = ("False", bad[1], bad[2])
-    return {
+    found = {
         conditions.READY: ready,
         conditions.ACCEPTED: accepted,
         conditions.PROVISIONED: provisioned,
         conditions.GATEWAYS_READY: agents,
     }
+    if verdict.ipv6:
+        found[conditions.IPV6_READY] = _ipv6(status, verdict, gateways)
+    return found
+
+
+def _ipv6(
+    status: StaticGatewayConfigurationStatus, verdict: Verdict, gateways: Gateways
+) -> tuple[Truth, str, str]:
+    carrying = [gateway.node for gateway in status.gateways if gateway.secondary_ip_v6]
+    counted = f"{len(carrying)} of {len(status.gateways)} gateway nodes have an IPv6 address"
+    problem = verdict.problem6 or verdict.problem
+    if problem:
+        held = f"; {counted} from before" if carrying else "; pods' IPv6 is held back"
+        return "False", problem.reason, problem.message + held
+    said = {n: m for n, m in gateways.problems.items() if m.startswith(conditions.IPV6_HELD_BACK)}
+    if said:
+        message = "; ".join(f"{node}: {text}" for node, text in sorted(said.items()))
+        return "False", Reason.GATEWAY_WITHOUT_IPV6, message
+    if not carrying or len(carrying) < len(status.gateways):
+        return "False", Reason.PROVISIONING, counted
+    prefix = next((p for p in status.egress_ip_prefix.split(",") if ":" in p), "")
+    return "True", Reason.IPV6_CARRIED, f"pods' IPv6 leaves from {prefix}"
 
 
 def _accepted(verdict: Verdict) -> tuple[Truth, str, str]:

@@ -7,13 +7,14 @@ cloud is. Neither looks at Kubernetes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import Instance, PoolState, Prefix, Rule
 from egress_gateway.controller.exchange import Exchange, alive
+from egress_gateway.controller.ipv6 import addresses6, network6
 from egress_gateway.controller.problem import Problem, reason_of
 from egress_gateway.controller.wanted import Wanted
 
@@ -28,27 +29,34 @@ class ServingGateway:
     primary: IPv4Address
     secondary: IPv4Address
     public: IPv4Address | None = None
+    secondary6: IPv6Address | None = None
+    public6: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """``prefix`` None: as reported before (the configuration holds on to an older state)."""
+    """``prefix`` None: as reported before (the configuration holds on to an older state);
+    ``prefix6`` likewise, and empty without IPv6."""
 
     server: IPv4Address
     port: int
     prefix: str | None
     gateways: tuple[ServingGateway, ...]
+    prefix6: str | None = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """``gone``: this pool holds no trace of it. ``note`` is said beside good news."""
+    """``gone``: this pool holds no trace of it. ``note`` is said beside good news. ``ipv6``: it
+    is asked for, ``problem6`` what is in its way."""
 
     problem: Problem | None = None
     serving: Serving | None = None
     gone: bool = False
     settled: bool = False
     note: str = ""
+    ipv6: bool = False
+    problem6: Problem | None = None
 
 
 def judge(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
@@ -123,11 +131,13 @@ def verdict_of(
     busy: bool,
     *,
     exchange: Exchange | None = None,
+    problem6: Problem | None = None,
 ) -> Verdict:
     """``rule`` is the desired rule; ``busy``: this pass acts for this configuration."""
     if wanted.leaving:
         return Verdict(gone=not busy and not _traces(wanted, state))
-    serving, note = _serving(wanted, state, rule, kept=problem is not None)
+    kept, kept6 = problem is not None, problem6 is not None
+    serving, note = _serving(wanted, state, rule, kept=kept, kept6=kept6)
     if exchange is not None and (serving is None or not serving.gateways):
         serving, note = _during(exchange, wanted, state, rule), _exchanging(exchange)
     if problem is None and rule is None:
@@ -135,23 +145,31 @@ def verdict_of(
             reason=Reason.QUOTA, message="no port of 6000-6999 is free on the load balancer"
         )
     settled = problem is None and not busy and serving is not None and not note
-    return Verdict(problem=problem, serving=serving, settled=settled, note=note)
+    return Verdict(
+        problem=problem,
+        serving=serving,
+        settled=settled,
+        note=note,
+        ipv6=bool(wanted.prefix_id6),
+        problem6=problem6,
+    )
 
 
 def _traces(wanted: Wanted, state: PoolState) -> bool:
     rule = state.balancer.rules.get(wanted.names.rule)
-    name = wanted.names.ip_config
+    ours = {wanted.names.ip_config, wanted.names.ip_config6}
+    there = (i.attachment.configs for i in state.instances if i.state != "Deleting")
     return (
         (rule is not None and rule.pool == state.ref.key)
-        or name in state.model.configs
+        or not ours.isdisjoint(state.model.configs)
         or (bool(managed_names(wanted, state)) and not wanted.elsewhere)
-        or any(name in i.attachment.configs for i in state.instances if i.state != "Deleting")
-        or any(public.config == name for public in state.publics)
+        or any(not ours.isdisjoint(configs) for configs in there)
+        or any(public.config in ours for public in state.publics)
     )
 
 
 def _serving(
-    wanted: Wanted, state: PoolState, rule: Rule | None, *, kept: bool
+    wanted: Wanted, state: PoolState, rule: Rule | None, *, kept: bool, kept6: bool
 ) -> tuple[Serving | None, str]:
     """What pods can use now, and what is still amiss."""
     if rule is None or rule.name not in state.balancer.rules:
@@ -163,7 +181,8 @@ def _serving(
     there = alive(state)
     network = IPv4Network(prefix) if prefix and not wanted.private else None
     quiet = wanted.private and not kept
-    found = {i.id: _gateway(i, wanted, network, quiet=quiet) for i in there}
+    six = None if kept or kept6 else network6(wanted, state)
+    found = {i.id: _gateway(i, wanted, network, six, quiet=quiet) for i in there}
     gateways = tuple(g for g in found.values() if g)
     if wanted.private and not kept:
         prefix = ",".join(str(g.secondary) for g in gateways) or None
@@ -171,7 +190,10 @@ def _serving(
     note = _note(lacking, there)
     if not gateways:
         return None, note
-    return Serving(server=server, port=rule.port, prefix=prefix, gateways=gateways), note
+    prefix6 = (str(six) if six else None) if any(g.secondary6 for g in gateways) else ""
+    return Serving(
+        server=server, port=rule.port, prefix=prefix, gateways=gateways, prefix6=prefix6
+    ), note
 
 
 def _during(
@@ -181,9 +203,9 @@ def _during(
     server = state.balancer.frontends.get(rule.frontend) if rule else None
     if rule is None or rule.name not in state.balancer.rules or server is None:
         return None
-    found = (_gateway(i, wanted, None) for i in exchange.serving)
+    found = (_gateway(i, wanted, None, None) for i in exchange.serving)
     gateways = tuple(g for g in found if g)
-    return Serving(server=server, port=rule.port, prefix=None, gateways=gateways)
+    return Serving(server=server, port=rule.port, prefix=None, gateways=gateways, prefix6=None)
 
 
 def _exchanging(exchange: Exchange) -> str:
@@ -204,22 +226,37 @@ def _note(lacking: list[Instance], there: list[Instance]) -> str:
 
 
 def _gateway(
-    instance: Instance, wanted: Wanted, network: IPv4Network | None, *, quiet: bool = False
+    instance: Instance,
+    wanted: Wanted,
+    network: IPv4Network | None,
+    six: IPv6Network | None,
+    *,
+    quiet: bool = False,
 ) -> ServingGateway | None:
-    """``network``: where its public address must lie (an instance that still has one of the
-    prefix before is not there yet); None: anywhere. ``quiet``: it must have none."""
+    """``network`` and ``six``: where its public addresses must lie (an instance that still has
+    one of the prefix before is not there yet); None: anywhere. ``quiet``: it must have none.
+    One that has no IPv6 yet serves without."""
     address = instance.addresses.get(wanted.names.ip_config)
-    if address is None or address.secondary is None or instance.primary is None:
+    if address is None or instance.primary is None:
+        return None
+    if not isinstance(address.secondary, IPv4Address):
         return None
     if quiet and (address.public or instance.attachment.configs.get(wanted.names.ip_config)):
         return None
     if network and (address.public is None or address.public not in network):
         return None
+    secondary6, public6 = addresses6(instance, wanted)
+    if six and public6 and public6 not in six:
+        return None
+    if six and not public6:
+        secondary6 = None
     return ServingGateway(
         provider_id=instance.provider_id,
         primary=instance.primary,
         secondary=address.secondary,
-        public=address.public,
+        public=address.public if isinstance(address.public, IPv4Address) else None,
+        secondary6=secondary6,
+        public6=public6,
     )
 
 

@@ -22,6 +22,11 @@ class Names:
     ip_config: str
     probe_path: str
 
+    @property
+    def ip_config6(self) -> str:
+        """The ipConfig of IPv6; the Go project has none."""
+        return self.ip_config + names.IPV6_CONFIG
+
     @staticmethod
     def of(uid: str) -> Names:
         return Names(rule=uid, ip_config=names.managed(uid), probe_path=f"{names.HEALTH_PATH}{uid}")
@@ -34,17 +39,20 @@ class Wanted:
     ``leaving``: nothing of it may stay here. ``problem``: it cannot be had at the moment (bad
     spec, refused before); what exists of it stays as it is. ``prefix_id`` empty: a managed one.
     ``elsewhere``: it leaves this pool for another one, which uses its managed prefix.
-    ``in_use``: machines (provider ids in lower case) whose gateway serves it, or may.
+    ``prefix_id6`` empty: no IPv6; ``problem6``: IPv6 cannot be had at the moment, and IPv4 does
+    not mind. ``in_use``: machines (provider ids in lower case) whose gateway serves it, or may.
     """
 
     uid: str
     names: Names
     private: bool = False
     prefix_id: str = ""
+    prefix_id6: str = ""
     prefix_size: int = 31
     leaving: bool = False
     elsewhere: bool = False
     problem: Problem | None = None
+    problem6: Problem | None = None
     in_use: frozenset[str] = frozenset()
 
 

@@ -70,8 +70,10 @@ class Wishes:
             names=known,
             private=not sgc.spec.provision_public_ips,
             prefix_id=sgc.spec.public_ip_prefix_id,
+            prefix_id6=sgc.spec.public_ip_prefix_id_v6,
             prefix_size=target.prefix_size,
             problem=self.strange.get(uid) or self._ledger.blocked(uid),
+            problem6=self._ledger.blocked6(uid),
             in_use=self._handover.in_use(sgc),
         )
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Final
 
+from egress_gateway.api.conditions import IPV6_HELD_BACK
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.errors import DatapathError
@@ -338,7 +339,7 @@ def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> 
         why = "the node has no IPv6 default route; give its network interface an IPv6 address"
     else:
         return {}
-    return {one.name: f"IPv6 is held back here: {why}" for one in wanted if one.secondary6}
+    return {one.name: f"{IPV6_HELD_BACK}: {why}" for one in wanted if one.secondary6}
 
 
 def _zoned(outcome: Serving, known: Mapping[IPv4Address, int]) -> Serving:

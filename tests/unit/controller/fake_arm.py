@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any
 
 from egress_gateway.cloud import errors
@@ -47,6 +47,7 @@ class FakeArm:
         self.writes: list[str] = []
         self.reads = 0
         self.before: Callable[[str], None] = lambda write: None
+        self.subnet_prefixes: list[str] | errors.CloudError = ["10.224.0.0/16"]
         self._private = itertools.count(10)
         self._networks = itertools.count(0, 16)
         self._etags = itertools.count(1)
@@ -155,8 +156,13 @@ class FakeArm:
         return prefix_id
 
     def _prefix(self, prefix_id: str, name: str, size: int) -> Json:
-        network = IPv4Network((int(IPv4Address("203.0.113.0")) + next(self._networks), 28))
-        subnet = next(network.subnets(new_prefix=size))
+        number = next(self._networks)
+        subnet: IPv4Network | IPv6Network
+        if size > 32:
+            subnet = IPv6Network((int(IPv6Address("2001:db8:f::")) + number, size))
+        else:
+            network = IPv4Network((int(IPv4Address("203.0.113.0")) + number, 28))
+            subnet = next(network.subnets(new_prefix=size))
         return {
             "id": prefix_id,
             "name": name,
@@ -191,7 +197,7 @@ class FakeArm:
         properties = copy.deepcopy(wanted["properties"])
         public = properties.pop("publicIPAddressConfiguration", None)
         properties["privateIPAddress"] = (
-            old["properties"]["privateIPAddress"] if old else self._private_address()
+            old["properties"]["privateIPAddress"] if old else self._private_address(properties)
         )
         config = {"name": wanted["name"], "properties": properties}
         if public:
@@ -204,7 +210,9 @@ class FakeArm:
             properties["publicIPAddress"] = {"id": f"{nic_id}/public/{wanted['name']}"}
         return config
 
-    def _private_address(self) -> str:
+    def _private_address(self, properties: Json | None = None) -> str:
+        if (properties or {}).get("privateIPAddressVersion") == "IPv6":
+            return str(IPv6Address("2001:db8:1::") + next(self._private))
         return str(IPv4Address("10.224.0.0") + next(self._private))
 
     def _allocate(self, prefix_id: str) -> str:
@@ -214,7 +222,7 @@ class FakeArm:
             for nic in self.nics.values()
             for c in nic["properties"]["ipConfigurations"]
         } | {p["properties"]["ipAddress"] for p in self.publics.values()}
-        for address in IPv4Network(document["properties"]["ipPrefix"]):
+        for address in ip_network(document["properties"]["ipPrefix"]):
             if str(address) not in used:
                 return str(address)
         raise errors.Exhausted("prefix exhausted", related=[prefix_id])
@@ -332,7 +340,7 @@ class FakeArm:
         for config in new["properties"]["ipConfigurations"]:
             properties = config["properties"]
             before = had.get(config["name"], {}).get("privateIPAddress")
-            properties["privateIPAddress"] = before or self._private_address()
+            properties["privateIPAddress"] = before or self._private_address(properties)
             public = properties.get("publicIPAddress")
             if public:
                 self._check_public(public["id"], name, config["name"])
@@ -402,6 +410,7 @@ class FakeArm:
 
     def _check_references(self, profile: Json) -> None:
         nic = profile["networkInterfaceConfigurations"][0]
+        self._check_ipv6(nic["properties"]["ipConfigurations"])
         backends = {
             item["name"]
             for item in (self.balancer_document or {"properties": {}})["properties"].get(
@@ -415,6 +424,18 @@ class FakeArm:
             for pool in config["properties"].get("loadBalancerBackendAddressPools") or []:
                 if pool["id"].rsplit("/", 1)[-1] not in backends:
                     raise errors.Failed("no such backend pool", code="InvalidResourceReference")
+
+    def _check_ipv6(self, configs: list[Json]) -> None:
+        six = [c for c in configs if c["properties"].get("privateIPAddressVersion") == "IPv6"]
+        prefixes = [] if isinstance(self.subnet_prefixes, Exception) else self.subnet_prefixes
+        if len(six) > 1 or (six and not any(":" in prefix for prefix in prefixes)):
+            raise errors.Failed("no room for IPv6", code="IPv6")
+
+    async def subnet(self, group: str, network: str, name: str) -> Json:
+        self.reads += 1
+        if isinstance(self.subnet_prefixes, errors.CloudError):
+            raise self.subnet_prefixes
+        return {"id": SUBNET, "properties": {"addressPrefixes": list(self.subnet_prefixes)}}
 
     async def instances(self, group: str, name: str) -> list[Json]:
         self.reads += 1

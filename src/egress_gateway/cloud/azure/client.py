@@ -102,6 +102,13 @@ class ArmClient:
             lambda: self._network.public_ip_prefixes.get(group, name),
         )
 
+    async def subnet(self, group: str, network: str, name: str) -> Json:
+        return await _one(
+            "read the subnet",
+            name,
+            lambda: self._network.subnets.get(group, network, name),
+        )
+
     async def prefixes(self, group: str) -> list[Json]:
         async with _said("list public IP prefixes", group):
             return [_json(item) async for item in self._network.public_ip_prefixes.list(group)]

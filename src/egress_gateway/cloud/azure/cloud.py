@@ -21,7 +21,7 @@ from egress_gateway.cloud.azure.client import ArmClient
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.machinepools import MachinePools
 from egress_gateway.cloud.azure.machines import summary
-from egress_gateway.cloud.azure.shapes import Json, id_name
+from egress_gateway.cloud.azure.shapes import Json, group_of, id_name, properties_of
 from egress_gateway.cloud.protocol import (
     Action,
     Attachment,
@@ -141,6 +141,19 @@ class AzureCloud:
             managed={prefix.name: prefix for prefix in listed},
             publics=publics,
         )
+
+    async def has_ipv6(self, subnet: str) -> bool | None:
+        parts = subnet.split("/")
+        if len(parts) < 11:
+            return None
+        try:
+            found = await self._arm.subnet(group_of(subnet), parts[8], parts[10])
+        except errors.CloudError:
+            # Not every identity may read subnets; what Azure then refuses, it names.
+            return None
+        properties = properties_of(found)
+        listed = properties.get("addressPrefixes") or [properties.get("addressPrefix") or ""]
+        return any(":" in prefix for prefix in listed)
 
     async def _prefix(self, prefix_id: str) -> Prefix:
         read, known = self._prefixes.get(prefix_id.lower(), (-inf, None))

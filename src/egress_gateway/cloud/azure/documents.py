@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from typing import Any, Final
 
 from egress_gateway.api import names
 from egress_gateway.cloud.azure.shapes import (
     Json,
     address_of,
+    any_address_of,
     group_of,
     id_name,
     items_of,
@@ -213,7 +214,18 @@ def read_attachment(nics: list[Json], backend_id: str) -> Attachment:
         configs={c["name"]: _prefix_of(c) for c in ours},
         joined=joins(primary(configs), backend_id),
         others=len(configs) - len(ours),
+        others6=foreign_ipv6(configs),
     )
+
+
+def foreign_ipv6(configs: Iterable[Json]) -> int:
+    """How many ipConfigs of IPv6 are not ours."""
+    versions = (
+        properties_of(c).get("privateIPAddressVersion")
+        for c in configs
+        if not c["name"].startswith(names.MANAGED_PREFIX)
+    )
+    return sum(version == "IPv6" for version in versions)
 
 
 def _prefix_of(config: Json) -> str | None:
@@ -292,15 +304,20 @@ def set_joined(config: Json, backend_id: str, joined: bool) -> None:
 def _ip_config(name: str, prefix: str | None, subnet: str) -> Json:
     properties: Json = {
         "primary": False,
-        "privateIPAddressVersion": "IPv4",
+        "privateIPAddressVersion": ip_version(name),
         "subnet": {"id": subnet},
     }
     if prefix:
-        properties["publicIPAddressConfiguration"] = {
-            "name": name,
-            "properties": {"publicIPPrefix": {"id": prefix}},
-        }
+        public: Json = {"publicIPPrefix": {"id": prefix}}
+        if names.is_ipv6_config(name):
+            public["publicIPAddressVersion"] = "IPv6"
+        properties["publicIPAddressConfiguration"] = {"name": name, "properties": public}
     return {"name": name, "properties": properties}
+
+
+def ip_version(config: str) -> str:
+    """Of a managed ipConfig, as Azure spells it."""
+    return "IPv6" if names.is_ipv6_config(config) else "IPv4"
 
 
 # --- pools, instances, prefixes --------------------------------------------------------------
@@ -360,8 +377,8 @@ def read_instance(
 def _addresses(config: Json, publics: Mapping[str, str]) -> Address:
     public = reference_of(config, "publicIPAddress").lower()
     return Address(
-        secondary=address_of(properties_of(config).get("privateIPAddress")),
-        public=address_of(publics.get(public)),
+        secondary=any_address_of(properties_of(config).get("privateIPAddress")),
+        public=any_address_of(publics.get(public)),
     )
 
 
@@ -372,7 +389,7 @@ def read_prefix(document: Json) -> Prefix:
         id=document["id"],
         name=document.get("name") or id_name(document["id"]),
         size=int(properties.get("prefixLength") or 0),
-        network=IPv4Network(network) if network else None,
+        network=ip_network(network) if network else None,
         state=properties.get("provisioningState") or "Succeeded",
         used=bool(properties.get("publicIPAddresses")),
     )

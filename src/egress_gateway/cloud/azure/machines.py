@@ -20,6 +20,7 @@ from egress_gateway.cloud.azure import documents
 from egress_gateway.cloud.azure.shapes import (
     Json,
     address_of,
+    any_address_of,
     group_of,
     id_name,
     items_of,
@@ -112,6 +113,7 @@ def read_machine(nic: Json, publics: Mapping[str, Json], backend_id: str) -> Ins
             configs={c["name"]: _prefix_of(c, publics) for c in _ours(nic)},
             joined=documents.joins(documents.primary(configs), backend_id),
             others=len(configs) - len(_ours(nic)),
+            others6=documents.foreign_ipv6(configs),
         ),
         primary=_private(documents.primary(configs)),
         addresses={c["name"]: _addresses(c, publics) for c in _ours(nic)},
@@ -135,7 +137,8 @@ def _private(config: Json | None) -> IPv4Address | None:
 
 def _addresses(config: Json, publics: Mapping[str, Json]) -> Address:
     public = properties_of(_public(config, publics) or {}).get("ipAddress")
-    return Address(secondary=_private(config), public=address_of(public or None))
+    private = properties_of(config).get("privateIPAddress")
+    return Address(secondary=any_address_of(private), public=any_address_of(public or None))
 
 
 def summary(machines: Iterable[Instance]) -> Attachment:
@@ -146,6 +149,7 @@ def summary(machines: Iterable[Instance]) -> Attachment:
         configs=configs,
         joined=any(m.attachment.joined for m in listed),
         others=max((m.attachment.others for m in listed), default=0),
+        others6=max((m.attachment.others6 for m in listed), default=0),
     )
 
 
@@ -227,7 +231,7 @@ def new_address(name: str, prefix: str, *, location: str, pool: str, config: str
         "sku": {"name": "Standard", "tier": "Regional"},
         "tags": {POOL_TAG: pool, CONFIG_TAG: config},
         "properties": {
-            "publicIPAddressVersion": "IPv4",
+            "publicIPAddressVersion": documents.ip_version(config),
             "publicIPAllocationMethod": "Static",
             "publicIPPrefix": {"id": prefix},
         },
@@ -274,7 +278,7 @@ def _set_public(config: Json, public: str | None) -> None:
 def _ip_config(name: str, public: str | None, subnet: str) -> Json:
     properties: Json = {
         "primary": False,
-        "privateIPAddressVersion": "IPv4",
+        "privateIPAddressVersion": documents.ip_version(name),
         "subnet": {"id": subnet},
     }
     if public:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 Json = dict[str, Any]
@@ -42,3 +42,7 @@ def reference_of(item: Mapping[str, Any], key: str) -> str:
 
 def address_of(text: str | None) -> IPv4Address | None:
     return IPv4Address(text) if text else None
+
+
+def any_address_of(text: str | None) -> IPv4Address | IPv6Address | None:
+    return ip_address(text) if text else None
