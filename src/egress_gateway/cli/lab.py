@@ -12,6 +12,13 @@ from typing import Any
 
 import click
 
+from egress_gateway.cli.running_lab import (
+    call_lab,
+    lab_handle,
+    name_option,
+    name_suffix,
+    output_option,
+)
 from egress_gateway.lab import host
 
 
@@ -37,11 +44,6 @@ def lab() -> None:
     network is not touched.
     """
 
-
-name_option = click.option("--name", default="default", show_default=True, help="Which lab.")
-output_option = click.option(
-    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
 
 kubernetes_option = click.option(
     "--kubernetes",
@@ -96,7 +98,7 @@ def up(
         click.echo(json.dumps(_describe(handle)))
     else:
         click.echo(f"lab {name!r} is up. Point this shell at it:")
-        click.echo(f'  eval "$(egress-gateway lab env{_suffix(name)})"')
+        click.echo(f'  eval "$(egress-gateway lab env{name_suffix(name)})"')
 
 
 @lab.command()
@@ -184,22 +186,6 @@ def kill(name: str, node: str) -> None:
     call_lab(lab_handle(name), "power_cut", node=node)
 
 
-def _suffix(name: str) -> str:
-    return "" if name == "default" else f" --name {shlex.quote(name)}"
-
-
-def lab_handle(name: str) -> host.LabHandle:
-    """The running lab of that name; else an error for the person at the shell."""
-    handle = host.find(name)
-    if handle is None:
-        others = ", ".join(h.name for h in host.running()) or "none"
-        raise click.ClickException(
-            f"no lab {name!r} is running (running: {others}): "
-            f"start it with `egress-gateway lab up{_suffix(name)}`"
-        )
-    return handle
-
-
 def _describe(handle: host.LabHandle) -> dict[str, Any]:
     return {
         "name": handle.name,
@@ -210,20 +196,6 @@ def _describe(handle: host.LabHandle) -> dict[str, Any]:
         "kubeconfig": str(handle.kubeconfig) if Path(handle.kubeconfig).exists() else None,
         "ca": str(handle.ca),
     }
-
-
-def call_lab(handle: host.LabHandle, operation: str, **arguments: Any) -> Any:
-    """An operation over the lab's control socket."""
-    from egress_gateway.lab.control import ControlClient, ControlError
-
-    async def call() -> Any:
-        async with ControlClient(handle.control) as client:
-            return await client.call(operation, **arguments)
-
-    try:
-        return asyncio.run(call())
-    except ControlError as error:
-        raise click.ClickException(str(error)) from error
 
 
 def _guarded(work: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import click
 
-from egress_gateway.cli.lab import call_lab, lab_handle, name_option, output_option
+from egress_gateway.cli.running_lab import call_lab, lab_handle, name_option, output_option
 from egress_gateway.lab.azure.faults import Kind, OperationShape
 
 

@@ -18,7 +18,7 @@ from egress_gateway.lab.kube.admission_match import Attempt, matches
 from egress_gateway.lab.kube.cel import CelError, CelRefusedError, Program, compile_rule
 from egress_gateway.lab.kube.objects import Object, clone
 from egress_gateway.lab.kube.patch import json_patch
-from egress_gateway.lab.kube.reviews import user_info
+from egress_gateway.lab.kube.requests import user_info
 
 _NAMES: Mapping[str, Any] = dict.fromkeys(("object", "oldObject", "request", "namespaceObject"))
 

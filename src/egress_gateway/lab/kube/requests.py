@@ -141,3 +141,13 @@ def system_request(
         query={"fieldManager": manager, **(query or {})},
         user=ADMIN,
     )
+
+
+def user_info(user: User) -> dict[str, Any]:
+    """``authentication.k8s.io/v1`` UserInfo."""
+    found: dict[str, Any] = {"username": user.name, "groups": list(user.groups)}
+    if user.uid:
+        found["uid"] = user.uid
+    if user.extra:
+        found["extra"] = {k: list(v) for k, v in user.extra.items()}
+    return found

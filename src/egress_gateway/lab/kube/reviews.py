@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from egress_gateway.lab.kube import errors
-from egress_gateway.lab.kube.auth import TokenError
+from egress_gateway.lab.kube.auth import Authenticator, TokenError
 from egress_gateway.lab.kube.objects import Object
+from egress_gateway.lab.kube.rbac import Rbac
 from egress_gateway.lab.kube.registry import ResourceType
-from egress_gateway.lab.kube.requests import Request, User, parse_path
-
-if TYPE_CHECKING:
-    from egress_gateway.lab.kube.api import Api
+from egress_gateway.lab.kube.requests import Request, User, parse_path, user_info
 
 
-def handle(api: Api, rt: ResourceType, request: Request) -> Object:
+class Server(Protocol):
+    """Of the API server: who somebody is, and what they may."""
+
+    rbac: Rbac
+    authenticator: Authenticator
+
+
+def handle(api: Server, rt: ResourceType, request: Request) -> Object:
     body = request.body if isinstance(request.body, dict) else {}
     spec: Object = body.get("spec") or {}
     match rt.kind:
@@ -40,7 +45,7 @@ def handle(api: Api, rt: ResourceType, request: Request) -> Object:
     }
 
 
-def _access(api: Api, user: User, spec: Object) -> Object:
+def _access(api: Server, user: User, spec: Object) -> Object:
     if (asked := spec.get("resourceAttributes")) is not None:
         allowed = api.rbac.allows(
             user,
@@ -68,7 +73,7 @@ def _access(api: Api, user: User, spec: Object) -> Object:
     return {"allowed": allowed}
 
 
-def _rules(api: Api, user: User, spec: Object) -> Object:
+def _rules(api: Server, user: User, spec: Object) -> Object:
     rules = list(api.rbac.rules(user, spec.get("namespace", "")))
     return {
         "resourceRules": [
@@ -90,17 +95,7 @@ def _rules(api: Api, user: User, spec: Object) -> Object:
     }
 
 
-def user_info(user: User) -> Object:
-    """``authentication.k8s.io/v1`` UserInfo."""
-    found: dict[str, Any] = {"username": user.name, "groups": list(user.groups)}
-    if user.uid:
-        found["uid"] = user.uid
-    if user.extra:
-        found["extra"] = {k: list(v) for k, v in user.extra.items()}
-    return found
-
-
-def _token(api: Api, spec: Object) -> Object:
+def _token(api: Server, spec: Object) -> Object:
     audiences = spec.get("audiences") or [api.authenticator.issuer]
     try:
         user = api.authenticator.review(spec.get("token", ""), audiences)

@@ -6,23 +6,31 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from egress_gateway.lab.kube import errors
+from egress_gateway.lab.kube.auth import Authenticator
+from egress_gateway.lab.kube.crud import Crud
 from egress_gateway.lab.kube.objects import Object, now
 from egress_gateway.lab.kube.patch import MERGE_PATCH, STRATEGIC_PATCH, json_patch, merge_patch
 from egress_gateway.lab.kube.registry import ResourceType
 from egress_gateway.lab.kube.requests import Reply, Request
 from egress_gateway.lab.kube.selectors import selector_predicate
-
-if TYPE_CHECKING:
-    from egress_gateway.lab.kube.api import Api
+from egress_gateway.lab.kube.store import Store
 
 _MINIMUM_SECONDS = 600
 _MAXIMUM_SECONDS = 1 << 32
 
 
-def handle(api: Api, rt: ResourceType, request: Request) -> Reply:
+class Server(Protocol):
+    """Of the API server: its objects, the rules of writing them, and its tokens."""
+
+    store: Store
+    crud: Crud
+    authenticator: Authenticator
+
+
+def handle(api: Server, rt: ResourceType, request: Request) -> Reply:
     match request.target.subresource, request.method:
         case "binding", "POST":
             return Reply(201, bind(api, rt, request))
@@ -45,7 +53,7 @@ def _success() -> Object:
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 
 
-def bind(api: Api, rt: ResourceType, request: Request) -> Object:
+def bind(api: Server, rt: ResourceType, request: Request) -> Object:
     """Gives a pod its node, once."""
     node = ((request.body or {}).get("target") or {}).get("name")
     if not node:
@@ -91,7 +99,7 @@ def _scale_of(obj: Object) -> Object:
     }
 
 
-def _scale(api: Api, rt: ResourceType, request: Request, method: str) -> Object:
+def _scale(api: Server, rt: ResourceType, request: Request, method: str) -> Object:
     current = api.crud.get(rt, _key(request))
     if method == "GET":
         return _scale_of(current)
@@ -115,7 +123,7 @@ def _scale(api: Api, rt: ResourceType, request: Request, method: str) -> Object:
     return _scale_of(api.crud.modify(rt, _key(request), resize, request))
 
 
-def _token(api: Api, request: Request) -> Object:
+def _token(api: Server, request: Request) -> Object:
     """TokenRequest: a bound ServiceAccount token."""
     account = api.store.get("serviceaccounts", _key(request))
     if account is None:
@@ -161,7 +169,7 @@ def _token(api: Api, request: Request) -> Object:
     }
 
 
-def _evict(api: Api, rt: ResourceType, request: Request) -> Object:
+def _evict(api: Server, rt: ResourceType, request: Request) -> Object:
     """Deletes a pod unless a PodDisruptionBudget has nothing to spare."""
     pod = api.crud.get(rt, _key(request))
     labels = pod["metadata"].get("labels") or {}
@@ -180,7 +188,7 @@ def _evict(api: Api, rt: ResourceType, request: Request) -> Object:
     return _success()
 
 
-def _spare(api: Api, budget: Object) -> int:
+def _spare(api: Server, budget: Object) -> int:
     """How many of a budget's pods may go now."""
     select = selector_predicate(budget["spec"].get("selector"))
     namespace = budget["metadata"]["namespace"]
@@ -208,7 +216,7 @@ def _share(value: int | str, of: int) -> int:
     return int(value)
 
 
-def _finalize(api: Api, rt: ResourceType, request: Request) -> Object:
+def _finalize(api: Server, rt: ResourceType, request: Request) -> Object:
     """Releases a namespace's own finalizers."""
     finalizers = ((request.body or {}).get("spec") or {}).get("finalizers") or []
 

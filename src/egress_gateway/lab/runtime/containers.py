@@ -12,14 +12,15 @@ import contextlib
 import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from egress_gateway.lab.runtime import environment, images, security
 from egress_gateway.lab.runtime.api import ApiError
 from egress_gateway.lab.runtime.logs import LogFile
-from egress_gateway.lab.runtime.node import ContainerSpec, MachineError, Mount, Node, Process
+from egress_gateway.lab.runtime.node import ContainerSpec, MachineError, Process
 from egress_gateway.lab.runtime.probes import Prober
 from egress_gateway.lab.runtime.streams import Stdio, open_stdio
+from egress_gateway.lab.runtime.surroundings import Surroundings
 from egress_gateway.lab.runtime.volumes import VolumeError
 
 Object = dict[str, Any]
@@ -27,29 +28,6 @@ Object = dict[str, Any]
 _FIRST_BACKOFF = 1.0
 _LAST_BACKOFF = 30.0
 _GOOD_RUN = 60.0
-
-
-class Surroundings(Protocol):
-    """What a container asks of its pod."""
-
-    node: Node
-    pod: Object
-    netns: str | None
-    hostname: str
-    files: dict[str, str]
-    base_env: dict[str, str]
-    host_ip: str
-    pod_ips: list[str]
-
-    def changed(self) -> None: ...
-
-    def event(self, kind: str, reason: str, message: str) -> None: ...
-
-    def mounts(self, container: Object) -> tuple[Mount, ...]: ...
-
-    async def sources(self, container: Object) -> dict[tuple[str, str], dict[str, str]]: ...
-
-    async def address(self, host: str | None) -> str: ...
 
 
 class CannotStart(Exception):

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from egress_gateway.lab.runtime.netsocket import connect
-from egress_gateway.lab.runtime.node import MachineError
-
-if TYPE_CHECKING:
-    from egress_gateway.lab.runtime.containers import Container, Surroundings
+from egress_gateway.lab.runtime.node import MachineError, Process
+from egress_gateway.lab.runtime.surroundings import Surroundings
 
 Object = dict[str, Any]
+
+
+class Probed(Protocol):
+    """A container, as far as its probes go."""
+
+    spec: Object
+    started: bool
+    ready: bool
+    process: Process | None
+
+    @property
+    def name(self) -> str: ...
 
 
 class Prober:
     """Runs one container's probes for one run of it."""
 
-    def __init__(self, container: Container, pod: Surroundings) -> None:
+    def __init__(self, container: Probed, pod: Surroundings) -> None:
         self._container = container
         self._pod = pod
         self._tasks: list[asyncio.Task[None]] = []
