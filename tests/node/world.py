@@ -507,11 +507,12 @@ async def until(condition: Callable[[], object], *, seconds: float = 20) -> None
 
 
 def main() -> None:
-    from tests.node import scenarios
+    from tests.node import chains, scenarios
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-    asyncio.run(getattr(scenarios, sys.argv[1])())
+    [scenario] = [f for m in (scenarios, chains) if (f := getattr(m, sys.argv[1], None))]
+    asyncio.run(scenario())
 
 
 if __name__ == "__main__":

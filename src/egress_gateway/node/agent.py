@@ -143,11 +143,9 @@ class Agent:
             return False
         try:
             async with asyncio.timeout(_HOLD_SECONDS), self._lock(call.id):
-                sandbox = self._sandboxes.get(call.id)
-                if sandbox is None:
-                    uid = uid or await self._knowledge.uid(namespace, pod)
-                    configuration, _ = self._knowledge.for_running(None, namespace, name)
-                    sandbox = self._new(call, uid, configuration)
+                uid = uid or await self._knowledge.uid(namespace, pod)
+                configuration, _ = self._knowledge.for_running(None, namespace, name)
+                sandbox = self._of_pod(call) or self._new(call, uid, configuration)
                 await sandbox.become(sandbox.attachment)
         except (TimeoutError, DatapathError) as error:
             log.warning("pod cannot be held back", extra={"pod": pod, "error": str(error)})
@@ -258,9 +256,18 @@ class Agent:
         uid = uid or await self._knowledge.uid(namespace, pod)
         configuration = await self._knowledge.usable(namespace, name)
         async with self._lock(call.id):
-            sandbox = self._sandboxes.get(call.id) or self._new(call, uid, configuration)
-            await self._settle(sandbox, configuration)
+            sandbox = self._of_pod(call) or self._new(call, uid, configuration)
+            if sandbox.attachment.id == call.id:
+                await self._settle(sandbox, configuration)
         return sandbox
+
+    def _of_pod(self, call: Call) -> Sandbox | None:
+        """What the call's pod is attached by: hold and routes are those of its whole namespace,
+        so however many interfaces a pod has, one of them has the tunnel.
+        NB: nothing may be awaited between this and ``_new``."""
+        return self._sandboxes.get(call.id) or next(
+            (s for s in self.sandboxes if s.attachment.container_id == call.container_id), None
+        )
 
     async def _reconcile(self, sandbox_id: str) -> None:
         async with self._lock(sandbox_id):
@@ -281,6 +288,8 @@ class Agent:
                 self._teller.not_ready(record.pod, f"{amiss}; the pod is held back")
             if sandbox is None:
                 uid = uid or await self._knowledge.uid(namespace, name)
+                if self._of_pod(record) or not self._records.is_first(record):
+                    return
                 sandbox = self._new(record, uid, configuration)
             await self._settle(sandbox, configuration)
 

@@ -21,7 +21,7 @@ from egress_gateway.kube.resources import Pod
 log = logging.getLogger(__name__)
 
 RESULTS: Final = "results"
-_FIRST: Final = "eth0"
+FIRST: Final = "eth0"
 """The pod's interface towards the cluster, as Kubernetes' runtimes name it."""
 
 
@@ -79,7 +79,7 @@ class Results:
             and call.addresses
             and netns.is_namespace(Path(call.netns))
         ]
-        found.sort(key=lambda call: (call.if_name != _FIRST, call.if_name))
+        found.sort(key=lambda call: (call.if_name != FIRST, call.if_name))
         return found[0] if found else None
 
     def _calls(self) -> Iterator[Call]:

@@ -10,7 +10,7 @@ from egress_gateway.cni.protocol import Call
 from egress_gateway.datapath import netns
 from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.node.knowledge import Knowledge, annotation
-from egress_gateway.node.libcni import Results
+from egress_gateway.node.libcni import FIRST, Results
 from egress_gateway.node.sandbox import Kernel
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,14 @@ class Records:
         records = {i: self._store.record(i) for i in self._store.record_ids()}
         return [i for i, record in records.items() if record and record.pod[:2] == pod]
 
+    def is_first(self, record: Call) -> bool:
+        """Whether the record is that of its pod's first interface: the one that Kubernetes knows
+        the address of, and so do gateways."""
+        ids = (i for i in self._store.record_ids() if i.startswith(f"{record.container_id}-"))
+        others = (found for i in ids if (found := self._store.record(i)))
+        interfaces = {r.if_name for r in others if r.container_id == record.container_id}
+        return record.if_name == min(interfaces | {record.if_name}, key=_rank)
+
     def collect(self, call: Call) -> list[str]:
         """CNI GC: forgets records of the call's network whose sandbox the runtime no longer
         knows; returns their ids."""
@@ -88,6 +96,10 @@ class Records:
         log.info("found a pod from before the plugin", extra={"pod": record.pod[1]})
         self._store.keep_record(record)
         self._on_found(record.id)
+
+
+def _rank(interface: str) -> tuple[bool, str]:
+    return interface != FIRST, interface
 
 
 def _attachable(pod: Pod) -> bool:
