@@ -63,6 +63,9 @@ class PaperMachines:
     async def stop_machine(self, cluster_id: str, vm_id: str) -> None:
         self.machines.pop(vm_id, None)
 
+    async def power_off(self, cluster_id: str, vm_id: str) -> None:
+        self.machines.pop(vm_id, None)
+
 
 class _Verifier:
     def verify(self, assertion: str) -> tuple[str, str]:

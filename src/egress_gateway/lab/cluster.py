@@ -149,6 +149,11 @@ class Lab:
             await self.kubernetes.stop_machine(machine.name)
             del self._specs[machine.name]
 
+    async def power_off(self, cluster_id: str, vm_id: str) -> None:
+        for machine in self._specs.values():
+            if machine.vm_id.lower() == vm_id.lower() and self._running(machine.name):
+                await self.kubernetes.machines.power_cut(machine.name)
+
     # -- protocols.TokenVerifier
 
     def verify(self, assertion: str) -> tuple[str, str]:

@@ -95,6 +95,10 @@ class ClusterBackend(Protocol):
         """Deletes the Node object and ends the machine. Succeeds if there is none."""
         ...
 
+    async def power_off(self, cluster_id: str, vm_id: str) -> None:
+        """Ends the machine and leaves its Node object. Succeeds if there is none."""
+        ...
+
 
 class BackendError(Exception):
     """A machine or cluster could not be made; the message goes into the ARM operation."""

@@ -58,6 +58,9 @@ class Machines:
     async def stop_machine(self, cluster_id: str, vm_id: str) -> None:
         self.machines.pop(vm_id, None)
 
+    async def power_off(self, cluster_id: str, vm_id: str) -> None:
+        self.machines.pop(vm_id, None)
+
 
 class Assertions:
     """A token verifier that believes ``issuer|subject``."""

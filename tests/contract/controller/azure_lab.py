@@ -43,6 +43,9 @@ class NoMachines:
     async def stop_machine(self, cluster_id: str, vm_id: str) -> None:
         self.machines.pop(vm_id, None)
 
+    async def power_off(self, cluster_id: str, vm_id: str) -> None:
+        self.machines.pop(vm_id, None)
+
 
 class Verifier:
     def verify(self, assertion: str) -> tuple[str, str]:

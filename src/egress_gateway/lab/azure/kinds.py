@@ -73,6 +73,10 @@ class Azure:
     """Awaited with the id of an instance or VM before it is deleted."""
     machine_restart: Callable[[str], Awaitable[None]] = _nobody_minds
     """Awaited with the id of an instance or VM that is to boot anew."""
+    machine_off: Callable[[str], Awaitable[None]] = _nobody_minds
+    """Awaited with the id of an instance or VM that is to be off and stays."""
+    machine_on: Callable[[str], Awaitable[None]] = _nobody_minds
+    """Awaited with the id of an instance or VM that was off and is to boot."""
     kinds: dict[str, Kind] = field(default_factory=dict)
 
     def kind(self, resource_type: str) -> Kind | None:

@@ -13,8 +13,10 @@ from egress_gateway.api import names
 from egress_gateway.lab.azure.kinds import Azure
 from egress_gateway.lab.azure.providers import aks_rules
 from egress_gateway.lab.azure.providers.aks_network import NodeGroup
-from egress_gateway.lab.azure.providers.compute import Instances, ScaleSets, VirtualMachines
+from egress_gateway.lab.azure.providers.compute import Instances, ScaleSets
 from egress_gateway.lab.azure.providers.interfaces import NetworkInterfaces
+from egress_gateway.lab.azure.providers.power import RUNNING, power_of
+from egress_gateway.lab.azure.providers.virtualmachines import VirtualMachines
 from egress_gateway.lab.azure.store import Document
 from egress_gateway.lab.protocols import MachineSpec
 
@@ -35,7 +37,7 @@ class NodePools:
         if missing > 0:
             machines += self._make(name, pool, missing, len(machines))
         kept, surplus = machines[: pool["count"]], machines[pool["count"] :]
-        waiting = [m for m in kept if not m.get("_started")]
+        waiting = [m for m in kept if not m.get("_started") and power_of(m) == RUNNING]
         done = await asyncio.gather(
             *(self.start(name, pool, m) for m in waiting),
             *(self._remove(m) for m in surplus),

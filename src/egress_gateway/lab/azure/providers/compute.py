@@ -1,4 +1,4 @@
-"""Microsoft.Compute: scale sets, their instances, and stand-alone machines.
+"""Microsoft.Compute: scale sets and their instances.
 
 A PUT on something that exists is partial here, unlike in Microsoft.Network: sections that the
 request leaves out stay, objects are merged, lists that are given replace the old list.
@@ -17,13 +17,17 @@ from egress_gateway.lab.azure import errors, ids
 from egress_gateway.lab.azure.bodies import without_nulls
 from egress_gateway.lab.azure.kinds import Answer, Azure, Call, Kind
 from egress_gateway.lab.azure.operations import Operation
-from egress_gateway.lab.azure.providers.interfaces import NetworkInterfaces, check_ip_configurations
+from egress_gateway.lab.azure.providers import power
+from egress_gateway.lab.azure.providers.interfaces import check_ip_configurations
 from egress_gateway.lab.azure.providers.networkkinds import check_item_names
 from egress_gateway.lab.azure.providers.scalesetnics import ScaleSetNics
 from egress_gateway.lab.azure.store import Document
 
 MAX_INSTANCES = 1000
-ACTIONS = ("manualupgrade", "delete", "restart", "reimage")
+ACTIONS = frozenset({"manualupgrade", "delete", "reimage", *power.ACTIONS})
+"""What can be posted to a scale set, in lower case."""
+_ON_ALL = ACTIONS - {"manualupgrade", "delete"}
+"""These mean every instance when none is named."""
 UPGRADE_MODES = ("Manual", "Automatic", "Rolling")
 _READ_ONLY = {"id", "name", "type", "instanceId", "location", "resources", "etag", "identity"}
 _READ_ONLY_PROPERTIES = {
@@ -173,10 +177,10 @@ class ScaleSets(ComputeKind):
         return super().permission(call)
 
     async def post(self, call: Call, action: str) -> Answer:
-        scale_set = self.read(_owner(call))
+        scale_set = self.read(owner_of(call))
         given = (call.body or {}).get("instanceIds")
         every = [d["instanceId"] for d in instances_of(self, scale_set["id"])]
-        optional = action.lower() in ("restart", "reimage")
+        optional = action.lower() in _ON_ALL
         chosen = every if given == ["*"] or (optional and not given) else given or []
         for name in chosen:
             if name not in every:
@@ -200,8 +204,8 @@ class ScaleSets(ComputeKind):
         """What an action does to one instance."""
         if action in ("manualupgrade", "reimage"):
             self.upgrade(instance_id)
-        if action in ("restart", "reimage"):
-            await self.azure.machine_restart(instance_id)
+        if action in power.ACTIONS or action == "reimage":
+            await power.switch(self.azure, action.replace("reimage", "restart"), instance_id)
         if action == "delete":
             instance = self.azure.store.get(instance_id)
             if instance is not None:
@@ -277,9 +281,9 @@ class Instances(ComputeKind):
         return super().permission(call)
 
     async def post(self, call: Call, action: str) -> Answer:
-        """Restarts an instance, or makes it anew from the model (``reimage``)."""
-        instance = self.read(_owner(call))
-        if action.lower() not in ("restart", "reimage"):
+        """Switches an instance, or makes it anew from the model (``reimage``)."""
+        instance = self.read(owner_of(call))
+        if action.lower() not in _ON_ALL:
             raise errors.method_not_allowed("POST", f"{self.type}/{action}")
         self.check_busy(replace(call, id=ids.parse(instance["id"])))
         sets = ScaleSets(self.azure)
@@ -302,7 +306,8 @@ class Instances(ComputeKind):
     async def get(self, call: Call) -> Answer:
         answer = await super().get(call)
         if call.query.get("$expand") == "instanceView":
-            properties = {**answer.body["properties"], "instanceView": status_view(answer.body)}
+            shown = power.status_view(self.read(call.id))
+            properties = {**answer.body["properties"], "instanceView": shown}
             return Answer(200, {**answer.body, "properties": properties}, answer.headers)
         return answer
 
@@ -312,35 +317,6 @@ class Instances(ComputeKind):
         shown = super().view(document)
         extra = {"latestModelApplied": latest, "modelDefinitionApplied": "VirtualMachineScaleSet"}
         return {**shown, "properties": {**shown["properties"], **extra}}
-
-
-class InstanceViews(Kind):
-    """``…/virtualMachines/{i}/instanceView``."""
-
-    type = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines/instanceView"
-    tracked = False
-
-    async def list(self, call: Call) -> Answer:
-        owner = ids.parse(call.id.text.rpartition("/")[0])
-        return Answer(200, status_view(self.read(owner)))
-
-
-class VirtualMachines(ComputeKind):
-    """Stand-alone machines (pools of type VirtualMachines)."""
-
-    type = "Microsoft.Compute/virtualMachines"
-
-    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
-        properties = body["properties"]
-        for nic in (properties.get("networkProfile") or {}).get("networkInterfaces") or []:
-            self.azure.require(nic.get("id", ""), body["id"], NetworkInterfaces.type)
-        properties.setdefault("vmId", str(uuid.uuid4()))
-        properties.setdefault("osProfile", {}).setdefault("computerName", body["name"])
-        return body
-
-    async def remove(self, document: Document) -> None:
-        await self.azure.machine_gone(document["id"])
-        await super().remove(document)
 
 
 def merge(old: Any, new: Any) -> Any:
@@ -405,17 +381,6 @@ def scale_set_of(instance_id: str) -> str:
     return parent.text
 
 
-def status_view(instance: Document) -> Document:
-    """Run state, as ``instanceView`` has it."""
-    state = instance["properties"]["provisioningState"].lower()
-    return {
-        "statuses": [
-            {"code": f"ProvisioningState/{state}", "level": "Info"},
-            {"code": "PowerState/running", "level": "Info", "displayStatus": "VM running"},
-        ]
-    }
-
-
 def base36(number: int) -> str:
     """Scale sets number computer names in base 36."""
     digits = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -425,6 +390,6 @@ def base36(number: int) -> str:
     return text
 
 
-def _owner(call: Call) -> ids.ResourceId:
+def owner_of(call: Call) -> ids.ResourceId:
     """The resource that an action is posted to."""
     return ids.parse(call.id.text.rpartition("/")[0])

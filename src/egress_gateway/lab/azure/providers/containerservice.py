@@ -343,7 +343,7 @@ class AgentPools(AksKind):
 
 
 def register(azure: Azure) -> None:
-    """Lets machines that are deleted or restarted behind AKS's back leave their cluster and come
+    """Lets machines that are deleted or switched behind AKS's back leave their cluster and come
     again."""
 
     def cluster_of(machine_id: str) -> Document | None:
@@ -358,16 +358,26 @@ def register(azure: Azure) -> None:
         if cluster is not None:
             await azure.backend.stop_machine(cluster["id"], machine_id)
 
-    async def restart(machine_id: str) -> None:
+    async def off(machine_id: str) -> None:
+        cluster = cluster_of(machine_id)
+        if cluster is not None:
+            await azure.backend.power_off(cluster["id"], machine_id)
+
+    async def on(machine_id: str) -> None:
         cluster, machine = cluster_of(machine_id), azure.store.get(machine_id)
         name = (machine or {}).get("tags", {}).get(names.POOL_NAME_TAG)
         pool = azure.store.get(f"{cluster['id']}/agentPools/{name}") if cluster else None
         if cluster is not None and machine is not None and pool is not None:
-            await azure.backend.stop_machine(cluster["id"], machine_id)
             await NodePools(azure, cluster).start(name, pool["properties"], machine)
+
+    async def restart(machine_id: str) -> None:
+        await gone(machine_id)
+        await on(machine_id)
 
     azure.machine_gone = gone
     azure.machine_restart = restart
+    azure.machine_off = off
+    azure.machine_on = on
 
 
 _ASSIGNED = (

@@ -11,9 +11,11 @@ from egress_gateway.lab.azure.providers import (
     interfaces,
     loadbalancers,
     networkkinds,
+    power,
     publicaddresses,
     resources,
     scalesetnics,
+    virtualmachines,
     virtualnetworks,
 )
 
@@ -39,8 +41,11 @@ def register(azure: Azure) -> None:
         ),
         compute.ScaleSets(azure),
         compute.Instances(azure),
-        compute.InstanceViews(azure),
-        compute.VirtualMachines(azure),
+        virtualmachines.VirtualMachines(azure),
+        *(
+            power.InstanceViews(azure, machines.type)
+            for machines in (compute.ScaleSets, compute.Instances, virtualmachines.VirtualMachines)
+        ),
         scalesetnics.InstanceNics(azure),
         scalesetnics.InstancePublicIPs(azure),
         scalesetnics.WholeScaleSet(azure, "networkInterfaces", scalesetnics.NIC),
