@@ -27,6 +27,8 @@ def fault() -> None:
     fail-operation  accepted, then the operation ends as Failed with --code
     delay           the answer comes --seconds later
     shape           the operation is announced by other headers (--shape)
+
+    `quota` sets how many public addresses the subscription may have.
     """
 
 
@@ -87,3 +89,20 @@ def list_rules(name: str, output: str) -> None:
 def clear(name: str, numbers: tuple[int, ...]) -> None:
     """Remove the rules NUMBERS, or all of them."""
     call_lab(lab_handle(name), "fault", clear=list(numbers) or True)
+
+
+@fault.command()
+@name_option
+@output_option
+@click.argument("addresses", type=click.IntRange(0), required=False)
+def quota(name: str, output: str, addresses: int | None) -> None:
+    """Let the subscription have so many public ADDRESSES, those of its prefixes included.
+
+    Without ADDRESSES, only tell. Who has more keeps them.
+    """
+    wanted = {} if addresses is None else {"public_addresses": addresses}
+    found = call_lab(lab_handle(name), "quota", **wanted)
+    if output == "json":
+        click.echo(json.dumps(found))
+    else:
+        click.echo(f"{found['used']} of {found['public_addresses']} public addresses are used")

@@ -186,6 +186,7 @@ class Lab:
             "unexpected": self._unexpected,
             "fabric": self._fabric,
             "fault": self._fault,
+            "quota": self._quota,
         }
 
     async def _status(self, _: dict[str, Any]) -> Any:
@@ -288,6 +289,9 @@ class Lab:
 
     async def _fabric(self, _: dict[str, Any]) -> Any:
         return await self.fabric.describe()
+
+    async def _quota(self, arguments: dict[str, Any]) -> Any:
+        return self.emulator.azure.addresses.command(arguments)
 
     async def _fault(self, arguments: dict[str, Any]) -> Any:
         return self.emulator.faults.command(arguments)

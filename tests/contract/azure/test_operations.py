@@ -218,6 +218,9 @@ def test_a_subscription_has_a_quota_of_public_addresses(tmp_path: Path) -> None:
         network.public_ip_addresses.begin_create_or_update("rg", "one", body).result()
         body["properties"] = {"publicIPPrefix": {"id": f"{NETWORK}/publicIPPrefixes/pip"}}
         network.public_ip_addresses.begin_create_or_update("rg", "inside", body).result()
+        azure.emulator.azure.addresses.command({"public_addresses": 6})
+        body["properties"] = {}
+        network.public_ip_addresses.begin_create_or_update("rg", "two", body).result()
 
 
 async def _group(azure: Running) -> None:

@@ -193,3 +193,47 @@ def test_without_a_file_every_emulator_is_fresh(tmp_path: Path) -> None:
         play(azure, build)
     with running(tmp_path) as azure:
         assert snapshot.dump(azure.emulator.azure) == []
+
+
+def test_urls_of_operations_are_answered_after_a_restart(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    urls: list[str] = []
+
+    async def write(client: ArmClient, method: str, path: str, body: Any) -> None:
+        url = f"{client._base}{path}?api-version=2026-06-01"
+        status, _, headers = await send(client, method, url, body)
+        assert status in (201, 202)
+        urls.append(headers["Azure-AsyncOperation"].removeprefix(client._base))
+
+    async def begin(client: ArmClient) -> None:
+        await make_cluster(client)
+        prefixes = f"{GROUP}/providers/Microsoft.Network/publicIPPrefixes"
+        body = {"location": "swedencentral", "properties": {"prefixLength": 30}}
+        await write(client, "PUT", f"{prefixes}/done", body)
+        await client.put(f"{prefixes}/going", body, VERSION)
+        while (await client.get(urls[0].partition("?")[0], VERSION))["status"] != "Succeeded":
+            await asyncio.sleep(0.01)
+        azure.emulator.azure.operations.seconds = 600
+        await write(client, "PUT", f"{prefixes}/begun", body)
+        await write(client, "DELETE", f"{prefixes}/going", None)
+        pool = {"properties": {"mode": "Gateway", "count": 1}}
+        await write(client, "PUT", f"{CLUSTER}/agentPools/npegress", pool)
+        sets = f"{NODE_GROUP}/providers/Microsoft.Compute/virtualMachineScaleSets"
+        name = (await client.list(sets, VERSION))[0]["name"]
+        await write(client, "POST", f"{sets}/{name}/restart", None)
+
+    async def ask(client: ArmClient) -> list[str]:
+        found = []
+        for url in urls:
+            while True:
+                answer = await client.get(url.partition("?")[0], VERSION)
+                if answer["status"] != "InProgress":
+                    break
+                await asyncio.sleep(0.01)
+            found.append(answer["status"])
+        return found
+
+    with running(tmp_path, state=state) as azure:
+        play(azure, begin)
+    with running(tmp_path, state=state) as azure:
+        assert play(azure, ask) == ["Succeeded"] * len(urls)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,21 +17,27 @@ from click.testing import CliRunner, Result
 
 from egress_gateway.cli.lab import lab
 from egress_gateway.lab import host
+from egress_gateway.lab.azure.addressing import Addresses
 from egress_gateway.lab.azure.faults import Faults
 from egress_gateway.lab.control import control_app
 
 
 @pytest.fixture
 def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    """A lab that has nothing but faults."""
+    """A lab that has nothing but faults and a quota."""
     faults = Faults()
+    addresses = Addresses(outbound=[], prefixes=[IPv4Network("203.0.113.0/24")])
+    addresses.allocate_prefix("/prefix", 30)
     loop, path = asyncio.new_event_loop(), tmp_path / "control.sock"
 
     async def command(arguments: dict[str, Any]) -> Any:
         return faults.command(arguments)
 
+    async def quota(arguments: dict[str, Any]) -> Any:
+        return addresses.command(arguments)
+
     async def serve() -> web.AppRunner:
-        runner = web.AppRunner(control_app({"fault": command}))
+        runner = web.AppRunner(control_app({"fault": command, "quota": quota}))
         await runner.setup()
         await web.UnixSite(runner, str(path)).start()
         return runner
@@ -96,3 +103,14 @@ def test_what_is_no_fault_is_refused_in_one_line(
     assert refused.exit_code != 0
     assert says in refused.output
     assert faults.rules() == []
+
+
+@pytest.mark.usefixtures("faults")
+def test_the_quota_of_public_addresses_is_told_and_set() -> None:
+    assert typed("quota").output == "4 of 1000 public addresses are used\n"
+    assert typed("quota", "5").output == "4 of 5 public addresses are used\n"
+    assert json.loads(typed("quota", "--output", "json").output) == {
+        "public_addresses": 5,
+        "used": 4,
+    }
+    assert typed("quota", "many").exit_code != 0

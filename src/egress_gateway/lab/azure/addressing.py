@@ -7,9 +7,10 @@ ever leased twice at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from typing import Any
 
 
 class Exhausted(Exception):
@@ -152,7 +153,7 @@ class Addresses:
         """``outbound``: where clusters' own load balancers get public addresses from.
         ``prefixes``: public IP prefixes and all other public addresses. ``quota``: how many
         public addresses the subscription may have, those of its prefixes included."""
-        self._quota = quota
+        self.quota = quota
         self._outbound = BlockSpace(outbound)
         for network in outbound:
             # Azure could hand out .0, but people would take it for a network.
@@ -198,13 +199,24 @@ class Addresses:
         for pool in self._pools.values():
             pool.release(owner)
 
+    @property
+    def public_used(self) -> int:
+        """How many public addresses the quota counts."""
+        return self._outbound.used + self._public.used - self._kept
+
+    def command(self, arguments: Mapping[str, Any]) -> dict[str, int]:
+        """What the control socket's ``quota`` does: ``public_addresses`` is how many the
+        subscription may have from now on; without it, only tells."""
+        if "public_addresses" in arguments:
+            self.quota = int(arguments["public_addresses"])
+        return {"public_addresses": self.quota, "used": self.public_used}
+
     def _check_quota(self, owner: str, wanted: int) -> None:
         spaces = (self._outbound, self._public)
         if any(s.holds(owner) for s in spaces):
             return
-        used = sum(s.used for s in spaces) - self._kept
-        if used + wanted > self._quota:
-            raise OverQuota(f"{used} of {self._quota} public addresses are used")
+        if self.public_used + wanted > self.quota:
+            raise OverQuota(f"{self.public_used} of {self.quota} public addresses are used")
 
     def _pool(self, key: str, network: IPv4Network, *, reserved: int) -> AddressPool:
         pool = self._pools.get(key.lower())

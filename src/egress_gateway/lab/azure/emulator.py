@@ -118,7 +118,8 @@ class Emulator:
         if self._state is not None:
             self._state.load_tenant(self.directory)
             snapshot.restore(self.azure, self._state.entries())
-            self._state.follow(store, self.directory)
+            self.azure.operations.restore(self._state.operations(clock.time()))
+            self._state.follow(store, self.directory, self.azure.operations)
         self._runner: web.AppRunner | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -141,6 +142,11 @@ class Emulator:
             kind = self.azure.kind(ids.parse(entry.id).type)
             if kind is not None and not self._goes_with_its_group(entry.id):
                 kind.resume(entry.document)
+        self.azure.operations.conclude(self._state_of)
+
+    def _state_of(self, resource_id: str) -> str | None:
+        document = self.azure.store.get(resource_id)
+        return document["properties"].get("provisioningState") if document else None
 
     def _goes_with_its_group(self, resource_id: str) -> bool:
         group = self.azure.store.get("/".join(resource_id.split("/")[:5]))

@@ -13,11 +13,12 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from egress_gateway.lab.azure import ids
 from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.protocols import BackendError
 
@@ -62,6 +63,11 @@ class Operation:
     """HTTP status that goes with the error where the result itself is asked for."""
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def content(self) -> dict[str, Any]:
+        """What a file keeps of it."""
+        kept = ("name", "target", "started", "ended", "error", "error_status")
+        return {key: getattr(self, key) for key in kept}
+
     @property
     def status(self) -> str:
         if not self.done.is_set():
@@ -95,6 +101,9 @@ class Operations:
         self._busy: dict[str, Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._doomed: dict[str, ArmError] = {}
+        self._closing = False
+        self._left: dict[str, Operation] = {}
+        self._changes: dict[str, Operation] = {}
 
     def busy(self, resource_id: str) -> Operation | None:
         """The operation under way on exactly this resource."""
@@ -121,8 +130,10 @@ class Operations:
         self, target: str, work: Work, *, on_failure: Callable[[], None] = lambda: None
     ) -> Operation:
         """Accepts ``work`` on a resource; it begins after the operation's duration."""
-        operation = Operation(str(uuid.uuid4()), target, self._clock.time())
+        left = self._left.pop(target.lower(), None)
+        operation = left or Operation(str(uuid.uuid4()), target, self._clock.time())
         self._operations[operation.name] = operation
+        self._changes[operation.name] = operation
         self._busy[target.lower()] = operation
         task = asyncio.create_task(self._run(operation, work, on_failure), name=f"arm {target}")
         self._tasks.add(task)
@@ -133,8 +144,54 @@ class Operations:
         """Makes an accepted operation end as Failed instead of doing its work."""
         self._doomed[name] = error
 
+    # -- a file keeps them
+
+    def take_changes(self) -> list[Operation]:
+        """Those that began or ended since the last time."""
+        changed, self._changes = list(self._changes.values()), {}
+        return changed
+
+    def mark_changed(self, operations: Iterable[Operation]) -> None:
+        self._changes |= {operation.name: operation for operation in operations}
+
+    def restore(self, contents: Iterable[dict[str, Any]]) -> None:
+        """Those of an earlier process: who asks about one gets an answer. Who begins the work of
+        an unfinished one again goes on under its name."""
+        for content in contents:
+            operation = Operation(**content)
+            self._operations[operation.name] = operation
+            if operation.ended is None:
+                self._left[operation.target.lower()] = operation
+            else:
+                operation.done.set()
+
+    def conclude(self, state_of: Callable[[str], str | None]) -> None:
+        """Ends what nobody went on with, by the state of its resource (None: gone); if that is
+        still being worked on as a part of something larger, when that ends."""
+        for operation in self._left.values():
+            larger = [o for at, o in self._busy.items() if ids.within(operation.target, at)]
+            work = self._await_end(operation, larger, state_of)
+            task = asyncio.create_task(work, name=f"arm {operation.target}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._left = {}
+
+    async def _await_end(
+        self,
+        operation: Operation,
+        larger: Iterable[Operation],
+        state_of: Callable[[str], str | None],
+    ) -> None:
+        for other in larger:
+            await other.done.wait()
+        if state_of(operation.target) not in (None, "Succeeded"):
+            operation.error = ArmError(409, "OperationPreempted", _PREEMPTED).error()
+            operation.error_status = 409
+        self._end(operation)
+
     async def close(self) -> None:
-        """Ends all work under way."""
+        """Ends all work under way; what is not finished stays so for who opens the file next."""
+        self._closing = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -156,16 +213,24 @@ class Operations:
             log.exception("operation on %s broke", operation.target)
             self._failed(operation, ArmError(500, "InternalServerError", repr(error)), on_failure)
         finally:
-            operation.ended = self._clock.time()
             if self._busy.get(operation.target.lower()) is operation:
                 del self._busy[operation.target.lower()]
-            operation.done.set()
+            if not self._closing:
+                self._end(operation)
+
+    def _end(self, operation: Operation) -> None:
+        operation.ended = self._clock.time()
+        self._changes[operation.name] = operation
+        operation.done.set()
 
     def _failed(
         self, operation: Operation, error: ArmError, on_failure: Callable[[], None]
     ) -> None:
         operation.error, operation.error_status = error.error(), error.status
         on_failure()
+
+
+_PREEMPTED = "The operation has been preempted: the service was started anew in the middle of it."
 
 
 def _stamp(seconds: float) -> str:

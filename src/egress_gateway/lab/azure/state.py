@@ -15,12 +15,16 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from egress_gateway.lab.azure.directory import Directory, Principal
+from egress_gateway.lab.azure.operations import Operation, Operations
 from egress_gateway.lab.azure.store import Entry, Store
 
+KEPT_SECONDS = 86_400.0
+"""How long a finished operation can be asked about, as in Azure."""
 _LAYOUT = 1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS resources (
@@ -28,6 +32,7 @@ CREATE TABLE IF NOT EXISTS resources (
     document BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS tenant (key TEXT PRIMARY KEY, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS operations (name TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
 
 
@@ -43,6 +48,7 @@ class StateFile:
         self._path = path
         self._store: Store | None = None
         self._directory: Directory | None = None
+        self._operations: Operations | None = None
         self._tenant_written = b""
         try:
             self._database = sqlite3.connect(path, timeout=0, isolation_level=None)
@@ -83,29 +89,40 @@ class StateFile:
             },
         )
 
-    def follow(self, store: Store, directory: Directory) -> None:
+    def operations(self, now: float) -> list[dict[str, Any]]:
+        """Those that are not finished, or were a day ago at most (``now``: seconds since 1970)."""
+        rows = self._database.execute("SELECT content FROM operations").fetchall()
+        found: list[dict[str, Any]] = [msgspec.json.decode(blob) for (blob,) in rows]
+        old = [o["name"] for o in found if (o["ended"] or now) < now - KEPT_SECONDS]
+        self._database.executemany("DELETE FROM operations WHERE name = ?", [(n,) for n in old])
+        return [o for o in found if o["name"] not in old]
+
+    def follow(self, store: Store, directory: Directory, operations: Operations) -> None:
         """From now on ``flush`` writes what changes in them."""
-        self._store, self._directory = store, directory
+        self._store, self._directory, self._operations = store, directory, operations
         store.track()
         self._write_tenant()
 
     def flush(self) -> None:
         """Writes what changed since the last time, in one transaction; raises ``StateError``."""
-        if self._store is None:
+        if self._store is None or self._operations is None:
             return
-        changed = self._store.take_changes()
+        changed, ended = self._store.take_changes(), self._operations.take_changes()
         tenant = self._tenant()
-        if not changed and tenant == self._tenant_written:
+        if not changed and not ended and tenant == self._tenant_written:
             return
         try:
             with self._database:
                 self._database.execute("BEGIN")
                 for key in changed:
                     self._write(key, self._store.entry(key))
+                for operation in ended:
+                    self._write_operation(operation)
                 if tenant != self._tenant_written:
                     self._write_tenant()
         except sqlite3.Error as error:
             self._store.mark_changed(changed)
+            self._operations.mark_changed(ended)
             raise StateError(f"cannot write {self._path}: {error}") from error
 
     def close(self) -> None:
@@ -122,6 +139,12 @@ class StateFile:
             " ?, ?, ?) ON CONFLICT (key) DO UPDATE SET type = excluded.type,"
             " etag = excluded.etag, document = excluded.document",
             (key, entry.type, entry.etag, msgspec.json.encode(entry.document)),
+        )
+
+    def _write_operation(self, operation: Operation) -> None:
+        self._database.execute(
+            "INSERT OR REPLACE INTO operations VALUES (?, ?)",
+            (operation.name, msgspec.json.encode(operation.content())),
         )
 
     def _write_tenant(self) -> None:
