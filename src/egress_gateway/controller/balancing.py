@@ -6,7 +6,7 @@ writes of the document because a backend can only go when nobody refers to it an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from egress_gateway.api import names
@@ -20,6 +20,10 @@ def _in_range(port: int) -> bool:
     return port in _PORTS
 
 
+def _rules_of(wanted: Wanted) -> tuple[str, str]:
+    return wanted.names.rule, wanted.names.second_rule
+
+
 class Balancing:
     """``kept``: UIDs of configurations in trouble, which keep what they have."""
 
@@ -27,7 +31,7 @@ class Balancing:
         self._state = state
         self._everyone = everyone
         self._kept = kept
-        self._by_rule = {w.names.rule: w.uid for w in everyone}
+        self._by_rule = {rule: w.uid for w in everyone for rule in _rules_of(w)}
         self._rules = self._desired_rules()
 
     def rule_of(self, wanted: Wanted) -> Rule | None:
@@ -35,33 +39,48 @@ class Balancing:
 
     def _desired_rules(self) -> dict[str, Rule]:
         key = self._state.ref.key
-        observed = self._state.balancer.rules
+        here = {n: r for n, r in self._state.balancer.rules.items() if r.pool == key}
         taken = set(self._state.balancer.ports.get(key, frozenset()))
         rules: dict[str, Rule] = {}
         claimed: set[int] = set()
         newcomers = []
-        for w in self._everyone:
-            rule = observed.get(w.names.rule)
-            present = rule is not None and rule.pool == key
-            if w.leaving or (w.uid in self._kept and not present):
-                continue
-            if present and rule and _in_range(rule.port) and rule.port not in claimed:
-                claimed.add(rule.port)
-                rules[w.names.rule] = self._rule(w, rule.port)
+        for w, name in self._wanted(here):
+            rule = here.get(name)
+            port = self._given(w, name, here) or (rule.port if rule else 0)
+            if _in_range(port) and port not in claimed:
+                claimed.add(port)
+                rules[name] = self._rule(w, name, port)
             else:
-                newcomers.append(w)
+                newcomers.append((w, name))
         taken |= claimed
-        for w in newcomers:
-            port = next((p for p in _PORTS if p not in taken), None)
-            if port is not None:
-                taken.add(port)
-                rules[w.names.rule] = self._rule(w, port)
+        for w, name in newcomers:
+            free = next((p for p in _PORTS if p not in taken), None)
+            if free is not None:
+                taken.add(free)
+                rules[name] = self._rule(w, name, free)
         return rules
 
-    def _rule(self, wanted: Wanted, port: int) -> Rule:
+    def _wanted(self, here: Mapping[str, Rule]) -> Iterable[tuple[Wanted, str]]:
+        """Which rules there are to be. Who is in trouble keeps those that there are."""
+        for w in self._everyone:
+            kept = w.uid in self._kept
+            if not w.leaving and (not kept or w.names.rule in here):
+                yield w, w.names.rule
+            if not w.leaving and (w.names.second_rule in here if kept else w.second):
+                yield w, w.names.second_rule
+
+    def _given(self, wanted: Wanted, name: str, here: Mapping[str, Rule]) -> int:
+        """The port that the rule of the usual name takes over from the second; 0: none."""
+        if wanted.uid in self._kept or name != wanted.names.rule:
+            return 0
+        own = _rules_of(wanted)
+        others = {rule.port for rule in here.values() if rule.name not in own}
+        return 0 if wanted.port in others else wanted.port
+
+    def _rule(self, wanted: Wanted, name: str, port: int) -> Rule:
         key = self._state.ref.key
         return Rule(
-            name=wanted.names.rule,
+            name=name,
             pool=key,
             frontend=key,
             port=port,

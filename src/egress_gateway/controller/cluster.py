@@ -25,6 +25,14 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.controller.adopt import annotations_of, names_of
 from egress_gateway.controller.plan import Names
+from egress_gateway.controller.rotation import (
+    Facts,
+    Pairs,
+    Record,
+    condition,
+    pairs_of,
+    record_of,
+)
 from egress_gateway.controller.status import Gateways, Notice, notices, status_of
 from egress_gateway.controller.takeover import labels
 from egress_gateway.controller.verdict import Verdict
@@ -37,6 +45,7 @@ from egress_gateway.kube.events import Recorder
 
 log = logging.getLogger(__name__)
 
+ROTATE: Final = names.ROTATE_KEYS_ANNOTATION
 KEYS_ROLE: Final = "egress-gateway-keys"
 """Role in the system namespace; ``deploy/manifests/rbac.yaml`` binds it to gateway agents."""
 
@@ -58,6 +67,8 @@ class Cluster:
         self._fresh: dict[str, resources.Secret] = {}
         self._names: dict[str, Names] = {}
         self._role: tuple[str, ...] | None = None
+        self.rotating: dict[str, Facts] = {}
+        """By UID, how far changes of key pairs were when last looked at."""
 
     @property
     def caches(self) -> tuple[Cache[object], ...]:
@@ -84,7 +95,7 @@ class Cluster:
     def names(self, uid: str) -> Names:
         """Under which names its resources live: as its Secret says, else our own. What was once
         read stays in force if the Secret is lost: other names would be other addresses."""
-        secret = self._secret(uid)
+        secret = self.secret(uid)
         written = secret.metadata.annotations if secret else {}
         complete = written.keys() >= annotations_of(Names.of(uid)).keys()
         if complete or uid not in self._names:
@@ -97,9 +108,17 @@ class Cluster:
 
     def public_key(self, uid: str) -> str:
         """Empty while there is no usable key pair."""
-        return _public_key(self._secret(uid))
+        return _public_key(self.secret(uid))
 
-    def _secret(self, uid: str) -> resources.Secret | None:
+    def pairs(self, uid: str) -> Pairs:
+        """Its key pairs, and how far their change is."""
+        return pairs_of(self.secret(uid))
+
+    def rotation(self, uid: str) -> Record:
+        """How far the change of its key pair is."""
+        return record_of(self.secret(uid))
+
+    def secret(self, uid: str) -> resources.Secret | None:
         cached = self.secrets.get(self.system_namespace, names.key_secret(uid))
         if cached is not None:
             self._fresh.pop(uid, None)
@@ -233,11 +252,14 @@ class Cluster:
             return
 
     async def _report(self, sgc: StaticGatewayConfiguration, verdict: Verdict) -> None:
+        uid = sgc.metadata.uid
+        pairs, request = self.pairs(uid), sgc.metadata.annotations.get(ROTATE, "")
         status = status_of(
             sgc,
             verdict,
             self.gateways(sgc),
-            public_key=self.public_key(sgc.metadata.uid),
+            pairs=pairs,
+            rotated=condition(pairs.record, self.rotating.get(uid, Facts(request=request))),
             system_namespace=self.system_namespace,
             now=_now(),
         )
@@ -353,13 +375,20 @@ def _key_secret(sgc: StaticGatewayConfiguration, namespace: str, known: Names) -
             "name": names.key_secret(sgc.metadata.uid),
             "namespace": namespace,
             "labels": labels(resources.SGCS.key(sgc)),
-            "annotations": annotations_of(known),
+            "annotations": annotations_of(known) | _asked(sgc),
         },
         "data": {
             names.SECRET_PRIVATE_KEY: base64.b64encode(pair.private.encode()).decode(),
             names.SECRET_PUBLIC_KEY: base64.b64encode(pair.public.encode()).decode(),
         },
     }
+
+
+def _asked(sgc: StaticGatewayConfiguration) -> dict[str, str]:
+    """A pair that is new need not be changed, whatever was asked for before."""
+    request = sgc.metadata.annotations.get(ROTATE, "")
+    record = msgspec.json.encode(Record(request=request)).decode()
+    return {names.KEY_ROTATION_ANNOTATION: record} if request else {}
 
 
 def _public_key(secret: resources.Secret | None) -> str:

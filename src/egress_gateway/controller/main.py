@@ -22,6 +22,7 @@ from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.protocol import Cloud
 from egress_gateway.controller.cluster import Cluster
 from egress_gateway.controller.reconcile import ROLE, SURVEY, Reconciler
+from egress_gateway.controller.rotate import Rotations
 from egress_gateway.controller.settings import Settings
 from egress_gateway.controller.takeover import Takeover
 from egress_gateway.kube import config as kube_config
@@ -89,7 +90,7 @@ async def _lead(
     async def work() -> None:
         log.info("leading")
         takeover = Takeover(client, system_namespace=settings.system_namespace)
-        await _reconcile(settings, cloud, cluster, takeover)
+        await _reconcile(settings, cloud, cluster, client, takeover)
 
     if not settings.leader_elect:
         await work()
@@ -105,7 +106,7 @@ async def _lead(
 
 
 async def _reconcile(
-    settings: Settings, cloud: Cloud, cluster: Cluster, takeover: Takeover
+    settings: Settings, cloud: Cloud, cluster: Cluster, client: Client, takeover: Takeover
 ) -> None:
     reconciler = Reconciler(
         cloud,
@@ -114,9 +115,18 @@ async def _reconcile(
         retry_limit=settings.retry_limit,
         takeover=takeover,
     )
+    rotations = Rotations(
+        client,
+        cluster,
+        reconciler.standing,
+        timeout=settings.rotation_timeout,
+        changed=reconciler.rekeyed,
+        progressed=reconciler.reports.add,
+    )
     reconciler.work.add(ROLE)
     reconciler.work.add(SURVEY)
     await _together(
+        run_workers(rotations.work, rotations.handle, settings.workers),
         run_workers(reconciler.work, reconciler.handle, settings.workers),
         run_workers(reconciler.reports, reconciler.report, settings.workers),
     )

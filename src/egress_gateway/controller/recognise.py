@@ -20,11 +20,13 @@ from egress_gateway.controller.adopt import annotations_of
 from egress_gateway.controller.plan import Names
 from egress_gateway.controller.pools import resolve
 from egress_gateway.controller.verdict import Problem
+from egress_gateway.controller.wanted import SECOND
 
 
 def nameless(known: Iterable[Names], balancer: Balancer) -> dict[Names, str]:
     """Of those in ``known`` who have no rule of their name: the rule with their probe path."""
-    by_path = {rule.probe_path: rule.name for rule in balancer.rules.values()}
+    usual = (rule for rule in balancer.rules.values() if not rule.name.endswith(SECOND))
+    by_path = {rule.probe_path: rule.name for rule in usual}
     return {
         names: by_path[names.probe_path]
         for names in known

@@ -310,6 +310,16 @@ class Reconciler:
             for key in self._inventory.holding(uid):
                 self.work.add(key)
 
+    def rekeyed(self, uid: str) -> None:
+        """The key pairs of a configuration are others, or how far their change is."""
+        self.reports.add(uid)
+        for key in self._inventory.holding(uid):
+            self.work.add(key)
+
+    @property
+    def standing(self) -> Standing:
+        return self._standing
+
     def _told(self, uid: str) -> None:
         """A configuration has something new to hear."""
         self.reports.add(uid)

@@ -28,5 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Seconds between looks at a settled pool."""
     retry_limit: float = 30.0
     """Seconds, at most, between tries of what was refused."""
+    rotation_timeout: float = 600.0
+    """Seconds that pods have to move to a new key pair. If none could, the former one stays; else
+    it goes, and who still uses it is named. 0: it stays until nobody does."""
     workers: int = 4
     """Pools worked on at once."""

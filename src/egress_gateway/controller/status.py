@@ -22,9 +22,12 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
+from egress_gateway.controller.rotation import Pairs, servers
 from egress_gateway.controller.verdict import Serving, ServingGateway, Verdict
 
 Truth = Literal["True", "False", "Unknown"]
+Said = tuple[Truth, str, str]
+"""Status, reason and message of a condition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,22 +55,28 @@ def status_of(
     verdict: Verdict,
     gateways: Gateways,
     *,
-    public_key: str,
+    pairs: Pairs,
     system_namespace: str,
     now: str,
+    rotated: Said | None = None,
 ) -> StaticGatewayConfigurationStatus:
-    """The status after ``verdict``. Equal to the present one when nothing has changed."""
+    """The status after ``verdict``. Equal to the present one when nothing has changed.
+    ``rotated``: what ``KeysRotated`` is to say."""
     before = sgc.status
     serving = verdict.serving
     if serving is None:
         status = before
     else:
+        port, rotation = servers(
+            pairs, serving.port, serving.second_port, before.gateway_server_profile
+        )
         status = StaticGatewayConfigurationStatus(
+            key_rotation=rotation,
             egress_ip_prefix=_egress(before.egress_ip_prefix, serving),
             gateway_server_profile=GatewayServerProfile(
                 ip=str(serving.server),
-                port=serving.port,
-                public_key=public_key,
+                port=port,
+                public_key=pairs.public,
                 private_key_secret_ref=ObjectReference(
                     api_version="v1",
                     kind="Secret",
@@ -79,7 +88,10 @@ def status_of(
         )
     generation = sgc.metadata.generation
     result = [c for c in before.conditions if verdict.ipv6 or c.type != conditions.IPV6_READY]
-    for kind, (truth, reason, message) in _conditions(status, verdict, gateways).items():
+    said = _conditions(status, verdict, gateways)
+    if rotated is not None:
+        said[conditions.KEYS_ROTATED] = rotated
+    for kind, (truth, reason, message) in said.items():
         result = conditions.with_condition(
             result, kind, truth, reason=reason, message=message, now=now, generation=generation
         )
@@ -207,7 +219,11 @@ def notices(before: Iterable[Condition], after: Iterable[Condition]) -> list[Not
         if old.get(c.type) == (c.status, c.reason, c.message) or c.type == conditions.READY:
             continue
         was = old.get(c.type)
-        if c.status == "True":
+        if c.type == conditions.KEYS_ROTATED and was is not None and was[1] == c.reason:
+            continue  # figures
+        if c.reason in _COURSE:
+            found.setdefault(c.reason, Notice("Normal", c.reason, c.message))
+        elif c.status == "True":
             if c.type == conditions.ACCEPTED and was is None:
                 continue
             if was is None or was[0] != "True":
@@ -225,5 +241,7 @@ def _starting(was: tuple[str, str, str] | None, now: Condition) -> bool:
     return (was is None or was[0] != "True") and ";" not in now.message
 
 
+_COURSE = frozenset({Reason.ROTATION_PREPARING, Reason.ROTATION_MOVING, Reason.ROTATION_RETIRING})
+"""Steps of what somebody asked for."""
 _QUIET = frozenset({Reason.PROVISIONING, Reason.DELETING})
 """Passing states that need nobody."""

@@ -6,7 +6,7 @@ cloud is. Neither looks at Kubernetes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from egress_gateway.api.conditions import Reason
@@ -43,6 +43,8 @@ class Serving:
     prefix: str | None
     gateways: tuple[ServingGateway, ...]
     prefix6: str | None = ""
+    second_port: int = 0
+    """Of the second rule, while there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +142,8 @@ def verdict_of(
     serving, note = _serving(wanted, state, rule, kept=kept, kept6=kept6)
     if exchange is not None and (serving is None or not serving.gateways):
         serving, note = _during(exchange, wanted, state, rule), _exchanging(exchange)
+    if serving is not None:
+        serving = replace(serving, second_port=_second_port(wanted, state))
     if problem is None and rule is None:
         problem = Problem(
             reason=Reason.QUOTA, message="no port of 6000-6999 is free on the load balancer"
@@ -155,12 +159,18 @@ def verdict_of(
     )
 
 
+def _second_port(wanted: Wanted, state: PoolState) -> int:
+    rule = state.balancer.rules.get(wanted.names.second_rule)
+    return rule.port if rule is not None and rule.pool == state.ref.key else 0
+
+
 def _traces(wanted: Wanted, state: PoolState) -> bool:
     rule = state.balancer.rules.get(wanted.names.rule)
     ours = {wanted.names.ip_config, wanted.names.ip_config6}
     there = (i.attachment.configs for i in state.instances if i.state != "Deleting")
     return (
         (rule is not None and rule.pool == state.ref.key)
+        or _second_port(wanted, state) != 0
         or not ours.isdisjoint(state.model.configs)
         or (bool(managed_names(wanted, state)) and not wanted.elsewhere)
         or any(not ours.isdisjoint(configs) for configs in there)

@@ -13,6 +13,9 @@ BUSY: Final = frozenset({"Creating", "Updating", "Deleting", "Migrating"})
 """Provisioning states of an instance in which Azure answers a write with 409."""
 
 
+SECOND: Final = "-second"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
     """Under which names a configuration's resources live. Ours are all the object's UID; a
@@ -26,6 +29,11 @@ class Names:
     def ip_config6(self) -> str:
         """The ipConfig of IPv6; the Go project has none."""
         return self.ip_config + names.IPV6_CONFIG
+
+    @property
+    def second_rule(self) -> str:
+        """There is one while the key pair is being changed."""
+        return self.rule + SECOND
 
     @staticmethod
     def of(uid: str) -> Names:
@@ -41,6 +49,8 @@ class Wanted:
     ``elsewhere``: it leaves this pool for another one, which uses its managed prefix.
     ``prefix_id6`` empty: no IPv6; ``problem6``: IPv6 cannot be had at the moment, and IPv4 does
     not mind. ``in_use``: machines (provider ids in lower case) whose gateway serves it, or may.
+    ``second``: it needs a second rule, on a port of its own; ``port``: the one that its rule must
+    have from now on (0: any that it has).
     """
 
     uid: str
@@ -54,6 +64,8 @@ class Wanted:
     problem: Problem | None = None
     problem6: Problem | None = None
     in_use: frozenset[str] = frozenset()
+    second: bool = False
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

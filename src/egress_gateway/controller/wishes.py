@@ -13,6 +13,7 @@ from egress_gateway.controller.handover import Handover
 from egress_gateway.controller.inventory import Inventory
 from egress_gateway.controller.pools import Target
 from egress_gateway.controller.problem import Problem
+from egress_gateway.controller.rotation import TWO_PAIRS
 from egress_gateway.controller.standing import Standing
 from egress_gateway.controller.wanted import Wanted
 
@@ -65,9 +66,12 @@ class Wishes:
         if not here:
             waiting = Problem(reason=Reason.PROVISIONING, message="moving to another gateway pool")
             return Wanted(uid=uid, names=known, problem=waiting, elsewhere=True)
+        rotation = self._cluster.rotation(uid)
         return Wanted(
             uid=uid,
             names=known,
+            second=rotation.phase in TWO_PAIRS,
+            port=rotation.port,
             private=not sgc.spec.provision_public_ips,
             prefix_id=sgc.spec.public_ip_prefix_id,
             prefix_id6=sgc.spec.public_ip_prefix_id_v6,

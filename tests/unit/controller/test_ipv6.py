@@ -15,6 +15,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.cloud import errors
+from egress_gateway.controller.rotation import Pairs
 from egress_gateway.controller.status import Gateways, notices, status_of
 from egress_gateway.controller.verdict import Verdict
 from tests.unit.controller.fake_arm import FakeArm
@@ -51,7 +52,7 @@ def said(
         sgc,
         verdict,
         gateways,
-        public_key="k",
+        pairs=Pairs(public="k"),
         system_namespace="system",
         now="2026-01-01T00:00:00Z",
     )

@@ -18,6 +18,7 @@ from egress_gateway.api.types import (
 from egress_gateway.cloud import errors
 from egress_gateway.controller.plan import Names
 from egress_gateway.controller.reconcile import Reconciler
+from egress_gateway.controller.rotation import Record
 from egress_gateway.controller.verdict import Verdict
 from tests.unit.controller.fake_arm import SUB, FakeArm
 
@@ -33,6 +34,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.objects: dict[str, StaticGatewayConfiguration] = {}
         self.keys: set[str] = set()
+        self.rotations: dict[str, Record] = {}
         self.told: dict[str, Verdict] = {}
         self.listed: dict[str, frozenset[str]] = {}
         self.claimed: dict[str, frozenset[str]] = {}
@@ -46,6 +48,9 @@ class FakeCluster:
 
     def names(self, uid: str) -> Names:
         return Names.of(uid)
+
+    def rotation(self, uid: str) -> Record:
+        return self.rotations.get(uid, Record())
 
     def on_configuration(self, callback: Callable[[Any, Any], None]) -> None:
         self.changed = callback

@@ -11,6 +11,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
+from egress_gateway.controller.rotation import Pairs
 from egress_gateway.controller.status import Gateways, notices, status_of
 from egress_gateway.controller.verdict import Problem, Serving, ServingGateway, Verdict
 
@@ -45,7 +46,9 @@ def status(
         status=before or StaticGatewayConfigurationStatus(),
     )
     gateways = Gateways(nodes=nodes, ready=frozenset(ready), problems=said or {})
-    return status_of(sgc, verdict, gateways, public_key="PUB", system_namespace="sys", now=now)
+    return status_of(
+        sgc, verdict, gateways, pairs=Pairs(public="PUB"), system_namespace="sys", now=now
+    )
 
 
 def condition(of: StaticGatewayConfigurationStatus, kind: str) -> Condition:
