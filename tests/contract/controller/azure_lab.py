@@ -90,10 +90,24 @@ class AzureLab:
         body = {
             "location": "swedencentral",
             "sku": {"name": "Standard"},
-            "properties": {"prefixLength": size, "publicIPAddressVersion": "IPv4"},
+            "properties": {
+                "prefixLength": size,
+                "publicIPAddressVersion": "IPv6" if size > 32 else "IPv4",
+            },
         }
         await self.person.put(prefix_id, body, "2024-05-01")
         return prefix_id
+
+    async def add_ipv6(self, network: str, space: str) -> None:
+        """Gives the cluster's virtual network and subnet IPv6, as a person does."""
+        group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{self.node_group}"
+        kind = f"{group}/providers/Microsoft.Network/virtualNetworks"
+        (found,) = await self.person.list(kind, "2024-05-01")
+        found["properties"]["addressSpace"]["addressPrefixes"].append(space)
+        (subnet,) = found["properties"]["subnets"]
+        four = subnet["properties"].pop("addressPrefix")
+        subnet["properties"]["addressPrefixes"] = [four, network]
+        await self.person.put(found["id"], found, "2024-05-01")
 
     async def grant(self, scope: str, number: int = 1) -> None:
         name = f"00000000-0000-0000-0000-{number:012}"

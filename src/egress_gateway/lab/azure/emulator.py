@@ -16,7 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -79,6 +79,7 @@ class Emulator:
         page_size: int = 100,
         outbound_networks: Sequence[IPv4Network] = (IPv4Network("192.0.2.0/24"),),
         prefix_networks: Sequence[IPv4Network] = (IPv4Network("203.0.113.0/24"),),
+        prefix6_networks: Sequence[IPv6Network] = (IPv6Network("2001:db8:203::/64"),),
         addon_subject: str = ADDON_SUBJECT,
         public_ip_quota: int = 1000,
         state: Path | None = None,
@@ -101,7 +102,10 @@ class Emulator:
             directory=self.directory,
             access=Access(store),
             addresses=Addresses(
-                outbound=outbound_networks, prefixes=prefix_networks, quota=public_ip_quota
+                outbound=outbound_networks,
+                prefixes=prefix_networks,
+                prefixes6=prefix6_networks,
+                quota=public_ip_quota,
             ),
             backend=backend,
             clock=clock,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from egress_gateway.lab.azure import ids
@@ -57,7 +57,7 @@ def restore(azure: Azure, entries: Iterable[Entry]) -> None:
         document = {k: v for k, v in entry.document.items() if k != "_started"}
         azure.store.put(entry.type, document, etag=entry.etag)
         if entry.type == PublicIPPrefixes.type:
-            network = IPv4Network(document["properties"]["ipPrefix"])
+            network = ip_network(document["properties"]["ipPrefix"])
             azure.addresses.claim_prefix(document["id"], network)
     for entry in kept:
         _lease(azure, entry.document)
@@ -89,7 +89,7 @@ def _prepare(azure: Azure, kind: str, document: Document) -> None:
     if kind == PublicIPPrefixes.type:
         for computed in _READ_ONLY:
             properties.pop(computed, None)
-        network = IPv4Network(properties["ipPrefix"])
+        network = ip_network(properties["ipPrefix"])
         azure.addresses.claim_prefix(document["id"], network)
     if kind == LoadBalancers.type:
         _prepare_balancer(properties)
@@ -115,9 +115,9 @@ def _lease(azure: Azure, document: Document) -> None:
     if address:
         prefix = azure.store.get(one(properties, "publicIPPrefix") or "")
         if prefix is not None:
-            prefix_pool(azure, prefix).lease(document["id"], IPv4Address(address))
+            prefix_pool(azure, prefix).lease(document["id"], ip_address(address))
         else:
-            azure.addresses.claim_public(document["id"], IPv4Address(address))
+            azure.addresses.claim_public(document["id"], ip_address(address))
 
 
 def _lease_private(azure: Azure, item: Document) -> None:
@@ -125,5 +125,6 @@ def _lease_private(azure: Azure, item: Document) -> None:
     subnet = azure.store.get(one(properties, "subnet") or "")
     address = properties.get("privateIPAddress")
     if subnet is not None and address:
-        pool = azure.addresses.subnet(subnet["id"], subnet_network(subnet))
-        pool.lease(item["id"], IPv4Address(address))
+        version = properties.get("privateIPAddressVersion") or "IPv4"
+        pool = azure.addresses.subnet(subnet["id"], subnet_network(subnet, version))
+        pool.lease(item["id"], ip_address(address))

@@ -8,8 +8,16 @@ from egress_gateway.lab.azure import errors, ids
 from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.azure.kinds import Azure, Call, one
 from egress_gateway.lab.azure.providers.networkkinds import NetworkKind, check_item_names
-from egress_gateway.lab.azure.providers.publicaddresses import PublicIPAddresses, PublicIPPrefixes
-from egress_gateway.lab.azure.providers.virtualnetworks import Subnets, lease_private
+from egress_gateway.lab.azure.providers.publicaddresses import (
+    PublicIPAddresses,
+    PublicIPPrefixes,
+    check_version,
+)
+from egress_gateway.lab.azure.providers.virtualnetworks import (
+    Subnets,
+    lease_private,
+    subnet_network,
+)
 from egress_gateway.lab.azure.store import Document
 
 MAX_IP_CONFIGURATIONS = 256
@@ -59,8 +67,8 @@ class NetworkInterfaces(NetworkKind):
             self._check_public(public, configuration["id"])
         subnet = self.azure.require(properties["subnet"]["id"], nic_id, Subnets.type)
         properties["subnet"] = {"id": subnet["id"]}
-        lease_private(self.azure, configuration["id"], properties, subnet)
         properties.setdefault("privateIPAddressVersion", "IPv4")
+        lease_private(self.azure, configuration["id"], properties, subnet)
         properties["provisioningState"] = "Succeeded"
 
     def _check_public(self, public: str, holder: str) -> None:
@@ -129,6 +137,24 @@ def check_ip_configurations(azure: Azure, nic: str, configurations: list[Documen
         )
     for configuration in configurations:
         _check_references(azure, nic, configuration.setdefault("properties", {}))
+    _check_ipv6(nic, configurations)
+
+
+def _check_ipv6(nic: str, configurations: list[Document]) -> None:
+    """A NIC has one IPv6 address at most, and its primary one is of IPv4.
+    https://learn.microsoft.com/azure/virtual-network/ip-services/virtual-network-network-interface-addresses"""
+    six = [c for c in configurations if c["properties"].get("privateIPAddressVersion") == "IPv6"]
+    if any(c["properties"].get("primary") for c in six):
+        raise errors.invalid(
+            f"The primary IP configuration of network interface {nic} must be of IPv4.",
+            code="PrimaryIpConfigurationMustBeIPv4",
+        )
+    if len(six) > 1:
+        listed = ", ".join(c["name"] for c in six)
+        raise errors.invalid(
+            f"Network interface {nic} can have one IP configuration of IPv6, not {listed}.",
+            code="MaxIPv6ConfigurationsPerNicExceeded",
+        )
 
 
 def _check_references(azure: Azure, nic: str, properties: dict[str, Any]) -> None:
@@ -137,7 +163,8 @@ def _check_references(azure: Azure, nic: str, properties: dict[str, Any]) -> Non
         raise errors.invalid(
             f"An IP configuration of {nic} has no subnet.", code="IpConfigurationSubnetRequired"
         )
-    azure.require(subnet, nic, Subnets.type)
+    version = properties.get("privateIPAddressVersion") or "IPv4"
+    subnet_network(azure.require(subnet, nic, Subnets.type), version)
     for pool in properties.get("loadBalancerBackendAddressPools") or []:
         azure.require(pool.get("id", ""), nic, BACKEND_POOL)
     public = properties.get("publicIPAddressConfiguration")
@@ -146,4 +173,5 @@ def _check_references(azure: Azure, nic: str, properties: dict[str, Any]) -> Non
     check_item_names(nic, "publicIPAddressConfiguration", [public])
     prefix = one(public.get("properties") or {}, "publicIPPrefix")
     if prefix:
-        azure.require(prefix, nic, PublicIPPrefixes.type)
+        of_public = (public.get("properties") or {}).get("publicIPAddressVersion") or "IPv4"
+        check_version(azure.require(prefix, nic, PublicIPPrefixes.type), nic, of_public)

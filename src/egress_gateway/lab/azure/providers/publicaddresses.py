@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_network
 from typing import Any
 
 from egress_gateway.lab.azure import errors
-from egress_gateway.lab.azure.addressing import AddressPool, Exhausted, OverQuota
+from egress_gateway.lab.azure.addressing import (
+    AddressPool,
+    Exhausted,
+    IPAddress,
+    IPNetwork,
+    OverQuota,
+)
 from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.azure.kinds import Azure, Call, one
 from egress_gateway.lab.azure.providers.networkkinds import NetworkKind
@@ -15,11 +21,15 @@ from egress_gateway.lab.azure.store import Document
 OUTBOUND_TAG = "aks-managed-type"
 
 
+LENGTHS = {"IPv4": (28, 31), "IPv6": (124, 127)}
+"""https://learn.microsoft.com/azure/virtual-network/ip-services/public-ip-address-prefix"""
+
+
 OUTBOUND_TAG_VALUE = "aks-slb-managed-outbound-ip"
 
 
 class PublicIPPrefixes(NetworkKind):
-    """Public IP prefixes: /28 to /31, without overlap."""
+    """Public IP prefixes: /28 to /31, of IPv6 /124 to /127, without overlap."""
 
     type = "Microsoft.Network/publicIPPrefixes"
 
@@ -29,10 +39,12 @@ class PublicIPPrefixes(NetworkKind):
             properties.pop(computed, None)
         length = properties.get("prefixLength")
         require_standard(body)
-        if not isinstance(length, int) or not 28 <= length <= 31:
+        version = properties.setdefault("publicIPAddressVersion", "IPv4")
+        least, most = LENGTHS.get(version, LENGTHS["IPv4"])
+        if not isinstance(length, int) or not least <= length <= most:
             raise errors.invalid(
                 f"Invalid IP prefix length {length} was provided for {body['id']}. IP prefix "
-                "length must be between 28 and 31 for IPv4.",
+                f"length must be between {least} and {most} for {version}.",
                 code="InvalidPublicIpPrefixLength",
             )
         if old and old["properties"]["prefixLength"] != length:
@@ -40,12 +52,11 @@ class PublicIPPrefixes(NetworkKind):
                 f"The prefix length of {body['id']} cannot be changed once it is created.",
                 code="PublicIpPrefixLengthCannotBeChanged",
             )
-        properties.setdefault("publicIPAddressVersion", "IPv4")
         properties.setdefault("ipTags", [])
         properties["ipPrefix"] = str(self._allocate(body["id"], length))
         return body
 
-    def _allocate(self, prefix_id: str, length: int) -> IPv4Network:
+    def _allocate(self, prefix_id: str, length: int) -> IPNetwork:
         try:
             return self.azure.addresses.allocate_prefix(prefix_id, length)
         except OverQuota as error:
@@ -98,11 +109,13 @@ class PublicIPAddresses(NetworkKind):
                 f"The public IP prefix of {body['id']} cannot be changed.",
                 code="PublicIpPrefixOfPublicIpAddressCannotBeChanged",
             )
-        properties.setdefault("publicIPAddressVersion", "IPv4")
+        version = properties.setdefault("publicIPAddressVersion", "IPv4")
         properties.setdefault("publicIPAllocationMethod", "Static")
         properties.setdefault("idleTimeoutInMinutes", 4)
         properties["ipAddress"] = str(
-            allocate_public(self.azure, body["id"], prefix, outbound=is_outbound(body))
+            allocate_public(
+                self.azure, body["id"], prefix, version=version, outbound=is_outbound(body)
+            )
         )
         return body
 
@@ -153,18 +166,35 @@ def over_quota(error: OverQuota) -> ArmError:
     )
 
 
+def check_version(prefix: Document, owner: str, version: str) -> None:
+    """An address is of its prefix's family."""
+    of_prefix = prefix["properties"].get("publicIPAddressVersion") or "IPv4"
+    if of_prefix != version:
+        raise errors.invalid(
+            f"Public IP address {owner} of version {version} cannot be made from public IP prefix "
+            f"{prefix['id']}, whose version is {of_prefix}.",
+            code="PublicIpAddressVersionDoesNotMatchPublicIpPrefixVersion",
+        )
+
+
 def prefix_pool(azure: Azure, prefix: Document) -> AddressPool:
-    network = IPv4Network(prefix["properties"]["ipPrefix"])
+    network = ip_network(prefix["properties"]["ipPrefix"])
     return azure.addresses.prefix(prefix["id"], network)
 
 
 def allocate_public(
-    azure: Azure, owner: str, prefix_id: str | None, *, outbound: bool = False
-) -> IPv4Address:
+    azure: Azure,
+    owner: str,
+    prefix_id: str | None,
+    *,
+    version: str = "IPv4",
+    outbound: bool = False,
+) -> IPAddress:
     """The address of a public IP resource, from its prefix if it has one."""
     if prefix_id is None:
         try:
-            return azure.addresses.allocate_public(owner, outbound=outbound)
+            ipv6 = version == "IPv6"
+            return azure.addresses.allocate_public(owner, outbound=outbound, ipv6=ipv6)
         except OverQuota as error:
             raise over_quota(error) from error
         except Exhausted as error:
@@ -173,6 +203,7 @@ def allocate_public(
                 code="PublicIPCountLimitReached",
             ) from error
     prefix = azure.require(prefix_id, owner, PublicIPPrefixes.type)
+    check_version(prefix, owner, version)
     try:
         return prefix_pool(azure, prefix).lease(owner)
     except Exhausted as error:

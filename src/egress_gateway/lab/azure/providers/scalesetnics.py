@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from typing import Any
 
 from egress_gateway.lab.azure import ids
@@ -57,14 +57,17 @@ class ScaleSetNics:
                 raise _out_of_addresses(document, pool, count)
 
     def _check_subnets(self, instances: list[Document]) -> None:
-        wanted: dict[str, list[str]] = defaultdict(list)
+        wanted: dict[tuple[str, str], list[str]] = defaultdict(list)
         for instance in instances:
             for nic, configuration in _configurations(instance):
-                subnet = configuration["properties"]["subnet"]["id"]
-                wanted[subnet].append(_configuration_id(instance, nic, configuration["name"]))
-        for subnet_id, owners in wanted.items():
+                properties = configuration["properties"]
+                version = properties.get("privateIPAddressVersion") or "IPv4"
+                key = properties["subnet"]["id"], version
+                wanted[key].append(_configuration_id(instance, nic, configuration["name"]))
+        for (subnet_id, version), owners in wanted.items():
             subnet = self._azure.require(subnet_id, instances[0]["id"])
-            pool = self._azure.addresses.subnet(subnet["id"], subnet_network(subnet))
+            network = subnet_network(subnet, version)
+            pool = self._azure.addresses.subnet(subnet["id"], network)
             new = sum(not pool.holds(owner) for owner in owners)
             if new > pool.free():
                 raise subnet_full(subnet, pool, new)
@@ -167,12 +170,13 @@ class ScaleSetNics:
             if ids.same(one(old["properties"], "publicIPPrefix") or "", prefix or ""):
                 return
             self._azure.addresses.release(public_id)
-        address = allocate_public(self._azure, public_id, prefix)
+        version = (given.get("properties") or {}).get("publicIPAddressVersion") or "IPv4"
+        address = allocate_public(self._azure, public_id, prefix, version=version)
         properties: dict[str, Any] = {
             "provisioningState": "Succeeded",
             "resourceGuid": str(uuid.uuid4()),
             "ipAddress": str(address),
-            "publicIPAddressVersion": "IPv4",
+            "publicIPAddressVersion": version,
             "publicIPAllocationMethod": "Static",
             "idleTimeoutInMinutes": 4,
             "ipTags": [],
@@ -279,7 +283,7 @@ def _prefix(configuration: Document) -> str | None:
 
 
 def _out_of_addresses(prefix: Document, pool: AddressPool, count: int) -> ArmError:
-    length = IPv4Network(prefix["properties"]["ipPrefix"]).num_addresses
+    length = ip_network(prefix["properties"]["ipPrefix"]).num_addresses
     return ArmError(
         400,
         "PublicIpPrefixOutOfIpAddressesForVMScaleSet",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Any
 
 from egress_gateway.lab.azure import errors
-from egress_gateway.lab.azure.addressing import AddressPool, Exhausted
+from egress_gateway.lab.azure.addressing import AddressPool, Exhausted, IPAddress, IPNetwork
 from egress_gateway.lab.azure.errors import ArmError
 from egress_gateway.lab.azure.kinds import Azure, Call
 from egress_gateway.lab.azure.providers.networkkinds import NetworkKind, check_item_names
@@ -70,7 +70,7 @@ class Subnets(NetworkKind):
         parent = self.azure.store.get(body["id"].rpartition("/subnets/")[0])
         assert parent is not None
         space = parent["properties"]["addressSpace"]["addressPrefixes"]
-        check_inside(body, [IPv4Network(p) for p in space])
+        check_inside(body, [ip_network(p) for p in space])
         return body
 
     def check_delete(self, document: Document) -> None:
@@ -96,22 +96,36 @@ class Subnets(NetworkKind):
         return {**document, "properties": {**document["properties"], "ipConfigurations": users}}
 
 
-def subnet_network(subnet: Document) -> IPv4Network:
+def subnet_networks(subnet: Document) -> list[IPNetwork]:
+    """One or two, of a family each. Raises ``ArmError``."""
     properties = subnet["properties"]
-    prefix = properties.get("addressPrefix") or (properties.get("addressPrefixes") or [""])[0]
+    one = properties.get("addressPrefix")
+    texts = [one] if one else properties.get("addressPrefixes") or [""]
     try:
-        return IPv4Network(prefix)
+        return [ip_network(text) for text in texts]
     except ValueError as error:
         raise errors.invalid(
-            f"Subnet '{subnet['name']}' has an invalid address prefix '{prefix}'.",
+            f"Subnet '{subnet['name']}' has an invalid address prefix: {error}.",
             code="InvalidAddressPrefixFormat",
         ) from error
 
 
-def parse_network(text: str, owner: str) -> IPv4Network:
-    """Raises ``ArmError``; the lab's networks are IPv4."""
+def subnet_network(subnet: Document, version: str = "IPv4") -> IPNetwork:
+    """The subnet's network of a family. Raises ``ArmError`` if it has none."""
+    for network in subnet_networks(subnet):
+        if f"IPv{network.version}" == version:
+            return network
+    raise errors.invalid(
+        f"Subnet {subnet.get('id') or subnet['name']} has no {version} address prefix, so no IP "
+        f"configuration of version {version} can be in it.",
+        code="SubnetHasNoAddressPrefixOfVersion",
+    )
+
+
+def parse_network(text: str, owner: str) -> IPNetwork:
+    """Raises ``ArmError``."""
     try:
-        return IPv4Network(text)
+        return ip_network(text)
     except ValueError as error:
         raise errors.invalid(
             f"Address prefix {text} of resource {owner} is not formatted correctly. It should "
@@ -120,10 +134,10 @@ def parse_network(text: str, owner: str) -> IPv4Network:
         ) from error
 
 
-def parse_address(text: str | None, owner: str) -> IPv4Address:
+def parse_address(text: str | None, owner: str) -> IPAddress:
     """Raises ``ArmError``."""
     try:
-        return IPv4Address(text or "")
+        return ip_address(text or "")
     except ValueError as error:
         raise errors.invalid(
             f"IP configuration {owner} with static allocation has no valid private IP address: "
@@ -132,20 +146,35 @@ def parse_address(text: str | None, owner: str) -> IPv4Address:
         ) from error
 
 
-def check_inside(subnet: Document, space: list[IPv4Network]) -> None:
-    """A subnet lies in its network's address space."""
-    network = subnet_network({**subnet, "properties": subnet.get("properties") or {}})
-    if not any(network.subnet_of(whole) for whole in space):
-        raise errors.invalid(
-            f"Subnet '{subnet['name']}' is not valid because its IP address range is outside "
-            "the IP address range of virtual network.",
-            code="NetcfgInvalidSubnet",
-        )
+def check_inside(subnet: Document, space: list[IPNetwork]) -> None:
+    """A subnet lies in its network's address space; IPv4 it must have, and IPv6 is a /64."""
+    subnet = {**subnet, "properties": subnet.get("properties") or {}}
+    subnet_network(subnet)
+    for network in subnet_networks(subnet):
+        if not any(_within(network, whole) for whole in space):
+            raise errors.invalid(
+                f"Subnet '{subnet['name']}' is not valid because its IP address range is outside "
+                "the IP address range of virtual network.",
+                code="NetcfgInvalidSubnet",
+            )
+        if network.version == 6 and network.prefixlen != 64:
+            raise errors.invalid(
+                f"Subnet '{subnet['name']}' has IPv6 address prefix {network}; the length of IPv6 "
+                "subnets is 64.",
+                code="InvalidIPv6SubnetPrefixLength",
+            )
+
+
+def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
+    if isinstance(inner, IPv4Network):
+        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
+    return not isinstance(outer, IPv4Network) and inner.subnet_of(outer)
 
 
 def lease_private(azure: Azure, owner: str, properties: dict[str, Any], subnet: Document) -> None:
     """Gives an ipConfig or frontend its private address: the one it has, asks for, or next."""
-    pool = azure.addresses.subnet(subnet["id"], subnet_network(subnet))
+    version = properties.get("privateIPAddressVersion") or "IPv4"
+    pool = azure.addresses.subnet(subnet["id"], subnet_network(subnet, version))
     static = properties.get("privateIPAllocationMethod") == "Static"
     wanted = parse_address(properties.get("privateIPAddress"), owner) if static else None
     try:
