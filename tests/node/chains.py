@@ -9,6 +9,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from egress_gateway.api import names
 from egress_gateway.cni import binary, conflist
 from egress_gateway.datapath import netns
@@ -242,3 +244,21 @@ async def nothing_left_of_what_is_lost() -> None:
         # But for the one that waits for the next pod.
         await until(lambda: sh("ip -br link").count("egw") <= world.settings.spare_tunnels)
         await asyncio.to_thread(runtime.delete, sandbox(pods[0]))
+
+
+async def started_while_the_chain_was_rewritten() -> None:
+    """The cluster's own plugin writes its configuration anew; for a moment ours is not in it."""
+    world = World()
+    world.build()
+    world.settings = msgspec.structs.replace(world.settings, resync_interval=3600.0)
+    original = (CONF / "10-lab.conflist").read_bytes()
+    world.configure()
+    async with world.running():
+        await until(lambda: names.CNI_PLUGIN.encode() in (CONF / "10-lab.conflist").read_bytes())
+        (CONF / "10-lab.conflist").write_bytes(original)
+        pod = await world.start_pod("unlucky")
+        assert not world.agent.sandboxes
+        pod.remember()
+        pod.annotate("egress")  # its phase is Running now
+        await until(lambda: world.agent.sandboxes and world.agent.sandboxes[0].verified.is_set())
+        assert await pod.whoami() in {g.public for g in world.gateways}

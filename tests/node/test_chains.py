@@ -40,3 +40,7 @@ def test_collection_takes_what_the_runtime_has_lost_and_nothing_else() -> None:
 
 def test_sandbox_of_which_everything_is_gone_leaves_nothing() -> None:
     play("nothing_left_of_what_is_lost")
+
+
+def test_pod_that_started_while_the_chain_was_rewritten_is_attached_at_once() -> None:
+    play("started_while_the_chain_was_rewritten")

@@ -437,7 +437,7 @@ class Agent:
         for sandbox_id, sandbox in self._sandboxes.items():
             if (sandbox.attachment.namespace, sandbox.attachment.pod) == key:
                 self._queue.add(sandbox_id)
-        if old and new and annotation(old) != annotation(new):
+        if old and new and _asks_anew(old, new):
             found = self._records.of(key)
             for sandbox_id in found:
                 self._queue.add(sandbox_id)
@@ -491,3 +491,10 @@ class Agent:
     def _on_verified(self, sandbox: Sandbox) -> None:
         # The next pass clears the keepalive that made the tunnel speak.
         self._queue.add(sandbox.attachment.id)
+
+
+def _asks_anew(old: Pod, new: Pod) -> bool:
+    """A pod that has just begun to run without our knowing came to the node while somebody had
+    rewritten the CNI chain."""
+    runs = old.status.phase != new.status.phase and bool(annotation(new))
+    return runs or annotation(old) != annotation(new)
