@@ -255,8 +255,8 @@ class Lab:
         return {"code": done.code} | {k: v.decode(errors="replace") for k, v in shown.items()}
 
     async def _control_plane(self, arguments: dict[str, Any]) -> Any:
-        """``action``: ``pause`` or ``resume`` a ``program`` of the real control plane."""
-        self.kubernetes.pause(arguments["program"], paused=arguments["action"] == "pause")
+        """``kill`` a ``program`` of the real control plane, or ``start`` it again (``action``)."""
+        self.kubernetes.outage(arguments["program"], begins=arguments["action"] == "kill")
         return {}
 
     async def _requests(self, arguments: dict[str, Any]) -> Any:

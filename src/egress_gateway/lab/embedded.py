@@ -106,7 +106,7 @@ class EmbeddedKubernetes:
         """``protocols.TokenVerifier``."""
         return self.server.verify(assertion)
 
-    def pause(self, program: str, *, paused: bool) -> None:
+    def outage(self, program: str, *, begins: bool) -> None:
         raise LookupError(f"{program} is no program here: start the lab with --kubernetes real")
 
     async def start_machine(self, machine: MachineSpec) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from egress_gateway.lab import host
-from egress_gateway.lab.demo.world import VERSIONS, World
+from egress_gateway.lab.demo.world import VERSIONS, World, is_ready, until
 from egress_gateway.lab.kubernetes import binaries, release
 from tests.deploy.conftest import CHART
 from tests.lab.conftest import Driver, play
@@ -86,7 +86,21 @@ Act = Callable[[Callable[[Operator], Awaitable[None]]], None]
 def act(driver: Driver) -> Act:
     """Plays a story with helm and the machines' shells at hand."""
 
+    async def from_the_beginning(story: Callable[[Operator], Awaitable[None]]) -> None:
+        await all_ready(driver.world)
+        await story(Operator(driver.world, release.find_helm()))
+
     def run(story: Callable[[Operator], Awaitable[None]]) -> None:
-        driver.run(story(Operator(driver.world, release.find_helm())), timeout=400)
+        driver.run(from_the_beginning(story), timeout=400)
 
     return run
+
+
+async def all_ready(world: World) -> None:
+    """Returns when all of our pods run and are ready (again)."""
+
+    async def ready() -> bool:
+        pods = await world.kube.list("pods", namespace=SYSTEM)
+        return all(is_ready(p) for p in pods) and len(pods) > 5
+
+    await until(ready, timeout=120, what="our components to be ready")

@@ -91,6 +91,7 @@ class ControlPlane:
         self._programs = programs
         self._port = settings.port or _free_port(settings.address)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._arguments: dict[str, tuple[str, ...]] = {}
         self._token_key = ec.generate_private_key(ec.SECP256R1())
 
     # -- life
@@ -140,6 +141,16 @@ class ControlPlane:
     def signal(self, name: str, number: signal.Signals) -> None:
         """To one program, by its name: for outages."""
         self._running[name].send_signal(number)
+
+    def kill(self, name: str) -> None:
+        """Ends one program, as a crash does. ``check`` will say so until ``launch_again``."""
+        self._running[name].kill()
+        self._running[name].wait()
+
+    def launch_again(self, name: str) -> None:
+        """Starts a program that has ended, as it was started; does not wait for it."""
+        if self._running[name].poll() is not None:
+            self._launch(name, *self._arguments[name])
 
     @property
     def pids(self) -> dict[str, int]:
@@ -218,6 +229,7 @@ class ControlPlane:
     # -- programs
 
     def _launch(self, name: str, *arguments: str) -> None:
+        self._arguments[name] = arguments
         parent = os.getpid()
 
         def in_child() -> None:

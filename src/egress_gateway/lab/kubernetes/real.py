@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import signal
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -206,13 +205,16 @@ class RealKubernetes:
             raise PermissionError("this lab has no cluster whose assertions could be checked")
         return assertions.verify(assertion, key=plane.token_key, issuer=plane.settings.issuer)
 
-    def pause(self, program: str, *, paused: bool) -> None:
-        """An outage of one program of the control plane: it holds still, its connections with it.
-        Raises ``LookupError`` if there is no such program."""
+    def outage(self, program: str, *, begins: bool) -> None:
+        """One program of the control plane dies, or is started again. Raises ``LookupError``
+        if there is no such program."""
         plane = self._required_plane
         if program not in plane.pids:
             raise LookupError(f"no program {program!r}; there are {', '.join(plane.pids)}")
-        plane.signal(program, signal.SIGSTOP if paused else signal.SIGCONT)
+        if begins:
+            plane.kill(program)
+        else:
+            plane.launch_again(program)
 
     async def start_machine(self, machine: MachineSpec) -> None:
         """Raises ``BackendError``."""
