@@ -210,7 +210,7 @@ def test_an_annotated_pod_never_starts_on_a_node_without_the_plugin(act: Act) ->
         plain = json.loads(await lab.on(bare, f"cat {CHAIN}"))
         plain["plugins"] = [p for p in plain["plugins"] if p["type"] != names.CNI_PLUGIN]
         await lab.on(bare, f"cat > {CHAIN}; rm -f /opt/cni/bin/{names.CNI_PLUGIN}",
-                     stdin=json.dumps(plain))  # fmt: skip
+                     stdin=json.dumps(plain, indent=2))  # fmt: skip
         await world.kube.patch(
             "nodes", bare, {"metadata": {"labels": {names.NODE_READY_LABEL: None}}}
         )
