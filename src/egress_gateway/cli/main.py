@@ -24,6 +24,10 @@ _COMMANDS: Final = {
         "Take a cluster over from the Go project.",
     ),
     "node": ("egress_gateway.cli.components:node", "Every node's agent and CNI server."),
+    "rotate-keys": (
+        "egress_gateway.cli.rotate_keys:rotate_keys",
+        "A new key pair for configurations, without loss.",
+    ),
     "status": (
         "egress_gateway.cli.status:status",
         "Configurations, gateways and pods at a glance.",

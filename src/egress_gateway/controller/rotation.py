@@ -257,7 +257,7 @@ def servers(
         port=other if pairs.second else 0,
         public_key=pairs.second if other else "",
     )
-    return profile, shown if record.phase else KeyRotation()
+    return profile, shown
 
 
 _SHOWN: Final[dict[str, RotationPhase]] = {
