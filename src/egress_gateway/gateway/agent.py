@@ -350,7 +350,7 @@ def _zoned(outcome: Serving, known: Mapping[IPv4Address, int]) -> Serving:
 
 def _logged(wanted: Iterable[Listed], ready: Mapping[str, Configuration]) -> dict[int, Logged]:
     return {
-        ready[one.uid].in_zone: Logged(one.name, one.public)
+        ready[one.uid].in_zone: Logged(one.name, one.public, one.public6)
         for one in wanted
         if one.connection_log and one.uid in ready
     }

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address
 
 from egress_gateway.api.types import PodEndpoint
-from egress_gateway.datapath.wireguard import IPNetwork
+from egress_gateway.datapath.wireguard import IPAddress, IPNetwork
 from egress_gateway.gateway.peers import (
     Accepted,
     Refused,
@@ -50,7 +49,7 @@ class PeerBook:
         """What the configuration's interfaces should know: public key -> networks."""
         return resolve(self._accepted.get(name, {}))
 
-    def owner(self, name: str, address: IPv4Address) -> Key | None:
+    def owner(self, name: str, address: IPAddress) -> Key | None:
         """The pod that has, or had last, an address under a configuration. From any thread."""
         return self._owners.get((name, str(address)))
 

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Final, Protocol
 
 from egress_gateway.datapath.connections import Connection
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.netlink import Overrun
+from egress_gateway.datapath.wireguard import IPAddress
 from egress_gateway.gateway import metrics
 from egress_gateway.kube.resources import Key
 
@@ -29,10 +29,12 @@ _PATIENCE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A configuration whose connections are logged. ``public``: what the Internet sees."""
+    """A configuration whose connections are logged. ``public`` and ``public6``: what the Internet
+    sees."""
 
     name: str
     public: str
+    public6: str = ""
 
 
 class Events(Protocol):
@@ -41,7 +43,7 @@ class Events(Protocol):
     def close(self) -> None: ...
 
 
-Owner = Callable[[str, IPv4Address], Key | None]
+Owner = Callable[[str, IPAddress], Key | None]
 
 
 class ConnectionLog:
@@ -127,13 +129,14 @@ class Budget:
 def fields(connection: Connection, logged: Logged, pod: Key | None) -> dict[str, object]:
     """What a line says. ``address`` is what the other side sees, as far as we know: the
     gateway's public address, or the private one (``via``) where there is none."""
+    public = logged.public if connection.translated.version == 4 else logged.public6
     return {
         "configuration": logged.name,
         "pod": str(pod) if pod else "",
         "protocol": connection.protocol,
         "pod_address": str(connection.source),
         "pod_port": connection.source_port,
-        "address": logged.public or str(connection.translated),
+        "address": public or str(connection.translated),
         "via": str(connection.translated),
         "port": connection.translated_port,
         "destination": str(connection.destination),

@@ -94,10 +94,12 @@ def judge(
         most = used.get(zone)
         bar = percent - _RELIEF if one.name in before else percent
         if most is not None and most.ports * 100 >= PORTS * bar:
+            host = f"[{most.destination}]" if most.family == 6 else str(most.destination)
+            there = f"{host}:{most.port}/{most.protocol}"
             warnings[one.name] = (
-                f"{most.ports} of {PORTS} ports of {one.secondary} towards {most.destination}:"
-                f"{most.port}/{most.protocol} are in use; at the last one new connections there "
-                "fail: reuse connections, or use more gateway nodes"
+                f"{most.ports} of {PORTS} ports of {one.address(most.family)} towards {there} "
+                "are in use; at the last one new connections there fail: reuse connections, or use "
+                "more gateway nodes"
             )
     return warnings
 

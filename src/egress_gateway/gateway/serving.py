@@ -38,6 +38,7 @@ class Listed:
     connection_log: bool = False
     secondary6: str = ""
     """Empty: IPv6 is not carried."""
+    public6: str = ""
     second: Second | None = None
 
 
@@ -80,6 +81,7 @@ def listed(objects: Iterable[StaticGatewayConfiguration], node: str) -> list[Lis
                 public=entry.public_ip,
                 connection_log=sgc.spec.connection_log,
                 secondary6=entry.secondary_ip_v6,
+                public6=entry.public_ip_v6,
                 second=_second(sgc),
             )
         )

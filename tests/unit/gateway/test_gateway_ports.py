@@ -56,7 +56,7 @@ def test_the_whole_table_counts_too() -> None:
 def test_most_used_destination_and_sum_by_zone(counts: dict[tuple[int, int], int]) -> None:
     packed = Counter(
         {
-            struct.pack("!HIHB", zone, 0xC6336400 + host, 443, 6): number
+            struct.pack("!HBHI", zone, 6, 443, 0xC6336400 + host): number
             for (zone, host), number in counts.items()
         }
     )
