@@ -16,7 +16,7 @@ from bench.options import Options, numbers, runs
 from egress_gateway.lab.demo.report import StepFailed
 from egress_gateway.lab.host import LabError
 
-NAMES: Final = ("attach", "failover", "throughput", "controller")
+NAMES: Final = ("attach", "failover", "drain", "throughput", "controller")
 
 
 def main() -> None:
@@ -27,6 +27,8 @@ def main() -> None:
         losses=given.losses,
         kinds=tuple(given.kinds.split(",")) if given.kinds else (),
         by_pods=given.by_pods,
+        connections=given.connections,
+        departures=tuple(given.departures.split(",")),
         stream_seconds=given.seconds,
         rounds=given.rounds,
         configurations=given.configurations,
@@ -66,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kinds", default=",".join(usual.kinds), help="failover: which kinds")
     parser.add_argument(
         "--by-pods", type=numbers, default=usual.by_pods, help="failover: power cuts, e.g. 1,100"
+    )
+    parser.add_argument(
+        "--connections", type=int, default=usual.connections, help="drain: how many"
+    )
+    parser.add_argument(
+        "--departures", default=",".join(usual.departures), help="drain: which of them"
     )
     parser.add_argument(
         "--seconds", type=int, default=usual.stream_seconds, help="throughput: of each stream"

@@ -129,7 +129,7 @@ async def _losses(
 
 
 async def _one(lab: Site, loss: Loss, pods: list[LeanPod], kind: str, tally: Tally) -> None:
-    by_gateway = await _served(lab, pods)
+    by_gateway = await served(lab, pods)
     counted = Counter(by_gateway.values())
     victim = max(sorted(counted), key=lambda gateway: counted[gateway])
     affected = {pod for pod, gateway in by_gateway.items() if gateway == victim}
@@ -160,13 +160,16 @@ async def _one(lab: Site, loss: Loss, pods: list[LeanPod], kind: str, tally: Tal
     tally.wrong_packets += await lab.wrong_packets() - wrong
 
 
-async def _served(lab: Site, pods: list[LeanPod]) -> dict[str, str]:
-    """The gateway of each pod, told by the address that the Internet sees."""
+async def served(
+    lab: Site, pods: list[LeanPod], *, attempts: int = 30, strict: bool = True
+) -> dict[str, str]:
+    """The gateway of each pod, told by the address that the Internet sees. Raises ``BenchError``
+    if some have no answer, or with ``strict`` off leaves them out."""
     status = (await lab.configuration())["status"]
     by_public = {g["publicIp"]: g["node"] for g in status["gateways"]}
     found: dict[str, str] = {}
-    for _ in range(30):
-        missing = _by_node(p for p in pods if p.name not in found)
+    for _ in range(attempts):
+        missing = by_node(p for p in pods if p.name not in found)
         programs = {node: await lab.program(node) for node in missing}
         calls = (
             programs[node].call("ask", pods=names, destination=DESTINATION)
@@ -176,13 +179,16 @@ async def _served(lab: Site, pods: list[LeanPod]) -> dict[str, str]:
             found |= {pod: by_public[a] for pod, a in seen.items() if a in by_public}
         if len(found) == len(pods):
             return found
-        await asyncio.sleep(0.5)
+        if strict:
+            await asyncio.sleep(0.5)
+    if not strict:
+        return found
     silent = sorted({p.name for p in pods} - found.keys())
     raise BenchError(f"{len(silent)} pods get no answer before the loss: {silent[:3]} …")
 
 
 async def _start(lab: Site, pods: list[LeanPod], kind: str) -> None:
-    for node, names in _by_node(pods).items():
+    for node, names in by_node(pods).items():
         await (await lab.program(node)).call(
             "start", pods=names, destination=DESTINATION, rate=_rate(len(pods)), kind=kind
         )
@@ -206,13 +212,13 @@ async def _recovered(lab: Site, pods: list[LeanPod], affected: set[str], end: fl
 
 async def _stop(lab: Site, pods: list[LeanPod]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    programs = [await lab.program(node) for node in _by_node(pods)]
+    programs = [await lab.program(node) for node in by_node(pods)]
     for answers in await asyncio.gather(*(program.call("stop") for program in programs)):
         found |= answers
     return found
 
 
-def _by_node(pods: Any) -> dict[str, list[str]]:
+def by_node(pods: Any) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for pod in pods:
         found.setdefault(pod.node, []).append(pod.name)

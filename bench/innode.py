@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from bench.longlived import LongLived
 from bench.traffic import Datagrams, Requests, ask_once
 from egress_gateway.api import names
 from egress_gateway.datapath import netns
@@ -114,6 +115,7 @@ class Program:
     def __init__(self) -> None:
         self._runtime = Runtime()
         self._traffic: Requests | Datagrams | None = None
+        self._held: LongLived | None = None
 
     def answer(self, request: dict[str, Any]) -> Any:
         operations: dict[str, Callable[..., Any]] = {
@@ -125,6 +127,9 @@ class Program:
             "answered": self.answered,
             "stop": self.stop,
             "ask": self.ask,
+            "hold": self.hold,
+            "alive": self.alive,
+            "release": self.release,
         }
         return operations[request.pop("op")](**request)
 
@@ -155,6 +160,23 @@ class Program:
     def ask(self, pods: list[str], destination: str) -> dict[str, str | None]:
         """The address that the Internet sees of each pod; None without an answer."""
         return {pod: ask_once(self._runtime.path(pod), destination) for pod in pods}
+
+    def hold(self, pods: list[str], destination: str, count: int, period: float) -> dict[str, Any]:
+        """Opens ``count`` long connections from ``pods``, each used every ``period`` seconds."""
+        paths = {pod: self._runtime.path(pod) for pod in pods}
+        self._held = LongLived(paths, destination, count, period)
+        self._held.start()
+        return {}
+
+    def alive(self, since: float) -> dict[str, int]:
+        """How many of them have answered what they were asked after ``since``."""
+        return {"alive": self._held.alive(since) if self._held else 0}
+
+    def release(self) -> dict[str, int]:
+        """Closes them."""
+        over = self._held.stop() if self._held else 0
+        self._held = None
+        return {"over": over}
 
 
 def _network(*, without_us: bool) -> dict[str, Any]:

@@ -32,7 +32,7 @@ async def _power_cut(lab: Site, gateway: str) -> tuple[Undo, float]:
 
     async def undo() -> None:
         await lab.world.control.call("power_on", node=gateway)
-        await _serves(lab, gateway)
+        await serves(lab, gateway)
 
     return undo, event
 
@@ -54,7 +54,7 @@ async def _cut(lab: Site, gateway: str, direction: str) -> tuple[Undo, float]:
 
     async def undo() -> None:
         await lab.world.control.call("mend", node=gateway)
-        await _serves(lab, gateway)
+        await serves(lab, gateway)
 
     return undo, event
 
@@ -75,12 +75,12 @@ async def _kill_agent(lab: Site, gateway: str) -> tuple[Undo, float]:
 
     async def undo() -> None:
         await asyncio.sleep(_REST)
-        await _serves(lab, gateway)
+        await serves(lab, gateway)
 
     return undo, event
 
 
-async def _serves(lab: Site, gateway: str) -> None:
+async def serves(lab: Site, gateway: str) -> None:
     """Returns when the gateway answers the load balancer's probe of the configuration."""
     uid = (await lab.configuration())["metadata"]["uid"]
     ask = f"curl -s -o /dev/null -w '%{{http_code}}' --max-time 1 http://127.0.0.1:8082/gw/{uid}"

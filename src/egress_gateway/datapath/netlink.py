@@ -180,7 +180,10 @@ class NetlinkSocket:
         """Notices, waiting at most so long for the first; none if none came. Raises
         ``Overrun`` when the buffer was full and notices are lost. Not beside requests."""
         with self._lock:
-            if not select.select([self._socket], [], [], seconds)[0]:
+            # NB: select(2) refuses descriptors from 1,024 on, which an agent of many pods has.
+            waiting = select.poll()
+            waiting.register(self._socket, select.POLLIN)
+            if not waiting.poll(seconds * 1000):
                 return []
             try:
                 return [message for _, message in self._receive()]

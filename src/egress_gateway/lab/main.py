@@ -13,6 +13,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from egress_gateway.lab import pki
 from egress_gateway.lab.cluster import Lab
 from egress_gateway.lab.control import control_app
 
+_DESCRIPTORS: Final = 1 << 16
 _PRIVATE: Final = ("/run/netns", "/run/wireguard")
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ def main() -> None:
     gc.freeze()
     with os.fdopen(config.progress_fd, "w", buffering=1) as progress:
         try:
+            _many_descriptors()
             _private_mounts()
             asyncio.run(_serve(config, lambda message: print(json.dumps(message), file=progress)))
         except Exception as error:
@@ -62,6 +65,14 @@ def main() -> None:
             with contextlib.suppress(OSError):
                 print(json.dumps({"error": str(error) or repr(error)}), file=progress)
             sys.exit(1)
+
+
+def _many_descriptors() -> None:
+    """A shell's usual 1,024 do not hold a lab whose pods keep a thousand connections open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(config: Config, tell: Any) -> None:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from bench import controller, failover, throughput
+from bench import controller, drain, failover, throughput
 from bench.attach import result as attach_result
+from bench.departures import DEPARTURES
 from bench.failover import Tally
 from bench.options import Options, numbers, runs
 
@@ -26,6 +27,23 @@ def test_attach_names_its_figures() -> None:
         assert {"p50_ms", "p95_ms", "p99_ms"} <= found[name].keys()
     assert found["first_request_ms"] == 10.0
     assert found["first_request"]["wrong_address_packets"] == 0
+
+
+def test_drain_names_its_figures() -> None:
+    kinds = {
+        name: {
+            "connections": 1000,
+            "survived": 1000,
+            "lost": 0,
+            "new_elsewhere_ms": None,
+            "wrong_address_packets": 0,
+        }
+        for name in DEPARTURES
+    }
+    assert set(Options().departures) == DEPARTURES.keys()
+    assert "upgrade" in drain.shown({"kinds": kinds})
+    assert drain.shares(1000, [7, 13]) == [350, 650]
+    assert sum(drain.shares(1000, [3, 3, 1])) == 1000
 
 
 def test_failover_names_its_figures() -> None:
