@@ -131,7 +131,11 @@ class RealKubernetes:
                 address=settings.address,
                 port=443,
                 services=spec.service_cidr,
-                apiserver=(f"--token-auth-file={tokens}",),
+                apiserver=(
+                    f"--token-auth-file={tokens}",
+                    # Webhooks are called at their pods: no kube-proxy serves the control plane.
+                    "--enable-aggregator-routing=true",
+                ),
                 controllers=_CONTROLLERS,
             ),
             self._programs,
