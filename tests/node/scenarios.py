@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from egress_gateway.node import metrics
-from tests.node.world import RUN, CniError, RunningPod, World, sh, until
+from tests.node.world import INTERNET6, NODE6, RUN, CniError, RunningPod, World, sh, until
 
 
 async def started_means_working() -> None:
@@ -442,3 +442,48 @@ async def tunnels_are_made_in_advance() -> None:
         assert links_of_the_node("egw") == set()
         # A node without attached pods looks as if we had never been there.
         await until(lambda: not links_of_the_node("egspare"))
+
+
+async def ipv6_follows_the_gateways() -> None:
+    """A pod of both families: held back, carried, excluded, moved, and nothing left of it."""
+    world = World()
+    world.build(ipv6=True)
+    world.configure()
+    publics = {g.public6 for g in world.gateways}
+
+    async with world.running():
+        pod = await world.start_pod("web")
+
+        async def seen(timeout: float = 1.0) -> str:
+            return await pod.whoami(host=f"[{INTERNET6}]", timeout=timeout)
+
+        assert len(pod.result["ips"]) == 2
+        assert await pod.whoami() in {g.public for g in world.gateways}
+        assert await seen() == "", "held back: the gateways have no address of IPv6"
+        world.configure(ipv6=True)
+        async with asyncio.timeout(10):
+            while await seen() not in publics:
+                await asyncio.sleep(0.05)
+        world.configure(ipv6=True, exclude_cidrs=["2001:db8:ffff::/48"])
+        async with asyncio.timeout(10):
+            while (address := await seen()) != NODE6:
+                assert address in publics | {""}, "the gateways' address or the node's, no other"
+                await asyncio.sleep(0.05)
+        world.configure(ipv6=True)
+        async with asyncio.timeout(10):
+            while await seen() not in publics:
+                await asyncio.sleep(0.05)
+        at = await seen()
+        (lost,) = [g for g in world.gateways if g.public6 == at]
+        lost.cut()
+        async with asyncio.timeout(10):
+            while (address := await seen(0.5)) not in publics - {lost.public6}:
+                assert address in {"", lost.public6}, "never by the side"
+        await world.stop_agent()
+        assert await seen() in publics - {lost.public6}, "tunnels outlive the agent"
+        await world.start_agent()
+        pod.annotate(None)
+        async with asyncio.timeout(10):
+            while await seen() != NODE6:
+                await asyncio.sleep(0.05)
+        await pod.delete()

@@ -117,3 +117,7 @@ def test_changed_exclusions_leave_other_connections_alone() -> None:
 
 def test_tunnels_made_in_advance_are_used_and_made_again() -> None:
     play("tunnels_are_made_in_advance")
+
+
+def test_ipv6_is_carried_or_held_as_the_pods_gateway_has_it() -> None:
+    play("ipv6_follows_the_gateways")

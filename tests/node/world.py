@@ -56,6 +56,8 @@ RUN = Path("/run/egress-gateway")
 CONF = Path("/run/cni/net.d")
 BIN = Path("/run/cni/bin")
 INTERNET = "198.51.100.10"
+INTERNET6 = "2001:db8:ffff::10"
+NODE6 = "2001:db8:24::4"
 PLUGINS = "/usr/lib/cni"
 
 
@@ -134,6 +136,8 @@ class GatewayNode:
         self.name = f"gw{index}"
         self.address = f"10.224.0.{10 + index}"
         self.public = f"203.0.113.{index}"
+        self.public6 = f"2001:db8:203::{index}"
+        self.carries_ipv6 = False
         self._link = f"wgt{index}"
         self._pair = pair
         netns.create(self.name).close()
@@ -167,12 +171,26 @@ class GatewayNode:
             ns=self.name,
         )
 
+    def carry_ipv6(self) -> None:
+        """Translates IPv6 too. Nodes go on speaking IPv4 to each other."""
+        self.carries_ipv6 = True
+        sh(
+            f"sysctl -qw net.ipv6.conf.all.forwarding=1; ip addr add {self.public6}/128 dev lo; "
+            f"ip addr add 2001:db8:24::{self.public[-1]}/64 dev eth0 nodad; "
+            f"ip -6 route add 2001:db8:244::/48 dev {self._link}; "
+            "ip -6 route add default via 2001:db8:24::c8; "
+            f"nft 'add table ip6 t; "
+            f"add chain ip6 t post {{ type nat hook postrouting priority 100; }};"
+            " add rule ip6 t post ip6 saddr 2001:db8:244::/48 oifname eth0"
+            f" snat to {self.public6}'",
+            ns=self.name,
+        )
+
     def sync(self, endpoints: list[PodEndpoint]) -> None:
         lines = [f"[Interface]\nPrivateKey={self._pair.private}\nListenPort=6000"]
         for e in endpoints:
-            lines.append(
-                f"[Peer]\nPublicKey={e.spec.pod_public_key}\nAllowedIPs={e.spec.pod_ip_address}/32"
-            )
+            allowed = ",".join(e.spec.pod_ips)
+            lines.append(f"[Peer]\nPublicKey={e.spec.pod_public_key}\nAllowedIPs={allowed}")
         path = Path(f"/run/{self.name}.conf")
         path.write_text("\n".join(lines) + "\n")
         sh(f"wg syncconf {self._link} {path}", ns=self.name)
@@ -212,7 +230,7 @@ class World:
 
     # What is there before the agent.
 
-    def build(self, gateways: int = 2) -> None:
+    def build(self, gateways: int = 2, *, ipv6: bool = False) -> None:
         for folder in (RUN, CONF, BIN, Path("/run/netns")):
             folder.mkdir(parents=True, exist_ok=True)
         sh(
@@ -221,6 +239,8 @@ class World:
             "ip route add default via 10.224.0.200"
         )
         self._internet()
+        if ipv6:
+            self._ipv6()
         for index in range(gateways):
             self.gateways.append(GatewayNode(index + 1, self.pair))
         sh(
@@ -243,7 +263,43 @@ class World:
                 }
             ],
         }
+        if ipv6:
+            ipam = chain["plugins"][0]["ipam"]  # type: ignore[index]
+            ipam["ranges"].append([{"subnet": "2001:db8:244:1::/64"}])
+            ipam["routes"].append({"dst": "::/0"})
         (CONF / "10-lab.conflist").write_text(json.dumps(chain))
+
+    def _ipv6(self) -> None:
+        """The node's own, and an Internet that has it."""
+        sh(
+            f"sysctl -qw net.ipv6.conf.all.forwarding=1; ip addr add {NODE6}/64 dev br0 nodad; "
+            "ip -6 route add default via 2001:db8:24::c8; "
+            "nft 'add table ip6 masq; add chain ip6 masq post { type nat hook postrouting priority"
+            " 100; }; add rule ip6 masq post ip6 saddr 2001:db8:244::/48 oifname br0 masquerade'"
+        )
+        routes = "; ".join(
+            f"ip -6 route add 2001:db8:203::{i}/128 via 2001:db8:24::{i}" for i in range(1, 4)
+        )
+        sh(
+            f"ip addr add 2001:db8:24::c8/64 dev eth0 nodad; {routes}; "
+            f"ip addr add {INTERNET6}/128 dev lo",
+            ns="inet",
+        )
+        program = (
+            "import socket,sys\n"
+            f"s=socket.create_server(('{INTERNET6}',80),family=socket.AF_INET6)\n"
+            "print('up',flush=True)\n"
+            "while True:\n"
+            "  c,a=s.accept(); c.recv(9999); b=a[0].encode()\n"
+            "  c.sendall(b'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: '"
+            "+str(len(b)).encode()+b'\\r\\n\\r\\n'+b); c.close()\n"
+        )
+        whoami = subprocess.Popen(
+            ["nsenter", "--net=/run/netns/inet", sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+        )
+        assert whoami.stdout is not None
+        whoami.stdout.readline()
 
     def _internet(self) -> None:
         netns.create("inet").close()
@@ -282,8 +338,11 @@ class World:
         assert whoami.stdout is not None
         whoami.stdout.readline()
 
-    def configure(self, name: str = "egress", **spec: Any) -> None:
+    def configure(self, name: str = "egress", *, ipv6: bool = False, **spec: Any) -> None:
         """A StaticGatewayConfiguration that all gateways serve."""
+        for gateway in self.gateways if ipv6 else ():
+            if not gateway.carries_ipv6:
+                gateway.carry_ipv6()
         self.configurations.put(
             "default",
             name,
@@ -296,7 +355,12 @@ class World:
                         ip="", port=6000, public_key=self.pair.public
                     ),
                     gateways=[
-                        Gateway(node=g.name, primary_ip=g.address, secondary_ip=g.public)
+                        Gateway(
+                            node=g.name,
+                            primary_ip=g.address,
+                            secondary_ip=g.public,
+                            secondary_ip_v6=g.public6 if ipv6 else "",
+                        )
                         for g in self.gateways
                     ],
                 ),
@@ -488,11 +552,11 @@ class RunningPod:
         with netns.NetNS.open(netns.DIRECTORY / self.ns) as place:
             return place.run(lambda: socket.create_connection((INTERNET, 7), timeout=5))
 
-    async def whoami(self, *, timeout: float = 5) -> str:
+    async def whoami(self, *, timeout: float = 5, host: str = INTERNET) -> str:
         """The address that the Internet sees; empty if no answer comes."""
         process = await asyncio.create_subprocess_exec(
             *("nsenter", f"--net=/run/netns/{self.ns}"),
-            *("curl", "-s", "-m", str(timeout), f"http://{INTERNET}/"),
+            *("curl", "-s", "-m", str(timeout), f"http://{host}/"),
             stdout=subprocess.PIPE,
         )
         out, _ = await process.communicate()
