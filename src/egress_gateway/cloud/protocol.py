@@ -245,8 +245,12 @@ class Cloud(Protocol):
         """Id (lower case) that a managed prefix of this name has or will have."""
         ...
 
-    async def pools(self, groups: Iterable[str] = ()) -> list[PoolRef]:
-        """All pools of the resource group and of ``groups``."""
+    async def pools(self) -> list[PoolRef]:
+        """All pools of the resource group."""
+        ...
+
+    async def pools_of(self, group: str) -> list[PoolRef]:
+        """The scale sets of another group; none if that does not exist."""
         ...
 
     async def balancer(self) -> Balancer: ...

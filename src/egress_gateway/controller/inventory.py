@@ -6,7 +6,7 @@ witness: the next survey finds every trace again in the cloud's own documents.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from egress_gateway.api.conditions import Reason
@@ -15,6 +15,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationSpec,
 )
 from egress_gateway.cloud.protocol import Balancer, PoolRef
+from egress_gateway.controller.groups import Found
 from egress_gateway.controller.pools import Target, resolve
 from egress_gateway.controller.problem import Problem
 from egress_gateway.controller.wanted import Names
@@ -28,6 +29,7 @@ class Inventory:
         self._resource_group = resource_group
         self._pools: dict[str, PoolRef] = {}
         self._clinging: dict[str, set[str]] = {}
+        self._refused: Mapping[str, Problem] = {}
         self._sought: dict[str, StaticGatewayConfigurationSpec] = {}
         self.surveyed = False
         """Whether the cloud has been looked at since this process started."""
@@ -54,13 +56,18 @@ class Inventory:
         self._sought[sgc.metadata.uid] = sgc.spec
         return True
 
+    def refused(self, sgc: StaticGatewayConfiguration) -> Problem | None:
+        """Why the group that it names cannot be read: whether something of it is left there
+        cannot be told."""
+        return self._refused.get(sgc.spec.gateway_vmss_profile.vmss_resource_group.lower())
+
     def sought(self) -> Mapping[str, StaticGatewayConfigurationSpec]:
         """What a survey that begins now will have looked for."""
         return dict(self._sought)
 
     def _look_up(self, spec: StaticGatewayConfigurationSpec) -> Target | Problem:
         pools = [pool for pool in self._pools.values() if pool.kind != "vanished"]
-        return resolve(spec, pools, resource_group=self._resource_group)
+        return resolve(spec, pools, resource_group=self._resource_group, refused=self._refused)
 
     # --- who clings to what --------------------------------------------------------------
 
@@ -85,19 +92,22 @@ class Inventory:
 
     def learn(
         self,
-        pools: Iterable[PoolRef],
+        found: Found,
         balancer: Balancer,
         known: Mapping[str, Names],
         *,
         sought: Mapping[str, StaticGatewayConfigurationSpec],
     ) -> None:
-        """Pools that exist, and those of which only the load balancer is left. ``known``: the
-        names of all configurations that live or have left a key pair. ``sought``: what was looked
-        for, as it was when the survey began; who was edited meanwhile waits for the next one."""
+        """Pools that exist, and those of which only the load balancer is left; the pools of a group
+        that cannot be read are those that were known. ``known``: the names of all configurations
+        that live or have left a key pair. ``sought``: what was looked for, as it was when the
+        survey began; who was edited meanwhile waits for the next one."""
         for uid, spec in sought.items():
             if self._sought.get(uid) is spec:
                 del self._sought[uid]
-        self._pools = {pool.key: pool for pool in pools}
+        kept = [p for p in self._pools.values() if p.resource_group.lower() in found.refused]
+        self._pools = {pool.key: pool for pool in (*kept, *found.pools)}
+        self._refused = found.refused
         rules = {names.rule for names in known.values()}
         ours = {rule.pool for rule in balancer.rules.values() if rule.name in rules}
         ours |= {key for key, uids in self._clinging.items() if uids & known.keys()}

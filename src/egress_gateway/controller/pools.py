@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from egress_gateway.api import names
@@ -22,9 +22,14 @@ class Target:
 
 
 def resolve(
-    spec: StaticGatewayConfigurationSpec, pools: Iterable[PoolRef], *, resource_group: str
+    spec: StaticGatewayConfigurationSpec,
+    pools: Iterable[PoolRef],
+    *,
+    resource_group: str,
+    refused: Mapping[str, Problem] | None = None,
 ) -> Target | Problem:
-    """The pool that ``spec`` names, or why there is none."""
+    """The pool that ``spec`` names, or why there is none. ``refused``: why the pools of another
+    group (in lower case) are not known."""
     problems = validate_spec(spec)
     if problems:
         text = "; ".join(str(problem) for problem in problems)
@@ -38,7 +43,7 @@ def resolve(
             and pool.resource_name.lower() == profile.vmss_name.lower()
         ):
             return Target(pool, profile.public_ip_prefix_size)
-    return _unknown(
+    return (refused or {}).get(profile.vmss_resource_group.lower()) or _unknown(
         f"scale set {profile.vmss_name} does not exist in resource group "
         f"{profile.vmss_resource_group}; create it or correct spec.gatewayVmssProfile"
     )

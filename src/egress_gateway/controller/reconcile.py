@@ -29,6 +29,7 @@ from egress_gateway.cloud.protocol import Cloud, DeletePrefix, PoolRef, PoolStat
 from egress_gateway.controller.apply import apply
 from egress_gateway.controller.blame import Ledger, Setback
 from egress_gateway.controller.cluster import Cluster
+from egress_gateway.controller.groups import find_pools
 from egress_gateway.controller.handover import Handover
 from egress_gateway.controller.inventory import Inventory
 from egress_gateway.controller.plan import Plan, Wanted, plan
@@ -205,17 +206,16 @@ class Reconciler:
             return min(RIVAL_SECONDS, self._drift)
         live = self._cluster.configurations()
         sought = self._inventory.sought()
-        groups = {s.spec.gateway_vmss_profile.vmss_resource_group for s in live.values()} - {""}
-        pools = await self._cloud.pools(sorted(groups))
+        found = await find_pools(self._cloud, live.values())
         balancer = await self._cloud.balancer()
         known = live.keys() | self._cluster.recorded()
         self._ledger.calm(SURVEY)
-        strange = await self._predecessor.recognise(pools, balancer)
+        strange = await self._predecessor.recognise(found.pools, balancer)
         self._wishes.strange = strange  # NB: at once: pools are worked on meanwhile
         for uid, problem in strange.items():
             self._standing.trouble(uid, problem)
         names_of = {uid: self._cluster.names(uid) for uid in known}
-        self._inventory.learn(pools, balancer, names_of, sought=sought)
+        self._inventory.learn(found, balancer, names_of, sought=sought)
         homeless = [sgc for sgc in live.values() if not self._enqueue(sgc)]
         for key in self._inventory.occupied():
             self.work.add(key)
@@ -234,12 +234,12 @@ class Reconciler:
             if not sgc.metadata.deletion_timestamp:
                 self.work.add_after(target.pool.key, GATHER_SECONDS)
             return True
+        verdict = Verdict(problem=target)
+        if target.reason not in _OWN_FAULT:
+            self._ledger.note(uid, verdict, final=True)
         if not sgc.metadata.deletion_timestamp and not self._inventory.holding(uid):
-            verdict = Verdict(problem=target)
-            if target.reason == Reason.POOL_NOT_FOUND:
-                self._ledger.note(uid, verdict, final=True)
             self._standing.say(uid, verdict)
-        return target.reason != Reason.POOL_NOT_FOUND
+        return target.reason in _OWN_FAULT
 
     async def _let_go(self, uids: Iterable[str], *, prefixes: bool = False) -> None:
         """Ends those of ``uids`` that are leaving and have left no trace in any pool.
@@ -249,6 +249,9 @@ class Reconciler:
             sgc = live.get(uid)
             leaving = sgc is None or sgc.metadata.deletion_timestamp is not None
             if not leaving or self._inventory.holding(uid) or uid in self._wishes.strange:
+                continue
+            if sgc is not None and (refused := self._inventory.refused(sgc)):
+                self._standing.trouble(uid, refused)
                 continue
             if prefixes and not await self._drop_prefix(uid):
                 continue
@@ -337,6 +340,10 @@ class Reconciler:
         for uid in uids:
             self._standing.trouble(uid, problem)
         return self._ledger.pause(key, error)
+
+
+_OWN_FAULT: Final = frozenset({Reason.INVALID_SPEC, Reason.PROVISIONING})
+"""Why a pool is not known that looking again does not change."""
 
 
 def _same_wish(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration) -> bool:

@@ -21,6 +21,7 @@ from egress_gateway.cloud.protocol import (
     WriteInstance,
     WriteModel,
 )
+from egress_gateway.controller.groups import find_pools
 from egress_gateway.controller.plan import Names, Wanted, plan
 from egress_gateway.controller.pools import Target, resolve
 from egress_gateway.controller.recognise import recognise_all
@@ -46,8 +47,8 @@ async def rehearse(
 ) -> Rehearsal:
     """Raises ``CloudError``. Configurations that are being deleted are left out."""
     live = [sgc for sgc in configurations if not sgc.metadata.deletion_timestamp]
-    groups = {sgc.spec.gateway_vmss_profile.vmss_resource_group for sgc in live} - {""}
-    pools = await cloud.pools(sorted(groups))
+    listed = await find_pools(cloud, live)
+    pools = listed.pools
     known = {uid: recorded.get(uid, Names.of(uid)) for uid in (s.metadata.uid for s in live)}
     found = await recognise_all(
         cloud,
@@ -61,7 +62,9 @@ async def rehearse(
     problems: dict[Key, str] = {}
     members: dict[str, tuple[PoolRef, list[Wanted]]] = {}
     for sgc in live:
-        target = resolve(sgc.spec, pools, resource_group=cloud.resource_group)
+        target = resolve(
+            sgc.spec, pools, resource_group=cloud.resource_group, refused=listed.refused
+        )
         if isinstance(target, Problem):
             problems[_key(sgc)] = target.message
             continue

@@ -57,6 +57,8 @@ class Wishes:
         if not here and uid not in clinging:
             return None
         known = self._cluster.names(uid)
+        if not here and (refused := self._inventory.refused(sgc)):
+            return Wanted(uid=uid, names=known, problem=refused)
         if sgc.metadata.deletion_timestamp:
             return Wanted(uid=uid, names=known, leaving=True)
         if isinstance(target, Problem):

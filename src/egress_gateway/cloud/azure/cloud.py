@@ -103,16 +103,16 @@ class AzureCloud:
 
     # --- observe -------------------------------------------------------------------------
 
-    async def pools(self, groups: Iterable[str] = ()) -> list[PoolRef]:
-        wanted = {group.lower(): group for group in (*groups, self.resource_group)}
-        found: list[PoolRef] = []
-        for group in wanted.values():
-            try:
-                listed = await self._arm.scale_sets(group)
-            except errors.NotFound:
-                continue  # a group that does not exist holds no pool
-            found += [documents.read_pool(scale_set) for scale_set in listed]
-        found += await self._machine_pools.pools()
+    async def pools(self) -> list[PoolRef]:
+        found = await self.pools_of(self.resource_group) + await self._machine_pools.pools()
+        return [pool for pool in found if pool.key]
+
+    async def pools_of(self, group: str) -> list[PoolRef]:
+        try:
+            listed = await self._arm.scale_sets(group)
+        except errors.NotFound:
+            return []  # a group that does not exist holds no pool
+        found = [documents.read_pool(scale_set) for scale_set in listed]
         return [pool for pool in found if pool.key]
 
     async def balancer(self) -> Balancer:

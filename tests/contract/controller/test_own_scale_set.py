@@ -1,0 +1,143 @@
+"""``gatewayVmssProfile``: a scale set that somebody made themselves, in a group of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Final
+
+from egress_gateway.lab.azure.emulator import SUBSCRIPTION
+from tests.contract.controller.azure_lab import azure_lab
+from tests.contract.controller.test_controller import (
+    SGCS,
+    World,
+    api_server,
+    condition,
+    controller,
+    reason,
+)
+
+OWN: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg-own"
+SUBNET: Final = f"{OWN}/providers/Microsoft.Network/virtualNetworks/net/subnets/gateways"
+SET: Final = f"{OWN}/providers/Microsoft.Compute/virtualMachineScaleSets/own-gateways"
+CONTRIBUTOR: Final = "b24988ac-6180-42a0-ab88-20f7382dd24c"
+VERSION: Final = "2024-05-01"
+Start = Callable[[], AbstractAsyncContextManager[object]]
+"""Starts the controller."""
+
+
+async def build(world: World) -> None:
+    person = world.azure.person
+    await person.put(OWN, {"location": "swedencentral"}, VERSION)
+    subnets = [{"name": "gateways", "properties": {"addressPrefix": "10.77.1.0/24"}}]
+    network = {"addressSpace": {"addressPrefixes": ["10.77.0.0/16"]}, "subnets": subnets}
+    body: dict[str, Any] = {"location": "swedencentral", "properties": network}
+    await person.put(SUBNET.partition("/subnets/")[0], body, VERSION)
+    primary = {"name": "primary", "properties": {"primary": True, "subnet": {"id": SUBNET}}}
+    nic = {"name": "nic", "properties": {"primary": True, "ipConfigurations": [primary]}}
+    profile = {"networkProfile": {"networkInterfaceConfigurations": [nic]}}
+    body = {
+        "location": "swedencentral",
+        "sku": {"name": "Standard_D2pds_v6", "capacity": 2},
+        "properties": {"virtualMachineProfile": profile, "upgradePolicy": {"mode": "Manual"}},
+    }
+    await person.put(SET, body, VERSION)
+
+
+async def grant(world: World) -> str:
+    """The assignment's id."""
+    definitions = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Authorization/roleDefinitions"
+    role = {"roleDefinitionId": f"{definitions}/{CONTRIBUTOR}"}
+    body = {"properties": role | {"principalId": world.azure.principal}}
+    name = "00000000-0000-0000-0000-000000000077"
+    path = f"{OWN}/providers/Microsoft.Authorization/roleAssignments/{name}"
+    await world.azure.person.put(path, body, "2022-04-01")
+    return path
+
+
+async def write(world: World, name: str, **profile: Any) -> None:
+    given = {"vmssResourceGroup": "rg-own", "vmssName": "own-gateways", "publicIpPrefixSize": 31}
+    spec = {"gatewayNodepoolName": "", "gatewayVmssProfile": given | profile}
+    await world.write(name, **spec)
+
+
+def attached(scale_set: dict[str, Any]) -> dict[str, int]:
+    """Number of backend pools of each ipConfig of the model."""
+    network = scale_set["properties"]["virtualMachineProfile"]["networkProfile"]
+    (nic,) = network["networkInterfaceConfigurations"]
+    return {
+        c["name"]: len(c["properties"].get("loadBalancerBackendAddressPools") or ())
+        for c in nic["properties"]["ipConfigurations"]
+    }
+
+
+def is_provisioned(sgc: dict[str, Any]) -> bool:
+    return condition(sgc, "Provisioned").get("status") == "True"
+
+
+def test_a_scale_set_of_one_s_own_is_told_the_role_then_served_then_left_as_it_was(
+    tmp_path: Path,
+) -> None:
+    """Without a role on that group nobody else suffers: anybody may write a group's name."""
+
+    async def story(world: World, start: Start) -> None:
+        before = await world.azure.person.get(SET, VERSION)
+        resources = await world.azure.resources()
+        async with start():
+            await write(world, "own")
+            told = await world.until("own", lambda s: reason(s) == "AuthorizationFailed")
+            assert f"--scope {OWN}" in condition(told, "Ready")["message"]
+            await world.write("other")
+            await world.until("other", is_provisioned)
+
+            await grant(world)
+            status = (await world.until("own", is_provisioned))["status"]
+            assert status["egressIpPrefix"].endswith("/31")
+            assert status["gatewayServerProfile"]["ip"].startswith("10.77.1.")
+            addresses = await world.azure.person.list(f"{SET}/publicIPAddresses", VERSION)
+            assert len(addresses) == 2
+            await write(world, "typo", vmssName="nowhere")
+            await world.until("typo", lambda s: reason(s) == "GatewayPoolNotFound")
+
+            for name in ("own", "other", "typo"):
+                await world.kube.delete(SGCS, name, namespace="default")
+                await world.until_gone(name)
+        assert await world.azure.resources() == resources
+        after = await world.azure.person.get(SET, VERSION)
+        assert attached(before) == attached(after) == {"primary": 0}
+        assert await world.azure.person.list(f"{SET}/publicIPAddresses", VERSION) == []
+
+    play(tmp_path, story)
+
+
+def test_what_is_in_a_group_that_cannot_be_read_is_not_taken_for_gone(tmp_path: Path) -> None:
+    async def story(world: World, start: Start) -> None:
+        assignment = await grant(world)
+        async with start():
+            await write(world, "own")
+            await world.until("own", is_provisioned)
+        await world.azure.person.delete(assignment, "2022-04-01")
+        async with start():
+            await world.kube.delete(SGCS, "own", namespace="default")
+            told = await world.until("own", lambda s: reason(s) == "AuthorizationFailed")
+            assert f"--scope {OWN}" in condition(told, "Ready")["message"]
+            await grant(world)
+            await world.until_gone("own")
+        assert await world.azure.person.list(f"{SET}/publicIPAddresses", VERSION) == []
+
+    play(tmp_path, story)
+
+
+def play(folder: Path, story: Callable[[World, Start], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with azure_lab(folder) as azure, api_server(folder) as (_, kube, path):
+            (folder / "azure.json").write_text(json.dumps(azure.config))
+            await azure.add_pool("npegress")
+            world = World(azure, kube)
+            await build(world)
+            await story(world, lambda: controller(folder, path))
+
+    asyncio.run(main())
