@@ -65,7 +65,7 @@ class Site:
         wait = ("--wait", "--timeout", "90s")
         await self.helm("upgrade", "--install", RELEASE, str(CHART), *wait, *options)
 
-    async def chains(self) -> dict[str, str]:
+    async def chains(self, files: str = "*") -> dict[str, str]:
         """Node and the text of its CNI configuration, read by a pod on it."""
         found = {}
         for node in await self.world.nodes(pool="nodepool1"):
@@ -73,7 +73,7 @@ class Site:
             await self.world.kube.create("pods", reader(name))
             await self.world.pod_ready(f"reader-{name}")
             done = await self.world.kube.exec(
-                "default", f"reader-{name}", ["sh", "-c", "cat /chain/*"]
+                "default", f"reader-{name}", ["sh", "-c", f"cat /chain/{files}"]
             )
             found[name] = done.stdout.decode()
             await self.world.kube.delete("pods", f"reader-{name}", namespace="default")
@@ -172,10 +172,12 @@ async def configurations_hinder_removal(site: Site) -> None:
 
 
 async def removal_restores_the_chains(site: Site) -> None:
-    for text in (await site.chains()).values():
+    for text in (await site.chains("*.conflist")).values():
         assert names.CNI_PLUGIN in text
+    originals = await site.chains("*.before-egress-gateway")
     await site.helm("uninstall", RELEASE, "--wait")
-    for text in (await site.chains()).values():
+    assert await site.chains() == originals
+    for text in originals.values():
         assert '"plugins"' in text
         assert names.CNI_PLUGIN not in text
     for node in await site.world.nodes():
