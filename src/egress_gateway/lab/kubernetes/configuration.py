@@ -93,6 +93,7 @@ def kubelet(node: NodeConfiguration) -> str:
         "cgroupRoot": f"/{node.cgroup}",
         "failCgroupV1": False,
         "failSwapOn": False,
+        "oomScoreAdj": 0,
         "authentication": {
             "anonymous": {"enabled": False},
             "x509": {"clientCAFile": f"{FOLDER}/ca.crt"},
@@ -155,6 +156,7 @@ def proxy(node: NodeConfiguration) -> str:
         "mode": "nftables",
         "clientConnection": {"kubeconfig": f"{FOLDER}/kube-proxy.kubeconfig"},
         "hostnameOverride": node.name,
+        "oomScoreAdj": 0,
         "clusterCIDR": str(node.cluster_cidr),
         "bindAddress": "0.0.0.0",
         "healthzBindAddress": "127.0.0.1:10256",
