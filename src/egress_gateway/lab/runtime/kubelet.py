@@ -196,12 +196,13 @@ class Kubelet:
 
     async def _still_ready(self) -> bool:
         """False when the node controller has given us up meanwhile. A deleted node stays deleted:
-        kubelets register when they start, not later."""
+        kubelets register when they start, not later. A node that somebody has made say that it is
+        not ready, as one does that shuts down gracefully, goes on saying so."""
         node = await self._api.get(f"/api/v1/nodes/{self._spec.name}")
         if node is None:
             return True
         conditions = node.get("status", {}).get("conditions") or []
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        return any(c["type"] == "Ready" and c["status"] != "Unknown" for c in conditions)
 
     async def _reaches_control_plane(self) -> bool:
         if not self._settings.probe_control_plane:
