@@ -9,6 +9,8 @@ import socket
 import msgspec
 import pytest
 
+from egress_gateway.api.types import KeyRotation, RotationPhase
+from egress_gateway.datapath import keys
 from egress_gateway.node import metrics
 from tests.node.world import INTERNET6, NODE6, RUN, CniError, RunningPod, World, sh, until
 
@@ -313,6 +315,57 @@ async def restarted_agent_ends_a_drain() -> None:
         await until(lambda: "wg0" not in sh("ip -br link", ns=pod.ns))
         assert await pod.whoami() in {g.public for g in world.gateways if g is not first}
         old.close()
+
+
+async def key_pair_changes_under_open_connections() -> None:
+    """A port that is closed at first, a new pod and a restart of the agent on the way."""
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        pods = [await world.start_pod("web"), await world.start_pod("shop")]
+        at = [world.gateway_of(await pod.whoami()) for pod in pods]
+        open_ = [await asyncio.to_thread(pod.connect) for pod in pods for _ in range(10)]
+        seen = [gateway.public for gateway in at for _ in range(10)]
+        assert [ask(c) for c in open_] == seen
+        old, new = world.pair, keys.generate()
+        for gateway in world.gateways:
+            gateway.serve_second(new, world.endpoints.values())
+            gateway.deafen_second(True)
+
+        def told(phase: RotationPhase, port: int, public: str) -> KeyRotation:
+            return KeyRotation(request="1", phase=phase, port=port, public_key=public)
+
+        def using(public: str) -> int:
+            return sum(e.spec.gateway_public_key == public for e in world.endpoints.values())
+
+        world.configure(rotation=told("Moving", 6001, new.public))
+        await until(lambda: all(s.attachment.joining for s in world.agent.sandboxes))
+        # Nothing is given up for a server that does not answer, and new pods do not need it.
+        pods.append(await world.start_pod("late"))
+        assert using(old.public) == 3
+        assert [ask(c) for c in open_] == seen
+        await world.stop_agent()
+        for gateway in world.gateways:
+            gateway.deafen_second(False)
+        await world.start_agent()
+        await until(lambda: using(new.public) == 3, seconds=40)
+        assert [ask(c) for c in open_] == seen
+        profile = (6001, new.public)
+        for phase in ("Retiring", "Closing"):
+            rotation = told(phase, 6000, old.public)
+            world.configure(server=profile, rotation=rotation)
+            await asyncio.sleep(0.5)
+            assert [ask(c) for c in open_] == seen
+        assert all(s.attachment.parting for s in world.agent.sandboxes)
+        for gateway in world.gateways:
+            gateway.stop_first()
+        world.configure(server=profile, rotation=KeyRotation(request="1", phase="Done"))
+        await until(lambda: not any("wg0" in sh("ip -br link", ns=p.ns) for p in pods))
+        assert [ask(c) for c in open_] == seen
+        assert [world.gateway_of(await pod.whoami()) for pod in pods[:2]] == at
+        for connection in open_:
+            connection.close()
 
 
 async def pod_starts_held_back() -> None:

@@ -99,6 +99,10 @@ def test_drain_goes_on_across_a_restart_of_the_agent() -> None:
     play("restarted_agent_ends_a_drain")
 
 
+def test_key_pair_changes_and_no_connection_notices() -> None:
+    play("key_pair_changes_under_open_connections")
+
+
 def test_pod_may_start_held_back() -> None:
     play("pod_starts_held_back")
 

@@ -29,6 +29,7 @@ from egress_gateway.api.types import (
     GatewayStatus,
     GatewayStatusSpec,
     GatewayVeto,
+    KeyRotation,
     ObjectMeta,
     PodEndpoint,
     StaticGatewayConfiguration,
@@ -116,6 +117,8 @@ class PlayedApi:
     async def delete(
         self, resource: Any, name: str, namespace: str, *, uid: str | None = None
     ) -> None:
+        if self.down:
+            await asyncio.sleep(3600)
         self._world.endpoints.put(namespace, name, None)
         self._world.sync_peers()
 
@@ -140,6 +143,7 @@ class GatewayNode:
         self.carries_ipv6 = False
         self._link = f"wgt{index}"
         self._pair = pair
+        self._second: keys.KeyPair | None = None
         netns.create(self.name).close()
         sh(
             f"ip link add {self.name} type veth peer name eth0 netns {self.name}; "
@@ -150,19 +154,9 @@ class GatewayNode:
             "sysctl -qw net.ipv4.ip_forward=1",
             ns=self.name,
         )
-        environment = {k: v for k, v in os.environ.items() if k != "LOG_LEVEL"}
-        subprocess.run(
-            ["nsenter", f"--net=/run/netns/{self.name}", "wireguard-go", self._link],
-            env=environment,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        key = Path(f"/run/{self.name}.key")
-        key.write_text(pair.private)
+        self._serve(self._link, 6000, pair)
         sh(
-            f"wg set {self._link} listen-port 6000 private-key {key}; "
-            f"ip link set {self._link} up; ip route add 10.244.0.0/16 dev {self._link}; "
+            f"ip route add 10.244.0.0/16 dev {self._link}; "
             f"ip addr add {self.public}/32 dev lo; ip route add default via 10.224.0.200; "
             "ip addr add 169.254.103.1/32 dev lo; "
             f"nft 'add table ip t; "
@@ -186,14 +180,63 @@ class GatewayNode:
             ns=self.name,
         )
 
+    def _serve(self, link: str, port: int, pair: keys.KeyPair) -> None:
+        environment = {k: v for k, v in os.environ.items() if k != "LOG_LEVEL"}
+        subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self.name}", "wireguard-go", link],
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        key = Path(f"/run/{self.name}.key")
+        key.write_text(pair.private)
+        sh(
+            f"wg set {link} listen-port {port} private-key {key}; ip link set {link} up",
+            ns=self.name,
+        )
+
+    def serve_second(self, pair: keys.KeyPair, endpoints: list[PodEndpoint]) -> None:
+        """Port 6001, with a pair of its own; answers go the way that the connection came."""
+        self._second = pair
+        second = f"{self._link}b"
+        self._serve(second, 6001, pair)
+        sh(
+            f"ip route add 10.244.0.0/16 dev {second} table 6001; "
+            "ip rule add fwmark 6001 table 6001; "
+            "nft 'add table ip m; add chain ip m in { type filter hook prerouting priority -150; };"
+            f' add rule ip m in iifname "{self._link}" ct mark set 6000;'
+            f' add rule ip m in iifname "{second}" ct mark set 6001;'
+            " add rule ip m in iifname eth0 meta mark set ct mark'",
+            ns=self.name,
+        )
+        self.sync(endpoints)
+
+    def stop_first(self) -> None:
+        second = f"{self._link}b"
+        sh(f"ip link del {self._link}; ip route add 10.244.0.0/16 dev {second}", ns=self.name)
+
+    def deafen_second(self, deaf: bool) -> None:
+        """As a firewall that lets the first port through alone."""
+        rule = (
+            "add table ip f; add chain ip f i { type filter hook input priority 0; };"
+            " add rule ip f i udp dport 6001 drop"
+        )
+        sh(f"nft '{rule if deaf else 'delete table ip f'}'", ns=self.name)
+
     def sync(self, endpoints: list[PodEndpoint]) -> None:
-        lines = [f"[Interface]\nPrivateKey={self._pair.private}\nListenPort=6000"]
+        self._sync(self._link, 6000, self._pair, endpoints)
+        if self._second is not None:
+            self._sync(f"{self._link}b", 6001, self._second, endpoints)
+
+    def _sync(self, link: str, port: int, pair: keys.KeyPair, endpoints: list[PodEndpoint]) -> None:
+        lines = [f"[Interface]\nPrivateKey={pair.private}\nListenPort={port}"]
         for e in endpoints:
             allowed = ",".join(e.spec.pod_ips)
             lines.append(f"[Peer]\nPublicKey={e.spec.pod_public_key}\nAllowedIPs={allowed}")
         path = Path(f"/run/{self.name}.conf")
         path.write_text("\n".join(lines) + "\n")
-        sh(f"wg syncconf {self._link} {path}", ns=self.name)
+        sh(f"wg syncconf {link} {path}", ns=self.name)
 
     def cut(self) -> None:
         sh("ip link set eth0 down", ns=self.name)
@@ -338,8 +381,18 @@ class World:
         assert whoami.stdout is not None
         whoami.stdout.readline()
 
-    def configure(self, name: str = "egress", *, ipv6: bool = False, **spec: Any) -> None:
-        """A StaticGatewayConfiguration that all gateways serve."""
+    def configure(
+        self,
+        name: str = "egress",
+        *,
+        ipv6: bool = False,
+        server: tuple[int, str] | None = None,
+        rotation: KeyRotation | None = None,
+        **spec: Any,
+    ) -> None:
+        """A StaticGatewayConfiguration that all gateways serve. ``server``: port and public
+        key, if they are not the usual ones."""
+        port, public = server or (6000, self.pair.public)
         for gateway in self.gateways if ipv6 else ():
             if not gateway.carries_ipv6:
                 gateway.carry_ipv6()
@@ -352,8 +405,9 @@ class World:
                 status=StaticGatewayConfigurationStatus(
                     egress_ip_prefix="203.0.113.0/30",
                     gateway_server_profile=GatewayServerProfile(
-                        ip="", port=6000, public_key=self.pair.public
+                        ip="", port=port, public_key=public
                     ),
+                    key_rotation=rotation or KeyRotation(),
                     gateways=[
                         Gateway(
                             node=g.name,
