@@ -231,11 +231,23 @@ def test_daemons_go_where_they_are_selected_and_tolerate(run: Run) -> None:
             tolerant = daemon_set(nodeSelector={"pool": "a"}, tolerations=[{"operator": "Exists"}])
             await cluster.admin.apply(tolerant)
             await cluster.admin.wait_for("daemonsets", "agent", scheduled(2), namespace="default")
-            # A node that comes is served, a node that goes takes its pod along.
+            # A node that comes is served.
             await add_node(cluster, node("n4", pool="a"))
             await cluster.admin.wait_for("daemonsets", "agent", scheduled(3), namespace="default")
-            await cluster.admin.delete("nodes", "n1")
+
+    run(scenario)
+
+
+@pytest.mark.embedded_only("a real cluster collects a lost node's pods after forty seconds")
+def test_a_node_that_goes_takes_its_daemons_along(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in ("n1", "n2"):
+            await add_node(cluster, node(name))
+        async with Kubelet(cluster):
+            await cluster.admin.create("daemonsets", daemon_set())
             await cluster.admin.wait_for("daemonsets", "agent", scheduled(2), namespace="default")
+            await cluster.admin.delete("nodes", "n1")
+            await cluster.admin.wait_for("daemonsets", "agent", scheduled(1), namespace="default")
 
     run(scenario)
 

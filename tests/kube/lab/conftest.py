@@ -46,17 +46,18 @@ class Operator:
     world: World
     helm: Path
 
-    async def call(self, *arguments: str) -> str:
+    async def call(self, *arguments: str, stdin: str = "") -> str:
         """``helm`` in the system namespace. An error is the test's."""
         process = await asyncio.create_subprocess_exec(
             str(self.helm),
             f"--namespace={SYSTEM}",
             *arguments,
             env={**os.environ, "KUBECONFIG": str(self.world.lab.kubeconfig)},
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await process.communicate()
+        said, _ = await process.communicate(stdin.encode())
         assert process.returncode == 0, said.decode()
         return said.decode()
 

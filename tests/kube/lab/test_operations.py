@@ -1,7 +1,4 @@
-"""What operators do and suffer, on real nodes: outages, upgrades, bare nodes, removal.
-
-The module ends by uninstalling the chart, so the order of its tests is that of the file.
-"""
+"""What operators do and suffer, on real nodes: outages, upgrades, bare nodes, removal."""
 
 from __future__ import annotations
 
@@ -22,6 +19,7 @@ from egress_gateway.lab.demo.world import World, until
 from egress_gateway.lab.kube.client import KubeError
 from egress_gateway.lab.kubernetes import release
 from egress_gateway.lab.runtime.cni import base_configuration
+from tests.deploy.conftest import CHART
 from tests.kube.lab.conftest import SYSTEM, Act, Operator, all_ready
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import annotated, remove
@@ -79,6 +77,10 @@ def test_nothing_from_a_wrong_address_while_agents_and_gateways_are_killed(act: 
             await world.control.call("cut", node=gateway, direction="both")
             await _answered(traffic)
             await world.control.call("mend", node=gateway)
+            await _answered(traffic)
+            await world.control.call("power_cut", node=gateway)
+            await _answered(traffic)
+            await world.control.call("power_on", node=gateway)
             await _answered(traffic)
         for pod in later:
             await world.curl(pod, f"http://{OBSERVED}/traffic/{pod}/0")
@@ -300,7 +302,7 @@ async def echoes(world: World, pod: str) -> AsyncIterator[list[bytes]]:
 
 
 def test_removing_the_chart_gives_every_node_its_chain_back(act: Act) -> None:
-    """``helm uninstall`` restores the base CNI configuration byte for byte."""
+    """``helm uninstall`` restores the base CNI configuration byte for byte; it can come again."""
 
     async def story(lab: Operator) -> None:
         world = lab.world
@@ -309,6 +311,7 @@ def test_removing_the_chart_gives_every_node_its_chain_back(act: Act) -> None:
         ranges = {m["name"]: m["pods"] for m in status["machines"]}
         for node in nodes:
             assert names.CNI_PLUGIN in await lab.on(node, f"cat {CHAIN}")
+        values = await lab.call("get", "values", release.RELEASE, "--output=json")
         await lab.call("uninstall", release.RELEASE, "--wait", "--timeout", "180s")
         for node in nodes:
             files = (await lab.on(node, "ls -A /etc/cni/net.d")).split()
@@ -321,5 +324,8 @@ def test_removing_the_chart_gives_every_node_its_chain_back(act: Act) -> None:
         address = ipaddress.ip_address(await world.curl("afterwards", "http://ifconfig.me"))
         assert address in ipaddress.ip_network("192.0.2.0/24")
         await world.kube.delete("pods", "afterwards", namespace="default", grace_seconds=0)
+        # Over the definitions that stayed.
+        await lab.call("install", release.RELEASE, str(CHART), "--values=-", stdin=values)
+        await all_ready(world)
 
     act(story)
