@@ -134,6 +134,7 @@ def test_what_can_be_left_out_is_left_out(render: Render) -> None:
         ("networkPolicy.egressPorts=[]", "/networkPolicy/egressPorts"),
         ("admission.mode=maybe", "/admission/mode"),
         ("admission.pods=true", "'pods' not allowed"),
+        ("webhook.replicas=0", "/webhook/replicas"),
         ("webhook.settings.port=1", "'port' not allowed"),
         ("admission.mode=policy", "serves no MutatingAdmissionPolicy"),
     ],

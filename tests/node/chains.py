@@ -262,3 +262,19 @@ async def started_while_the_chain_was_rewritten() -> None:
         pod.annotate("egress")  # its phase is Running now
         await until(lambda: world.agent.sandboxes and world.agent.sandboxes[0].verified.is_set())
         assert await pod.whoami() in {g.public for g in world.gateways}
+
+
+async def deleted_without_the_api() -> None:
+    """DEL does not wait for it; what could not be told it is told when it is back."""
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        pod = await world.start_pod("web")
+        world.api.down = True
+        await pod.delete()
+        assert not world.agent.sandboxes
+        assert not any((RUN / "attached").iterdir())
+        assert len(world.endpoints.values()) == 1
+        world.api.down = False
+        await until(lambda: not world.endpoints.values())

@@ -44,3 +44,7 @@ def test_sandbox_of_which_everything_is_gone_leaves_nothing() -> None:
 
 def test_pod_that_started_while_the_chain_was_rewritten_is_attached_at_once() -> None:
     play("started_while_the_chain_was_rewritten")
+
+
+def test_delete_succeeds_without_the_api_server_which_hears_of_it_later() -> None:
+    play("deleted_without_the_api")

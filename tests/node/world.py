@@ -40,6 +40,7 @@ from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
 from egress_gateway.datapath import backends, keys, netns, tunnels
 from egress_gateway.datapath.sources import SourceFilter
+from egress_gateway.kube.errors import Unavailable
 from egress_gateway.kube.resources import Key, Pod, PodSpec, PodStatus, Reference
 from egress_gateway.node import server
 from egress_gateway.node.agent import Agent
@@ -118,7 +119,7 @@ class PlayedApi:
         self, resource: Any, name: str, namespace: str, *, uid: str | None = None
     ) -> None:
         if self.down:
-            await asyncio.sleep(3600)
+            raise Unavailable(0, "Unreachable", "the API server is down")
         self._world.endpoints.put(namespace, name, None)
         self._world.sync_peers()
 
