@@ -7,6 +7,7 @@ before it answered.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any, Final
 
 from egress_gateway.api import names
@@ -14,6 +15,8 @@ from egress_gateway.cni.protocol import SUPPORTED_VERSIONS
 
 EXTENSIONS: Final = (".conf", ".conflist", ".json")
 """What libcni takes for a configuration; the first in the folder by name is the network."""
+_WHOLE: Final = ("cniVersion", "cniVersions", "name")
+"""What belongs to the whole chain, and not to the plugin that a single configuration is of."""
 
 
 class ConflistError(ValueError):
@@ -35,14 +38,14 @@ def with_plugin(content: bytes, plugin: dict[str, Any]) -> bytes | None:
     None if it is so already. Raises ``ConflistError``."""
     network: dict[str, Any] = _parse(content)
     if "plugins" not in network:
-        whole = {key: network.pop(key) for key in ("cniVersion", "name") if key in network}
+        whole = {key: network.pop(key) for key in _WHOLE if key in network}
         network = whole | {"plugins": [network]}
-    version = network.get("cniVersion")
-    if version not in SUPPORTED_VERSIONS:
-        raise ConflistError(
-            f"cniVersion {version!r} cannot chain {names.CNI_PLUGIN}; "
-            f"use one of {', '.join(SUPPORTED_VERSIONS)}"
-        )
+    for version in _versions(network):
+        if version not in SUPPORTED_VERSIONS:
+            raise ConflistError(
+                f"cniVersion {version!r} cannot chain {names.CNI_PLUGIN}; "
+                f"use one of {', '.join(SUPPORTED_VERSIONS)}"
+            )
     chain = [plugin for plugin in network["plugins"] if not _ours(plugin)]
     if not chain:
         raise ConflistError("the chain is empty; the network's own plugin must come first")
@@ -50,6 +53,21 @@ def with_plugin(content: bytes, plugin: dict[str, Any]) -> bytes | None:
     if network["plugins"] == wanted:
         return None
     return _text({**network, "plugins": wanted})
+
+
+def _versions(network: dict[str, Any]) -> list[Any]:
+    """Those that a runtime may choose: ``cniVersion`` is what older ones know, newer ones take the
+    highest of the list as well (CNI 1.1)."""
+    single, named = network.get("cniVersion"), network.get("cniVersions")
+    listed = sorted(named, key=_number) if isinstance(named, list) and named else []
+    return listed[-1:] if listed and single is None else [single, *listed[-1:]]
+
+
+def _number(version: Any) -> list[int]:
+    try:
+        return [int(part) for part in version.split(".")]
+    except (AttributeError, ValueError):
+        return [sys.maxsize]  # what cannot be read is what we cannot chain
 
 
 def without_plugin(content: bytes) -> bytes | None:

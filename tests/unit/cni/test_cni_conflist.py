@@ -77,6 +77,38 @@ class TestChain:
         assert json.loads(restored) == json.loads(chain())
         assert without_plugin(chain()) is None
 
+    @pytest.mark.parametrize(
+        ("versions", "chained"),
+        [
+            ({"cniVersions": ["0.4.0", "1.1.0"]}, True),
+            ({"cniVersion": "0.4.0", "cniVersions": ["1.0.0"]}, True),
+            ({"cniVersion": "1.0.0", "cniVersions": ["0.1.0", "0.4.0"]}, True),
+            # Runtimes that know no list would take it.
+            ({"cniVersion": "0.1.0", "cniVersions": ["1.0.0"]}, False),
+            ({"cniVersions": ["1.0.0", None]}, False),
+            ({"cniVersions": ["1.0.0", "latest"]}, False),
+            # A runtime would choose what we do not know.
+            ({"cniVersion": "1.0.0", "cniVersions": ["1.2.0"]}, False),
+            ({"cniVersion": "1.0.0", "cniVersions": ["1.10.0"]}, False),
+            ({"cniVersions": ["0.1.0", "0.2.0"]}, False),
+            ({"cniVersions": []}, False),
+            ({}, False),
+        ],
+    )
+    def test_highest_of_several_versions_counts(
+        self, versions: dict[str, Any], chained: bool
+    ) -> None:
+        content = json.dumps({"name": "n", "type": "bridge", **versions}).encode()
+        if not chained:
+            with pytest.raises(ConflistError, match="cannot chain"):
+                with_plugin(content, ENTRY)
+            return
+        changed = with_plugin(content, ENTRY)
+        assert changed is not None
+        network = json.loads(changed)
+        assert {k: network[k] for k in versions} == versions
+        assert network["plugins"] == [{"type": "bridge"}, ENTRY]
+
     def test_azures_own_version_can_be_chained(self) -> None:
         assert types(with_plugin(json.dumps(AZURE).encode(), ENTRY))[-1] == names.CNI_PLUGIN
 
