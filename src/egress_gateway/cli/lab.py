@@ -136,7 +136,7 @@ def status(name: str, output: str) -> None:
         click.echo(json.dumps(_describe(handle) | state))
         return
     click.echo(f"lab {name!r}: pid {handle.pid}, {handle.directory}")
-    click.echo(f"  Kubernetes  {handle.kubernetes}")
+    click.echo(f"  Kubernetes  {handle.kubernetes} ({state['kubernetes_kind']})")
     click.echo(f"  Azure       {handle.azure}")
     click.echo(f"  memory      {state['memory_bytes'] / 1e6:.0f} MB, all processes together")
     for machine in state["machines"]:

@@ -206,6 +206,7 @@ class Lab:
             )
         return {
             "cluster": self._cluster.name if self._cluster else None,
+            "kubernetes_kind": self.kubernetes.kind,
             "memory_bytes": await asyncio.to_thread(_memory),
             "machines": machines,
             "internet": str(self.fabric.internet.namespace.path),

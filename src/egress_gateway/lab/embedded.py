@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -34,6 +34,8 @@ class EmbeddedSettings:
 
 class EmbeddedKubernetes:
     """Serves on ``listening``: the host's loopback first, then the fabric's address."""
+
+    kind: Final = "embedded"
 
     def __init__(
         self, settings: EmbeddedSettings, listening: list[socket.socket], fabric: Fabric

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
@@ -91,18 +92,18 @@ class RealMachines:
                 return
             if known is not None:
                 await self._end(known)
-            began = time.monotonic()
+            began = time.time()
             machine = await self._boot(spec)
             self._running[spec.name] = machine
             try:
                 await self._prepare(machine)
-                await self._ready(machine)
+                await self._ready(machine, since=began)
             except BaseException as error:
                 await self._end(self._running.pop(spec.name))
                 if isinstance(error, TimeoutError | KubeError):
                     raise MachineError(f"node {spec.name} is not Ready: {error}") from error
                 raise
-            log.info("node %s Ready after %.1f s", spec.name, time.monotonic() - began)
+            log.info("node %s Ready after %.1f s", spec.name, time.time() - began)
 
     async def stop(self, name: str) -> None:
         """Ends a machine for good; its Node and pods are its owner's to delete."""
@@ -193,8 +194,9 @@ class RealMachines:
         task = asyncio.create_task(keep())
         machine.services.add(task)
 
-    async def _ready(self, machine: Running) -> None:
-        """Waits for the Node, gives it its pods' range, and waits until it is Ready."""
+    async def _ready(self, machine: Running, *, since: float) -> None:
+        """Waits for the Node, gives it its pods' range, and waits until this boot's kubelet
+        (from Unix time ``since``) says that it is Ready: the last one's word may still stand."""
         name = machine.spec.name
         async with self._plane.transport() as transport:
             admin = KubeClient(transport)
@@ -203,14 +205,13 @@ class RealMachines:
                 ranges = {"podCIDR": str(machine.pod_cidr), "podCIDRs": [str(machine.pod_cidr)]}
                 with contextlib.suppress(KubeError):  # it has one: the machine was here before
                     await admin.patch("nodes", name, {"spec": ranges})
-                booted = machine.node
                 await admin.wait_for(
-                    "nodes", name, lambda found: _is_ready(found), timeout=_READY_LIMIT
+                    "nodes", name, lambda found: _is_ready(found, since), timeout=_READY_LIMIT
                 )
             except TimeoutError:
                 last = _last_line(machine.node, "kubelet")
                 raise MachineError(f"node {name} is not Ready; its kubelet says: {last}") from None
-            if booted.stopped.is_set():
+            if machine.node.stopped.is_set():
                 raise MachineError(f"machine {name} went down")
 
     async def _end(self, machine: Running) -> None:
@@ -311,9 +312,15 @@ async def _sh(node: Node, script: str) -> None:
         raise MachineError(f"machine {node.name} cannot be prepared: {said}")
 
 
-def _is_ready(node: dict[str, Any] | None) -> bool:
+def _is_ready(node: dict[str, Any] | None, since: float) -> bool:
+    """Whether the kubelet has said so since then (it says the time in whole seconds)."""
     conditions = (node or {}).get("status", {}).get("conditions", [])
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return any(
+        c["type"] == "Ready"
+        and c["status"] == "True"
+        and datetime.fromisoformat(c["lastHeartbeatTime"]).timestamp() >= int(since)
+        for c in conditions
+    )
 
 
 def _last_line(node: Node, program: str) -> str:

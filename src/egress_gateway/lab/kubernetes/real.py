@@ -56,6 +56,8 @@ class RealSettings:
 class RealKubernetes:
     """See the module; the same methods as ``lab.embedded.EmbeddedKubernetes``."""
 
+    kind: Final = f"real, v{binaries.KUBERNETES}"
+
     def __init__(self, settings: RealSettings, listening: socket.socket, fabric: Fabric) -> None:
         self._settings = settings
         self._fabric = fabric

@@ -297,7 +297,7 @@ def _interpreter(root: Path) -> None:
     def unwanted(_: str, names: list[str]) -> set[str]:
         return {name for name in names if name in _SKIPPED or name.startswith("config-")}
 
-    shutil.copytree(library, target, ignore=unwanted, symlinks=False)
+    shutil.copytree(library, target, ignore=unwanted, ignore_dangling_symlinks=True)
     modules = [home, *target.rglob("*.so")]
     _link_libraries(root, modules)
     _readable(root / "opt")
