@@ -316,3 +316,34 @@ def test_a_deletion_that_the_old_controller_began_is_finished(tmp_path: Path) ->
         assert_left(moved, without(moved.before, f"egressgateway-{config}", rule))
 
     play(tmp_path, story)
+
+
+def test_deleting_every_configuration_leaves_the_machines_as_they_were_before_any(
+    tmp_path: Path,
+) -> None:
+    async def story(moved: Moved) -> None:
+        async with controller(tmp_path, moved.kubeconfig):
+            await settled(moved)
+            for name in MODES:
+                await moved.kube.delete(SGCS, name, namespace="default")
+            for name in MODES:
+                await moved.kube.wait_for(
+                    SGCS, name, lambda s: s is None, namespace="default", timeout=20
+                )
+        expected = moved.before
+        for name in MODES:
+            config = moved.recorded_of("GatewayVMConfiguration", name)["metadata"]["uid"]
+            rule = moved.recorded_of("GatewayLBConfiguration", name)["metadata"]["uid"]
+            expected = without(expected, f"egressgateway-{config}", rule)
+        after = moved.azure()
+        gone = expected.keys() - after.keys()
+        assert [key.rpartition("/")[2] for key in gone] == ["kubeegressgateway-ilb"]
+        assert after.keys() <= expected.keys(), "nothing else was made"
+        for key, document in after.items():
+            left = str(document)
+            assert "egressgateway-" not in left, key
+            assert "kubeegressgateway-ilb" not in left, key
+        secrets = {s["metadata"]["name"] for s in await moved.kube.list("secrets")}
+        assert not [s for s in secrets if s.startswith("sgw-")]
+
+    play(tmp_path, story)

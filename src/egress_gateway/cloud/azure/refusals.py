@@ -165,6 +165,7 @@ TABLE: Final = (
             "OperationPreempted",
             "CanceledAndSupersededDueToAnotherOperation",
             "ConflictingConcurrentWriteNotAllowed",
+            "Conflict",
         ),
         errors.Conflict,
         "another operation is running on the resource; tried again",
