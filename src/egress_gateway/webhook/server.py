@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 REVIEWS: Final = Counter(
     "egress_gateway_webhook_reviews_total", "Pods that were judged, by outcome.", ["outcome"]
+)
+ENDS: Final = Gauge(
+    "egress_gateway_webhook_certificate_ends_timestamp_seconds",
+    "When the certificate that is served ends; it is renewed a month before.",
 )
 _LARGEST: Final = 8 << 20
 """Bytes; the API server takes no object larger than 3 MiB."""
@@ -79,6 +83,7 @@ class Server:
             self._tls.load_cert_chain(f"/proc/self/fd/{file}")
         finally:
             os.close(file)
+        ENDS.set(generation.ends)
 
     async def start(self) -> None:
         """Raises ``OSError`` when the port is taken."""

@@ -24,7 +24,7 @@ from egress_gateway.webhook import certificates
 from egress_gateway.webhook.certificates import SETTLE, Generation
 from egress_gateway.webhook.keeper import REGISTRATIONS, Keeper
 from egress_gateway.webhook.registration import ANNOTATED, DEFAULTED, PATH
-from egress_gateway.webhook.server import Namespaces, Server
+from egress_gateway.webhook.server import ENDS, Namespaces, Server
 from egress_gateway.webhook.settings import Settings
 
 SETTINGS = Settings(system_namespace="system", certificate_validity=90 * 86400.0)
@@ -255,6 +255,7 @@ def test_what_cannot_be_judged_is_no_yes() -> None:
 def test_settled_state_is_not_written_again() -> None:
     async def scenario(api: Api, replica: Replica) -> None:
         assert api.writes == 2
+        assert ENDS._value.get() == api.generations[0].ends
         for _ in range(3):
             assert await replica.keeper.step()
         assert api.writes == 2
