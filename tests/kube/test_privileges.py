@@ -29,6 +29,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         f"{GROUP}/staticgatewayconfigurations": "get list patch watch",
         f"{GROUP}/staticgatewayconfigurations/status": "get patch update",
         f"{GROUP}/staticgatewayconfigurations/finalizers": "update",
+        f"{GROUP}/podendpoints": "list",
         f"{GROUP}/gatewaylbconfigurations": "delete get list patch",
         f"{GROUP}/gatewayvmconfigurations": "delete get list patch",
         "/nodes": READ,

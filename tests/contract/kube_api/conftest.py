@@ -31,6 +31,7 @@ from egress_gateway.lab.kube.client import HttpTransport, KubeClient
 from egress_gateway.lab.kube.server import ApiServer
 from egress_gateway.lab.kubernetes.control_plane import ADMINISTRATOR, ControlPlane
 from egress_gateway.lab.protocols import PodRuntime
+from tests.deploy.conftest import tool
 from tests.kube.real import settle, wipe
 
 
@@ -219,11 +220,14 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture(scope="session")
 def kubectl_binary() -> str:
-    """``KUBECTL`` or the one on PATH; exec over WebSocket needs 1.31 or later."""
-    found = os.environ.get("KUBECTL") or shutil.which("kubectl")
+    """``KUBECTL``, that of ``make clients``, or the one on PATH; exec over WebSocket needs 1.31 or
+    later."""
+    fetched = tool("kubernetes_clients")
+    known = str(fetched.folder() / "kubectl") if fetched.present() else shutil.which("kubectl")
+    found = os.environ.get("KUBECTL") or known
     if not found:
         pytest.skip(
-            "NO KUBECTL: the contract with kubectl was NOT tested (install it or set KUBECTL)"
+            "NO KUBECTL: the contract with kubectl was NOT tested (make clients, or set KUBECTL)"
         )
     shown = subprocess.run(
         [found, "version", "--client", "-o", "json"], capture_output=True, text=True, check=True
