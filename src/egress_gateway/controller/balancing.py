@@ -13,6 +13,9 @@ from egress_gateway.api import names
 from egress_gateway.cloud.protocol import PoolState, Rule, WriteBalancer
 from egress_gateway.controller.wanted import BUSY, Step, Wanted
 
+MAX_RULES: Final = 300
+"""Load balancer rules of one NIC (Azure subscription and service limits). A pool that is full of
+configurations has so many left for second rules, which come and go."""
 _PORTS: Final = range(names.PORT_FIRST, names.PORT_LAST + 1)
 
 
@@ -53,7 +56,10 @@ class Balancing:
             else:
                 newcomers.append((w, name))
         taken |= claimed
-        for w, name in newcomers:
+        room = MAX_RULES - len(here.keys() - self._by_rule.keys())
+        for w, name in sorted(newcomers, key=lambda new: new[1] == new[0].names.second_rule):
+            if name == w.names.second_rule and len(rules) >= room:
+                continue  # its turn comes when another change of keys is over
             free = next((p for p in _PORTS if p not in taken), None)
             if free is not None:
                 taken.add(free)
