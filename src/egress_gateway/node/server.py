@@ -72,13 +72,14 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
 
 
 async def answer(agent: Agent, request: bytes) -> bytes:
-    """The reply to one request."""
+    """The reply to one request, in the version that it asks for."""
+    version = ""
     try:
         call = protocol.decode(request)
         version = call.config.cni_version
         return await _verb(agent, call)
     except protocol.ProtocolError as error:
-        return protocol.refusal(protocol.INVALID_CONFIG, str(error))
+        return protocol.refusal(protocol.INVALID_CONFIG, str(error), version=version)
     except Refused as error:
         return _try_again(str(error), version)
     except Exception as error:

@@ -122,3 +122,18 @@ def test_plugin_that_dies_in_the_middle_harms_nobody(tmp_path: Path) -> None:
         assert agent.calls == ["DEL c-eth0"]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Refused("no gateway"), protocol.TRY_AGAIN),
+        (DatapathError("no link"), protocol.TRY_AGAIN),
+        (protocol.ProtocolError("prevResult.ips: none"), protocol.INVALID_CONFIG),
+    ],
+)
+def test_every_error_is_whole_and_in_the_version_asked_for(error: Exception, code: int) -> None:
+    found = error_of(ask(Agent(error), request("ADD")))
+    assert set(found) == {"cniVersion", "code", "msg", "details"}
+    assert (found["cniVersion"], found["code"]) == ("0.4.0", code)
+    assert str(error) in found["msg"]
