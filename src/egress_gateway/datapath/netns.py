@@ -67,11 +67,20 @@ class NetNS:
         that is inside already goes on itself, so that many steps cost one thread."""
         if getattr(_inside, "identity", None) == self.identity:
             return function()
+        return self.start(function)()
+
+    def start(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Begins ``function`` inside the namespace, in a thread of its own; what is returned waits
+        for its end, and returns or raises what it does. To be called, whatever happens."""
         call = _Call(self._descriptor, function, self.path)
         thread = threading.Thread(target=call, name="netns", daemon=True)
         thread.start()
-        thread.join()
-        return call.outcome()
+
+        def outcome() -> T:
+            thread.join()
+            return call.outcome()
+
+        return outcome
 
     def close(self) -> None:
         if self._descriptor >= 0:

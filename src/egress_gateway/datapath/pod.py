@@ -16,9 +16,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from egress_gateway.datapath import echo, podplan, sockets
 from egress_gateway.datapath.errors import DatapathError, NoSuchLink, NoSuchNamespace
@@ -76,6 +77,9 @@ __all__ = [
 ]
 
 
+_UNASKED: Final = Device(public_key="", listen_port=0, fwmark=0, peers={})
+
+
 @dataclass(frozen=True, slots=True)
 class _Open:
     """The pod's namespace for the length of one call. Never longer: an open descriptor would
@@ -116,9 +120,22 @@ class PodSide:
     def _converge(self, desired: PodDesired) -> list[Action]:
         with self._open() as pod:
             actions = plan(desired, self._observe(pod, desired))
-            for action in actions:
-                self._apply(pod, desired, action)
+            tunnel, hold, rest = podplan.apart(actions)
+            # Moving a link makes the kernel wait for all its readers: longer than the rest takes.
+            done = (
+                self._node.start(lambda: self._apply_all(pod, desired, tunnel)) if tunnel else None
+            )
+            try:
+                self._apply_all(pod, desired, hold)
+            finally:
+                if done is not None:
+                    done()
+            self._apply_all(pod, desired, rest)
             return actions
+
+    def _apply_all(self, pod: _Open, desired: PodDesired, actions: Iterable[Action]) -> None:
+        for action in actions:
+            self._apply(pod, desired, action)
 
     def observe(self, desired: PodDesired) -> PodObserved:
         """What is there, as far as ``desired`` is concerned."""
@@ -244,13 +261,14 @@ class PodSide:
         link = found.get(name)
         if tunnel is None:
             return Leg(link=link)
-        unmoved = False
-        handle = Interface(tunnel.name, pod.netns, name)
-        if link is None:
+        unmoved, device = False, None
+        if link is not None:
+            device = self._backend.status(Interface(tunnel.name, pod.netns, name))
+        else:
             with Links(self._node) as node:
                 unmoved = node.link(tunnel.name) is not None
-            handle = Interface(tunnel.name, self._node, tunnel.name)
-        device = self._backend.status(handle) if link or unmoved else None
+            # Asking a process that waits to be used would hold up the pod that is to use it.
+            device = _UNASKED if unmoved else None
         source = self._sources.allowed().get(tunnel.listen_port)
         keys = [key for key, _ in podplan.link_sysctls(desired, name)] if link else []
         sysctls = tuple((key, read_sysctl(pod.netns, key)) for key in keys)
@@ -313,6 +331,7 @@ class PodSide:
     def _apply_filter(
         self, pod: _Open, ruleset: str, present: bool, inbound: tuple[Flow, ...]
     ) -> None:
+        before = pod.nft.generation()
         try:
             pod.nft.apply(replacement(ruleset, inbound, present=present))
         except DatapathError:
@@ -321,6 +340,12 @@ class PodSide:
             # What is there cannot be amended (another version's, or damaged): replaced whole.
             whole = replacement(ruleset, inbound, present=False)
             pod.nft.apply(f"delete table inet {TABLE}\n{whole}")
+        after = pod.nft.generation()
+        if not present and after == before + 1:
+            # Ours was the only change. What the kernel made of it is looked at when there has
+            # been another one: while a pod starts, milliseconds count.
+            self._applied, self._intact = ("", ""), (ruleset, (pod.netns.identity, after))
+            return
         listing = pod.nft.table("inet", TABLE)
         self._applied = (ruleset, fingerprint(listing, without=SEEDED))
 

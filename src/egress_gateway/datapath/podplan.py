@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -164,7 +164,8 @@ class PodObserved:
     inbound: tuple[Flow, ...] = ()
     sysctls: tuple[tuple[str, str | None], ...] = ()
     unmoved: bool = False
-    """The tunnel's link still lies in the node's namespace."""
+    """The tunnel's link still lies in the node's namespace: it is configured whole then, whatever
+    ``device`` says."""
     link: Link | None = None
     device: Device | None = None
     routes: frozenset[Route] = frozenset()
@@ -282,6 +283,9 @@ Action = (
 )
 
 
+_MAKING: Final = (AllowSource, DeleteLink, CreateTunnel, ConfigureTunnel, MoveTunnel)
+
+
 def tunnel_name(container_id: str, interface: str = "eth0", link: str = TUNNEL_LINK) -> str:
     """A birth name of at most 15 characters for a pod's tunnel, stable per sandbox."""
     which = "" if link == TUNNEL_LINK else f"/{link}"
@@ -299,6 +303,23 @@ def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
         *_tunnel(desired, desired.other, desired.other_link, observed.other),
         *_routing(desired, observed),
     ]
+
+
+def apart(
+    actions: Sequence[Action],
+) -> tuple[Sequence[Action], Sequence[Action], Sequence[Action]]:
+    """Of a first attachment: what makes the tunnel and brings its link into the pod, what puts the
+    hold in place, and what may begin when both are done. The first two may go on beside each
+    other, since a link that is down and has no route carries nothing. Of other plans all is in the
+    last part."""
+    fresh = any(isinstance(a, ApplyFilter) and not a.present for a in actions)
+    if not fresh or not any(isinstance(a, MoveTunnel) for a in actions):
+        return (), (), actions
+    tunnel = [a for a in actions if isinstance(a, _MAKING)]
+    # A tunnel's own settings wait for its link.
+    start = next(i for i, a in enumerate(actions) if isinstance(a, _MAKING))
+    rest = [a for a in actions[start:] if not isinstance(a, _MAKING)]
+    return tunnel, actions[:start], rest
 
 
 def sysctls(desired: PodDesired) -> list[str]:
@@ -343,11 +364,12 @@ def _tunnel(desired: PodDesired, tunnel: Tunnel | None, name: str, observed: Leg
             *_link_sysctls(desired, name, ()),
             RaiseLink(name, tunnel.mtu),
         ]
-    change = configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=observed.device)
+    known = None if observed.unmoved else observed.device
+    change = configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=known)
     if change != Config():
         actions.append(ConfigureTunnel(change, name))
-        if observed.device.listen_port != tunnel.listen_port:
-            actions.append(ForgetSource(observed.device.listen_port))
+        if known is not None and known.listen_port != tunnel.listen_port:
+            actions.append(ForgetSource(known.listen_port))
     link = observed.link
     if link is None:
         actions.append(MoveTunnel(tunnel.name, name))

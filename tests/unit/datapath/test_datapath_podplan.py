@@ -333,3 +333,18 @@ def test_strict_reverse_path_checks_of_the_ordinary_link_are_loosened() -> None:
         observed = p.PodObserved(sysctls=tuple(zip(keys, values, strict=True)))
         steps = [a for a in p.plan(desired(), observed) if isinstance(a, p.SetSysctl)]
         assert (p.SetSysctl(keys[1], "2") in steps) is loosened
+
+
+def test_first_attachment_makes_the_tunnel_beside_the_hold_and_routes_after_both() -> None:
+    actions = p.plan(desired(), p.PodObserved())
+    tunnel, hold, rest = p.apart(actions)
+    assert sorted(map(repr, (*tunnel, *hold, *rest))) == sorted(map(repr, actions))
+    assert isinstance(hold[0], p.ApplyFilter)
+    assert isinstance(tunnel[0], p.AllowSource)
+    assert isinstance(tunnel[-1], p.MoveTunnel)
+    lifting = (p.RaiseLink, p.ReplaceRoutes, p.AddRule)
+    assert not any(isinstance(action, lifting) for action in (*tunnel, *hold))
+    # With a hold in place already, or without a tunnel, one thing comes after the other.
+    held = p.PodObserved(filter=desired().filter)
+    for actions in (p.plan(desired(), held), p.plan(desired(tunnel=None), p.PodObserved())):
+        assert p.apart(actions) == ((), (), actions)
