@@ -9,7 +9,9 @@ an address of nobody's choice. So no ipConfig is changed under a gateway that se
 3. as soon as one of them has its new address, the status lists those alone, and the other half
    follows. The gateways in the status are always of one prefix.
 
-A pool of one gateway serves nobody for the moment of the exchange: no gateway, no egress.
+A pool of one gateway serves nobody for the moment of the exchange: no gateway, no egress. Azure
+would let a second ipConfig stand beside the first; but an agent does not say which of a machine's
+addresses it sends from, so nobody could tell when the first may go.
 """
 
 from __future__ import annotations
