@@ -120,6 +120,10 @@ def test_connections_go_on_through_every_step_and_leave_from_the_same_address() 
         talk.goes_on()
         serve(gateway, pod, dataclasses.replace(before, second=second))
         talk.goes_on()
+        # A pod that is late is answered by what it uses, whatever the profile is.
+        serve(gateway, pod, dataclasses.replace(after, second=first))
+        talk.goes_on()
+        serve(gateway, pod, dataclasses.replace(before, second=second))
         both = dataclasses.replace(
             at_old, other=dataclasses.replace(at_new.tunnel, name="egw-second")
         )
@@ -187,6 +191,7 @@ def test_who_only_listens_is_reached_through_the_server_that_stays() -> None:
         serve(gateway, pod, closing)
         assert hears(b"by the one that stays")
         pod.side.converge(dataclasses.replace(moved, other=None, keep_other=True))
+        assert hears(b"although the former one is still there")
         serve(gateway, pod, after)
         assert hears(b"without the former one")
         assert peer[0] == SECONDARIES[0]

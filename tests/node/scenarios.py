@@ -341,6 +341,14 @@ async def key_pair_changes_under_open_connections() -> None:
 
         world.configure(rotation=told("Moving", 6001, new.public))
         await until(lambda: all(s.attachment.joining for s in world.agent.sandboxes))
+        await until(lambda: all(s.joiner for s in world.agent.sandboxes))
+        # Silence makes nobody leave the gateway, which works.
+        asked = {s.attachment.id: s.joiner for s in world.agent.sandboxes}
+        await until(
+            lambda: all(s.joiner is not asked[s.attachment.id] for s in world.agent.sandboxes)
+        )
+        states = [s.attachment for s in world.agent.sandboxes]
+        assert [a.joining and a.joining.gateway for a in states] == [a.gateway for a in states]
         # Nothing is given up for a server that does not answer, and new pods do not need it.
         pods.append(await world.start_pod("late"))
         assert using(old.public) == 3
