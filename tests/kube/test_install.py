@@ -58,9 +58,8 @@ async def complaints(client: KubeClient, documents: list[Object]) -> list[str]:
     [
         (),
         ("admission.mode=webhook",),
-        ("metrics.enabled=true", "networkPolicy.enabled=true"),
     ],
-    ids=["default", "webhook", "extras"],
+    ids=["default", "webhook"],
 )
 def test_the_server_takes_all_that_helm_renders(
     real_plane: ControlPlane, clients: Path, values: tuple[str, ...]
@@ -148,7 +147,7 @@ REFUSED: list[tuple[Object, str, str]] = [
     ),
     (
         {"gatewayVmssProfile": {**SCALE_SET, "publicIpPrefixSize": 12}},
-        "spec.gatewayVmssProfile.publicIpPrefixSize",
+        "spec.gatewayVmssProfile",
         "28",
     ),
     ({"gatewayNodepoolName": 5}, "spec.gatewayNodepoolName", "must be of type string"),

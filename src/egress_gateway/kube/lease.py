@@ -17,6 +17,8 @@ from egress_gateway.service.errors import OperatorError
 log = logging.getLogger(__name__)
 
 _RELEASE_SECONDS: Final = 3.0
+_LOOK_SECONDS: Final = 1.0
+"""How often a standby looks, at least: a leader that gives up is followed at once."""
 _MARGIN: Final = 0.05
 """Seconds after a Lease's end at which it is tried, so that the end has surely passed."""
 
@@ -79,14 +81,16 @@ class LeaderElection:
 
     async def _acquire(self) -> None:
         while True:
+            interval = min(self._retry, _LOOK_SECONDS)
             try:
                 if await self._try():
                     return
             except errors.ApiError as error:
+                interval = self._retry
                 log.warning("cannot take the Lease: %s", error, extra={"lease": self._name})
             # Looking again before the Lease can have run out notices a release.
             left = self._election.wait(self._now())
-            pause = self._jitter(self._retry)
+            pause = self._jitter(interval)
             await asyncio.sleep(min(pause, left + _MARGIN) if left else pause)
 
     async def _hold(self, work: asyncio.Future[None]) -> None:
