@@ -98,6 +98,8 @@ class Sandbox:
         self.verifier: asyncio.Task[None] | None = None
         self.joiner: asyncio.Task[None] | None = None
         self.gone = False
+        self.starting = not attachment.verified
+        """No tunnel of this agent's has had a handshake yet."""
         self.settling = attachment.verified
         """The next pass has something to do that mends no damage: just verified (it clears the
         keepalive), or just adopted (it writes the filter, whose text it cannot know)."""
@@ -136,6 +138,7 @@ class Sandbox:
             if not self.attachment.verified:
                 self._remember(msgspec.structs.replace(self.attachment, verified=True))
                 self.settling = True
+            self.starting = False
             self.verified.set()
             return True
 

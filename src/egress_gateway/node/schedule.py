@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 FIRST_RETRY: Final = 0.05
+SOON: Final = 0.025
+"""For a pod that starts: its gateway often learns of it just after the first initiation, which then
+is lost, and the container waits. More than the 20 ms in which a second one would be refused; a
+start takes too long for many of them to meet at one gateway."""
 _GROWTH: Final = 1.6
 _LONGEST: Final = 5.0
 SILENCE: Final = 1.5
@@ -23,8 +27,10 @@ class Schedule:
     delay: float = FIRST_RETRY
 
     @classmethod
-    def at(cls, now: float) -> Schedule:
-        return cls(now, now + FIRST_RETRY)
+    def at(cls, now: float, *, starting: bool = False) -> Schedule:
+        """``starting``: the pod has had no handshake yet."""
+        first = SOON if starting else FIRST_RETRY
+        return cls(now, now + first, first)
 
     def due(self, now: float, jitter: float) -> bool:
         """Whether to initiate again now; then the next time is set. ``jitter``: 0 to 1."""

@@ -41,11 +41,12 @@ class Verifier:
 
     async def _run(self, sandbox: Sandbox) -> None:
         loop = asyncio.get_running_loop()
-        port, schedule = 0, Schedule.at(loop.time())
+        port, schedule = 0, Schedule.at(loop.time(), starting=sandbox.starting)
         while not sandbox.gone:
             now = loop.time()
             if sandbox.attachment.listen_port != port:  # a new tunnel, or moved
-                port, schedule = sandbox.attachment.listen_port, Schedule.at(now)
+                port = sandbox.attachment.listen_port
+                schedule = Schedule.at(now, starting=sandbox.starting)
             try:
                 if await sandbox.verify():
                     self._on_verified(sandbox)

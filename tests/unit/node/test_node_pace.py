@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,14 +30,16 @@ def test_a_calm_node_waits_for_nothing() -> None:
     assert [bucket.take(1000.0 + i) for i in range(100)] == [0] * 100
 
 
-def test_initiations_are_repeated_ever_more_rarely() -> None:
-    schedule, now, times = Schedule.at(0.0), 0.0, []
+@pytest.mark.parametrize(("starting", "first"), [(False, 0.05), (True, 0.025)])
+def test_initiations_are_repeated_ever_more_rarely(starting: bool, first: float) -> None:
+    schedule, now = Schedule.at(0.0, starting=starting), 0.0
+    times: list[float] = []
     while now < 60:
         if schedule.due(now, jitter=1.0):
             times.append(now)
         now += 0.001
     gaps = [b - a for a, b in itertools.pairwise(times)]
-    assert abs(times[0] - 0.05) < 0.01
+    assert abs(times[0] - first) < 0.01
     assert all(gap > 0.02 for gap in gaps)  # WireGuard refuses two within 20 ms
     assert max(gaps) <= 6.3
 
