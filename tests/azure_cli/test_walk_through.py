@@ -239,6 +239,13 @@ def test_scaling_in_takes_it_away_and_the_pod_stays_in_the_prefix(walk: Walk) ->
     assert addresses(seen)[0] in prefix(walk)
 
 
+def test_a_gateway_that_is_switched_off_is_left_and_comes_back(walk: Walk) -> None:
+    seen = walk.one("A gateway that is switched off")
+    states = re.findall(r"^\s*PowerState/(\w+) +(\d+)", seen, re.MULTILINE)
+    assert states == [("deallocated", "1"), ("running", "1"), ("running", "2")]
+    assert addresses(seen)[0] in prefix(walk)
+
+
 def test_an_address_of_ones_own_is_what_the_internet_sees(walk: Walk) -> None:
     walk.through("Another outbound address for all other pods")
     own = walk.look(["az network public-ip show -g $RG -n pip-outbound -o table"]).popitem()[1]

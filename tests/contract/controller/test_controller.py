@@ -144,14 +144,14 @@ async def api_server(directory: Path) -> AsyncIterator[tuple[ApiServer, KubeClie
 async def controller(
     directory: Path, kubeconfig: Path, **changes: Any
 ) -> AsyncIterator[asyncio.Task[None]]:
+    given: dict[str, Any] = {"retry_limit": 2.0} | changes
     settings = Settings(
         azure_config=str(directory / "azure.json"),
         kubeconfig=str(kubeconfig),
         identity="test",
         health_address="127.0.0.1",
         health_port=0,
-        retry_limit=2.0,
-        **changes,
+        **given,
     )
     task = asyncio.create_task(run(settings))
     try:
