@@ -184,6 +184,7 @@ class Lab:
             "control_plane": self._control_plane,
             "requests": self._requests,
             "unexpected": self._unexpected,
+            "ipv6_sources": self._ipv6_sources,
             "fabric": self._fabric,
             "fault": self._fault,
             "quota": self._quota,
@@ -287,6 +288,12 @@ class Lab:
             {"source": str(one.source), "protocol": one.protocol, "packets": one.packets}
             for one in seen
         ]
+
+    async def _ipv6_sources(self, _: dict[str, Any]) -> Any:
+        """IPv6 packets that reached the Internet, by source; the link's own talk left out."""
+        seen = await asyncio.to_thread(self.fabric.internet.packets6)
+        own = {source for source in seen if source.is_link_local or source.is_unspecified}
+        return {str(source): packets for source, packets in seen.items() if source not in own}
 
     async def _fabric(self, _: dict[str, Any]) -> Any:
         return await self.fabric.describe()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any, Protocol
 
 Resource = Mapping[str, Any]
@@ -140,8 +140,13 @@ class Fabric(Protocol):
 
     async def mend(self, nic_id: str) -> None: ...
 
-    async def route_overlay(self, network: IPv4Network, nic_id: str | None) -> None:
+    async def route_overlay(self, network: IPv4Network | IPv6Network, nic_id: str | None) -> None:
         """Pod addresses ``network`` live behind the NIC (None: nowhere any more)."""
+        ...
+
+    def has_ipv6(self, nic_id: str) -> bool:
+        """Whether the NIC's subnet has IPv6: pods of its machine get addresses of both
+        families."""
         ...
 
 

@@ -166,7 +166,9 @@ def world_of(kind: str) -> World:
         world.arm.add_pool("np", size=28)
     prefix = world.arm.add_prefix("pip", 28)
     world.cluster.write("managed")
-    world.cluster.write("brought", public_ip_prefix_id=prefix)
+    world.arm.subnet_prefixes = ["10.224.0.0/16", "2001:db8:1::/64"]
+    six = world.arm.add_prefix("six", 124)
+    world.cluster.write("brought", public_ip_prefix_id=prefix, public_ip_prefix_id_v6=six)
     world.cluster.write("private", provision_public_ips=False)
     return world
 
@@ -189,12 +191,19 @@ def is_whole(world: World) -> None:
         assert verdict.serving
         machines = len(arm.machine_nic) or len(arm.machines[VMSS])
         assert len(verdict.serving.gateways) == machines
-    assert arm.managed_names() == {f"egressgateway-{u}" for u in world.cluster.objects}
+    ours = {f"egressgateway-{u}" for u in world.cluster.objects}
+    if "brought" in world.cluster.objects:
+        ours.add("egressgateway-brought-v6")
+        dual = world.verdict("brought")
+        assert dual.problem6 is None
+        assert dual.serving
+        assert all(g.secondary6 and g.public6 for g in dual.serving.gateways)
+    assert arm.managed_names() == ours
     ports = [r["properties"]["frontendPort"] for r in _rules(arm)]
     assert len(set(ports)) == len(ports) == len(world.cluster.objects)
     assert {r["properties"]["protocol"] for r in _rules(arm)} <= {"Udp"}
     if arm.machine_nic:
-        assert len(arm.publics) == 2 * len(arm.machine_nic)
+        assert len(arm.publics) == 3 * len(arm.machine_nic)
 
 
 async def is_gone(world: World) -> None:

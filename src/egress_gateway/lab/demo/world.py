@@ -126,7 +126,10 @@ class World:
         body = {
             "location": LOCATION,
             "sku": {"name": "Standard"},
-            "properties": {"prefixLength": length, "publicIPAddressVersion": "IPv4"},
+            "properties": {
+                "prefixLength": length,
+                "publicIPAddressVersion": "IPv6" if length > 32 else "IPv4",
+            },
         }
         return await self.arm.put(self.prefix_id(name), body, "2025-09-01")
 

@@ -14,12 +14,13 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 from egress_gateway.lab.fabric import flows
 from egress_gateway.lab.fabric.desired import Balancer, Cut, Desired, Port, plan
 from egress_gateway.lab.fabric.dns import DnsServer
+from egress_gateway.lab.fabric.ipv6 import Route6, observe6, routes6, table6
 from egress_gateway.lab.fabric.links import FabricError, Links, require_empty_namespace
 from egress_gateway.lab.fabric.metadata import MetadataServer, TokenSource
 from egress_gateway.lab.fabric.namespace import Namespace
@@ -69,6 +70,8 @@ class Fabric:
         self._ports: dict[str, Port] = {}
         self._machines: dict[str, str] = {}
         self._overlays: dict[IPv4Network, str] = {}
+        self._overlays6: dict[IPv6Network, str] = {}
+        self._applied6 = ""
         self._cuts: dict[str, Cut] = {}
         self._numbers = 0
         self._network = Network({}, (), (), ())
@@ -80,7 +83,13 @@ class Fabric:
         self._issued = self._covered = 0
         self._kernel = ThreadPoolExecutor(1, thread_name_prefix="fabric")
         self._probes = Probes(self._wake.set, timeout=self.settings.probe_timeout)
-        self._dns = DnsServer(self.names)
+        self.names6: dict[str, IPv6Address] = {
+            name: host.address6
+            for host in self.settings.internet.hosts
+            for name in host.names
+            if host.address6
+        }
+        self._dns = DnsServer(self.names, self.names6)
         self._metadata = MetadataServer(resources, self._nic_of, token)
 
     async def start(self) -> None:
@@ -149,7 +158,8 @@ class Fabric:
             await self.unplug(nic_id)
         self._numbers += 1
         port = Port(self._numbers, nic.id, nic.mac or _mac(nic.id))
-        await self._in_kernel(lambda: self._plug(port, nic, machine.pid))
+        six = nic.id in observe6(self._resources).nics
+        await self._in_kernel(lambda: self._plug(port, nic, machine.pid, six=six))
         self._ports[nic.id] = port
         self._machines[nic.id] = machine.name
         await self.settle()
@@ -184,13 +194,17 @@ class Fabric:
         if self._cuts.pop(nic_id.lower(), None) is not None:
             await self.settle()
 
-    async def route_overlay(self, network: IPv4Network, nic_id: str | None) -> None:
+    async def route_overlay(self, network: IPv4Network | IPv6Network, nic_id: str | None) -> None:
         """Pod addresses ``network`` live behind the NIC from now on (None: nowhere)."""
-        if nic_id is None:
-            self._overlays.pop(network, None)
+        if isinstance(network, IPv6Network):
+            _put(self._overlays6, network, nic_id)
         else:
-            self._overlays[network] = nic_id.lower()
+            _put(self._overlays, network, nic_id)
         await self.settle()
+
+    def has_ipv6(self, nic_id: str) -> bool:
+        """Whether the NIC's subnet has IPv6."""
+        return nic_id.lower() in observe6(self._resources).nics
 
     async def describe(self) -> dict[str, Any]:
         """What the fabric does now, as plain JSON: NICs, translations, balancers with their
@@ -226,7 +240,11 @@ class Fabric:
             cuts=self._cuts,
             health=self._probes.health,
         )
+        network6 = observe6(self._resources)
+        table = table6(network6, ports=self._ports, overlays=self._overlays6, cuts=self._cuts)
+        routes = routes6(network6, self._ports, self._overlays6)
         await self._in_kernel(lambda: self._apply(desired))
+        await self._in_kernel(lambda: self._apply6(table, routes))
         self._probes.watch(desired.probes)
 
     def _nic_of(self, address: IPv4Address) -> Nic | None:
@@ -259,13 +277,15 @@ class Fabric:
             self._nftables.close()
             self._links.close()
 
-    def _plug(self, port: Port, nic: Nic, pid: int) -> None:
+    def _plug(self, port: Port, nic: Nic, pid: int, *, six: bool) -> None:
         address = IPv4Interface((nic.primary.private, nic.subnet.prefixlen))
         gateway = nic.subnet.network_address + 1
         namespace = Namespace.of_process(pid)
         try:
             self._own_addresses(gateway)
             self._links.plug(port, namespace, address, gateway=gateway, mtu=self.settings.mtu)
+            if six:
+                self._links.plug6(port, namespace)
         finally:
             namespace.close()
 
@@ -281,6 +301,12 @@ class Fabric:
         if self._prune_due:
             self._pruned += flows.prune(desired.translations.stale)
             self._prune_due = False
+
+    def _apply6(self, table: str, routes: frozenset[Route6]) -> None:
+        if table != self._applied6:
+            self._nftables.run(table)
+            self._applied6 = table
+        self._links.apply6(routes)
 
     def _replace_rules(self, desired: Desired) -> None:
         commands = transaction(self._applied, desired)
@@ -312,6 +338,13 @@ class Fabric:
             },
             "cut": [side for side in ("inbound", "outbound", "internet") if getattr(cut, side)],
         }
+
+
+def _put(overlays: dict[_T, str], network: _T, nic_id: str | None) -> None:
+    if nic_id is None:
+        overlays.pop(network, None)
+    else:
+        overlays[network] = nic_id.lower()
 
 
 def _mac(nic_id: str) -> str:

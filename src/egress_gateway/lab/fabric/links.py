@@ -11,18 +11,21 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
 from typing import Any
 
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from egress_gateway.lab.fabric.desired import MARK_TABLE_BASE, Port, Route
+from egress_gateway.lab.fabric.ipv6 import GATEWAY, MACHINE, Route6
 from egress_gateway.lab.fabric.namespace import Namespace, NamespaceError, write_sysctl
 from egress_gateway.lab.fabric.settings import GATEWAY_MAC, SiteSettings
 
 _SCOPE_LINK = 253
 _PERMANENT = 0x80
+_NODAD = 0x02
+"""IFA_F_NODAD: nobody else can have the address."""
 _RULE_PRIORITY = 100
 _GONE = {errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.ENXIO}
 SITE_MAC = "12:34:56:78:9a:bd"
@@ -53,6 +56,7 @@ class Links:
     def __init__(self) -> None:
         self._netlink = _netlink()
         self._routes: dict[tuple[int, IPv4Network], tuple[Route, int]] = {}
+        self._routes6: dict[Route6, int] = {}
         self._marks: set[int] = set()
         self._addresses: set[IPv4Address] = set()
 
@@ -67,8 +71,12 @@ class Links:
             "ipv4/conf/default/rp_filter": 0,
             "ipv4/conf/all/send_redirects": 0,
             "ipv4/conf/default/send_redirects": 0,
+            # Links that carry it turn it on.
             "ipv6/conf/all/disable_ipv6": 1,
             "ipv6/conf/default/disable_ipv6": 1,
+            "ipv6/conf/default/accept_ra": 0,
+            "ipv6/conf/default/accept_dad": 0,
+            "ipv6/conf/all/forwarding": 1,
         }.items():
             write_sysctl(name, value)
         self._netlink.link("set", index=1, state="up")
@@ -98,6 +106,51 @@ class Links:
         self._neighbour(index, site.far.ip, SITE_MAC)
         for network in site.networks:
             self._netlink.route("add", dst=str(network), oif=index, gateway=str(site.far.ip))
+        if site.near6 is not None:
+            self._join_site6(link, index, namespace, site, site.near6)
+
+    def _join_site6(
+        self, link: str, index: int, namespace: Namespace, site: SiteSettings, near: IPv6Interface
+    ) -> None:
+        far = IPv6Interface((near.ip + 1, near.network.prefixlen))
+        hosts = [host.address6 for host in site.hosts if host.address6]
+        self._enable6(link, index, near)
+        namespace.run(lambda: _configure_far6(far, near.ip, hosts))
+        self._netlink.route(
+            "add", family=socket.AF_INET6, dst="::/0", oif=index, gateway=str(far.ip)
+        )
+
+    def _enable6(self, link: str, index: int, address: IPv6Interface) -> None:
+        write_sysctl(f"ipv6/conf/{link}/disable_ipv6", 0)
+        self._netlink.addr(
+            "replace",
+            index=index,
+            address=str(address.ip),
+            prefixlen=address.network.prefixlen,
+            flags=_NODAD,
+        )
+
+    def plug6(self, port: Port, machine: Namespace) -> None:
+        """IPv6 on a NIC's link that is there: both ends by link-local addresses, the machine's
+        default route, as router advertisements would have it."""
+        index = socket.if_nametoindex(port.link)
+        self._enable6(port.link, index, IPv6Interface((GATEWAY, 64)))
+        machine.run(lambda: _configure_far6(IPv6Interface((MACHINE, 64)), GATEWAY, ()))
+
+    def apply6(self, routes: frozenset[Route6]) -> None:
+        """Makes IPv6 routes exactly these, as far as their links exist."""
+        indexes = _indexes()
+        wanted = {r: indexes[r.link] for r in routes if r.link in indexes}
+        for route, index in self._routes6.items():
+            if wanted.get(route) != index:
+                self._change_route6("del", route, index)
+        for route, index in wanted.items():
+            if self._routes6.get(route) != index:
+                self._change_route6("replace", route, index)
+        self._routes6 = wanted
+
+    def _change_route6(self, verb: str, route: Route6, index: int) -> None:
+        _unless_gone(lambda: self._netlink.route(verb, **_route6(route, index)))
 
     def plug(
         self,
@@ -214,6 +267,38 @@ def _configure_far(
         )
         netlink.link("set", index=index, state="up")
         netlink.route("replace", dst="default", oif=index, gateway=str(gateway))
+
+
+def _configure_far6(
+    address: IPv6Interface, gateway: IPv6Address, others: Iterable[IPv6Address]
+) -> None:
+    """IPv6 of ``eth0`` in the calling thread's namespace."""
+    for name in ("accept_ra", "accept_dad"):
+        write_sysctl(f"ipv6/conf/eth0/{name}", 0)
+    for link in ("lo", "eth0"):
+        write_sysctl(f"ipv6/conf/{link}/disable_ipv6", 0)
+    with _netlink() as netlink:
+        index = socket.if_nametoindex("eth0")
+        for other in others:
+            netlink.addr("replace", index=1, address=str(other), prefixlen=128, flags=_NODAD)
+        netlink.addr(
+            "replace",
+            index=index,
+            address=str(address.ip),
+            prefixlen=address.network.prefixlen,
+            flags=_NODAD,
+        )
+        family = socket.AF_INET6
+        netlink.route("replace", family=family, dst="::/0", oif=index, gateway=str(gateway))
+
+
+def _route6(route: Route6, index: int) -> dict[str, object]:
+    return {
+        "family": socket.AF_INET6,
+        "dst": str(route.destination),
+        "oif": index,
+        "gateway": str(MACHINE),
+    }
 
 
 def _route(route: Route, index: int) -> dict[str, object]:

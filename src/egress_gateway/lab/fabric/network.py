@@ -162,8 +162,10 @@ def _nic(
     subnet: IPv4Network | None = None
     for item in properties.get("ipConfigurations") or []:
         values = _properties(item)
+        if values.get("privateIPAddressVersion") == "IPv6":
+            continue
         private = _address(values.get("privateIPAddress"))
-        if private is None or values.get("privateIPAddressVersion") == "IPv6":
+        if private is None:
             continue
         primary = bool(values.get("primary"))
         if primary or subnet is None:

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+)
 from typing import Final
 
 WIRE_SERVER: Final = IPv4Address("168.63.129.16")
@@ -24,6 +30,7 @@ class Host:
 
     address: IPv4Address
     names: tuple[str, ...] = ()
+    address6: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +44,8 @@ class SiteSettings:
     far: IPv4Interface
     networks: tuple[IPv4Network, ...]
     hosts: tuple[Host, ...]
+    near6: IPv6Interface | None = None
+    """With it the site has IPv6; its own end is the next address."""
 
 
 INTERNET: Final = SiteSettings(
@@ -44,13 +53,22 @@ INTERNET: Final = SiteSettings(
     far=IPv4Interface("198.51.100.2/30"),
     networks=(IPv4Network("0.0.0.0/0"),),
     hosts=(
-        Host(address=IPv4Address("198.51.100.10"), names=("ifconfig.me",)),
-        Host(address=IPv4Address("198.51.100.11"), names=("ifconf.me",)),
+        Host(
+            address=IPv4Address("198.51.100.10"),
+            names=("ifconfig.me",),
+            address6=IPv6Address("2001:db8:ffff::10"),
+        ),
+        Host(
+            address=IPv4Address("198.51.100.11"),
+            names=("ifconf.me",),
+            address6=IPv6Address("2001:db8:ffff::11"),
+        ),
         *(
             Host(address=IPv4Address("198.51.100.20") + n, names=(f"probe{n}.lab.example",))
             for n in range(4)
         ),
     ),
+    near6=IPv6Interface("2001:db8:ffff:1::1/64"),
 )
 """Two hosts for people, four for tests that want a destination of their own."""
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Any, cast
 
 from aiohttp import web
@@ -41,7 +41,22 @@ table ip observer {
     iifname "eth0" update @seen { ip saddr . ip daddr . ip protocol }
   }
 }
+table ip6 observer {
+  set seen {
+    type ipv6_addr
+    size 65536
+    flags dynamic
+    counter
+  }
+  chain arrivals {
+    type filter hook prerouting priority raw;
+    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept
+    iifname "eth0" update @seen { ip6 saddr }
+  }
+}
 """
+
+IPAddress = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +64,9 @@ class Request:
     """A request that a what-is-my-IP host answered. ``time`` is ``time.monotonic()``."""
 
     time: float
-    source: IPv4Address
+    source: IPAddress
     port: int
-    destination: IPv4Address
+    destination: IPAddress
     host: str
     path: str
     user_agent: str
@@ -73,7 +88,7 @@ class Site:
     def __init__(self, settings: SiteSettings, *, log_requests: int) -> None:
         self.settings = settings
         self.requests: deque[Request] = deque(maxlen=log_requests)
-        self._by_source: Counter[IPv4Address] = Counter()
+        self._by_source: Counter[IPAddress] = Counter()
         self._namespace: Namespace | None = None
         self._observer: Nftables | None = None
         self._runner: web.AppRunner | None = None
@@ -86,7 +101,7 @@ class Site:
             raise RuntimeError("this site is not started")
         return self._namespace
 
-    def count_by_source(self) -> dict[IPv4Address, int]:
+    def count_by_source(self) -> dict[IPAddress, int]:
         """Requests answered so far, by source address."""
         return dict(self._by_source)
 
@@ -98,6 +113,14 @@ class Site:
         listed = self._observer.query("list set ip observer seen")
         seen = [_seen(item) for item in listed[0]["set"].get("elem", [])]
         return [one for one in seen if destination is None or one.destination == destination]
+
+    def packets6(self) -> dict[IPv6Address, int]:
+        """IPv6 packets that arrived so far, by source. Blocks for a millisecond."""
+        if self._observer is None:
+            return {}
+        listed = self._observer.query("list set ip6 observer seen")
+        elements = [item["elem"] for item in listed[0]["set"].get("elem", [])]
+        return {IPv6Address(e["val"]): int(e["counter"]["packets"]) for e in elements}
 
     def unexpected(self, destination: IPv4Address, expected: Collection[IPv4Network]) -> list[Seen]:
         """Packets to ``destination`` from any source outside ``expected``."""
@@ -120,7 +143,9 @@ class Site:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None)
         await self._runner.setup()
-        addresses = [host.address for host in self.settings.hosts]
+        addresses: list[IPAddress] = [host.address for host in self.settings.hosts]
+        if self.settings.near6 is not None:
+            addresses += [host.address6 for host in self.settings.hosts if host.address6]
         for streams, echo, datagrams in self.namespace.run(lambda: _open(addresses)):
             await web.SockSite(self._runner, streams).start()
             self._echoes.append(await asyncio.start_server(_echo, sock=echo))
@@ -147,9 +172,9 @@ class Site:
         self._note(
             Request(
                 time=time.monotonic(),
-                source=IPv4Address(source),
+                source=ip_address(source),
                 port=port,
-                destination=IPv4Address(request.transport.get_extra_info("sockname")[0]),
+                destination=ip_address(request.transport.get_extra_info("sockname")[0]),
                 host=request.headers.get("Host", ""),
                 path=request.path_qs,
                 user_agent=request.headers.get("User-Agent", ""),
@@ -170,7 +195,7 @@ def _seen(element: dict[str, Any]) -> Seen:
 
 
 def _open(
-    addresses: Iterable[IPv4Address],
+    addresses: Iterable[IPAddress],
 ) -> list[tuple[socket.socket, socket.socket, socket.socket]]:
     return [
         (
@@ -182,8 +207,8 @@ def _open(
     ]
 
 
-def _listen(address: IPv4Address, port: int, kind: socket.SocketKind) -> socket.socket:
-    opened = socket.socket(socket.AF_INET, kind)
+def _listen(address: IPAddress, port: int, kind: socket.SocketKind) -> socket.socket:
+    opened = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, kind)
     opened.setblocking(False)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     opened.bind((str(address), port))

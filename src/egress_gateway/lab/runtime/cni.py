@@ -13,7 +13,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,14 @@ class Sandbox:
         }
 
 
-def base_configuration(pod_cidr: IPv4Network, mtu: int) -> dict[str, Any]:
-    """The machine image's own network: one veth per pod, addresses from the node's range."""
+def base_configuration(
+    pod_cidr: IPv4Network, mtu: int, pod_cidr6: IPv6Network | None = None
+) -> dict[str, Any]:
+    """The machine image's own network: one veth per pod, addresses from the node's ranges."""
+    ranges, everywhere = [[{"subnet": str(pod_cidr)}]], [{"dst": "0.0.0.0/0"}]
+    if pod_cidr6 is not None:
+        ranges.append([{"subnet": str(pod_cidr6)}])
+        everywhere.append({"dst": "::/0"})
     return {
         "cniVersion": "1.0.0",
         "name": "azure",
@@ -80,8 +86,8 @@ def base_configuration(pod_cidr: IPv4Network, mtu: int) -> dict[str, Any]:
                 "mtu": mtu,
                 "ipam": {
                     "type": "host-local",
-                    "ranges": [[{"subnet": str(pod_cidr)}]],
-                    "routes": [{"dst": "0.0.0.0/0"}],
+                    "ranges": ranges,
+                    "routes": everywhere,
                 },
             },
             {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
@@ -89,7 +95,14 @@ def base_configuration(pod_cidr: IPv4Network, mtu: int) -> dict[str, Any]:
     }
 
 
-def install_base(node: Node, pod_cidr: IPv4Network, *, mtu: int, plugins: str) -> None:
+def install_base(
+    node: Node,
+    pod_cidr: IPv4Network,
+    *,
+    mtu: int,
+    plugins: str,
+    pod_cidr6: IPv6Network | None = None,
+) -> None:
     """Writes the base configuration and links the distribution's plugins (host folder
     ``plugins``) into the machine's plugin folder. Raises ``MachineError``."""
     executables = sorted(Path(plugins).iterdir()) if Path(plugins).is_dir() else []
@@ -103,7 +116,7 @@ def install_base(node: Node, pod_cidr: IPv4Network, *, mtu: int, plugins: str) -
         (folder / path.name).symlink_to(path)
     folder = node.path(CONFIGURATIONS)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(base_configuration(pod_cidr, mtu), indent=2)
+    text = json.dumps(base_configuration(pod_cidr, mtu, pod_cidr6), indent=2)
     (folder / BASE_CONFIGURATION).write_text(text)
     node.path(CACHE).mkdir(parents=True, exist_ok=True)
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from egress_gateway.lab.protocols import ExecSession, Fabric, KubeTransport, MachineSpec
 from egress_gateway.lab.runtime import cni, masquerade
@@ -133,11 +133,16 @@ class Machines:
 
     async def _join(self, spec: MachineSpec, node: Node, pod_cidr: IPv4Network) -> Running:
         settings = self._settings
-        cni.install_base(node, pod_cidr, mtu=settings.mtu, plugins=settings.plugins)
+        six = None
+        if self._fabric is not None and self._fabric.has_ipv6(spec.nic_id):
+            six = ipv6_range(pod_cidr)
+        cni.install_base(node, pod_cidr, mtu=settings.mtu, plugins=settings.plugins, pod_cidr6=six)
         await masquerade.apply(node, settings.pod_cidr, settings.inside)
         if self._fabric is not None:
             await self._fabric.plug(spec.nic_id, node)
             await self._fabric.route_overlay(pod_cidr, spec.nic_id)
+            if six is not None:
+                await self._fabric.route_overlay(six, spec.nic_id)
         kubelet = Kubelet(
             node, spec, pod_cidr, self._transport(spec.name), settings.platform, settings.kubelet
         )
@@ -158,6 +163,7 @@ class Machines:
         with contextlib.suppress(Exception):
             if pod_cidr is not None:
                 await self._fabric.route_overlay(pod_cidr, None)
+                await self._fabric.route_overlay(ipv6_range(pod_cidr), None)
             await self._fabric.unplug(spec.nic_id)
 
     def _range(self, name: str) -> IPv4Network:
@@ -219,6 +225,12 @@ class Machines:
             timestamps=timestamps,
         ):
             yield chunk
+
+
+def ipv6_range(pod_cidr: IPv4Network) -> IPv6Network:
+    """Pods' IPv6 addresses on the machine whose IPv4 ones are of ``pod_cidr``."""
+    _, second, third, _ = pod_cidr.network_address.packed
+    return IPv6Network(f"2001:db8:{second}:{third:x}::/64")
 
 
 def _hosts(spec: MachineSpec) -> str:
