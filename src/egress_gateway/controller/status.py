@@ -241,7 +241,14 @@ def _starting(was: tuple[str, str, str] | None, now: Condition) -> bool:
     return (was is None or was[0] != "True") and ";" not in now.message
 
 
-_COURSE = frozenset({Reason.ROTATION_PREPARING, Reason.ROTATION_MOVING, Reason.ROTATION_RETIRING})
+_COURSE = frozenset(
+    {
+        Reason.ROTATION_WAITING,
+        Reason.ROTATION_PREPARING,
+        Reason.ROTATION_MOVING,
+        Reason.ROTATION_RETIRING,
+    }
+)
 """Steps of what somebody asked for."""
 _QUIET = frozenset({Reason.PROVISIONING, Reason.DELETING})
 """Passing states that need nobody."""

@@ -63,16 +63,21 @@ class Teller:
 
     def moved(self, before: Attachment, after: Attachment) -> None:
         extra = {**_fields(after), "from": _gateway(before)}
-        log.warning("moved pod to another gateway", extra=extra)
+        if before.gateway == after.gateway and before.server != after.server:
+            log.info("moved pod to another key pair of its gateway", extra=extra)
+        else:
+            log.warning("moved pod to another gateway", extra=extra)
 
     def joining(self, attachment: Attachment) -> None:
         to = attachment.joining.gateway if attachment.joining else ""
-        log.info("leaving a gateway that is to go", extra={**_fields(attachment), "to": to})
+        what = "a key pair" if to == attachment.gateway else "a gateway"
+        log.info("leaving %s that is to go", what, extra={**_fields(attachment), "to": to})
 
     def parted(self, before: Attachment) -> None:
         leg = before.parting
         extra = {**_fields(before), "from": leg.gateway if leg else ""}
-        log.info("left a gateway for good", extra=extra)
+        what = "a key pair" if before.hears_only else "a gateway"
+        log.info("left %s for good", what, extra=extra)
 
     def started_held(self, pod: tuple[str, str, str], reason: str) -> None:
         self.not_ready(pod, f"{reason}; the pod starts held back, as its configuration chooses")

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_gateway.api import names
-from egress_gateway.api.conditions import Reason
+from egress_gateway.api.conditions import KEYS_ROTATED, Reason
 from egress_gateway.api.types import (
+    Condition,
     GatewayServerProfile,
     ObjectMeta,
     PodEndpoint,
@@ -35,6 +36,7 @@ from egress_gateway.controller.rotation import (
     servers,
     users_of,
 )
+from egress_gateway.controller.status import notices
 from egress_gateway.datapath import keys
 from egress_gateway.kube.resources import Secret
 from tests.unit.controller.fake_arm import FakeArm
@@ -225,6 +227,35 @@ def test_the_status_shows_profile_and_second_server_as_they_are() -> None:
         "Settling": (6001, "Closing", 0),
         "Done": (6001, "Done", 0),
     }
+
+
+def test_each_step_is_an_event_and_only_trouble_a_warning() -> None:
+    course: list[tuple[Any, dict[str, Any]]] = [
+        ("", {"request": "s", "in_service": False}),
+        ("Preparing", {"prepared": frozenset()}),
+        ("Preparing", {}),
+        ("Moving", {"users": SOME}),
+        ("Retiring", {"users": SOME}),
+        ("Closing", {}),
+        ("Done", {}),
+    ]
+    told: list[tuple[str, str]] = []
+    conditions: list[Condition] = []
+    for phase, changes in course:
+        said = condition(record(phase), replace(BASE, **changes))
+        assert said is not None
+        status, reason, message = said
+        now = [Condition(type=KEYS_ROTATED, status=status, reason=reason, message=message)]
+        told += [(notice.type, notice.reason) for notice in notices(conditions, now)]
+        conditions = now
+    assert told == [
+        ("Normal", Reason.ROTATION_WAITING),
+        ("Normal", Reason.ROTATION_PREPARING),
+        ("Normal", Reason.ROTATION_MOVING),
+        ("Warning", Reason.ROTATION_LAGGING),
+        ("Normal", Reason.ROTATION_RETIRING),
+        ("Normal", Reason.ROTATED),
+    ]
 
 
 # --- Azure -----------------------------------------------------------------------------------
