@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import resource
 import socket
+import subprocess
 import threading
 
-from egress_gateway.datapath import conntrack, keys
+from egress_gateway.datapath import conntrack, keys, netlink
 from egress_gateway.datapath.link import Route
+from egress_gateway.datapath.netlink import NetlinkSocket
+from egress_gateway.datapath.netns import NetNS
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, attach, peers_of, serve
 from tests.datapath.topology import INTERNET, Place, World, configuration, network, until
@@ -189,3 +194,19 @@ def _entries(gateway: object) -> str:
     name = f"egress-{gateway.name}"  # type: ignore[attr-defined]
     with NetNS.open(f"/run/netns/{name}") as inside:
         return inside.run(lambda: Path("/proc/thread-self/net/nf_conntrack").read_text())
+
+
+@boxed
+def test_notices_are_heard_by_a_process_with_thousands_of_descriptors() -> None:
+    """select(2) refuses descriptors from 1,024 on: an agent with many pods would hear nothing."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    with contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            stack.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        heard = NetlinkSocket(netlink.ROUTE, NetNS.current())
+        stack.callback(heard.close)
+        heard.listen_to(1, buffer=1 << 16)  # RTNLGRP_LINK
+        assert heard.listen(0.0) == []
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        assert heard.listen(10.0)
