@@ -1,5 +1,34 @@
-"""Fixtures of more than one folder."""
+"""Fixtures of more than one folder, and one loud line where real Kubernetes cannot be had."""
 
+from __future__ import annotations
+
+import pytest
+
+from egress_gateway.lab.kubernetes import binaries
 from tests.kube.real import real_plane
 
 __all__ = ["real_plane"]
+
+_MISSING = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests on a real API server are skipped together, not each with the whole explanation."""
+    try:
+        binaries.find(*binaries.CONTROL_PLANE)
+    except binaries.Unavailable as error:
+        config.stash[_MISSING] = str(error)
+        for item in items:
+            if item.get_closest_marker("kube"):
+                item.add_marker(pytest.mark.skip(reason="NO KUBERNETES (see above)"))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    reports = terminalreporter.stats.get("skipped", [])
+    skipped = sum("NO KUBERNETES" in str(report.longrepr) for report in reports)
+    if skipped:
+        why = config.stash.get(_MISSING, "")
+        line = f"NO KUBERNETES: {skipped} tests were NOT run on a real API server: {why}"
+        terminalreporter.write_line(line, red=True, bold=True)

@@ -156,16 +156,16 @@ def _path(kind: tuple[str, str], meta: Object) -> str:
 
 async def _kinds(admin: KubeClient) -> list[tuple[str, str]]:
     """(root path, plural), each resource in one version; not those that others make and undo."""
-    found = [("/api/v1", entry) for entry in (await admin.call("GET", "/api/v1"))["resources"]]
-    for group in (await admin.call("GET", "/apis"))["groups"]:
-        if group["name"] == "events.k8s.io":
-            continue
-        root = f"/apis/{group['preferredVersion']['groupVersion']}"
-        try:
-            found += [(root, entry) for entry in (await admin.call("GET", root))["resources"]]
-        except KubeError as error:
-            if error.code != 404:
-                raise
+    groups = (await admin.call("GET", "/apis"))["groups"]
+    preferred = [g["preferredVersion"]["groupVersion"] for g in groups]
+    roots = ["/api/v1", *(f"/apis/{v}" for v in preferred if not v.startswith("events.k8s.io/"))]
+    answers = await asyncio.gather(*(admin.transport.request("GET", root) for root in roots))
+    found = [
+        (root, entry)
+        for root, answer in zip(roots, answers, strict=True)
+        if answer.status == 200  # else its last definition has just gone
+        for entry in answer.body["resources"]
+    ]
     derived = ("componentstatuses", "endpoints", "endpointslices", "controllerrevisions")
     return [
         (root, entry["name"])
@@ -187,12 +187,10 @@ async def settle(admin: KubeClient) -> None:
     """
     name = f"marker-{next(_NUMBERS)}"
     for document in _markers(name):
-        await admin.apply(document)
+        kind = document["kind"].lower()
+        plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+        await admin.create(f"{plural}.{document['apiVersion']}", document)
     await until(lambda: _in_force(admin, name), "roles and policies in force")
-    for document in _markers(name):
-        resource = await admin.resource_of(document["apiVersion"], document["kind"])
-        meta = document["metadata"]
-        await admin.delete(resource, meta["name"], namespace=meta.get("namespace", ""))
 
 
 def _markers(name: str) -> Iterator[Object]:
