@@ -1,4 +1,4 @@
-"""A configuration's key pair changes under running pods: who moves when, in how many steps. Pure."""
+"""A configuration's key pair changes under running pods: who moves when, in what steps. Pure."""
 
 from __future__ import annotations
 
