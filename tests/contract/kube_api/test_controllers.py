@@ -92,6 +92,10 @@ def test_a_deployment_spreads_its_pods_over_the_nodes(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         for name in ("n1", "n2", "n3"):
             await add_node(cluster, node(name))
+            # The scheduler knows it: a pod that can go nowhere else is there.
+            there = pod(f"on-{name}", nodeSelector={"kubernetes.io/hostname": name})
+            await cluster.admin.create("pods", there)
+            await cluster.admin.wait_for("pods", f"on-{name}", is_bound, namespace="default")
         async with Kubelet(cluster):
             await cluster.admin.create("deployments", sized(3))
             await cluster.admin.wait_for("deployments", "web", ready(3), namespace="default")
@@ -144,7 +148,7 @@ def test_a_rolling_update_keeps_enough_pods_ready(run: Run) -> None:
             )
             body["spec"]["template"]["spec"]["containers"][0]["image"] = "nginx:2"
             await cluster.admin.apply(body)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 async for event in events:
                     fewest = min(fewest, event["object"]["status"].get("readyReplicas", 0))
                     if ready(4)(event["object"]):
@@ -174,7 +178,7 @@ def test_recreate_never_mixes_versions(run: Run) -> None:
             live = {p["metadata"]["name"]: p for p in page["items"]}
             body["spec"]["template"]["spec"]["containers"][0]["image"] = "nginx:2"
             await cluster.admin.apply(body)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 while sum(image_of(p) == "nginx:2" for p in live.values()) < 2:
                     event = await anext(events)
                     obj = event["object"]

@@ -35,7 +35,7 @@ def test_definitions_and_configurations(run: Run, kubectl: Kubectl) -> None:
         shown = await kubectl(cluster, "apply", "-f", str(_CRDS))
         assert shown.count(" created") == 3
         condition = "--for=condition=Established"
-        await kubectl(cluster, "wait", condition, "crd", "--all", "--timeout=10s")
+        await kubectl(cluster, "wait", condition, "crd", "--all", "--timeout=60s")
         assert "created" in await kubectl(cluster, "apply", "-f", "-", stdin=_CONFIGURATION)
         assert "unchanged" in await kubectl(cluster, "apply", "-f", "-", stdin=_CONFIGURATION)
         changed = _CONFIGURATION.replace("10.0.0.0/8, ", "")
@@ -49,7 +49,7 @@ def test_definitions_and_configurations(run: Run, kubectl: Kubectl) -> None:
         wrong = _CONFIGURATION.replace("gatewayNodepoolName", "gatewayNodePool")
         error = await kubectl(cluster, "apply", "-f", "-", stdin=wrong, fails=True)
         assert 'unknown field "spec.gatewayNodePool"' in error
-        await kubectl(cluster, "delete", "sgc", name, "--timeout=10s")
+        await kubectl(cluster, "delete", "sgc", name, "--timeout=60s")
 
     run(scenario)
 
@@ -60,17 +60,17 @@ def test_the_life_of_a_deployment(run: Run, kubectl: Kubectl) -> None:
             await add_node(cluster, node(name))
         async with Kubelet(cluster):
             await kubectl(cluster, "apply", "-f", "-", stdin=yaml.safe_dump(sized(2)))
-            wait = ("--for=condition=Available", "deploy/web", "--timeout=20s")
+            wait = ("--for=condition=Available", "deploy/web", "--timeout=90s")
             await kubectl(cluster, "wait", *wait)
-            rolled = await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=20s")
+            rolled = await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=90s")
             assert "successfully rolled out" in rolled
             assert " 2/2 " in await kubectl(cluster, "get", "deploy")
             await kubectl(cluster, "set", "image", "deploy/web", "c=nginx:2")
-            await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=20s")
+            await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=90s")
             await kubectl(cluster, "scale", "deploy/web", "--replicas=3")
-            await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=20s")
+            await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=90s")
             await kubectl(cluster, "rollout", "undo", "deploy/web")
-            await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=20s")
+            await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=90s")
             path = "-o=jsonpath={.items[*].spec.containers[0].image}"
             assert await kubectl(cluster, "get", "pods", path) == "nginx nginx nginx"
             described = await kubectl(cluster, "describe", "deploy", "web")
@@ -79,8 +79,8 @@ def test_the_life_of_a_deployment(run: Run, kubectl: Kubectl) -> None:
             assert "10.244.0.9" in wide
             assert "Running" in wide
             await kubectl(cluster, "rollout", "restart", "deploy/web")
-            await kubectl(cluster, "delete", "deploy", "web", "--timeout=20s")
-            waited = ("--for=delete", "pods", "-l", "app=web", "--timeout=20s")
+            await kubectl(cluster, "delete", "deploy", "web", "--timeout=90s")
+            waited = ("--for=delete", "pods", "-l", "app=web", "--timeout=90s")
             await kubectl(cluster, "wait", *waited)
             assert await kubectl(cluster, "get", "rs,pods") == ""
 
@@ -93,7 +93,7 @@ def test_pods_by_hand(run: Run, kubectl: Kubectl) -> None:
         await add_node(cluster, node("n1"))
         async with Kubelet(cluster):
             await kubectl(cluster, "run", "nginx", "--image=nginx")
-            await kubectl(cluster, "wait", "--for=condition=Ready", "pod/nginx", "--timeout=20s")
+            await kubectl(cluster, "wait", "--for=condition=Ready", "pod/nginx", "--timeout=90s")
             said = await kubectl(cluster, "exec", "nginx", "--", "echo", "hello")
             assert said == "hello\n"
             echoed = await kubectl(cluster, "exec", "-i", "nginx", "--", "cat", stdin="piped")
@@ -111,7 +111,7 @@ def test_pods_by_hand(run: Run, kubectl: Kubectl) -> None:
             assert found["metadata"]["labels"] == {"run": "nginx"}
             described = await kubectl(cluster, "describe", "pod", "nginx")
             assert "Successfully assigned default/nginx to n1" in described
-            await kubectl(cluster, "delete", "pod", "nginx", "--timeout=20s")
+            await kubectl(cluster, "delete", "pod", "nginx", "--timeout=90s")
 
     run(scenario, runtime=EchoRuntime())
 
@@ -144,7 +144,7 @@ def test_typed_creations_and_access(run: Run, kubectl: Kubectl) -> None:
         token = (await kubectl(cluster, "create", "token", "robot", "-n", "team")).strip()
         async with cluster.as_token(token) as client:
             await client.list("pods", namespace="team")
-        await kubectl(cluster, "delete", "namespace", "team", "--timeout=20s")
+        await kubectl(cluster, "delete", "namespace", "team", "--timeout=90s")
 
     run(scenario)
 

@@ -256,7 +256,7 @@ class KubeClient:
         accept: Callable[[Object | None], bool],
         *,
         namespace: str = "",
-        timeout: float = 30.0,
+        timeout: float = 60.0,
     ) -> Object | None:
         """Waits until ``accept`` is true of the object (None while there is none); returns it.
         Raises ``TimeoutError``."""
