@@ -3,8 +3,8 @@
 Every pod sends 20 requests a second on time, answered or not. A loss takes the gateway that serves
 most of them; afterwards it is given back and the next loss takes the other one. The node agents run
 as shipped, but for a hold-down of 50 ms in place of 3 s and more: it plays no part in noticing a
-loss, and with it a hundred losses would take hours. Gateways ask the Internet every 100 ms instead of
-every second.
+loss, and with it a hundred losses would take hours. Gateways ask the Internet
+every 100 ms instead of every second.
 """
 
 from __future__ import annotations
