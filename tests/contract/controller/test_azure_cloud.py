@@ -242,3 +242,19 @@ def test_a_load_balancer_whose_write_failed_is_written_again(
         assert not (await lab.cloud.balancer()).failed
 
     in_lab(story)
+
+
+def test_a_public_address_whose_write_failed_is_written_again(
+    in_lab: Callable[[Story], None],
+) -> None:
+    async def story(lab: AzureLab) -> None:
+        await lab.add_pool("npegress", size=31, kind="VirtualMachines")
+        lab.emulator.faults.add("fail-operation", method="PUT", path="publicIPAddresses")
+        _, refusals = await one_pass(lab, [wanted("a", prefix_size=31)])
+        assert [type(r.error) for r in refusals] == [errors.Unavailable]
+        verdict = (await settle(lab, [wanted("a", prefix_size=31)])).verdicts["a"]
+        assert verdict.settled
+        assert verdict.serving is not None
+        assert len(verdict.serving.gateways) == 2
+
+    in_lab(story)

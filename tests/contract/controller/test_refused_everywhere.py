@@ -57,7 +57,9 @@ def test_writes_reads_and_deletions_refused_in_every_way_end_well(tmp_path: Path
             await world.write(name, gatewayNodepoolName=name)
         for name in names:
             await world.until(
-                name, lambda s: condition(s, "Provisioned").get("status") == "True", timeout=90
+                name,
+                lambda s: condition(s, "Provisioned").get("reason") == "Provisioned",
+                timeout=90,
             )
         assert [f for f in faults if not f.hits and f.kind not in MAY_COME_TOO_LATE] == []
         world.azure.emulator.faults.clear()

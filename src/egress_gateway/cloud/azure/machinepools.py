@@ -14,7 +14,7 @@ from typing import Final
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import machines
 from egress_gateway.cloud.azure.client import ArmClient
-from egress_gateway.cloud.azure.shapes import Json
+from egress_gateway.cloud.azure.shapes import Json, properties_of
 from egress_gateway.cloud.protocol import (
     Instance,
     MakeAddresses,
@@ -84,6 +84,7 @@ class MachinePools:
         publics = self._publics[pool.key]
         result: dict[str, str | None] = {}
         missing: dict[str, tuple[str, str]] = {}
+        failed: list[Json] = []
         for config, prefix in configs.items():
             if prefix is None:
                 result[config] = None
@@ -94,6 +95,10 @@ class MachinePools:
             result[config] = found["id"] if found else f"{self._address_path}/{name}"
             if found is None:
                 missing[config] = (name, prefix)
+            elif properties_of(found).get("provisioningState") == "Failed":
+                failed.append(found)
+        for item in failed:  # nothing may refer to it until the same write has succeeded
+            await self._arm.put_address(self._group, item["name"], machines.written_again(item))
         await self._make(pool, missing)
         return result
 

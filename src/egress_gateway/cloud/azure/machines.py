@@ -224,6 +224,14 @@ def _free(public: Json, prefix: str, config: str) -> bool:
     return _from(public, prefix) and made_for == config and not attached
 
 
+def written_again(address: Json) -> Json:
+    """The write that mends a public address of which the last write has failed."""
+    given = ("publicIPPrefix", "publicIPAllocationMethod", "publicIPAddressVersion")
+    properties = properties_of(address)
+    kept: Json = {k: address[k] for k in ("location", "sku", "zones", "tags") if k in address}
+    return {**kept, "properties": {k: properties[k] for k in given if k in properties}}
+
+
 def new_address(name: str, prefix: str, *, location: str, pool: str, config: str) -> Json:
     return {
         "name": name,
