@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from ipaddress import IPv6Address
 
 from egress_gateway.datapath import keys
@@ -224,6 +225,34 @@ def test_a_planned_move_keeps_connections_of_ipv6_where_they_are() -> None:
     connection.sendall(b"still here")
     assert connection.recv(100) == b"still here"
     connection.close()
+    # To and fro under traffic: at no moment is there no route, so that nothing is held back.
+    sender = subprocess.Popen(
+        ["nsenter", f"--net=/run/netns/{pod.place.name}", sys.executable, "-c", _SENDER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert sender.stdout is not None
+    sender.stdout.readline()
+    for _ in range(15):
+        for state in (joining, moved):
+            pod.side.converge(state)
+    errors, _ = sender.communicate()
+    assert (errors, pod.side.held()) == ("0\n", 0)
+
+
+_SENDER = f"""
+import select, socket, sys
+udp, errors = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), 0
+print("up", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    for _ in range(50):
+        try:
+            udp.sendto(b"x", ("{INTERNET6}", 7))
+        except OSError:
+            errors += 1
+print(errors)
+"""
 
 
 @boxed

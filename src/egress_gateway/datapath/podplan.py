@@ -447,9 +447,9 @@ def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
     new = {desired.link: observed.leg.is_new, desired.other_link: observed.other.is_new}
     # A new link's routes went with its predecessor, whatever was seen before.
     added = {r for r in wanted if r not in observed.routes or new.get(r.device or "")}
-    # A route of the same destination is replaced in one step (IPv4; IPv6 knows no such step),
-    # so that a packet finds the old one or the new one.
-    places = {(r.table, r.destination) for r in wanted if r.destination.version == 4}
+    # A route of the same destination is replaced in one step, so that a packet finds the old one
+    # or the new one.
+    places = {(r.table, r.destination) for r in wanted}
     gone = {r for r in observed.routes - wanted if (r.table, r.destination) not in places}
     bound = KEPT_RULES[desired.other_link] if desired.other else ()
     surplus = [r for rules in KEPT_RULES.values() for r in rules if r not in bound]
