@@ -12,7 +12,7 @@ import pytest
 
 from egress_gateway.lab import host
 from egress_gateway.lab.demo.world import VERSIONS, World, is_ready, until
-from egress_gateway.lab.kubernetes import binaries, release
+from egress_gateway.lab.kubernetes import release
 from tests.deploy.conftest import CHART
 from tests.lab.conftest import Driver, play
 
@@ -32,11 +32,9 @@ def driver() -> Iterator[Driver]:
 def require_programs() -> None:
     """Skips, aloud, where real Kubernetes cannot be had."""
     try:
-        binaries.find(*binaries.CONTROL_PLANE, *binaries.NODE, *binaries.CNI)
-        release.find_helm()
-    except binaries.Unavailable as error:
+        host.require_host("real")
+    except host.LabError as error:
         pytest.skip(f"NO KUBERNETES: the lab was NOT tested on real nodes: {error}")
-    host.require_host("real")
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,9 @@ def test_nothing_from_a_wrong_address_while_agents_and_gateways_are_killed(act: 
             await world.kube.delete("deployments", name, namespace="default")
         await remove(world, "watched")
         await all_ready(world)
+        for agent in await agents(world, "node"):
+            (status,) = agent["status"]["containerStatuses"]
+            assert status["restartCount"] > 0, f"{agent['metadata']['name']} was not killed"
 
     act(story)
 
