@@ -6,13 +6,18 @@ such a group is the trouble of those who name it, and of nobody else.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import Cloud, PoolRef
 from egress_gateway.controller.problem import Problem
+
+AT_ONCE: Final = 8
+"""Groups that are read at the same time: some may be slow, and there may be many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +33,21 @@ async def find_pools(cloud: Cloud, configurations: Iterable[StaticGatewayConfigu
     pools = await cloud.pools()
     profiles = (sgc.spec.gateway_vmss_profile for sgc in configurations)
     named = {p.vmss_resource_group.lower(): p.vmss_resource_group for p in profiles}
+    others = {k: g for k, g in named.items() if k not in ("", cloud.resource_group.lower())}
+    gate = asyncio.Semaphore(AT_ONCE)
+    listed = await asyncio.gather(*(_listed(cloud, group, gate) for group in others.values()))
     refused: dict[str, Problem] = {}
-    for key, group in sorted(named.items()):
-        if key in ("", cloud.resource_group.lower()):
-            continue
-        try:
-            pools += await cloud.pools_of(group)
-        except CloudError as error:
-            refused[key] = Problem.of(error)
+    for key, found in zip(others, listed, strict=True):
+        if isinstance(found, CloudError):
+            refused[key] = Problem.of(found)
+        else:
+            pools += found
     return Found(pools, refused)
+
+
+async def _listed(cloud: Cloud, group: str, gate: asyncio.Semaphore) -> list[PoolRef] | CloudError:
+    async with gate:
+        try:
+            return await cloud.pools_of(group)
+        except CloudError as error:
+            return error
