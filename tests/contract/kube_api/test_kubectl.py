@@ -15,6 +15,7 @@ from egress_gateway.api import names
 from tests.contract.kube_api.conftest import Cluster, Run
 from tests.contract.kube_api.fake_runtime import EchoRuntime
 from tests.contract.kube_api.test_controllers import Kubelet, sized
+from tests.contract.kube_api.test_custom_resources import install
 from tests.contract.kube_api.test_objects import add_node, node
 
 Kubectl = Callable[..., Coroutine[Any, Any, str]]
@@ -195,3 +196,22 @@ def test_discovery_names_everything(run: Run, kubectl: Kubectl) -> None:
         assert 'the server doesn\'t have a resource type "flyingmachines"' in error
 
     run(scenario)
+
+
+def test_schemas_are_explained(run: Run, kubectl: Kubectl) -> None:
+    """By OpenAPI v3, in which a real server shows a definition a moment after it serves it."""
+
+    async def scenario(cluster: Cluster) -> None:
+        await install(cluster)
+        async with asyncio.timeout(60):
+            while not await shows(cluster, f"apis/{names.API_VERSION}"):
+                await asyncio.sleep(0.1)
+        shown = await kubectl(cluster, "explain", "sgc.spec.excludeCidrs")
+        assert "FIELD: excludeCidrs <[]string>" in shown
+        assert "DESCRIPTION:" in shown
+
+    run(scenario)
+
+
+async def shows(cluster: Cluster, path: str) -> bool:
+    return path in str(await cluster.admin.call("GET", "/openapi/v3"))
