@@ -119,32 +119,38 @@ class Shortcut:
 
     def converge(self, wanted: str | None) -> bool:
         """Makes the table equal ``wanted``; returns whether something had to be changed. A
-        kernel that refuses is told once: without the shortcut the ordinary way is left."""
-        listing = self._nft.table("netdev", NODE_TABLE)
-        if wanted is None or wanted == self._refused:
-            return self._clear() if listing is not None else False
-        if self._applied == (wanted, fingerprint(listing)):
-            return False
+        kernel that refuses is told of once: without the shortcut the ordinary way is left."""
+        if wanted is None:
+            return self.remove()
         try:
-            self._nft.apply(_GONE + wanted)
+            return self._apply(wanted)
         except DatapathError as error:
+            if wanted != self._refused:
+                log.warning(
+                    "packets of pods take the node's FORWARD rules: %s; load nft_fwd_netdev, or "
+                    "see that these rules accept what comes from %s and goes there",
+                    error,
+                    NODE_LINK,
+                )
             self._refused = wanted
-            log.warning(
-                "packets of pods pass the node's FORWARD rules: %s; load nft_fwd_netdev, or see "
-                "that these rules accept what comes from %s and goes there",
-                error,
-                NODE_LINK,
-            )
+            self.remove()  # of what was right before
             return False
-        self._applied = (wanted, fingerprint(self._nft.table("netdev", NODE_TABLE)))
-        return True
 
     def remove(self) -> bool:
         """Takes the table away; returns whether there was one."""
-        found = self._nft.table("netdev", NODE_TABLE) is not None
-        return self._clear() if found else False
-
-    def _clear(self) -> bool:
+        try:
+            if self._nft.table("netdev", NODE_TABLE) is None:
+                return False
+        except DatapathError:
+            return False  # a kernel that does not know such tables has none
         self._nft.apply(_GONE)
         self._applied = None
+        return True
+
+    def _apply(self, wanted: str) -> bool:
+        listing = self._nft.table("netdev", NODE_TABLE)
+        if self._applied == (wanted, fingerprint(listing)):
+            return False
+        self._nft.apply(_GONE + wanted)
+        self._applied = (wanted, fingerprint(self._nft.table("netdev", NODE_TABLE)))
         return True

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
+import pytest
+
+from egress_gateway.datapath import shortcut
+from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gatewayfilter import NODE_LINK
 from egress_gateway.datapath.link import Route
-from egress_gateway.datapath.shortcut import Way, ruleset, ways
+from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.shortcut import Shortcut, Way, ruleset, ways
 
 ROUTER = ipaddress.ip_address("10.1.0.1")
 SECONDARY = ipaddress.ip_address("10.1.1.101")
@@ -60,3 +66,38 @@ def test_both_families_share_the_links() -> None:
     assert text.count("hook ingress") == 2, "one chain for each end"
     assert 'fwd ip6 to fe80::1 device "eth0"' in text
     assert f'fwd ip to {INNER} device "{NODE_LINK}"' in text
+
+
+class Kernel:
+    """nftables of a kernel that may know no ``fwd``."""
+
+    knows = True
+    text: str | None = None
+
+    def __init__(self, netns: NetNS) -> None:
+        pass
+
+    def table(self, family: str, name: str) -> list[dict[str, Any]] | None:
+        return None if Kernel.text is None else [{"text": Kernel.text}]
+
+    def apply(self, text: str) -> None:
+        made = text.partition("delete table")[2].partition("\n")[2]
+        if made and not Kernel.knows:
+            raise DatapathError("fwd: not supported")
+        Kernel.text = made or None
+
+
+def test_a_kernel_that_refuses_keeps_nothing_stale_and_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shortcut, "Nftables", Kernel)
+    made = Shortcut(None)  # type: ignore[arg-type]
+    assert made.converge("one")
+    assert not made.converge("one")
+    Kernel.knows = False
+    assert not made.converge("two")
+    assert Kernel.text is None, "nothing of before is left to lead packets astray"
+    Kernel.knows = True
+    assert made.converge("two")
+    assert made.converge(None)
+    assert Kernel.text is None
