@@ -330,13 +330,15 @@ class World:
             ns="inet",
         )
         program = (
-            "import socket,sys\n"
+            "import socket,threading\n"
             f"s=socket.create_server(('{INTERNET6}',80),family=socket.AF_INET6)\n"
             "print('up',flush=True)\n"
-            "while True:\n"
-            "  c,a=s.accept(); c.recv(9999); b=a[0].encode()\n"
+            "def answer(c,a):\n"
+            "  c.recv(9999); b=a[0].encode()\n"
             "  c.sendall(b'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: '"
             "+str(len(b)).encode()+b'\\r\\n\\r\\n'+b); c.close()\n"
+            # A connection that is cut must hold nobody up.
+            "while True: threading.Thread(target=answer,args=s.accept(),daemon=True).start()\n"
         )
         whoami = subprocess.Popen(
             ["nsenter", "--net=/run/netns/inet", sys.executable, "-c", program],

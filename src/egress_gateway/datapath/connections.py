@@ -99,10 +99,10 @@ def use(netns: NetNS) -> dict[int, Use]:
     counted: Counter[bytes] = Counter()
     connection = NetlinkSocket(netlink.NETFILTER, netns)
     try:
-        for family, places in _PLACES.items():
-            header = struct.pack("!BBH", family, 0, 0)
-            asked = Message(_GET, netlink.DUMP, header)
-            connection.scan(asked, "counting connections", _counting(counted, places))
+        header = struct.pack("!BBH", socket.AF_UNSPEC, 0, 0)
+        asked = Message(_GET, netlink.DUMP, header)
+        count = {int(family): _counting(counted, places) for family, places in _PLACES.items()}
+        connection.scan(asked, "counting connections", lambda m: count[m.payload[0]](m))
     finally:
         connection.close()
     return summarize(counted)
