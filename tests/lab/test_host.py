@@ -122,6 +122,23 @@ def test_two_labs_at_once_and_a_third_of_the_same_name(name: str) -> None:
         command("lab", "down", "--name", other)
 
 
+def test_what_a_killed_lab_left_goes_when_nobody_reads_it_any_more(name: str) -> None:
+    left = [host.BASE / f"{name}-{age}" for age in ("old", "young")]
+    for directory in left:
+        directory.mkdir(parents=True)
+        dead = {"pid": 1 << 22, "started": 1, "kubernetes": "", "azure": ""}
+        dead |= {"name": directory.name, "directory": str(directory)}
+        (directory / "lab.json").write_text(json.dumps(dead))
+    long_ago = time.time() - 3600
+    os.utime(left[0] / "lab.json", (long_ago, long_ago))
+    try:
+        assert command("lab", "up", "--empty", "--name", name).returncode == 0
+        assert [directory.exists() for directory in left] == [False, True]
+    finally:
+        for directory in left:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
 def test_the_lab_has_no_path_to_the_machines_network(name: str) -> None:
     """Not from its router, not from a node: no link of the host, no address of it, no answer."""
     assert command("lab", "up", "--name", name).returncode == 0

@@ -31,6 +31,8 @@ from egress_gateway.lab.kubernetes import binaries, cgroups, release
 
 BASE: Final = Path("/run/egress-gateway-lab")
 _PR_SET_PDEATHSIG: Final = 1
+_LOGS_KEPT: Final = 600.0
+"""Seconds since its start that a killed lab's directory, with its log, is left for a person."""
 _START_TIMEOUT: Final = 60.0
 
 PACKAGES: Final = {
@@ -153,6 +155,7 @@ def start(
             raise LabError(f"lab {name!r} is running (pid {old.pid}): end it with `lab down`")
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700, parents=True)
+        _forget_dead()
         cgroups.sweep([handle.name for handle in running()])
     kube, azure = _loopback_socket(), _loopback_socket()
     control = _control_socket(directory / "control.sock")
@@ -205,6 +208,16 @@ def running() -> list[LabHandle]:
     """All running labs, by name."""
     names = sorted(p.name for p in BASE.iterdir()) if BASE.exists() else []
     return [handle for name in names if (handle := find(name))]
+
+
+def _forget_dead() -> None:
+    """Removes what killed labs left below ``BASE``, once nobody will read their logs any more. One
+    that is starting has no ``lab.json`` yet."""
+    for described in BASE.glob("*/lab.json"):
+        with suppress(OSError):
+            age = time.time() - described.stat().st_mtime
+            if age > _LOGS_KEPT and find(described.parent.name) is None:
+                shutil.rmtree(described.parent, ignore_errors=True)
 
 
 def stop(handle: LabHandle, *, timeout: float = 10.0) -> None:
