@@ -184,6 +184,17 @@ async def real(plane: ControlPlane) -> AsyncIterator[Cluster]:
             kubeconfig=plane.kubeconfig(*ADMINISTRATOR),
             plane=plane,
         )
+    await _hung_up()
+
+
+async def _hung_up() -> None:
+    """Returns when the loop has no connection left: one whose request was cancelled ends politely,
+    which takes the server's answer, and would be reported as unclosed if the loop ended before."""
+    watched = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
+    for _ in range(250):
+        if len(watched) <= 1:  # the loop's own
+            return
+        await asyncio.sleep(0.02)
 
 
 Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from egress_gateway.lab.kube.client import KubeError
 from egress_gateway.lab.kube.controllers import Timing
 from tests.contract.kube_api.conftest import Cluster, Run
 from tests.contract.kube_api.test_objects import add_node, config_map, is_bound, node, pod, refusal
@@ -42,9 +43,13 @@ async def _follow(cluster: Cluster, events: AsyncIterator[Object]) -> None:
                 "conditions": [{"type": "Ready", "status": "True"}],
                 "podIP": "10.244.0.9",
             }
-            await kubelet.patch(
-                "pods", name, {"status": status}, namespace=namespace, subresource="status"
-            )
+            try:
+                await kubelet.patch(
+                    "pods", name, {"status": status}, namespace=namespace, subresource="status"
+                )
+            except KubeError as error:
+                if error.code != 404:  # it may be gone by now
+                    raise
 
 
 class Kubelet:
@@ -58,7 +63,8 @@ class Kubelet:
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        (ended,) = await asyncio.gather(self._task, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError), ended
 
 
 def ready(count: int) -> Callable[[Object | None], bool]:
