@@ -3,7 +3,8 @@
 
     closing_line.py OUTPUT …   files with what the runs printed
 
-A run that has no closing line counts as an error: it did not end as pytest ends.
+A run that has no closing line counts as an error: it did not end as pytest ends. What one run
+deselects another runs, so that is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _CLOSING = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in (\d+(?:\.\d+)?)s")
-_ORDER = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warnings", "errors")
+_ORDER = ("failed", "passed", "skipped", "xfailed", "xpassed", "warnings", "errors")
 
 
 def closing(texts: list[str]) -> str:
