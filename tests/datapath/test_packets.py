@@ -14,7 +14,8 @@ import subprocess
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.gatewayfilter import Configuration
 from egress_gateway.datapath.netns import NetNS
-from egress_gateway.datapath.podplan import CreateTunnel, PodDesired
+from egress_gateway.datapath.podactions import CreateTunnel
+from egress_gateway.datapath.podplan import PodDesired
 from egress_gateway.datapath.wireguard import IPNetwork
 from tests.datapath.box import boxed
 from tests.datapath.topology import (

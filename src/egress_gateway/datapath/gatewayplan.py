@@ -14,6 +14,28 @@ from ipaddress import IPv4Address
 from typing import Final, Literal
 
 from egress_gateway.datapath import keys
+from egress_gateway.datapath.gatewayactions import (
+    Action,
+    AddAddress,
+    AddRule,
+    ApplyFilter,
+    CheckPort,
+    ConfigureTunnel,
+    CreateNamespace,
+    CreatePair,
+    CreateTunnel,
+    DeleteRoutes,
+    DeleteRule,
+    DeleteTunnel,
+    ForgetTranslated,
+    IPInterface,
+    MoveTunnel,
+    RaiseLink,
+    RemoveAddress,
+    ReplaceRoutes,
+    SetSysctl,
+    Where,
+)
 from egress_gateway.datapath.gatewayfilter import (
     ALWAYS_REFUSED,
     ECHO_ADDRESS,
@@ -28,8 +50,6 @@ from egress_gateway.datapath.gatewayfilter import (
 from egress_gateway.datapath.link import MAIN, Link, Route, Rule
 from egress_gateway.datapath.wireguard import Config, Device, IPAddress, IPNetwork
 
-Where = Literal["node", "gateway"]
-IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Family = Literal[4, 6]
 
 NODE_ADDRESS: Final = ipaddress.IPv4Interface(f"{ECHO_ADDRESS}/30")
@@ -196,129 +216,6 @@ class GatewayObserved:
     """Addresses that the node itself has, each with its link's name."""
     translated: frozenset[IPAddress] = frozenset()
     """Secondary addresses that the namespace's filter used before."""
-
-
-@dataclass(frozen=True, slots=True)
-class CreateNamespace:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class CreatePair:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class SetSysctl:
-    where: Where
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class AddAddress:
-    where: Where
-    link: str
-    address: IPInterface
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveAddress:
-    """From the node: packets to an address of its own never come as far as the pair."""
-
-    link: str
-    address: IPInterface
-
-
-@dataclass(frozen=True, slots=True)
-class RaiseLink:
-    where: Where
-    link: str
-    mtu: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ApplyFilter:
-    where: Where
-    ruleset: str
-    present: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetTranslated:
-    address: IPAddress
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteTunnel:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckPort:
-    """Fails if somebody else has the UDP port. Asked first, because a userspace interface opens
-    its socket only when it comes up, and then tells nobody that it could not."""
-
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class CreateTunnel:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigureTunnel:
-    name: str
-    config: Config
-
-
-@dataclass(frozen=True, slots=True)
-class MoveTunnel:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReplaceRoutes:
-    where: Where
-    routes: tuple[Route, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteRoutes:
-    where: Where
-    routes: tuple[Route, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AddRule:
-    rule: Rule
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteRule:
-    rule: Rule
-
-
-Action = (
-    CreateNamespace
-    | CreatePair
-    | SetSysctl
-    | AddAddress
-    | RemoveAddress
-    | RaiseLink
-    | ApplyFilter
-    | ForgetTranslated
-    | DeleteTunnel
-    | CheckPort
-    | CreateTunnel
-    | ConfigureTunnel
-    | MoveTunnel
-    | ReplaceRoutes
-    | DeleteRoutes
-    | AddRule
-    | DeleteRule
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from egress_gateway.datapath import connections, conntrack, netns, nft, shortcut, sockets
-from egress_gateway.datapath import gatewayplan as steps
+from egress_gateway.datapath import gatewayactions as steps
 from egress_gateway.datapath.connections import ConnectionEvents, Use
 from egress_gateway.datapath.errors import DatapathError, PortInUse
+from egress_gateway.datapath.gatewayactions import Where
 from egress_gateway.datapath.gatewayfilter import (
     GATEWAY_SETS,
     GATEWAY_TABLE,
@@ -43,7 +44,7 @@ from egress_gateway.datapath.gatewayplan import (
     Place,
     Step,
     Surroundings,
-    Where,
+    inner,
     plan,
     surroundings,
 )
@@ -418,7 +419,7 @@ class GatewaySide:
 
 def passing(desired: GatewayDesired, observed: GatewayObserved) -> str | None:
     """What takes the shortcut past the node's FORWARD rules. Pure."""
-    secondaries = {a: steps.inner(a) for c in desired.configurations for a in c.addresses}
+    secondaries = {a: inner(a) for c in desired.configurations for a in c.addresses}
     elsewhere = (a.ip for link, a in observed.own if link != NODE_LINK)
     return shortcut.ruleset(secondaries, observed.node.routes, sorted(elsewhere, key=str))
 

@@ -16,6 +16,23 @@ from typing import Final, Literal
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.gatewayfilter import ECHO_ADDRESS
 from egress_gateway.datapath.link import MAIN, Link, Route, Rule
+from egress_gateway.datapath.podactions import (
+    TUNNEL_LINK,
+    Action,
+    AddRule,
+    AllowSource,
+    ApplyFilter,
+    ConfigureTunnel,
+    CreateTunnel,
+    DeleteLink,
+    DeleteRoutes,
+    DeleteRule,
+    ForgetSource,
+    MoveTunnel,
+    RaiseLink,
+    ReplaceRoutes,
+    SetSysctl,
+)
 from egress_gateway.datapath.podfilter import (
     LEG,
     LEGS,
@@ -36,7 +53,6 @@ from egress_gateway.datapath.wireguard import (
     PeerStatus,
 )
 
-TUNNEL_LINK: Final = LINKS[0]
 ROUTES: Final = 25959
 """Routing table of the tunnel in the pod ("eg" in ASCII). The main table is never touched, so
 taking the tunnel away needs no memory of what was there before."""
@@ -186,101 +202,6 @@ class PodObserved:
             source=self.source,
             sysctls=self.link_sysctls,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ApplyFilter:
-    ruleset: str
-    present: bool
-    inbound: tuple[Flow, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SetSysctl:
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class AllowSource:
-    port: int
-    source: IPAddress
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetSource:
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteLink:
-    link: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteTunnel:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CreateTunnel:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigureTunnel:
-    config: Config
-    link: str = TUNNEL_LINK
-
-
-@dataclass(frozen=True, slots=True)
-class MoveTunnel:
-    name: str
-    link: str
-
-
-@dataclass(frozen=True, slots=True)
-class RaiseLink:
-    link: str
-    mtu: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteRoutes:
-    routes: tuple[Route, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplaceRoutes:
-    routes: tuple[Route, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AddRule:
-    rule: Rule
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteRule:
-    rule: Rule
-
-
-Action = (
-    ApplyFilter
-    | SetSysctl
-    | AllowSource
-    | ForgetSource
-    | DeleteLink
-    | DeleteTunnel
-    | CreateTunnel
-    | ConfigureTunnel
-    | MoveTunnel
-    | RaiseLink
-    | DeleteRoutes
-    | ReplaceRoutes
-    | AddRule
-    | DeleteRule
-)
 
 
 _MAKING: Final = (AllowSource, DeleteLink, CreateTunnel, ConfigureTunnel, MoveTunnel)

@@ -8,6 +8,7 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_gateway.datapath import gatewayactions as ga
 from egress_gateway.datapath import gatewayplan as g
 from egress_gateway.datapath import keys
 from egress_gateway.datapath.gatewayfilter import INSIDE_LINK, NODE_LINK, Configuration
@@ -43,12 +44,12 @@ class Simulated:
     def __init__(self) -> None:
         self.observed = g.GatewayObserved(node=g.Place(links={"eth0": Link(1, "eth0", True, 1500)}))
 
-    def _place(self, where: g.Where) -> g.Place:
+    def _place(self, where: ga.Where) -> g.Place:
         place = self.observed.node if where == "node" else self.observed.gateway
         assert place is not None, "nothing is done in a namespace that is not there"
         return place
 
-    def _set(self, where: g.Where, **changes: object) -> None:
+    def _set(self, where: ga.Where, **changes: object) -> None:
         place = dataclasses.replace(self._place(where), **changes)  # type: ignore[arg-type]
         if where == "node":
             self.observed = dataclasses.replace(self.observed, node=place)
@@ -59,53 +60,53 @@ class Simulated:
         bound = frozenset(d.listen_port for d in devices.values())
         self.observed = dataclasses.replace(self.observed, devices=devices, bound=bound)
 
-    def apply(self, action: g.Action) -> None:
+    def apply(self, action: ga.Action) -> None:
         match action:
-            case g.CreateNamespace():
+            case ga.CreateNamespace():
                 self.observed = dataclasses.replace(self.observed, gateway=g.Place())
-            case g.CreatePair():
+            case ga.CreatePair():
                 for where, name in (("node", NODE_LINK), ("gateway", INSIDE_LINK)):
                     place = self._place(where)  # type: ignore[arg-type]
                     links = {**place.links, name: Link(2, name, False, 1500)}
                     routes = frozenset(r for r in place.routes if r.device != name)
                     self._set(where, links=links, addresses=frozenset(), routes=routes)  # type: ignore[arg-type]
-            case g.SetSysctl(where, name, value):
+            case ga.SetSysctl(where, name, value):
                 self._set(where, sysctls={**self._place(where).sysctls, name: value})
-            case g.AddAddress(where, _, address):
+            case ga.AddAddress(where, _, address):
                 self._set(where, addresses=self._place(where).addresses | {address.ip})
-            case g.RaiseLink(where, name, mtu):
+            case ga.RaiseLink(where, name, mtu):
                 assert name in self._place(where).links
                 raised = {**self._place(where).links, name: Link(2, name, True, mtu or 1500)}
                 self._set(where, links=raised)
-            case g.ApplyFilter(where, ruleset, _):
+            case ga.ApplyFilter(where, ruleset, _):
                 self._set(where, filter=ruleset)
-            case g.ReplaceRoutes(where, routes):
+            case ga.ReplaceRoutes(where, routes):
                 place = self._place(where)
                 assert all(r.device in place.links for r in routes)
                 keys_ = {(r.table, r.destination) for r in routes}
                 left = {r for r in place.routes if (r.table, r.destination) not in keys_}
                 self._set(where, routes=frozenset(left | set(routes)))
-            case g.DeleteRoutes(where, routes):
+            case ga.DeleteRoutes(where, routes):
                 self._set(where, routes=self._place(where).routes - set(routes))
-            case g.AddRule(rule):
+            case ga.AddRule(rule):
                 self._set("gateway", rules=self._place("gateway").rules | {rule})
-            case g.DeleteRule(rule):
+            case ga.DeleteRule(rule):
                 self._set("gateway", rules=self._place("gateway").rules - {rule})
-            case g.ForgetTranslated():
+            case ga.ForgetTranslated():
                 pass
             case _:
                 self._tunnel(action)
 
-    def _tunnel(self, action: g.Action) -> None:
+    def _tunnel(self, action: ga.Action) -> None:
         devices = dict(self.observed.devices)
         match action:
-            case g.CheckPort(port):
+            case ga.CheckPort(port):
                 assert port not in self.observed.bound
-            case g.CreateTunnel(name):
+            case ga.CreateTunnel(name):
                 devices[name] = Device(public_key="", listen_port=0, fwmark=0, peers={})
                 links = {**self._place("node").links, name: Link(5, name, False, 1420)}
                 self._set("node", links=links)
-            case g.ConfigureTunnel(name, config):
+            case ga.ConfigureTunnel(name, config):
                 device = devices[name]
                 devices[name] = dataclasses.replace(
                     device,
@@ -114,12 +115,12 @@ class Simulated:
                     if config.private_key
                     else device.public_key,
                 )
-            case g.MoveTunnel(name):
+            case ga.MoveTunnel(name):
                 links = dict(self._place("node").links)
                 inside = {**self._place("gateway").links, name: links.pop(name)}
                 self._set("node", links=links)
                 self._set("gateway", links=inside)
-            case g.DeleteTunnel(name):
+            case ga.DeleteTunnel(name):
                 devices.pop(name, None)
                 for where in ("node", "gateway"):
                     place = self._place(where)
@@ -177,7 +178,7 @@ def test_a_configuration_without_a_key_goes_on_and_is_not_made() -> None:
         world.apply(step.action)
     keyless = [dataclasses.replace(configuration(i), private_key=None) for i in (0, 1)]
     steps = g.plan(desired(*keyless), world.observed)
-    assert not [s for s in steps if isinstance(s.action, g.CreateTunnel | g.DeleteTunnel)]
+    assert not [s for s in steps if isinstance(s.action, ga.CreateTunnel | ga.DeleteTunnel)]
 
 
 def test_a_changed_secondary_ends_the_connections_of_the_old() -> None:
@@ -188,7 +189,7 @@ def test_a_changed_secondary_ends_the_connections_of_the_old() -> None:
     observed = dataclasses.replace(world.observed, translated=frozenset({old}))
     steps = g.plan(desired(configuration(0, secondary=3)), observed)
     kinds = [type(s.action).__name__ for s in steps]
-    assert g.Step(g.ForgetTranslated(old)) in steps
+    assert g.Step(ga.ForgetTranslated(old)) in steps
     assert kinds.index("ApplyFilter") < kinds.index("ForgetTranslated")
     assert "CreateTunnel" not in kinds
 
@@ -247,5 +248,5 @@ def test_the_nodes_own_address_is_never_removed() -> None:
     wanted = desired(configuration(0), configuration(1, secondary=-96))  # 10.1.1.4, the primary
     own = {("eth0", ipaddress.IPv4Interface(f"10.1.1.{last}/24")) for last in (4, 100, 200)}
     observed = dataclasses.replace(Simulated().observed, own=frozenset(own))
-    removed = [s.action for s in g.plan(wanted, observed) if isinstance(s.action, g.RemoveAddress)]
-    assert removed == [g.RemoveAddress("eth0", ipaddress.IPv4Interface("10.1.1.100/24"))]
+    removed = [s.action for s in g.plan(wanted, observed) if isinstance(s.action, ga.RemoveAddress)]
+    assert removed == [ga.RemoveAddress("eth0", ipaddress.IPv4Interface("10.1.1.100/24"))]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_gateway.datapath import keys
+from egress_gateway.datapath import podactions as pa
 from egress_gateway.datapath import podplan as p
 from egress_gateway.datapath.link import Link
 from egress_gateway.datapath.podfilter import Flow, split
@@ -79,40 +80,40 @@ class Simulated:
         leg = self.legs.get(where, p.Leg())
         self.legs[where] = dataclasses.replace(leg, **changes)  # type: ignore[arg-type]
 
-    def apply(self, action: p.Action) -> None:
+    def apply(self, action: pa.Action) -> None:
         seen = self.seen
         change = dataclasses.replace
         match action:
-            case p.ApplyFilter(ruleset, _, _):
+            case pa.ApplyFilter(ruleset, _, _):
                 seen = change(seen, filter=ruleset)
-            case p.SetSysctl(name, value) if "/wg" in name:
+            case pa.SetSysctl(name, value) if "/wg" in name:
                 link = name.split("/")[3]
                 known = dict(self.legs[link].sysctls) | {name: value}
                 self._change(link, sysctls=tuple(known.items()))
-            case p.SetSysctl(name, value):
+            case pa.SetSysctl(name, value):
                 seen = change(seen, sysctls=((name, value),))
-            case p.AllowSource(port, source):
+            case pa.AllowSource(port, source):
                 self.sources[port] = source
-            case p.ForgetSource(port):
+            case pa.ForgetSource(port):
                 self.sources.pop(port, None)
-            case p.CreateTunnel(name):
+            case pa.CreateTunnel(name):
                 empty = Device(public_key="", listen_port=0, fwmark=0, peers={})
                 self._change(self.names[name], unmoved=True, link=None, device=empty)
-            case p.DeleteLink(link):
+            case pa.DeleteLink(link):
                 kept = frozenset(r for r in seen.routes if r.device != link)
                 seen = change(seen, routes=kept)
                 self.legs.pop(link, None)
-            case p.ConfigureTunnel(config, link):
+            case pa.ConfigureTunnel(config, link):
                 device = self.legs[link].device
                 assert device is not None
                 self._change(link, device=_configured(device, config))
-            case p.MoveTunnel(_, link):
+            case pa.MoveTunnel(_, link):
                 assert self.legs[link].unmoved
                 self._change(link, unmoved=False, link=Link(9, link, False, 1420), sysctls=())
-            case p.RaiseLink(link, mtu):
+            case pa.RaiseLink(link, mtu):
                 assert self.legs[link].link is not None
                 self._change(link, link=Link(9, link, True, mtu))
-            case p.ReplaceRoutes(routes):
+            case pa.ReplaceRoutes(routes):
                 for device in {r.device for r in routes if r.device}:
                     found = self.legs[device].link
                     assert found is not None
@@ -120,14 +121,14 @@ class Simulated:
                 where = {(r.table, r.destination) for r in routes}
                 left = {r for r in seen.routes if (r.table, r.destination) not in where}
                 seen = change(seen, routes=frozenset(left | set(routes)))
-            case p.DeleteRoutes(routes):
+            case pa.DeleteRoutes(routes):
                 # The kernel deletes by destination, whatever else the route says.
                 where = {(r.table, r.destination) for r in routes}
                 kept = frozenset(r for r in seen.routes if (r.table, r.destination) not in where)
                 seen = change(seen, routes=kept)
-            case p.AddRule(rule):
+            case pa.AddRule(rule):
                 seen = change(seen, rules=seen.rules | {rule})
-            case p.DeleteRule(rule):
+            case pa.DeleteRule(rule):
                 seen = change(seen, rules=seen.rules - {rule})
         self.seen = seen
 
@@ -155,7 +156,7 @@ def _configured(device: Device, config: Config) -> Device:
     )
 
 
-def converge(world: Simulated, wanted: p.PodDesired) -> list[p.Action]:
+def converge(world: Simulated, wanted: p.PodDesired) -> list[pa.Action]:
     actions = p.plan(wanted, world.observe(wanted))
     for action in actions:
         world.apply(action)
@@ -164,7 +165,7 @@ def converge(world: Simulated, wanted: p.PodDesired) -> list[p.Action]:
 
 def test_the_hold_is_the_first_step_of_an_attach() -> None:
     actions = p.plan(desired(), p.PodObserved())
-    assert isinstance(actions[0], p.ApplyFilter)
+    assert isinstance(actions[0], pa.ApplyFilter)
     kinds = [type(a).__name__ for a in actions]
     assert kinds.index("AllowSource") < kinds.index("CreateTunnel") < kinds.index("MoveTunnel")
     assert kinds.index("RaiseLink") < kinds.index("ReplaceRoutes") < kinds.index("AddRule")
@@ -175,11 +176,11 @@ def test_a_move_changes_port_and_peer_in_one_call_and_touches_nothing_else() -> 
     converge(world, desired())
     actions = converge(world, desired(tunnel=tunnel("10.1.1.5", 20001)))
     allow, configure, forget = actions
-    assert allow == p.AllowSource(20001, ipaddress.ip_address("10.1.1.5"))
-    assert isinstance(configure, p.ConfigureTunnel)
+    assert allow == pa.AllowSource(20001, ipaddress.ip_address("10.1.1.5"))
+    assert isinstance(configure, pa.ConfigureTunnel)
     assert configure.config.listen_port == 20001
     assert [peer.fresh for peer in configure.config.peers] == [True]
-    assert forget == p.ForgetSource(20000)
+    assert forget == pa.ForgetSource(20000)
 
 
 def test_a_new_exclusion_leaves_the_session_alone() -> None:
@@ -192,10 +193,10 @@ def test_a_new_exclusion_leaves_the_session_alone() -> None:
 def test_connections_from_before_are_seeded_only_with_a_new_table() -> None:
     flow = Flow(ipaddress.ip_address("198.51.100.10"), 50000, 8080)
     first = p.plan(desired(), p.PodObserved(inbound=(flow,)))[0]
-    assert isinstance(first, p.ApplyFilter)
+    assert isinstance(first, pa.ApplyFilter)
     assert first.inbound == (flow,)
     later = p.plan(desired(), p.PodObserved(filter="", inbound=(flow,)))[0]
-    assert isinstance(later, p.ApplyFilter)
+    assert isinstance(later, pa.ApplyFilter)
     assert later.inbound == ()
 
 
@@ -211,16 +212,16 @@ def test_a_planned_move_binds_old_connections_before_new_ones_go_elsewhere() -> 
     made = [type(a).__name__ for a in converge(world, desired(tunnel=old, other=new))]
     assert made.index("ApplyFilter") < made.index("CreateTunnel") < made.index("ReplaceRoutes")
     filter_, routes, rule, *rest = converge(world, parting(old, new))
-    assert isinstance(filter_, p.ApplyFilter)
-    assert isinstance(routes, p.ReplaceRoutes)
+    assert isinstance(filter_, pa.ApplyFilter)
+    assert isinstance(routes, pa.ReplaceRoutes)
     assert {(r.table, r.device) for r in routes.routes} >= {(p.KEPT_ROUTES, "wg0")}
-    assert isinstance(rule, p.AddRule)
+    assert isinstance(rule, pa.AddRule)
     assert rule.rule.table == p.KEPT_ROUTES
     # IPv4's destinations are replaced in one step: no packet finds no route.
     assert not any(
         r.table == p.ROUTES and r.destination.version == 4
         for a in rest
-        if isinstance(a, p.DeleteRoutes)
+        if isinstance(a, pa.DeleteRoutes)
         for r in a.routes
     )
     assert {r.device for r in world.seen.routes if r.table == p.ROUTES} == {"wg1", None}
@@ -331,18 +332,18 @@ def test_strict_reverse_path_checks_of_the_ordinary_link_are_loosened() -> None:
     keys = ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth0/rp_filter")
     for values, loosened in ((("0", "1"), True), (("1", "0"), True), (("1", "2"), False)):
         observed = p.PodObserved(sysctls=tuple(zip(keys, values, strict=True)))
-        steps = [a for a in p.plan(desired(), observed) if isinstance(a, p.SetSysctl)]
-        assert (p.SetSysctl(keys[1], "2") in steps) is loosened
+        steps = [a for a in p.plan(desired(), observed) if isinstance(a, pa.SetSysctl)]
+        assert (pa.SetSysctl(keys[1], "2") in steps) is loosened
 
 
 def test_first_attachment_makes_the_tunnel_beside_the_hold_and_routes_after_both() -> None:
     actions = p.plan(desired(), p.PodObserved())
     tunnel, hold, rest = p.apart(actions)
     assert sorted(map(repr, (*tunnel, *hold, *rest))) == sorted(map(repr, actions))
-    assert isinstance(hold[0], p.ApplyFilter)
-    assert isinstance(tunnel[0], p.AllowSource)
-    assert isinstance(tunnel[-1], p.MoveTunnel)
-    lifting = (p.RaiseLink, p.ReplaceRoutes, p.AddRule)
+    assert isinstance(hold[0], pa.ApplyFilter)
+    assert isinstance(tunnel[0], pa.AllowSource)
+    assert isinstance(tunnel[-1], pa.MoveTunnel)
+    lifting = (pa.RaiseLink, pa.ReplaceRoutes, pa.AddRule)
     assert not any(isinstance(action, lifting) for action in (*tunnel, *hold))
     # With a hold in place already, or without a tunnel, one thing comes after the other.
     held = p.PodObserved(filter=desired().filter)
