@@ -38,6 +38,10 @@ INSIDE: Final = (IPv4Network("10.244.0.0/16"), IPv4Network("10.224.0.0/12"),
 _MTU: Final = 1500
 _CONTAINERD_LIMIT: Final = 60.0
 _READY_LIMIT: Final = 180.0
+_PROXY_TABLES: Final = (
+    "nft list table ip kube-proxy && "
+    "{ ! [ -e /proc/net/if_inet6 ] || nft list table ip6 kube-proxy; }"
+)
 _RESTART: Final = 0.5
 _TUNABLES: Final = "/run/lab-sysctls"
 
@@ -213,6 +217,18 @@ class RealMachines:
                 raise MachineError(f"node {name} is not Ready; its kubelet says: {last}") from None
             if machine.node.stopped.is_set():
                 raise MachineError(f"machine {name} went down")
+        await self._translates(machine)
+
+    async def _translates(self, machine: Running) -> None:
+        """Waits until kube-proxy's tables are there: a pod may use a Service from its first
+        moment, and whoever compares a node's tables should not see them come."""
+        deadline = time.monotonic() + _READY_LIMIT
+        while (await machine.node.run(["sh", "-c", _PROXY_TABLES])).code != 0:
+            if time.monotonic() > deadline or machine.node.stopped.is_set():
+                last = _last_line(machine.node, "kube-proxy")
+                name = machine.spec.name
+                raise MachineError(f"node {name} knows no Services; its kube-proxy says: {last}")
+            await asyncio.sleep(0.05)
 
     async def _end(self, machine: Running) -> None:
         for task in machine.services:
