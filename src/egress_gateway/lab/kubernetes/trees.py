@@ -2,8 +2,9 @@
 
 No registry of container images is asked. What an image holds is what it would hold if its
 Containerfile were built: a C library, this Python with the locked packages, ``wireguard-go``,
-libnftables, our package; or a shell, curl and the usual commands. Nothing else of the host can be
-seen from it, so a program that needs more than its image says fails here as it would elsewhere.
+``setpriv``, libnftables, our package; or a shell, curl and the usual commands. Nothing else of the
+host can be seen from it, so a program that needs more than its image says fails here as it would
+elsewhere.
 
 Trees lie in the user's cache under a name that changes with what was copied; our own package is
 copied for each lab anew. ``layers`` of a node show them read-only (``images.bind``).
@@ -38,7 +39,9 @@ _DISTRIBUTION: Final = "static-egress-gateway"
 _SKIPPED: Final = frozenset({"test", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages",
                              "dist-packages", "turtledemo"})  # fmt: skip
 _LIBRARIES: Final = ("libnftables.so.1", "libnss_dns.so.2", "libnss_files.so.2")
-_OURS: Final = ("wireguard-go",)
+_OURS: Final = ("wireguard-go", "setpriv")
+"""NB: without ``setpriv``, which every Debian image has, all tunnels of a machine would run as one
+user, and a user has 128 inotify instances, shared with all that runs on the machine."""
 _SHELL: Final = ("sh",)
 _COMMANDS: Final = tuple(
     [
