@@ -6,8 +6,9 @@ PYTEST_ARGS ?=
 demo: install-run
 	@.venv/bin/egress-gateway lab demo
 
+# Two at a time: most tests wait for packets or programs. A file's tests stay together and in order.
 test: install
-	@.venv/bin/pytest $(PYTEST_ARGS)
+	@.venv/bin/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: install
 	.venv/bin/ruff check .
