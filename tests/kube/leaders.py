@@ -58,11 +58,10 @@ class Relay:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.cut()
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # each ends with its connection
+            self.cut()
+            await asyncio.wait(self._tasks, timeout=0.1)
 
     @property
     def url(self) -> str:

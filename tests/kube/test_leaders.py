@@ -11,13 +11,14 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from egress_gateway.api import names
 from egress_gateway.lab.kubernetes.control_plane import ControlPlane
-from tests.contract.controller.azure_lab import azure_lab
+from tests.contract.controller.azure_lab import AzureLab, azure_lab
 from tests.contract.kube_api.conftest import Cluster
 from tests.kube.chart import installed
 from tests.kube.leaders import Controller, Record, controller, watching
@@ -25,11 +26,29 @@ from tests.kube.leaders import Controller, Record, controller, watching
 pytestmark = pytest.mark.kube
 
 
+@dataclass(frozen=True)
+class Two:
+    """A leader, its standby, what they do, and what they do it to."""
+
+    first: Controller
+    second: Controller
+    record: Record
+    cluster: Cluster
+    azure: AzureLab
+
+    async def at_work(self) -> None:
+        """Returns when the leader is in the midst of an operation of Azure that takes long."""
+        operations = self.azure.emulator.azure.operations
+        operations.seconds = 600
+        since = time.monotonic()
+        await self.cluster.admin.create("staticgatewayconfigurations", configuration("b"))
+        await happened(self.first, operations.under_way)
+        await happened(self.first, lambda: self.record.first("first", "azure", after=since))
+
+
 @contextlib.asynccontextmanager
-async def two(
-    plane: ControlPlane, clients: Path, folder: Path
-) -> AsyncIterator[tuple[Controller, Controller, Record]]:
-    """The leader, at work on a configuration in Azure, its standby, and what they do."""
+async def two(plane: ControlPlane, clients: Path, folder: Path) -> AsyncIterator[Two]:
+    """The leader has brought one configuration to Azure."""
     record = Record()
     async with (
         installed(plane, clients) as cluster,
@@ -37,19 +56,19 @@ async def two(
         watching(cluster.admin, record),
     ):
         await azure.add_pool("npegress")
-        await cluster.admin.create("staticgatewayconfigurations", configuration())
+        await cluster.admin.create("staticgatewayconfigurations", configuration("a"))
         async with controller("first", cluster, azure, record, folder) as first:
             await happened(first, lambda: record.first("first", "azure"))
             async with controller("second", cluster, azure, record, folder) as second:
                 await standing_by(cluster, second, record)
-                yield first, second, record
+                yield Two(first, second, record, cluster, azure)
 
 
-def configuration() -> dict[str, object]:
+def configuration(name: str) -> dict[str, object]:
     return {
         "apiVersion": names.API_VERSION,
         "kind": "StaticGatewayConfiguration",
-        "metadata": {"name": "a", "namespace": "default"},
+        "metadata": {"name": name, "namespace": "default"},
         "spec": {"gatewayNodepoolName": "npegress"},
     }
 
@@ -87,7 +106,8 @@ def test_a_killed_leader_is_replaced(
     real_plane: ControlPlane, clients: Path, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        async with two(real_plane, clients, tmp_path) as (first, second, record):
+        async with two(real_plane, clients, tmp_path) as both:
+            first, second, record = both.first, both.second, both.record
             first.send(signal.SIGKILL)
             since = time.monotonic()
             await taken_over(second, record, since, "leader killed")
@@ -101,7 +121,8 @@ def test_a_leader_that_is_stopped_hands_over_at_once(
     real_plane: ControlPlane, clients: Path, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        async with two(real_plane, clients, tmp_path) as (first, second, record):
+        async with two(real_plane, clients, tmp_path) as both:
+            first, second, record = both.first, both.second, both.record
             first.send(signal.SIGTERM)
             since = time.monotonic()
             assert await first.process.wait() == 0, first.log.read_text()[-2000:]
@@ -122,10 +143,12 @@ def test_a_cut_off_leader_stops_acting_before_another_starts(
     """It can still reach Azure, which would take its word."""
 
     async def main() -> None:
-        async with two(real_plane, clients, tmp_path) as (first, second, record):
+        async with two(real_plane, clients, tmp_path) as both:
+            first, second, record = both.first, both.second, both.record
+            await both.at_work()
             first.kubernetes.cut()
             since = time.monotonic()
-            # It leads on for as long as nobody else can: what is under way is finished.
+            # It leads on for as long as nobody else can: what is under way is followed.
             await happened(first, lambda: record.first("first", "azure", after=since))
             ended = await asyncio.wait_for(first.process.wait(), 120)
             assert ended != 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import datetime
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from egress_gateway.lab.kube.client import KubeError
+from egress_gateway.lab.kube.client import KubeClient, KubeError
 from egress_gateway.lab.kube.controllers import Timing
 from tests.contract.kube_api.conftest import Cluster, Run
 from tests.contract.kube_api.test_objects import add_node, config_map, is_bound, node, pod, refusal
@@ -18,48 +19,72 @@ Object = dict[str, Any]
 GONE: Callable[[Object | None], bool] = lambda obj: obj is None  # noqa: E731
 
 
-async def play_kubelet(cluster: Cluster) -> None:
-    """Runs every pod that is bound, ends every pod that is deleted; until cancelled."""
-    events = cluster.admin.watch("pods")
+async def play_kubelet(cluster: Cluster, *, silent: bool = False) -> None:
+    """Runs every pod that is bound, ends every pod that is deleted, keeps the nodes' Leases unless
+    it is ``silent``; until cancelled."""
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_play_pods(cluster))
+        if not silent:
+            both.create_task(_renew_leases(cluster))
+
+
+async def _play_pods(cluster: Cluster) -> None:
+    while True:  # a server ends watches whenever it likes
+        events = cluster.admin.watch("pods")
+        try:
+            async for event in events:
+                if event["type"] in ("ADDED", "MODIFIED"):
+                    await _play_pod(cluster.admin, event["object"])
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+
+
+async def _play_pod(kubelet: KubeClient, obj: Object) -> None:
+    name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
     try:
-        await _follow(cluster, events)
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
-
-
-async def _follow(cluster: Cluster, events: AsyncIterator[Object]) -> None:
-    kubelet = cluster.admin
-    async for event in events:
-        if event["type"] in ("BOOKMARK", "DELETED"):
-            continue
-        obj = event["object"]
-        name = obj["metadata"]["name"]
-        namespace = obj["metadata"]["namespace"]
         if obj["metadata"].get("deletionTimestamp"):
-            await kubelet.delete("pods", name, namespace=namespace, grace_seconds=0)
+            await kubelet.delete("pods", name, namespace=namespace, uid=uid, grace_seconds=0)
         elif is_bound(obj) and obj["status"]["phase"] == "Pending":
             status = {
                 "phase": "Running",
                 "conditions": [{"type": "Ready", "status": "True"}],
                 "podIP": "10.244.0.9",
             }
+            running = {"metadata": {"uid": uid}, "status": status}
+            await kubelet.patch("pods", name, running, namespace=namespace, subresource="status")
+    except KubeError as error:
+        if error.code not in (404, 409):  # it may be gone by now, or be another
+            raise
+
+
+async def _renew_leases(cluster: Cluster) -> None:
+    """Without them a real server's controllers call a node lost after fifty seconds, and its pods
+    unready."""
+    while True:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+        renewed = {"renewTime": now.replace("+00:00", "Z"), "leaseDurationSeconds": 40}
+        for found in await cluster.admin.list("nodes"):
+            name = found["metadata"]["name"]
+            spec = {"spec": {"holderIdentity": name, **renewed}}
             try:
-                await kubelet.patch(
-                    "pods", name, {"status": status}, namespace=namespace, subresource="status"
-                )
+                await cluster.admin.patch("leases", name, spec, namespace="kube-node-lease")
             except KubeError as error:
-                if error.code != 404:  # it may be gone by now
+                if error.code != 404:
                     raise
+                lease = {"metadata": {"name": name}, **spec}
+                await cluster.admin.create("leases", lease, namespace="kube-node-lease")
+        await asyncio.sleep(10)
 
 
 class Kubelet:
     """``async with Kubelet(cluster):`` pods run."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, silent: bool = False) -> None:
         self._cluster = cluster
+        self._silent = silent
 
     async def __aenter__(self) -> None:
-        self._task = asyncio.create_task(play_kubelet(self._cluster))
+        self._task = asyncio.create_task(play_kubelet(self._cluster, silent=self._silent))
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
@@ -94,6 +119,20 @@ def sized(replicas: int, image: str = "nginx", **strategy: Any) -> Object:
     return obj
 
 
+def spread(replicas: int) -> Object:
+    """One on each node. Unasked, a real scheduler spreads only by what it has heard of a new
+    Deployment so far."""
+    obj = sized(replicas)
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "web"}},
+    }
+    obj["spec"]["template"]["spec"]["topologySpreadConstraints"] = [constraint]
+    return obj
+
+
 def test_a_deployment_spreads_its_pods_over_the_nodes(run: Run) -> None:
     async def scenario(cluster: Cluster) -> None:
         for name in ("n1", "n2", "n3"):
@@ -103,7 +142,7 @@ def test_a_deployment_spreads_its_pods_over_the_nodes(run: Run) -> None:
             await cluster.admin.create("pods", there)
             await cluster.admin.wait_for("pods", f"on-{name}", is_bound, namespace="default")
         async with Kubelet(cluster):
-            await cluster.admin.create("deployments", sized(3))
+            await cluster.admin.create("deployments", spread(3))
             await cluster.admin.wait_for("deployments", "web", ready(3), namespace="default")
         found = await pods_of(cluster, "app=web")
         assert {p["spec"]["nodeName"] for p in found} == {"n1", "n2", "n3"}
@@ -426,7 +465,7 @@ def test_a_silent_node_is_unknown_and_comes_back(run: Run) -> None:
         await add_node(cluster, node("n1"))
         ready_status = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
         await admin.patch("nodes", "n1", ready_status, subresource="status")
-        async with Kubelet(cluster):
+        async with Kubelet(cluster, silent=True):
             await admin.create("pods", pod("p"))
             await admin.wait_for(
                 "pods",
