@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from egress_gateway.lab.kubernetes import binaries
 from tests.kube.real import real_plane
@@ -10,6 +11,12 @@ from tests.kube.real import real_plane
 __all__ = ["real_plane"]
 
 _MISSING = pytest.StashKey[str]()
+
+# The same examples in every run: whoever changes something else does not find old bugs by luck.
+# Those who look for them: pytest --hypothesis-profile=hunt
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("hunt", derandomize=False)
+settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -130,3 +130,17 @@ def test_the_documents_themselves_are_accepted() -> None:
         for path, body in DOCUMENTS.items():
             if "roleAssignments" not in path:
                 world.put(path, body)
+
+
+def test_a_scale_set_without_the_size_of_its_machines_is_refused_by_name() -> None:
+    """It was accepted, and broke the operation that made the first machine."""
+    path = next(
+        p for p in DOCUMENTS if "virtualMachineScaleSets" in p and "/virtualMachines/" not in p
+    )
+    body = copy.deepcopy(DOCUMENTS[path])
+    body["sku"] = {"capacity": 2}
+    with in_process() as world:
+        fresh(world, path)
+        answer = world.ask("PUT", path, body)
+        assert isinstance(answer, ArmError)
+        assert (answer.status, "sku.name" in answer.error()["message"]) == (400, True)

@@ -343,7 +343,10 @@ def check_nics(azure: Azure, owner: str, nics: list[Document]) -> None:
 
 
 def _check_scale_set(scale_set: Document) -> None:
-    capacity, mode = scale_set["sku"]["capacity"], scale_set["properties"]["upgradePolicy"]
+    sku, mode = scale_set["sku"], scale_set["properties"]["upgradePolicy"]
+    if not sku.get("name"):
+        raise errors.invalid("Required parameter 'sku.name' is missing (null).", target="sku.name")
+    capacity = sku["capacity"]
     if not 0 <= capacity <= MAX_INSTANCES:
         raise errors.invalid(
             f"The value '{capacity}' of parameter 'sku.capacity' is out of range: it must be "
