@@ -164,6 +164,60 @@ def test_a_moved_pod_leaves_from_the_other_gateway_and_is_never_taken_back() -> 
     assert pod.seen_as() == SECONDARIES[1]
 
 
+@boxed
+def test_a_move_without_a_look_leads_elsewhere_and_a_broken_pod_gets_a_whole_pass() -> None:
+    world = World(gateways=2)
+    pod = world.pod("pod-a")
+    pair, _ = serve(world, pod)
+    attach(pod, pair, world.gateways[0])
+    there = pod.desired(pair.public, str(world.gateways[1].primary), listen=20001)
+    moved = [type(a).__name__ for a in pod.side.move(there)]
+    assert moved == ["AllowSource", "ConfigureTunnel", "ForgetSource"]
+    pod.handshake(there)
+    assert pod.seen_as() == SECONDARIES[1]
+    assert pod.side.converge(there) == [], "a look afterwards finds nothing amiss"
+    assert there.tunnel is not None
+    from egress_gateway.datapath.wireguard import Interface
+
+    with NetNS.open(there.netns) as inside:
+        world.worker.backend().delete(Interface(there.tunnel.name, inside, there.link))
+    assert pod.seen_as(timeout=0.5) is None
+    back = pod.desired(pair.public, str(world.gateways[0].primary), listen=20002)
+    assert "CreateTunnel" in [type(a).__name__ for a in pod.side.move(back)]
+    pod.handshake(back)
+    assert pod.seen_as() == SECONDARIES[0]
+
+
+@boxed
+def test_ports_that_are_opened_together_are_each_heard_from_their_gateway_alone() -> None:
+    import threading
+
+    from egress_gateway.datapath.nft import Nftables
+    from egress_gateway.datapath.pod import SourceFilter
+
+    world = World(gateways=1)
+    sources = SourceFilter(world.worker.netns)
+    sources.allow(20000, ipaddress.ip_address("10.1.1.4"))
+    before = Nftables(world.worker.netns).generation()
+    wanted = {20000: "10.1.1.5"} | {20000 + i: f"10.1.1.{4 + i % 2}" for i in range(1, 200)}
+    threads = [
+        threading.Thread(target=sources.allow, args=(port, ipaddress.ip_address(address)))
+        for port, address in wanted.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    changes = Nftables(world.worker.netns).generation() - before
+    assert 0 < changes < len(wanted), "those that wait go along with the next"
+    exact = {port: ipaddress.ip_address(address) for port, address in wanted.items()}
+    assert sources.allowed() == exact
+    assert sources.sync() is False, "the kernel has exactly these"
+    sources.forget(20007)
+    sources.allow(20300, ipaddress.ip_address("10.1.1.4"))
+    assert 20007 not in sources.allowed(), "what was forgotten does not come back"
+
+
 def _dropped(world: World) -> int:
     from egress_gateway.datapath.nft import Nftables
 

@@ -112,12 +112,40 @@ class PodSide:
         self._applied = ("", "")
         # The text that was last seen to be there, and nftables' generation at that time.
         self._intact: tuple[str, tuple[tuple[int, int], int]] | None = None
+        # What was last made so, as far as we know.
+        self._reached: PodDesired | None = None
 
     def converge(self, desired: PodDesired) -> list[Action]:
         """Observes, plans, applies; returns what was done. Raises ``NoSuchNamespace`` when
         the pod is gone, ``DatapathError`` otherwise; call again to go on."""
         with self._lock, self._namespace() as netns:
-            return netns.run(lambda: self._converge(desired))
+            self._reached = None
+            done = netns.run(lambda: self._converge(desired))
+            self._reached = desired
+            return done
+
+    def move(self, desired: PodDesired) -> list[Action]:
+        """``converge``, but where only the tunnel's other end is to change it is changed without a
+        look at the rest: within a millisecond. Follow it by ``converge`` when there is time."""
+        with self._lock, self._namespace() as netns:
+            steps = podplan.move(desired, self._reached)
+            if steps is not None:
+                self._reached = None
+                with contextlib.suppress(NoSuchLink):
+                    self._move(netns, desired, steps)
+                    self._reached = desired
+                    return steps
+        return self.converge(desired)
+
+    def _move(self, netns: NetNS, desired: PodDesired, steps: Iterable[Action]) -> None:
+        for step in steps:
+            match step:
+                case AllowSource(port, source):
+                    self._sources.allow(port, source)
+                case ConfigureTunnel(config, link) if desired.tunnel:
+                    self._backend.configure(Interface(desired.tunnel.name, netns, link), config)
+                case ForgetSource(port):
+                    self._sources.forget(port)
 
     def _converge(self, desired: PodDesired) -> list[Action]:
         with self._open() as pod:
@@ -368,6 +396,7 @@ class PodSide:
         # Removed only now: the ordinary path is what the pod is to have from here on.
         pod.nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
         self._applied = ("", "")
+        self._reached = None
 
 
 def _which(desired: PodDesired, other: bool) -> tuple[Tunnel | None, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -223,6 +223,30 @@ def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
         *_tunnel(desired, desired.tunnel, desired.link, observed.leg),
         *_tunnel(desired, desired.other, desired.other_link, observed.other),
         *_routing(desired, observed),
+    ]
+
+
+def move(desired: PodDesired, reached: PodDesired | None) -> list[Action] | None:
+    """The steps to ``desired`` for a pod that was last seen to be ``reached``, if nothing but its
+    tunnel's other end is to change; None if there is more to do, or no move. What is there need not
+    be looked at for them: when a gateway is lost, hundreds of pods wait for their turn."""
+    old, new = (reached.tunnel if reached else None), desired.tunnel
+    if reached is None or old is None or new is None or old.listen_port == new.listen_port:
+        return None
+    led = replace(
+        old,
+        endpoint=new.endpoint,
+        listen_port=new.listen_port,
+        peer_key=new.peer_key,
+        keepalive=new.keepalive,
+    )
+    if led != new or replace(reached, tunnel=new) != desired:
+        return None
+    whole = configuration(new, ipv6=desired.tunnel_ipv6, observed=None)
+    return [
+        AllowSource(new.listen_port, new.endpoint.address),
+        ConfigureTunnel(replace(whole, private_key=None), desired.link),
+        ForgetSource(old.listen_port),
     ]
 
 

@@ -47,25 +47,35 @@ class SourceFilter:
     def __init__(self, node: NetNS | None = None) -> None:
         self._nft = Nftables(node or NetNS.current())
         self._lock = threading.Lock()
+        self._guard = threading.Lock()
+        self._asked: dict[int, IPAddress] = {}
         self._allowed: dict[int, IPAddress] = {}
         self._stale: dict[int, IPAddress] = {}
         self._installed = False
 
     def allow(self, port: int, source: IPAddress) -> None:
-        """From now on ``port`` takes packets from ``source`` only."""
+        """From now on ``port`` takes packets from ``source`` only. Whoever has to wait for
+        somebody else's change goes along with the next one."""
+        with self._guard:
+            self._asked[port] = source
         with self._lock:
-            if self._installed and self._allowed.get(port) == source:
-                return
-            lines = [] if self._installed else [_RULESET]
-            if port in self._stale and self._stale[port] != source:
-                lines += _elements("delete", {port: self._stale[port]}, ports=False)
-            if port in self._allowed and self._allowed[port] != source:
-                lines += _elements("delete", {port: self._allowed[port]}, ports=False)
-            lines += _elements("add", {port: source})
-            self._nft.apply("\n".join(lines))
-            self._installed = True
+            with self._guard:
+                asked, self._asked = self._asked | {port: source}, {}
+            new = {p: s for p, s in asked.items() if self._allowed.get(p) != s}
+            if new or not self._installed:
+                self._allow(new)
+
+    def _allow(self, asked: Mapping[int, IPAddress]) -> None:
+        lines = [] if self._installed else [_RULESET]
+        for known in (self._stale, self._allowed):
+            others = {p: known[p] for p, s in asked.items() if known.get(p, s) != s}
+            lines += _elements("delete", others, ports=False)
+        lines += _elements("add", asked)
+        self._nft.apply("\n".join(lines))
+        self._installed = True
+        for port in asked:
             self._stale.pop(port, None)
-            self._allowed[port] = source
+        self._allowed |= asked
 
     def forget(self, port: int) -> None:
         """The port is no longer anyone's. The kernel hears of it at the next ``sync``: a

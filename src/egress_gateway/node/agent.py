@@ -53,6 +53,8 @@ _AVOID_SECONDS: Final = 30.0
 _ASK_AGAIN_SECONDS: Final = 5.0
 _WITHDRAW_SECONDS: Final = 1.0
 _LATER: Final = 0.05
+_CALM: Final = 1.0
+"""Seconds until a whole pass follows a tunnel's start or move: others may be waiting for theirs."""
 _HOLD_SECONDS: Final = 3.0
 """For putting the hold in place after the wait; less than the plugin waits longer than we do."""
 _LOOK_SECONDS: Final = 0.1
@@ -301,12 +303,13 @@ class Agent:
         joins = after.joining is not None and after.joining != before.joining
         settling, sandbox.settling = sandbox.settling, False
         if (moved and not after.verified) or joins:
-            await self._pacer.turn()
+            await self._pacer.turn(before.id)
         if moved:
             self._paths.forget(sandbox)
+            self._queue.add_after(before.id, _CALM)
         publishing = asyncio.create_task(self._endpoints.publish(after))
         try:
-            done = await sandbox.become(after)
+            done = await sandbox.become(after, moves=moved)
         except BaseException:
             publishing.cancel()
             raise
@@ -490,7 +493,7 @@ class Agent:
 
     def _on_verified(self, sandbox: Sandbox) -> None:
         # The next pass clears the keepalive that made the tunnel speak.
-        self._queue.add(sandbox.attachment.id)
+        self._queue.add_after(sandbox.attachment.id, _CALM)
 
 
 def _asks_anew(old: Pod, new: Pod) -> bool:

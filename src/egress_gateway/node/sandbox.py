@@ -115,14 +115,17 @@ class Sandbox:
         if attachment.verified:
             self.verified.set()
 
-    async def become(self, attachment: Attachment) -> list[str]:
-        """Remembers ``attachment`` and makes the namespace so; returns what was done."""
+    async def become(self, attachment: Attachment, *, moves: bool = False) -> list[str]:
+        """Remembers ``attachment`` and makes the namespace so; returns what was done. With
+        ``moves`` the tunnel's other end alone is changed where that is enough; a whole pass is to
+        follow."""
+        step = self._side.move if moves else self._side.converge
         async with self._lock:
             before = self.attachment
             while True:
                 self._remember(attachment)
                 try:
-                    done = await self._kernel.run(self._side.converge, self._desired())
+                    done = await self._kernel.run(step, self._desired())
                 except PortInUse:
                     attachment = self._another_port(attachment)
                 else:

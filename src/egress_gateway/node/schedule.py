@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-FIRST_RETRY: Final = 0.05
+FIRST_RETRY: Final = 0.1
 SOON: Final = 0.025
 """For a pod that starts: its gateway often learns of it just after the first initiation, which then
 is lost, and the container waits. More than the 20 ms in which a second one would be refused; a
 start takes too long for many of them to meet at one gateway."""
 _GROWTH: Final = 1.6
+_EAGER: Final = 0.003
+_CALM: Final = 0.025
+"""Seconds between looks, at least: while a container waits, and while nobody does. A gateway's
+loss moves hundreds of tunnels at once, and every look is processor time."""
 _LONGEST: Final = 5.0
 SILENCE: Final = 1.5
 """Seconds without a handshake after which another gateway is worth a try."""
@@ -25,12 +29,13 @@ class Schedule:
     started: float
     again_at: float
     delay: float = FIRST_RETRY
+    shortest_look: float = _CALM
 
     @classmethod
     def at(cls, now: float, *, starting: bool = False) -> Schedule:
         """``starting``: the pod has had no handshake yet."""
         first = SOON if starting else FIRST_RETRY
-        return cls(now, now + first, first)
+        return cls(now, now + first, first, _EAGER if starting else _CALM)
 
     def due(self, now: float, jitter: float) -> bool:
         """Whether to initiate again now; then the next time is set. ``jitter``: 0 to 1."""
@@ -44,8 +49,8 @@ class Schedule:
         return now - self.started > SILENCE
 
     def look_after(self, now: float) -> float:
-        """Seconds until the next look: often at first, when a pod's start waits for it."""
-        return min(max(0.003, (now - self.started) / 20), 0.5)
+        """Seconds until the next look: often at first, more so when a pod's start waits for it."""
+        return min(max(self.shortest_look, (now - self.started) / 20), 0.5)
 
 
 @dataclass(slots=True)

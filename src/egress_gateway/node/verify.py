@@ -49,10 +49,11 @@ class Verifier:
                 schedule = Schedule.at(now, starting=sandbox.starting)
             try:
                 if await sandbox.verify():
+                    self._pacer.complete(sandbox.attachment.id)
                     self._on_verified(sandbox)
                     return
                 if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn()
+                    await self._pacer.turn(sandbox.attachment.id)
                     await sandbox.handshake_again()
             except DatapathError as error:
                 # The next pass over the sandbox repairs what is broken and starts us again.
@@ -91,10 +92,11 @@ class Joiner:
             now = loop.time()
             try:
                 if await sandbox.joined():
+                    self._pacer.complete(sandbox.attachment.id)
                     self._on_joined(sandbox)
                     return
                 if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn()
+                    await self._pacer.turn(sandbox.attachment.id)
                     await sandbox.join_again()
             except DatapathError as error:
                 log.info("second tunnel cannot be verified", extra={"error": str(error)})

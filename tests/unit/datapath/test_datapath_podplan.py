@@ -183,6 +183,42 @@ def test_a_move_changes_port_and_peer_in_one_call_and_touches_nothing_else() -> 
     assert forget == pa.ForgetSource(20000)
 
 
+def test_a_move_of_a_pod_that_is_known_needs_no_look_and_ends_where_a_look_does() -> None:
+    looked, known = Simulated(p.PodObserved()), Simulated(p.PodObserved())
+    for world in (looked, known):
+        converge(world, desired())
+    there = desired(tunnel=tunnel("10.1.1.5", 20001))
+    converge(looked, there)
+    steps = p.move(there, desired())
+    assert steps is not None
+    for action in steps:
+        known.apply(action)
+    assert known.observe(there) == looked.observe(there)
+    assert p.plan(there, known.observe(there)) == []
+    assert [config.private_key for config in _configs(steps)] == [None]
+
+
+def _configs(actions: list[pa.Action]) -> list[Config]:
+    return [a.config for a in actions if isinstance(a, pa.ConfigureTunnel)]
+
+
+def test_whatever_else_is_to_change_makes_a_move_look() -> None:
+    moved = tunnel("10.1.1.5", 20001)
+    assert p.move(desired(tunnel=moved), None) is None, "nothing is known"
+    assert p.move(desired(), desired()) is None, "no move"
+    assert p.move(desired(tunnel=moved), desired(tunnel=None)) is None
+    assert p.move(desired(tunnel=None), desired()) is None
+    others = (
+        desired(tunnel=moved, excluded=networks("192.168.0.0/16")),
+        desired(tunnel=moved, tunnel_ipv6=True),
+        desired(tunnel=moved, other=tunnel("10.1.1.6", 20002, "wg1")),
+        desired(tunnel=moved, link="wg1"),
+        desired(tunnel=dataclasses.replace(moved, mtu=1420)),
+    )
+    for other in others:
+        assert p.move(other, desired()) is None
+
+
 def test_a_new_exclusion_leaves_the_session_alone() -> None:
     world = Simulated(p.PodObserved())
     converge(world, desired())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.node.pace import Bucket
+from egress_gateway.node.pace import Bucket, Pacer, Window
 from egress_gateway.node.schedule import SILENCE, STALL, Schedule, Traffic
 
 
@@ -30,7 +31,43 @@ def test_a_calm_node_waits_for_nothing() -> None:
     assert [bucket.take(1000.0 + i) for i in range(100)] == [0] * 100
 
 
-@pytest.mark.parametrize(("starting", "first"), [(False, 0.05), (True, 0.025)])
+@given(st.lists(st.tuples(st.sampled_from("sc"), st.integers(0, 9), st.floats(0, 0.05))))
+def test_no_more_than_the_window_is_ever_under_way(steps: list[tuple[str, int, float]]) -> None:
+    window, now = Window(size=3, patience=0.1), 100.0
+    under_way: dict[int, float] = {}
+    for what, key, pause in steps:
+        now += pause
+        under_way = {k: t for k, t in under_way.items() if t + 0.1 > now}
+        if what == "c":
+            window.complete(key)
+            under_way.pop(key, None)
+        elif window.start(key, now) == 0:
+            under_way[key] = now
+            assert len(under_way) <= 3
+        else:
+            assert len(under_way) == 3
+            assert key not in under_way
+
+
+def test_who_waits_goes_on_when_another_is_complete_or_silent_for_too_long() -> None:
+    async def main() -> None:
+        pacer = Pacer(1000.0, window=2, patience=60.0)
+        await pacer.turn("a")
+        await pacer.turn("b")
+        await pacer.turn("a")  # again: its place is its own
+        third = asyncio.create_task(pacer.turn("c"))
+        await asyncio.sleep(0.01)
+        assert not third.done()
+        pacer.complete("b")
+        await asyncio.wait_for(third, 10)
+        impatient = Pacer(1000.0, window=1, patience=0.01)
+        await impatient.turn("a")
+        await asyncio.wait_for(impatient.turn("b"), 10)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("starting", "first"), [(False, 0.1), (True, 0.025)])
 def test_initiations_are_repeated_ever_more_rarely(starting: bool, first: float) -> None:
     schedule, now = Schedule.at(0.0, starting=starting), 0.0
     times: list[float] = []
