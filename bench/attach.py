@@ -7,15 +7,20 @@ attached beside up to as many others.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Final
 
 from bench.figures import milliseconds, percentile, spread, table
 from bench.machine import say
 from bench.options import Options
 from bench.site import DESTINATION, Site, site
 
-_MOST: int = 240
+_MOST: Final = 240
 """Pods that a node's range of addresses holds, with room for the cluster's own."""
+
+_PAUSE: Final = 0.2
+"""Seconds before each ADD: the kernel takes the namespace of the pod before down behind DEL's back,
+and holds links of all others up meanwhile."""
 
 
 async def run(options: Options) -> dict[str, Any]:
@@ -37,11 +42,14 @@ async def _measure(lab: Site, count: int) -> dict[str, Any]:
     before = await lab.wrong_packets()
     for number, (one, other) in enumerate(zip(annotated, plain, strict=True)):
         # In turn, so that whatever else the machine does falls on all of them alike.
+        await asyncio.sleep(_PAUSE)
         added = await lab.attach(one)
         first = await program.call("first", name=one.name, url=f"http://{DESTINATION}/first")
         failures += first["failures"]
+        await asyncio.sleep(_PAUSE)
         chained = await lab.attach(other)
         await lab.detach(other)
+        await asyncio.sleep(_PAUSE)
         bare = await lab.attach(other, plain_chain=True)
         await program.call("del", name=other.name)
         times["annotated"].append(added["seconds"])

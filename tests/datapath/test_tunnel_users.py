@@ -49,3 +49,26 @@ def _user(name: str) -> int:
 def _effective(process: Path) -> int:
     line = next(s for s in (process / "status").read_text().splitlines() if s.startswith("Uid:"))
     return int(line.split()[2])
+
+
+@boxed
+def test_tunnels_do_not_wake_for_what_happens_to_others_links() -> None:
+    """With a hundred of them on a node that was most of what a pod's start cost."""
+
+    async def story() -> None:
+        tunnels = Tunnels("wireguard-go", Path("/run/wireguard"))
+        try:
+            await tunnels.create("one")
+            assert _subscriptions() == [], "wireguard-go asks for groups 1, 5 and 9"
+        finally:
+            await tunnels.close()
+
+    asyncio.run(story())
+
+
+def _subscriptions() -> list[str]:
+    """Groups of rtnetlink sockets in this namespace (a mask in hexadecimal), but for nobody's."""
+    lines = Path("/proc/net/netlink").read_text().splitlines()[1:]
+    return [
+        line.split()[3] for line in lines if line.split()[1] == "0" and int(line.split()[3], 16)
+    ]

@@ -16,8 +16,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -90,6 +91,8 @@ class _Open:
     netns: NetNS
     links: Links
     nft: Nftables
+    arriving: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """By link, how to wait for one that is on its way into the pod."""
 
 
 class PodSide:
@@ -114,6 +117,9 @@ class PodSide:
         self._intact: tuple[str, tuple[tuple[int, int], int]] | None = None
         # What was last made so, as far as we know.
         self._reached: PodDesired | None = None
+        self.initiated = 0.0
+        """When the first tunnel was last given its peer, which starts a handshake if it has a
+        keepalive; seconds of time.monotonic."""
 
     def converge(self, desired: PodDesired) -> list[Action]:
         """Observes, plans, applies; returns what was done. Raises ``NoSuchNamespace`` when
@@ -143,15 +149,17 @@ class PodSide:
                 case AllowSource(port, source):
                     self._sources.allow(port, source)
                 case ConfigureTunnel(config, link) if desired.tunnel:
+                    self.initiated = time.monotonic()
                     self._backend.configure(Interface(desired.tunnel.name, netns, link), config)
                 case ForgetSource(port):
                     self._sources.forget(port)
 
     def _converge(self, desired: PodDesired) -> list[Action]:
-        with self._open() as pod:
+        with self._open() as pod, contextlib.ExitStack() as stack:
+            stack.callback(_await_all, pod.arriving)
+            self._send_ahead(pod, desired)
             actions = plan(desired, self._observe(pod, desired))
             tunnel, hold, rest = podplan.apart(actions)
-            # Moving a link makes the kernel wait for all its readers: longer than the rest takes.
             done = (
                 self._node.start(lambda: self._apply_all(pod, desired, tunnel)) if tunnel else None
             )
@@ -162,6 +170,24 @@ class PodSide:
                     done()
             self._apply_all(pod, desired, rest)
             return actions
+
+    def _send_ahead(self, pod: _Open, desired: PodDesired) -> None:
+        """Moving a link makes the kernel wait for all its readers: longer than all the rest takes.
+        A tunnel that was made in advance can be on its way meanwhile: it is down and has no route,
+        so it carries nothing, and it is configured wherever it is."""
+        tunnel = desired.tunnel
+        if tunnel is None or self._backend.kind != "userspace" or pod.links.link(desired.link):
+            return
+        with Links(self._node) as node:
+            if node.link(tunnel.name) is None:
+                return
+        pod.arriving[desired.link] = self._node.start(
+            lambda: self._bring(pod, tunnel.name, desired.link)
+        )
+
+    def _bring(self, pod: _Open, name: str, link: str) -> None:
+        with Links(self._node) as node:
+            node.move(name, pod.netns, link)
 
     def _apply_all(self, pod: _Open, desired: PodDesired, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -195,6 +221,8 @@ class PodSide:
         config = Config(peers=tuple(podplan.as_fresh(peer) for peer in whole.peers))
         with self._namespace() as netns:
             interface = Interface(tunnel.name, netns, link)
+            if not other:
+                self.initiated = time.monotonic()
             self._backend.configure(interface, config)
 
     def forget_port(self, listen_port: int) -> None:
@@ -288,11 +316,14 @@ class PodSide:
         self, pod: _Open, desired: PodDesired, found: Mapping[str, Link], *, other: bool
     ) -> Leg:
         tunnel, name = _which(desired, other)
-        link = found.get(name)
+        arrives = name in pod.arriving
+        link = None if arrives else found.get(name)
         if tunnel is None:
             return Leg(link=link)
-        unmoved, device = False, None
-        if link is not None:
+        unmoved, device = arrives, None
+        if arrives:
+            device = _UNASKED
+        elif link is not None:
             device = self._backend.status(Interface(tunnel.name, pod.netns, name))
         else:
             with Links(self._node) as node:
@@ -336,8 +367,8 @@ class PodSide:
             case ConfigureTunnel(config, link):
                 self._configure(pod, desired, config, link)
             case MoveTunnel(name, link):
-                with Links(self._node) as node:
-                    node.move(name, pod.netns, link)
+                arrive = pod.arriving.pop(link, None) or (lambda: self._bring(pod, name, link))
+                arrive()
             case RaiseLink(link, mtu):
                 pod.links.set_up(link, mtu=mtu)
             case DeleteRoutes(routes):
@@ -354,8 +385,11 @@ class PodSide:
         if tunnel is None:
             return
         handle = Interface(tunnel.name, pod.netns, link)
-        if pod.links.link(link) is None:  # not moved yet
+        # NB: the kernel answers nobody's question about links while it moves one.
+        if link in pod.arriving or pod.links.link(link) is None:
             handle = Interface(tunnel.name, self._node, tunnel.name)
+        if link == desired.link:
+            self.initiated = time.monotonic()
         self._backend.configure(handle, config)
 
     def _apply_filter(
@@ -403,6 +437,14 @@ def _which(desired: PodDesired, other: bool) -> tuple[Tunnel | None, str]:
     if other:
         return desired.other, desired.other_link
     return desired.tunnel, desired.link
+
+
+def _await_all(arriving: dict[str, Callable[[], None]]) -> None:
+    """After a failure of something else: nothing goes on when the call is over."""
+    while arriving:
+        _, arrive = arriving.popitem()
+        with contextlib.suppress(DatapathError):
+            arrive()
 
 
 def _has_ipv6(netns: NetNS, interface: str) -> bool:

@@ -33,6 +33,8 @@ from typing import Any, Final
 
 import msgspec
 
+from egress_gateway.datapath.quiet import subscriptions_ignored
+
 log = logging.getLogger(__name__)
 
 SOCKET: Final = Path("/run/egress-gateway/tunnels.sock")
@@ -98,6 +100,7 @@ class Tunnels:
         self._sockets = sockets
         self._processes: dict[str, _Process] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._prepare = subscriptions_ignored()
         self._own_users = shutil.which("setpriv") is not None and _knows_users()
         if not self._own_users:
             log.warning(
@@ -139,6 +142,7 @@ class Tunnels:
                 "WG_UAPI_FD": str(listening.fileno()),
             }
             try:
+                # NB: this process has one thread, so a child may run ours before its program.
                 child = subprocess.Popen(
                     command(self._program, name, own_user=self._own_users),
                     env=environment,
@@ -147,6 +151,7 @@ class Tunnels:
                     # It greets Linux users with a banner on stderr; errors go to stdout.
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
+                    preexec_fn=self._prepare,
                 )
             except OSError as error:
                 path.unlink(missing_ok=True)

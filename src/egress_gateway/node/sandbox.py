@@ -115,6 +115,11 @@ class Sandbox:
         if attachment.verified:
             self.verified.set()
 
+    @property
+    def initiated(self) -> float:
+        """When the tunnel was last told to begin a handshake, in the loop's time."""
+        return self._side.initiated
+
     async def become(self, attachment: Attachment, *, moves: bool = False) -> list[str]:
         """Remembers ``attachment`` and makes the namespace so; returns what was done. With
         ``moves`` the tunnel's other end alone is changed where that is enough; a whole pass is to

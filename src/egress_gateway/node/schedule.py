@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 FIRST_RETRY: Final = 0.1
-SOON: Final = 0.025
+SOON: Final = 0.022
 """For a pod that starts: its gateway often learns of it just after the first initiation, which then
 is lost, and the container waits. More than the 20 ms in which a second one would be refused; a
 start takes too long for many of them to meet at one gateway."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.node.pace import Pacer
 from egress_gateway.node.sandbox import Sandbox
-from egress_gateway.node.schedule import Schedule
+from egress_gateway.node.schedule import FIRST_RETRY, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,13 @@ class Verifier:
 
     async def _run(self, sandbox: Sandbox) -> None:
         loop = asyncio.get_running_loop()
-        port, schedule = 0, Schedule.at(loop.time(), starting=sandbox.starting)
+        port, schedule = 0, Schedule.at(loop.time())
         while not sandbox.gone:
             now = loop.time()
             if sandbox.attachment.listen_port != port:  # a new tunnel, or moved
                 port = sandbox.attachment.listen_port
-                schedule = Schedule.at(now, starting=sandbox.starting)
+                begun = max(sandbox.initiated, now - FIRST_RETRY)
+                schedule = Schedule.at(begun, starting=sandbox.starting)
             try:
                 if await sandbox.verify():
                     self._pacer.complete(sandbox.attachment.id)

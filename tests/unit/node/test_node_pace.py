@@ -67,7 +67,7 @@ def test_who_waits_goes_on_when_another_is_complete_or_silent_for_too_long() -> 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("starting", "first"), [(False, 0.1), (True, 0.025)])
+@pytest.mark.parametrize(("starting", "first"), [(False, 0.1), (True, 0.022)])
 def test_initiations_are_repeated_ever_more_rarely(starting: bool, first: float) -> None:
     schedule, now = Schedule.at(0.0, starting=starting), 0.0
     times: list[float] = []
