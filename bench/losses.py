@@ -11,6 +11,7 @@ from typing import Final
 
 from bench.errors import BenchError
 from bench.site import Site
+from egress_gateway.api import names
 
 Undo = Callable[[], Awaitable[None]]
 _BACK_SECONDS: Final = 90.0
@@ -75,6 +76,18 @@ async def _kill_agent(lab: Site, gateway: str) -> tuple[Undo, float]:
 
     async def undo() -> None:
         await asyncio.sleep(_REST)
+        # The kubelet starts what died again ever later; a new pod begins at once.
+        kube, labels = lab.world.kube, "app.kubernetes.io/component=gateway"
+        fields = f"spec.nodeName={gateway}"
+        for pod in await kube.list(
+            "pods", namespace=names.SYSTEM_NAMESPACE, labels=labels, fields=fields
+        ):
+            await kube.delete(
+                "pods",
+                pod["metadata"]["name"],
+                namespace=names.SYSTEM_NAMESPACE,
+                grace_seconds=0,
+            )
         await serves(lab, gateway)
 
     return undo, event

@@ -21,6 +21,7 @@ from bench.machine import say
 from egress_gateway.api import names
 from egress_gateway.lab import host
 from egress_gateway.lab.demo.world import World, until
+from egress_gateway.lab.runtime.machine.rootfs import HOST
 
 POOL: Final = "npegress"
 CONFIGURATION: Final = "bench"
@@ -131,7 +132,8 @@ class Site:
                 *command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                # Where a machine shows the host's files, wherever they are: /tmp is its own.
+                env={**os.environ, "PYTHONPATH": f"{HOST}{_ROOT}"},
                 limit=_LINE,
             )
             known = self._programs[node] = NodeProgram(node, process)

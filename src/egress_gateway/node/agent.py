@@ -36,11 +36,12 @@ from egress_gateway.node.knowledge import Knowledge, annotation
 from egress_gateway.node.libcni import Results
 from egress_gateway.node.moves import joined, retarget
 from egress_gateway.node.pace import Pacer
-from egress_gateway.node.paths import Paths, Way
+from egress_gateway.node.paths import Paths, Way, way_of
 from egress_gateway.node.probe import Prober
 from egress_gateway.node.proof import Prover
 from egress_gateway.node.records import Records
 from egress_gateway.node.sandbox import Kernel, Sandbox
+from egress_gateway.node.schedule import Hearing
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.spares import Spares
 from egress_gateway.node.tell import Teller
@@ -93,6 +94,7 @@ class Agent:
         )
         self._spares = Spares(kernel, settings.spare_tunnels, wanted=lambda: bool(self._sandboxes))
         self._pacer = Pacer(settings.move_rate)
+        self._hearing = Hearing()
         self._verifier = Verifier(
             self._pacer, on_verified=self._on_verified, on_silence=self._on_silence
         )
@@ -100,7 +102,9 @@ class Agent:
             self._pacer, on_joined=self._on_joined, on_silence=self._on_join_silence
         )
         self._paths = Paths(lambda: self._sandboxes.values(), misses=settings.path_misses)
-        prover = Prover(self._paths, self._verifier, on_lost=self._on_way_lost)
+        prover = Prover(
+            self._paths, self._verifier, heard=self._hearing.since, on_lost=self._on_way_lost
+        )
         self._paths.on_suspect = prover.suspect
         self._sandboxes: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -189,7 +193,7 @@ class Agent:
         self._watch_gateways()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(run_workers(self._queue, self._reconcile, _WORKERS))
+                group.create_task(run_workers(self._queue, self._look, _WORKERS))
                 group.create_task(run_workers(self._moves, self._reconcile, _WORKERS))
                 group.create_task(run_workers(self._late, self._records.look_for, 1))
                 group.create_task(self._spares.run())
@@ -271,6 +275,13 @@ class Agent:
             (s for s in self.sandboxes if s.attachment.container_id == call.container_id), None
         )
 
+    async def _look(self, sandbox_id: str) -> float | None:
+        """A pass that nobody's connections wait for: after those that somebody's do."""
+        if self._moves:
+            return _CALM
+        await self._reconcile(sandbox_id)
+        return None
+
     async def _reconcile(self, sandbox_id: str) -> None:
         async with self._lock(sandbox_id):
             record = self._records.living(sandbox_id)
@@ -303,7 +314,8 @@ class Agent:
         joins = after.joining is not None and after.joining != before.joining
         settling, sandbox.settling = sandbox.settling, False
         if (moved and not after.verified) or joins:
-            await self._pacer.turn(before.id)
+            leg = after.joining if joins else None
+            await self._pacer.turn(before.id, leg.address if leg else after.address)
         if moved:
             self._paths.forget(sandbox)
             self._queue.add_after(before.id, _CALM)
@@ -314,7 +326,8 @@ class Agent:
             publishing.cancel()
             raise
         finally:
-            self._watch_gateways()
+            if after.configuration.gateways != before.configuration.gateways:
+                self._watch_gateways()
         if after.gateway is not None and not sandbox.attachment.verified:
             self._verifier.start(sandbox)
         if after.joining is not None:
@@ -360,6 +373,8 @@ class Agent:
         if sandbox is None:
             return
         self._paths.forget(sandbox)
+        self._hearing.forget(sandbox_id)
+        self._pacer.complete(sandbox_id)
         await sandbox.detach()
         del self._sandboxes[sandbox_id]
         self._watch_gateways()
@@ -395,6 +410,7 @@ class Agent:
             names={LINKS[0]: spare} if (spare := self._spares.take()) else {},
         )
         sandbox = self._sandboxes[call.id] = Sandbox(attachment, self._kernel)
+        self._watch_gateways()
         return sandbox
 
     def _why_not(self, call: Call, name: str, error: Exception) -> str:
@@ -482,16 +498,19 @@ class Agent:
     def _on_way_lost(self, way: Way) -> None:
         self._teller.way_lost(way.address, way.port)
         for sandbox_id, sandbox in self._sandboxes.items():
-            state = sandbox.attachment
-            if (state.address, state.server.port) == way:
+            if way_of(sandbox.attachment) == way:
                 self._moves.add(sandbox_id)
 
     def _on_silence(self, sandbox: Sandbox) -> None:
-        now = asyncio.get_running_loop().time()
-        sandbox.avoid(sandbox.attachment.gateway or BALANCER, now + _AVOID_SECONDS)
-        self._moves.add(sandbox.attachment.id)
+        state, now = sandbox.attachment, asyncio.get_running_loop().time()
+        if self._hearing.bears(state.id, way_of(state), now):
+            return
+        sandbox.avoid(state.gateway or BALANCER, now + _AVOID_SECONDS)
+        self._moves.add(state.id)
 
     def _on_verified(self, sandbox: Sandbox) -> None:
+        state = sandbox.attachment
+        self._hearing.complete(state.id, way_of(state), asyncio.get_running_loop().time())
         # The next pass clears the keepalive that made the tunnel speak.
         self._queue.add_after(sandbox.attachment.id, _CALM)
 

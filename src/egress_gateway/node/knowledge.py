@@ -32,6 +32,7 @@ class Knowledge:
         self.pods = pods
         self.statuses = statuses
         self._changed = asyncio.Event()
+        self._usable: dict[str, tuple[StaticGatewayConfiguration | None, Configuration]] = {}
         configurations.on_change(self._on_change)
         pods.on_change(self._on_change)
 
@@ -53,7 +54,11 @@ class Knowledge:
                 f"StaticGatewayConfiguration {key} is not known yet: the node agent has not "
                 "heard from the Kubernetes API since it started"
             )
-        return usable_configuration(found, key)
+        known = self._usable.get(key)
+        if known is None or known[0] is not found:
+            # One reading of an object serves all pods that it concerns.
+            known = self._usable[key] = found, usable_configuration(found, key)
+        return known[1]
 
     def for_running(
         self, attachment: Attachment | None, namespace: str, name: str
@@ -96,6 +101,7 @@ class Knowledge:
         return pod if pod and (not uid or pod.metadata.uid == uid) else None
 
     def _on_change(self, key: Key, old: object, new: object) -> None:
+        self._usable.pop(str(key), None)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -31,55 +32,80 @@ class Bucket:
 
 @dataclass(slots=True)
 class Window:
-    """Handshakes that were started and are not known to be complete. Pure; a clock that the caller
-    reads, in seconds. One that is not heard of for ``patience`` counts no more: it is lost, or its
-    gateway is."""
+    """Handshakes with one gateway that were started and are not known to be complete. Pure; a clock
+    that the caller reads, in seconds.
 
-    size: int
+    At most ``size`` of them. One that is not heard of for ``patience`` counts no more, and halves
+    the size: the gateway has more to do than it can, or is gone. Each that is complete gives one
+    place back, up to ``limit``.
+    """
+
+    limit: int
     patience: float
+    size: float = 0.0
     started: dict[Hashable, float] = field(default_factory=dict)
+    _halved: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.size = self.limit
 
     def start(self, key: Hashable, now: float) -> float:
         """Takes a place for ``key``, whose earlier one is given back; returns 0, or the seconds
         after which to ask again if nothing is complete before."""
-        self.started = {k: t for k, t in self.started.items() if t + self.patience > now}
-        if key not in self.started and len(self.started) >= self.size:
-            return max(0.001, min(self.started.values()) + self.patience - now)
+        waiting = {k: t for k, t in self.started.items() if t + self.patience > now}
+        if len(waiting) < len(self.started) and now - self._halved > self.patience:
+            self.size, self._halved = max(1.0, self.size / 2), now
+        self.started = waiting
+        if key not in waiting and len(waiting) >= int(self.size):
+            return max(0.001, min(waiting.values()) + self.patience - now)
         self.started.pop(key, None)
         self.started[key] = now
         return 0.0
 
     def complete(self, key: Hashable) -> None:
-        self.started.pop(key, None)
+        if self.started.pop(key, None) is not None:
+            self.size = min(self.limit, self.size + 1)
+
+
+class _Lane:
+    """Who waits for one gateway, in order."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.turn = asyncio.Lock()
+        self.completed = asyncio.Event()
 
 
 class Pacer:
-    """``rate`` a second at most after a burst of ``burst``, and ``window`` at a time: a gateway
-    that has little processor time sets its own pace. All nodes that lose a gateway turn to the
-    others at the same moment, so the window is far below what one gateway takes at once."""
+    """``rate`` a second at most after a burst of ``burst``, and ``window`` at a time to each
+    gateway: one that has little processor time sets its own pace. All nodes that lose a gateway
+    turn to the others at the same moment, so the window is far below what one gateway takes."""
 
     def __init__(
-        self, rate: float, burst: int = 50, *, window: int = 24, patience: float = 0.15
+        self, rate: float, burst: int = 50, *, window: int = 12, patience: float = 1.0
     ) -> None:
         self._bucket = Bucket(rate, burst)
-        self._window = Window(window, patience)
-        self._turn = asyncio.Lock()
-        self._completed = asyncio.Event()
+        self._new_window = functools.partial(Window, window, patience)
+        self._lanes: dict[str, _Lane] = {}
 
-    async def turn(self, key: Hashable) -> None:
-        """Returns when the caller may start a handshake of the tunnel ``key``; first come, first
-        served."""
+    async def turn(self, key: Hashable, gateway: str) -> None:
+        """Returns when the caller may start a handshake of the tunnel ``key`` with ``gateway`` (an
+        address); first come, first served."""
         loop = asyncio.get_running_loop()
-        async with self._turn:
-            wait = self._bucket.take(loop.time())
-            if wait:
-                await asyncio.sleep(wait)
-            while wait := self._window.start(key, loop.time()):
-                self._completed.clear()
+        lane = self._lanes.get(gateway)
+        if lane is None:
+            lane = self._lanes[gateway] = _Lane(self._new_window())
+        async with lane.turn:
+            while wait := lane.window.start(key, loop.time()):
+                lane.completed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._completed.wait(), wait)
+                    await asyncio.wait_for(lane.completed.wait(), wait)
+        wait = self._bucket.take(loop.time())
+        if wait:
+            await asyncio.sleep(wait)
 
     def complete(self, key: Hashable) -> None:
         """The tunnel has its handshake, or needs none any more."""
-        self._window.complete(key)
-        self._completed.set()
+        for lane in self._lanes.values():
+            lane.window.complete(key)
+            lane.completed.set()

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from egress_gateway.datapath import echo
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gatewayfilter import ECHO_ADDRESS
+from egress_gateway.node.attach import Attachment
 from egress_gateway.node.choose import BALANCER
 from egress_gateway.node.pathhealth import INTERVAL, PathHealth
 from egress_gateway.node.sandbox import Sandbox
@@ -41,6 +42,11 @@ class Way(NamedTuple):
 
     address: str
     port: int
+
+
+def way_of(attachment: Attachment) -> Way:
+    """The way that its first tunnel takes."""
+    return Way(attachment.address, attachment.server.port)
 
 
 @dataclass(slots=True)
@@ -134,8 +140,7 @@ class Paths:
             state = sandbox.attachment
             works = state.verified and not sandbox.gone and not sandbox.mute(now)
             if works and state.gateway not in (None, BALANCER):
-                way = Way(state.address, state.server.port)
-                found.setdefault(way, []).append(sandbox)
+                found.setdefault(way_of(state), []).append(sandbox)
         for way in self._streams.keys() - found.keys():
             if self._streams[way].checking is None:
                 self._close(self._streams.pop(way))

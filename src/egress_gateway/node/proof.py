@@ -1,7 +1,8 @@
 """Looks for proof that a way works although its echoes are missing.
 
 A handshake is proof, through whichever tunnel of that way: a pod that drops echoes, or drowns them,
-moves nobody. Without one, all that use the way leave it.
+moves nobody, and a gateway that is busy with the handshakes of many is there. Without one, all that
+use the way leave it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,20 @@ _MUTE_SECONDS: Final = 30.0
 
 
 class Prover:
-    """``on_lost`` is told of a way that no tunnel gets through; it must not block."""
+    """``heard(way, then)`` says whether any handshake was complete after ``then`` (in the loop's
+    time); ``on_lost`` is told of a way that no tunnel gets through. Neither may block."""
 
-    def __init__(self, paths: Paths, verifier: Verifier, *, on_lost: Callable[[Way], None]) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        verifier: Verifier,
+        *,
+        heard: Callable[[Way, float], bool],
+        on_lost: Callable[[Way], None],
+    ) -> None:
         self._paths = paths
         self._verifier = verifier
+        self._heard = heard
         self._on_lost = on_lost
 
     def suspect(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> asyncio.Task[None]:
@@ -37,6 +47,7 @@ class Prover:
         return asyncio.create_task(self._search(way, canary, others[:_WITNESSES]))
 
     async def _search(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> None:
+        began = asyncio.get_running_loop().time()
         asked = [s for s in (canary, *others) if await self._question(s)]
         proofs = [asyncio.create_task(s.verified.wait()) for s in asked]
         try:
@@ -49,6 +60,9 @@ class Prover:
         if not asked or any(s.verified.is_set() for s in asked):
             # What is wrong with the canary alone, its verifier finds.
             canary.take_for_mute(asyncio.get_running_loop().time() + _MUTE_SECONDS)
+            self._paths.proven(way)
+            return
+        if self._heard(way, began):
             self._paths.proven(way)
             return
         self._paths.lost(way)

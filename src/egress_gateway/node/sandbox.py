@@ -110,6 +110,7 @@ class Sandbox:
         self._kernel = kernel
         self._side = PodSide(Path(attachment.netns), backend=kernel.backend, sources=kernel.sources)
         self._mute_until = 0.0
+        self._wanted: tuple[Attachment, PodDesired] | None = None
         for port in attachment.ports:
             kernel.claim_port(port)
         if attachment.verified:
@@ -269,4 +270,6 @@ class Sandbox:
             self._side.forget_port(port)
 
     def _desired(self) -> PodDesired:
-        return pod_desired(self.attachment, self._kernel.facts)
+        if self._wanted is None or self._wanted[0] is not self.attachment:
+            self._wanted = self.attachment, pod_desired(self.attachment, self._kernel.facts)
+        return self._wanted[1]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import Final
 
-FIRST_RETRY: Final = 0.1
+FIRST_RETRY: Final = 0.25
 SOON: Final = 0.022
 """For a pod that starts: its gateway often learns of it just after the first initiation, which then
 is lost, and the container waits. More than the 20 ms in which a second one would be refused; a
@@ -18,6 +19,8 @@ loss moves hundreds of tunnels at once, and every look is processor time."""
 _LONGEST: Final = 5.0
 SILENCE: Final = 1.5
 """Seconds without a handshake after which another gateway is worth a try."""
+_BORNE: Final = 3
+"""Silences in a row that are put down to a gateway that has much to do."""
 STALL: Final = 15.0
 """Seconds for which a tunnel may leave what is sent through it unanswered."""
 
@@ -51,6 +54,41 @@ class Schedule:
     def look_after(self, now: float) -> float:
         """Seconds until the next look: often at first, more so when a pod's start waits for it."""
         return min(max(self.shortest_look, (now - self.started) / 20), 0.5)
+
+
+@dataclass(slots=True)
+class Hearing:
+    """Tells a gateway that is busy from one that does not answer. Pure.
+
+    Hundreds of pods that turn to one gateway together wait for each other. Who left it for that
+    would start again elsewhere, and so would all others: the more there is to do the less is done.
+    """
+
+    heard: dict[Hashable, float] = field(default_factory=dict)
+    """By the way to a gateway, when a handshake of any pod's was last complete."""
+    silences: dict[str, int] = field(default_factory=dict)
+    """By sandbox, silences borne since its last handshake."""
+
+    def complete(self, sandbox: str, way: Hashable, now: float) -> None:
+        self.heard[way] = now
+        self.silences.pop(sandbox, None)
+
+    def since(self, way: Hashable, then: float) -> bool:
+        """Whether anybody's handshake was complete after ``then``."""
+        return self.heard.get(way, float("-inf")) > then
+
+    def bears(self, sandbox: str, way: Hashable, now: float) -> bool:
+        """Whether the sandbox should go on with this gateway although it has heard nothing for
+        ``SILENCE``: others have, and it has not been so for long."""
+        borne = self.silences.get(sandbox, 0)
+        if borne >= _BORNE or not self.since(way, now - SILENCE):
+            self.silences.pop(sandbox, None)
+            return False
+        self.silences[sandbox] = borne + 1
+        return True
+
+    def forget(self, sandbox: str) -> None:
+        self.silences.pop(sandbox, None)
 
 
 @dataclass(slots=True)

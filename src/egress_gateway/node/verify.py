@@ -54,7 +54,7 @@ class Verifier:
                     self._on_verified(sandbox)
                     return
                 if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn(sandbox.attachment.id)
+                    await self._pacer.turn(sandbox.attachment.id, sandbox.attachment.address)
                     await sandbox.handshake_again()
             except DatapathError as error:
                 # The next pass over the sandbox repairs what is broken and starts us again.
@@ -97,7 +97,7 @@ class Joiner:
                     self._on_joined(sandbox)
                     return
                 if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn(sandbox.attachment.id)
+                    await self._pacer.turn(sandbox.attachment.id, leg.address)
                     await sandbox.join_again()
             except DatapathError as error:
                 log.info("second tunnel cannot be verified", extra={"error": str(error)})

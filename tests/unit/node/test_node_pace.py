@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.node.pace import Bucket, Pacer, Window
-from egress_gateway.node.schedule import SILENCE, STALL, Schedule, Traffic
+from egress_gateway.node.schedule import SILENCE, STALL, Hearing, Schedule, Traffic
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=300))
@@ -33,41 +33,55 @@ def test_a_calm_node_waits_for_nothing() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("sc"), st.integers(0, 9), st.floats(0, 0.05))))
 def test_no_more_than_the_window_is_ever_under_way(steps: list[tuple[str, int, float]]) -> None:
-    window, now = Window(size=3, patience=0.1), 100.0
-    under_way: dict[int, float] = {}
+    window, now = Window(limit=3, patience=0.1), 100.0
     for what, key, pause in steps:
         now += pause
-        under_way = {k: t for k, t in under_way.items() if t + 0.1 > now}
         if what == "c":
             window.complete(key)
-            under_way.pop(key, None)
         elif window.start(key, now) == 0:
-            under_way[key] = now
-            assert len(under_way) <= 3
+            assert key in window.started
         else:
-            assert len(under_way) == 3
-            assert key not in under_way
+            assert key not in window.started
+        assert len(window.started) <= 3
+        assert 1 <= window.size <= 3
+
+
+def test_a_gateway_that_is_slow_gets_less_and_one_that_answers_gets_more_again() -> None:
+    window = Window(limit=8, patience=1.0)
+    assert [window.start(i, 0.0) for i in range(8)] == [0.0] * 8
+    assert window.start("next", 0.5) == pytest.approx(0.5)
+    assert window.start("next", 1.0) == 0
+    assert window.size == 4
+    assert [window.start(f"a{i}", 1.0) for i in range(3)] == [0.0] * 3
+    assert window.start("too many", 1.0) > 0
+    window.complete("a0")
+    assert window.size == 5
+    window.complete("a0")
+    assert window.size == 5, "nothing was under way"
+    assert [window.start(i, 1.0) for i in ("x", "y")] == [0.0] * 2
+    assert window.start("z", 1.0) > 0
 
 
 def test_who_waits_goes_on_when_another_is_complete_or_silent_for_too_long() -> None:
     async def main() -> None:
         pacer = Pacer(1000.0, window=2, patience=60.0)
-        await pacer.turn("a")
-        await pacer.turn("b")
-        await pacer.turn("a")  # again: its place is its own
-        third = asyncio.create_task(pacer.turn("c"))
+        await pacer.turn("a", "one")
+        await pacer.turn("b", "one")
+        await pacer.turn("a", "one")  # again: its place is its own
+        third = asyncio.create_task(pacer.turn("c", "one"))
+        await asyncio.wait_for(pacer.turn("d", "another"), 10)
         await asyncio.sleep(0.01)
         assert not third.done()
         pacer.complete("b")
         await asyncio.wait_for(third, 10)
         impatient = Pacer(1000.0, window=1, patience=0.01)
-        await impatient.turn("a")
-        await asyncio.wait_for(impatient.turn("b"), 10)
+        await impatient.turn("a", "one")
+        await asyncio.wait_for(impatient.turn("b", "one"), 10)
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("starting", "first"), [(False, 0.1), (True, 0.022)])
+@pytest.mark.parametrize(("starting", "first"), [(False, 0.25), (True, 0.022)])
 def test_initiations_are_repeated_ever_more_rarely(starting: bool, first: float) -> None:
     schedule, now = Schedule.at(0.0, starting=starting), 0.0
     times: list[float] = []
@@ -85,6 +99,33 @@ def test_silence() -> None:
     schedule = Schedule.at(10.0)
     assert not schedule.silent(10.0 + SILENCE)
     assert schedule.silent(10.1 + SILENCE)
+
+
+class TestHearing:
+    def test_a_gateway_that_answers_nobody_is_left_at_once(self) -> None:
+        hearing = Hearing()
+        assert not hearing.bears("pod", "10.0.0.4", 100.0)
+        hearing.complete("other", "10.0.0.5", 100.0)
+        assert not hearing.bears("pod", "10.0.0.4", 100.1)
+
+    def test_one_that_answers_others_is_borne_for_a_while(self) -> None:
+        hearing, now, borne = Hearing(), 100.0, 0
+        while True:
+            hearing.complete("other", "10.0.0.4", now)
+            now += 0.1
+            if not hearing.bears("pod", "10.0.0.4", now):
+                break
+            borne += 1
+            now += SILENCE
+        assert borne == 3
+        hearing.complete("other", "10.0.0.4", now)
+        assert hearing.bears("pod", "10.0.0.4", now), "counted anew after it was left"
+
+    def test_an_answer_ends_the_count(self) -> None:
+        hearing = Hearing()
+        for now in (100.0, 101.0, 102.0, 103.0, 104.0):
+            hearing.complete("pod", "10.0.0.4", now)
+            assert hearing.bears("pod", "10.0.0.4", now + 0.5)
 
 
 class TestTraffic:
