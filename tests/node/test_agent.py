@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from egress_gateway.datapath.backends import kernel_has_wireguard
+
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
@@ -120,6 +122,8 @@ def test_changed_exclusions_leave_other_connections_alone() -> None:
 
 
 def test_tunnels_made_in_advance_are_used_and_made_again() -> None:
+    if kernel_has_wireguard():
+        pytest.skip("this kernel makes tunnels at once: none are made in advance")
     play("tunnels_are_made_in_advance")
 
 
