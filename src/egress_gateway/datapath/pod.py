@@ -149,8 +149,7 @@ class PodSide:
                 case AllowSource(port, source):
                     self._sources.allow(port, source)
                 case ConfigureTunnel(config, link) if desired.tunnel:
-                    self.initiated = time.monotonic()
-                    self._backend.configure(Interface(desired.tunnel.name, netns, link), config)
+                    self._tell(Interface(desired.tunnel.name, netns, link), config)
                 case ForgetSource(port):
                     self._sources.forget(port)
 
@@ -178,12 +177,16 @@ class PodSide:
         tunnel = desired.tunnel
         if tunnel is None or self._backend.kind != "userspace" or pod.links.link(desired.link):
             return
-        with Links(self._node) as node:
-            if node.link(tunnel.name) is None:
-                return
+        if not self._waits(tunnel.name):
+            return
         pod.arriving[desired.link] = self._node.start(
             lambda: self._bring(pod, tunnel.name, desired.link)
         )
+
+    def _waits(self, name: str) -> bool:
+        """Whether the tunnel lies in the node's namespace still."""
+        with Links(self._node) as node:
+            return node.link(name) is not None
 
     def _bring(self, pod: _Open, name: str, link: str) -> None:
         with Links(self._node) as node:
@@ -220,10 +223,7 @@ class PodSide:
         whole = podplan.configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)
         config = Config(peers=tuple(podplan.as_fresh(peer) for peer in whole.peers))
         with self._namespace() as netns:
-            interface = Interface(tunnel.name, netns, link)
-            if not other:
-                self.initiated = time.monotonic()
-            self._backend.configure(interface, config)
+            self._tell(Interface(tunnel.name, netns, link), config, other=other)
 
     def forget_port(self, listen_port: int) -> None:
         """The port is no longer a tunnel's."""
@@ -320,14 +320,11 @@ class PodSide:
         link = None if arrives else found.get(name)
         if tunnel is None:
             return Leg(link=link)
-        unmoved, device = arrives, None
-        if arrives:
-            device = _UNASKED
-        elif link is not None:
+        unmoved, device = False, None
+        if link is not None:
             device = self._backend.status(Interface(tunnel.name, pod.netns, name))
         else:
-            with Links(self._node) as node:
-                unmoved = node.link(tunnel.name) is not None
+            unmoved = arrives or self._waits(tunnel.name)
             # Asking a process that waits to be used would hold up the pod that is to use it.
             device = _UNASKED if unmoved else None
         source = self._sources.allowed().get(tunnel.listen_port)
@@ -388,7 +385,10 @@ class PodSide:
         # NB: the kernel answers nobody's question about links while it moves one.
         if link in pod.arriving or pod.links.link(link) is None:
             handle = Interface(tunnel.name, self._node, tunnel.name)
-        if link == desired.link:
+        self._tell(handle, config, other=link != desired.link)
+
+    def _tell(self, handle: Interface, config: Config, *, other: bool = False) -> None:
+        if not other:
             self.initiated = time.monotonic()
         self._backend.configure(handle, config)
 

@@ -61,9 +61,10 @@ class SourceFilter:
         with self._lock:
             with self._guard:
                 asked, self._asked = self._asked | {port: source}, {}
-            new = {p: s for p, s in asked.items() if self._allowed.get(p) != s}
-            if new or not self._installed:
-                self._allow(new)
+            if self._installed:
+                asked = {p: s for p, s in asked.items() if self._allowed.get(p) != s}
+            if asked:
+                self._allow(asked)
 
     def _allow(self, asked: Mapping[int, IPAddress]) -> None:
         lines = [] if self._installed else [_RULESET]

@@ -512,7 +512,7 @@ class Agent:
         state = sandbox.attachment
         self._hearing.complete(state.id, way_of(state), asyncio.get_running_loop().time())
         # The next pass clears the keepalive that made the tunnel speak.
-        self._queue.add_after(sandbox.attachment.id, _CALM)
+        self._queue.add_after(state.id, _CALM)
 
 
 def _asks_anew(old: Pod, new: Pod) -> bool:

@@ -58,7 +58,6 @@ class Window:
         self.started = waiting
         if key not in waiting and len(waiting) >= int(self.size):
             return max(0.001, min(waiting.values()) + self.patience - now)
-        self.started.pop(key, None)
         self.started[key] = now
         return 0.0
 

@@ -57,12 +57,11 @@ class Prover:
         finally:
             for proof in proofs:
                 proof.cancel()
-        if not asked or any(s.verified.is_set() for s in asked):
+        answered = not asked or any(s.verified.is_set() for s in asked)
+        if answered:
             # What is wrong with the canary alone, its verifier finds.
             canary.take_for_mute(asyncio.get_running_loop().time() + _MUTE_SECONDS)
-            self._paths.proven(way)
-            return
-        if self._heard(way, began):
+        if answered or self._heard(way, began):
             self._paths.proven(way)
             return
         self._paths.lost(way)
