@@ -12,7 +12,15 @@ import pytest
 from egress_gateway.lab.kube.client import KubeClient, KubeError
 from egress_gateway.lab.kube.controllers import Timing
 from tests.contract.kube_api.conftest import Cluster, Run
-from tests.contract.kube_api.test_objects import add_node, config_map, is_bound, node, pod, refusal
+from tests.contract.kube_api.test_objects import (
+    add_node,
+    config_map,
+    heard_now,
+    is_bound,
+    node,
+    pod,
+    refusal,
+)
 from tests.contract.kube_api.test_patches import deployment
 
 Object = dict[str, Any]
@@ -20,12 +28,12 @@ GONE: Callable[[Object | None], bool] = lambda obj: obj is None  # noqa: E731
 
 
 async def play_kubelet(cluster: Cluster, *, silent: bool = False) -> None:
-    """Runs every pod that is bound, ends every pod that is deleted, keeps the nodes' Leases unless
-    it is ``silent``; until cancelled."""
+    """Runs every pod that is bound, ends every pod that is deleted, reports the nodes as ready
+    unless it is ``silent``; until cancelled."""
     async with asyncio.TaskGroup() as both:
         both.create_task(_play_pods(cluster))
         if not silent:
-            both.create_task(_renew_leases(cluster))
+            both.create_task(_report_nodes(cluster))
 
 
 async def _play_pods(cluster: Cluster) -> None:
@@ -57,23 +65,30 @@ async def _play_pod(kubelet: KubeClient, obj: Object) -> None:
             raise
 
 
-async def _renew_leases(cluster: Cluster) -> None:
-    """Without them a real server's controllers call a node lost after fifty seconds, and its pods
-    unready."""
+async def _report_nodes(cluster: Cluster) -> None:
+    """Renews their Leases: without them a real server's controllers call a node lost after fifty
+    seconds, and its pods unready. Says that they are ready: what was called lost is not, else."""
     while True:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-        renewed = {"renewTime": now.replace("+00:00", "Z"), "leaseDurationSeconds": 40}
         for found in await cluster.admin.list("nodes"):
-            name = found["metadata"]["name"]
-            spec = {"spec": {"holderIdentity": name, **renewed}}
             try:
-                await cluster.admin.patch("leases", name, spec, namespace="kube-node-lease")
+                await _report(cluster.admin, found["metadata"]["name"])
             except KubeError as error:
-                if error.code != 404:
+                if error.code != 404:  # deleted meanwhile
                     raise
-                lease = {"metadata": {"name": name}, **spec}
-                await cluster.admin.create("leases", lease, namespace="kube-node-lease")
         await asyncio.sleep(10)
+
+
+async def _report(kubelet: KubeClient, name: str) -> None:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    renewed = {"renewTime": now.replace("+00:00", "Z"), "leaseDurationSeconds": 40}
+    lease = {"metadata": {"name": name}, "spec": {"holderIdentity": name, **renewed}}
+    try:
+        await kubelet.patch("leases", name, lease, namespace="kube-node-lease")
+    except KubeError as error:
+        if error.code != 404:
+            raise
+        await kubelet.create("leases", lease, namespace="kube-node-lease")
+    await kubelet.patch("nodes", name, {"status": heard_now()}, subresource="status")
 
 
 class Kubelet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import Any
 
 import pytest
@@ -259,6 +260,14 @@ def test_in_process_and_https_are_the_same_api(run: Run) -> None:
     run(scenario)
 
 
+def heard_now() -> dict[str, Any]:
+    """What a kubelet reports of its node. The time counts: a real server's controllers remember a
+    name beyond its node's deletion, and would take a new one for the lost one of an earlier test.
+    """
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": now}]}
+
+
 def node(name: str, **labels: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
@@ -268,7 +277,7 @@ def node(name: str, **labels: str) -> dict[str, Any]:
         "status": {
             "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"},
             "capacity": {"cpu": "4", "memory": "8Gi", "pods": "110"},
-            "conditions": [{"type": "Ready", "status": "True"}],
+            **heard_now(),
         },
     }
 
