@@ -1,7 +1,7 @@
 """Packets of every size arrive, or their sender is told how large they may be.
 
-Everything of full size goes both ways at once, with "don't fragment" set; larger datagrams go in
-fragments; and ICMP errors cross the translation in both directions. At 1,500 and at 9,000 bytes.
+Everything of full size goes both ways at once, with "don't fragment" set, and its encrypted packets
+are whole; larger datagrams go in fragments; and ICMP errors cross the translation in both directions. At 1,500 and at 9,000 bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, peers_of
@@ -39,6 +40,7 @@ def _full_size(mtu: int, *, narrow: int) -> None:
     pod = _attached(world, mtu)
     inside = mtu - 60
     _bulk(pod)
+    assert _fragments(world.worker) == _fragments(world.gateways[0]) == 0
     with _pair(world, pod) as (client, server):
         _datagram(client, server, inside)
         _datagram(server, client, inside)
@@ -58,6 +60,13 @@ def _full_size(mtu: int, *, narrow: int) -> None:
     _errors(world, pod)
     assert pod.side.held() == 0
     assert world.internet.sources() == {SECONDARIES[0]}
+
+
+def _fragments(node: Place) -> int:
+    """How many fragments of encrypted packets came there (RFC 4293, ipReasmReqds)."""
+    text = node.netns.run(lambda: Path("/proc/thread-self/net/snmp").read_text())
+    names, values = (line.split() for line in text.splitlines()[:2])
+    return dict(zip(names[1:], map(int, values[1:]), strict=True))["ReasmReqds"]
 
 
 def _attached(world: World, mtu: int) -> Pod:

@@ -33,7 +33,7 @@ from typing import Any, Final
 
 import msgspec
 
-from egress_gateway.datapath.quiet import subscriptions_ignored
+from egress_gateway.datapath.seccomp import calls_spared
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Tunnels:
         self._sockets = sockets
         self._processes: dict[str, _Process] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._prepare = subscriptions_ignored()
+        self._prepare = calls_spared()
         self._own_users = shutil.which("setpriv") is not None and _knows_users()
         if not self._own_users:
             log.warning(
