@@ -1,7 +1,8 @@
 """Packets of every size arrive, or their sender is told how large they may be.
 
 Everything of full size goes both ways at once, with "don't fragment" set, and its encrypted packets
-are whole; larger datagrams go in fragments; and ICMP errors cross the translation in both directions. At 1,500 and at 9,000 bytes.
+are whole; larger datagrams go in fragments; and ICMP errors cross the translation in both
+directions. At 1,500 and at 9,000 bytes.
 """
 
 from __future__ import annotations

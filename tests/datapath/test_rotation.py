@@ -28,14 +28,15 @@ class Talk:
         self._datagrams = udp(pod.place)
         self._datagrams.bind((str(pod.address), 4000))
         self._stop = threading.Event()
+        self._all_sent = threading.Event()
         self.asked = self.answered = self.sent = self.heard = 0
         self.wrong: set[str] = set()
         self.broken: list[str] = []
-        self._threads = [
+        self._speaker, self._thrower, self._catcher = (
             threading.Thread(target=work, daemon=True)
             for work in (self._speak, self._throw, self._catch)
-        ]
-        for thread in self._threads:
+        )
+        for thread in (self._speaker, self._thrower, self._catcher):
             thread.start()
 
     def _speak(self) -> None:
@@ -60,7 +61,7 @@ class Talk:
 
     def _catch(self) -> None:
         with contextlib.suppress(TimeoutError):
-            while not self._stop.is_set() or self.heard < self.sent:
+            while not self._all_sent.is_set() or self.heard < self.sent:
                 address = self._datagrams.recv(100).decode()
                 self.heard += 1
                 if address != SECONDARIES[0]:
@@ -73,13 +74,18 @@ class Talk:
 
     def end(self) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join(10)
+        self._speaker.join(10)
+        self._thrower.join(10)
+        # One more, whose answer ends the wait for answers: only now is it known how many come.
+        self.sent += 1
+        self._all_sent.set()
+        self._datagrams.sendto(b"x", (INTERNET, 7))
+        self._catcher.join(20)
         self._stream.close()
         self._datagrams.close()
         assert self.broken == []
         assert self.answered == self.asked > 0
-        assert self.heard == self.sent > 0
+        assert self.heard == self.sent > 0, f"{self.sent} datagrams, {self.heard} answers"
         assert self.wrong == set()
 
 
