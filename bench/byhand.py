@@ -2,8 +2,12 @@
 
 Same hops as ours: a WireGuard interface made on the pod's node and moved into the pod; on the
 gateway's machine one made there and moved into a namespace of its own, forwarding, a veth back to
-the node, and the node's own masquerade rule on the way out. Same back end, same MTU. None of our
-code is involved; the gateway's machine is an ordinary worker.
+the node, and the node's own masquerade rule on the way out. Same back end, same MTU in the kernel;
+``wireguard-go`` keeps the one that it gives itself, 1,420, with any other of which it pads packets
+until they leave in two fragments. Each process has a session of its own, as ours have: Linux shares
+processors fairly among sessions (sched_autogroup, sched(7)), and two that count as one are
+interrupted less often, as they could not be on two machines. None of our code is involved; the
+gateway's machine is an ordinary worker.
 """
 
 from __future__ import annotations
@@ -56,10 +60,10 @@ async def _keys(lab: Site, node: str) -> tuple[str, str]:
 def _make(private: str, space: str) -> str:
     """Shell commands: the interface, born on the node, living in namespace ``space``."""
     return (
-        f"ip link add {_LINK} type wireguard 2>/dev/null ||"
-        f" env -u LOG_LEVEL wireguard-go {_LINK} </dev/null >/dev/null 2>&1;"
+        f"ip link add {_LINK} mtu {_MTU} type wireguard 2>/dev/null ||"
+        f" env -u LOG_LEVEL setsid -w wireguard-go {_LINK} </dev/null >/dev/null 2>&1;"
         f"umask 077; echo {private} >/run/{_LINK}.key;"
         f"wg set {_LINK} listen-port {_PORT} private-key /run/{_LINK}.key;"
-        f"ip link set {_LINK} mtu {_MTU} netns {space};"
+        f"ip link set {_LINK} netns {space};"
         f"ip -n {space} link set {_LINK} up;"
     )
