@@ -199,11 +199,14 @@ table inet {GATEWAY_TABLE} {{
 {sets}
   chain zones {{
     type filter hook prerouting priority raw; policy accept;
+    iifname "{INSIDE_LINK}" goto arriving
     ct zone set iifname map @zone_out
-    iifname "{INSIDE_LINK}" ct zone set ip daddr map @zone_in4
-    iifname "{INSIDE_LINK}" meta mark set ip daddr map @mark_in4
-    iifname "{INSIDE_LINK}" ct zone set ip6 daddr map @zone_in6
-    iifname "{INSIDE_LINK}" meta mark set ip6 daddr map @mark_in6
+  }}
+  chain arriving {{
+    ct zone set ip daddr map @zone_in4
+    meta mark set ip daddr map @mark_in4
+    ct zone set ip6 daddr map @zone_in6
+    meta mark set ip6 daddr map @mark_in6
   }}
   chain answers {{
     type filter hook prerouting priority mangle; policy accept;
@@ -219,11 +222,17 @@ table inet {GATEWAY_TABLE} {{
     type filter hook forward priority filter; policy drop;
     iifname "{INSIDE_LINK}" oifname "wg-*" ct state established,related accept
     meta nfproto ipv6 iifname != @carries6 counter name "{REFUSED}" drop
-    iifname "wg-*" oifname "{INSIDE_LINK}" ip daddr {ECHO_ADDRESS} icmp type echo-request accept
-    iifname "wg-*" oifname "{INSIDE_LINK}" ip6 daddr {ECHO_ADDRESS6} {_ECHO6} accept
+    iifname "wg-*" oifname "{INSIDE_LINK}" meta nfproto vmap {{
+      ipv4 : goto out4, ipv6 : goto out6
+    }}
+  }}
+  chain out4 {{
+    ip daddr {ECHO_ADDRESS} icmp type echo-request accept
 {_permissions("ip", 4)}
+  }}
+  chain out6 {{
+    ip6 daddr {ECHO_ADDRESS6} {_ECHO6} accept
 {_permissions("ip6", 6)}
-    iifname "wg-*" oifname "{INSIDE_LINK}" accept
   }}
   chain translate {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -285,11 +294,11 @@ def _by_name(ordered: Iterable[Configuration]) -> list[tuple[str, Configuration]
 
 
 def _permissions(ip: str, family: Family) -> str:
-    between = f'iifname "wg-*" oifname "{INSIDE_LINK}" {ip} daddr'
     return f"""\
-    {between} @refused{family} counter name "{REFUSED}" drop
-    iifname . {ip} daddr @permitted{family} oifname "{INSIDE_LINK}" accept
-    {between} @local{family} counter name "{REFUSED}" drop"""
+    {ip} daddr @refused{family} counter name "{REFUSED}" drop
+    {ip} daddr != @local{family} accept
+    iifname . {ip} daddr @permitted{family} accept
+    counter name "{REFUSED}" drop"""
 
 
 def _snat(ip: str, family: Family) -> str:

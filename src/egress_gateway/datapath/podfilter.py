@@ -82,6 +82,7 @@ def render(destinations: Split, *, kept: str | None = None, leaves: bool = True)
     """The table. Connections that left by the tunnel ``kept`` are routed to it again, wherever
     the others go; without ``leaves`` what comes in by it is taken, and nothing leaves by it."""
     ours = ", ".join(f'"{link}"' for link in ("lo", *LINKS))
+    legs = ", ".join(f'"{link}" : goto by_{link}' for link in LINKS)
     stay = _stay(kept) if kept and leaves else ""
     taken = _taken(kept) if kept and not leaves else ""
     return f"""\
@@ -98,18 +99,21 @@ table inet {TABLE} {{
 {stay}{taken}  }}
   chain routing {{
     type route hook output priority mangle; policy accept;
-    ip daddr . tcp dport . tcp sport @inbound4 ct mark set ct mark | {MARK:#x}
-    ip6 daddr . tcp dport . tcp sport @inbound6 ct mark set ct mark | {MARK:#x}
+    ct mark & {MARK | LEGS:#x} == 0 jump seeded
     ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
 {stay}  }}
+  chain seeded {{
+    ip daddr . tcp dport . tcp sport @inbound4 ct mark set ct mark | {MARK:#x}
+    ip6 daddr . tcp dport . tcp sport @inbound6 ct mark set ct mark | {MARK:#x}
+  }}
+{_notes()}
   chain neighbours {{
     meta skuid 0-4294967295 return
     ip6 hoplimit 255 accept
   }}
   chain hold {{
     type filter hook postrouting priority 300; policy accept;
-{_notes()}
-    oifname {{ {ours} }} accept
+    oifname vmap {{ "lo" : accept, {legs} }}
     ct mark & {MARK:#x} == {MARK:#x} accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} jump neighbours
     ip daddr @direct4 accept
@@ -135,8 +139,8 @@ def _notes() -> str:
     """Every connection's mark says which tunnel it uses, long before a move needs to know."""
     others = 0xFFFF_FFFF & ~LEGS
     return "\n".join(
-        f'    oifname "{link}" ct mark & {LEGS:#x} != {leg:#x}'
-        f" ct mark set ct mark & {others:#x} | {leg:#x}"
+        f"  chain by_{link} {{\n    ct mark & {LEGS:#x} == {leg:#x} accept\n"
+        f"    ct mark set ct mark & {others:#x} | {leg:#x} accept\n  }}"
         for link, leg in LEG.items()
     )
 
