@@ -27,9 +27,15 @@ trap 'rm -rf "$work"' EXIT
 # Its memory is a file of TMPDIR; it wants one that lies in memory.
 memory=$work
 [ -w /dev/shm ] && memory=/dev/shm
-TMPDIR=$memory "$kernel" mem=2G root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
-    init="$here/init.sh" job="$work/job" umid="kernel-tests-$$" uml_dir="$work/" \
-    con=null con0=null,fd:1 con1=null ssl=null </dev/null 2>"$work/err" | tee "$work/out" || true
+# In the background, so that a signal is heard meanwhile; the kernel ends with this shell, however
+# that ends.
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+TMPDIR=$memory setpriv --pdeathsig TERM -- "$kernel" mem=2G root=/dev/root rootfstype=hostfs \
+    rootflags=/ ro quiet init="$here/init.sh" job="$work/job" umid="kernel-tests-$$" \
+    uml_dir="$work/" con=null con0=null,fd:1 con1=null ssl=null \
+    </dev/null 2>"$work/err" | tee "$work/out" &
+wait $! || true
 code=$(sed -n 's/^kernel tests: exit code \([0-9]*\).*/\1/p' "$work/out")
 [ -n "$code" ] || { echo "kernel tests: the kernel ended early" >&2; tail -20 "$work/err" >&2; code=1; }
 exit "$code"
