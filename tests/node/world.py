@@ -265,7 +265,7 @@ class World:
             node_name="node-1",
             run_dir=str(RUN),
             cluster_cidrs=["10.244.0.0/16", "10.224.0.0/16"],
-            attach_timeout=4.0,
+            attach_timeout=8.0,
             resync_interval=0.3,
             hold_down=0.5,
             drain_grace=3.0,
