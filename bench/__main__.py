@@ -16,7 +16,7 @@ from bench.options import Options, numbers, runs
 from egress_gateway.lab.demo.report import StepFailed
 from egress_gateway.lab.host import LabError
 
-NAMES: Final = ("attach", "failover", "drain", "throughput", "controller")
+NAMES: Final = ("attach", "failover", "drain", "throughput", "peers", "controller")
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
         losses=given.losses,
         kinds=tuple(given.kinds.split(",")) if given.kinds else (),
         by_pods=given.by_pods,
+        peers=given.peers,
         connections=given.connections,
         departures=tuple(given.departures.split(",")),
         stream_seconds=given.seconds,
@@ -68,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kinds", default=",".join(usual.kinds), help="failover: which kinds")
     parser.add_argument(
         "--by-pods", type=numbers, default=usual.by_pods, help="failover: power cuts, e.g. 1,100"
+    )
+    parser.add_argument(
+        "--peers", type=numbers, default=usual.peers, help="peers: how many pods, e.g. 100,1000"
     )
     parser.add_argument(
         "--connections", type=int, default=usual.connections, help="drain: how many"

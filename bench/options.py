@@ -14,6 +14,7 @@ class Options:
     """Gateway losses of each kind."""
     kinds: tuple[str, ...] = ("power_cut", "link_cut_one_way", "agent_killed", "internet_cut")
     by_pods: tuple[int, ...] = (1, 100, 1000)
+    peers: tuple[int, ...] = (100, 1000, 10_000)
     connections: int = 1000
     """Long connections through a gateway that goes by plan."""
     departures: tuple[str, ...] = ("scale_in", "cordon", "upgrade", "shutdown", "kill")

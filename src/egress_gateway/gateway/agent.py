@@ -169,6 +169,9 @@ class Agent:
         await asyncio.to_thread(self._connection_log.set, _logged(wanted, ready))
         warnings = _ipv6_warnings(wanted, self._mtu, around)
         await self._report(ready, public, problems, warnings, seconds)
+        if self.problem is not None:
+            peers = sum(map(len, self._applied.values()))
+            log.info("serving", extra={"configurations": len(ready), "peers": peers})
         self.problem = None
         counters = await asyncio.to_thread(self._side.counters)
         metrics.observe(counters, ready=len(ready), problems=len(problems))

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from bench import controller, drain, failover, throughput
+from bench import controller, drain, failover, peers, throughput
 from bench.attach import result as attach_result
 from bench.departures import DEPARTURES
 from bench.failover import Tally
@@ -44,6 +44,21 @@ def test_drain_names_its_figures() -> None:
     assert "upgrade" in drain.shown({"kinds": kinds})
     assert drain.shares(1000, [7, 13]) == [350, 650]
     assert sum(drain.shares(1000, [3, 3, 1])) == 1000
+
+
+def test_peers_names_its_figures() -> None:
+    restart = {
+        "start_and_list_s": 3.0,
+        "rebuild_s": 1.2,
+        "memory_mb": 120.0,
+        "memory_peak_mb": 130.0,
+        "tunnel_memory_mb": None,
+        "silence_ms": 60.0,
+        "failed_requests": 0,
+    }
+    found = {"lag_s": 0.1, "restart": restart, "from_nothing": restart}
+    assert "10,000" in peers.shown({"by_peers": {"10000": found}})
+    assert Options().peers == (100, 1000, 10_000)
 
 
 def test_failover_names_its_figures() -> None:
