@@ -42,6 +42,8 @@ _AGENT: Final = "egress.gateway[^ ]* gateway"
 _HOST: Final = "egress.gateway[^ ]* wireguard"
 _TUNNEL: Final = "^wireguard-go wg-"
 _REST: Final = 3.0
+_DIRECT: Final = 14.0
+"""Seconds until pods that found no tunnel working try their gateway directly again, and more."""
 
 
 async def run(options: Options) -> dict[str, Any]:
@@ -60,6 +62,7 @@ async def run(options: Options) -> dict[str, Any]:
             there = count
             restarted = await _restart(lab, witness, count, _AGENT)
             from_nothing = await _restart(lab, witness, count, _AGENT, _HOST)
+            await asyncio.sleep(_DIRECT)
             by_peers[str(count)] = {
                 "lag_s": round(lag, 2),
                 "restart": restarted,

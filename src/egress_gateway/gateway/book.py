@@ -40,6 +40,7 @@ class PeerBook:
         self._where: dict[Key, str] = {}
         self._refused: dict[Key, str] = {}
         self._owners: dict[tuple[str, str], Key] = {}
+        self._complete = False
         pods.set_index(_ADDRESS, lambda pod: [] if pod.spec.host_network else pod.ips)
         endpoints.set_index(_ADDRESS, addresses_of)
         endpoints.on_change(self._on_endpoint)
@@ -57,6 +58,13 @@ class PeerBook:
     def refused(self) -> dict[Key, str]:
         """Endpoints that do not count, and why."""
         return dict(self._refused)
+
+    def complete(self) -> None:
+        """Both caches have their first lists: whom they refuse is told from now on. Before, the
+        pods of ten thousand endpoints may merely not have been read yet."""
+        self._complete = True
+        for key, why in self._refused.items():
+            _tell(key, why)
 
     def _on_endpoint(self, key: Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
         self._judge(key, new)
@@ -89,8 +97,8 @@ class PeerBook:
             if (before, had) != (name, verdict):
                 self._dirty(name)
         elif isinstance(verdict, Refused):
-            if self._refused.get(key) != verdict.why:
-                log.info("endpoint does not count", extra={"pod": str(key), "why": verdict.why})
+            if self._complete and self._refused.get(key) != verdict.why:
+                _tell(key, verdict.why)
             self._refused[key] = verdict.why
         else:
             self._refused.pop(key, None)
@@ -99,6 +107,10 @@ class PeerBook:
 
     def _having(self, address: str) -> Iterable[Pod]:
         return self._pods.by_index(_ADDRESS, address)
+
+
+def _tell(key: Key, why: str) -> None:
+    log.info("endpoint does not count", extra={"pod": str(key), "why": why})
 
 
 def _same(old: Pod, new: Pod) -> bool:

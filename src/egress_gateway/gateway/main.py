@@ -126,6 +126,7 @@ async def _serve(
             # NB: nothing is decided on half the truth; a missing list must not remove peers.
             await cache.synced()
         log.info("knows the cluster", extra={"endpoints": len(endpoints), "pods": len(pods)})
+        book.complete()
         early.agent = agent
         group.create_task(agent.run())
         group.create_task(ports.run())

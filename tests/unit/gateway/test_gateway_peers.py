@@ -193,6 +193,20 @@ def test_the_order_of_events_does_not_matter(pod_first: bool) -> None:
     assert world.dirty == ["ns/one"]
 
 
+def test_whom_it_refuses_is_told_when_all_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    """At a start the endpoints are often read before their pods."""
+    caplog.set_level("INFO")
+    world = Book()
+    for name, address in (("a", "10.244.1.2"), ("b", "10.244.1.3")):
+        world.endpoints.put(endpoint(name, pod_ips=[address]))
+    world.pods.put(pod("a"))
+    assert caplog.records == []
+    world.book.complete()
+    world.endpoints.put(endpoint("c"))
+    told = [(r.__dict__["pod"], r.__dict__["why"]) for r in caplog.records]
+    assert told == [("ns/b", "there is no such pod"), ("ns/c", "there is no such pod")]
+
+
 def test_the_kubelets_report_of_the_same_address_changes_nothing() -> None:
     world = Book()
     world.pods.put(pod(ips=()))
