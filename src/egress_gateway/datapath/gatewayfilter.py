@@ -7,6 +7,10 @@ gateway does not know (an RST after a failover) skip translation and must not ge
 same way where a configuration has an IPv6 address, and is refused and counted where it has none.
 In the node's namespace translated packets are not tracked at all, so no masquerade rule of the
 node, by whatever program, can touch them.
+
+Every packet of every pod walks through the gateway's chains. The dearest thing that a rule does is
+to look up the name of a link: each chain does so once or twice, and what few packets need (answers,
+destinations near by) is in chains of its own.
 """
 
 from __future__ import annotations
