@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import ipaddress
 import json
 import time
@@ -57,11 +58,11 @@ async def run(options: Options) -> dict[str, Any]:
             say(f"peers: {count}")
             await _announce(lab, range(there, count))
             began = time.monotonic()
-            await _until(lambda n=count: _known(lab, n), f"the gateway to know {count} pods")  # type: ignore[misc]
+            await _until(functools.partial(_known, lab, count), f"the gateway to know {count} pods")
             lag = time.monotonic() - began
             there = count
-            restarted = await _restart(lab, witness, count, _AGENT)
-            from_nothing = await _restart(lab, witness, count, _AGENT, _HOST)
+            restarted = await _restart(lab, witness, count)
+            from_nothing = await _restart(lab, witness, count, tunnels_too=True)
             await asyncio.sleep(_DIRECT)
             by_peers[str(count)] = {
                 "lag_s": round(lag, 2),
@@ -150,12 +151,16 @@ async def _known(lab: Site, count: int) -> bool:
     return False
 
 
-async def _restart(lab: Site, witness: LeanPod, count: int, *programs: str) -> dict[str, Any]:
-    """Kills the programs and waits until the agent's successor has told all peers."""
+async def _restart(
+    lab: Site, witness: LeanPod, count: int, *, tunnels_too: bool = False
+) -> dict[str, Any]:
+    """Kills the agent and waits until its successor has told all peers."""
     (gateway,) = lab.gateways
-    victims = {pid for program in programs for pid in await _processes(lab, program)}
-    if len(victims) < len(programs) and _HOST not in programs:
+    victims = set(await _processes(lab, _AGENT))
+    if not victims:
         raise BenchError(f"no gateway agent runs on {gateway}")
+    if tunnels_too:
+        victims.update(await _processes(lab, _HOST))
     program = await lab.program(witness.node)
     talk = {"destination": DESTINATION, "rate": _RATE, "kind": "requests"}
     await program.call("start", pods=[witness.name], **talk)
