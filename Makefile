@@ -63,7 +63,7 @@ install:
 	@tools/bootstrap.sh
 
 install-run:
-	@tools/bootstrap.sh --no-dev --inexact
+	@tools/bootstrap.sh --no-default-groups --group lab --inexact
 
 clean:
 	rm -rf .venv .tools build dist

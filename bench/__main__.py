@@ -13,8 +13,8 @@ from typing import Any, Final
 from bench import machine
 from bench.errors import BenchError
 from bench.options import Options, numbers, runs
-from egress_gateway.lab.demo.report import StepFailed
-from egress_gateway.lab.host import LabError
+from egress_gateway_lab.demo.report import StepFailed
+from egress_gateway_lab.host import LabError
 
 NAMES: Final = ("attach", "failover", "drain", "throughput", "peers", "controller")
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from bench.losses import serves
 from bench.site import POOL, Site
 from egress_gateway.api import names
-from egress_gateway.lab.demo.world import until
+from egress_gateway_lab.demo.world import until
 
 Step = Callable[[Site, str], Awaitable[None]]
 _BACK_SECONDS: Final = 120.0

@@ -20,9 +20,9 @@ from typing import Any, Final
 from bench.longlived import LongLived
 from bench.traffic import Datagrams, Requests, ask_once
 from egress_gateway.api import names
-from egress_gateway.datapath import netns
-from egress_gateway.datapath.link import Links
-from egress_gateway.lab.runtime.cni import Sandbox, plugin_config, result_addresses
+from egress_gateway.datapath.linux import netns
+from egress_gateway.datapath.linux.link import Links
+from egress_gateway_lab.runtime.containers.cni import Sandbox, plugin_config, result_addresses
 
 _CONFIGURATIONS: Final = Path("/etc/cni/net.d")
 _PLUGINS: Final = "/opt/cni/bin"

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.linux.netns import NetNS
 
 _ECHO: Final = 7
 _WORD: Final = b"still here\n"

@@ -26,12 +26,12 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway.api.manifests import crd_files, deploy_dir
-from egress_gateway.lab import pki
-from egress_gateway.lab.azure.client import ArmClient
-from egress_gateway.lab.azure.emulator import ADDON_SUBJECT, SUBSCRIPTION, TENANT, Emulator
-from egress_gateway.lab.kube.client import KubeClient
-from egress_gateway.lab.kube.server import ApiServer
-from egress_gateway.lab.protocols import ClusterSpec, MachineSpec
+from egress_gateway_lab import pki
+from egress_gateway_lab.apiserver.server import ApiServer
+from egress_gateway_lab.apiserver.wire.client import KubeClient
+from egress_gateway_lab.azure.client import ArmClient
+from egress_gateway_lab.azure.emulator import ADDON_SUBJECT, SUBSCRIPTION, TENANT, Emulator
+from egress_gateway_lab.protocols import ClusterSpec, MachineSpec
 
 GROUP: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
 CLUSTER: Final = f"{GROUP}/providers/Microsoft.ContainerService/managedClusters/aks"

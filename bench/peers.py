@@ -23,9 +23,8 @@ from bench.figures import Answer, milliseconds, outage, table
 from bench.machine import say
 from bench.options import Options
 from bench.site import CONFIGURATION, DESTINATION, LeanPod, Site, site
-from egress_gateway.api import names
-from egress_gateway.datapath import keys
-from egress_gateway.datapath.wireguard import IPAddress
+from egress_gateway.api import keys, names
+from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.node.endpoints import NODE_LABEL
 
 _NODE: Final = "paper"

@@ -19,9 +19,9 @@ from typing import Any, Final
 from bench.errors import BenchError
 from bench.machine import say
 from egress_gateway.api import names
-from egress_gateway.lab import host
-from egress_gateway.lab.demo.world import World, until
-from egress_gateway.lab.runtime.machine.rootfs import HOST
+from egress_gateway_lab import host
+from egress_gateway_lab.demo.world import World, until
+from egress_gateway_lab.runtime.machine.rootfs import HOST
 
 POOL: Final = "npegress"
 CONFIGURATION: Final = "bench"

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.linux.netns import NetNS
 
 PATIENCE: Final = 0.95
 _HTTP: Final = 80

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-from egress_gateway.lab.kubernetes import binaries
+from egress_gateway_lab.realcluster import binaries
 from tests.kube.real import real_plane
 
 __all__ = ["real_plane"]

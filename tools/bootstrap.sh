@@ -43,4 +43,4 @@ export UV_PYTHON="${PYTHON:-$python}"
 # Bytecode now and once: agents start in containers whose root is read-only, and compiling the
 # Azure models anew would cost each start of the controller four seconds and 200 MB.
 .tools/bin/uv sync --quiet --locked --compile-bytecode "$@"
-.venv/bin/python -m compileall -q src
+.venv/bin/python -m compileall -q src lab/src

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_gateway.lab import host
+from egress_gateway_lab import host
 from tests.azure_cli.guide import PAGE, Section, sections
 from tests.azure_cli.terminal import Outcome, Terminal
 

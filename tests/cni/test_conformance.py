@@ -18,8 +18,8 @@ import pytest
 from egress_gateway.api import names
 from egress_gateway.cni import binary, conflist, protocol
 from egress_gateway.cni.install import Installer
-from egress_gateway.datapath import netns
-from egress_gateway.lab.kubernetes import binaries
+from egress_gateway.datapath.linux import netns
+from egress_gateway_lab.realcluster import binaries
 from tests.cni.plugin_calls import agent
 from tests.cni.runtime import REAL_PLUGINS, CniError, Runtime, Sandbox
 from tests.datapath.box import boxed

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import threading
 
-from egress_gateway.datapath import conntrack, keys, netlink
-from egress_gateway.datapath.link import Route
-from egress_gateway.datapath.netlink import NetlinkSocket
-from egress_gateway.datapath.netns import NetNS
+from egress_gateway.api import keys
+from egress_gateway.datapath.linux import conntrack, netlink
+from egress_gateway.datapath.linux.link import Route
+from egress_gateway.datapath.linux.netlink import NetlinkSocket
+from egress_gateway.datapath.linux.netns import NetNS
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, attach, peers_of, serve
 from tests.datapath.topology import INTERNET, Place, World, configuration, network, until
@@ -189,7 +190,7 @@ def test_nothing_from_outside_opens_a_connection_through_the_gateway() -> None:
 def _entries(gateway: object) -> str:
     from pathlib import Path
 
-    from egress_gateway.datapath.netns import NetNS
+    from egress_gateway.datapath.linux.netns import NetNS
 
     name = f"egress-{gateway.name}"  # type: ignore[attr-defined]
     with NetNS.open(f"/run/netns/{name}") as inside:

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from egress_gateway.api import names
-from egress_gateway.datapath import keys, netns
-from egress_gateway.datapath.netns import NetNS
+from egress_gateway.api import keys, names
+from egress_gateway.datapath.linux import netns
+from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.gateway import main
 from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube import errors
@@ -286,7 +286,7 @@ def test_the_probe_looks_at_the_kernel() -> None:
     # No pass but those that an object's change asks for: nothing is repaired in between.
     with agent(gateway, story.api, resync=3600.0):
         until(lambda: story.probe() == 200, "served")
-        from egress_gateway.datapath.link import Links
+        from egress_gateway.datapath.linux.link import Links
 
         with NetNS.open("/run/netns/ns-static-egress-gateway") as inside, Links(inside) as links:
             links.set_up("host0", up=False)

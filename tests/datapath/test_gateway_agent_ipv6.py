@@ -6,8 +6,8 @@ import ipaddress
 import logging
 from typing import Any
 
-from egress_gateway.datapath import connections
-from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.linux import connections
+from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.gateway import agent as gateway_agent
 from egress_gateway.kube.resources import POD_ENDPOINTS, PODS, SGCS
 from tests.datapath.box import boxed

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
-from egress_gateway.datapath.netns import NetNS
-from egress_gateway.datapath.wireguard import Interface
+from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.wireguard.model import Interface
 from tests.datapath import hostrules
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import NODE, SECONDARIES, attach, serve

@@ -13,11 +13,11 @@ import subprocess
 import sys
 from ipaddress import IPv6Address
 
-from egress_gateway.datapath import keys
-from egress_gateway.datapath.gatewayfilter import Configuration
-from egress_gateway.datapath.netns import read_sysctl
-from egress_gateway.datapath.podplan import PodDesired
-from egress_gateway.datapath.wireguard import IPNetwork
+from egress_gateway.api import keys
+from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.linux.netns import read_sysctl
+from egress_gateway.datapath.pod.plan import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.topology import (
     EXCLUDED_HOST,

@@ -11,11 +11,11 @@ import ipaddress
 import socket
 import struct
 
-from egress_gateway.datapath import keys
-from egress_gateway.datapath.gatewayfilter import Configuration
-from egress_gateway.datapath.gatewayplan import GatewayDesired, Surroundings
-from egress_gateway.datapath.link import Route
-from egress_gateway.datapath.nft import Nftables
+from egress_gateway.api import keys
+from egress_gateway.datapath.gateway.plan import GatewayDesired, Surroundings
+from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.linux.link import Route
+from egress_gateway.datapath.linux.nft import Nftables
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import NODE, SECONDARIES, peers_of, serve
 from tests.datapath.topology import (

@@ -11,12 +11,12 @@ import socket
 import struct
 import subprocess
 
-from egress_gateway.datapath import keys
-from egress_gateway.datapath.gatewayfilter import Configuration
-from egress_gateway.datapath.netns import NetNS
-from egress_gateway.datapath.podactions import CreateTunnel
-from egress_gateway.datapath.podplan import PodDesired
-from egress_gateway.datapath.wireguard import IPNetwork
+from egress_gateway.api import keys
+from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.pod.actions import CreateTunnel
+from egress_gateway.datapath.pod.plan import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.topology import (
     EXCLUDED_HOST,
@@ -142,7 +142,7 @@ def test_a_moved_pod_leaves_from_the_other_gateway_and_is_never_taken_back() -> 
     assert status.listen_port == 20001 != first.tunnel.listen_port  # type: ignore[union-attr]
     # The gateway that was left initiates by itself as soon as it has something to send: here
     # at once, because its peer gets a keepalive and an endpoint.
-    from egress_gateway.datapath.wireguard import Config, Endpoint, Interface, Peer
+    from egress_gateway.datapath.wireguard.model import Config, Endpoint, Interface, Peer
 
     left = world.gateways[0]
     for port in (20000, 20001):
@@ -177,7 +177,7 @@ def test_a_move_without_a_look_leads_elsewhere_and_a_broken_pod_gets_a_whole_pas
     assert pod.seen_as() == SECONDARIES[1]
     assert pod.side.converge(there) == [], "a look afterwards finds nothing amiss"
     assert there.tunnel is not None
-    from egress_gateway.datapath.wireguard import Interface
+    from egress_gateway.datapath.wireguard.model import Interface
 
     with NetNS.open(there.netns) as inside:
         world.worker.backend().delete(Interface(there.tunnel.name, inside, there.link))
@@ -192,8 +192,8 @@ def test_a_move_without_a_look_leads_elsewhere_and_a_broken_pod_gets_a_whole_pas
 def test_ports_that_are_opened_together_are_each_heard_from_their_gateway_alone() -> None:
     import threading
 
-    from egress_gateway.datapath.nft import Nftables
-    from egress_gateway.datapath.pod import SourceFilter
+    from egress_gateway.datapath.linux.nft import Nftables
+    from egress_gateway.datapath.pod.side import SourceFilter
 
     world = World(gateways=1)
     sources = SourceFilter(world.worker.netns)
@@ -219,7 +219,7 @@ def test_ports_that_are_opened_together_are_each_heard_from_their_gateway_alone(
 
 
 def _dropped(world: World) -> int:
-    from egress_gateway.datapath.nft import Nftables
+    from egress_gateway.datapath.linux.nft import Nftables
 
     listing = Nftables(world.worker.netns).table("inet", "egress_gateway_node") or []
     rules = [item["rule"]["expr"] for item in listing if "rule" in item]
@@ -272,7 +272,7 @@ def test_a_restarted_node_agent_adopts_what_runs() -> None:
     desired = attach(pod, pair, world.gateways[0])
     connection = pod.connect(INTERNET)
     connection.recv(100)
-    from egress_gateway.datapath.pod import PodSide, SourceFilter
+    from egress_gateway.datapath.pod.side import PodSide, SourceFilter
 
     sources = SourceFilter(world.worker.netns)
     sources.sync({20000: world.gateways[0].primary})
@@ -561,7 +561,7 @@ def test_ipv6_is_held_or_refused_never_passed_by() -> None:
                 raise AssertionError("the datagram was sent")
             except OSError:
                 pass
-    from egress_gateway.datapath.nft import Nftables
+    from egress_gateway.datapath.linux.nft import Nftables
 
     assert Nftables(world.worker.netns).counter("ip6", "seen", "passed") == 0
 

@@ -8,9 +8,9 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
-from egress_gateway.datapath import connections
-from egress_gateway.datapath.connections import Connection
-from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.linux import connections
+from egress_gateway.datapath.linux.connections import Connection
+from egress_gateway.datapath.linux.netns import NetNS
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, attach, peers_of, serve
 from tests.datapath.topology import INTERNET, Gateway, Pod, World, until

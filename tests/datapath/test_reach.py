@@ -6,10 +6,10 @@ import asyncio
 import ipaddress
 from ipaddress import IPv4Address
 
-from egress_gateway.datapath import echo, netns
-from egress_gateway.datapath.gatewayfilter import ECHO_ADDRESS
-from egress_gateway.datapath.reach import Target
-from egress_gateway.gateway.internet import Internet
+from egress_gateway.datapath.addresses import ECHO_ADDRESS
+from egress_gateway.datapath.gateway.reach import Target
+from egress_gateway.datapath.linux import echo, netns
+from egress_gateway.gateway.health.internet import Internet
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, attach, serve
 from tests.datapath.topology import INTERNET, World, until
@@ -31,7 +31,7 @@ def test_an_echo_goes_through_the_tunnel_and_nothing_else_of_the_gateway_answers
         assert echo.echo_reply(opened.recv(2048), 7) == 1
         # The interface goes: the machine lives, and the echo is silent.
         with netns.NetNS.open(f"/run/netns/egress-{world.gateways[0].name}") as inside:
-            from egress_gateway.datapath.link import Links
+            from egress_gateway.datapath.linux.link import Links
 
             with Links(inside) as links:
                 links.set_up("wg-6000", up=False)

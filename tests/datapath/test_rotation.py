@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 
-from egress_gateway.datapath import keys
-from egress_gateway.datapath.gatewayfilter import Configuration, Server, zones
-from egress_gateway.datapath.pod import PodDesired
+from egress_gateway.api import keys
+from egress_gateway.datapath.gateway.ruleset import Configuration, Server, zones
+from egress_gateway.datapath.pod.side import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.test_connections import udp
 from tests.datapath.test_packets import SECONDARIES, peers_of

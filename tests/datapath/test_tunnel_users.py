@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from egress_gateway.datapath.tunnels import Tunnels, command
+from egress_gateway.datapath.wireguard.host import Tunnels, command
 from tests.datapath.box import boxed
 
 

@@ -21,16 +21,24 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from egress_gateway.datapath import backends, keys, netns
-from egress_gateway.datapath.gatewayfilter import Configuration
-from egress_gateway.datapath.gatewayplan import GatewayDesired
-from egress_gateway.datapath.gatewayside import GatewaySide
-from egress_gateway.datapath.link import Links, Route
-from egress_gateway.datapath.netns import NetNS
-from egress_gateway.datapath.nft import Nftables
-from egress_gateway.datapath.pod import PodDesired, PodSide, SourceFilter, Tunnel, tunnel_name
-from egress_gateway.datapath.userspace import UserspaceBackend
-from egress_gateway.datapath.wireguard import Backend, Endpoint
+from egress_gateway.api import keys
+from egress_gateway.datapath.gateway.plan import GatewayDesired
+from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.side import GatewaySide
+from egress_gateway.datapath.linux import netns
+from egress_gateway.datapath.linux.link import Links, Route
+from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.linux.nft import Nftables
+from egress_gateway.datapath.pod.side import (
+    PodDesired,
+    PodSide,
+    SourceFilter,
+    Tunnel,
+    tunnel_name,
+)
+from egress_gateway.datapath.wireguard import backends
+from egress_gateway.datapath.wireguard.model import Backend, Endpoint
+from egress_gateway.datapath.wireguard.userspace import UserspaceBackend
 
 INTERNET = "198.51.100.10"
 EXCLUDED_HOST = "172.16.10.10"

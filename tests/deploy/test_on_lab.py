@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from egress_gateway.api import names
-from egress_gateway.lab import host
-from egress_gateway.lab.demo.traffic import Traffic
-from egress_gateway.lab.demo.world import World, until
+from egress_gateway_lab import host
+from egress_gateway_lab.demo.traffic import Traffic
+from egress_gateway_lab.demo.world import World, until
 from tests.deploy.conftest import CHART, ROOT
 from tests.lab.conftest import POOL, configured
 

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from egress_gateway.api import names
-from egress_gateway.lab.kube.client import KubeClient
-from egress_gateway.lab.kubernetes.control_plane import ControlPlane
-from tests.contract.kube_api.conftest import Cluster, real
-from tests.contract.kube_api.test_objects import add_node, node, pod
+from egress_gateway_lab.apiserver.wire.client import KubeClient
+from egress_gateway_lab.realcluster.control_plane import ControlPlane
+from lab.tests.apiserver.conftest import Cluster, real
+from lab.tests.apiserver.test_objects import add_node, node, pod
 from tests.deploy.conftest import CHART
 
 SYSTEM = names.SYSTEM_NAMESPACE

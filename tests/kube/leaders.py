@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 import yaml
 
 from egress_gateway.api import names
-from egress_gateway.lab.kube.client import KubeClient
+from egress_gateway_lab.apiserver.wire.client import KubeClient
+from lab.tests.apiserver.conftest import Cluster
 from tests.contract.controller.azure_lab import AzureLab
-from tests.contract.kube_api.conftest import Cluster
 
 
 @dataclass

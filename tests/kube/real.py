@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from egress_gateway.lab.kube.client import KubeClient, KubeError
-from egress_gateway.lab.kubernetes import binaries
-from egress_gateway.lab.kubernetes.control_plane import ControlPlane, Settings
+from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
+from egress_gateway_lab.realcluster import binaries
+from egress_gateway_lab.realcluster.control_plane import ControlPlane, Settings
 
 Object = dict[str, Any]
 _RBAC = "rbac.authorization.k8s.io"

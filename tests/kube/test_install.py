@@ -12,15 +12,15 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway.api.manifests import deploy_dir
-from egress_gateway.lab.kube.client import APPLY_PATCH, KubeClient
-from egress_gateway.lab.kubernetes.control_plane import ControlPlane
-from tests.contract.kube_api.conftest import real
-from tests.contract.kube_api.test_custom_resources import install
-from tests.contract.kube_api.test_objects import refusal
+from egress_gateway_lab.apiserver.wire.client import APPLY_PATCH, KubeClient
+from egress_gateway_lab.realcluster.control_plane import ControlPlane
+from lab.tests.apiserver.conftest import real
+from lab.tests.apiserver.test_custom_resources import install
+from lab.tests.apiserver.test_objects import refusal
 from tests.kube.chart import in_order, installed, rendered
 
 pytestmark = pytest.mark.kube
-GOLDEN = Path(__file__).parents[1] / "contract/azure/golden/end-state.json"
+GOLDEN = Path(__file__).parents[2] / "lab/tests/azure/golden/end-state.json"
 SGCS = "staticgatewayconfigurations"
 Object = dict[str, Any]
 

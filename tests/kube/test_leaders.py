@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.kubernetes.control_plane import ControlPlane
+from egress_gateway_lab.realcluster.control_plane import ControlPlane
+from lab.tests.apiserver.conftest import Cluster
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
-from tests.contract.kube_api.conftest import Cluster
 from tests.kube.chart import installed
 from tests.kube.leaders import Controller, Record, controller, watching
 

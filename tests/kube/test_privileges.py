@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.kube.client import APPLY_PATCH, MERGE_PATCH, KubeClient
-from egress_gateway.lab.kubernetes.control_plane import ControlPlane
-from tests.contract.kube_api.conftest import Cluster
-from tests.contract.kube_api.test_admission import endpoint, forbidden
-from tests.contract.kube_api.test_objects import pod
+from egress_gateway_lab.apiserver.wire.client import APPLY_PATCH, MERGE_PATCH, KubeClient
+from egress_gateway_lab.realcluster.control_plane import ControlPlane
+from lab.tests.apiserver.conftest import Cluster
+from lab.tests.apiserver.test_admission import endpoint, forbidden
+from lab.tests.apiserver.test_objects import pod
 from tests.kube.chart import SYSTEM, Object, component, installed
 
 pytestmark = pytest.mark.kube

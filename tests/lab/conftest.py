@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from egress_gateway.lab import host
-from egress_gateway.lab.demo.world import NETWORK_CONTRIBUTOR, World
+from egress_gateway_lab import host
+from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, World
 
 T = TypeVar("T")
 POOL = "npegress"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.demo.world import World
+from egress_gateway_lab.demo.world import World
 from tests.lab.conftest import POOL
 
 pytestmark = pytest.mark.root

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.demo.world import SUBSCRIPTION, World, until
-from egress_gateway.lab.kube.client import KubeError
+from egress_gateway_lab.apiserver.wire.client import KubeError
+from egress_gateway_lab.demo.world import SUBSCRIPTION, World, until
 from tests.lab.conftest import POOL, configured
 
 pytestmark = pytest.mark.root

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from egress_gateway.lab.demo.world import NETWORK_CONTRIBUTOR, World, until
+from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, World, until
 from tests.lab.conftest import POOL, configured
 from tests.lab.test_bad_input import remove
 from tests.lab.test_promises import sources

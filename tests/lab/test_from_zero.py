@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.demo.world import VM_SIZE, World, until
+from egress_gateway_lab.demo.world import VM_SIZE, World, until
 from tests.lab.test_bad_input import remove
 
 pytestmark = pytest.mark.root

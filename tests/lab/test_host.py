@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from egress_gateway.lab import host
-from egress_gateway.lab.demo.story import host_footprint
+from egress_gateway_lab import host
+from egress_gateway_lab.demo.story import host_footprint
 
 pytestmark = pytest.mark.root
 COMMAND = [sys.executable, "-m", "egress_gateway.cli.main"]

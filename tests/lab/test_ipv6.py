@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.demo.world import NETWORK_CONTRIBUTOR, VM_SIZE, World, is_ready
+from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, VM_SIZE, World, is_ready
 from tests.lab.test_bad_input import remove
 
 pytestmark = pytest.mark.root

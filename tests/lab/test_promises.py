@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.demo.world import World, until
+from egress_gateway_lab.demo.world import World, until
 from tests.lab.conftest import POOL, configured
 from tests.lab.test_bad_input import annotated, remove
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.demo.world import World, until
+from egress_gateway_lab.demo.world import World, until
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import remove
 from tests.lab.test_gateways import _CONNECTIONS, hold_open

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from egress_gateway.lab.demo.world import NETWORK_CONTRIBUTOR, VM_SIZE, World, until
+from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, VM_SIZE, World, until
 from tests.lab.conftest import POOL
 from tests.lab.test_bad_input import remove
 

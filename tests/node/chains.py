@@ -13,7 +13,7 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.cni import binary, conflist
-from egress_gateway.datapath import netns
+from egress_gateway.datapath.linux import netns
 from tests.cni.plugin_calls import call, config
 from tests.cni.runtime import Runtime, Sandbox
 from tests.node.world import BIN, CONF, PLUGINS, RUN, RunningPod, World, sh, until

@@ -9,8 +9,8 @@ import socket
 import msgspec
 import pytest
 
+from egress_gateway.api import keys
 from egress_gateway.api.types import KeyRotation, RotationPhase
-from egress_gateway.datapath import keys
 from egress_gateway.node import metrics
 from tests.node.world import INTERNET6, NODE6, RUN, CniError, RunningPod, World, sh, until
 

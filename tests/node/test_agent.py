@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_gateway.datapath.backends import kernel_has_wireguard
+from egress_gateway.datapath.wireguard.backends import kernel_has_wireguard
 
 pytestmark = [
     pytest.mark.root,

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from egress_gateway.api import names
+from egress_gateway.api import keys, names
 from egress_gateway.api.types import (
     Gateway,
     GatewayServerProfile,
@@ -38,20 +38,22 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
-from egress_gateway.datapath import backends, keys, netns, tunnels
-from egress_gateway.datapath.sources import SourceFilter
+from egress_gateway.datapath.linux import netns
+from egress_gateway.datapath.pod.sources import SourceFilter
+from egress_gateway.datapath.wireguard import backends
+from egress_gateway.datapath.wireguard import host as tunnels
 from egress_gateway.kube.errors import Unavailable
 from egress_gateway.kube.resources import Key, Pod, PodSpec, PodStatus, Reference
-from egress_gateway.node import server
 from egress_gateway.node.agent import Agent
-from egress_gateway.node.attach import NodeFacts
+from egress_gateway.node.attachment.model import NodeFacts
+from egress_gateway.node.attachment.store import Store
+from egress_gateway.node.cni import server
 from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.health import Rules
 from egress_gateway.node.knowledge import Knowledge
-from egress_gateway.node.probe import Prober
+from egress_gateway.node.liveness.health import Rules
+from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.sandbox import Kernel
 from egress_gateway.node.settings import Settings
-from egress_gateway.node.store import Store
 from egress_gateway.node.tell import Teller
 
 RUN = Path("/run/egress-gateway")

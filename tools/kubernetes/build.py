@@ -2,7 +2,7 @@
 
 The Go modules beside this file name the programs and lock what they are made of (go.sum), so that
 whoever can reach a Go module proxy can have them; no release archive, no image. What exists is
-kept, KUBEBUILDER_ASSETS comes first (see ``egress_gateway.lab.kubernetes.binaries``), and a build
+kept, KUBEBUILDER_ASSETS comes first (see ``egress_gateway_lab.realcluster.binaries``), and a build
 that was interrupted goes on where it stopped, for Go keeps what it compiled. On two cores the
 first build takes about ten minutes and some GB of Go's own caches; it is niced.
 
@@ -24,8 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from egress_gateway.lab.kubernetes import binaries
-from egress_gateway.lab.kubernetes.binaries import Unavailable
+from egress_gateway_lab.realcluster import binaries
+from egress_gateway_lab.realcluster.binaries import Unavailable
 
 HERE = Path(__file__).resolve().parent
 KUBERNETES = f"v{binaries.KUBERNETES}"

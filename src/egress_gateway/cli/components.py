@@ -153,7 +153,7 @@ webhook: Final = _ComponentCommand(
 )
 wireguard: Final = _ComponentCommand(
     "wireguard",
-    settings="egress_gateway.datapath.tunnels:Settings",
-    run="egress_gateway.datapath.tunnels:run",
+    settings="egress_gateway.datapath.wireguard.host:Settings",
+    run="egress_gateway.datapath.wireguard.host:run",
     help="Hosts wireguard-go processes, so that tunnels outlive the agents.",
 )

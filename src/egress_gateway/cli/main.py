@@ -7,6 +7,7 @@ loads nothing of the others. Every failure is one line on standard error and a n
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from typing import Final
 
@@ -18,7 +19,6 @@ _COMMANDS: Final = {
     "controller": ("egress_gateway.cli.components:controller", "Configurations to the cloud."),
     "crds": ("egress_gateway.cli.crds:crds", "Print the custom resource definitions."),
     "gateway": ("egress_gateway.cli.components:gateway", "A gateway node's agent."),
-    "lab": ("egress_gateway.cli.lab:lab", "The whole system on this machine."),
     "migrate": (
         "egress_gateway.cli.migrate:migrate",
         "Take a cluster over from the Go project.",
@@ -44,13 +44,22 @@ _COMMANDS: Final = {
 }
 
 
+# Commands that another distribution brings, under the entry point group ``PLUGINS``: name, what it
+# does, and what to install where it is missing.
+PLUGINS: Final = "egress_gateway.commands"
+_PLUGIN_TEXTS: Final = {"lab": "The whole system on this machine."}
+_PLUGIN_SOURCES: Final = {"lab": "static-egress-gateway-lab"}
+
+
 class _LazyGroup(click.Group):
     """Knows its subcommands by name and imports one when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
+        return sorted({*_COMMANDS, *_PLUGIN_TEXTS})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _PLUGIN_TEXTS:
+            return _plugin(cmd_name)
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
@@ -59,8 +68,19 @@ class _LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        texts = {name: text for name, (_, text) in _COMMANDS.items()} | _PLUGIN_TEXTS
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+            formatter.write_dl(sorted(texts.items()))
+
+
+def _plugin(name: str) -> click.Command:
+    """The command ``name`` of another distribution. Raises ``click.ClickException``."""
+    for found in importlib.metadata.entry_points(group=PLUGINS, name=name):
+        command: click.Command = found.load()
+        return command
+    raise click.ClickException(
+        f"`egress-gateway {name}` is in a package of its own: pip install {_PLUGIN_SOURCES[name]}"
+    )
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -22,9 +22,9 @@ import click
 
 from egress_gateway.api import names
 from egress_gateway.cli.migrate_report import Report, render, report
-from egress_gateway.controller.adopt import Leftovers, misplaced, names_of, plan_adoption
-from egress_gateway.controller.plan import Names
-from egress_gateway.controller.takeover import Takeover
+from egress_gateway.controller.migration.adopt import Leftovers, misplaced, names_of, plan_adoption
+from egress_gateway.controller.migration.takeover import Takeover
+from egress_gateway.controller.planning.plan import Names
 from egress_gateway.kube import config, resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
@@ -172,7 +172,7 @@ async def _azure(options: _Options, found: Leftovers) -> Mapping[str, Any] | Non
         return None
     from egress_gateway.cloud.azure import config as azure_config
     from egress_gateway.cloud.azure.cloud import AzureCloud
-    from egress_gateway.controller.rehearse import rehearse
+    from egress_gateway.controller.migration.rehearse import rehearse
 
     cloud = AzureCloud(azure_config.load(options.azure_config))
     try:

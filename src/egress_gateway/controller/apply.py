@@ -13,7 +13,7 @@ from typing import Final
 
 from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import Cloud
-from egress_gateway.controller.plan import Plan, Step
+from egress_gateway.controller.planning.plan import Plan, Step
 
 AT_ONCE: Final = 32
 """Writes in flight: enough to hide Azure's latency, few enough for its write quota."""

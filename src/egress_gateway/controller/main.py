@@ -20,16 +20,16 @@ from egress_gateway.api import names
 from egress_gateway.cloud.azure import config as azure_config
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.protocol import Cloud
-from egress_gateway.controller.cluster import Cluster
+from egress_gateway.controller.migration.takeover import Takeover
+from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.reconcile import ROLE, SURVEY, Reconciler
-from egress_gateway.controller.rotate import Rotations
+from egress_gateway.controller.rotation.runner import Rotations
 from egress_gateway.controller.settings import Settings
-from egress_gateway.controller.takeover import Takeover
 from egress_gateway.kube import config as kube_config
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
-from egress_gateway.kube.lease import LeaderElection
-from egress_gateway.kube.queue import run_workers
+from egress_gateway.kube.leader.lease import LeaderElection
+from egress_gateway.kube.workqueue.queue import run_workers
 from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)

@@ -27,19 +27,19 @@ from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import Cloud, DeletePrefix, PoolRef, PoolState
 from egress_gateway.controller.apply import apply
-from egress_gateway.controller.blame import Ledger, Setback
-from egress_gateway.controller.cluster import Cluster
-from egress_gateway.controller.groups import find_pools
-from egress_gateway.controller.handover import Handover
-from egress_gateway.controller.inventory import Inventory
-from egress_gateway.controller.plan import Plan, Wanted, plan
-from egress_gateway.controller.pools import Target
-from egress_gateway.controller.predecessor import Predecessor
-from egress_gateway.controller.standing import Standing
-from egress_gateway.controller.takeover import Takeover
-from egress_gateway.controller.verdict import Problem, Verdict
-from egress_gateway.controller.wishes import Wishes
-from egress_gateway.kube.queue import WorkQueue
+from egress_gateway.controller.board import Standing
+from egress_gateway.controller.desired import Wishes
+from egress_gateway.controller.migration.predecessor import Predecessor
+from egress_gateway.controller.migration.takeover import Takeover
+from egress_gateway.controller.observed.cluster import Cluster
+from egress_gateway.controller.observed.groups import find_pools
+from egress_gateway.controller.observed.inuse import Handover
+from egress_gateway.controller.observed.inventory import Inventory
+from egress_gateway.controller.planning.plan import Plan, Wanted, plan
+from egress_gateway.controller.planning.pools import Target
+from egress_gateway.controller.planning.verdict import Problem, Verdict
+from egress_gateway.controller.refusals import Ledger, Setback
+from egress_gateway.kube.workqueue.queue import WorkQueue
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.controller.rotation import Pairs, servers
-from egress_gateway.controller.verdict import Serving, ServingGateway, Verdict
+from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
+from egress_gateway.controller.rotation.phases import Pairs, servers
 
 Truth = Literal["True", "False", "Unknown"]
 Said = tuple[Truth, str, str]

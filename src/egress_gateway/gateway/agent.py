@@ -16,28 +16,28 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Final
 
+from egress_gateway.api import keys
 from egress_gateway.api.conditions import IPV6_HELD_BACK
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.datapath import keys
+from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gatewayfilter import Configuration, Server, zones
-from egress_gateway.datapath.gatewayplan import IPV6_MTU, OVERHEAD, GatewayDesired, Surroundings
-from egress_gateway.datapath.gatewayside import Converged, GatewaySide
-from egress_gateway.datapath.wireguard import IPNetwork
+from egress_gateway.datapath.gateway.plan import IPV6_MTU, OVERHEAD, GatewayDesired, Surroundings
+from egress_gateway.datapath.gateway.ruleset import Configuration, Server, zones
+from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.gateway import metrics
-from egress_gateway.gateway.book import PeerBook
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
 from egress_gateway.gateway.keystore import KeyStore
-from egress_gateway.gateway.peers import difference
+from egress_gateway.gateway.peers.book import PeerBook
+from egress_gateway.gateway.peers.rules import difference
 from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter, status_spec
 from egress_gateway.gateway.serving import Listed, Serving, listed, serving, without_ipv6
-from egress_gateway.kube.backoff import Backoff
-from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
-from egress_gateway.kube.queue import WorkQueue, run_workers
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import SGCS, Key
+from egress_gateway.kube.workqueue.backoff import Backoff
+from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 
 log = logging.getLogger(__name__)
 

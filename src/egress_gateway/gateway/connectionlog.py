@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from egress_gateway.datapath.connections import Connection
+from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.netlink import Overrun
-from egress_gateway.datapath.wireguard import IPAddress
+from egress_gateway.datapath.linux.connections import Connection
+from egress_gateway.datapath.linux.netlink import Overrun
 from egress_gateway.gateway import metrics
 from egress_gateway.kube.resources import Key
 

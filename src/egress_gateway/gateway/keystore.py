@@ -13,8 +13,7 @@ import binascii
 from collections.abc import Iterable
 from typing import Final
 
-from egress_gateway.api import names
-from egress_gateway.datapath import keys
+from egress_gateway.api import keys, names
 from egress_gateway.gateway.serving import Listed, key_mismatch, keys_of
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client

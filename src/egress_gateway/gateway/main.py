@@ -11,27 +11,27 @@ from ipaddress import IPv4Address
 from aiohttp import web
 
 from egress_gateway.api import names
-from egress_gateway.datapath import backends
-from egress_gateway.datapath.gatewayside import GatewaySide
-from egress_gateway.datapath.link import default_route_mtu
-from egress_gateway.datapath.wireguard import IPNetwork
+from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.gateway.side import GatewaySide
+from egress_gateway.datapath.linux.link import default_route_mtu
+from egress_gateway.datapath.wireguard import backends
 from egress_gateway.gateway.agent import STRUCTURE, Agent
-from egress_gateway.gateway.book import PeerBook
 from egress_gateway.gateway.connectionlog import ConnectionLog
-from egress_gateway.gateway.internet import Internet
+from egress_gateway.gateway.health.internet import Internet
+from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
+from egress_gateway.gateway.peers.book import PeerBook
 from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter
 from egress_gateway.gateway.settings import Settings
-from egress_gateway.gateway.vetoes import Vetoes
 from egress_gateway.kube import config
-from egress_gateway.kube.backoff import Backoff
-from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
-from egress_gateway.kube.queue import WorkQueue
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Node
+from egress_gateway.kube.workqueue.backoff import Backoff
+from egress_gateway.kube.workqueue.queue import WorkQueue
 from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 
-from egress_gateway.datapath.connections import PORTS, Use
+from egress_gateway.datapath.linux.connections import PORTS, Use
 
 _PEERS: Final = Gauge(
     "egress_gateway_gateway_peers", "Pods that may send through a configuration here", ["config"]

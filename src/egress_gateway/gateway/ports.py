@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from egress_gateway.datapath.connections import PORTS, Use
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gatewayfilter import Configuration
-from egress_gateway.datapath.gatewayside import GatewaySide
+from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.side import GatewaySide
+from egress_gateway.datapath.linux.connections import PORTS, Use
 from egress_gateway.gateway import metrics
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from egress_gateway.api.types import (
     OwnerReference,
     ReadyGatewayConfiguration,
 )
-from egress_gateway.datapath.gatewayfilter import Configuration
+from egress_gateway.datapath.gateway.ruleset import Configuration
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.resources import GATEWAY_STATUSES, Node
 

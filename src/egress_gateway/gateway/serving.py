@@ -12,11 +12,10 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from egress_gateway.api import names
+from egress_gateway.api import keys, names
 from egress_gateway.api.types import StaticGatewayConfiguration, StaticGatewayConfigurationSpec
-from egress_gateway.datapath import keys
-from egress_gateway.datapath.gatewayfilter import Configuration, Server
-from egress_gateway.datapath.wireguard import IPNetwork
+from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.gateway.ruleset import Configuration, Server
 
 
 @dataclass(frozen=True, slots=True)

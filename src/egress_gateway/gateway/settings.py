@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.datapath.reach import Target
+from egress_gateway.datapath.gateway.reach import Target
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,38 +14,33 @@ import time
 from pathlib import Path
 from typing import Final
 
+from egress_gateway.api import keys
 from egress_gateway.api.types import GatewayStatus, StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
-from egress_gateway.datapath import keys
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.podfilter import LINKS
+from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.kube.errors import ApiError
-from egress_gateway.kube.queue import WorkQueue, run_workers
 from egress_gateway.kube.resources import Key, Pod
+from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 from egress_gateway.node import metrics
-from egress_gateway.node.attach import (
-    Attachment,
-    Configuration,
-    NotUsable,
-    want,
-)
-from egress_gateway.node.choose import BALANCER
+from egress_gateway.node.attachment.choose import BALANCER
+from egress_gateway.node.attachment.model import Attachment, Configuration, NotUsable, want
+from egress_gateway.node.attachment.moves import joined, retarget
+from egress_gateway.node.cni.libcni import Results
+from egress_gateway.node.cni.records import Records
 from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.health import State
 from egress_gateway.node.knowledge import Knowledge, annotation
-from egress_gateway.node.libcni import Results
-from egress_gateway.node.moves import joined, retarget
-from egress_gateway.node.pace import Pacer
-from egress_gateway.node.paths import Paths, Way, way_of
-from egress_gateway.node.probe import Prober
-from egress_gateway.node.proof import Prover
-from egress_gateway.node.records import Records
+from egress_gateway.node.liveness.health import State
+from egress_gateway.node.liveness.pace import Pacer
+from egress_gateway.node.liveness.paths import Paths, Way, way_of
+from egress_gateway.node.liveness.probe import Prober
+from egress_gateway.node.liveness.proof import Prover
+from egress_gateway.node.liveness.schedule import Hearing
+from egress_gateway.node.liveness.verify import Joiner, Verifier
 from egress_gateway.node.sandbox import Kernel, Sandbox
-from egress_gateway.node.schedule import Hearing
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.spares import Spares
 from egress_gateway.node.tell import Teller
-from egress_gateway.node.verify import Joiner, Verifier
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from egress_gateway.api import names
 from egress_gateway.api.types import PodEndpoint, PodEndpointSpec
-from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Conflict, NotFound
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import POD_ENDPOINTS, Key
-from egress_gateway.node.attach import Attachment
+from egress_gateway.node.attachment.model import Attachment
 
 log = logging.getLogger(__name__)
 

@@ -7,16 +7,16 @@ import asyncio
 from egress_gateway.api import names
 from egress_gateway.api.types import GatewayStatus, StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
-from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import Key, Pod
-from egress_gateway.node.attach import (
+from egress_gateway.node.attachment.model import (
     Attachment,
     Configuration,
     NotUsable,
     held_back,
     usable_configuration,
 )
-from egress_gateway.node.vetoes import vetoes
+from egress_gateway.node.attachment.vetoes import vetoes
 
 
 class Knowledge:

@@ -14,25 +14,25 @@ from egress_gateway.api import names
 from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
 from egress_gateway.cni.tenure import Tenure
-from egress_gateway.datapath import backends
-from egress_gateway.datapath.sources import SourceFilter
+from egress_gateway.datapath.pod.sources import SourceFilter
+from egress_gateway.datapath.wireguard import backends
 from egress_gateway.kube import config
-from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS
-from egress_gateway.node import server
 from egress_gateway.node.agent import Agent
-from egress_gateway.node.attach import NodeFacts
+from egress_gateway.node.attachment.model import NodeFacts
+from egress_gateway.node.attachment.store import Store
+from egress_gateway.node.cni import server
+from egress_gateway.node.cni.readiness import Readiness
 from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.health import Rules
 from egress_gateway.node.knowledge import Knowledge
+from egress_gateway.node.liveness.health import Rules
+from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.mtu import default_route_mtu
-from egress_gateway.node.probe import Prober
-from egress_gateway.node.readiness import Readiness
 from egress_gateway.node.sandbox import Kernel
 from egress_gateway.node.settings import Settings
-from egress_gateway.node.store import Store
 from egress_gateway.node.tell import Teller
 from egress_gateway.service.health import HealthServer
 

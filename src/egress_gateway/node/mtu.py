@@ -6,8 +6,8 @@ import ipaddress
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.link import MAIN, Links
-from egress_gateway.datapath.netns import NetNS
+from egress_gateway.datapath.linux.link import MAIN, Links
+from egress_gateway.datapath.linux.netns import NetNS
 
 _EVERYWHERE: Final = ipaddress.IPv4Network("0.0.0.0/0")
 

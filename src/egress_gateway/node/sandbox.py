@@ -20,13 +20,13 @@ from typing import TypeVar
 import msgspec
 
 from egress_gateway.datapath.errors import PortInUse
-from egress_gateway.datapath.pod import PodDesired, PodSide
-from egress_gateway.datapath.podfilter import LINKS
-from egress_gateway.datapath.sources import SourceFilter
-from egress_gateway.datapath.wireguard import Backend, PeerStatus
-from egress_gateway.node.attach import Attachment, NodeFacts, pod_desired
-from egress_gateway.node.schedule import Traffic
-from egress_gateway.node.store import Store
+from egress_gateway.datapath.pod.ruleset import LINKS
+from egress_gateway.datapath.pod.side import PodDesired, PodSide
+from egress_gateway.datapath.pod.sources import SourceFilter
+from egress_gateway.datapath.wireguard.model import Backend, PeerStatus
+from egress_gateway.node.attachment.model import Attachment, NodeFacts, pod_desired
+from egress_gateway.node.attachment.store import Store
+from egress_gateway.node.liveness.schedule import Traffic
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.link import Links
-from egress_gateway.datapath.netns import NetNS
-from egress_gateway.datapath.wireguard import Backend, Interface
+from egress_gateway.datapath.linux.link import Links
+from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.wireguard.model import Backend, Interface
 from egress_gateway.node.sandbox import Kernel
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from typing import Final
 
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.resources import PODS, Pod, Reference
-from egress_gateway.node.attach import Attachment
-from egress_gateway.node.choose import BALANCER
+from egress_gateway.node.attachment.choose import BALANCER
+from egress_gateway.node.attachment.model import Attachment
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from egress_gateway.api import names
-from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Conflict, NotFound
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import SECRETS, Namespace, Resource, Secret
 from egress_gateway.webhook import certificates, registration
 from egress_gateway.webhook.certificates import Generation

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 from egress_gateway.api import names
 from egress_gateway.kube import config
-from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NAMESPACES
 from egress_gateway.service.health import HealthServer
 from egress_gateway.webhook.keeper import Keeper

@@ -14,9 +14,9 @@ from typing import Any, Final
 from aiohttp import web
 from prometheus_client import Counter, Gauge
 
-from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NAMESPACES, Namespace
 from egress_gateway.webhook.certificates import Generation
 from egress_gateway.webhook.keeper import annotation

@@ -12,10 +12,10 @@ from typing import Any
 
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.azure.config import AzureConfig
-from egress_gateway.lab import pki
-from egress_gateway.lab.azure.client import ArmClient
-from egress_gateway.lab.azure.emulator import ADDON_SUBJECT, SUBSCRIPTION, TENANT, Emulator
-from egress_gateway.lab.protocols import ClusterSpec, MachineSpec
+from egress_gateway_lab import pki
+from egress_gateway_lab.azure.client import ArmClient
+from egress_gateway_lab.azure.emulator import ADDON_SUBJECT, SUBSCRIPTION, TENANT, Emulator
+from egress_gateway_lab.protocols import ClusterSpec, MachineSpec
 
 GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
 CLUSTER = f"{GROUP}/providers/Microsoft.ContainerService/managedClusters/aks"

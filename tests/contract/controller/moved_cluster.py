@@ -17,18 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egress_gateway.api import names
+from egress_gateway.api import keys, names
 from egress_gateway.cloud.azure.config import AzureConfig, parse
-from egress_gateway.datapath import keys
-from egress_gateway.lab import pki
-from egress_gateway.lab.azure import snapshot
-from egress_gateway.lab.azure.emulator import SUBSCRIPTION, TENANT, Emulator
-from egress_gateway.lab.kube.client import KubeClient
-from egress_gateway.lab.kube.server import ApiServer
+from egress_gateway_lab import pki
+from egress_gateway_lab.apiserver.server import ApiServer
+from egress_gateway_lab.apiserver.wire.client import KubeClient
+from egress_gateway_lab.azure import snapshot
+from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT, Emulator
 from tests.contract.controller.azure_lab import NoMachines
 from tests.contract.controller.test_controller import api_server
 
-GOLDEN = Path(__file__).parents[1] / "azure" / "golden" / "end-state.json"
+GOLDEN = Path(__file__).parents[3] / "lab/tests/azure/golden/end-state.json"
 SYSTEM = names.SYSTEM_NAMESPACE
 SGCS = "staticgatewayconfigurations"
 OLD = {

@@ -11,7 +11,7 @@ import pytest
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import CreatePrefix, DeletePrefix
 from egress_gateway.controller.apply import Refusal, apply
-from egress_gateway.controller.plan import Names, Plan, Wanted, plan
+from egress_gateway.controller.planning.plan import Names, Plan, Wanted, plan
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
 Story = Callable[[AzureLab], Awaitable[None]]

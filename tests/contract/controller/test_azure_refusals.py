@@ -15,7 +15,7 @@ from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.errors import translated
 from egress_gateway.cloud.azure.refusals import TABLE, Refusal
 from egress_gateway.cloud.protocol import CreatePrefix
-from egress_gateway.controller.problem import Problem, reason_of
+from egress_gateway.controller.planning.problem import Problem, reason_of
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
 CREATE: Final = CreatePrefix(name="egressgateway-x", size=30)

@@ -20,9 +20,9 @@ from egress_gateway.api import names
 from egress_gateway.api.manifests import crd_files, deploy_dir
 from egress_gateway.controller.main import run
 from egress_gateway.controller.settings import Settings
-from egress_gateway.lab import pki
-from egress_gateway.lab.kube.client import KubeClient
-from egress_gateway.lab.kube.server import ApiServer
+from egress_gateway_lab import pki
+from egress_gateway_lab.apiserver.server import ApiServer
+from egress_gateway_lab.apiserver.wire.client import KubeClient
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
 SGCS = "staticgatewayconfigurations"

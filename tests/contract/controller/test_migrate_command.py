@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from egress_gateway.api import names
 from egress_gateway.cli.main import cli
-from egress_gateway.lab.kube.client import KubeClient
+from egress_gateway_lab.apiserver.wire.client import KubeClient
 from tests.contract.controller.moved_cluster import SYSTEM, Moved, moved_cluster
 from tests.contract.controller.test_moving_over import DEPLOYMENT, MODES, old_deployment, play
 

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
-from egress_gateway.lab.azure.emulator import SUBSCRIPTION
+from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from tests.contract.controller.azure_lab import azure_lab
 from tests.contract.controller.test_controller import (
     SGCS,

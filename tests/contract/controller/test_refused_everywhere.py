@@ -7,15 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from egress_gateway.lab.azure.faults import Fault
+from egress_gateway_lab.azure.faults import Fault
 from tests.contract.controller.azure_lab import azure_lab
-from tests.contract.controller.test_controller import (
-    SGCS,
-    World,
-    api_server,
-    condition,
-    controller,
-)
+from tests.contract.controller.test_controller import SGCS, World, api_server, condition, controller
 
 WRITTEN: Final = (
     "/loadBalancers/[^/]+$",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egress_gateway.lab.kubernetes.control_plane import ControlPlane
+from egress_gateway_lab.realcluster.control_plane import ControlPlane
 
 
 @pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.kube)])

@@ -38,7 +38,7 @@ from egress_gateway.kube.resources import (
     Untyped,
     core,
 )
-from egress_gateway.lab.kubernetes.control_plane import ADMINISTRATOR, ControlPlane
+from egress_gateway_lab.realcluster.control_plane import ADMINISTRATOR, ControlPlane
 
 CRDS: Resource[Untyped] = Resource(
     group="apiextensions.k8s.io",
@@ -121,7 +121,7 @@ async def served(client: Client, resource: Resource[Any]) -> None:
 
 @contextlib.asynccontextmanager
 async def _embedded(folder: Path, **options: Any) -> AsyncIterator[ClusterAccess]:
-    from egress_gateway.lab.kube.server import ApiServer
+    from egress_gateway_lab.apiserver.server import ApiServer
 
     tls, ca = _certificate(folder)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -19,10 +19,10 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.kube import errors
-from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
-from egress_gateway.kube.lease import LeaderElection
+from egress_gateway.kube.informer.cache import Cache
+from egress_gateway.kube.leader.lease import LeaderElection
 from egress_gateway.kube.resources import (
     CONFIG_MAPS,
     EVENTS,
@@ -37,7 +37,7 @@ from egress_gateway.kube.resources import (
     Resource,
     Untyped,
 )
-from egress_gateway.lab.kubernetes.control_plane import ControlPlane
+from egress_gateway_lab.realcluster.control_plane import ControlPlane
 from tests.contract.kube.kube_cluster import CRDS, Cluster, cluster
 
 BINDINGS: Resource[Untyped] = Resource(

@@ -16,9 +16,9 @@ import aiohttp
 
 from egress_gateway.api import names
 from egress_gateway.api.types import ObjectMeta
-from egress_gateway.kube.cache import Cache
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Conflict, NotFound, Unavailable
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import Key, Namespace, Resource, Secret
 from egress_gateway.webhook import certificates
 from egress_gateway.webhook.certificates import SETTLE, Generation

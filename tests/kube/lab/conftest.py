@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from egress_gateway.lab import host
-from egress_gateway.lab.demo.world import VERSIONS, World, is_ready, until
-from egress_gateway.lab.kubernetes import release
+from egress_gateway_lab import host
+from egress_gateway_lab.demo.world import VERSIONS, World, is_ready, until
+from egress_gateway_lab.realcluster import release
 from tests.deploy.conftest import CHART
 from tests.lab.conftest import Driver, play
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.demo.world import World, until
-from egress_gateway.lab.kube.client import KubeError
+from egress_gateway_lab.apiserver.wire.client import KubeError
+from egress_gateway_lab.demo.world import World, until
 from tests.kube.lab.conftest import SYSTEM, Act, Operator
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import annotated, remove

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from egress_gateway.lab import host
-from egress_gateway.lab.demo.story import host_footprint
-from egress_gateway.lab.demo.world import VERSIONS, World
-from egress_gateway.lab.kubernetes import cgroups
+from egress_gateway_lab import host
+from egress_gateway_lab.demo.story import host_footprint
+from egress_gateway_lab.demo.world import VERSIONS, World
+from egress_gateway_lab.realcluster import cgroups
 from tests.kube.lab.conftest import require_programs
 
 pytestmark = [pytest.mark.root, pytest.mark.kube]

@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.lab.demo.traffic import Traffic
-from egress_gateway.lab.demo.world import World, until
-from egress_gateway.lab.kube.client import KubeError
-from egress_gateway.lab.kubernetes import release
-from egress_gateway.lab.kubernetes.trees import PYTHON
-from egress_gateway.lab.runtime.cni import base_configuration
+from egress_gateway_lab.apiserver.wire.client import KubeError
+from egress_gateway_lab.demo.traffic import Traffic
+from egress_gateway_lab.demo.world import World, until
+from egress_gateway_lab.realcluster import release
+from egress_gateway_lab.realcluster.trees import PYTHON
+from egress_gateway_lab.runtime.containers.cni import base_configuration
 from tests.deploy.conftest import CHART
 from tests.kube.lab.conftest import SYSTEM, Act, Operator, all_ready
 from tests.lab.conftest import configured

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from egress_gateway.api import crd, types
 from egress_gateway.api.manifests import crd_files, deploy_dir
 from egress_gateway.api.validation import validate_spec
-from egress_gateway.lab.kube.schema import CustomSchema
+from egress_gateway_lab.apiserver.writes.schema import CustomSchema
 
 PREFIX = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Network/publicIPPrefixes/p"
 MOVED_OVER = json.loads(Path(__file__).with_name("moved_over.json").read_text())

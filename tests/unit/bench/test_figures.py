@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from bench.figures import Answer, mean, outage, percentile, spread, table
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench.figures import Answer, mean, outage, percentile, spread, table
 
 times = st.lists(st.floats(0, 1000, allow_nan=False), min_size=1, max_size=50)
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from bench import controller, drain, failover, peers, throughput
 from bench.attach import result as attach_result
 from bench.departures import DEPARTURES

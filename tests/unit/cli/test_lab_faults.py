@@ -15,11 +15,11 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner, Result
 
-from egress_gateway.cli.lab import lab
-from egress_gateway.lab import host
-from egress_gateway.lab.azure.addressing import Addresses
-from egress_gateway.lab.azure.faults import Faults
-from egress_gateway.lab.control import control_app
+from egress_gateway_lab import host
+from egress_gateway_lab.azure.arm.addressing import Addresses
+from egress_gateway_lab.azure.faults import Faults
+from egress_gateway_lab.commands.lab import lab
+from egress_gateway_lab.control import control_app
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from egress_gateway.api.types import ObjectMeta, StaticGatewayConfiguration
 from egress_gateway.cli.migrate import _judges_configurations
 from egress_gateway.cli.migrate_report import Report, render, report
-from egress_gateway.controller.adopt import Adoption, Leftovers
-from egress_gateway.controller.plan import Names
+from egress_gateway.controller.migration.adopt import Adoption, Leftovers
+from egress_gateway.controller.planning.plan import Names
 from egress_gateway.kube.resources import Key
 
 SGC = StaticGatewayConfiguration(metadata=ObjectMeta(name="one", namespace="team", uid="u"))

@@ -16,7 +16,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.controller.adopt import (
+from egress_gateway.controller.migration.adopt import (
     Adoption,
     Leftovers,
     annotations_of,
@@ -24,7 +24,7 @@ from egress_gateway.controller.adopt import (
     names_of,
     plan_adoption,
 )
-from egress_gateway.controller.plan import Names
+from egress_gateway.controller.planning.plan import Names
 from egress_gateway.kube.resources import GoGatewayConfiguration, Secret
 
 NAMESPACE = "team"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from egress_gateway.cloud.protocol import Balancer, PoolRef, PoolState, Rule
-from egress_gateway.controller.balancing import MAX_RULES, Balancing
-from egress_gateway.controller.wanted import Names, Wanted
+from egress_gateway.controller.planning.balancing import MAX_RULES, Balancing
+from egress_gateway.controller.planning.wanted import Names, Wanted
 
 POOL = PoolRef(key="pool", kind="scale-set", resource_group="rg", resource_name="vmss")
 

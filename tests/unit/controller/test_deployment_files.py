@@ -11,7 +11,7 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway.api.manifests import deploy_dir
-from egress_gateway.controller.cluster import KEYS_ROLE
+from egress_gateway.controller.observed.cluster import KEYS_ROLE
 
 DOCUMENTS: list[dict[str, Any]] = [
     document
@@ -23,7 +23,7 @@ SETTINGS = {
     "controller": "egress_gateway.controller.settings",
     "gateway": "egress_gateway.gateway.settings",
     "node": "egress_gateway.node.settings",
-    "wireguard": "egress_gateway.datapath.tunnels",
+    "wireguard": "egress_gateway.datapath.wireguard.host",
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from egress_gateway.api.types import GatewayVmssProfile
 from egress_gateway.cloud import errors
-from egress_gateway.controller.verdict import Verdict
+from egress_gateway.controller.planning.verdict import Verdict
 from tests.unit.controller.fake_arm import GROUP, FakeArm
 from tests.unit.controller.test_reconcile import World, story
 

@@ -15,9 +15,9 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.cloud import errors
-from egress_gateway.controller.rotation import Pairs
+from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.rotation.phases import Pairs
 from egress_gateway.controller.status import Gateways, notices, status_of
-from egress_gateway.controller.verdict import Verdict
 from tests.unit.controller.fake_arm import FakeArm
 from tests.unit.controller.test_exchange import Guard, add_pool, follow
 from tests.unit.controller.test_reconcile import World, story

@@ -13,8 +13,8 @@ from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.protocol import PoolRef
 from egress_gateway.controller.apply import Refusal, apply
-from egress_gateway.controller.plan import Names, Plan, Wanted, plan
-from egress_gateway.controller.verdict import Problem
+from egress_gateway.controller.planning.plan import Names, Plan, Wanted, plan
+from egress_gateway.controller.planning.verdict import Problem
 from tests.unit.controller.fake_arm import GROUP, SUB, FakeArm, Killed
 
 

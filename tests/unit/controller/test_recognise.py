@@ -22,8 +22,13 @@ from egress_gateway.cloud.protocol import (
     Prefix,
     Rule,
 )
-from egress_gateway.controller.plan import Names
-from egress_gateway.controller.recognise import candidates, nameless, recognise, unrecognised
+from egress_gateway.controller.migration.recognise import (
+    candidates,
+    nameless,
+    recognise,
+    unrecognised,
+)
+from egress_gateway.controller.planning.plan import Names
 
 BROUGHT = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Network/publicIPPrefixes/PIP"
 MADE = "/subscriptions/s/resourcegroups/mc/providers/microsoft.network/publicipprefixes/{}"

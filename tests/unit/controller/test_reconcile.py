@@ -16,10 +16,10 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationSpec,
 )
 from egress_gateway.cloud import errors
-from egress_gateway.controller.plan import Names
+from egress_gateway.controller.planning.plan import Names
+from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.reconcile import Reconciler
-from egress_gateway.controller.rotation import Record
-from egress_gateway.controller.verdict import Verdict
+from egress_gateway.controller.rotation.phases import Record
 from tests.unit.controller.fake_arm import SUB, FakeArm
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_gateway.api import names
+from egress_gateway.api import keys, names
 from egress_gateway.api.conditions import KEYS_ROTATED, Reason
 from egress_gateway.api.types import (
     Condition,
@@ -21,8 +21,8 @@ from egress_gateway.api.types import (
     PodEndpoint,
     PodEndpointSpec,
 )
-from egress_gateway.controller.problem import Problem
-from egress_gateway.controller.rotation import (
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.rotation.phases import (
     ACTIVE,
     TWO_PAIRS,
     Facts,
@@ -37,7 +37,6 @@ from egress_gateway.controller.rotation import (
     users_of,
 )
 from egress_gateway.controller.status import notices
-from egress_gateway.datapath import keys
 from egress_gateway.kube.resources import Secret
 from tests.unit.controller.fake_arm import FakeArm
 from tests.unit.controller.test_plan import one_pass, settle, wanted

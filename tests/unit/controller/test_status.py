@@ -11,9 +11,9 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.controller.rotation import Pairs
+from egress_gateway.controller.planning.verdict import Problem, Serving, ServingGateway, Verdict
+from egress_gateway.controller.rotation.phases import Pairs
 from egress_gateway.controller.status import Gateways, notices, status_of
-from egress_gateway.controller.verdict import Problem, Serving, ServingGateway, Verdict
 
 SERVING = Serving(
     server=IPv4Address("10.224.0.14"),

@@ -7,8 +7,10 @@ import struct
 
 import pytest
 
-from egress_gateway.datapath import kernel, keys, netlink, sockets, uapi
-from egress_gateway.datapath.wireguard import Config, Device, Endpoint, Peer, PeerStatus
+from egress_gateway.api import keys
+from egress_gateway.datapath.linux import netlink, sockets
+from egress_gateway.datapath.wireguard import kernel, uapi
+from egress_gateway.datapath.wireguard.model import Config, Device, Endpoint, Peer, PeerStatus
 
 PRIVATE = "YHNCEAuJRbNvDVvQIIVJ3DjT0h4hYXVEDZ1iOqrJ2X4="
 PUBLIC = keys.public_key(PRIVATE)

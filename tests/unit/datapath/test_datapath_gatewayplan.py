@@ -8,13 +8,13 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.datapath import gatewayactions as ga
-from egress_gateway.datapath import gatewayplan as g
-from egress_gateway.datapath import keys
-from egress_gateway.datapath.gatewayfilter import INSIDE_LINK, NODE_LINK, Configuration
-from egress_gateway.datapath.gatewayside import peer_changes
-from egress_gateway.datapath.link import MAIN, Link, Route
-from egress_gateway.datapath.wireguard import Config, Device, PeerStatus
+from egress_gateway.api import keys
+from egress_gateway.datapath.gateway import actions as ga
+from egress_gateway.datapath.gateway import plan as g
+from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK, NODE_LINK, Configuration
+from egress_gateway.datapath.gateway.side import peer_changes
+from egress_gateway.datapath.linux.link import MAIN, Link, Route
+from egress_gateway.datapath.wireguard.model import Config, Device, PeerStatus
 
 PRIVATE = [keys.generate().private for _ in range(4)]
 PUBLIC = {private: keys.public_key(private) for private in PRIVATE}

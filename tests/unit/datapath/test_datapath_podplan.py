@@ -9,12 +9,19 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_gateway.datapath import keys
-from egress_gateway.datapath import podactions as pa
-from egress_gateway.datapath import podplan as p
-from egress_gateway.datapath.link import Link
-from egress_gateway.datapath.podfilter import Flow, split
-from egress_gateway.datapath.wireguard import Config, Device, Endpoint, Interface, PeerStatus
+from egress_gateway.api import keys
+from egress_gateway.datapath.linux.link import Link
+from egress_gateway.datapath.linux.sockets import Flow
+from egress_gateway.datapath.pod import actions as pa
+from egress_gateway.datapath.pod import plan as p
+from egress_gateway.datapath.pod.ruleset import split
+from egress_gateway.datapath.wireguard.model import (
+    Config,
+    Device,
+    Endpoint,
+    Interface,
+    PeerStatus,
+)
 
 PAIR = keys.generate()
 GATEWAY = keys.generate().public

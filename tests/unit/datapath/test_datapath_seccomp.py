@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from egress_gateway.datapath.seccomp import calls_spared
+from egress_gateway.datapath.wireguard.seccomp import calls_spared
 
 _TRIES = """
 import fcntl, socket, struct

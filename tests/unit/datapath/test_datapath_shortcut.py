@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from egress_gateway.datapath import shortcut
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gatewayfilter import NODE_LINK
-from egress_gateway.datapath.link import Route
-from egress_gateway.datapath.netns import NetNS
-from egress_gateway.datapath.shortcut import Shortcut, Way, ruleset, ways
+from egress_gateway.datapath.gateway import shortcut
+from egress_gateway.datapath.gateway.ruleset import NODE_LINK
+from egress_gateway.datapath.gateway.shortcut import Shortcut, Way, ruleset, ways
+from egress_gateway.datapath.linux.link import Route
+from egress_gateway.datapath.linux.netns import NetNS
 
 ROUTER = ipaddress.ip_address("10.1.0.1")
 SECONDARY = ipaddress.ip_address("10.1.1.101")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress_gateway.datapath.sockets import in_use
+from egress_gateway.datapath.linux.sockets import in_use
 
 EMPTY = """sockets: used 1
 TCP: inuse 0 orphan 0 tw 0 alloc 7 mem 0

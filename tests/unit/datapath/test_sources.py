@@ -7,8 +7,8 @@ import ipaddress
 import pytest
 
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.nft import Nftables
-from egress_gateway.datapath.sources import SourceFilter
+from egress_gateway.datapath.linux.nft import Nftables
+from egress_gateway.datapath.pod.sources import SourceFilter
 
 GATEWAY = ipaddress.ip_address("10.1.1.4")
 

@@ -7,16 +7,10 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from egress_gateway.api import keys
 from egress_gateway.api.types import ObjectMeta, PodEndpoint, PodEndpointSpec
-from egress_gateway.datapath import keys
-from egress_gateway.gateway.book import PeerBook
-from egress_gateway.gateway.peers import (
-    Accepted,
-    Refused,
-    difference,
-    judge,
-    resolve,
-)
+from egress_gateway.gateway.peers.book import PeerBook
+from egress_gateway.gateway.peers.rules import Accepted, Refused, difference, judge, resolve
 from egress_gateway.kube.resources import Key, Pod, PodIP, PodSpec, PodStatus
 
 KEY = keys.generate().public

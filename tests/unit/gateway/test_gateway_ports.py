@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.datapath.connections import PORTS, Connection, Use, summarize
-from egress_gateway.datapath.gatewayfilter import Configuration
-from egress_gateway.datapath.netlink import Overrun
+from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.linux.connections import PORTS, Connection, Use, summarize
+from egress_gateway.datapath.linux.netlink import Overrun
 from egress_gateway.gateway.connectionlog import Budget, ConnectionLog, Logged
 from egress_gateway.gateway.ports import full, judge
 from egress_gateway.kube.resources import Key

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_gateway.api import keys
 from egress_gateway.api.types import (
     Gateway,
     GatewayServerProfile,
@@ -18,8 +19,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.datapath import keys
-from egress_gateway.datapath.gatewayfilter import Configuration, gateway_ruleset, zones
+from egress_gateway.datapath.gateway.ruleset import Configuration, gateway_ruleset, zones
 from egress_gateway.gateway.keystore import private_keys
 from egress_gateway.gateway.report import status_spec
 from egress_gateway.gateway.serving import key_mismatch, keys_of, listed, serving

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from egress_gateway.api import keys
 from egress_gateway.api.types import (
     Gateway,
     GatewayServerProfile,
@@ -17,7 +18,6 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.datapath import keys
 from egress_gateway.gateway.keystore import private_keys
 from egress_gateway.gateway.report import Answers, status_spec
 from egress_gateway.gateway.serving import Serving, listed, serving, without_ipv6

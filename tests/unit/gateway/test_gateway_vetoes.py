@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.api.types import DRAINING, INTERNET_UNREACHABLE, ObjectMeta
-from egress_gateway.datapath import reach
-from egress_gateway.datapath.reach import Target
-from egress_gateway.gateway.internet import Reach
-from egress_gateway.gateway.vetoes import LEAVING_TAINTS, leaving, vetoes
+from egress_gateway.datapath.gateway import reach
+from egress_gateway.datapath.gateway.reach import Target
+from egress_gateway.gateway.health.internet import Reach
+from egress_gateway.gateway.health.vetoes import LEAVING_TAINTS, leaving, vetoes
 from egress_gateway.kube.resources import Node, NodeCondition, NodeSpec, NodeStatus, Taint
 
 META = ObjectMeta(name="gw-1")

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from egress_gateway.kube.backoff import Backoff
-from egress_gateway.kube.cache import Cache
+from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import PODS, SGCS, Key, Pod
+from egress_gateway.kube.workqueue.backoff import Backoff
 from tests.unit.kube.kube_scripted import (
     Script,
     bookmark,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.kube.election import Election, Write
+from egress_gateway.kube.leader.election import Election, Write
 from egress_gateway.kube.resources import Lease
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,7 +11,7 @@ import pytest
 
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
-from egress_gateway.kube.lease import LeaderElection, LeadershipLost
+from egress_gateway.kube.leader.lease import LeaderElection, LeadershipLost
 from egress_gateway.kube.resources import Lease
 from tests.unit.kube.kube_virtual import run
 

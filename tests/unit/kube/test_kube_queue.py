@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.kube.queue import WorkQueue, run_workers
+from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 from tests.unit.kube.kube_virtual import run
 
 

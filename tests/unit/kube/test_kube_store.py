@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.api.types import ObjectMeta
+from egress_gateway.kube.informer.store import Change, Store
 from egress_gateway.kube.resources import PODS, Key, Pod, PodSpec
-from egress_gateway.kube.store import Change, Store
 
 
 def pod(name: str, version: int = 1, uid: str = "u", node: str = "") -> Pod:

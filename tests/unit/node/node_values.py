@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from egress_gateway.datapath import keys
-from egress_gateway.node.attach import Attachment, Configuration, NodeFacts
-from egress_gateway.node.choose import Candidate
+from egress_gateway.api import keys
+from egress_gateway.node.attachment.choose import Candidate
+from egress_gateway.node.attachment.model import Attachment, Configuration, NodeFacts
 
 KEY = keys.generate().public
 FACTS = NodeFacts(mtu=1500, exceptions=(ipaddress.ip_network("169.254.169.254/32"),))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from egress_gateway.api import names
+from egress_gateway.api import keys, names
 from egress_gateway.api.types import (
     Condition,
     Gateway,
@@ -20,9 +20,9 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.cni import protocol
-from egress_gateway.datapath import keys
 from egress_gateway.kube.resources import Pod, PodSpec, PodStatus
-from egress_gateway.node.attach import (
+from egress_gateway.node.attachment.choose import BALANCER, Candidate
+from egress_gateway.node.attachment.model import (
     Attachment,
     Configuration,
     NotUsable,
@@ -31,8 +31,7 @@ from egress_gateway.node.attach import (
     usable_configuration,
     want,
 )
-from egress_gateway.node.choose import BALANCER, Candidate
-from egress_gateway.node.moves import retarget
+from egress_gateway.node.attachment.moves import retarget
 from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, at, attachment, configuration
 
 

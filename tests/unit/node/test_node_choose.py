@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.node.choose import BALANCER, Candidate, choose, rendezvous
+from egress_gateway.node.attachment.choose import BALANCER, Candidate, choose, rendezvous
 
 A, B, C = (Candidate(n, f"10.0.0.{i}") for i, n in enumerate("abc"))
 names = st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1)

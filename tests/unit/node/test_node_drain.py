@@ -12,10 +12,10 @@ from egress_gateway.api.types import (
     GatewayVeto,
     ObjectMeta,
 )
-from egress_gateway.node.attach import Attachment, pod_desired
-from egress_gateway.node.choose import choose
-from egress_gateway.node.moves import joined, retarget
-from egress_gateway.node.vetoes import vetoes
+from egress_gateway.node.attachment.choose import choose
+from egress_gateway.node.attachment.model import Attachment, pod_desired
+from egress_gateway.node.attachment.moves import joined, retarget
+from egress_gateway.node.attachment.vetoes import vetoes
 from tests.unit.node.node_values import FACTS, GW1, GW2, at, configuration
 
 DRAIN, DEAD = {"gw-1": True}, {"gw-1": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.node.health import GatewayHealth, Rules, State
+from egress_gateway.node.liveness.health import GatewayHealth, Rules, State
 
 INTERVAL = 0.1
 RULES = Rules(misses=3, hold_down=2.0, hold_down_limit=30.0)

@@ -7,8 +7,8 @@ import ipaddress
 import msgspec
 import pytest
 
-from egress_gateway.node.attach import Attachment, NodeFacts, pod_desired
-from egress_gateway.node.choose import BALANCER, Candidate
+from egress_gateway.node.attachment.choose import BALANCER, Candidate
+from egress_gateway.node.attachment.model import Attachment, NodeFacts, pod_desired
 from tests.unit.node.node_values import at, attachment, configuration
 
 SIX = Candidate("gw-6", "10.224.0.16", ipv6=True)

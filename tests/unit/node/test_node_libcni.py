@@ -11,7 +11,7 @@ import pytest
 
 from egress_gateway.api.types import ObjectMeta
 from egress_gateway.kube.resources import Pod
-from egress_gateway.node.libcni import Results, parse
+from egress_gateway.node.cni.libcni import Results, parse
 
 POD = Pod(metadata=ObjectMeta(name="web", namespace="default", uid="u-1"))
 NETNS = "/proc/self/ns/net"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress_gateway.node.pathhealth import HURRY, INTERVAL, PATIENCE, PathHealth
+from egress_gateway.node.liveness.pathhealth import HURRY, INTERVAL, PATIENCE, PathHealth
 
 
 def alive(*, misses: int = 4) -> tuple[PathHealth, float]:

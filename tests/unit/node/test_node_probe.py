@@ -8,7 +8,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.datapath.echo import checksum, echo_reply, echo_request
+from egress_gateway.datapath.linux.echo import checksum, echo_reply, echo_request
 
 IP_HEADER = bytes([0x45]) + bytes(19)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from egress_gateway.api import names
-from egress_gateway.node.readiness import folder_changes, node_patch
+from egress_gateway.node.cni.readiness import folder_changes, node_patch
 
 LABEL = names.NODE_READY_LABEL
 TAINT = {"key": names.CNI_NOT_READY_TAINT, "effect": "NoSchedule"}

@@ -14,7 +14,7 @@ from egress_gateway.cni.install import Installer
 from egress_gateway.cni.tenure import Tenure
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Unavailable
-from egress_gateway.node.readiness import Readiness
+from egress_gateway.node.cni.readiness import Readiness
 
 ORIGINAL = {"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge"}]}
 

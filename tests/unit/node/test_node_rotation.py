@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_gateway.api import keys
 from egress_gateway.api.types import (
     Gateway,
     GatewayServerProfile,
@@ -16,17 +17,16 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.datapath import keys
-from egress_gateway.node.attach import (
+from egress_gateway.node.attachment.choose import BALANCER
+from egress_gateway.node.attachment.model import (
     Attachment,
     Configuration,
     Server,
     pod_desired,
     usable_configuration,
 )
-from egress_gateway.node.choose import BALANCER
+from egress_gateway.node.attachment.moves import joined, retarget
 from egress_gateway.node.endpoints import spec_of
-from egress_gateway.node.moves import joined, retarget
 from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, at, attachment, configuration
 
 OLD, NEW = Server(KEY, 6000), Server(keys.generate().public, 6001)

@@ -13,8 +13,8 @@ import pytest
 
 from egress_gateway.cni import protocol
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.node import server
 from egress_gateway.node.agent import Refused
+from egress_gateway.node.cni import server
 
 
 class Agent:

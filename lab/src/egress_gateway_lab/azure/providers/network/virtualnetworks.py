@@ -1,0 +1,198 @@
+"""Virtual networks, their subnets, and the private addresses that are taken from these."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, ip_address, ip_network
+from typing import Any
+
+from egress_gateway_lab.azure.arm import errors
+from egress_gateway_lab.azure.arm.addressing import AddressPool, Exhausted, IPAddress, IPNetwork
+from egress_gateway_lab.azure.arm.errors import ArmError
+from egress_gateway_lab.azure.arm.kinds import Azure, Call
+from egress_gateway_lab.azure.arm.store import Document
+from egress_gateway_lab.azure.providers.network.kinds import NetworkKind, check_item_names
+
+
+class VirtualNetworks(NetworkKind):
+    """Virtual networks. Subnets are resources of their own, shown inside."""
+
+    type = "Microsoft.Network/virtualNetworks"
+
+    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
+        subnets = body["properties"].pop("subnets", None) or []
+        space = (body["properties"].get("addressSpace") or {}).get("addressPrefixes") or []
+        if not space:
+            raise errors.invalid(
+                f"Virtual network {body['id']} needs at least one address prefix.",
+                code="AddressPrefixStringCannotBeNullOrEmpty",
+            )
+        networks = [parse_network(p, body["id"]) for p in space]
+        check_item_names(body["id"], "subnets", subnets)
+        for subnet in subnets:
+            check_inside(subnet, networks)
+        kept = {s["name"].lower() for s in subnets}
+        for existing in self.azure.store.of_type(Subnets.type, body["id"]):
+            if existing["name"].lower() not in kept:
+                Subnets(self.azure).check_delete(existing)
+                self.azure.store.delete(existing["id"])
+        for subnet in subnets:
+            self._put_subnet(body["id"], subnet)
+        return body
+
+    def _put_subnet(self, network_id: str, subnet: Document) -> None:
+        subnet_id = f"{network_id}/subnets/{subnet['name']}"
+        properties = {**(subnet.get("properties") or {}), "provisioningState": "Succeeded"}
+        properties.pop("ipConfigurations", None)
+        document = {"id": subnet_id, "name": subnet["name"], "type": Subnets.type}
+        self.azure.store.put(Subnets.type, {**document, "properties": properties})
+
+    def check_delete(self, document: Document) -> None:
+        for subnet in self.azure.store.of_type(Subnets.type, document["id"]):
+            Subnets(self.azure).check_delete(subnet)
+
+    def view(self, document: Document) -> Document:
+        kind = Subnets(self.azure)
+        subnets = [kind.view(s) for s in self.azure.store.of_type(Subnets.type, document["id"])]
+        document = super().view(document)
+        return {**document, "properties": {**document["properties"], "subnets": subnets}}
+
+
+class Subnets(NetworkKind):
+    """Subnets of a virtual network."""
+
+    type = "Microsoft.Network/virtualNetworks/subnets"
+    tracked = False
+
+    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
+        properties = body["properties"]
+        properties.pop("ipConfigurations", None)
+        properties.pop("resourceGuid", None)
+        parent = self.azure.store.get(body["id"].rpartition("/subnets/")[0])
+        assert parent is not None
+        space = parent["properties"]["addressSpace"]["addressPrefixes"]
+        check_inside(body, [ip_network(p) for p in space])
+        return body
+
+    def check_delete(self, document: Document) -> None:
+        users = self.azure.store.referrers(document["id"])
+        if users:
+            raise ArmError(
+                400,
+                "InUseSubnetCannotBeDeleted",
+                f"Subnet {document['name']} is in use by {users[0]} and cannot be deleted. In "
+                "order to delete the subnet, delete all the resources within the subnet. See "
+                "aka.ms/deletesubnet.",
+            )
+
+    def view(self, document: Document) -> Document:
+        document = super().view(document)
+        users = [
+            {"id": u}
+            for u in self.azure.store.referrers(document["id"])
+            if "/ipconfigurations/" in u.lower()
+        ]
+        if not users:
+            return document
+        return {**document, "properties": {**document["properties"], "ipConfigurations": users}}
+
+
+def subnet_networks(subnet: Document) -> list[IPNetwork]:
+    """One or two, of a family each. Raises ``ArmError``."""
+    properties = subnet["properties"]
+    one = properties.get("addressPrefix")
+    texts = [one] if one else properties.get("addressPrefixes") or [""]
+    try:
+        return [ip_network(text) for text in texts]
+    except ValueError as error:
+        raise errors.invalid(
+            f"Subnet '{subnet['name']}' has an invalid address prefix: {error}.",
+            code="InvalidAddressPrefixFormat",
+        ) from error
+
+
+def subnet_network(subnet: Document, version: str = "IPv4") -> IPNetwork:
+    """The subnet's network of a family. Raises ``ArmError`` if it has none."""
+    for network in subnet_networks(subnet):
+        if f"IPv{network.version}" == version:
+            return network
+    raise errors.invalid(
+        f"Subnet {subnet.get('id') or subnet['name']} has no {version} address prefix, so no IP "
+        f"configuration of version {version} can be in it.",
+        code="SubnetHasNoAddressPrefixOfVersion",
+    )
+
+
+def parse_network(text: str, owner: str) -> IPNetwork:
+    """Raises ``ArmError``."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise errors.invalid(
+            f"Address prefix {text} of resource {owner} is not formatted correctly. It should "
+            "follow CIDR notation, for example 10.0.0.0/24.",
+            code="InvalidCIDRNotation",
+        ) from error
+
+
+def parse_address(text: str | None, owner: str) -> IPAddress:
+    """Raises ``ArmError``."""
+    try:
+        return ip_address(text or "")
+    except ValueError as error:
+        raise errors.invalid(
+            f"IP configuration {owner} with static allocation has no valid private IP address: "
+            f"'{text or ''}'.",
+            code="PrivateIPAddressInvalid",
+        ) from error
+
+
+def check_inside(subnet: Document, space: list[IPNetwork]) -> None:
+    """A subnet lies in its network's address space; IPv4 it must have, and IPv6 is a /64."""
+    subnet = {**subnet, "properties": subnet.get("properties") or {}}
+    subnet_network(subnet)
+    for network in subnet_networks(subnet):
+        if not any(_within(network, whole) for whole in space):
+            raise errors.invalid(
+                f"Subnet '{subnet['name']}' is not valid because its IP address range is outside "
+                "the IP address range of virtual network.",
+                code="NetcfgInvalidSubnet",
+            )
+        if network.version == 6 and network.prefixlen != 64:
+            raise errors.invalid(
+                f"Subnet '{subnet['name']}' has IPv6 address prefix {network}; the length of IPv6 "
+                "subnets is 64.",
+                code="InvalidIPv6SubnetPrefixLength",
+            )
+
+
+def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
+    if isinstance(inner, IPv4Network):
+        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
+    return not isinstance(outer, IPv4Network) and inner.subnet_of(outer)
+
+
+def lease_private(azure: Azure, owner: str, properties: dict[str, Any], subnet: Document) -> None:
+    """Gives an ipConfig or frontend its private address: the one it has, asks for, or next."""
+    version = properties.get("privateIPAddressVersion") or "IPv4"
+    pool = azure.addresses.subnet(subnet["id"], subnet_network(subnet, version))
+    static = properties.get("privateIPAllocationMethod") == "Static"
+    wanted = parse_address(properties.get("privateIPAddress"), owner) if static else None
+    try:
+        properties["privateIPAddress"] = str(pool.lease(owner, wanted))
+    except Exhausted as error:
+        raise subnet_full(subnet, pool, 1) from error
+    except ValueError as error:
+        raise errors.invalid(
+            f"Private IP address {wanted} is not available in subnet {subnet['id']}.",
+            code="PrivateIPAddressInUse",
+        ) from error
+    properties.setdefault("privateIPAllocationMethod", "Dynamic")
+
+
+def subnet_full(subnet: Document, pool: AddressPool, count: int) -> ArmError:
+    """No address left for ``count`` more."""
+    return errors.invalid(
+        f"Subnet {subnet['name']} with address prefix {pool.network} does not have enough "
+        f"capacity for {count} IP addresses.",
+        code="SubnetIsFull",
+    )

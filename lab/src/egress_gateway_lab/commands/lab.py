@@ -1,0 +1,214 @@
+"""``egress-gateway lab``: the whole system on this machine, in namespaces of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from egress_gateway_lab import host
+from egress_gateway_lab.commands.running import (
+    call_lab,
+    lab_handle,
+    name_option,
+    name_suffix,
+    output_option,
+)
+
+
+class _Lab(click.Group):
+    """Imports its larger subcommands when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "fault"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "fault":
+            from egress_gateway_lab.commands.faults import fault
+
+            return fault
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Lab)
+def lab() -> None:
+    """The whole system on this machine: Azure, network, Kubernetes and our components.
+
+    Everything runs in namespaces of its own and ends with the lab's one process; the host's
+    network is not touched.
+    """
+
+
+kubernetes_option = click.option(
+    "--kubernetes",
+    type=click.Choice(["embedded", "real"]),
+    default="embedded",
+    show_default=True,
+    help="The embedded API server and kubelets, or the real programs (make kubernetes).",
+)
+
+
+@lab.command()
+@output_option
+@kubernetes_option
+@click.option("--keep", is_flag=True, help="Leave the lab running when the story failed.")
+def demo(output: str, keep: bool, kubernetes: str) -> None:
+    """Play the story: a pod gets an address of its own, with real packets."""
+    from egress_gateway_lab.demo.story import play
+
+    _terminate_as_interrupt()
+    sys.exit(_guarded(play(as_json=output == "json", keep=keep, kubernetes=kubernetes)))
+
+
+@lab.command()
+@name_option
+@output_option
+@kubernetes_option
+@click.option("--empty", is_flag=True, help="Only Azure: no resource group, no cluster.")
+@click.option("--nodes", default=3, show_default=True, help="Nodes of the system pool.")
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+    help="Keep Azure's resources in this file, and begin with those that it holds.",
+)
+def up(
+    name: str, output: str, kubernetes: str, empty: bool, nodes: int, state: Path | None
+) -> None:
+    """Start a lab that stays: resource group, AKS-like cluster, kubeconfig."""
+    from egress_gateway_lab.demo.setup import bring_up
+
+    _terminate_as_interrupt()
+    handle = _guarded(
+        bring_up(
+            name,
+            empty=empty,
+            nodes=nodes,
+            state=state,
+            kubernetes=kubernetes,
+            say=lambda text: click.echo(text, err=True),
+        )
+    )
+    if output == "json":
+        click.echo(json.dumps(_describe(handle)))
+    else:
+        click.echo(f"lab {name!r} is up. Point this shell at it:")
+        click.echo(f'  eval "$(egress-gateway lab env{name_suffix(name)})"')
+
+
+@lab.command()
+@name_option
+@output_option
+def env(name: str, output: str) -> None:
+    """Print what points kubectl and az of a shell at the lab (for `eval`); az is logged in."""
+    from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT
+    from egress_gateway_lab.azure.identity import clientprofile
+
+    handle = lab_handle(name)
+    folder = handle.path / "azure"
+    clientprofile.prepare(folder, base=handle.azure, subscription=SUBSCRIPTION, tenant=TENANT)
+    variables = {
+        "KUBECONFIG": str(handle.kubeconfig),
+        "EGRESS_GATEWAY_LAB": name,
+        "ARM_ENDPOINT": handle.azure,
+        **clientprofile.environment(folder, handle.ca),
+    }
+    if output == "json":
+        click.echo(json.dumps(variables))
+    else:
+        for key, value in variables.items():
+            click.echo(f"export {key}={shlex.quote(value)}")
+
+
+@lab.command()
+@name_option
+@output_option
+def status(name: str, output: str) -> None:
+    """Show what runs in the lab."""
+    handle = lab_handle(name)
+    state = call_lab(handle, "status")
+    if output == "json":
+        click.echo(json.dumps(_describe(handle) | state))
+        return
+    click.echo(f"lab {name!r}: pid {handle.pid}, {handle.directory}")
+    click.echo(f"  Kubernetes  {handle.kubernetes} ({state['kubernetes_kind']})")
+    click.echo(f"  Azure       {handle.azure}")
+    click.echo(f"  memory      {state['memory_bytes'] / 1e6:.0f} MB, all processes together")
+    for machine in state["machines"]:
+        shown = ", ".join(machine["addresses"])
+        click.echo(f"  {machine['name']:40} {machine['state']:8} {shown}")
+
+
+@lab.command()
+@name_option
+def down(name: str) -> None:
+    """End the lab and everything in it."""
+    host.stop(lab_handle(name))
+    click.echo(f"lab {name!r} is down")
+
+
+@lab.command("list")
+def list_labs() -> None:
+    """List the labs that run on this machine."""
+    for handle in host.running():
+        click.echo(f"{handle.name}\tpid {handle.pid}\t{handle.directory}")
+
+
+@lab.command()
+@name_option
+@click.argument("node")
+@click.option(
+    "--direction", type=click.Choice(["both", "inbound", "outbound", "internet"]), default="both"
+)
+def cut(name: str, node: str, direction: str) -> None:
+    """Pull the network cable of NODE."""
+    call_lab(lab_handle(name), "cut", node=node, direction=direction)
+
+
+@lab.command()
+@name_option
+@click.argument("node")
+def mend(name: str, node: str) -> None:
+    """Plug the network cable of NODE in again."""
+    call_lab(lab_handle(name), "mend", node=node)
+
+
+@lab.command()
+@name_option
+@click.argument("node")
+def kill(name: str, node: str) -> None:
+    """Take the power of NODE away: all of its processes end at once."""
+    call_lab(lab_handle(name), "power_cut", node=node)
+
+
+def _describe(handle: host.LabHandle) -> dict[str, Any]:
+    return {
+        "name": handle.name,
+        "pid": handle.pid,
+        "kubernetes": handle.kubernetes,
+        "azure": handle.azure,
+        "directory": handle.directory,
+        "kubeconfig": str(handle.kubeconfig) if Path(handle.kubeconfig).exists() else None,
+        "ca": str(handle.ca),
+    }
+
+
+def _guarded(work: Any) -> Any:
+    try:
+        return asyncio.run(work)
+    except host.LabError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _terminate_as_interrupt() -> None:
+    """SIGTERM cleans up as Ctrl-C does; SIGKILL is the kernel's business (see lab.host)."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

@@ -1,0 +1,47 @@
+"""A lab that runs: found by its name, asked over its control socket. For all commands on labs."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from typing import Any
+
+import click
+
+from egress_gateway_lab import host
+
+name_option = click.option("--name", default="default", show_default=True, help="Which lab.")
+output_option = click.option(
+    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+
+
+def name_suffix(name: str) -> str:
+    """What a command line needs to mean the lab of that name."""
+    return "" if name == "default" else f" --name {shlex.quote(name)}"
+
+
+def lab_handle(name: str) -> host.LabHandle:
+    """The running lab of that name; else an error for the person at the shell."""
+    handle = host.find(name)
+    if handle is None:
+        others = ", ".join(h.name for h in host.running()) or "none"
+        raise click.ClickException(
+            f"no lab {name!r} is running (running: {others}): "
+            f"start it with `egress-gateway lab up{name_suffix(name)}`"
+        )
+    return handle
+
+
+def call_lab(handle: host.LabHandle, operation: str, **arguments: Any) -> Any:
+    """An operation over the lab's control socket."""
+    from egress_gateway_lab.control import ControlClient, ControlError
+
+    async def call() -> Any:
+        async with ControlClient(handle.control) as client:
+            return await client.call(operation, **arguments)
+
+    try:
+        return asyncio.run(call())
+    except ControlError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,95 @@
+"""Logs, exec and attach."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
+from lab.tests.apiserver.conftest import Cluster, Run
+from lab.tests.apiserver.fake_runtime import EchoRuntime
+from lab.tests.apiserver.test_objects import add_node, node, pod
+
+pytestmark = pytest.mark.embedded_only("a real server has no containers without a real node")
+
+
+async def start(cluster: Cluster, *containers: str) -> None:
+    await add_node(cluster, node("n1"))
+    listed = [{"name": name, "image": "nginx"} for name in containers or ("c",)]
+    await cluster.admin.create("pods", pod("p", containers=listed))
+
+
+def test_a_command_has_output_and_an_exit_code(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await start(cluster)
+        done = await cluster.admin.exec("default", "p", ["echo", "hello world", "$x"])
+        assert (done.code, done.stdout, done.stderr) == (0, b"hello world $x\n", b"to stderr\n")
+        assert (await cluster.admin.exec("default", "p", ["exit", "42"])).code == 42
+
+    run(scenario, runtime=EchoRuntime())
+
+
+def test_a_commands_input_ends(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await start(cluster)
+        sent = b"some bytes\x00\xff" * 1000
+        done = await cluster.admin.exec("default", "p", ["cat"], stdin=sent)
+        assert done.stdout == sent
+
+    run(scenario, runtime=EchoRuntime())
+
+
+def test_a_client_that_goes_ends_its_command(run: Run) -> None:
+    runtime = EchoRuntime()
+
+    async def scenario(cluster: Cluster) -> None:
+        await start(cluster)
+        with pytest.raises(TimeoutError):
+            await cluster.admin.exec("default", "p", ["sleep"], timeout=0.5)
+        async with asyncio.timeout(10):
+            await runtime.sessions[0].killed.wait()
+
+    run(scenario, runtime=runtime)
+
+
+def test_what_cannot_be_entered_says_so(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await start(cluster, "c", "broken")
+        for name, container in (("none", None), ("p", "broken")):
+            with pytest.raises(KubeError) as caught:
+                await cluster.admin.exec("default", name, ["echo"], container=container)
+            assert caught.value.code == 404
+        with pytest.raises(KubeError) as caught:
+            await cluster.admin.exec("default", "p", ["echo"], container="unheard")
+        assert caught.value.code == 400
+
+    run(scenario, runtime=EchoRuntime())
+
+
+def test_logs_by_container_and_tail(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await start(cluster, "c", "broken")
+        local = KubeClient(cluster.server.transport())
+        for client in (cluster.admin, local):
+            assert await client.logs("default", "p", container="c") == "one\ntwo\nthree\n"
+            assert await client.logs("default", "p", container="c", tail=1) == "three\n"
+            await refused(client.logs("default", "p"), "a container name must be specified")
+            await refused(client.logs("default", "p", container="broken"), "has no log")
+
+    run(scenario, runtime=EchoRuntime())
+
+
+async def refused(call: Any, why: str) -> None:
+    with pytest.raises(KubeError) as caught:
+        await call
+    assert why in str(caught.value)
+
+
+def test_without_a_runtime_it_is_501(run: Run) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await start(cluster)
+        await refused(cluster.admin.logs("default", "p"), "no node runtime")
+
+    run(scenario)

@@ -1,0 +1,158 @@
+"""An emulator that runs in a thread of its own, behind TLS, for clients that block."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from egress_gateway_lab.azure.emulator import SUBSCRIPTION, Emulator
+from egress_gateway_lab.protocols import BackendError, ClusterSpec, MachineSpec
+
+GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
+CLUSTER = f"{GROUP}/providers/Microsoft.ContainerService/managedClusters/aks"
+NODE_GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/MC_rg_aks_swedencentral"
+
+
+@dataclass
+class Machines:
+    """A cluster backend that only remembers."""
+
+    clusters: dict[str, ClusterSpec] = field(default_factory=dict)
+    machines: dict[str, MachineSpec] = field(default_factory=dict)
+    starts: list[str] = field(default_factory=list)
+    """Ids in the order in which machines were started."""
+    refuse: str = ""
+    """Machines whose name contains this do not start."""
+
+    async def create_cluster(self, spec: ClusterSpec) -> None:
+        self.clusters[spec.cluster_id] = spec
+
+    async def delete_cluster(self, cluster_id: str) -> None:
+        self.clusters.pop(cluster_id, None)
+        self.machines.clear()
+
+    async def kubeconfig(self, cluster_id: str, *, admin: bool) -> bytes:
+        return f"kubeconfig of {self.clusters[cluster_id].name} admin={admin}".encode()
+
+    async def start_machine(self, cluster_id: str, machine: MachineSpec) -> None:
+        if self.refuse and self.refuse in machine.name:
+            raise BackendError(f"{machine.name} does not boot")
+        self.machines[machine.vm_id] = machine
+        self.starts.append(machine.vm_id)
+
+    async def stop_machine(self, cluster_id: str, vm_id: str) -> None:
+        self.machines.pop(vm_id, None)
+
+    async def power_off(self, cluster_id: str, vm_id: str) -> None:
+        self.machines.pop(vm_id, None)
+
+
+class Assertions:
+    """A token verifier that believes ``issuer|subject``."""
+
+    def verify(self, assertion: str) -> tuple[str, str]:
+        issuer, bar, subject = assertion.partition("|")
+        if not bar:
+            raise PermissionError("not a token of the cluster")
+        return issuer, subject
+
+
+@dataclass
+class Running:
+    """What a test needs of the running emulator."""
+
+    emulator: Emulator
+    machines: Machines
+    base: str
+    ca_file: str
+    loop: asyncio.AbstractEventLoop
+
+    def call(self, coroutine: Any) -> Any:
+        """Runs a coroutine where the emulator lives."""
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        return future.result(60)
+
+
+@contextmanager
+def running(folder: Path, **options: Any) -> Iterator[Running]:
+    """The emulator on a free port of loopback, until the block ends."""
+    certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    machines = Machines()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="emulator")
+    listening = socket.create_server(("127.0.0.1", 0))
+    options = {"operation_seconds": 0.01, "verifier": Assertions(), **options}
+
+    async def start() -> Emulator:
+        emulator = Emulator(backend=machines, **options)
+        await emulator.serve([listening], context)
+        return emulator
+
+    thread.start()
+    try:
+        emulator = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+        base = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        yield Running(emulator, machines, base, str(folder / "ca.pem"), loop)
+        asyncio.run_coroutine_threadsafe(emulator.close(), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def certificate(folder: Path) -> None:
+    """A certificate authority (``ca.pem``) and a server for 127.0.0.1 (``server.pem``)."""
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    span = (now - datetime.timedelta(hours=1), now + datetime.timedelta(days=1))
+
+    def build(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(ca_name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(span[0])
+            .not_valid_after(span[1])
+        )
+
+    ca = (
+        build(ca_name, ca_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    server = (
+        build(name, key.public_key())
+        .add_extension(address, critical=False)
+        .add_extension(issuer, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "ca.pem").write_bytes(ca.public_bytes(pem))
+    (folder / "server.pem").write_bytes(private + server.public_bytes(pem))

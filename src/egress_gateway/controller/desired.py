@@ -1,0 +1,91 @@
+"""What one pool should hold, gathered from all configurations that have to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from egress_gateway.api.conditions import Reason
+from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.cloud.protocol import PoolRef
+from egress_gateway.controller.board import Standing
+from egress_gateway.controller.observed.cluster import Cluster
+from egress_gateway.controller.observed.inuse import Handover
+from egress_gateway.controller.observed.inventory import Inventory
+from egress_gateway.controller.planning.pools import Target
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.wanted import Wanted
+from egress_gateway.controller.refusals import Ledger
+from egress_gateway.controller.rotation.phases import TWO_PAIRS
+
+
+class Wishes:
+    """``strange``: why it cannot be told under which names a configuration's resources live; it
+    holds still."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        inventory: Inventory,
+        standing: Standing,
+        handover: Handover,
+        ledger: Ledger,
+    ) -> None:
+        self._cluster = cluster
+        self._inventory = inventory
+        self._standing = standing
+        self._handover = handover
+        self._ledger = ledger
+        self.strange: Mapping[str, Problem] = {}
+
+    def of(self, pool: PoolRef) -> list[Wanted]:
+        """What this pool should hold, and what it should hold no more."""
+        clinging = self._inventory.clinging(pool.key)
+        live = self._cluster.configurations()
+        found = [w for sgc in live.values() if (w := self._wish(sgc, pool, clinging))]
+        lost = (self._cluster.recorded() & set(clinging)) - live.keys()
+        return found + [
+            Wanted(uid=uid, names=self._cluster.names(uid), leaving=True) for uid in sorted(lost)
+        ]
+
+    def _wish(
+        self, sgc: StaticGatewayConfiguration, pool: PoolRef, clinging: Collection[str]
+    ) -> Wanted | None:
+        uid = sgc.metadata.uid
+        target = self._inventory.resolve(sgc)
+        here = isinstance(target, Target) and target.pool.key == pool.key
+        if not here and uid not in clinging:
+            return None
+        known = self._cluster.names(uid)
+        if not here and (refused := self._inventory.refused(sgc)):
+            return Wanted(uid=uid, names=known, problem=refused)
+        if sgc.metadata.deletion_timestamp:
+            return Wanted(uid=uid, names=known, leaving=True)
+        if isinstance(target, Problem):
+            return Wanted(uid=uid, names=known, problem=target)
+        if not here and (self._moved(sgc, target) or self._standing.crowded(uid)):
+            return Wanted(uid=uid, names=known, leaving=True, elsewhere=True)
+        if not here:
+            waiting = Problem(reason=Reason.PROVISIONING, message="moving to another gateway pool")
+            return Wanted(uid=uid, names=known, problem=waiting, elsewhere=True)
+        rotation = self._cluster.rotation(uid)
+        return Wanted(
+            uid=uid,
+            names=known,
+            second=rotation.phase in TWO_PAIRS,
+            port=rotation.port,
+            private=not sgc.spec.provision_public_ips,
+            prefix_id=sgc.spec.public_ip_prefix_id,
+            prefix_id6=sgc.spec.public_ip_prefix_id_v6,
+            prefix_size=target.prefix_size,
+            problem=self.strange.get(uid) or self._ledger.blocked(uid),
+            problem6=self._ledger.blocked6(uid),
+            in_use=self._handover.in_use(sgc),
+        )
+
+    def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:
+        """Whether the pool ``target`` serves, and nobody uses the gateways of another any more."""
+        uid = sgc.metadata.uid
+        verdict = self._standing.verdict(uid)
+        serves = self._standing.home(uid) == target.pool.key and verdict and verdict.serving
+        return bool(verdict and serves and self._handover.left(sgc, verdict))

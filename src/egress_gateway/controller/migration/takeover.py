@@ -1,0 +1,307 @@
+"""The hand-over from the Go project, carried out: look for a rival, record names, release objects.
+
+Nothing here touches Azure. Every call is repeatable, and being cut off anywhere is an ordinary
+state to find: names are recorded before the object that tells them is released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from egress_gateway.api import names
+from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.controller.migration.adopt import (
+    Adoption,
+    Leftovers,
+    Release,
+    annotations_of,
+    misplaced,
+    names_of,
+    plan_adoption,
+)
+from egress_gateway.controller.planning.plan import Names
+from egress_gateway.kube import resources
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.errors import Conflict, NotFound
+from egress_gateway.kube.resources import GoGatewayConfiguration, Resource
+
+log = logging.getLogger(__name__)
+
+_CONTROLLERS: Final = f"{names.GO_CONTROLLER_LABEL}=controller-manager"
+_DEPLOYMENTS: Final = Resource(
+    group="apps",
+    version="v1",
+    plural="deployments",
+    kind="Deployment",
+    namespaced=True,
+    type=dict[str, Any],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Somebody else who writes the same Azure documents, and what stops him."""
+
+    who: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.who}: {self.mend}"
+
+
+class Takeover:
+    """Reads and writes raise ``kube.errors.ApiError``."""
+
+    def __init__(self, client: Client, *, system_namespace: str) -> None:
+        self._client = client
+        self.system_namespace = system_namespace
+
+    # --- who else is there ---------------------------------------------------------------
+
+    async def rival(self) -> Rival | None:
+        """The controller that must stop before we act, if one runs."""
+        checks = (self._addon(), self._deployment(), self._lease())
+        found = await asyncio.gather(*checks)
+        return next((rival for rival in found if rival), None)
+
+    async def _addon(self) -> Rival | None:
+        sets = resources.DAEMON_SETS
+        listed = await self._client.list(sets, names.AKS_ADDON_NAMESPACE)
+        if not any(d.metadata.name.startswith(names.GO_DAEMON_PREFIX) for d in listed.items):
+            return None
+        return Rival(
+            "AKS runs its own static egress gateway add-on in this cluster "
+            f"(DaemonSets in namespace {names.AKS_ADDON_NAMESPACE})",
+            "its configurations are AKS's to serve; disable it "
+            "(az aks update --disable-static-egress-gateway) or remove this controller",
+        )
+
+    async def stop_rivals(self) -> None:
+        """Scales the Go project's controller to zero. Needs a person's rights."""
+        listed = await self._client.list(_DEPLOYMENTS, labels=_CONTROLLERS)
+        for found in listed.items:
+            meta = found["metadata"]
+            patch = {"spec": {"replicas": 0}}
+            await self._client.merge_patch(_DEPLOYMENTS, meta["name"], patch, meta["namespace"])
+
+    async def _deployment(self) -> Rival | None:
+        listed = await self._client.list(_DEPLOYMENTS, labels=_CONTROLLERS)
+        for found in listed.items:
+            wanted = found.get("spec", {}).get("replicas", 1)
+            running = found.get("status", {}).get("replicas", 0)
+            if wanted or running:
+                namespace, name = found["metadata"]["namespace"], found["metadata"]["name"]
+                return Rival(
+                    f"the Go project's controller still runs (Deployment {namespace}/{name})",
+                    f"stop it: kubectl scale deployment -n {namespace} {name} --replicas=0",
+                )
+        return None
+
+    async def _lease(self) -> Rival | None:
+        """A controller without a Deployment of the usual label shows by its Lease."""
+        try:
+            lease = await self._client.get(
+                resources.LEASES, names.GO_CONTROLLER_LEASE, self.system_namespace
+            )
+        except NotFound:
+            return None
+        spec = lease.spec
+        if not spec.holder_identity or not _held(spec, datetime.now(UTC)):
+            return None
+        return Rival(
+            f"the Go project's controller {spec.holder_identity} still holds the Lease "
+            f"{self.system_namespace}/{names.GO_CONTROLLER_LEASE}",
+            "stop it; the Lease ends by itself within seconds",
+        )
+
+    # --- what is left --------------------------------------------------------------------
+
+    async def look(
+        self, configurations: Sequence[StaticGatewayConfiguration], *, secrets: bool = False
+    ) -> Leftovers:
+        """The Go project's objects, and the key Secrets if there is any need for them, or if
+        ``secrets`` asks for them."""
+        balancing, machines = await asyncio.gather(
+            self._old(resources.GO_LB_CONFIGURATIONS), self._old(resources.GO_VM_CONFIGURATIONS)
+        )
+        found = Leftovers(
+            configurations=configurations, balancing=balancing, machines=machines, secrets=()
+        )
+        needed = secrets or balancing or machines or misplaced(found, self.system_namespace)
+        if not needed:
+            return found
+        listed = await self._client.list(
+            resources.SECRETS, self.system_namespace, labels=names.OWNING_NAME_LABEL
+        )
+        return Leftovers(
+            configurations=configurations,
+            balancing=balancing,
+            machines=machines,
+            secrets=listed.items,
+        )
+
+    async def _old(
+        self, resource: Resource[GoGatewayConfiguration]
+    ) -> Sequence[GoGatewayConfiguration]:
+        try:
+            return (await self._client.list(resource)).items
+        except NotFound:  # its definition was never there, or is gone
+            return ()
+
+    # --- taking over ---------------------------------------------------------------------
+
+    async def run(self, configurations: Sequence[StaticGatewayConfiguration]) -> Outcome:
+        """One pass: everything that can be taken over now is."""
+        rival = await self.rival()
+        if rival is not None:
+            return Outcome(blocked=str(rival))
+        found = await self.look(configurations)
+        lost = misplaced(found, self.system_namespace)
+        if lost:
+            return Outcome(blocked=_misplaced(lost, self.system_namespace))
+        taken: dict[str, Names] = {}
+        for adoption in plan_adoption(found):
+            if adoption.dispute:
+                log.warning("%s", adoption.dispute)
+                continue
+            taken[adoption.uid] = await self.adopt(adoption)
+        return Outcome(taken=taken)
+
+    async def adopt(self, adoption: Adoption) -> Names:
+        """Records, then releases. Answers the names in force."""
+        known = adoption.names
+        if adoption.record:
+            known = names_of(adoption.uid, await self._record(adoption))
+        for release in adoption.releases:
+            await self.release(release)
+        log.info(
+            "took over from the Go project",
+            extra={
+                "configuration": str(adoption.configuration),
+                "rule": known.rule,
+                "ip_configuration": known.ip_config,
+            },
+        )
+        return known
+
+    async def remember(self, sgc: StaticGatewayConfiguration, known: Names) -> dict[str, Names]:
+        """Records names that were told from Azure."""
+        uid = sgc.metadata.uid
+        adoption = Adoption(
+            uid=uid,
+            configuration=resources.SGCS.key(sgc),
+            names=known,
+            record=annotations_of(known),
+        )
+        return {uid: await self.adopt(adoption)}
+
+    async def _record(self, adoption: Adoption) -> dict[str, str]:
+        """Annotations of the Secret after the write. It is made if the Go project's controller
+        was stopped when it had deleted the key pair but nothing else yet."""
+        document = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": names.key_secret(adoption.uid),
+                "namespace": self.system_namespace,
+                "annotations": dict(adoption.record),
+            },
+        }
+        name = names.key_secret(adoption.uid)
+        try:
+            written = await self._client.merge_patch(
+                resources.SECRETS, name, document, self.system_namespace
+            )
+        except NotFound:
+            document["metadata"]["labels"] = labels(adoption.configuration)  # type: ignore[index]
+            written = await self._client.create(resources.SECRETS, document)
+        return dict(written.metadata.annotations)
+
+    async def copy_keys(self, lost: Mapping[str, str]) -> None:
+        """Key pairs (UID → namespace) into our namespace. Needs a person's rights."""
+        for uid, namespace in lost.items():
+            name = names.key_secret(uid)
+            found = await self._client.get(resources.SECRETS, name, namespace)
+            document = {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "type": "Opaque",
+                "metadata": {
+                    "name": name,
+                    "namespace": self.system_namespace,
+                    "labels": found.metadata.labels,
+                },
+                "data": found.data,
+            }
+            await self._client.create(resources.SECRETS, document)
+
+    async def release(self, release: Release) -> None:
+        """Owners go first: without them the garbage collector has no reason to act on it."""
+        key = release.key
+        current = await self._current(release)
+        if current is None:
+            return
+        patch = {
+            "metadata": {
+                "finalizers": list(release.finalizers) or None,
+                "ownerReferences": None,
+                "resourceVersion": current.metadata.resource_version,
+            }
+        }
+        try:
+            await self._client.merge_patch(release.resource, key.name, patch, key.namespace)
+            await self._client.delete(release.resource, key.name, key.namespace, uid=release.uid)
+        except NotFound:
+            return  # it was being deleted and waited for its finalizer
+        except Conflict:
+            log.info("changed meanwhile; the next pass releases it", extra={"object": str(key)})
+
+    async def _current(self, release: Release) -> GoGatewayConfiguration | None:
+        try:
+            found = await self._client.get(
+                release.resource, release.key.name, release.key.namespace
+            )
+        except NotFound:
+            return None
+        return found if found.metadata.uid == release.uid else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """``taken``: names in force of what was taken over in this pass. ``blocked``: why nothing
+    may be done at all, in words for the person who can mend it."""
+
+    taken: Mapping[str, Names] = field(default_factory=dict)
+    blocked: str = ""
+
+
+def labels(configuration: resources.Key) -> dict[str, str]:
+    """Labels of a configuration's key Secret."""
+    return {
+        names.OWNING_NAMESPACE_LABEL: configuration.namespace,
+        # A label's value is shorter than a name may be; agents never select by it.
+        names.OWNING_NAME_LABEL: configuration.name[:63].rstrip("-."),
+    }
+
+
+def _held(spec: resources.LeaseSpec, now: datetime) -> bool:
+    """A stopped controller does not always give its Lease back: an old one counts for nothing."""
+    try:
+        renewed = datetime.fromisoformat(spec.renew_time or "")
+    except ValueError:
+        return False
+    return now - renewed < timedelta(seconds=spec.lease_duration_seconds or 15)
+
+
+def _misplaced(lost: dict[str, str], system_namespace: str) -> str:
+    elsewhere = ", ".join(sorted(set(lost.values())))
+    return (
+        f"the key pairs of {len(lost)} configurations are in namespace {elsewhere}, not in "
+        f"{system_namespace}: copy them with `egress-gateway migrate`, or run all components with "
+        f"EGRESS_GATEWAY_SYSTEM_NAMESPACE={elsewhere}"
+    )

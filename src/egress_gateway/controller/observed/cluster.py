@@ -1,0 +1,405 @@
+"""The controller's hands on Kubernetes: caches it reads, and every write it makes.
+
+Writes are level-triggered and repeatable: a key pair Secret before anything in the cloud (it is
+also the record that a UID was ours), the agents' Role with exactly the live Secrets, finalizers,
+and status through its subresource.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from egress_gateway.api import keys, names
+from egress_gateway.api.types import (
+    GatewayStatus,
+    ObjectMeta,
+    StaticGatewayConfiguration,
+    StaticGatewayConfigurationStatus,
+)
+from egress_gateway.controller.migration.adopt import annotations_of, names_of
+from egress_gateway.controller.migration.takeover import labels
+from egress_gateway.controller.planning.plan import Names
+from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.rotation.phases import (
+    Facts,
+    Pairs,
+    Record,
+    condition,
+    pairs_of,
+    record_of,
+)
+from egress_gateway.controller.status import Gateways, Notice, notices, status_of
+from egress_gateway.kube import resources
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.errors import AlreadyExists, Conflict, NotFound
+from egress_gateway.kube.events import Recorder
+from egress_gateway.kube.informer.cache import Cache
+
+log = logging.getLogger(__name__)
+
+ROTATE: Final = names.ROTATE_KEYS_ANNOTATION
+KEYS_ROLE: Final = "egress-gateway-keys"
+"""Role in the system namespace; ``deploy/manifests/rbac.yaml`` binds it to gateway agents."""
+
+
+class Cluster:
+    """Reads never block; writes raise ``kube.errors.ApiError``."""
+
+    def __init__(self, client: Client, recorder: Recorder, *, system_namespace: str) -> None:
+        self._client = client
+        self._recorder = recorder
+        self.system_namespace = system_namespace
+        self.sgcs = Cache(client, resources.SGCS)
+        self.sgcs.set_index("uid", lambda sgc: [sgc.metadata.uid])
+        self.nodes = Cache(client, resources.NODES)
+        self.statuses = Cache(client, resources.GATEWAY_STATUSES, system_namespace)
+        self.secrets = Cache(
+            client, resources.SECRETS, system_namespace, labels=names.OWNING_NAME_LABEL
+        )
+        self._fresh: dict[str, resources.Secret] = {}
+        self._names: dict[str, Names] = {}
+        self._role: tuple[str, ...] | None = None
+        self.rotating: dict[str, Facts] = {}
+        """By UID, how far changes of key pairs were when last looked at."""
+
+    @property
+    def caches(self) -> tuple[Cache[object], ...]:
+        return (self.sgcs, self.nodes, self.statuses, self.secrets)  # type: ignore[return-value]
+
+    async def synced(self) -> None:
+        await asyncio.gather(*(cache.synced() for cache in self.caches))
+
+    def configurations(self) -> dict[str, StaticGatewayConfiguration]:
+        """By UID."""
+        return {sgc.metadata.uid: sgc for sgc in self.sgcs.values()}
+
+    # --- keys ----------------------------------------------------------------------------
+
+    def recorded(self) -> set[str]:
+        """UIDs for which a key Secret exists: they are, or were, ours."""
+        beginning = names.key_secret("")
+        return {
+            secret.metadata.name.removeprefix(beginning)
+            for secret in self.secrets.values()
+            if secret.metadata.name.startswith(beginning)
+        } | set(self._fresh)
+
+    def names(self, uid: str) -> Names:
+        """Under which names its resources live: as its Secret says, else our own. What was once
+        read stays in force if the Secret is lost: other names would be other addresses."""
+        secret = self.secret(uid)
+        written = secret.metadata.annotations if secret else {}
+        complete = written.keys() >= annotations_of(Names.of(uid)).keys()
+        if complete or uid not in self._names:
+            self._names[uid] = names_of(uid, written)
+        return self._names[uid]
+
+    def adopted(self, taken: Mapping[str, Names]) -> None:
+        """Names that were just recorded: the cache of Secrets may not have heard of it yet."""
+        self._names.update(taken)
+
+    def public_key(self, uid: str) -> str:
+        """Empty while there is no usable key pair."""
+        return _public_key(self.secret(uid))
+
+    def pairs(self, uid: str) -> Pairs:
+        """Its key pairs, and how far their change is."""
+        return pairs_of(self.secret(uid))
+
+    def rotation(self, uid: str) -> Record:
+        """How far the change of its key pair is."""
+        return record_of(self.secret(uid))
+
+    def secret(self, uid: str) -> resources.Secret | None:
+        cached = self.secrets.get(self.system_namespace, names.key_secret(uid))
+        if cached is not None:
+            self._fresh.pop(uid, None)
+            return cached
+        return self._fresh.get(uid)
+
+    async def ensure_keys(self, sgc: StaticGatewayConfiguration) -> None:
+        """Makes the key pair if there is none; never replaces a usable one."""
+        uid = sgc.metadata.uid
+        if self.public_key(uid):
+            return
+        document = _key_secret(sgc, self.system_namespace, self.names(uid))
+        name = names.key_secret(uid)
+        try:
+            self._fresh[uid] = await self._client.create(resources.SECRETS, document)
+        except AlreadyExists:
+            found = await self._client.get(resources.SECRETS, name, self.system_namespace)
+            if not _public_key(found):
+                # NB: what it says of names counts, even if the cache has not seen it.
+                said = annotations_of(self.names(uid)) | found.metadata.annotations
+                metadata = {"labels": labels(resources.SGCS.key(sgc)), "annotations": said}
+                patch = {"data": document["data"], "metadata": metadata}
+                found = await self._client.merge_patch(
+                    resources.SECRETS, name, patch, self.system_namespace
+                )
+                log.warning("replaced an unusable key pair", extra={"secret": name})
+            self._fresh[uid] = found
+
+    async def forget_keys(self, uid: str) -> None:
+        try:
+            name = names.key_secret(uid)
+            await self._client.delete(resources.SECRETS, name, self.system_namespace)
+        except NotFound:
+            pass
+        self._fresh.pop(uid, None)
+        self._names.pop(uid, None)
+
+    def distrust(self) -> None:
+        """The Role is written again although we know of no change: somebody may have edited it."""
+        self._role = None
+
+    async def grant_keys(self) -> None:
+        """The agents' Role names exactly the Secrets of live configurations."""
+        live = self.configurations().keys() & self.recorded()
+        secrets = tuple(sorted(names.key_secret(uid) for uid in live))
+        if secrets == self._role:
+            return
+        rule = {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "verbs": ["get", "list", "watch"],
+            "resourceNames": list(secrets),
+        }
+        role = {
+            "apiVersion": resources.ROLES.api_version,
+            "kind": "Role",
+            "metadata": {"name": KEYS_ROLE, "namespace": self.system_namespace},
+            # NB: an empty list of names would mean every Secret.
+            "rules": [rule] if secrets else [],
+        }
+        await self._client.apply(resources.ROLES, role)
+        self._role = secrets
+
+    # --- finalizer and status ------------------------------------------------------------
+
+    async def hold(self, sgc: StaticGatewayConfiguration) -> None:
+        """Adds our finalizer."""
+        if names.FINALIZER in sgc.metadata.finalizers:
+            return
+        await self._set_finalizers(sgc, [*sgc.metadata.finalizers, names.FINALIZER])
+
+    async def release(self, sgc: StaticGatewayConfiguration) -> None:
+        """Removes our finalizer; the object goes when it was the last."""
+        left = [f for f in sgc.metadata.finalizers if f != names.FINALIZER]
+        if left != sgc.metadata.finalizers:
+            try:
+                await self._set_finalizers(sgc, left)
+            except NotFound:
+                return
+
+    async def _set_finalizers(self, sgc: StaticGatewayConfiguration, wanted: list[str]) -> None:
+        meta = sgc.metadata
+        patch = {"metadata": {"finalizers": wanted, "resourceVersion": meta.resource_version}}
+        await self._client.merge_patch(resources.SGCS, meta.name, patch, meta.namespace)
+
+    def gateways(self, sgc: StaticGatewayConfiguration) -> Gateways:
+        """What Nodes and gateway agents say about ``sgc`` at this moment."""
+        nodes = self.nodes.values()
+        alive = {node.metadata.name for node in nodes if node.ready}
+        full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
+        ready: set[str] = set()
+        problems: dict[str, str] = {}
+        for status in self.statuses.values():
+            node = status.metadata.name
+            if node in alive and _serves(status, sgc):
+                ready.add(node)
+            for problem in status.spec.problems:
+                if problem.static_gateway_configuration == full_name:
+                    problems[node] = problem.message
+        return Gateways(
+            nodes={n.spec.provider_id.lower(): n.metadata.name for n in nodes},
+            ready=frozenset(ready),
+            problems=problems,
+        )
+
+    def using(self, sgc: StaticGatewayConfiguration) -> tuple[frozenset[str], frozenset[str]]:
+        """Machines (provider ids in lower case) that the status lists for ``sgc``, and those
+        whose agents say that they serve it."""
+        machines = {n.metadata.name: _machine(n) for n in self.nodes.values()}
+        listed = {gateway.node for gateway in sgc.status.gateways}
+        claimed = {s.metadata.name for s in self.statuses.values() if _serves(s, sgc)}
+        return (
+            frozenset(m for name, m in machines.items() if m and name in listed),
+            frozenset(m for name, m in machines.items() if m and name in claimed),
+        )
+
+    async def report(self, uid: str, verdict: Verdict) -> None:
+        """Writes the status that ``verdict`` amounts to, if it differs, and its Events."""
+        found = self.sgcs.by_index("uid", uid)
+        if not found:
+            return
+        sgc = found[0]
+        try:
+            await self._report(sgc, verdict)
+        except Conflict:
+            meta = sgc.metadata
+            fresh = await self._client.get(resources.SGCS, meta.name, meta.namespace)
+            if fresh.metadata.uid == uid:
+                await self._report(fresh, verdict)
+        except NotFound:
+            return
+
+    async def _report(self, sgc: StaticGatewayConfiguration, verdict: Verdict) -> None:
+        uid = sgc.metadata.uid
+        pairs, request = self.pairs(uid), sgc.metadata.annotations.get(ROTATE, "")
+        status = status_of(
+            sgc,
+            verdict,
+            self.gateways(sgc),
+            pairs=pairs,
+            rotated=condition(pairs.record, self.rotating.get(uid, Facts(request=request))),
+            system_namespace=self.system_namespace,
+            now=_now(),
+        )
+        if status == sgc.status:
+            return
+        await self._client.replace_status(
+            resources.SGCS, msgspec.structs.replace(sgc, status=status)
+        )
+        self._announce(sgc, status)
+
+    def _announce(
+        self, sgc: StaticGatewayConfiguration, status: StaticGatewayConfigurationStatus
+    ) -> None:
+        for notice in notices(sgc.status.conditions, status.conditions):
+            self.notify(sgc, notice)
+
+    def notify(self, sgc: StaticGatewayConfiguration, notice: Notice) -> None:
+        reference = resources.SGCS.reference(sgc)
+        self._recorder.event(reference, notice.type, notice.reason, notice.message)
+
+    # --- changes -------------------------------------------------------------------------
+
+    def on_configuration(
+        self,
+        callback: Callable[
+            [StaticGatewayConfiguration | None, StaticGatewayConfiguration | None], None
+        ],
+    ) -> None:
+        """``callback(old, new)`` after each change of a StaticGatewayConfiguration."""
+        self.sgcs.on_change(lambda key, old, new: callback(old, new))
+
+    def on_agents(self, callback: Callable[[Iterable[str]], None]) -> None:
+        """``callback(uids)`` when a gateway agent's or its Node's word on them changes."""
+
+        def status_changed(
+            key: resources.Key, old: GatewayStatus | None, new: GatewayStatus | None
+        ) -> None:
+            if _told(old) != _told(new):
+                callback(_mentioned(old) | _mentioned(new) | self._named(old, new))
+
+        def node_changed(
+            key: resources.Key, old: resources.Node | None, new: resources.Node | None
+        ) -> None:
+            if _health(old) != _health(new):
+                callback(set(self.configurations()))
+
+        self.statuses.on_change(status_changed)
+        self.nodes.on_change(node_changed)
+
+    def on_machines(self, callback: Callable[[], None]) -> None:
+        """``callback()`` when a Node of a gateway pool appears, goes or changes its machine."""
+
+        def changed(
+            key: resources.Key, old: resources.Node | None, new: resources.Node | None
+        ) -> None:
+            labels = (new or old or _NO_NODE).metadata.labels
+            if names.GATEWAY_NODE_LABEL in labels and _machine(old) != _machine(new):
+                callback()
+
+        self.nodes.on_change(changed)
+
+    def _named(self, *statuses: GatewayStatus | None) -> set[str]:
+        """UIDs of configurations that agents complain about by name."""
+        named = {p.static_gateway_configuration for s in statuses if s for p in s.spec.problems}
+        return {
+            uid
+            for uid, sgc in self.configurations().items()
+            if f"{sgc.metadata.namespace}/{sgc.metadata.name}" in named
+        }
+
+
+def _serves(status: GatewayStatus, sgc: StaticGatewayConfiguration) -> bool:
+    uid = sgc.metadata.uid
+    full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
+    return any(
+        entry.uid == uid or (not entry.uid and entry.static_gateway_configuration == full_name)
+        for entry in status.spec.ready_gateway_configurations
+    )
+
+
+def _told(status: GatewayStatus | None) -> tuple[object, object]:
+    """What an agent says, its heartbeat aside."""
+    if status is None:
+        return (), ()
+    return status.spec.ready_gateway_configurations, status.spec.problems
+
+
+def _mentioned(status: GatewayStatus | None) -> set[str]:
+    if status is None:
+        return set()
+    return {entry.uid for entry in status.spec.ready_gateway_configurations if entry.uid}
+
+
+_NO_NODE: Final = resources.Node(metadata=ObjectMeta())
+
+
+def _machine(node: resources.Node | None) -> str:
+    return node.spec.provider_id.lower() if node else ""
+
+
+def _health(node: resources.Node | None) -> tuple[bool, str]:
+    return (node.ready, node.spec.provider_id) if node else (False, "")
+
+
+def _key_secret(sgc: StaticGatewayConfiguration, namespace: str, known: Names) -> dict[str, object]:
+    """As the Go project writes it: the keys' text form, once more in base64 as Secrets are."""
+    pair = keys.generate()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            "name": names.key_secret(sgc.metadata.uid),
+            "namespace": namespace,
+            "labels": labels(resources.SGCS.key(sgc)),
+            "annotations": annotations_of(known) | _asked(sgc),
+        },
+        "data": {
+            names.SECRET_PRIVATE_KEY: base64.b64encode(pair.private.encode()).decode(),
+            names.SECRET_PUBLIC_KEY: base64.b64encode(pair.public.encode()).decode(),
+        },
+    }
+
+
+def _asked(sgc: StaticGatewayConfiguration) -> dict[str, str]:
+    """A pair that is new need not be changed, whatever was asked for before."""
+    request = sgc.metadata.annotations.get(ROTATE, "")
+    record = msgspec.json.encode(Record(request=request)).decode()
+    return {names.KEY_ROTATION_ANNOTATION: record} if request else {}
+
+
+def _public_key(secret: resources.Secret | None) -> str:
+    """The public half of the Secret's private key; empty if that is missing or malformed."""
+    if secret is None:
+        return ""
+    try:
+        private = base64.b64decode(secret.data.get(names.SECRET_PRIVATE_KEY, ""), validate=True)
+        return keys.public_key(private.decode())
+    except ValueError:
+        return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

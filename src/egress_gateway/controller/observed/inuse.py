@@ -1,0 +1,82 @@
+"""Which machines are in use for a configuration, and how long to wait until they are not.
+
+A gateway is in use while the status lists it, while a status that lists it is being written, or
+while its agent says that it serves. An agent that is no longer listed and still claims to serve is
+waited for, but not for ever: a dead one says nothing new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.controller.observed.cluster import Cluster
+from egress_gateway.controller.planning.verdict import Verdict
+
+LET_GO_SECONDS: Final = 60.0
+
+
+def machines_of(verdict: Verdict | None) -> frozenset[str]:
+    """Provider ids, in lower case, of the gateways that a verdict lists."""
+    serving = verdict.serving if verdict else None
+    gateways = serving.gateways if serving else ()
+    return frozenset(gateway.provider_id.lower() for gateway in gateways)
+
+
+class Handover:
+    """All answers are provider ids in lower case."""
+
+    def __init__(self, cluster: Cluster, *, clock: Callable[[], float]) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._writing: dict[str, frozenset[str]] = {}
+        self._patience: dict[str, tuple[frozenset[str], float]] = {}
+        self._waiting: set[str] = set()
+
+    @contextmanager
+    def writing(self, uid: str, verdict: Verdict) -> Iterator[None]:
+        """While a status is on its way, nobody knows whether it has arrived."""
+        self._writing[uid] = machines_of(verdict)
+        try:
+            yield
+        finally:
+            del self._writing[uid]
+
+    def in_use(self, sgc: StaticGatewayConfiguration) -> frozenset[str]:
+        """Machines under which no address may be exchanged now."""
+        uid = sgc.metadata.uid
+        listed, claimed = self._cluster.using(sgc)
+        listed |= self._writing.get(uid, frozenset())
+        return listed | claimed if self._patient(uid, claimed - listed) else listed
+
+    def left(self, sgc: StaticGatewayConfiguration, verdict: Verdict) -> bool:
+        """Whether no machine but those of ``verdict`` is used any more."""
+        uid = sgc.metadata.uid
+        listed, claimed = self._cluster.using(sgc)
+        waits = self._patient(f"{uid} moves", (listed | claimed) - machines_of(verdict))
+        self.wait(uid, waits)
+        return not waits
+
+    def wait(self, uid: str, waits: bool) -> None:
+        """Notes whether something of ``uid`` waits for a machine to be let go."""
+        (self._waiting.add if waits else self._waiting.discard)(uid)
+
+    def waits(self, uid: str) -> bool:
+        return uid in self._waiting
+
+    def forget(self, uid: str) -> None:
+        self._waiting.discard(uid)
+        for key in (uid, f"{uid} moves"):
+            self._patience.pop(key, None)
+
+    def _patient(self, key: str, who: frozenset[str]) -> bool:
+        known, since = self._patience.get(key, (frozenset(), 0.0))
+        if not who:
+            self._patience.pop(key, None)
+        elif who != known:
+            self._patience[key] = (who, self._clock())
+        else:
+            return self._clock() < since + LET_GO_SECONDS
+        return bool(who)

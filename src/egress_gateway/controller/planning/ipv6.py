@@ -1,0 +1,124 @@
+"""What stands in the way of a configuration's IPv6. Pure.
+
+IPv6 never costs IPv4 anything: whatever is wrong with it becomes a problem of its own, and what
+exists of it stays as it is. Azure gives a network interface one IPv6 address at most
+(https://learn.microsoft.com/azure/virtual-network/ip-services/virtual-network-network-interface-addresses),
+so one configuration of a pool can have IPv6, and only while nobody else has put one there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from ipaddress import IPv6Address, IPv6Network
+
+from egress_gateway.api.conditions import Reason
+from egress_gateway.api.validation import IPV6_LONGER, parse_prefix_id
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.protocol import Instance, PoolState, Prefix
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.wanted import Wanted
+
+
+def judge6(
+    everyone: Iterable[Wanted], state: PoolState, subscription: str, refused: Collection[str]
+) -> Mapping[str, Problem]:
+    """By UID, why those of ``everyone`` who want IPv6 cannot have it now. ``refused``: those who
+    have a problem as a whole."""
+    wanting = [
+        w
+        for w in everyone
+        if w.prefix_id6 and not w.leaving and not w.private and w.uid not in refused
+    ]
+    problems = {w.uid: p for w in wanting if (p := _prefix(w, state, subscription))}
+    sound = [w for w in wanting if w.uid not in problems]
+    for w in sound if state.ipv6 is False else ():
+        if not _has(w, state):
+            problems[w.uid] = _no_subnet(state)
+    sound = [w for w in sound if w.uid not in problems]
+    problems |= _crowd(sound, [w for w in everyone if _has(w, state)], state)
+    return problems
+
+
+def network6(wanted: Wanted, state: PoolState) -> IPv6Network | None:
+    """The addresses of its IPv6 prefix, if they are known."""
+    found = state.prefixes.get(wanted.prefix_id6.lower())
+    network = found.network if isinstance(found, Prefix) else None
+    return network if isinstance(network, IPv6Network) else None
+
+
+def addresses6(instance: Instance, wanted: Wanted) -> tuple[IPv6Address | None, IPv6Address | None]:
+    """What a machine has of its IPv6: the private and the public address."""
+    found = instance.addresses.get(wanted.names.ip_config6) if wanted.prefix_id6 else None
+    if found is None or not isinstance(found.secondary, IPv6Address):
+        return None, None
+    return found.secondary, found.public if isinstance(found.public, IPv6Address) else None
+
+
+def _has(wanted: Wanted, state: PoolState) -> bool:
+    """Whether anything of its IPv6 is there."""
+    documents = (state.model, *(i.attachment for i in state.instances))
+    return any(wanted.names.ip_config6 in d.configs for d in documents)
+
+
+def _prefix(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
+    if wanted.problem6:
+        return wanted.problem6
+    parsed = parse_prefix_id(wanted.prefix_id6)
+    if parsed is None or parsed.subscription.lower() != subscription.lower():
+        return Problem(
+            reason=Reason.PREFIX_SUBSCRIPTION,
+            message=f"public IP prefix {wanted.prefix_id6} is not in the cluster's subscription "
+            f"{subscription}; use a prefix of that subscription",
+        )
+    size = wanted.prefix_size + IPV6_LONGER
+    found = state.prefixes.get(wanted.prefix_id6.lower())
+    if isinstance(found, errors.NotFound) or found is None:
+        return Problem(
+            reason=Reason.PREFIX_NOT_FOUND,
+            message=f"public IP prefix {wanted.prefix_id6} does not exist; create it (az network "
+            f"public-ip prefix create --version IPv6 --length {size}) or correct "
+            "spec.publicIpPrefixIdV6",
+        )
+    if isinstance(found, errors.CloudError):
+        return Problem.of(found)
+    if found.size != size:
+        return Problem(
+            reason=Reason.PREFIX_SIZE,
+            message=f"public IP prefix {found.name} of spec.publicIpPrefixIdV6 has length "
+            f"{found.size}, but the gateway pool's prefix size is {wanted.prefix_size}; use an "
+            f"IPv6 prefix of length {size}, which has as many addresses",
+        )
+    return None
+
+
+def _no_subnet(state: PoolState) -> Problem:
+    return Problem(
+        reason=Reason.SUBNET_WITHOUT_IPV6,
+        message=f"the gateway nodes' subnet {state.ref.subnet} has no IPv6 address prefix; add a "
+        "/64 of the virtual network's IPv6 address space to it (az network vnet subnet update "
+        "--address-prefixes), or remove spec.publicIpPrefixIdV6",
+    )
+
+
+def _crowd(
+    wanting: Collection[Wanted], having: Collection[Wanted], state: PoolState
+) -> dict[str, Problem]:
+    """One address of IPv6 is all that a network interface has room for."""
+    documents = (state.model, *(i.attachment for i in state.instances))
+    foreign = any(d.others6 for d in documents)
+    holder = next(iter(having), None) or next(iter(wanting), None)
+    found = {}
+    for w in wanting:
+        if foreign and w not in having:
+            whose = "an ipConfig of the gateway nodes' own"
+        elif holder is not None and holder.uid != w.uid:
+            whose = f"the configuration with UID {holder.uid}"
+        else:
+            continue
+        found[w.uid] = Problem(
+            reason=Reason.IPV6_TAKEN,
+            message="Azure gives a network interface one IPv6 address, and on the gateway pool's "
+            f"it belongs to {whose}; use a gateway pool of its own for this configuration, "
+            "whose network interfaces have none",
+        )
+    return found

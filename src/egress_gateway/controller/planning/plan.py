@@ -1,0 +1,351 @@
+"""What must change in the cloud for one pool: a pure function of wishes and observation.
+
+Guarantees, each held by a property test:
+
+- applied to any state, repeatedly, it converges, and then plans nothing;
+- each document (load balancer, scale set model, instance) is written at most once a pass, with
+  what all configurations of the pool together want, except that a pass that both adds and
+  removes a pool's frontend writes the load balancer twice;
+- what belongs to others is neither changed nor removed: only names in ``owned`` are touched;
+- a configuration in trouble (``problem``) keeps exactly what it has and holds up nobody else.
+
+Order within a pass: prefixes and load balancer first because the model refers to both, the model
+before the instances (an instance that is born meanwhile is then right), removals last because
+Azure refuses to delete what is referred to: public addresses before the prefix that they are of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from egress_gateway.cloud.protocol import (
+    Attachment,
+    CreatePrefix,
+    DeleteAddress,
+    DeletePrefix,
+    Instance,
+    MakeAddresses,
+    PoolState,
+    PublicAddress,
+    WriteInstance,
+    WriteModel,
+)
+from egress_gateway.controller.planning.balancing import Balancing
+from egress_gateway.controller.planning.exchange import exchange
+from egress_gateway.controller.planning.ipv6 import judge6
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.verdict import (
+    Verdict,
+    judge,
+    managed_name,
+    managed_names,
+    verdict_of,
+)
+from egress_gateway.controller.planning.wanted import BUSY, Names, Step, Wanted
+
+__all__ = ["MAX_CONFIGS", "Names", "Plan", "Step", "Wanted", "plan"]
+
+MAX_CONFIGS: Final = 256
+"""IP configurations of one NIC (Azure subscription and service limits, "Networking limits")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Stages one after the other; the steps of a stage are independent of each other.
+    ``waiting`` are the configurations that wait for gateways to let go of their old addresses."""
+
+    stages: tuple[tuple[Step, ...], ...] = ()
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.stages)
+
+    @property
+    def size(self) -> int:
+        """How many steps it has."""
+        return sum(len(stage) for stage in self.stages)
+
+
+def plan(
+    state: PoolState, wanted: Iterable[Wanted], *, subscription: str, managed_ids: Mapping[str, str]
+) -> Plan:
+    """The pass that brings ``state`` to what ``wanted`` asks for. ``managed_ids`` gives the
+    (future) id of the managed prefix of each ipConfig name."""
+    everyone = sorted(wanted, key=lambda w: w.uid)
+    problems = {w.uid: p for w in everyone if (p := judge(w, state, subscription))}
+    problems |= _overfull(state, everyone, problems)
+    problems6 = judge6(everyone, state, subscription, problems)
+    desired = _Desired(state, everyone, problems, problems6, managed_ids)
+    stages = (
+        desired.prefixes() + desired.balancing.grows(),
+        desired.model() + desired.addresses() + desired.removed_addresses(),
+        desired.instances(),
+        desired.balancing.shrinks() + desired.removed_prefixes(),
+    )
+    busy = {uid for stage in stages for step in stage for uid in step.uids}
+    verdicts = {
+        w.uid: verdict_of(
+            w,
+            state,
+            problems.get(w.uid),
+            desired.balancing.rule_of(w),
+            w.uid in busy,
+            exchange=desired.exchanges.get(w.uid),
+            problem6=problems6.get(w.uid),
+        )
+        for w in everyone
+    }
+    waiting = frozenset(uid for uid, e in desired.exchanges.items() if e.prepared and e.held)
+    return Plan(tuple(stage for stage in stages if stage), verdicts, waiting)
+
+
+def _overfull(
+    state: PoolState, everyone: Sequence[Wanted], problems: Mapping[str, Problem]
+) -> dict[str, Problem]:
+    """Newcomers beyond the NIC's limit are told so; those who are there stay."""
+    room = MAX_CONFIGS - state.model.others - len(state.model.configs)
+    full = Problem.pool_full(MAX_CONFIGS - state.model.others)
+    newcomers = [
+        w.uid
+        for w in everyone
+        if not w.leaving and w.uid not in problems and w.names.ip_config not in state.model.configs
+    ]
+    return dict.fromkeys(newcomers[max(room, 0) :], full)
+
+
+class _Desired:
+    """Intermediate results of one ``plan``; every method is a pure view of them."""
+
+    def __init__(
+        self,
+        state: PoolState,
+        everyone: Sequence[Wanted],
+        problems: Mapping[str, Problem],
+        problems6: Mapping[str, Problem],
+        managed_ids: Mapping[str, str],
+    ) -> None:
+        self._state = state
+        self._everyone = everyone
+        self._kept = {w.uid for w in everyone if not w.leaving and w.uid in problems}
+        self._active = [w for w in everyone if not w.leaving and w.uid not in problems]
+        self._problems6 = problems6
+        self._managed_ids = managed_ids
+        self._by_config = {
+            name: w.uid for w in everyone for name in (w.names.ip_config, w.names.ip_config6)
+        }
+        self.balancing = Balancing(state, everyone, self._kept)
+        self.exchanges = {
+            w.uid: found
+            for w in self._active
+            if (found := exchange(w, state, self._folded_configs(w)))
+        }
+
+    # --- model and instances -------------------------------------------------------------
+
+    def _configs(
+        self, observed: Attachment, *, serving: bool = True, held: Collection[str] = ()
+    ) -> dict[str, str | None]:
+        """The managed ipConfigs that this document should have. ``serving`` False: a NIC without
+        a machine holds addresses that others need. ``held``: UIDs that stay as they are."""
+        result = {n: p for n, p in observed.configs.items() if self._stays(n)}
+        for w in self._active if serving else ():
+            stays = [w.names.ip_config6] if w.uid in self._problems6 else []
+            stays += [w.names.ip_config, w.names.ip_config6] if w.uid in held else []
+            result |= self._configs_of(w)
+            result |= {n: observed.configs[n] for n in stays if n in observed.configs}
+        return result
+
+    def _configs_of(self, wanted: Wanted) -> dict[str, str | None]:
+        """The ipConfigs of one configuration, and the prefixes of their public addresses."""
+        configs = {wanted.names.ip_config: self._prefix_of(wanted)}
+        if wanted.prefix_id6 and not wanted.private and wanted.uid not in self._problems6:
+            configs[wanted.names.ip_config6] = wanted.prefix_id6
+        return configs
+
+    def _folded_configs(self, wanted: Wanted) -> dict[str, str | None]:
+        return {name: _folded(prefix) for name, prefix in self._configs_of(wanted).items()}
+
+    def _prefix_of(self, wanted: Wanted) -> str | None:
+        return None if wanted.private else self._prefix_id(wanted)
+
+    def _held(self, instance: Instance) -> frozenset[str]:
+        """UIDs for whose sake this machine may not be written yet."""
+        return frozenset(uid for uid, e in self.exchanges.items() if instance.id in e.held)
+
+    def _held_model(self) -> frozenset[str]:
+        """A model that rolls itself out waits for the last gateway."""
+        if not self._state.ref.rolling:
+            return frozenset()
+        return frozenset(uid for uid, e in self.exchanges.items() if e.held)
+
+    def _stays(self, name: str) -> bool:
+        uid = self._by_config.get(name)
+        return uid is None or uid in self._kept
+
+    def _prefix_id(self, wanted: Wanted) -> str:
+        if wanted.prefix_id:
+            return wanted.prefix_id
+        base = wanted.names.ip_config
+        name = managed_name(wanted, self._state)
+        return self._managed_ids[base] + name.removeprefix(base)
+
+    def _change(
+        self, observed: Attachment, *, serving: bool = True, held: Collection[str] = ()
+    ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
+        configs = self._configs(observed, serving=serving, held=held)
+        joined = bool(configs)
+        differ = {
+            name
+            for name in configs.keys() | observed.configs.keys()
+            if name not in configs
+            or name not in observed.configs
+            or _folded(configs[name]) != observed.configs[name]
+        }
+        if not differ and joined == observed.joined:
+            return None
+        uids = {self._by_config[n] for n in differ or configs if n in self._by_config}
+        return configs, joined, frozenset(uids)
+
+    def model(self) -> tuple[Step, ...]:
+        if self._state.ref.kind != "scale-set":
+            return ()
+        change = self._change(self._state.model, held=self._held_model())
+        if change is None:
+            return ()
+        configs, joined, uids = change
+        owned = frozenset(self._by_config)
+        action = WriteModel(pool=self._state.ref, configs=configs, owned=owned, joined=joined)
+        return (Step(action, uids),)
+
+    def instances(self) -> tuple[Step, ...]:
+        steps = (self._instance(i) for i in self._state.instances if i.state not in BUSY)
+        return tuple(step for step in steps if step)
+
+    def _instance(self, instance: Instance) -> Step | None:
+        held = self._held(instance)
+        change = self._change(instance.attachment, serving=bool(instance.provider_id), held=held)
+        if change is None and not held and instance.state == "Failed" and instance.provider_id:
+            change = self._retry(instance)
+        if change is None:
+            return None
+        configs, joined, uids = change
+        action = WriteInstance(
+            pool=self._state.ref,
+            instance=instance.id,
+            configs=configs,
+            owned=frozenset(self._by_config),
+            joined=joined,
+        )
+        return Step(action, uids)
+
+    def _retry(
+        self, instance: Instance
+    ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
+        """A failed instance whose document is right but which lacks an address: the same write
+        again is what mends it. One that has its addresses failed for reasons of its own."""
+        lacking = [
+            w
+            for w in self._active
+            if any(
+                (a := instance.addresses.get(name)) is None or not a.secondary
+                for name in self._configs_of(w)
+            )
+        ]
+        if not lacking:
+            return None
+        configs = self._configs(instance.attachment)
+        return configs, bool(configs), frozenset(w.uid for w in lacking)
+
+    # --- prefixes ------------------------------------------------------------------------
+
+    def _managing(self) -> dict[str, Wanted]:
+        return {
+            managed_name(w, self._state): w
+            for w in self._active
+            if not w.private and not w.prefix_id
+        }
+
+    def prefixes(self) -> tuple[Step, ...]:
+        managed = self._state.managed
+        return tuple(
+            Step(CreatePrefix(name=name, size=w.prefix_size), frozenset({w.uid}))
+            for name, w in self._managing().items()
+            if name not in managed or managed[name].state == "Failed"
+        )
+
+    def addresses(self) -> tuple[Step, ...]:
+        """Public addresses made ahead of an exchange."""
+        if self._state.ref.kind != "machines":
+            return ()
+        steps = []
+        for w in self._active:
+            found = self.exchanges.get(w.uid)
+            configs = tuple((name, p) for name, p in self._configs_of(w).items() if p)
+            if found is None or found.prepared or not configs:
+                continue
+            steps += [
+                Step(
+                    MakeAddresses(pool=self._state.ref, instance=i.id, configs=configs),
+                    frozenset({w.uid}),
+                )
+                for i in found.stale
+            ]
+        return tuple(steps)
+
+    def removed_addresses(self) -> tuple[Step, ...]:
+        """Public addresses that no NIC holds any more and none is about to."""
+        uids = ((p, self._by_config.get(p.config)) for p in self._state.publics)
+        return tuple(
+            Step(DeleteAddress(name=public.name), frozenset({uid} if uid else ()))
+            for public, uid in uids
+            if self._unused(public, uid)
+        )
+
+    def _unused(self, public: PublicAddress, uid: str | None) -> bool:
+        if public.attached or uid in self._kept:
+            return False
+        users = {
+            name
+            for w in self._active
+            for name, prefix in self._configs_of(w).items()
+            if _folded(prefix) == public.prefix
+        }
+        if uid is None:  # left by the Go project, or for a configuration long gone
+            return not public.config and not users
+        if public.config not in users:
+            return True
+        owner = next((i for i in self._state.instances if i.id == public.instance), None)
+        if owner is None or not owner.provider_id:
+            return True
+        return owner.attachment.configs.get(public.config) == public.prefix
+
+    def removed_prefixes(self) -> tuple[Step, ...]:
+        wanted = self._managing()
+        removable = {
+            name: w.uid
+            for w in self._everyone
+            if not w.elsewhere and w.uid not in self._kept and not self._exchanging(w)
+            for name in managed_names(w, self._state)
+        }
+        going = {step.action for step in self.removed_addresses()}
+        used = {p.prefix for p in self._state.publics if DeleteAddress(name=p.name) not in going}
+        return tuple(
+            Step(DeletePrefix(name=name), frozenset({uid}))
+            for name, prefix in sorted(self._state.managed.items())
+            if (uid := removable.get(name))
+            and name not in wanted
+            and not prefix.used
+            and prefix.id.lower() not in used
+        )
+
+    def _exchanging(self, wanted: Wanted) -> bool:
+        found = self.exchanges.get(wanted.uid)
+        return found is not None and bool(found.held)
+
+
+def _folded(prefix_id: str | None) -> str | None:
+    return prefix_id.lower() if prefix_id else None

@@ -1,0 +1,280 @@
+"""What one pass means for one configuration: its problem in words, or what it serves.
+
+``judge`` says what stands in the way before anything is tried; ``verdict_of`` says how far the
+cloud is. Neither looks at Kubernetes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from egress_gateway.api.conditions import Reason
+from egress_gateway.api.validation import parse_prefix_id
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.protocol import Instance, PoolState, Prefix, Rule
+from egress_gateway.controller.planning.exchange import Exchange, alive
+from egress_gateway.controller.planning.ipv6 import addresses6, network6
+from egress_gateway.controller.planning.problem import Problem, reason_of
+from egress_gateway.controller.planning.wanted import Wanted
+
+__all__ = ["Problem", "Serving", "ServingGateway", "Verdict", "judge", "reason_of", "verdict_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingGateway:
+    """An instance that has its addresses."""
+
+    provider_id: str
+    primary: IPv4Address
+    secondary: IPv4Address
+    public: IPv4Address | None = None
+    secondary6: IPv6Address | None = None
+    public6: IPv6Address | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """``prefix`` None: as reported before (the configuration holds on to an older state);
+    ``prefix6`` likewise, and empty without IPv6."""
+
+    server: IPv4Address
+    port: int
+    prefix: str | None
+    gateways: tuple[ServingGateway, ...]
+    prefix6: str | None = ""
+    second_port: int = 0
+    """Of the second rule, while there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """``gone``: this pool holds no trace of it. ``note`` is said beside good news. ``ipv6``: it
+    is asked for, ``problem6`` what is in its way."""
+
+    problem: Problem | None = None
+    serving: Serving | None = None
+    gone: bool = False
+    settled: bool = False
+    note: str = ""
+    ipv6: bool = False
+    problem6: Problem | None = None
+
+
+def judge(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
+    """What stands in the way, None if nothing does. A leaving configuration has no problem."""
+    if wanted.leaving:
+        return None
+    if wanted.problem:
+        return wanted.problem
+    if wanted.private:
+        return None
+    if wanted.prefix_id:
+        return _judge_brought(wanted, state, subscription)
+    return None
+
+
+def managed_names(wanted: Wanted, state: PoolState) -> list[str]:
+    """The managed prefixes that were made for ``wanted``."""
+    base = wanted.names.ip_config
+    return [n for n in state.managed if n == base or n.startswith(f"{base}-")]
+
+
+def managed_name(wanted: Wanted, state: PoolState) -> str:
+    """The managed prefix to use. A prefix cannot change its size: if the one of the usual name
+    has another (the configuration moved to a pool that asks for more), its size is added."""
+    base = wanted.names.ip_config
+    made = state.managed.get(base)
+    sized = f"{base}-{wanted.prefix_size}"
+    if made is None:
+        return sized if sized in state.managed else base
+    return base if made.size == wanted.prefix_size else sized
+
+
+def _judge_brought(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
+    parsed = parse_prefix_id(wanted.prefix_id)
+    if parsed is None or parsed.subscription.lower() != subscription.lower():
+        return Problem(
+            reason=Reason.PREFIX_SUBSCRIPTION,
+            message=f"public IP prefix {wanted.prefix_id} is not in the cluster's subscription "
+            f"{subscription}; use a prefix of that subscription",
+            accepted=False,
+        )
+    found = state.prefixes.get(wanted.prefix_id.lower())
+    if isinstance(found, errors.NotFound) or found is None:
+        return Problem(
+            reason=Reason.PREFIX_NOT_FOUND,
+            message=f"public IP prefix {wanted.prefix_id} does not exist; create it "
+            f"(az network public-ip prefix create --length {wanted.prefix_size}) "
+            "or correct spec.publicIpPrefixId",
+            accepted=False,
+        )
+    if isinstance(found, errors.CloudError):
+        return Problem.of(found)
+    if found.size != wanted.prefix_size:
+        return _wrong_size(found, wanted.prefix_size)
+    return None
+
+
+def _wrong_size(prefix: Prefix, size: int) -> Problem:
+    return Problem(
+        reason=Reason.PREFIX_SIZE,
+        message=f"public IP prefix {prefix.name} has length {prefix.size}, but the gateway pool's "
+        f"prefix size is {size}; use a prefix of length {size}",
+        accepted=False,
+    )
+
+
+def verdict_of(
+    wanted: Wanted,
+    state: PoolState,
+    problem: Problem | None,
+    rule: Rule | None,
+    busy: bool,
+    *,
+    exchange: Exchange | None = None,
+    problem6: Problem | None = None,
+) -> Verdict:
+    """``rule`` is the desired rule; ``busy``: this pass acts for this configuration."""
+    if wanted.leaving:
+        return Verdict(gone=not busy and not _traces(wanted, state))
+    kept, kept6 = problem is not None, problem6 is not None
+    serving, note = _serving(wanted, state, rule, kept=kept, kept6=kept6)
+    if exchange is not None and (serving is None or not serving.gateways):
+        serving, note = _during(exchange, wanted, state, rule), _exchanging(exchange)
+    if serving is not None:
+        serving = replace(serving, second_port=_second_port(wanted, state))
+    if problem is None and rule is None:
+        problem = Problem(
+            reason=Reason.QUOTA, message="no port of 6000-6999 is free on the load balancer"
+        )
+    settled = problem is None and not busy and serving is not None and not note
+    return Verdict(
+        problem=problem,
+        serving=serving,
+        settled=settled,
+        note=note,
+        ipv6=bool(wanted.prefix_id6),
+        problem6=problem6,
+    )
+
+
+def _second_port(wanted: Wanted, state: PoolState) -> int:
+    rule = state.balancer.rules.get(wanted.names.second_rule)
+    return rule.port if rule is not None and rule.pool == state.ref.key else 0
+
+
+def _traces(wanted: Wanted, state: PoolState) -> bool:
+    rule = state.balancer.rules.get(wanted.names.rule)
+    ours = {wanted.names.ip_config, wanted.names.ip_config6}
+    there = (i.attachment.configs for i in state.instances if i.state != "Deleting")
+    return (
+        (rule is not None and rule.pool == state.ref.key)
+        or _second_port(wanted, state) != 0
+        or not ours.isdisjoint(state.model.configs)
+        or (bool(managed_names(wanted, state)) and not wanted.elsewhere)
+        or any(not ours.isdisjoint(configs) for configs in there)
+        or any(public.config in ours for public in state.publics)
+    )
+
+
+def _serving(
+    wanted: Wanted, state: PoolState, rule: Rule | None, *, kept: bool, kept6: bool
+) -> tuple[Serving | None, str]:
+    """What pods can use now, and what is still amiss."""
+    if rule is None or rule.name not in state.balancer.rules:
+        return None, ""
+    server = state.balancer.frontends.get(rule.frontend)
+    prefix = None if kept or wanted.private else _network_of(wanted, state)
+    if server is None or (prefix is None and not kept and not wanted.private):
+        return None, ""
+    there = alive(state)
+    network = IPv4Network(prefix) if prefix and not wanted.private else None
+    quiet = wanted.private and not kept
+    six = None if kept or kept6 else network6(wanted, state)
+    found = {i.id: _gateway(i, wanted, network, six, quiet=quiet) for i in there}
+    gateways = tuple(g for g in found.values() if g)
+    if wanted.private and not kept:
+        prefix = ",".join(str(g.secondary) for g in gateways) or None
+    lacking = [i for i in there if found[i.id] is None]
+    note = _note(lacking, there)
+    if not gateways:
+        return None, note
+    prefix6 = (str(six) if six else None) if any(g.secondary6 for g in gateways) else ""
+    return Serving(
+        server=server, port=rule.port, prefix=prefix, gateways=gateways, prefix6=prefix6
+    ), note
+
+
+def _during(
+    exchange: Exchange, wanted: Wanted, state: PoolState, rule: Rule | None
+) -> Serving | None:
+    """While no new address is there: the gateways that still have their old one."""
+    server = state.balancer.frontends.get(rule.frontend) if rule else None
+    if rule is None or rule.name not in state.balancer.rules or server is None:
+        return None
+    found = (_gateway(i, wanted, None, None) for i in exchange.serving)
+    gateways = tuple(g for g in found if g)
+    return Serving(server=server, port=rule.port, prefix=None, gateways=gateways, prefix6=None)
+
+
+def _exchanging(exchange: Exchange) -> str:
+    held = sorted(i.name for i in exchange.stale if i.id in exchange.held)
+    if not exchange.prepared or not held:
+        return "addresses are being exchanged"
+    left = ", ".join(held)
+    return f"addresses are being exchanged; gateways that still serve by the old ones: {left}"
+
+
+def _note(lacking: list[Instance], there: list[Instance]) -> str:
+    if not there:
+        return "the gateway pool has no instance; scale it up"
+    if not lacking:
+        return ""
+    listed = ", ".join(f"{i.name} ({i.state})" for i in lacking)
+    return f"{len(lacking)} of {len(there)} gateway instances have no address yet: {listed}"
+
+
+def _gateway(
+    instance: Instance,
+    wanted: Wanted,
+    network: IPv4Network | None,
+    six: IPv6Network | None,
+    *,
+    quiet: bool = False,
+) -> ServingGateway | None:
+    """``network`` and ``six``: where its public addresses must lie (an instance that still has
+    one of the prefix before is not there yet); None: anywhere. ``quiet``: it must have none.
+    One that has no IPv6 yet serves without."""
+    address = instance.addresses.get(wanted.names.ip_config)
+    if address is None or instance.primary is None:
+        return None
+    if not isinstance(address.secondary, IPv4Address):
+        return None
+    if quiet and (address.public or instance.attachment.configs.get(wanted.names.ip_config)):
+        return None
+    if network and (address.public is None or address.public not in network):
+        return None
+    secondary6, public6 = addresses6(instance, wanted)
+    if six and public6 and public6 not in six:
+        return None
+    if six and not public6:
+        secondary6 = None
+    return ServingGateway(
+        provider_id=instance.provider_id,
+        primary=instance.primary,
+        secondary=address.secondary,
+        public=address.public if isinstance(address.public, IPv4Address) else None,
+        secondary6=secondary6,
+        public6=public6,
+    )
+
+
+def _network_of(wanted: Wanted, state: PoolState) -> str | None:
+    if wanted.prefix_id:
+        found = state.prefixes.get(wanted.prefix_id.lower())
+    else:
+        found = state.managed.get(managed_name(wanted, state))
+    if isinstance(found, Prefix) and found.network:
+        return str(found.network)
+    return None

@@ -1,0 +1,251 @@
+"""Who a refusal is about, and when to try again. Sans-IO; the clock is passed in.
+
+A gathered write fails for all although one configuration is the cause. If the refusal names a
+prefix or an ipConfig, its owners are to blame; if it names nobody, the suspects are halved until
+the culprit stands alone, so that the innocent are served after log2(n) writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from egress_gateway.api.conditions import Reason
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.protocol import WriteInstance
+from egress_gateway.controller.apply import Refusal
+from egress_gateway.controller.planning.plan import Wanted
+from egress_gateway.controller.planning.verdict import Problem, Verdict
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY: Final = 2.0
+QUIET_CONFLICTS: Final = 2
+"""So many lost races in a row are nobody's news."""
+_TRANSIENT: Final = (errors.Throttled, errors.Conflict, errors.Unavailable, errors.InUse)
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """The pool waits ``seconds``; ``problems`` is what those concerned hear of it."""
+
+    seconds: float
+    problems: Mapping[str, Problem]
+
+
+@dataclass(slots=True)
+class _Entry:
+    attempts: int = 0
+    until: float = 0.0
+    problem: Problem | None = None
+    last: Problem | None = None
+
+
+class Ledger:
+    """Refusals and their backoff, by configuration; pauses by pool."""
+
+    def __init__(
+        self,
+        *,
+        limit: float,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._jitter = jitter
+        self._entries: dict[str, _Entry] = {}
+        self._pauses: dict[str, int] = {}
+        self._suspects: set[str] = set()
+
+    def forget(self, uid: str) -> None:
+        """A new spec, or the end of the object: a clean slate."""
+        self._entries.pop(uid, None)
+        self._entries.pop(_six(uid), None)
+        self._suspects.discard(uid)
+
+    def acquit(self, uids: Iterable[str]) -> bool:
+        """The writes without the suspects went through: they are let in again, to be accused
+        alone. False: none of ``uids`` was a suspect."""
+        held = self._suspects & set(uids)
+        self._suspects -= held
+        return bool(held)
+
+    def blocked(self, uid: str) -> Problem | None:
+        """The problem for which ``uid`` must hold still for now."""
+        if uid in self._suspects:
+            return _SUSPECTED
+        entry = self._entries.get(uid)
+        if entry is None or entry.problem is None or self._clock() >= entry.until:
+            return None
+        return entry.problem
+
+    def blocked6(self, uid: str) -> Problem | None:
+        """The problem for which ``uid`` must do without (more) IPv6 for now."""
+        return self.blocked(_six(uid))
+
+    def note(self, uid: str, verdict: Verdict, *, final: bool) -> None:
+        """Sets when to look again; a settled configuration starts afresh. ``final``: nothing
+        more is being done for it now."""
+        self._note6(uid, verdict)
+        if verdict.settled:
+            self._entries.pop(uid, None)
+            return
+        if uid in self._suspects:
+            return
+        entry = self._entries.setdefault(uid, _Entry())
+        if self._clock() < entry.until:
+            return
+        entry.problem = None
+        entry.last = verdict.problem or entry.last
+        if verdict.problem and verdict.problem.reason == Reason.INVALID_SPEC:
+            entry.until = 0.0  # only an edit mends it
+        elif final or verdict.problem:
+            self._later(entry)
+
+    def _note6(self, uid: str, verdict: Verdict) -> None:
+        if verdict.settled and verdict.problem6 is None:
+            self._entries.pop(_six(uid), None)
+        elif verdict.problem6 is not None:
+            entry = self._entries.setdefault(_six(uid), _Entry())
+            if self._clock() >= entry.until:
+                entry.problem, entry.last = None, verdict.problem6
+                self._later(entry)
+
+    def due(self, uids: Iterable[str]) -> float | None:
+        """Seconds until the first of ``uids`` is to be tried again."""
+        now = self._clock()
+        keys = [key for uid in uids for key in (uid, _six(uid))]
+        waiting = [e.until - now for k in keys if (e := self._entries.get(k)) and e.until > 0]
+        return max(0.2, min(waiting)) if waiting else None
+
+    def pause(self, key: str, error: errors.CloudError) -> float:
+        """How long to leave a pool (or the survey) alone after ``error``."""
+        attempts = self._pauses.get(key, 0)
+        self._pauses[key] = attempts + 1
+        return max(error.retry_after or 0.0, self._delay(attempts))
+
+    def calm(self, key: str) -> None:
+        """The pool (or survey) went through."""
+        self._pauses.pop(key, None)
+
+    def lasting(self, uid: str, verdict: Verdict) -> Verdict:
+        """While a refused configuration is tried again, its refusal goes on being said."""
+        six = self._entries.get(_six(uid))
+        if six is not None and verdict.ipv6 and not verdict.problem6 and not verdict.settled:
+            verdict = replace(verdict, problem6=six.last)
+        entry = self._entries.get(uid)
+        if entry is None or verdict.problem or verdict.serving:
+            return verdict
+        return replace(verdict, problem=entry.last)
+
+    def judge(
+        self, key: str, refusals: Iterable[Refusal], wanted: Sequence[Wanted]
+    ) -> Setback | None:
+        """Blocks the culprits of ``refusals``; a Setback for what is no configuration's fault,
+        and for removals, which nothing replaces."""
+        seconds: list[float] = []
+        problems: dict[str, Problem] = {}
+        leaving = {w.uid for w in wanted if w.leaving}
+        for refusal in refusals:
+            error, uids = refusal.error, refusal.step.uids
+            log.warning("%s", error, extra={"code": error.code})
+            blameless = isinstance(error, _TRANSIENT) or not uids
+            if blameless or _machine_fault(refusal, wanted) or uids & leaving:
+                attempts = self._pauses.get(key, 0)
+                delay = self.pause(key, error)
+                if isinstance(error, errors.Conflict) and attempts < QUIET_CONFLICTS:
+                    seconds.append(0.2 * (attempts + 1))
+                    continue
+                seconds.append(delay)
+                problems |= dict.fromkeys(uids, _problem(refusal))
+            else:
+                self._accuse(refusal, wanted)
+        return Setback(max(seconds), problems) if seconds else None
+
+    def _accuse(self, refusal: Refusal, wanted: Sequence[Wanted]) -> None:
+        error, uids = refusal.error, refusal.step.uids
+        meant = [w for w in wanted if w.uid in uids]
+        if sixes := _named6(error, meant):
+            for uid in sixes:
+                self._block(_six(uid), Problem.of(error))
+            return
+        named = _named(error, meant)
+        if named or len(uids) == 1:
+            for uid in named or uids:
+                self._block(uid, Problem.of(error))
+            return
+        ordered = sorted(uids)
+        self._suspects.update(ordered[(len(ordered) + 1) // 2 :])
+
+    def _block(self, uid: str, problem: Problem) -> None:
+        entry = self._entries.setdefault(uid, _Entry())
+        entry.problem = entry.last = problem
+        self._later(entry)
+
+    def _later(self, entry: _Entry) -> None:
+        entry.until = self._clock() + self._delay(entry.attempts)
+        entry.attempts += 1
+
+    def _delay(self, attempts: int) -> float:
+        delay: float = min(self._limit, FIRST_RETRY * 2.0 ** min(attempts, 10))
+        return delay * (0.85 + 0.15 * self._jitter())
+
+
+_SUSPECTED: Final = Problem(
+    reason=Reason.PROVISIONING,
+    message="a write for several configurations was refused; they are tried in smaller groups",
+)
+
+
+def _machine_fault(refusal: Refusal, wanted: Iterable[Wanted]) -> bool:
+    """An instance refused for reasons of its own."""
+    return (
+        isinstance(refusal.step.action, WriteInstance)
+        and isinstance(refusal.error, errors.Failed)
+        and not _named(refusal.error, wanted)
+    )
+
+
+def _problem(refusal: Refusal) -> Problem:
+    if isinstance(refusal.step.action, WriteInstance) and isinstance(refusal.error, errors.Failed):
+        return Problem(reason=Reason.INSTANCE_FAILED, message=str(refusal.error))
+    return Problem.of(refusal.error)
+
+
+def _six(uid: str) -> str:
+    """The ledger's key of a configuration's IPv6, which is refused on its own."""
+    return f"{uid}/6"
+
+
+def _named6(error: errors.CloudError, wanted: Iterable[Wanted]) -> set[str]:
+    """Configurations whose IPv6 is to blame: it is named, or nobody is. Without it the rest is
+    tried again, and then that is to blame."""
+    asking = [w for w in wanted if w.prefix_id6 and not w.private and not w.problem6]
+    related = {resource.lower() for resource in error.related}
+    message = error.message.lower()
+    named = {
+        w.uid
+        for w in asking
+        if w.prefix_id6.lower() in related
+        or w.names.ip_config6.lower() in message
+        or f"{w.prefix_id6.lower()}'" in message
+    }
+    return named or ({w.uid for w in asking} if not _named(error, wanted) else set())
+
+
+def _named(error: errors.CloudError, wanted: Iterable[Wanted]) -> set[str]:
+    """Configurations whose prefix or ipConfig the refusal names."""
+    related = {resource.lower() for resource in error.related}
+    message = error.message.lower()
+    return {
+        w.uid
+        for w in wanted
+        if (w.prefix_id and w.prefix_id.lower() in related)
+        or w.names.ip_config.lower() in message
+        or (w.prefix_id and f"{w.prefix_id.lower()}'" in message)
+    }

@@ -1,0 +1,46 @@
+"""Addresses and networks of both families together, which ``ipaddress`` keeps apart; and the two
+addresses that the node agent and the gateway agree on."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+ECHO_ADDRESS: Final = ipaddress.IPv4Address("169.254.103.1")
+"""The node's end of the pair. It answers ICMP echo of pods, and nothing else: such a probe has gone
+through the tunnel and the translation, both ways. Link-local: it never leaves the pair."""
+ECHO_ADDRESS6: Final = ipaddress.IPv6Address("fd65:6777:7061:6972::1")
+"""The same for IPv6: a unique local address (RFC 4193) that nobody routes."""
+
+
+def parse_network(text: str) -> IPNetwork:
+    """An address, or a network in CIDR form. One value for all who ask for the same: peers come
+    by the ten thousand, again at every look, and such a value takes a kilobyte. Raises
+    ``ValueError``."""
+    return _network(text.removesuffix("/128" if ":" in text else "/32"))
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _network(text: str) -> IPNetwork:
+    return ipaddress.ip_network(text)
+
+
+def within(inner: IPNetwork, outer: IPNetwork) -> bool:
+    """Whether ``inner`` lies inside ``outer``; never across families."""
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
+
+
+def collapse(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """The fewest networks that are the same addresses, IPv4 first."""
+    kept = list(networks)
+    four = [n for n in kept if isinstance(n, ipaddress.IPv4Network)]
+    six = [n for n in kept if isinstance(n, ipaddress.IPv6Network)]
+    return (*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six))

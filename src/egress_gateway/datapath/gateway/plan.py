@@ -1,0 +1,398 @@
+"""What a gateway node should look like, what it looks like, and the steps between. Pure.
+
+A step belongs to the node or to one configuration, so that one that fails (its port is taken, say)
+costs its own configuration and no other. Order: filters before anything that could carry a packet,
+and in what goes, the filter's entries before the interface.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Final, Literal
+
+from egress_gateway.api import keys
+from egress_gateway.datapath.addresses import ECHO_ADDRESS, ECHO_ADDRESS6, IPAddress, IPNetwork
+from egress_gateway.datapath.gateway.actions import (
+    Action,
+    AddAddress,
+    AddRule,
+    ApplyFilter,
+    CheckPort,
+    ConfigureTunnel,
+    CreateNamespace,
+    CreatePair,
+    CreateTunnel,
+    DeleteRoutes,
+    DeleteRule,
+    DeleteTunnel,
+    ForgetTranslated,
+    IPInterface,
+    MoveTunnel,
+    RaiseLink,
+    RemoveAddress,
+    ReplaceRoutes,
+    SetSysctl,
+    Where,
+)
+from egress_gateway.datapath.gateway.ruleset import (
+    ALWAYS_REFUSED,
+    INSIDE_LINK,
+    NODE_LINK,
+    Configuration,
+    Server,
+    gateway_ruleset,
+    node_ruleset,
+)
+from egress_gateway.datapath.linux.link import MAIN, Link, Route, Rule
+from egress_gateway.datapath.wireguard.model import Config, Device
+
+Family = Literal[4, 6]
+
+NODE_ADDRESS: Final = ipaddress.IPv4Interface(f"{ECHO_ADDRESS}/30")
+INSIDE_ADDRESS: Final = ipaddress.IPv4Interface("169.254.103.2/30")
+"""The two ends of the pair. Link-local: they never leave it."""
+NODE_ADDRESS6: Final = ipaddress.IPv6Interface(f"{ECHO_ADDRESS6}/126")
+INSIDE_ADDRESS6: Final = ipaddress.IPv6Interface(f"{ECHO_ADDRESS6 + 1}/126")
+_PAIR: Final[dict[Family, tuple[IPInterface, IPInterface]]] = {
+    4: (NODE_ADDRESS, INSIDE_ADDRESS),
+    6: (NODE_ADDRESS6, INSIDE_ADDRESS6),
+}
+_DEFAULT: Final[dict[Family, IPNetwork]] = {
+    4: ipaddress.IPv4Network("0.0.0.0/0"),
+    6: ipaddress.IPv6Network("::/0"),
+}
+OVERHEAD: Final = 60
+"""Bytes that WireGuard adds over IPv4, which is what nodes speak to each other."""
+IPV6_MTU: Final = 1280
+"""Bytes; a link with less cannot carry IPv6 (RFC 8200, 5)."""
+
+_FORWARDING: Final = "net/ipv6/conf/all/forwarding"
+Sysctl = tuple[Where, str, str]
+_SYSCTLS: Final[tuple[Sysctl, ...]] = (
+    ("node", "net/ipv4/ip_forward", "1"),
+    ("gateway", "net/ipv4/ip_forward", "1"),
+    # Namespaces inherit the initial one's values, so "off" must be said. WireGuard itself
+    # checks sources against the peer.
+    ("gateway", "net/ipv4/conf/all/rp_filter", "0"),
+    ("gateway", "net/ipv4/conf/default/rp_filter", "0"),
+    ("gateway", f"net/ipv4/conf/{INSIDE_LINK}/rp_filter", "0"),
+)
+_WITHOUT_IPV6: Final[tuple[Sysctl, ...]] = (
+    # IPv6 is not carried; solicitations and reports of the links would only be noise.
+    ("gateway", "net/ipv6/conf/all/disable_ipv6", "1"),
+    ("gateway", "net/ipv6/conf/default/disable_ipv6", "1"),
+    ("node", f"net/ipv6/conf/{NODE_LINK}/disable_ipv6", "1"),
+)
+_WITH_IPV6: Final[tuple[Sysctl, ...]] = (
+    ("gateway", "net/ipv6/conf/default/accept_ra", "0"),
+    ("gateway", "net/ipv6/conf/default/accept_dad", "0"),
+    ("gateway", "net/ipv6/conf/default/disable_ipv6", "0"),
+    # Without waiting for duplicates: a neighbour is asked from a link-local address.
+    ("gateway", f"net/ipv6/conf/{INSIDE_LINK}/accept_dad", "0"),
+    ("gateway", f"net/ipv6/conf/{INSIDE_LINK}/accept_ra", "0"),
+    ("node", f"net/ipv6/conf/{NODE_LINK}/accept_dad", "0"),
+    ("node", f"net/ipv6/conf/{NODE_LINK}/accept_ra", "0"),
+    ("gateway", "net/ipv6/conf/all/disable_ipv6", "0"),
+    ("gateway", f"net/ipv6/conf/{INSIDE_LINK}/disable_ipv6", "0"),
+    ("node", f"net/ipv6/conf/{NODE_LINK}/disable_ipv6", "0"),
+    ("gateway", "net/ipv6/conf/all/forwarding", "1"),
+    ("node", _FORWARDING, "1"),
+)
+
+
+def inner(address: IPAddress) -> IPAddress:
+    """The inner end of the pair, in the family of ``address``."""
+    return _PAIR[address.version][1].ip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the node is joined to: the links that lead away from it, by name, and the networks
+    on them: the nodes'. Only configurations that name such a network reach it."""
+
+    uplinks: frozenset[str] = frozenset()
+    networks: tuple[IPNetwork, ...] = ()
+    default6: bool = False
+    """Whether there is a way out for IPv6."""
+    ipv6: bool = True
+    """Whether the kernel has IPv6."""
+
+
+def surroundings(routes: Iterable[Route]) -> Surroundings:
+    """As the node's main table tells: an uplink is a link with a gateway on it. Pure."""
+    known = [r for r in routes if r.device not in (None, NODE_LINK)]
+    uplinks = frozenset(r.device for r in known if r.device and r.gateway)
+    on_link = {
+        r.destination
+        for r in known
+        if r.device in uplinks
+        and r.gateway is None
+        and r.destination.prefixlen > 0
+        and not r.destination.is_link_local
+    }
+    default6 = any(r.gateway and r.destination == _DEFAULT[6] for r in known)
+    networks = tuple(sorted(on_link, key=str))
+    return Surroundings(uplinks=uplinks, networks=networks, default6=default6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayDesired:
+    """``mtu`` is the node's, in bytes; interfaces get 60 less. ``refused``: destinations that
+    no pod may reach through this gateway, besides those that nobody ever may."""
+
+    primary: IPv4Address
+    mtu: int = 1500
+    configurations: tuple[Configuration, ...] = ()
+    refused: tuple[IPNetwork, ...] = ()
+    surroundings: Surroundings = Surroundings()
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """4, and 6 if a configuration carries it."""
+        return (4, 6) if any(c.secondary6 for c in self.configurations) else (4,)
+
+    @property
+    def sysctls(self) -> tuple[Sysctl, ...]:
+        return (*_SYSCTLS, *(_WITH_IPV6 if 6 in self.families else _WITHOUT_IPV6))
+
+    @property
+    def advertised(self) -> tuple[str, ...]:
+        """Sysctls of uplinks: a node that forwards IPv6 forgets the default route that its
+        router advertised, unless its link is told to listen all the same (2)."""
+        if 6 not in self.families:
+            return ()
+        return tuple(f"net/ipv6/conf/{n}/accept_ra" for n in sorted(self.surroundings.uplinks))
+
+    @property
+    def gateway_filter(self) -> str:
+        own = ipaddress.IPv4Network(self.primary)
+        refused = (*ALWAYS_REFUSED, own, *self.refused)
+        return gateway_ruleset(self.configurations, refused=refused, local=self.local)
+
+    @property
+    def local(self) -> tuple[IPNetwork, ...]:
+        """The nodes' networks. Azure tells a machine its IPv6 address alone, not the subnet,
+        which always is a /64."""
+        subnets = (
+            ipaddress.ip_network((c.secondary6, 64), strict=False)
+            for c in self.configurations
+            if c.secondary6
+        )
+        return (*self.surroundings.networks, *sorted(set(subnets)))
+
+    @property
+    def node_filter(self) -> str:
+        uplinks = self.surroundings.uplinks
+        return node_ruleset(self.configurations, primary=self.primary, uplinks=uplinks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One of the two namespaces as it is. ``filter``: as in ``podplan.PodObserved``."""
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    addresses: frozenset[IPAddress] = frozenset()
+    """Of this namespace's end of the pair."""
+    routes: frozenset[Route] = frozenset()
+    rules: frozenset[Rule] = frozenset()
+    filter: str | None = None
+    sysctls: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayObserved:
+    node: Place
+    gateway: Place | None = None
+    """None: the namespace does not exist."""
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    """Live WireGuard interfaces by name."""
+    bound: frozenset[int] = frozenset()
+    """UDP ports of the node that are in use."""
+    own: frozenset[tuple[str, IPInterface]] = frozenset()
+    """Addresses that the node itself has, each with its link's name."""
+    translated: frozenset[IPAddress] = frozenset()
+    """Secondary addresses that the namespace's filter used before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An action; ``port`` of the server it is for, None for the node as a whole."""
+
+    action: Action
+    port: int | None = None
+
+
+def plan(desired: GatewayDesired, observed: GatewayObserved) -> list[Step]:
+    """The steps from ``observed`` to ``desired``; none when they agree."""
+    inside = observed.gateway or Place()
+    shared: list[Action] = [
+        *_frame(desired, observed, inside),
+        *_filters(desired, observed, inside),
+        *_leftovers(desired, observed, inside),
+        *_claimed(desired, observed),
+        *_routing(desired, observed, inside),
+    ]
+    steps = [Step(action) for action in shared]
+    for configuration in desired.configurations:
+        for server in configuration.servers:
+            actions = _server(server, configuration, desired.mtu, observed, inside)
+            steps += [Step(action, server.port) for action in actions]
+    return steps
+
+
+def _frame(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    """Namespace, pair of links, addresses, sysctls."""
+    actions: list[Action] = []
+    if observed.gateway is None:
+        actions.append(CreateNamespace())
+    ends: tuple[tuple[Where, Place, str], ...] = (
+        ("node", observed.node, NODE_LINK),
+        ("gateway", inside, INSIDE_LINK),
+    )
+    paired = all(link in place.links for _, place, link in ends)
+    if not paired:
+        actions.append(CreatePair())
+    places: dict[Where, Place] = {"node": observed.node, "gateway": inside}
+    if observed.node.sysctls.get(_FORWARDING) != "1":
+        listening = (key for key in desired.advertised if observed.node.sysctls.get(key) == "1")
+        actions += [SetSysctl("node", key, "2") for key in listening]
+    for where, key, value in desired.sysctls:
+        fresh = not paired and (INSIDE_LINK in key or NODE_LINK in key)
+        found = places[where].sysctls.get(key)
+        # A kernel without IPv6 has no such keys.
+        missing = found is None and "/ipv6/" in key and observed.gateway is not None
+        if fresh or (found != value and not missing):
+            actions.append(SetSysctl(where, key, value))
+    for index, (where, place, name) in enumerate(ends):
+        for address in (_PAIR[family][index] for family in desired.families):
+            if not paired or address.ip not in place.addresses:
+                actions.append(AddAddress(where, name, address))
+        link = place.links.get(name) if paired else None
+        if link is None or not link.up or link.mtu != desired.mtu:
+            actions.append(RaiseLink(where, name, desired.mtu))
+    return actions
+
+
+def _filters(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    actions: list[Action] = []
+    if inside.filter != desired.gateway_filter:
+        actions.append(
+            ApplyFilter("gateway", desired.gateway_filter, present=inside.filter is not None)
+        )
+    if observed.node.filter != desired.node_filter:
+        actions.append(
+            ApplyFilter("node", desired.node_filter, present=observed.node.filter is not None)
+        )
+    # Connections of an address that went would go on leaving with it.
+    gone = observed.translated - _secondaries(desired)
+    actions += [ForgetTranslated(a) for a in sorted(gone, key=lambda a: (a.version, a.packed))]
+    return actions
+
+
+def _leftovers(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    wanted = {server.interface for c in desired.configurations for server in c.servers}
+    found = {n for n in inside.links if n.startswith("wg-")}
+    found |= {n for n in observed.node.links if n.startswith("wg-")}
+    return [DeleteTunnel(name) for name in sorted(found - wanted)]
+
+
+def _claimed(desired: GatewayDesired, observed: GatewayObserved) -> list[Action]:
+    """Secondaries that the node took for itself: cloud-init, and some network managers, put
+    every address of the machine's NIC on its link."""
+    ours = _secondaries(desired) - {desired.primary}
+    taken = (pair for pair in observed.own if pair[1].ip in ours)
+    return [RemoveAddress(link, address) for link, address in sorted(taken, key=str)]
+
+
+def _secondaries(desired: GatewayDesired) -> set[IPAddress]:
+    return {a for c in desired.configurations for a in (c.secondary, c.secondary6) if a}
+
+
+def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    to_inside = {
+        Route(
+            destination=ipaddress.ip_network(address),
+            gateway=inner(address),
+            device=NODE_LINK,
+            onlink=True,
+        )
+        for address in _secondaries(desired)
+    }
+    have = {r for r in observed.node.routes if r.device == NODE_LINK and r.gateway}
+    actions: list[Action] = []
+    if gone := have - to_inside:
+        actions.append(DeleteRoutes("node", _sorted(gone)))
+    fresh = NODE_LINK not in observed.node.links or INSIDE_LINK not in inside.links
+    if missing := (to_inside if fresh else to_inside - have):
+        actions.append(ReplaceRoutes("node", _sorted(missing)))
+    for family in desired.families:
+        gateway = _PAIR[family][0].ip
+        out = Route(destination=_DEFAULT[family], gateway=gateway, device=INSIDE_LINK)
+        if fresh or out not in inside.routes:
+            actions.append(ReplaceRoutes("gateway", (out,)))
+    wanted = {rule for family in desired.families for rule in _rules(family, desired)}
+    ours = {r for r in inside.rules if r.priority in (900, 1000)}
+    actions += [DeleteRule(r) for r in sorted(ours - wanted, key=_by_mark)]
+    actions += [AddRule(r) for r in sorted(wanted - ours, key=_by_mark)]
+    return actions
+
+
+def _rules(family: Family, desired: GatewayDesired) -> Iterable[Rule]:
+    # Spares outbound packets the walk over one rule per configuration.
+    yield Rule(family=family, priority=900, table=MAIN, mark=0, mask=0xFFFF)
+    for port in (s.port for c in desired.configurations if c.address(family) for s in c.servers):
+        # What came back for a configuration's address goes to its interface. Only what came by
+        # the pair.
+        yield Rule(
+            family=family, priority=1000, table=port, mark=port, mask=0xFFFF, device=INSIDE_LINK
+        )
+
+
+def _by_mark(rule: Rule) -> tuple[int, int]:
+    return rule.family, rule.mark
+
+
+def _server(
+    wanted: Server,
+    configuration: Configuration,
+    mtu: int,
+    observed: GatewayObserved,
+    inside: Place,
+) -> list[Action]:
+    name = wanted.interface
+    device = observed.devices.get(name)
+    link = inside.links.get(name)
+    actions: list[Action] = []
+    unmoved = name in observed.node.links
+    deaf = wanted.port not in observed.bound
+    if device is None or deaf or (link is None and not unmoved):
+        if wanted.private_key is None:
+            return []
+        if link is not None or unmoved:
+            actions.append(DeleteTunnel(name))
+        config = Config(private_key=wanted.private_key, listen_port=wanted.port, replace_peers=True)
+        actions += [CheckPort(wanted.port), CreateTunnel(name), ConfigureTunnel(name, config)]
+        actions += [MoveTunnel(name), RaiseLink("gateway", name, mtu - OVERHEAD)]
+        link = None
+    else:
+        private = wanted.private_key
+        rekey = private is not None and device.public_key != keys.public_key(private)
+        if rekey or device.listen_port != wanted.port:
+            config = Config(private_key=wanted.private_key, listen_port=wanted.port)
+            actions.append(ConfigureTunnel(name, config))
+        if link is None:
+            actions.append(MoveTunnel(name))
+        if link is None or not link.up or link.mtu != mtu - OVERHEAD:
+            actions.append(RaiseLink("gateway", name, mtu - OVERHEAD))
+    for family in (family for family in _DEFAULT if configuration.address(family)):
+        back = Route(destination=_DEFAULT[family], device=name, table=wanted.port)
+        if link is None or not link.up or back not in inside.routes:
+            actions.append(ReplaceRoutes("gateway", (back,)))
+    return actions
+
+
+def _sorted(routes: set[Route]) -> tuple[Route, ...]:
+    return tuple(sorted(routes, key=lambda r: str(r.destination)))

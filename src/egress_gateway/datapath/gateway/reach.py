@@ -1,0 +1,177 @@
+"""Whether hosts of the Internet answer a gateway's secondary address: packets made by hand.
+
+Nobody has the secondary address for his own, so no ordinary socket can send from it. A question is
+sent raw from the gateway's namespace, the way that pods' translated packets take; the answer is
+seen as it comes in by the pair of links, before the filter drops it for belonging to no connection.
+A TCP target is asked with a SYN, answered by whatever it says, and let go with an RST (RFC 9293).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK, REACH_MARK
+from egress_gateway.datapath.linux.echo import checksum, echo_request
+from egress_gateway.datapath.linux.netns import NetNS
+
+FIRST_PORT: Final = 900
+PORTS: Final = 64
+"""Source ports of questions, below all that pods' connections are translated to."""
+_IDENTIFIER: Final = 0x6567
+_TCP, _ICMP = 6, 1
+_SYN, _RST, _ACK = 0x02, 0x04, 0x10
+_ETH_P_IP: Final = 0x0800
+_SO_ATTACH_FILTER: Final = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A host that is asked: by TCP, or with ``port`` 0 by ICMP echo."""
+
+    address: IPv4Address
+    port: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """``198.51.100.10:443`` or ``198.51.100.10``. Raises ``ValueError``."""
+        host, colon, port = text.strip().partition(":")
+        number = int(port) if colon else 0
+        if colon and not 0 < number < 65536:
+            raise ValueError(f"{text!r}: {number} is no port")
+        return cls(ipaddress.IPv4Address(host), number)
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}" if self.port else str(self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``secondary`` was answered by ``target``; ``acknowledge``: what an RST must carry."""
+
+    secondary: IPv4Address
+    target: Target
+    port: int
+    acknowledge: int
+
+
+def question(secondary: IPv4Address, target: Target, number: int) -> bytes:
+    """The IPv4 packet that asks ``target``; ``number`` counts rounds."""
+    if not target.port:
+        return _packet(secondary, target.address, _ICMP, echo_request(_IDENTIFIER, number))
+    port = FIRST_PORT + number % PORTS
+    return _segment(secondary, port, target, sequence=number & 0xFFFFFFFF, flags=_SYN)
+
+
+def farewell(answer: Answer) -> bytes | None:
+    """The RST that lets a TCP target forget the question."""
+    if not answer.target.port:
+        return None
+    at = answer.acknowledge
+    return _segment(answer.secondary, answer.port, answer.target, sequence=at, flags=_RST)
+
+
+def parse(packet: bytes) -> Answer | None:
+    """What an IPv4 packet answers; None if it is no answer to a question of ours."""
+    if len(packet) < 20 or packet[0] >> 4 != 4:
+        return None
+    start = (packet[0] & 0x0F) * 4
+    source, secondary = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
+    body = packet[start:]
+    if packet[9] == _ICMP and len(body) >= 8:
+        kind, _, _, whose = struct.unpack_from("!BBHH", body)
+        mine = kind == 0 and whose == _IDENTIFIER
+        return Answer(secondary, Target(source), 0, 0) if mine else None
+    if packet[9] == _TCP and len(body) >= 20:
+        port, ours, _, acknowledge = struct.unpack_from("!HHII", body)
+        if FIRST_PORT <= ours < FIRST_PORT + PORTS:
+            return Answer(secondary, Target(source, port), ours, acknowledge)
+    return None
+
+
+def _segment(source: IPv4Address, port: int, target: Target, *, sequence: int, flags: int) -> bytes:
+    head = struct.pack("!HHIIBBHHH", port, target.port, sequence, 0, 5 << 4, flags, 1024, 0, 0)
+    pseudo = source.packed + target.address.packed + struct.pack("!BBH", 0, _TCP, len(head))
+    total = checksum(pseudo + head)
+    return _packet(source, target.address, _TCP, head[:16] + struct.pack("!H", total) + head[18:])
+
+
+def _packet(source: IPv4Address, target: IPv4Address, protocol: int, body: bytes) -> bytes:
+    # The kernel fills in identification and checksum of a raw packet (raw(7)).
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0)
+    return head + source.packed + target.packed + body
+
+
+class Asker:
+    """Sockets inside the gateway's namespace. They keep it alive: close soon."""
+
+    def __init__(self, inside: NetNS) -> None:
+        self._send, self._hear = inside.run(_open)
+
+    def ask(self, secondary: IPv4Address, targets: Iterable[Target], number: int) -> None:
+        for target in targets:
+            self._out(question(secondary, target, number), target)
+
+    def answers(self) -> list[Answer]:
+        """Those that have come since the last call."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                answer = parse(self._hear.recv(2048))
+                if answer is not None:
+                    found.append(answer)
+                    if last := farewell(answer):
+                        self._out(last, answer.target)
+        return found
+
+    def close(self) -> None:
+        self._send.close()
+        self._hear.close()
+
+    def _out(self, packet: bytes, target: Target) -> None:
+        # A way that refuses to send is a way that does not work: the silence tells.
+        with contextlib.suppress(OSError):
+            self._send.sendto(packet, (str(target.address), 0))
+
+
+def _open() -> tuple[socket.socket, socket.socket]:
+    send = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    send.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, REACH_MARK)
+    send.setblocking(False)
+    hear = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+    _attach_filter(hear)
+    hear.bind((INSIDE_LINK, _ETH_P_IP))
+    hear.setblocking(False)
+    return send, hear
+
+
+_PROGRAM: Final = (
+    # Classic BPF (bpf(2)), relative to the IPv4 header: all else stays in the kernel.
+    (0x30, 0, 0, 9),  # protocol
+    (0x15, 0, 5, _TCP),
+    (0xB1, 0, 0, 0),  # X = length of the IPv4 header
+    (0x48, 0, 0, 2),  # TCP destination port
+    (0x35, 0, 7, FIRST_PORT),
+    (0x35, 6, 0, FIRST_PORT + PORTS),
+    (0x06, 0, 0, 0xFFFF),
+    (0x15, 0, 4, _ICMP),
+    (0xB1, 0, 0, 0),
+    (0x48, 0, 0, 4),  # ICMP identifier
+    (0x15, 0, 1, _IDENTIFIER),
+    (0x06, 0, 0, 0xFFFF),
+    (0x06, 0, 0, 0),
+)
+
+
+def _attach_filter(listening: socket.socket) -> None:
+    code = b"".join(struct.pack("=HBBI", *step) for step in _PROGRAM)
+    held = ctypes.create_string_buffer(code, len(code))
+    program = struct.pack("@HP", len(_PROGRAM), ctypes.addressof(held))
+    listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)

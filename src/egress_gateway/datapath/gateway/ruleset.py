@@ -1,0 +1,382 @@
+"""nftables of a gateway node: one table in the gateway's namespace, one in the node's. Text only.
+
+Sizes grow with configurations, never with pods. In the gateway's namespace: a conntrack zone per
+configuration (by interface outbound, by secondary address inbound), source translation by map,
+and behind it a filter that lets only that secondary address leave: packets of flows that this
+gateway does not know (an RST after a failover) skip translation and must not get out. IPv6 goes the
+same way where a configuration has an IPv6 address, and is refused and counted where it has none.
+In the node's namespace translated packets are not tracked at all, so no masquerade rule of the
+node, by whatever program, can touch them.
+
+Every packet of every pod walks through the gateway's chains. The dearest thing that a rule does is
+to look up the name of a link: each chain does so once or twice, and what few packets need (answers,
+destinations near by) is in chains of its own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Literal
+
+from egress_gateway.datapath.addresses import (
+    ECHO_ADDRESS,
+    ECHO_ADDRESS6,
+    IPAddress,
+    IPNetwork,
+    collapse,
+    within,
+)
+
+GATEWAY_TABLE: Final = "egress_gateway"
+GATEWAY_SETS: Final = (
+    "zone_out",
+    "mark_out",
+    "answered",
+    "carries6",
+    *(
+        f"{name}{family}"
+        for family in (4, 6)
+        for name in (
+            "zone_in",
+            "mark_in",
+            "snat",
+            "leaving",
+            "secondaries",
+            "refused",
+            "local",
+            "permitted",
+        )
+    ),
+)
+NODE_TABLE: Final = "egress_gateway_gateway"
+NODE_SETS: Final = ("secondaries4", "secondaries6", "frontends4", "uplinks")
+STRAY: Final = "stray"
+REFUSED: Final = "refused"
+NODE_LINK: Final = "gateway0"
+"""The node's end of the pair that joins it to the gateway's namespace."""
+INSIDE_LINK: Final = "host0"
+REACH_MARK: Final = 0x6567_0000
+"""Mark of the gateway's own questions to the Internet; see ``reach``."""
+PORTS: Final = (6000, 6999)
+"""WireGuard server ports; one per configuration of a pool, as the Go project has it."""
+SOURCE_PORTS: Final = "1024-65535"
+"""Of TCP connections, at random, whatever port the pod has. Left to itself the kernel keeps the
+pod's port where it can, so that a port which has just become free (its connection ended here, its
+pod went) is soon used again towards the same server, which may remember it for minutes (TIME_WAIT,
+or an end it never heard of) and refuse the new connection. UDP keeps its port where it can: nobody
+remembers it, and peers that find each other by it (STUN) need it to stay."""
+
+ALWAYS_REFUSED: Final[tuple[IPNetwork, ...]] = (
+    ipaddress.IPv4Network("169.254.0.0/16"),  # metadata service, node-local services
+    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's platform address
+    ipaddress.IPv4Network("127.0.0.0/8"),
+    ipaddress.IPv4Network("224.0.0.0/4"),
+    ipaddress.IPv6Network("::/127"),  # unspecified, loopback
+    ipaddress.IPv6Network("::ffff:0:0/96"),  # IPv4 in disguise
+    ipaddress.IPv6Network("fd65:6777:7061:6972::/64"),  # our own pair of links
+    ipaddress.IPv6Network("fe80::/10"),
+    ipaddress.IPv6Network("ff00::/8"),
+)
+Family = Literal[4, 6]
+_FAMILIES: Final[tuple[Family, ...]] = (4, 6)
+_IP: Final[dict[Family, str]] = {4: "ip", 6: "ip6"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A WireGuard server: an interface of its own, with a key pair of its own. ``private_key``
+    None: not known at the moment; an interface that is there goes on with the key it has, and
+    none is made."""
+
+    port: int
+    private_key: str | None = field(repr=False)
+
+    @property
+    def interface(self) -> str:
+        return f"wg-{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What a gateway node does for one StaticGatewayConfiguration.
+
+    ``port`` is its WireGuard port and names everything of it; ``secondary`` the private address
+    its pods' packets leave with, ``secondary6`` the same of IPv6 (None: IPv6 is not carried);
+    ``frontend`` the load balancer's address, if known; ``name`` is for messages. ``private_key``:
+    as a ``Server``'s.
+
+    While its key pair is being changed it has a ``second`` server. All else is the same for both:
+    the conntrack zone above all, so that a connection may change from one to the other. Replies go
+    out by the server that the connection last came in by; without ``second_answers`` by the first.
+    """
+
+    name: str
+    port: int
+    private_key: str | None = field(repr=False)
+    secondary: IPv4Address
+    secondary6: IPv6Address | None = None
+    frontend: IPAddress | None = None
+    destinations: tuple[IPNetwork, ...] = ()
+    """What it names as the gateway's (``excludeCidrs`` under ``azureNetworking``)."""
+    second: Server | None = None
+    second_answers: bool = True
+    zone: int = 0
+    """Conntrack zone; 0: its port. See ``zones``."""
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        first = Server(port=self.port, private_key=self.private_key)
+        return (first, self.second) if self.second else (first,)
+
+    @property
+    def in_zone(self) -> int:
+        return self.zone or self.port
+
+    @property
+    def interface(self) -> str:
+        return f"wg-{self.port}"
+
+    def address(self, family: Family) -> IPAddress | None:
+        """What its pods' packets of a family leave with."""
+        return self.secondary if family == 4 else self.secondary6
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """The secondary addresses of both families."""
+        return (self.secondary, *((self.secondary6,) if self.secondary6 else ()))
+
+    def permitted(self, local: Iterable[IPNetwork], family: Family = 4) -> list[IPNetwork]:
+        """The destinations that lie inside the ``local`` networks. One that is merely wide,
+        as 0.0.0.0/0 is, does not name them."""
+        around = _of(family, local)
+        named = (d for d in _of(family, self.destinations) if any(within(d, n) for n in around))
+        return list(collapse(named))
+
+
+def zones(
+    configurations: Iterable[Configuration], before: Mapping[IPv4Address, int]
+) -> list[Configuration]:
+    """The configurations with the conntrack zones that their addresses had ``before``, since
+    connections are known by them: the port may be another one by now. New ones get that of their
+    port, or the first that nobody has."""
+    ordered = list(configurations)
+    found: dict[IPv4Address, int] = {}
+    for address in (c.secondary for c in ordered):
+        if (zone := before.get(address, 0)) and zone not in found.values():
+            found[address] = zone
+    for c in ordered:
+        if c.secondary not in found:
+            used = set(found.values())
+            free = (zone for zone in (c.port, *range(1, PORTS[0])) if zone not in used)
+            found[c.secondary] = next(free)
+    return [replace(c, zone=found[c.secondary]) for c in ordered]
+
+
+def gateway_ruleset(
+    configurations: Iterable[Configuration],
+    *,
+    refused: Iterable[IPNetwork],
+    local: Iterable[IPNetwork] = (),
+) -> str:
+    """The table of the gateway's namespace. ``refused``: no configuration reaches it;
+    ``local``: only one that names it as a destination does."""
+    ordered = sorted(configurations, key=lambda c: c.port)
+    by_name = _by_name(ordered)
+    answered = _elements(
+        f"{port:#x}"
+        for c in ordered
+        for port in [s.port for s in c.servers[: 2 if c.second_answers else 1]]
+    )
+    marks = _elements(f'"{s.interface}" : {s.port:#x}' for c in ordered for s in c.servers)
+    sets = "\n".join(_translation(family, ordered, refused, local) for family in _FAMILIES)
+    carries = _elements(n for n, c in by_name if c.secondary6)
+    return f"""\
+table inet {GATEWAY_TABLE} {{
+  counter {STRAY} {{ }}
+  counter {REFUSED} {{ }}
+  map zone_out {{ typeof iifname : ct zone;{_elements(f"{n} : {c.in_zone}" for n, c in by_name)} }}
+  map mark_out {{ typeof iifname : ct mark;{marks} }}
+  set answered {{ typeof ct mark;{answered} }}
+  set carries6 {{ type ifname;{carries} }}
+{sets}
+  chain zones {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname "{INSIDE_LINK}" goto arriving
+    ct zone set iifname map @zone_out
+  }}
+  chain arriving {{
+    ct zone set ip daddr map @zone_in4
+    meta mark set ip daddr map @mark_in4
+    ct zone set ip6 daddr map @zone_in6
+    meta mark set ip6 daddr map @mark_in6
+  }}
+  chain answers {{
+    type filter hook prerouting priority mangle; policy accept;
+    ct mark set iifname map @mark_out
+    iifname "{INSIDE_LINK}" ct mark @answered meta mark set ct mark
+  }}
+  chain input {{
+    type filter hook input priority filter; policy drop;
+    iifname "lo" accept
+    iifname "{INSIDE_LINK}" {_NEIGHBOURS} accept
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy drop;
+    iifname "{INSIDE_LINK}" oifname "wg-*" ct state established,related accept
+    meta nfproto ipv6 iifname != @carries6 counter name "{REFUSED}" drop
+    iifname "wg-*" oifname "{INSIDE_LINK}" meta nfproto vmap {{
+      ipv4 : goto out4, ipv6 : goto out6
+    }}
+  }}
+  chain out4 {{
+    ip daddr {ECHO_ADDRESS} icmp type echo-request accept
+{_permissions("ip", 4)}
+  }}
+  chain out6 {{
+    ip6 daddr {ECHO_ADDRESS6} {_ECHO6} accept
+{_permissions("ip6", 6)}
+  }}
+  chain translate {{
+    type nat hook postrouting priority srcnat; policy accept;
+{_snat("ip", 4)}
+{_snat("ip6", 6)}
+  }}
+  chain leaving {{
+    type filter hook postrouting priority 200; policy accept;
+    oifname != "{INSIDE_LINK}" accept
+    iifname . ip saddr @leaving4 accept
+    iifname . ip6 saddr @leaving6 accept
+    icmp type destination-unreachable ip saddr @secondaries4 accept
+    icmpv6 type {{ destination-unreachable, packet-too-big }} ip6 saddr @secondaries6 accept
+    meta mark {REACH_MARK:#x} ip saddr @secondaries4 accept
+    {_NEIGHBOURS} accept
+    ip6 daddr ff02::/16 drop
+    counter name "{STRAY}" drop
+  }}
+}}
+"""
+
+
+_NEIGHBOURS: Final = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255"
+"""Of the pair of links themselves: what was forwarded has another hop limit (RFC 4861, 7.1)."""
+_ECHO6: Final = "icmpv6 type echo-request"
+
+
+def _translation(
+    family: Family,
+    ordered: Iterable[Configuration],
+    refused: Iterable[IPNetwork],
+    local: Iterable[IPNetwork],
+) -> str:
+    """Maps and sets of one family: zones and marks inbound, addresses outbound, refusals."""
+    ip, kind = _IP[family], f"ipv{family}_addr"
+    found = [(name, c, c.address(family)) for name, c in _by_name(ordered)]
+    here = [(name, c, address) for name, c, address in found if address]
+    addresses = [(c, address) for c in ordered if (address := c.address(family))]
+    around = _of(family, local)
+    permitted = (f"{n} . {d}" for n, c, _ in here for d in c.permitted(around, family))
+    return f"""\
+  map zone_in{family} {{ typeof {ip} daddr : ct zone;{
+        _elements(f"{a} : {c.in_zone}" for c, a in addresses)
+    } }}
+  map mark_in{family} {{ typeof {ip} daddr : meta mark;{
+        _elements(f"{a} : {c.port}" for c, a in addresses)
+    } }}
+  map snat{family} {{ type ifname : {kind};{_elements(f"{n} : {a}" for n, _, a in here)} }}
+  set leaving{family} {{ type ifname . {kind};{_elements(f"{n} . {a}" for n, _, a in here)} }}
+  set secondaries{family} {{ type {kind};{_elements(str(a) for _, a in addresses)} }}
+  set refused{family} {{ type {kind}; flags interval;{_networks(family, refused)} }}
+  set local{family} {{ type {kind}; flags interval;{_networks(family, around)} }}
+  set permitted{family} {{ typeof iifname . {ip} daddr; flags interval;{_elements(permitted)} }}"""
+
+
+def _by_name(ordered: Iterable[Configuration]) -> list[tuple[str, Configuration]]:
+    """Every interface's name, quoted, and whose it is."""
+    return [(f'"{server.interface}"', c) for c in ordered for server in c.servers]
+
+
+def _permissions(ip: str, family: Family) -> str:
+    return f"""\
+    {ip} daddr @refused{family} counter name "{REFUSED}" drop
+    {ip} daddr != @local{family} accept
+    iifname . {ip} daddr @permitted{family} accept
+    counter name "{REFUSED}" drop"""
+
+
+def _snat(ip: str, family: Family) -> str:
+    to = f"snat {ip} to iifname map @snat{family}"
+    return f"""\
+    oifname "{INSIDE_LINK}" meta nfproto ipv{family} meta l4proto tcp {to} : {
+        SOURCE_PORTS
+    } fully-random
+    oifname "{INSIDE_LINK}" meta nfproto ipv{family} {to}"""
+
+
+def node_ruleset(
+    configurations: Iterable[Configuration],
+    *,
+    primary: IPv4Address,
+    uplinks: Iterable[str] = (),
+) -> str:
+    """The table of the node's namespace. The load balancer's address (floating IP) becomes the
+    primary one, so that replies come from where they are expected, whatever the back end. What
+    leaves from a server port keeps it, whatever the node masquerades: a pod would follow the
+    gateway to another port, and be lost when connection tracking forgets it.
+    ``uplinks``: what pods send leaves by one of these links, not by one towards the node's own
+    pods or containers; none: by any."""
+    ordered = sorted(configurations, key=lambda c: c.port)
+    frontends = sorted({str(c.frontend) for c in ordered if c.frontend and c.frontend.version == 4})
+    secondaries6 = _elements(str(c.secondary6) for c in ordered if c.secondary6)
+    links = [f'"{name}"' for name in sorted(uplinks)]
+    elsewhere = f'iifname "{NODE_LINK}" oifname != @uplinks counter drop' if links else ""
+    return f"""\
+table inet {NODE_TABLE} {{
+  set secondaries4 {{ type ipv4_addr;{_elements(str(c.secondary) for c in ordered)} }}
+  set secondaries6 {{ type ipv6_addr;{secondaries6} }}
+  set frontends4 {{ type ipv4_addr;{_elements(frontends)} }}
+  set uplinks {{ type ifname;{_elements(links)} }}
+  chain untracked {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname "{NODE_LINK}" notrack
+    ip daddr @secondaries4 notrack
+    ip6 daddr @secondaries6 notrack
+  }}
+  chain balanced {{
+    type nat hook prerouting priority dstnat - 10; policy accept;
+    ip daddr @frontends4 udp dport {PORTS[0]}-{PORTS[1]} dnat ip to {primary}
+  }}
+  chain kept {{
+    type nat hook postrouting priority srcnat - 10; policy accept;
+    udp sport {PORTS[0]}-{PORTS[1]} fib saddr type local snat ip to ip saddr : udp sport
+  }}
+  chain input {{
+    type filter hook input priority filter - 10; policy accept;
+    iifname "{NODE_LINK}" ip daddr {ECHO_ADDRESS} icmp type echo-request accept
+    iifname "{NODE_LINK}" ip6 daddr {ECHO_ADDRESS6} {_ECHO6} accept
+    iifname "{NODE_LINK}" {_NEIGHBOURS} accept
+    iifname "{NODE_LINK}" counter drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 10; policy accept;
+    iifname "{NODE_LINK}" ip saddr != @secondaries4 counter drop
+    iifname "{NODE_LINK}" ip6 saddr != @secondaries6 counter drop
+    {elsewhere}
+  }}
+}}
+"""
+
+
+def _elements(elements: Iterable[str]) -> str:
+    joined = ", ".join(elements)
+    return f" elements = {{ {joined} }}" if joined else ""
+
+
+def _networks(family: Family, networks: Iterable[IPNetwork]) -> str:
+    return _elements(str(n) for n in collapse(_of(family, networks)))
+
+
+def _of(family: Family, networks: Iterable[IPNetwork]) -> list[IPNetwork]:
+    return [n for n in networks if n.version == family]

@@ -1,0 +1,387 @@
+"""Links, addresses, routes and rules of one namespace (rtnetlink).
+
+Values in, values out; every change is idempotent: adding what is there and deleting what is not
+succeed. Formats: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/fib_rules.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from egress_gateway.datapath.addresses import IPAddress, IPNetwork
+from egress_gateway.datapath.errors import NoSuchLink
+from egress_gateway.datapath.linux import netlink
+from egress_gateway.datapath.linux.netlink import Message, NetlinkError, NetlinkSocket
+from egress_gateway.datapath.linux.netns import NetNS, read_sysctl
+
+MAIN: Final = 254
+"""The table that ordinary routes live in."""
+
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
+_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
+_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
+_NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 4, 18, 28
+_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_UP: Final = 1
+_UNICAST, _UNREACHABLE, _THROW = 1, 7, 9
+_TYPES: Final = {"unicast": _UNICAST, "unreachable": _UNREACHABLE, "throw": _THROW}
+_NAMES: Final = {number: name for name, number in _TYPES.items()}
+_OURS: Final = 101
+"""``rtm_protocol`` of routes that we add: who looks at ``ip route`` sees ``proto 101``."""
+
+RouteKind = Literal["unicast", "unreachable", "throw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    index: int
+    name: str
+    up: bool
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A route. ``device`` by name; ``source`` is the address preferred for packets of our own;
+    ``onlink`` takes the gateway to be on the device whatever its addresses say."""
+
+    destination: IPNetwork
+    kind: str = "unicast"
+    device: str | None = None
+    gateway: IPAddress | None = None
+    source: IPAddress | None = None
+    table: int = MAIN
+    onlink: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A routing rule: packets of ``family`` with ``mark`` (under ``mask``), come in by
+    ``device`` if one is named, look into ``table``."""
+
+    family: Literal[4, 6]
+    priority: int
+    table: int
+    mark: int = 0
+    mask: int = 0
+    device: str | None = None
+
+
+class Links:
+    """rtnetlink of one namespace. The socket stays there, so any thread may call."""
+
+    def __init__(self, netns: NetNS) -> None:
+        self._where = netns.path
+        self._netlink = NetlinkSocket(netlink.ROUTE, netns)
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    def __enter__(self) -> Links:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Links.
+
+    def links(self) -> dict[str, Link]:
+        """All links by name."""
+        asked = Message(_GETLINK, netlink.DUMP, _link_header())
+        answers = self._netlink.query(asked, f"listing links in {self._where}")
+        return {link.name: link for link in map(_link, answers)}
+
+    def link(self, name: str) -> Link | None:
+        asked = Message(_GETLINK, 0, _link_header() + netlink.text(_IFLA_IFNAME, name))
+        try:
+            answers = self._netlink.query(asked, f"looking for link {name} in {self._where}")
+        except NetlinkError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        return _link(answers[0])
+
+    def add(self, name: str, kind: str) -> None:
+        """A link of a kind that needs no more words (``wireguard``, ``dummy``)."""
+        info = netlink.nested(_IFLA_LINKINFO, netlink.text(_INFO_KIND, kind))
+        self._create(_link_header() + netlink.text(_IFLA_IFNAME, name) + info, name)
+
+    def add_veth(self, name: str, peer: str, peer_netns: NetNS) -> None:
+        """A pair of links, the other half directly in ``peer_netns``."""
+        other = (
+            _link_header()
+            + netlink.text(_IFLA_IFNAME, peer)
+            + netlink.u32(_IFLA_NET_NS_FD, peer_netns.fileno())
+        )
+        info = netlink.nested(
+            _IFLA_LINKINFO,
+            netlink.text(_INFO_KIND, "veth"),
+            netlink.nested(_INFO_DATA, netlink.attribute(_VETH_PEER, other)),
+        )
+        self._create(_link_header() + netlink.text(_IFLA_IFNAME, name) + info, name)
+
+    def set_up(self, name: str, *, up: bool = True, mtu: int | None = None) -> None:
+        """Sets the link up (or down) and its MTU in bytes."""
+        payload = _link_header(self._index(name), _UP if up else 0, _UP)
+        if mtu is not None:
+            payload += netlink.u32(_IFLA_MTU, mtu)
+        self._ask(Message(_NEWLINK, 0, payload), f"setting up link {name}")
+
+    def move(self, name: str, target: NetNS, new_name: str) -> None:
+        """Moves the link into ``target`` and renames it there, in one step."""
+        payload = (
+            _link_header(self._index(name))
+            + netlink.u32(_IFLA_NET_NS_FD, target.fileno())
+            + netlink.text(_IFLA_IFNAME, new_name)
+        )
+        self._ask(Message(_NEWLINK, 0, payload), f"moving link {name} to {target.path}")
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(NoSuchLink):
+            payload = _link_header(self._index(name))
+            message = Message(_DELLINK, 0, payload)
+            self._ask(message, f"deleting link {name}", fine=(errno.ENODEV,))
+
+    # Addresses.
+
+    def addresses(self, name: str) -> set[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
+        """Addresses of a link, link-local ones of IPv6 left out."""
+        return {address for _, address in self._addresses(self._index(name))}
+
+    def every_address(self) -> set[tuple[str, ipaddress.IPv4Interface | ipaddress.IPv6Interface]]:
+        """Addresses of all links, each with its link's name."""
+        names = {link.index: link.name for link in self.links().values()}
+        return {(names[i], address) for i, address in self._addresses(0) if i in names}
+
+    def _addresses(
+        self, index: int
+    ) -> set[tuple[int, ipaddress.IPv4Interface | ipaddress.IPv6Interface]]:
+        asked = Message(_GETADDR, netlink.DUMP, struct.pack("=BBBBI", 0, 0, 0, 0, index))
+        found = set()
+        for answer in self._netlink.query(asked, f"listing addresses in {self._where}"):
+            family, length, _, _, owner = struct.unpack_from("=BBBBI", answer.payload)
+            if index not in (0, owner):
+                continue
+            got = netlink.attributes(answer.payload, 8)
+            # IFA_LOCAL is the address itself, IFA_ADDRESS the peer's on point-to-point links.
+            raw = got.get(2) or got[1]
+            if family in (socket.AF_INET, socket.AF_INET6):
+                value = ipaddress.ip_interface((raw, length))
+                if not (value.version == 6 and value.ip.is_link_local):
+                    found.add((owner, value))
+        return found
+
+    def add_address(
+        self, name: str, address: ipaddress.IPv4Interface | ipaddress.IPv6Interface
+    ) -> None:
+        self._address(_NEWADDR, name, address)
+
+    def delete_address(
+        self, name: str, address: ipaddress.IPv4Interface | ipaddress.IPv6Interface
+    ) -> None:
+        self._address(_DELADDR, name, address)
+
+    def _address(
+        self, kind: int, name: str, address: ipaddress.IPv4Interface | ipaddress.IPv6Interface
+    ) -> None:
+        family = _family(address.version)
+        length = address.network.prefixlen
+        # IFA_F_NODAD: an address that nobody else can have need not wait to be usable.
+        flags = 0x02 if address.version == 6 else 0
+        payload = struct.pack("=BBBBI", family, length, flags, 0, self._index(name))
+        payload += netlink.attribute(2, address.packed) + netlink.attribute(1, address.packed)
+        create = netlink.CREATE | netlink.REPLACE if kind == _NEWADDR else 0
+        fine = (errno.EEXIST,) if kind == _NEWADDR else (errno.EADDRNOTAVAIL,)
+        self._ask(Message(kind, create, payload), f"address {address} on {name}", fine=fine)
+
+    # Routes.
+
+    def routes(self, table: int, family: Literal[4, 6]) -> set[Route]:
+        """Routes of one table."""
+        header = struct.pack("=BBBBBBBBI", _family(family), 0, 0, 0, 0, 0, 0, 0, 0)
+        asked = Message(_GETROUTE, netlink.DUMP, header + netlink.u32(15, table))
+        try:
+            answers = self._netlink.query(asked, f"listing routes of table {table}")
+        except NetlinkError as error:
+            if error.errno == errno.ENOENT:  # a table without routes does not exist
+                return set()
+            raise
+        names = {link.index: link.name for link in self.links().values()} if answers else {}
+        return {route for a in answers if (route := _route(a, names)) and route.table == table}
+
+    def replace_routes(self, routes: Sequence[Route]) -> None:
+        """Adds all, replacing those of the same destination and table. One batch."""
+        self._routes(_NEWROUTE, netlink.CREATE | netlink.REPLACE, routes, fine=())
+
+    def delete_routes(self, routes: Sequence[Route]) -> None:
+        self._routes(_DELROUTE, 0, routes, fine=(errno.ESRCH, errno.ENODEV))
+
+    def _routes(
+        self, kind: int, flags: int, routes: Sequence[Route], fine: tuple[int, ...]
+    ) -> None:
+        devices = {r.device for r in routes if r.device}
+        try:
+            indices = {name: self._index(name) for name in devices}
+        except NoSuchLink:
+            if kind == _DELROUTE:  # routes go with their link
+                self._routes(kind, flags, [r for r in routes if r.device is None], fine)
+                return
+            raise
+        messages = [Message(kind, flags, _encode_route(r, indices)) for r in routes]
+        for route, refused in zip(routes, self._netlink.batch(messages), strict=True):
+            if refused and refused[0] not in fine:
+                verb = "adding" if kind == _NEWROUTE else "deleting"
+                raise NetlinkError(f"{verb} {route} in {self._where}", *refused)
+
+    # Rules.
+
+    def rules(self, family: Literal[4, 6]) -> set[Rule]:
+        """Rules that select by mark, incoming link or nothing; others are left out."""
+        header = struct.pack("=BBBBBBBBI", _family(family), 0, 0, 0, 0, 0, 0, 0, 0)
+        asked = Message(_GETRULE, netlink.DUMP, header)
+        answers = self._netlink.query(asked, f"listing rules in {self._where}")
+        return {rule for a in answers if (rule := _rule(a, family))}
+
+    def add_rule(self, rule: Rule) -> None:
+        message = Message(_NEWRULE, netlink.CREATE | netlink.EXCLUSIVE, _encode_rule(rule))
+        self._ask(message, f"adding {rule}", fine=(errno.EEXIST,))
+
+    def delete_rule(self, rule: Rule) -> None:
+        message = Message(_DELRULE, 0, _encode_rule(rule))
+        self._ask(message, f"deleting {rule}", fine=(errno.ENOENT,))
+
+    # The rest.
+
+    def _create(self, payload: bytes, name: str) -> None:
+        flags = netlink.CREATE | netlink.EXCLUSIVE
+        self._ask(Message(_NEWLINK, flags, payload), f"making link {name}")
+
+    def _ask(self, message: Message, doing: str, fine: tuple[int, ...] = ()) -> None:
+        try:
+            self._netlink.ask(message, f"{doing} in {self._where}")
+        except NetlinkError as error:
+            if error.errno not in fine:
+                raise
+
+    def _index(self, name: str) -> int:
+        link = self.link(name)
+        if link is None:
+            raise NoSuchLink(f"link {name} does not exist in {self._where}")
+        return link.index
+
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _link_header(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return struct.pack("=BxHiII", 0, 0, index, flags, change)
+
+
+def _link(message: Message) -> Link:
+    _, _, index, flags, _ = struct.unpack_from("=BxHiII", message.payload)
+    found = netlink.attributes(message.payload, 16)
+    name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
+    return Link(index, name, bool(flags & _UP), struct.unpack("=I", found[_IFLA_MTU])[0])
+
+
+def _encode_route(route: Route, indices: dict[str, int]) -> bytes:
+    # Scope "link" for direct routes over a device, "universe" otherwise, as iproute2 chooses.
+    direct = route.destination.version == 4 and route.device and not route.gateway
+    payload = struct.pack(
+        "=BBBBBBBBI",
+        _family(route.destination.version),
+        route.destination.prefixlen,
+        0,
+        0,
+        0,  # the table is given by its attribute, which has room for more than eight bits
+        _OURS,
+        253 if direct else 0,
+        _TYPES[route.kind],
+        4 if route.onlink else 0,
+    )
+    payload += netlink.attribute(1, route.destination.network_address.packed)
+    payload += netlink.u32(15, route.table)
+    if route.device:
+        payload += netlink.u32(4, indices[route.device])
+    if route.gateway:
+        payload += netlink.attribute(5, route.gateway.packed)
+    if route.source:
+        payload += netlink.attribute(7, route.source.packed)
+    return payload
+
+
+def _route(message: Message, names: dict[int, str]) -> Route | None:
+    header = struct.unpack_from("=BBBBBBBBI", message.payload)
+    family, length, table, kind, flags = header[0], header[1], header[4], header[7], header[8]
+    found = netlink.attributes(message.payload, 12)
+    if kind not in _NAMES:
+        return None
+    nothing = bytes(4 if family == socket.AF_INET else 16)
+    address = ipaddress.ip_address(found.get(1, nothing))
+    # The kernel puts unreachable IPv6 routes on the loopback link; nobody asked for that.
+    device = names.get(struct.unpack("=I", found[4])[0]) if 4 in found else None
+    return Route(
+        destination=ipaddress.ip_network((address, length)),
+        kind=_NAMES[kind],
+        device=device if kind == _UNICAST else None,
+        gateway=ipaddress.ip_address(found[5]) if 5 in found else None,
+        source=ipaddress.ip_address(found[7]) if 7 in found else None,
+        table=struct.unpack("=I", found[15])[0] if 15 in found else table,
+        onlink=bool(flags & 4),
+    )
+
+
+def _encode_rule(rule: Rule) -> bytes:
+    header = struct.pack("=BBBBBBBBI", _family(rule.family), 0, 0, 0, 0, 0, 0, 1, 0)
+    payload = header + netlink.u32(6, rule.priority) + netlink.u32(15, rule.table)
+    if rule.device:
+        payload += netlink.text(3, rule.device)
+    if rule.mask:
+        payload += netlink.u32(10, rule.mark) + netlink.u32(16, rule.mask)
+    return payload
+
+
+def _rule(message: Message, family: Literal[4, 6]) -> Rule | None:
+    found = netlink.attributes(message.payload, 12)
+
+    def number(kind: int) -> int:
+        return int(struct.unpack("=I", found[kind])[0]) if kind in found else 0
+
+    # Prefixes, outgoing link, L3 domain, user ids, protocol and ports (FRA_* of fib_rules.h).
+    selectors = {1, 2, 17, 19, 20, 22, 23, 24} & found.keys()
+    action = message.payload[7]
+    if selectors or action != 1:
+        return None
+    return Rule(
+        family=family,
+        priority=number(6),
+        table=number(15),
+        mark=number(10),
+        mask=number(16),
+        device=found[3].rstrip(b"\0").decode() if 3 in found else None,
+    )
+
+
+def families(netns: NetNS) -> tuple[Literal[4, 6], ...]:
+    """4, and 6 where the kernel has it: without, asking for IPv6 routes is an error."""
+    known = read_sysctl(netns, "net/ipv6/conf/all/disable_ipv6") is not None
+    return (4, 6) if known else (4,)
+
+
+def default_route_mtu(netns: NetNS | None = None) -> int:
+    """The MTU (bytes) of the link that the IPv4 default route uses; 1500 if there is none."""
+    with Links(netns or NetNS.current()) as links:
+        known = links.links()
+        for route in links.routes(MAIN, 4):
+            if route.destination.prefixlen == 0 and route.device in known:
+                return known[route.device].mtu
+    return 1500

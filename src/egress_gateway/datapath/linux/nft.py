@@ -1,0 +1,144 @@
+"""nftables of one namespace, through libnftables: whole rulesets in, one atomic change each.
+
+The library costs a fraction of a millisecond where the ``nft`` program costs sixteen. A ruleset is
+nft's own text; ``add table`` + ``delete table`` + ``table {…}`` in one call replaces a table
+without an instant in which it is missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import json
+import struct
+import threading
+from collections.abc import Iterable
+from typing import Any, Final
+
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.linux import netlink
+from egress_gateway.datapath.linux.netlink import Message, NetlinkSocket
+from egress_gateway.datapath.linux.netns import NetNS
+
+_OUTPUT_JSON: Final = 1 << 4
+_GET_GENERATION: Final = (10 << 8) | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
+_GENERATION_ID: Final = 1
+# The library keeps state outside its contexts (scanner, symbol tables).
+_lock: Final = threading.Lock()
+_library: list[ctypes.CDLL] = []
+
+
+class Nftables:
+    """nftables of one namespace. Each call has a context of its own; thread-safe."""
+
+    def __init__(self, netns: NetNS) -> None:
+        self._netns = netns
+
+    def apply(self, ruleset: str) -> None:
+        """Applies ``ruleset`` as one transaction. Raises ``DatapathError`` with nft's words."""
+        failure, output = self._run(ruleset, json_output=False)
+        if failure:
+            first = next(iter(failure.strip().splitlines()), "no reason given")
+            raise DatapathError(f"nftables in {self._netns.path}: {first}{output}")
+
+    def table(self, family: str, name: str) -> list[dict[str, Any]] | None:
+        """The table's objects as nft's JSON has them; None if there is no such table."""
+        failure, output = self._run(f"list table {family} {name}", json_output=True)
+        if failure:
+            if "No such file or directory" in failure:
+                return None
+            raise DatapathError(f"nftables in {self._netns.path}: {failure.strip()}")
+        listed: list[dict[str, Any]] = json.loads(output)["nftables"]
+        return [item for item in listed if "metainfo" not in item]
+
+    def generation(self) -> int:
+        """Changes with every change of any rule or set by anybody in the namespace; far cheaper
+        than looking at them. Packets that count or fill sets do not change it."""
+        connection = NetlinkSocket(netlink.NETFILTER, self._netns)
+        try:
+            asked = Message(_GET_GENERATION, 0, struct.pack("!BBH", 0, 0, 0))
+            answers = connection.query(asked, f"nftables in {self._netns.path}")
+        finally:
+            connection.close()
+        found = netlink.attributes(answers[0].payload, 4)
+        return int.from_bytes(found[_GENERATION_ID])
+
+    def counter(self, family: str, table: str, name: str) -> int | None:
+        """Packets of a named counter; None if it does not exist."""
+        failure, output = self._run(f"list counter {family} {table} {name}", json_output=True)
+        if failure:
+            return None
+        for item in json.loads(output)["nftables"]:
+            if "counter" in item:
+                return int(item["counter"]["packets"])
+        return None
+
+    def _run(self, command: str, *, json_output: bool) -> tuple[str, str]:
+        with _lock:
+            return self._netns.run(lambda: _execute(command, json_output))
+
+
+def fingerprint(listing: list[dict[str, Any]] | None, *, without: tuple[str, ...] = ()) -> str:
+    """A listing as text that changes when somebody changes the rules, and only then: handles
+    and counts are left out, and so are the elements of the sets named ``without``."""
+    return json.dumps(_strip(listing or [], without), sort_keys=True)
+
+
+def amend(table: str, sets: Iterable[str], ruleset: str) -> str:
+    """A transaction that makes an existing ``inet`` table equal ``ruleset``: rules and the named
+    sets and maps anew, counters and other sets kept. Packets see the old rules or the new."""
+    flushes = [f"flush set inet {table} {name}" for name in sets]
+    return "\n".join([f"flush table inet {table}", *flushes, ruleset])
+
+
+def _strip(value: Any, without: tuple[str, ...]) -> Any:
+    if isinstance(value, list):
+        return [_strip(item, without) for item in value]
+    if not isinstance(value, dict):
+        return value
+    left_out = {"handle", "packets", "bytes"}
+    if value.get("name") in without:
+        left_out.add("elem")
+    return {k: _strip(v, without) for k, v in value.items() if k not in left_out}
+
+
+def _load() -> ctypes.CDLL:
+    if _library:
+        return _library[0]
+    try:
+        loaded = ctypes.CDLL(ctypes.util.find_library("nftables") or "libnftables.so.1")
+    except OSError as error:
+        raise DatapathError(
+            "libnftables.so.1 cannot be loaded; install the package libnftables1"
+        ) from error
+    loaded.nft_ctx_new.restype = ctypes.c_void_p
+    loaded.nft_ctx_new.argtypes = [ctypes.c_uint32]
+    for name in ("nft_ctx_free", "nft_ctx_buffer_output", "nft_ctx_buffer_error"):
+        getattr(loaded, name).argtypes = [ctypes.c_void_p]
+    loaded.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    loaded.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+        function = getattr(loaded, name)
+        function.argtypes = [ctypes.c_void_p]
+        function.restype = ctypes.c_char_p
+    _library.append(loaded)
+    return loaded
+
+
+def _execute(command: str, json_output: bool) -> tuple[str, str]:
+    library = _load()
+    context = library.nft_ctx_new(0)
+    if not context:
+        raise DatapathError("libnftables gave no context; run with CAP_NET_ADMIN")
+    try:
+        library.nft_ctx_buffer_output(context)
+        library.nft_ctx_buffer_error(context)
+        if json_output:
+            library.nft_ctx_output_set_flags(context, _OUTPUT_JSON)
+        result = library.nft_run_cmd_from_buffer(context, command.encode())
+        output = library.nft_ctx_get_output_buffer(context) or b""
+        error = library.nft_ctx_get_error_buffer(context) or b""
+        failure = (error.decode(errors="replace") or "refused") if result else ""
+        return failure, output.decode(errors="replace")
+    finally:
+        library.nft_ctx_free(context)

@@ -1,0 +1,443 @@
+"""What an attached pod should look like, what it looks like, and the steps between. Pure.
+
+Order is the guarantee: the hold is the first step of every plan that needs it and the last to go,
+and routes change only behind it, so a plan may be interrupted after any step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from egress_gateway.api import keys
+from egress_gateway.datapath.addresses import ECHO_ADDRESS, IPAddress, IPNetwork
+from egress_gateway.datapath.linux.link import MAIN, Link, Route, Rule
+from egress_gateway.datapath.linux.sockets import Flow
+from egress_gateway.datapath.pod.actions import (
+    TUNNEL_LINK,
+    Action,
+    AddRule,
+    AllowSource,
+    ApplyFilter,
+    ConfigureTunnel,
+    CreateTunnel,
+    DeleteLink,
+    DeleteRoutes,
+    DeleteRule,
+    ForgetSource,
+    MoveTunnel,
+    RaiseLink,
+    ReplaceRoutes,
+    SetSysctl,
+)
+from egress_gateway.datapath.pod.ruleset import LEG, LEGS, LINKS, MARK, Split, render, split
+from egress_gateway.datapath.wireguard.model import Config, Device, Endpoint, Peer, PeerStatus
+
+ROUTES: Final = 25959
+"""Routing table of the tunnel in the pod ("eg" in ASCII). The main table is never touched, so
+taking the tunnel away needs no memory of what was there before."""
+RULES: Final = tuple(
+    rule
+    for family in (4, 6)
+    for rule in (
+        # What came in by an ordinary link goes back as if we were not there.
+        Rule(family=family, priority=1000, table=MAIN, mark=MARK, mask=MARK),
+        Rule(family=family, priority=1001, table=ROUTES),
+    )
+)
+KEPT_ROUTES: Final = ROUTES + 1
+"""Routing table of the tunnel that only its own connections use."""
+KEPT_RULES: Final = {
+    link: tuple(
+        Rule(family=family, priority=1000, table=KEPT_ROUTES, mark=leg, mask=LEGS)
+        for family in (4, 6)
+    )
+    for link, leg in LEG.items()
+}
+SYSCTLS: Final = (
+    # Reverse path checks must follow the mark, or strict ones drop what came in by eth0.
+    ("net/ipv4/conf/all/src_valid_mark", "1"),
+)
+REVERSE_PATH: Final = ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/{}/rp_filter")
+"""The greater of the two counts (kernel's ip-sysctl)."""
+_STRICT, _LOOSE = "1", "2"
+TUNNEL_SYSCTLS: Final = (
+    # Nobody on the other side is a router of ours, and addresses are the pod's own.
+    ("accept_ra", "0"),
+    ("addr_gen_mode", "1"),
+)
+KEEPALIVE: Final = 25
+"""Seconds. Opens the handshake without waiting for traffic, keeps load balancers' and
+conntrack's memory of the flow alive; WireGuard's documentation suggests this value."""
+
+_EVERYWHERE4: Final = ipaddress.IPv4Network("0.0.0.0/0")
+_EVERYWHERE6: Final = ipaddress.IPv6Network("::/0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """The pod's tunnel to one gateway.
+
+    ``name`` is unique on the node (see ``tunnel_name``). Every move changes ``endpoint`` *and*
+    ``listen_port``, so that the gateway left behind cannot take the pod back. ``mtu`` in bytes.
+    """
+
+    name: str
+    private_key: str = field(repr=False)
+    peer_key: str
+    endpoint: Endpoint
+    listen_port: int
+    mtu: int
+    keepalive: int = KEEPALIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodDesired:
+    """What an attached pod's namespace should look like.
+
+    With ``default_route`` everything but ``excluded`` and ``exceptions`` belongs to the gateway;
+    without it only ``excluded`` does (the ``azureNetworking`` swap), and exceptions never do.
+    ``tunnel`` None: all of that is held back. ``tunnel_ipv6`` False: IPv6 of the gateway's is
+    held back even with a tunnel. ``other`` is a second tunnel on the other link: connections
+    that use it already stay on it, and no new ones are sent there.
+    """
+
+    netns: Path
+    addresses: tuple[IPAddress, ...]
+    interface: str = "eth0"
+    link: str = TUNNEL_LINK
+    default_route: bool = True
+    excluded: tuple[IPNetwork, ...] = ()
+    exceptions: tuple[IPNetwork, ...] = ()
+    tunnel: Tunnel | None = None
+    tunnel_ipv6: bool = False
+    other: Tunnel | None = None
+    keep_other: bool = True
+    """False: connections leave the second tunnel at once; what still comes by it is heard."""
+
+    @property
+    def other_link(self) -> str:
+        return LINKS[1] if self.link == LINKS[0] else LINKS[0]
+
+    @property
+    def split(self) -> Split:
+        return split(
+            default_route=self.default_route,
+            excluded=self.excluded,
+            exceptions=self.exceptions,
+        )
+
+    @property
+    def filter(self) -> str:
+        """The table of the hold."""
+        other = self.other_link if self.other else None
+        return render(self.split, kept=other, leaves=self.keep_other)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """A tunnel as it is; the fields are those of ``PodObserved``."""
+
+    unmoved: bool = False
+    link: Link | None = None
+    device: Device | None = None
+    source: IPAddress | None = None
+    sysctls: tuple[tuple[str, str | None], ...] = ()
+    """Those of ``link_sysctls``, once the link is there."""
+
+    @property
+    def is_new(self) -> bool:
+        """Not up yet: its routes are to be added whatever was seen of them."""
+        return self.device is None or self.link is None or not self.link.up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodObserved:
+    """What is there. ``filter`` is the text the table is known to equal ("" if there is a table
+    of which that is not known, None if there is none)."""
+
+    filter: str | None = None
+    inbound: tuple[Flow, ...] = ()
+    sysctls: tuple[tuple[str, str | None], ...] = ()
+    unmoved: bool = False
+    """The tunnel's link still lies in the node's namespace: it is configured whole then, whatever
+    ``device`` says."""
+    link: Link | None = None
+    device: Device | None = None
+    routes: frozenset[Route] = frozenset()
+    rules: frozenset[Rule] = frozenset()
+    source: IPAddress | None = None
+    """What the node's filter lets through to the tunnel's listen port."""
+    link_sysctls: tuple[tuple[str, str | None], ...] = ()
+    ipv6: bool = True
+    """Whether the pod has IPv6."""
+    other: Leg = Leg()
+
+    @property
+    def leg(self) -> Leg:
+        return Leg(
+            unmoved=self.unmoved,
+            link=self.link,
+            device=self.device,
+            source=self.source,
+            sysctls=self.link_sysctls,
+        )
+
+
+_MAKING: Final = (AllowSource, DeleteLink, CreateTunnel, ConfigureTunnel, MoveTunnel)
+
+
+def tunnel_name(container_id: str, interface: str = "eth0", link: str = TUNNEL_LINK) -> str:
+    """A birth name of at most 15 characters for a pod's tunnel, stable per sandbox."""
+    which = "" if link == TUNNEL_LINK else f"/{link}"
+    digest = hashlib.sha256(f"{container_id}/{interface}{which}".encode()).hexdigest()
+    return f"egw{digest[:12]}"
+
+
+def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
+    """The steps from ``observed`` to ``desired``; none when they agree."""
+    return [
+        *_filter(desired, observed),
+        *(SetSysctl(n, v) for n, v in SYSCTLS if (n, v) not in observed.sysctls),
+        *_reverse_path(desired, observed),
+        *_tunnel(desired, desired.tunnel, desired.link, observed.leg),
+        *_tunnel(desired, desired.other, desired.other_link, observed.other),
+        *_routing(desired, observed),
+    ]
+
+
+def move(desired: PodDesired, reached: PodDesired | None) -> list[Action] | None:
+    """The steps to ``desired`` for a pod that was last seen to be ``reached``, if nothing but its
+    tunnel's other end is to change; None if there is more to do, or no move. What is there need not
+    be looked at for them: when a gateway is lost, hundreds of pods wait for their turn."""
+    old, new = (reached.tunnel if reached else None), desired.tunnel
+    if reached is None or old is None or new is None or old.listen_port == new.listen_port:
+        return None
+    led = replace(
+        old,
+        endpoint=new.endpoint,
+        listen_port=new.listen_port,
+        peer_key=new.peer_key,
+        keepalive=new.keepalive,
+    )
+    if led != new or replace(reached, tunnel=new) != desired:
+        return None
+    whole = configuration(new, ipv6=desired.tunnel_ipv6, observed=None)
+    return [
+        AllowSource(new.listen_port, new.endpoint.address),
+        ConfigureTunnel(replace(whole, private_key=None), desired.link),
+        ForgetSource(old.listen_port),
+    ]
+
+
+def apart(
+    actions: Sequence[Action],
+) -> tuple[Sequence[Action], Sequence[Action], Sequence[Action]]:
+    """Of a first attachment: what makes the tunnel and brings its link into the pod, what puts the
+    hold in place, and what may begin when both are done. The first two may go on beside each
+    other, since a link that is down and has no route carries nothing. Of other plans all is in the
+    last part."""
+    fresh = any(isinstance(a, ApplyFilter) and not a.present for a in actions)
+    if not fresh or not any(isinstance(a, MoveTunnel) for a in actions):
+        return (), (), actions
+    tunnel = [a for a in actions if isinstance(a, _MAKING)]
+    # A tunnel's own settings wait for its link.
+    start = next(i for i, a in enumerate(actions) if isinstance(a, _MAKING))
+    rest = [a for a in actions[start:] if not isinstance(a, _MAKING)]
+    return tunnel, actions[:start], rest
+
+
+def sysctls(desired: PodDesired) -> list[str]:
+    """What is to be observed."""
+    return [*(n for n, _ in SYSCTLS), *(n.format(desired.interface) for n in REVERSE_PATH)]
+
+
+def _reverse_path(desired: PodDesired, observed: PodObserved) -> list[SetSysctl]:
+    # ARP knows no marks: a strict pod answers nobody who asks with an address of the gateway's,
+    # as the node does (169.254.1.1, say), and is lost to it as soon as it is asked anew.
+    common, own = (n.format(desired.interface) for n in REVERSE_PATH)
+    known = dict(observed.sysctls)
+    strict = max(known.get(common) or "0", known.get(own) or "0") == _STRICT
+    return [SetSysctl(own, _LOOSE)] if strict else []
+
+
+def _filter(desired: PodDesired, observed: PodObserved) -> list[Action]:
+    if observed.filter == desired.filter:
+        return []
+    present = observed.filter is not None
+    return [ApplyFilter(desired.filter, present, () if present else observed.inbound)]
+
+
+def _tunnel(desired: PodDesired, tunnel: Tunnel | None, name: str, observed: Leg) -> list[Action]:
+    """Steps for the tunnel on the link ``name``."""
+    if tunnel is None:
+        return [DeleteLink(name)] if observed.link else []
+    actions: list[Action] = []
+    source = tunnel.endpoint.address
+    if observed.source != source:
+        # Before the port is opened, so that nobody else is ever heard on it.
+        actions.append(AllowSource(tunnel.listen_port, source))
+    if observed.device is None or not (observed.link or observed.unmoved):
+        if observed.link:
+            actions.append(DeleteLink(name))
+        whole = configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)
+        return [
+            *actions,
+            CreateTunnel(tunnel.name),
+            ConfigureTunnel(whole, name),
+            MoveTunnel(tunnel.name, name),
+            *_link_sysctls(desired, name, ()),
+            RaiseLink(name, tunnel.mtu),
+        ]
+    known = None if observed.unmoved else observed.device
+    change = configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=known)
+    if change != Config():
+        actions.append(ConfigureTunnel(change, name))
+        if known is not None and known.listen_port != tunnel.listen_port:
+            actions.append(ForgetSource(known.listen_port))
+    link = observed.link
+    if link is None:
+        actions.append(MoveTunnel(tunnel.name, name))
+    actions += _link_sysctls(desired, name, observed.sysctls if link else ())
+    if link is None or not link.up or link.mtu != tunnel.mtu:
+        actions.append(RaiseLink(name, tunnel.mtu))
+    return actions
+
+
+def link_sysctls(desired: PodDesired, name: str) -> list[tuple[str, str]]:
+    """Of a tunnel's link. Runtimes that turn IPv6 off by default turn it off here too."""
+    wanted = [*TUNNEL_SYSCTLS, *([("disable_ipv6", "0")] if desired.tunnel_ipv6 else [])]
+    return [(f"net/ipv6/conf/{name}/{key}", value) for key, value in wanted]
+
+
+def _link_sysctls(
+    desired: PodDesired, name: str, found: Iterable[tuple[str, str | None]]
+) -> list[SetSysctl]:
+    known = dict(found)
+    # A kernel without IPv6 has no such keys.
+    return [
+        SetSysctl(key, value)
+        for key, value in link_sysctls(desired, name)
+        if known.get(key, "") not in (value, None)
+    ]
+
+
+def configuration(tunnel: Tunnel, *, ipv6: bool, observed: Device | None) -> Config:
+    """The one call that makes the device right; an empty ``Config`` if it is."""
+    allowed: tuple[IPNetwork, ...] = (_EVERYWHERE4, _EVERYWHERE6) if ipv6 else (_EVERYWHERE4,)
+    peer = Peer(
+        public_key=tunnel.peer_key,
+        allowed_ips=allowed,
+        endpoint=tunnel.endpoint,
+        keepalive=tunnel.keepalive,
+    )
+    if observed is None:
+        return Config(
+            private_key=tunnel.private_key,
+            listen_port=tunnel.listen_port,
+            replace_peers=True,
+            peers=(peer,),
+        )
+    rekey = observed.public_key != keys.public_key(tunnel.private_key)
+    moved = observed.listen_port != tunnel.listen_port
+    known = observed.peers.get(tunnel.peer_key)
+    # A session with the gateway that was left must not go on over the new path.
+    fresh = rekey or moved or known is None or known.endpoint != tunnel.endpoint
+    settled = known is not None and not fresh and _matches(known, peer)
+    return Config(
+        private_key=tunnel.private_key if rekey else None,
+        listen_port=tunnel.listen_port if moved else None,
+        remove_peers=tuple(key for key in observed.peers if key != tunnel.peer_key),
+        peers=() if settled else (as_fresh(peer) if fresh else peer,),
+    )
+
+
+def as_fresh(peer: Peer) -> Peer:
+    return Peer(
+        public_key=peer.public_key,
+        allowed_ips=peer.allowed_ips,
+        endpoint=peer.endpoint,
+        keepalive=peer.keepalive,
+        fresh=True,
+    )
+
+
+def _matches(status: PeerStatus, peer: Peer) -> bool:
+    same_reach = status.allowed_ips == frozenset(peer.allowed_ips)
+    return same_reach and status.keepalive == peer.keepalive
+
+
+def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
+    wanted = frozenset(desired_routes(desired, ipv6=observed.ipv6))
+    new = {desired.link: observed.leg.is_new, desired.other_link: observed.other.is_new}
+    # A new link's routes went with its predecessor, whatever was seen before.
+    added = {r for r in wanted if r not in observed.routes or new.get(r.device or "")}
+    # A route of the same destination is replaced in one step, so that a packet finds the old one
+    # or the new one.
+    places = {(r.table, r.destination) for r in wanted}
+    gone = {r for r in observed.routes - wanted if (r.table, r.destination) not in places}
+    bound = KEPT_RULES[desired.other_link] if desired.other else ()
+    surplus = [r for rules in KEPT_RULES.values() for r in rules if r not in bound]
+    return [
+        # What must stay on its tunnel is bound to it before the others go elsewhere.
+        *_table(KEPT_ROUTES, gone, added),
+        *_missing(bound, observed),
+        *_table(ROUTES, gone, added),
+        *_missing(RULES, observed),
+        *(DeleteRule(rule) for rule in surplus if rule in observed.rules),
+    ]
+
+
+def _table(table: int, gone: Iterable[Route], added: Iterable[Route]) -> list[Action]:
+    # Adding first would put a route of the same destination in place and then take it away.
+    less = tuple(sorted((r for r in gone if r.table == table), key=_order))
+    more = tuple(sorted((r for r in added if r.table == table), key=_order))
+    return [*([DeleteRoutes(less)] if less else []), *([ReplaceRoutes(more)] if more else [])]
+
+
+def _missing(rules: Iterable[Rule], observed: PodObserved) -> list[Action]:
+    wanted = (r for r in rules if observed.ipv6 or r.family == 4)
+    return [AddRule(rule) for rule in wanted if rule not in observed.rules]
+
+
+def _order(route: Route) -> tuple[int, int, str]:
+    return route.table, route.destination.version, str(route.destination)
+
+
+def desired_routes(desired: PodDesired, *, ipv6: bool) -> list[Route]:
+    """Table ``ROUTES``: the gateway's destinations lead into the tunnel, the others are thrown
+    back to the main table. ``KEPT_ROUTES`` has the same for the other tunnel."""
+    routes: list[Route] = []
+    for family in (4, 6) if ipv6 else (4,):
+        routes += _family_routes(desired, desired.tunnel, desired.link, ROUTES, family)
+        if desired.other is not None:
+            link = desired.other_link
+            routes += _family_routes(desired, desired.other, link, KEPT_ROUTES, family)
+    return routes
+
+
+def _family_routes(
+    desired: PodDesired, tunnel: Tunnel | None, link: str, table: int, family: Literal[4, 6]
+) -> list[Route]:
+    source = next((a for a in desired.addresses if a.version == family), None)
+    if source is None:
+        return []
+    carried = family == 4 or desired.tunnel_ipv6
+    if carried and tunnel is None:
+        return []  # the hold alone decides
+    echo = ipaddress.ip_network(ECHO_ADDRESS)
+    found = {n: Route(destination=n, kind="throw", table=table) for n in desired.split.direct}
+    for network in desired.split.tunneled:
+        if carried:
+            found[network] = Route(destination=network, device=link, source=source, table=table)
+        else:
+            # Held either way; this tells the application at once, so that it tries IPv4.
+            found[network] = Route(destination=network, kind="unreachable", table=table)
+    if family == 4:
+        # The gateway's own answer to probes comes from there.
+        found[echo] = Route(destination=echo, device=link, source=source, table=table)
+    return [route for network, route in found.items() if network.version == family]

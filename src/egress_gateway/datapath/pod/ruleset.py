@@ -1,0 +1,161 @@
+"""The pod's nftables table: the hold, and the marks of connections that came in. Text, no I/O.
+
+The hold sits in postrouting at the very end, after every routing decision and translation (service
+meshes translate inside pods), and looks only at where a packet is about to leave and where to. It
+asks conntrack's mark, never the packet's: a container with NET_RAW may set the latter. Neighbour
+discovery passes when the kernel speaks: its packets have a socket that belongs to no user.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from egress_gateway.datapath.addresses import IPNetwork, collapse, within
+from egress_gateway.datapath.linux.nft import amend
+from egress_gateway.datapath.linux.sockets import Flow
+
+TABLE: Final = "egress_gateway"
+COUNTER: Final = "held"
+MARK: Final = 0x1000_0000
+"""Bit of the packet's and the connection's mark: came in by an ordinary link, goes back so.
+Other bits are left alone, for those who share the namespace."""
+LINKS: Final = ("wg0", "wg1")
+"""The two tunnels that a pod can have. Mostly there is one; the second is there while a planned
+move lets connections finish where they began."""
+LEGS: Final = 0x0300_0000
+LEG: Final = {"wg0": 0x0100_0000, "wg1": 0x0200_0000}
+"""Bits of the connection's mark: the tunnel that its last packet left by."""
+SEEDED: Final = ("inbound4", "inbound6")
+"""Sets that hold connections older than the table; re-applying leaves them as they are."""
+
+_ALWAYS_DIRECT: Final[tuple[IPNetwork, ...]] = (
+    ipaddress.IPv4Network("224.0.0.0/24"),  # IGMP and other talk that never leaves the link
+    ipaddress.IPv6Network("fe80::/10"),  # neighbour discovery
+    ipaddress.IPv6Network("ff02::/16"),
+)
+_EVERYTHING: Final[tuple[IPNetwork, ...]] = (
+    ipaddress.IPv4Network("0.0.0.0/0"),
+    ipaddress.IPv6Network("::/0"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who carries which destination: ``direct`` wins over ``tunneled`` where both match."""
+
+    direct: tuple[IPNetwork, ...]
+    tunneled: tuple[IPNetwork, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def split(
+    *,
+    default_route: bool,
+    excluded: tuple[IPNetwork, ...],
+    exceptions: tuple[IPNetwork, ...],
+) -> Split:
+    """The meaning of ``defaultRoute``, ``excludeCidrs`` and the node's exceptions."""
+    always = [*exceptions, *_ALWAYS_DIRECT]
+    direct = collapse([*always, *excluded] if default_route else always)
+    wanted = _EVERYTHING if default_route else collapse(excluded)
+    # Routes prefer the longer prefix, and know one route per prefix: what lies inside a direct
+    # network must not be among the tunnelled ones at all.
+    tunneled = (n for n in wanted if not any(within(n, d) for d in direct))
+    return Split(direct, tuple(tunneled))
+
+
+@functools.lru_cache(maxsize=1024)
+def render(destinations: Split, *, kept: str | None = None, leaves: bool = True) -> str:
+    """The table. Connections that left by the tunnel ``kept`` are routed to it again, wherever
+    the others go; without ``leaves`` what comes in by it is taken, and nothing leaves by it."""
+    ours = ", ".join(f'"{link}"' for link in ("lo", *LINKS))
+    legs = ", ".join(f'"{link}" : goto by_{link}' for link in LINKS)
+    stay = _stay(kept) if kept and leaves else ""
+    taken = _taken(kept) if kept and not leaves else ""
+    return f"""\
+table inet {TABLE} {{
+  counter {COUNTER} {{ }}
+{_networks("direct", destinations.direct)}
+{_networks("tunneled", destinations.tunneled)}
+  set inbound4 {{ type ipv4_addr . inet_service . inet_service; }}
+  set inbound6 {{ type ipv6_addr . inet_service . inet_service; }}
+  chain arriving {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname != {{ {ours} }} ct direction original ct mark set ct mark | {MARK:#x}
+    ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
+{stay}{taken}  }}
+  chain routing {{
+    type route hook output priority mangle; policy accept;
+    ct mark & {MARK | LEGS:#x} == 0 jump seeded
+    ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
+{stay}  }}
+  chain seeded {{
+    ip daddr . tcp dport . tcp sport @inbound4 ct mark set ct mark | {MARK:#x}
+    ip6 daddr . tcp dport . tcp sport @inbound6 ct mark set ct mark | {MARK:#x}
+  }}
+{_notes()}
+  chain neighbours {{
+    meta skuid 0-4294967295 return
+    ip6 hoplimit 255 accept
+  }}
+  chain hold {{
+    type filter hook postrouting priority 300; policy accept;
+    oifname vmap {{ "lo" : accept, {legs} }}
+    ct mark & {MARK:#x} == {MARK:#x} accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} jump neighbours
+    ip daddr @direct4 accept
+    ip6 daddr @direct6 accept
+    ip daddr @tunneled4 counter name "{COUNTER}" drop
+    ip6 daddr @tunneled6 counter name "{COUNTER}" drop
+  }}
+}}
+"""
+
+
+def _stay(link: str) -> str:
+    leg = LEG[link]
+    return f"    ct mark & {LEGS:#x} == {leg:#x} meta mark set meta mark | {leg:#x}\n"
+
+
+def _taken(link: str) -> str:
+    """Its routes are found by the mark, so that a strict reverse path check (rp_filter) passes."""
+    return f'    iifname "{link}" meta mark set meta mark | {LEG[link]:#x}\n'
+
+
+def _notes() -> str:
+    """Every connection's mark says which tunnel it uses, long before a move needs to know."""
+    others = 0xFFFF_FFFF & ~LEGS
+    return "\n".join(
+        f"  chain by_{link} {{\n    ct mark & {LEGS:#x} == {leg:#x} accept\n"
+        f"    ct mark set ct mark & {others:#x} | {leg:#x} accept\n  }}"
+        for link, leg in LEG.items()
+    )
+
+
+def replacement(ruleset: str, flows: Iterable[Flow], *, present: bool) -> str:
+    """``ruleset`` as a transaction. What is there keeps its counter and its seeded flows."""
+    sets = [f"{kind}{family}" for kind in ("direct", "tunneled") for family in (4, 6)]
+    lines = [amend(TABLE, sets, ruleset) if present else ruleset]
+    for flow in flows:
+        name = f"inbound{flow.remote.version}"
+        key = f"{flow.remote} . {flow.remote_port} . {flow.local_port}"
+        lines.append(f"add element inet {TABLE} {name} {{ {key} }}")
+    return "\n".join(lines) + "\n"
+
+
+def _networks(name: str, networks: Iterable[IPNetwork]) -> str:
+    kept = list(networks)
+    return "\n".join(
+        f"  set {name}{version} {{ type ipv{version}_addr; flags interval;"
+        f"{_elements(n for n in kept if n.version == version)} }}"
+        for version in (4, 6)
+    )
+
+
+def _elements(networks: Iterable[IPNetwork]) -> str:
+    joined = ", ".join(str(network) for network in networks)
+    return f" elements = {{ {joined} }}" if joined else ""

@@ -1,0 +1,448 @@
+"""The pod's side of the data path: the hold, the tunnel, routes and marks.
+
+Guarantee: once the first action of a plan has been applied, nothing that belongs to the gateway
+leaves the pod by another link. The hold does not depend on any link or process of ours; the
+tunnel may come, go and move behind it. Its limit: a pod with NET_ADMIN is its own master, and
+one with NET_RAW can write frames below netfilter.
+
+Level-triggered, from a worker thread (everything here blocks)::
+
+    side = PodSide(netns_path, backend=backend, sources=sources)
+    done = side.converge(desired)          # empty: nothing was amiss
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from egress_gateway.datapath.errors import DatapathError, NoSuchLink, NoSuchNamespace
+from egress_gateway.datapath.linux import echo, sockets
+from egress_gateway.datapath.linux.link import Link, Links, families
+from egress_gateway.datapath.linux.netns import NetNS, read_sysctl, write_sysctl
+from egress_gateway.datapath.linux.nft import Nftables, fingerprint
+from egress_gateway.datapath.linux.sockets import Flow
+from egress_gateway.datapath.pod import plan as podplan
+from egress_gateway.datapath.pod.actions import (
+    TUNNEL_LINK,
+    Action,
+    AddRule,
+    AllowSource,
+    ApplyFilter,
+    ConfigureTunnel,
+    CreateTunnel,
+    DeleteLink,
+    DeleteRoutes,
+    DeleteRule,
+    DeleteTunnel,
+    ForgetSource,
+    MoveTunnel,
+    RaiseLink,
+    ReplaceRoutes,
+    SetSysctl,
+)
+from egress_gateway.datapath.pod.plan import (
+    KEPT_ROUTES,
+    KEPT_RULES,
+    ROUTES,
+    RULES,
+    Leg,
+    PodDesired,
+    PodObserved,
+    Tunnel,
+    plan,
+    tunnel_name,
+)
+from egress_gateway.datapath.pod.ruleset import COUNTER, LINKS, SEEDED, TABLE, replacement
+from egress_gateway.datapath.pod.sources import SourceFilter
+from egress_gateway.datapath.wireguard.model import Backend, Config, Device, Interface
+
+__all__ = [
+    "TUNNEL_LINK",
+    "PodDesired",
+    "PodObserved",
+    "PodSide",
+    "SourceFilter",
+    "Tunnel",
+    "plan",
+    "tunnel_name",
+]
+
+
+_UNASKED: Final = Device(public_key="", listen_port=0, fwmark=0, peers={})
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The pod's namespace for the length of one call. Never longer: an open descriptor would
+    keep a deleted pod's namespace, and its links, alive."""
+
+    netns: NetNS
+    links: Links
+    nft: Nftables
+    arriving: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """By link, how to wait for one that is on its way into the pod."""
+
+
+class PodSide:
+    """One pod's namespace, observed and changed. Calls take turns."""
+
+    def __init__(
+        self,
+        netns: Path,
+        *,
+        backend: Backend,
+        sources: SourceFilter,
+        node: NetNS | None = None,
+    ) -> None:
+        self._path = netns
+        self._backend = backend
+        self._sources = sources
+        self._node = node or NetNS.current()
+        self._lock = threading.Lock()
+        # The text last applied, and what the kernel made of it.
+        self._applied = ("", "")
+        # The text that was last seen to be there, and nftables' generation at that time.
+        self._intact: tuple[str, tuple[tuple[int, int], int]] | None = None
+        # What was last made so, as far as we know.
+        self._reached: PodDesired | None = None
+        self.initiated = 0.0
+        """When the first tunnel was last given its peer, which starts a handshake if it has a
+        keepalive; seconds of time.monotonic."""
+
+    def converge(self, desired: PodDesired) -> list[Action]:
+        """Observes, plans, applies; returns what was done. Raises ``NoSuchNamespace`` when
+        the pod is gone, ``DatapathError`` otherwise; call again to go on."""
+        with self._lock, self._namespace() as netns:
+            self._reached = None
+            done = netns.run(lambda: self._converge(desired))
+            self._reached = desired
+            return done
+
+    def move(self, desired: PodDesired) -> list[Action]:
+        """``converge``, but where only the tunnel's other end is to change it is changed without a
+        look at the rest: within a millisecond. Follow it by ``converge`` when there is time."""
+        with self._lock, self._namespace() as netns:
+            steps = podplan.move(desired, self._reached)
+            if steps is not None:
+                self._reached = None
+                with contextlib.suppress(NoSuchLink):
+                    self._move(netns, desired, steps)
+                    self._reached = desired
+                    return steps
+        return self.converge(desired)
+
+    def _move(self, netns: NetNS, desired: PodDesired, steps: Iterable[Action]) -> None:
+        for step in steps:
+            match step:
+                case AllowSource(port, source):
+                    self._sources.allow(port, source)
+                case ConfigureTunnel(config, link) if desired.tunnel:
+                    self._tell(Interface(desired.tunnel.name, netns, link), config)
+                case ForgetSource(port):
+                    self._sources.forget(port)
+
+    def _converge(self, desired: PodDesired) -> list[Action]:
+        with self._open() as pod, contextlib.ExitStack() as stack:
+            stack.callback(_await_all, pod.arriving)
+            self._send_ahead(pod, desired)
+            actions = plan(desired, self._observe(pod, desired))
+            tunnel, hold, rest = podplan.apart(actions)
+            done = (
+                self._node.start(lambda: self._apply_all(pod, desired, tunnel)) if tunnel else None
+            )
+            try:
+                self._apply_all(pod, desired, hold)
+            finally:
+                if done is not None:
+                    done()
+            self._apply_all(pod, desired, rest)
+            return actions
+
+    def _send_ahead(self, pod: _Open, desired: PodDesired) -> None:
+        """Moving a link makes the kernel wait for all its readers: longer than all the rest takes.
+        A tunnel that was made in advance can be on its way meanwhile: it is down and has no route,
+        so it carries nothing, and it is configured wherever it is."""
+        tunnel = desired.tunnel
+        if tunnel is None or self._backend.kind != "userspace" or pod.links.link(desired.link):
+            return
+        if not self._waits(tunnel.name):
+            return
+        pod.arriving[desired.link] = self._node.start(
+            lambda: self._bring(pod, tunnel.name, desired.link)
+        )
+
+    def _waits(self, name: str) -> bool:
+        """Whether the tunnel lies in the node's namespace still."""
+        with Links(self._node) as node:
+            return node.link(name) is not None
+
+    def _bring(self, pod: _Open, name: str, link: str) -> None:
+        with Links(self._node) as node:
+            node.move(name, pod.netns, link)
+
+    def _apply_all(self, pod: _Open, desired: PodDesired, actions: Iterable[Action]) -> None:
+        for action in actions:
+            self._apply(pod, desired, action)
+
+    def observe(self, desired: PodDesired) -> PodObserved:
+        """What is there, as far as ``desired`` is concerned."""
+        with self._lock, self._open() as pod:
+            return self._observe(pod, desired)
+
+    def apply(self, desired: PodDesired, action: Action) -> None:
+        """One step of a plan."""
+        with self._lock, self._open() as pod:
+            self._apply(pod, desired, action)
+
+    def status(self, desired: PodDesired, *, other: bool = False) -> Device | None:
+        """The tunnel (or the other one) as it is now: handshake, counters. None if it is gone."""
+        tunnel, link = _which(desired, other)
+        if tunnel is None:
+            return None
+        with self._namespace() as netns:
+            return self._backend.status(Interface(tunnel.name, netns, link))
+
+    def handshake_again(self, desired: PodDesired, *, other: bool = False) -> None:
+        """Removes and re-adds the peer in one call, unchanged: a new handshake at once.
+        Not sooner than 50 ms after the last: WireGuard ignores two initiations in 20 ms."""
+        tunnel, link = _which(desired, other)
+        if tunnel is None:
+            return
+        whole = podplan.configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)
+        config = Config(peers=tuple(podplan.as_fresh(peer) for peer in whole.peers))
+        with self._namespace() as netns:
+            self._tell(Interface(tunnel.name, netns, link), config, other=other)
+
+    def forget_port(self, listen_port: int) -> None:
+        """The port is no longer a tunnel's."""
+        self._sources.forget(listen_port)
+
+    def detach(
+        self,
+        desired_or_name: PodDesired | str,
+        *,
+        listen_port: int | None = None,
+        other_name: str | None = None,
+    ) -> None:
+        """Takes everything away, the hold last. Works (and frees the node's half) when the
+        namespace is gone. With a tunnel's name alone (that of the first link, and that of the
+        second), tell its port if you know it."""
+        names: dict[str, str] = {}
+        if isinstance(desired_or_name, PodDesired):
+            for other in (False, True):
+                tunnel, link = _which(desired_or_name, other)
+                if tunnel is not None:
+                    names[link] = tunnel.name
+                    self._sources.forget(tunnel.listen_port)
+        else:
+            names[LINKS[0]] = desired_or_name
+            if other_name is not None:
+                names[LINKS[1]] = other_name
+        with self._lock:
+            with contextlib.suppress(NoSuchNamespace), self._open() as pod:
+                self._clear(pod, names)
+                names = {}
+            for name in names.values():
+                self._backend.delete(Interface(name, self._node, name))
+            if listen_port is not None:
+                self._sources.forget(listen_port)
+
+    def echo_socket(self, desired: PodDesired) -> socket.socket | None:
+        """An ICMP echo socket that sends through the tunnel. Close it before the pod may go.
+        None for a pod without an IPv4 address. Raises ``OSError``."""
+        source = next((a for a in desired.addresses if a.version == 4), None)
+        if source is None or desired.tunnel is None:
+            return None
+        with self._namespace() as netns:
+            return echo.open_through(netns, desired.link, source)
+
+    def held(self) -> int:
+        """Packets held back since the hold was put in place; 0 if there is none."""
+        try:
+            with self._namespace() as netns:
+                return Nftables(netns).counter("inet", TABLE, COUNTER) or 0
+        except NoSuchNamespace:
+            return 0
+
+    @contextlib.contextmanager
+    def _namespace(self) -> Iterator[NetNS]:
+        with NetNS.open(self._path) as netns:
+            if netns.identity == self._node.identity:
+                # A stale path must never make us rewrite the node's own routes.
+                raise NoSuchNamespace(f"{self._path} is the node's own network namespace")
+            yield netns
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[_Open]:
+        with self._namespace() as netns, Links(netns) as links:
+            yield _Open(netns, links, Nftables(netns))
+
+    def _observe(self, pod: _Open, desired: PodDesired) -> PodObserved:
+        found = pod.links.links()
+        leg = self._leg(pod, desired, found, other=False)
+        known = families(pod.netns)
+        current = self._filter(pod, desired)
+        # Listing a table that does not exist costs as much as listing all of it.
+        kept = desired.other is not None or desired.other_link in found
+        tables = (ROUTES, KEPT_ROUTES) if kept else (ROUTES,)
+        return PodObserved(
+            filter=current,
+            inbound=() if current is not None else tuple(sockets.inbound_flows(pod.netns)),
+            sysctls=tuple((n, read_sysctl(pod.netns, n)) for n in podplan.sysctls(desired)),
+            unmoved=leg.unmoved,
+            link=leg.link,
+            device=leg.device,
+            routes=frozenset(r for f in known for t in tables for r in pod.links.routes(t, f)),
+            rules=frozenset(r for f in known for r in pod.links.rules(f)),
+            source=leg.source,
+            link_sysctls=leg.sysctls,
+            ipv6=_has_ipv6(pod.netns, desired.interface),
+            other=self._leg(pod, desired, found, other=True),
+        )
+
+    def _leg(
+        self, pod: _Open, desired: PodDesired, found: Mapping[str, Link], *, other: bool
+    ) -> Leg:
+        tunnel, name = _which(desired, other)
+        arrives = name in pod.arriving
+        link = None if arrives else found.get(name)
+        if tunnel is None:
+            return Leg(link=link)
+        unmoved, device = False, None
+        if link is not None:
+            device = self._backend.status(Interface(tunnel.name, pod.netns, name))
+        else:
+            unmoved = arrives or self._waits(tunnel.name)
+            # Asking a process that waits to be used would hold up the pod that is to use it.
+            device = _UNASKED if unmoved else None
+        source = self._sources.allowed().get(tunnel.listen_port)
+        keys = [key for key, _ in podplan.link_sysctls(desired, name)] if link else []
+        sysctls = tuple((key, read_sysctl(pod.netns, key)) for key in keys)
+        return Leg(unmoved=unmoved, link=link, device=device, source=source, sysctls=sysctls)
+
+    def _filter(self, pod: _Open, desired: PodDesired) -> str | None:
+        # NB: asked first; what changes afterwards is seen next time.
+        generation = (pod.netns.identity, pod.nft.generation())
+        if self._intact == (desired.filter, generation):
+            return desired.filter
+        listing = pod.nft.table("inet", TABLE)
+        if listing is None:
+            return None
+        text, listed = self._applied
+        intact = text == desired.filter and fingerprint(listing, without=SEEDED) == listed
+        self._intact = (text, generation) if intact else None
+        return text if intact else ""
+
+    def _apply(self, pod: _Open, desired: PodDesired, action: Action) -> None:
+        match action:
+            case ApplyFilter(ruleset, present, inbound):
+                self._apply_filter(pod, ruleset, present, inbound)
+            case SetSysctl(name, value):
+                write_sysctl(pod.netns, name, value)
+            case AllowSource(port, source):
+                self._sources.allow(port, source)
+            case ForgetSource(port):
+                self._sources.forget(port)
+            case DeleteLink(link):
+                pod.links.delete(link)
+            case DeleteTunnel(name):
+                self._backend.delete(Interface(name, pod.netns, desired.link))
+            case CreateTunnel(name):
+                self._backend.create(name)
+            case ConfigureTunnel(config, link):
+                self._configure(pod, desired, config, link)
+            case MoveTunnel(name, link):
+                arrive = pod.arriving.pop(link, None) or (lambda: self._bring(pod, name, link))
+                arrive()
+            case RaiseLink(link, mtu):
+                pod.links.set_up(link, mtu=mtu)
+            case DeleteRoutes(routes):
+                pod.links.delete_routes(routes)
+            case ReplaceRoutes(routes):
+                pod.links.replace_routes(routes)
+            case AddRule(rule):
+                pod.links.add_rule(rule)
+            case DeleteRule(rule):
+                pod.links.delete_rule(rule)
+
+    def _configure(self, pod: _Open, desired: PodDesired, config: Config, link: str) -> None:
+        tunnel, _ = _which(desired, link != desired.link)
+        if tunnel is None:
+            return
+        handle = Interface(tunnel.name, pod.netns, link)
+        # NB: the kernel answers nobody's question about links while it moves one.
+        if link in pod.arriving or pod.links.link(link) is None:
+            handle = Interface(tunnel.name, self._node, tunnel.name)
+        self._tell(handle, config, other=link != desired.link)
+
+    def _tell(self, handle: Interface, config: Config, *, other: bool = False) -> None:
+        if not other:
+            self.initiated = time.monotonic()
+        self._backend.configure(handle, config)
+
+    def _apply_filter(
+        self, pod: _Open, ruleset: str, present: bool, inbound: tuple[Flow, ...]
+    ) -> None:
+        before = pod.nft.generation()
+        try:
+            pod.nft.apply(replacement(ruleset, inbound, present=present))
+        except DatapathError:
+            if not present:
+                raise
+            # What is there cannot be amended (another version's, or damaged): replaced whole.
+            whole = replacement(ruleset, inbound, present=False)
+            pod.nft.apply(f"delete table inet {TABLE}\n{whole}")
+        after = pod.nft.generation()
+        if not present and after == before + 1:
+            # Ours was the only change. What the kernel made of it is looked at when there has
+            # been another one: while a pod starts, milliseconds count.
+            self._applied, self._intact = ("", ""), (ruleset, (pod.netns.identity, after))
+            return
+        listing = pod.nft.table("inet", TABLE)
+        self._applied = (ruleset, fingerprint(listing, without=SEEDED))
+
+    def _clear(self, pod: _Open, names: Mapping[str, str]) -> None:
+        """``names``: birth names of tunnels by link, as far as they are known."""
+        known = families(pod.netns)
+        rules = (*RULES, *(r for kept in KEPT_RULES.values() for r in kept))
+        for rule in (r for r in rules if r.family in known):
+            with contextlib.suppress(NoSuchLink):
+                pod.links.delete_rule(rule)
+        for family in known:
+            for table in (ROUTES, KEPT_ROUTES):
+                pod.links.delete_routes(list(pod.links.routes(table, family)))
+        for link, name in names.items():
+            self._backend.delete(Interface(name, pod.netns, link))
+        for link in LINKS:
+            pod.links.delete(link)
+        # Removed only now: the ordinary path is what the pod is to have from here on.
+        pod.nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+        self._applied = ("", "")
+        self._reached = None
+
+
+def _which(desired: PodDesired, other: bool) -> tuple[Tunnel | None, str]:
+    if other:
+        return desired.other, desired.other_link
+    return desired.tunnel, desired.link
+
+
+def _await_all(arriving: dict[str, Callable[[], None]]) -> None:
+    """After a failure of something else: nothing goes on when the call is over."""
+    while arriving:
+        _, arrive = arriving.popitem()
+        with contextlib.suppress(DatapathError):
+            arrive()
+
+
+def _has_ipv6(netns: NetNS, interface: str) -> bool:
+    """Runtimes may turn IPv6 off for all links and on again for the one that has an address."""
+    keys = (f"net/ipv6/conf/{name}/disable_ipv6" for name in ("all", interface))
+    return any(read_sysctl(netns, key) == "0" for key in keys)

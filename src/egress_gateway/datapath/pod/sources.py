@@ -1,0 +1,143 @@
+"""On the node: outer UDP to a pod's listen port is taken from that pod's gateway alone.
+
+All gateways of a configuration share one key, so a gateway that was left but lives can re-initiate
+and take the pod back. A new listen port at every move, and this filter, make that impossible.
+
+What leaves from such a port keeps it: it is bound to itself before the node's masquerade rules
+are asked. At a port of their choice the gateway's packets would come in only while connection
+tracking remembers, and be lost after minutes of silence.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.linux.nft import Nftables
+
+TABLE: Final = "egress_gateway_node"
+_RULESET: Final = f"""\
+table inet {TABLE} {{
+  set ports {{ type inet_service; }}
+  set sources4 {{ type inet_service . ipv4_addr; }}
+  set sources6 {{ type inet_service . ipv6_addr; }}
+  chain sources {{
+    type filter hook input priority -10; policy accept;
+    udp dport . ip saddr @sources4 accept
+    udp dport . ip6 saddr @sources6 accept
+    udp dport @ports counter drop
+  }}
+  chain kept {{
+    type nat hook postrouting priority srcnat - 10; policy accept;
+    udp sport @ports fib saddr type local snat ip to ip saddr : udp sport
+    udp sport @ports fib saddr type local snat ip6 to ip6 saddr : udp sport
+  }}
+}}
+"""
+_RULES: Final = 5
+
+
+class SourceFilter:
+    """The node's filter. Thread-safe. ``sync`` once before use, and now and then to repair."""
+
+    def __init__(self, node: NetNS | None = None) -> None:
+        self._nft = Nftables(node or NetNS.current())
+        self._lock = threading.Lock()
+        self._guard = threading.Lock()
+        self._asked: dict[int, IPAddress] = {}
+        self._allowed: dict[int, IPAddress] = {}
+        self._stale: dict[int, IPAddress] = {}
+        self._installed = False
+
+    def allow(self, port: int, source: IPAddress) -> None:
+        """From now on ``port`` takes packets from ``source`` only. Whoever has to wait for
+        somebody else's change goes along with the next one."""
+        with self._guard:
+            self._asked[port] = source
+        with self._lock:
+            with self._guard:
+                asked, self._asked = self._asked | {port: source}, {}
+            if self._installed:
+                asked = {p: s for p, s in asked.items() if self._allowed.get(p) != s}
+            if asked:
+                self._allow(asked)
+
+    def _allow(self, asked: Mapping[int, IPAddress]) -> None:
+        lines = [] if self._installed else [_RULESET]
+        for known in (self._stale, self._allowed):
+            others = {p: known[p] for p, s in asked.items() if known.get(p, s) != s}
+            lines += _elements("delete", others, ports=False)
+        lines += _elements("add", asked)
+        self._nft.apply("\n".join(lines))
+        self._installed = True
+        for port in asked:
+            self._stale.pop(port, None)
+        self._allowed |= asked
+
+    def forget(self, port: int) -> None:
+        """The port is no longer anyone's. The kernel hears of it at the next ``sync``: a
+        deletion makes it wait for a grace period (16 ms), and a forgotten port does no harm."""
+        with self._lock:
+            source = self._allowed.pop(port, None)
+            if source is not None:
+                self._stale[port] = source
+
+    def sync(self, wanted: Mapping[int, IPAddress] | None = None) -> bool:
+        """Makes the kernel hold exactly ``wanted`` (default: what was allowed and not
+        forgotten). Returns whether something had to be changed. With no port left, no table
+        is left behind either."""
+        with self._lock:
+            if wanted is not None:
+                self._allowed = dict(wanted)
+            listing = self._nft.table("inet", TABLE)
+            if not self._allowed:
+                return self._uninstall(present=listing is not None)
+            if listing is not None and _is_exact(listing, self._allowed):
+                self._stale, self._installed = {}, True
+                return False
+            remove = [f"add table inet {TABLE}", f"delete table inet {TABLE}"]
+            self._nft.apply("\n".join([*remove, _RULESET, *_elements("add", self._allowed)]))
+            self._stale, self._installed = {}, True
+            return True
+
+    def _uninstall(self, *, present: bool) -> bool:
+        if present:
+            self._nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}")
+        self._stale, self._installed = {}, False
+        return present
+
+    def allowed(self) -> dict[int, IPAddress]:
+        with self._lock:
+            return dict(self._allowed)
+
+
+def _elements(verb: str, pairs: Mapping[int, IPAddress], *, ports: bool = True) -> list[str]:
+    lines = [_line(verb, "ports", (str(p) for p in pairs))] if ports and pairs else []
+    for version in (4, 6):
+        keys = [f"{p} . {a}" for p, a in pairs.items() if a.version == version]
+        if keys:
+            lines.append(_line(verb, f"sources{version}", keys))
+    return lines
+
+
+def _line(verb: str, name: str, keys: Iterable[str]) -> str:
+    return f"{verb} element inet {TABLE} {name} {{ {', '.join(keys)} }}"
+
+
+def _is_exact(listing: list[dict[str, Any]], wanted: Mapping[int, IPAddress]) -> bool:
+    rules = sum("rule" in item for item in listing)
+    found: dict[int, IPAddress] = {}
+    ports: set[int] = set()
+    for item in listing:
+        declared = item.get("set", {})
+        for element in declared.get("elem", []):
+            if declared["name"] == "ports":
+                ports.add(element)
+            else:
+                port, address = element["concat"]
+                found[port] = ipaddress.ip_address(address)
+    return rules == _RULES and found == dict(wanted) and ports == set(wanted)

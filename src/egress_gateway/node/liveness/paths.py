@@ -1,0 +1,219 @@
+"""Echoes through tunnels: per node, gateway and configuration one stream, through one pod's tunnel
+at a time, taking turns, so that every tunnel is looked at now and then at no further cost.
+
+Every namespace's socket is closed before its pod may go (``forget``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from egress_gateway.datapath.addresses import ECHO_ADDRESS
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.linux import echo
+from egress_gateway.node.attachment.choose import BALANCER
+from egress_gateway.node.attachment.model import Attachment
+from egress_gateway.node.liveness.pathhealth import INTERVAL, PathHealth
+from egress_gateway.node.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+
+_TURN: Final = 2.0
+"""Seconds for which one pod's tunnel carries the echoes."""
+_AT_FULL_RATE: Final = 5
+"""Ways of one node that are asked at full rate; more of them share what those would send, so that a
+gateway's load grows with nodes and not with their configurations."""
+_IDLE: Final = 0.2
+_LOST: Final = 10.0
+_LOST_LIMIT: Final = 300.0
+_FORGIVEN: Final = 10
+"""A way that has held for so many times its last absence is forgiven its losses."""
+
+
+class Way(NamedTuple):
+    """One configuration's tunnels to one gateway."""
+
+    address: str
+    port: int
+
+
+def way_of(attachment: Attachment) -> Way:
+    """The way that its first tunnel takes."""
+    return Way(attachment.address, attachment.server.port)
+
+
+@dataclass(slots=True)
+class _Absence:
+    until: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Stream:
+    """The echoes of one way, and the pod whose tunnel carries them for now."""
+
+    health: PathHealth
+    sandbox: Sandbox | None = None
+    listen_port: int = 0
+    since: float = 0.0
+    socket: socket.socket | None = None
+    checking: asyncio.Task[None] | None = None
+    pods: list[Sandbox] = field(default_factory=list)
+
+
+Suspected = Callable[[Way, Sandbox, list[Sandbox]], "asyncio.Task[None]"]
+
+
+class Paths:
+    """``sandboxes`` names the node's; ``on_suspect(way, canary, others)`` starts the search for
+    proof and must call ``lost`` or ``proven`` at its end."""
+
+    def __init__(self, sandboxes: Callable[[], Iterable[Sandbox]], *, misses: int = 4) -> None:
+        self._sandboxes = sandboxes
+        self._misses = misses
+        self._streams: dict[Way, Stream] = {}
+        self._absent: dict[Way, _Absence] = {}
+        self._identifier = (os.getpid() ^ 0x5A5A) & 0xFFFF
+        self.on_suspect: Suspected | None = None
+
+    @property
+    def streams(self) -> list[Stream]:
+        """One a way, as they are now."""
+        return list(self._streams.values())
+
+    def usable(self, address: str, port: int) -> bool:
+        """Not known to be lost; a way that was lost may be tried again after a while."""
+        absence = self._absent.get(Way(address, port))
+        return absence is None or asyncio.get_running_loop().time() >= absence.until
+
+    def lost(self, way: Way) -> None:
+        """No tunnel of it gets through: new ones go elsewhere for a while, longer each time."""
+        now = asyncio.get_running_loop().time()
+        before = self._absent.get(way)
+        calm = before is None or now - before.until > _FORGIVEN * before.seconds
+        seconds = _LOST if before is None or calm else min(2 * before.seconds, _LOST_LIMIT)
+        self._absent[way] = _Absence(now + seconds, seconds)
+        self.proven(way)
+
+    def proven(self, way: Way) -> None:
+        """The search has ended: echoes count anew, through another tunnel if there is one."""
+        stream = self._streams.get(way)
+        if stream is not None:
+            stream.checking = None
+            self._close(stream)
+
+    def forget(self, sandbox: Sandbox) -> None:
+        """The sandbox is about to go, or its tunnel to change."""
+        for stream in self._streams.values():
+            if stream.sandbox is sandbox:
+                self._close(stream)
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        try:
+            while True:
+                self._sort()
+                loop = asyncio.get_running_loop()
+                waits = [_IDLE]
+                for way, stream in list(self._streams.items()):
+                    await self._tend(way, stream)
+                    waits.append(stream.health.due_in(loop.time()))
+                await asyncio.sleep(max(0.005, min(waits)))
+        finally:
+            for stream in self._streams.values():
+                self._close(stream)
+                if stream.checking:
+                    stream.checking.cancel()
+
+    def _sort(self) -> None:
+        """Verified tunnels by the way they take."""
+        now = asyncio.get_running_loop().time()
+        found: dict[Way, list[Sandbox]] = {}
+        for sandbox in self._sandboxes():
+            state = sandbox.attachment
+            works = state.verified and not sandbox.gone and not sandbox.mute(now)
+            if works and state.gateway not in (None, BALANCER):
+                found.setdefault(way_of(state), []).append(sandbox)
+        for way in self._streams.keys() - found.keys():
+            if self._streams[way].checking is None:
+                self._close(self._streams.pop(way))
+        for way, pods in found.items():
+            stream = self._streams.setdefault(way, Stream(PathHealth(self._misses)))
+            stream.pods = pods
+            stream.health.interval = INTERVAL * max(1.0, len(found) / _AT_FULL_RATE)
+
+    async def _tend(self, way: Way, stream: Stream) -> None:
+        if stream.checking is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        self._choose(stream, now)
+        if stream.socket is None:
+            await self._open(stream, now)
+        if stream.socket is None or stream.sandbox is None:
+            return
+        # NB: answers that waited while this process did not run count first.
+        self._receive(stream)
+        if stream.health.suspect and self.on_suspect is not None:
+            others = [s for s in stream.pods if s is not stream.sandbox]
+            stream.checking = self.on_suspect(way, stream.sandbox, others)
+        elif stream.health.due_in(now) <= 0:
+            request = echo.echo_request(self._identifier, stream.health.send(now))
+            # A link that has just gone refuses to send; that is silence too.
+            with contextlib.suppress(OSError):
+                stream.socket.sendto(request, (str(ECHO_ADDRESS), 0))
+
+    def _choose(self, stream: Stream, now: float) -> None:
+        """The next tunnel in turn, unless the present one is under suspicion."""
+        canary = stream.sandbox
+        stays = (
+            canary is not None
+            and canary in stream.pods
+            and canary.attachment.listen_port == stream.listen_port
+        )
+        turn = now - stream.since < _TURN or len(stream.pods) == 1
+        if stays and (turn or stream.health.silent_since is not None):
+            return
+        ordered = sorted(stream.pods, key=lambda s: s.attachment.id)
+        last = canary.attachment.id if canary else ""
+        following = [s for s in ordered if s.attachment.id > last]
+        self._close(stream)
+        stream.sandbox = next(iter(following or ordered), None)
+
+    async def _open(self, stream: Stream, now: float) -> None:
+        sandbox = stream.sandbox
+        if sandbox is None:
+            return
+        state = sandbox.attachment
+        try:
+            opened = await sandbox.open_echo()
+        except (OSError, DatapathError) as error:
+            log.debug("no echo through this tunnel", extra={"pod": state.pod, "error": str(error)})
+            stream.sandbox = None
+            return
+        if sandbox.gone or stream.sandbox is not sandbox or opened is None:
+            if opened is not None:
+                opened.close()
+            return
+        stream.socket, stream.since, stream.listen_port = opened, now, state.listen_port
+        stream.health.fresh()
+
+    def _receive(self, stream: Stream) -> None:
+        assert stream.socket is not None
+        with contextlib.suppress(OSError):
+            while True:
+                number = echo.echo_reply(stream.socket.recv(2048), self._identifier)
+                if number is not None:
+                    stream.health.answer(number)
+
+    def _close(self, stream: Stream) -> None:
+        if stream.socket is not None:
+            stream.socket.close()
+        stream.socket, stream.sandbox, stream.listen_port = None, None, 0
+        stream.health.fresh()

@@ -1,0 +1,122 @@
+"""Probes gateways: one ICMP echo stream per node and gateway, whatever the number of pods.
+
+The gateway's kernel answers, so its silence means that the machine or the way to it is gone, not
+that a program on it restarts. It is the same way that the tunnels' packets take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+
+from egress_gateway.datapath.linux import echo
+from egress_gateway.node import metrics
+from egress_gateway.node.liveness.health import GatewayHealth, Rules, State
+
+log = logging.getLogger(__name__)
+
+Changed = Callable[[str, State, State], None]
+"""``(address, old, new)``; must not block."""
+
+
+class Prober:
+    """``watch`` says which addresses matter; ``state`` answers at once from what is known."""
+
+    def __init__(self, rules: Rules, *, interval: float) -> None:
+        self._rules = rules
+        self._interval = interval
+        self._callbacks: list[Changed] = []
+        self._gateways: dict[str, GatewayHealth] = {}
+        self._identifier = os.getpid() & 0xFFFF
+        self._socket: socket.socket | None = None
+
+    def on_change(self, callback: Changed) -> None:
+        self._callbacks.append(callback)
+
+    def watch(self, addresses: Iterable[str]) -> None:
+        """Exactly these IPv4 addresses from now on; what is known of the others is forgotten."""
+        wanted = set(addresses)
+        for address in self._gateways.keys() - wanted:
+            del self._gateways[address]
+            with contextlib.suppress(KeyError):
+                metrics.GATEWAY_USABLE.remove(address)
+        for address in sorted(wanted - self._gateways.keys()):
+            self._gateways[address] = GatewayHealth(self._rules)
+            self._probe(address, asyncio.get_running_loop().time())
+
+    def usable(self, address: str) -> bool:
+        """Not known to be lost."""
+        gateway = self._gateways.get(address)
+        return gateway is None or gateway.usable
+
+    def states(self) -> dict[str, State]:
+        return {address: gateway.state for address, gateway in self._gateways.items()}
+
+    async def run(self) -> None:
+        """Probes until cancelled. Raises ``PermissionError`` without CAP_NET_RAW."""
+        loop = asyncio.get_running_loop()
+        self._socket = _open()
+        loop.add_reader(self._socket, self._receive)
+        try:
+            while True:
+                # NB: answers that waited while this process did not run count first.
+                self._receive()
+                for address in list(self._gateways):
+                    self._probe(address, loop.time())
+                await asyncio.sleep(self._interval)
+        finally:
+            loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _probe(self, address: str, now: float) -> None:
+        if self._socket is None:
+            return
+        gateway = self._gateways[address]
+        before = gateway.state
+        number = gateway.sent(now)
+        # A link that is down refuses to send; to the pods that is the same silence.
+        with contextlib.suppress(OSError):
+            self._socket.sendto(echo.echo_request(self._identifier, number), (address, 0))
+        self._report(address, before, gateway.state)
+
+    def _receive(self) -> None:
+        assert self._socket is not None
+        now = asyncio.get_running_loop().time()
+        while True:
+            try:
+                packet, (address, _) = self._socket.recvfrom(2048)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.debug("probe answer lost", extra={"error": str(error)})
+                return
+            gateway = self._gateways.get(address)
+            number = echo.echo_reply(packet, self._identifier)
+            if gateway is None or number is None:
+                continue
+            before = gateway.state
+            gateway.answered(number, now)
+            self._report(address, before, gateway.state)
+
+    def _report(self, address: str, before: State, after: State) -> None:
+        if before == after:
+            return
+        metrics.GATEWAY_USABLE.labels(address).set(after != "lost")
+        if before != "unknown" or after == "lost":
+            log.warning("gateway is %s", after, extra={"gateway": address})
+        for callback in self._callbacks:
+            callback(address, before, after)
+
+
+def _open() -> socket.socket:
+    try:
+        return echo.open_socket()
+    except PermissionError as error:
+        raise PermissionError(
+            "cannot probe gateways: opening an ICMP socket was refused; run with CAP_NET_RAW"
+        ) from error

@@ -1,0 +1,79 @@
+"""Looks for proof that a way works although its echoes are missing.
+
+A handshake is proof, through whichever tunnel of that way: a pod that drops echoes, or drowns them,
+moves nobody, and a gateway that is busy with the handshakes of many is there. Without one, all that
+use the way leave it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.node.liveness.paths import Paths, Way
+from egress_gateway.node.liveness.verify import Verifier
+from egress_gateway.node.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+
+_WITNESSES: Final = 2
+"""Tunnels besides the silent one that are asked."""
+_SECONDS: Final = 0.4
+_MUTE_SECONDS: Final = 30.0
+
+
+class Prover:
+    """``heard(way, then)`` says whether any handshake was complete after ``then`` (in the loop's
+    time); ``on_lost`` is told of a way that no tunnel gets through. Neither may block."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        verifier: Verifier,
+        *,
+        heard: Callable[[Way, float], bool],
+        on_lost: Callable[[Way], None],
+    ) -> None:
+        self._paths = paths
+        self._verifier = verifier
+        self._heard = heard
+        self._on_lost = on_lost
+
+    def suspect(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> asyncio.Task[None]:
+        """Starts the search; ``Paths`` hears of its end."""
+        return asyncio.create_task(self._search(way, canary, others[:_WITNESSES]))
+
+    async def _search(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> None:
+        began = asyncio.get_running_loop().time()
+        asked = [s for s in (canary, *others) if await self._question(s)]
+        proofs = [asyncio.create_task(s.verified.wait()) for s in asked]
+        try:
+            if proofs:
+                first = asyncio.FIRST_COMPLETED
+                await asyncio.wait(proofs, timeout=_SECONDS, return_when=first)
+        finally:
+            for proof in proofs:
+                proof.cancel()
+        answered = not asked or any(s.verified.is_set() for s in asked)
+        if answered:
+            # What is wrong with the canary alone, its verifier finds.
+            canary.take_for_mute(asyncio.get_running_loop().time() + _MUTE_SECONDS)
+        if answered or self._heard(way, began):
+            self._paths.proven(way)
+            return
+        self._paths.lost(way)
+        self._on_lost(way)
+
+    async def _question(self, sandbox: Sandbox) -> bool:
+        try:
+            asked = await sandbox.question()
+        except DatapathError as error:
+            # The next pass over the sandbox repairs what is broken.
+            log.info("tunnel cannot be questioned", extra={"error": str(error)})
+            return False
+        if asked:
+            self._verifier.start(sandbox)
+        return asked

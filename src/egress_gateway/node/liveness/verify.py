@@ -1,0 +1,108 @@
+"""Sees to it that a tunnel gets its handshake, however often it must be started again.
+
+The gateway may learn of the pod a moment after the first initiation, which WireGuard itself would
+repeat only after five seconds. Repeating too fast is no better: initiations within 20 ms of each
+other are refused, and too many make the gateway ask for cookies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.node.liveness.pace import Pacer
+from egress_gateway.node.liveness.schedule import FIRST_RETRY, Schedule
+from egress_gateway.node.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+
+
+class Verifier:
+    """``on_verified`` and ``on_silence`` must not block. One task a sandbox, until verified."""
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        *,
+        on_verified: Callable[[Sandbox], None],
+        on_silence: Callable[[Sandbox], None],
+    ) -> None:
+        self._pacer = pacer
+        self._on_verified = on_verified
+        self._on_silence = on_silence
+
+    def start(self, sandbox: Sandbox) -> None:
+        """Nothing happens if it is under way. Call again after a move."""
+        if sandbox.verifier is None or sandbox.verifier.done():
+            sandbox.verifier = asyncio.create_task(self._run(sandbox))
+
+    async def _run(self, sandbox: Sandbox) -> None:
+        loop = asyncio.get_running_loop()
+        port, schedule = 0, Schedule.at(loop.time())
+        while not sandbox.gone:
+            now = loop.time()
+            if sandbox.attachment.listen_port != port:  # a new tunnel, or moved
+                port = sandbox.attachment.listen_port
+                begun = max(sandbox.initiated, now - FIRST_RETRY)
+                schedule = Schedule.at(begun, starting=sandbox.starting)
+            try:
+                if await sandbox.verify():
+                    self._pacer.complete(sandbox.attachment.id)
+                    self._on_verified(sandbox)
+                    return
+                if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
+                    await self._pacer.turn(sandbox.attachment.id, sandbox.attachment.address)
+                    await sandbox.handshake_again()
+            except DatapathError as error:
+                # The next pass over the sandbox repairs what is broken and starts us again.
+                log.info("tunnel cannot be verified", extra={"error": str(error)})
+                return
+            if schedule.silent(now):
+                schedule.started = now
+                self._on_silence(sandbox)
+            await asyncio.sleep(schedule.look_after(loop.time()))
+
+
+class Joiner:
+    """The same for the second tunnel of a planned move; nobody waits for it, so one silence is
+    enough to look for another gateway."""
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        *,
+        on_joined: Callable[[Sandbox], None],
+        on_silence: Callable[[Sandbox], None],
+    ) -> None:
+        self._pacer = pacer
+        self._on_joined = on_joined
+        self._on_silence = on_silence
+
+    def start(self, sandbox: Sandbox) -> None:
+        """Nothing happens if it is under way."""
+        if sandbox.joiner is None or sandbox.joiner.done():
+            sandbox.joiner = asyncio.create_task(self._run(sandbox))
+
+    async def _run(self, sandbox: Sandbox) -> None:
+        loop = asyncio.get_running_loop()
+        schedule, leg = Schedule.at(loop.time()), sandbox.attachment.joining
+        while leg is not None and sandbox.attachment.joining == leg and not sandbox.gone:
+            now = loop.time()
+            try:
+                if await sandbox.joined():
+                    self._pacer.complete(sandbox.attachment.id)
+                    self._on_joined(sandbox)
+                    return
+                if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
+                    await self._pacer.turn(sandbox.attachment.id, leg.address)
+                    await sandbox.join_again()
+            except DatapathError as error:
+                log.info("second tunnel cannot be verified", extra={"error": str(error)})
+                return
+            if schedule.silent(now):
+                self._on_silence(sandbox)
+                return
+            await asyncio.sleep(schedule.look_after(loop.time()))
