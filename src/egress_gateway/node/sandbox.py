@@ -1,7 +1,7 @@
 """One attached sandbox: its state and the thread-side hands on its namespace.
 
-State is kept (``AttachmentStore``) before the kernel is touched, so that whatever a killed agent has left in
-a namespace is found and finished, or taken down, by the next one.
+State is kept (``AttachmentStore``) before the kernel is touched, so that whatever a killed agent
+has left in a namespace is found and finished, or taken down, by the next one.
 """
 
 from __future__ import annotations
