@@ -231,7 +231,7 @@ async def _moments(lab: Site) -> tuple[float, float]:
         if line.startswith("{"):
             told = json.loads(line)
             found[told["msg"]] = datetime.datetime.fromisoformat(told["time"]).timestamp()
-    return found["knows the cluster"], found["serving"]
+    return found["read the cluster"], found["served configurations"]
 
 
 async def _until(true: Callable[[], Awaitable[bool]], what: str) -> None:

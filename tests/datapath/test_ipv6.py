@@ -15,7 +15,7 @@ from ipaddress import IPv6Address
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import IPNetwork
-from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.linux.netns import read_sysctl
 from egress_gateway.datapath.pod.plan import PodDesired
 from tests.datapath.box import boxed
@@ -45,7 +45,9 @@ def peers_of(*pods: Pod) -> dict[str, list[IPNetwork]]:
     }
 
 
-def serve(world: World, *pods: Pod, ipv6: bool = True) -> tuple[keys.KeyPair, list[Configuration]]:
+def serve(
+    world: World, *pods: Pod, ipv6: bool = True
+) -> tuple[keys.KeyPair, list[ServedConfiguration]]:
     """All gateways serve ``pods`` with one configuration."""
     pair = keys.generate()
     made = []

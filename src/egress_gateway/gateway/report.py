@@ -26,7 +26,7 @@ from egress_gateway.api.types import (
     OwnerReference,
     ReadyGatewayConfiguration,
 )
-from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.resources import GATEWAY_STATUSES, Node
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def status_spec(
-    ready: Mapping[str, Configuration],
+    ready: Mapping[str, ServedConfiguration],
     public_keys: Mapping[str, str],
     problems: Mapping[str, str],
     second_keys: Mapping[str, str] = {},
@@ -123,7 +123,7 @@ class Answers:
             try:
                 self._ports = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
             except (OSError, msgspec.DecodeError) as error:
-                log.warning("what was served before cannot be read: %s", error)
+                log.warning("could not read what was served before: %s", error)
 
     def port(self, uid: str) -> int | None:
         return self._ports.get(uid)
@@ -138,4 +138,4 @@ class Answers:
             temporary.write_bytes(msgspec.json.encode(self._ports))
             temporary.replace(self._path)
         except OSError as error:
-            log.warning("what is served cannot be kept for a restart: %s", error)
+            log.warning("could not keep what is served for a restart: %s", error)

@@ -10,7 +10,13 @@ import pytest
 from egress_gateway.api import keys
 from egress_gateway.api.types import ObjectMeta, PodEndpoint, PodEndpointSpec
 from egress_gateway.gateway.peers.book import PeerBook
-from egress_gateway.gateway.peers.rules import Accepted, Refused, difference, judge, resolve
+from egress_gateway.gateway.peers.rules import (
+    AcceptedClaim,
+    RefusedClaim,
+    difference,
+    judge,
+    resolve,
+)
 from egress_gateway.kube.resources import Key, Pod, PodIP, PodSpec, PodStatus
 
 KEY = keys.generate().public
@@ -60,17 +66,17 @@ def having(*pods: Pod) -> Callable[[str], list[Pod]]:
 
 def test_an_endpoint_of_a_live_pod_counts() -> None:
     verdict = judge(endpoint(), pod(), having())
-    assert isinstance(verdict, Accepted)
+    assert isinstance(verdict, AcceptedClaim)
     assert verdict.networks == (ipaddress.ip_network("10.244.1.2/32"),)
 
 
 def test_an_older_writers_single_address_counts() -> None:
     verdict = judge(endpoint(pod_ips=[], pod_ip_address="10.244.1.2"), pod(), having())
-    assert isinstance(verdict, Accepted)
+    assert isinstance(verdict, AcceptedClaim)
 
 
 def test_before_the_kubelet_has_written_addresses_an_unclaimed_one_counts() -> None:
-    assert isinstance(judge(endpoint(), pod(ips=()), having()), Accepted)
+    assert isinstance(judge(endpoint(), pod(ips=()), having()), AcceptedClaim)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_what_does_not_count_says_why(
     claim: PodEndpoint, known: Pod | None, others: list[Pod], why: str
 ) -> None:
     verdict = judge(claim, known, having(*others))
-    assert isinstance(verdict, Refused)
+    assert isinstance(verdict, RefusedClaim)
     assert why in verdict.why
 
 
@@ -105,21 +111,21 @@ def test_what_does_not_count_says_why(
     ids=["finished", "terminating on the same node", "on the host's network"],
 )
 def test_those_who_own_no_address_block_nobody(other: Pod) -> None:
-    assert isinstance(judge(endpoint(), pod(ips=()), having(other)), Accepted)
+    assert isinstance(judge(endpoint(), pod(ips=()), having(other)), AcceptedClaim)
 
 
 def test_an_address_belongs_to_one_peer_the_youngest_that_stays() -> None:
     net = (ipaddress.ip_network("10.244.1.2/32"),)
-    old = Accepted(KEY, net, (True, "2026-01-01T00:00:00Z", "1"))
-    new = Accepted(OTHER_KEY, net, (True, "2026-01-02T00:00:00Z", "2"))
-    leaving = Accepted(KEY, net, (False, "2026-01-03T00:00:00Z", "3"))
+    old = AcceptedClaim(KEY, net, (True, "2026-01-01T00:00:00Z", "1"))
+    new = AcceptedClaim(OTHER_KEY, net, (True, "2026-01-02T00:00:00Z", "2"))
+    leaving = AcceptedClaim(KEY, net, (False, "2026-01-03T00:00:00Z", "3"))
     assert resolve({Key("ns", "a"): old, Key("ns", "b"): new}) == {OTHER_KEY: net}
     assert resolve({Key("ns", "a"): leaving, Key("ns", "b"): new}) == {OTHER_KEY: net}
 
 
 def test_a_key_belongs_to_one_peer() -> None:
-    one = Accepted(KEY, (ipaddress.ip_network("10.244.1.2/32"),), (True, "1", "1"))
-    two = Accepted(KEY, (ipaddress.ip_network("10.244.1.3/32"),), (True, "2", "2"))
+    one = AcceptedClaim(KEY, (ipaddress.ip_network("10.244.1.2/32"),), (True, "1", "1"))
+    two = AcceptedClaim(KEY, (ipaddress.ip_network("10.244.1.3/32"),), (True, "2", "2"))
     assert resolve({Key("ns", "a"): one, Key("ns", "b"): two}) == {KEY: two.networks}
 
 

@@ -86,7 +86,7 @@ _IP: Final[dict[Family, str]] = {4: "ip", 6: "ip6"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
+class WireGuardServer:
     """A WireGuard server: an interface of its own, with a key pair of its own. ``private_key``
     None: not known at the moment; an interface that is there goes on with the key it has, and
     none is made."""
@@ -100,13 +100,13 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
+class ServedConfiguration:
     """What a gateway node does for one StaticGatewayConfiguration.
 
     ``port`` is its WireGuard port and names everything of it; ``secondary`` the private address
     its pods' packets leave with, ``secondary6`` the same of IPv6 (None: IPv6 is not carried);
     ``frontend`` the load balancer's address, if known; ``name`` is for messages. ``private_key``:
-    as a ``Server``'s.
+    as a ``WireGuardServer``'s.
 
     While its key pair is being changed it has a ``second`` server. All else is the same for both:
     the conntrack zone above all, so that a connection may change from one to the other. Replies go
@@ -121,14 +121,14 @@ class Configuration:
     frontend: IPAddress | None = None
     destinations: tuple[IPNetwork, ...] = ()
     """What it names as the gateway's (``excludeCidrs`` under ``azureNetworking``)."""
-    second: Server | None = None
+    second: WireGuardServer | None = None
     second_answers: bool = True
     zone: int = 0
     """Conntrack zone; 0: its port. See ``zones``."""
 
     @property
-    def servers(self) -> tuple[Server, ...]:
-        first = Server(port=self.port, private_key=self.private_key)
+    def servers(self) -> tuple[WireGuardServer, ...]:
+        first = WireGuardServer(port=self.port, private_key=self.private_key)
         return (first, self.second) if self.second else (first,)
 
     @property
@@ -157,8 +157,8 @@ class Configuration:
 
 
 def zones(
-    configurations: Iterable[Configuration], before: Mapping[IPv4Address, int]
-) -> list[Configuration]:
+    configurations: Iterable[ServedConfiguration], before: Mapping[IPv4Address, int]
+) -> list[ServedConfiguration]:
     """The configurations with the conntrack zones that their addresses had ``before``, since
     connections are known by them: the port may be another one by now. New ones get that of their
     port, or the first that nobody has."""
@@ -176,7 +176,7 @@ def zones(
 
 
 def gateway_ruleset(
-    configurations: Iterable[Configuration],
+    configurations: Iterable[ServedConfiguration],
     *,
     refused: Iterable[IPNetwork],
     local: Iterable[IPNetwork] = (),
@@ -267,7 +267,7 @@ _ECHO6: Final = "icmpv6 type echo-request"
 
 def _translation(
     family: Family,
-    ordered: Iterable[Configuration],
+    ordered: Iterable[ServedConfiguration],
     refused: Iterable[IPNetwork],
     local: Iterable[IPNetwork],
 ) -> str:
@@ -293,7 +293,7 @@ def _translation(
   set permitted{family} {{ typeof iifname . {ip} daddr; flags interval;{_elements(permitted)} }}"""
 
 
-def _by_name(ordered: Iterable[Configuration]) -> list[tuple[str, Configuration]]:
+def _by_name(ordered: Iterable[ServedConfiguration]) -> list[tuple[str, ServedConfiguration]]:
     """Every interface's name, quoted, and whose it is."""
     return [(f'"{server.interface}"', c) for c in ordered for server in c.servers]
 
@@ -316,7 +316,7 @@ def _snat(ip: str, family: Family) -> str:
 
 
 def node_ruleset(
-    configurations: Iterable[Configuration],
+    configurations: Iterable[ServedConfiguration],
     *,
     primary: IPv4Address,
     uplinks: Iterable[str] = (),

@@ -30,7 +30,7 @@ from egress_gateway.datapath.gateway.plan import (
     GatewayDesired,
     GatewayObserved,
     Place,
-    Step,
+    PlannedAction,
     Surroundings,
     inner,
     plan,
@@ -45,8 +45,8 @@ from egress_gateway.datapath.gateway.ruleset import (
     NODE_TABLE,
     REFUSED,
     STRAY,
-    Configuration,
-    Server,
+    ServedConfiguration,
+    WireGuardServer,
 )
 from egress_gateway.datapath.gateway.shortcut import Shortcut
 from egress_gateway.datapath.linux import connections, conntrack, netns, nft, sockets
@@ -76,7 +76,7 @@ _TABLES: dict[Where, tuple[str, tuple[str, ...]]] = {
 class Converged:
     """What a pass did, and what stopped which configuration (port -> one line)."""
 
-    done: tuple[Step, ...]
+    done: tuple[PlannedAction, ...]
     problems: Mapping[int, str]
     found: Mapping[str, Device]
     """Interfaces that were there before the pass, by name."""
@@ -110,7 +110,7 @@ class GatewaySide:
         with self._lock:
             observed = self.observe(desired)
             problems: dict[int, str] = {}
-            done: list[Step] = []
+            done: list[PlannedAction] = []
             for step in plan(desired, observed):
                 if step.port in problems:
                     continue
@@ -159,7 +159,7 @@ class GatewaySide:
                     translated=_secondaries(Nftables(inside).table("inet", GATEWAY_TABLE)),
                 )
 
-    def apply(self, step: Step) -> None:
+    def apply(self, step: PlannedAction) -> None:
         """One step of a plan."""
         match step.action:
             case steps.CreateNamespace():
@@ -257,7 +257,7 @@ class GatewaySide:
 
     def sync_peers(
         self,
-        server: Server | Configuration,
+        server: WireGuardServer | ServedConfiguration,
         wanted: Mapping[str, Sequence[IPNetwork]],
         *,
         device: Device | None = None,
@@ -278,7 +278,7 @@ class GatewaySide:
 
     def change_peers(
         self,
-        server: Server | Configuration,
+        server: WireGuardServer | ServedConfiguration,
         *,
         add: Mapping[str, Sequence[IPNetwork]],
         remove: Mapping[str, Sequence[IPNetwork]],

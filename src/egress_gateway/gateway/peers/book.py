@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from egress_gateway.api.types import PodEndpoint
 from egress_gateway.datapath.addresses import IPAddress, IPNetwork
 from egress_gateway.gateway.peers.rules import (
-    Accepted,
-    Refused,
+    AcceptedClaim,
+    RefusedClaim,
     addresses_of,
     configuration_of,
     judge,
@@ -36,7 +36,7 @@ class PeerBook:
         self._endpoints = endpoints
         self._pods = pods
         self._dirty = dirty
-        self._accepted: dict[str, dict[Key, Accepted]] = {}
+        self._accepted: dict[str, dict[Key, AcceptedClaim]] = {}
         self._where: dict[Key, str] = {}
         self._refused: dict[Key, str] = {}
         self._owners: dict[tuple[str, str], Key] = {}
@@ -88,7 +88,7 @@ class PeerBook:
         before = self._where.pop(key, None)
         had = self._accepted.get(before, {}).pop(key, None) if before else None
         name = configuration_of(endpoint) if endpoint else None
-        if isinstance(verdict, Accepted) and name is not None:
+        if isinstance(verdict, AcceptedClaim) and name is not None:
             self._accepted.setdefault(name, {})[key] = verdict
             self._where[key] = name
             # NB: kept when the pod goes; its last connections end after it.
@@ -96,7 +96,7 @@ class PeerBook:
             self._refused.pop(key, None)
             if (before, had) != (name, verdict):
                 self._dirty(name)
-        elif isinstance(verdict, Refused):
+        elif isinstance(verdict, RefusedClaim):
             if self._complete and self._refused.get(key) != verdict.why:
                 _tell(key, verdict.why)
             self._refused[key] = verdict.why
@@ -110,7 +110,7 @@ class PeerBook:
 
 
 def _tell(key: Key, why: str) -> None:
-    log.info("endpoint does not count", extra={"pod": str(key), "why": why})
+    log.info("refused a claim", extra={"pod": str(key), "why": why})
 
 
 def _same(old: Pod, new: Pod) -> bool:

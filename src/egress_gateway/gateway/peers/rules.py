@@ -21,7 +21,7 @@ PodsByAddress = Callable[[str], Iterable[Pod]]
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedClaim:
     """A peer: its key, its addresses (one-address networks), and its rank among rivals."""
 
     public_key: str
@@ -30,7 +30,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedClaim:
     why: str
 
 
@@ -45,32 +45,34 @@ def addresses_of(endpoint: PodEndpoint) -> list[str]:
     return spec.pod_ips or ([spec.pod_ip_address] if spec.pod_ip_address else [])
 
 
-def judge(endpoint: PodEndpoint, pod: Pod | None, having: PodsByAddress) -> Accepted | Refused:
+def judge(
+    endpoint: PodEndpoint, pod: Pod | None, having: PodsByAddress
+) -> AcceptedClaim | RefusedClaim:
     """``pod`` is the Pod of the endpoint's name; ``having`` answers who has an address."""
     spec = endpoint.spec
     if pod is None:
-        return Refused("there is no such pod")
+        return RefusedClaim("there is no such pod")
     if pod.metadata.uid != spec.pod_uid:
-        return Refused("the pod has another UID: it was replaced")
+        return RefusedClaim("the pod has another UID: it was replaced")
     if not spec.node_name or pod.spec.node_name != spec.node_name:
-        return Refused(f"the pod runs on {pod.spec.node_name!r}, not on {spec.node_name!r}")
+        return RefusedClaim(f"the pod runs on {pod.spec.node_name!r}, not on {spec.node_name!r}")
     if pod.finished:
-        return Refused("the pod has finished")
+        return RefusedClaim("the pod has finished")
     if not keys.valid(spec.pod_public_key):
-        return Refused("podPublicKey is no WireGuard key")
+        return RefusedClaim("podPublicKey is no WireGuard key")
     claimed = addresses_of(endpoint)
     try:
         networks = tuple(parse_network(address) for address in claimed)
     except ValueError as error:
-        return Refused(f"podIps: {error}")
+        return RefusedClaim(f"podIps: {error}")
     if not networks or any(n.num_addresses != 1 for n in networks):
-        return Refused("it claims no address")
+        return RefusedClaim("it claims no address")
     problem = _foreign(pod, claimed, having)
     if problem:
-        return Refused(problem)
+        return RefusedClaim(problem)
     meta = pod.metadata
     rank = (meta.deletion_timestamp is None, meta.creation_timestamp or "", meta.uid)
-    return Accepted(spec.pod_public_key, networks, rank)
+    return AcceptedClaim(spec.pod_public_key, networks, rank)
 
 
 def _foreign(pod: Pod, claimed: Iterable[str], having: PodsByAddress) -> str | None:
@@ -91,7 +93,7 @@ def _foreign(pod: Pod, claimed: Iterable[str], having: PodsByAddress) -> str | N
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PeerChange:
     """What to tell one interface. ``removed`` carries the addresses whose connections end."""
 
     added: Mapping[str, tuple[IPNetwork, ...]]
@@ -101,7 +103,7 @@ class Change:
         return bool(self.added or self.removed)
 
 
-def resolve(accepted: Mapping[Key, Accepted]) -> dict[str, tuple[IPNetwork, ...]]:
+def resolve(accepted: Mapping[Key, AcceptedClaim]) -> dict[str, tuple[IPNetwork, ...]]:
     """Peers by public key. An address, and a key, belongs to one peer: to the endpoint of the
     highest rank (not terminating, youngest)."""
     peers: dict[str, tuple[IPNetwork, ...]] = {}
@@ -118,9 +120,9 @@ def resolve(accepted: Mapping[Key, Accepted]) -> dict[str, tuple[IPNetwork, ...]
 
 def difference(
     before: Mapping[str, tuple[IPNetwork, ...]], after: Mapping[str, tuple[IPNetwork, ...]]
-) -> Change:
+) -> PeerChange:
     """From the peers an interface has to those it should have."""
-    return Change(
+    return PeerChange(
         added={key: n for key, n in after.items() if before.get(key) != n},
         removed={key: n for key, n in before.items() if key not in after},
     )
