@@ -129,7 +129,12 @@ def _endpoint(name: str, uid: str, address: IPAddress) -> dict[str, Any]:
     return {
         "apiVersion": names.API_VERSION,
         "kind": "PodEndpoint",
-        "metadata": {"name": name, "namespace": "default", "labels": {NODE_LABEL: _NODE}},
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "labels": {NODE_LABEL: _NODE},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}],
+        },
         "spec": {
             "staticGatewayConfiguration": CONFIGURATION,
             "podIpAddress": str(address),

@@ -19,7 +19,7 @@ from typing import Final
 
 from egress_gateway.api import keys
 from egress_gateway.api.conditions import IPV6_HELD_BACK
-from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.plan import IPV6_MTU, OVERHEAD, GatewayDesired, Surroundings
 from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, zones
@@ -28,6 +28,7 @@ from egress_gateway.gateway import metrics
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.peers.book import PeerBook
+from egress_gateway.gateway.peers.rules import RefusedClaim
 from egress_gateway.gateway.peers.sync import PeerSync
 from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter, status_spec
@@ -36,7 +37,7 @@ from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
-from egress_gateway.kube.resources import SGCS, Key, Node
+from egress_gateway.kube.resources import POD_ENDPOINTS, PODS, SGCS, Key, Node, Pod
 from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 
@@ -90,6 +91,23 @@ class Report:
     reporter: Reporter
     answers: Answers
     recorder: Recorder
+    pods: PodEvents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodEvents:
+    """Events on pods, and on their PodEndpoints where there is no pod."""
+
+    recorder: Recorder
+    pods: Cache[Pod]
+    endpoints: Cache[PodEndpoint]
+
+    def warn(self, key: Key, reason: str, text: str) -> None:
+        """Writes a warning; nothing if neither exists any more."""
+        if (pod := self.pods.get(*key)) is not None:
+            self.recorder.event(PODS.reference(pod), "Warning", reason, text)
+        elif (endpoint := self.endpoints.get(*key)) is not None:
+            self.recorder.event(POD_ENDPOINTS.reference(endpoint), "Warning", reason, text)
 
 
 class Agent:
@@ -291,6 +309,11 @@ class Agent:
             elif one.second_answers and server.private_key is not None:
                 found[uid] = keys.public_key(server.private_key)
         return found
+
+    def tell_pod(self, key: Key, refused: RefusedClaim) -> None:
+        """An Event on the pod whose claim does not count, or on the claim if there is no pod."""
+        text = f"node {self._machine.name}: {refused.reason}: {refused.message}"
+        self._report.pods.warn(key, "EgressClaimRefused", text)
 
     # Probes.
 

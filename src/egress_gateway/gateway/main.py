@@ -14,12 +14,21 @@ from egress_gateway.api import names
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.link import default_route_mtu
 from egress_gateway.datapath.wireguard import backends
-from egress_gateway.gateway.agent import STRUCTURE, Agent, Kernel, Machine, Report, Sources
+from egress_gateway.gateway.agent import (
+    STRUCTURE,
+    Agent,
+    Kernel,
+    Machine,
+    PodEvents,
+    Report,
+    Sources,
+)
 from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.health.internet import Internet
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
-from egress_gateway.gateway.peers.book import PeerBook
+from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
+from egress_gateway.gateway.peers.refusals import Refusals
 from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter
 from egress_gateway.gateway.settings import Settings
@@ -72,12 +81,14 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
     configurations = Cache(client, SGCS)
     endpoints = Cache(client, POD_ENDPOINTS)
     pods = Cache(client, PODS)
+    nodes = Cache(client, NODES)
     queue: WorkQueue[str] = WorkQueue("gateway", backoff=0.2, backoff_limit=10.0)
     recorder = Recorder(client, names.FIELD_MANAGER_GATEWAY, instance=machine.name)
     reporter = Reporter(
         client, machine.node, settings.system_namespace, heartbeat=settings.heartbeat
     )
-    book = PeerBook(endpoints, pods, queue.add)
+    claims = ClaimCaches(endpoints=endpoints, pods=pods, nodes=nodes)
+    book = PeerBook(claims, queue.add, mirror_pods=settings.mirror_pods)
     ports = PortWatch(
         probes.side,
         percent=settings.ports_warning,
@@ -91,11 +102,16 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         machine,
         sources=Sources(configurations=configurations, book=book, keystore=keystore),
         kernel=Kernel(side=probes.side, ports=ports, connection_log=connection_log),
-        report=Report(reporter=reporter, answers=probes.answers, recorder=recorder),
+        report=Report(
+            reporter=reporter,
+            answers=probes.answers,
+            recorder=recorder,
+            pods=PodEvents(recorder=recorder, pods=pods, endpoints=endpoints),
+        ),
         queue=queue,
     )
     async with asyncio.TaskGroup() as group:
-        caches = (configurations, endpoints, pods)
+        caches = (configurations, endpoints, pods, nodes)
         for cache in caches:
             group.create_task(cache.run())
         group.create_task(recorder.run())
@@ -107,6 +123,13 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         probes.agent = agent
         group.create_task(agent.run())
         group.create_task(ports.run())
+        refusals = Refusals(
+            book,
+            served=lambda: agent.secondaries.keys(),
+            tell=agent.tell_pod,
+            publish=reporter.refuse,
+        )
+        group.create_task(refusals.run())
         vetoes = Vetoes(client, machine.name, reporter, _internet(settings, agent), warn=agent.warn)
         group.create_task(vetoes.run())
 

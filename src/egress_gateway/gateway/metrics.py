@@ -32,6 +32,11 @@ _CONNECTIONS: Final = Gauge(
 _TABLE: Final = Gauge(
     "egress_gateway_gateway_connection_table", "Entries of the connection table", ["state"]
 )
+CLAIMS_REFUSED: Final = Counter(
+    "egress_gateway_gateway_claims_refused_total",
+    "PodEndpoints of served configurations that did not agree with the cluster, by reason",
+    ["reason"],
+)
 LOG_GAPS: Final = Counter(
     "egress_gateway_gateway_connection_log_gaps", "Times that connections went by unlogged"
 )

@@ -43,6 +43,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often connections are counted."""
     ports_warning: int = 80
     """Percent of an address's ports towards one destination that are worth a warning."""
+    mirror_pods: bool = False
+    """Whether mirror pods (of static pods, which come from a file of their node) may use a gateway.
+    Whoever holds a kubelet's credential can make one in any namespace, with any annotation."""
     connection_log_rate: int = 1000
     """Lines a second that the connection log writes at most; see ``spec.connectionLog``."""
 
