@@ -89,7 +89,7 @@ def test_a_pod_of_both_families_leaves_from_both_addresses() -> None:
     assert pod.side.held() == 0
     assert world.internet.sources6() - before == {SECONDARIES6[0]}
     counters = world.gateways[0].side.counters()
-    assert counters == {"stray": 0, "refused": 0}
+    assert not any(counters.values())
     # What a router may say changes nothing of ours.
     assert read_sysctl(pod.place.netns, "net/ipv6/conf/wg0/accept_ra") == "0"
 

@@ -22,7 +22,7 @@ from egress_gateway.api.conditions import IPV6_HELD_BACK
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.plan import IPV6_MTU, OVERHEAD, GatewayDesired, Surroundings
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, zones
+from egress_gateway.datapath.gateway.ruleset import FORGED, ServedConfiguration, zones
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.gateway import metrics
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
@@ -37,7 +37,7 @@ from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
-from egress_gateway.kube.resources import POD_ENDPOINTS, PODS, SGCS, Key, Node, Pod
+from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Key, Node, Pod
 from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 
@@ -136,6 +136,8 @@ class Agent:
         self._backoff = Backoff(0.2, 10.0)
         self._interfaces_up: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
         """When the kernel was last asked for probes, and its answer: ports."""
+        self._forged: int | None = None
+        """Forged packets that were counted at the last pass."""
         self.problem: str | None = "the first pass is not done"
         """Why the agent is not ready; None when it is."""
         sources.configurations.on_change(self._on_configuration)
@@ -215,6 +217,7 @@ class Agent:
         self.problem = None
         counters = await asyncio.to_thread(self._side.counters)
         metrics.observe(counters, ready=len(ready), problems=len(problems))
+        self._tell_forged(sum(counters.get(name, 0) for name in FORGED))
         if problems:
             return self._backoff.failed()
         self._backoff.succeeded()
@@ -309,6 +312,18 @@ class Agent:
             elif one.second_answers and server.private_key is not None:
                 found[uid] = keys.public_key(server.private_key)
         return found
+
+    def _tell_forged(self, packets: int) -> None:
+        before, self._forged = self._forged, packets
+        if before is not None and packets > before:
+            self._report.recorder.event(
+                NODES.reference(self._machine.node),
+                "Warning",
+                "EgressForgedPackets",
+                "a pod or process on this gateway node used a configuration's address in packets "
+                "of its own; they were dropped (egress_gateway_gateway_dropped_packets counts "
+                "them); keep foreign pods off gateway nodes",
+            )
 
     def tell_pod(self, key: Key, refused: RefusedClaim) -> None:
         """An Event on the pod whose claim does not count, or on the claim if there is no pod."""

@@ -18,7 +18,8 @@ _CONFIGURATIONS: Final = Gauge(
 )
 _DROPPED: Final = Gauge(
     "egress_gateway_gateway_dropped_packets",
-    "Packets kept from leaving: stray (not the configuration's address), refused (destination)",
+    "Packets dropped: stray (not the configuration's address), refused (destination), "
+    "forged_source and forged_destination (a stranger on this node used a secondary address)",
     ["reason"],
 )
 _PORTS_USED: Final = Gauge(

@@ -52,9 +52,13 @@ GATEWAY_SETS: Final = (
     ),
 )
 NODE_TABLE: Final = "egress_gateway_gateway"
-NODE_SETS: Final = ("secondaries4", "secondaries6", "frontends4", "uplinks")
+NODE_SETS: Final = ("secondaries4", "secondaries6", "frontends4", "uplinks", "inbound")
 STRAY: Final = "stray"
 REFUSED: Final = "refused"
+FORGED_SOURCE: Final = "forged_source"
+FORGED_DESTINATION: Final = "forged_destination"
+GATEWAY_COUNTERS: Final = (STRAY, REFUSED)
+FORGED: Final = (FORGED_SOURCE, FORGED_DESTINATION)
 NODE_LINK: Final = "gateway0"
 """The node's end of the pair that joins it to the gateway's namespace."""
 INSIDE_LINK: Final = "host0"
@@ -326,23 +330,41 @@ def node_ruleset(
     leaves from a server port keeps it, whatever the node masquerades: a pod would follow the
     gateway to another port, and be lost when connection tracking forgets it.
     ``uplinks``: what pods send leaves by one of these links, not by one towards the node's own
-    pods or containers; none: by any."""
+    pods or containers, and replies come by one of them; none: by any.
+
+    Nobody else on the node speaks with a secondary address, and nobody but an uplink's neighbours
+    speaks to one, whatever packets he writes: neither a pod beside us nor, but with addresses that
+    are the node's, a process of the node."""
     ordered = sorted(configurations, key=lambda c: c.port)
     frontends = sorted({str(c.frontend) for c in ordered if c.frontend and c.frontend.version == 4})
     secondaries6 = _elements(str(c.secondary6) for c in ordered if c.secondary6)
     links = [f'"{name}"' for name in sorted(uplinks)]
     elsewhere = f'iifname "{NODE_LINK}" oifname != @uplinks counter drop' if links else ""
+    inbound = [*links, f'"{NODE_LINK}"'] if links else []
     return f"""\
 table inet {NODE_TABLE} {{
   set secondaries4 {{ type ipv4_addr;{_elements(str(c.secondary) for c in ordered)} }}
   set secondaries6 {{ type ipv6_addr;{secondaries6} }}
   set frontends4 {{ type ipv4_addr;{_elements(frontends)} }}
   set uplinks {{ type ifname;{_elements(links)} }}
+  set inbound {{ type ifname;{_elements(inbound)} }}
+  counter {FORGED_SOURCE} {{ }}
+  counter {FORGED_DESTINATION} {{ }}
   chain untracked {{
     type filter hook prerouting priority raw; policy accept;
+    ip saddr @secondaries4 iifname != "{NODE_LINK}" {_forged(FORGED_SOURCE)}
+    ip6 saddr @secondaries6 iifname != "{NODE_LINK}" {_forged(FORGED_SOURCE)}
+{_arrivals(bool(links))}
     iifname "{NODE_LINK}" notrack
     ip daddr @secondaries4 notrack
     ip6 daddr @secondaries6 notrack
+  }}
+  chain output {{
+    type filter hook output priority raw; policy accept;
+    ip saddr @secondaries4 {_forged(FORGED_SOURCE)}
+    ip6 saddr @secondaries6 {_forged(FORGED_SOURCE)}
+    ip daddr @secondaries4 fib saddr type != local {_forged(FORGED_DESTINATION)}
+    ip6 daddr @secondaries6 fib saddr type != local {_forged(FORGED_DESTINATION)}
   }}
   chain balanced {{
     type nat hook prerouting priority dstnat - 10; policy accept;
@@ -367,6 +389,19 @@ table inet {NODE_TABLE} {{
   }}
 }}
 """
+
+
+def _forged(counter: str) -> str:
+    return f'counter name "{counter}" drop'
+
+
+def _arrivals(known: bool) -> str:
+    """Only uplinks bring replies, where the uplinks are known."""
+    rules = (
+        f"    {ip} daddr @secondaries{family} iifname != @inbound {_forged(FORGED_DESTINATION)}"
+        for family, ip in _IP.items()
+    )
+    return "\n".join(rules) if known else ""
 
 
 def _elements(elements: Iterable[str]) -> str:

@@ -37,14 +37,14 @@ from egress_gateway.datapath.gateway.plan import (
     surroundings,
 )
 from egress_gateway.datapath.gateway.ruleset import (
+    FORGED,
+    GATEWAY_COUNTERS,
     GATEWAY_SETS,
     GATEWAY_TABLE,
     INSIDE_LINK,
     NODE_LINK,
     NODE_SETS,
     NODE_TABLE,
-    REFUSED,
-    STRAY,
     ServedConfiguration,
     WireGuardServer,
 )
@@ -313,13 +313,16 @@ class GatewaySide:
         return {port for port in bound if f"wg-{port}" in up}
 
     def counters(self) -> dict[str, int]:
-        """Packets that were kept from leaving: ``stray`` and ``refused``."""
+        """Packets that were dropped, by reason: ``stray`` and ``refused`` in the gateway's
+        namespace, ``forged_source`` and ``forged_destination`` in the node's."""
         with self._inside() as inside:
             if inside is None:
                 return {}
-            rules = Nftables(inside)
+            places = ((inside, GATEWAY_TABLE, GATEWAY_COUNTERS), (self._node, NODE_TABLE, FORGED))
             return {
-                name: rules.counter("inet", GATEWAY_TABLE, name) or 0 for name in (STRAY, REFUSED)
+                name: Nftables(place).counter("inet", table, name) or 0
+                for place, table, names in places
+                for name in names
             }
 
     # Connections.
