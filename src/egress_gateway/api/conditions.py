@@ -28,8 +28,6 @@ for no IPv6."""
 IPV6_HELD_BACK: Final = "IPv6 is held back here"
 """How a gateway agent's problem begins that concerns IPv6 alone."""
 
-CONDITION_TYPES: Final = (READY, ACCEPTED, PROVISIONED, GATEWAYS_READY)
-
 
 class Reason:
     """Machine-readable reasons, CamelCase as Kubernetes wants them."""

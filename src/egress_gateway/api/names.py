@@ -68,7 +68,6 @@ HEALTH_PORT: Final = 8082
 HEALTH_PATH: Final = "/gw/"
 """The load balancer probes ``/gw/<uid of the StaticGatewayConfiguration>``."""
 
-GATEWAY_NETNS: Final = "ns-static-egress-gateway"
 FIELD_MANAGER_CONTROLLER: Final = "static-egress-gateway-controller"
 FIELD_MANAGER_GATEWAY: Final = "static-egress-gateway-gateway"
 FIELD_MANAGER_NODE: Final = "static-egress-gateway-node"
@@ -101,8 +100,3 @@ def managed(uid: str) -> str:
 def is_ipv6_config(name: str) -> bool:
     """Whether a managed ipConfig of this name is one of IPv6."""
     return name.endswith(IPV6_CONFIG)
-
-
-def wireguard_interface(port: int) -> str:
-    """Name of a configuration's interface on a gateway node."""
-    return f"wg-{port}"

@@ -32,6 +32,7 @@ from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Node
 from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue
+from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 
 async def run(settings: Settings) -> None:
     """Works until cancelled. Interfaces, peers and translation stay when it ends."""
-    refused, _ = settings.refused, settings.targets  # nonsense is told before anything starts
     access = config.load(settings.kubeconfig or None)
     async with Client(access, names.FIELD_MANAGER_GATEWAY) as client:
         answers = Answers(settings.run_path / "gateway.json")
@@ -50,7 +50,9 @@ async def run(settings: Settings) -> None:
             primary = _primary(settings, node)
             mtu = settings.node_mtu or await asyncio.to_thread(default_route_mtu)
             log.info("gateway", extra={"primary": str(primary), "mtu": mtu})
-            await _serve(settings, client, node, primary, mtu, refused, side, answers, early)
+            await _serve(
+                settings, client, node, primary, mtu, settings.refused, side, answers, early
+            )
             del health
 
 
@@ -169,7 +171,7 @@ def _primary(settings: Settings, node: Node) -> IPv4Address:
     for text in candidates:
         with contextlib.suppress(ValueError):
             return IPv4Address(text)
-    raise SystemExit(
+    raise OperatorError(
         f"Node {settings.node_name} has no IPv4 InternalIP; set --primary-ip to its address"
     )
 

@@ -2,48 +2,80 @@
 
 from __future__ import annotations
 
-import ipaddress
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import msgspec
 
 from egress_gateway.api import names
+from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.gateway.reach import Target
+from egress_gateway.service.settings import (
+    AbsolutePath,
+    Cidrs,
+    Count,
+    DnsLabel,
+    DnsName,
+    Interval,
+    Mtu,
+    Percent,
+    Port,
+    mtu,
+    networks,
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """``node_name`` comes from the downward API. Times are in seconds."""
 
-    node_name: str
+    node_name: DnsName
+    """Name of the Node that the agent runs on; the downward API gives it."""
     kubeconfig: str = ""
     """Empty: the ServiceAccount of the pod that we run in."""
-    system_namespace: str = names.SYSTEM_NAMESPACE
-    health_port: int = names.HEALTH_PORT
+    system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
+    """Where key Secrets and GatewayStatus objects live."""
+    health_port: Port = names.HEALTH_PORT
     """The load balancer probes ``/gw/<uid>`` here; part of the contract."""
     primary_ip: str = ""
     """The node's own IPv4 address; empty: the Node object's first InternalIP."""
-    node_mtu: int = 0
+    node_mtu: Mtu = 0
     """Bytes; 0: that of the link that the default route uses."""
-    refused_cidrs: list[str] = []
+    refused_cidrs: Cidrs = []
     """Destinations that no pod may reach through this gateway (pods and Services of the
     cluster, say). The node's own address, link-local ones and Azure's are always refused."""
-    run_dir: str = "/run/egress-gateway"
+    run_dir: AbsolutePath = "/run/egress-gateway"
     """Shared with the tunnel host; what the load balancer was last told is kept here too."""
-    resync: float = 30.0
+    resync: Interval = 30.0
     """How often everything is compared with the kernel, though nothing has changed."""
-    heartbeat: float = 30.0
+    heartbeat: Interval = 30.0
+    """How often GatewayStatus is written though nothing has changed."""
     internet_targets: list[str] = []
     """Hosts that should answer whatever pods do: ``198.51.100.10:443`` (TCP) or
     ``198.51.100.10`` (ICMP echo). When none answers a configuration's address here, its pods use
     other gateways, if there are others. Empty: nothing is asked."""
-    internet_interval: float = 1.0
-    internet_misses: int = 3
-    ports_interval: float = 10.0
+    internet_interval: Interval = 1.0
+    """Between two questions to an internet target."""
+    internet_misses: Count = 3
+    """Unanswered questions in a row after which a target counts as lost."""
+    ports_interval: Interval = 10.0
     """How often connections are counted."""
-    ports_warning: int = 80
+    ports_warning: Percent = 80
     """Percent of an address's ports towards one destination that are worth a warning."""
-    connection_log_rate: int = 1000
+    connection_log_rate: Count = 1000
     """Lines a second that the connection log writes at most; see ``spec.connectionLog``."""
+
+    def __post_init__(self) -> None:
+        mtu("node_mtu", self.node_mtu)
+        if self.primary_ip:
+            try:
+                IPv4Address(self.primary_ip)
+            except ValueError as error:
+                raise ValueError(f"primary_ip: {error}") from None
+        _ = self.refused
+        try:
+            _ = self.targets
+        except ValueError as error:
+            raise ValueError(f"internet_targets: {error}") from None
 
     @property
     def run_path(self) -> Path:
@@ -55,6 +87,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(Target.parse(text) for text in self.internet_targets)
 
     @property
-    def refused(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    def refused(self) -> tuple[IPNetwork, ...]:
         """Raises ``ValueError`` naming the CIDR that is none."""
-        return tuple(ipaddress.ip_network(text, strict=False) for text in self.refused_cidrs)
+        return networks("refused_cidrs", self.refused_cidrs)

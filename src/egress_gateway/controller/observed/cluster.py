@@ -8,7 +8,6 @@ and status through its subresource.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from egress_gateway.api import keys, names
+from egress_gateway.api import keys, keysecret, names
 from egress_gateway.api.types import (
     GatewayStatus,
     ObjectMeta,
@@ -364,8 +363,6 @@ def _health(node: resources.Node | None) -> tuple[bool, str]:
 
 
 def _key_secret(sgc: StaticGatewayConfiguration, namespace: str, known: Names) -> dict[str, object]:
-    """As the Go project writes it: the keys' text form, once more in base64 as Secrets are."""
-    pair = keys.generate()
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -376,10 +373,7 @@ def _key_secret(sgc: StaticGatewayConfiguration, namespace: str, known: Names) -
             "labels": labels(resources.SGCS.key(sgc)),
             "annotations": annotations_of(known) | _asked(sgc),
         },
-        "data": {
-            names.SECRET_PRIVATE_KEY: base64.b64encode(pair.private.encode()).decode(),
-            names.SECRET_PUBLIC_KEY: base64.b64encode(pair.public.encode()).decode(),
-        },
+        "data": keysecret.data_of(keys.generate()),
     }
 
 
@@ -391,14 +385,7 @@ def _asked(sgc: StaticGatewayConfiguration) -> dict[str, str]:
 
 
 def _public_key(secret: resources.Secret | None) -> str:
-    """The public half of the Secret's private key; empty if that is missing or malformed."""
-    if secret is None:
-        return ""
-    try:
-        private = base64.b64decode(secret.data.get(names.SECRET_PRIVATE_KEY, ""), validate=True)
-        return keys.public_key(private.decode())
-    except ValueError:
-        return ""
+    return keysecret.public_key(secret.data) if secret else ""
 
 
 def _now() -> str:
