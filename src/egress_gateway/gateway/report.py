@@ -71,6 +71,7 @@ class Reporter:
         self._vetoes: list[GatewayVeto] = []
         self._wanted: GatewayStatusSpec | None = None
         self._written: GatewayStatusSpec | None = None
+        self._said: list[GatewayVeto] | None = None
         self._lock = asyncio.Lock()
         self._at = float("-inf")
 
@@ -86,20 +87,20 @@ class Reporter:
         and there has been a report. Raises ``ApiError``."""
         self._vetoes = found
         async with self._lock:
-            said = self._written.vetoes if self._written else None
+            said = self._said
             return said is not None and said != found and await self._publish()
 
     async def _publish(self) -> bool:
         if self._wanted is None:
             return False
-        spec = msgspec.structs.replace(self._wanted, vetoes=self._vetoes)
+        spec = msgspec.structs.replace(self._wanted, vetoes=self._vetoes).bounded()
         due = time.monotonic() - self._at >= self._heartbeat
         if spec == self._written and not due:
             return False
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         stamped = msgspec.structs.replace(spec, heartbeat=now.replace("+00:00", "Z"))
         await self._client.apply(GATEWAY_STATUSES, self._document(stamped))
-        self._written, self._at = spec, time.monotonic()
+        self._written, self._said, self._at = spec, self._vetoes, time.monotonic()
         return True
 
     def _document(self, spec: GatewayStatusSpec) -> GatewayStatus:
