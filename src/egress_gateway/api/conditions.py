@@ -39,6 +39,7 @@ class Reason:
     PREFIX_NOT_FOUND: Final = "PublicIPPrefixNotFound"
     PREFIX_SIZE: Final = "PublicIPPrefixSizeMismatch"
     PREFIX_SUBSCRIPTION: Final = "PublicIPPrefixWrongSubscription"
+    PREFIX_NOT_ALLOWED: Final = "PrefixNotAllowed"
     PREFIX_EXHAUSTED: Final = "PublicIPPrefixExhausted"
     AUTHORIZATION_FAILED: Final = "AuthorizationFailed"
     CREDENTIAL_REJECTED: Final = "CredentialRejected"

@@ -34,6 +34,8 @@ RULE_ANNOTATION: Final = f"{GROUP}/load-balancer-rule"
 IP_CONFIGURATION_ANNOTATION: Final = f"{GROUP}/ip-configuration"
 """Ours, on a key Secret: the name of its ipConfig, public addresses and managed prefix."""
 
+ALLOWED_PREFIXES_ANNOTATION: Final = f"{GROUP}/allowed-prefixes"
+"""Ours, on a Namespace: ids of the public IP prefixes that its configurations may use."""
 ROTATE_KEYS_ANNOTATION: Final = f"{GROUP}/rotate-keys"
 """Ours, on a StaticGatewayConfiguration: each new value asks for a new key pair."""
 KEY_ROTATION_ANNOTATION: Final = f"{GROUP}/key-rotation"

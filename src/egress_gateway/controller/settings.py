@@ -42,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     rotation_timeout: Seconds = 600.0
     """Seconds that pods have to move to a new key pair. If none could, the former one stays; else
     it goes, and who still uses it is named. 0: it stays until nobody does."""
+    strict_prefixes: bool = False
+    """A namespace uses the public IP prefixes that its own annotation names, and no others. False:
+    any namespace may use a prefix that no Namespace's annotation names."""
     workers: Count = 4
     """Pools worked on at once."""
 

@@ -24,6 +24,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.controller.migration.adopt import annotations_of, names_of
 from egress_gateway.controller.migration.takeover import labels
+from egress_gateway.controller.planning.grants import Grants
 from egress_gateway.controller.planning.plan import Names
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.rotation.phases import (
@@ -40,6 +41,7 @@ from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import AlreadyExists, Conflict, NotFound
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
+from egress_gateway.kube.resources import Namespace
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,14 @@ KEYS_ROLE: Final = "egress-gateway-keys"
 class Cluster:
     """Reads never block; writes raise ``kube.errors.ApiError``."""
 
-    def __init__(self, client: Client, recorder: Recorder, *, system_namespace: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        recorder: Recorder,
+        *,
+        system_namespace: str,
+        strict_prefixes: bool = False,
+    ) -> None:
         self._client = client
         self._recorder = recorder
         self.system_namespace = system_namespace
@@ -62,6 +71,9 @@ class Cluster:
         self.secrets = Cache(
             client, resources.SECRETS, system_namespace, labels=names.OWNING_NAME_LABEL
         )
+        self.namespaces = Cache(client, resources.NAMESPACES)
+        self._strict_prefixes = strict_prefixes
+        self._grants: Grants | None = None
         self._fresh: dict[str, resources.Secret] = {}
         self._names: dict[str, Names] = {}
         self._role: tuple[str, ...] | None = None
@@ -70,7 +82,7 @@ class Cluster:
 
     @property
     def caches(self) -> tuple[Cache[object], ...]:
-        return (self.sgcs, self.nodes, self.statuses, self.secrets)  # type: ignore[return-value]
+        return (self.sgcs, self.nodes, self.statuses, self.secrets, self.namespaces)  # type: ignore[return-value]
 
     async def synced(self) -> None:
         await asyncio.gather(*(cache.synced() for cache in self.caches))
@@ -78,6 +90,30 @@ class Cluster:
     def configurations(self) -> dict[str, StaticGatewayConfiguration]:
         """By UID."""
         return {sgc.metadata.uid: sgc for sgc in self.sgcs.values()}
+
+    # --- grants --------------------------------------------------------------------------
+
+    @property
+    def grants(self) -> Grants:
+        """Which namespaces may use which prefixes, as their annotations say now."""
+        if self._grants is None:
+            written = {
+                namespace.metadata.name: text
+                for namespace in self.namespaces.values()
+                if (text := _grant(namespace))
+            }
+            self._grants = Grants(annotations=written, strict=self._strict_prefixes)
+        return self._grants
+
+    def on_grants(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called when a Namespace's grant does."""
+
+        def look(_: object, old: Namespace | None, new: Namespace | None) -> None:
+            if _grant(old) != _grant(new):
+                self._grants = None
+                changed()
+
+        self.namespaces.on_change(look)
 
     # --- keys ----------------------------------------------------------------------------
 
@@ -386,6 +422,11 @@ def _asked(sgc: StaticGatewayConfiguration) -> dict[str, str]:
 
 def _public_key(secret: resources.Secret | None) -> str:
     return keysecret.public_key(secret.data) if secret else ""
+
+
+def _grant(namespace: Namespace | None) -> str:
+    written = namespace.metadata.annotations if namespace else {}
+    return written.get(names.ALLOWED_PREFIXES_ANNOTATION, "")
 
 
 def _now() -> str:
