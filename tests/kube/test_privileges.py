@@ -33,6 +33,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         f"{GROUP}/gatewaylbconfigurations": "delete get list patch",
         f"{GROUP}/gatewayvmconfigurations": "delete get list patch",
         "/nodes": READ,
+        "/namespaces": READ,
         "/events": "create patch",
         "apps/deployments": "list",
         "apps/daemonsets": "list",
