@@ -28,8 +28,6 @@ for no IPv6."""
 IPV6_HELD_BACK: Final = "IPv6 is held back here"
 """How a gateway agent's problem begins that concerns IPv6 alone."""
 
-CONDITION_TYPES: Final = (READY, ACCEPTED, PROVISIONED, GATEWAYS_READY)
-
 
 class Reason:
     """Machine-readable reasons, CamelCase as Kubernetes wants them."""
@@ -41,6 +39,7 @@ class Reason:
     PREFIX_NOT_FOUND: Final = "PublicIPPrefixNotFound"
     PREFIX_SIZE: Final = "PublicIPPrefixSizeMismatch"
     PREFIX_SUBSCRIPTION: Final = "PublicIPPrefixWrongSubscription"
+    PREFIX_NOT_ALLOWED: Final = "PrefixNotAllowed"
     PREFIX_EXHAUSTED: Final = "PublicIPPrefixExhausted"
     AUTHORIZATION_FAILED: Final = "AuthorizationFailed"
     CREDENTIAL_REJECTED: Final = "CredentialRejected"

@@ -78,10 +78,15 @@ class Wishes:
             prefix_id=sgc.spec.public_ip_prefix_id,
             prefix_id6=sgc.spec.public_ip_prefix_id_v6,
             prefix_size=target.prefix_size,
-            problem=self.strange.get(uid) or self._ledger.blocked(uid),
+            problem=self.strange.get(uid) or self._ungranted(sgc) or self._ledger.blocked(uid),
             problem6=self._ledger.blocked6(uid),
             in_use=self._handover.in_use(sgc),
         )
+
+    def _ungranted(self, sgc: StaticGatewayConfiguration) -> Problem | None:
+        spec = sgc.spec
+        prefixes = (spec.public_ip_prefix_id, spec.public_ip_prefix_id_v6)
+        return self._cluster.grants.problem(sgc.metadata.namespace, prefixes)
 
     def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:
         """Whether the pool ``target`` serves, and nobody uses the gateways of another any more."""
