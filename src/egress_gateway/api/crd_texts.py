@@ -298,6 +298,10 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.GatewayProblem: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name."),
         "message": Field("What is wrong, in words."),
+        "reason": Field(
+            "Which kind of problem it is: GatewayWithoutIPv6 (IPv4 is served). Empty: nothing is "
+            "served."
+        ),
     },
 }
 

@@ -13,7 +13,8 @@ from typing import Final
 
 from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import Cloud
-from egress_gateway.controller.planning.plan import Plan, Step
+from egress_gateway.controller.planning.plan import Plan
+from egress_gateway.controller.planning.wanted import Step
 
 AT_ONCE: Final = 32
 """Writes in flight: enough to hide Azure's latency, few enough for its write quota."""

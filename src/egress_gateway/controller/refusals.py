@@ -18,8 +18,9 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import WriteInstance
 from egress_gateway.controller.apply import Refusal
-from egress_gateway.controller.planning.plan import Wanted
-from egress_gateway.controller.planning.verdict import Problem, Verdict
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.planning.wanted import Wanted
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class _Entry:
     last: Problem | None = None
 
 
-class Ledger:
+class RefusalBackoff:
     """Refusals and their backoff, by configuration; pauses by pool."""
 
     def __init__(
@@ -68,7 +69,7 @@ class Ledger:
         self._entries.pop(_six(uid), None)
         self._suspects.discard(uid)
 
-    def acquit(self, uids: Iterable[str]) -> bool:
+    def release_suspects(self, uids: Iterable[str]) -> bool:
         """The writes without the suspects went through: they are let in again, to be accused
         alone. False: none of ``uids`` was a suspect."""
         held = self._suspects & set(uids)
@@ -129,7 +130,7 @@ class Ledger:
         self._pauses[key] = attempts + 1
         return max(error.retry_after or 0.0, self._delay(attempts))
 
-    def calm(self, key: str) -> None:
+    def reset_backoff(self, key: str) -> None:
         """The pool (or survey) went through."""
         self._pauses.pop(key, None)
 
@@ -164,10 +165,10 @@ class Ledger:
                 seconds.append(delay)
                 problems |= dict.fromkeys(uids, _problem(refusal))
             else:
-                self._accuse(refusal, wanted)
+                self._suspect(refusal, wanted)
         return Setback(max(seconds), problems) if seconds else None
 
-    def _accuse(self, refusal: Refusal, wanted: Sequence[Wanted]) -> None:
+    def _suspect(self, refusal: Refusal, wanted: Sequence[Wanted]) -> None:
         error, uids = refusal.error, refusal.step.uids
         meant = [w for w in wanted if w.uid in uids]
         if sixes := _named6(error, meant):
@@ -218,7 +219,7 @@ def _problem(refusal: Refusal) -> Problem:
 
 
 def _six(uid: str) -> str:
-    """The ledger's key of a configuration's IPv6, which is refused on its own."""
+    """The backoff's key of a configuration's IPv6, which is refused on its own."""
     return f"{uid}/6"
 
 

@@ -11,7 +11,8 @@ import pytest
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import CreatePrefix, DeletePrefix
 from egress_gateway.controller.apply import Refusal, apply
-from egress_gateway.controller.planning.plan import Names, Plan, Wanted, plan
+from egress_gateway.controller.planning.plan import Plan, plan
+from egress_gateway.controller.planning.wanted import Names, Wanted
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
 Story = Callable[[AzureLab], Awaitable[None]]
@@ -41,7 +42,7 @@ async def look(lab: AzureLab, wishes: Iterable[Wanted], name: str) -> Plan:
     pool = next(p for p in await cloud.pools() if p.name == name)
     state = await cloud.observe(pool, {w.prefix_id for w in wishes if w.prefix_id})
     ids = {w.names.ip_config: cloud.managed_prefix_id(w.names.ip_config) for w in wishes}
-    return plan(state, wishes, subscription=cloud.subscription, managed_ids=ids)
+    return plan(state, wishes, advice=cloud.advice, managed_ids=ids)
 
 
 async def one_pass(
@@ -198,8 +199,8 @@ def test_reading_a_prefix_is_not_enough_to_use_it(in_lab: Callable[[Story], None
         _, refusals = await one_pass(lab, [wanted("a", prefix_id=prefix), wanted("b")])
         error = refusals[0].error
         assert isinstance(error, errors.Forbidden)
-        assert error.scope.lower() == prefix.lower()
-        assert error.role == "Network Contributor"
+        assert [scope.lower() for scope in error.related] == [prefix.lower()]
+        assert 'az role assignment create --role "Network Contributor"' in error.mend
 
     in_lab(story)
 

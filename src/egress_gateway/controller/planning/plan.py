@@ -3,7 +3,7 @@
 Guarantees, each held by a property test:
 
 - applied to any state, repeatedly, it converges, and then plans nothing;
-- each document (load balancer, scale set model, instance) is written at most once a pass, with
+- each document (load balancer, model, instance) is written at most once a pass, with
   what all configurations of the pool together want, except that a pass that both adds and
   removes a pool's frontend writes the load balancer twice;
 - what belongs to others is neither changed nor removed: only names in ``owned`` are touched;
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from egress_gateway.cloud.protocol import (
+    Advice,
     Attachment,
     CreatePrefix,
     DeleteAddress,
@@ -43,9 +44,7 @@ from egress_gateway.controller.planning.verdict import (
     managed_names,
     verdict_of,
 )
-from egress_gateway.controller.planning.wanted import BUSY, Names, Step, Wanted
-
-__all__ = ["MAX_CONFIGS", "Names", "Plan", "Step", "Wanted", "plan"]
+from egress_gateway.controller.planning.wanted import BUSY, Step, Wanted
 
 MAX_CONFIGS: Final = 256
 """IP configurations of one NIC (Azure subscription and service limits, "Networking limits")."""
@@ -71,14 +70,14 @@ class Plan:
 
 
 def plan(
-    state: PoolState, wanted: Iterable[Wanted], *, subscription: str, managed_ids: Mapping[str, str]
+    state: PoolState, wanted: Iterable[Wanted], *, advice: Advice, managed_ids: Mapping[str, str]
 ) -> Plan:
     """The pass that brings ``state`` to what ``wanted`` asks for. ``managed_ids`` gives the
     (future) id of the managed prefix of each ipConfig name."""
     everyone = sorted(wanted, key=lambda w: w.uid)
-    problems = {w.uid: p for w in everyone if (p := judge(w, state, subscription))}
+    problems = {w.uid: p for w in everyone if (p := judge(w, state, advice))}
     problems |= _overfull(state, everyone, problems)
-    problems6 = judge6(everyone, state, subscription, problems)
+    problems6 = judge6(everyone, state, advice, problems)
     desired = _Desired(state, everyone, problems, problems6, managed_ids)
     stages = (
         desired.prefixes() + desired.balancing.grows(),
@@ -211,14 +210,20 @@ class _Desired:
         return configs, joined, frozenset(uids)
 
     def model(self) -> tuple[Step, ...]:
-        if self._state.ref.kind != "scale-set":
+        if self._state.ref.kind != "template":
             return ()
         change = self._change(self._state.model, held=self._held_model())
         if change is None:
             return ()
         configs, joined, uids = change
         owned = frozenset(self._by_config)
-        action = WriteModel(pool=self._state.ref, configs=configs, owned=owned, joined=joined)
+        action = WriteModel(
+            pool=self._state.ref,
+            configs=configs,
+            owned=owned,
+            joined=joined,
+            base=self._state.base,
+        )
         return (Step(action, uids),)
 
     def instances(self) -> tuple[Step, ...]:
@@ -239,6 +244,7 @@ class _Desired:
             configs=configs,
             owned=frozenset(self._by_config),
             joined=joined,
+            base=instance.base,
         )
         return Step(action, uids)
 
@@ -289,7 +295,9 @@ class _Desired:
                 continue
             steps += [
                 Step(
-                    MakeAddresses(pool=self._state.ref, instance=i.id, configs=configs),
+                    MakeAddresses(
+                        pool=self._state.ref, instance=i.id, configs=configs, base=i.base
+                    ),
                     frozenset({w.uid}),
                 )
                 for i in found.stale
