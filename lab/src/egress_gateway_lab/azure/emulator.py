@@ -33,11 +33,12 @@ from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.arm.kinds import Answer, Azure, Call
 from egress_gateway_lab.azure.arm.operations import Clock, Operations, SystemClock
 from egress_gateway_lab.azure.arm.store import Store
-from egress_gateway_lab.azure.faults import Fault, Faults
+from egress_gateway_lab.azure.faults import Fault, Faults, without
 from egress_gateway_lab.azure.identity import signin
 from egress_gateway_lab.azure.identity.directory import Directory, Principal
 from egress_gateway_lab.azure.identity.rbac import Access
 from egress_gateway_lab.azure.providers import authorization, graph, registry
+from egress_gateway_lab.azure.providers.compute import rollout
 from egress_gateway_lab.azure.resources import StoredResources
 from egress_gateway_lab.azure.state import StateError, StateFile
 from egress_gateway_lab.protocols import ClusterBackend, Resources, TokenVerifier
@@ -93,7 +94,6 @@ class Emulator:
         ``state``: a file that everything is kept in and taken from; raises ``StateError``."""
         clock = clock or SystemClock()
         store = Store()
-        self.faults = Faults()
         self.directory = Directory(tenant, clock.time, verifier)
         self.azure = Azure(
             subscription=subscription,
@@ -113,6 +113,7 @@ class Emulator:
             clock=clock,
             addon_subject=addon_subject,
         )
+        self.faults = Faults(removed=self.azure.operations.release)
         registry.register(self.azure)
         self.directory.welcome = self._welcome
         self.resources: Resources = StoredResources(self.azure)
@@ -215,7 +216,7 @@ class Emulator:
         fault = self.faults.take(request.method, path)
         who = ""
         try:
-            self._apply_before(fault)
+            self._apply_before(fault, path)
             if fault is not None and fault.kind == "delay":
                 await self.azure.clock.sleep(fault.seconds)
             if signin.TOKEN_PATH.match(path) and request.method == "POST":
@@ -225,7 +226,8 @@ class Emulator:
                 return _respond(Answer(200, found))
             principal = self._authenticate(request)
             who = principal.client_id
-            answer = self._apply_after(fault, await self._answer(request, path, principal))
+            answer = await self._answer(request, path, principal, fault)
+            answer = self._apply_after(fault, answer)
         except ArmError as error:
             answer = Answer(error.status, {"error": error.error()}, error.headers)
         except Exception as error:
@@ -239,8 +241,12 @@ class Emulator:
             return await _cut(request, answer)
         return _respond(answer)
 
-    async def _answer(self, request: web.Request, path: str, principal: Principal) -> Answer:
+    async def _answer(
+        self, request: web.Request, path: str, principal: Principal, fault: Fault | None
+    ) -> Answer:
         body = await _body(request)
+        if fault is not None and fault.kind == "modify":
+            body = without(body, fault.drop)
         query = _query(request)
         if path.lower().startswith(("/v1.0/", "/beta/")):
             return Answer(200, graph.answer(self.directory, request.method, path, query, body))
@@ -309,18 +315,27 @@ class Emulator:
             )
         return principal
 
-    def _apply_before(self, fault: Fault | None) -> None:
+    def _apply_before(self, fault: Fault | None, path: str) -> None:
         error = fault.error() if fault else None
         if error is not None:
             raise error
+        if fault is not None and fault.kind == "join-pool":
+            rollout.join_pool(self.azure, path, fault.pool)
 
     def _apply_after(self, fault: Fault | None, answer: Answer) -> Answer:
         url = answer.headers.get("Azure-AsyncOperation") or answer.headers.get("Location", "")
         if fault is None or not url:
             return answer
+        operations, name = self.azure.operations, urlsplit(url).path.rpartition("/")[2]
         if fault.kind == "fail-operation":
-            name = urlsplit(url).path.rpartition("/")[2]
-            self.azure.operations.fail(name, ArmError(fault.status, fault.code, fault.message))
+            operations.fail(name, ArmError(fault.status, fault.code, fault.message))
+        if fault.kind == "hang":
+            operations.hang(name, fault.id)
+        if fault.kind == "strip":
+            operation = operations.get(name)
+            if operation is not None:
+                target = operation.target
+                operations.follow_with(name, lambda: rollout.strip(self.azure, target))
         if fault.kind == "shape":
             return replace(answer, headers=_announced(answer.headers, url, fault.shape))
         return answer

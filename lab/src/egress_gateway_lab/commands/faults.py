@@ -27,6 +27,11 @@ def fault() -> None:
     fail-operation  accepted, then the operation ends as Failed with --code
     delay           the answer comes --seconds later
     shape           the operation is announced by other headers (--shape)
+    hang            accepted, then the operation does not end until the fault is cleared
+    strip           when the operation ends, the instances' NICs have lost their further
+                    addresses, and their documents still name them (a rollout in place)
+    modify          the write is carried out without the members called --drop (a policy)
+    join-pool       just before, somebody adds --pool to the scale set's model (a Service)
 
     `quota` sets how many public addresses the subscription may have.
     """
@@ -59,6 +64,8 @@ def fault() -> None:
     show_default=True,
     help="Azure-AsyncOperation, Location, or both.",
 )
+@click.option("--drop", default="publicIPPrefix", show_default=True, help="Name of a JSON member.")
+@click.option("--pool", default="", help="Id of a load balancer's backend pool.")
 def add(name: str, output: str, always: bool, times: int, **rule: Any) -> None:
     """Add a rule of KIND; prints its number."""
     arguments = {**rule, "times": None if always else times}

@@ -116,12 +116,27 @@ def invalid(message: str, *, target: str | None = None, code: str = "InvalidPara
     return ArmError(400, code, message, target=target)
 
 
+def precondition_failed_compute(expected: str, actual: str) -> ArmError:
+    """As Microsoft.Compute answers If-Match."""
+    return ArmError(
+        412,
+        "PreconditionFailed",
+        f"Etag provided in if-match header {expected} does not match etag {actual} of resource.",
+    )
+
+
 def precondition_failed(resource_id: str, expected: str, actual: str) -> ArmError:
     return ArmError(
         412,
         "PreconditionFailed",
-        f"Precondition failed. The resource {resource_id} has etag {actual}, but the request's "
-        f"If-Match header carries {expected}.",
+        "Precondition failed.",
+        details=[
+            {
+                "code": "PreconditionFailedEtagMismatch",
+                "message": f"Etag provided in if-match header {expected} does not match etag "
+                f"{actual} of resource {resource_id} in NRP data store.",
+            }
+        ],
     )
 
 

@@ -178,6 +178,10 @@ class Kind:
     def busy(self, call: Call, operation: Operation) -> errors.ArmError:
         return errors.busy_network(self.azure.operation_url(call.base, operation))
 
+    def lost(self, call: Call, expected: str, actual: str) -> errors.ArmError:
+        """The answer to an ``If-Match`` of another version than the ``actual`` one."""
+        return errors.precondition_failed(call.id.text, expected, actual)
+
     # -- the verbs -----------------------------------------------------------------------
 
     def permission(self, call: Call) -> str:
@@ -278,9 +282,9 @@ class Kind:
         entry = self.azure.store.entry(call.id.text)
         actual = entry.etag if entry else "(none)"
         if call.if_match and (entry is None or call.if_match not in ("*", actual)):
-            raise errors.precondition_failed(call.id.text, call.if_match, actual)
+            raise self.lost(call, call.if_match, actual)
         if call.if_none_match == "*" and entry is not None:
-            raise errors.precondition_failed(call.id.text, "If-None-Match: *", actual)
+            raise self.lost(call, "If-None-Match: *", actual)
 
     def check_busy(self, call: Call) -> None:
         operation = self.azure.operations.busy(call.id.text)

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -101,6 +102,9 @@ class Operations:
         self._busy: dict[str, Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._doomed: dict[str, ArmError] = {}
+        self._hung: dict[str, int] = {}
+        self._released: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self._after: dict[str, Callable[[], None]] = {}
         self._closing = False
         self._left: dict[str, Operation] = {}
         self._changes: dict[str, Operation] = {}
@@ -143,6 +147,18 @@ class Operations:
     def fail(self, name: str, error: ArmError) -> None:
         """Makes an accepted operation end as Failed instead of doing its work."""
         self._doomed[name] = error
+
+    def hang(self, name: str, reason: int) -> None:
+        """Keeps an accepted operation from ending until ``release(reason)``."""
+        self._hung[name] = reason
+
+    def release(self, reason: int) -> None:
+        """Lets all go on that hang for this reason."""
+        self._released.pop(reason, asyncio.Event()).set()
+
+    def follow_with(self, name: str, act: Callable[[], None]) -> None:
+        """Calls ``act`` when an accepted operation has succeeded, just before that shows."""
+        self._after[name] = act
 
     # -- a file keeps them
 
@@ -200,10 +216,13 @@ class Operations:
     async def _run(self, operation: Operation, work: Work, on_failure: Callable[[], None]) -> None:
         try:
             await self._clock.sleep(self.seconds)
+            if operation.name in self._hung:
+                await self._released[self._hung.pop(operation.name)].wait()
             doom = self._doomed.pop(operation.name, None)
             if doom is not None:
                 raise doom
             await work()
+            self._after.pop(operation.name, _nothing)()
         except ArmError as error:
             self._failed(operation, error, on_failure)
         except BackendError as error:
@@ -228,6 +247,10 @@ class Operations:
     ) -> None:
         operation.error, operation.error_status = error.error(), error.status
         on_failure()
+
+
+def _nothing() -> None:
+    """Nobody minds the end."""
 
 
 _PREEMPTED = "The operation has been preempted: the service was started anew in the middle of it."

@@ -17,7 +17,7 @@ from egress_gateway_lab.azure.arm import errors, ids
 from egress_gateway_lab.azure.arm.bodies import without_nulls
 from egress_gateway_lab.azure.arm.kinds import Answer, Azure, Call, Kind
 from egress_gateway_lab.azure.arm.operations import Operation
-from egress_gateway_lab.azure.arm.store import Document
+from egress_gateway_lab.azure.arm.store import COUNTED, Document
 from egress_gateway_lab.azure.providers.compute import power
 from egress_gateway_lab.azure.providers.compute.nics import ScaleSetNics
 from egress_gateway_lab.azure.providers.network.interfaces import check_ip_configurations
@@ -47,12 +47,15 @@ class ComputeKind(Kind):
     def busy(self, call: Call, operation: Operation) -> errors.ArmError:
         return errors.busy_compute()
 
+    def lost(self, call: Call, expected: str, actual: str) -> errors.ArmError:
+        return errors.precondition_failed_compute(expected, actual)
+
     def check_busy(self, call: Call) -> None:
-        """A scale set and its instances are not written at the same time; instances are."""
+        """What lies in a scale set is not written while the set itself is. The set is, while an
+        instance is: else one machine that hangs would stop the autoscaler."""
         super().check_busy(call)
-        at = call.id.text
         for operation in self.azure.operations.under_way():
-            if ids.within(at, operation.target) or ids.within(operation.target, at):
+            if ids.within(call.id.text, operation.target):
                 raise self.busy(call, operation)
 
     def draft(self, call: Call, old: Document | None) -> Document:
@@ -75,7 +78,9 @@ class ComputeKind(Kind):
         return Answer(200, answer.body, answer.headers)
 
     def view(self, document: Document) -> Document:
-        return {k: v for k, v in document.items() if not k.startswith("_")}
+        entry = self.azure.store.entry(document["id"])
+        shown = {k: v for k, v in document.items() if not k.startswith("_")}
+        return {**shown, "etag": entry.etag} if entry and entry.type.lower() in COUNTED else shown
 
 
 class ScaleSets(ComputeKind):
@@ -85,10 +90,10 @@ class ScaleSets(ComputeKind):
 
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
         properties = body["properties"]
-        check_nics(self.azure, body["id"], model_nics(body))
         if old is None:
             self._create(body)
-        elif properties.get("virtualMachineProfile") != old["properties"].get(
+        check_nics(self.azure, body["id"], model_nics(body))
+        if old is not None and properties.get("virtualMachineProfile") != old["properties"].get(
             "virtualMachineProfile"
         ):
             body["_model"] = old["_model"] + 1
@@ -97,7 +102,9 @@ class ScaleSets(ComputeKind):
 
     def _create(self, body: Document) -> None:
         properties = body["properties"]
-        sku = body.setdefault("sku", {"name": "Standard_D2pds_v6"})
+        sku = body.get("sku")
+        if sku is None:
+            raise errors.invalid("Required parameter 'sku' is missing (null).", target="sku")
         sku.setdefault("tier", "Standard")
         sku.setdefault("capacity", 0)
         properties["uniqueId"] = str(uuid.uuid4())
@@ -339,7 +346,22 @@ def check_nics(azure: Azure, owner: str, nics: list[Document]) -> None:
     check_item_names(owner, "networkInterfaceConfigurations", nics)
     for nic in nics:
         properties = nic.setdefault("properties", {})
-        check_ip_configurations(azure, owner, properties.get("ipConfigurations") or [])
+        configurations = properties.get("ipConfigurations") or []
+        _check_primary(owner, nic["name"], configurations)
+        check_ip_configurations(azure, owner, configurations)
+
+
+def _check_primary(owner: str, nic: str, configurations: list[Document]) -> None:
+    """One of several ipConfigs is the primary one; a lone one need not say so, and Azure does not
+    add it."""
+    flagged = [c for c in configurations if (c.get("properties") or {}).get("primary")]
+    if len(flagged) > 1 or (len(configurations) > 1 and not flagged):
+        raise errors.invalid(
+            f"Network interface configuration {nic} of virtual machine scale set {owner} must have "
+            "one IP configuration marked as primary.",
+            code="VMScaleSetNetworkInterfaceConfigurationMustHaveOneIpConfigAsPrimary",
+            target="networkProfile",
+        )
 
 
 def _check_scale_set(scale_set: Document) -> None:

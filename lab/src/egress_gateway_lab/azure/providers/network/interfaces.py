@@ -45,6 +45,9 @@ class NetworkInterfaces(NetworkKind):
         properties = body["properties"]
         properties.pop("virtualMachine", None)
         configurations = properties.get("ipConfigurations") or []
+        if len(configurations) == 1:
+            configurations[0].setdefault("properties", {}).setdefault("primary", True)
+        _check_primary(body["id"], configurations)
         check_ip_configurations(self.azure, body["id"], configurations)
         before = old["properties"]["ipConfigurations"] if old else []
         leave = {c["id"].lower() for c in before}
@@ -113,8 +116,17 @@ class NetworkInterfaces(NetworkKind):
         }
 
 
+def _check_primary(nic: str, configurations: list[Document]) -> None:
+    flagged = [c for c in configurations if (c.get("properties") or {}).get("primary")]
+    if configurations and len(flagged) != 1:
+        raise errors.invalid(
+            f"Network interface {nic} must have exactly one primary IP configuration.",
+            code="NetworkInterfaceMustHaveOnePrimaryIpConfiguration",
+        )
+
+
 def check_ip_configurations(azure: Azure, nic: str, configurations: list[Document]) -> None:
-    """Names, the primary, references and the limit of one NIC's ipConfigs."""
+    """Names, references and the limit of one NIC's ipConfigs."""
     if not configurations:
         raise errors.invalid(
             f"Network interface {nic} must have one or more IP configurations.",
@@ -126,14 +138,6 @@ def check_ip_configurations(azure: Azure, nic: str, configurations: list[Documen
             f"The number of IP configurations on network interface {nic} exceeds the maximum "
             f"allowed, {MAX_IP_CONFIGURATIONS}.",
             code="MaxIPConfigurationsPerNicExceeded",
-        )
-    if len(configurations) == 1:
-        configurations[0].setdefault("properties", {}).setdefault("primary", True)
-    primaries = [c for c in configurations if (c.get("properties") or {}).get("primary")]
-    if len(primaries) != 1:
-        raise errors.invalid(
-            f"Network interface {nic} must have exactly one primary IP configuration.",
-            code="NetworkInterfaceMustHaveOnePrimaryIpConfiguration",
         )
     for configuration in configurations:
         _check_references(azure, nic, configuration.setdefault("properties", {}))
