@@ -74,10 +74,11 @@ class Rule:
 class Balancer:
     """The internal load balancer. ``frontends`` maps a frontend's name to its address (None
     until there is one); ``ports`` are all ports in use per backend pool, other people's too.
-    ``failed``: the last write of it was accepted and then failed."""
+    ``failed``: the last write of it was accepted and then failed; ``busy``: one is under way."""
 
     exists: bool = False
     failed: bool = False
+    busy: bool = False
     rules: Mapping[str, Rule] = field(default_factory=dict)
     frontends: Mapping[str, IPv4Address | None] = field(default_factory=dict)
     backends: frozenset[str] = frozenset()

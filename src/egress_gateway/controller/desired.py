@@ -81,6 +81,7 @@ class DesiredPool:
             problem=self.unidentified.get(uid) or self._backoff.blocked(uid),
             problem6=self._backoff.blocked6(uid),
             in_use=self._in_use.in_use(sgc),
+            gives_way=self._backoff.gives_way(uid),
         )
 
     def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:

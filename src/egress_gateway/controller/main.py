@@ -124,11 +124,14 @@ async def _reconcile(
     )
     reconciler.work.add(ROLE)
     reconciler.work.add(SURVEY)
-    await _together(
-        run_workers(rotations.work, rotations.handle, settings.workers),
-        run_workers(reconciler.work, reconciler.handle, settings.workers),
-        run_workers(reconciler.reports, reconciler.report, settings.workers),
-    )
+    try:
+        await _together(
+            run_workers(rotations.work, rotations.handle, settings.workers),
+            run_workers(reconciler.work, reconciler.handle, settings.workers),
+            run_workers(reconciler.reports, reconciler.report, settings.workers),
+        )
+    finally:
+        await reconciler.close()
 
 
 @contextlib.asynccontextmanager

@@ -26,7 +26,7 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import Cloud, DeletePrefix, PoolRef, PoolState
-from egress_gateway.controller.apply import apply
+from egress_gateway.controller.apply import Writer
 from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.desired import DesiredPool
 from egress_gateway.controller.migration.predecessor import Predecessor
@@ -54,7 +54,12 @@ MAX_ROUNDS: Final = 12
 """A pass that is not done after so many looks lets the other pools have their turn."""
 AGAIN_SECONDS: Final = 0.2
 LOOK_SECONDS: Final = 2.0
-"""How often to see whether a gateway has let go, if nobody says so."""
+LAST_LOOK: Final = 15.0
+"""How often to see whether a gateway has let go or a machine is no longer busy, if nobody says so:
+first and at last. Compute lets a scale set be read 12 times a minute, by everybody together
+(https://learn.microsoft.com/azure/virtual-machines/compute-throttling-limits)."""
+LINGER_SECONDS: Final = 15.0
+"""How long a deletion waits for machines that are busy before it ends without them."""
 RIVAL_SECONDS: Final = 5.0
 """How often to see whether the Go project's controller has been stopped."""
 
@@ -80,6 +85,10 @@ class Reconciler:
         self.reports: WorkQueue[str] = WorkQueue("reports", backoff=0.1, backoff_limit=retry_limit)
         self._backoff = RefusalBackoff(limit=retry_limit, clock=clock)
         self._in_use = GatewaysInUse(cluster, clock=clock)
+        self._writer = Writer(cloud, clock=clock, finished=self.work.add)
+        self._looks: dict[str, float] = {}
+        self._clock = clock
+        self._lingering: dict[str, float] = {}
         self._inventory = Inventory(cloud.resource_group, cloud.advice)
         self._board = StatusBoard(cluster, self._in_use, told=self._told)
         self.report = self._board.report
@@ -100,6 +109,10 @@ class Reconciler:
         """Keys of the pools that the last survey found."""
         return self._inventory.keys
 
+    async def close(self) -> None:
+        """Ends writes that are waited for beside the passes."""
+        await self._writer.close()
+
     async def handle(self, key: str) -> float | None:
         """One unit of work; seconds until it is due again, None when it waits for a change."""
         try:
@@ -118,7 +131,7 @@ class Reconciler:
             return None
         setback: Setback | None = None
         for _ in range(MAX_ROUNDS):
-            wanted = self._desired.of(pool)
+            wanted = self._wanted(pool)
             if not wanted:
                 return None
             await self._prepare(wanted)
@@ -126,24 +139,48 @@ class Reconciler:
             decided = self._decide(state, wanted)
             gone = self._conclude(state, wanted, decided)
             await self._let_go(gone)
+            await self._release_lingering()
             if setback:  # this last look was for those who succeeded meanwhile
                 return self._tell(setback)
             if decided.empty and not self._backoff.release_suspects(w.uid for w in wanted):
                 self._backoff.reset_backoff(key)
-                return self._due(wanted, gone)
-            refusals = await apply(self._cloud, decided)
-            setback = self._backoff.judge(key, refusals, wanted)
-            if setback and len(refusals) == decided.size:
+                self._writer.settled(key)
+                return self._due(key, wanted, gone)
+            outcome = await self._writer.apply(key, decided)
+            placed = outcome.done | _placed(state, wanted)
+            refusals = [*self._writer.late(key), *outcome.refusals]
+            setback = self._backoff.judge(key, refusals, wanted, placed=placed)
+            if setback and len(outcome.refusals) == decided.size:
                 return self._tell(setback)
-            if not refusals:
+            if not refusals and not outcome.waiting:
                 self._backoff.release_suspects(w.uid for w in wanted)
+            if not setback and not refusals and outcome.tried == 0:
+                return max(AGAIN_SECONDS, min(outcome.due or LAST_LOOK, self._look(key)))
         return AGAIN_SECONDS
 
-    def _due(self, wanted: Iterable[Wanted], gone: set[str]) -> float | None:
+    def _wanted(self, pool: PoolRef) -> list[Wanted]:
+        """What the pool should hold; those who wait for a write that is under way hold still."""
+        held_up = self._writer.held_up(pool.key)
+        return [
+            replace(w, problem=w.problem or _UNDER_WAY) if w.uid in held_up and not w.leaving else w
+            for w in self._desired.of(pool)
+        ]
+
+    def _look(self, key: str) -> float:
+        """How long until the next look at a pool that waits for something: 2, 4, 8, 15 s."""
+        delay = self._looks.get(key, LOOK_SECONDS)
+        self._looks[key] = min(LAST_LOOK, 2 * delay)
+        return delay
+
+    def _due(self, key: str, wanted: Iterable[Wanted], gone: set[str]) -> float | None:
         """When to look again although nothing is left to do."""
         due = self._backoff.due(w.uid for w in wanted if not w.leaving)
         waits = any(self._in_use.waits(w.uid) or (w.leaving and w.uid not in gone) for w in wanted)
-        return min(due or LOOK_SECONDS, LOOK_SECONDS) if waits else due
+        if not waits:
+            self._looks.pop(key, None)
+            return due
+        look = self._look(key)
+        return min(due or look, look)
 
     async def _observe(self, pool: PoolRef, wanted: Iterable[Wanted]) -> PoolState:
         staying = [w for w in wanted if not w.leaving]
@@ -151,7 +188,7 @@ class Reconciler:
         state = await self._cloud.observe(pool, brought)
         if any(w.prefix_id6 for w in staying):
             state = replace(state, ipv6=await self._cloud.has_ipv6(state.ref.subnet))
-        return state
+        return self._writer.marked(pool.key, state)
 
     def _decide(self, state: PoolState, wanted: list[Wanted]) -> Plan:
         ids = {w.names.ip_config: self._cloud.managed_prefix_id(w.names.ip_config) for w in wanted}
@@ -171,22 +208,48 @@ class Reconciler:
         """Remembers and reports what this look at the pool means for each configuration;
         answers those that have left it."""
         gone: set[str] = set()
+        unkept = self._writer.unkept(state.ref.key, decided, state)
         for w in wanted:
             verdict = decided.verdicts[w.uid]
+            if note := unkept.get(w.uid):
+                verdict = replace(verdict, note=note)
             left = w.leaving and verdict.gone
+            if w.leaving and not w.elsewhere:
+                self._linger(w.uid, verdict.lingering)
             self._inventory.note(state.ref.key, w.uid, gone=left)
             if left:
                 gone.add(w.uid)
             if w.elsewhere:
                 continue
             self._in_use.wait(w.uid, w.uid in decided.waiting)
-            if not w.leaving:
+            if not w.leaving and w.problem is not _UNDER_WAY:
                 self._backoff.note(w.uid, verdict, final=decided.empty)
             if verdict.settled:
                 self._settle(w.uid, state.ref.key)
             said = _deleting() if w.leaving else self._backoff.lasting(w.uid, verdict)
             self._board.set_verdict(w.uid, said)
         return gone
+
+    def _linger(self, uid: str, lingers: bool) -> None:
+        if lingers:
+            self._lingering.setdefault(uid, self._clock())
+        else:
+            self._lingering.pop(uid, None)
+
+    async def _release_lingering(self) -> None:
+        """A deletion does not wait for a machine that does not answer: the object goes; its key
+        Secret stays as the record by which the rest is removed when the machine can be written."""
+        live = self._cluster.configurations()
+        for uid, since in list(self._lingering.items()):
+            sgc = live.get(uid)
+            if sgc is not None and self._clock() >= since + LINGER_SECONDS:
+                log.warning(
+                    "deleted a configuration of which a busy machine still holds an address",
+                    extra={"uid": uid, "configuration": sgc.metadata.name},
+                )
+                await self._cluster.release(sgc)
+                self._board.forget(uid)
+                del self._lingering[uid]
 
     def _settle(self, uid: str, key: str) -> None:
         if self._board.record_pool(uid, key):
@@ -342,6 +405,10 @@ class Reconciler:
         return self._backoff.pause(key, error)
 
 
+_UNDER_WAY: Final = Problem(
+    reason=Reason.PROVISIONING,
+    message="waiting for a write of its load balancer rule or prefix, which Azure has not finished",
+)
 _OWN_FAULT: Final = frozenset({Reason.INVALID_SPEC, Reason.PROVISIONING})
 """Why a pool is not known that looking again does not change."""
 
@@ -356,6 +423,12 @@ def _same_wish(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration)
         and old.spec == new.spec
         and old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
     )
+
+
+def _placed(state: PoolState, wanted: Iterable[Wanted]) -> set[str]:
+    """UIDs of which some machine has an address."""
+    there = {name for i in state.instances for name, a in i.addresses.items() if a.secondary}
+    return {w.uid for w in wanted if w.names.ip_config in there}
 
 
 def _deleting() -> Verdict:

@@ -10,7 +10,7 @@ import pytest
 
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import CreatePrefix, DeletePrefix
-from egress_gateway.controller.apply import Refusal, apply
+from egress_gateway.controller.apply import Refusal, Writer
 from egress_gateway.controller.planning.plan import Plan, plan
 from egress_gateway.controller.planning.wanted import Names, Wanted
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
@@ -49,7 +49,7 @@ async def one_pass(
     lab: AzureLab, wishes: Iterable[Wanted], pool: str = "npegress"
 ) -> tuple[Plan, list[Refusal]]:
     decided = await look(lab, wishes, pool)
-    return decided, await apply(lab.cloud, decided)
+    return decided, (await Writer(lab.cloud).apply("pool", decided)).refusals
 
 
 async def settle(lab: AzureLab, wishes: Iterable[Wanted], pool: str = "npegress") -> Plan:
@@ -155,7 +155,7 @@ def test_a_nic_that_somebody_else_wrote_meanwhile_is_not_overwritten(
         await lab.person.put(
             pool.resource_id, nic | {"tags": nic["tags"] | {"a": "b"}}, "2024-05-01"
         )
-        (refusal,) = await apply(lab.cloud, decided)
+        (refusal,) = (await Writer(lab.cloud).apply("pool", decided)).refusals
         assert isinstance(refusal.error, errors.Conflict)
         await settle(lab, [wanted("p", private=True)])
         assert (await lab.person.get(pool.resource_id, "2024-05-01"))["tags"]["a"] == "b"

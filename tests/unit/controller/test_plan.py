@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.protocol import PoolRef
-from egress_gateway.controller.apply import Refusal, apply
+from egress_gateway.controller.apply import Refusal, Writer
 from egress_gateway.controller.planning.plan import Plan, plan
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.wanted import Names, Wanted
@@ -35,7 +35,7 @@ def one_pass(arm: FakeArm, wishes: list[Wanted], key: str) -> tuple[Plan, list[R
         cloud = arm.cloud()
         pool = next(p for p in await cloud.pools() if p.key == key)
         decided = await _look(cloud, pool, wishes)
-        return decided, await apply(cloud, decided)
+        return decided, (await Writer(cloud).apply("pool", decided)).refusals
 
     return asyncio.run(run())
 

@@ -15,7 +15,7 @@ from egress_gateway.controller.planning.exchange import Exchange, alive
 from egress_gateway.controller.planning.ipv6 import addresses6, network6
 from egress_gateway.controller.planning.prefixes import judge_prefix
 from egress_gateway.controller.planning.problem import Note, Problem
-from egress_gateway.controller.planning.wanted import Wanted
+from egress_gateway.controller.planning.wanted import BUSY, Wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,8 @@ def verdict_of(
 ) -> Verdict:
     """``rule`` is the desired rule; ``busy``: this pass acts for this configuration."""
     if wanted.leaving:
-        return Verdict(gone=not busy and not _traces(wanted, state))
+        gone = not busy and not _traces(wanted, state)
+        return Verdict(gone=gone, lingering=not gone and _lingers(wanted, state))
     kept, kept6 = problem is not None, problem6 is not None
     serving, note = _serving(wanted, state, rule, kept=kept, kept6=kept6)
     if exchange is not None and (serving is None or not serving.gateways):
@@ -145,6 +146,21 @@ def _traces(wanted: Wanted, state: PoolState) -> bool:
     )
 
 
+def _lingers(wanted: Wanted, state: PoolState) -> bool:
+    """Whether all that is left of it waits for what cannot be written now: machines, or the load
+    balancer, to which everything refers."""
+    if state.balancer.busy:
+        return True
+    busy = {i.id for i in state.instances if i.state in BUSY}
+    free = replace(
+        state,
+        instances=tuple(i for i in state.instances if i.id not in busy),
+        publics=tuple(p for p in state.publics if p.instance not in busy),
+        managed={} if busy else state.managed,
+    )
+    return not _traces(wanted, free)
+
+
 def _serving(
     wanted: Wanted, state: PoolState, rule: Rule | None, *, kept: bool, kept6: bool
 ) -> tuple[Serving | None, Note | None]:
@@ -162,7 +178,7 @@ def _serving(
     found = {i.id: _gateway(i, wanted, network, six, quiet=quiet) for i in there}
     gateways = tuple(g for g in found.values() if g)
     if wanted.private and not kept:
-        prefix = ",".join(str(g.secondary) for g in gateways) or None
+        prefix = ",".join(_privates(wanted, state)) or None
     lacking = [i for i in there if found[i.id] is None]
     note = _note(lacking, there)
     if not gateways:
@@ -171,6 +187,13 @@ def _serving(
     return Serving(
         server=server, port=rule.port, prefix=prefix, gateways=gateways, prefix6=prefix6
     ), note
+
+
+def _privates(wanted: Wanted, state: PoolState) -> list[str]:
+    """The private addresses that it has, also on network interfaces that wait for a machine: pods
+    may leave from each of them one day."""
+    found = (i.addresses.get(wanted.names.ip_config) for i in state.instances)
+    return [str(a.secondary) for a in found if a and isinstance(a.secondary, IPv4Address)]
 
 
 def _during(
