@@ -17,12 +17,13 @@ from pathlib import Path
 import msgspec
 
 from egress_gateway.cni import protocol
+from egress_gateway.node.attachment.earlier import decode
 from egress_gateway.node.attachment.model import Attachment
 
 log = logging.getLogger(__name__)
 
 
-class Store:
+class AttachmentStore:
     """Blocking, but on a memory file system: microseconds."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -60,7 +61,7 @@ class Store:
         for sandbox in sorted(_stems(self._attachments)):
             path = _file(self._attachments, sandbox)
             try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=Attachment))
+                found.append(decode(path.read_bytes()))
             except FileNotFoundError:
                 continue
             except msgspec.MsgspecError as error:
