@@ -393,6 +393,11 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.GatewayProblem: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
         "message": Field("What is wrong, in words.", _MESSAGE),
+        "reason": Field(
+            "Which kind of problem it is: GatewayWithoutIPv6 (IPv4 is served). Empty: nothing is "
+            "served.",
+            _bounded(64, pattern="^[A-Za-z0-9]*$"),
+        ),
     },
 }
 

@@ -257,6 +257,9 @@ class GatewayProblem(_Struct, frozen=True):
 
     static_gateway_configuration: str
     message: str
+    reason: str = ""
+    """Machine-readable: ``GatewayWithoutIPv6`` for what concerns IPv6 alone, while IPv4 is served;
+    empty: nothing is."""
 
 
 class RefusedClaim(_Struct, frozen=True):

@@ -120,7 +120,8 @@ class Setting:
             "name": "a name of lower-case letters, digits and '-'",
             "CIDRs": "a list of CIDRs",
         }
-        return special.get(self.word, f"a {words} ({self.word})")
+        article = "an" if words[0] in "aeiou" else "a"
+        return special.get(self.word, f"{article} {words} ({self.word})")
 
 
 def describe(schema: type[msgspec.Struct]) -> list[Setting]:
