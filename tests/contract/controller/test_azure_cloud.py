@@ -147,7 +147,7 @@ def test_a_nic_that_somebody_else_wrote_meanwhile_is_not_overwritten(
     in_lab: Callable[[Story], None],
 ) -> None:
     async def story(lab: AzureLab) -> None:
-        await lab.add_pool("npegress", kind="VirtualMachines", count=1)
+        await lab.add_pool("npegress", kind="VirtualMachines", size=31)
         pool = next(p for p in await lab.cloud.pools() if p.name == "npegress")
         decided = await look(lab, [wanted("p", private=True)], "npegress")
         nic = await lab.person.get(pool.resource_id, "2024-05-01")
