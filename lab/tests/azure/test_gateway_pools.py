@@ -1,4 +1,4 @@
-"""Gateway pools as AKS makes them: marks of nodes, NICs that outlive machines, upgrades in place."""
+"""Gateway pools as AKS makes them: nodes, NICs that outlive machines, upgrades in place."""
 
 from __future__ import annotations
 
