@@ -19,6 +19,21 @@ ECHO_ADDRESS6: Final = ipaddress.IPv6Address("fd65:6777:7061:6972::1")
 """The same for IPv6: a unique local address (RFC 4193) that nobody routes."""
 
 
+ALWAYS_REFUSED: Final[tuple[IPNetwork, ...]] = (
+    IPv4Network("169.254.0.0/16"),  # link-local: metadata service, NodeLocal DNSCache, LocalDNS
+    IPv4Network("168.63.129.16/32"),  # Azure's platform address
+    IPv4Network("127.0.0.0/8"),
+    IPv4Network("224.0.0.0/4"),
+    IPv6Network("::/127"),  # unspecified, loopback
+    IPv6Network("::ffff:0:0/96"),  # IPv4 in disguise
+    IPv6Network("fd65:6777:7061:6972::/64"),  # our own pair of links
+    IPv6Network("fe80::/10"),
+    IPv6Network("ff00::/8"),
+)
+"""What no gateway ever carries, whatever a configuration says, because it means something else on
+every machine. So a pod never sends it into a tunnel: it stays on the pod's own link."""
+
+
 def parse_network(text: str) -> IPNetwork:
     """An address, or a network in CIDR form. One value for all who ask for the same: peers come
     by the ten thousand, again at every look, and such a value takes a kilobyte. Raises

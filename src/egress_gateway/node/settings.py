@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from egress_gateway.api import names
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-ALWAYS_EXCEPTIONS: Final = ("169.254.169.254/32", "168.63.129.16/32", "169.254.20.10/32")
-"""Azure's metadata service, Azure's wire server and DNS, and NodeLocal DNSCache's usual address:
-a pod that could not reach these would be broken in ways nobody connects with egress."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +21,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     system_namespace: str = names.SYSTEM_NAMESPACE
     cluster_cidrs: list[str] = []
     """Pods, Services and nodes of the cluster: never through a gateway, whatever a configuration
-    says. The metadata service, Azure's DNS and NodeLocal DNSCache are always among them."""
+    says. What gateways always refuse (``datapath.addresses``: link-local, Azure's DNS, multicast)
+    stays with the pod without being named here."""
     run_dir: str = "/run/egress-gateway"
     cni_bin_dir: str = "/opt/cni/bin"
     cni_conf_dir: str = "/etc/cni/net.d"
@@ -77,7 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def exceptions(self) -> tuple[IPNetwork, ...]:
         """What never belongs to a gateway. Raises ``ValueError`` for a malformed CIDR."""
-        texts = dict.fromkeys((*ALWAYS_EXCEPTIONS, *self.cluster_cidrs))
+        texts = dict.fromkeys(self.cluster_cidrs)
         return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
 
     @property

@@ -14,7 +14,13 @@ from ipaddress import IPv4Address
 from typing import Final, Literal
 
 from egress_gateway.api import keys
-from egress_gateway.datapath.addresses import ECHO_ADDRESS, ECHO_ADDRESS6, IPAddress, IPNetwork
+from egress_gateway.datapath.addresses import (
+    ALWAYS_REFUSED,
+    ECHO_ADDRESS,
+    ECHO_ADDRESS6,
+    IPAddress,
+    IPNetwork,
+)
 from egress_gateway.datapath.gateway.actions import (
     Action,
     AddAddress,
@@ -38,7 +44,6 @@ from egress_gateway.datapath.gateway.actions import (
     Where,
 )
 from egress_gateway.datapath.gateway.ruleset import (
-    ALWAYS_REFUSED,
     INSIDE_LINK,
     NODE_LINK,
     Configuration,
