@@ -223,3 +223,49 @@ def test_machine_pools_are_refused_by_their_own_code_before_1_34(
         assert error.value.code == "StaticEgressGatewayOnlySupportVMSSNodepool"
 
     play(person, story)
+
+
+# -- LocalDNS
+
+
+@pytest.mark.parametrize(
+    ("profile", "version", "on"),
+    [
+        ({"mode": "Required"}, "1.34", True),
+        ({"mode": "Preferred"}, "1.34", False),
+        (None, "1.34", False),
+        (None, "1.37", True),
+        ({"mode": "Preferred"}, "1.37", True),
+        ({"mode": "Disabled"}, "1.37", False),
+    ],
+)
+def test_local_dns_is_where_it_is_required_and_from_1_37(
+    azure: Running, person: Person, profile: Any, version: str, on: bool
+) -> None:
+    async def story(client: ArmClient) -> None:
+        await make_cluster(client, version)
+        extra = {} if profile is None else {"localDNSProfile": profile}
+        pool = await make_gateway_pool(client, **extra)
+        if profile is not None:
+            shown = pool["properties"]["localDNSProfile"]
+            assert shown == {**profile, "state": "Enabled" if on else "Disabled"}
+
+    play(person, story)
+    assert {m.local_dns for m in gateways(azure)} == {on}
+
+
+def test_nodes_boot_anew_when_local_dns_comes_or_goes(azure: Running, person: Person) -> None:
+    async def story(client: ArmClient) -> None:
+        await make_cluster(client)
+        pool = await make_gateway_pool(client)
+        azure.machines.starts.clear()
+        for mode, on in (("Required", True), ("Required", True), ("Disabled", False)):
+            pool["properties"]["localDNSProfile"] = {"mode": mode}
+            pool = await client.put(POOL, pool, VERSION)
+            assert {m.local_dns for m in gateways(azure)} == {on}
+        assert len(azure.machines.starts) == 4, "two machines, twice"
+        pool["properties"]["localDNSProfile"] = {"mode": "Sometimes"}
+        with pytest.raises(RequestFailed, match=r"localDNSProfile\.mode"):
+            await client.put(POOL, pool, VERSION)
+
+    play(person, story)

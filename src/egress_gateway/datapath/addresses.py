@@ -17,6 +17,8 @@ ECHO_ADDRESS: Final = ipaddress.IPv4Address("169.254.103.1")
 through the tunnel and the translation, both ways. Link-local: it never leaves the pair."""
 ECHO_ADDRESS6: Final = ipaddress.IPv6Address("fd65:6777:7061:6972::1")
 """The same for IPv6: a unique local address (RFC 4193) that nobody routes."""
+ECHO_NETWORK6: Final = ipaddress.IPv6Network("fd65:6777:7061:6972::/64")
+"""Around it. Gateways refuse the rest of it."""
 
 
 ALWAYS_REFUSED: Final[tuple[IPNetwork, ...]] = (
@@ -26,7 +28,6 @@ ALWAYS_REFUSED: Final[tuple[IPNetwork, ...]] = (
     IPv4Network("224.0.0.0/4"),
     IPv6Network("::/127"),  # unspecified, loopback
     IPv6Network("::ffff:0:0/96"),  # IPv4 in disguise
-    IPv6Network("fd65:6777:7061:6972::/64"),  # our own pair of links
     IPv6Network("fe80::/10"),
     IPv6Network("ff00::/8"),
 )

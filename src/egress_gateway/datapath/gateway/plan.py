@@ -18,6 +18,7 @@ from egress_gateway.datapath.addresses import (
     ALWAYS_REFUSED,
     ECHO_ADDRESS,
     ECHO_ADDRESS6,
+    ECHO_NETWORK6,
     IPAddress,
     IPNetwork,
 )
@@ -173,7 +174,7 @@ class GatewayDesired:
     @property
     def gateway_filter(self) -> str:
         own = ipaddress.IPv4Network(self.primary)
-        refused = (*ALWAYS_REFUSED, own, *self.refused)
+        refused = (*ALWAYS_REFUSED, ECHO_NETWORK6, own, *self.refused)
         return gateway_ruleset(self.configurations, refused=refused, local=self.local)
 
     @property

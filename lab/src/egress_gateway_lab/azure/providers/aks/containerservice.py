@@ -320,7 +320,10 @@ class AgentPools(AksKind):
         if old:
             aks_rules.check_pool_change(body["name"], old["properties"], pool)
         pool["powerState"] = {"code": "Running"}
-        return {**body, "properties": pool}
+        moved = old is not None and aks_rules.local_dns(old["properties"]) != aks_rules.local_dns(
+            pool
+        )
+        return {**body, "properties": pool, "_renew": moved}
 
     async def settle(self, resource_id: str) -> None:
         document = self.azure.store.get(resource_id)
@@ -328,6 +331,17 @@ class AgentPools(AksKind):
             cluster = self.cluster(resource_id.rpartition("/agentPools/")[0])
             pools = NodePools(self.azure, cluster)
             await pools.settle(document["name"], document["properties"])
+            if document.get("_renew"):  # nodes learn their resolver when they boot
+                await pools.renew(document["name"], document["properties"])
+
+    def view(self, document: Document) -> Document:
+        properties = document["properties"]
+        shown = {k: v for k, v in document.items() if not k.startswith("_")}
+        if properties.get("localDNSProfile"):
+            state = "Enabled" if aks_rules.local_dns(properties) else "Disabled"
+            profile = {**properties["localDNSProfile"], "state": state}
+            shown["properties"] = {**properties, "localDNSProfile": profile}
+        return shown
 
     async def post(self, call: Call, action: str) -> Answer:
         """``az aks nodepool upgrade --node-image-only``: each machine in its place, one at a

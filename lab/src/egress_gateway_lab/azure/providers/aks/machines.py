@@ -176,6 +176,7 @@ class NodePools:
             ),
             taints=aks_rules.node_taints(pool),
             kubernetes_version=pool["currentOrchestratorVersion"],
+            local_dns=aks_rules.local_dns(pool),
         )
 
 

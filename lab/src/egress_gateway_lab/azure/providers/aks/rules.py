@@ -26,6 +26,9 @@ TYPES = ("VirtualMachineScaleSets", "VirtualMachines")
 OS_TYPES = ("Linux", "Windows")
 TAINT = re.compile(r"[\w./-]+(=[\w.-]*)?:(NoSchedule|PreferNoSchedule|NoExecute)", re.ASCII)
 POOL_NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
+LOCAL_DNS_MODES = ("Preferred", "Required", "Disabled")
+LOCAL_DNS_VERSION = (1, 37)
+"""First Kubernetes version whose pools have LocalDNS unless they are told otherwise."""
 MIN_MACHINES_VERSION = (1, 34)
 """First Kubernetes version with gateway pools of type VirtualMachines, whose configurations may
 do without public addresses (private IP mode)."""
@@ -38,6 +41,7 @@ PATCHES = {
     "1.34": 3,
     "1.35": 1,
     "1.36": 3,
+    "1.37": 0,
 }
 """Minor versions that the lab offers, and the patch that someone gets who names none."""
 _VERSION = re.compile(r"(\d+\.\d+)(?:\.(\d+))?")
@@ -160,6 +164,15 @@ def _manual_sizes(pool: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(scale.get("manual") or [])
 
 
+def local_dns(pool: Mapping[str, Any]) -> bool:
+    """Whether LocalDNS runs on a pool's nodes: ``Required`` says so, ``Preferred`` (which pools
+    have that say nothing) leaves it to AKS, which does so from Kubernetes 1.37.
+    https://learn.microsoft.com/azure/aks/localdns-custom"""
+    mode = (pool.get("localDNSProfile") or {}).get("mode") or "Preferred"
+    since = minor(str(pool["orchestratorVersion"])) >= LOCAL_DNS_VERSION
+    return bool(mode == "Required" or (mode == "Preferred" and since))
+
+
 def next_image(image: str) -> str:
     """The node image that follows, a week later by its name."""
     head, _, number = image.rpartition(".")
@@ -248,6 +261,13 @@ def check_pool(cluster: Document, name: str, pool: Mapping[str, Any], *, least: 
                 f"Allowed are {', '.join(allowed)}.",
                 target=f"agentPoolProfile.{member}",
             )
+    dns = (pool.get("localDNSProfile") or {}).get("mode")
+    if dns not in (None, *LOCAL_DNS_MODES):
+        raise invalid(
+            f"The value of parameter agentPoolProfile.localDNSProfile.mode is invalid: '{dns}'. "
+            f"Allowed are {', '.join(LOCAL_DNS_MODES)}.",
+            target="agentPoolProfile.localDNSProfile.mode",
+        )
     for taint in pool.get("nodeTaints") or []:
         if not TAINT.fullmatch(taint):
             raise invalid(
