@@ -1,4 +1,4 @@
-"""``docs/controller-configuration.md`` names every field of the Azure configuration, and no other."""
+"""``docs/controller-configuration.md`` names every field of the Azure file, and no other."""
 
 from __future__ import annotations
 
