@@ -291,10 +291,10 @@ async def test_the_culprit_of_a_gathered_write_is_found_and_the_others_are_serve
         world.cluster.write(f"u{n}")
 
     def refuse(write: str) -> None:
-        if write.startswith("model") and "egressgateway-u5" in world.wanted_by_model():
+        if write.startswith("model") and "egressgateway-u5" in written:
             raise errors.Failed("something is wrong", code="BadRequest")
 
-    _spy_on_models(world)
+    written = _spy_on_models(world)
     world.arm.before = refuse
     await world.settle()
     await world.settle()
@@ -303,8 +303,8 @@ async def test_the_culprit_of_a_gathered_write_is_found_and_the_others_are_serve
     assert world.reason("u5") == "AzureError"
 
 
-def _spy_on_models(world: World) -> None:
-    """``world.wanted_by_model()`` answers the ipConfigs of the model write under way."""
+def _spy_on_models(world: World) -> list[str]:
+    """Always the ipConfigs of the model write that is under way."""
     put = world.arm.put_scale_set
     current: list[str] = []
 
@@ -315,7 +315,7 @@ def _spy_on_models(world: World) -> None:
         await put(group, name, document, etag)
 
     world.arm.put_scale_set = spying  # type: ignore[method-assign]
-    world.wanted_by_model = lambda: current  # type: ignore[attr-defined]
+    return current
 
 
 async def test_a_cloud_that_does_not_answer_flips_nothing_that_works(world: World) -> None:
