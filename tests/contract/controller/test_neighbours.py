@@ -9,11 +9,8 @@ from typing import Any
 from tests.contract.controller.test_controller import (
     World,
     condition,
-    in_world,
     reason,
 )
-
-__all__ = ["in_world"]
 
 SOON = 60.0
 """Seconds, on a machine with other work: 3 are enough. Before, they waited as long as it lasted."""
