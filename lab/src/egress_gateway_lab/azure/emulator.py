@@ -28,7 +28,8 @@ from egress_gateway.api import names
 from egress_gateway_lab.azure import snapshot
 from egress_gateway_lab.azure.arm import errors, ids
 from egress_gateway_lab.azure.arm.addressing import Addresses
-from egress_gateway_lab.azure.arm.dispatch import dispatch, parse_path
+from egress_gateway_lab.azure.arm.buckets import Buckets
+from egress_gateway_lab.azure.arm.dispatch import dispatch, forbidden, parse_path
 from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.arm.kinds import Answer, Azure, Call
 from egress_gateway_lab.azure.arm.operations import Clock, Operations, SystemClock
@@ -85,11 +86,14 @@ class Emulator:
         prefix6_networks: Sequence[IPv6Network] = (IPv6Network("2001:db8:203::/64"),),
         addon_subject: str = ADDON_SUBJECT,
         public_ip_quota: int = 1000,
+        compute_share: float | None = None,
         state: Path | None = None,
     ) -> None:
         """``operation_seconds``: how long each long-running operation takes.
         ``poll_hold_seconds``: how long a status answer may be kept back for an operation that
         is about to end (0 counts polls as Azure would have them).
+        ``compute_share``: the part of Microsoft.Compute's token buckets that is left for us, when
+        AKS and others have taken theirs; None: no request is too many.
         ``public_ip_quota``: public addresses that the subscription may have.
         ``state``: a file that everything is kept in and taken from; raises ``StateError``."""
         clock = clock or SystemClock()
@@ -111,6 +115,7 @@ class Emulator:
             ),
             backend=backend,
             clock=clock,
+            buckets=Buckets(clock, compute_share),
             addon_subject=addon_subject,
         )
         self.faults = Faults(removed=self.azure.operations.release)
@@ -214,6 +219,10 @@ class Emulator:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = unquote(request.rel_url.raw_path)
         fault = self.faults.take(request.method, path)
+        if fault is not None and fault.kind == "html":
+            self.requests.append(Seen(request.method, path, fault.status, ""))
+            page = _FRONT_DOOR.format(status=fault.status)
+            return web.Response(status=fault.status, text=page, content_type="text/html")
         who = ""
         try:
             self._apply_before(fault, path)
@@ -265,6 +274,8 @@ class Emulator:
             if_match=request.headers.get("If-Match"),
             if_none_match=request.headers.get("If-None-Match"),
         )
+        if fault is not None and fault.kind == "deny":
+            raise forbidden(self.azure, call, fault.denial)
         answer = await dispatch(self.azure, call)
         return self._page(request, query, answer)
 
@@ -329,6 +340,8 @@ class Emulator:
         operations, name = self.azure.operations, urlsplit(url).path.rpartition("/")[2]
         if fault.kind == "fail-operation":
             operations.fail(name, ArmError(fault.status, fault.code, fault.message))
+        if fault.kind == "cancel-operation":
+            operations.cancel(name)
         if fault.kind == "hang":
             operations.hang(name, fault.id)
         if fault.kind == "strip":
@@ -339,6 +352,13 @@ class Emulator:
         if fault.kind == "shape":
             return replace(answer, headers=_announced(answer.headers, url, fault.shape))
         return answer
+
+
+_FRONT_DOOR = (
+    "<!DOCTYPE html><html><head><title>{status}</title></head><body><h2>Our services aren't "
+    "available right now</h2><p>We're working to restore all services as soon as possible. Please "
+    "check back soon.</p></body></html>"
+)
 
 
 def _base(request: web.Request) -> str:

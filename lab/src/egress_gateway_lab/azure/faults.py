@@ -21,12 +21,18 @@ Kind = Literal[
     "cut",
     "delay",
     "shape",
+    "html",
+    "deny",
     "fail-operation",
+    "cancel-operation",
     "hang",
     "strip",
     "modify",
     "join-pool",
 ]
+Denial = Literal["assignment", "links", "tenant"]
+"""Why Azure forbids what roles allow: a deny assignment at the resource, one at what the request
+refers to, or a subscription of another tenant."""
 OperationShape = Literal["async", "location", "both"]
 """How an accepted operation is announced: by Azure-AsyncOperation, by Location, by both."""
 
@@ -40,6 +46,10 @@ class Fault:
     breaks the connection in mid-answer; ``fail-operation`` lets the accepted operation end as
     Failed with ``status`` and ``code``; ``delay`` keeps the answer back for ``seconds``;
     ``shape`` announces the accepted operation by the headers of ``shape``.
+
+    ``html`` answers ``status`` with a front door's page in place of JSON; ``deny`` refuses for the
+    reason ``denial``, whatever roles there are; ``cancel-operation`` lets the accepted operation
+    end as Canceled.
 
     ``hang``: the accepted operation does not end until the rule is removed. ``strip``: when the
     accepted operation has ended, the NICs of the instances that it was about have lost all but
@@ -63,6 +73,7 @@ class Fault:
     retry_after: int = 1
     seconds: float = 1.0
     shape: OperationShape = "both"
+    denial: Denial = "assignment"
     drop: str = "publicIPPrefix"
     pool: str = ""
     id: int = field(default_factory=count(1).__next__)

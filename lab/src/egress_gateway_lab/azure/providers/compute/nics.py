@@ -22,6 +22,7 @@ from egress_gateway_lab.azure.providers.network.interfaces import NetworkInterfa
 from egress_gateway_lab.azure.providers.network.publicaddresses import (
     PublicIPAddresses,
     allocate_public,
+    check_zone,
     prefix_pool,
 )
 from egress_gateway_lab.azure.providers.network.virtualnetworks import (
@@ -50,6 +51,7 @@ class ScaleSetNics:
             for named in _configurations(instance):
                 prefix = _prefix(named[1])
                 if prefix and not self._holds(instance, named, prefix):
+                    check_zone(self._azure.require(prefix, instance["id"]), instance)
                     wanted[prefix.lower()] += 1
         for prefix_id, count in wanted.items():
             document = self._azure.require(prefix_id, instances[0]["id"])

@@ -28,6 +28,7 @@ ACTIONS = frozenset({"manualupgrade", "delete", "reimage", *power.ACTIONS})
 """What can be posted to a scale set, in lower case."""
 _ON_ALL = ACTIONS - {"manualupgrade", "delete"}
 """These mean every instance when none is named."""
+ORCHESTRATION_MODES = ("Uniform", "Flexible")
 UPGRADE_MODES = ("Manual", "Automatic", "Rolling")
 _READ_ONLY = {"id", "name", "type", "instanceId", "location", "resources", "etag", "identity"}
 _READ_ONLY_PROPERTIES = {
@@ -43,6 +44,8 @@ _READ_ONLY_PROPERTIES = {
 
 class ComputeKind(Kind):
     """Partial PUT and PATCH; a conflict in compute's words."""
+
+    canceled = "Canceled"
 
     def busy(self, call: Call, operation: Operation) -> errors.ArmError:
         return errors.busy_compute()
@@ -84,7 +87,8 @@ class ComputeKind(Kind):
 
 
 class ScaleSets(ComputeKind):
-    """Scale sets with Uniform orchestration."""
+    """Scale sets. Those of Flexible orchestration are documents alone: their machines would be
+    virtual machines with NICs of their own, and the lab makes none."""
 
     type = "Microsoft.Compute/virtualMachineScaleSets"
 
@@ -92,7 +96,7 @@ class ScaleSets(ComputeKind):
         properties = body["properties"]
         if old is None:
             self._create(body)
-        check_nics(self.azure, body["id"], model_nics(body))
+        check_nics(self.azure, body, model_nics(body))
         if old is not None and properties.get("virtualMachineProfile") != old["properties"].get(
             "virtualMachineProfile"
         ):
@@ -120,6 +124,8 @@ class ScaleSets(ComputeKind):
     async def settle(self, resource_id: str) -> None:
         document = self.azure.store.get(resource_id)
         if document is None:
+            return
+        if is_flexible(document):
             return
         instances = instances_of(self, resource_id)
         if document["properties"]["upgradePolicy"]["mode"] != "Manual":
@@ -235,7 +241,9 @@ class Instances(ComputeKind):
         instance_id = f"{scale_set['id']}/virtualMachines/{number}"
         nics = copy.deepcopy(model_nics(scale_set))
         prefix = profile["osProfile"]["computerNamePrefix"]
+        zones = scale_set.get("zones") or []
         return {
+            **({"zones": [zones[number % len(zones)]]} if zones else {}),
             "name": f"{scale_set['name']}_{number}",
             "id": instance_id,
             "type": self.type,
@@ -258,16 +266,18 @@ class Instances(ComputeKind):
         }
 
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
-        if old is None:
+        owner = self.azure.store.get(scale_set_of(call.id.text))
+        if owner is not None and is_flexible(owner):
             raise errors.ArmError(
-                404,
-                "InvalidParameter",
-                f"The provided instanceId {call.id.name} is not an active Virtual Machine Scale "
-                "Set VM instanceId.",
-                target="instanceIds",
+                409,
+                "OperationNotAllowed",
+                "This operation is not supported on virtual machine scale sets with orchestration "
+                "mode Flexible. Use the virtual machine's own API.",
             )
+        if old is None:
+            raise self.missing(call.id)
         nics = instance_nics(body)
-        check_nics(self.azure, body["id"], nics)
+        check_nics(self.azure, body, nics)
         if {n["name"] for n in nics} != {n["name"] for n in instance_nics(old)}:
             raise errors.invalid(
                 "Network interfaces of a virtual machine scale set instance cannot be added or "
@@ -275,6 +285,14 @@ class Instances(ComputeKind):
                 code="OperationNotAllowed",
             )
         return body
+
+    def missing(self, resource_id: ids.ResourceId) -> errors.ArmError:
+        """One that was scaled in, or never was; and what can be no instance's number."""
+        if resource_id.is_resource and not resource_id.name.isdecimal():
+            return errors.invalid(
+                "Virtual Machine Scale Set VM instanceId must be a number.", target="instanceId"
+            )
+        return errors.ArmError(404, "NotFound", "The entity was not found in this Azure location.")
 
     async def settle(self, resource_id: str) -> None:
         instance = self.azure.store.get(resource_id)
@@ -341,14 +359,15 @@ def merge(old: Any, new: Any) -> Any:
     return merged
 
 
-def check_nics(azure: Azure, owner: str, nics: list[Document]) -> None:
-    """Raises ``ArmError`` for NIC configurations that no machine can have."""
+def check_nics(azure: Azure, machines: Document, nics: list[Document]) -> None:
+    """Raises ``ArmError`` for NIC configurations that no machine of a scale set can have."""
+    owner = machines["id"]
     check_item_names(owner, "networkInterfaceConfigurations", nics)
     for nic in nics:
         properties = nic.setdefault("properties", {})
         configurations = properties.get("ipConfigurations") or []
         _check_primary(owner, nic["name"], configurations)
-        check_ip_configurations(azure, owner, configurations)
+        check_ip_configurations(azure, owner, configurations, machines["location"])
 
 
 def _check_primary(owner: str, nic: str, configurations: list[Document]) -> None:
@@ -375,12 +394,24 @@ def _check_scale_set(scale_set: Document) -> None:
             f"between 0 and {MAX_INSTANCES}.",
             target="sku.capacity",
         )
+    orchestration = scale_set["properties"].get("orchestrationMode") or "Uniform"
+    if orchestration not in ORCHESTRATION_MODES:
+        raise errors.invalid(
+            f"The value '{orchestration}' of parameter 'orchestrationMode' is invalid: it must be "
+            f"one of {', '.join(ORCHESTRATION_MODES)}.",
+            target="orchestrationMode",
+        )
     if mode.get("mode") not in UPGRADE_MODES:
         raise errors.invalid(
             f"The value '{mode.get('mode')}' of parameter 'upgradePolicy.mode' is invalid: it "
             f"must be one of {', '.join(UPGRADE_MODES)}.",
             target="upgradePolicy.mode",
         )
+
+
+def is_flexible(scale_set: Document) -> bool:
+    """Whether a scale set's machines stand alone (orchestration mode Flexible)."""
+    return str(scale_set["properties"].get("orchestrationMode")).lower() == "flexible"
 
 
 def model_nics(scale_set: Document) -> list[Document]:

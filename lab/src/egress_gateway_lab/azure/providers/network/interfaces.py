@@ -12,6 +12,8 @@ from egress_gateway_lab.azure.providers.network.kinds import NetworkKind, check_
 from egress_gateway_lab.azure.providers.network.publicaddresses import (
     PublicIPAddresses,
     PublicIPPrefixes,
+    check_region,
+    check_sku,
     check_version,
 )
 from egress_gateway_lab.azure.providers.network.virtualnetworks import (
@@ -48,7 +50,7 @@ class NetworkInterfaces(NetworkKind):
         if len(configurations) == 1:
             configurations[0].setdefault("properties", {}).setdefault("primary", True)
         _check_primary(body["id"], configurations)
-        check_ip_configurations(self.azure, body["id"], configurations)
+        check_ip_configurations(self.azure, body["id"], configurations, body["location"])
         before = old["properties"]["ipConfigurations"] if old else []
         leave = {c["id"].lower() for c in before}
         for configuration in configurations:
@@ -125,8 +127,10 @@ def _check_primary(nic: str, configurations: list[Document]) -> None:
         )
 
 
-def check_ip_configurations(azure: Azure, nic: str, configurations: list[Document]) -> None:
-    """Names, references and the limit of one NIC's ipConfigs."""
+def check_ip_configurations(
+    azure: Azure, nic: str, configurations: list[Document], location: str
+) -> None:
+    """Names, references and the limit of one NIC's ipConfigs. ``location``: the NIC's region."""
     if not configurations:
         raise errors.invalid(
             f"Network interface {nic} must have one or more IP configurations.",
@@ -140,7 +144,7 @@ def check_ip_configurations(azure: Azure, nic: str, configurations: list[Documen
             code="MaxIPConfigurationsPerNicExceeded",
         )
     for configuration in configurations:
-        _check_references(azure, nic, configuration.setdefault("properties", {}))
+        _check_references(azure, nic, configuration.setdefault("properties", {}), location)
     _check_ipv6(nic, configurations)
 
 
@@ -161,7 +165,7 @@ def _check_ipv6(nic: str, configurations: list[Document]) -> None:
         )
 
 
-def _check_references(azure: Azure, nic: str, properties: dict[str, Any]) -> None:
+def _check_references(azure: Azure, nic: str, properties: dict[str, Any], location: str) -> None:
     subnet = one(properties, "subnet")
     if subnet is None:
         raise errors.invalid(
@@ -178,4 +182,7 @@ def _check_references(azure: Azure, nic: str, properties: dict[str, Any]) -> Non
     prefix = one(public.get("properties") or {}, "publicIPPrefix")
     if prefix:
         of_public = (public.get("properties") or {}).get("publicIPAddressVersion") or "IPv4"
-        check_version(azure.require(prefix, nic, PublicIPPrefixes.type), nic, of_public)
+        found = azure.require(prefix, nic, PublicIPPrefixes.type)
+        check_region(found, nic, location)
+        check_sku(found, nic)
+        check_version(found, nic, of_public)
