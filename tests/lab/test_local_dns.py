@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from tests.lab.conftest import POOL
 from tests.lab.test_bad_input import remove
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 WORKERS = "npdns"
 INTERNET = "http://ifconfig.me"
 VERSION = "2026-06-01"
@@ -53,29 +51,26 @@ async def resolver(world: World, name: str) -> str:
 
 
 @pytest.mark.parametrize("default_route", ["staticEgressGateway", "azureNetworking"])
-def test_pods_with_a_gateway_resolve_by_their_node_s_own_resolver(
-    play: Play, default_route: str
+async def test_pods_with_a_gateway_resolve_by_their_node_s_own_resolver(
+    world: World, default_route: str
 ) -> None:
-    async def story(world: World) -> None:
-        shown = await workers(world, "Required")
-        assert shown["properties"]["localDNSProfile"]["state"] == "Enabled"
-        spec: dict[str, Any] = {"gatewayNodepoolName": POOL, "defaultRoute": default_route}
-        if default_route == "azureNetworking":  # what is named here goes to the gateway
-            spec["excludeCidrs"] = ["0.0.0.0/0"]
-        await world.configure("dns", spec)
-        sgc = await world.configuration_condition(
-            "dns", lambda c: (c["type"], c["status"]) == ("Ready", "True"), timeout=90
-        )
-        prefix = ipaddress.ip_network(sgc["status"]["egressIpPrefix"])
-        await pod(world, "plain")
-        await pod(world, "by-gateway", "dns")
-        for name in ("plain", "by-gateway"):
-            assert await resolver(world, name) == "169.254.10.11"
-            seen = ipaddress.ip_address(await world.curl(name, INTERNET))
-            assert (seen in prefix) == (name == "by-gateway")
-        for name in ("plain", "by-gateway"):
-            await world.kube.delete("pods", name, namespace="default")
-        await remove(world, "dns")
-        await world.arm.delete(f"{world.cluster_id}/agentPools/{WORKERS}", VERSION)
-
-    play(story)
+    shown = await workers(world, "Required")
+    assert shown["properties"]["localDNSProfile"]["state"] == "Enabled"
+    spec: dict[str, Any] = {"gatewayNodepoolName": POOL, "defaultRoute": default_route}
+    if default_route == "azureNetworking":  # what is named here goes to the gateway
+        spec["excludeCidrs"] = ["0.0.0.0/0"]
+    await world.configure("dns", spec)
+    sgc = await world.configuration_condition(
+        "dns", lambda c: (c["type"], c["status"]) == ("Ready", "True"), timeout=90
+    )
+    prefix = ipaddress.ip_network(sgc["status"]["egressIpPrefix"])
+    await pod(world, "plain")
+    await pod(world, "by-gateway", "dns")
+    for name in ("plain", "by-gateway"):
+        assert await resolver(world, name) == "169.254.10.11"
+        seen = ipaddress.ip_address(await world.curl(name, INTERNET))
+        assert (seen in prefix) == (name == "by-gateway")
+    for name in ("plain", "by-gateway"):
+        await world.kube.delete("pods", name, namespace="default")
+    await remove(world, "dns")
+    await world.arm.delete(f"{world.cluster_id}/agentPools/{WORKERS}", VERSION)
