@@ -323,7 +323,7 @@ class AgentPools(AksKind):
         moved = old is not None and aks_rules.local_dns(old["properties"]) != aks_rules.local_dns(
             pool
         )
-        return {**body, "properties": pool, "_renew": moved}
+        return {**body, "properties": pool, **({"_renew": True} if moved else {})}
 
     async def settle(self, resource_id: str) -> None:
         document = self.azure.store.get(resource_id)
@@ -333,6 +333,7 @@ class AgentPools(AksKind):
             await pools.settle(document["name"], document["properties"])
             if document.get("_renew"):  # nodes learn their resolver when they boot
                 await pools.renew(document["name"], document["properties"])
+                self.save({k: v for k, v in document.items() if k != "_renew"})
 
     def view(self, document: Document) -> Document:
         properties = document["properties"]
