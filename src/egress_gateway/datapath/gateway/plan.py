@@ -321,7 +321,7 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
         for address in _secondaries(desired)
     }
     have = {r for r in observed.node.routes if r.device == NODE_LINK and r.gateway}
-    actions: list[Action] = []
+    actions = _connected(desired, observed, inside)
     if gone := have - to_inside:
         actions.append(DeleteRoutes("node", _sorted(gone)))
     fresh = NODE_LINK not in observed.node.links or INSIDE_LINK not in inside.links
@@ -336,6 +336,24 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
     ours = {r for r in inside.rules if r.priority in (900, 1000)}
     actions += [DeleteRule(r) for r in sorted(ours - wanted, key=_by_mark)]
     actions += [AddRule(r) for r in sorted(wanted - ours, key=_by_mark)]
+    return actions
+
+
+def _connected(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    """The kernel makes them with the addresses; whoever flushes routes takes them away, and then
+    no other route may name the pair's far end."""
+    actions: list[Action] = []
+    ends: tuple[tuple[Where, Place, str], ...] = (
+        ("node", observed.node, NODE_LINK),
+        ("gateway", inside, INSIDE_LINK),
+    )
+    for index, (where, place, link) in enumerate(ends):
+        known = {(r.destination, r.device) for r in place.routes}
+        for end in (_PAIR[family][index] for family in desired.families):
+            if (end.network, link) not in known:
+                source = end.ip if end.version == 4 else None
+                route = Route(destination=end.network, device=link, source=source)
+                actions.append(ReplaceRoutes(where, (route,)))
     return actions
 
 
