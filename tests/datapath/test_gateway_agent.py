@@ -110,11 +110,21 @@ class Story:
                 NODES.untyped(), {**node, "status": {"addresses": addresses}}, subresource="status"
             )
         )
+        self.node("w1", "10.1.0.4")
         sgc = {
             "metadata": {"name": "one", "namespace": "default"},
             "spec": {"gatewayNodepoolName": "npegress"},
         }
         self.uid = api.call(client.apply(SGCS.untyped(), sgc))["metadata"]["uid"]
+
+    def node(self, name: str, address: str) -> None:
+        """A Node with an InternalIP."""
+        client = self.api.client
+        node = {"metadata": {"name": name}}
+        self.api.call(client.apply(NODES.untyped(), node))
+        status = {"addresses": [{"type": "InternalIP", "address": address}]}
+        document = {**node, "status": status}
+        self.api.call(client.apply(NODES.untyped(), document, subresource="status"))
 
     def secret(self) -> None:
         def twice(text: str) -> str:

@@ -10,6 +10,7 @@ nothing, and its successor adopts what it finds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -20,9 +21,15 @@ from typing import Final
 from egress_gateway.api import keys
 from egress_gateway.api.conditions import IPV6_HELD_BACK
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
+from egress_gateway.datapath.addresses import IPNetwork, parse_network
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surroundings
-from egress_gateway.datapath.gateway.ruleset import FORGED, ServedConfiguration, zones
+from egress_gateway.datapath.gateway.ruleset import (
+    FORGED,
+    ServedConfiguration,
+    TunnelSources,
+    zones,
+)
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.datapath.linux.notify import Watcher
 from egress_gateway.datapath.mtu import IPV6_MTU
@@ -83,6 +90,7 @@ class Sources:
     """Where the agent learns what it should do."""
 
     configurations: Cache[StaticGatewayConfiguration]
+    nodes: Cache[Node]
     book: PeerBook
     keystore: KeyStore
 
@@ -140,6 +148,7 @@ class Agent:
         self._machine = machine
         self._configurations = sources.configurations
         self._keystore = sources.keystore
+        self._nodes = sources.nodes
         self._side = kernel.side
         self._kernel = kernel
         self._report = report
@@ -154,6 +163,7 @@ class Agent:
         self._progress = Progress(settings.resync)
         self._damage: Watcher | None = None
         sources.configurations.on_change(self._on_configuration)
+        sources.nodes.on_change(self._on_node)
 
     async def run(self) -> None:
         """Works until cancelled. Start it when the caches are synced: before, an empty list
@@ -276,7 +286,20 @@ class Agent:
             configurations=tuple(outcome.configurations.values()),
             refused=self._settings.refused,
             surroundings=around,
+            tunnels=self._tunnel_sources(),
         )
+
+    def _tunnel_sources(self) -> TunnelSources:
+        nodes = internal_networks(self._nodes.values())
+        return TunnelSources(
+            # Without a Node that tells its address nothing is known of the nodes.
+            networks=(*nodes, *self._settings.tunnel_networks) if nodes else (),
+            handshakes=self._settings.handshake_rate,
+        )
+
+    def _on_node(self, key: Key, old: Node | None, new: Node | None) -> None:
+        if (old.internal_ips if old else []) != (new.internal_ips if new else []):
+            self._queue.add(STRUCTURE)
 
     async def _idle(self) -> float:
         """Nothing lists this node: it looks as if we had never been here."""
@@ -408,6 +431,15 @@ def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> 
     else:
         return {}
     return {one.name: f"{IPV6_HELD_BACK}: {why}" for one in wanted if one.secondary6}
+
+
+def internal_networks(nodes: Iterable[Node]) -> tuple[IPNetwork, ...]:
+    """The InternalIPs of all Nodes, in a stable order; what is no address is left out."""
+    found: set[IPNetwork] = set()
+    for text in (text for node in nodes for text in node.internal_ips):
+        with contextlib.suppress(ValueError):
+            found.add(parse_network(text))
+    return tuple(sorted(found, key=lambda n: (n.version, n.network_address.packed)))
 
 
 def _zoned(outcome: ServingPlan, known: Mapping[IPv4Address, int]) -> ServingPlan:

@@ -103,7 +103,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
     agent = Agent(
         settings,
         machine,
-        sources=Sources(configurations=configurations, book=book, keystore=keystore),
+        sources=Sources(configurations=configurations, nodes=nodes, book=book, keystore=keystore),
         kernel=Kernel(side=probes.side, ports=ports, connection_log=connection_log),
         report=Report(
             reporter=reporter,

@@ -43,6 +43,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often connections are counted."""
     ports_warning: int = 80
     """Percent of an address's ports towards one destination that are worth a warning."""
+    tunnel_sources: list[str] = []
+    """CIDRs that may speak to the gateway's WireGuard ports besides the InternalIPs of the
+    cluster's Nodes: where nodes reach gateways from other addresses. ``0.0.0.0/0`` lets everybody
+    in."""
+    handshake_rate: int = 600
+    """First messages of WireGuard handshakes a second that one node may send; 0: any number. Node
+    agents start fewer (``move_rate``)."""
     mirror_pods: bool = False
     """Whether mirror pods (of static pods, which come from a file of their node) may use a gateway.
     Whoever holds a kubelet's credential can make one in any namespace, with any annotation."""
@@ -52,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _checked("refused_cidrs", lambda: self.refused, "write address/length, as 10.0.0.0/8")
         _checked("internet_targets", lambda: self.targets, "write address or address:port")
+        _checked("tunnel_sources", lambda: self.tunnel_networks, "write address/length")
+        _within("handshake_rate", self.handshake_rate, 0, 1_000_000, "a second")
         if self.primary_ip:
             primary = self.primary_ip
             _checked("primary_ip", lambda: ipaddress.IPv4Address(primary), "write an IPv4 address")
@@ -74,6 +83,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def targets(self) -> tuple[ProbeTarget, ...]:
         """Raises ``ValueError`` naming the target that is none."""
         return tuple(ProbeTarget.parse(text) for text in self.internet_targets)
+
+    @property
+    def tunnel_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """Raises ``ValueError`` naming the CIDR that is none."""
+        return tuple(ipaddress.ip_network(text, strict=False) for text in self.tunnel_sources)
 
     @property
     def refused(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

@@ -39,9 +39,11 @@ from egress_gateway.datapath.gateway.actions import (
 )
 from egress_gateway.datapath.gateway.ruleset import (
     ALWAYS_REFUSED,
+    ANYBODY,
     INSIDE_LINK,
     NODE_LINK,
     ServedConfiguration,
+    TunnelSources,
     WireGuardServer,
     gateway_ruleset,
     node_ruleset,
@@ -147,6 +149,7 @@ class GatewayDesired:
     configurations: tuple[ServedConfiguration, ...] = ()
     refused: tuple[IPNetwork, ...] = ()
     surroundings: Surroundings = Surroundings()
+    tunnels: TunnelSources = ANYBODY
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -185,7 +188,9 @@ class GatewayDesired:
     @property
     def node_filter(self) -> str:
         uplinks = self.surroundings.uplinks
-        return node_ruleset(self.configurations, primary=self.primary, uplinks=uplinks)
+        return node_ruleset(
+            self.configurations, primary=self.primary, uplinks=uplinks, tunnels=self.tunnels
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,11 +37,12 @@ from egress_gateway.datapath.gateway.plan import (
     surroundings,
 )
 from egress_gateway.datapath.gateway.ruleset import (
-    FORGED,
+    DYNAMIC_SETS,
     GATEWAY_COUNTERS,
     GATEWAY_SETS,
     GATEWAY_TABLE,
     INSIDE_LINK,
+    NODE_COUNTERS,
     NODE_LINK,
     NODE_SETS,
     NODE_TABLE,
@@ -318,11 +319,14 @@ class GatewaySide:
 
     def counters(self) -> dict[str, int]:
         """Packets that were dropped, by reason: ``stray`` and ``refused`` in the gateway's
-        namespace, ``forged_source`` and ``forged_destination`` in the node's."""
+        namespace, those of ``NODE_COUNTERS`` in the node's."""
         with self._inside() as inside:
             if inside is None:
                 return {}
-            places = ((inside, GATEWAY_TABLE, GATEWAY_COUNTERS), (self._node, NODE_TABLE, FORGED))
+            places = (
+                (inside, GATEWAY_TABLE, GATEWAY_COUNTERS),
+                (self._node, NODE_TABLE, NODE_COUNTERS),
+            )
             return {
                 name: Nftables(place).counter("inet", table, name) or 0
                 for place, table, names in places
@@ -409,7 +413,7 @@ class GatewaySide:
         found = links.links()
         listing = Nftables(namespace).table("inet", _TABLES[where][0])
         text, listed = self._applied.get(where, ("", ""))
-        intact = text == wanted and fingerprint(listing) == listed
+        intact = text == wanted and fingerprint(listing, without=DYNAMIC_SETS) == listed
         tables = {MAIN} if where == "node" else {MAIN, *_ports(found)}
         keys = {key for place, key, _ in desired.sysctls if place == where}
         if where == "node":
@@ -439,7 +443,8 @@ class GatewaySide:
                 if not present:
                     raise
                 rules.apply(f"delete table inet {table}\n{ruleset}")
-            self._applied[where] = (ruleset, fingerprint(rules.table("inet", table)))
+            made = fingerprint(rules.table("inet", table), without=DYNAMIC_SETS)
+            self._applied[where] = (ruleset, made)
 
 
 def passing(desired: GatewayDesired, observed: GatewayObserved) -> str | None:
