@@ -77,6 +77,9 @@ class _Probes:
     def problem(self) -> str | None:
         return self.agent.problem if self.agent else "waiting for the API server"
 
+    def stalled(self) -> str | None:
+        return self.agent.stalled if self.agent else None
+
 
 async def _serve(settings: Settings, client: Client, machine: Machine, probes: _Probes) -> None:
     configurations = Cache(client, SGCS)
@@ -101,7 +104,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
     agent = Agent(
         settings,
         machine,
-        sources=Sources(configurations=configurations, book=book, keystore=keystore),
+        sources=Sources(configurations=configurations, nodes=nodes, book=book, keystore=keystore),
         kernel=Kernel(side=probes.side, ports=ports, connection_log=connection_log),
         report=Report(
             reporter=reporter,
@@ -186,6 +189,7 @@ def _primary(settings: Settings, node: Node) -> IPv4Address:
 async def _health(settings: Settings, probes: _Probes) -> AsyncIterator[HealthServer]:
     health = HealthServer(port=settings.health_port)
     health.add_check("gateway", probes.problem)
+    health.add_check("pass", probes.stalled, live=True)
     health.add_route(names.HEALTH_PATH + "{uid}", probes.probe)
     await health.start()
     try:

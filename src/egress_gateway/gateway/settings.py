@@ -12,6 +12,7 @@ from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.gateway.reach import ProbeTarget
 from egress_gateway.service.settings import (
     AbsolutePath,
+    Amount,
     Cidrs,
     Count,
     DnsLabel,
@@ -61,6 +62,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often connections are counted."""
     ports_warning: Percent = 80
     """Percent of an address's ports towards one destination that are worth a warning."""
+    tunnel_sources: Cidrs = []
+    """CIDRs that may speak to the gateway's WireGuard ports besides the InternalIPs of the
+    cluster's Nodes: where nodes reach gateways from other addresses. ``0.0.0.0/0`` lets everybody
+    in."""
+    handshake_rate: Amount = 600
+    """First messages of WireGuard handshakes a second that one node may send; 0: any number. Node
+    agents start fewer (``move_rate``)."""
     mirror_pods: bool = False
     """Whether mirror pods (of static pods, which come from a file of their node) may use a gateway.
     Whoever holds a kubelet's credential can make one in any namespace, with any annotation."""
@@ -74,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 IPv4Address(self.primary_ip)
             except ValueError as error:
                 raise ValueError(f"primary_ip: {error}") from None
-        _ = self.refused
+        _ = self.refused, self.tunnel_networks
         try:
             _ = self.targets
         except ValueError as error:
@@ -88,6 +96,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def targets(self) -> tuple[ProbeTarget, ...]:
         """Raises ``ValueError`` naming the target that is none."""
         return tuple(ProbeTarget.parse(text) for text in self.internet_targets)
+
+    @property
+    def tunnel_networks(self) -> tuple[IPNetwork, ...]:
+        """Raises ``ValueError`` naming the CIDR that is none."""
+        return networks("tunnel_sources", self.tunnel_sources)
 
     @property
     def refused(self) -> tuple[IPNetwork, ...]:
