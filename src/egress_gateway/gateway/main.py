@@ -30,10 +30,13 @@ from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Node
+from egress_gateway.kube.review import MetricsReader
 from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue
 from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
+from egress_gateway.service.metrics import serving as serving_metrics
+from egress_gateway.service.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,8 @@ async def run(settings: Settings) -> None:
         answers = Answers(settings.run_path / "gateway.json")
         side = _side(settings)
         early = _Early(side, answers)
-        async with _health(settings, early) as health:
+        review = MetricsReader(client) if settings.metrics_auth else None
+        async with _answering(settings, early), serving_metrics(settings.metrics_port, review):
             node = await _own_node(client, settings.node_name)
             primary = _primary(settings, node)
             mtu = settings.node_mtu or await asyncio.to_thread(default_route_mtu)
@@ -53,7 +57,6 @@ async def run(settings: Settings) -> None:
             await _serve(
                 settings, client, node, primary, mtu, settings.refused, side, answers, early
             )
-            del health
 
 
 class _Early:
@@ -177,12 +180,16 @@ def _primary(settings: Settings, node: Node) -> IPv4Address:
 
 
 @contextlib.asynccontextmanager
-async def _health(settings: Settings, early: _Early) -> AsyncIterator[HealthServer]:
-    health = HealthServer(port=settings.health_port)
+async def _answering(settings: Settings, early: _Early) -> AsyncIterator[None]:
+    """The load balancer's probes on the node's addresses, the kubelet's on loopback alone."""
+    balancer = Server(port=settings.health_port, address="0.0.0.0")  # noqa: S104
+    balancer.add_route(names.HEALTH_PATH + "{uid}", early.probe)
+    health = HealthServer(port=settings.probe_port)
     health.add_check("gateway", early.problem)
-    health.add_route(names.HEALTH_PATH + "{uid}", early.probe)
-    await health.start()
     try:
-        yield health
+        for server in (balancer, health):
+            await server.start()
+        yield
     finally:
-        await health.close()
+        for server in (balancer, health):
+            await server.close()
