@@ -1,5 +1,5 @@
 """Attacks on the API are tried on both servers, as the API's own contract is."""
 
-from lab.tests.apiserver.conftest import certificates, pytest_generate_tests, run
+from lab.tests.apiserver.conftest import certificates, cluster, pytest_generate_tests, serving
 
-__all__ = ["certificates", "pytest_generate_tests", "run"]
+__all__ = ["certificates", "cluster", "pytest_generate_tests", "serving"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from lab.tests.apiserver.conftest import Cluster, Run
+from lab.tests.apiserver.conftest import Cluster
 from lab.tests.apiserver.test_admission import SYSTEM, agent_token, forbidden, owned, two_agents
 from lab.tests.apiserver.test_objects import refusal
 
@@ -26,56 +26,47 @@ HUGE: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("spec", "field"), HUGE, ids=[f"{f}-{i}" for i, (_, f) in enumerate(HUGE)])
-def test_an_endpoint_is_small(run: Run, spec: dict[str, Any], field: str) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        async with two_agents(cluster) as (a, _):
-            document = await owned(cluster, "p", "node-a")
-            document["spec"] |= spec
-            error = await refusal(a.create("podendpoints", document))
-            assert error.code in (413, 422), error
-            if error.code == 422:
-                assert f"spec.{field}" in str(error)
-
-    run(scenario)
+async def test_an_endpoint_is_small(cluster: Cluster, spec: dict[str, Any], field: str) -> None:
+    async with two_agents(cluster) as (a, _):
+        document = await owned(cluster, "p", "node-a")
+        document["spec"] |= spec
+        error = await refusal(a.create("podendpoints", document))
+        assert error.code in (413, 422), error
+        if error.code == 422:
+            assert f"spec.{field}" in str(error)
 
 
-def test_an_endpoint_carries_no_ballast(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        async with two_agents(cluster) as (a, _):
-            sound = await owned(cluster, "p", "node-a")
-            labels = {f"l{i}": "x" * 60 for i in range(1000)}
-            annotations = {f"a{i}": "x" for i in range(1000)}
-            for ballast in (
-                {"labels": labels | sound["metadata"]["labels"]},
-                {"annotations": annotations},
-                {"annotations": {"a": "x" * 200_000}},
+async def test_an_endpoint_carries_no_ballast(cluster: Cluster) -> None:
+    async with two_agents(cluster) as (a, _):
+        sound = await owned(cluster, "p", "node-a")
+        labels = {f"l{i}": "x" * 60 for i in range(1000)}
+        annotations = {f"a{i}": "x" for i in range(1000)}
+        for ballast in (
+            {"labels": labels | sound["metadata"]["labels"]},
+            {"annotations": annotations},
+            {"annotations": {"a": "x" * 200_000}},
+        ):
+            document = copy.deepcopy(sound)
+            document["metadata"] |= ballast
+            await forbidden(a.create("podendpoints", document), "labels or annotations")
+        await a.create("podendpoints", sound)
+
+
+async def test_a_report_is_small(cluster: Cluster) -> None:
+    async with two_agents(cluster):
+        token = await agent_token(cluster, "egress-gateway-gateway", "node-a")
+        async with cluster.as_token(token) as gateway:
+            meta = {"name": "node-a", "namespace": SYSTEM}
+            kind = {"apiVersion": names.API_VERSION, "kind": "GatewayStatus", "metadata": meta}
+            problem = {"staticGatewayConfiguration": "n/a", "message": "m"}
+            for spec in (
+                {"problems": [problem] * 1001},
+                {"problems": [{**problem, "message": "m" * 1025}]},
+                {"vetoes": [{"reason": "x" * 65}]},
+                {"readyGatewayConfigurations": [{"staticGatewayConfiguration": "x" * 318}]},
             ):
-                document = copy.deepcopy(sound)
-                document["metadata"] |= ballast
-                await forbidden(a.create("podendpoints", document), "labels or annotations")
-            await a.create("podendpoints", sound)
-
-    run(scenario)
-
-
-def test_a_report_is_small(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        async with two_agents(cluster):
-            token = await agent_token(cluster, "egress-gateway-gateway", "node-a")
-            async with cluster.as_token(token) as gateway:
-                meta = {"name": "node-a", "namespace": SYSTEM}
-                kind = {"apiVersion": names.API_VERSION, "kind": "GatewayStatus", "metadata": meta}
-                problem = {"staticGatewayConfiguration": "n/a", "message": "m"}
-                for spec in (
-                    {"problems": [problem] * 1001},
-                    {"problems": [{**problem, "message": "m" * 1025}]},
-                    {"vetoes": [{"reason": "x" * 65}]},
-                    {"readyGatewayConfigurations": [{"staticGatewayConfiguration": "x" * 318}]},
-                ):
-                    made = gateway.create("gatewaystatuses", {**kind, "spec": spec})
-                    assert (await refusal(made)).code == 422, spec
-                labels = {"metadata": {"labels": {f"l{i}": "x" for i in range(100)}}}
-                ballast = {**kind, "metadata": meta | labels["metadata"]}
-                await forbidden(gateway.create("gatewaystatuses", ballast), "labels or annotations")
-
-    run(scenario)
+                made = gateway.create("gatewaystatuses", {**kind, "spec": spec})
+                assert (await refusal(made)).code == 422, spec
+            labels = {"metadata": {"labels": {f"l{i}": "x" for i in range(100)}}}
+            ballast = {**kind, "metadata": meta | labels["metadata"]}
+            await forbidden(gateway.create("gatewaystatuses", ballast), "labels or annotations")

@@ -48,6 +48,7 @@ _ADDRESS: Final = _bounded(45, pattern="^[0-9a-fA-F:.]*$")
 _KEY: Final = _bounded(44, pattern="^[A-Za-z0-9+/=]*$")
 _INTERFACE: Final = _bounded(15)
 """Linux names links so (IFNAMSIZ)."""
+_REASON: Final = _bounded(64, pattern="^[A-Za-z0-9]*$")
 _MESSAGE: Final = _bounded(types.REPORTED_MESSAGE)
 _REPORTED: Final = {"maxItems": types.REPORTED}
 
@@ -130,6 +131,13 @@ RULES: Final[dict[type, tuple[Rule, ...]]] = {
             "!has(self.provisionPublicIps) || self.provisionPublicIps",
             "publicIpPrefixIdV6 is set although provisionPublicIps is false: remove it, or set "
             "provisionPublicIps to true",
+        ),
+    ),
+    types.PodEndpointSpec: (
+        Rule(
+            "has(self.podPublicKey) == has(oldSelf.podPublicKey) && "
+            "(!has(self.podPublicKey) || self.podPublicKey == oldSelf.podPublicKey)",
+            "podPublicKey never changes: delete the PodEndpoint and create another one",
         ),
     ),
     types.GatewayVmssProfile: (
@@ -319,7 +327,11 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             _NAMED,
         ),
         "podIpAddress": Field("The pod's IPv4 address.", _ADDRESS),
-        "podPublicKey": Field("WireGuard public key of the pod's end.", _KEY),
+        "podPublicKey": Field(
+            "WireGuard public key of the pod's end. Who holds a key longest keeps it, so that the "
+            "age of the object is the age of its claim: it never changes.",
+            _KEY,
+        ),
         "podIps": Field("Every address of the pod.", {"maxItems": 8}, _ADDRESS),
         "podUid": Field("UID of the Pod. A gateway accepts no endpoint without a live pod.", _UID),
         "nodeName": Field("Node that the pod runs on.", _NAMED),
@@ -337,6 +349,10 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "problems": Field("Why the node does not serve a configuration that lists it.", _REPORTED),
         "vetoes": Field(
             "Why pods should use other gateways than this one, while there are some.", _REPORTED
+        ),
+        "refusedClaims": Field(
+            "PodEndpoints that the gateway does not believe, and so does not serve; a few of them.",
+            {"maxItems": 16},
         ),
         "heartbeat": Field(
             "When the agent last wrote; it writes from time to time even without a change.",
@@ -359,10 +375,16 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             _KEY,
         ),
     },
+    types.RefusedClaim: {
+        "pod": Field("The Pod, as namespace/name.", _QUALIFIED),
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
+        "reason": Field("Why, in CamelCase, for programs.", _REASON),
+        "message": Field("What does not agree, in words.", _MESSAGE),
+    },
     types.GatewayVeto: {
         "reason": Field(
             "Draining (it works, and will go) or InternetUnreachable (nothing gets through).",
-            _bounded(64, pattern="^[A-Za-z0-9]*$"),
+            _REASON,
         ),
         "message": Field("Why, in words.", _MESSAGE),
         "staticGatewayConfiguration": Field(

@@ -9,7 +9,7 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.datapath.addresses import IPNetwork
-from egress_gateway.datapath.gateway.reach import Target
+from egress_gateway.datapath.gateway.reach import ProbeTarget
 from egress_gateway.service.settings import (
     AbsolutePath,
     Cidrs,
@@ -67,11 +67,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often connections are counted."""
     ports_warning: Percent = 80
     """Percent of an address's ports towards one destination that are worth a warning."""
+    mirror_pods: bool = False
+    """Whether mirror pods (of static pods, which come from a file of their node) may use a gateway.
+    Whoever holds a kubelet's credential can make one in any namespace, with any annotation."""
     connection_log_rate: Count = 1000
     """Lines a second that the connection log writes at most; see ``spec.connectionLog``."""
 
     def __post_init__(self) -> None:
         mtu("node_mtu", self.node_mtu)
+        if not self.health_port:
+            raise ValueError("health_port: 0 is no port that the load balancer could probe")
         if self.primary_ip:
             try:
                 IPv4Address(self.primary_ip)
@@ -88,9 +93,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.run_dir)
 
     @property
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[ProbeTarget, ...]:
         """Raises ``ValueError`` naming the target that is none."""
-        return tuple(Target.parse(text) for text in self.internet_targets)
+        return tuple(ProbeTarget.parse(text) for text in self.internet_targets)
 
     @property
     def refused(self) -> tuple[IPNetwork, ...]:
