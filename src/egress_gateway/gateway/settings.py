@@ -37,6 +37,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where key Secrets and GatewayStatus objects live."""
     health_port: Port = names.HEALTH_PORT
     """The load balancer probes ``/gw/<uid>`` here; part of the contract."""
+    probe_port: Port = 8085
+    """TCP port of /healthz and /readyz on loopback, for the kubelet's probes."""
+    metrics_port: Port = 0
+    """TCP port of /metrics; 0: none."""
+    metrics_auth: bool = False
+    """Metrics over TLS, for bearers of a token who may get the non-resource URL /metrics."""
     primary_ip: str = ""
     """The node's own IPv4 address; empty: the Node object's first InternalIP."""
     node_mtu: Mtu = 0
@@ -77,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         mtu("node_mtu", self.node_mtu)
+        if not self.health_port:
+            raise ValueError("health_port: 0 is no port that the load balancer could probe")
         if self.primary_ip:
             try:
                 IPv4Address(self.primary_ip)

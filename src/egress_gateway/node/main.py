@@ -22,6 +22,7 @@ from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS
+from egress_gateway.kube.review import MetricsReader
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
@@ -35,6 +36,7 @@ from egress_gateway.node.sandbox import Kernel
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
 from egress_gateway.service.health import HealthServer
+from egress_gateway.service.metrics import serving as serving_metrics
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +89,12 @@ async def _serve(
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
-    async with _serving(health), asyncio.TaskGroup() as group:
+    review = MetricsReader(client) if settings.metrics_auth else None
+    async with (
+        _serving(health),
+        serving_metrics(settings.metrics_port, review),
+        asyncio.TaskGroup() as group,
+    ):
         for cache in (configurations, pods, statuses, present):
             group.create_task(cache.run())
         group.create_task(recorder.run())
