@@ -12,25 +12,7 @@ cannot() { say "kernel tests: no kernel: $*"; exit 2; }
 package=linux-source-6.1
 archive=/usr/src/$package.tar.xz
 
-missing=""
-need() { [ -e "$1" ] || command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
-need "$archive" "$package"
-need flex flex
-need bison bison
-need bc bc
-need gcc gcc
-need make make
-need xz xz-utils
-if [ -n "$missing" ]; then
-    command -v apt-get >/dev/null || cannot "these Debian packages are missing:$missing"
-    [ "$(id -u)" = 0 ] || cannot "sudo apt-get install --no-install-recommends$missing"
-    say "installing system packages:$missing"
-    export DEBIAN_FRONTEND=noninteractive
-    # shellcheck disable=SC2086
-    apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1 ||
-        { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing >/dev/null; } ||
-        cannot "apt-get install$missing failed"
-fi
+../packages.py kernel || cannot "its packages are missing"
 
 version=$(dpkg-query -W -f '${Version}' "$package")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/static-egress-gateway/uml-$version-$(sha256sum kernel.config | cut -c1-8)
