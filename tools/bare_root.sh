@@ -102,7 +102,13 @@ clean() {
         kill -KILL "$running" 2>/dev/null || true
         wait "$running" 2>/dev/null || true
     fi
-    rm -rf --one-file-system "$work"
+    # What was killed may still be writing: its last processes die a moment after unshare.
+    local tries=0
+    until rm -rf --one-file-system "$work" 2>/dev/null; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 100 ] || { say "$work cannot be removed"; break; }
+        sleep 0.1
+    done
 }
 
 # The machine's own sources of the suite; without any, mmdebstrap knows what it is of.
