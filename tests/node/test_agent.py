@@ -18,11 +18,11 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 
-def play(scenario: str) -> None:
+def play(scenario: str, *arguments: str) -> None:
     done = subprocess.run(
         [
             *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
-            *(sys.executable, "-W", "error", "-m", "tests.node.world", scenario),
+            *(sys.executable, "-W", "error", "-m", "tests.node.world", scenario, *arguments),
         ],
         cwd=ROOT,
         capture_output=True,

@@ -6,6 +6,7 @@ Names without a note are the Go project's own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 GROUP: Final = "egressgateway.kubernetes.azure.com"
@@ -106,3 +107,10 @@ def is_ipv6_config(name: str) -> bool:
 def wireguard_interface(port: int) -> str:
     """Name of a configuration's interface on a gateway node."""
     return f"wg-{port}"
+
+
+def asked_configuration(annotations: Mapping[str, str]) -> str:
+    """The StaticGatewayConfiguration that a pod's annotations name; empty if they name none.
+    Cut to 256 characters: a name has at most 253, and what a pod's owner writes goes into log lines
+    and Events."""
+    return annotations.get(POD_ANNOTATION, "")[:256]

@@ -9,6 +9,7 @@ somebody damaged and an agent that was killed all end in the same state.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -24,8 +25,15 @@ from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 from egress_gateway.node import metrics
 from egress_gateway.node.attachment.choose import BALANCER
-from egress_gateway.node.attachment.model import Attachment, Configuration, NotUsable, want
+from egress_gateway.node.attachment.model import (
+    Attachment,
+    Configuration,
+    NotUsable,
+    held_back,
+    want,
+)
 from egress_gateway.node.attachment.moves import joined, retarget
+from egress_gateway.node.attachment.store import Store
 from egress_gateway.node.cni.libcni import Results
 from egress_gateway.node.cni.records import Records
 from egress_gateway.node.endpoints import Endpoints
@@ -53,6 +61,7 @@ _CALM: Final = 1.0
 """Seconds until a whole pass follows a tunnel's start or move: others may be waiting for theirs."""
 _HOLD_SECONDS: Final = 3.0
 """For putting the hold in place after the wait; less than the plugin waits longer than we do."""
+_GUARD_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.1
 """Between two routine looks at pods: a look takes milliseconds, and hundreds of idle pods must not
 keep a processor busy."""
@@ -110,6 +119,7 @@ class Agent:
         knowledge.pods.on_change(self._on_pod)
         knowledge.statuses.on_change(self._on_status)
         prober.on_change(self._on_gateway)
+        endpoints.on_deleted(self._on_endpoint_deleted)
 
     # What CNI asks.
 
@@ -155,9 +165,11 @@ class Agent:
         return True
 
     async def delete(self, call: Call) -> None:
-        """Detaches the call's sandbox, if it is attached."""
+        """Detaches the call's sandbox, if it is attached. Nothing of it is remembered."""
         async with self._lock(call.id):
+            self._records.forget(call.id)
             await self._detach(call.id)
+            self._store.forget(call.id)
 
     def check(self, call: Call) -> str | None:
         """None if the sandbox is attached and verified, else what is wrong."""
@@ -177,7 +189,9 @@ class Agent:
     def adopt(self) -> None:
         """Takes over what an earlier agent left, moving nobody. Blocks; call it before ``run``."""
         for attachment in self._store.attachments():
-            self._sandboxes[attachment.id] = Sandbox(attachment, self._kernel)
+            self._sandboxes[attachment.id] = Sandbox(attachment, self._kernel, kept=True)
+        for sandbox_id in sorted(self._sandboxes, key=self._store.age_order):
+            self._supersede_others(self._sandboxes[sandbox_id])
         attachments = [sandbox.attachment for sandbox in self._sandboxes.values()]
         self._spares.adopt({name for a in attachments for name in a.names.values()})
         self._kernel.sync_sources(attachments)
@@ -194,6 +208,7 @@ class Agent:
                 group.create_task(self._spares.run())
                 group.create_task(self._paths.run())
                 group.create_task(self._resync())
+                group.create_task(self._guard_files())
         finally:
             for sandbox in self._sandboxes.values():
                 for task in (sandbox.verifier, sandbox.joiner):
@@ -203,6 +218,15 @@ class Agent:
     @property
     def sandboxes(self) -> list[Sandbox]:
         return list(self._sandboxes.values())
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def failing(self) -> bool:
+        """Whether some pod's step has failed and is to be tried again."""
+        return any(queue.failures(i) for queue in (self._queue, self._moves) for i in self._locks)
 
     @property
     def paths(self) -> Paths:
@@ -224,12 +248,26 @@ class Agent:
             for sandbox_id in known:
                 self._queue.add(sandbox_id)
                 await asyncio.sleep(pause)
+            if first:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(due):
+                        await self._knowledge.heard()
+            else:
+                await asyncio.sleep(max(due - loop.time(), 0.0))
             first = False
-            await asyncio.sleep(max(due - loop.time(), 0.0))
             try:
                 await self._housekeep()
             except (ApiError, DatapathError) as error:
                 log.warning("housekeeping failed", extra={"error": str(error)})
+
+    async def _guard_files(self) -> None:
+        """Until cancelled: pods whose files somebody removed or damaged are looked at at once."""
+        while True:
+            await asyncio.sleep(_GUARD_SECONDS)
+            self._store.make_folders()
+            for sandbox_id in list(self._sandboxes):
+                if self._store.altered(sandbox_id):
+                    self._queue.add(sandbox_id)
 
     async def _housekeep(self) -> None:
         known = self._store.record_ids() | self._sandboxes.keys()
@@ -239,9 +277,13 @@ class Agent:
         await metrics.observe(self.sandboxes)
         await self._find_stalled()
         await self._kernel.run(self._kernel.sources.sync)
+        attached = {s.attachment.uid for s in self.sandboxes}
         if self._knowledge.pods.is_synced:
-            await self._records.find_missing()
-            await self._endpoints.sweep({s.attachment.uid for s in self.sandboxes})
+            await self._records.find_missing(attached)
+            await self._endpoints.sweep(attached | self._knowledge.asking())
+        for sandbox_id in self._store.attachment_ids() - self._sandboxes.keys():
+            if self._records.living(sandbox_id) is None:
+                self._store.forget(sandbox_id)
 
     async def _find_stalled(self) -> None:
         loop = asyncio.get_running_loop()
@@ -257,6 +299,7 @@ class Agent:
         uid = uid or await self._knowledge.uid(namespace, pod)
         configuration = await self._knowledge.usable(namespace, name)
         async with self._lock(call.id):
+            self._records.begin(call.id)
             sandbox = self._of_pod(call) or self._new(call, uid, configuration)
             if sandbox.attachment.id == call.id:
                 await self._settle(sandbox, configuration)
@@ -279,9 +322,12 @@ class Agent:
 
     async def _reconcile(self, sandbox_id: str) -> None:
         async with self._lock(sandbox_id):
-            record = self._records.living(sandbox_id)
-            pod = self._knowledge.pod_of(record)
             sandbox = self._sandboxes.get(sandbox_id)
+            if self._records.is_over(sandbox_id):
+                await self._detach(sandbox_id)
+                return
+            record = self._records.living(sandbox_id, sandbox.attachment if sandbox else None)
+            pod = self._knowledge.pod_of(record)
             attached = sandbox.attachment.configuration.name if sandbox else ""
             known = self._knowledge.pods.is_synced
             wanted = want(record, pod, known=known, attached=attached)
@@ -292,6 +338,8 @@ class Agent:
             configuration, amiss = self._knowledge.for_running(
                 sandbox.attachment if sandbox else None, namespace, wanted
             )
+            if sandbox is not None and sandbox.superseded:
+                configuration, amiss = held_back(wanted), ""
             if amiss:
                 self._teller.not_ready(record.pod, f"{amiss}; the pod is held back")
             if sandbox is None:
@@ -299,6 +347,7 @@ class Agent:
                 if self._of_pod(record) or not self._records.is_first(record):
                     return
                 sandbox = self._new(record, uid, configuration)
+                await sandbox.clear_tunnels()
             await self._settle(sandbox, configuration)
 
     async def _settle(self, sandbox: Sandbox, configuration: Configuration) -> None:
@@ -405,8 +454,20 @@ class Agent:
             names={LINKS[0]: spare} if (spare := self._spares.take()) else {},
         )
         sandbox = self._sandboxes[call.id] = Sandbox(attachment, self._kernel)
+        self._supersede_others(sandbox)
         self._watch_gateways()
         return sandbox
+
+    def _supersede_others(self, latest: Sandbox) -> None:
+        """A pod whose sandbox was made again keeps its UID. The earlier sandbox is held back until
+        its runtime deletes it: gateways can know one key of a pod."""
+        state = latest.attachment
+        latest.superseded = False
+        for sandbox_id, sandbox in self._sandboxes.items():
+            other = sandbox.attachment
+            if other.uid == state.uid and other.container_id != state.container_id:
+                sandbox.superseded = True
+                self._queue.add(sandbox_id)
 
     def _why_not(self, call: Call, name: str, error: Exception) -> str:
         if not isinstance(error, TimeoutError):
@@ -457,6 +518,11 @@ class Agent:
                 self._queue.add(sandbox_id)
             if not found:
                 self._late.add(str(key))
+
+    def _on_endpoint_deleted(self, key: Key) -> None:
+        for sandbox_id, sandbox in self._sandboxes.items():
+            if (sandbox.attachment.namespace, sandbox.attachment.pod) == key:
+                self._queue.add(sandbox_id)
 
     def _on_gateway(self, address: str, old: State, new: State) -> None:
         """Its pods leave a gateway that is lost. One that is back takes only pods that had to go

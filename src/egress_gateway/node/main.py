@@ -24,8 +24,8 @@ from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS,
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import Store
-from egress_gateway.node.cni import server
 from egress_gateway.node.cni.readiness import Readiness
+from egress_gateway.node.cni.server import Server
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.liveness.health import Rules
@@ -84,9 +84,11 @@ async def _serve(
         teller=Teller(recorder),
     )
     agent.adopt()
+    answering = Server(agent, settings.run_path)
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
+    health.add_check("socket", lambda: answering.problem)
     async with _serving(health), asyncio.TaskGroup() as group:
         for cache in (configurations, pods, statuses, present):
             group.create_task(cache.run())
@@ -94,7 +96,7 @@ async def _serve(
         group.create_task(prober.run())
         group.create_task(agent.run())
         # The socket is there before the chain names the plugin that calls it.
-        group.create_task(server.serve(agent, settings.run_path))
+        group.create_task(answering.run())
         group.create_task(readiness.run())
 
 

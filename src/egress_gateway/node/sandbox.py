@@ -19,13 +19,16 @@ from typing import TypeVar
 
 import msgspec
 
-from egress_gateway.datapath.errors import PortInUse
-from egress_gateway.datapath.pod.ruleset import LINKS
+from egress_gateway.datapath.errors import DatapathError, PortInUse
+from egress_gateway.datapath.linux.link import Links
+from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.linux.nft import Nftables
+from egress_gateway.datapath.pod.ruleset import LINKS, TABLE
 from egress_gateway.datapath.pod.side import PodDesired, PodSide
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, PeerStatus
 from egress_gateway.node.attachment.model import Attachment, NodeFacts, pod_desired
-from egress_gateway.node.attachment.store import Store
+from egress_gateway.node.attachment.store import Store, rebuilt
 from egress_gateway.node.liveness.schedule import Traffic
 
 log = logging.getLogger(__name__)
@@ -92,12 +95,15 @@ class Kernel:
 class Sandbox:
     """Calls take turns. ``attachment`` is what the kernel was last told to look like."""
 
-    def __init__(self, attachment: Attachment, kernel: Kernel) -> None:
+    def __init__(self, attachment: Attachment, kernel: Kernel, *, kept: bool = False) -> None:
+        """``kept``: an earlier agent has left its file."""
         self.attachment = attachment
         self.verified = asyncio.Event()
         self.verifier: asyncio.Task[None] | None = None
         self.joiner: asyncio.Task[None] | None = None
         self.gone = False
+        self.superseded = False
+        """The pod has a later sandbox: this one is held back until it is deleted."""
         self.starting = not attachment.verified
         """No tunnel of this agent's has had a handshake yet."""
         self.settling = attachment.verified
@@ -106,7 +112,7 @@ class Sandbox:
         self._traffic = Traffic()
         self._avoid: dict[str, float] = {}
         self._lock = asyncio.Lock()
-        self._kept = False
+        self._kept = kept
         self._kernel = kernel
         self._side = PodSide(Path(attachment.netns), backend=kernel.backend, sources=kernel.sources)
         self._mute_until = 0.0
@@ -137,6 +143,12 @@ class Sandbox:
                 else:
                     self._forget_ports(before, attachment)
                     return [type(action).__name__ for action in done]
+
+    async def clear_tunnels(self) -> None:
+        """Removes tunnels whose file was lost: whoever made them has forgotten which they are. The
+        hold stays, so nothing leaves by the side meanwhile."""
+        async with self._lock:
+            await self._kernel.run(_clear_tunnels, Path(self.attachment.netns))
 
     async def verify(self) -> bool:
         """Whether a handshake has completed since the tunnel was set up or moved."""
@@ -250,9 +262,23 @@ class Sandbox:
             self._kernel.release_port(port)
         if not attachment.verified:
             self.verified.clear()
-        if before != attachment or not self._kept:
-            self._kernel.store.keep(attachment)
-            self._kept = True
+        self._keep(attachment, changed=before != attachment)
+
+    def _keep(self, attachment: Attachment, *, changed: bool) -> None:
+        """Writes the file if it does not say so already. A pod that is attached goes on without
+        one where nothing can be written; one that is not yet would be lost by the next agent."""
+        store = self._kernel.store
+        if not changed and self._kept and store.holds(attachment):
+            return
+        written = store.keep(attachment)
+        if not written and not self._kept:
+            raise DatapathError(
+                f"the pod {attachment.namespace}/{attachment.pod} cannot be remembered: the run "
+                "directory is full or read-only; make room there, or mount it writable"
+            )
+        if written and not changed and self._kept:
+            rebuilt("attachment", pod=f"{attachment.namespace}/{attachment.pod}")
+        self._kept = True
 
     def _another_port(self, attachment: Attachment) -> Attachment:
         """The tunnel that was to be made found its listen port taken."""
@@ -273,3 +299,13 @@ class Sandbox:
         if self._wanted is None or self._wanted[0] is not self.attachment:
             self._wanted = self.attachment, pod_desired(self.attachment, self._kernel.facts)
         return self._wanted[1]
+
+
+def _clear_tunnels(path: Path) -> None:
+    with NetNS.open(path) as netns, NetNS.current() as node, Links(netns) as links:
+        # Links of these names are ours only where our hold is.
+        if netns.identity == node.identity or Nftables(netns).table("inet", TABLE) is None:
+            return
+        for name in LINKS:
+            if links.link(name) is not None:
+                links.delete(name)

@@ -83,7 +83,7 @@ def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Path) -> 
     (tmp_path / protocol.SOCKET).write_text("left by a crash")
 
     async def scenario() -> bytes:
-        serving = asyncio.create_task(server.serve(Agent(), tmp_path))  # type: ignore[arg-type]
+        serving = asyncio.create_task(server.Server(Agent(), tmp_path).run())  # type: ignore[arg-type]
         path = tmp_path / protocol.SOCKET
         while not path.is_socket():
             await asyncio.sleep(0.001)
@@ -104,7 +104,7 @@ def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Path) -> 
 def test_plugin_that_dies_in_the_middle_harms_nobody(tmp_path: Path) -> None:
     async def scenario() -> None:
         agent = Agent()
-        serving = asyncio.create_task(server.serve(agent, tmp_path))  # type: ignore[arg-type]
+        serving = asyncio.create_task(server.Server(agent, tmp_path).run())  # type: ignore[arg-type]
         path = tmp_path / protocol.SOCKET
         while not path.is_socket():
             await asyncio.sleep(0.001)
