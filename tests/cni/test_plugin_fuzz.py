@@ -10,14 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent / "fuzz" / "fuzz_plugin.c"
-FLAGS = ["-g", "-O1", "-std=gnu11", "-w", "-fsanitize=address,undefined"]
-    "-g",
-    "-O1",
-    "-std=gnu11",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=all",
-    "-w",
-]
+FLAGS = "-g -O1 -std=gnu11 -w -fsanitize=address,undefined -fno-sanitize-recover=all"
 RUNS = 50_000
 
 
@@ -25,12 +18,8 @@ RUNS = 50_000
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_input_makes_the_scanner_misbehave(tmp_path: Path, seed: int) -> None:
     program = tmp_path / "fuzz"
-    built = subprocess.run(
-        ["gcc", *FLAGS, "-fno-sanitize-recover=all", "-o", str(program), str(SOURCE)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["gcc", *FLAGS.split(), "-o", str(program), str(SOURCE)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
     if "cannot find -lasan" in built.stderr:
         pytest.skip("gcc has no sanitizers here")
     assert built.returncode == 0, built.stderr

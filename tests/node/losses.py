@@ -43,10 +43,9 @@ def _folder(path: Path) -> None:
 
 
 def _link(path: Path) -> None:
-    aside = RUN / "aside"
-    path.rename(aside)
-    path.symlink_to(aside)
-    aside.write_bytes(b"{}")
+    path.unlink()
+    (RUN / "aside").write_bytes(b"{}")
+    path.symlink_to(RUN / "aside")
 
 
 def _dangling(path: Path) -> None:
