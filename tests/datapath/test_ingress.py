@@ -88,7 +88,7 @@ def _comes_in(world: World, pod: Pod, desired: PodDesired, *, client: str) -> No
         subprocess.run(narrow.split(), check=True)
         _asked(world.internet, client, own)
         assert pod.side.held() == 0
-        pod.side.converge(dataclasses.replace(desired, tunnel=None))
+        pod.side.converge(dataclasses.replace(desired, active=None))
         _asked(world.internet, client, own)
         _asked(world.worker, str(PODS_GATEWAY), own)
         pod.side.converge(desired)

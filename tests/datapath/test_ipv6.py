@@ -153,7 +153,7 @@ def test_with_azure_networking_only_excluded_networks_take_the_tunnel() -> None:
     pod.side.converge(desired)
     pod.handshake(desired)
     assert seen(pod) == (NODE, NODE6, SECONDARIES[0], SECONDARIES6[0])
-    for without in ({"tunnel": None}, {"tunnel_ipv6": False}):
+    for without in ({"active": None}, {"tunnel_ipv6": False}):
         pod.side.converge(dataclasses.replace(desired, **without))
         assert pod.seen_as(EXCLUDED_HOST6, timeout=0.3) is None, without
         assert pod.seen_as(INTERNET6) == NODE6, without
@@ -177,11 +177,11 @@ def test_no_packet_passes_by_the_side_while_pods_come_move_lose_their_tunnel_and
     desired = attach(pod, pair, world.gateways[1], listen=20001)
     assert pod.seen_as(INTERNET6) == SECONDARIES6[1]
     # The tunnel dies, and with it its routes.
-    assert desired.tunnel is not None
+    assert desired.active is not None
     if world.worker.backend().kind == "kernel":
         pod.place.links.delete("wg0")
     else:
-        (process,) = running(desired.tunnel.name)
+        (process,) = running(desired.active.name)
         os.kill(process, signal.SIGKILL)
     until(lambda: pod.place.links.link("wg0") is None, "its link is gone")
     held = pod.side.held()
@@ -192,7 +192,7 @@ def test_no_packet_passes_by_the_side_while_pods_come_move_lose_their_tunnel_and
     assert pod.seen_as(INTERNET6) == SECONDARIES6[1]
     assert world.internet.sources6() - before == set(SECONDARIES6)
     # Only when it is let go the ordinary way is its own again.
-    pod.side.detach(desired)
+    pod.side.detach({"wg0": desired.active.name}, [desired.active.listen_port])
     assert pod.seen_as(INTERNET6) == NODE6
 
 
@@ -204,21 +204,21 @@ def test_a_planned_move_keeps_connections_of_ipv6_where_they_are() -> None:
     first = attach(pod, pair, world.gateways[0])
     connection = pod.connect(INTERNET6)
     assert connection.recv(100).decode().strip() == SECONDARIES6[0]
-    second = pod.desired(pair.public, str(world.gateways[1].primary), listen=20001).tunnel
+    second = pod.desired(pair.public, str(world.gateways[1].primary), listen=20001).active
     assert second is not None
-    second = dataclasses.replace(second, name="egwsecond")
-    joining = dataclasses.replace(first, other=second)
+    second = dataclasses.replace(second, name="egwsecond", link="wg1")
+    joining = dataclasses.replace(first, standby=second)
     pod.side.converge(joining)
     until(
         lambda: any(
             p.last_handshake
-            for s in [pod.side.status(joining, other=True)]
+            for s in [pod.side.status(joining, standby=True)]
             if s
             for p in s.peers.values()
         ),
         "handshake of the second tunnel",
     )
-    moved = dataclasses.replace(first, link="wg1", tunnel=second, other=first.tunnel)
+    moved = dataclasses.replace(first, active=second, standby=first.active)
     pod.side.converge(moved)
     assert pod.side.converge(moved) == []
     assert pod.seen_as(INTERNET6) == SECONDARIES6[1]
@@ -238,7 +238,7 @@ def test_a_planned_move_keeps_connections_of_ipv6_where_they_are() -> None:
         for state in (joining, moved):
             pod.side.converge(state)
     errors, _ = sender.communicate()
-    assert (errors, pod.side.held()) == ("0\n", 0)
+    assert (errors, pod.side.held()) == ("0\n", 0), (errors, pod.side.held())
 
 
 _SENDER = f"""

@@ -139,7 +139,7 @@ def test_a_moved_pod_leaves_from_the_other_gateway_and_is_never_taken_back() -> 
     assert pod.seen_as() == SECONDARIES[1]
     status = pod.side.status(second)
     assert status is not None
-    assert status.listen_port == 20001 != first.tunnel.listen_port  # type: ignore[union-attr]
+    assert status.listen_port == 20001 != first.active.listen_port  # type: ignore[union-attr]
     # The gateway that was left initiates by itself as soon as it has something to send: here
     # at once, because its peer gets a keepalive and an endpoint.
     from egress_gateway.datapath.wireguard.model import Config, Endpoint, Interface, Peer
@@ -176,11 +176,11 @@ def test_a_move_without_a_look_leads_elsewhere_and_a_broken_pod_gets_a_whole_pas
     pod.handshake(there)
     assert pod.seen_as() == SECONDARIES[1]
     assert pod.side.converge(there) == [], "a look afterwards finds nothing amiss"
-    assert there.tunnel is not None
+    assert there.active is not None
     from egress_gateway.datapath.wireguard.model import Interface
 
     with NetNS.open(there.netns) as inside:
-        world.worker.backend().delete(Interface(there.tunnel.name, inside, there.link))
+        world.worker.backend().delete(Interface(there.active.name, inside, there.active.link))
     assert pod.seen_as(timeout=0.5) is None
     back = pod.desired(pair.public, str(world.gateways[0].primary), listen=20002)
     assert "CreateTunnel" in [type(a).__name__ for a in pod.side.move(back)]
@@ -379,11 +379,11 @@ def test_a_killed_tunnel_is_held_and_then_made_again() -> None:
     pod = world.pod("pod-a")
     pair, _ = serve(world, pod)
     desired = attach(pod, pair, world.gateways[0])
-    assert desired.tunnel is not None
+    assert desired.active is not None
     if world.worker.backend().kind == "kernel":
         pod.place.links.delete("wg0")  # no process to kill: what is left of it is the same
     else:
-        (process,) = running(desired.tunnel.name)
+        (process,) = running(desired.active.name)
         os.kill(process, signal.SIGKILL)
     until(lambda: pod.side.status(desired) is None, "the tunnel is gone")
     until(lambda: pod.place.links.link("wg0") is None, "its link is gone")
@@ -518,7 +518,8 @@ def test_when_the_configuration_goes_nothing_is_left() -> None:
     links_before = set(gateway.links.links())
     pair, _ = serve(world, pod)
     desired = attach(pod, pair, gateway)
-    pod.side.detach(desired)
+    assert desired.active is not None
+    pod.side.detach({"wg0": desired.active.name}, [desired.active.listen_port])
     assert pod.seen_as() == NODE
     assert set(pod.place.links.links()) == {"lo", "eth0"}
     gateway.side.converge(gateway.desired())
@@ -581,6 +582,6 @@ def test_with_azure_networking_only_excluded_networks_take_the_tunnel() -> None:
     pod.handshake(desired)
     assert pod.seen_as() == NODE
     assert pod.seen_as(EXCLUDED_HOST) == SECONDARIES[0]
-    pod.side.converge(dataclasses.replace(desired, tunnel=None))
+    pod.side.converge(dataclasses.replace(desired, active=None))
     assert pod.seen_as(EXCLUDED_HOST, timeout=0.3) is None
     assert pod.seen_as() == NODE

@@ -83,9 +83,9 @@ def _attached(world: World, mtu: int) -> Pod:
     gateway.side.converge(dataclasses.replace(gateway.desired(wanted), mtu=mtu))
     gateway.side.sync_peers(wanted, peers_of(pod))
     desired = pod.desired(pair.public, str(gateway.primary))
-    assert desired.tunnel is not None
-    tunnel = dataclasses.replace(desired.tunnel, mtu=mtu - 60)
-    desired = dataclasses.replace(desired, tunnel=tunnel)
+    assert desired.active is not None
+    tunnel = dataclasses.replace(desired.active, mtu=mtu - 60)
+    desired = dataclasses.replace(desired, active=tunnel)
     pod.side.converge(desired)
     pod.handshake(desired)
     return pod

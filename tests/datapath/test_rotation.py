@@ -120,8 +120,8 @@ def test_connections_go_on_through_every_step_and_leave_from_the_same_address() 
     pod.side.converge(at_old)
     pod.handshake(at_old)
     at_new = pod.desired(new.public, here, port=NEW, listen=20001)
-    assert at_old.tunnel is not None
-    assert at_new.tunnel is not None
+    assert at_old.active is not None
+    assert at_new.active is not None
     with talking(pod) as talk:
         talk.goes_on()
         serve(gateway, pod, dataclasses.replace(before, second=second))
@@ -131,13 +131,14 @@ def test_connections_go_on_through_every_step_and_leave_from_the_same_address() 
         talk.goes_on()
         serve(gateway, pod, dataclasses.replace(before, second=second))
         both = dataclasses.replace(
-            at_old, other=dataclasses.replace(at_new.tunnel, name="egw-second")
+            at_old,
+            standby=dataclasses.replace(at_new.active, name="egw-second", link="wg1"),
         )
         pod.side.converge(both)
-        until(lambda: _shaken(pod, both, other=True), "handshake with the next server")
+        until(lambda: _shaken(pod, both, standby=True), "handshake with the next server")
         talk.goes_on()
         moved = dataclasses.replace(
-            both, link="wg1", tunnel=both.other, other=both.tunnel, keep_other=False
+            both, active=both.standby, standby=both.active, standby_sends=False
         )
         pod.side.converge(moved)
         talk.goes_on()
@@ -146,7 +147,7 @@ def test_connections_go_on_through_every_step_and_leave_from_the_same_address() 
         talk.goes_on()
         serve(gateway, pod, dataclasses.replace(after, second=first, second_answers=False))
         talk.goes_on()
-        pod.side.converge(dataclasses.replace(moved, other=None, keep_other=True))
+        pod.side.converge(dataclasses.replace(moved, standby=None, standby_sends=True))
         talk.goes_on()
         assert serve(gateway, pod, after).in_zone == zone
         talk.goes_on()
@@ -169,7 +170,7 @@ def test_who_only_listens_is_reached_through_the_server_that_stays() -> None:
     pod.side.converge(at_old)
     pod.handshake(at_old)
     at_new = pod.desired(new.public, here, port=NEW, listen=20001)
-    assert at_new.tunnel is not None
+    assert at_new.active is not None
     with udp(world.internet) as server, udp(pod.place) as client:
         server.bind((INTERNET, 9))
         client.sendto(b"begin", (INTERNET, 9))
@@ -181,12 +182,13 @@ def test_who_only_listens_is_reached_through_the_server_that_stays() -> None:
 
         serve(gateway, pod, dataclasses.replace(before, second=after.servers[0]))
         both = dataclasses.replace(
-            at_old, other=dataclasses.replace(at_new.tunnel, name="egw-second")
+            at_old,
+            standby=dataclasses.replace(at_new.active, name="egw-second", link="wg1"),
         )
         pod.side.converge(both)
-        until(lambda: _shaken(pod, both, other=True), "handshake with the next server")
+        until(lambda: _shaken(pod, both, standby=True), "handshake with the next server")
         moved = dataclasses.replace(
-            both, link="wg1", tunnel=both.other, other=both.tunnel, keep_other=False
+            both, active=both.standby, standby=both.active, standby_sends=False
         )
         # Strict checks of the reverse path: the way there is another one by now.
         for link in ("all", "wg0", "wg1"):
@@ -196,7 +198,7 @@ def test_who_only_listens_is_reached_through_the_server_that_stays() -> None:
         closing = dataclasses.replace(after, second=before.servers[0], second_answers=False)
         serve(gateway, pod, closing)
         assert hears(b"by the one that stays")
-        pod.side.converge(dataclasses.replace(moved, other=None, keep_other=True))
+        pod.side.converge(dataclasses.replace(moved, standby=None, standby_sends=True))
         assert hears(b"although the former one is still there")
         serve(gateway, pod, after)
         assert hears(b"without the former one")
@@ -217,6 +219,6 @@ def test_a_new_configuration_on_the_port_that_became_free_has_a_zone_of_its_own(
     assert zones([rotated, newcomer], gateway.new_side().zones()) == found[::-1]
 
 
-def _shaken(pod: Pod, desired: PodDesired, *, other: bool) -> bool:
-    status = pod.side.status(desired, other=other)
+def _shaken(pod: Pod, desired: PodDesired, *, standby: bool) -> bool:
+    status = pod.side.status(desired, standby=standby)
     return bool(status and any(peer.last_handshake for peer in status.peers.values()))

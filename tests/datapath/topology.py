@@ -194,8 +194,8 @@ class Machine(Place):
         # wireguard-go's own directory, private to the node.
         script = 'mkdir -p /run/wireguard && mount -t tmpfs t /run/wireguard && exec "$@"'
         program = (
-            "import asyncio, sys; from egress_gateway.datapath import tunnels; "
-            "asyncio.run(tunnels.run(tunnels.Settings(socket=sys.argv[1])))"
+            "import asyncio, sys; from egress_gateway.datapath.wireguard import host; "
+            "asyncio.run(host.run(host.Settings(socket=sys.argv[1])))"
         )
         inside = [sys.executable, "-c", program, str(self.socket)]
         self.host = subprocess.Popen(
@@ -253,7 +253,7 @@ class Pod:
     def desired(
         self, gateway_key: str, where: str | None, *, port: int = PORT, listen: int = 20000
     ) -> PodDesired:
-        tunnel = where and Tunnel(
+        active = where and Tunnel(
             name=tunnel_name(self.place.name),
             private_key=self.pair.private,
             peer_key=gateway_key,
@@ -266,7 +266,7 @@ class Pod:
             addresses=(self.address, *([self.address6] if self.address6 else [])),
             excluded=EXCLUDED,
             tunnel_ipv6=self.address6 is not None,
-            tunnel=tunnel or None,
+            active=active or None,
         )
 
     def connect(self, host: str, port: int = 80, timeout: float = 5.0) -> socket.socket:

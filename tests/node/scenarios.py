@@ -348,7 +348,9 @@ async def key_pair_changes_under_open_connections() -> None:
             lambda: all(s.joiner is not asked[s.attachment.id] for s in world.agent.sandboxes)
         )
         states = [s.attachment for s in world.agent.sandboxes]
-        assert [a.joining and a.joining.gateway for a in states] == [a.gateway for a in states]
+        assert [a.joining and a.joining.to for a in states] == [
+            a.active and a.active.to for a in states
+        ]
         # Nothing is given up for a server that does not answer, and new pods do not need it.
         pods.append(await world.start_pod("late"))
         assert using(old.public) == 3

@@ -46,7 +46,7 @@ from egress_gateway.kube.errors import Unavailable
 from egress_gateway.kube.resources import Key, Pod, PodSpec, PodStatus, Reference
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attachment.model import NodeFacts
-from egress_gateway.node.attachment.store import Store
+from egress_gateway.node.attachment.store import AttachmentStore
 from egress_gateway.node.cni import server
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge
@@ -459,7 +459,7 @@ class World:
             facts=NodeFacts(mtu=1500, exceptions=self.settings.exceptions),
             backend=backends.detect(tunnel_socket=RUN / "tunnels.sock"),
             sources=SourceFilter(),
-            store=Store(RUN),
+            store=AttachmentStore(RUN),
             executor=self._executor,
             ports=range(20000, 30000),
         )

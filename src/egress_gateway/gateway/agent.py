@@ -21,9 +21,10 @@ from egress_gateway.api.conditions import IPV6_HELD_BACK
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gateway.plan import IPV6_MTU, OVERHEAD, GatewayDesired, Surroundings
+from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surroundings
 from egress_gateway.datapath.gateway.ruleset import Configuration, Server, zones
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
+from egress_gateway.datapath.mtu import IPV6_MTU
 from egress_gateway.gateway import metrics
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
 from egress_gateway.gateway.keystore import KeyStore

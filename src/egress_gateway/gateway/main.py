@@ -13,7 +13,7 @@ from aiohttp import web
 from egress_gateway.api import names
 from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.gateway.side import GatewaySide
-from egress_gateway.datapath.linux.link import default_route_mtu
+from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.gateway.agent import STRUCTURE, Agent
 from egress_gateway.gateway.connectionlog import ConnectionLog

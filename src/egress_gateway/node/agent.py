@@ -24,23 +24,23 @@ from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 from egress_gateway.node import metrics
-from egress_gateway.node.attachment.choose import BALANCER
+from egress_gateway.node.attachment.choose import Balancer, same_place
 from egress_gateway.node.attachment.model import (
     Attachment,
-    Configuration,
     NotUsable,
+    PodConfiguration,
     held_back,
     want,
 )
 from egress_gateway.node.attachment.moves import joined, retarget
-from egress_gateway.node.attachment.store import Store
+from egress_gateway.node.attachment.store import AttachmentStore
 from egress_gateway.node.cni.libcni import Results
 from egress_gateway.node.cni.records import Records
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge, annotation
 from egress_gateway.node.liveness.health import State
 from egress_gateway.node.liveness.pace import Pacer
-from egress_gateway.node.liveness.paths import Paths, Way, way_of
+from egress_gateway.node.liveness.paths import Paths, TunnelPath, path_of
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.liveness.proof import Prover
 from egress_gateway.node.liveness.schedule import Hearing
@@ -57,7 +57,7 @@ _AVOID_SECONDS: Final = 30.0
 _ASK_AGAIN_SECONDS: Final = 5.0
 _WITHDRAW_SECONDS: Final = 1.0
 _LATER: Final = 0.05
-_CALM: Final = 1.0
+_FULL_PASS_AFTER: Final = 1.0
 """Seconds until a whole pass follows a tunnel's start or move: others may be waiting for theirs."""
 _HOLD_SECONDS: Final = 3.0
 """For putting the hold in place after the wait; less than the plugin waits longer than we do."""
@@ -220,7 +220,7 @@ class Agent:
         return list(self._sandboxes.values())
 
     @property
-    def store(self) -> Store:
+    def store(self) -> AttachmentStore:
         return self._store
 
     @property
@@ -316,7 +316,7 @@ class Agent:
     async def _look(self, sandbox_id: str) -> float | None:
         """A pass that nobody's connections wait for: after those that somebody's do."""
         if self._moves:
-            return _CALM
+            return _FULL_PASS_AFTER
         await self._reconcile(sandbox_id)
         return None
 
@@ -350,19 +350,19 @@ class Agent:
                 await sandbox.clear_tunnels()
             await self._settle(sandbox, configuration)
 
-    async def _settle(self, sandbox: Sandbox, configuration: Configuration) -> None:
+    async def _settle(self, sandbox: Sandbox, configuration: PodConfiguration) -> None:
         """The step: choose the gateway, remember, converge, publish, see to the handshake."""
         before = sandbox.attachment
         after = await self._target(sandbox, configuration)
-        moved = after.listen_port != before.listen_port
+        moved = after.moved_since(before)
         joins = after.joining is not None and after.joining != before.joining
         settling, sandbox.settling = sandbox.settling, False
-        if (moved and not after.verified) or joins:
-            leg = after.joining if joins else None
-            await self._pacer.turn(before.id, leg.address if leg else after.address)
+        begun = after.joining if joins else after.active if moved and not after.verified else None
+        if begun is not None:
+            await self._pacer.turn(before.id, begun.address)
         if moved:
             self._paths.forget(sandbox)
-            self._queue.add_after(before.id, _CALM)
+            self._queue.add_after(before.id, _FULL_PASS_AFTER)
         publishing = asyncio.create_task(self._endpoints.publish(after))
         try:
             done = await sandbox.become(after, moves=moved)
@@ -372,22 +372,23 @@ class Agent:
         finally:
             if after.configuration.gateways != before.configuration.gateways:
                 self._watch_gateways()
-        if after.gateway is not None and not sandbox.attachment.verified:
+        if after.active is not None and not sandbox.attachment.verified:
             self._verifier.start(sandbox)
         if after.joining is not None:
             self._joiner.start(sandbox)
         await publishing
         self._tell(before, after, done if not settling else [])
 
-    async def _target(self, sandbox: Sandbox, configuration: Configuration) -> Attachment:
+    async def _target(self, sandbox: Sandbox, configuration: PodConfiguration) -> Attachment:
         """What the sandbox should look like now."""
         before, now = sandbox.attachment, time.time()
-        port = configuration.port if before.gateway is None else before.server.port
+        server = before.active.server if before.active else configuration.server
         after = retarget(
             before,
             configuration,
             usable=lambda address: (
-                self._prober.usable(address) and self._paths.usable(address, port)
+                self._prober.usable(address)
+                and (server is None or self._paths.usable(address, server.port))
             ),
             avoid=sandbox.avoided(asyncio.get_running_loop().time()),
             vetoes=self._knowledge.vetoes(before.namespace, configuration.name),
@@ -405,8 +406,8 @@ class Agent:
             self._teller.joining(after)
         if before.parting and not after.parting:
             self._teller.parted(before)
-        if after.listen_port != before.listen_port:
-            if before.gateway is not None:
+        if after.moved_since(before):
+            if before.active is not None:
                 metrics.MOVES.inc()
                 self._teller.moved(before, after)
         elif done and before.verified and before == after:
@@ -436,7 +437,7 @@ class Agent:
             # The sweep deletes it later, and so does the end of the Pod.
             log.info("PodEndpoint is left for the sweep", extra={"error": str(error)})
 
-    def _new(self, call: Call, uid: str, configuration: Configuration) -> Sandbox:
+    def _new(self, call: Call, uid: str, configuration: PodConfiguration) -> Sandbox:
         namespace, pod, _ = call.pod
         pair = keys.generate()
         attachment = Attachment(
@@ -477,11 +478,12 @@ class Agent:
             configuration = self._knowledge.usable_now(namespace, name)
         except NotUsable as cause:
             return str(cause)
+        port = configuration.server.port if configuration.server else "of its server"
         gateways = ", ".join(f"{g.name} ({g.address})" for g in configuration.gateways) or "none"
         return (
             f"no gateway of StaticGatewayConfiguration {namespace}/{name} completed a handshake "
             f"within {self._settings.attach_timeout:g} s (gateways: {gateways}); check the "
-            f"gateway nodes and that UDP {configuration.port} reaches them"
+            f"gateway nodes and that UDP {port} reaches them"
         )
 
     def _watch_gateways(self) -> None:
@@ -530,8 +532,9 @@ class Agent:
         for sandbox_id, sandbox in self._sandboxes.items():
             state = sandbox.attachment
             listed = address in {g.address for g in state.configuration.gateways}
-            returns = new == "alive" and listed and state.gateway == BALANCER
-            if returns or (new == "lost" and state.address == address):
+            to = state.active.to if state.active else None
+            returns = new == "alive" and listed and isinstance(to, Balancer)
+            if returns or (new == "lost" and to is not None and to.address == address):
                 self._moves.add(sandbox_id)
 
     def _on_status(self, key: Key, old: GatewayStatus | None, new: GatewayStatus | None) -> None:
@@ -547,33 +550,35 @@ class Agent:
 
     def _on_join_silence(self, sandbox: Sandbox) -> None:
         state = sandbox.attachment
-        leg = state.joining
-        if leg is not None and leg.gateway == state.gateway:
+        joining, active = state.joining, state.active
+        if joining and active and same_place(joining.to, active.to):
             # The gateway works, but not yet with its next key pair: the pod stays, and asks again.
             self._moves.add_after(state.id, _ASK_AGAIN_SECONDS)
-        elif leg is not None:
+        elif joining is not None:
             now = asyncio.get_running_loop().time()
-            sandbox.avoid(leg.gateway, now + _AVOID_SECONDS)
+            sandbox.avoid(joining.address, now + _AVOID_SECONDS)
             self._moves.add(state.id)
 
-    def _on_way_lost(self, way: Way) -> None:
-        self._teller.way_lost(way.address, way.port)
+    def _on_way_lost(self, path: TunnelPath) -> None:
+        self._teller.way_lost(path.address, path.port)
         for sandbox_id, sandbox in self._sandboxes.items():
-            if way_of(sandbox.attachment) == way:
+            active = sandbox.attachment.active
+            if active is not None and path_of(active) == path:
                 self._moves.add(sandbox_id)
 
     def _on_silence(self, sandbox: Sandbox) -> None:
         state, now = sandbox.attachment, asyncio.get_running_loop().time()
-        if self._hearing.bears(state.id, way_of(state), now):
+        if state.active is None or self._hearing.bears(state.id, path_of(state.active), now):
             return
-        sandbox.avoid(state.gateway or BALANCER, now + _AVOID_SECONDS)
+        sandbox.avoid(state.active.address, now + _AVOID_SECONDS)
         self._moves.add(state.id)
 
     def _on_verified(self, sandbox: Sandbox) -> None:
-        state = sandbox.attachment
-        self._hearing.complete(state.id, way_of(state), asyncio.get_running_loop().time())
+        state, now = sandbox.attachment, asyncio.get_running_loop().time()
+        if state.active is not None:
+            self._hearing.complete(state.id, path_of(state.active), now)
         # The next pass clears the keepalive that made the tunnel speak.
-        self._queue.add_after(state.id, _CALM)
+        self._queue.add_after(state.id, _FULL_PASS_AFTER)
 
 
 def _asks_anew(old: Pod, new: Pod) -> bool:

@@ -39,7 +39,7 @@ def spec_of(attachment: Attachment, node: str) -> PodEndpointSpec:
         pod_ips=attachment.addresses,
         pod_uid=attachment.uid,
         node_name=node,
-        gateway_public_key=attachment.server.key if attachment.gateway is not None else "",
+        gateway_public_key=attachment.active.server.public_key if attachment.active else "",
     )
 
 
@@ -101,7 +101,7 @@ class Endpoints:
     async def publish(self, attachment: Attachment) -> None:
         """Writes the pod's endpoint if it differs from what is known to be there. A pod that is
         held back for lack of a configuration has none."""
-        if not attachment.configuration.uid:
+        if attachment.configuration.uid is None:
             return
         present = self._cache.get(attachment.namespace, attachment.pod)
         if present is None or not self._matches(present, attachment):

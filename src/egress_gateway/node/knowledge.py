@@ -13,8 +13,8 @@ from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.node.attachment.model import (
     Attachment,
-    Configuration,
     NotUsable,
+    PodConfiguration,
     held_back,
     usable_configuration,
 )
@@ -36,11 +36,11 @@ class Knowledge:
         self.pods = pods
         self.statuses = statuses
         self._changed = asyncio.Event()
-        self._usable: dict[str, tuple[StaticGatewayConfiguration | None, Configuration]] = {}
+        self._usable: dict[str, tuple[StaticGatewayConfiguration | None, PodConfiguration]] = {}
         configurations.on_change(self._on_change)
         pods.on_change(self._on_change)
 
-    async def usable(self, namespace: str, name: str) -> Configuration:
+    async def usable(self, namespace: str, name: str) -> PodConfiguration:
         """The configuration, as soon as pods can use it."""
         while True:
             changed = self._changed
@@ -49,7 +49,7 @@ class Knowledge:
             except NotUsable:
                 await changed.wait()
 
-    def usable_now(self, namespace: str, name: str) -> Configuration:
+    def usable_now(self, namespace: str, name: str) -> PodConfiguration:
         """Raises ``NotUsable`` saying why."""
         key = f"{namespace}/{name}"
         found = self.configurations.get(namespace, name)
@@ -66,7 +66,7 @@ class Knowledge:
 
     def for_running(
         self, attachment: Attachment | None, namespace: str, name: str
-    ) -> tuple[Configuration, str]:
+    ) -> tuple[PodConfiguration, str]:
         """What a running pod follows, and what is amiss with it ("" if nothing): the
         configuration if it is usable, else the last that was known of it, else one that holds
         everything back. A running pod is never released for lack of knowledge."""

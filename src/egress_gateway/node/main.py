@@ -14,6 +14,7 @@ from egress_gateway.api import names
 from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
 from egress_gateway.cni.tenure import Tenure
+from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.kube import config
@@ -23,14 +24,13 @@ from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attachment.model import NodeFacts
-from egress_gateway.node.attachment.store import Store
+from egress_gateway.node.attachment.store import AttachmentStore
 from egress_gateway.node.cni.readiness import Readiness
 from egress_gateway.node.cni.server import Server
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
-from egress_gateway.node.mtu import default_route_mtu
 from egress_gateway.node.sandbox import Kernel
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
@@ -108,7 +108,7 @@ def _kernel(settings: Settings, executor: ThreadPoolExecutor) -> Kernel:
         facts=NodeFacts(mtu=mtu, exceptions=settings.exceptions),
         backend=backend,
         sources=SourceFilter(),
-        store=Store(settings.run_path),
+        store=AttachmentStore(settings.run_path),
         executor=executor,
         ports=range(settings.listen_port_first, settings.listen_port_last + 1),
     )

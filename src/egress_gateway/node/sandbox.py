@@ -1,7 +1,7 @@
 """One attached sandbox: its state and the thread-side hands on its namespace.
 
-State is kept (``Store``) before the kernel is touched, so that whatever a killed agent has left in
-a namespace is found and finished, or taken down, by the next one.
+State is kept (``AttachmentStore``) before the kernel is touched, so that whatever a killed agent
+has left in a namespace is found and finished, or taken down, by the next one.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from egress_gateway.datapath.pod.ruleset import LINKS, TABLE
 from egress_gateway.datapath.pod.side import PodDesired, PodSide
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, PeerStatus
-from egress_gateway.node.attachment.model import Attachment, NodeFacts, pod_desired
-from egress_gateway.node.attachment.store import Store, rebuilt
+from egress_gateway.node.attachment.model import Attachment, Joining, NodeFacts, pod_desired
+from egress_gateway.node.attachment.store import AttachmentStore, rebuilt
 from egress_gateway.node.liveness.schedule import Traffic
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Kernel:
         facts: NodeFacts,
         backend: Backend,
         sources: SourceFilter,
-        store: Store,
+        store: AttachmentStore,
         executor: Executor,
         ports: range,
     ) -> None:
@@ -157,7 +157,7 @@ class Sandbox:
             if peer is None or not peer.last_handshake:
                 return False
             if not self.attachment.verified:
-                self._remember(msgspec.structs.replace(self.attachment, verified=True))
+                self._remember(self.attachment.with_active(verified=True))
                 self.settling = True
             self.starting = False
             self.verified.set()
@@ -166,18 +166,18 @@ class Sandbox:
     async def joined(self) -> bool:
         """Whether the tunnel that a planned move leads to has a handshake."""
         async with self._lock:
-            leg = self.attachment.joining
-            if leg is None or self.gone:
+            joining = self.attachment.joining
+            if joining is None or self.gone:
                 return False
-            status = functools.partial(self._side.status, other=True)
+            status = functools.partial(self._side.status, standby=True)
             device = await self._kernel.run(status, self._desired())
-            peer = device.peers.get(leg.server_key) if device else None
+            peer = device.peers.get(joining.server.public_key) if device else None
             return bool(peer and peer.last_handshake)
 
     async def join_again(self) -> None:
         """Starts the handshake of a planned move again."""
         async with self._lock:
-            again = functools.partial(self._side.handshake_again, other=True)
+            again = functools.partial(self._side.handshake_again, standby=True)
             await self._kernel.run(again, self._desired())
 
     async def question(self) -> bool:
@@ -186,7 +186,7 @@ class Sandbox:
         async with self._lock:
             if not self.attachment.verified or self.gone:
                 return False
-            self._remember(msgspec.structs.replace(self.attachment, verified=False))
+            self._remember(self.attachment.with_active(verified=False))
             await self._kernel.run(self._side.handshake_again, self._desired())
             return True
 
@@ -216,7 +216,7 @@ class Sandbox:
             ):
                 return False
             self._traffic = Traffic()
-            self._remember(msgspec.structs.replace(self.attachment, verified=False))
+            self._remember(self.attachment.with_active(verified=False))
             await self._kernel.run(self._side.handshake_again, self._desired())
             return True
 
@@ -235,26 +235,26 @@ class Sandbox:
             if task:
                 task.cancel()
         state = self.attachment
-        first, second = map(state.birth_name, LINKS)
+        names = {link: state.birth_name(link) for link in LINKS}
         async with self._lock:
-            detach = functools.partial(self._side.detach, other_name=second)
-            await self._kernel.run(detach, first)
-        for port in {*state.ports, state.listen_port}:
-            self._side.forget_port(port)
+            await self._kernel.run(self._side.detach, names, state.ports)
+        for port in state.ports:
             self._kernel.release_port(port)
         self._kernel.store.forget(state.id)
 
-    def avoid(self, gateway: str, until: float) -> None:
-        """The gateway answers probes but not this pod's handshake."""
-        self._avoid[gateway] = until
+    def avoid(self, address: str, until: float) -> None:
+        """A gateway's, or the load balancer's, which answers probes but not this pod's
+        handshake."""
+        self._avoid[address] = until
 
     def avoided(self, now: float) -> set[str]:
-        self._avoid = {name: until for name, until in self._avoid.items() if until > now}
+        self._avoid = {address: until for address, until in self._avoid.items() if until > now}
         return set(self._avoid)
 
     async def _peer(self) -> PeerStatus | None:
+        active = self.attachment.active
         device = await self._kernel.run(self._side.status, self._desired())
-        return device.peers.get(self.attachment.server.key) if device else None
+        return device.peers.get(active.server.public_key) if device and active else None
 
     def _remember(self, attachment: Attachment) -> None:
         before, self.attachment = self.attachment, attachment
@@ -282,13 +282,13 @@ class Sandbox:
 
     def _another_port(self, attachment: Attachment) -> Attachment:
         """The tunnel that was to be made found its listen port taken."""
-        replace = msgspec.structs.replace
-        port, leg = self._kernel.free_port(), attachment.joining
-        taken = leg.listen_port if leg else attachment.listen_port
+        port, joining = self._kernel.free_port(), attachment.joining
+        taken = joining.listen_port if joining else attachment.listen_port
         log.info("listen port is taken, trying another", extra={"port": taken})
-        if leg is not None:
-            return replace(attachment, joining=replace(leg, listen_port=port))
-        return replace(attachment, listen_port=port)
+        if joining is not None:
+            again = msgspec.structs.replace(joining, listen_port=port)
+            return msgspec.structs.replace(attachment, standby=Joining(again))
+        return attachment.with_active(listen_port=port)
 
     def _forget_ports(self, before: Attachment, after: Attachment) -> None:
         """Ports of second tunnels that are gone; those of the first go with its move."""

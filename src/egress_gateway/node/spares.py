@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 PREFIX: Final = "egspare"
 _LOOK: Final = 0.05
 """Seconds between looks at the stock."""
-_CALM: Final = 0.1
+_MAKE_AFTER: Final = 0.1
 """Seconds without a pod that starts before a spare is made: it must not hold that pod up."""
 _LINGER: Final = 5.0
 """Seconds for which the stock outlives the node's last attached pod; then nothing is left."""
@@ -74,7 +74,7 @@ class Spares:
                 await asyncio.sleep(_AGAIN)
 
     def _short(self, now: float) -> bool:
-        return len(self._names) < self._size and now - self._taken_at > _CALM
+        return len(self._names) < self._size and now - self._taken_at > _MAKE_AFTER
 
     async def _make(self) -> None:
         name = f"{PREFIX}{secrets.token_hex(3)}"

@@ -12,8 +12,8 @@ from typing import Final
 
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.resources import PODS, Pod, Reference
-from egress_gateway.node.attachment.choose import BALANCER
-from egress_gateway.node.attachment.model import Attachment
+from egress_gateway.node.attachment.choose import Gateway, same_place
+from egress_gateway.node.attachment.model import Attachment, TunnelRecord
 
 log = logging.getLogger(__name__)
 
@@ -62,21 +62,22 @@ class Teller:
         log.info("detached pod", extra=_fields(attachment))
 
     def moved(self, before: Attachment, after: Attachment) -> None:
-        extra = {**_fields(after), "from": _gateway(before)}
-        if before.gateway == after.gateway and before.server != after.server:
+        extra = {**_fields(after), "from": _gateway(before.active)}
+        old, new = before.active, after.active
+        if old and new and same_place(old.to, new.to) and old.server != new.server:
             log.info("moved pod to another key pair of its gateway", extra=extra)
         else:
             log.warning("moved pod to another gateway", extra=extra)
 
     def joining(self, attachment: Attachment) -> None:
-        to = attachment.joining.gateway if attachment.joining else ""
-        what = "a key pair" if to == attachment.gateway else "a gateway"
-        log.info("leaving %s that is to go", what, extra={**_fields(attachment), "to": to})
+        joining, active = attachment.joining, attachment.active
+        same = joining and active and same_place(joining.to, active.to)
+        extra = {**_fields(attachment), "to": _gateway(joining)}
+        log.info("leaving %s that is to go", "a key pair" if same else "a gateway", extra=extra)
 
     def parted(self, before: Attachment) -> None:
-        leg = before.parting
-        extra = {**_fields(before), "from": leg.gateway if leg else ""}
-        what = "a key pair" if before.hears_only else "a gateway"
+        extra = {**_fields(before), "from": _gateway(before.parting)}
+        what = "a key pair" if before.standby_receives_only else "a gateway"
         log.info("left %s for good", what, extra=extra)
 
     def started_held(self, pod: tuple[str, str, str], reason: str) -> None:
@@ -106,11 +107,11 @@ def _fields(attachment: Attachment) -> dict[str, str]:
     return {
         "pod": f"{attachment.namespace}/{attachment.pod}",
         "configuration": attachment.configuration.name,
-        "gateway": _gateway(attachment),
+        "gateway": _gateway(attachment.active),
     }
 
 
-def _gateway(attachment: Attachment) -> str:
-    if attachment.gateway is None:
+def _gateway(tunnel: TunnelRecord | None) -> str:
+    if tunnel is None:
         return "none"
-    return "load balancer" if attachment.gateway == BALANCER else attachment.gateway
+    return tunnel.to.name if isinstance(tunnel.to, Gateway) else "load balancer"

@@ -14,7 +14,7 @@ from egress_gateway.datapath.linux.link import Link
 from egress_gateway.datapath.linux.sockets import Flow
 from egress_gateway.datapath.pod import actions as pa
 from egress_gateway.datapath.pod import plan as p
-from egress_gateway.datapath.pod.ruleset import split
+from egress_gateway.datapath.pod.ruleset import LINKS, split
 from egress_gateway.datapath.wireguard.model import (
     Config,
     Device,
@@ -35,6 +35,7 @@ def networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network
 def tunnel(gateway: str = "10.1.1.4", listen: int = 20000, link: str = "wg0") -> p.Tunnel:
     return p.Tunnel(
         name=p.tunnel_name("abc", link=link),
+        link=link,
         private_key=PAIR.private,
         peer_key=GATEWAY,
         endpoint=Endpoint(ipaddress.ip_address(gateway), 6000),
@@ -49,7 +50,7 @@ def desired(**changes: object) -> p.PodDesired:
         addresses=(ADDRESS,),
         excluded=networks("10.0.0.0/8"),
         exceptions=networks("169.254.169.254/32"),
-        tunnel=tunnel(),
+        active=tunnel(),
     )
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
@@ -60,32 +61,24 @@ class Simulated:
     def __init__(self, observed: p.PodObserved) -> None:
         self.seen = observed
         self.sources: dict[int, object] = {}
-        self.legs: dict[str, p.Leg] = {}
+        self.tunnels: dict[str, p.TunnelObserved] = {}
         self.names: dict[str, str] = {}
 
     def observe(self, wanted: p.PodDesired) -> p.PodObserved:
-        main = self._leg(wanted.link, wanted.tunnel)
-        return dataclasses.replace(
-            self.seen,
-            unmoved=main.unmoved,
-            link=main.link,
-            device=main.device,
-            source=main.source,
-            link_sysctls=main.sysctls,
-            other=self._leg(wanted.other_link, wanted.other),
-        )
+        found = {link: self._tunnel(link, wanted.by_link(link)) for link in LINKS}
+        return dataclasses.replace(self.seen, tunnels=found)
 
-    def _leg(self, link: str, tunnel: p.Tunnel | None) -> p.Leg:
-        leg = self.legs.get(link, p.Leg())
+    def _tunnel(self, link: str, tunnel: p.Tunnel | None) -> p.TunnelObserved:
+        found = self.tunnels.get(link, p.TunnelObserved())
         if tunnel is None:
-            return p.Leg(link=leg.link)
+            return p.TunnelObserved(link=found.link)
         self.names[tunnel.name] = link
         source = self.sources.get(tunnel.listen_port)
-        return dataclasses.replace(leg, source=source)  # type: ignore[arg-type]
+        return dataclasses.replace(found, source=source)  # type: ignore[arg-type]
 
     def _change(self, where: str, **changes: object) -> None:
-        leg = self.legs.get(where, p.Leg())
-        self.legs[where] = dataclasses.replace(leg, **changes)  # type: ignore[arg-type]
+        found = self.tunnels.get(where, p.TunnelObserved())
+        self.tunnels[where] = dataclasses.replace(found, **changes)  # type: ignore[arg-type]
 
     def apply(self, action: pa.Action) -> None:
         seen = self.seen
@@ -95,7 +88,7 @@ class Simulated:
                 seen = change(seen, filter=ruleset)
             case pa.SetSysctl(name, value) if "/wg" in name:
                 link = name.split("/")[3]
-                known = dict(self.legs[link].sysctls) | {name: value}
+                known = dict(self.tunnels[link].sysctls) | {name: value}
                 self._change(link, sysctls=tuple(known.items()))
             case pa.SetSysctl(name, value):
                 seen = change(seen, sysctls=((name, value),))
@@ -109,20 +102,20 @@ class Simulated:
             case pa.DeleteLink(link):
                 kept = frozenset(r for r in seen.routes if r.device != link)
                 seen = change(seen, routes=kept)
-                self.legs.pop(link, None)
+                self.tunnels.pop(link, None)
             case pa.ConfigureTunnel(config, link):
-                device = self.legs[link].device
+                device = self.tunnels[link].device
                 assert device is not None
                 self._change(link, device=_configured(device, config))
             case pa.MoveTunnel(_, link):
-                assert self.legs[link].unmoved
+                assert self.tunnels[link].unmoved
                 self._change(link, unmoved=False, link=Link(9, link, False, 1420), sysctls=())
             case pa.RaiseLink(link, mtu):
-                assert self.legs[link].link is not None
+                assert self.tunnels[link].link is not None
                 self._change(link, link=Link(9, link, True, mtu))
             case pa.ReplaceRoutes(routes):
                 for device in {r.device for r in routes if r.device}:
-                    found = self.legs[device].link
+                    found = self.tunnels[device].link
                     assert found is not None
                     assert found.up
                 where = {(r.table, r.destination) for r in routes}
@@ -181,7 +174,7 @@ def test_the_hold_is_the_first_step_of_an_attach() -> None:
 def test_a_move_changes_port_and_peer_in_one_call_and_touches_nothing_else() -> None:
     world = Simulated(p.PodObserved())
     converge(world, desired())
-    actions = converge(world, desired(tunnel=tunnel("10.1.1.5", 20001)))
+    actions = converge(world, desired(active=tunnel("10.1.1.5", 20001)))
     allow, configure, forget = actions
     assert allow == pa.AllowSource(20001, ipaddress.ip_address("10.1.1.5"))
     assert isinstance(configure, pa.ConfigureTunnel)
@@ -194,7 +187,7 @@ def test_a_move_of_a_pod_that_is_known_needs_no_look_and_ends_where_a_look_does(
     looked, known = Simulated(p.PodObserved()), Simulated(p.PodObserved())
     for world in (looked, known):
         converge(world, desired())
-    there = desired(tunnel=tunnel("10.1.1.5", 20001))
+    there = desired(active=tunnel("10.1.1.5", 20001))
     converge(looked, there)
     steps = p.move(there, desired())
     assert steps is not None
@@ -211,16 +204,16 @@ def _configs(actions: list[pa.Action]) -> list[Config]:
 
 def test_whatever_else_is_to_change_makes_a_move_look() -> None:
     moved = tunnel("10.1.1.5", 20001)
-    assert p.move(desired(tunnel=moved), None) is None, "nothing is known"
+    assert p.move(desired(active=moved), None) is None, "nothing is known"
     assert p.move(desired(), desired()) is None, "no move"
-    assert p.move(desired(tunnel=moved), desired(tunnel=None)) is None
-    assert p.move(desired(tunnel=None), desired()) is None
+    assert p.move(desired(active=moved), desired(active=None)) is None
+    assert p.move(desired(active=None), desired()) is None
     others = (
-        desired(tunnel=moved, excluded=networks("192.168.0.0/16")),
-        desired(tunnel=moved, tunnel_ipv6=True),
-        desired(tunnel=moved, other=tunnel("10.1.1.6", 20002, "wg1")),
-        desired(tunnel=moved, link="wg1"),
-        desired(tunnel=dataclasses.replace(moved, mtu=1420)),
+        desired(active=moved, excluded=networks("192.168.0.0/16")),
+        desired(active=moved, tunnel_ipv6=True),
+        desired(active=moved, standby=tunnel("10.1.1.6", 20002, "wg1")),
+        desired(active=dataclasses.replace(moved, link="wg1")),
+        desired(active=dataclasses.replace(moved, mtu=1420)),
     )
     for other in others:
         assert p.move(other, desired()) is None
@@ -245,14 +238,14 @@ def test_connections_from_before_are_seeded_only_with_a_new_table() -> None:
 
 def parting(old: p.Tunnel, new: p.Tunnel) -> p.PodDesired:
     """New connections take ``new`` on wg1, old ones stay with ``old`` on wg0."""
-    return desired(link="wg1", tunnel=new, other=old)
+    return desired(active=new, standby=old)
 
 
 def test_a_planned_move_binds_old_connections_before_new_ones_go_elsewhere() -> None:
     world = Simulated(p.PodObserved())
     old, new = tunnel(), tunnel("10.1.1.5", 20001, "wg1")
-    converge(world, desired(tunnel=old))
-    made = [type(a).__name__ for a in converge(world, desired(tunnel=old, other=new))]
+    converge(world, desired(active=old))
+    made = [type(a).__name__ for a in converge(world, desired(active=old, standby=new))]
     assert made.index("ApplyFilter") < made.index("CreateTunnel") < made.index("ReplaceRoutes")
     filter_, routes, rule, *rest = converge(world, parting(old, new))
     assert isinstance(filter_, pa.ApplyFilter)
@@ -273,11 +266,11 @@ def test_a_planned_move_binds_old_connections_before_new_ones_go_elsewhere() -> 
 def test_when_the_grace_is_over_the_old_tunnel_goes_and_nothing_is_left_of_it() -> None:
     world = Simulated(p.PodObserved())
     old, new = tunnel(), tunnel("10.1.1.5", 20001, "wg1")
-    for wish in (desired(tunnel=old), desired(tunnel=old, other=new), parting(old, new)):
+    for wish in (desired(active=old), desired(active=old, standby=new), parting(old, new)):
         converge(world, wish)
-    last = desired(link="wg1", tunnel=new)
+    last = desired(active=new)
     converge(world, last)
-    assert "wg0" not in world.legs
+    assert "wg0" not in world.tunnels
     assert {r.table for r in world.seen.routes} == {p.ROUTES}
     assert world.seen.rules == frozenset(p.RULES)
     assert p.plan(last, world.observe(last)) == []
@@ -325,13 +318,17 @@ _DESIRED = st.builds(
     default_route=st.booleans(),
     tunnel_ipv6=st.booleans(),
     addresses=st.sampled_from([(ADDRESS,), (ADDRESS, ipaddress.ip_address("2001:db8::2"))]),
-    tunnel=st.sampled_from([None, tunnel(), tunnel("10.1.1.5", 20001), tunnel("10.1.1.5", 20002)]),
-    other=st.sampled_from([None, None, tunnel("10.1.1.6", 20003, "wg1")]),
+    active=st.sampled_from([None, tunnel(), tunnel("10.1.1.5", 20001), tunnel("10.1.1.5", 20002)]),
+    standby=st.sampled_from([None, None, tunnel("10.1.1.6", 20003, "wg1")]),
 )
 
 
 def _swapped(wish: p.PodDesired) -> p.PodDesired:
-    return dataclasses.replace(wish, link="wg1", tunnel=wish.other, other=wish.tunnel)
+    return dataclasses.replace(
+        wish,
+        active=wish.active and dataclasses.replace(wish.active, link="wg1"),
+        standby=wish.standby and dataclasses.replace(wish.standby, link="wg0"),
+    )
 
 
 _DESIRED = st.one_of(_DESIRED, _DESIRED.map(_swapped))
@@ -361,8 +358,9 @@ def test_nothing_of_the_gateways_is_routed_past_the_tunnel(wish: p.PodDesired) -
         if route.kind == "throw":
             assert route.destination in made.direct
         if route.device:
-            where = {p.ROUTES: wish.link, p.KEPT_ROUTES: wish.other_link}
-            assert route.device == where[route.table]
+            carrier = wish.active if route.table == p.ROUTES else wish.standby
+            assert carrier is not None
+            assert route.device == carrier.link
             probe = str(route.destination) == "169.254.103.1/32"
             assert probe or route.destination in made.tunneled
 
@@ -390,5 +388,5 @@ def test_first_attachment_makes_the_tunnel_beside_the_hold_and_routes_after_both
     assert not any(isinstance(action, lifting) for action in (*tunnel, *hold))
     # With a hold in place already, or without a tunnel, one thing comes after the other.
     held = p.PodObserved(filter=desired().filter)
-    for actions in (p.plan(desired(), held), p.plan(desired(tunnel=None), p.PodObserved())):
+    for actions in (p.plan(desired(), held), p.plan(desired(active=None), p.PodObserved())):
         assert p.apart(actions) == ((), (), actions)

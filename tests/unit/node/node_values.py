@@ -8,21 +8,28 @@ from typing import Any
 import msgspec
 
 from egress_gateway.api import keys
-from egress_gateway.node.attachment.choose import Candidate
-from egress_gateway.node.attachment.model import Attachment, Configuration, NodeFacts
+from egress_gateway.node.attachment.choose import Balancer, Destination, Gateway
+from egress_gateway.node.attachment.model import (
+    Attachment,
+    NodeFacts,
+    PodConfiguration,
+    ServerKey,
+    TunnelRecord,
+)
 
 KEY = keys.generate().public
+SERVER = ServerKey(KEY, 6000)
+BALANCER = Balancer("10.224.0.99")
 FACTS = NodeFacts(mtu=1500, exceptions=(ipaddress.ip_network("169.254.169.254/32"),))
-GW1, GW2 = Candidate("gw-1", "10.224.0.10"), Candidate("gw-2", "10.224.0.11")
+GW1, GW2 = Gateway("gw-1", "10.224.0.10"), Gateway("gw-2", "10.224.0.11")
 
 
-def configuration(**changes: Any) -> Configuration:
-    base = Configuration(
+def configuration(**changes: Any) -> PodConfiguration:
+    base = PodConfiguration(
         name="egress",
         uid="sgc-1",
-        server_key=KEY,
-        port=6000,
-        balancer="10.224.0.99",
+        server=SERVER,
+        balancer=BALANCER,
         gateways=[GW1, GW2],
         default_route=True,
         exclude_cidrs=["10.0.0.0/8"],
@@ -48,8 +55,12 @@ def attachment(**changes: Any) -> Attachment:
     return msgspec.structs.replace(base, **changes)
 
 
-def at(gateway: Candidate, **changes: Any) -> Attachment:
+def at(gateway: Destination, **changes: Any) -> Attachment:
     """Attached and verified at ``gateway``."""
-    return attachment(
-        gateway=gateway.name, address=gateway.address, listen_port=20000, verified=True, **changes
-    )
+    active = TunnelRecord(to=gateway, server=SERVER, listen_port=20000, verified=True)
+    return attachment(active=active, **changes)
+
+
+def active(attachment: Attachment) -> TunnelRecord:
+    assert attachment.active is not None
+    return attachment.active

@@ -21,18 +21,30 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cni import protocol
 from egress_gateway.kube.resources import Pod, PodSpec, PodStatus
-from egress_gateway.node.attachment.choose import BALANCER, Candidate
+from egress_gateway.node.attachment.choose import Gateway as GatewayNode
 from egress_gateway.node.attachment.model import (
     Attachment,
-    Configuration,
     NotUsable,
+    PodConfiguration,
+    ServerKey,
     held_back,
     pod_desired,
     usable_configuration,
     want,
 )
 from egress_gateway.node.attachment.moves import retarget
-from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, at, attachment, configuration
+from tests.unit.node.node_values import (
+    BALANCER,
+    FACTS,
+    GW1,
+    GW2,
+    KEY,
+    SERVER,
+    active,
+    at,
+    attachment,
+    configuration,
+)
 
 
 class Ports:
@@ -44,7 +56,7 @@ class Ports:
 
 
 def retargeted(
-    before: Attachment, after: Configuration, *, lost: tuple[str, ...] = ()
+    before: Attachment, after: PodConfiguration, *, lost: tuple[str, ...] = ()
 ) -> Attachment:
     return retarget(before, after, usable=lambda a: a not in lost, free_port=Ports())
 
@@ -55,24 +67,26 @@ class TestRetarget:
 
     def test_lost_gateway_is_left_with_a_new_port_and_unverified(self) -> None:
         after = retargeted(at(GW1), configuration(), lost=(GW1.address,))
-        assert (after.gateway, after.address) == (GW2.name, GW2.address)
+        assert active(after).to == GW2
         assert (after.listen_port, after.verified) == (30000, False)
 
     def test_all_lost_goes_to_the_balancer(self) -> None:
         after = retargeted(at(GW1), configuration(), lost=(GW1.address, GW2.address))
-        assert (after.gateway, after.address) == (BALANCER, "10.224.0.99")
+        assert active(after).to == BALANCER
 
     @pytest.mark.parametrize(
         "change",
         [
-            {"server_key": keys.generate().public},
-            {"port": 6001},
-            {"gateways": [Candidate(GW1.name, "10.224.0.77"), GW2]},
+            {"server": ServerKey(keys.generate().public, 6000)},
+            {"server": ServerKey(KEY, 6001)},
+            {"gateways": [GatewayNode(GW1.name, "10.224.0.77"), GW2]},
         ],
     )
     def test_change_of_the_other_end_changes_the_port(self, change: dict[str, Any]) -> None:
         after = retargeted(at(GW1), configuration(**change))
-        assert (after.gateway, after.listen_port, after.verified) == (GW1.name, 30000, False)
+        to = active(after).to
+        assert isinstance(to, GatewayNode)
+        assert (to.name, after.listen_port, after.verified) == (GW1.name, 30000, False)
 
     def test_excluding_more_moves_nobody(self) -> None:
         after = retargeted(at(GW1), configuration(exclude_cidrs=["192.0.2.0/24"]))
@@ -85,8 +99,8 @@ class TestRetarget:
 
     def test_without_any_gateway_there_is_no_tunnel(self) -> None:
         after = retargeted(at(GW1), held_back("gone"))
-        assert after.gateway is None
-        assert pod_desired(after, FACTS).tunnel is None
+        assert after.active is None
+        assert pod_desired(after, FACTS).active is None
 
 
 def at_same(value: Attachment) -> object:
@@ -108,23 +122,23 @@ def at_same(value: Attachment) -> object:
 class TestDesired:
     def test_whole(self) -> None:
         desired = pod_desired(at(GW1), FACTS)
-        assert desired.tunnel is not None
-        assert str(desired.tunnel.endpoint) == "10.224.0.10:6000"
-        assert desired.tunnel.mtu == 1440
-        assert desired.tunnel.keepalive == 0
+        assert desired.active is not None
+        assert str(desired.active.endpoint) == "10.224.0.10:6000"
+        assert desired.active.mtu == 1440
+        assert desired.active.keepalive == 0
         assert desired.excluded == (ipaddress.ip_network("10.0.0.0/8"),)
         assert desired.exceptions == FACTS.exceptions
 
     def test_unverified_tunnel_speaks_by_itself(self) -> None:
         desired = pod_desired(at(GW1), FACTS)
-        unverified = pod_desired(msgspec.structs.replace(at(GW1), verified=False), FACTS)
-        assert desired.tunnel is not None
-        assert unverified.tunnel is not None
-        assert unverified.tunnel.keepalive > 0
+        unverified = pod_desired(at(GW1).with_active(verified=False), FACTS)
+        assert desired.active is not None
+        assert unverified.active is not None
+        assert unverified.active.keepalive > 0
 
     def test_held_back_excludes_nothing(self) -> None:
         desired = pod_desired(attachment(configuration=held_back("x")), FACTS)
-        assert desired.tunnel is None
+        assert desired.active is None
         assert desired.excluded == ()
         assert desired.default_route
 
@@ -162,7 +176,7 @@ class TestUsable:
 
     def test_bad_edit_does_not_lose_good_state(self) -> None:
         ready = Condition(type="Ready", status="False", reason="InvalidSpec", message="no")
-        assert usable_configuration(sgc(conditions=[ready]), "default/egress").port == 6000
+        assert usable_configuration(sgc(conditions=[ready]), "default/egress").server == SERVER
 
     def test_neither_gateway_nor_balancer(self) -> None:
         profile = GatewayServerProfile(port=6000, public_key=KEY)

@@ -13,10 +13,10 @@ from egress_gateway.api.types import (
     ObjectMeta,
 )
 from egress_gateway.node.attachment.choose import choose
-from egress_gateway.node.attachment.model import Attachment, pod_desired
+from egress_gateway.node.attachment.model import Attachment, Parting, ServerKey, pod_desired
 from egress_gateway.node.attachment.moves import joined, retarget
 from egress_gateway.node.attachment.vetoes import vetoes
-from tests.unit.node.node_values import FACTS, GW1, GW2, at, configuration
+from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, active, at, configuration
 
 DRAIN, DEAD = {"gw-1": True}, {"gw-1": False}
 
@@ -42,28 +42,27 @@ def go(
 def test_a_drain_is_followed_in_two_steps_and_ends_with_its_grace() -> None:
     before = at(GW1)
     first = go(before, DRAIN)
-    assert (first.gateway, first.listen_port, first.verified) == ("gw-1", 20000, True)
+    assert (active(first).to, first.listen_port, first.verified) == (GW1, 20000, True)
     assert first.joining is not None
-    assert first.joining.gateway == "gw-2"
+    assert first.joining.to == GW2
     assert go(first, DRAIN) == first
     second = joined(first, until=160.0)
-    assert (second.gateway, second.link, second.verified) == ("gw-2", "wg1", True)
-    assert second.parting is not None
-    assert (second.parting.gateway, second.parting.listen_port) == ("gw-1", 20000)
+    assert (active(second).to, active(second).link, second.verified) == (GW2, "wg1", True)
+    assert second.standby == Parting(active(before), 160.0)
     assert go(second, DRAIN, now=159.0) == second
     last = go(second, DRAIN, now=161.0)
     assert last.parting is None
-    assert (last.gateway, last.link) == ("gw-2", "wg1")
+    assert (active(last).to, active(last).link) == (GW2, "wg1")
 
 
 def test_the_pod_keeps_the_old_tunnel_as_it_was_beside_the_new_one() -> None:
     before = at(GW1)
     second = joined(go(before, DRAIN), until=160.0)
-    old, new = pod_desired(before, FACTS).tunnel, pod_desired(second, FACTS)
-    assert new.other == old
-    assert new.link == "wg1"
-    assert new.tunnel is not None
-    assert new.tunnel.endpoint.address.compressed == GW2.address
+    old, new = pod_desired(before, FACTS).active, pod_desired(second, FACTS)
+    assert new.standby == old
+    assert new.active is not None
+    assert new.active.link == "wg1"
+    assert new.active.endpoint.address.compressed == GW2.address
 
 
 def test_a_cancelled_drain_moves_nobody() -> None:
@@ -73,14 +72,14 @@ def test_a_cancelled_drain_moves_nobody() -> None:
 
 def test_a_gateway_whose_internet_side_is_dead_is_left_at_once() -> None:
     after = go(at(GW1), DEAD)
-    assert (after.gateway, after.joining, after.verified) == ("gw-2", None, False)
+    assert (active(after).to, after.joining, after.verified) == (GW2, None, False)
     assert after.listen_port != 20000
 
 
 def test_a_gateway_that_is_lost_while_it_drains_is_left_at_once() -> None:
     joining = go(at(GW1), DRAIN)
     after = go(joining, DRAIN, lost=frozenset({GW1.address}))
-    assert (after.gateway, after.joining, after.parting) == ("gw-2", None, None)
+    assert (active(after).to, after.standby) == (GW2, None)
     parting = joined(joining, until=160.0)
     assert go(parting, DRAIN, lost=frozenset({GW1.address})).parting is None
 
@@ -98,24 +97,24 @@ def test_a_second_drain_waits_for_the_first_to_end() -> None:
     assert go(second, swapped, now=159.0) == second
     third = go(second, swapped, now=161.0)
     assert third.joining is not None
-    assert joined(third, until=220.0).link == "wg0"
+    assert active(joined(third, until=220.0)).link == "wg0"
 
 
 def test_new_pods_pass_a_vetoed_gateway_over() -> None:
     for uid in map(str, range(20)):
         chosen = choose(
-            uid, None, [GW1, GW2], balancer="", usable=lambda c: True, vetoed={"gw-1": True}
+            uid, None, [GW1, GW2], balancer=None, usable=lambda c: True, vetoed={"gw-1": True}
         )
         assert chosen == GW2
 
 
 def test_another_key_ends_a_drain_in_one_step() -> None:
     joining = go(at(GW1), DRAIN)
-    changed = configuration(port=6001)
+    changed = configuration(server=ServerKey(KEY, 6001))
     after = retarget(
         joining, changed, usable=lambda a: True, vetoes=DRAIN, free_port=lambda: 31000, now=1.0
     )
-    assert (after.gateway, after.joining, after.listen_port) == ("gw-2", None, 31000)
+    assert (active(after).to, after.joining, after.listen_port) == (GW2, None, 31000)
 
 
 def status(name: str, *asked: GatewayVeto) -> GatewayStatus:

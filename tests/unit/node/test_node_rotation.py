@@ -17,27 +17,36 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.node.attachment.choose import BALANCER
 from egress_gateway.node.attachment.model import (
     Attachment,
-    Configuration,
-    Server,
+    PodConfiguration,
+    ServerKey,
     pod_desired,
     usable_configuration,
 )
 from egress_gateway.node.attachment.moves import joined, retarget
 from egress_gateway.node.endpoints import spec_of
-from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, at, attachment, configuration
+from tests.unit.node.node_values import (
+    BALANCER,
+    FACTS,
+    GW1,
+    GW2,
+    KEY,
+    active,
+    at,
+    attachment,
+    configuration,
+)
 
-OLD, NEW = Server(KEY, 6000), Server(keys.generate().public, 6001)
+OLD, NEW = ServerKey(KEY, 6000), ServerKey(keys.generate().public, 6001)
 PREPARED = configuration()
 MOVING = configuration(next=NEW)
-RETIRING = configuration(server_key=NEW.key, port=NEW.port, former=OLD)
-DONE = configuration(server_key=NEW.key, port=NEW.port)
+RETIRING = configuration(server=NEW, previous=OLD)
+DONE = configuration(server=NEW)
 
 
-def go(before: Attachment, after: Configuration, **options: Any) -> Attachment:
-    ports = count(before.listen_port + 1)
+def go(before: Attachment, after: PodConfiguration, **options: Any) -> Attachment:
+    ports = count((before.listen_port or 20000) + 1)
     lost = options.pop("lost", ())
     options = {"now": 100.0, **options}
     return retarget(
@@ -52,14 +61,13 @@ def moved() -> Attachment:
 
 def test_a_pod_gets_a_second_tunnel_to_the_next_server_of_its_gateway_before_it_moves() -> None:
     first = go(at(GW1), MOVING)
-    assert (first.gateway, first.server, first.listen_port, first.verified) == (
-        ("gw-1", OLD, 20000, True)
-    )
+    assert active(first) == active(at(GW1))
     assert first.joining is not None
-    assert (first.joining.gateway, first.joining.server) == ("gw-1", NEW)
+    assert (first.joining.to, first.joining.server) == (GW1, NEW)
     assert go(first, MOVING) == first
     second = joined(first, until=160.0)
-    assert (second.gateway, second.server, second.link) == ("gw-1", NEW, "wg1")
+    arrived = active(second)
+    assert (arrived.to, arrived.server, arrived.link) == (GW1, NEW, "wg1")
     assert second.verified
 
 
@@ -70,65 +78,62 @@ def test_what_the_former_server_still_sends_is_heard_until_it_goes() -> None:
         assert second.parting is not None
         assert second.parting.server == OLD
         desired = pod_desired(second, FACTS)
-        assert desired.other is not None
-        assert desired.other == pod_desired(at(GW1, private_key=second.private_key), FACTS).tunnel
-        assert not desired.keep_other
+        assert desired.standby is not None
+        assert desired.standby == pod_desired(at(GW1, private_key=second.private_key), FACTS).active
+        assert not desired.standby_sends
     last = go(second, DONE)
-    assert (last.parting, last.server, last.listen_port) == (None, NEW, second.listen_port)
+    assert (last.standby, active(last)) == (None, active(second))
 
 
 def test_the_profile_follows_without_another_move() -> None:
     second = moved()
     after = go(go(second, RETIRING), DONE)
-    assert (after.gateway, after.server, after.listen_port) == (
-        (second.gateway, NEW, second.listen_port)
-    )
+    assert active(after) == active(second)
     assert after.verified
 
 
 def test_a_pod_whose_agent_hears_late_moves_gently_while_the_former_server_is_there() -> None:
     first = go(at(GW1), RETIRING)
     assert first.joining is not None
-    assert (first.server, first.joining.server, first.verified) == (OLD, NEW, True)
+    assert (active(first).server, first.joining.server, first.verified) == (OLD, NEW, True)
     late = go(at(GW1), DONE)
-    assert (late.server, late.verified, late.joining) == (NEW, False, None)
+    assert (active(late).server, late.verified, late.joining) == (NEW, False, None)
 
 
 def test_an_abandoned_rotation_moves_nobody_who_has_not_moved() -> None:
     before = at(GW1)
     assert go(go(before, MOVING), PREPARED) == before
     back = go(moved(), PREPARED)
-    assert (back.server, back.verified) == (OLD, False)
+    assert (active(back).server, back.verified) == (OLD, False)
 
 
 def test_a_gateway_lost_on_the_way_is_left_at_once_for_a_server_that_has_proven_itself() -> None:
     lost = (GW1.address,)
     early = go(go(at(GW1), MOVING), MOVING, lost=lost)
-    assert (early.gateway, early.server, early.joining, early.verified) == (
-        ("gw-2", OLD, None, False)
-    )
+    assert (active(early).to, active(early).server) == (GW2, OLD)
+    assert (early.joining, early.verified) == (None, False)
     late = go(moved(), MOVING, lost=lost)
-    assert (late.gateway, late.server, late.verified) == ("gw-2", NEW, False)
+    assert (active(late).to, active(late).server, late.verified) == (GW2, NEW, False)
     assert late.parting is None
 
 
 def test_a_new_pod_starts_at_the_profile() -> None:
-    assert go(attachment(), MOVING).server == OLD
-    assert go(attachment(), RETIRING).server == NEW
+    assert active(go(attachment(), MOVING)).server == OLD
+    assert active(go(attachment(), RETIRING)).server == NEW
 
 
 def test_a_drain_does_not_wait_for_a_rotation() -> None:
     vetoes = {"gw-1": True}
     both = go(at(GW1), MOVING, vetoes=vetoes)
     assert both.joining is not None
-    assert (both.joining.gateway, both.joining.server) == ("gw-2", NEW)
+    assert (both.joining.to, both.joining.server) == (GW2, NEW)
     kept = joined(both, until=160.0)
-    assert pod_desired(kept, FACTS).keep_other
+    assert pod_desired(kept, FACTS).standby_sends
     assert go(kept, MOVING, vetoes=vetoes, now=161.0).parting is None
     later = go(moved(), MOVING, vetoes=vetoes)
     assert later.parting is None
     assert later.joining is not None
-    assert later.joining.gateway == "gw-2"
+    assert later.joining.to == GW2
 
 
 def test_a_rotation_waits_for_a_drain_to_end() -> None:
@@ -137,29 +142,31 @@ def test_a_rotation_waits_for_a_drain_to_end() -> None:
     assert (waiting.joining, waiting.parting) == (None, drained.parting)
     after = go(waiting, MOVING, vetoes={"gw-1": True}, now=161.0)
     assert after.joining is not None
-    assert (after.joining.gateway, after.joining.server) == ("gw-2", NEW)
+    assert (after.joining.to, after.joining.server) == (GW2, NEW)
 
 
 def test_behind_the_load_balancer_connections_stay_where_they_are() -> None:
     lost = (GW1.address, GW2.address)
-    alone = attachment(gateway=BALANCER, address="10.224.0.99", listen_port=20000, verified=True)
+    alone = at(BALANCER)
     second = joined(go(alone, MOVING, lost=lost), until=160.0)
-    assert (second.gateway, second.server) == (BALANCER, NEW)
-    assert pod_desired(second, FACTS).keep_other
+    assert (active(second).to, active(second).server) == (BALANCER, NEW)
+    assert pod_desired(second, FACTS).standby_sends
 
 
 def test_the_endpoint_tells_which_server_the_tunnel_leads_to() -> None:
-    assert spec_of(go(at(GW1), MOVING), "n").gateway_public_key == OLD.key
-    assert spec_of(moved(), "n").gateway_public_key == NEW.key
+    assert spec_of(go(at(GW1), MOVING), "n").gateway_public_key == OLD.public_key
+    assert spec_of(moved(), "n").gateway_public_key == NEW.public_key
     assert spec_of(attachment(), "n").gateway_public_key == ""
 
 
 def test_phases_of_the_status() -> None:
-    def known(phase: Any) -> Configuration:
+    def known(phase: Any) -> PodConfiguration:
         profile = GatewayServerProfile(ip="10.224.0.99", port=6000, public_key=KEY)
         status = StaticGatewayConfigurationStatus(
             gateway_server_profile=profile,
-            key_rotation=KeyRotation(request="1", phase=phase, port=NEW.port, public_key=NEW.key),
+            key_rotation=KeyRotation(
+                request="1", phase=phase, port=NEW.port, public_key=NEW.public_key
+            ),
             gateways=[Gateway(node="gw-1", primary_ip="10.224.0.10", secondary_ip="10.224.0.20")],
         )
         meta = ObjectMeta(name="egress", namespace="default", uid="sgc-1")
@@ -167,14 +174,14 @@ def test_phases_of_the_status() -> None:
             StaticGatewayConfiguration(metadata=meta, status=status), "default/egress"
         )
 
-    found = {p: (known(p).next, known(p).former) for p in ("", "Preparing", "Moving", "Retiring")}
+    found = {p: (known(p).next, known(p).previous) for p in ("", "Preparing", "Moving", "Retiring")}
     assert found == {
         "": (None, None),
         "Preparing": (None, None),
         "Moving": (NEW, None),
         "Retiring": (None, NEW),
     }
-    assert known("Closing").former == NEW
+    assert known("Closing").previous == NEW
 
 
 _STATES = st.sampled_from([PREPARED, MOVING, RETIRING, DONE])
@@ -192,10 +199,10 @@ def test_whatever_happens_a_verified_tunnel_leads_to_a_server_that_is_served(cou
     state = at(GW1)
     for configured, event, lost in course:
         before, state = state, go(state, configured, lost=lost)
-        assert state.server in configured.servers
-        if before.server in configured.servers and before.address not in lost:
+        assert active(state).server in configured.servers
+        if active(before).server in configured.servers and active(before).address not in lost:
             assert state.verified == before.verified
         if event == "join" and state.joining is not None:
             assert state.joining.server in configured.servers
             state = joined(state, until=160.0)
-        assert len(state.ports) == 1 + sum(1 for leg in (state.joining, state.parting) if leg)
+        assert len(state.ports) == 1 + (state.standby is not None)

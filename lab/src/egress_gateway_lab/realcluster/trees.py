@@ -29,6 +29,7 @@ from typing import Final
 
 import egress_gateway
 from egress_gateway.api.manifests import deploy_dir
+from egress_gateway_lab.runtime import programs
 
 PYTHON: Final = "/opt/python/bin/python3"
 PACKAGES: Final = "/opt/egress-gateway/lib"
@@ -207,7 +208,7 @@ def _hash_of_programs() -> str:
 
 
 def _nginx_source() -> Path:
-    return Path(__file__).parents[1] / "runtime" / "programs" / "nginx.py"
+    return Path(programs.__file__).with_name("nginx.py")
 
 
 def _found(names: Iterable[str]) -> list[Path]:

@@ -6,8 +6,11 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Literal
 
+from egress_gateway.datapath.actions import AddRule as AddRule
+from egress_gateway.datapath.actions import CreateTunnel as CreateTunnel
+from egress_gateway.datapath.actions import DeleteRule as DeleteRule
 from egress_gateway.datapath.addresses import IPAddress
-from egress_gateway.datapath.linux.link import Route, Rule
+from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.wireguard.model import Config
 
 Where = Literal["node", "gateway"]
@@ -79,11 +82,6 @@ class CheckPort:
 
 
 @dataclass(frozen=True, slots=True)
-class CreateTunnel:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class ConfigureTunnel:
     name: str
     config: Config
@@ -104,16 +102,6 @@ class ReplaceRoutes:
 class DeleteRoutes:
     where: Where
     routes: tuple[Route, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AddRule:
-    rule: Rule
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteRule:
-    rule: Rule
 
 
 Action = (

@@ -46,7 +46,8 @@ from egress_gateway.datapath.gateway.ruleset import (
     gateway_ruleset,
     node_ruleset,
 )
-from egress_gateway.datapath.linux.link import MAIN, Link, Route, Rule
+from egress_gateway.datapath.linux.link import MAIN, Link, Route, RoutingRule
+from egress_gateway.datapath.mtu import OVERHEAD_V4
 from egress_gateway.datapath.wireguard.model import Config, Device
 
 Family = Literal[4, 6]
@@ -64,10 +65,8 @@ _DEFAULT: Final[dict[Family, IPNetwork]] = {
     4: ipaddress.IPv4Network("0.0.0.0/0"),
     6: ipaddress.IPv6Network("::/0"),
 }
-OVERHEAD: Final = 60
-"""Bytes that WireGuard adds over IPv4, which is what nodes speak to each other."""
-IPV6_MTU: Final = 1280
-"""Bytes; a link with less cannot carry IPv6 (RFC 8200, 5)."""
+OVERHEAD: Final = OVERHEAD_V4
+"""Nodes speak IPv4 to each other."""
 
 _FORWARDING: Final = "net/ipv6/conf/all/forwarding"
 Sysctl = tuple[Where, str, str]
@@ -197,7 +196,7 @@ class Place:
     addresses: frozenset[IPAddress] = frozenset()
     """Of this namespace's end of the pair."""
     routes: frozenset[Route] = frozenset()
-    rules: frozenset[Rule] = frozenset()
+    rules: frozenset[RoutingRule] = frozenset()
     filter: str | None = None
     sysctls: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -340,18 +339,18 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
     return actions
 
 
-def _rules(family: Family, desired: GatewayDesired) -> Iterable[Rule]:
+def _rules(family: Family, desired: GatewayDesired) -> Iterable[RoutingRule]:
     # Spares outbound packets the walk over one rule per configuration.
-    yield Rule(family=family, priority=900, table=MAIN, mark=0, mask=0xFFFF)
+    yield RoutingRule(family=family, priority=900, table=MAIN, mark=0, mask=0xFFFF)
     for port in (s.port for c in desired.configurations if c.address(family) for s in c.servers):
         # What came back for a configuration's address goes to its interface. Only what came by
         # the pair.
-        yield Rule(
+        yield RoutingRule(
             family=family, priority=1000, table=port, mark=port, mask=0xFFFF, device=INSIDE_LINK
         )
 
 
-def _by_mark(rule: Rule) -> tuple[int, int]:
+def _by_mark(rule: RoutingRule) -> tuple[int, int]:
     return rule.family, rule.mark
 
 

@@ -63,7 +63,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class RoutingRule:
     """A routing rule: packets of ``family`` with ``mark`` (under ``mask``), come in by
     ``device`` if one is named, look into ``table``."""
 
@@ -243,18 +243,18 @@ class Links:
 
     # Rules.
 
-    def rules(self, family: Literal[4, 6]) -> set[Rule]:
+    def rules(self, family: Literal[4, 6]) -> set[RoutingRule]:
         """Rules that select by mark, incoming link or nothing; others are left out."""
         header = struct.pack("=BBBBBBBBI", _family(family), 0, 0, 0, 0, 0, 0, 0, 0)
         asked = Message(_GETRULE, netlink.DUMP, header)
         answers = self._netlink.query(asked, f"listing rules in {self._where}")
         return {rule for a in answers if (rule := _rule(a, family))}
 
-    def add_rule(self, rule: Rule) -> None:
+    def add_rule(self, rule: RoutingRule) -> None:
         message = Message(_NEWRULE, netlink.CREATE | netlink.EXCLUSIVE, _encode_rule(rule))
         self._ask(message, f"adding {rule}", fine=(errno.EEXIST,))
 
-    def delete_rule(self, rule: Rule) -> None:
+    def delete_rule(self, rule: RoutingRule) -> None:
         message = Message(_DELRULE, 0, _encode_rule(rule))
         self._ask(message, f"deleting {rule}", fine=(errno.ENOENT,))
 
@@ -340,7 +340,7 @@ def _route(message: Message, names: dict[int, str]) -> Route | None:
     )
 
 
-def _encode_rule(rule: Rule) -> bytes:
+def _encode_rule(rule: RoutingRule) -> bytes:
     header = struct.pack("=BBBBBBBBI", _family(rule.family), 0, 0, 0, 0, 0, 0, 1, 0)
     payload = header + netlink.u32(6, rule.priority) + netlink.u32(15, rule.table)
     if rule.device:
@@ -350,7 +350,7 @@ def _encode_rule(rule: Rule) -> bytes:
     return payload
 
 
-def _rule(message: Message, family: Literal[4, 6]) -> Rule | None:
+def _rule(message: Message, family: Literal[4, 6]) -> RoutingRule | None:
     found = netlink.attributes(message.payload, 12)
 
     def number(kind: int) -> int:
@@ -361,7 +361,7 @@ def _rule(message: Message, family: Literal[4, 6]) -> Rule | None:
     action = message.payload[7]
     if selectors or action != 1:
         return None
-    return Rule(
+    return RoutingRule(
         family=family,
         priority=number(6),
         table=number(15),
@@ -375,13 +375,3 @@ def families(netns: NetNS) -> tuple[Literal[4, 6], ...]:
     """4, and 6 where the kernel has it: without, asking for IPv6 routes is an error."""
     known = read_sysctl(netns, "net/ipv6/conf/all/disable_ipv6") is not None
     return (4, 6) if known else (4,)
-
-
-def default_route_mtu(netns: NetNS | None = None) -> int:
-    """The MTU (bytes) of the link that the IPv4 default route uses; 1500 if there is none."""
-    with Links(netns or NetNS.current()) as links:
-        known = links.links()
-        for route in links.routes(MAIN, 4):
-            if route.destination.prefixlen == 0 and route.device in known:
-                return known[route.device].mtu
-    return 1500

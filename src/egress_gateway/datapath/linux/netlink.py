@@ -114,6 +114,10 @@ class NetlinkSocket:
     def close(self) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        """For an event loop: readable when notices wait. See ``listen``."""
+        return self._socket.fileno()
+
     def ask(self, message: Message, doing: str) -> None:
         """One request that is answered by an acknowledgement. Raises ``NetlinkError``."""
         refused = self.batch([message])[0]

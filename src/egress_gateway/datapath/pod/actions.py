@@ -1,17 +1,16 @@
-"""What ``podplan`` may ask ``pod`` to do, one step each."""
+"""What ``plan`` can ask ``PodSide`` to do, one step each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
+from egress_gateway.datapath.actions import AddRule as AddRule
+from egress_gateway.datapath.actions import CreateTunnel as CreateTunnel
+from egress_gateway.datapath.actions import DeleteRule as DeleteRule
 from egress_gateway.datapath.addresses import IPAddress
-from egress_gateway.datapath.linux.link import Route, Rule
+from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.linux.sockets import Flow
-from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.datapath.wireguard.model import Config
-
-TUNNEL_LINK: Final = LINKS[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +43,9 @@ class DeleteLink:
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteTunnel:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CreateTunnel:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class ConfigureTunnel:
     config: Config
-    link: str = TUNNEL_LINK
+    link: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +70,12 @@ class ReplaceRoutes:
     routes: tuple[Route, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AddRule:
-    rule: Rule
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteRule:
-    rule: Rule
-
-
 Action = (
     ApplyFilter
     | SetSysctl
     | AllowSource
     | ForgetSource
     | DeleteLink
-    | DeleteTunnel
     | CreateTunnel
     | ConfigureTunnel
     | MoveTunnel

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import ECHO_ADDRESS, IPAddress, IPNetwork
-from egress_gateway.datapath.linux.link import MAIN, Link, Route, Rule
+from egress_gateway.datapath.linux.link import MAIN, Link, Route, RoutingRule
 from egress_gateway.datapath.linux.sockets import Flow
 from egress_gateway.datapath.pod.actions import (
-    TUNNEL_LINK,
     Action,
     AddRule,
     AllowSource,
@@ -45,15 +44,15 @@ RULES: Final = tuple(
     for family in (4, 6)
     for rule in (
         # What came in by an ordinary link goes back as if we were not there.
-        Rule(family=family, priority=1000, table=MAIN, mark=MARK, mask=MARK),
-        Rule(family=family, priority=1001, table=ROUTES),
+        RoutingRule(family=family, priority=1000, table=MAIN, mark=MARK, mask=MARK),
+        RoutingRule(family=family, priority=1001, table=ROUTES),
     )
 )
 KEPT_ROUTES: Final = ROUTES + 1
 """Routing table of the tunnel that only its own connections use."""
 KEPT_RULES: Final = {
     link: tuple(
-        Rule(family=family, priority=1000, table=KEPT_ROUTES, mark=leg, mask=LEGS)
+        RoutingRule(family=family, priority=1000, table=KEPT_ROUTES, mark=leg, mask=LEGS)
         for family in (4, 6)
     )
     for link, leg in LEG.items()
@@ -82,11 +81,13 @@ _EVERYWHERE6: Final = ipaddress.IPv6Network("::/0")
 class Tunnel:
     """The pod's tunnel to one gateway.
 
-    ``name`` is unique on the node (see ``tunnel_name``). Every move changes ``endpoint`` *and*
-    ``listen_port``, so that the gateway left behind cannot take the pod back. ``mtu`` in bytes.
+    ``name`` is unique on the node (see ``tunnel_name``), ``link`` one of the pod's two tunnel
+    links. Every move changes ``endpoint`` *and* ``listen_port``, so that the gateway left behind
+    cannot take the pod back. ``mtu`` in bytes.
     """
 
     name: str
+    link: str = LINKS[0]
     private_key: str = field(repr=False)
     peer_key: str
     endpoint: Endpoint
@@ -101,27 +102,30 @@ class PodDesired:
 
     With ``default_route`` everything but ``excluded`` and ``exceptions`` belongs to the gateway;
     without it only ``excluded`` does (the ``azureNetworking`` swap), and exceptions never do.
-    ``tunnel`` None: all of that is held back. ``tunnel_ipv6`` False: IPv6 of the gateway's is
-    held back even with a tunnel. ``other`` is a second tunnel on the other link: connections
+    ``active`` None: all of that is held back. ``tunnel_ipv6`` False: IPv6 of the gateway's is
+    held back even with a tunnel. ``standby`` is a second tunnel on the other link: connections
     that use it already stay on it, and no new ones are sent there.
     """
 
     netns: Path
     addresses: tuple[IPAddress, ...]
     interface: str = "eth0"
-    link: str = TUNNEL_LINK
     default_route: bool = True
     excluded: tuple[IPNetwork, ...] = ()
     exceptions: tuple[IPNetwork, ...] = ()
-    tunnel: Tunnel | None = None
+    active: Tunnel | None = None
     tunnel_ipv6: bool = False
-    other: Tunnel | None = None
-    keep_other: bool = True
+    standby: Tunnel | None = None
+    standby_sends: bool = True
     """False: connections leave the second tunnel at once; what still comes by it is heard."""
 
     @property
-    def other_link(self) -> str:
-        return LINKS[1] if self.link == LINKS[0] else LINKS[0]
+    def tunnels(self) -> tuple[Tunnel, ...]:
+        """The active one first."""
+        return tuple(t for t in (self.active, self.standby) if t)
+
+    def by_link(self, link: str) -> Tunnel | None:
+        return next((t for t in self.tunnels if t.link == link), None)
 
     @property
     def split(self) -> Split:
@@ -134,18 +138,21 @@ class PodDesired:
     @property
     def filter(self) -> str:
         """The table of the hold."""
-        other = self.other_link if self.other else None
-        return render(self.split, kept=other, leaves=self.keep_other)
+        kept = self.standby.link if self.standby else None
+        return render(self.split, kept=kept, leaves=self.standby_sends)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leg:
-    """A tunnel as it is; the fields are those of ``PodObserved``."""
+class TunnelObserved:
+    """A tunnel as it is."""
 
     unmoved: bool = False
+    """Its link still lies in the node's namespace: it is configured whole then, whatever ``device``
+    says."""
     link: Link | None = None
     device: Device | None = None
     source: IPAddress | None = None
+    """What the node's filter lets through to the tunnel's listen port."""
     sysctls: tuple[tuple[str, str | None], ...] = ()
     """Those of ``link_sysctls``, once the link is there."""
 
@@ -153,6 +160,9 @@ class Leg:
     def is_new(self) -> bool:
         """Not up yet: its routes are to be added whatever was seen of them."""
         return self.device is None or self.link is None or not self.link.up
+
+
+_NOTHING: Final = TunnelObserved()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,37 +173,23 @@ class PodObserved:
     filter: str | None = None
     inbound: tuple[Flow, ...] = ()
     sysctls: tuple[tuple[str, str | None], ...] = ()
-    unmoved: bool = False
-    """The tunnel's link still lies in the node's namespace: it is configured whole then, whatever
-    ``device`` says."""
-    link: Link | None = None
-    device: Device | None = None
+    tunnels: Mapping[str, TunnelObserved] = field(default_factory=dict)
+    """By link."""
     routes: frozenset[Route] = frozenset()
-    rules: frozenset[Rule] = frozenset()
-    source: IPAddress | None = None
-    """What the node's filter lets through to the tunnel's listen port."""
-    link_sysctls: tuple[tuple[str, str | None], ...] = ()
+    rules: frozenset[RoutingRule] = frozenset()
     ipv6: bool = True
     """Whether the pod has IPv6."""
-    other: Leg = Leg()
 
-    @property
-    def leg(self) -> Leg:
-        return Leg(
-            unmoved=self.unmoved,
-            link=self.link,
-            device=self.device,
-            source=self.source,
-            sysctls=self.link_sysctls,
-        )
+    def tunnel(self, link: str) -> TunnelObserved:
+        return self.tunnels.get(link, _NOTHING)
 
 
 _MAKING: Final = (AllowSource, DeleteLink, CreateTunnel, ConfigureTunnel, MoveTunnel)
 
 
-def tunnel_name(container_id: str, interface: str = "eth0", link: str = TUNNEL_LINK) -> str:
+def tunnel_name(container_id: str, interface: str = "eth0", link: str = LINKS[0]) -> str:
     """A birth name of at most 15 characters for a pod's tunnel, stable per sandbox."""
-    which = "" if link == TUNNEL_LINK else f"/{link}"
+    which = "" if link == LINKS[0] else f"/{link}"
     digest = hashlib.sha256(f"{container_id}/{interface}{which}".encode()).hexdigest()
     return f"egw{digest[:12]}"
 
@@ -204,8 +200,12 @@ def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
         *_filter(desired, observed),
         *(SetSysctl(n, v) for n, v in SYSCTLS if (n, v) not in observed.sysctls),
         *_reverse_path(desired, observed),
-        *_tunnel(desired, desired.tunnel, desired.link, observed.leg),
-        *_tunnel(desired, desired.other, desired.other_link, observed.other),
+        *(step for tunnel in desired.tunnels for step in _tunnel(desired, tunnel, observed)),
+        *(
+            DeleteLink(link)
+            for link in LINKS
+            if desired.by_link(link) is None and observed.tunnel(link).link
+        ),
         *_routing(desired, observed),
     ]
 
@@ -214,7 +214,7 @@ def move(desired: PodDesired, reached: PodDesired | None) -> list[Action] | None
     """The steps to ``desired`` for a pod that was last seen to be ``reached``, if nothing but its
     tunnel's other end is to change; None if there is more to do, or no move. What is there need not
     be looked at for them: when a gateway is lost, hundreds of pods wait for their turn."""
-    old, new = (reached.tunnel if reached else None), desired.tunnel
+    old, new = (reached.active if reached else None), desired.active
     if reached is None or old is None or new is None or old.listen_port == new.listen_port:
         return None
     led = replace(
@@ -224,12 +224,12 @@ def move(desired: PodDesired, reached: PodDesired | None) -> list[Action] | None
         peer_key=new.peer_key,
         keepalive=new.keepalive,
     )
-    if led != new or replace(reached, tunnel=new) != desired:
+    if led != new or replace(reached, active=new) != desired:
         return None
     whole = configuration(new, ipv6=desired.tunnel_ipv6, observed=None)
     return [
         AllowSource(new.listen_port, new.endpoint.address),
-        ConfigureTunnel(replace(whole, private_key=None), desired.link),
+        ConfigureTunnel(replace(whole, private_key=None), new.link),
         ForgetSource(old.listen_port),
     ]
 
@@ -272,10 +272,8 @@ def _filter(desired: PodDesired, observed: PodObserved) -> list[Action]:
     return [ApplyFilter(desired.filter, present, () if present else observed.inbound)]
 
 
-def _tunnel(desired: PodDesired, tunnel: Tunnel | None, name: str, observed: Leg) -> list[Action]:
-    """Steps for the tunnel on the link ``name``."""
-    if tunnel is None:
-        return [DeleteLink(name)] if observed.link else []
+def _tunnel(desired: PodDesired, tunnel: Tunnel, world: PodObserved) -> list[Action]:
+    name, observed = tunnel.link, world.tunnel(tunnel.link)
     actions: list[Action] = []
     source = tunnel.endpoint.address
     if observed.source != source:
@@ -373,14 +371,14 @@ def _matches(status: PeerStatus, peer: Peer) -> bool:
 
 def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
     wanted = frozenset(desired_routes(desired, ipv6=observed.ipv6))
-    new = {desired.link: observed.leg.is_new, desired.other_link: observed.other.is_new}
+    new = {link: observed.tunnel(link).is_new for link in LINKS}
     # A new link's routes went with its predecessor, whatever was seen before.
     added = {r for r in wanted if r not in observed.routes or new.get(r.device or "")}
     # A route of the same destination is replaced in one step, so that a packet finds the old one
     # or the new one.
     places = {(r.table, r.destination) for r in wanted}
     gone = {r for r in observed.routes - wanted if (r.table, r.destination) not in places}
-    bound = KEPT_RULES[desired.other_link] if desired.other else ()
+    bound = KEPT_RULES[desired.standby.link] if desired.standby else ()
     surplus = [r for rules in KEPT_RULES.values() for r in rules if r not in bound]
     return [
         # What must stay on its tunnel is bound to it before the others go elsewhere.
@@ -399,7 +397,7 @@ def _table(table: int, gone: Iterable[Route], added: Iterable[Route]) -> list[Ac
     return [*([DeleteRoutes(less)] if less else []), *([ReplaceRoutes(more)] if more else [])]
 
 
-def _missing(rules: Iterable[Rule], observed: PodObserved) -> list[Action]:
+def _missing(rules: Iterable[RoutingRule], observed: PodObserved) -> list[Action]:
     wanted = (r for r in rules if observed.ipv6 or r.family == 4)
     return [AddRule(rule) for rule in wanted if rule not in observed.rules]
 
@@ -410,18 +408,17 @@ def _order(route: Route) -> tuple[int, int, str]:
 
 def desired_routes(desired: PodDesired, *, ipv6: bool) -> list[Route]:
     """Table ``ROUTES``: the gateway's destinations lead into the tunnel, the others are thrown
-    back to the main table. ``KEPT_ROUTES`` has the same for the other tunnel."""
+    back to the main table. ``KEPT_ROUTES`` has the same for the standby tunnel."""
     routes: list[Route] = []
     for family in (4, 6) if ipv6 else (4,):
-        routes += _family_routes(desired, desired.tunnel, desired.link, ROUTES, family)
-        if desired.other is not None:
-            link = desired.other_link
-            routes += _family_routes(desired, desired.other, link, KEPT_ROUTES, family)
+        routes += _family_routes(desired, desired.active, ROUTES, family)
+        if desired.standby is not None:
+            routes += _family_routes(desired, desired.standby, KEPT_ROUTES, family)
     return routes
 
 
 def _family_routes(
-    desired: PodDesired, tunnel: Tunnel | None, link: str, table: int, family: Literal[4, 6]
+    desired: PodDesired, tunnel: Tunnel | None, table: int, family: Literal[4, 6]
 ) -> list[Route]:
     source = next((a for a in desired.addresses if a.version == family), None)
     if source is None:
@@ -429,6 +426,7 @@ def _family_routes(
     carried = family == 4 or desired.tunnel_ipv6
     if carried and tunnel is None:
         return []  # the hold alone decides
+    link = tunnel.link if tunnel else None
     echo = ipaddress.ip_network(ECHO_ADDRESS)
     found = {n: Route(destination=n, kind="throw", table=table) for n in desired.split.direct}
     for network in desired.split.tunneled:

@@ -30,7 +30,6 @@ from egress_gateway.datapath.linux.nft import Nftables, fingerprint
 from egress_gateway.datapath.linux.sockets import Flow
 from egress_gateway.datapath.pod import plan as podplan
 from egress_gateway.datapath.pod.actions import (
-    TUNNEL_LINK,
     Action,
     AddRule,
     AllowSource,
@@ -40,7 +39,6 @@ from egress_gateway.datapath.pod.actions import (
     DeleteLink,
     DeleteRoutes,
     DeleteRule,
-    DeleteTunnel,
     ForgetSource,
     MoveTunnel,
     RaiseLink,
@@ -52,10 +50,10 @@ from egress_gateway.datapath.pod.plan import (
     KEPT_RULES,
     ROUTES,
     RULES,
-    Leg,
     PodDesired,
     PodObserved,
     Tunnel,
+    TunnelObserved,
     plan,
     tunnel_name,
 )
@@ -64,7 +62,6 @@ from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, Config, Device, Interface
 
 __all__ = [
-    "TUNNEL_LINK",
     "PodDesired",
     "PodObserved",
     "PodSide",
@@ -113,7 +110,7 @@ class PodSide:
         # What was last made so, as far as we know.
         self._reached: PodDesired | None = None
         self.initiated = 0.0
-        """When the first tunnel was last given its peer, which starts a handshake if it has a
+        """When the active tunnel was last given its peer, which starts a handshake if it has a
         keepalive; seconds of time.monotonic."""
 
     def converge(self, desired: PodDesired) -> list[Action]:
@@ -143,8 +140,8 @@ class PodSide:
             match step:
                 case AllowSource(port, source):
                     self._sources.allow(port, source)
-                case ConfigureTunnel(config, link) if desired.tunnel:
-                    self._tell(Interface(desired.tunnel.name, netns, link), config)
+                case ConfigureTunnel(config, link) if desired.active:
+                    self._tell(Interface(desired.active.name, netns, link), config)
                 case ForgetSource(port):
                     self._sources.forget(port)
 
@@ -169,13 +166,13 @@ class PodSide:
         """Moving a link makes the kernel wait for all its readers: longer than all the rest takes.
         A tunnel that was made in advance can be on its way meanwhile: it is down and has no route,
         so it carries nothing, and it is configured wherever it is."""
-        tunnel = desired.tunnel
-        if tunnel is None or self._backend.kind != "userspace" or pod.links.link(desired.link):
+        tunnel = desired.active
+        if tunnel is None or self._backend.kind != "userspace" or pod.links.link(tunnel.link):
             return
         if not self._waits(tunnel.name):
             return
-        pod.arriving[desired.link] = self._node.start(
-            lambda: self._bring(pod, tunnel.name, desired.link)
+        pod.arriving[tunnel.link] = self._node.start(
+            lambda: self._bring(pod, tunnel.name, tunnel.link)
         )
 
     def _waits(self, name: str) -> bool:
@@ -201,67 +198,52 @@ class PodSide:
         with self._lock, self._open() as pod:
             self._apply(pod, desired, action)
 
-    def status(self, desired: PodDesired, *, other: bool = False) -> Device | None:
-        """The tunnel (or the other one) as it is now: handshake, counters. None if it is gone."""
-        tunnel, link = _which(desired, other)
+    def status(self, desired: PodDesired, *, standby: bool = False) -> Device | None:
+        """The active tunnel (or the standby) as it is now: handshake, counters. None if it is
+        gone."""
+        tunnel = desired.standby if standby else desired.active
         if tunnel is None:
             return None
         with self._namespace() as netns:
-            return self._backend.status(Interface(tunnel.name, netns, link))
+            return self._backend.status(Interface(tunnel.name, netns, tunnel.link))
 
-    def handshake_again(self, desired: PodDesired, *, other: bool = False) -> None:
+    def handshake_again(self, desired: PodDesired, *, standby: bool = False) -> None:
         """Removes and re-adds the peer in one call, unchanged: a new handshake at once.
         Not sooner than 50 ms after the last: WireGuard ignores two initiations in 20 ms."""
-        tunnel, link = _which(desired, other)
+        tunnel = desired.standby if standby else desired.active
         if tunnel is None:
             return
         whole = podplan.configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)
         config = Config(peers=tuple(podplan.as_fresh(peer) for peer in whole.peers))
         with self._namespace() as netns:
-            self._tell(Interface(tunnel.name, netns, link), config, other=other)
+            handle = Interface(tunnel.name, netns, tunnel.link)
+            self._tell(handle, config, standby=standby)
 
     def forget_port(self, listen_port: int) -> None:
         """The port is no longer a tunnel's."""
         self._sources.forget(listen_port)
 
-    def detach(
-        self,
-        desired_or_name: PodDesired | str,
-        *,
-        listen_port: int | None = None,
-        other_name: str | None = None,
-    ) -> None:
+    def detach(self, names: Mapping[str, str], ports: Iterable[int] = ()) -> None:
         """Takes everything away, the hold last. Works (and frees the node's half) when the
-        namespace is gone. With a tunnel's name alone (that of the first link, and that of the
-        second), tell its port if you know it."""
-        names: dict[str, str] = {}
-        if isinstance(desired_or_name, PodDesired):
-            for other in (False, True):
-                tunnel, link = _which(desired_or_name, other)
-                if tunnel is not None:
-                    names[link] = tunnel.name
-                    self._sources.forget(tunnel.listen_port)
-        else:
-            names[LINKS[0]] = desired_or_name
-            if other_name is not None:
-                names[LINKS[1]] = other_name
+        namespace is gone. ``names``: birth names of tunnels by link; ``ports``: their listen
+        ports, as far as they are known."""
         with self._lock:
             with contextlib.suppress(NoSuchNamespace), self._open() as pod:
                 self._clear(pod, names)
                 names = {}
             for name in names.values():
                 self._backend.delete(Interface(name, self._node, name))
-            if listen_port is not None:
-                self._sources.forget(listen_port)
+            for port in ports:
+                self._sources.forget(port)
 
     def echo_socket(self, desired: PodDesired) -> socket.socket | None:
-        """An ICMP echo socket that sends through the tunnel. Close it before the pod may go.
+        """An ICMP echo socket that sends through the active tunnel. Close it before the pod may go.
         None for a pod without an IPv4 address. Raises ``OSError``."""
         source = next((a for a in desired.addresses if a.version == 4), None)
-        if source is None or desired.tunnel is None:
+        if source is None or desired.active is None:
             return None
         with self._namespace() as netns:
-            return echo.open_through(netns, desired.link, source)
+            return echo.open_through(netns, desired.active.link, source)
 
     def held(self) -> int:
         """Packets held back since the hold was put in place; 0 if there is none."""
@@ -286,35 +268,32 @@ class PodSide:
 
     def _observe(self, pod: _Open, desired: PodDesired) -> PodObserved:
         found = pod.links.links()
-        leg = self._leg(pod, desired, found, other=False)
+        tunnels = {link: self._tunnel(pod, desired, link, found.get(link)) for link in LINKS}
         known = families(pod.netns)
         current = self._filter(pod, desired)
         # Listing a table that does not exist costs as much as listing all of it.
-        kept = desired.other is not None or desired.other_link in found
+        active = desired.active.link if desired.active else LINKS[0]
+        kept = desired.standby is not None or any(n != active for n in LINKS if n in found)
         tables = (ROUTES, KEPT_ROUTES) if kept else (ROUTES,)
         return PodObserved(
             filter=current,
             inbound=() if current is not None else tuple(sockets.inbound_flows(pod.netns)),
             sysctls=tuple((n, read_sysctl(pod.netns, n)) for n in podplan.sysctls(desired)),
-            unmoved=leg.unmoved,
-            link=leg.link,
-            device=leg.device,
+            tunnels=tunnels,
             routes=frozenset(r for f in known for t in tables for r in pod.links.routes(t, f)),
             rules=frozenset(r for f in known for r in pod.links.rules(f)),
-            source=leg.source,
-            link_sysctls=leg.sysctls,
             ipv6=_has_ipv6(pod.netns, desired.interface),
-            other=self._leg(pod, desired, found, other=True),
         )
 
-    def _leg(
-        self, pod: _Open, desired: PodDesired, found: Mapping[str, Link], *, other: bool
-    ) -> Leg:
-        tunnel, name = _which(desired, other)
+    def _tunnel(
+        self, pod: _Open, desired: PodDesired, name: str, link: Link | None
+    ) -> TunnelObserved:
+        tunnel = desired.by_link(name)
         arrives = name in pod.arriving
-        link = None if arrives else found.get(name)
+        if arrives:
+            link = None
         if tunnel is None:
-            return Leg(link=link)
+            return TunnelObserved(link=link)
         unmoved, device = False, None
         if link is not None:
             device = self._backend.status(Interface(tunnel.name, pod.netns, name))
@@ -325,7 +304,9 @@ class PodSide:
         source = self._sources.allowed().get(tunnel.listen_port)
         keys = [key for key, _ in podplan.link_sysctls(desired, name)] if link else []
         sysctls = tuple((key, read_sysctl(pod.netns, key)) for key in keys)
-        return Leg(unmoved=unmoved, link=link, device=device, source=source, sysctls=sysctls)
+        return TunnelObserved(
+            unmoved=unmoved, link=link, device=device, source=source, sysctls=sysctls
+        )
 
     def _filter(self, pod: _Open, desired: PodDesired) -> str | None:
         # NB: asked first; what changes afterwards is seen next time.
@@ -352,8 +333,6 @@ class PodSide:
                 self._sources.forget(port)
             case DeleteLink(link):
                 pod.links.delete(link)
-            case DeleteTunnel(name):
-                self._backend.delete(Interface(name, pod.netns, desired.link))
             case CreateTunnel(name):
                 self._backend.create(name)
             case ConfigureTunnel(config, link):
@@ -373,17 +352,17 @@ class PodSide:
                 pod.links.delete_rule(rule)
 
     def _configure(self, pod: _Open, desired: PodDesired, config: Config, link: str) -> None:
-        tunnel, _ = _which(desired, link != desired.link)
+        tunnel = desired.by_link(link)
         if tunnel is None:
             return
         handle = Interface(tunnel.name, pod.netns, link)
         # NB: the kernel answers nobody's question about links while it moves one.
         if link in pod.arriving or pod.links.link(link) is None:
             handle = Interface(tunnel.name, self._node, tunnel.name)
-        self._tell(handle, config, other=link != desired.link)
+        self._tell(handle, config, standby=tunnel is desired.standby)
 
-    def _tell(self, handle: Interface, config: Config, *, other: bool = False) -> None:
-        if not other:
+    def _tell(self, handle: Interface, config: Config, *, standby: bool = False) -> None:
+        if not standby:
             self.initiated = time.monotonic()
         self._backend.configure(handle, config)
 
@@ -426,12 +405,6 @@ class PodSide:
         pod.nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
         self._applied = ("", "")
         self._reached = None
-
-
-def _which(desired: PodDesired, other: bool) -> tuple[Tunnel | None, str]:
-    if other:
-        return desired.other, desired.other_link
-    return desired.tunnel, desired.link
 
 
 def _await_all(arriving: dict[str, Callable[[], None]]) -> None:

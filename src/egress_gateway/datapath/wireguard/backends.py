@@ -9,7 +9,7 @@ from egress_gateway.datapath.errors import KernelRefused
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
-from egress_gateway.datapath.wireguard import host as tunnels
+from egress_gateway.datapath.wireguard import host
 from egress_gateway.datapath.wireguard.model import Backend
 from egress_gateway.datapath.wireguard.userspace import UserspaceBackend
 
@@ -33,7 +33,7 @@ def kernel_has_wireguard() -> bool:
     return bool(answers and answers[0])
 
 
-def detect(*, tunnel_socket: Path = tunnels.SOCKET, node: NetNS | None = None) -> Backend:
+def detect(*, tunnel_socket: Path = host.SOCKET, node: NetNS | None = None) -> Backend:
     """The kernel's WireGuard where it exists, ``wireguard-go`` where it does not. ``node`` is
     the namespace interfaces are born in (default: the caller's)."""
     where = node or NetNS.current()

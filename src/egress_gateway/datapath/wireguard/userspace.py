@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from egress_gateway.datapath.errors import DatapathError, KernelRefused, NoSuchLink, PortInUse
 from egress_gateway.datapath.linux.netns import NetNS
-from egress_gateway.datapath.wireguard import host as tunnels
-from egress_gateway.datapath.wireguard import uapi
+from egress_gateway.datapath.wireguard import host, uapi
 from egress_gateway.datapath.wireguard.model import Config, Device, Interface
 
 _TIMEOUT: Final = 10.0
@@ -27,7 +26,7 @@ class UserspaceBackend:
 
     kind = "userspace"
 
-    def __init__(self, *, path: Path = tunnels.SOCKET, node: NetNS | None = None) -> None:
+    def __init__(self, *, path: Path = host.SOCKET, node: NetNS | None = None) -> None:
         self._path = path
         self._node = node or NetNS.current()
         self._guard = threading.Lock()

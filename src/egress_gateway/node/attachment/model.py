@@ -12,87 +12,98 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from egress_gateway.api import keys, names
 from egress_gateway.api.conditions import READY, find
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
 from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.mtu import IPV6_MTU, OVERHEAD_V4, OVERHEAD_V6
 from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.datapath.pod.side import PodDesired, Tunnel, tunnel_name
 from egress_gateway.datapath.wireguard.model import Endpoint
 from egress_gateway.kube.resources import Pod
-from egress_gateway.node.attachment.choose import BALANCER, Candidate
+from egress_gateway.node.attachment.choose import Balancer, Destination, Gateway, same_place
 
-OVERHEAD_V4: Final = 60
-OVERHEAD_V6: Final = 80
-"""Bytes that WireGuard adds to a packet, outer IP header included."""
-IPV6_MTU: Final = 1280
-"""Bytes; a link with less cannot carry IPv6 (RFC 8200, 5)."""
 VERIFYING_KEEPALIVE: Final = 25
 """Seconds. Setting it makes WireGuard speak at once, so a handshake happens without traffic; it
 is cleared when one has, since ten thousand idle pods need not keep talking."""
 
 
-class Server(NamedTuple):
-    """A configuration's WireGuard server, which every gateway of it is."""
+class ServerKey(NamedTuple):
+    """A WireGuard server of a configuration, which every gateway of it is: its public key and its
+    UDP port."""
 
-    key: str
+    public_key: str
     port: int
 
 
-class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a StaticGatewayConfiguration matters on a pod's node. Kept with the attachment, so
+class PodConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a StaticGatewayConfiguration matters to its pods. Kept with the attachment, so
     that failover works while the API server is away, even across a restart of the agent.
 
-    ``next`` and ``former`` are the second server while the key pair is being changed: one that
-    pods should move to, or one that they should leave.
+    ``server`` is that of the profile, which new pods use. ``next`` and ``previous`` are the second
+    server while the key pair is being changed: one that pods should move to, or one that they
+    should leave. ``uid`` and ``server`` are None in a configuration of which nothing is known.
     """
 
     name: str
-    uid: str
-    server_key: str
-    port: int
-    balancer: str
-    gateways: list[Candidate]
-    default_route: bool
-    exclude_cidrs: list[str]
-    next: Server | None = None
-    former: Server | None = None
+    uid: str | None = None
+    server: ServerKey | None = None
+    balancer: Balancer | None = None
+    gateways: list[Gateway] = []
+    default_route: bool = True
+    exclude_cidrs: list[str] = []
+    next: ServerKey | None = None
+    previous: ServerKey | None = None
 
     @property
-    def server(self) -> Server:
-        """That of the profile: new pods use it."""
-        return Server(self.server_key, self.port)
-
-    @property
-    def servers(self) -> set[Server]:
+    def servers(self) -> set[ServerKey]:
         """What gateways serve at the moment."""
-        return {self.server} | {s for s in (self.next, self.former) if s}
+        return {s for s in (self.server, self.next, self.previous) if s}
 
 
-class Leg(msgspec.Struct, frozen=True, kw_only=True):
-    """A second tunnel: to another gateway than the first, or to another server of the same. It
-    keeps its own key and port, since the configuration may change meanwhile."""
+class TunnelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One of a pod's tunnels, as remembered: where it leads, and by which link of the pod. It keeps
+    its own server, since the configuration may change meanwhile."""
 
-    gateway: str
-    address: str
+    to: Destination
+    server: ServerKey
+    link: str = LINKS[0]
     listen_port: int
-    server_key: str
-    port: int
-    until: float = 0.0
-    """Seconds since the epoch at which it goes; 0: not decided."""
+    verified: bool = False
+    """A handshake has completed since the tunnel was last set up or moved."""
 
     @property
-    def server(self) -> Server:
-        return Server(self.server_key, self.port)
+    def address(self) -> str:
+        """Of the other end."""
+        return self.to.address
+
+
+class Joining(msgspec.Struct, frozen=True, tag="joining"):
+    """A standby tunnel to where a planned move goes: connections follow once it has a handshake."""
+
+    tunnel: TunnelRecord
+
+
+class Parting(msgspec.Struct, frozen=True, tag="parting"):
+    """A standby tunnel to where a planned move came from: its connections may finish there
+    ``until`` then (seconds since the epoch)."""
+
+    tunnel: TunnelRecord
+    until: float
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """One sandbox's attachment, as remembered. ``gateway`` None: no tunnel was chosen yet."""
+    """One sandbox's attachment, as remembered.
+
+    ``active`` is the tunnel that new connections take; None: none was chosen, and the pod is held
+    back. ``standby`` is the second tunnel of a planned move; there is none without an active one.
+    """
 
     id: str
     container_id: str
@@ -104,51 +115,64 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str]
     private_key: str
     public_key: str
-    configuration: Configuration
-    gateway: str | None = None
-    address: str = ""
-    listen_port: int = 0
-    server_key: str = ""
-    port: int = 0
-    """Of the server that the tunnel leads to; unset: the configuration's."""
-    verified: bool = False
-    """A handshake has completed since the tunnel was last set up or moved."""
+    configuration: PodConfiguration
+    active: TunnelRecord | None = None
+    standby: Joining | Parting | None = None
     names: dict[str, str] = {}
     """By link, the birth names of tunnels that were made in advance."""
-    link: str = LINKS[0]
-    """The tunnel's link in the pod; the other one is free for ``joining`` or ``parting``."""
-    joining: Leg | None = None
-    """Where a planned move goes: connections follow once it has a handshake."""
-    parting: Leg | None = None
-    """Where a planned move came from: its connections may finish there."""
 
     @property
-    def server(self) -> Server:
-        """Where the tunnel leads to."""
-        known = self.configuration
-        return Server(self.server_key or known.server_key, self.port or known.port)
+    def joining(self) -> TunnelRecord | None:
+        return self.standby.tunnel if isinstance(self.standby, Joining) else None
 
     @property
-    def hears_only(self) -> bool:
-        """The second tunnel leads to the former server of the gateway that the first one leads to.
-        Both sides translate alike there, so every connection goes on through the first; what the
-        gateway still sends through the second is heard."""
-        leg = self.parting
-        return leg is not None and leg.gateway == self.gateway != BALANCER
+    def parting(self) -> TunnelRecord | None:
+        return self.standby.tunnel if isinstance(self.standby, Parting) else None
+
+    @property
+    def verified(self) -> bool:
+        """Whether the active tunnel has a handshake."""
+        return self.active is not None and self.active.verified
+
+    @property
+    def listen_port(self) -> int | None:
+        """Of the active tunnel; it is another one after every move."""
+        return self.active.listen_port if self.active else None
+
+    @property
+    def tunnels(self) -> tuple[TunnelRecord, ...]:
+        """The active one first."""
+        standby = self.standby.tunnel if self.standby else None
+        return tuple(t for t in (self.active, standby) if t)
+
+    @property
+    def ports(self) -> dict[int, str]:
+        """Listen ports of its tunnels, and which gateway's address each belongs to."""
+        return {t.listen_port: t.address for t in self.tunnels}
+
+    @property
+    def standby_receives_only(self) -> bool:
+        """The second tunnel leads to the previous server of the gateway that the active one leads
+        to. Both sides translate alike there, so every connection goes on through the active one;
+        what the gateway still sends through the second is heard."""
+        if self.active is None or self.parting is None or isinstance(self.active.to, Balancer):
+            return False
+        return same_place(self.parting.to, self.active.to)
 
     def birth_name(self, link: str) -> str:
         """The name that the tunnel on ``link`` was born with, or will be."""
         made = tunnel_name(self.container_id, self.if_name, link)
         return self.names.get(link, made)
 
-    @property
-    def ports(self) -> dict[int, str]:
-        """Listen ports of its tunnels, and which gateway's address each belongs to."""
-        legs = [leg for leg in (self.joining, self.parting) if leg]
-        found = {leg.listen_port: leg.address for leg in legs}
-        if self.gateway is not None:
-            found[self.listen_port] = self.address
-        return found
+    def moved_since(self, before: Attachment) -> bool:
+        """Whether the active tunnel was chosen or moved."""
+        return self.active is not None and self.listen_port != before.listen_port
+
+    def with_active(self, **changes: Any) -> Attachment:
+        """The same with ``changes`` to the active tunnel, if there is one."""
+        if self.active is None:
+            return self
+        return replace(self, active=replace(self.active, **changes))
 
     def __repr__(self) -> str:
         return f"Attachment({self.id}, {self.namespace}/{self.pod}, {self.configuration.name})"
@@ -166,7 +190,7 @@ class NotUsable(Exception):
     """Why a pod cannot be attached to the configuration that it names; written for its owner."""
 
 
-def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> Configuration:
+def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> PodConfiguration:
     """``sgc`` as pods can use it. Raises ``NotUsable`` saying why not; ``key`` names it."""
     if sgc is None:
         raise NotUsable(
@@ -177,44 +201,34 @@ def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> Co
     if not (keys.valid(server.public_key) and server.port):
         raise NotUsable(f"StaticGatewayConfiguration {key} is not ready: {_cause(sgc)}")
     gateways = [
-        Candidate(g.node, g.primary_ip, bool(g.secondary_ip_v6))
+        Gateway(g.node, g.primary_ip, bool(g.secondary_ip_v6))
         for g in sgc.status.gateways
         if g.primary_ip
     ]
     if not gateways and not server.ip:
         raise NotUsable(f"StaticGatewayConfiguration {key} has no gateway: {_cause(sgc)}")
-    return Configuration(
+    return PodConfiguration(
         name=sgc.metadata.name,
         uid=sgc.metadata.uid,
-        server_key=server.public_key,
-        port=server.port,
-        balancer=server.ip,
+        server=ServerKey(server.public_key, server.port),
+        balancer=Balancer(server.ip) if server.ip else None,
         gateways=gateways,
         default_route=sgc.spec.default_route != "azureNetworking",
         exclude_cidrs=valid_cidrs(sgc.spec.exclude_cidrs),
         next=_second(sgc, "Moving"),
-        former=_second(sgc, "Retiring", "Closing"),
+        previous=_second(sgc, "Retiring", "Closing"),
     )
 
 
-def _second(sgc: StaticGatewayConfiguration, *phases: str) -> Server | None:
+def _second(sgc: StaticGatewayConfiguration, *phases: str) -> ServerKey | None:
     rotation = sgc.status.key_rotation
     known = rotation.phase in phases and rotation.port and keys.valid(rotation.public_key)
-    return Server(rotation.public_key, rotation.port) if known else None
+    return ServerKey(rotation.public_key, rotation.port) if known else None
 
 
-def held_back(name: str) -> Configuration:
+def held_back(name: str) -> PodConfiguration:
     """Stands for a configuration of which nothing is known: everything is held back."""
-    return Configuration(
-        name=name,
-        uid="",
-        server_key="",
-        port=0,
-        balancer="",
-        gateways=[],
-        default_route=True,
-        exclude_cidrs=[],
-    )
+    return PodConfiguration(name=name)
 
 
 def _cause(sgc: StaticGatewayConfiguration) -> str:
@@ -252,26 +266,22 @@ def want(record: Call | None, pod: Pod | None, *, known: bool, attached: str = "
     return names.asked_configuration(pod.metadata.annotations)
 
 
-def other_link(link: str) -> str:
-    return LINKS[1] if link == LINKS[0] else LINKS[0]
-
-
 def pod_desired(attachment: Attachment, facts: NodeFacts) -> PodDesired:
     """The pod's namespace as it should be. Without a gateway the pod is held back."""
     configuration = attachment.configuration
-    addresses = tuple(ipaddress.ip_address(a) for a in attachment.addresses)
+    active, standby = attachment.active, attachment.standby
+    second = standby.tunnel if active and standby else None
     return PodDesired(
         netns=Path(attachment.netns),
-        addresses=addresses,
+        addresses=tuple(ipaddress.ip_address(a) for a in attachment.addresses),
         interface=attachment.if_name,
         default_route=configuration.default_route,
         excluded=tuple(ipaddress.ip_network(c) for c in configuration.exclude_cidrs),
         exceptions=facts.exceptions,
-        link=attachment.link,
-        tunnel=_tunnel(attachment, facts) if attachment.gateway is not None else None,
+        active=_tunnel(attachment, active, facts) if active else None,
         tunnel_ipv6=_carries_ipv6(attachment, facts),
-        other=_other(attachment, facts),
-        keep_other=not attachment.hears_only,
+        standby=_tunnel(attachment, second, facts) if second else None,
+        standby_sends=not attachment.standby_receives_only,
     )
 
 
@@ -283,40 +293,21 @@ def _carries_ipv6(attachment: Attachment, facts: NodeFacts) -> bool:
     if not has_ipv6 or facts.mtu - OVERHEAD_V4 < IPV6_MTU:
         return False
     carries = {g.name: g.ipv6 for g in attachment.configuration.gateways}
-    return carries.get(attachment.gateway or BALANCER, any(carries.values()))
+    to = attachment.active.to if attachment.active else None
+    some = any(carries.values())
+    return carries.get(to.name, some) if isinstance(to, Gateway) else some
 
 
-def _tunnel(attachment: Attachment, facts: NodeFacts) -> Tunnel:
-    server = attachment.server
-    leg = Leg(
-        gateway=attachment.gateway or "",
-        address=attachment.address,
-        listen_port=attachment.listen_port,
-        server_key=server.key,
-        port=server.port,
-    )
-    return _tunnel_to(attachment, leg, attachment.link, facts, settled=attachment.verified)
-
-
-def _other(attachment: Attachment, facts: NodeFacts) -> Tunnel | None:
-    leg = attachment.joining or attachment.parting
-    if leg is None or attachment.gateway is None:
-        return None
-    link = other_link(attachment.link)
-    return _tunnel_to(attachment, leg, link, facts, settled=attachment.joining is None)
-
-
-def _tunnel_to(
-    attachment: Attachment, leg: Leg, link: str, facts: NodeFacts, *, settled: bool
-) -> Tunnel:
-    address = ipaddress.ip_address(leg.address)
+def _tunnel(attachment: Attachment, record: TunnelRecord, facts: NodeFacts) -> Tunnel:
+    address = ipaddress.ip_address(record.address)
     overhead = OVERHEAD_V4 if address.version == 4 else OVERHEAD_V6
     return Tunnel(
-        name=attachment.birth_name(link),
+        name=attachment.birth_name(record.link),
+        link=record.link,
         private_key=attachment.private_key,
-        peer_key=leg.server_key,
-        endpoint=Endpoint(address, leg.port),
-        listen_port=leg.listen_port,
+        peer_key=record.server.public_key,
+        endpoint=Endpoint(address, record.server.port),
+        listen_port=record.listen_port,
         mtu=facts.mtu - overhead,
-        keepalive=0 if settled else VERIFYING_KEEPALIVE,
+        keepalive=0 if record.verified else VERIFYING_KEEPALIVE,
     )

@@ -1,6 +1,6 @@
 """Where an attached pod's tunnel should lead, and in which steps it gets there. Pure.
 
-A tunnel that works is left in two steps (``joining``, then ``joined``): a second one is made first,
+A tunnel that works is left in two steps (``Joining``, then ``joined``): a second one is made first,
 so that no packet is without a way. One that does not is moved at once.
 """
 
@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-import msgspec
+from msgspec.structs import replace
 
-from egress_gateway.node.attachment.choose import Candidate, choose
-from egress_gateway.node.attachment.model import Attachment, Configuration, Leg, Server, other_link
+from egress_gateway.datapath.pod.ruleset import LINKS
+from egress_gateway.node.attachment.choose import Destination, Gateway, choose, same_place
+from egress_gateway.node.attachment.model import (
+    Attachment,
+    Joining,
+    Parting,
+    PodConfiguration,
+    ServerKey,
+    TunnelRecord,
+)
 
 
 def retarget(
     attachment: Attachment,
-    configuration: Configuration,
+    configuration: PodConfiguration,
     *,
     usable: Callable[[str], bool],
     avoid: Collection[str] = (),
@@ -27,118 +35,103 @@ def retarget(
     """``attachment`` with ``configuration`` and the gateway that should serve it now.
 
     ``vetoes`` names gateways that ask to be left, and whether they still work: those are left in
-    two steps (``joining``, then ``joined``), so that connections can finish. So is a server whose
+    two steps (``Joining``, then ``joined``), so that connections can finish. So is a server whose
     key pair is being changed. ``now`` is in seconds since the epoch.
 
     Whenever the tunnel's other end changes, so does the listen port: the gateway left behind
     holds the session and would otherwise take the pod back within fifteen seconds.
     """
-    replace = msgspec.structs.replace
     if attachment.configuration.uid != configuration.uid:
-        attachment = replace(attachment, gateway=None, joining=None, parting=None)
-    current = attachment.server if attachment.gateway is not None else None
-    parting = _still_parting(attachment, configuration, usable, now)
-    attachment = replace(attachment, parting=parting)
+        attachment = replace(attachment, active=None, standby=None)
+    attachment = replace(attachment, configuration=configuration)
+    active = attachment.active
     target = choose(
         attachment.uid,
-        attachment.gateway,
+        active.to if active else None,
         configuration.gateways,
         balancer=configuration.balancer,
-        usable=lambda candidate: usable(candidate.address),
+        usable=lambda gateway: usable(gateway.address),
         avoid=avoid,
         vetoed=vetoes,
     )
-    if target is None:
-        return replace(attachment, configuration=configuration, gateway=None, joining=None)
-    staying = (attachment.gateway, attachment.address) == (target.name, target.address)
-    works = current in configuration.servers and attachment.verified and usable(attachment.address)
-    moved = configuration.next if current == configuration.next else None
-    server = (works and configuration.next) or moved or configuration.server
-    if current is not None and staying and current == server:
-        return _served_by(replace(attachment, configuration=configuration, joining=None), current)
-    asked = vetoes.get(attachment.gateway or "")
-    if current is not None and works and asked is not False and (asked or current != server):
-        planned = _join(attachment, target, server, free_port)
-        return _served_by(replace(planned, configuration=configuration), current)
-    moving = replace(
-        attachment,
-        configuration=configuration,
-        gateway=target.name,
-        address=target.address,
+    if target is None or configuration.server is None:
+        return replace(attachment, active=None, standby=None)
+    if active is None:
+        chosen = TunnelRecord(to=target, server=configuration.server, listen_port=free_port())
+        return replace(attachment, active=chosen)
+    parting = _still_parting(active, attachment.standby, configuration, usable, now)
+    works = active.server in configuration.servers and active.verified and usable(active.address)
+    has_moved = active.server == configuration.next
+    server = configuration.next if configuration.next and (works or has_moved) else None
+    server = server or configuration.server
+    staying = same_place(active.to, target) and active.address == target.address
+    if staying and active.server == server:
+        return replace(attachment, active=replace(active, to=target), standby=parting)
+    asked = vetoes.get(active.to.name) if isinstance(active.to, Gateway) else None
+    if works and asked is not False and (asked or active.server != server):
+        return _join(attachment, active, parting, target, server, free_port)
+    moved = replace(
+        active,
+        to=target,
+        server=server if has_moved else configuration.server,
         listen_port=free_port(),
         verified=False,
-        joining=None,
     )
-    return _served_by(moving, moved or configuration.server)
-
-
-def _served_by(attachment: Attachment, server: Server) -> Attachment:
-    usual = server == attachment.configuration.server
-    key, port = ("", 0) if usual else server
-    return msgspec.structs.replace(attachment, server_key=key, port=port)
+    return replace(attachment, active=moved, standby=parting)
 
 
 def _still_parting(
-    attachment: Attachment,
-    configuration: Configuration,
+    active: TunnelRecord,
+    standby: Joining | Parting | None,
+    configuration: PodConfiguration,
     usable: Callable[[str], bool],
     now: float,
-) -> Leg | None:
+) -> Parting | None:
     """The second tunnel of a move, while it is of use: for its time, or, of a server that the
     gateway itself will take away, until that is so."""
-    leg = attachment.parting
-    if leg is None or not usable(leg.address) or leg.server not in configuration.servers:
+    if not isinstance(standby, Parting):
         return None
-    other_server = leg.gateway == attachment.gateway and leg.server != attachment.server
-    return leg if other_server or leg.until > now else None
+    old = standby.tunnel
+    if not usable(old.address) or old.server not in configuration.servers:
+        return None
+    other_server = same_place(old.to, active.to) and old.server != active.server
+    return standby if other_server or standby.until > now else None
 
 
 def _join(
-    attachment: Attachment, target: Candidate, server: Server, free_port: Callable[[], int]
+    attachment: Attachment,
+    active: TunnelRecord,
+    parting: Parting | None,
+    target: Destination,
+    server: ServerKey,
+    free_port: Callable[[], int],
 ) -> Attachment:
     """The first step towards ``target``, unless the second link is still needed for connections
-    of a former move."""
-    replace = msgspec.structs.replace
+    of an earlier move."""
+    if parting is not None and not attachment.standby_receives_only:
+        return replace(attachment, standby=parting)
     known = attachment.joining
-    if attachment.parting is not None and not attachment.hears_only:
-        return replace(attachment, joining=None)
-    if known and (known.gateway, known.address, known.server) == (*_place(target), server):
+    place = (target.address, server)
+    if known and same_place(known.to, target) and (known.address, known.server) == place:
         return attachment
-    leg = Leg(
-        gateway=target.name,
-        address=target.address,
-        listen_port=free_port(),
-        server_key=server.key,
-        port=server.port,
+    joining = TunnelRecord(
+        to=target, server=server, link=_other_link(active.link), listen_port=free_port()
     )
-    return replace(attachment, joining=leg, parting=None)
-
-
-def _place(candidate: Candidate) -> tuple[str, str]:
-    return candidate.name, candidate.address
+    return replace(attachment, standby=Joining(joining))
 
 
 def joined(attachment: Attachment, *, until: float) -> Attachment:
-    """The second step of a planned move: ``joining`` has a handshake and takes what is new;
+    """The second step of a planned move: the joining tunnel has a handshake and takes what is new;
     what there is may finish where it is ``until`` then (seconds since the epoch)."""
-    leg, old = attachment.joining, attachment.server
-    if leg is None:
+    arrived, left = attachment.joining, attachment.active
+    if arrived is None or left is None:
         return attachment
-    arrived = msgspec.structs.replace(
+    return replace(
         attachment,
-        gateway=leg.gateway,
-        address=leg.address,
-        listen_port=leg.listen_port,
-        verified=True,
-        link=other_link(attachment.link),
-        joining=None,
-        parting=Leg(
-            gateway=attachment.gateway or "",
-            address=attachment.address,
-            listen_port=attachment.listen_port,
-            server_key=old.key,
-            port=old.port,
-            until=until,
-        ),
+        active=replace(arrived, verified=True),
+        standby=Parting(left, until),
     )
-    return _served_by(arrived, leg.server)
+
+
+def _other_link(link: str) -> str:
+    return LINKS[1] if link == LINKS[0] else LINKS[0]

@@ -22,13 +22,14 @@ import msgspec
 
 from egress_gateway.cni import protocol
 from egress_gateway.node import metrics
+from egress_gateway.node.attachment.earlier import decode
 from egress_gateway.node.attachment.model import Attachment
 from egress_gateway.node.files import Damaged, Folder
 
 log = logging.getLogger(__name__)
 
 
-class Store:
+class AttachmentStore:
     """Blocking, but on a memory file system: microseconds."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -103,7 +104,7 @@ class Store:
             content = self._attachments.read(sandbox)
             if content is None:
                 return None
-            attachment = msgspec.json.decode(content, type=Attachment)
+            attachment = decode(content)
             if attachment.id != sandbox:
                 raise Damaged(f"it is the file of sandbox {attachment.id}")
         except (Damaged, msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -15,8 +15,8 @@ from typing import Final, Literal
 
 State = Literal["unknown", "alive", "lost"]
 
-_CALM: Final = 10
-"""A gateway that has lived for so many hold-downs is forgiven its losses."""
+_FORGIVEN_AFTER: Final = 10
+"""Hold-downs. A gateway that has lived for longer is forgiven its losses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class GatewayHealth:
             self._become("alive", now)
 
     def _forgive(self, now: float) -> None:
-        if self.state == "alive" and now - self._since > _CALM * self.hold_down:
+        if self.state == "alive" and now - self._since > _FORGIVEN_AFTER * self.hold_down:
             self._losses = 0
 
     def _become(self, state: State, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Whether a tunnel's way to its gateway works, both ways. A state machine over echoes; pure.
+"""Whether a tunnel's path to its gateway works, both ways. A state machine over echoes; pure.
 
 The echo goes through a pod's own tunnel and is answered by the gateway's kernel behind the
 translation. So it finds what a probe of the machine cannot: UDP that is filtered, an interface that
@@ -20,9 +20,9 @@ HURRY: Final = 0.04
 
 @dataclass(slots=True)
 class PathHealth:
-    """Of one way, as one node sees it.
+    """Of one path, as one node sees it.
 
-    A way that has never answered is not judged: its gateway may be older than this echo.
+    A path that has never answered is not judged: its gateway may be older than this echo.
     NB: a late caller makes no false alarm: it reports every answer that has come before it asks
     whether the next echo is due, and only echoes that were really sent are counted.
     """

@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 from egress_gateway.datapath.addresses import ECHO_ADDRESS
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux import echo
-from egress_gateway.node.attachment.choose import BALANCER
-from egress_gateway.node.attachment.model import Attachment
+from egress_gateway.node.attachment.choose import Gateway
+from egress_gateway.node.attachment.model import TunnelRecord
 from egress_gateway.node.liveness.pathhealth import INTERVAL, PathHealth
 from egress_gateway.node.sandbox import Sandbox
 
@@ -28,25 +28,26 @@ log = logging.getLogger(__name__)
 _TURN: Final = 2.0
 """Seconds for which one pod's tunnel carries the echoes."""
 _AT_FULL_RATE: Final = 5
-"""Ways of one node that are asked at full rate; more of them share what those would send, so that a
-gateway's load grows with nodes and not with their configurations."""
+"""Paths of one node that are asked at full rate. More of them share what those would send, so that
+a gateway's load grows with nodes and not with their configurations."""
 _IDLE: Final = 0.2
 _LOST: Final = 10.0
 _LOST_LIMIT: Final = 300.0
 _FORGIVEN: Final = 10
-"""A way that has held for so many times its last absence is forgiven its losses."""
+"""A path that has held for so many times its last absence is forgiven its losses."""
 
 
-class Way(NamedTuple):
-    """One configuration's tunnels to one gateway."""
+class TunnelPath(NamedTuple):
+    """What one configuration's tunnels to one gateway have in common: its address, and the UDP
+    port of the server."""
 
     address: str
     port: int
 
 
-def way_of(attachment: Attachment) -> Way:
-    """The way that its first tunnel takes."""
-    return Way(attachment.address, attachment.server.port)
+def path_of(tunnel: TunnelRecord) -> TunnelPath:
+    """The path that the tunnel takes."""
+    return TunnelPath(tunnel.address, tunnel.server.port)
 
 
 @dataclass(slots=True)
@@ -57,54 +58,54 @@ class _Absence:
 
 @dataclass(slots=True)
 class Stream:
-    """The echoes of one way, and the pod whose tunnel carries them for now."""
+    """The echoes of one path, and the pod whose tunnel carries them for now."""
 
     health: PathHealth
     sandbox: Sandbox | None = None
-    listen_port: int = 0
+    listen_port: int | None = None
     since: float = 0.0
     socket: socket.socket | None = None
     checking: asyncio.Task[None] | None = None
     pods: list[Sandbox] = field(default_factory=list)
 
 
-Suspected = Callable[[Way, Sandbox, list[Sandbox]], "asyncio.Task[None]"]
+Suspected = Callable[[TunnelPath, Sandbox, list[Sandbox]], "asyncio.Task[None]"]
 
 
 class Paths:
-    """``sandboxes`` names the node's; ``on_suspect(way, canary, others)`` starts the search for
+    """``sandboxes`` names the node's; ``on_suspect(path, canary, others)`` starts the search for
     proof and must call ``lost`` or ``proven`` at its end."""
 
     def __init__(self, sandboxes: Callable[[], Iterable[Sandbox]], *, misses: int = 4) -> None:
         self._sandboxes = sandboxes
         self._misses = misses
-        self._streams: dict[Way, Stream] = {}
-        self._absent: dict[Way, _Absence] = {}
+        self._streams: dict[TunnelPath, Stream] = {}
+        self._absent: dict[TunnelPath, _Absence] = {}
         self._identifier = (os.getpid() ^ 0x5A5A) & 0xFFFF
         self.on_suspect: Suspected | None = None
 
     @property
     def streams(self) -> list[Stream]:
-        """One a way, as they are now."""
+        """One a path, as they are now."""
         return list(self._streams.values())
 
     def usable(self, address: str, port: int) -> bool:
-        """Not known to be lost; a way that was lost may be tried again after a while."""
-        absence = self._absent.get(Way(address, port))
+        """Not known to be lost; a path that was lost may be tried again after a while."""
+        absence = self._absent.get(TunnelPath(address, port))
         return absence is None or asyncio.get_running_loop().time() >= absence.until
 
-    def lost(self, way: Way) -> None:
+    def lost(self, path: TunnelPath) -> None:
         """No tunnel of it gets through: new ones go elsewhere for a while, longer each time."""
         now = asyncio.get_running_loop().time()
-        before = self._absent.get(way)
+        before = self._absent.get(path)
         calm = before is None or now - before.until > _FORGIVEN * before.seconds
         seconds = _LOST if before is None or calm else min(2 * before.seconds, _LOST_LIMIT)
-        self._absent[way] = _Absence(now + seconds, seconds)
-        self.proven(way)
+        self._absent[path] = _Absence(now + seconds, seconds)
+        self.proven(path)
 
-    def proven(self, way: Way) -> None:
+    def proven(self, path: TunnelPath) -> None:
         """The search has ended: echoes count anew, through another tunnel if there is one."""
-        stream = self._streams.get(way)
+        stream = self._streams.get(path)
         if stream is not None:
             stream.checking = None
             self._close(stream)
@@ -122,8 +123,8 @@ class Paths:
                 self._sort()
                 loop = asyncio.get_running_loop()
                 waits = [_IDLE]
-                for way, stream in list(self._streams.items()):
-                    await self._tend(way, stream)
+                for path, stream in list(self._streams.items()):
+                    await self._tend(path, stream)
                     waits.append(stream.health.due_in(loop.time()))
                 await asyncio.sleep(max(0.005, min(waits)))
         finally:
@@ -133,23 +134,23 @@ class Paths:
                     stream.checking.cancel()
 
     def _sort(self) -> None:
-        """Verified tunnels by the way they take."""
+        """Verified tunnels by the path they take."""
         now = asyncio.get_running_loop().time()
-        found: dict[Way, list[Sandbox]] = {}
+        found: dict[TunnelPath, list[Sandbox]] = {}
         for sandbox in self._sandboxes():
-            state = sandbox.attachment
-            works = state.verified and not sandbox.gone and not sandbox.mute(now)
-            if works and state.gateway not in (None, BALANCER):
-                found.setdefault(way_of(state), []).append(sandbox)
-        for way in self._streams.keys() - found.keys():
-            if self._streams[way].checking is None:
-                self._close(self._streams.pop(way))
-        for way, pods in found.items():
-            stream = self._streams.setdefault(way, Stream(PathHealth(self._misses)))
+            active = sandbox.attachment.active
+            works = sandbox.attachment.verified and not sandbox.gone and not sandbox.mute(now)
+            if works and active and isinstance(active.to, Gateway):
+                found.setdefault(path_of(active), []).append(sandbox)
+        for path in self._streams.keys() - found.keys():
+            if self._streams[path].checking is None:
+                self._close(self._streams.pop(path))
+        for path, pods in found.items():
+            stream = self._streams.setdefault(path, Stream(PathHealth(self._misses)))
             stream.pods = pods
             stream.health.interval = INTERVAL * max(1.0, len(found) / _AT_FULL_RATE)
 
-    async def _tend(self, way: Way, stream: Stream) -> None:
+    async def _tend(self, path: TunnelPath, stream: Stream) -> None:
         if stream.checking is not None:
             return
         now = asyncio.get_running_loop().time()
@@ -162,7 +163,7 @@ class Paths:
         self._receive(stream)
         if stream.health.suspect and self.on_suspect is not None:
             others = [s for s in stream.pods if s is not stream.sandbox]
-            stream.checking = self.on_suspect(way, stream.sandbox, others)
+            stream.checking = self.on_suspect(path, stream.sandbox, others)
         elif stream.health.due_in(now) <= 0:
             request = echo.echo_request(self._identifier, stream.health.send(now))
             # A link that has just gone refuses to send; that is silence too.
@@ -191,6 +192,7 @@ class Paths:
         if sandbox is None:
             return
         state = sandbox.attachment
+        listen_port = state.listen_port
         try:
             opened = await sandbox.open_echo()
         except (OSError, DatapathError) as error:
@@ -201,7 +203,7 @@ class Paths:
             if opened is not None:
                 opened.close()
             return
-        stream.socket, stream.since, stream.listen_port = opened, now, state.listen_port
+        stream.socket, stream.since, stream.listen_port = opened, now, listen_port
         stream.health.fresh()
 
     def _receive(self, stream: Stream) -> None:
@@ -215,5 +217,5 @@ class Paths:
     def _close(self, stream: Stream) -> None:
         if stream.socket is not None:
             stream.socket.close()
-        stream.socket, stream.sandbox, stream.listen_port = None, None, 0
+        stream.socket, stream.sandbox, stream.listen_port = None, None, None
         stream.health.fresh()

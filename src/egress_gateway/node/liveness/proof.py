@@ -1,8 +1,8 @@
-"""Looks for proof that a way works although its echoes are missing.
+"""Looks for proof that a path works although its echoes are missing.
 
-A handshake is proof, through whichever tunnel of that way: a pod that drops echoes, or drowns them,
-moves nobody, and a gateway that is busy with the handshakes of many is there. Without one, all that
-use the way leave it.
+A handshake is proof, through whichever tunnel of that path: a pod that drops echoes, or drowns
+them, moves nobody, and a gateway that is busy with the handshakes of many is there. Without one,
+all pods that use the path leave it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.node.liveness.paths import Paths, Way
+from egress_gateway.node.liveness.paths import Paths, TunnelPath
 from egress_gateway.node.liveness.verify import Verifier
 from egress_gateway.node.sandbox import Sandbox
 
@@ -26,27 +26,29 @@ _MUTE_SECONDS: Final = 30.0
 
 
 class Prover:
-    """``heard(way, then)`` says whether any handshake was complete after ``then`` (in the loop's
-    time); ``on_lost`` is told of a way that no tunnel gets through. Neither may block."""
+    """``heard(path, then)`` says whether any handshake was complete after ``then`` (in the loop's
+    time); ``on_lost`` is told of a path that no tunnel gets through. Neither may block."""
 
     def __init__(
         self,
         paths: Paths,
         verifier: Verifier,
         *,
-        heard: Callable[[Way, float], bool],
-        on_lost: Callable[[Way], None],
+        heard: Callable[[TunnelPath, float], bool],
+        on_lost: Callable[[TunnelPath], None],
     ) -> None:
         self._paths = paths
         self._verifier = verifier
         self._heard = heard
         self._on_lost = on_lost
 
-    def suspect(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> asyncio.Task[None]:
+    def suspect(
+        self, path: TunnelPath, canary: Sandbox, others: list[Sandbox]
+    ) -> asyncio.Task[None]:
         """Starts the search; ``Paths`` hears of its end."""
-        return asyncio.create_task(self._search(way, canary, others[:_WITNESSES]))
+        return asyncio.create_task(self._search(path, canary, others[:_WITNESSES]))
 
-    async def _search(self, way: Way, canary: Sandbox, others: list[Sandbox]) -> None:
+    async def _search(self, path: TunnelPath, canary: Sandbox, others: list[Sandbox]) -> None:
         began = asyncio.get_running_loop().time()
         asked = [s for s in (canary, *others) if await self._question(s)]
         proofs = [asyncio.create_task(s.verified.wait()) for s in asked]
@@ -61,11 +63,11 @@ class Prover:
         if answered:
             # What is wrong with the canary alone, its verifier finds.
             canary.take_for_mute(asyncio.get_running_loop().time() + _MUTE_SECONDS)
-        if answered or self._heard(way, began):
-            self._paths.proven(way)
+        if answered or self._heard(path, began):
+            self._paths.proven(path)
             return
-        self._paths.lost(way)
-        self._on_lost(way)
+        self._paths.lost(path)
+        self._on_lost(path)
 
     async def _question(self, sandbox: Sandbox) -> bool:
         try:

@@ -12,9 +12,9 @@ SOON: Final = 0.022
 is lost, and the container waits. More than the 20 ms in which a second one would be refused; a
 start takes too long for many of them to meet at one gateway."""
 _GROWTH: Final = 1.6
-_EAGER: Final = 0.003
-_CALM: Final = 0.025
-"""Seconds between looks, at least: while a container waits, and while nobody does. A gateway's
+_LOOK_AT_START: Final = 0.003
+_LOOK: Final = 0.025
+"""Least seconds between looks: while a container waits, and while nobody does. A gateway's
 loss moves hundreds of tunnels at once, and every look is processor time."""
 _LONGEST: Final = 5.0
 SILENCE: Final = 1.5
@@ -32,13 +32,13 @@ class Schedule:
     started: float
     again_at: float
     delay: float = FIRST_RETRY
-    shortest_look: float = _CALM
+    shortest_look: float = _LOOK
 
     @classmethod
     def at(cls, now: float, *, starting: bool = False) -> Schedule:
         """``starting``: the pod has had no handshake yet."""
         first = SOON if starting else FIRST_RETRY
-        return cls(now, now + first, first, _EAGER if starting else _CALM)
+        return cls(now, now + first, first, _LOOK_AT_START if starting else _LOOK)
 
     def due(self, now: float, jitter: float) -> bool:
         """Whether to initiate again now; then the next time is set. ``jitter``: 0 to 1."""
@@ -65,23 +65,23 @@ class Hearing:
     """
 
     heard: dict[Hashable, float] = field(default_factory=dict)
-    """By the way to a gateway, when a handshake of any pod's was last complete."""
+    """By the path to a gateway, when a handshake of any pod's was last complete."""
     silences: dict[str, int] = field(default_factory=dict)
     """By sandbox, silences borne since its last handshake."""
 
-    def complete(self, sandbox: str, way: Hashable, now: float) -> None:
-        self.heard[way] = now
+    def complete(self, sandbox: str, path: Hashable, now: float) -> None:
+        self.heard[path] = now
         self.silences.pop(sandbox, None)
 
-    def since(self, way: Hashable, then: float) -> bool:
+    def since(self, path: Hashable, then: float) -> bool:
         """Whether anybody's handshake was complete after ``then``."""
-        return self.heard.get(way, float("-inf")) > then
+        return self.heard.get(path, float("-inf")) > then
 
-    def bears(self, sandbox: str, way: Hashable, now: float) -> bool:
+    def bears(self, sandbox: str, path: Hashable, now: float) -> bool:
         """Whether the sandbox should go on with this gateway although it has heard nothing for
         ``SILENCE``: others have, and it has not been so for long."""
         borne = self.silences.get(sandbox, 0)
-        if borne >= _BORNE or not self.since(way, now - SILENCE):
+        if borne >= _BORNE or not self.since(path, now - SILENCE):
             self.silences.pop(sandbox, None)
             return False
         self.silences[sandbox] = borne + 1

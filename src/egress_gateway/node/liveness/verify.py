@@ -41,7 +41,8 @@ class Verifier:
 
     async def _run(self, sandbox: Sandbox) -> None:
         loop = asyncio.get_running_loop()
-        port, schedule = 0, Schedule.at(loop.time())
+        port: int | None = None
+        schedule = Schedule.at(loop.time())
         while not sandbox.gone:
             now = loop.time()
             if sandbox.attachment.listen_port != port:  # a new tunnel, or moved
@@ -53,8 +54,9 @@ class Verifier:
                     self._pacer.complete(sandbox.attachment.id)
                     self._on_verified(sandbox)
                     return
-                if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn(sandbox.attachment.id, sandbox.attachment.address)
+                active = sandbox.attachment.active
+                if active and schedule.due(now, random.random()):  # noqa: S311  (spreads load)
+                    await self._pacer.turn(sandbox.attachment.id, active.address)
                     await sandbox.handshake_again()
             except DatapathError as error:
                 # The next pass over the sandbox repairs what is broken and starts us again.
@@ -88,8 +90,8 @@ class Joiner:
 
     async def _run(self, sandbox: Sandbox) -> None:
         loop = asyncio.get_running_loop()
-        schedule, leg = Schedule.at(loop.time()), sandbox.attachment.joining
-        while leg is not None and sandbox.attachment.joining == leg and not sandbox.gone:
+        schedule, joining = Schedule.at(loop.time()), sandbox.attachment.joining
+        while joining and sandbox.attachment.joining == joining and not sandbox.gone:
             now = loop.time()
             try:
                 if await sandbox.joined():
@@ -97,7 +99,7 @@ class Joiner:
                     self._on_joined(sandbox)
                     return
                 if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn(sandbox.attachment.id, leg.address)
+                    await self._pacer.turn(sandbox.attachment.id, joining.address)
                     await sandbox.join_again()
             except DatapathError as error:
                 log.info("second tunnel cannot be verified", extra={"error": str(error)})

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_NGINX = str(Path(__file__).parent / "programs" / "nginx.py")
+from egress_gateway_lab.runtime import programs
+
+_NGINX = str(Path(programs.__file__).with_name("nginx.py"))
 
 
 @dataclass(frozen=True, slots=True)

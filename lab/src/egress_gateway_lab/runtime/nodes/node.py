@@ -21,11 +21,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import egress_gateway
 from egress_gateway_lab.runtime.containers.streams import Stdio, open_stdio
 
 log = logging.getLogger(__name__)
 
 _SOURCE = str(Path(__file__).resolve().parents[3])
+_PRODUCT = str(Path(egress_gateway.__file__).resolve().parents[1])
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
     "from egress_gateway_lab.runtime.machine.main import main; main()"
@@ -374,12 +376,13 @@ class Node:
 
 
 def _program_directories() -> list[str]:
-    """Where this Python and this package live: every machine and container must see them."""
+    """Where Python, the lab and the product live: all machines and containers must see them."""
     found = {
         os.path.realpath(sys.prefix),
         os.path.realpath(sys.base_prefix),
         sys.prefix,
         _SOURCE,
+        _PRODUCT,
     }
     return sorted(path for path in found if path not in ("/", "/usr", "/usr/local"))
 
