@@ -20,6 +20,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from egress_gateway.datapath.linux.door import FolderLost
 from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.logging import configure
 from egress_gateway.service.settings import PREFIX, SettingsError, load
@@ -133,7 +134,7 @@ async def _until_signal(run: Run, settings: Any) -> int:
         await task
     except asyncio.CancelledError:
         return 0
-    except OperatorError as error:
+    except (OperatorError, FolderLost) as error:
         log.error("%s", error)
         return 1
     return 0

@@ -37,13 +37,39 @@ class FolderLost(DatapathError):
     """The folder that clients look into is no longer the one that this process sees."""
 
 
+class HostFolder:
+    """A folder that others reach by its place on the host."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mounted_from = _mounted_from(path)
+
+    def check(self) -> None:
+        """Raises ``FolderLost``."""
+        with contextlib.suppress(FileNotFoundError):
+            # Deleted, though our mount still shows it: nothing can be made in there any more.
+            if os.stat(self.path).st_nlink and _mounted_from(self.path) == self._mounted_from:
+                return
+        if self._mounted_from is not None:
+            raise FolderLost(
+                f"the folder {self.path} was removed or moved on the node, and this container "
+                "still sees the old one; it ends so that the container starts with the new one"
+            )
+
+    async def watch(self) -> None:
+        """For those who listen on no socket there: until cancelled. Raises ``FolderLost``."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.check()
+
+
 class Door:
     """The socket ``path``. ``on_remade`` is called each time that it had to be made again."""
 
     def __init__(self, path: Path, *, on_remade: Callable[[], None] = lambda: None) -> None:
         self._path = path
         self._on_remade = on_remade
-        self._mounted_from = _mounted_from(path.parent)
+        self._folder = HostFolder(path.parent)
         self._own: tuple[int, int] | None = None
         self.problem: str | None = f"socket {path} is not there yet"
         """Why clients cannot connect; None if they can."""
@@ -70,7 +96,7 @@ class Door:
 
     def _look(self) -> socket.socket | None:
         """The socket that was made in place of one that could not be reached, if any was."""
-        self._check_folder()
+        self._folder.check()
         if self._reached():
             self.problem = None
             return None
@@ -85,18 +111,6 @@ class Door:
         log.warning("made lost socket again", extra={"socket": str(self._path)})
         self._on_remade()
         return fresh
-
-    def _check_folder(self) -> None:
-        folder = self._path.parent
-        with contextlib.suppress(FileNotFoundError):
-            # Deleted, though our mount still shows it: nothing can be made in there any more.
-            if os.stat(folder).st_nlink and _mounted_from(folder) == self._mounted_from:
-                return
-        if self._mounted_from is not None:
-            raise FolderLost(
-                f"the folder {folder} was removed or moved on the node, and this container still "
-                "sees the old one; it ends so that the container is started with the new one"
-            )
 
     def _reached(self) -> bool:
         """Whether a client comes to us by the path, or to a later process of ours."""
