@@ -12,11 +12,11 @@ writes after he has lost it. The kernel lets go of the lock when its process die
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,14 +51,10 @@ class Tenure:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            file = os.open(self._path, flags, 0o600)
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
-                raise
+        if not _is_file_or_absent(self._path):
             _clear(self._path)
-            file = os.open(self._path, flags, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(self._path, flags, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
@@ -77,6 +73,13 @@ def _since(content: bytes) -> int:
     if not first.isdigit() or not token:
         return -1
     return since if (since := int(first)) <= _now() else -1
+
+
+def _is_file_or_absent(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _clear(path: Path) -> None:
