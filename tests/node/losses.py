@@ -314,3 +314,29 @@ async def deleted_while_its_record_is_lost() -> None:
         await until(lambda: not world.agent.sandboxes, seconds=40)
         await until(lambda: not world.endpoints.values())
         await until(lambda: "egw" not in sh("ip -br link"))
+
+
+async def annotation_taken_away_while_its_file_was_lost() -> None:
+    """No agent, no file, no annotation any more: the hold is the only thing that is left."""
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        pod = await world.start_pod("web")
+        await world.stop_agent()
+        shutil.rmtree(RUN / "attached")
+        pod.annotate(None)
+        world.pods.is_synced = False
+        await world.start_agent()
+        # The runtime's record still names the configuration: held, or through the gateway.
+        assert await pod.whoami(timeout=1) in {*publics(world), ""}
+        record = RUN / "pods" / f"{pod.container}-eth0.json"
+        record.write_text(record.read_text().replace('egress"', '"'))
+        await world.stop_agent()
+        shutil.rmtree(RUN / "attached")
+        await world.start_agent()
+        assert await pod.whoami(timeout=1) in {*publics(world), ""}, "not before the API is heard"
+        world.pods.is_synced = True
+        await answered(pod, {NODE})
+        assert "egress_gateway" not in sh("nft list tables", ns=pod.ns)
+        assert "wg0" not in sh("ip -br link", ns=pod.ns)

@@ -40,3 +40,7 @@ def test_the_later_sandbox_of_a_pod_has_its_tunnel_and_the_earlier_one_is_held()
 
 def test_nothing_stays_of_a_pod_that_was_deleted_while_its_files_were_lost() -> None:
     play("deleted_while_its_record_is_lost")
+
+
+def test_a_hold_that_nobody_remembers_goes_when_the_api_says_that_nobody_wants_it() -> None:
+    play("annotation_taken_away_while_its_file_was_lost")

@@ -472,7 +472,7 @@ class World:
             prober=prober,
             teller=Teller(self.recorder),  # type: ignore[arg-type]
         )
-        self.agent.adopt()
+        self.agent.lifecycle.adopt_pods()
         Installer(
             plugin=binary.path(),
             bin_dir=BIN,
@@ -481,7 +481,11 @@ class World:
         ).converge()
         self._tasks = [
             asyncio.create_task(work)
-            for work in (prober.run(), self.agent.run(), server.Server(self.agent, RUN).run())
+            for work in (
+                prober.run(),
+                self.agent.run(),
+                server.Server(self.agent.lifecycle, RUN).run(),
+            )
         ]
         await asyncio.sleep(0)
 

@@ -91,8 +91,8 @@ async def _serve(
         prober=prober,
         teller=Teller(recorder),
     )
-    agent.adopt()
-    answering = Server(agent, settings.run_path)
+    agent.lifecycle.adopt_pods()
+    answering = Server(agent.lifecycle, settings.run_path)
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)

@@ -19,12 +19,13 @@ from typing import TypeVar
 
 import msgspec
 
-from egress_gateway.datapath.errors import DatapathError, PortInUse
+from egress_gateway.cni.protocol import Call
+from egress_gateway.datapath.errors import DatapathError, NoSuchNamespace, PortInUse
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod.ruleset import LINKS, TABLE
-from egress_gateway.datapath.pod.side import PodDesired, PodSide
+from egress_gateway.datapath.pod.side import PodDesired, PodSide, tunnel_name
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, PeerStatus
 from egress_gateway.node.attachment.model import Attachment, Joining, NodeFacts, pod_desired
@@ -301,11 +302,26 @@ class Sandbox:
         return self._wanted[1]
 
 
-def _clear_tunnels(path: Path) -> None:
+def clear_forgotten(kernel: Kernel, record: Call) -> bool:
+    """Takes everything of ours out of a sandbox that no attachment is known of. Whether anything
+    was there. Blocks."""
+    path = Path(record.netns)
+    try:
+        if not _clear_tunnels(path):
+            return False
+    except NoSuchNamespace:
+        return False
+    made = {link: tunnel_name(record.container_id, record.if_name, link) for link in LINKS}
+    PodSide(path, backend=kernel.backend, sources=kernel.sources).detach(made)
+    return True
+
+
+def _clear_tunnels(path: Path) -> bool:
+    """Whether our hold is there. Links of our names are ours only then."""
     with NetNS.open(path) as netns, NetNS.current() as node, Links(netns) as links:
-        # Links of these names are ours only where our hold is.
         if netns.identity == node.identity or Nftables(netns).table("inet", TABLE) is None:
-            return
+            return False
         for name in LINKS:
             if links.link(name) is not None:
                 links.delete(name)
+        return True

@@ -11,10 +11,10 @@ from egress_gateway.api import names
 from egress_gateway.api.types import ObjectMeta
 from egress_gateway.cni import protocol
 from egress_gateway.kube.resources import Pod
-from egress_gateway.node.agent import Refused
 from egress_gateway.node.attachment.model import want
 from egress_gateway.node.cni import server
 from egress_gateway.node.knowledge import annotation
+from egress_gateway.node.lifecycle import Refused
 
 LONG = "n" * 200_000
 
@@ -42,7 +42,7 @@ class _Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def add(self, call: protocol.Call) -> None:
+    async def attach_pod(self, call: protocol.Call) -> None:
         raise self._error
 
 

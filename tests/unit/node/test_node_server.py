@@ -13,8 +13,8 @@ import pytest
 
 from egress_gateway.cni import protocol
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.node.agent import Refused
 from egress_gateway.node.cni import server
+from egress_gateway.node.lifecycle import Refused
 
 
 class Agent:
@@ -24,18 +24,18 @@ class Agent:
         self._error = error
         self.calls: list[str] = []
 
-    async def add(self, call: protocol.Call) -> None:
+    async def attach_pod(self, call: protocol.Call) -> None:
         self.calls.append(f"ADD {call.id}")
         if self._error:
             raise self._error
 
-    async def delete(self, call: protocol.Call) -> None:
+    async def detach_pod(self, call: protocol.Call) -> None:
         self.calls.append(f"DEL {call.id}")
 
-    def check(self, call: protocol.Call) -> str | None:
+    def check_pod(self, call: protocol.Call) -> str | None:
         return str(self._error) if self._error else None
 
-    def collect(self, call: protocol.Call) -> None:
+    def collect_pods(self, call: protocol.Call) -> None:
         self.calls.append("GC")
 
 

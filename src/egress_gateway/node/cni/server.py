@@ -16,7 +16,7 @@ from egress_gateway.cni.protocol import Call
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.door import Door
 from egress_gateway.node import metrics
-from egress_gateway.node.agent import Agent, Refused
+from egress_gateway.node.lifecycle import Lifecycle, Refused
 from egress_gateway.service.logging import bounded
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class Server:
     """Answers on the socket below ``run_dir``. ``problem`` says why the plugin cannot reach it;
     None if it can."""
 
-    def __init__(self, agent: Agent, run_dir: Path) -> None:
-        self._agent = agent
+    def __init__(self, lifecycle: Lifecycle, run_dir: Path) -> None:
+        self._lifecycle = lifecycle
         self._door = Door(
             run_dir / protocol.SOCKET, on_remade=metrics.LOCAL_STATE_REBUILT.labels("socket").inc
         )
@@ -52,7 +52,7 @@ class Server:
             try:
                 async with asyncio.timeout(_REQUEST_SECONDS):
                     request = await _read(reader)
-                writer.write(await answer(self._agent, request))
+                writer.write(await answer(self._lifecycle, request))
                 await writer.drain()
             finally:
                 writer.close()
@@ -70,14 +70,14 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
     return b"".join(parts)
 
 
-async def answer(agent: Agent, request: bytes) -> bytes:
+async def answer(lifecycle: Lifecycle, request: bytes) -> bytes:
     """The reply to one request, in the version that it asks for. Never raises but when it is
     cancelled: whatever goes wrong, the runtime needs an answer."""
     command, version = "(undecoded call)", ""
     try:
         call = protocol.decode(request)
         command, version = call.command, call.config.cni_version
-        return await _verb(agent, call)
+        return await _verb(lifecycle, call)
     except protocol.ProtocolError as error:
         return protocol.refusal(protocol.INVALID_CONFIG, bounded(str(error)), version=version)
     except (Refused, DatapathError) as error:
@@ -87,16 +87,16 @@ async def answer(agent: Agent, request: bytes) -> bytes:
         return _try_again(str(error) or type(error).__name__, version)
 
 
-async def _verb(agent: Agent, call: Call) -> bytes:
+async def _verb(lifecycle: Lifecycle, call: Call) -> bytes:
     match call.command:
         case "ADD":
-            await agent.add(call)
+            await lifecycle.attach_pod(call)
         case "DEL":
-            await agent.delete(call)
+            await lifecycle.detach_pod(call)
         case "GC":
-            agent.collect(call)
+            lifecycle.collect_pods(call)
         case "CHECK":
-            if wrong := agent.check(call):
+            if wrong := lifecycle.check_pod(call):
                 return _try_again(wrong, call.config.cni_version)
         case other:
             raise protocol.ProtocolError(f"unknown command {bounded(other)!r}")
