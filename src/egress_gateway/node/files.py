@@ -52,13 +52,18 @@ class Folder:
             return None
         except OSError as error:
             raise Damaged(_words(error)) from error
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise Damaged("it is not a file")
             if not 0 < status.st_size <= _LARGEST:
                 raise Damaged("it is empty" if not status.st_size else "it is larger than 16 MiB")
-            return file.read(_LARGEST)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(_LARGEST)
+        except OSError as error:
+            raise Damaged(_words(error)) from error
+        finally:
+            os.close(descriptor)
 
     def write(self, stem: str, content: bytes) -> None:
         """Puts the file in place, whole, whatever was there; root alone can read it. Makes the

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from egress_gateway.api import keys
@@ -34,7 +35,7 @@ from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.liveness.schedule import Hearing
 from egress_gateway.node.liveness.verify import Joiner, Verifier
 from egress_gateway.node.parts import Parts
-from egress_gateway.node.sandbox import Sandbox, clear_forgotten
+from egress_gateway.node.sandbox import Sandbox, belongs, clear_forgotten
 from egress_gateway.node.spares import Spares
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class Lifecycle:
     def adopt_pods(self) -> None:
         """Takes over what an earlier agent left, moving nobody. Blocks; call it before ``run``."""
         self._inherited = self._store.record_ids()
-        for attachment in self._store.attachments():
+        for attachment in filter(self._is_sound, self._store.attachments()):
             self._sandboxes.add(Sandbox(attachment, self._kernel, kept=True))
         for sandbox in sorted(self._sandboxes, key=self._age_order):
             self._supersede_others(sandbox)
@@ -155,6 +156,17 @@ class Lifecycle:
         self._spares.adopt({name for a in attachments for name in a.names.values()})
         self._kernel.sync_sources(attachments)
         log.info("adopted attachments", extra={"count": len(self._sandboxes)})
+
+    def _is_sound(self, attachment: Attachment) -> bool:
+        """Whether the file is of the pod whose namespace it names."""
+        path = Path(attachment.netns)
+        if belongs(path, attachment.if_name, attachment.addresses):
+            return True
+        log.warning(
+            "attachment is damaged", extra={"pod": attachment.id, "error": "wrong addresses"}
+        )
+        self._store.forget(attachment.id)
+        return False
 
     def _age_order(self, sandbox: Sandbox) -> int:
         return self._store.age_order(sandbox.attachment.id)
@@ -186,6 +198,9 @@ class Lifecycle:
             if sandbox is None:
                 uid = uid or await self._knowledge.uid(namespace, name)
                 if self._sandboxes.of_call(record) or not self._records.is_first(record):
+                    return
+                if not await self._kernel.run(_names_its_own, record):
+                    self._records.discard(record)
                     return
                 sandbox = self._add_sandbox(record, uid, configuration)
                 await sandbox.clear_tunnels()
@@ -350,3 +365,8 @@ class Lifecycle:
     def watch_gateways(self) -> None:
         attached = (s.attachment.configuration for s in self._sandboxes)
         self._liveness.prober.watch({g.address for c in attached for g in c.gateways})
+
+
+def _names_its_own(record: Call) -> bool:
+    addresses = [str(address) for address in record.addresses]
+    return belongs(Path(record.netns), record.if_name, addresses)

@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
@@ -300,6 +300,17 @@ class Sandbox:
         if self._wanted is None or self._wanted[0] is not self.attachment:
             self._wanted = self.attachment, pod_desired(self.attachment, self._kernel.facts)
         return self._wanted[1]
+
+
+def belongs(path: Path, interface: str, addresses: Collection[str]) -> bool:
+    """Whether the namespace may be that of the pod with these addresses: False if its interface
+    has others, and none of them. Blocks."""
+    try:
+        with NetNS.open(path) as netns, Links(netns) as links:
+            found = {str(a.ip) for name, a in links.every_address() if name == interface}
+    except DatapathError:
+        return True
+    return not found or not addresses or bool(found & set(addresses))
 
 
 def clear_forgotten(kernel: Kernel, record: Call) -> bool:

@@ -155,5 +155,7 @@ def _check(record: protocol.Call, sandbox: str) -> None:
     """Raises ``Damaged`` and ``ProtocolError``."""
     if record.id != sandbox:
         raise Damaged(f"it is the record of sandbox {record.id[:256]}")
+    if not record.netns or not record.pod[1]:
+        raise Damaged("it does not say which pod, or which namespace")
     # Read when they are needed; what cannot be read must not be found out then.
     _ = record.addresses, record.configuration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ from egress_gateway.node.attachment.store import rebuilt
 from egress_gateway.node.cni.libcni import FIRST, Results
 from egress_gateway.node.knowledge import Knowledge, annotation
 from egress_gateway.node.sandbox import Kernel
+
+log = logging.getLogger(__name__)
 
 _REMEMBERED: Final = 1000
 """Sandboxes that are remembered as over, so that what libcni still says of one makes no record."""
@@ -65,6 +68,13 @@ class Records:
         while len(self._over) > _REMEMBERED:
             del self._over[next(iter(self._over))]
         self._store.forget_record(sandbox_id)
+
+    def discard(self, record: Call) -> None:
+        """The record is another pod's: its own is looked for like one that is missing."""
+        namespace, name, _ = record.pod
+        extra = {"pod": f"{namespace}/{name}", "error": "wrong addresses"}
+        log.warning("record is damaged", extra=extra)
+        self._store.forget_record(record.id)
 
     def is_over(self, sandbox_id: str) -> bool:
         """Whether the runtime has ended the sandbox, and has not added it again since."""
