@@ -134,10 +134,21 @@ async def _until_signal(run: Run, settings: Any) -> int:
         await task
     except asyncio.CancelledError:
         return 0
-    except (OperatorError, FolderLost) as error:
-        log.error("%s", error)
+    except Exception as error:
+        cause = _of_operator(error)
+        if cause is None:
+            raise
+        log.error("%s", cause)
         return 1
     return 0
+
+
+def _of_operator(error: Exception) -> Exception | None:
+    """What ended the component, if one line says it all: by itself, or out of a group of tasks."""
+    if isinstance(error, ExceptionGroup):
+        causes = [_of_operator(each) for each in error.exceptions]
+        return causes[0] if all(causes) else None
+    return error if isinstance(error, OperatorError | FolderLost) else None
 
 
 controller: Final = _ComponentCommand(

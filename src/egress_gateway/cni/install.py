@@ -163,7 +163,9 @@ class Installer:
         try:
             without = conflist.without_plugin(path.read_bytes())
         except conflist.ConflistError as error:
-            log.warning("left alone", extra={"file": str(path), "error": str(error)})
+            log.warning(
+                "left CNI configuration alone", extra={"file": str(path), "error": str(error)}
+            )
             return []
         if without is None:
             return []

@@ -123,7 +123,7 @@ class Endpoints:
         if not self._cache.is_synced:
             return
         for key in leftovers(self._cache.values(), self._node, pods):
-            log.info("deleting a PodEndpoint whose pod is not attached", extra={"pod": str(key)})
+            log.info("deleted stale PodEndpoint", extra={"pod": str(key)})
             await self._delete(key, self._cache.get(*key))
 
     async def _delete(self, key: Key, present: PodEndpoint | None) -> None:

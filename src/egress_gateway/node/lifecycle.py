@@ -120,7 +120,7 @@ class Lifecycle:
                 )
                 await sandbox.become(sandbox.attachment)
         except (TimeoutError, DatapathError) as error:
-            log.warning("pod cannot be held back", extra={"pod": pod, "error": str(error)})
+            log.warning("cannot hold pod back", extra={"pod": pod, "error": str(error)})
             return False
         self._queues.moves.add(call.id)
         return True
@@ -163,7 +163,7 @@ class Lifecycle:
         if belongs(path, attachment.if_name, attachment.addresses):
             return True
         log.warning(
-            "attachment is damaged", extra={"pod": attachment.id, "error": "wrong addresses"}
+            "found damaged attachment", extra={"pod": attachment.id, "error": "wrong addresses"}
         )
         self._store.forget(attachment.id)
         return False
@@ -310,7 +310,7 @@ class Lifecycle:
                 await self._endpoints.withdraw(state)
         except (ApiError, TimeoutError) as error:
             # The sweep deletes it later, and so does the end of the Pod.
-            log.info("PodEndpoint is left for the sweep", extra={"error": str(error)})
+            log.info("left PodEndpoint for the sweep", extra={"error": str(error)})
 
     def _add_sandbox(self, call: Call, uid: str, configuration: PodConfiguration) -> Sandbox:
         namespace, pod, _ = call.pod

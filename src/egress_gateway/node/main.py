@@ -14,7 +14,6 @@ from egress_gateway.api import names
 from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
 from egress_gateway.cni.tenure import Tenure
-from egress_gateway.datapath.linux.door import FolderLost
 from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
@@ -35,7 +34,6 @@ from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.sandbox import Kernel
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
-from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)
@@ -55,13 +53,7 @@ async def run(settings: Settings) -> None:
             await _retire(settings, readiness)
             return
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="kernel") as executor:
-            try:
-                await _serve(settings, client, readiness, executor)
-            except ExceptionGroup as group:
-                lost = group.subgroup(FolderLost)
-                if lost is None:
-                    raise
-                raise OperatorError(str(lost.exceptions[0])) from lost
+            await _serve(settings, client, readiness, executor)
 
 
 async def _retire(settings: Settings, readiness: Readiness) -> None:
@@ -111,7 +103,7 @@ async def _serve(
 def _kernel(settings: Settings, executor: ThreadPoolExecutor) -> Kernel:
     mtu = settings.node_mtu or default_route_mtu()
     backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
-    log.info("data path", extra={"wireguard": backend.kind, "node_mtu": mtu})
+    log.info("prepared data path", extra={"wireguard": backend.kind, "node_mtu": mtu})
     return Kernel(
         facts=NodeFacts(mtu=mtu, exceptions=settings.exceptions),
         backend=backend,

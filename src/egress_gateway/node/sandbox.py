@@ -285,7 +285,7 @@ class Sandbox:
         """The tunnel that was to be made found its listen port taken."""
         port, joining = self._kernel.free_port(), attachment.joining
         taken = joining.listen_port if joining else attachment.listen_port
-        log.info("listen port is taken, trying another", extra={"port": taken})
+        log.info("changed taken listen port", extra={"port": taken})
         if joining is not None:
             again = msgspec.structs.replace(joining, listen_port=port)
             return msgspec.structs.replace(attachment, standby=Joining(again))

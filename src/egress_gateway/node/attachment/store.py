@@ -70,7 +70,7 @@ class AttachmentStore:
             if record is not None:
                 _check(record, sandbox)
         except (Damaged, protocol.ProtocolError) as error:
-            self._report(self._records.file(sandbox), "record is damaged", str(error))
+            self._report(self._records.file(sandbox), "found damaged record", str(error))
             return None
         self._reported.discard(self._records.file(sandbox))
         return record
@@ -108,7 +108,7 @@ class AttachmentStore:
             if attachment.id != sandbox:
                 raise Damaged(f"it is the file of sandbox {attachment.id}")
         except (Damaged, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            self._report(self._attachments.file(sandbox), "attachment is damaged", str(error))
+            self._report(self._attachments.file(sandbox), "found damaged attachment", str(error))
             return None
         self._reported.discard(self._attachments.file(sandbox))
         return attachment
@@ -133,7 +133,7 @@ class AttachmentStore:
             done = step()
         except OSError as error:
             metrics.LOCAL_STATE_UNWRITABLE.set(1)
-            self._report(path, "local state cannot be written", error.strerror or str(error))
+            self._report(path, "cannot write local state", error.strerror or str(error))
             return False
         metrics.LOCAL_STATE_UNWRITABLE.set(0)
         return done

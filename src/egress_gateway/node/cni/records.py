@@ -73,7 +73,7 @@ class Records:
         """The record is another pod's: its own is looked for like one that is missing."""
         namespace, name, _ = record.pod
         extra = {"pod": f"{namespace}/{name}", "error": "wrong addresses"}
-        log.warning("record is damaged", extra=extra)
+        log.warning("found damaged record", extra=extra)
         self._store.forget_record(record.id)
 
     def is_over(self, sandbox_id: str) -> bool:

@@ -57,7 +57,7 @@ class Server:
             finally:
                 writer.close()
         except (OSError, TimeoutError) as error:
-            log.info("a CNI call broke off", extra={"error": str(error)})
+            log.info("lost CNI call", extra={"error": str(error)})
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
