@@ -1,4 +1,4 @@
-"""How a component ends: one line for what its operator can mend, a trace for what nobody expected."""
+"""How a component ends: one line for what its operator can mend, a trace for the unexpected."""
 
 from __future__ import annotations
 
