@@ -26,7 +26,7 @@ def asking(name: str, configuration: str) -> dict[str, Any]:
 
 async def running(world: World, name: str, *, other_than: str = "") -> dict[str, Any]:
     """The pod, ready; with ``other_than``, when its address is another one."""
-    found: dict[str, Any] = await world.kube.wait_for(
+    found = await world.kube.wait_for(
         "pods",
         name,
         lambda p: (
@@ -39,6 +39,7 @@ async def running(world: World, name: str, *, other_than: str = "") -> dict[str,
         namespace="default",
         timeout=120,
     )
+    assert found is not None
     return found
 
 

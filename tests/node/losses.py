@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import msgspec
+from prometheus_client import REGISTRY
 
 from egress_gateway.datapath.linux import netns
-from egress_gateway.node import metrics
 from tests.node.world import RUN, RunningPod, World, sh, until
 
 NODE = "10.224.0.4"
@@ -31,6 +31,10 @@ def _truncate(path: Path) -> None:
 def _halve(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
+
+
+def _null(path: Path) -> None:
+    path.write_text("null")
 
 
 def _garbage(path: Path) -> None:
@@ -85,7 +89,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "link": _link,
     "dangling": _dangling,
     "pipe": _pipe,
-    "null": lambda path: path.write_text("null") and None,
+    "null": _null,
     "another": _other_pods,
     "sandbox": _other_sandbox,
     "later": _later_schema,
@@ -137,8 +141,8 @@ async def answered(pod: RunningPod, wanted: set[str]) -> None:
 
 
 def rebuilt(what: str) -> float:
-    value: float = metrics.LOCAL_STATE_REBUILT.labels(what)._value.get()
-    return value
+    name = "egress_gateway_node_local_state_rebuilt_total"
+    return REGISTRY.get_sample_value(name, {"what": what}) or 0.0
 
 
 async def files_are_damaged(*damages: str) -> None:

@@ -31,14 +31,19 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def _with_its_folder(path: Path) -> None:
+    path.unlink()
+    path.parent.rmdir()
+
+
 DAMAGES: list[Callable[[Path], object]] = [
-    lambda path: path.unlink(),
+    Path.unlink,
     lambda path: path.write_bytes(b""),
     lambda path: path.write_bytes(path.read_bytes()[:-5]),
     lambda path: path.write_bytes(b"\xff" * 300),
     lambda path: path.write_text("9" * 40 + " from the future"),
     lambda path: path.write_text("0123456789abcdef0123456789abcdef"),  # an earlier version's
-    lambda path: (path.unlink(), path.parent.rmdir()),
+    _with_its_folder,
     _folder,
     _link,
     _pipe,

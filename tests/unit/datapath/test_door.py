@@ -72,16 +72,31 @@ def _folder_removed(path: Path) -> None:
     path.parent.rmdir()
 
 
-DAMAGES: list[Callable[[Path], object]] = [
-    lambda path: path.unlink(),
-    lambda path: path.rename(path.with_name("aside")),
-    lambda path: (path.unlink(), path.write_text("x")),
-    lambda path: (path.unlink(), path.mkdir(), (path / "x").mkdir()),
-    lambda path: (path.unlink(), path.symlink_to("/nowhere")),
-    lambda path: (path.unlink(), os.mkfifo(path)),
-    _left_behind,
-    _folder_removed,
-]
+def _moved(path: Path) -> None:
+    path.rename(path.with_name("aside"))
+
+
+def _file(path: Path) -> None:
+    path.unlink()
+    path.write_text("x")
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    (path / "x").mkdir(parents=True)
+
+
+def _link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/nowhere")
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGES = [Path.unlink, _moved, _file, _folder, _link, _pipe, _left_behind, _folder_removed]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -94,7 +109,7 @@ async def test_made_again_whatever_happened_to_it(
         assert await greeted(path) == b"hello"
         for n in range(1, 3):
             damage(path)
-            await until(lambda n=n: len(remade) == n)
+            await until(lambda wanted=n: len(remade) == wanted)  # type: ignore[misc]
             assert await greeted(path) == b"hello"
 
 
