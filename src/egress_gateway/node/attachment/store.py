@@ -36,6 +36,7 @@ class AttachmentStore:
         self._records = Folder(run_dir / protocol.RECORDS)
         self._attachments = Folder(run_dir / protocol.ATTACHMENTS)
         self._reported: set[Path] = set()
+        self._unwritable: set[Path] = set()
         self._stamps: dict[str, tuple[object, object]] = {}
         self.make_folders()
 
@@ -128,14 +129,19 @@ class AttachmentStore:
     # What cannot be read or written.
 
     def _try(self, step: Callable[[], bool | None], path: Path) -> bool | None:
-        """What ``step`` returns; False if the file system refuses it."""
+        """What ``step`` returns; False if the file system refuses it, which is logged once."""
         try:
             done = step()
         except OSError as error:
             metrics.LOCAL_STATE_UNWRITABLE.set(1)
-            self._report(path, "cannot write local state", error.strerror or str(error))
+            if path not in self._unwritable:
+                self._unwritable.add(path)
+                extra = {"file": str(path), "error": error.strerror or str(error)}
+                log.warning("cannot write local state", extra=extra)
             return False
-        metrics.LOCAL_STATE_UNWRITABLE.set(0)
+        if done is not False:  # else nothing had to be written
+            self._unwritable.discard(path)
+            metrics.LOCAL_STATE_UNWRITABLE.set(bool(self._unwritable))
         return done
 
     def _report(self, path: Path, what: str, error: str) -> None:
