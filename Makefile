@@ -81,6 +81,21 @@ test-kernel:
 	$(prepare) test
 	@tools/uml/run.sh
 
+.PHONY: fuzz
+# The CNI plugin's scanner, for longer than the tests: by libFuzzer where clang is, else by mutated
+# seeds. FUZZ_RUNS inputs, a million by default.
+FUZZ_RUNS ?= 1000000
+FUZZ_FLAGS = -g -O1 -std=gnu11 -w -fno-sanitize-recover=all
+fuzz:
+	@mkdir -p build
+	@if command -v clang >/dev/null; then \
+	    clang $(FUZZ_FLAGS) -DLIBFUZZER -fsanitize=fuzzer,address,undefined \
+	        -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c && build/fuzz-plugin -runs=$(FUZZ_RUNS); \
+	else \
+	    gcc $(FUZZ_FLAGS) -fsanitize=address,undefined \
+	        -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c && build/fuzz-plugin $(FUZZ_RUNS) $$$$; \
+	fi
+
 clean:
 	rm -rf .venv .tools build dist
 

@@ -474,7 +474,7 @@ class World:
             prober=prober,
             teller=Teller(self.recorder),  # type: ignore[arg-type]
         )
-        self.agent.adopt()
+        self.agent.lifecycle.adopt_pods()
         Installer(
             plugin=binary.path(),
             bin_dir=BIN,
@@ -483,7 +483,11 @@ class World:
         ).converge()
         self._tasks = [
             asyncio.create_task(work)
-            for work in (prober.run(), self.agent.run(), server.serve(self.agent, RUN))
+            for work in (
+                prober.run(),
+                self.agent.run(),
+                server.Server(self.agent.lifecycle, RUN).run(),
+            )
         ]
         await asyncio.sleep(0)
 
@@ -491,7 +495,8 @@ class World:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._executor.shutdown()
+        # NB: elsewhere, since a thread may wait for the host of tunnels, which runs in this loop.
+        await asyncio.to_thread(self._executor.shutdown)
 
     # Pods.
 
@@ -515,12 +520,13 @@ class CniError(Exception):
 class RunningPod:
     """A sandbox that a runtime has made: a namespace, configured by the node's CNI chain."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, *, suffix: str = "") -> None:
+        """``suffix``: of a later sandbox of the pod."""
         self._world = world
         self.name = name
         self.uid = f"uid-{name}"
-        self.container = f"c{name}"
-        self.ns = f"cni-{name}"
+        self.container = f"c{name}{suffix}"
+        self.ns = f"cni-{name}{suffix}"
         self.annotation: str | None = None
         self.result: dict[str, Any] = {}
         netns.create(self.ns).close()
@@ -632,12 +638,12 @@ async def until(condition: Callable[[], object], *, seconds: float = 20) -> None
 
 
 def main() -> None:
-    from tests.node import chains, scenarios
+    from tests.node import chains, losses, scenarios
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-    [scenario] = [f for m in (scenarios, chains) if (f := getattr(m, sys.argv[1], None))]
-    asyncio.run(scenario())
+    [scenario] = [f for m in (scenarios, chains, losses) if (f := getattr(m, sys.argv[1], None))]
+    asyncio.run(scenario(*sys.argv[2:]))
 
 
 if __name__ == "__main__":

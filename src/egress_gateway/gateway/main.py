@@ -12,6 +12,7 @@ from aiohttp import web
 
 from egress_gateway.api import names
 from egress_gateway.datapath.gateway.side import GatewaySide
+from egress_gateway.datapath.linux.door import HostFolder
 from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.gateway.agent import (
@@ -123,6 +124,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         for cache in caches:
             group.create_task(cache.run())
         group.create_task(recorder.run())
+        group.create_task(HostFolder(settings.run_path).watch())
         for cache in caches:
             # Nothing is decided on half the truth: a missing list must not remove peers.
             await cache.synced()
