@@ -56,6 +56,8 @@ class MachineSpec:
     """(key, value, effect)."""
     kubernetes_version: str = ""
     """Of the kubelet, without the ``v``; empty: the runtime's own."""
+    local_dns: bool = False
+    """AKS's LocalDNS runs on it: pods and the node ask link-local addresses of the node's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.errors import missing_role
 from egress_gateway.cloud.azure.machines import pool_key
 
 Json = dict[str, Any]
@@ -25,6 +26,17 @@ SUBNET = f"{BASE}/Microsoft.Network/virtualNetworks/aks-vnet/subnets/aks-subnet"
 CONFIG = AzureConfig(
     subscription_id=SUB, resource_group=GROUP, location="swedencentral", use_managed_identity=True
 )
+
+
+def forbidden(
+    scope: str, action: str = "Microsoft.Network/publicIPPrefixes/join/action"
+) -> errors.CloudError:
+    """As Azure says that a role is missing on ``scope``."""
+    said = (
+        "The client 'c' with object id 'p' does not have authorization to perform action "
+        f"'{action}' over scope '{scope}' or the scope is invalid."
+    )
+    return missing_role(said, "AuthorizationFailed", said, scope)
 
 
 class Killed(BaseException):
@@ -401,12 +413,14 @@ class FakeArm:
         self.reads += 1
         return copy.deepcopy(self.sets.get(name))
 
-    async def put_scale_set(self, group: str, name: str, document: Json) -> None:
+    async def put_scale_set(self, group: str, name: str, document: Json, etag: str | None) -> None:
         self._write(f"model {name}")
+        _match(self.sets[name], etag)
         profile = document["properties"]["virtualMachineProfile"]["networkProfile"]
         self._check_references(profile)
         virtual = self.sets[name]["properties"]["virtualMachineProfile"]
         virtual["networkProfile"] = copy.deepcopy(profile)
+        self.sets[name]["etag"] = f'"{next(self._etags)}"'
 
     def _check_references(self, profile: Json) -> None:
         nic = profile["networkInterfaceConfigurations"][0]
@@ -441,11 +455,15 @@ class FakeArm:
         self.reads += 1
         return copy.deepcopy(self.machines[name])
 
-    async def put_instance(self, group: str, name: str, number: str, document: Json) -> None:
+    async def put_instance(
+        self, group: str, name: str, number: str, document: Json, etag: str | None
+    ) -> None:
         self._write(f"instance {name}/{number}")
         profile = document["properties"]["networkProfileConfiguration"]
         self._check_references(profile)
         instance = next(i for i in self.machines[name] if i["instanceId"] == number)
+        _match(instance, etag)
+        instance["etag"] = f'"{next(self._etags)}"'
         instance["properties"]["networkProfileConfiguration"] = copy.deepcopy(profile)
         instance["properties"]["provisioningState"] = "Failed"
         self.sync_nic(instance)
@@ -470,6 +488,11 @@ class FakeArm:
     def _write(self, what: str) -> None:
         self.before(what)
         self.writes.append(what)
+
+
+def _match(document: Json, etag: str | None) -> None:
+    if etag and etag != document.get("etag"):
+        raise errors.Conflict("the etag has changed", code="PreconditionFailed")
 
 
 def _managed(profile: Json) -> set[str]:

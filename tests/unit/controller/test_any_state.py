@@ -179,7 +179,7 @@ async def mend(world: World, turns: int = 10) -> None:
         await world.turn()
         world.cluster.agents_follow()
         for uid in world.cluster.objects:
-            world.reconciler._ledger.forget(uid)
+            world.reconciler._backoff.forget(uid)
 
 
 def is_whole(world: World) -> None:

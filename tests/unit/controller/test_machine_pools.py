@@ -180,7 +180,7 @@ def settle_vanished(arm: FakeArm, key: str) -> bool:
     import asyncio
 
     from egress_gateway.cloud.protocol import PoolRef
-    from egress_gateway.controller.apply import apply
+    from egress_gateway.controller.apply import Writer
     from tests.unit.controller.test_plan import _look
 
     async def run() -> bool:
@@ -190,7 +190,7 @@ def settle_vanished(arm: FakeArm, key: str) -> bool:
             decided = await _look(cloud, pool, [wanted("a", leaving=True)])
             if decided.empty:
                 return decided.verdicts["a"].gone
-            await apply(cloud, decided)
+            await Writer(cloud).apply("pool", decided)
         return False
 
     return asyncio.run(run())
