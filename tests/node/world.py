@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
+from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
@@ -254,6 +256,20 @@ class GatewayNode:
         )
 
 
+class CountedSources(SourceFilter):
+    """Counts the agent's rounds of housekeeping; each ends with a ``sync``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounds = 0
+
+    def sync(self, wanted: Mapping[int, IPAddress] | None = None) -> bool:
+        try:
+            return super().sync(wanted)
+        finally:
+            self.rounds += wanted is None
+
+
 class World:
     def __init__(self) -> None:
         self.configurations, self.pods = PlayedCache(), PlayedCache()
@@ -263,6 +279,7 @@ class World:
         self.pair = keys.generate()
         self.gateways: list[GatewayNode] = []
         self.agent: Agent
+        self.sources: CountedSources
         self._tasks: list[asyncio.Task[None]] = []
         self.settings = Settings(
             node_name="node-1",
@@ -457,10 +474,11 @@ class World:
 
     async def start_agent(self) -> None:
         self._executor = ThreadPoolExecutor(8)
+        self.sources = CountedSources()
         kernel = Kernel(
             facts=NodeFacts(mtu=1500, exceptions=self.settings.exceptions),
             backend=backends.detect(tunnel_socket=RUN / "tunnels.sock"),
-            sources=SourceFilter(),
+            sources=self.sources,
             store=AttachmentStore(RUN),
             executor=self._executor,
             ports=range(20000, 30000),
@@ -490,6 +508,11 @@ class World:
             )
         ]
         await asyncio.sleep(0)
+
+    async def rounds(self, number: int) -> None:
+        """Returns when the agent has looked at everything that often again."""
+        enough = self.sources.rounds + number + 1  # one may be under way
+        await until(lambda: self.sources.rounds >= enough, seconds=60)
 
     async def stop_agent(self) -> None:
         for task in self._tasks:
@@ -643,7 +666,18 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     [scenario] = [f for m in (scenarios, chains, losses) if (f := getattr(m, sys.argv[1], None))]
-    asyncio.run(scenario(*sys.argv[2:]))
+    in_a_world = [*inspect.signature(scenario).parameters][:1] == ["world"]
+    asyncio.run(in_world(scenario) if in_a_world else scenario(*sys.argv[2:]))
+
+
+async def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
+    """A scenario whose first parameter is ``world`` starts with two gateways, a usable configuration
+    and a running agent. One without builds its own."""
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        await scenario(world)
 
 
 if __name__ == "__main__":
