@@ -53,6 +53,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mirror_pods: bool = False
     """Whether mirror pods (of static pods, which come from a file of their node) may use a gateway.
     Whoever holds a kubelet's credential can make one in any namespace, with any annotation."""
+    connections_per_pod: int = 16384
+    """Connections that one pod may have through a gateway; 0: any number. A configuration's address
+    has 64,512 ports for one destination, which its pods share."""
+    connection_share: int = 50
+    """Percent of the node's connection table that one configuration's pods may fill; 0: all."""
+    connection_rate: int = 2000
+    """Connections that one pod may begin in a second, with twice as many at once; 0: any number.
+    It bounds what a pod can do between two counts of its connections."""
     connection_log_rate: int = 1000
     """Lines a second that the connection log writes at most; see ``spec.connectionLog``."""
 
@@ -60,6 +68,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _checked("refused_cidrs", lambda: self.refused, "write address/length, as 10.0.0.0/8")
         _checked("internet_targets", lambda: self.targets, "write address or address:port")
         _checked("tunnel_sources", lambda: self.tunnel_networks, "write address/length")
+        _within("connections_per_pod", self.connections_per_pod, 0, 2**31 - 1, "connections")
+        _within("connection_share", self.connection_share, 0, 100, "percent")
+        _within("connection_rate", self.connection_rate, 0, 1_000_000, "a second")
         _within("handshake_rate", self.handshake_rate, 0, 1_000_000, "a second")
         if self.primary_ip:
             primary = self.primary_ip
