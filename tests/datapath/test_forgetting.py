@@ -98,7 +98,7 @@ def requests() -> Iterator[list[str]]:
         scan(self, *arguments)  # type: ignore[arg-type]
 
     NetlinkSocket.batch = counted_batch  # type: ignore[assignment,method-assign]
-    NetlinkSocket.scan = counted_scan  # type: ignore[method-assign, assignment]
+    NetlinkSocket.scan = counted_scan  # type: ignore[assignment,method-assign]
     try:
         yield asked
     finally:

@@ -122,6 +122,11 @@ class PodEvents:
     pods: Cache[Pod]
     endpoints: Cache[PodEndpoint]
 
+    def limited(self, key: Key | None, text: str) -> None:
+        """Tells a pod's owner that it begins no more connections."""
+        if key is not None:
+            self.warn(key, "EgressConnectionLimit", text)
+
     def warn(self, key: Key, reason: str, text: str) -> None:
         """Writes a warning; nothing if neither exists any more."""
         if (pod := self.pods.get(*key)) is not None:
@@ -287,6 +292,7 @@ class Agent:
             refused=self._settings.refused,
             surroundings=around,
             tunnels=self._tunnel_sources(),
+            connection_rate=self._settings.connection_rate,
         )
 
     def _tunnel_sources(self) -> TunnelSources:

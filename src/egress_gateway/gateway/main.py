@@ -28,6 +28,7 @@ from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.health.internet import Internet
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
+from egress_gateway.gateway.limits import Limits
 from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
 from egress_gateway.gateway.peers.refusals import Refusals
 from egress_gateway.gateway.ports import PortWatch
@@ -96,6 +97,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
     reporter = Reporter(
         client, machine.node, settings.system_namespace, heartbeat=settings.heartbeat
     )
+    pod_events = PodEvents(recorder=recorder, pods=pods, endpoints=endpoints)
     claims = ClaimCaches(endpoints=endpoints, pods=pods, nodes=nodes)
     book = PeerBook(claims, queue.add, mirror_pods=settings.mirror_pods)
     ports = PortWatch(
@@ -103,6 +105,10 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         percent=settings.ports_warning,
         interval=settings.ports_interval,
         changed=lambda: queue.add(STRUCTURE),
+        limits=Limits(pod=settings.connections_per_pod, share=settings.connection_share),
+        tell=lambda name, address, text: pod_events.limited(
+            book.owner(name, address), f"node {machine.name}: {text}"
+        ),
     )
     connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
     keystore = KeyStore(client, settings.system_namespace)
@@ -115,7 +121,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
             reporter=reporter,
             answers=probes.answers,
             recorder=recorder,
-            pods=PodEvents(recorder=recorder, pods=pods, endpoints=endpoints),
+            pods=pod_events,
         ),
         queue=queue,
     )

@@ -86,6 +86,9 @@ _SYSCTLS: Final[tuple[Sysctl, ...]] = (
     ("gateway", "net/ipv4/conf/all/rp_filter", "0"),
     ("gateway", "net/ipv4/conf/default/rp_filter", "0"),
     ("gateway", f"net/ipv4/conf/{INSIDE_LINK}/rp_filter", "0"),
+    # Seconds that an idle TCP connection is remembered, in place of five days: a little more than
+    # two hours, after which keepalives begin (tcp(7)). RFC 5382, REQ-5 asks for 2 h 4 min.
+    ("gateway", "net/netfilter/nf_conntrack_tcp_timeout_established", "7500"),
 )
 _WITHOUT_IPV6: Final[tuple[Sysctl, ...]] = (
     # IPv6 is not carried; solicitations and reports of the links would only be noise.
@@ -156,6 +159,8 @@ class GatewayDesired:
     refused: tuple[IPNetwork, ...] = ()
     surroundings: Surroundings = Surroundings()
     tunnels: TunnelSources = ANYBODY
+    connection_rate: int = 0
+    """Connections that a pod may begin in a second; 0: any number."""
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -178,7 +183,9 @@ class GatewayDesired:
     def gateway_filter(self) -> str:
         own = ipaddress.IPv4Network(self.primary)
         refused = (*ALWAYS_REFUSED, ECHO_NETWORK6, own, *self.refused)
-        return gateway_ruleset(self.configurations, refused=refused, local=self.local)
+        return gateway_ruleset(
+            self.configurations, refused=refused, local=self.local, rate=self.connection_rate
+        )
 
     @property
     def local(self) -> tuple[IPNetwork, ...]:

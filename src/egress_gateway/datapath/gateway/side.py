@@ -38,6 +38,8 @@ from egress_gateway.datapath.gateway.plan import (
 )
 from egress_gateway.datapath.gateway.ruleset import (
     DYNAMIC_SETS,
+    FULL_INTERFACES,
+    FULL_PODS,
     GATEWAY_COUNTERS,
     GATEWAY_SETS,
     GATEWAY_TABLE,
@@ -51,7 +53,7 @@ from egress_gateway.datapath.gateway.ruleset import (
 )
 from egress_gateway.datapath.gateway.shortcut import Shortcut
 from egress_gateway.datapath.linux import connections, conntrack, netns, nft, sockets
-from egress_gateway.datapath.linux.connections import ConnectionEvents, Use
+from egress_gateway.datapath.linux.connections import ConnectionEvents, Survey, Use
 from egress_gateway.datapath.linux.link import MAIN, Links, families
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables, fingerprint
@@ -81,6 +83,14 @@ class Converged:
     problems: Mapping[int, str]
     found: Mapping[str, Device]
     """Interfaces that were there before the pass, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Who may begin no more connections: pods by interface and address, and whole interfaces."""
+
+    pods: frozenset[tuple[str, IPAddress]] = frozenset()
+    interfaces: frozenset[str] = frozenset()
 
 
 class GatewaySide:
@@ -341,10 +351,32 @@ class GatewaySide:
             listing = Nftables(inside).table("inet", GATEWAY_TABLE) if inside is not None else None
         return _zones(listing)
 
-    def use(self) -> dict[int, Use]:
-        """By conntrack zone: how near its address is to its last free port."""
+    def survey(self) -> Survey:
+        """All connections, counted: how near each address is to its last free port, and how many
+        each pod has."""
         with self._inside() as inside:
-            return connections.use(inside) if inside is not None else {}
+            return connections.survey(inside) if inside is not None else Survey({}, {})
+
+    def use(self) -> Mapping[int, Use]:
+        """By conntrack zone: how near its address is to its last free port."""
+        return self.survey().use
+
+    def hold_back(self, full: Full, seconds: int) -> None:
+        """These begin no connection for ``seconds``, and nobody else is held back any more."""
+        elements = {
+            FULL_INTERFACES: [f'"{name}"' for name in sorted(full.interfaces)],
+            **{
+                name: [f'"{i}" . {a}' for i, a in sorted(full.pods, key=str) if a.version == family]
+                for family, name in FULL_PODS.items()
+            },
+        }
+        lines = [f"flush set inet {GATEWAY_TABLE} {name}" for name in elements]
+        for name, found in elements.items():
+            listed = ", ".join(f"{element} timeout {seconds}s" for element in found)
+            if listed:
+                lines.append(f"add element inet {GATEWAY_TABLE} {name} {{ {listed} }}")
+        with self._must() as inside:
+            Nftables(inside).apply("\n".join(lines))
 
     def table(self) -> tuple[int, int]:
         """(entries, limit) of the connection table; zeros while nothing is served."""
