@@ -403,7 +403,13 @@ def cluster_hash(cluster_id: str) -> str:
 
 
 def node_labels(
-    pool_name: str, pool: Mapping[str, Any], *, group: str, region: str, project_label: bool
+    pool_name: str,
+    pool: Mapping[str, Any],
+    *,
+    group: str,
+    region: str,
+    zone: str | None,
+    project_label: bool,
 ) -> dict[str, str]:
     """Labels that AKS gives the nodes of a pool. ``project_label``: with the Go project's own
     label of gateway nodes, which AKS does not give."""
@@ -417,7 +423,7 @@ def node_labels(
         "kubernetes.azure.com/role": "agent",
         "node.kubernetes.io/instance-type": str(pool["vmSize"]),
         "topology.kubernetes.io/region": region,
-        "topology.kubernetes.io/zone": "0",
+        "topology.kubernetes.io/zone": f"{region}-{zone}" if zone else "0",
         **(pool.get("nodeLabels") or {}),
     }
     if mode == "gateway" and project_label:
