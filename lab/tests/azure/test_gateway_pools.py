@@ -255,3 +255,10 @@ async def test_machines_of_a_pool_are_spread_over_its_zones(
         assert model["zones"] == ["1", "2"]
         instances = await client.list(f"{model['id']}/virtualMachines", VERSION)
         assert [i["zones"] for i in instances] == [["1"], ["2"], ["1"], ["2"]]
+
+
+async def test_an_empty_size_is_aks_s_choice(azure: Running, client: ArmClient) -> None:
+    """``az aks nodepool add`` without ``--node-vm-size`` sends an empty one."""
+    await make_cluster(client)
+    pool = await make_gateway_pool(client, vmSize="")
+    assert pool["properties"]["vmSize"]

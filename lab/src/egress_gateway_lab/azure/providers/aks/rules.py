@@ -136,7 +136,9 @@ def network_profile(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def pool_properties(given: Mapping[str, Any], version: str) -> dict[str, Any]:
     """A pool's properties with the service's defaults; ``version`` is the cluster's."""
-    pool = {**POOL_DEFAULTS, **{k: v for k, v in given.items() if v is not None and k != "name"}}
+    named = {k: v for k, v in given.items() if v is not None and k != "name"}
+    pool = {**POOL_DEFAULTS, **named}
+    pool["vmSize"] = pool["vmSize"] or POOL_DEFAULTS["vmSize"]  # az sends "" for AKS's choice
     for computed in ("provisioningState", "powerState", "eTag"):
         pool.pop(computed, None)
     pool.setdefault("nodeImageVersion", POOL_DEFAULTS["nodeImageVersion"])
