@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ class Resources(Protocol):
 
     def get(self, resource_id: str) -> Resource | None: ...
 
-    def list(self, resource_type: str) -> list[Resource]:
+    def list(self, resource_type: str) -> Sequence[Resource]:
         """All resources of a type such as ``Microsoft.Network/loadBalancers``, whole
         documents. Scale set NICs are listed as ``Microsoft.Network/networkInterfaces`` too."""
         ...

@@ -22,8 +22,8 @@ def test_exceptions_are_the_networks_that_were_named() -> None:
     ("name", "value", "words"),
     [
         ("CLUSTER_CIDRS", "10.244.0.0/16,x", "cluster_cidrs: 'x'"),
-        ("LISTEN_PORT_LAST", "70000", "not a range of UDP ports"),
-        ("ATTACH_TIMEOUT", "soon", "float"),
+        ("LISTEN_PORT_LAST", "10000", "not a range of UDP ports"),
+        ("ATTACH_TIMEOUT", "soon", "attach_timeout"),
     ],
 )
 def test_nonsense_is_one_clear_line(name: str, value: str, words: str) -> None:

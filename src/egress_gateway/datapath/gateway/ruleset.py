@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Literal
 
+from egress_gateway.api import names
 from egress_gateway.datapath.addresses import (
     ECHO_ADDRESS,
     ECHO_ADDRESS6,
@@ -63,7 +64,7 @@ NODE_LINK: Final = "gateway0"
 INSIDE_LINK: Final = "host0"
 REACH_MARK: Final = 0x6567_0000
 """Mark of the gateway's own questions to the Internet; see ``reach``."""
-PORTS: Final = (6000, 6999)
+PORTS: Final = (names.PORT_FIRST, names.PORT_LAST)
 """WireGuard server ports; one per configuration of a pool, as the Go project has it."""
 SOURCE_PORTS: Final = "1024-65535"
 """Of TCP connections, at random, whatever port the pod has. Left to itself the kernel keeps the
