@@ -25,7 +25,7 @@ NAME = "my-static-egress-gateway"
 DEFAULT = ipaddress.ip_network("192.0.2.0/24")
 """Where the lab's load balancers take their own outbound addresses from."""
 SIZE = "standard_d2pds_v6"
-_VERSIONS = {m: rf"1\.{m + 1}\.\d+" for m in range(30, 36)} | {36: "None available"}
+_VERSIONS = {m: rf"1\.{m + 1}\.\d+" for m in range(30, 37)} | {37: "None available"}
 VMSS = rf"aks-{POOL}-\d{{8}}-vmss"
 
 

@@ -388,3 +388,28 @@ async def test_members_by_address_are_there_until_a_write_leaves_them_out(
     balancer = await client.put(BALANCER, balancer, VERSION)
     last = balancer["properties"]["backendAddressPools"][-1]
     assert last["properties"]["loadBalancerBackendAddresses"] == []
+
+
+# -- what is not there yet, or not at all
+
+
+async def test_a_prefix_has_its_addresses_when_its_operation_has_ended(
+    azure: Running, client: ArmClient
+) -> None:
+    await client.put(GROUP, REGION, VERSION)
+    azure.emulator.azure.operations.seconds = 600
+    url = f"{azure.base}{NETWORK}/publicIPPrefixes/new?api-version={VERSION}"
+    status, made, _ = await send(client, "PUT", url, {**REGION, "properties": {"prefixLength": 30}})
+    assert status == 201
+    assert "ipPrefix" not in made["properties"]
+    assert "ipPrefix" not in (await send(client, "GET", url, None))[1]["properties"]
+    azure.emulator.azure.operations.seconds = 0.01
+    made = await make_prefix(client, "quick")
+    assert made["properties"]["ipPrefix"].endswith("/30")
+
+
+async def test_a_subnet_that_is_not_there(azure: Running, client: ArmClient) -> None:
+    await set_by_hand(client, ip_config("one", primary=True))
+    with pytest.raises(RequestFailed) as error:
+        await client.get(f"{SUBNET}x", VERSION)
+    assert (error.value.status, error.value.code) == (404, "NotFound")

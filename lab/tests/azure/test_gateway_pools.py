@@ -9,7 +9,7 @@ import pytest
 from egress_gateway_lab.azure.client import ArmClient, RequestFailed
 from lab.tests.azure.conftest import make_cluster, make_gateway_pool
 from lab.tests.azure.running import CLUSTER, NODE_GROUP, Running
-from lab.tests.azure.test_beside_us import instance_body, make_pool
+from lab.tests.azure.test_beside_us import SETS, instance_body, make_pool
 
 VERSION = "2026-06-01"
 POOL = f"{CLUSTER}/agentPools/npegress"
@@ -237,3 +237,28 @@ async def test_nodes_boot_anew_when_local_dns_comes_or_goes(
     pool["properties"]["localDNSProfile"] = {"mode": "Sometimes"}
     with pytest.raises(RequestFailed, match=r"localDNSProfile\.mode"):
         await client.put(POOL, pool, VERSION)
+
+
+# -- zones
+
+
+@pytest.mark.parametrize("kind", ["VirtualMachineScaleSets", "VirtualMachines"])
+async def test_machines_of_a_pool_are_spread_over_its_zones(
+    azure: Running, client: ArmClient, kind: str
+) -> None:
+    await make_cluster(client, "1.34")
+    await make_gateway_pool(client, type=kind, availabilityZones=["1", "2"], count=4)
+    zones = [m.labels["topology.kubernetes.io/zone"] for m in gateways(azure)]
+    assert sorted(zones) == ["swedencentral-1"] * 2 + ["swedencentral-2"] * 2
+    if kind == "VirtualMachineScaleSets":
+        (model, *_) = [s for s in await client.list(SETS, VERSION) if "npegress" in s["name"]]
+        assert model["zones"] == ["1", "2"]
+        instances = await client.list(f"{model['id']}/virtualMachines", VERSION)
+        assert [i["zones"] for i in instances] == [["1"], ["2"], ["1"], ["2"]]
+
+
+async def test_an_empty_size_is_aks_s_choice(azure: Running, client: ArmClient) -> None:
+    """``az aks nodepool add`` without ``--node-vm-size`` sends an empty one."""
+    await make_cluster(client)
+    pool = await make_gateway_pool(client, vmSize="")
+    assert pool["properties"]["vmSize"]

@@ -42,6 +42,7 @@ def prepared(spec: Any) -> tuple[Any, list[str]]:
         ({"tags": None}, {}),
         ({"port": None}, {}),
         ({"note": None}, {"note": None}),
+        ({"tags": {"a": None, "b": "c"}}, {"tags": {"b": "c"}}),
         ({"size": None}, {}),
         ({"profile": {"name": None, "parts": None}}, {"profile": {}}),
         ({"rows": [{"name": None}, {"name": "a"}]}, {"rows": [{}, {"name": "a"}]}),
@@ -57,7 +58,6 @@ def test_what_is_required_is_missing_then() -> None:
     assert prepared({"cidrs": None})[1] == ["Required value"]
 
 
-@pytest.mark.parametrize("given", [{"tags": {"a": None}}, {"cidrs": [None]}])
-def test_a_null_among_values_is_none_of_their_type(given: dict[str, Any]) -> None:
-    (problem,) = prepared({"cidrs": [], **given})[1]
+def test_a_null_in_a_list_is_none_of_its_type() -> None:
+    (problem,) = prepared({"cidrs": [None]})[1]
     assert 'must be of type string: "null"' in problem

@@ -121,11 +121,13 @@ class NodePools:
     def _virtual_machine(self, pool_name: str, pool: Document, name: str) -> Document:
         group, location = self._node_group.id, self._cluster["location"]
         tags = self._node_group.tags(pool_name, pool)
+        zones, number = pool.get("availabilityZones") or [], int(name.rpartition("-vm")[2])
         nic = self._free_nic(pool_name, pool)
         reference = {"id": nic["id"], "properties": {"primary": True}}
         return VirtualMachines(self._azure).write(
             f"{group}/providers/{VirtualMachines.type}/{name}",
             {
+                **({"zones": [zones[number % len(zones)]]} if zones else {}),
                 "location": location,
                 "tags": tags,
                 "properties": {
@@ -172,6 +174,7 @@ class NodePools:
                 pool,
                 group=group,
                 region=region,
+                zone=next(iter(machine.get("zones") or []), None),
                 project_label=self._azure.project_label,
             ),
             taints=rules.node_taints(pool),

@@ -191,7 +191,9 @@ class NodeGroup:
                 "ipConfigurations": [self.ip_configuration(pool)],
             },
         }
+        zones = pool.get("availabilityZones")
         body = {
+            **({"zones": list(zones)} if zones else {}),
             "sku": {"name": pool["vmSize"], "tier": "Standard", "capacity": 0},
             "tags": self.tags(pool_name, pool),
             "properties": {
