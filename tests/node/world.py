@@ -671,8 +671,8 @@ def main() -> None:
 
 
 async def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
-    """A scenario whose first parameter is ``world`` starts with two gateways, a usable configuration
-    and a running agent. One without builds its own."""
+    """A scenario whose first parameter is ``world`` starts with two gateways, a configuration that
+    serves and a running agent. One without builds its own."""
     world = World()
     world.build()
     world.configure()
