@@ -14,7 +14,8 @@ from egress_gateway.datapath.linux.link import Link
 from egress_gateway.datapath.linux.sockets import Flow
 from egress_gateway.datapath.pod import actions as pa
 from egress_gateway.datapath.pod import plan as p
-from egress_gateway.datapath.pod.ruleset import LINKS, split
+from egress_gateway.datapath.pod.origins import Origins
+from egress_gateway.datapath.pod.ruleset import LINKS, replacement, split
 from egress_gateway.datapath.wireguard.model import (
     Config,
     Device,
@@ -226,14 +227,14 @@ def test_a_new_exclusion_leaves_the_session_alone() -> None:
     assert {type(a).__name__ for a in actions} == {"ApplyFilter", "ReplaceRoutes"}
 
 
-def test_connections_from_before_are_seeded_only_with_a_new_table() -> None:
+def test_what_is_known_of_older_connections_comes_with_the_table() -> None:
     flow = Flow(ipaddress.ip_address("198.51.100.10"), 50000, 8080)
-    first = p.plan(desired(), p.PodObserved(inbound=(flow,)))[0]
-    assert isinstance(first, pa.ApplyFilter)
-    assert first.inbound == (flow,)
-    later = p.plan(desired(), p.PodObserved(filter="", inbound=(flow,)))[0]
-    assert isinstance(later, pa.ApplyFilter)
-    assert later.inbound == ()
+    known = Origins(accepted=frozenset({flow}), ports=frozenset({50001}), older=True)
+    first = p.plan(desired(), p.PodObserved(origins=known))[0]
+    assert first == pa.ApplyFilter(desired().filter, False, known)
+    text = replacement(desired().filter, known, present=False)
+    assert "inbound4 { 198.51.100.10 . 50000 . 8080 }" in text
+    assert "unclear_ports { 50001 }" in text
 
 
 def parting(old: p.Tunnel, new: p.Tunnel) -> p.PodDesired:

@@ -16,7 +16,6 @@ from typing import Final, Literal
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import ECHO_ADDRESS, IPAddress, IPNetwork
 from egress_gateway.datapath.linux.link import MAIN, Link, Route, RoutingRule
-from egress_gateway.datapath.linux.sockets import Flow
 from egress_gateway.datapath.pod.actions import (
     Action,
     AddRule,
@@ -33,6 +32,7 @@ from egress_gateway.datapath.pod.actions import (
     ReplaceRoutes,
     SetSysctl,
 )
+from egress_gateway.datapath.pod.origins import NO_ORIGINS, Origins
 from egress_gateway.datapath.pod.ruleset import LEG, LEGS, LINKS, MARK, Split, render, split
 from egress_gateway.datapath.wireguard.model import Config, Device, Endpoint, Peer, PeerStatus
 
@@ -171,7 +171,8 @@ class PodObserved:
     of which that is not known, None if there is none)."""
 
     filter: str | None = None
-    inbound: tuple[Flow, ...] = ()
+    origins: Origins = NO_ORIGINS
+    """Of connections older than the table; nothing if this version's table is there."""
     sysctls: tuple[tuple[str, str | None], ...] = ()
     tunnels: Mapping[str, TunnelObserved] = field(default_factory=dict)
     """By link."""
@@ -268,8 +269,7 @@ def _reverse_path(desired: PodDesired, observed: PodObserved) -> list[SetSysctl]
 def _filter(desired: PodDesired, observed: PodObserved) -> list[Action]:
     if observed.filter == desired.filter:
         return []
-    present = observed.filter is not None
-    return [ApplyFilter(desired.filter, present, () if present else observed.inbound)]
+    return [ApplyFilter(desired.filter, observed.filter is not None, observed.origins)]
 
 
 def _tunnel(desired: PodDesired, tunnel: Tunnel, world: PodObserved) -> list[Action]:

@@ -16,7 +16,8 @@ from typing import Final
 
 from egress_gateway.datapath.addresses import IPNetwork, collapse, within
 from egress_gateway.datapath.linux.nft import amend
-from egress_gateway.datapath.linux.sockets import Flow
+from egress_gateway.datapath.linux.sockets import UDP
+from egress_gateway.datapath.pod.origins import Origins
 
 TABLE: Final = "egress_gateway"
 COUNTER: Final = "held"
@@ -29,9 +30,12 @@ move lets connections finish where they began."""
 LEGS: Final = 0x0300_0000
 LEG: Final = {"wg0": 0x0100_0000, "wg1": 0x0200_0000}
 """Bits of the connection's mark: the tunnel that its last packet left by."""
-SEEDED: Final = ("inbound4", "inbound6")
-"""Sets that hold connections older than the table; re-applying leaves them as they are."""
+SEEDED: Final = ("inbound4", "inbound6", "opened4", "opened6", "unclear_ports", "unclear_protocols")
+"""Sets that hold what is known of connections older than the table (see ``origins``); re-applying
+leaves them as they are."""
 
+_UNCLEAR_PROTOCOLS: Final = "0, 2-5, 7-16, 18-57, 59-255"
+"""All but ICMP, TCP, UDP and ICMPv6."""
 _ALWAYS_DIRECT: Final[tuple[IPNetwork, ...]] = (
     ipaddress.IPv4Network("224.0.0.0/24"),  # IGMP and other talk that never leaves the link
     ipaddress.IPv6Network("fe80::/10"),  # neighbour discovery
@@ -83,11 +87,28 @@ table inet {TABLE} {{
 {_networks("tunneled", destinations.tunneled)}
   set inbound4 {{ type ipv4_addr . inet_service . inet_service; }}
   set inbound6 {{ type ipv6_addr . inet_service . inet_service; }}
+  set opened4 {{ type inet_proto . ipv4_addr . inet_service . inet_service; }}
+  set opened6 {{ type inet_proto . ipv6_addr . inet_service . inet_service; }}
+  set unclear_ports {{ type inet_service; }}
+  set unclear_protocols {{ type inet_proto; flags interval; }}
   chain arriving {{
     type filter hook prerouting priority mangle; policy accept;
-    iifname != {{ {ours} }} ct direction original ct mark set ct mark | {MARK:#x}
+    iifname != {{ {ours} }} ct direction original ct mark & {MARK:#x} == 0 jump begun
     ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
 {stay}{taken}  }}
+  chain begun {{
+    meta l4proto tcp goto begun_tcp
+    meta l4proto . ip saddr . th sport . th dport @opened4 return
+    meta l4proto . ip6 saddr . th sport . th dport @opened6 return
+    udp dport @unclear_ports return
+    meta l4proto @unclear_protocols return
+    ct mark set ct mark | {MARK:#x}
+  }}
+  chain begun_tcp {{
+    ct state new tcp flags & (fin | syn | rst | ack) == syn ct mark set ct mark | {MARK:#x} return
+    ip saddr . tcp sport . ct reply proto-src @inbound4 ct mark set ct mark | {MARK:#x}
+    ip6 saddr . tcp sport . ct reply proto-src @inbound6 ct mark set ct mark | {MARK:#x}
+  }}
   chain routing {{
     type route hook output priority mangle; policy accept;
     ct mark & {MARK | LEGS:#x} == 0 jump seeded
@@ -136,15 +157,43 @@ def _notes() -> str:
     )
 
 
-def replacement(ruleset: str, flows: Iterable[Flow], *, present: bool) -> str:
-    """``ruleset`` as a transaction. What is there keeps its counter and its seeded flows."""
+def replacement(ruleset: str, origins: Origins, *, present: bool) -> str:
+    """``ruleset`` as a transaction. What is there keeps its counter and what is known of older
+    connections."""
     sets = [f"{kind}{family}" for kind in ("direct", "tunneled") for family in (4, 6)]
-    lines = [amend(TABLE, sets, ruleset) if present else ruleset]
-    for flow in flows:
-        name = f"inbound{flow.remote.version}"
+    base = amend(TABLE, sets, ruleset) if present else ruleset
+    return "\n".join([base, seeds(origins)]) + "\n"
+
+
+def amendment(before: Origins, after: Origins) -> str:
+    """From ``before`` to ``after``, which says more."""
+    more = Origins(
+        accepted=after.accepted - before.accepted,
+        opened=after.opened - before.opened,
+        ports=after.ports - before.ports,
+        older=after.older and not before.older,
+    )
+    refuted = seeds(Origins(accepted=before.accepted - after.accepted)).replace("add ", "delete ")
+    return "\n".join([refuted, seeds(more)])
+
+
+def seeds(origins: Origins) -> str:
+    """What is known of connections that are older than the table, for its sets."""
+    elements: dict[str, list[str]] = {}
+    for flow in origins.accepted:
         key = f"{flow.remote} . {flow.remote_port} . {flow.local_port}"
-        lines.append(f"add element inet {TABLE} {name} {{ {key} }}")
-    return "\n".join(lines) + "\n"
+        elements.setdefault(f"inbound{flow.remote.version}", []).append(key)
+    for flow in (flow for flow in origins.opened if flow.protocol == UDP):
+        key = f"udp . {flow.remote} . {flow.remote_port} . {flow.local_port}"
+        elements.setdefault(f"opened{flow.remote.version}", []).append(key)
+    if origins.ports:
+        elements["unclear_ports"] = [str(port) for port in sorted(origins.ports)]
+    if origins.older:
+        elements["unclear_protocols"] = [_UNCLEAR_PROTOCOLS]
+    return "\n".join(
+        f"add element inet {TABLE} {name} {{ {', '.join(keys)} }}"
+        for name, keys in elements.items()
+    )
 
 
 def _networks(name: str, networks: Iterable[IPNetwork]) -> str:
