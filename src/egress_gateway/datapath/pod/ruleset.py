@@ -30,6 +30,9 @@ move lets connections finish where they began."""
 LEGS: Final = 0x0300_0000
 LEG: Final = {"wg0": 0x0100_0000, "wg1": 0x0200_0000}
 """Bits of the connection's mark: the tunnel that its last packet left by."""
+WITHIN_KINDS: Final = ("tun", "wireguard")
+"""Kinds of links that lead to a program or an encapsulation inside the pod, whose own packets meet
+the hold in their turn. Only who has NET_ADMIN makes such links (see the hold's limit)."""
 SEEDED: Final = ("inbound4", "inbound6", "opened4", "opened6", "unclear_ports", "unclear_protocols")
 """Sets that hold what is known of connections older than the table (see ``origins``); re-applying
 leaves them as they are."""
@@ -77,6 +80,7 @@ def render(destinations: Split, *, kept: str | None = None, leaves: bool = True)
     """The table. Connections that left by the tunnel ``kept`` are routed to it again, wherever
     the others go; without ``leaves`` what comes in by it is taken, and nothing leaves by it."""
     ours = ", ".join(f'"{link}"' for link in ("lo", *LINKS))
+    within = ", ".join(f'"{kind}"' for kind in WITHIN_KINDS)
     legs = ", ".join(f'"{link}" : goto by_{link}' for link in LINKS)
     stay = _stay(kept) if kept and leaves else ""
     taken = _taken(kept) if kept and not leaves else ""
@@ -127,6 +131,7 @@ table inet {TABLE} {{
     type filter hook postrouting priority 300; policy accept;
     oifname vmap {{ "lo" : accept, {legs} }}
     ct mark & {MARK:#x} == {MARK:#x} accept
+    meta oifkind {{ {within} }} accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} jump neighbours
     ip daddr @direct4 accept
     ip6 daddr @direct6 accept

@@ -24,7 +24,7 @@ from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError, NoSuchLink, NoSuchNamespace
 from egress_gateway.datapath.linux import conntrack, echo, sockets
-from egress_gateway.datapath.linux.link import Link, Links, families
+from egress_gateway.datapath.linux.link import MAIN, Link, Links, families
 from egress_gateway.datapath.linux.netns import NetNS, read_sysctl, write_sysctl
 from egress_gateway.datapath.linux.nft import Nftables, fingerprint
 from egress_gateway.datapath.linux.sockets import Flow
@@ -55,6 +55,7 @@ from egress_gateway.datapath.pod.origins import (
     wrongly_marked,
 )
 from egress_gateway.datapath.pod.plan import (
+    EARLIER_RULES,
     KEPT_ROUTES,
     KEPT_RULES,
     ROUTES,
@@ -297,10 +298,13 @@ class PodSide:
         return PodObserved(
             filter=current,
             origins=NO_ORIGINS if tells else self._origins(pod, desired),
-            sysctls=tuple((n, read_sysctl(pod.netns, n)) for n in podplan.sysctls(desired)),
+            sysctls=tuple((n, read_sysctl(pod.netns, n)) for n in podplan.sysctls(found)),
             tunnels=tunnels,
             routes=frozenset(r for f in known for t in tables for r in pod.links.routes(t, f)),
             rules=frozenset(r for f in known for r in pod.links.rules(f)),
+            others=podplan.others_routes(
+                (r for f in known for r in pod.links.routes(MAIN, f)), found, desired.interface
+            ),
             ipv6=_has_ipv6(pod.netns, desired.interface),
         )
 
@@ -439,7 +443,7 @@ class PodSide:
     def _clear(self, pod: _Open, names: Mapping[str, str]) -> None:
         """``names``: birth names of tunnels by link, as far as they are known."""
         known = families(pod.netns)
-        rules = (*RULES, *(r for kept in KEPT_RULES.values() for r in kept))
+        rules = (*RULES, *(r for kept in KEPT_RULES.values() for r in kept), *EARLIER_RULES)
         for rule in (r for r in rules if r.family in known):
             with contextlib.suppress(NoSuchLink):
                 pod.links.delete_rule(rule)
