@@ -28,16 +28,18 @@ from egress_gateway.api import names
 from egress_gateway_lab.azure import snapshot
 from egress_gateway_lab.azure.arm import errors, ids
 from egress_gateway_lab.azure.arm.addressing import Addresses
-from egress_gateway_lab.azure.arm.dispatch import dispatch, parse_path
+from egress_gateway_lab.azure.arm.buckets import Buckets
+from egress_gateway_lab.azure.arm.dispatch import dispatch, forbidden, parse_path
 from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.arm.kinds import Answer, Azure, Call
 from egress_gateway_lab.azure.arm.operations import Clock, Operations, SystemClock
 from egress_gateway_lab.azure.arm.store import Store
-from egress_gateway_lab.azure.faults import Fault, Faults
+from egress_gateway_lab.azure.faults import Fault, Faults, without
 from egress_gateway_lab.azure.identity import signin
 from egress_gateway_lab.azure.identity.directory import Directory, Principal
 from egress_gateway_lab.azure.identity.rbac import Access
 from egress_gateway_lab.azure.providers import authorization, graph, registry
+from egress_gateway_lab.azure.providers.compute import rollout
 from egress_gateway_lab.azure.resources import StoredResources
 from egress_gateway_lab.azure.state import StateError, StateFile
 from egress_gateway_lab.protocols import ClusterBackend, Resources, TokenVerifier
@@ -84,16 +86,18 @@ class Emulator:
         prefix6_networks: Sequence[IPv6Network] = (IPv6Network("2001:db8:203::/64"),),
         addon_subject: str = ADDON_SUBJECT,
         public_ip_quota: int = 1000,
+        compute_share: float | None = None,
         state: Path | None = None,
     ) -> None:
         """``operation_seconds``: how long each long-running operation takes.
         ``poll_hold_seconds``: how long a status answer may be kept back for an operation that
         is about to end (0 counts polls as Azure would have them).
+        ``compute_share``: the part of Microsoft.Compute's token buckets that is left for us, when
+        AKS and others have taken theirs; None: no request is too many.
         ``public_ip_quota``: public addresses that the subscription may have.
         ``state``: a file that everything is kept in and taken from; raises ``StateError``."""
         clock = clock or SystemClock()
         store = Store()
-        self.faults = Faults()
         self.directory = Directory(tenant, clock.time, verifier)
         self.azure = Azure(
             subscription=subscription,
@@ -111,8 +115,10 @@ class Emulator:
             ),
             backend=backend,
             clock=clock,
+            buckets=Buckets(clock, compute_share),
             addon_subject=addon_subject,
         )
+        self.faults = Faults(removed=self.azure.operations.release)
         registry.register(self.azure)
         self.directory.welcome = self._welcome
         self.resources: Resources = StoredResources(self.azure)
@@ -213,9 +219,13 @@ class Emulator:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = unquote(request.rel_url.raw_path)
         fault = self.faults.take(request.method, path)
+        if fault is not None and fault.kind == "html":
+            self.requests.append(Seen(request.method, path, fault.status, ""))
+            page = _FRONT_DOOR.format(status=fault.status)
+            return web.Response(status=fault.status, text=page, content_type="text/html")
         who = ""
         try:
-            self._apply_before(fault)
+            self._apply_before(fault, path)
             if fault is not None and fault.kind == "delay":
                 await self.azure.clock.sleep(fault.seconds)
             if signin.TOKEN_PATH.match(path) and request.method == "POST":
@@ -225,7 +235,8 @@ class Emulator:
                 return _respond(Answer(200, found))
             principal = self._authenticate(request)
             who = principal.client_id
-            answer = self._apply_after(fault, await self._answer(request, path, principal))
+            answer = await self._answer(request, path, principal, fault)
+            answer = self._apply_after(fault, answer)
         except ArmError as error:
             answer = Answer(error.status, {"error": error.error()}, error.headers)
         except Exception as error:
@@ -239,8 +250,12 @@ class Emulator:
             return await _cut(request, answer)
         return _respond(answer)
 
-    async def _answer(self, request: web.Request, path: str, principal: Principal) -> Answer:
+    async def _answer(
+        self, request: web.Request, path: str, principal: Principal, fault: Fault | None
+    ) -> Answer:
         body = await _body(request)
+        if fault is not None and fault.kind == "modify":
+            body = without(body, fault.drop)
         query = _query(request)
         if path.lower().startswith(("/v1.0/", "/beta/")):
             return Answer(200, graph.answer(self.directory, request.method, path, query, body))
@@ -259,6 +274,8 @@ class Emulator:
             if_match=request.headers.get("If-Match"),
             if_none_match=request.headers.get("If-None-Match"),
         )
+        if fault is not None and fault.kind == "deny":
+            raise forbidden(self.azure, call, fault.denial)
         answer = await dispatch(self.azure, call)
         return self._page(request, query, answer)
 
@@ -309,21 +326,39 @@ class Emulator:
             )
         return principal
 
-    def _apply_before(self, fault: Fault | None) -> None:
+    def _apply_before(self, fault: Fault | None, path: str) -> None:
         error = fault.error() if fault else None
         if error is not None:
             raise error
+        if fault is not None and fault.kind == "join-pool":
+            rollout.join_pool(self.azure, path, fault.pool)
 
     def _apply_after(self, fault: Fault | None, answer: Answer) -> Answer:
         url = answer.headers.get("Azure-AsyncOperation") or answer.headers.get("Location", "")
         if fault is None or not url:
             return answer
+        operations, name = self.azure.operations, urlsplit(url).path.rpartition("/")[2]
         if fault.kind == "fail-operation":
-            name = urlsplit(url).path.rpartition("/")[2]
-            self.azure.operations.fail(name, ArmError(fault.status, fault.code, fault.message))
+            operations.fail(name, ArmError(fault.status, fault.code, fault.message))
+        if fault.kind == "cancel-operation":
+            operations.cancel(name)
+        if fault.kind == "hang":
+            operations.hang(name, fault.id)
+        if fault.kind == "strip":
+            operation = operations.get(name)
+            if operation is not None:
+                target = operation.target
+                operations.follow_with(name, lambda: rollout.strip(self.azure, target))
         if fault.kind == "shape":
             return replace(answer, headers=_announced(answer.headers, url, fault.shape))
         return answer
+
+
+_FRONT_DOOR = (
+    "<!DOCTYPE html><html><head><title>{status}</title></head><body><h2>Our services aren't "
+    "available right now</h2><p>We're working to restore all services as soon as possible. Please "
+    "check back soon.</p></body></html>"
+)
 
 
 def _base(request: web.Request) -> str:

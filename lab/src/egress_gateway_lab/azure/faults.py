@@ -7,13 +7,32 @@ first matching rule acts. Failing operations (accepted, then ``Failed``) are rul
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from itertools import count
 from typing import Any, Literal, get_args
 
 from egress_gateway_lab.azure.arm.errors import ArmError
 
-Kind = Literal["conflict", "throttle", "error", "cut", "fail-operation", "delay", "shape"]
+Kind = Literal[
+    "conflict",
+    "throttle",
+    "error",
+    "cut",
+    "delay",
+    "shape",
+    "html",
+    "deny",
+    "fail-operation",
+    "cancel-operation",
+    "hang",
+    "strip",
+    "modify",
+    "join-pool",
+]
+Denial = Literal["assignment", "links", "tenant"]
+"""Why Azure forbids what roles allow: a deny assignment at the resource, one at what the request
+refers to, or a subscription of another tenant."""
 OperationShape = Literal["async", "location", "both"]
 """How an accepted operation is announced: by Azure-AsyncOperation, by Location, by both."""
 
@@ -27,6 +46,18 @@ class Fault:
     breaks the connection in mid-answer; ``fail-operation`` lets the accepted operation end as
     Failed with ``status`` and ``code``; ``delay`` keeps the answer back for ``seconds``;
     ``shape`` announces the accepted operation by the headers of ``shape``.
+
+    ``html`` answers ``status`` with a front door's page in place of JSON; ``deny`` refuses for the
+    reason ``denial``, whatever roles there are; ``cancel-operation`` lets the accepted operation
+    end as Canceled.
+
+    ``hang``: the accepted operation does not end until the rule is removed. ``strip``: when the
+    accepted operation has ended, the NICs of the instances that it was about have lost all but
+    their primary ipConfigs, while the instances' documents keep them (a rollout in place).
+    ``modify``: the write is carried out without every member called ``drop``, and answered as if
+    nothing had happened (Azure Policy with effect Modify, or a field that Azure forgets).
+    ``join-pool``: just before the request, somebody adds the backend pool ``pool`` to the primary
+    ipConfigs of the scale set that the path lies in (the cloud provider, for a Service).
     """
 
     kind: Kind
@@ -42,6 +73,9 @@ class Fault:
     retry_after: int = 1
     seconds: float = 1.0
     shape: OperationShape = "both"
+    denial: Denial = "assignment"
+    drop: str = "publicIPPrefix"
+    pool: str = ""
     id: int = field(default_factory=count(1).__next__)
     hits: int = 0
 
@@ -78,8 +112,10 @@ class Fault:
 class Faults:
     """The rules in force. ``add`` returns the rule, whose ``hits`` tells if it acted."""
 
-    def __init__(self) -> None:
+    def __init__(self, removed: Callable[[int], None] = lambda _: None) -> None:
+        """``removed`` is called with the number of each rule that is taken away."""
         self._rules: list[Fault] = []
+        self._removed = removed
 
     def add(self, kind: Kind, **options: Any) -> Fault:
         """Adds a rule; options are the fields of ``Fault``. Raises ``ValueError`` for what is
@@ -94,9 +130,11 @@ class Faults:
         if all(r.id != rule_id for r in self._rules):
             raise LookupError(f"no fault has the number {rule_id}")
         self._rules = [r for r in self._rules if r.id != rule_id]
+        self._removed(rule_id)
 
     def clear(self) -> None:
-        self._rules.clear()
+        for rule in list(self._rules):
+            self.remove(rule.id)
 
     def rules(self) -> list[Fault]:
         return list(self._rules)
@@ -136,3 +174,12 @@ def _check(kind: str, options: dict[str, Any]) -> None:
         re.compile(options.get("path", ""))
     except re.error as error:
         raise ValueError(f"path is no regular expression: {error}") from error
+
+
+def without(body: Any, member: str) -> Any:
+    """A copy of a request's body in which no object has a member of that name."""
+    if isinstance(body, dict):
+        return {k: without(v, member) for k, v in body.items() if k != member}
+    if isinstance(body, list):
+        return [without(v, member) for v in body]
+    return body

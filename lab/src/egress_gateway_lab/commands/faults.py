@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import click
 
-from egress_gateway_lab.azure.faults import Kind, OperationShape
+from egress_gateway_lab.azure.faults import Denial, Kind, OperationShape
 from egress_gateway_lab.commands.running import call_lab, lab_handle, name_option, output_option
 
 
@@ -27,6 +27,14 @@ def fault() -> None:
     fail-operation  accepted, then the operation ends as Failed with --code
     delay           the answer comes --seconds later
     shape           the operation is announced by other headers (--shape)
+    html            --status and a front door's page in place of JSON
+    deny            403 by a deny assignment or for a foreign tenant (--denial)
+    cancel-operation  accepted, then the operation ends as Canceled
+    hang            accepted, then the operation does not end until the fault is cleared
+    strip           when the operation ends, the instances' NICs have lost their further
+                    addresses, and their documents still name them (a rollout in place)
+    modify          the write is carried out without the members called --drop (a policy)
+    join-pool       just before, somebody adds --pool to the scale set's model (a Service)
 
     `quota` sets how many public addresses the subscription may have.
     """
@@ -59,6 +67,15 @@ def fault() -> None:
     show_default=True,
     help="Azure-AsyncOperation, Location, or both.",
 )
+@click.option(
+    "--denial",
+    type=click.Choice(get_args(Denial)),
+    default="assignment",
+    show_default=True,
+    help="A deny assignment at the resource, at what it refers to, or another tenant.",
+)
+@click.option("--drop", default="publicIPPrefix", show_default=True, help="Name of a JSON member.")
+@click.option("--pool", default="", help="Id of a load balancer's backend pool.")
 def add(name: str, output: str, always: bool, times: int, **rule: Any) -> None:
     """Add a rule of KIND; prints its number."""
     arguments = {**rule, "times": None if always else times}

@@ -11,7 +11,8 @@ from egress_gateway_lab.azure.arm import bodies, errors, ids
 from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.arm.ids import ResourceId
 from egress_gateway_lab.azure.arm.kinds import VERBS, Answer, Azure, Call, Kind
-from egress_gateway_lab.azure.arm.operations import RETRY_AFTER
+from egress_gateway_lab.azure.arm.operations import canceled, retry_after
+from egress_gateway_lab.azure.identity import rbac
 
 _PROVIDERS = re.compile(
     r"^/subscriptions/(?P<sub>[^/]+)/providers(/(?P<space>[^/]+)(?P<register>/(un)?register)?)?$",
@@ -52,6 +53,7 @@ async def dispatch(azure: Azure, call: Call) -> Answer:
         azure.access.check_links(call.principal, permission, scope, call.body)
     _check_scope(azure, call)
     _check_name(call)
+    told = azure.buckets.request(call.method, call.id.text)
     bodies.check(kind.type, call.method, call.body)
     answer = await _verb(kind, call, action)
     if filtered and isinstance(answer.body, dict):
@@ -61,7 +63,23 @@ async def dispatch(azure: Azure, call: Call) -> Answer:
             if azure.access.allows(call.principal, permission, item["id"])
         ]
         answer = replace(answer, body={"value": seen})
-    return answer
+    return replace(answer, headers={**answer.headers, **told})
+
+
+def forbidden(azure: Azure, call: Call, form: str) -> ArmError:
+    """How a call is refused to whoever has every role that it needs: by a deny assignment at the
+    resource (``assignment``) or at what its body refers to (``links``), or because a referred
+    subscription belongs to another tenant (``tenant``)."""
+    kind, _ = _kind(azure, call)
+    scope, action = call.id.text, kind.permission(call)
+    who = call.principal.client_id, call.principal.object_id
+    links = list(rbac.joins(scope, call.body))
+    if form == "tenant":
+        needed = links[0][1] if links else action
+        return errors.foreign_tenant(needed, scope, azure.tenant, azure.subscription)
+    if form == "links" and links:
+        return errors.denied_links(*who, action, scope, links)
+    return errors.denied(*who, action, scope)
 
 
 def _check_name(call: Call) -> None:
@@ -152,16 +170,21 @@ def _operation_name(resource_id: ResourceId) -> str | None:
 
 async def operation_answer(azure: Azure, call: Call, name: str) -> Answer:
     """Status (``operations``) or result (``operationResults``) of a long-running operation."""
+    known = azure.operations.get(name)
+    if known is not None:
+        azure.buckets.poll(known.target)
     operation = await azure.operations.ask(name)
     if operation is None:
         raise ArmError(404, "OperationNotFound", f"The operation '{name}' was not found.")
     if call.id.types[1] == "operations":
-        headers = {} if operation.done.is_set() else {"Retry-After": RETRY_AFTER}
+        headers = {} if operation.done.is_set() else retry_after(operation.target)
         return Answer(200, operation.body(), headers)
     if not operation.done.is_set():
         url = azure.operation_url(call.base, operation, result=True)
-        return Answer(202, None, {"Location": url, "Retry-After": RETRY_AFTER})
+        return Answer(202, None, {"Location": url, **retry_after(operation.target)})
     if operation.error:
         return Answer(operation.error_status, {"error": operation.error})
+    if operation.canceled:
+        return Answer(409, {"error": canceled(operation.target).error()})
     entry = azure.store.entry(operation.target)
     return Answer(200, azure.view(entry.type, entry.document)) if entry else Answer(204)

@@ -116,12 +116,27 @@ def invalid(message: str, *, target: str | None = None, code: str = "InvalidPara
     return ArmError(400, code, message, target=target)
 
 
+def precondition_failed_compute(expected: str, actual: str) -> ArmError:
+    """As Microsoft.Compute answers If-Match."""
+    return ArmError(
+        412,
+        "PreconditionFailed",
+        f"Etag provided in if-match header {expected} does not match etag {actual} of resource.",
+    )
+
+
 def precondition_failed(resource_id: str, expected: str, actual: str) -> ArmError:
     return ArmError(
         412,
         "PreconditionFailed",
-        f"Precondition failed. The resource {resource_id} has etag {actual}, but the request's "
-        f"If-Match header carries {expected}.",
+        "Precondition failed.",
+        details=[
+            {
+                "code": "PreconditionFailedEtagMismatch",
+                "message": f"Etag provided in if-match header {expected} does not match etag "
+                f"{actual} of resource {resource_id} in NRP data store.",
+            }
+        ],
     )
 
 
@@ -141,7 +156,6 @@ def busy_compute() -> ArmError:
         "Conflict",
         "The request failed due to conflict with a concurrent request. To resolve it, please "
         "refer to https://aka.ms/activitylog to get more details on the conflicting requests.",
-        headers={"Retry-After": "1"},
     )
 
 
@@ -174,13 +188,56 @@ def unauthorized(client: str, oid: str, action: str, scope: str) -> ArmError:
 
 
 def link_unauthorized(
-    client: str, oid: str, action: str, scope: str, linked_action: str, linked: str
+    client: str, oid: str, action: str, scope: str, linked: Sequence[tuple[str, str]]
 ) -> ArmError:
+    """``linked``: each scope that the caller may not use, with the action that it lacks there."""
+    actions = ",".join(dict.fromkeys(needed for _, needed in linked))
+    scopes = ",".join(target for target, _ in linked)
     return ArmError(
         403,
         "LinkedAuthorizationFailed",
         f"The client '{client}' with object id '{oid}' has permission to perform action "
         f"'{action}' on scope '{scope}'; however, it does not have permission to perform "
-        f"action(s) '{linked_action}' on the linked scope(s) '{linked}' (respectively) or the "
+        f"action(s) '{actions}' on the linked scope(s) '{scopes}' (respectively) or the "
         "linked scope(s) are invalid.",
+    )
+
+
+def denied(client: str, oid: str, action: str, scope: str) -> ArmError:
+    """A deny assignment, such as AKS's node resource group lockdown makes."""
+    at = scope.partition("/providers/")[0]
+    name = "Deny assignment created by AKS for the node resource group"
+    return ArmError(
+        403,
+        "DenyAssignmentAuthorizationFailed",
+        f"The client '{client}' with object id '{oid}' has permission to perform action "
+        f"'{action}' on scope '{scope}'; however, the access is denied because of the deny "
+        f"assignment with name '{name}' and Id '5f1b5a1de8a1' at scope '{at}'.",
+    )
+
+
+def denied_links(
+    client: str, oid: str, action: str, scope: str, linked: Sequence[tuple[str, str]]
+) -> ArmError:
+    """A deny assignment on what a write refers to."""
+    actions = ",".join(dict.fromkeys(needed for _, needed in linked))
+    scopes = ",".join(target for target, _ in linked)
+    return ArmError(
+        403,
+        "LinkedAuthorizationFailed",
+        f"The client '{client}' with object id '{oid}' has permission to perform action "
+        f"'{action}' on scope '{scope}'; however, it does not have permission to perform action "
+        f"'{actions}' on the '0' linked scope(s) '' or the linked scope(s) are invalid and is "
+        f"blocked by deny assignments on the '{len(linked)}' linked scope(s) '{scopes}'.",
+    )
+
+
+def foreign_tenant(action: str, scope: str, tenant: str, subscription: str) -> ArmError:
+    """A reference into a subscription of another tenant; ``action`` is what the reference needs."""
+    return ArmError(
+        403,
+        "LinkedAuthorizationFailed",
+        f"The client has permission to perform action '{action}' on scope '{scope}', however the "
+        f"current tenant '{tenant}' is not authorized to access linked subscription "
+        f"'{subscription}'.",
     )

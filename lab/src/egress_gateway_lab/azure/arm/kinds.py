@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 from egress_gateway_lab.azure.arm import bodies, errors, ids
 from egress_gateway_lab.azure.arm.addressing import Addresses
+from egress_gateway_lab.azure.arm.buckets import Buckets
 from egress_gateway_lab.azure.arm.ids import ResourceId
-from egress_gateway_lab.azure.arm.operations import RETRY_AFTER, Clock, Operation, Operations
+from egress_gateway_lab.azure.arm.operations import Clock, Operation, Operations, retry_after
 from egress_gateway_lab.azure.arm.store import Document, Store
 from egress_gateway_lab.azure.identity.directory import Directory, Principal
 from egress_gateway_lab.azure.identity.rbac import Access
@@ -66,6 +67,7 @@ class Azure:
     addresses: Addresses
     backend: ClusterBackend
     clock: Clock
+    buckets: Buckets
     addon_subject: str
     """Subject of the ServiceAccount token that may sign in as a cluster's own identity."""
     deleting_groups: set[str] = field(default_factory=set)
@@ -145,6 +147,8 @@ class Kind:
     type: ClassVar[str]
     tracked: ClassVar[bool] = True
     """Whether documents have a location of their own."""
+    canceled: ClassVar[str] = "Failed"
+    """The provisioning state that a canceled write leaves."""
 
     def __init__(self, azure: Azure) -> None:
         self.azure = azure
@@ -177,6 +181,10 @@ class Kind:
 
     def busy(self, call: Call, operation: Operation) -> errors.ArmError:
         return errors.busy_network(self.azure.operation_url(call.base, operation))
+
+    def lost(self, call: Call, expected: str, actual: str) -> errors.ArmError:
+        """The answer to an ``If-Match`` of another version than the ``actual`` one."""
+        return errors.precondition_failed(call.id.text, expected, actual)
 
     # -- the verbs -----------------------------------------------------------------------
 
@@ -278,9 +286,9 @@ class Kind:
         entry = self.azure.store.entry(call.id.text)
         actual = entry.etag if entry else "(none)"
         if call.if_match and (entry is None or call.if_match not in ("*", actual)):
-            raise errors.precondition_failed(call.id.text, call.if_match, actual)
+            raise self.lost(call, call.if_match, actual)
         if call.if_none_match == "*" and entry is not None:
-            raise errors.precondition_failed(call.id.text, "If-None-Match: *", actual)
+            raise self.lost(call, "If-None-Match: *", actual)
 
     def check_busy(self, call: Call) -> None:
         operation = self.azure.operations.busy(call.id.text)
@@ -344,9 +352,11 @@ class Kind:
             await self.settle(resource_id)
             self.set_state(resource_id, "Succeeded")
 
-        return self.azure.operations.start(
-            resource_id, work, on_failure=lambda: self.set_state(resource_id, "Failed")
-        )
+        def failed() -> None:
+            self.set_state(resource_id, self.canceled if operation.canceled else "Failed")
+
+        operation = self.azure.operations.start(resource_id, work, on_failure=failed)
+        return operation
 
     def begin_delete(self, document: Document) -> Operation:
         """Starts a deletion's operation."""
@@ -368,7 +378,7 @@ class Kind:
     ) -> Answer:
         headers = {
             "Azure-AsyncOperation": self.azure.operation_url(call.base, operation),
-            "Retry-After": RETRY_AFTER,
+            **retry_after(operation.target),
         }
         if location:
             headers["Location"] = self.azure.operation_url(call.base, operation, result=True)

@@ -2,8 +2,8 @@
 
 A write answers at once and its work runs as a task, as in Azure; what the work raises becomes
 the operation's error. The status answer may be held back for a moment (``hold``) while the
-operation is about to end: clients wait a whole ``Retry-After`` second between polls, and a lab
-whose operations take a fifth of that should not be slower than Azure's network.
+operation is about to end: clients wait for seconds between polls, and a lab whose operations take
+a fifth of one should not be slower than Azure's network.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +27,17 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER = "1"
 """Seconds. ``0`` counts as absent for clients and costs them 30 s."""
+_SILENT = frozenset({"microsoft.network", "microsoft.compute"})
+"""Providers whose accepted operations do not say when to ask, as recorded of Azure: clients ask
+at their own interval, which is 30 s for the SDKs and ``az``."""
+
+
+def retry_after(target: str) -> dict[str, str]:
+    """The header of answers about an operation on a resource. The container service says when to
+    ask, though Azure's does not: nobody should wait 30 s in a lab for a cluster."""
+    silent = ids.parse(target).namespace.lower() in _SILENT
+    return {} if silent else {"Retry-After": RETRY_AFTER}
+
 
 Work = Callable[[], Awaitable[None]]
 
@@ -61,17 +73,20 @@ class Operation:
     error: dict[str, Any] | None = None
     error_status: int = 500
     """HTTP status that goes with the error where the result itself is asked for."""
+    canceled: bool = False
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def content(self) -> dict[str, Any]:
         """What a file keeps of it."""
-        kept = ("name", "target", "started", "ended", "error", "error_status")
+        kept = ("name", "target", "started", "ended", "error", "error_status", "canceled")
         return {key: getattr(self, key) for key in kept}
 
     @property
     def status(self) -> str:
         if not self.done.is_set():
             return "InProgress"
+        if self.canceled:
+            return "Canceled"
         return "Failed" if self.error else "Succeeded"
 
     def body(self) -> dict[str, Any]:
@@ -101,6 +116,10 @@ class Operations:
         self._busy: dict[str, Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._doomed: dict[str, ArmError] = {}
+        self._canceled: set[str] = set()
+        self._hung: dict[str, int] = {}
+        self._released: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self._after: dict[str, Callable[[], None]] = {}
         self._closing = False
         self._left: dict[str, Operation] = {}
         self._changes: dict[str, Operation] = {}
@@ -143,6 +162,22 @@ class Operations:
     def fail(self, name: str, error: ArmError) -> None:
         """Makes an accepted operation end as Failed instead of doing its work."""
         self._doomed[name] = error
+
+    def cancel(self, name: str) -> None:
+        """Makes an accepted operation end as Canceled instead of doing its work."""
+        self._canceled.add(name)
+
+    def hang(self, name: str, reason: int) -> None:
+        """Keeps an accepted operation from ending until ``release(reason)``."""
+        self._hung[name] = reason
+
+    def release(self, reason: int) -> None:
+        """Lets all go on that hang for this reason."""
+        self._released.pop(reason, asyncio.Event()).set()
+
+    def follow_with(self, name: str, act: Callable[[], None]) -> None:
+        """Calls ``act`` when an accepted operation has succeeded, just before that shows."""
+        self._after[name] = act
 
     # -- a file keeps them
 
@@ -200,10 +235,17 @@ class Operations:
     async def _run(self, operation: Operation, work: Work, on_failure: Callable[[], None]) -> None:
         try:
             await self._clock.sleep(self.seconds)
+            if operation.name in self._hung:
+                await self._released[self._hung.pop(operation.name)].wait()
+            if operation.name in self._canceled:
+                self._canceled.remove(operation.name)
+                operation.canceled = True
+                raise canceled(operation.target)
             doom = self._doomed.pop(operation.name, None)
             if doom is not None:
                 raise doom
             await work()
+            self._after.pop(operation.name, _nothing)()
         except ArmError as error:
             self._failed(operation, error, on_failure)
         except BackendError as error:
@@ -226,8 +268,31 @@ class Operations:
     def _failed(
         self, operation: Operation, error: ArmError, on_failure: Callable[[], None]
     ) -> None:
-        operation.error, operation.error_status = error.error(), error.status
+        quiet = operation.canceled and "/microsoft.compute/" in operation.target.lower()
+        operation.error = None if quiet else error.error()
+        operation.error_status = error.status
         on_failure()
+
+
+def canceled(target: str) -> ArmError:
+    """What Microsoft.Network says of a canceled operation; Microsoft.Compute says nothing."""
+    word = ids.type_of(target).rpartition("/")[2]
+    return ArmError(
+        409,
+        "Canceled",
+        "Operation was canceled.",
+        details=[
+            {
+                "code": "CanceledAndSupersededDueToAnotherOperation",
+                "message": f"Operation Put{word[:1].upper()}{word[1:]}Operation was canceled and "
+                "superseded by another operation.",
+            }
+        ],
+    )
+
+
+def _nothing() -> None:
+    """Nobody minds the end."""
 
 
 _PREEMPTED = "The operation has been preempted: the service was started anew in the middle of it."

@@ -5,7 +5,9 @@ Guarantees
   So a reader may keep and serialize what it got without copying, but must not write into it.
 - Stored documents hold no computed back references (``backendIPConfigurations`` and the like);
   those are views over ``referrers``, hence never stale.
-- Every change raises ``revision``, gives the document a new ETag and wakes ``changed``.
+- Every change raises ``revision`` and wakes ``changed``, and gives the document a new ETag:
+  a fresh ``W/"guid"``, or for ``COUNTED`` types the next number. A number stands for what clients
+  may write, so it does not grow when an operation ends.
 """
 
 from __future__ import annotations
@@ -21,6 +23,16 @@ Document = dict[str, Any]
 
 NAMES_ONLY = ("microsoft.containerservice/", "microsoft.authorization/")
 """Providers whose documents name other resources without holding them."""
+
+
+COUNTED = frozenset(
+    {
+        "microsoft.compute/virtualmachinescalesets",
+        "microsoft.compute/virtualmachinescalesets/virtualmachines",
+    }
+)
+"""Types whose ETag is a version number, ``"1"``: the same before and after an operation's end.
+As recorded of Microsoft.Compute 2025-04-01."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +93,9 @@ class Store:
     def put(self, resource_type: str, document: Document, *, etag: str | None = None) -> Entry:
         """Stores a document under its own ``id``; the caller gives the document away. ``etag``
         is for one that comes back from a file."""
-        entry = Entry(document["id"], resource_type, etag or f'W/"{uuid.uuid4()}"', document)
-        key = entry.id.lower()
+        key = document["id"].lower()
+        etag = etag or _etag(resource_type, self._entries.get(key), document)
+        entry = Entry(document["id"], resource_type, etag, document)
         self._unlink(key)
         self._entries[key] = entry
         self._by_type[resource_type.lower()][key] = entry
@@ -141,6 +154,25 @@ class Store:
                 holders.pop(source.lower(), None)
                 if not holders:
                     del self._referrers[target]
+
+
+def _etag(resource_type: str, old: Entry | None, document: Document) -> str:
+    if resource_type.lower() not in COUNTED:
+        return f'W/"{uuid.uuid4()}"'
+    if old is None:
+        return '"1"'
+    if _written(old.document) == _written(document):
+        return old.etag
+    number = old.etag.strip('"')
+    return f'"{int(number) + 1 if number.isdecimal() else 1}"'
+
+
+def _written(document: Document) -> Document:
+    """What a version number stands for: the document without its state and our own notes."""
+    kept = {k: v for k, v in document.items() if not k.startswith("_")}
+    properties = dict(kept.get("properties") or {})
+    properties.pop("provisioningState", None)
+    return {**kept, "properties": properties}
 
 
 def references(document: Document) -> Iterator[tuple[str, str]]:

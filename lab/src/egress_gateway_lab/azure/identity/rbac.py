@@ -197,12 +197,15 @@ class Access:
             raise unauthorized(principal.client_id, principal.object_id, action, scope)
 
     def check_links(self, principal: Principal, action: str, scope: str, body: Any) -> None:
-        """Raises LinkedAuthorizationFailed for what the body refers to beyond the resource."""
-        for linked, linked_action in joins(scope, body):
-            if not self.allows(principal, linked_action, linked):
-                raise link_unauthorized(
-                    principal.client_id, principal.object_id, action, scope, linked_action, linked
-                )
+        """Raises LinkedAuthorizationFailed for all that the body refers to beyond the resource."""
+        lacking = [
+            (linked, needed)
+            for linked, needed in joins(scope, body)
+            if not self.allows(principal, needed, linked)
+        ]
+        if lacking:
+            who = principal.client_id, principal.object_id
+            raise link_unauthorized(*who, action, scope, lacking)
 
     def _roles(self, principal: Principal, scope: str) -> Iterator[Role]:
         for at, role in self._assignments(principal):

@@ -7,6 +7,7 @@ Microsoft.Network.
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections import Counter, defaultdict
 from ipaddress import ip_network
@@ -21,6 +22,7 @@ from egress_gateway_lab.azure.providers.network.interfaces import NetworkInterfa
 from egress_gateway_lab.azure.providers.network.publicaddresses import (
     PublicIPAddresses,
     allocate_public,
+    check_zone,
     prefix_pool,
 )
 from egress_gateway_lab.azure.providers.network.virtualnetworks import (
@@ -49,6 +51,7 @@ class ScaleSetNics:
             for named in _configurations(instance):
                 prefix = _prefix(named[1])
                 if prefix and not self._holds(instance, named, prefix):
+                    check_zone(self._azure.require(prefix, instance["id"]), instance)
                     wanted[prefix.lower()] += 1
         for prefix_id, count in wanted.items():
             document = self._azure.require(prefix_id, instances[0]["id"])
@@ -88,6 +91,19 @@ class ScaleSetNics:
         for nic in profile["networkInterfaceConfigurations"]:
             self._nic(instance, nic)
 
+    def strip(self, instance_id: str) -> None:
+        """Takes all but the primary ipConfigs from an instance's NICs and leaves its document
+        as it is: what rollouts in place have done."""
+        for nic in self._azure.store.of_type(NIC, instance_id):
+            new = copy.deepcopy(nic)
+            configurations = new["properties"]["ipConfigurations"]
+            for configuration in configurations:
+                if not configuration["properties"]["primary"]:
+                    self._release(configuration)
+            kept = [c for c in configurations if c["properties"]["primary"]]
+            new["properties"]["ipConfigurations"] = kept
+            self._azure.store.put(NIC, new)
+
     def release(self, instance_id: str) -> None:
         """Gives back every address of an instance that goes."""
         for nic in self._azure.store.of_type(NIC, instance_id):
@@ -116,6 +132,8 @@ class ScaleSetNics:
         configurations = [
             self._configuration(instance, wanted["name"], c) for c in given["ipConfigurations"]
         ]
+        if len(configurations) == 1:  # on the NIC, other than in the profile, it says so
+            configurations[0]["properties"]["primary"] = True
         self._drop_public_of(old, configurations)
         kept = old["properties"] if old else {}
         properties: dict[str, Any] = {

@@ -17,7 +17,7 @@ from egress_gateway_lab.azure.arm import errors, ids
 from egress_gateway_lab.azure.arm.bodies import without_nulls
 from egress_gateway_lab.azure.arm.kinds import Answer, Azure, Call, Kind
 from egress_gateway_lab.azure.arm.operations import Operation
-from egress_gateway_lab.azure.arm.store import Document
+from egress_gateway_lab.azure.arm.store import COUNTED, Document
 from egress_gateway_lab.azure.providers.compute import power
 from egress_gateway_lab.azure.providers.compute.nics import ScaleSetNics
 from egress_gateway_lab.azure.providers.network.interfaces import check_ip_configurations
@@ -28,6 +28,7 @@ ACTIONS = frozenset({"manualupgrade", "delete", "reimage", *power.ACTIONS})
 """What can be posted to a scale set, in lower case."""
 _ON_ALL = ACTIONS - {"manualupgrade", "delete"}
 """These mean every instance when none is named."""
+ORCHESTRATION_MODES = ("Uniform", "Flexible")
 UPGRADE_MODES = ("Manual", "Automatic", "Rolling")
 _READ_ONLY = {"id", "name", "type", "instanceId", "location", "resources", "etag", "identity"}
 _READ_ONLY_PROPERTIES = {
@@ -44,15 +45,20 @@ _READ_ONLY_PROPERTIES = {
 class ComputeKind(Kind):
     """Partial PUT and PATCH; a conflict in compute's words."""
 
+    canceled = "Canceled"
+
     def busy(self, call: Call, operation: Operation) -> errors.ArmError:
         return errors.busy_compute()
 
+    def lost(self, call: Call, expected: str, actual: str) -> errors.ArmError:
+        return errors.precondition_failed_compute(expected, actual)
+
     def check_busy(self, call: Call) -> None:
-        """A scale set and its instances are not written at the same time; instances are."""
+        """What lies in a scale set is not written while the set itself is. The set is, while an
+        instance is: else one machine that hangs would stop the autoscaler."""
         super().check_busy(call)
-        at = call.id.text
         for operation in self.azure.operations.under_way():
-            if ids.within(at, operation.target) or ids.within(operation.target, at):
+            if ids.within(call.id.text, operation.target):
                 raise self.busy(call, operation)
 
     def draft(self, call: Call, old: Document | None) -> Document:
@@ -75,20 +81,23 @@ class ComputeKind(Kind):
         return Answer(200, answer.body, answer.headers)
 
     def view(self, document: Document) -> Document:
-        return {k: v for k, v in document.items() if not k.startswith("_")}
+        entry = self.azure.store.entry(document["id"])
+        shown = {k: v for k, v in document.items() if not k.startswith("_")}
+        return {**shown, "etag": entry.etag} if entry and entry.type.lower() in COUNTED else shown
 
 
 class ScaleSets(ComputeKind):
-    """Scale sets with Uniform orchestration."""
+    """Scale sets. Those of Flexible orchestration are documents alone: their machines would be
+    virtual machines with NICs of their own, and the lab makes none."""
 
     type = "Microsoft.Compute/virtualMachineScaleSets"
 
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
         properties = body["properties"]
-        check_nics(self.azure, body["id"], model_nics(body))
         if old is None:
             self._create(body)
-        elif properties.get("virtualMachineProfile") != old["properties"].get(
+        check_nics(self.azure, body, model_nics(body))
+        if old is not None and properties.get("virtualMachineProfile") != old["properties"].get(
             "virtualMachineProfile"
         ):
             body["_model"] = old["_model"] + 1
@@ -97,7 +106,9 @@ class ScaleSets(ComputeKind):
 
     def _create(self, body: Document) -> None:
         properties = body["properties"]
-        sku = body.setdefault("sku", {"name": "Standard_D2pds_v6"})
+        sku = body.get("sku")
+        if sku is None:
+            raise errors.invalid("Required parameter 'sku' is missing (null).", target="sku")
         sku.setdefault("tier", "Standard")
         sku.setdefault("capacity", 0)
         properties["uniqueId"] = str(uuid.uuid4())
@@ -113,6 +124,8 @@ class ScaleSets(ComputeKind):
     async def settle(self, resource_id: str) -> None:
         document = self.azure.store.get(resource_id)
         if document is None:
+            return
+        if is_flexible(document):
             return
         instances = instances_of(self, resource_id)
         if document["properties"]["upgradePolicy"]["mode"] != "Manual":
@@ -228,7 +241,9 @@ class Instances(ComputeKind):
         instance_id = f"{scale_set['id']}/virtualMachines/{number}"
         nics = copy.deepcopy(model_nics(scale_set))
         prefix = profile["osProfile"]["computerNamePrefix"]
+        zones = scale_set.get("zones") or []
         return {
+            **({"zones": [zones[number % len(zones)]]} if zones else {}),
             "name": f"{scale_set['name']}_{number}",
             "id": instance_id,
             "type": self.type,
@@ -251,16 +266,18 @@ class Instances(ComputeKind):
         }
 
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
-        if old is None:
+        owner = self.azure.store.get(scale_set_of(call.id.text))
+        if owner is not None and is_flexible(owner):
             raise errors.ArmError(
-                404,
-                "InvalidParameter",
-                f"The provided instanceId {call.id.name} is not an active Virtual Machine Scale "
-                "Set VM instanceId.",
-                target="instanceIds",
+                409,
+                "OperationNotAllowed",
+                "This operation is not supported on virtual machine scale sets with orchestration "
+                "mode Flexible. Use the virtual machine's own API.",
             )
+        if old is None:
+            raise self.missing(call.id)
         nics = instance_nics(body)
-        check_nics(self.azure, body["id"], nics)
+        check_nics(self.azure, body, nics)
         if {n["name"] for n in nics} != {n["name"] for n in instance_nics(old)}:
             raise errors.invalid(
                 "Network interfaces of a virtual machine scale set instance cannot be added or "
@@ -268,6 +285,14 @@ class Instances(ComputeKind):
                 code="OperationNotAllowed",
             )
         return body
+
+    def missing(self, resource_id: ids.ResourceId) -> errors.ArmError:
+        """One that was scaled in, or never was; and what can be no instance's number."""
+        if resource_id.is_resource and not resource_id.name.isdecimal():
+            return errors.invalid(
+                "Virtual Machine Scale Set VM instanceId must be a number.", target="instanceId"
+            )
+        return errors.ArmError(404, "NotFound", "The entity was not found in this Azure location.")
 
     async def settle(self, resource_id: str) -> None:
         instance = self.azure.store.get(resource_id)
@@ -334,12 +359,28 @@ def merge(old: Any, new: Any) -> Any:
     return merged
 
 
-def check_nics(azure: Azure, owner: str, nics: list[Document]) -> None:
-    """Raises ``ArmError`` for NIC configurations that no machine can have."""
+def check_nics(azure: Azure, machines: Document, nics: list[Document]) -> None:
+    """Raises ``ArmError`` for NIC configurations that no machine of a scale set can have."""
+    owner = machines["id"]
     check_item_names(owner, "networkInterfaceConfigurations", nics)
     for nic in nics:
         properties = nic.setdefault("properties", {})
-        check_ip_configurations(azure, owner, properties.get("ipConfigurations") or [])
+        configurations = properties.get("ipConfigurations") or []
+        _check_primary(owner, nic["name"], configurations)
+        check_ip_configurations(azure, owner, configurations, machines["location"])
+
+
+def _check_primary(owner: str, nic: str, configurations: list[Document]) -> None:
+    """One of several ipConfigs is the primary one; a lone one need not say so, and Azure does not
+    add it."""
+    flagged = [c for c in configurations if (c.get("properties") or {}).get("primary")]
+    if len(flagged) > 1 or (len(configurations) > 1 and not flagged):
+        raise errors.invalid(
+            f"Network interface configuration {nic} of virtual machine scale set {owner} must have "
+            "one IP configuration marked as primary.",
+            code="VMScaleSetNetworkInterfaceConfigurationMustHaveOneIpConfigAsPrimary",
+            target="networkProfile",
+        )
 
 
 def _check_scale_set(scale_set: Document) -> None:
@@ -353,12 +394,24 @@ def _check_scale_set(scale_set: Document) -> None:
             f"between 0 and {MAX_INSTANCES}.",
             target="sku.capacity",
         )
+    orchestration = scale_set["properties"].get("orchestrationMode") or "Uniform"
+    if orchestration not in ORCHESTRATION_MODES:
+        raise errors.invalid(
+            f"The value '{orchestration}' of parameter 'orchestrationMode' is invalid: it must be "
+            f"one of {', '.join(ORCHESTRATION_MODES)}.",
+            target="orchestrationMode",
+        )
     if mode.get("mode") not in UPGRADE_MODES:
         raise errors.invalid(
             f"The value '{mode.get('mode')}' of parameter 'upgradePolicy.mode' is invalid: it "
             f"must be one of {', '.join(UPGRADE_MODES)}.",
             target="upgradePolicy.mode",
         )
+
+
+def is_flexible(scale_set: Document) -> bool:
+    """Whether a scale set's machines stand alone (orchestration mode Flexible)."""
+    return str(scale_set["properties"].get("orchestrationMode")).lower() == "flexible"
 
 
 def model_nics(scale_set: Document) -> list[Document]:

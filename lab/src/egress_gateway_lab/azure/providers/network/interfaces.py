@@ -12,6 +12,8 @@ from egress_gateway_lab.azure.providers.network.kinds import NetworkKind, check_
 from egress_gateway_lab.azure.providers.network.publicaddresses import (
     PublicIPAddresses,
     PublicIPPrefixes,
+    check_region,
+    check_sku,
     check_version,
 )
 from egress_gateway_lab.azure.providers.network.virtualnetworks import (
@@ -45,7 +47,10 @@ class NetworkInterfaces(NetworkKind):
         properties = body["properties"]
         properties.pop("virtualMachine", None)
         configurations = properties.get("ipConfigurations") or []
-        check_ip_configurations(self.azure, body["id"], configurations)
+        if len(configurations) == 1:
+            configurations[0].setdefault("properties", {}).setdefault("primary", True)
+        _check_primary(body["id"], configurations)
+        check_ip_configurations(self.azure, body["id"], configurations, body["location"])
         before = old["properties"]["ipConfigurations"] if old else []
         leave = {c["id"].lower() for c in before}
         for configuration in configurations:
@@ -113,8 +118,19 @@ class NetworkInterfaces(NetworkKind):
         }
 
 
-def check_ip_configurations(azure: Azure, nic: str, configurations: list[Document]) -> None:
-    """Names, the primary, references and the limit of one NIC's ipConfigs."""
+def _check_primary(nic: str, configurations: list[Document]) -> None:
+    flagged = [c for c in configurations if (c.get("properties") or {}).get("primary")]
+    if configurations and len(flagged) != 1:
+        raise errors.invalid(
+            f"Network interface {nic} must have exactly one primary IP configuration.",
+            code="NetworkInterfaceMustHaveOnePrimaryIpConfiguration",
+        )
+
+
+def check_ip_configurations(
+    azure: Azure, nic: str, configurations: list[Document], location: str
+) -> None:
+    """Names, references and the limit of one NIC's ipConfigs. ``location``: the NIC's region."""
     if not configurations:
         raise errors.invalid(
             f"Network interface {nic} must have one or more IP configurations.",
@@ -127,16 +143,8 @@ def check_ip_configurations(azure: Azure, nic: str, configurations: list[Documen
             f"allowed, {MAX_IP_CONFIGURATIONS}.",
             code="MaxIPConfigurationsPerNicExceeded",
         )
-    if len(configurations) == 1:
-        configurations[0].setdefault("properties", {}).setdefault("primary", True)
-    primaries = [c for c in configurations if (c.get("properties") or {}).get("primary")]
-    if len(primaries) != 1:
-        raise errors.invalid(
-            f"Network interface {nic} must have exactly one primary IP configuration.",
-            code="NetworkInterfaceMustHaveOnePrimaryIpConfiguration",
-        )
     for configuration in configurations:
-        _check_references(azure, nic, configuration.setdefault("properties", {}))
+        _check_references(azure, nic, configuration.setdefault("properties", {}), location)
     _check_ipv6(nic, configurations)
 
 
@@ -157,7 +165,7 @@ def _check_ipv6(nic: str, configurations: list[Document]) -> None:
         )
 
 
-def _check_references(azure: Azure, nic: str, properties: dict[str, Any]) -> None:
+def _check_references(azure: Azure, nic: str, properties: dict[str, Any], location: str) -> None:
     subnet = one(properties, "subnet")
     if subnet is None:
         raise errors.invalid(
@@ -174,4 +182,7 @@ def _check_references(azure: Azure, nic: str, properties: dict[str, Any]) -> Non
     prefix = one(public.get("properties") or {}, "publicIPPrefix")
     if prefix:
         of_public = (public.get("properties") or {}).get("publicIPAddressVersion") or "IPv4"
-        check_version(azure.require(prefix, nic, PublicIPPrefixes.type), nic, of_public)
+        found = azure.require(prefix, nic, PublicIPPrefixes.type)
+        check_region(found, nic, location)
+        check_sku(found, nic)
+        check_version(found, nic, of_public)

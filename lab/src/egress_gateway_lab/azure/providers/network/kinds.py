@@ -89,6 +89,21 @@ class Children(Kind):
     patch = delete = put
 
 
+def check_zones_kept(old: Document | None, new: Document) -> None:
+    """Zones are chosen once; a write that leaves them out asks for none.
+    https://learn.microsoft.com/azure/reliability/availability-zones-overview"""
+    before, after = (sorted((d or {}).get("zones") or []) for d in (old, new))
+    if old is not None and before != after:
+        raise errors.invalid(
+            f"Resource {new['id']} has an existing availability zone constraint "
+            f"{', '.join(before) or 'NoZone'} and the request has availability zone constraint "
+            f"{', '.join(after) or 'NoZone'}, which do not match. Zones cannot be added/updated/"
+            "removed once the resource is created. The resource cannot be updated from regional "
+            "to zonal or vice-versa.",
+            code="ResourceAvailabilityZonesCannotBeModified",
+        )
+
+
 _ITEM = re.compile(r"\w(?:[\w.-]{0,78}\w)?", re.ASCII)
 
 

@@ -17,7 +17,12 @@ from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.arm.kinds import Call, one
 from egress_gateway_lab.azure.arm.store import Document
 from egress_gateway_lab.azure.providers.network.interfaces import NetworkInterfaces
-from egress_gateway_lab.azure.providers.network.kinds import NetworkKind, check_item_names
+from egress_gateway_lab.azure.providers.network.kinds import (
+    NetworkKind,
+    check_item_names,
+    check_zones_kept,
+)
+from egress_gateway_lab.azure.providers.network.publicaddresses import check_region
 from egress_gateway_lab.azure.providers.network.virtualnetworks import lease_private
 
 MAX_RULES = 1500
@@ -43,7 +48,6 @@ COMPUTED = {
     ),
     "backendAddressPools": (
         "backendIPConfigurations",
-        "loadBalancerBackendAddresses",
         "loadBalancingRules",
         "outboundRules",
         "inboundNatRules",
@@ -78,8 +82,9 @@ class LoadBalancers(NetworkKind):
         self._check_rules(body)
         if old:
             self._check_removed(old, body)
+            _check_zones(old, body)
         for frontend in properties["frontendIPConfigurations"]:
-            self._check_frontend(frontend)
+            self._check_frontend(frontend, body["location"])
         for frontend in properties["frontendIPConfigurations"]:
             self._address(frontend)
         self._release_frontends(old, body)
@@ -93,6 +98,10 @@ class LoadBalancers(NetworkKind):
         }
         if section == "loadBalancingRules":
             properties = {**RULE_DEFAULTS, **properties}
+        if section == "backendAddressPools":
+            members = properties.get("loadBalancerBackendAddresses") or []
+            own = [m for m in members if not _of_nic(m)]
+            properties["loadBalancerBackendAddresses"] = own
         if section == "probes":
             properties = {"numberOfProbes": 1, "intervalInSeconds": 15, **properties}
         properties["provisioningState"] = "Succeeded"
@@ -105,7 +114,7 @@ class LoadBalancers(NetworkKind):
             "properties": properties,
         }
 
-    def _check_frontend(self, frontend: Document) -> None:
+    def _check_frontend(self, frontend: Document, location: str) -> None:
         properties = frontend["properties"]
         public, prefix = one(properties, "publicIPAddress"), one(properties, "publicIPPrefix")
         subnet = one(properties, "subnet")
@@ -118,7 +127,8 @@ class LoadBalancers(NetworkKind):
         wanted = ("publicIPAddresses", "publicIPPrefixes", "virtualNetworks/subnets")
         for target, kind in zip((public, prefix, subnet), wanted, strict=True):
             if target:
-                self.azure.require(target, frontend["id"], f"Microsoft.Network/{kind}")
+                found = self.azure.require(target, frontend["id"], f"Microsoft.Network/{kind}")
+                check_region(found, frontend["id"], location)
         for target in filter(None, (public, prefix)):
             users = self.azure.store.referrers(target)
             if public and any(not ids.same(u, frontend["id"]) for u in users):
@@ -267,7 +277,23 @@ class LoadBalancers(NetworkKind):
             ]
             if members:
                 pool["properties"]["backendIPConfigurations"] = members
+            pool["properties"].setdefault("loadBalancerBackendAddresses", [])
+            pool["properties"]["loadBalancerBackendAddresses"] += [
+                {"name": str(number), "properties": {"networkInterfaceIPConfiguration": member}}
+                for number, member in enumerate(members)
+            ]
         return document
+
+
+def _check_zones(old: Document, new: Document) -> None:
+    before = {f["name"]: f for f in old["properties"]["frontendIPConfigurations"]}
+    for frontend in new["properties"]["frontendIPConfigurations"]:
+        check_zones_kept(before.get(frontend["name"]), frontend)
+
+
+def _of_nic(member: Document) -> bool:
+    """Whether a pool's member is there because a NIC says so: those are shown, not written."""
+    return one(member.get("properties") or {}, "networkInterfaceIPConfiguration") is not None
 
 
 def check_ports(rules: list[Document]) -> None:

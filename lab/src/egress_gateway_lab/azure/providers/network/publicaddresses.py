@@ -16,7 +16,7 @@ from egress_gateway_lab.azure.arm.addressing import (
 from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.arm.kinds import Azure, Call, one
 from egress_gateway_lab.azure.arm.store import Document
-from egress_gateway_lab.azure.providers.network.kinds import NetworkKind
+from egress_gateway_lab.azure.providers.network.kinds import NetworkKind, check_zones_kept
 
 OUTBOUND_TAG = "aks-managed-type"
 
@@ -52,6 +52,7 @@ class PublicIPPrefixes(NetworkKind):
                 f"The prefix length of {body['id']} cannot be changed once it is created.",
                 code="PublicIpPrefixLengthCannotBeChanged",
             )
+        check_zones_kept(old, body)
         properties.setdefault("ipTags", [])
         properties["ipPrefix"] = str(self._allocate(body["id"], length))
         return body
@@ -109,6 +110,7 @@ class PublicIPAddresses(NetworkKind):
                 f"The public IP prefix of {body['id']} cannot be changed.",
                 code="PublicIpPrefixOfPublicIpAddressCannotBeChanged",
             )
+        self._check_place(body, old, prefix)
         version = properties.setdefault("publicIPAddressVersion", "IPv4")
         properties.setdefault("publicIPAllocationMethod", "Static")
         properties.setdefault("idleTimeoutInMinutes", 4)
@@ -118,6 +120,16 @@ class PublicIPAddresses(NetworkKind):
             )
         )
         return body
+
+    def _check_place(self, body: Document, old: Document | None, prefix: str | None) -> None:
+        """Region and zones are the prefix's; a new address has them without naming them."""
+        if prefix is not None:
+            found = self.azure.require(prefix, body["id"], PublicIPPrefixes.type)
+            check_region(found, body["id"], body["location"])
+            check_sku(found, body["id"], (body.get("sku") or {}).get("name") or "Standard")
+            if old is None and found.get("zones"):
+                body.setdefault("zones", list(found["zones"]))
+        check_zones_kept(old, body)
 
     def check_delete(self, document: Document) -> None:
         users = self.azure.store.referrers(document["id"])
@@ -140,6 +152,35 @@ class PublicIPAddresses(NetworkKind):
             **document,
             "properties": {**document["properties"], "ipConfiguration": {"id": user}},
         }
+
+
+def check_region(found: Document, referrer: str, location: str) -> None:
+    """What is referred to lies in the same region."""
+    if found.get("location") not in (None, location):
+        raise errors.missing_reference(found["id"], referrer)
+
+
+def check_sku(prefix: Document, referrer: str, wanted: str = "Standard") -> None:
+    """An address has its prefix's SKU; machines have addresses of SKU Standard."""
+    sku = (prefix.get("sku") or {}).get("name") or "Standard"
+    if sku != wanted:
+        raise errors.invalid(
+            f"Public IP address {referrer} of SKU {wanted} cannot be made from public IP prefix "
+            f"{prefix['id']} of SKU {sku}.",
+            code="PublicIpAddressSkuDoesNotMatchPublicIpPrefixSku",
+        )
+
+
+def check_zone(prefix: Document, machine: Document) -> None:
+    """A machine in a zone takes addresses of that zone, or of none."""
+    zones, of_machine = prefix.get("zones") or [], machine.get("zones") or []
+    if zones and of_machine and not set(of_machine) & set(zones):
+        raise errors.invalid(
+            f"Compute resource {machine['id']} has a zone constraint {of_machine[0]} but the "
+            f"public IP prefix {prefix['id']} has a different zone constraint "
+            f"{', '.join(zones)}.",
+            code="ComputeResourceZoneConstraintDoesNotMatchPublicIPAddressZoneConstraint",
+        )
 
 
 def require_standard(body: Document) -> None:
