@@ -630,11 +630,12 @@ async def until(condition: Callable[[], object], *, seconds: float = 20) -> None
 
 
 def main() -> None:
-    from tests.node import chains, floods, scenarios
+    from tests.node import chains, damages, floods, scenarios
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-    [scenario] = [f for m in (scenarios, chains, floods) if (f := getattr(m, sys.argv[1], None))]
+    modules = (scenarios, chains, damages, floods)
+    [scenario] = [f for m in modules if (f := getattr(m, sys.argv[1], None))]
     asyncio.run(scenario())
 
 

@@ -28,6 +28,7 @@ from egress_gateway.node.attachment.model import Attachment, NotUsable, PodConfi
 from egress_gateway.node.attachment.moves import joined, retarget
 from egress_gateway.node.cni.libcni import Results
 from egress_gateway.node.cni.records import Records
+from egress_gateway.node.damage import DamageWatch
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge, annotation
 from egress_gateway.node.liveness.health import State
@@ -106,6 +107,7 @@ class Agent:
         self._queue: WorkQueue[str] = WorkQueue("sandbox", backoff_limit=10.0)
         self._moves: WorkQueue[str] = WorkQueue("move of sandbox", backoff_limit=2.0)
         self._late: WorkQueue[str] = WorkQueue("pod without a record", backoff_limit=10.0)
+        self._damage = DamageWatch(self._moves.add)
         knowledge.configurations.on_change(self._on_configuration)
         knowledge.pods.on_change(self._on_pod)
         knowledge.statuses.on_change(self._on_status)
@@ -194,6 +196,7 @@ class Agent:
                 group.create_task(self._spares.run())
                 group.create_task(self._paths.run())
                 group.create_task(self._resync())
+                group.create_task(self._damage.run(self._sandboxes.values))
         finally:
             for sandbox in self._sandboxes.values():
                 for task in (sandbox.verifier, sandbox.joiner):
