@@ -80,6 +80,9 @@ class Remote:
             self.sent += 1
             time.sleep(_EVERY)
 
+    def has_flows(self, number: int) -> None:
+        until(lambda: len(self.peers) == number, f"{number} flows of datagrams")
+
     def goes_on(self, times: int = 40) -> None:
         end = self.sent + times
         until(lambda: self.sent > end, "the remote side goes on sending", 60)
@@ -100,7 +103,6 @@ class Opened:
         half.shutdown(socket.SHUT_WR)
         streams.append(half)
         datagrams = [self._udp(), self._udp(connect=True), self._udp(port=_LOW)]
-        self._all = [*streams, *datagrams]
         for one in streams:
             threading.Thread(target=self._read, args=(one, one is not half), daemon=True).start()
         for one in datagrams:
@@ -149,8 +151,8 @@ class Opened:
                 self.heard += 1
                 self._say(one)
 
-    def __len__(self) -> int:
-        return len(self._all)
+    def talks(self) -> None:
+        until(lambda: self.heard > 50, "both sides talk", 60)
 
 
 def listening(pod: Pod, port: int, host: str, *, reuse: bool = True) -> socket.socket:
@@ -226,8 +228,8 @@ def test_what_the_pod_opened_never_goes_on_by_its_ordinary_link() -> None:
     remotes = [Remote(world.internet, host) for host in (INTERNET, INTERNET6)]
     opened = [Opened(pod, host) for host in (INTERNET, INTERNET6)]
     for one, remote in zip(opened, remotes, strict=True):
-        until(lambda one=one: one.heard > 50, "both sides talk")
-        until(lambda remote=remote: len(remote.peers) == 3, "three flows of datagrams")
+        one.talks()
+        remote.has_flows(3)
     assert sources(world) == {NODE, NODE6}
     attach()
     forget_seen(world)
@@ -253,7 +255,7 @@ def test_the_same_with_azure_networking_and_the_rest_goes_on() -> None:
     with pod.connect(INTERNET) as direct:
         assert direct.recv(100).decode().strip() == NODE
         for one in opened:
-            until(lambda one=one: one.heard > 50, "both sides talk")
+            one.talks()
         attach()
         forget_seen(world)
         for remote in remotes:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux.sockets import TCP, UDP, Counters, Flow, Opener, Socket, opener
 from egress_gateway.datapath.pod.origins import (
     Origins,
@@ -147,7 +148,7 @@ def test_a_second_look_adds_and_refutes() -> None:
 def test_marks_that_are_taken_off() -> None:
     known = found([tcp("remote", 1), tcp("pod", 2), tcp("unknown", 3), udp(40000), udp(5353)])
 
-    def of(flow: Flow, *, certain: bool, source: ipaddress.IPv4Address = REMOTE) -> bool:
+    def of(flow: Flow, *, certain: bool, source: IPAddress = REMOTE) -> bool:
         return wrongly_marked(known, [OWN], certain=certain)(source, flow)
 
     for certain in (False, True):
