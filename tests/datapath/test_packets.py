@@ -405,7 +405,7 @@ def test_a_damaged_pod_is_repaired_by_the_next_pass() -> None:
     damages = (
         "nft flush chain inet egress_gateway hold",
         "nft delete table inet egress_gateway",
-        "ip rule del pref 1001",
+        "ip rule del pref 32765",
         "ip route flush table 25959",
         "ip link set wg0 down",
         "ip link set wg0 mtu 1300",

@@ -31,6 +31,7 @@ def play(scenario: str, *arguments: str) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    print(done.stdout)
 
 
 def test_first_connection_of_an_annotated_pod_succeeds_and_delete_leaves_nothing() -> None:

@@ -661,11 +661,12 @@ async def until(condition: Callable[[], object], *, seconds: float = 20) -> None
 
 
 def main() -> None:
-    from tests.node import chains, losses, scenarios
+    from tests.node import chains, damages, floods, losses, scenarios
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-    [scenario] = [f for m in (scenarios, chains, losses) if (f := getattr(m, sys.argv[1], None))]
+    modules = (scenarios, chains, losses, damages, floods)
+    [scenario] = [f for m in modules if (f := getattr(m, sys.argv[1], None))]
     in_a_world = [*inspect.signature(scenario).parameters][:1] == ["world"]
     asyncio.run(in_world(scenario) if in_a_world else scenario(*sys.argv[2:]))
 

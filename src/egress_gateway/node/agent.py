@@ -15,6 +15,7 @@ from egress_gateway.kube.workqueue.queue import run_workers
 from egress_gateway.node.attachment.store import AttachmentStore
 from egress_gateway.node.cni.libcni import Results
 from egress_gateway.node.cni.records import Records
+from egress_gateway.node.damage import DamageWatch
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.lifecycle import FULL_PASS_AFTER, Lifecycle, Liveness
@@ -87,6 +88,7 @@ class Agent:
         )
         self.lifecycle = Lifecycle(parts, liveness, self._spares)
         reactor.subscribe(parts, prober)
+        self._damage = DamageWatch(queues.moves.add)
 
     async def run(self) -> None:
         """Works until cancelled. ``lifecycle.adopt_pods`` goes before."""
@@ -100,6 +102,7 @@ class Agent:
                 group.create_task(run_workers(queues.unrecorded, look_for, 1))
                 group.create_task(self._spares.run())
                 group.create_task(self._paths.run())
+                group.create_task(self._damage.run(lambda: list(self._parts.sandboxes)))
                 group.create_task(self._upkeep.run())
         finally:
             for sandbox in self._parts.sandboxes:

@@ -28,7 +28,13 @@ from egress_gateway.datapath.pod.ruleset import LINKS, TABLE
 from egress_gateway.datapath.pod.side import PodDesired, PodSide, tunnel_name
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, PeerStatus
-from egress_gateway.node.attachment.model import Attachment, Joining, NodeFacts, pod_desired
+from egress_gateway.node.attachment.model import (
+    Attachment,
+    Joining,
+    NodeFacts,
+    TunnelRecord,
+    pod_desired,
+)
 from egress_gateway.node.attachment.store import AttachmentStore, rebuilt
 from egress_gateway.node.liveness.schedule import Traffic
 
@@ -220,6 +226,10 @@ class Sandbox:
             self._remember(self.attachment.with_active(verified=False))
             await self._kernel.run(self._side.handshake_again, self._desired())
             return True
+
+    async def has_cookie(self, tunnel: TunnelRecord) -> bool:
+        """Whether the tunnel's gateway has answered with a cookie in the last seconds."""
+        return tunnel.listen_port in await self._kernel.run(self._kernel.sources.cookies)
 
     async def handshake_again(self) -> None:
         async with self._lock:

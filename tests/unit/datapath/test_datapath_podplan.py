@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_gateway.api import keys
-from egress_gateway.datapath.linux.link import Link
+from egress_gateway.datapath.linux.link import Link, Route
 from egress_gateway.datapath.linux.sockets import Flow
 from egress_gateway.datapath.pod import actions as pa
 from egress_gateway.datapath.pod import plan as p
-from egress_gateway.datapath.pod.ruleset import LINKS, split
+from egress_gateway.datapath.pod.origins import Origins
+from egress_gateway.datapath.pod.ruleset import LINKS, replacement, split
 from egress_gateway.datapath.wireguard.model import (
     Config,
     Device,
@@ -226,14 +227,14 @@ def test_a_new_exclusion_leaves_the_session_alone() -> None:
     assert {type(a).__name__ for a in actions} == {"ApplyFilter", "ReplaceRoutes"}
 
 
-def test_connections_from_before_are_seeded_only_with_a_new_table() -> None:
+def test_what_is_known_of_older_connections_comes_with_the_table() -> None:
     flow = Flow(ipaddress.ip_address("198.51.100.10"), 50000, 8080)
-    first = p.plan(desired(), p.PodObserved(inbound=(flow,)))[0]
-    assert isinstance(first, pa.ApplyFilter)
-    assert first.inbound == (flow,)
-    later = p.plan(desired(), p.PodObserved(filter="", inbound=(flow,)))[0]
-    assert isinstance(later, pa.ApplyFilter)
-    assert later.inbound == ()
+    known = Origins(accepted=frozenset({flow}), ports=frozenset({50001}), older=True)
+    first = p.plan(desired(), p.PodObserved(origins=known))[0]
+    assert first == pa.ApplyFilter(desired().filter, False, known)
+    text = replacement(desired().filter, known, present=False)
+    assert "inbound4 { 198.51.100.10 . 50000 . 8080 }" in text
+    assert "unclear_ports { 50001 }" in text
 
 
 def parting(old: p.Tunnel, new: p.Tunnel) -> p.PodDesired:
@@ -390,3 +391,46 @@ def test_first_attachment_makes_the_tunnel_beside_the_hold_and_routes_after_both
     held = p.PodObserved(filter=desired().filter)
     for actions in (p.plan(desired(), held), p.plan(desired(active=None), p.PodObserved())):
         assert p.apart(actions) == ((), (), actions)
+
+
+def test_our_rules_come_after_everybody_elses_and_before_the_main_table() -> None:
+    rules = (*p.RULES, *(rule for kept in p.KEPT_RULES.values() for rule in kept))
+    assert {rule.priority for rule in rules} <= {32764, 32765}
+    assert not set(rules) & set(p.EARLIER_RULES)
+
+
+def test_rules_of_an_earlier_version_go_when_ours_are_there() -> None:
+    before = p.PodObserved(rules=frozenset(p.EARLIER_RULES))
+    steps = [a for a in p.plan(desired(), before) if isinstance(a, pa.AddRule | pa.DeleteRule)]
+    assert {a.rule for a in steps if isinstance(a, pa.DeleteRule)} == set(p.EARLIER_RULES)
+    kinds = [type(a) for a in steps]
+    assert kinds.index(pa.DeleteRule) == kinds.count(pa.AddRule)
+
+
+def test_a_route_of_somebody_elses_is_kept_where_the_hold_lets_it_lead() -> None:
+    vpn, second, own, nowhere, default = networks(
+        "192.0.2.0/24", "192.168.7.0/24", "203.0.113.0/24", "198.18.0.0/15", "0.0.0.0/0"
+    )
+    both = networks("198.51.100.0/24")[0]
+    main = {
+        Route(destination=vpn, device="tun0"),
+        Route(destination=default, device="tun0"),
+        Route(destination=second, device="net1"),
+        Route(destination=own, device="eth0"),
+        Route(destination=nowhere, kind="blackhole"),
+        Route(destination=both, device="tun0"),
+        Route(destination=both, device="eth0"),
+        Route(destination=networks("192.0.2.0/25")[0], device="wg0"),
+    }
+    links = {
+        "lo": Link(1, "lo", True, 65536),
+        "eth0": Link(2, "eth0", True, 1500, "veth"),
+        "net1": Link(3, "net1", True, 1500, "macvlan"),
+        "tun0": Link(4, "tun0", True, 1420, "tun"),
+        "wg0": Link(5, "wg0", True, 1420, "wireguard"),
+    }
+    others = p.others_routes(main, links, "eth0")
+    assert others == {vpn, nowhere}
+    made = {r.destination: r.kind for r in p.desired_routes(desired(), ipv6=False, others=others)}
+    assert made[vpn] == made[nowhere] == "throw"
+    assert made[default] == "unicast"

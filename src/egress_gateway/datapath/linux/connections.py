@@ -206,7 +206,7 @@ def decode(message: Message) -> Connection | None:
     if message.kind not in (_NEW, _DELETE) or message.payload[0] not in _PLACES:
         return None
     found = netlink.attributes(message.payload, 4)
-    original, reply = _tuple(found[_ORIGINAL]), _tuple(found[_REPLY])
+    original, reply = read_tuple(found[_ORIGINAL]), read_tuple(found[_REPLY])
     return Connection(
         zone=int.from_bytes(found[_ZONE]) if _ZONE in found else 0,
         protocol=PROTOCOLS.get(original.protocol, str(original.protocol)),
@@ -221,7 +221,9 @@ def decode(message: Message) -> Connection | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tuple:
+class Tuple:
+    """One direction of a connection."""
+
     protocol: int
     source: IPAddress
     source_port: int
@@ -229,11 +231,13 @@ class _Tuple:
     destination_port: int
 
 
-def _tuple(raw: bytes) -> _Tuple:
+def read_tuple(raw: bytes) -> Tuple:
+    """From the attributes inside ``CTA_TUPLE_ORIG`` or ``CTA_TUPLE_REPLY``; protocols without
+    ports have none (0)."""
     parts = netlink.attributes(raw)
     addresses = netlink.attributes(parts[_TUPLE_IP])
     ends = netlink.attributes(parts[_TUPLE_PROTO])
-    return _Tuple(
+    return Tuple(
         ends[_NUMBER][0],
         _address(addresses, _SOURCES),
         int.from_bytes(ends.get(_SOURCE_PORT, b"")),

@@ -1,9 +1,10 @@
-"""Forgetting connections: conntrack entries of some addresses (ctnetlink).
+"""Connection tracking of a namespace (ctnetlink): forgetting connections, and what it says of them.
 
 Newer kernels delete by a partial tuple, so that nothing is listed first; but each address costs
-them a walk over the whole table. Beyond a handful of addresses, and on kernels that refuse such
-requests (6.1 does), the table is listed once, and each entry that is to go is named. So the cost is
-one walk, however many addresses there are.
+them a walk over the whole table. Beyond a handful of addresses, for IPv6 (of which 6.18 and before
+take all entries but the wanted ones), and on kernels that refuse such requests (6.1 does), the
+table is listed once, and each entry that is to go is named. So the cost is one walk, however many
+addresses there are.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux import netlink
+from egress_gateway.datapath.linux.connections import Tuple, read_tuple
 from egress_gateway.datapath.linux.netlink import Message, NetlinkError, NetlinkSocket
 from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.linux.sockets import UDP, Flow
 
+_NEW: Final = 1 << 8
 _DELETE: Final = (1 << 8) | 2
 _GET: Final = (1 << 8) | 1
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _ZONE, _FILTER = 1, 2, 18, 25
+_MARK, _MARK_MASK = 8, 21
 _TUPLE_IP: Final = 1
 _FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
 _BY_SOURCE, _BY_DESTINATION = 1, 2
@@ -56,24 +61,95 @@ _SOURCES: Final = _End(_TUPLE_ORIGINAL, _FILTER_ORIGINAL, _BY_SOURCE)
 _TRANSLATED: Final = _End(_TUPLE_REPLY, _FILTER_REPLY, _BY_DESTINATION)
 
 
+def datagrams_from(netns: NetNS, addresses: Iterable[IPAddress]) -> set[Flow]:
+    """UDP flows that ``addresses`` began, as far as the namespace has seen and not forgotten
+    them."""
+    found: set[Flow] = set()
+    connection = NetlinkSocket(netlink.NETFILTER, netns)
+    try:
+        for address in addresses:
+
+            def note(message: Message, raw: bytes = address.packed) -> None:
+                if raw in message.payload:
+                    original = read_tuple(netlink.attributes(message.payload, 4)[_TUPLE_ORIGINAL])
+                    if original.source.packed == raw and original.protocol == UDP:
+                        found.add(_as_seen_by_source(original))
+
+            header = struct.pack("!BBH", _family(address), 0, 0)
+            doing = f"listing connections of {address}"
+            connection.scan(Message(_GET, netlink.DUMP, header), doing, note)
+    finally:
+        connection.close()
+    return found
+
+
+def _as_seen_by_source(t: Tuple) -> Flow:
+    return Flow(t.destination, t.destination_port, t.source_port, t.protocol)
+
+
+def clear_mark(netns: NetNS, bit: int, wrong: Callable[[IPAddress, Flow], bool]) -> int:
+    """Takes ``bit`` off the marks of connections that are ``wrong``, which is asked with the source
+    that began one and the flow as its destination sees it, behind translation. Returns how many."""
+    connection = NetlinkSocket(netlink.NETFILTER, netns)
+    marked = netlink.attribute(_MARK, struct.pack("!I", bit))
+    mask = netlink.attribute(_MARK_MASK, struct.pack("!I", bit))
+    changes: list[Message] = []
+
+    def note(message: Message) -> None:
+        entry = netlink.attributes(message.payload, 4)
+        original = read_tuple(entry[_TUPLE_ORIGINAL])
+        reply = read_tuple(entry[_TUPLE_REPLY])
+        flow = Flow(reply.destination, reply.destination_port, reply.source_port, reply.protocol)
+        if wrong(original.source, flow):
+            exact = netlink.nested(_TUPLE_ORIGINAL, entry[_TUPLE_ORIGINAL])
+            if _ZONE in entry:
+                exact += netlink.attribute(_ZONE, entry[_ZONE])
+            nothing = netlink.attribute(_MARK, bytes(4))
+            changes.append(Message(_NEW, 0, message.payload[:4] + exact + nothing + mask))
+
+    try:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            asked = struct.pack("!BBH", family, 0, 0) + marked + mask
+            connection.scan(Message(_GET, netlink.DUMP, asked), "listing marked connections", note)
+        for refused in connection.batch(changes):
+            if refused and refused[0] != errno.ENOENT:
+                raise NetlinkError("changing the mark of a connection", *refused)
+    finally:
+        connection.close()
+    return len(changes)
+
+
+def _family(address: IPAddress) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
 def _delete(netns: NetNS, addresses: Iterable[IPAddress], end: _End, zone: int | None) -> None:
     wanted = list(dict.fromkeys(addresses))
     if not wanted:
         return
     connection = NetlinkSocket(netlink.NETFILTER, netns)
     try:
-        if len(wanted) > HANDFUL:
-            _delete_each(connection, wanted, end, zone)
-            return
-        for number, address in enumerate(wanted):
-            refused = connection.batch([_message(address, end, zone)])[0]
-            if refused and refused[0] == errno.EINVAL and number == 0:
-                _delete_each(connection, wanted, end, zone)
-                return
-            if refused:
-                raise NetlinkError("forgetting connections", *refused)
+        listed: list[IPAddress] = [address for address in wanted if address.version == 6]
+        filtered = [address for address in wanted if address.version == 4]
+        if len(wanted) > HANDFUL or not _delete_by_filter(connection, filtered, end, zone):
+            listed = wanted
+        if listed:
+            _delete_each(connection, listed, end, zone)
     finally:
         connection.close()
+
+
+def _delete_by_filter(
+    connection: NetlinkSocket, addresses: Iterable[IPAddress], end: _End, zone: int | None
+) -> bool:
+    """IPv4 ones alone. False if the kernel knows no such filter: then nothing is deleted."""
+    for number, address in enumerate(addresses):
+        refused = connection.batch([_message(address, end, zone)])[0]
+        if refused and refused[0] == errno.EINVAL and number == 0:
+            return False
+        if refused:
+            raise NetlinkError("forgetting connections", *refused)
+    return True
 
 
 def _delete_each(
@@ -111,13 +187,9 @@ def _delete_each(
 
 
 def _message(address: IPAddress, end: _End, zone: int | None) -> Message:
-    four = address.version == 4
-    family = socket.AF_INET if four else socket.AF_INET6
-    # CTA_IP_V4_SRC, V4_DST, V6_SRC, V6_DST are 1 to 4.
-    kind = end.which if four else end.which + 2
-    whose = netlink.nested(_TUPLE_IP, netlink.attribute(kind, address.packed))
+    whose = netlink.nested(_TUPLE_IP, netlink.attribute(end.which, address.packed))
     payload = (
-        struct.pack("!BBH", family, 0, 0)
+        struct.pack("!BBH", _family(address), 0, 0)
         + netlink.nested(end.tuple_, whose)
         + netlink.nested(_FILTER, netlink.u32(end.flags, end.which))
     )

@@ -31,8 +31,14 @@ _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 4, 18, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _UP: Final = 1
-_UNICAST, _UNREACHABLE, _THROW = 1, 7, 9
-_TYPES: Final = {"unicast": _UNICAST, "unreachable": _UNREACHABLE, "throw": _THROW}
+_UNICAST, _BLACKHOLE, _UNREACHABLE, _PROHIBIT, _THROW = 1, 6, 7, 8, 9
+_TYPES: Final = {
+    "unicast": _UNICAST,
+    "blackhole": _BLACKHOLE,
+    "unreachable": _UNREACHABLE,
+    "prohibit": _PROHIBIT,
+    "throw": _THROW,
+}
 _NAMES: Final = {number: name for name, number in _TYPES.items()}
 _OURS: Final = 101
 """``rtm_protocol`` of routes that we add: who looks at ``ip route`` sees ``proto 101``."""
@@ -44,6 +50,8 @@ class Link:
     name: str
     up: bool
     mtu: int
+    kind: str = ""
+    """As ``ip link add ... type`` has it; "" of hardware and the loopback link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +296,14 @@ def _link(message: Message) -> Link:
     _, _, index, flags, _ = struct.unpack_from("=BxHiII", message.payload)
     found = netlink.attributes(message.payload, 16)
     name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
-    return Link(index, name, bool(flags & _UP), struct.unpack("=I", found[_IFLA_MTU])[0])
+    about = netlink.attributes(found.get(_IFLA_LINKINFO, b""))
+    return Link(
+        index,
+        name,
+        bool(flags & _UP),
+        struct.unpack("=I", found[_IFLA_MTU])[0],
+        about.get(_INFO_KIND, b"").rstrip(b"\0").decode(),
+    )
 
 
 def _encode_route(route: Route, indices: dict[str, int]) -> bytes:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import json
+import os
 import struct
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.errors import DatapathError, KernelRefused
 from egress_gateway.datapath.linux import netlink
 from egress_gateway.datapath.linux.netlink import Message, NetlinkSocket
 from egress_gateway.datapath.linux.netns import NetNS
@@ -25,6 +27,11 @@ _GET_GENERATION: Final = (10 << 8) | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
 _GENERATION_ID: Final = 1
 # The library keeps state outside its contexts (scanner, symbol tables).
 _lock: Final = threading.Lock()
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_CLONE_FILES: Final = 0x400
+_SELECTABLE: Final = 1000
+"""Descriptors below FD_SETSIZE (1,024), with room for the few that the library opens."""
+_ANY_DESCRIPTOR: Final = 1 << 30
 _library: list[ctypes.CDLL] = []
 
 
@@ -73,9 +80,16 @@ class Nftables:
                 return int(item["counter"]["packets"])
         return None
 
+    def elements(self, family: str, table: str, name: str) -> list[int]:
+        """Elements of a set of numbers; none if it does not exist."""
+        failure, output = self._run(f"list set {family} {table} {name}", json_output=True)
+        found = [] if failure else json.loads(output)["nftables"]
+        listed = [e for item in found if "set" in item for e in item["set"].get("elem", [])]
+        return [int(e["elem"]["val"]) if isinstance(e, dict) else int(e) for e in listed]
+
     def _run(self, command: str, *, json_output: bool) -> tuple[str, str]:
         with _lock:
-            return self._netns.run(lambda: _execute(command, json_output))
+            return self._netns.run(lambda: _execute_selectable(command, json_output))
 
 
 def fingerprint(listing: list[dict[str, Any]] | None, *, without: tuple[str, ...] = ()) -> str:
@@ -123,6 +137,24 @@ def _load() -> ctypes.CDLL:
         function.restype = ctypes.c_char_p
     _library.append(loaded)
     return loaded
+
+
+def _execute_selectable(command: str, json_output: bool) -> tuple[str, str]:
+    """The library waits by select(2), which ends the process at descriptors from 1,024 on, as an
+    agent of many pods has. A thread with a table of descriptors of its own starts at the low
+    numbers again, and is in its parent's namespaces."""
+    lowest = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(lowest)
+    if lowest < _SELECTABLE:
+        return _execute(command, json_output)
+    with ThreadPoolExecutor(1, "nft", initializer=_descriptors_of_its_own) as thread:
+        return thread.submit(_execute, command, json_output).result()
+
+
+def _descriptors_of_its_own() -> None:
+    if _libc.unshare(_CLONE_FILES):
+        raise KernelRefused("unsharing descriptors", ctypes.get_errno())
+    os.closerange(3, _ANY_DESCRIPTOR)
 
 
 def _execute(command: str, json_output: bool) -> tuple[str, str]:

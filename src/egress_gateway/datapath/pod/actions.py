@@ -9,7 +9,7 @@ from egress_gateway.datapath.actions import CreateTunnel as CreateTunnel
 from egress_gateway.datapath.actions import DeleteRule as DeleteRule
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux.link import Route
-from egress_gateway.datapath.linux.sockets import Flow
+from egress_gateway.datapath.pod.origins import NO_ORIGINS, Origins
 from egress_gateway.datapath.wireguard.model import Config
 
 
@@ -17,7 +17,7 @@ from egress_gateway.datapath.wireguard.model import Config
 class ApplyFilter:
     ruleset: str
     present: bool
-    inbound: tuple[Flow, ...] = ()
+    origins: Origins = NO_ORIGINS
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from egress_gateway.api import keys
-from egress_gateway.datapath.addresses import ECHO_ADDRESS, IPAddress, IPNetwork
+from egress_gateway.datapath.addresses import ECHO_ADDRESS, IPAddress, IPNetwork, within
 from egress_gateway.datapath.linux.link import MAIN, Link, Route, RoutingRule
-from egress_gateway.datapath.linux.sockets import Flow
 from egress_gateway.datapath.pod.actions import (
     Action,
     AddRule,
@@ -33,42 +32,68 @@ from egress_gateway.datapath.pod.actions import (
     ReplaceRoutes,
     SetSysctl,
 )
-from egress_gateway.datapath.pod.ruleset import LEG, LEGS, LINKS, MARK, Split, render, split
+from egress_gateway.datapath.pod.origins import NO_ORIGINS, Origins
+from egress_gateway.datapath.pod.ruleset import (
+    LEG,
+    LEGS,
+    LINKS,
+    MARK,
+    WITHIN_KINDS,
+    Split,
+    render,
+    split,
+)
 from egress_gateway.datapath.wireguard.model import Config, Device, Endpoint, Peer, PeerStatus
 
 ROUTES: Final = 25959
 """Routing table of the tunnel in the pod ("eg" in ASCII). The main table is never touched, so
 taking the tunnel away needs no memory of what was there before."""
+_PRIORITY: Final = 32765
+"""Just before the main table (32766): whoever else has rules in the pod has them before this, since
+that is where the kernel puts a rule without a priority, and meshes and VPNs choose smaller ones
+(Istio 32764, Tailscale 5210 to 5270)."""
+_FAMILIES: Final[tuple[Literal[4, 6], ...]] = (4, 6)
 RULES: Final = tuple(
+    # What came in by an ordinary link has the mark, and goes back as if we were not there.
+    RoutingRule(family=family, priority=_PRIORITY, table=ROUTES, mark=0, mask=MARK)
+    for family in _FAMILIES
+)
+EARLIER_RULES: Final = tuple(
     rule
-    for family in (4, 6)
+    for family in _FAMILIES
     for rule in (
-        # What came in by an ordinary link goes back as if we were not there.
         RoutingRule(family=family, priority=1000, table=MAIN, mark=MARK, mask=MARK),
         RoutingRule(family=family, priority=1001, table=ROUTES),
+        *(
+            RoutingRule(family=family, priority=1000, table=ROUTES + 1, mark=leg, mask=LEGS)
+            for leg in LEG.values()
+        ),
     )
 )
+"""Those of a version that overtook everybody else's."""
 KEPT_ROUTES: Final = ROUTES + 1
 """Routing table of the tunnel that only its own connections use."""
 KEPT_RULES: Final = {
     link: tuple(
-        RoutingRule(family=family, priority=1000, table=KEPT_ROUTES, mark=leg, mask=LEGS)
-        for family in (4, 6)
+        RoutingRule(
+            family=family, priority=_PRIORITY - 1, table=KEPT_ROUTES, mark=leg, mask=MARK | LEGS
+        )
+        for family in _FAMILIES
     )
     for link, leg in LEG.items()
 }
-SYSCTLS: Final = (
-    # Reverse path checks must follow the mark, or strict ones drop what came in by eth0.
-    ("net/ipv4/conf/all/src_valid_mark", "1"),
-)
-REVERSE_PATH: Final = ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/{}/rp_filter")
-"""The greater of the two counts (kernel's ip-sysctl)."""
+REVERSE_PATH: Final = "net/ipv4/conf/{}/rp_filter"
+"""Of "all" and the link's own the greater counts (kernel's ip-sysctl)."""
 _STRICT, _LOOSE = "1", "2"
 TUNNEL_SYSCTLS: Final = (
     # Nobody on the other side is a router of ours, and addresses are the pod's own.
-    ("accept_ra", "0"),
-    ("addr_gen_mode", "1"),
+    ("net/ipv6/conf/{}/accept_ra", "0"),
+    ("net/ipv6/conf/{}/addr_gen_mode", "1"),
+    # Strict reverse path checks must follow the mark. Of the tunnels' links alone: with it, marks
+    # of somebody else's make the kernel take packets that come in elsewhere for martians.
+    ("net/ipv4/conf/{}/src_valid_mark", "1"),
 )
+_IPV6_ON: Final = ("net/ipv6/conf/{}/disable_ipv6", "0")
 KEEPALIVE: Final = 25
 """Seconds. Opens the handshake without waiting for traffic, keeps load balancers' and
 conntrack's memory of the flow alive; WireGuard's documentation suggests this value."""
@@ -171,12 +196,15 @@ class PodObserved:
     of which that is not known, None if there is none)."""
 
     filter: str | None = None
-    inbound: tuple[Flow, ...] = ()
+    origins: Origins = NO_ORIGINS
+    """Of connections older than the table; nothing if this version's table is there."""
     sysctls: tuple[tuple[str, str | None], ...] = ()
     tunnels: Mapping[str, TunnelObserved] = field(default_factory=dict)
     """By link."""
     routes: frozenset[Route] = frozenset()
     rules: frozenset[RoutingRule] = frozenset()
+    others: frozenset[IPNetwork] = frozenset()
+    """Destinations of ``others_routes``."""
     ipv6: bool = True
     """Whether the pod has IPv6."""
 
@@ -198,8 +226,7 @@ def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
     """The steps from ``observed`` to ``desired``; none when they agree."""
     return [
         *_filter(desired, observed),
-        *(SetSysctl(n, v) for n, v in SYSCTLS if (n, v) not in observed.sysctls),
-        *_reverse_path(desired, observed),
+        *_reverse_path(observed),
         *(step for tunnel in desired.tunnels for step in _tunnel(desired, tunnel, observed)),
         *(
             DeleteLink(link)
@@ -251,25 +278,29 @@ def apart(
     return tunnel, actions[:start], rest
 
 
-def sysctls(desired: PodDesired) -> list[str]:
-    """What is to be observed."""
-    return [*(n for n, _ in SYSCTLS), *(n.format(desired.interface) for n in REVERSE_PATH)]
+def sysctls(links: Iterable[str]) -> list[str]:
+    """What is to be observed. ``links`` of the pod."""
+    ordinary = sorted({*links} - {"lo", *LINKS})
+    return [REVERSE_PATH.format(name) for name in ("all", *ordinary)]
 
 
-def _reverse_path(desired: PodDesired, observed: PodObserved) -> list[SetSysctl]:
-    # ARP knows no marks: a strict pod answers nobody who asks with an address of the gateway's,
-    # as the node does (169.254.1.1, say), and is lost to it as soon as it is asked anew.
-    common, own = (n.format(desired.interface) for n in REVERSE_PATH)
-    known = dict(observed.sysctls)
-    strict = max(known.get(common) or "0", known.get(own) or "0") == _STRICT
-    return [SetSysctl(own, _LOOSE)] if strict else []
+def _reverse_path(observed: PodObserved) -> list[SetSysctl]:
+    """What comes in by an ordinary link from an address of the gateway's has its way back by the
+    tunnel, as long as nobody has marked it. ARP knows no marks at all: a strict pod would answer no
+    node that asks with such an address (169.254.1.1, say)."""
+    common = REVERSE_PATH.format("all")
+    everywhere = dict(observed.sysctls).get(common) or "0"
+    return [
+        SetSysctl(name, _LOOSE)
+        for name, value in observed.sysctls
+        if name != common and max(everywhere, value or "0") == _STRICT
+    ]
 
 
 def _filter(desired: PodDesired, observed: PodObserved) -> list[Action]:
     if observed.filter == desired.filter:
         return []
-    present = observed.filter is not None
-    return [ApplyFilter(desired.filter, present, () if present else observed.inbound)]
+    return [ApplyFilter(desired.filter, observed.filter is not None, observed.origins)]
 
 
 def _tunnel(desired: PodDesired, tunnel: Tunnel, world: PodObserved) -> list[Action]:
@@ -308,8 +339,8 @@ def _tunnel(desired: PodDesired, tunnel: Tunnel, world: PodObserved) -> list[Act
 
 def link_sysctls(desired: PodDesired, name: str) -> list[tuple[str, str]]:
     """Of a tunnel's link. Runtimes that turn IPv6 off by default turn it off here too."""
-    wanted = [*TUNNEL_SYSCTLS, *([("disable_ipv6", "0")] if desired.tunnel_ipv6 else [])]
-    return [(f"net/ipv6/conf/{name}/{key}", value) for key, value in wanted]
+    wanted = [*TUNNEL_SYSCTLS, *([_IPV6_ON] if desired.tunnel_ipv6 else [])]
+    return [(key.format(name), value) for key, value in wanted]
 
 
 def _link_sysctls(
@@ -370,7 +401,7 @@ def _matches(status: PeerStatus, peer: Peer) -> bool:
 
 
 def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
-    wanted = frozenset(desired_routes(desired, ipv6=observed.ipv6))
+    wanted = frozenset(desired_routes(desired, ipv6=observed.ipv6, others=observed.others))
     new = {link: observed.tunnel(link).is_new for link in LINKS}
     # A new link's routes went with its predecessor, whatever was seen before.
     added = {r for r in wanted if r not in observed.routes or new.get(r.device or "")}
@@ -386,7 +417,7 @@ def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
         *_missing(bound, observed),
         *_table(ROUTES, gone, added),
         *_missing(RULES, observed),
-        *(DeleteRule(rule) for rule in surplus if rule in observed.rules),
+        *(DeleteRule(rule) for rule in (*surplus, *EARLIER_RULES) if rule in observed.rules),
     ]
 
 
@@ -406,19 +437,39 @@ def _order(route: Route) -> tuple[int, int, str]:
     return route.table, route.destination.version, str(route.destination)
 
 
-def desired_routes(desired: PodDesired, *, ipv6: bool) -> list[Route]:
+def others_routes(
+    main: Iterable[Route], links: Mapping[str, Link], interface: str
+) -> frozenset[IPNetwork]:
+    """Destinations that somebody else's more specific routes in the main table keep: those that
+    lead nowhere, and those by a link whose packets do not leave the pod, a VPN's above all. A route
+    by a link that does would lead what is the gateway's into the hold."""
+    specific = [route for route in main if route.destination.prefixlen > 0]
+    inside = {n for n, link in links.items() if n == "lo" or link.kind in WITHIN_KINDS}
+    inside -= {interface, *LINKS}
+    kept = {r.destination for r in specific if r.kind != "unicast" or r.device in inside}
+    return frozenset(kept - {r.destination for r in specific if r.device == interface})
+
+
+def desired_routes(
+    desired: PodDesired, *, ipv6: bool, others: frozenset[IPNetwork] = frozenset()
+) -> list[Route]:
     """Table ``ROUTES``: the gateway's destinations lead into the tunnel, the others are thrown
-    back to the main table. ``KEPT_ROUTES`` has the same for the standby tunnel."""
+    back to the main table, and so are ``others``. ``KEPT_ROUTES`` has the same for the standby
+    tunnel."""
     routes: list[Route] = []
     for family in (4, 6) if ipv6 else (4,):
-        routes += _family_routes(desired, desired.active, ROUTES, family)
+        routes += _family_routes(desired, desired.active, ROUTES, family, others)
         if desired.standby is not None:
-            routes += _family_routes(desired, desired.standby, KEPT_ROUTES, family)
+            routes += _family_routes(desired, desired.standby, KEPT_ROUTES, family, others)
     return routes
 
 
 def _family_routes(
-    desired: PodDesired, tunnel: Tunnel | None, table: int, family: Literal[4, 6]
+    desired: PodDesired,
+    tunnel: Tunnel | None,
+    table: int,
+    family: Literal[4, 6],
+    others: frozenset[IPNetwork],
 ) -> list[Route]:
     source = next((a for a in desired.addresses if a.version == family), None)
     if source is None:
@@ -435,6 +486,9 @@ def _family_routes(
         else:
             # Held either way; this tells the application at once, so that it tries IPv4.
             found[network] = Route(destination=network, kind="unreachable", table=table)
+    for network in others:
+        if not any(within(network, direct) for direct in desired.split.direct):
+            found[network] = Route(destination=network, kind="throw", table=table)
     if family == 4:
         # The gateway's own answer to probes comes from there.
         found[echo] = Route(destination=echo, device=link, source=source, table=table)

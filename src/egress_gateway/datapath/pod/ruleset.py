@@ -16,7 +16,8 @@ from typing import Final
 
 from egress_gateway.datapath.addresses import ALWAYS_REFUSED, IPNetwork, collapse, within
 from egress_gateway.datapath.linux.nft import amend
-from egress_gateway.datapath.linux.sockets import Flow
+from egress_gateway.datapath.linux.sockets import UDP
+from egress_gateway.datapath.pod.origins import Origins
 
 TABLE: Final = "egress_gateway"
 COUNTER: Final = "held"
@@ -29,9 +30,15 @@ move lets connections finish where they began."""
 LEGS: Final = 0x0300_0000
 LEG: Final = {"wg0": 0x0100_0000, "wg1": 0x0200_0000}
 """Bits of the connection's mark: the tunnel that its last packet left by."""
-SEEDED: Final = ("inbound4", "inbound6")
-"""Sets that hold connections older than the table; re-applying leaves them as they are."""
+WITHIN_KINDS: Final = ("tun", "wireguard")
+"""Kinds of links that lead to a program or an encapsulation inside the pod, whose own packets meet
+the hold in their turn. Only who has NET_ADMIN makes such links (see the hold's limit)."""
+SEEDED: Final = ("inbound4", "inbound6", "opened4", "opened6", "unclear_ports", "unclear_protocols")
+"""Sets that hold what is known of connections older than the table (see ``origins``); re-applying
+leaves them as they are."""
 
+_UNCLEAR_PROTOCOLS: Final = "0, 2-5, 7-16, 18-57, 59-255"
+"""All but ICMP, TCP, UDP and ICMPv6."""
 _EVERYTHING: Final[tuple[IPNetwork, ...]] = (
     ipaddress.IPv4Network("0.0.0.0/0"),
     ipaddress.IPv6Network("::/0"),
@@ -70,6 +77,7 @@ def render(destinations: Split, *, kept: str | None = None, leaves: bool = True)
     """The table. Connections that left by the tunnel ``kept`` are routed to it again, wherever
     the others go; without ``leaves`` what comes in by it is taken, and nothing leaves by it."""
     ours = ", ".join(f'"{link}"' for link in ("lo", *LINKS))
+    within = ", ".join(f'"{kind}"' for kind in WITHIN_KINDS)
     legs = ", ".join(f'"{link}" : goto by_{link}' for link in LINKS)
     stay = _stay(kept) if kept and leaves else ""
     taken = _taken(kept) if kept and not leaves else ""
@@ -80,11 +88,28 @@ table inet {TABLE} {{
 {_networks("tunneled", destinations.tunneled)}
   set inbound4 {{ type ipv4_addr . inet_service . inet_service; }}
   set inbound6 {{ type ipv6_addr . inet_service . inet_service; }}
+  set opened4 {{ type inet_proto . ipv4_addr . inet_service . inet_service; }}
+  set opened6 {{ type inet_proto . ipv6_addr . inet_service . inet_service; }}
+  set unclear_ports {{ type inet_service; }}
+  set unclear_protocols {{ type inet_proto; flags interval; }}
   chain arriving {{
     type filter hook prerouting priority mangle; policy accept;
-    iifname != {{ {ours} }} ct direction original ct mark set ct mark | {MARK:#x}
+    iifname != {{ {ours} }} ct direction original ct mark & {MARK:#x} == 0 jump begun
     ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
 {stay}{taken}  }}
+  chain begun {{
+    meta l4proto tcp goto begun_tcp
+    meta l4proto . ip saddr . th sport . th dport @opened4 return
+    meta l4proto . ip6 saddr . th sport . th dport @opened6 return
+    udp dport @unclear_ports return
+    meta l4proto @unclear_protocols return
+    ct mark set ct mark | {MARK:#x}
+  }}
+  chain begun_tcp {{
+    ct state new tcp flags & (fin | syn | rst | ack) == syn ct mark set ct mark | {MARK:#x} return
+    ip saddr . tcp sport . ct reply proto-src @inbound4 ct mark set ct mark | {MARK:#x}
+    ip6 saddr . tcp sport . ct reply proto-src @inbound6 ct mark set ct mark | {MARK:#x}
+  }}
   chain routing {{
     type route hook output priority mangle; policy accept;
     ct mark & {MARK | LEGS:#x} == 0 jump seeded
@@ -103,6 +128,7 @@ table inet {TABLE} {{
     type filter hook postrouting priority 300; policy accept;
     oifname vmap {{ "lo" : accept, {legs} }}
     ct mark & {MARK:#x} == {MARK:#x} accept
+    meta oifkind {{ {within} }} accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} jump neighbours
     ip daddr @direct4 accept
     ip6 daddr @direct6 accept
@@ -133,15 +159,43 @@ def _notes() -> str:
     )
 
 
-def replacement(ruleset: str, flows: Iterable[Flow], *, present: bool) -> str:
-    """``ruleset`` as a transaction. What is there keeps its counter and its seeded flows."""
+def replacement(ruleset: str, origins: Origins, *, present: bool) -> str:
+    """``ruleset`` as a transaction. What is there keeps its counter and what is known of older
+    connections."""
     sets = [f"{kind}{family}" for kind in ("direct", "tunneled") for family in (4, 6)]
-    lines = [amend(TABLE, sets, ruleset) if present else ruleset]
-    for flow in flows:
-        name = f"inbound{flow.remote.version}"
+    base = amend(TABLE, sets, ruleset) if present else ruleset
+    return "\n".join([base, seeds(origins)]) + "\n"
+
+
+def amendment(before: Origins, after: Origins) -> str:
+    """From ``before`` to ``after``, which says more."""
+    more = Origins(
+        accepted=after.accepted - before.accepted,
+        opened=after.opened - before.opened,
+        ports=after.ports - before.ports,
+        older=after.older and not before.older,
+    )
+    refuted = seeds(Origins(accepted=before.accepted - after.accepted)).replace("add ", "delete ")
+    return "\n".join([refuted, seeds(more)])
+
+
+def seeds(origins: Origins) -> str:
+    """What is known of connections that are older than the table, for its sets."""
+    elements: dict[str, list[str]] = {}
+    for flow in origins.accepted:
         key = f"{flow.remote} . {flow.remote_port} . {flow.local_port}"
-        lines.append(f"add element inet {TABLE} {name} {{ {key} }}")
-    return "\n".join(lines) + "\n"
+        elements.setdefault(f"inbound{flow.remote.version}", []).append(key)
+    for flow in (flow for flow in origins.opened if flow.protocol == UDP):
+        key = f"udp . {flow.remote} . {flow.remote_port} . {flow.local_port}"
+        elements.setdefault(f"opened{flow.remote.version}", []).append(key)
+    if origins.ports:
+        elements["unclear_ports"] = [str(port) for port in sorted(origins.ports)]
+    if origins.older:
+        elements["unclear_protocols"] = [_UNCLEAR_PROTOCOLS]
+    return "\n".join(
+        f"add element inet {TABLE} {name} {{ {', '.join(keys)} }}"
+        for name, keys in elements.items()
+    )
 
 
 def _networks(name: str, networks: Iterable[IPNetwork]) -> str:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError, NoSuchLink, NoSuchNamespace
-from egress_gateway.datapath.linux import echo, sockets
-from egress_gateway.datapath.linux.link import Link, Links, families
+from egress_gateway.datapath.linux import conntrack, echo, sockets
+from egress_gateway.datapath.linux.link import MAIN, Link, Links, families
 from egress_gateway.datapath.linux.netns import NetNS, read_sysctl, write_sysctl
 from egress_gateway.datapath.linux.nft import Nftables, fingerprint
 from egress_gateway.datapath.linux.sockets import Flow
@@ -45,7 +45,17 @@ from egress_gateway.datapath.pod.actions import (
     ReplaceRoutes,
     SetSysctl,
 )
+from egress_gateway.datapath.pod.origins import (
+    NO_ORIGINS,
+    Origins,
+    merged,
+    origins,
+    server_ports,
+    undecided,
+    wrongly_marked,
+)
 from egress_gateway.datapath.pod.plan import (
+    EARLIER_RULES,
     KEPT_ROUTES,
     KEPT_RULES,
     ROUTES,
@@ -57,7 +67,15 @@ from egress_gateway.datapath.pod.plan import (
     plan,
     tunnel_name,
 )
-from egress_gateway.datapath.pod.ruleset import COUNTER, LINKS, SEEDED, TABLE, replacement
+from egress_gateway.datapath.pod.ruleset import (
+    COUNTER,
+    LINKS,
+    MARK,
+    SEEDED,
+    TABLE,
+    amendment,
+    replacement,
+)
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, Config, Device, Interface
 
@@ -72,6 +90,8 @@ __all__ = [
 ]
 
 
+_LOOKS: Final = 4
+"""At the sockets of a pod, while some TCP connection's counters do not fit together."""
 _UNASKED: Final = Device(public_key="", listen_port=0, fwmark=0, peers={})
 
 
@@ -270,18 +290,21 @@ class PodSide:
         found = pod.links.links()
         tunnels = {link: self._tunnel(pod, desired, link, found.get(link)) for link in LINKS}
         known = families(pod.netns)
-        current = self._filter(pod, desired)
+        current, tells = self._filter(pod, desired)
         # Listing a table that does not exist costs as much as listing all of it.
         active = desired.active.link if desired.active else LINKS[0]
         kept = desired.standby is not None or any(n != active for n in LINKS if n in found)
         tables = (ROUTES, KEPT_ROUTES) if kept else (ROUTES,)
         return PodObserved(
             filter=current,
-            inbound=() if current is not None else tuple(sockets.inbound_flows(pod.netns)),
-            sysctls=tuple((n, read_sysctl(pod.netns, n)) for n in podplan.sysctls(desired)),
+            origins=NO_ORIGINS if tells else self._origins(pod, desired),
+            sysctls=tuple((n, read_sysctl(pod.netns, n)) for n in podplan.sysctls(found)),
             tunnels=tunnels,
             routes=frozenset(r for f in known for t in tables for r in pod.links.routes(t, f)),
             rules=frozenset(r for f in known for r in pod.links.rules(f)),
+            others=podplan.others_routes(
+                (r for f in known for r in pod.links.routes(MAIN, f)), found, desired.interface
+            ),
             ipv6=_has_ipv6(pod.netns, desired.interface),
         )
 
@@ -308,23 +331,39 @@ class PodSide:
             unmoved=unmoved, link=link, device=device, source=source, sysctls=sysctls
         )
 
-    def _filter(self, pod: _Open, desired: PodDesired) -> str | None:
+    def _origins(self, pod: _Open, desired: PodDesired) -> Origins:
+        if not sockets.has_sockets(pod.netns):
+            return NO_ORIGINS
+        samples = [sockets.connections(pod.netns)]
+        while undecided(samples) and len(samples) < _LOOKS:
+            samples.append(sockets.connections(pod.netns))
+        ephemeral = sockets.ephemeral_ports(pod.netns)
+        passed: set[Flow] = set()
+        if server_ports(samples[0], ephemeral):
+            passed = conntrack.datagrams_from(self._node, desired.addresses)
+        return origins(samples, ephemeral=ephemeral, passed=passed)
+
+    def _filter(self, pod: _Open, desired: PodDesired) -> tuple[str | None, bool]:
+        """The text that the table is known to equal, as in ``PodObserved``; and whether it has what
+        is known of older connections."""
         # NB: asked first; what changes afterwards is seen next time.
         generation = (pod.netns.identity, pod.nft.generation())
         if self._intact == (desired.filter, generation):
-            return desired.filter
+            return desired.filter, True
         listing = pod.nft.table("inet", TABLE)
         if listing is None:
-            return None
+            return None, False
+        names = {item["set"]["name"] for item in listing if "set" in item}
+        tells = names.issuperset(SEEDED)
         text, listed = self._applied
         intact = text == desired.filter and fingerprint(listing, without=SEEDED) == listed
         self._intact = (text, generation) if intact else None
-        return text if intact else ""
+        return (text if intact else ""), tells
 
     def _apply(self, pod: _Open, desired: PodDesired, action: Action) -> None:
         match action:
-            case ApplyFilter(ruleset, present, inbound):
-                self._apply_filter(pod, ruleset, present, inbound)
+            case ApplyFilter(ruleset, present, known):
+                self._apply_filter(pod, desired, ruleset, present, known)
             case SetSysctl(name, value):
                 write_sysctl(pod.netns, name, value)
             case AllowSource(port, source):
@@ -367,19 +406,22 @@ class PodSide:
         self._backend.configure(handle, config)
 
     def _apply_filter(
-        self, pod: _Open, ruleset: str, present: bool, inbound: tuple[Flow, ...]
+        self, pod: _Open, desired: PodDesired, ruleset: str, present: bool, known: Origins
     ) -> None:
         before = pod.nft.generation()
         try:
-            pod.nft.apply(replacement(ruleset, inbound, present=present))
+            pod.nft.apply(replacement(ruleset, known, present=present))
         except DatapathError:
             if not present:
                 raise
             # What is there cannot be amended (another version's, or damaged): replaced whole.
-            whole = replacement(ruleset, inbound, present=False)
+            known = merged(known, self._origins(pod, desired))
+            whole = replacement(ruleset, known, present=False)
             pod.nft.apply(f"delete table inet {TABLE}\n{whole}")
         after = pod.nft.generation()
-        if not present and after == before + 1:
+        if known.older or not present:
+            self._look_again(pod, desired, known, fresh=not present)
+        if not present and not known.older and after == before + 1:
             # Ours was the only change. What the kernel made of it is looked at when there has
             # been another one: while a pod starts, milliseconds count.
             self._applied, self._intact = ("", ""), (ruleset, (pod.netns.identity, after))
@@ -387,10 +429,21 @@ class PodSide:
         listing = pod.nft.table("inet", TABLE)
         self._applied = (ruleset, fingerprint(listing, without=SEEDED))
 
+    def _look_again(self, pod: _Open, desired: PodDesired, known: Origins, *, fresh: bool) -> None:
+        """After the table is there: connections that began between the look and the table, and
+        marks of a time before."""
+        found = merged(known, self._origins(pod, desired))
+        if not found.older:
+            return
+        if change := amendment(known, found).strip():
+            pod.nft.apply(change)
+        wrong = wrongly_marked(found, desired.addresses, certain=not fresh)
+        conntrack.clear_mark(pod.netns, MARK, wrong)
+
     def _clear(self, pod: _Open, names: Mapping[str, str]) -> None:
         """``names``: birth names of tunnels by link, as far as they are known."""
         known = families(pod.netns)
-        rules = (*RULES, *(r for kept in KEPT_RULES.values() for r in kept))
+        rules = (*RULES, *(r for kept in KEPT_RULES.values() for r in kept), *EARLIER_RULES)
         for rule in (r for r in rules if r.family in known):
             with contextlib.suppress(NoSuchLink):
                 pod.links.delete_rule(rule)

@@ -6,12 +6,16 @@ and take the pod back. A new listen port at every move, and this filter, make th
 What leaves from such a port keeps it: it is bound to itself before the node's masquerade rules
 are asked. At a port of their choice the gateway's packets would come in only while connection
 tracking remembers, and be lost after minutes of silence.
+
+The filter also notes which ports get cookies: a gateway under load answers an initiation with one
+(WireGuard's paper, 5.3), and WireGuard tells nobody. Who begins anew then throws the cookie away.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -20,16 +24,25 @@ from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 
 TABLE: Final = "egress_gateway_node"
+_COOKIES: Final = "cookies"
+_COOKIES_KEPT: Final = 0.02
+"""Seconds for which an answer serves all that ask: hundreds of pods ask at once when a gateway is
+lost."""
 _RULESET: Final = f"""\
 table inet {TABLE} {{
   set ports {{ type inet_service; }}
   set sources4 {{ type inet_service . ipv4_addr; }}
   set sources6 {{ type inet_service . ipv6_addr; }}
+  set {_COOKIES} {{ type inet_service; flags dynamic,timeout; timeout 8s; size 65535; }}
   chain sources {{
     type filter hook input priority -10; policy accept;
-    udp dport . ip saddr @sources4 accept
-    udp dport . ip6 saddr @sources6 accept
+    udp dport . ip saddr @sources4 goto taken
+    udp dport . ip6 saddr @sources6 goto taken
     udp dport @ports counter drop
+  }}
+  chain taken {{
+    udp length 72 @th,64,8 3 update @{_COOKIES} {{ udp dport }}
+    accept
   }}
   chain kept {{
     type nat hook postrouting priority srcnat - 10; policy accept;
@@ -38,7 +51,7 @@ table inet {TABLE} {{
   }}
 }}
 """
-_RULES: Final = 5
+_RULES: Final = 7
 
 
 class SourceFilter:
@@ -52,6 +65,15 @@ class SourceFilter:
         self._allowed: dict[int, IPAddress] = {}
         self._stale: dict[int, IPAddress] = {}
         self._installed = False
+        self._cookies: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
+
+    def cookies(self) -> frozenset[int]:
+        """Ports that got a cookie in the last seconds: the gateway is there, and under load."""
+        with self._guard:
+            now = time.monotonic()
+            if now - self._cookies[0] > _COOKIES_KEPT:
+                self._cookies = now, frozenset(self._nft.elements("inet", TABLE, _COOKIES))
+            return self._cookies[1]
 
     def allow(self, port: int, source: IPAddress) -> None:
         """From now on ``port`` takes packets from ``source`` only. Whoever has to wait for
@@ -134,6 +156,8 @@ def _is_exact(listing: list[dict[str, Any]], wanted: Mapping[int, IPAddress]) ->
     ports: set[int] = set()
     for item in listing:
         declared = item.get("set", {})
+        if declared.get("name") == _COOKIES:
+            continue
         for element in declared.get("elem", []):
             if declared["name"] == "ports":
                 ports.add(element)

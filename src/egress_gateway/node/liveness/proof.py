@@ -60,6 +60,8 @@ class Prover:
             for proof in proofs:
                 proof.cancel()
         answered = not asked or any(s.verified.is_set() for s in asked)
+        # A cookie takes the same path both ways; the handshake follows when the gateway has time.
+        answered = answered or await self._got_cookie(asked)
         if answered:
             # What is wrong with the canary alone, its verifier finds.
             canary.take_for_mute(asyncio.get_running_loop().time() + _MUTE_SECONDS)
@@ -68,6 +70,10 @@ class Prover:
             return
         self._paths.lost(path)
         self._on_lost(path)
+
+    async def _got_cookie(self, asked: list[Sandbox]) -> bool:
+        tunnels = ((s, s.attachment.active) for s in asked)
+        return any([await s.has_cookie(active) for s, active in tunnels if active])
 
     async def _question(self, sandbox: Sandbox) -> bool:
         try:

@@ -2,7 +2,8 @@
 
 The gateway may learn of the pod a moment after the first initiation, which WireGuard itself would
 repeat only after five seconds. Repeating too fast is no better: initiations within 20 ms of each
-other are refused, and too many make the gateway ask for cookies.
+other are refused, and too many make the gateway ask for cookies. A tunnel that has a cookie is left
+alone for as long as WireGuard needs to show it: to begin anew would throw it away.
 """
 
 from __future__ import annotations
@@ -56,8 +57,12 @@ class Verifier:
                     return
                 active = sandbox.attachment.active
                 if active and schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn(sandbox.attachment.id, active.address)
-                    await sandbox.handshake_again()
+                    if await sandbox.has_cookie(active):
+                        schedule.leave_to_wireguard()
+                    else:
+                        await self._pacer.turn(sandbox.attachment.id, active.address)
+                        schedule.begun(loop.time())
+                        await sandbox.handshake_again()
             except DatapathError as error:
                 # The next pass over the sandbox repairs what is broken and starts us again.
                 log.info("tunnel cannot be verified", extra={"error": str(error)})
@@ -99,8 +104,12 @@ class Joiner:
                     self._on_joined(sandbox)
                     return
                 if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn(sandbox.attachment.id, joining.address)
-                    await sandbox.join_again()
+                    if await sandbox.has_cookie(joining):
+                        schedule.leave_to_wireguard()
+                    else:
+                        await self._pacer.turn(sandbox.attachment.id, joining.address)
+                        schedule.begun(loop.time())
+                        await sandbox.join_again()
             except DatapathError as error:
                 log.info("second tunnel cannot be verified", extra={"error": str(error)})
                 return
