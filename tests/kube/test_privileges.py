@@ -50,6 +50,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         f"{GROUP}/podendpoints": WRITE,
         "/pods": READ,
         "/nodes": "get patch",
+        "networking.k8s.io/servicecidrs": "list",
         "/events": "create patch",
     },
 }
