@@ -20,6 +20,7 @@ from egress_gateway.api import names
 from egress_gateway.cloud.azure import config as azure_config
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.protocol import Cloud
+from egress_gateway.controller import posture
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.reconcile import ROLE, SURVEY, Reconciler
@@ -97,6 +98,7 @@ async def _lead(
 ) -> None:
     async def work() -> None:
         log.info("leading")
+        await posture.warn(client)
         takeover = Takeover(client, system_namespace=settings.system_namespace)
         await _reconcile(settings, cloud, cluster, client, takeover)
 
