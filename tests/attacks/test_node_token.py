@@ -100,7 +100,6 @@ def forged(document: dict[str, Any], **metadata: Any) -> dict[str, Any]:
 
 async def test_an_endpoint_is_owned_by_the_pod_of_its_name(cluster: Cluster) -> None:
     """Squatted names: what no pod owns would never be collected."""
-
     async with two_agents(cluster) as (a, _):
         mine = await owned(cluster, "mine", "node-a")
         other = await cluster.admin.create("pods", pod("web-0", nodeName="node-b"))

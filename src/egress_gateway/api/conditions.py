@@ -26,7 +26,8 @@ IPV6_READY: Final = "IPv6Ready"
 """Pods' IPv6 is carried. No part of ``Ready``: IPv4 does not wait for it. Absent if the spec asks
 for no IPv6."""
 IPV6_HELD_BACK: Final = "IPv6 is held back here"
-"""How a gateway agent's problem begins that concerns IPv6 alone."""
+"""How the message of a gateway agent's problem begins that concerns IPv6 alone. Agents of 0.1 give
+no ``reason``, so for one version the controller knows such a problem by this."""
 
 
 class Reason:
@@ -40,6 +41,8 @@ class Reason:
     PREFIX_SIZE: Final = "PublicIPPrefixSizeMismatch"
     PREFIX_SUBSCRIPTION: Final = "PublicIPPrefixWrongSubscription"
     PREFIX_NOT_ALLOWED: Final = "PrefixNotAllowed"
+    PREFIX_UNUSABLE: Final = "PublicIPPrefixUnusable"
+    POOL_UNUSABLE: Final = "GatewayPoolUnusable"
     PREFIX_EXHAUSTED: Final = "PublicIPPrefixExhausted"
     AUTHORIZATION_FAILED: Final = "AuthorizationFailed"
     CREDENTIAL_REJECTED: Final = "CredentialRejected"
@@ -47,6 +50,7 @@ class Reason:
     CONFLICT: Final = "Conflict"
     QUOTA: Final = "QuotaExceeded"
     AZURE_ERROR: Final = "AzureError"
+    NOT_KEPT: Final = "WriteNotKept"
     PROVISIONING: Final = "Provisioning"
     PROVISIONED: Final = "Provisioned"
     INSTANCE_FAILED: Final = "GatewayInstanceFailed"

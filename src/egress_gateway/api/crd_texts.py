@@ -352,7 +352,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         ),
         "refusedClaims": Field(
             "PodEndpoints that the gateway does not believe, and so does not serve; a few of them.",
-            {"maxItems": 16},
+            {"maxItems": types.CLAIMS},
         ),
         "heartbeat": Field(
             "When the agent last wrote; it writes from time to time even without a change.",
@@ -394,6 +394,11 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.GatewayProblem: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
         "message": Field("What is wrong, in words.", _MESSAGE),
+        "reason": Field(
+            "Which kind of problem it is: GatewayWithoutIPv6 (IPv4 is served). Empty: nothing is "
+            "served.",
+            _REASON,
+        ),
     },
 }
 

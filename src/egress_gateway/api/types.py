@@ -27,6 +27,8 @@ REPORTED: Final = names.PORT_LAST - names.PORT_FIRST + 1
 """Entries of a list of a GatewayStatus: a pool has as many ports."""
 REPORTED_MESSAGE: Final = 1024
 """Characters of a message there."""
+CLAIMS: Final = 16
+"""Refused claims that a GatewayStatus names: others fill that list, so it stays short."""
 
 
 def cut(message: str) -> str:
@@ -238,6 +240,10 @@ class GatewayStatusSpec(_Struct, frozen=True):
             ready_gateway_configurations=self.ready_gateway_configurations[:REPORTED],
             problems=problems,
             vetoes=vetoes,
+            refused_claims=[
+                msgspec.structs.replace(claim, message=cut(claim.message))
+                for claim in self.refused_claims[:CLAIMS]
+            ],
             summary=GatewaySummary(
                 serves=len(self.ready_gateway_configurations),
                 problems=len(self.problems),
@@ -251,6 +257,9 @@ class GatewayProblem(_Struct, frozen=True):
 
     static_gateway_configuration: str
     message: str
+    reason: str = ""
+    """Machine-readable: ``GatewayWithoutIPv6`` for what concerns IPv6 alone, while IPv4 is served;
+    empty: nothing is."""
 
 
 class RefusedClaim(_Struct, frozen=True):

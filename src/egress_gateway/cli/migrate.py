@@ -22,9 +22,10 @@ import click
 
 from egress_gateway.api import names
 from egress_gateway.cli.migrate_report import Report, render, report
+from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.controller.migration.adopt import Leftovers, misplaced, names_of, plan_adoption
 from egress_gateway.controller.migration.takeover import Takeover
-from egress_gateway.controller.planning.plan import Names
+from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube import config, resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
@@ -92,7 +93,7 @@ class _Seen:
 
 async def _migrate(options: _Options) -> Report:
     async with Client(config.load(options.kubeconfig), _FIELD_MANAGER) as client:
-        takeover = Takeover(client, system_namespace=options.system_namespace)
+        takeover = Takeover(client, system_namespace=options.system_namespace, advice=AzureAdvice())
         if options.stop and not options.dry_run:
             await _stop(takeover, options.timeout)
         seen = await _look(client, takeover)
@@ -170,11 +171,10 @@ async def _stop(takeover: Takeover, timeout: float) -> None:
 async def _azure(options: _Options, found: Leftovers) -> Mapping[str, Any] | None:
     if options.azure_config is None:
         return None
-    from egress_gateway.cloud.azure import config as azure_config
-    from egress_gateway.cloud.azure.cloud import AzureCloud
+    from egress_gateway.cloud.providers import open_cloud
     from egress_gateway.controller.migration.rehearse import rehearse
 
-    cloud = AzureCloud(azure_config.load(options.azure_config))
+    cloud = open_cloud(options.azure_config)
     try:
         said = await rehearse(
             cloud,

@@ -34,16 +34,14 @@ def report(
     entries += [_orphan(adoption, system_namespace) for adoption in by_uid.values()]
     return {
         "acted": acted,
-        "blockers": [*blockers, *(_dispute(a) for a in adoptions if a.dispute)],
+        "blockers": [
+            *blockers,
+            *({"what": d.what, "mend": d.mend} for a in adoptions if (d := a.dispute)),
+        ],
         "configurations": entries,
         "azure": azure,
         "remains": list(remains),
     }
-
-
-def _dispute(adoption: Adoption) -> dict[str, str]:
-    what, _, mend = adoption.dispute.partition(". ")
-    return {"what": what, "mend": mend}
 
 
 def _configuration(

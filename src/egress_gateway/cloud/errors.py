@@ -43,37 +43,12 @@ class CloudError(ExpectedError):
 
 
 class Forbidden(CloudError):
-    """403: ``principal`` may not perform ``action`` on ``scope``; ``role`` would allow it."""
+    """403: our identity may not do it. ``related`` are the scopes that it lacks a right on; the
+    hint grants it, where a command can."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        principal: str,
-        action: str,
-        scope: str,
-        role: str,
-        code: str = "",
-        resource: str = "",
-    ) -> None:
-        super().__init__(message, code=code, resource=resource, related=(scope,))
-        self.principal = principal
-        self.action = action
-        self.scope = scope
-        self.role = role
 
-    @property
-    def mend(self) -> str:
-        return (
-            f'az role assignment create --role "{self.role}" '
-            f"--assignee {self.principal or 'PRINCIPAL'} --scope {self.scope}"
-        )
-
-    def __str__(self) -> str:
-        return (
-            f"{self.principal or 'the controller'} lacks the role {self.role} on {self.scope}: "
-            f"{self.action or self.code} was refused; grant it with: {self.mend}"
-        )
+class OutOfReach(CloudError):
+    """The resource lies where this cluster cannot use it (another account, another region)."""
 
 
 class NotFound(CloudError):
@@ -89,7 +64,7 @@ class Conflict(CloudError):
 
 
 class Quota(CloudError):
-    """A quota or a limit of the subscription is reached."""
+    """A quota or a limit of the account or a resource is reached."""
 
 
 class Exhausted(CloudError):
@@ -108,8 +83,13 @@ class Unavailable(CloudError):
     """No usable answer: connection, 5xx, or no token. Only time (or the network) mends it."""
 
 
+class Overdue(Unavailable):
+    """The cloud took the write and did not finish it within the limit of the wait. It may still:
+    the next look shows."""
+
+
 class Unauthenticated(Unavailable):
-    """Azure does not accept who we say we are. Nothing works until the credential is mended."""
+    """The cloud does not accept who we say we are. Nothing works until that is mended."""
 
 
 class ConfigError(OperatorError):

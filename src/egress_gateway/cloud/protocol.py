@@ -3,6 +3,13 @@
 ``Cloud.observe`` answers what is there, ``Cloud.apply`` carries out one action. Both are
 idempotent: an action whose effect exists already succeeds. What belongs to other people (rules,
 ipConfigs, tags, fields that we do not know) is carried through untouched by the implementation.
+
+A value that a write is computed from travels with it: ``base`` is what the cloud answered when it
+was observed (document, version). The planner passes it from observation to action and never looks
+inside; so ``apply`` needs no ``observe`` before it, and a lost race is a ``Conflict``.
+
+Everything that names the cloud to a person (commands, kinds of resources) comes from ``Advice``.
+docs/design/0013-cloud-border.md says what another cloud implements.
 """
 
 from __future__ import annotations
@@ -14,17 +21,20 @@ from typing import Literal, Protocol
 
 from egress_gateway.cloud.errors import CloudError
 
-PoolKind = Literal["scale-set", "machines", "vanished"]
+PoolKind = Literal["template", "machines", "vanished"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolRef:
-    """A gateway pool. ``key`` is its name on the load balancer (a scale set's unique id, a UUID
-    of the name for a pool of machines).
+    """A gateway pool. ``key`` is its name on the load balancer.
 
-    ``vanished``: only the load balancer still knows it. ``traces`` are the managed ipConfigs of
-    its model; ``prefix_size`` is what its tag says (None: no tag); ``subnet`` is the id of the
-    subnet of its primary ipConfig. ``rolling``: a changed model reaches the instances by itself.
+    ``template``: machines are made from a model, which has addresses of its own; ``machines``:
+    each stands alone; ``vanished``: only the load balancer still knows it.
+
+    ``traces`` are the managed ipConfigs of its model; ``prefix_size`` is what its tag says (None:
+    no tag); ``subnet`` is the id of the subnet of its primary ipConfig. ``rolling``: a changed
+    model reaches the instances by itself. ``zones``: availability zones of its machines.
+    ``unusable``: why no configuration can live here, and what mends that (empty: one can).
     """
 
     key: str
@@ -34,9 +44,11 @@ class PoolRef:
     resource_name: str = ""
     prefix_size: int | None = None
     subnet: str = ""
-    kind: PoolKind = "scale-set"
+    kind: PoolKind = "template"
     traces: frozenset[str] = frozenset()
     rolling: bool = False
+    unusable: str = ""
+    zones: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +74,11 @@ class Rule:
 class Balancer:
     """The internal load balancer. ``frontends`` maps a frontend's name to its address (None
     until there is one); ``ports`` are all ports in use per backend pool, other people's too.
-    ``failed``: the last write of it was accepted and then failed."""
+    ``failed``: the last write of it was accepted and then failed; ``busy``: one is under way."""
 
     exists: bool = False
     failed: bool = False
+    busy: bool = False
     rules: Mapping[str, Rule] = field(default_factory=dict)
     frontends: Mapping[str, IPv4Address | None] = field(default_factory=dict)
     backends: frozenset[str] = frozenset()
@@ -95,9 +108,10 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """One gateway machine, by the document that carries its ipConfigs (a scale set's instance, a
-    machine's NIC). ``provider_id`` is its Node's ``spec.providerID``; empty: the NIC belongs to
-    no machine, so it can serve nobody."""
+    """One gateway machine, by the document that carries its ipConfigs. ``provider_id`` is its
+    Node's ``spec.providerID``; empty: the NIC belongs to no machine, so it can serve nobody.
+    ``attachment`` is what that document asks for, ``addresses`` what the network interface has.
+    """
 
     id: str
     name: str
@@ -106,6 +120,7 @@ class Instance:
     attachment: Attachment
     primary: IPv4Address | None = None
     addresses: Mapping[str, Address] = field(default_factory=dict)
+    base: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +140,8 @@ class PublicAddress:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
     """A public IP prefix of either family: ``size`` is its length in bits, ``network`` its
-    addresses, ``used`` whether Azure knows of public addresses made from it."""
+    addresses, ``used`` whether the cloud knows of public addresses made from it. ``unusable``:
+    why the gateway pools cannot take addresses from it, and what mends that."""
 
     id: str
     name: str
@@ -133,19 +149,22 @@ class Prefix:
     network: IPv4Network | IPv6Network | None = None
     state: str = "Succeeded"
     used: bool = False
+    unusable: str = ""
+    zones: frozenset[str] = frozenset()
+    """Availability zones of its addresses; empty: of no zone."""
 
     @property
     def ipv6(self) -> bool:
-        """Azure has no IPv4 prefixes that are so long, and no IPv6 ones that are so short."""
+        """No IPv4 prefix is so long, and nobody gives away IPv6 ones that are so short."""
         return self.size > 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolState:
-    """One pool as it is. ``model`` is a scale set's; of a pool of machines it sums up the NICs.
+    """One pool as it is. ``model`` is its template's; of a pool of machines it sums up the NICs.
     ``prefixes`` is keyed by id in lower case; a prefix that cannot be read is the error that says
     why. ``managed`` are the prefixes that we made, by name; ``publics`` the public addresses that
-    we made for this pool's NICs (a scale set makes its own). ``ipv6``: whether the pool's subnet
+    we made for this pool's NICs (a template makes its own). ``ipv6``: whether the pool's subnet
     has IPv6 addresses (None: nobody asked, or it cannot be told)."""
 
     ref: PoolRef
@@ -156,6 +175,7 @@ class PoolState:
     managed: Mapping[str, Prefix] = field(default_factory=dict)
     publics: tuple[PublicAddress, ...] = ()
     ipv6: bool | None = None
+    base: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +197,7 @@ class MakeAddresses:
     pool: PoolRef
     instance: str
     configs: tuple[tuple[str, str], ...]
+    base: object = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +227,7 @@ class WriteModel:
     configs: Mapping[str, str | None]
     owned: frozenset[str]
     joined: bool
+    base: object = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +239,7 @@ class WriteInstance:
     configs: Mapping[str, str | None]
     owned: frozenset[str]
     joined: bool
+    base: object = field(repr=False, compare=False)
 
 
 Action = (
@@ -230,11 +253,39 @@ Action = (
 )
 
 
+class Advice(Protocol):
+    """What a person does, in the cloud's own words and commands; each a part of a sentence."""
+
+    def create_pool(self, name: str) -> str:
+        """Makes a gateway pool of this name."""
+        ...
+
+    def no_gateway_pool(self) -> str:
+        """Why a pool is none for gateways, and what mends it."""
+        ...
+
+    def no_such_pool(self, group: str, name: str) -> str:
+        """The pool that ``spec.gatewayVmssProfile`` names does not exist."""
+        ...
+
+    def create_prefix(self, size: int, *, ipv6: bool) -> str:
+        """Makes a public IP prefix of ``size`` bits."""
+        ...
+
+    def add_ipv6(self) -> str:
+        """Gives a subnet IPv6 addresses."""
+        ...
+
+    def stop_predecessor(self) -> str:
+        """Ends the cloud's own implementation of this feature in the cluster."""
+        ...
+
+
 class Cloud(Protocol):
     """All methods raise ``CloudError``."""
 
     @property
-    def subscription(self) -> str: ...
+    def advice(self) -> Advice: ...
 
     @property
     def resource_group(self) -> str:
@@ -250,13 +301,14 @@ class Cloud(Protocol):
         ...
 
     async def pools_of(self, group: str) -> list[PoolRef]:
-        """The scale sets of another group; none if that does not exist."""
+        """The pools of another group; none if that does not exist."""
         ...
 
     async def balancer(self) -> Balancer: ...
 
     async def observe(self, pool: PoolRef, prefixes: Iterable[str]) -> PoolState:
-        """The pool, the load balancer, the managed prefixes and those named by ``prefixes``."""
+        """The pool, the load balancer, the managed prefixes and those named by ``prefixes``; a
+        prefix that lies where it cannot be used is an ``OutOfReach``."""
         ...
 
     async def has_ipv6(self, subnet: str) -> bool | None:

@@ -1,22 +1,54 @@
 """A plan carried out: stage after stage, the steps of a stage at the same time.
 
 What follows a refusal for the sake of the same configurations is skipped: it depends on what
-failed, and the next look at the world plans anew. Nothing is remembered here; being cut off
-anywhere is an ordinary state to observe.
+failed, and the next look at the world plans anew.
+
+- **Nobody waits for one slow write.** A write that is not over after ``PATIENCE`` seconds goes on
+  by itself; the pass goes on without it, and what depends on it waits for the next one. The cloud
+  limits how long a write may take at all.
+- **What the cloud does not keep is not written without end.** A write that succeeded and is planned
+  again, unchanged, waits 2, 4, 8 … 300 s; ``unkept`` says of which field that is.
+
+What is remembered here is about writes of this process alone; being cut off anywhere is an ordinary
+state to observe.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from egress_gateway.api.conditions import Reason
 from egress_gateway.cloud.errors import CloudError
-from egress_gateway.cloud.protocol import Cloud
-from egress_gateway.controller.planning.plan import Plan, Step
+from egress_gateway.cloud.protocol import (
+    Action,
+    Cloud,
+    CreatePrefix,
+    DeleteAddress,
+    DeletePrefix,
+    MakeAddresses,
+    PoolState,
+    WriteBalancer,
+    WriteInstance,
+    WriteModel,
+)
+from egress_gateway.controller.planning.plan import Plan
+from egress_gateway.controller.planning.problem import Note
+from egress_gateway.controller.planning.unkept import difference
+from egress_gateway.controller.planning.wanted import Step
 
 AT_ONCE: Final = 32
 """Writes in flight: enough to hide Azure's latency, few enough for its write quota."""
+PATIENCE: Final = 6.0
+"""Seconds that a pass waits for the writes of one stage."""
+FIRST_REPEAT: Final = 2.0
+LAST_REPEAT: Final = 300.0
+
+Document = tuple[str, str]
+"""Kind and name of what an action writes, inside a pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +59,218 @@ class Refusal:
     error: CloudError
 
 
-async def apply(cloud: Cloud, plan: Plan) -> list[Refusal]:
-    """Carries out ``plan``; answers what was refused."""
-    gate = asyncio.Semaphore(AT_ONCE)
-    refusals: list[Refusal] = []
-    for stage in plan.stages:
-        hurt = {uid for refusal in refusals for uid in refusal.step.uids}
-        steps = [step for step in stage if not (hurt & step.uids)]
-        outcomes = await asyncio.gather(*(_try(cloud, step, gate) for step in steps))
-        refusals += [refusal for refusal in outcomes if refusal]
-    return refusals
+@dataclass(slots=True)
+class Outcome:
+    """``done``: UIDs for whose sake a machine was written. ``tried``: how many steps were. ``due``:
+    seconds until the first step may be tried again that was put off; ``waiting``: steps were put
+    off, or are under way."""
+
+    refusals: list[Refusal] = field(default_factory=list)
+    done: set[str] = field(default_factory=set)
+    tried: int = 0
+    due: float | None = None
+    waiting: set[str] = field(default_factory=set)
+
+    def put_off(self, step: Step, seconds: float | None = None) -> None:
+        self.waiting |= step.uids
+        if seconds is not None:
+            self.due = seconds if self.due is None else min(self.due, seconds)
 
 
-async def _try(cloud: Cloud, step: Step, gate: asyncio.Semaphore) -> Refusal | None:
-    async with gate:
+@dataclass(slots=True)
+class _Repeat:
+    content: object
+    times: int
+    until: float
+
+
+class Writer:
+    """``finished`` hears of the pool of a write that ended after its pass had gone on."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        finished: Callable[[str], None] = lambda pool: None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._cloud = cloud
+        self._clock = clock
+        self._finished = finished
+        self._patience = patience
+        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._under_way: dict[
+            tuple[str, Document], tuple[Step, asyncio.Task[CloudError | None]]
+        ] = {}
+        self._late: dict[str, list[Refusal]] = {}
+        self._repeats: dict[str, dict[Document, _Repeat]] = {}
+
+    async def apply(self, pool: str, plan: Plan) -> Outcome:
+        """Carries out ``plan`` for the pool with this key."""
+        self._kept(pool, {_document(s.action) for stage in plan.stages for s in stage})
+        outcome = Outcome()
+        for stage in plan.stages:
+            hurt = {uid for refusal in outcome.refusals for uid in refusal.step.uids}
+            hurt |= outcome.waiting
+            await self._stage(pool, [step for step in stage if not hurt & step.uids], outcome)
+        return outcome
+
+    async def _stage(self, pool: str, steps: Collection[Step], outcome: Outcome) -> None:
+        tasks: dict[asyncio.Task[CloudError | None], Step] = {}
+        for step in steps:
+            wait = self._wait(pool, step.action)
+            if self._blocked(pool, step.action) or wait > 0:
+                outcome.put_off(step, wait or None)
+                continue
+            tasks[asyncio.create_task(self._try(step.action))] = step
+        outcome.tried += len(tasks)
+        if not tasks:
+            return
         try:
-            await cloud.apply(step.action)
-        except CloudError as error:
-            return Refusal(step, error)
-    return None
+            done, pending = await asyncio.wait(tasks, timeout=self._patience)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            raise
+        for task in done:
+            self._ended(pool, tasks[task], task.result(), outcome)
+        for task in pending:
+            outcome.put_off(tasks[task])
+            self._leave(pool, tasks[task], task)
+
+    async def _try(self, action: Action) -> CloudError | None:
+        async with self._gate:
+            try:
+                await self._cloud.apply(action)
+            except CloudError as error:
+                return error
+        return None
+
+    def _ended(self, pool: str, step: Step, error: CloudError | None, outcome: Outcome) -> None:
+        if error is not None:
+            outcome.refusals.append(Refusal(step, error))
+            return
+        if isinstance(step.action, WriteInstance):
+            outcome.done |= step.uids
+        self._succeeded(pool, step.action)
+
+    # --- writes that outlive their pass --------------------------------------------------
+
+    def _leave(self, pool: str, step: Step, task: asyncio.Task[CloudError | None]) -> None:
+        key = (pool, _document(step.action))
+        self._under_way[key] = (step, task)
+
+        def over(ended: asyncio.Task[CloudError | None]) -> None:
+            self._under_way.pop(key, None)
+            if ended.cancelled():
+                return
+            error = ended.result()
+            if error is not None:
+                self._late.setdefault(pool, []).append(Refusal(step, error))
+            else:
+                self._succeeded(pool, step.action)
+            self._finished(pool)
+
+        task.add_done_callback(over)
+
+    def late(self, pool: str) -> list[Refusal]:
+        """Refusals of writes that ended since a pass had gone on without them."""
+        return self._late.pop(pool, [])
+
+    def marked(self, pool: str, state: PoolState) -> PoolState:
+        """``state`` in which what is being written is busy, whatever the cloud's document says
+        of it."""
+        instances = tuple(
+            replace(i, state="Updating") if (pool, ("instance", i.id)) in self._under_way else i
+            for i in state.instances
+        )
+        busy = (pool, ("balancer", "")) in self._under_way
+        return replace(state, instances=instances, balancer=replace(state.balancer, busy=busy))
+
+    def held_up(self, pool: str) -> frozenset[str]:
+        """UIDs that cannot go on before a write that is under way has ended: what comes next of
+        theirs refers to it. The others' writes are gathered without them."""
+        first = (CreatePrefix, WriteBalancer, MakeAddresses)
+        steps = (step for (of, _), (step, _) in self._under_way.items() if of == pool)
+        return frozenset(uid for s in steps if isinstance(s.action, first) for uid in s.uids)
+
+    def _blocked(self, pool: str, action: Action) -> bool:
+        """Whether a write of the same document, or of the model that it follows, is under way."""
+        before = [_document(action)]
+        if isinstance(action, WriteInstance):
+            before.append(("model", ""))
+        return any((pool, document) in self._under_way for document in before)
+
+    async def close(self) -> None:
+        """Stops waiting for what is under way."""
+        tasks = [task for _, task in self._under_way.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- writes that are not kept --------------------------------------------------------
+
+    def unkept(self, pool: str, plan: Plan, state: PoolState) -> Mapping[str, Note]:
+        """By UID: what the cloud said that it wrote, at least twice, and does not show."""
+        notes: dict[str, Note] = {}
+        for step in (step for stage in plan.stages for step in stage):
+            known = self._repeats.get(pool, {}).get(_document(step.action))
+            if known is None or known.times < 2 or known.content != _content(step.action):
+                continue
+            what = difference(step.action, state)
+            message = f"Azure does not keep what is written: {what} (written {known.times} times)"
+            notes |= dict.fromkeys(step.uids, Note(Reason.NOT_KEPT, message))
+        return notes
+
+    def settled(self, pool: str) -> None:
+        """Everything is as it was written."""
+        self._repeats.pop(pool, None)
+
+    def _kept(self, pool: str, planned: Collection[Document]) -> None:
+        known = self._repeats.get(pool, {})
+        self._repeats[pool] = {doc: r for doc, r in known.items() if doc in planned}
+
+    def _wait(self, pool: str, action: Action) -> float:
+        """Seconds until ``action`` may be tried; 0: now."""
+        known = self._repeats.get(pool, {}).get(_document(action))
+        if known is None or known.content != _content(action):
+            return 0.0
+        return max(0.0, known.until - self._clock())
+
+    def _succeeded(self, pool: str, action: Action) -> None:
+        known = self._repeats.setdefault(pool, {})
+        document, content = _document(action), _content(action)
+        before = known.get(document)
+        times = before.times + 1 if before and before.content == content else 1
+        pause = min(LAST_REPEAT, FIRST_REPEAT * 2.0 ** min(times - 1, 10))
+        known[document] = _Repeat(content, times, self._clock() + pause)
+
+
+def _document(action: Action) -> Document:
+    match action:
+        case CreatePrefix() | DeletePrefix():
+            return "prefix", action.name
+        case DeleteAddress():
+            return "address", action.name
+        case MakeAddresses():
+            return "addresses", action.instance
+        case WriteBalancer():
+            return "balancer", ""
+        case WriteModel():
+            return "model", ""
+        case WriteInstance():
+            return "instance", action.instance
+
+
+def _content(action: Action) -> object:
+    """What a write asks for: two of one document are equal if this is."""
+    match action:
+        case WriteBalancer():
+            return action.rules, action.present
+        case WriteModel() | WriteInstance():
+            return dict(action.configs), action.joined
+        case MakeAddresses():
+            return action.configs
+        case _:
+            return action

@@ -12,29 +12,29 @@ from typing import Final
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.controller.observed.cluster import Cluster
-from egress_gateway.controller.observed.inuse import Handover
-from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.observed.inuse import GatewaysInUse
+from egress_gateway.controller.planning.problem import Note, Problem
 from egress_gateway.controller.planning.verdict import Verdict
 
 _FOR_A_PERSON: Final = frozenset({Reason.AUTHORIZATION_FAILED, Reason.CREDENTIAL_REJECTED})
 
 
-class Standing:
+class StatusBoard:
     """``told`` is called with the UID of whoever has something new to hear."""
 
     def __init__(
-        self, cluster: Cluster, handover: Handover, *, told: Callable[[str], None]
+        self, cluster: Cluster, in_use: GatewaysInUse, *, told: Callable[[str], None]
     ) -> None:
         self._cluster = cluster
-        self._handover = handover
+        self._in_use = in_use
         self._told = told
         self._verdicts: dict[str, Verdict] = {}
-        self._home: dict[str, str] = {}
+        self._pools: dict[str, str] = {}
 
     def verdict(self, uid: str) -> Verdict | None:
         return self._verdicts.get(uid)
 
-    def say(self, uid: str, verdict: Verdict) -> None:
+    def set_verdict(self, uid: str, verdict: Verdict) -> None:
         self._verdicts[uid] = verdict
         self._told(uid)
 
@@ -43,35 +43,40 @@ class Standing:
         mend it."""
         before = self._verdicts.get(uid)
         if before is None or before.serving is None or before.problem is not None:
-            self.say(uid, Verdict(problem=problem, serving=before.serving if before else None))
+            self.set_verdict(
+                uid, Verdict(problem=problem, serving=before.serving if before else None)
+            )
         elif problem and problem.reason in _FOR_A_PERSON:
-            note = f"what is in place serves, but is not looked after: {problem.message}"
-            self.say(uid, replace(before, note=note))
+            note = Note(
+                problem.reason,
+                f"what is in place serves, but is not looked after: {problem.message}",
+            )
+            self.set_verdict(uid, replace(before, note=note))
 
-    def crowded(self, uid: str) -> bool:
+    def waiting_for_addresses(self, uid: str) -> bool:
         """The pool that it moves to cannot have addresses before its old one gives them back."""
         verdict = self._verdicts.get(uid)
         problem = verdict.problem if verdict else None
         return problem is not None and problem.reason == Reason.PREFIX_EXHAUSTED
 
-    def settle(self, uid: str, key: str) -> bool:
+    def record_pool(self, uid: str, key: str) -> bool:
         """Notes the pool in which it was last seen in service. True: it is another one."""
-        moved = self._home.get(uid) != key
-        self._home[uid] = key
+        moved = self._pools.get(uid) != key
+        self._pools[uid] = key
         return moved
 
-    def home(self, uid: str) -> str | None:
+    def last_pool(self, uid: str) -> str | None:
         """The pool in which it was last seen in service."""
-        return self._home.get(uid)
+        return self._pools.get(uid)
 
     def forget(self, uid: str) -> None:
         self._verdicts.pop(uid, None)
-        self._home.pop(uid, None)
+        self._pools.pop(uid, None)
 
     async def report(self, uid: str) -> float | None:
         """Writes one configuration's status."""
         verdict = self._verdicts.get(uid)
         if verdict is not None:
-            with self._handover.writing(uid, verdict):
+            with self._in_use.writing(uid, verdict):
                 await self._cluster.report(uid, verdict)
         return None

@@ -7,36 +7,36 @@ from collections.abc import Collection, Mapping
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.protocol import PoolRef
-from egress_gateway.controller.board import Standing
+from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.observed.cluster import Cluster
-from egress_gateway.controller.observed.inuse import Handover
+from egress_gateway.controller.observed.inuse import GatewaysInUse
 from egress_gateway.controller.observed.inventory import Inventory
 from egress_gateway.controller.planning.pools import Target
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.wanted import Wanted
-from egress_gateway.controller.refusals import Ledger
+from egress_gateway.controller.refusals import RefusalBackoff
 from egress_gateway.controller.rotation.phases import TWO_PAIRS
 
 
-class Wishes:
-    """``strange``: why it cannot be told under which names a configuration's resources live; it
-    holds still."""
+class DesiredPool:
+    """``unidentified``: why it cannot be told under which names a configuration's resources live;
+    it holds still."""
 
     def __init__(
         self,
         cluster: Cluster,
         *,
         inventory: Inventory,
-        standing: Standing,
-        handover: Handover,
-        ledger: Ledger,
+        board: StatusBoard,
+        in_use: GatewaysInUse,
+        backoff: RefusalBackoff,
     ) -> None:
         self._cluster = cluster
         self._inventory = inventory
-        self._standing = standing
-        self._handover = handover
-        self._ledger = ledger
-        self.strange: Mapping[str, Problem] = {}
+        self._board = board
+        self._in_use = in_use
+        self._backoff = backoff
+        self.unidentified: Mapping[str, Problem] = {}
 
     def of(self, pool: PoolRef) -> list[Wanted]:
         """What this pool should hold, and what it should hold no more."""
@@ -63,7 +63,7 @@ class Wishes:
             return Wanted(uid=uid, names=known, leaving=True)
         if isinstance(target, Problem):
             return Wanted(uid=uid, names=known, problem=target)
-        if not here and (self._moved(sgc, target) or self._standing.crowded(uid)):
+        if not here and (self._moved(sgc, target) or self._board.waiting_for_addresses(uid)):
             return Wanted(uid=uid, names=known, leaving=True, elsewhere=True)
         if not here:
             waiting = Problem(reason=Reason.PROVISIONING, message="moving to another gateway pool")
@@ -78,9 +78,12 @@ class Wishes:
             prefix_id=sgc.spec.public_ip_prefix_id,
             prefix_id6=sgc.spec.public_ip_prefix_id_v6,
             prefix_size=target.prefix_size,
-            problem=self.strange.get(uid) or self._ungranted(sgc) or self._ledger.blocked(uid),
-            problem6=self._ledger.blocked6(uid),
-            in_use=self._handover.in_use(sgc),
+            problem=self.unidentified.get(uid)
+            or self._ungranted(sgc)
+            or self._backoff.blocked(uid),
+            problem6=self._backoff.blocked6(uid),
+            in_use=self._in_use.in_use(sgc),
+            gives_way=self._backoff.gives_way(uid),
         )
 
     def _ungranted(self, sgc: StaticGatewayConfiguration) -> Problem | None:
@@ -91,6 +94,6 @@ class Wishes:
     def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:
         """Whether the pool ``target`` serves, and nobody uses the gateways of another any more."""
         uid = sgc.metadata.uid
-        verdict = self._standing.verdict(uid)
-        serves = self._standing.home(uid) == target.pool.key and verdict and verdict.serving
-        return bool(verdict and serves and self._handover.left(sgc, verdict))
+        verdict = self._board.verdict(uid)
+        serves = self._board.last_pool(uid) == target.pool.key and verdict and verdict.serving
+        return bool(verdict and serves and self._in_use.left(sgc, verdict))

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from egress_gateway.api import names
-from egress_gateway.cloud.azure import config as azure_config
-from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.protocol import Cloud
+from egress_gateway.cloud.providers import open_cloud
 from egress_gateway.controller import posture
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 async def run(settings: Settings, *, cloud: Cloud | None = None) -> None:
     """Runs until cancelled. Raises ``cloud.errors.ConfigError``, ``kube.config.ConfigError`` for
     configuration that cannot work, ``LeadershipLost`` when another leads."""
-    cloud = cloud or AzureCloud(azure_config.load(Path(settings.azure_config)))
+    cloud = cloud or open_cloud(Path(settings.azure_config))
     access = kube_config.load(settings.kubeconfig or None)
     try:
         # The Lease has connections of its own: behind the requests of a thousand new
@@ -99,7 +98,7 @@ async def _lead(
     async def work() -> None:
         log.info("leading")
         await posture.warn(client)
-        takeover = Takeover(client, system_namespace=settings.system_namespace)
+        takeover = Takeover(client, system_namespace=settings.system_namespace, advice=cloud.advice)
         await _reconcile(settings, cloud, cluster, client, takeover)
 
     if not settings.leader_elect:
@@ -128,18 +127,21 @@ async def _reconcile(
     rotations = Rotations(
         client,
         cluster,
-        reconciler.standing,
+        reconciler.board,
         timeout=settings.rotation_timeout,
         changed=reconciler.rekeyed,
         progressed=reconciler.reports.add,
     )
     reconciler.work.add(ROLE)
     reconciler.work.add(SURVEY)
-    await _together(
-        run_workers(rotations.work, rotations.handle, settings.workers),
-        run_workers(reconciler.work, reconciler.handle, settings.workers),
-        run_workers(reconciler.reports, reconciler.report, settings.workers),
-    )
+    try:
+        await _together(
+            run_workers(rotations.work, rotations.handle, settings.workers),
+            run_workers(reconciler.work, reconciler.handle, settings.workers),
+            run_workers(reconciler.reports, reconciler.report, settings.workers),
+        )
+    finally:
+        await reconciler.close()
 
 
 @contextlib.asynccontextmanager

@@ -26,19 +26,21 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import Cloud, DeletePrefix, PoolRef, PoolState
-from egress_gateway.controller.apply import apply
-from egress_gateway.controller.board import Standing
-from egress_gateway.controller.desired import Wishes
+from egress_gateway.controller.apply import Writer
+from egress_gateway.controller.board import StatusBoard
+from egress_gateway.controller.desired import DesiredPool
 from egress_gateway.controller.migration.predecessor import Predecessor
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.observed.groups import find_pools
-from egress_gateway.controller.observed.inuse import Handover
+from egress_gateway.controller.observed.inuse import GatewaysInUse
 from egress_gateway.controller.observed.inventory import Inventory
-from egress_gateway.controller.planning.plan import Plan, Wanted, plan
+from egress_gateway.controller.planning.plan import Plan, plan
 from egress_gateway.controller.planning.pools import Target
-from egress_gateway.controller.planning.verdict import Problem, Verdict
-from egress_gateway.controller.refusals import Ledger, Setback
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.planning.wanted import Wanted
+from egress_gateway.controller.refusals import RefusalBackoff, Setback
 from egress_gateway.kube.workqueue.queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,12 @@ MAX_ROUNDS: Final = 12
 """A pass that is not done after so many looks lets the other pools have their turn."""
 AGAIN_SECONDS: Final = 0.2
 LOOK_SECONDS: Final = 2.0
-"""How often to see whether a gateway has let go, if nobody says so."""
+LAST_LOOK: Final = 15.0
+"""How often to see whether a gateway has let go or a machine is no longer busy, if nobody says so:
+first and at last. Compute lets a scale set be read 12 times a minute, by everybody together
+(https://learn.microsoft.com/azure/virtual-machines/compute-throttling-limits)."""
+LINGER_SECONDS: Final = 15.0
+"""How long a deletion waits for machines that are busy before it ends without them."""
 RIVAL_SECONDS: Final = 5.0
 """How often to see whether the Go project's controller has been stopped."""
 
@@ -76,19 +83,23 @@ class Reconciler:
         self._drift = drift_interval
         self.work: WorkQueue[str] = WorkQueue("pools", backoff=0.5, backoff_limit=retry_limit)
         self.reports: WorkQueue[str] = WorkQueue("reports", backoff=0.1, backoff_limit=retry_limit)
-        self._ledger = Ledger(limit=retry_limit)
-        self._handover = Handover(cluster, clock=clock)
-        self._inventory = Inventory(cloud.resource_group)
-        self._standing = Standing(cluster, self._handover, told=self._told)
-        self.report = self._standing.report
-        self._wishes = Wishes(
+        self._backoff = RefusalBackoff(limit=retry_limit, clock=clock)
+        self._in_use = GatewaysInUse(cluster, clock=clock)
+        self._writer = Writer(cloud, clock=clock, finished=self.work.add)
+        self._looks: dict[str, float] = {}
+        self._clock = clock
+        self._lingering: dict[str, float] = {}
+        self._inventory = Inventory(cloud.resource_group, cloud.advice)
+        self._board = StatusBoard(cluster, self._in_use, told=self._told)
+        self.report = self._board.report
+        self._desired = DesiredPool(
             cluster,
             inventory=self._inventory,
-            standing=self._standing,
-            handover=self._handover,
-            ledger=self._ledger,
+            board=self._board,
+            in_use=self._in_use,
+            backoff=self._backoff,
         )
-        self._predecessor = Predecessor(cloud, cluster, self._standing, takeover)
+        self._predecessor = Predecessor(cloud, cluster, self._board, takeover)
         cluster.on_configuration(self._changed)
         cluster.on_agents(self._agents_changed)
         cluster.on_machines(self._nodes_changed)
@@ -98,6 +109,10 @@ class Reconciler:
     def pools(self) -> Collection[str]:
         """Keys of the pools that the last survey found."""
         return self._inventory.keys
+
+    async def close(self) -> None:
+        """Ends writes that are waited for beside the passes."""
+        await self._writer.close()
 
     async def handle(self, key: str) -> float | None:
         """One unit of work; seconds until it is due again, None when it waits for a change."""
@@ -117,7 +132,7 @@ class Reconciler:
             return None
         setback: Setback | None = None
         for _ in range(MAX_ROUNDS):
-            wanted = self._wishes.of(pool)
+            wanted = self._wanted(pool)
             if not wanted:
                 return None
             await self._prepare(wanted)
@@ -125,26 +140,48 @@ class Reconciler:
             decided = self._decide(state, wanted)
             gone = self._conclude(state, wanted, decided)
             await self._let_go(gone)
+            await self._release_lingering()
             if setback:  # this last look was for those who succeeded meanwhile
                 return self._tell(setback)
-            if decided.empty and not self._ledger.acquit(w.uid for w in wanted):
-                self._ledger.calm(key)
-                return self._due(wanted, gone)
-            refusals = await apply(self._cloud, decided)
-            setback = self._ledger.judge(key, refusals, wanted)
-            if setback and len(refusals) == decided.size:
+            if decided.empty and not self._backoff.release_suspects(w.uid for w in wanted):
+                self._backoff.reset_backoff(key)
+                self._writer.settled(key)
+                return self._due(key, wanted, gone)
+            outcome = await self._writer.apply(key, decided)
+            placed = outcome.done | _placed(state, wanted)
+            refusals = [*self._writer.late(key), *outcome.refusals]
+            setback = self._backoff.judge(key, refusals, wanted, placed=placed)
+            if setback and len(outcome.refusals) == decided.size:
                 return self._tell(setback)
-            if not refusals:
-                self._ledger.acquit(w.uid for w in wanted)
+            if not refusals and not outcome.waiting:
+                self._backoff.release_suspects(w.uid for w in wanted)
+            if not setback and not refusals and outcome.tried == 0:
+                return max(AGAIN_SECONDS, min(outcome.due or LAST_LOOK, self._look(key)))
         return AGAIN_SECONDS
 
-    def _due(self, wanted: Iterable[Wanted], gone: set[str]) -> float | None:
+    def _wanted(self, pool: PoolRef) -> list[Wanted]:
+        """What the pool should hold; those who wait for a write that is under way hold still."""
+        held_up = self._writer.held_up(pool.key)
+        return [
+            replace(w, problem=w.problem or _UNDER_WAY) if w.uid in held_up and not w.leaving else w
+            for w in self._desired.of(pool)
+        ]
+
+    def _look(self, key: str) -> float:
+        """How long until the next look at a pool that waits for something: 2, 4, 8, 15 s."""
+        delay = self._looks.get(key, LOOK_SECONDS)
+        self._looks[key] = min(LAST_LOOK, 2 * delay)
+        return delay
+
+    def _due(self, key: str, wanted: Iterable[Wanted], gone: set[str]) -> float | None:
         """When to look again although nothing is left to do."""
-        due = self._ledger.due(w.uid for w in wanted if not w.leaving)
-        waits = any(
-            self._handover.waits(w.uid) or (w.leaving and w.uid not in gone) for w in wanted
-        )
-        return min(due or LOOK_SECONDS, LOOK_SECONDS) if waits else due
+        due = self._backoff.due(w.uid for w in wanted if not w.leaving)
+        waits = any(self._in_use.waits(w.uid) or (w.leaving and w.uid not in gone) for w in wanted)
+        if not waits:
+            self._looks.pop(key, None)
+            return due
+        look = self._look(key)
+        return min(due or look, look)
 
     async def _observe(self, pool: PoolRef, wanted: Iterable[Wanted]) -> PoolState:
         staying = [w for w in wanted if not w.leaving]
@@ -152,11 +189,11 @@ class Reconciler:
         state = await self._cloud.observe(pool, brought)
         if any(w.prefix_id6 for w in staying):
             state = replace(state, ipv6=await self._cloud.has_ipv6(state.ref.subnet))
-        return state
+        return self._writer.marked(pool.key, state)
 
     def _decide(self, state: PoolState, wanted: list[Wanted]) -> Plan:
         ids = {w.names.ip_config: self._cloud.managed_prefix_id(w.names.ip_config) for w in wanted}
-        return plan(state, wanted, subscription=self._cloud.subscription, managed_ids=ids)
+        return plan(state, wanted, advice=self._cloud.advice, managed_ids=ids)
 
     async def _prepare(self, wanted: Iterable[Wanted]) -> None:
         """Finalizer and key pair come before anything in the cloud."""
@@ -172,31 +209,57 @@ class Reconciler:
         """Remembers and reports what this look at the pool means for each configuration;
         answers those that have left it."""
         gone: set[str] = set()
+        unkept = self._writer.unkept(state.ref.key, decided, state)
         for w in wanted:
             verdict = decided.verdicts[w.uid]
+            if note := unkept.get(w.uid):
+                verdict = replace(verdict, note=note)
             left = w.leaving and verdict.gone
+            if w.leaving and not w.elsewhere:
+                self._linger(w.uid, verdict.lingering)
             self._inventory.note(state.ref.key, w.uid, gone=left)
             if left:
                 gone.add(w.uid)
             if w.elsewhere:
                 continue
-            self._handover.wait(w.uid, w.uid in decided.waiting)
-            if not w.leaving:
-                self._ledger.note(w.uid, verdict, final=decided.empty)
+            self._in_use.wait(w.uid, w.uid in decided.waiting)
+            if not w.leaving and w.problem is not _UNDER_WAY:
+                self._backoff.note(w.uid, verdict, final=decided.empty)
             if verdict.settled:
                 self._settle(w.uid, state.ref.key)
-            said = _deleting() if w.leaving else self._ledger.lasting(w.uid, verdict)
-            self._standing.say(w.uid, said)
+            said = _deleting() if w.leaving else self._backoff.lasting(w.uid, verdict)
+            self._board.set_verdict(w.uid, said)
         return gone
 
+    def _linger(self, uid: str, lingers: bool) -> None:
+        if lingers:
+            self._lingering.setdefault(uid, self._clock())
+        else:
+            self._lingering.pop(uid, None)
+
+    async def _release_lingering(self) -> None:
+        """A deletion does not wait for a machine that does not answer: the object goes; its key
+        Secret stays as the record by which the rest is removed when the machine can be written."""
+        live = self._cluster.configurations()
+        for uid, since in list(self._lingering.items()):
+            sgc = live.get(uid)
+            if sgc is not None and self._clock() >= since + LINGER_SECONDS:
+                log.warning(
+                    "deleted a configuration of which a busy machine still holds an address",
+                    extra={"uid": uid, "configuration": sgc.metadata.name},
+                )
+                await self._cluster.release(sgc)
+                self._board.forget(uid)
+                del self._lingering[uid]
+
     def _settle(self, uid: str, key: str) -> None:
-        if self._standing.settle(uid, key):
+        if self._board.record_pool(uid, key):
             for other in self._inventory.holding(uid) - {key}:
                 self.work.add(other)
 
     def _tell(self, setback: Setback) -> float:
         for uid, problem in setback.problems.items():
-            self._standing.trouble(uid, problem)
+            self._board.trouble(uid, problem)
         return setback.seconds
 
     # --- the survey ----------------------------------------------------------------------
@@ -210,20 +273,20 @@ class Reconciler:
         found = await find_pools(self._cloud, live.values())
         balancer = await self._cloud.balancer()
         known = live.keys() | self._cluster.recorded()
-        self._ledger.calm(SURVEY)
-        strange = await self._predecessor.recognise(found.pools, balancer)
-        self._wishes.strange = strange  # NB: at once: pools are worked on meanwhile
-        for uid, problem in strange.items():
-            self._standing.trouble(uid, problem)
+        self._backoff.reset_backoff(SURVEY)
+        unidentified = await self._predecessor.recognise(found.pools, balancer)
+        self._desired.unidentified = unidentified  # NB: at once: pools are worked on meanwhile
+        for uid, problem in unidentified.items():
+            self._board.trouble(uid, problem)
         names_of = {uid: self._cluster.names(uid) for uid in known}
         self._inventory.learn(found, balancer, names_of, sought=sought)
         homeless = [sgc for sgc in live.values() if not self._enqueue(sgc)]
         for key in self._inventory.occupied():
             self.work.add(key)
         await self._let_go(known, prefixes=True)
-        self._cluster.distrust()
+        self._cluster.invalidate_role()
         self.work.add(ROLE)
-        return self._ledger.due(sgc.metadata.uid for sgc in homeless) or self._drift
+        return self._backoff.due(sgc.metadata.uid for sgc in homeless) or self._drift
 
     def _enqueue(self, sgc: StaticGatewayConfiguration) -> bool:
         """Queues the pools that have to do with ``sgc``. False: its pool is not known."""
@@ -237,9 +300,9 @@ class Reconciler:
             return True
         verdict = Verdict(problem=target)
         if target.reason not in _OWN_FAULT:
-            self._ledger.note(uid, verdict, final=True)
+            self._backoff.note(uid, verdict, final=True)
         if not sgc.metadata.deletion_timestamp and not self._inventory.holding(uid):
-            self._standing.say(uid, verdict)
+            self._board.set_verdict(uid, verdict)
         return target.reason in _OWN_FAULT
 
     async def _let_go(self, uids: Iterable[str], *, prefixes: bool = False) -> None:
@@ -249,19 +312,19 @@ class Reconciler:
         for uid in uids:
             sgc = live.get(uid)
             leaving = sgc is None or sgc.metadata.deletion_timestamp is not None
-            if not leaving or self._inventory.holding(uid) or uid in self._wishes.strange:
+            if not leaving or self._inventory.holding(uid) or uid in self._desired.unidentified:
                 continue
             if sgc is not None and (refused := self._inventory.refused(sgc)):
-                self._standing.trouble(uid, refused)
+                self._board.trouble(uid, refused)
                 continue
             if prefixes and not await self._drop_prefix(uid):
                 continue
             await self._cluster.forget_keys(uid)
             if sgc is not None:
                 await self._cluster.release(sgc)
-            self._ledger.forget(uid)
-            self._standing.forget(uid)
-            self._handover.forget(uid)
+            self._backoff.forget(uid)
+            self._board.forget(uid)
+            self._in_use.forget(uid)
             self.work.add(ROLE)
 
     async def _drop_prefix(self, uid: str) -> bool:
@@ -269,7 +332,7 @@ class Reconciler:
             await self._cloud.apply(DeletePrefix(name=self._cluster.names(uid).ip_config))
         except CloudError as error:
             log.warning("%s", error, extra={"code": error.code})
-            self._standing.say(uid, Verdict(problem=Problem.of(error)))
+            self._board.set_verdict(uid, Verdict(problem=Problem.of(error)))
             return False
         return True
 
@@ -290,7 +353,7 @@ class Reconciler:
             self._let_gos({new.metadata.uid})
             return
         uid = new.metadata.uid
-        self._ledger.forget(uid)
+        self._backoff.forget(uid)
         lost = new.metadata.deletion_timestamp and not self._inventory.holding(uid)
         if self._inventory.seek(new) or lost:
             self.work.add_after(SURVEY, GATHER_SECONDS)
@@ -304,13 +367,13 @@ class Reconciler:
 
     def _agents_changed(self, uids: Iterable[str]) -> None:
         told = set(uids)
-        for uid in filter(self._standing.verdict, told):
+        for uid in filter(self._board.verdict, told):
             self.reports.add(uid)
         self._let_gos(told)
 
     def _let_gos(self, uids: set[str]) -> None:
         """A status was written or an agent spoke: somebody may have waited for it."""
-        for uid in filter(self._handover.waits, uids):
+        for uid in filter(self._in_use.waits, uids):
             for key in self._inventory.holding(uid):
                 self.work.add(key)
 
@@ -321,14 +384,14 @@ class Reconciler:
             self.work.add(key)
 
     @property
-    def standing(self) -> Standing:
-        return self._standing
+    def board(self) -> StatusBoard:
+        return self._board
 
     def _told(self, uid: str) -> None:
         """A configuration has something new to hear."""
         self.reports.add(uid)
         holding = self._inventory.holding(uid)
-        if len(holding) > 1 and self._standing.crowded(uid):
+        if len(holding) > 1 and self._board.waiting_for_addresses(uid):
             for key in holding:
                 self.work.add_after(key, LOOK_SECONDS)
 
@@ -337,12 +400,16 @@ class Reconciler:
         problem = Problem.of(error)
         log.warning("%s", error, extra={"key": key, "code": error.code})
         pool = self._inventory.pool(key)
-        uids = [w.uid for w in self._wishes.of(pool)] if pool else self._cluster.configurations()
+        uids = [w.uid for w in self._desired.of(pool)] if pool else self._cluster.configurations()
         for uid in uids:
-            self._standing.trouble(uid, problem)
-        return self._ledger.pause(key, error)
+            self._board.trouble(uid, problem)
+        return self._backoff.pause(key, error)
 
 
+_UNDER_WAY: Final = Problem(
+    reason=Reason.PROVISIONING,
+    message="waiting for a write of its load balancer rule or prefix, which Azure has not finished",
+)
 _OWN_FAULT: Final = frozenset({Reason.INVALID_SPEC, Reason.PROVISIONING})
 """Why a pool is not known that looking again does not change."""
 
@@ -357,6 +424,12 @@ def _same_wish(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration)
         and old.spec == new.spec
         and old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
     )
+
+
+def _placed(state: PoolState, wanted: Iterable[Wanted]) -> set[str]:
+    """UIDs of which some machine has an address."""
+    there = {name for i in state.instances for name, a in i.addresses.items() if a.secondary}
+    return {w.uid for w in wanted if w.names.ip_config in there}
 
 
 def _deleting() -> Verdict:

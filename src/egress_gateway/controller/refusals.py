@@ -10,20 +10,24 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.protocol import WriteInstance
+from egress_gateway.cloud.protocol import WriteInstance, WriteModel
 from egress_gateway.controller.apply import Refusal
-from egress_gateway.controller.planning.plan import Wanted
-from egress_gateway.controller.planning.verdict import Problem, Verdict
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.planning.wanted import Wanted
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY: Final = 2.0
+PATIENT_REFUSALS: Final = 2
+"""So many writes for others may be refused because of what a configuration has, until it gives
+way to them."""
 QUIET_CONFLICTS: Final = 2
 """So many lost races in a row are nobody's news."""
 _TRANSIENT: Final = (errors.Throttled, errors.Conflict, errors.Unavailable, errors.InUse)
@@ -45,7 +49,7 @@ class _Entry:
     last: Problem | None = None
 
 
-class Ledger:
+class RefusalBackoff:
     """Refusals and their backoff, by configuration; pauses by pool."""
 
     def __init__(
@@ -61,14 +65,21 @@ class Ledger:
         self._entries: dict[str, _Entry] = {}
         self._pauses: dict[str, int] = {}
         self._suspects: set[str] = set()
+        self._bystanders: dict[str, int] = {}
 
     def forget(self, uid: str) -> None:
         """A new spec, or the end of the object: a clean slate."""
         self._entries.pop(uid, None)
         self._entries.pop(_six(uid), None)
         self._suspects.discard(uid)
+        self._bystanders.pop(uid, None)
 
-    def acquit(self, uids: Iterable[str]) -> bool:
+    def gives_way(self, uid: str) -> bool:
+        """Whether writes for others were refused again and again because they carry what ``uid``
+        has."""
+        return self._bystanders.get(uid, 0) >= PATIENT_REFUSALS
+
+    def release_suspects(self, uids: Iterable[str]) -> bool:
         """The writes without the suspects went through: they are let in again, to be accused
         alone. False: none of ``uids`` was a suspect."""
         held = self._suspects & set(uids)
@@ -94,6 +105,7 @@ class Ledger:
         self._note6(uid, verdict)
         if verdict.settled:
             self._entries.pop(uid, None)
+            self._bystanders.pop(uid, None)
             return
         if uid in self._suspects:
             return
@@ -129,7 +141,7 @@ class Ledger:
         self._pauses[key] = attempts + 1
         return max(error.retry_after or 0.0, self._delay(attempts))
 
-    def calm(self, key: str) -> None:
+    def reset_backoff(self, key: str) -> None:
         """The pool (or survey) went through."""
         self._pauses.pop(key, None)
 
@@ -144,31 +156,56 @@ class Ledger:
         return replace(verdict, problem=entry.last)
 
     def judge(
-        self, key: str, refusals: Iterable[Refusal], wanted: Sequence[Wanted]
+        self,
+        key: str,
+        refusals: Iterable[Refusal],
+        wanted: Sequence[Wanted],
+        *,
+        placed: Collection[str] = (),
     ) -> Setback | None:
         """Blocks the culprits of ``refusals``; a Setback for what is no configuration's fault,
-        and for removals, which nothing replaces."""
+        and for removals, which nothing replaces. ``placed``: UIDs that some machine has taken, so
+        a machine that refuses them does so for reasons of its own."""
         seconds: list[float] = []
         problems: dict[str, Problem] = {}
         leaving = {w.uid for w in wanted if w.leaving}
         for refusal in refusals:
             error, uids = refusal.error, refusal.step.uids
             log.warning("%s", error, extra={"code": error.code})
+            if isinstance(error, errors.Overdue):
+                continue  # it may still end; meanwhile the cloud says that the document is busy
+            if not isinstance(error, _TRANSIENT) and (others := _carried(refusal, wanted)):
+                if first := self._stand_aside(others, error):
+                    seconds.append(first)
+                continue
             blameless = isinstance(error, _TRANSIENT) or not uids
-            if blameless or _machine_fault(refusal, wanted) or uids & leaving:
+            if blameless or _machine_fault(refusal, wanted, placed) or uids & leaving:
                 attempts = self._pauses.get(key, 0)
                 delay = self.pause(key, error)
                 if isinstance(error, errors.Conflict) and attempts < QUIET_CONFLICTS:
-                    seconds.append(0.2 * (attempts + 1))
+                    seconds.append(max(error.retry_after or 0.0, 0.2 * (attempts + 1)))
                     continue
                 seconds.append(delay)
                 problems |= dict.fromkeys(uids, _problem(refusal))
             else:
-                self._accuse(refusal, wanted)
+                self._suspect(refusal, wanted, placed)
         return Setback(max(seconds), problems) if seconds else None
 
-    def _accuse(self, refusal: Refusal, wanted: Sequence[Wanted]) -> None:
+    def _stand_aside(self, uids: Iterable[str], error: errors.CloudError) -> float:
+        """Others' writes fail because of what these have. Once may be a change of roles on its
+        way; after that they give way. How long the pool waits; 0: it goes on at once."""
+        seconds = 0.0
+        for uid in uids:
+            self._bystanders[uid] = self._bystanders.get(uid, 0) + 1
+            self._block(uid, Problem.of(error))
+            if not self.gives_way(uid):
+                seconds = FIRST_RETRY
+        return seconds
+
+    def _suspect(self, refusal: Refusal, wanted: Sequence[Wanted], placed: Collection[str]) -> None:
         error, uids = refusal.error, refusal.step.uids
+        if isinstance(refusal.step.action, WriteInstance):
+            uids = uids - set(placed) or uids
         meant = [w for w in wanted if w.uid in uids]
         if sixes := _named6(error, meant):
             for uid in sixes:
@@ -202,23 +239,42 @@ _SUSPECTED: Final = Problem(
 )
 
 
-def _machine_fault(refusal: Refusal, wanted: Iterable[Wanted]) -> bool:
-    """An instance refused for reasons of its own."""
+def _machine_fault(refusal: Refusal, wanted: Iterable[Wanted], placed: Collection[str]) -> bool:
+    """An instance refused for reasons of its own, or is gone: nobody is named, and another machine
+    has taken all of those for whose sake it was written."""
+    if not isinstance(refusal.step.action, WriteInstance):
+        return False
+    if isinstance(refusal.error, errors.NotFound):
+        return not _named(refusal.error, wanted)
     return (
-        isinstance(refusal.step.action, WriteInstance)
-        and isinstance(refusal.error, errors.Failed)
+        isinstance(refusal.error, errors.Failed)
         and not _named(refusal.error, wanted)
+        and (refusal.step.uids <= set(placed) or len(refusal.step.uids) == 1)
     )
 
 
+def _carried(refusal: Refusal, wanted: Iterable[Wanted]) -> set[str]:
+    """Configurations that the refusal names, none of which was to be changed by the write: they
+    are in it with what they have."""
+    if not isinstance(refusal.step.action, WriteModel | WriteInstance):
+        return set()
+    carried = refusal.step.action.configs
+    named = _named(refusal.error, wanted)
+    if named & refusal.step.uids:
+        return set()
+    return {w.uid for w in wanted if w.uid in named and w.names.ip_config in carried}
+
+
 def _problem(refusal: Refusal) -> Problem:
-    if isinstance(refusal.step.action, WriteInstance) and isinstance(refusal.error, errors.Failed):
+    if isinstance(refusal.step.action, WriteInstance) and isinstance(
+        refusal.error, errors.Failed | errors.NotFound
+    ):
         return Problem(reason=Reason.INSTANCE_FAILED, message=str(refusal.error))
     return Problem.of(refusal.error)
 
 
 def _six(uid: str) -> str:
-    """The ledger's key of a configuration's IPv6, which is refused on its own."""
+    """The backoff's key of a configuration's IPv6, which is refused on its own."""
     return f"{uid}/6"
 
 

@@ -17,6 +17,7 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import (
     Condition,
     Gateway,
+    GatewayProblem,
     GatewayServerProfile,
     ObjectReference,
     StaticGatewayConfiguration,
@@ -38,7 +39,7 @@ class Gateways:
 
     nodes: Mapping[str, str]
     ready: frozenset[str]
-    problems: Mapping[str, str]
+    problems: Mapping[str, GatewayProblem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +157,20 @@ def _ipv6(
     if problem:
         held = f"; {counted} from before" if carrying else "; pods' IPv6 is held back"
         return "False", problem.reason, problem.message + held
-    said = {n: m for n, m in gateways.problems.items() if m.startswith(conditions.IPV6_HELD_BACK)}
+    said = {n: p for n, p in gateways.problems.items() if _of_ipv6_alone(p)}
     if said:
-        message = "; ".join(f"{node}: {text}" for node, text in sorted(said.items()))
+        message = "; ".join(f"{node}: {problem.message}" for node, problem in sorted(said.items()))
         return "False", Reason.GATEWAY_WITHOUT_IPV6, message
     if not carrying or len(carrying) < len(status.gateways):
         return "False", Reason.PROVISIONING, counted
     prefix = next((p for p in status.egress_ip_prefix.split(",") if ":" in p), "")
     return "True", Reason.IPV6_CARRIED, f"pods' IPv6 leaves from {prefix}"
+
+
+def _of_ipv6_alone(problem: GatewayProblem) -> bool:
+    if not problem.reason:  # an agent of the version before
+        return problem.message.startswith(conditions.IPV6_HELD_BACK)
+    return problem.reason == Reason.GATEWAY_WITHOUT_IPV6
 
 
 def _accepted(verdict: Verdict) -> tuple[Truth, str, str]:
@@ -183,11 +190,16 @@ def _provisioned(
         held = "; what was provisioned before stays in service" if serving else ""
         return "False", problem.reason, problem.message + held
     if serving is None:
-        reason = Reason.INSTANCE_FAILED if "(Failed)" in verdict.note else Reason.PROVISIONING
-        return "False", reason, verdict.note or "Azure resources are being made"
+        if verdict.note is None:
+            return "False", Reason.PROVISIONING, "Azure resources are being made"
+        return "False", verdict.note.reason, verdict.note.message
     if verdict.note:
-        reason = Reason.INSTANCE_FAILED if "(Failed)" in verdict.note else Reason.PROVISIONED
-        return "True", reason, verdict.note
+        reason = verdict.note.reason
+        return (
+            "True",
+            Reason.PROVISIONED if reason == Reason.PROVISIONING else reason,
+            verdict.note.message,
+        )
     return "True", Reason.PROVISIONED, f"addresses of {status.egress_ip_prefix} are in place"
 
 
@@ -197,7 +209,9 @@ def _agents(
     listed = [gateway.node for gateway in status.gateways]
     total = len(verdict.serving.gateways) if verdict.serving else len(listed)
     ready = [node for node in listed if node in gateways.ready]
-    said = "".join(f"; {n}: {m}" for n, m in sorted(gateways.problems.items()) if n not in ready)
+    said = "".join(
+        f"; {n}: {p.message}" for n, p in sorted(gateways.problems.items()) if n not in ready
+    )
     counted = f"{len(ready)} of {total} gateway nodes ready{said}"
     if ready:
         every = len(ready) == total
@@ -211,8 +225,11 @@ def _agents(
     return "False", Reason.NO_GATEWAY, counted
 
 
-def notices(before: Iterable[Condition], after: Iterable[Condition]) -> list[Notice]:
-    """Events for what changed: every new refusal, and good news when it comes."""
+def notices(
+    before: Iterable[Condition], after: Iterable[Condition], *, complaints: bool = False
+) -> list[Notice]:
+    """Events for what changed: every new refusal, and good news when it comes. ``complaints``:
+    a gateway agent says something against it."""
     old = {c.type: (c.status, c.reason, c.message) for c in before}
     found: dict[str, Notice] = {}
     for c in after:
@@ -228,17 +245,19 @@ def notices(before: Iterable[Condition], after: Iterable[Condition]) -> list[Not
                 continue
             if was is None or was[0] != "True":
                 found.setdefault(c.reason, Notice("Normal", c.reason, c.message))
-        elif c.reason in _QUIET or (c.type == conditions.GATEWAYS_READY and _starting(was, c)):
+        elif c.reason in _QUIET or (
+            c.type == conditions.GATEWAYS_READY and not complaints and _starting(was)
+        ):
             continue
         else:
             found.setdefault(c.reason, Notice("Warning", c.reason, c.message))
     return list(found.values())
 
 
-def _starting(was: tuple[str, str, str] | None, now: Condition) -> bool:
+def _starting(was: tuple[str, str, str] | None) -> bool:
     """Agents take up a configuration only after it is provisioned: no news until one complains
     or one that was ready is not."""
-    return (was is None or was[0] != "True") and ";" not in now.message
+    return was is None or was[0] != "True"
 
 
 _COURSE = frozenset(

@@ -272,7 +272,13 @@ class Agent:
             self.warn(name, "GatewayWithoutIPv6", message)
         try:
             await self._report.reporter.publish(
-                status_spec(ready, public, {**without, **warnings, **problems}, seconds)
+                status_spec(
+                    ready,
+                    public,
+                    {**without, **warnings, **problems},
+                    seconds,
+                    without_ipv6=without.keys() - warnings.keys() - problems.keys(),
+                )
             )
         except ApiError as error:
             # Traffic does not depend on the report; the next pass writes it.

@@ -11,11 +11,12 @@ import asyncio
 import datetime
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
+from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import (
     GatewayProblem,
     GatewayStatus,
@@ -38,10 +39,13 @@ def status_spec(
     public_keys: Mapping[str, str],
     problems: Mapping[str, str],
     second_keys: Mapping[str, str] = {},
+    *,
+    without_ipv6: Collection[str] = (),
 ) -> GatewayStatusSpec:
     """The report without its heartbeat, in a stable order. ``ready``, ``public_keys`` and
     ``second_keys`` (those of second servers that work) by uid, ``problems`` by name; a
-    configuration may have a problem and go on as it was."""
+    configuration may have a problem and go on as it was. ``without_ipv6``: names of those whose
+    problem concerns IPv6 alone."""
     return GatewayStatusSpec(
         ready_gateway_configurations=[
             ReadyGatewayConfiguration(
@@ -54,7 +58,11 @@ def status_spec(
             for uid, one in sorted(ready.items())
         ],
         problems=[
-            GatewayProblem(static_gateway_configuration=name, message=message)
+            GatewayProblem(
+                static_gateway_configuration=name,
+                message=message,
+                reason=Reason.GATEWAY_WITHOUT_IPV6 if name in without_ipv6 else "",
+            )
             for name, message in sorted(problems.items())
         ],
     )
@@ -73,6 +81,7 @@ class Reporter:
         self._wanted: GatewayStatusSpec | None = None
         self._written: GatewayStatusSpec | None = None
         self._said: list[GatewayVeto] | None = None
+        self._said_refused: list[RefusedClaim] | None = None
         self._lock = asyncio.Lock()
         self._at = float("-inf")
 
@@ -95,7 +104,7 @@ class Reporter:
         """The same for claims that do not count."""
         self._refused = found
         async with self._lock:
-            said = self._written.refused_claims if self._written else None
+            said = self._said_refused
             return said is not None and said != found and await self._publish()
 
     async def _publish(self) -> bool:
@@ -110,7 +119,8 @@ class Reporter:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         stamped = msgspec.structs.replace(spec, heartbeat=now.replace("+00:00", "Z"))
         await self._client.apply(GATEWAY_STATUSES, self._document(stamped))
-        self._written, self._said, self._at = spec, self._vetoes, time.monotonic()
+        self._written, self._at = spec, time.monotonic()
+        self._said, self._said_refused = self._vetoes, self._refused
         return True
 
     def _document(self, spec: GatewayStatusSpec) -> GatewayStatus:

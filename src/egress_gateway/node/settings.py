@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -27,10 +26,6 @@ from egress_gateway.service.settings import (
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-ALWAYS_EXCEPTIONS: Final = ("169.254.169.254/32", "168.63.129.16/32", "169.254.20.10/32")
-"""Azure's metadata service, Azure's wire server and DNS, and NodeLocal DNSCache's usual address:
-a pod that could not reach these would be broken in ways nobody connects with egress."""
-
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """``node_name`` comes from the downward API. Times are in seconds."""
@@ -43,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where GatewayStatus objects live."""
     cluster_cidrs: Cidrs = []
     """Pods, Services and nodes of the cluster: never through a gateway, whatever a configuration
-    says. The metadata service, Azure's DNS and NodeLocal DNSCache are always among them."""
+    says. What gateways always refuse (``datapath.addresses``: link-local, Azure's DNS, multicast)
+    stays with the pod without being named here."""
     run_dir: AbsolutePath = "/run/egress-gateway"
     """Sockets and records of attached pods; shared with the tunnel host."""
     cni_bin_dir: AbsolutePath = "/opt/cni/bin"
@@ -102,8 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def exceptions(self) -> tuple[IPNetwork, ...]:
         """What never belongs to a gateway. Raises ``ValueError`` for a malformed CIDR."""
-        texts = dict.fromkeys((*ALWAYS_EXCEPTIONS, *self.cluster_cidrs))
-        return networks("cluster_cidrs", [*texts])
+        return networks("cluster_cidrs", list(dict.fromkeys(self.cluster_cidrs)))
 
     @property
     def run_path(self) -> Path:

@@ -9,8 +9,9 @@ import pytest
 
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import CreatePrefix, DeletePrefix
-from egress_gateway.controller.apply import Refusal, apply
-from egress_gateway.controller.planning.plan import Names, Plan, Wanted, plan
+from egress_gateway.controller.apply import Refusal, Writer
+from egress_gateway.controller.planning.plan import Plan, plan
+from egress_gateway.controller.planning.wanted import Names, Wanted
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
 
@@ -31,14 +32,14 @@ async def look(lab: AzureLab, wishes: Iterable[Wanted], name: str) -> Plan:
     pool = next(p for p in await cloud.pools() if p.name == name)
     state = await cloud.observe(pool, {w.prefix_id for w in wishes if w.prefix_id})
     ids = {w.names.ip_config: cloud.managed_prefix_id(w.names.ip_config) for w in wishes}
-    return plan(state, wishes, subscription=cloud.subscription, managed_ids=ids)
+    return plan(state, wishes, advice=cloud.advice, managed_ids=ids)
 
 
 async def one_pass(
     lab: AzureLab, wishes: Iterable[Wanted], pool: str = "npegress"
 ) -> tuple[Plan, list[Refusal]]:
     decided = await look(lab, wishes, pool)
-    return decided, await apply(lab.cloud, decided)
+    return decided, (await Writer(lab.cloud).apply("pool", decided)).refusals
 
 
 async def settle(lab: AzureLab, wishes: Iterable[Wanted], pool: str = "npegress") -> Plan:
@@ -118,12 +119,12 @@ async def test_public_and_private_are_exchanged_on_both_kinds_of_pool(lab: Azure
 
 
 async def test_a_nic_that_somebody_else_wrote_meanwhile_is_not_overwritten(lab: AzureLab) -> None:
-    await lab.add_pool("npegress", kind="VirtualMachines", count=1)
+    await lab.add_pool("npegress", kind="VirtualMachines", size=31)
     pool = next(p for p in await lab.cloud.pools() if p.name == "npegress")
     decided = await look(lab, [wanted("p", private=True)], "npegress")
     nic = await lab.person.get(pool.resource_id, "2024-05-01")
     await lab.person.put(pool.resource_id, nic | {"tags": nic["tags"] | {"a": "b"}}, "2024-05-01")
-    (refusal,) = await apply(lab.cloud, decided)
+    (refusal,) = (await Writer(lab.cloud).apply("pool", decided)).refusals
     assert isinstance(refusal.error, errors.Conflict)
     await settle(lab, [wanted("p", private=True)])
     assert (await lab.person.get(pool.resource_id, "2024-05-01"))["tags"]["a"] == "b"
@@ -161,8 +162,8 @@ async def test_reading_a_prefix_is_not_enough_to_use_it(lab: AzureLab) -> None:
     _, refusals = await one_pass(lab, [wanted("a", prefix_id=prefix), wanted("b")])
     error = refusals[0].error
     assert isinstance(error, errors.Forbidden)
-    assert error.scope.lower() == prefix.lower()
-    assert error.role == "Network Contributor"
+    assert [scope.lower() for scope in error.related] == [prefix.lower()]
+    assert 'az role assignment create --role "Network Contributor"' in error.mend
 
 
 async def test_azure_says_no_in_many_ways(lab: AzureLab) -> None:

@@ -87,7 +87,7 @@ def spec_with(field: str, text: str) -> types.StaticGatewayConfigurationSpec:
     names = {"vmss_resource_group": "rg", "vmss_name": "vmss"}
     names["vmss_name" if field.endswith("vmssName") else "vmss_resource_group"] = text
     return types.StaticGatewayConfigurationSpec(
-        gateway_vmss_profile=types.GatewayVmssProfile(**names, public_ip_prefix_size=30)  # type: ignore[arg-type]
+        gateway_vmss_profile=types.GatewayVmssProfile(**names, public_ip_prefix_size=30)
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 from egress_gateway.api.types import ObjectMeta, StaticGatewayConfiguration
 from egress_gateway.cli.migrate import _judges_configurations
 from egress_gateway.cli.migrate_report import Report, render, report
-from egress_gateway.controller.migration.adopt import Adoption, Leftovers
-from egress_gateway.controller.planning.plan import Names
+from egress_gateway.controller.migration.adopt import Adoption, Dispute, Leftovers
+from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube.resources import Key
 
 SGC = StaticGatewayConfiguration(metadata=ObjectMeta(name="one", namespace="team", uid="u"))
@@ -28,7 +28,7 @@ def said(*adoptions: Adoption, acted: bool = False, **given: Any) -> Report:
     )
 
 
-def adoption(uid: str = "u", dispute: str = "") -> Adoption:
+def adoption(uid: str = "u", dispute: Dispute | None = None) -> Adoption:
     return Adoption(
         uid=uid,
         configuration=Key("team", "one"),
@@ -43,7 +43,7 @@ def adoption(uid: str = "u", dispute: str = "") -> Adoption:
     [
         ((), "ours"),
         ((adoption(),), "to be taken over"),
-        ((adoption(dispute="two rules. Choose one"),), "disputed"),
+        ((adoption(dispute=Dispute("two rules", "Choose one")),), "disputed"),
     ],
 )
 def test_states(adoptions: tuple[Adoption, ...], state: str) -> None:
@@ -52,7 +52,7 @@ def test_states(adoptions: tuple[Adoption, ...], state: str) -> None:
 
 
 def test_a_dispute_stands_in_the_way_and_plans_nothing() -> None:
-    found = said(adoption(dispute="two rules. Choose one"))
+    found = said(adoption(dispute=Dispute("two rules", "Choose one")))
     assert found["blockers"] == [{"what": "two rules", "mend": "Choose one"}]
     assert found["configurations"][0]["actions"] == []
     assert "STANDS IN THE WAY: two rules\n  Choose one" in render(found)

@@ -49,9 +49,8 @@ def test_authorization_failed_names_who_what_where_and_the_command() -> None:
         )
     )
     assert isinstance(error, errors.Forbidden)
-    assert error.principal == "oid"
-    assert error.scope == PREFIX
-    assert error.role == "Network Contributor"
+    assert error.related == (PREFIX,)
+    assert "oid lacks the role Network Contributor" in str(error)
     assert (
         f'az role assignment create --role "Network Contributor" --assignee oid --scope {PREFIX}'
         in str(error)
@@ -71,9 +70,8 @@ def test_linked_authorization_failed_blames_the_linked_scope() -> None:
         )
     )
     assert isinstance(error, errors.Forbidden)
-    assert error.scope == PREFIX
-    assert error.role == "Network Contributor"
-    assert PREFIX in error.related
+    assert error.related == (PREFIX,)
+    assert f"lacks the role Network Contributor on {PREFIX}" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.errors import missing_role
 from egress_gateway.cloud.azure.machines import pool_key
 
 Json = dict[str, Any]
@@ -25,6 +26,17 @@ SUBNET = f"{BASE}/Microsoft.Network/virtualNetworks/aks-vnet/subnets/aks-subnet"
 CONFIG = AzureConfig(
     subscription_id=SUB, resource_group=GROUP, location="swedencentral", use_managed_identity=True
 )
+
+
+def forbidden(
+    scope: str, action: str = "Microsoft.Network/publicIPPrefixes/join/action"
+) -> errors.CloudError:
+    """As Azure says that a role is missing on ``scope``."""
+    said = (
+        "The client 'c' with object id 'p' does not have authorization to perform action "
+        f"'{action}' over scope '{scope}' or the scope is invalid."
+    )
+    return missing_role(said, "AuthorizationFailed", said, scope)
 
 
 class Killed(BaseException):
@@ -109,7 +121,7 @@ class FakeArm:
             },
         }
         self.machines[vmss].append(instance)
-        self._sync_nic(instance)
+        self.sync_nic(instance)
 
     def add_machines(self, name: str, *, machines: int = 2, size: int = 30) -> str:
         """A gateway pool of machines; answers its key."""
@@ -173,7 +185,7 @@ class FakeArm:
             },
         }
 
-    def _sync_nic(self, instance: Json) -> None:
+    def sync_nic(self, instance: Json) -> None:
         """The instance's NIC follows its document; known addresses stay."""
         nic_id = f"{instance['id']}/networkInterfaces/nic"
         old = {
@@ -347,7 +359,7 @@ class FakeArm:
         new["etag"] = f'W/"{next(self._etags)}"'
         new["properties"]["provisioningState"] = "Succeeded"
         self.machine_nic[name] = new
-        self._show_holders()
+        self.show_holders()
 
     def _check_public(self, public_id: str, nic: str, config: str) -> None:
         found = next((p for p in self.publics.values() if p["id"] == public_id), None)
@@ -357,7 +369,7 @@ class FakeArm:
         if holder not in (None, f"{nic}/{config}"):
             raise errors.Failed("address in use", code="PublicIPAddressInUse")
 
-    def _show_holders(self) -> None:
+    def show_holders(self) -> None:
         for public in self.publics.values():
             public["properties"].pop("ipConfiguration", None)
         for nic in self.machine_nic.values():
@@ -401,12 +413,14 @@ class FakeArm:
         self.reads += 1
         return copy.deepcopy(self.sets.get(name))
 
-    async def put_scale_set(self, group: str, name: str, document: Json) -> None:
+    async def put_scale_set(self, group: str, name: str, document: Json, etag: str | None) -> None:
         self._write(f"model {name}")
+        _match(self.sets[name], etag)
         profile = document["properties"]["virtualMachineProfile"]["networkProfile"]
         self._check_references(profile)
         virtual = self.sets[name]["properties"]["virtualMachineProfile"]
         virtual["networkProfile"] = copy.deepcopy(profile)
+        self.sets[name]["etag"] = f'"{next(self._etags)}"'
 
     def _check_references(self, profile: Json) -> None:
         nic = profile["networkInterfaceConfigurations"][0]
@@ -441,14 +455,18 @@ class FakeArm:
         self.reads += 1
         return copy.deepcopy(self.machines[name])
 
-    async def put_instance(self, group: str, name: str, number: str, document: Json) -> None:
+    async def put_instance(
+        self, group: str, name: str, number: str, document: Json, etag: str | None
+    ) -> None:
         self._write(f"instance {name}/{number}")
         profile = document["properties"]["networkProfileConfiguration"]
         self._check_references(profile)
         instance = next(i for i in self.machines[name] if i["instanceId"] == number)
+        _match(instance, etag)
+        instance["etag"] = f'"{next(self._etags)}"'
         instance["properties"]["networkProfileConfiguration"] = copy.deepcopy(profile)
         instance["properties"]["provisioningState"] = "Failed"
-        self._sync_nic(instance)
+        self.sync_nic(instance)
         instance["properties"]["provisioningState"] = "Succeeded"
 
     async def interfaces(self, group: str, name: str) -> list[Json]:
@@ -470,6 +488,11 @@ class FakeArm:
     def _write(self, what: str) -> None:
         self.before(what)
         self.writes.append(what)
+
+
+def _match(document: Json, etag: str | None) -> None:
+    if etag and etag != document.get("etag"):
+        raise errors.Conflict("the etag has changed", code="PreconditionFailed")
 
 
 def _managed(profile: Json) -> set[str]:

@@ -24,7 +24,7 @@ from egress_gateway.controller.migration.adopt import (
     names_of,
     plan_adoption,
 )
-from egress_gateway.controller.planning.plan import Names
+from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube.resources import GoGatewayConfiguration, Secret
 
 NAMESPACE = "team"
@@ -124,7 +124,7 @@ def test_a_record_is_never_overwritten() -> None:
     """The old controller was started once more and made new objects."""
     done = secret("sgc-1", rule="lb-0", ip_config="egressgateway-vm-0")
     adoption = only(changed(ONE, secrets=[done]))
-    assert "sgw-sgc-1" in adoption.dispute
+    assert "sgw-sgc-1" in str(adoption.dispute)
     assert not adoption.record
     assert not adoption.releases
     assert adoption.names.rule == "lb-0"

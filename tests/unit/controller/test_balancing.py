@@ -6,7 +6,7 @@ from egress_gateway.cloud.protocol import Balancer, PoolRef, PoolState, Rule
 from egress_gateway.controller.planning.balancing import MAX_RULES, Balancing
 from egress_gateway.controller.planning.wanted import Names, Wanted
 
-POOL = PoolRef(key="pool", kind="scale-set", resource_group="rg", resource_name="vmss")
+POOL = PoolRef(key="pool", kind="template", resource_group="rg", resource_name="vmss")
 
 
 def rules_of(state: PoolState, everyone: list[Wanted]) -> dict[str, Rule]:

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from egress_gateway.api.types import GatewayVmssProfile
-from egress_gateway.cloud import errors
 from egress_gateway.controller.planning.verdict import Verdict
-from tests.unit.controller.fake_arm import GROUP, FakeArm
+from tests.unit.controller.fake_arm import GROUP, FakeArm, forbidden
 from tests.unit.controller.test_reconcile import World
 
 KINDS = ("scale-set", "machines")
@@ -153,7 +152,7 @@ async def test_an_agent_that_does_not_let_go_is_waited_for_a_minute(
     for _ in range(3):
         await world.turn()
     written = len(world.arm.writes)
-    assert "still serve by the old ones" in world.verdict("a").note
+    assert "still serve by the old ones" in str(world.verdict("a").note)
     world.now += 30
     await world.turn()
     assert len(world.arm.writes) == written
@@ -174,9 +173,7 @@ async def test_a_new_prefix_that_is_refused_takes_no_gateway_out_of_service(
 
     def refuse(write: str) -> None:
         if write.startswith(("model", "address two")):
-            raise errors.Forbidden(
-                "no", principal="p", action="join", scope=two, role="Network Contributor"
-            )
+            raise forbidden(two)
 
     world.arm.before = refuse
     world.cluster.write("a", public_ip_prefix_id=two)
@@ -246,7 +243,7 @@ async def test_a_prefix_too_small_for_two_pools_moves_all_the_same(new: str, wor
     for _ in range(6):
         await world.turn()
         world.cluster.agents_follow()
-        world.reconciler._ledger.forget("a")  # its backoff is over
+        world.reconciler._backoff.forget("a")  # its backoff is over
     assert world.verdict("a").settled
     assert (_carriers(world, "np"), _carriers(world, "other")) == (0, 2)
 

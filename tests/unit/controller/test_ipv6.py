@@ -14,20 +14,15 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.cloud import errors
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.rotation.phases import Pairs
 from egress_gateway.controller.status import Gateways, notices, status_of
-from tests.unit.controller.fake_arm import FakeArm
+from tests.unit.controller.fake_arm import FakeArm, forbidden
 from tests.unit.controller.test_exchange import Guard, add_pool, follow
 from tests.unit.controller.test_reconcile import World
 
 KINDS = ["scale-set", "machines"]
 DUAL = ["10.224.0.0/16", "2001:db8:1::/64"]
-
-
-def forbidden(scope: str) -> errors.Forbidden:
-    return errors.Forbidden("no", principal="p", action="join", scope=scope, role="r")
 
 
 async def served(world: World, uid: str = "a", **spec: Any) -> Verdict:
@@ -194,12 +189,11 @@ async def test_a_refusal_of_ipv6_ends_by_itself_when_the_role_is_there(world: Wo
     prefix = world.arm.add_prefix("six", 126)
     plain = world.arm.put_scale_set
 
-    async def refuse(group: str, name: str, document: Any) -> None:
+    async def refuse(group: str, name: str, document: Any, etag: str | None) -> None:
         if "-v6" in str(document):  # Azure asks for the right to join what is written
             raise forbidden(prefix)
-        await plain(group, name, document)
+        await plain(group, name, document, etag)
 
-    world.reconciler._ledger._clock = lambda: world.now
     world.arm.put_scale_set = refuse  # type: ignore[method-assign]
     verdict = await served(world, public_ip_prefix_id_v6=prefix)
     assert verdict.problem is None

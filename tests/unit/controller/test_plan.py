@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.protocol import PoolRef
-from egress_gateway.controller.apply import Refusal, apply
-from egress_gateway.controller.planning.plan import Names, Plan, Wanted, plan
-from egress_gateway.controller.planning.verdict import Problem
-from tests.unit.controller.fake_arm import GROUP, SUB, FakeArm, Killed
+from egress_gateway.controller.apply import Refusal, Writer
+from egress_gateway.controller.planning.plan import Plan, plan
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.wanted import Names, Wanted
+from tests.unit.controller.fake_arm import GROUP, SUB, FakeArm, Killed, forbidden
 
 
 def wanted(uid: str, **fields: object) -> Wanted:
@@ -26,7 +28,7 @@ def wanted(uid: str, **fields: object) -> Wanted:
 async def _look(cloud: AzureCloud, pool: PoolRef, wishes: list[Wanted]) -> Plan:
     state = await cloud.observe(pool, {w.prefix_id for w in wishes if w.prefix_id})
     ids = {w.names.ip_config: cloud.managed_prefix_id(w.names.ip_config) for w in wishes}
-    return plan(state, wishes, subscription=SUB, managed_ids=ids)
+    return plan(state, wishes, advice=cloud.advice, managed_ids=ids)
 
 
 def one_pass(arm: FakeArm, wishes: list[Wanted], key: str) -> tuple[Plan, list[Refusal]]:
@@ -34,7 +36,7 @@ def one_pass(arm: FakeArm, wishes: list[Wanted], key: str) -> tuple[Plan, list[R
         cloud = arm.cloud()
         pool = next(p for p in await cloud.pools() if p.key == key)
         decided = await _look(cloud, pool, wishes)
-        return decided, await apply(cloud, decided)
+        return decided, (await Writer(cloud).apply("pool", decided)).refusals
 
     return asyncio.run(run())
 
@@ -145,9 +147,7 @@ def test_a_refused_prefix_is_said_and_holds_up_nobody() -> None:
     arm = FakeArm()
     key = arm.add_pool("np")
     bad = arm.add_prefix("secret")
-    arm.brought[bad.lower()] = errors.Forbidden(
-        "no", principal="p", action="read", scope=bad, role="Network Contributor"
-    )
+    arm.brought[bad.lower()] = forbidden(bad)
     wishes = [wanted("good"), wanted("refused", prefix_id=bad)]
     decided = settle(arm, wishes, key)
     problem = decided.verdicts["refused"].problem
@@ -236,7 +236,7 @@ def test_a_failed_instance_is_written_again_and_named_meanwhile() -> None:
     verdict = decided.verdicts["a"]
     assert verdict.serving is not None
     assert len(verdict.serving.gateways) == 1
-    assert "aks-np-vmss_1" in verdict.note
+    assert "aks-np-vmss_1" in str(verdict.note)
     assert len(refusals) == 1
     arm.before = lambda write: None
     assert settle(arm, [wanted("a")], key).verdicts["a"].settled
@@ -260,7 +260,7 @@ _wishes = st.lists(_modes, min_size=4, max_size=4)
 
 
 def _as_wishes(modes: list[str], prefix: str) -> list[Wanted]:
-    fields = {
+    fields: dict[str, dict[str, Any]] = {
         "managed": {},
         "brought": {"prefix_id": prefix},
         "private": {"private": True},

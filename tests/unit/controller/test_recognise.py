@@ -28,7 +28,7 @@ from egress_gateway.controller.migration.recognise import (
     recognise,
     unrecognised,
 )
-from egress_gateway.controller.planning.plan import Names
+from egress_gateway.controller.planning.wanted import Names
 
 BROUGHT = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Network/publicIPPrefixes/PIP"
 MADE = "/subscriptions/s/resourcegroups/mc/providers/microsoft.network/publicipprefixes/{}"

@@ -7,11 +7,13 @@ from ipaddress import IPv4Address
 from egress_gateway.api import conditions
 from egress_gateway.api.types import (
     Condition,
+    GatewayProblem,
     ObjectMeta,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.controller.planning.verdict import Problem, Serving, ServingGateway, Verdict
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
 from egress_gateway.controller.rotation.phases import Pairs
 from egress_gateway.controller.status import Gateways, notices, status_of
 
@@ -45,7 +47,11 @@ def status(
         metadata=ObjectMeta(name="a", namespace="default", uid="uid-1", generation=3),
         status=before or StaticGatewayConfigurationStatus(),
     )
-    gateways = Gateways(nodes=nodes, ready=frozenset(ready), problems=said or {})
+    problems = {
+        node: GatewayProblem(static_gateway_configuration="default/a", message=message)
+        for node, message in (said or {}).items()
+    }
+    gateways = Gateways(nodes=nodes, ready=frozenset(ready), problems=problems)
     return status_of(
         sgc, verdict, gateways, pairs=Pairs(public="PUB"), system_namespace="sys", now=now
     )

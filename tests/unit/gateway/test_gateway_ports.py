@@ -7,7 +7,7 @@ import logging
 import struct
 import threading
 from collections import Counter
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -111,7 +111,7 @@ def connection(*, zone: int = 6000, ended: bool = False) -> Connection:
 def lines(
     caplog: pytest.LogCaptureFixture, events: PlayedEvents, wanted: dict[int, Logged]
 ) -> list[logging.LogRecord]:
-    def owner(name: str, address: IPv4Address) -> Key | None:
+    def owner(name: str, address: IPv4Address | IPv6Address) -> Key | None:
         known = ipaddress.IPv4Address("10.244.1.2")
         return Key("ns", "web-0") if (name, address) == ("ns/one", known) else None
 

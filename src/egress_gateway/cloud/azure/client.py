@@ -3,13 +3,18 @@
 The SDKs' models are views of the JSON that came over the wire; we pass that JSON on, so that a
 field which the SDK of the day does not know survives a read-modify-write. Throttling is not
 retried here (the reconciler gathers meanwhile); a dropped connection or a 5xx twice.
+
+No write is waited for without end: an operation that is not over within its limit is ``Overdue``.
+Azure may still finish it; whoever asked looks again instead of waiting on.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
 
 from azure.core.exceptions import AzureError
 from azure.core.pipeline.policies import AsyncRetryPolicy, SansIOHTTPPolicy
@@ -26,6 +31,44 @@ from egress_gateway.cloud.azure.shapes import Json
 CALLS: Final = Counter(
     "egress_gateway_cloud_requests", "Requests to Azure Resource Manager", ["method"]
 )
+
+
+POLL: Final = 5.0
+"""Seconds between polls where Azure names none; the SDK would take 30. Compute allows 15 polls a
+minute and resource (https://learn.microsoft.com/azure/virtual-machines/compute-throttling-limits),
+and the first poll comes at once."""
+
+
+class _OwnHosts(SansIOHTTPPolicy[Any, Any]):
+    """Our token goes to the configured Resource Manager, and to its regions, alone: a URL to poll
+    or of the next page comes from an answer, which may name any host."""
+
+    def __init__(self, resource_manager: str) -> None:
+        self._home = urlsplit(resource_manager)
+
+    def on_request(self, request: Any) -> None:
+        asked = urlsplit(request.http_request.url)
+        if self._ours(asked):
+            return
+        raise ForeignHost(
+            f"an answer of {self._home.netloc} leads to {asked.scheme}://{asked.netloc}, which is "
+            "not the resourceManagerEndpoint of the Azure configuration; no token goes there"
+        )
+
+    def _ours(self, asked: SplitResult) -> bool:
+        home = self._home
+        if asked.scheme != home.scheme or _port(asked) != _port(home):
+            return False
+        host, own = asked.hostname or "", home.hostname or ""
+        return host == own or host.endswith(f".{own}")
+
+
+class ForeignHost(AzureError):
+    """A request was about to carry our token to a host that is not Azure's."""
+
+
+def _port(url: SplitResult) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
 
 
 class _Count(SansIOHTTPPolicy[Any, Any]):
@@ -57,11 +100,11 @@ class ArmClient:
             "retry_policy": _Retry(retry_total=2, retry_backoff_factor=0.5),
             "connection_timeout": 10,
             "read_timeout": 60,
-            "per_retry_policies": [_Count()],
+            "per_retry_policies": [_Count(), _OwnHosts(base)],
         }
-        interval = config.polling_interval or (1.0 if config.custom else 0.0)
-        if interval:
-            options["polling_interval"] = interval
+        options["polling_interval"] = config.polling_interval or (1.0 if config.custom else POLL)
+        self._machine_limit = config.machine_timeout
+        self._document_limit = config.document_timeout
         self._network = NetworkManagementClient(self._credential, config.subscription_id, **options)
         self._compute = ComputeManagementClient(self._credential, config.subscription_id, **options)
 
@@ -69,6 +112,21 @@ class ArmClient:
         await self._network.close()
         await self._compute.close()
         await self._credential.close()
+
+    async def _done(
+        self, operation: str, name: str, begin: Callable[[], Awaitable[Any]], limit: float
+    ) -> None:
+        """Starts a write and waits for its end, ``limit`` seconds at most."""
+        try:
+            async with _said(operation, name), asyncio.timeout(limit):
+                await (await begin()).result()
+        except TimeoutError as error:
+            raise errors.Overdue(
+                f"{operation} {name}: Azure has not finished within {limit:g} s; "
+                "what is in place is looked at again",
+                code="OperationOverdue",
+                resource=name,
+            ) from error
 
     # --- load balancer and prefixes ------------------------------------------------------
 
@@ -84,16 +142,22 @@ class ArmClient:
 
     async def put_balancer(self, group: str, name: str, document: Json, etag: str | None) -> None:
         """The whole document; ``Conflict`` if it changed since ``etag``."""
-        headers = {"If-Match": etag} if etag else {}
-        async with _said("write the load balancer", name):
-            poller = await self._network.load_balancers.begin_create_or_update(
-                group, name, _any(document), headers=headers
-            )
-            await poller.result()
+        await self._done(
+            "write the load balancer",
+            name,
+            lambda: self._network.load_balancers.begin_create_or_update(
+                group, name, _any(document), headers=_match(etag)
+            ),
+            self._document_limit,
+        )
 
     async def delete_balancer(self, group: str, name: str) -> None:
-        async with _said("delete the load balancer", name):
-            await (await self._network.load_balancers.begin_delete(group, name)).result()
+        await self._done(
+            "delete the load balancer",
+            name,
+            lambda: self._network.load_balancers.begin_delete(group, name),
+            self._document_limit,
+        )
 
     async def prefix(self, group: str, name: str, resource_id: str) -> Json:
         return await _one(
@@ -114,15 +178,22 @@ class ArmClient:
             return [_json(item) async for item in self._network.public_ip_prefixes.list(group)]
 
     async def put_prefix(self, group: str, name: str, document: Json) -> None:
-        async with _said("create the public IP prefix", name):
-            poller = await self._network.public_ip_prefixes.begin_create_or_update(
+        await self._done(
+            "create the public IP prefix",
+            name,
+            lambda: self._network.public_ip_prefixes.begin_create_or_update(
                 group, name, _any(document)
-            )
-            await poller.result()
+            ),
+            self._machine_limit,
+        )
 
     async def delete_prefix(self, group: str, name: str) -> None:
-        async with _said("delete the public IP prefix", name):
-            await (await self._network.public_ip_prefixes.begin_delete(group, name)).result()
+        await self._done(
+            "delete the public IP prefix",
+            name,
+            lambda: self._network.public_ip_prefixes.begin_delete(group, name),
+            self._machine_limit,
+        )
 
     # --- NICs and public addresses of machines -------------------------------------------
 
@@ -133,27 +204,36 @@ class ArmClient:
 
     async def put_nic(self, group: str, name: str, document: Json, etag: str | None) -> None:
         """The whole document; ``Conflict`` if it changed since ``etag``."""
-        headers = {"If-Match": etag} if etag else {}
-        async with _said("write the network interface", name):
-            poller = await self._network.network_interfaces.begin_create_or_update(
-                group, name, _any(document), headers=headers
-            )
-            await poller.result()
+        await self._done(
+            "write the network interface",
+            name,
+            lambda: self._network.network_interfaces.begin_create_or_update(
+                group, name, _any(document), headers=_match(etag)
+            ),
+            self._machine_limit,
+        )
 
     async def addresses(self, group: str) -> list[Json]:
         async with _said("list public IP addresses", group):
             return [_json(item) async for item in self._network.public_ip_addresses.list(group)]
 
     async def put_address(self, group: str, name: str, document: Json) -> None:
-        async with _said("create the public IP address", name):
-            poller = await self._network.public_ip_addresses.begin_create_or_update(
+        await self._done(
+            "create the public IP address",
+            name,
+            lambda: self._network.public_ip_addresses.begin_create_or_update(
                 group, name, _any(document)
-            )
-            await poller.result()
+            ),
+            self._machine_limit,
+        )
 
     async def delete_address(self, group: str, name: str) -> None:
-        async with _said("delete the public IP address", name):
-            await (await self._network.public_ip_addresses.begin_delete(group, name)).result()
+        await self._done(
+            "delete the public IP address",
+            name,
+            lambda: self._network.public_ip_addresses.begin_delete(group, name),
+            self._machine_limit,
+        )
 
     # --- scale sets ----------------------------------------------------------------------
 
@@ -166,23 +246,33 @@ class ArmClient:
         sets = self._compute.virtual_machine_scale_sets
         return await _or_none(_one("read the scale set", name, lambda: sets.get(group, name)))
 
-    async def put_scale_set(self, group: str, name: str, document: Json) -> None:
-        """Sections that ``document`` omits stay as they are (Compute's PUT on what exists)."""
-        async with _said("write the scale set", name):
-            sets = self._compute.virtual_machine_scale_sets
-            poller = await sets.begin_create_or_update(group, name, _any(document))
-            await poller.result()
+    async def put_scale_set(self, group: str, name: str, document: Json, etag: str | None) -> None:
+        """Sections that ``document`` omits stay as they are (Compute's PUT on what exists).
+        ``Conflict`` if it changed since ``etag``."""
+        sets = self._compute.virtual_machine_scale_sets
+        await self._done(
+            "write the scale set",
+            name,
+            lambda: sets.begin_create_or_update(group, name, _any(document), headers=_match(etag)),
+            self._document_limit,
+        )
 
     async def instances(self, group: str, name: str) -> list[Json]:
         async with _said("list the instances of scale set", name):
             vms = self._compute.virtual_machine_scale_set_vms
             return [_json(item) async for item in vms.list(group, name)]
 
-    async def put_instance(self, group: str, name: str, number: str, document: Json) -> None:
-        async with _said(f"write instance {number} of scale set", name):
-            vms = self._compute.virtual_machine_scale_set_vms
-            poller = await vms.begin_update(group, name, number, _any(document))
-            await poller.result()
+    async def put_instance(
+        self, group: str, name: str, number: str, document: Json, etag: str | None
+    ) -> None:
+        """The same for one instance."""
+        vms = self._compute.virtual_machine_scale_set_vms
+        await self._done(
+            f"write instance {number} of scale set",
+            name,
+            lambda: vms.begin_update(group, name, number, _any(document), headers=_match(etag)),
+            self._machine_limit,
+        )
 
     async def interfaces(self, group: str, name: str) -> list[Json]:
         """The NICs of all instances, with their private addresses."""
@@ -207,6 +297,10 @@ def _json(model: Any) -> Json:
 def _any(document: Json) -> Any:
     """The SDK takes wire JSON as well as its models; its annotations know typed dicts only."""
     return document
+
+
+def _match(etag: str | None) -> dict[str, str]:
+    return {"If-Match": etag} if etag else {}
 
 
 @asynccontextmanager

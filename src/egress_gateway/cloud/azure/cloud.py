@@ -2,7 +2,8 @@
 
 The load balancer is one document for all pools. Writes to it are read-modify-write under a lock
 with its ETag, so that neither another pool nor another program loses an update. A scale set's
-network profile and an instance's are rewritten from what was read in the same pass.
+network profile, an instance's and a NIC are rewritten from the document that the action carries,
+under its ETag: who wrote in between keeps what he wrote, and we plan anew.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import documents
+from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.cloud.azure.client import ArmClient
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.machinepools import MachinePools
 from egress_gateway.cloud.azure.machines import summary
-from egress_gateway.cloud.azure.shapes import Json, group_of, id_name, properties_of
+from egress_gateway.cloud.azure.shapes import Json, document_of, group_of, id_name, properties_of
 from egress_gateway.cloud.protocol import (
     Action,
     Attachment,
@@ -43,7 +45,17 @@ from egress_gateway.cloud.protocol import (
 PREFIX_SECONDS: Final = 1800.0
 """How long a brought prefix is believed. Its size cannot change, and Azure does not delete it
 under our addresses; a write that is refused forgets all of them."""
-_Machines: TypeAlias = tuple[PoolRef, Attachment, tuple[Instance, ...], tuple[PublicAddress, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Machines:
+    """The machines of a pool. ``base``: the scale set's document."""
+
+    ref: PoolRef
+    model: Attachment
+    instances: tuple[Instance, ...] = ()
+    publics: tuple[PublicAddress, ...] = ()
+    base: object = None
 
 
 class AzureCloud:
@@ -67,12 +79,10 @@ class AzureCloud:
         self._balancer_lock = asyncio.Lock()
         self._clock = clock
         self._prefixes: dict[str, tuple[float, Prefix]] = {}
-        self._models: dict[str, list[Json]] = {}
-        self._instances: dict[str, list[Json]] = {}
 
     @property
-    def subscription(self) -> str:
-        return self._config.subscription_id
+    def advice(self) -> AzureAdvice:
+        return AzureAdvice()
 
     @property
     def resource_group(self) -> str:
@@ -81,7 +91,8 @@ class AzureCloud:
     @property
     def _balancer_id(self) -> str:
         return (
-            f"/subscriptions/{self.subscription}/resourceGroups/{self._config.balancer_group}"
+            f"/subscriptions/{self._config.subscription_id}"
+            f"/resourceGroups/{self._config.balancer_group}"
             f"/providers/Microsoft.Network/loadBalancers/{self._config.load_balancer}"
         )
 
@@ -91,7 +102,7 @@ class AzureCloud:
     @property
     def _network_path(self) -> str:
         return (
-            f"/subscriptions/{self.subscription}/resourceGroups/{self.resource_group}"
+            f"/subscriptions/{self._config.subscription_id}/resourceGroups/{self.resource_group}"
             "/providers/Microsoft.Network"
         )
 
@@ -130,16 +141,17 @@ class AzureCloud:
                 prefix.lower(): group.create_task(_caught(self._prefix(prefix)))
                 for prefix in prefixes
             }
-        ref, model, instances, publics = _value(machines.result())
+        found: _Machines = _value(machines.result())
         listed = [documents.read_prefix(item) for item in _value(managed.result())]
         return PoolState(
-            ref=ref,
-            model=model,
-            instances=instances,
+            ref=found.ref,
+            model=found.model,
+            instances=found.instances,
             balancer=_value(balancer.result()),
             prefixes={key: task.result() for key, task in brought.items()},
             managed={prefix.name: prefix for prefix in listed},
-            publics=publics,
+            publics=found.publics,
+            base=found.base,
         )
 
     async def has_ipv6(self, subnet: str) -> bool | None:
@@ -166,39 +178,42 @@ class AzureCloud:
 
     async def _read_prefix(self, prefix_id: str) -> Prefix:
         parsed = parse_prefix_id(prefix_id)
-        if parsed is None or parsed.subscription.lower() != self.subscription.lower():
-            raise errors.NotFound("not a prefix of this subscription", resource=prefix_id)
-        return documents.read_prefix(
-            await self._arm.prefix(parsed.resource_group, parsed.name, prefix_id)
-        )
+        ours = self._config.subscription_id
+        if parsed is None or parsed.subscription.lower() != ours.lower():
+            raise errors.OutOfReach(
+                f"public IP prefix {prefix_id} is not in the cluster's subscription {ours}",
+                resource=prefix_id,
+                hint="use a prefix of that subscription",
+            )
+        document = await self._arm.prefix(parsed.resource_group, parsed.name, prefix_id)
+        return documents.read_prefix(document, location=self._config.location)
 
     async def _machines(self, pool: PoolRef) -> _Machines:
-        if pool.kind == "scale-set":
+        if pool.kind == "template":
             return await self._scale_set(pool)
         ref, found, publics = await self._machine_pools.observe(pool, self._backend_id(pool))
-        return ref, summary(found), found, publics
+        return _Machines(ref, summary(found), found, publics)
 
     async def _scale_set(self, pool: PoolRef) -> _Machines:
         group, name = pool.resource_group, pool.resource_name
         scale_set = await self._arm.scale_set(group, name)
         if scale_set is None:
-            return replace(pool, kind="vanished"), Attachment(others=0), (), ()
+            return _Machines(replace(pool, kind="vanished"), Attachment(others=0))
         async with asyncio.TaskGroup() as tasks:
             listed = tasks.create_task(_caught(self._arm.instances(group, name)))
             interfaces = tasks.create_task(_caught(self._arm.interfaces(group, name)))
             publics = tasks.create_task(_caught(self._arm.public_addresses(group, name)))
         nics = documents.model_nics(scale_set)
-        self._models[pool.key] = nics
-        self._instances[pool.key] = _value(listed.result())
         backend = self._backend_id(pool)
         instances = _instances(
-            self._instances[pool.key],
+            _value(listed.result()),
             _value(interfaces.result()),
             _value(publics.result()),
             backend,
         )
         ref = replace(documents.read_pool(scale_set), name=pool.name)
-        return ref, documents.read_attachment(nics, backend), instances, ()
+        model = documents.read_attachment(nics, backend)
+        return _Machines(ref, model, instances, base=scale_set)
 
     # --- apply ---------------------------------------------------------------------------
 
@@ -254,25 +269,30 @@ class AzureCloud:
                 await self._arm.delete_balancer(group, name)
 
     async def _write_model(self, action: WriteModel) -> None:
-        nics = self._rewritten(self._models[action.pool.key], action)
+        before = document_of(action.base)
+        nics = self._rewritten(documents.model_nics(before), action)
         profile = {"networkProfile": {"networkInterfaceConfigurations": nics}}
         body: Json = {
             "location": self._config.location,
             "properties": {"virtualMachineProfile": profile},
         }
         pool = action.pool
-        await self._arm.put_scale_set(pool.resource_group, pool.resource_name, body)
+        await self._arm.put_scale_set(
+            pool.resource_group, pool.resource_name, body, before.get("etag")
+        )
 
     async def _write_instance(self, action: WriteInstance) -> None:
         pool = action.pool
-        before = next(i for i in self._instances[pool.key] if i["id"] == action.instance)
+        before = document_of(action.base)
         nics = self._rewritten(documents.instance_nics(before), action)
         body: Json = {
             "location": before.get("location") or self._config.location,
             "properties": {"networkProfileConfiguration": {"networkInterfaceConfigurations": nics}},
         }
         number = before.get("instanceId") or id_name(before["id"])
-        await self._arm.put_instance(pool.resource_group, pool.resource_name, number, body)
+        await self._arm.put_instance(
+            pool.resource_group, pool.resource_name, number, body, before.get("etag")
+        )
 
     def _rewritten(self, nics: list[Json], action: WriteModel | WriteInstance) -> list[Json]:
         return documents.write_attachment(
@@ -281,6 +301,9 @@ class AzureCloud:
             owned=action.owned,
             joined=action.joined,
             backend_id=self._backend_id(action.pool),
+            owner=id_name(action.instance)
+            if isinstance(action, WriteInstance)
+            else action.pool.resource_name,
         )
 
 

@@ -78,7 +78,13 @@ class AzureConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     ca_bundle: str = ""
     """PEM file that verifies both endpoints; the system's authorities when empty."""
     polling_interval: float = 0.0
-    """Seconds between polls of a long-running operation that names none. 0: as the cloud asks."""
+    """Seconds between polls of a long-running operation whose answers name none (Retry-After).
+    0: 5 in Azure, 1 in a custom cloud."""
+    machine_timeout: float = 90.0
+    """Seconds to wait for the write of an instance, a network interface, a prefix or an address.
+    Azure may take 90 minutes for an instance whose agent does not answer."""
+    document_timeout: float = 300.0
+    """Seconds to wait for the write of a scale set or of the load balancer."""
 
     def __repr__(self) -> str:
         return f"AzureConfig({self.subscription_id}/{self.resource_group}, {self.cloud})"

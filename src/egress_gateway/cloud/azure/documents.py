@@ -13,6 +13,7 @@ from ipaddress import ip_network
 from typing import Any, Final
 
 from egress_gateway.api import names
+from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.shapes import (
     Json,
     address_of,
@@ -180,15 +181,21 @@ def writable(document: Json) -> Json:
                 properties_of(item).pop(reference, None)
     for item in items_of(result, "backendAddressPools"):
         # Members that are NICs join by their own ipConfig; listing them here would make the
-        # pool one of addresses.
-        properties_of(item).pop("loadBalancerBackendAddresses", None)
+        # pool one of addresses. Members by address (somebody else's pool) exist here alone.
+        members = properties_of(item).pop("loadBalancerBackendAddresses", None) or ()
+        if by_address := [
+            m for m in members if not reference_of(m, "networkInterfaceIPConfiguration")
+        ]:
+            item["properties"]["loadBalancerBackendAddresses"] = by_address
     result.setdefault("properties", {})
     return result
 
 
 def _stripped(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _stripped(v) for k, v in value.items() if k not in _READ_ONLY}
+        return {
+            k: v if k == "tags" else _stripped(v) for k, v in value.items() if k not in _READ_ONLY
+        }
     if isinstance(value, list):
         return [_stripped(item) for item in value]
     return value
@@ -198,10 +205,33 @@ def _stripped(value: Any) -> Any:
 
 
 def primary(items: Iterable[Json]) -> Json | None:
-    """The primary one of NIC configurations or ipConfigs; a lone one is primary."""
+    """The primary one of NIC configurations or ipConfigs: the one that says so, else the only one
+    that does not deny it. A scale set made by hand flags none (``az vmss create``)."""
     listed = list(items)
     chosen = next((i for i in listed if properties_of(i).get("primary")), None)
-    return chosen or (listed[0] if len(listed) == 1 else None)
+    open_ = [i for i in listed if properties_of(i).get("primary") is not False]
+    alone = open_[0] if len(open_) == 1 else listed[0] if len(listed) == 1 else None
+    return chosen or alone
+
+
+def flagged(configs: list[Json]) -> list[Json]:
+    """ipConfigs as Azure takes them: of several, one is marked as primary (else 400
+    ``VMScaleSetNetworkInterfaceConfigurationMustHaveOneIpConfigAsPrimary``)."""
+    head = primary(configs)
+    if len(configs) > 1 and head is not None:
+        head.setdefault("properties", {})["primary"] = True
+    return configs
+
+
+def needed_subnet(subnet: str, owner: str) -> str:
+    """``subnet``; raises ``Failed`` for none: Azure would be asked for an address of nowhere."""
+    if subnet:
+        return subnet
+    raise errors.Failed(
+        f"{owner} has no primary ipConfig with a subnet, so no ipConfig can be added to it",
+        code="SubnetUnknown",
+        hint="mark one ipConfig as primary, and give it a subnet",
+    )
 
 
 def read_attachment(nics: list[Json], backend_id: str) -> Attachment:
@@ -254,8 +284,10 @@ def write_attachment(
     owned: Iterable[str],
     joined: bool,
     backend_id: str,
+    owner: str = "",
 ) -> list[Json]:
-    """NIC configurations with our ipConfigs exactly ``configs``; order and the rest stay."""
+    """NIC configurations with our ipConfigs exactly ``configs``; order and the rest stay.
+    ``owner`` names the document in an error. Raises ``Failed`` if there is no subnet to be in."""
     result: list[Json] = copy.deepcopy(nics)
     nic = primary(result)
     if nic is None:
@@ -266,12 +298,14 @@ def write_attachment(
     kept = [c for c in existing if c["name"] not in mine or _as_wanted(c, configs)]
     present = {c["name"] for c in kept}
     added = [
-        _ip_config(name, prefix, subnet) for name, prefix in configs.items() if name not in present
+        _ip_config(name, prefix, needed_subnet(subnet, owner))
+        for name, prefix in configs.items()
+        if name not in present
     ]
     head = primary(kept)
     if head is not None:
         set_joined(head, backend_id, joined)
-    nic["properties"]["ipConfigurations"] = [*kept, *added]
+    nic["properties"]["ipConfigurations"] = flagged([*kept, *added])
     return result
 
 
@@ -346,10 +380,28 @@ def read_pool(scale_set: Json) -> PoolRef:
         resource_name=scale_set["name"],
         prefix_size=int(size) if size.isdigit() else None,
         subnet=subnet_of(nics),
+        unusable=_unusable_set(scale_set, nics),
+        zones=frozenset(scale_set.get("zones") or ()),
         traces=frozenset(read_attachment(nics, "").configs),
         rolling=(properties_of(scale_set).get("upgradePolicy") or {}).get("mode", "Manual")
         != "Manual",
     )
+
+
+def _unusable_set(scale_set: Json, nics: list[Json]) -> str:
+    mode = properties_of(scale_set).get("orchestrationMode") or "Uniform"
+    if mode != "Uniform":
+        return (
+            f"is a scale set of orchestration {mode}, whose machines have network interfaces of "
+            "their own; use one of orchestration Uniform (az vmss create --orchestration-mode "
+            "Uniform)"
+        )
+    if not subnet_of(nics):
+        return (
+            "has no primary ipConfig with a subnet in its scale set's model; mark one as primary "
+            "and give it a subnet (az vmss update)"
+        )
+    return ""
 
 
 def read_instance(
@@ -362,6 +414,7 @@ def read_instance(
     return Instance(
         id=instance["id"],
         name=instance.get("name") or id_name(instance["id"]),
+        base=instance,
         provider_id="azure://" + instance["id"],
         state=properties_of(instance).get("provisioningState") or "",
         attachment=read_attachment(instance_nics(instance), backend_id),
@@ -382,7 +435,8 @@ def _addresses(config: Json, publics: Mapping[str, str]) -> Address:
     )
 
 
-def read_prefix(document: Json) -> Prefix:
+def read_prefix(document: Json, *, location: str = "") -> Prefix:
+    """``location``: the region of the gateway pools; empty: it was made there."""
     properties = properties_of(document)
     network = properties.get("ipPrefix")
     return Prefix(
@@ -392,7 +446,31 @@ def read_prefix(document: Json) -> Prefix:
         network=ip_network(network) if network else None,
         state=properties.get("provisioningState") or "Succeeded",
         used=bool(properties.get("publicIPAddresses")),
+        zones=frozenset(document.get("zones") or ()),
+        unusable=_unusable_prefix(document, location),
     )
+
+
+def _unusable_prefix(document: Json, location: str) -> str:
+    """Source: https://learn.microsoft.com/azure/virtual-network/ip-services/public-ip-address-prefix
+    (region; SKU Standard for scale sets and network interfaces; tier Global for load balancers
+    across regions)."""
+    region, sku = document.get("location") or "", document.get("sku") or {}
+    if location and region and _folded(region) != _folded(location):
+        return (
+            f"is in region {region}, and the gateway pools are in {location}; use a prefix of that "
+            "region"
+        )
+    if (name := sku.get("name") or "Standard") != "Standard":
+        return f"has the SKU {name}, and gateway nodes take addresses of SKU Standard; use such one"
+    if (tier := sku.get("tier") or "Regional") != "Regional":
+        return f"has the tier {tier}, and gateway nodes take Regional addresses; use such one"
+    return ""
+
+
+def _folded(region: str) -> str:
+    """Azure spells a region for people ("Sweden Central") and for programs."""
+    return region.replace(" ", "").lower()
 
 
 def new_prefix(name: str, size: int, location: str) -> Json:

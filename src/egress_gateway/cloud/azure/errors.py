@@ -24,10 +24,19 @@ _AUTHORIZATION: Final = re.compile(
 )
 _LINKED: Final = re.compile(
     r"client(?: '(?P<client>[^']*)')?(?: with object id '(?P<object>[^']*)')?.*?does not have "
-    r"permission to perform (?:the )?action(?:\(s\))? '(?P<action>[^']*)' on the linked scope"
-    r"(?:\(s\))? '(?P<scope>[^']*)'",
+    r"permission to perform (?:the )?(?:'\d+' )?action(?:\(s\))? '(?P<action>[^']*)' on the "
+    r"(?:'\d+' )?linked scope(?:\(s\))? '(?P<scope>[^']*)'",
     re.DOTALL,
 )
+_DENY: Final = re.compile(r"deny assignment", re.IGNORECASE)
+_TENANT: Final = re.compile(r"tenant .*?is not authorized to access linked subscription")
+_ROLES: Final = {
+    "microsoft.network": "Network Contributor",
+    "microsoft.compute": "Virtual Machine Contributor",
+    "microsoft.managedidentity": "Managed Identity Operator",
+}
+"""The least built-in role that allows what we do, by resource provider. For others we know none,
+so we offer none."""
 _IDS: Final = re.compile(r"/subscriptions/[^\s'\",;()]+", re.IGNORECASE)
 _SIGN_IN: Final = re.compile(r"AADSTS[0-9]+")
 
@@ -49,7 +58,7 @@ def translated(error: AzureError, *, operation: str, resource: str) -> errors.Cl
         f"{text} ({code})" if code else text,
         code=code,
         resource=resource,
-        related=[found.rstrip(".") for found in _IDS.findall(message)],
+        related=_ids(message),
         retry_after=_retry_after(error),
         hint=row.mend if row and row.kind is kind else "",
     )
@@ -90,26 +99,83 @@ def _kind(status: int, code: str, message: str) -> type[errors.CloudError]:
     return by_status.get(status, errors.Failed)
 
 
-def _forbidden(text: str, code: str, message: str, resource: str) -> errors.Forbidden:
+def _forbidden(text: str, code: str, message: str, resource: str) -> errors.CloudError:
+    """Azure's sentence always; a command for each scope, only where a role is what is missing."""
+    if _DENY.search(message):
+        return _denied(text, code, message, resource)
+    if _TENANT.search(message):
+        return errors.Forbidden(
+            f"{text} ({code})",
+            code=code,
+            resource=resource,
+            related=_ids(message),
+            hint="use resources of the cluster's own tenant; no role assignment mends this",
+        )
+    return missing_role(text, code, message, resource)
+
+
+def missing_role(text: str, code: str, message: str, resource: str) -> errors.Forbidden:
+    """``text`` is what the condition tells, ``message`` Azure's sentence in it."""
     match = _LINKED.search(message) or _AUTHORIZATION.search(message)
-    action = match["action"] if match else ""
+    if match is None:
+        return errors.Forbidden(
+            f"{text} ({code})" if code else text,
+            code=code,
+            resource=resource,
+            related=_ids(message) or [resource],
+            hint="check the role assignments of the controller's identity: az role assignment list "
+            "--all --assignee, with the identity of the Azure configuration",
+        )
+    principal = match["object"] or match["client"] or ""
+    scopes, actions = _split(match["scope"]), _split(match["action"])
+    pairs = list(zip(scopes, actions * len(scopes) if len(actions) == 1 else actions, strict=False))
+    lacks = "; ".join(_lack(principal, action, scope) for scope, action in pairs)
+    commands = [c for scope, action in pairs if (c := _grant(principal, action, scope))]
     return errors.Forbidden(
-        text,
-        principal=(match["object"] or match["client"] or "") if match else "",
-        action=action,
-        scope=(match["scope"] if match else "") or resource,
-        role=_role(action, resource),
+        f"{lacks}; Azure says: {text} ({code})",
         code=code,
         resource=resource,
+        related=scopes,
+        hint=f"grant it with: {'; '.join(dict.fromkeys(commands))}" if commands else "",
     )
 
 
-def _role(action: str, resource: str) -> str:
-    """The least built-in role that allows what we do there."""
-    where = action or resource
-    if "microsoft.compute" in where.lower() and "microsoft.network" not in action.lower():
-        return "Virtual Machine Contributor"
-    return "Network Contributor"
+def _denied(text: str, code: str, message: str, resource: str) -> errors.Failed:
+    row = known("DenyAssignmentAuthorizationFailed")
+    return errors.Failed(
+        f"a deny assignment forbids it, which no role overrides; {text} ({code})",
+        code=code,
+        resource=resource,
+        related=_ids(message),
+        hint=row.mend if row else "",
+    )
+
+
+def _split(listed: str) -> list[str]:
+    return [part.strip() for part in listed.split(",") if part.strip()]
+
+
+def _role(action: str) -> str:
+    """Empty if we know none."""
+    return _ROLES.get(action.partition("/")[0].lower(), "")
+
+
+def _lack(principal: str, action: str, scope: str) -> str:
+    role = f"the role {_role(action)}" if _role(action) else "a role"
+    return f"{principal or 'the controller'} lacks {role} on {scope}: {action} was refused"
+
+
+def _grant(principal: str, action: str, scope: str) -> str:
+    """Empty where a command could not work: nobody or nothing to grant it to, no role known."""
+    if not (principal and _role(action) and scope.startswith("/")):
+        return ""
+    return (
+        f'az role assignment create --role "{_role(action)}" --assignee {principal} --scope {scope}'
+    )
+
+
+def _ids(message: str) -> list[str]:
+    return [found.rstrip(".") for found in _IDS.findall(message)]
 
 
 def _words(error: HttpResponseError) -> tuple[str, str]:

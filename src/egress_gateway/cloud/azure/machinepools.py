@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from egress_gateway.cloud import errors
@@ -27,6 +27,22 @@ AT_ONCE: Final = 8
 """Public addresses made at the same time for one NIC."""
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a write of a machine is computed from: its NIC and the public addresses (by id in
+    lower case), as one ``observe`` read them."""
+
+    nic: Json
+    publics: Mapping[str, Json]
+
+
+def observed(base: object) -> Observed:
+    """Raises ``TypeError`` for what no ``observe`` of ours made."""
+    if not isinstance(base, Observed):
+        raise TypeError(f"an action without the NIC that it was computed from: {base!r}")
+    return base
+
+
 class MachinePools:
     """``location`` and ``address_id`` are those of what is made."""
 
@@ -35,8 +51,6 @@ class MachinePools:
         self._group = group
         self._location = location
         self._address_path = address_path
-        self._nics: dict[str, dict[str, Json]] = {}
-        self._publics: dict[str, dict[str, Json]] = {}
 
     async def pools(self) -> list[PoolRef]:
         return machines.read_pools(await self._arm.machine_nics(self._group))
@@ -46,12 +60,13 @@ class MachinePools:
     ) -> tuple[PoolRef, tuple[Instance, ...], tuple[PublicAddress, ...]]:
         """A pool without any NIC comes back as ``vanished``."""
         nics, publics = await self._listed(pool)
-        self._publics[pool.key] = publics
-        self._nics[pool.key] = {nic["id"]: nic for nic in nics}
         made = machines.read_publics(pool, nics, publics.values())
         if not nics:
             return replace(pool, kind="vanished"), (), made
-        found = tuple(machines.read_machine(nic, publics, backend_id) for nic in nics)
+        found = tuple(
+            replace(machines.read_machine(nic, publics, backend_id), base=Observed(nic, publics))
+            for nic in nics
+        )
         return machines.read_pool(pool.name, nics), found, made
 
     async def _listed(self, pool: PoolRef) -> tuple[list[Json], dict[str, Json]]:
@@ -62,8 +77,8 @@ class MachinePools:
         return here, {item["id"].lower(): item for item in addresses}
 
     async def write(self, action: WriteInstance, backend_id: str) -> None:
-        nic = self._nics[action.pool.key][action.instance]
-        configs = await self._with_addresses(action.pool, nic, action.configs)
+        nic = observed(action.base).nic
+        configs = await self._with_addresses(action.pool, observed(action.base), action.configs)
         document = machines.write_nic(
             nic,
             configs=configs,
@@ -74,14 +89,13 @@ class MachinePools:
         await self._arm.put_nic(self._group, nic["name"], document, nic.get("etag"))
 
     async def make_addresses(self, action: MakeAddresses) -> None:
-        nic = self._nics[action.pool.key][action.instance]
-        await self._with_addresses(action.pool, nic, dict(action.configs))
+        await self._with_addresses(action.pool, observed(action.base), dict(action.configs))
 
     async def _with_addresses(
-        self, pool: PoolRef, nic: Json, configs: Mapping[str, str | None]
+        self, pool: PoolRef, base: Observed, configs: Mapping[str, str | None]
     ) -> dict[str, str | None]:
         """ipConfig → id of its public address, made if need be."""
-        publics = self._publics[pool.key]
+        nic, publics = base.nic, base.publics
         result: dict[str, str | None] = {}
         missing: dict[str, tuple[str, str]] = {}
         failed: list[Json] = []

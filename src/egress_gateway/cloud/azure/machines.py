@@ -267,11 +267,11 @@ def write_nic(
     subnet = documents.subnet_of([nic])
     for name, public in configs.items():
         if name not in present:
-            kept.append(_ip_config(name, public, subnet))
+            kept.append(_ip_config(name, public, documents.needed_subnet(subnet, nic["name"])))
     head = documents.primary(c for c in kept if c["name"] not in mine) or documents.primary(kept)
     if head is not None:
         documents.set_joined(head, backend_id, joined)
-    result["properties"]["ipConfigurations"] = kept
+    result["properties"]["ipConfigurations"] = documents.flagged(kept)
     return result
 
 

@@ -9,6 +9,14 @@ from typing import Any
 Json = dict[str, Any]
 
 
+def document_of(base: object) -> Json:
+    """What an action was computed from. Raises ``TypeError`` for what no ``observe`` of ours made:
+    a mistake in the program, never a race."""
+    if not isinstance(base, dict):
+        raise TypeError(f"an action without the document that it was computed from: {base!r}")
+    return base
+
+
 def same_id(left: str, right: str) -> bool:
     """Resource ids compare without regard to case."""
     return left.lower() == right.lower()
@@ -41,7 +49,9 @@ def reference_of(item: Mapping[str, Any], key: str) -> str:
 
 
 def address_of(text: str | None) -> IPv4Address | None:
-    return IPv4Address(text) if text else None
+    """None also for an address of IPv6: a load balancer may have a frontend of somebody else's."""
+    found = any_address_of(text)
+    return found if isinstance(found, IPv4Address) else None
 
 
 def any_address_of(text: str | None) -> IPv4Address | IPv6Address | None:

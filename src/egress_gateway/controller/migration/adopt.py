@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from egress_gateway.api import names
 from egress_gateway.api.types import ObjectMeta, StaticGatewayConfiguration
-from egress_gateway.controller.planning.plan import Names
+from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube.resources import (
     GO_LB_CONFIGURATIONS,
     GO_VM_CONFIGURATIONS,
@@ -54,6 +54,17 @@ class Release:
     finalizers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """Why a configuration is left alone, and what a person does about it."""
+
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.mend}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adoption:
     """One configuration to take over. ``record``: the annotations that its Secret lacks.
@@ -64,7 +75,7 @@ class Adoption:
     names: Names
     record: Mapping[str, str] = field(default_factory=dict)
     releases: tuple[Release, ...] = ()
-    dispute: str = ""
+    dispute: Dispute | None = None
 
 
 def names_of(uid: str, annotations: Mapping[str, str]) -> Names:
@@ -148,12 +159,12 @@ def _adoption(
     )
 
 
-def _dispute(key: Key, uid: str) -> str:
-    return (
-        f"{key}: the Go project's controller has made new objects after this configuration was "
-        f"taken over; the names recorded on Secret {names.key_secret(uid)} stay in force. Delete "
-        f"its GatewayLBConfiguration and GatewayVMConfiguration while that controller runs, or "
-        "correct the Secret's annotations"
+def _dispute(key: Key, uid: str) -> Dispute:
+    return Dispute(
+        what=f"{key}: the Go project's controller has made new objects after this configuration "
+        f"was taken over; the names recorded on Secret {names.key_secret(uid)} stay in force",
+        mend="Delete its GatewayLBConfiguration and GatewayVMConfiguration while that controller "
+        "runs, or correct the Secret's annotations",
     )
 
 

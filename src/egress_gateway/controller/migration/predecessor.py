@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.cloud.protocol import Balancer, Cloud, PoolRef
-from egress_gateway.controller.board import Standing
+from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.migration.recognise import recognise_all
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
@@ -21,11 +21,11 @@ class Predecessor:
     """``takeover`` None: there never was one."""
 
     def __init__(
-        self, cloud: Cloud, cluster: Cluster, standing: Standing, takeover: Takeover | None
+        self, cloud: Cloud, cluster: Cluster, board: StatusBoard, takeover: Takeover | None
     ) -> None:
         self._cloud = cloud
         self._cluster = cluster
-        self._standing = standing
+        self._board = board
         self._takeover = takeover
         self._blocked = ""
 
@@ -46,7 +46,7 @@ class Predecessor:
         self._blocked = outcome.blocked
         for uid in live if self._blocked else ():
             problem = Problem(reason=Reason.OTHER_CONTROLLER, message=self._blocked)
-            self._standing.trouble(uid, problem)
+            self._board.trouble(uid, problem)
 
     async def recognise(self, pools: list[PoolRef], balancer: Balancer) -> Mapping[str, Problem]:
         """Finds names that nobody recorded. Answers who cannot be told, and must hold still."""

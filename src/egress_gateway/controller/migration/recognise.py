@@ -17,10 +17,9 @@ from egress_gateway.api.names import is_ipv6_config, key_secret
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.protocol import Balancer, Cloud, PoolRef, PoolState
 from egress_gateway.controller.migration.adopt import annotations_of
-from egress_gateway.controller.planning.plan import Names
 from egress_gateway.controller.planning.pools import resolve
-from egress_gateway.controller.planning.verdict import Problem
-from egress_gateway.controller.planning.wanted import SECOND
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.wanted import SECOND, Names
 
 
 def nameless(known: Iterable[Names], balancer: Balancer) -> dict[Names, str]:
@@ -83,7 +82,7 @@ async def recognise_all(
     untold: dict[str, Problem] = {}
     for uid, sgc in live.items():
         rule = rules.get(known[uid])
-        target = resolve(sgc.spec, pools, resource_group=cloud.resource_group)
+        target = resolve(sgc.spec, pools, resource_group=cloud.resource_group, advice=cloud.advice)
         if rule is None or isinstance(target, Problem):
             continue
         state = await cloud.observe(target.pool, [])

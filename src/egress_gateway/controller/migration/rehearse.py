@@ -23,9 +23,10 @@ from egress_gateway.cloud.protocol import (
 )
 from egress_gateway.controller.migration.recognise import recognise_all
 from egress_gateway.controller.observed.groups import find_pools
-from egress_gateway.controller.planning.plan import Names, Wanted, plan
+from egress_gateway.controller.planning.plan import plan
 from egress_gateway.controller.planning.pools import Target, resolve
-from egress_gateway.controller.planning.verdict import Problem
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.wanted import Names, Wanted
 from egress_gateway.kube.resources import Key
 
 
@@ -63,7 +64,11 @@ async def rehearse(
     members: dict[str, tuple[PoolRef, list[Wanted]]] = {}
     for sgc in live:
         target = resolve(
-            sgc.spec, pools, resource_group=cloud.resource_group, refused=listed.refused
+            sgc.spec,
+            pools,
+            resource_group=cloud.resource_group,
+            advice=cloud.advice,
+            refused=listed.refused,
         )
         if isinstance(target, Problem):
             problems[_key(sgc)] = target.message
@@ -76,7 +81,7 @@ async def rehearse(
         brought = {p for w in wanted for p in (w.prefix_id, w.prefix_id6) if p}
         state = await cloud.observe(pool, brought)
         ids = {w.names.ip_config: cloud.managed_prefix_id(w.names.ip_config) for w in wanted}
-        decided = plan(state, wanted, subscription=cloud.subscription, managed_ids=ids)
+        decided = plan(state, wanted, advice=cloud.advice, managed_ids=ids)
         writes += [_line(step.action) for stage in decided.stages for step in stage]
         for uid, verdict in decided.verdicts.items():
             if verdict.problem:
@@ -114,7 +119,7 @@ def _line(action: Action) -> str:
             rules = ", ".join(f"{rule.name} on {rule.port}" for rule in action.rules)
             return f"write the load balancer's part of pool {action.pool.name}: rules {rules}"
         case WriteModel():
-            return f"write the model of scale set {action.pool.resource_name}"
+            return f"write the model of pool {action.pool.resource_name}"
         case WriteInstance():
             return f"write {action.instance}"
         case DeletePrefix() | DeleteAddress():

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from egress_gateway.api import names
 from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.cloud.protocol import Advice
 from egress_gateway.controller.migration.adopt import (
     Adoption,
     Leftovers,
@@ -24,7 +25,7 @@ from egress_gateway.controller.migration.adopt import (
     names_of,
     plan_adoption,
 )
-from egress_gateway.controller.planning.plan import Names
+from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube import resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Conflict, NotFound
@@ -57,8 +58,9 @@ class Rival:
 class Takeover:
     """Reads and writes raise ``kube.errors.ApiError``."""
 
-    def __init__(self, client: Client, *, system_namespace: str) -> None:
+    def __init__(self, client: Client, *, system_namespace: str, advice: Advice) -> None:
         self._client = client
+        self._advice = advice
         self.system_namespace = system_namespace
 
     # --- who else is there ---------------------------------------------------------------
@@ -78,7 +80,7 @@ class Takeover:
             "AKS runs its own static egress gateway add-on in this cluster "
             f"(DaemonSets in namespace {names.AKS_ADDON_NAMESPACE})",
             "its configurations are AKS's to serve; disable it "
-            "(az aks update --disable-static-egress-gateway) or remove this controller",
+            f"({self._advice.stop_predecessor()}) or remove this controller",
         )
 
     async def stop_rivals(self) -> None:

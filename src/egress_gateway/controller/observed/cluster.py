@@ -17,16 +17,16 @@ import msgspec
 
 from egress_gateway.api import keys, keysecret, names
 from egress_gateway.api.types import (
+    GatewayProblem,
     GatewayStatus,
     ObjectMeta,
     StaticGatewayConfiguration,
-    StaticGatewayConfigurationStatus,
 )
 from egress_gateway.controller.migration.adopt import annotations_of, names_of
 from egress_gateway.controller.migration.takeover import labels
 from egress_gateway.controller.planning.grants import Grants
-from egress_gateway.controller.planning.plan import Names
 from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.controller.rotation.phases import (
     Facts,
     Pairs,
@@ -190,7 +190,7 @@ class Cluster:
         self._fresh.pop(uid, None)
         self._names.pop(uid, None)
 
-    def distrust(self) -> None:
+    def invalidate_role(self) -> None:
         """The Role is written again although we know of no change: somebody may have edited it."""
         self._role = None
 
@@ -244,14 +244,14 @@ class Cluster:
         alive = {node.metadata.name for node in nodes if node.ready}
         full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
         ready: set[str] = set()
-        problems: dict[str, str] = {}
+        problems: dict[str, GatewayProblem] = {}
         for status in self.statuses.values():
             node = status.metadata.name
             if node in alive and _serves(status, sgc):
                 ready.add(node)
             for problem in status.spec.problems:
                 if problem.static_gateway_configuration == full_name:
-                    problems[node] = problem.message
+                    problems[node] = problem
         return Gateways(
             nodes={n.spec.provider_id.lower(): n.metadata.name for n in nodes},
             ready=frozenset(ready),
@@ -288,10 +288,11 @@ class Cluster:
     async def _report(self, sgc: StaticGatewayConfiguration, verdict: Verdict) -> None:
         uid = sgc.metadata.uid
         pairs, request = self.pairs(uid), sgc.metadata.annotations.get(ROTATE, "")
+        gateways = self.gateways(sgc)
         status = status_of(
             sgc,
             verdict,
-            self.gateways(sgc),
+            gateways,
             pairs=pairs,
             rotated=condition(pairs.record, self.rotating.get(uid, Facts(request=request))),
             system_namespace=self.system_namespace,
@@ -302,12 +303,8 @@ class Cluster:
         await self._client.replace_status(
             resources.SGCS, msgspec.structs.replace(sgc, status=status)
         )
-        self._announce(sgc, status)
-
-    def _announce(
-        self, sgc: StaticGatewayConfiguration, status: StaticGatewayConfigurationStatus
-    ) -> None:
-        for notice in notices(sgc.status.conditions, status.conditions):
+        complaints = bool(gateways.problems.keys() - gateways.ready)
+        for notice in notices(sgc.status.conditions, status.conditions, complaints=complaints):
             self.notify(sgc, notice)
 
     def notify(self, sgc: StaticGatewayConfiguration, notice: Notice) -> None:

@@ -15,7 +15,7 @@ from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.planning.verdict import Verdict
 
-LET_GO_SECONDS: Final = 60.0
+GRACE_PERIOD: Final = 60.0
 
 
 def machines_of(verdict: Verdict | None) -> frozenset[str]:
@@ -25,14 +25,14 @@ def machines_of(verdict: Verdict | None) -> frozenset[str]:
     return frozenset(gateway.provider_id.lower() for gateway in gateways)
 
 
-class Handover:
+class GatewaysInUse:
     """All answers are provider ids in lower case."""
 
     def __init__(self, cluster: Cluster, *, clock: Callable[[], float]) -> None:
         self._cluster = cluster
         self._clock = clock
         self._writing: dict[str, frozenset[str]] = {}
-        self._patience: dict[str, tuple[frozenset[str], float]] = {}
+        self._grace: dict[str, tuple[frozenset[str], float]] = {}
         self._waiting: set[str] = set()
 
     @contextmanager
@@ -49,13 +49,13 @@ class Handover:
         uid = sgc.metadata.uid
         listed, claimed = self._cluster.using(sgc)
         listed |= self._writing.get(uid, frozenset())
-        return listed | claimed if self._patient(uid, claimed - listed) else listed
+        return listed | claimed if self._in_grace_period(uid, claimed - listed) else listed
 
     def left(self, sgc: StaticGatewayConfiguration, verdict: Verdict) -> bool:
         """Whether no machine but those of ``verdict`` is used any more."""
         uid = sgc.metadata.uid
         listed, claimed = self._cluster.using(sgc)
-        waits = self._patient(f"{uid} moves", (listed | claimed) - machines_of(verdict))
+        waits = self._in_grace_period(f"{uid} moves", (listed | claimed) - machines_of(verdict))
         self.wait(uid, waits)
         return not waits
 
@@ -69,14 +69,14 @@ class Handover:
     def forget(self, uid: str) -> None:
         self._waiting.discard(uid)
         for key in (uid, f"{uid} moves"):
-            self._patience.pop(key, None)
+            self._grace.pop(key, None)
 
-    def _patient(self, key: str, who: frozenset[str]) -> bool:
-        known, since = self._patience.get(key, (frozenset(), 0.0))
+    def _in_grace_period(self, key: str, who: frozenset[str]) -> bool:
+        known, since = self._grace.get(key, (frozenset(), 0.0))
         if not who:
-            self._patience.pop(key, None)
+            self._grace.pop(key, None)
         elif who != known:
-            self._patience[key] = (who, self._clock())
+            self._grace[key] = (who, self._clock())
         else:
-            return self._clock() < since + LET_GO_SECONDS
+            return self._clock() < since + GRACE_PERIOD
         return bool(who)

@@ -11,7 +11,7 @@ from typing import Final
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration, StaticGatewayConfigurationSpec
-from egress_gateway.cloud.protocol import Balancer, PoolRef
+from egress_gateway.cloud.protocol import Advice, Balancer, PoolRef
 from egress_gateway.controller.observed.groups import Found
 from egress_gateway.controller.planning.pools import Target, resolve
 from egress_gateway.controller.planning.problem import Problem
@@ -22,8 +22,9 @@ class Inventory:
     """Configurations are meant by their UID, pools by their key. A configuration clings to a pool
     of which it holds something, whether it still lives or not."""
 
-    def __init__(self, resource_group: str) -> None:
+    def __init__(self, resource_group: str, advice: Advice) -> None:
         self._resource_group = resource_group
+        self._advice = advice
         self._pools: dict[str, PoolRef] = {}
         self._clinging: dict[str, set[str]] = {}
         self._refused: Mapping[str, Problem] = {}
@@ -64,7 +65,13 @@ class Inventory:
 
     def _look_up(self, spec: StaticGatewayConfigurationSpec) -> Target | Problem:
         pools = [pool for pool in self._pools.values() if pool.kind != "vanished"]
-        return resolve(spec, pools, resource_group=self._resource_group, refused=self._refused)
+        return resolve(
+            spec,
+            pools,
+            resource_group=self._resource_group,
+            advice=self._advice,
+            refused=self._refused,
+        )
 
     # --- who clings to what --------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 While Azure gives an ipConfig another public address (or takes it away), packets could leave with
 an address of nobody's choice. So no ipConfig is changed under a gateway that serves:
 
-1. what can be refused is tried first (the new prefix in the scale set's model, the public addresses
+1. what can be refused is tried first (the new prefix in the pool's model, the public addresses
    of a pool of machines), with every gateway still in service;
 2. half of the gateways are left out of the status; when their agents have let go, they are written;
 3. as soon as one of them has its new address, the status lists those alone, and the other half
@@ -65,7 +65,7 @@ def _differs(found: Mapping[str, str | None], configs: Mapping[str, str | None])
 
 def _prepared(state: PoolState, configs: Mapping[str, str | None], stale: list[Instance]) -> bool:
     """Whether what Azure may refuse has been written already."""
-    if state.ref.kind == "scale-set":
+    if state.ref.kind == "template":
         written = state.model.configs
         return state.ref.rolling or all(written.get(n, "") == p for n, p in configs.items())
     made = {(p.instance, p.config, p.prefix) for p in state.publics}

@@ -12,15 +12,15 @@ from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv6Address, IPv6Network
 
 from egress_gateway.api.conditions import Reason
-from egress_gateway.api.validation import IPV6_LONGER, parse_prefix_id
-from egress_gateway.cloud import errors
-from egress_gateway.cloud.protocol import Instance, PoolState, Prefix
+from egress_gateway.api.validation import IPV6_LONGER
+from egress_gateway.cloud.protocol import Advice, Instance, PoolState, Prefix
+from egress_gateway.controller.planning.prefixes import judge_prefix
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.wanted import Wanted
 
 
 def judge6(
-    everyone: Iterable[Wanted], state: PoolState, subscription: str, refused: Collection[str]
+    everyone: Iterable[Wanted], state: PoolState, advice: Advice, refused: Collection[str]
 ) -> Mapping[str, Problem]:
     """By UID, why those of ``everyone`` who want IPv6 cannot have it now. ``refused``: those who
     have a problem as a whole."""
@@ -29,11 +29,11 @@ def judge6(
         for w in everyone
         if w.prefix_id6 and not w.leaving and not w.private and w.uid not in refused
     ]
-    problems = {w.uid: p for w in wanting if (p := _prefix(w, state, subscription))}
+    problems = {w.uid: p for w in wanting if (p := _prefix(w, state, advice))}
     sound = [w for w in wanting if w.uid not in problems]
     for w in sound if state.ipv6 is False else ():
         if not _has(w, state):
-            problems[w.uid] = _no_subnet(state)
+            problems[w.uid] = _no_subnet(state, advice)
     sound = [w for w in sound if w.uid not in problems]
     problems |= _crowd(sound, [w for w in everyone if _has(w, state)], state)
     return problems
@@ -60,43 +60,18 @@ def _has(wanted: Wanted, state: PoolState) -> bool:
     return any(wanted.names.ip_config6 in d.configs for d in documents)
 
 
-def _prefix(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
-    if wanted.problem6:
-        return wanted.problem6
-    parsed = parse_prefix_id(wanted.prefix_id6)
-    if parsed is None or parsed.subscription.lower() != subscription.lower():
-        return Problem(
-            reason=Reason.PREFIX_SUBSCRIPTION,
-            message=f"public IP prefix {wanted.prefix_id6} is not in the cluster's subscription "
-            f"{subscription}; use a prefix of that subscription",
-        )
+def _prefix(wanted: Wanted, state: PoolState, advice: Advice) -> Problem | None:
     size = wanted.prefix_size + IPV6_LONGER
-    found = state.prefixes.get(wanted.prefix_id6.lower())
-    if isinstance(found, errors.NotFound) or found is None:
-        return Problem(
-            reason=Reason.PREFIX_NOT_FOUND,
-            message=f"public IP prefix {wanted.prefix_id6} does not exist; create it (az network "
-            f"public-ip prefix create --version IPv6 --length {size}) or correct "
-            "spec.publicIpPrefixIdV6",
-        )
-    if isinstance(found, errors.CloudError):
-        return Problem.of(found)
-    if found.size != size:
-        return Problem(
-            reason=Reason.PREFIX_SIZE,
-            message=f"public IP prefix {found.name} of spec.publicIpPrefixIdV6 has length "
-            f"{found.size}, but the gateway pool's prefix size is {wanted.prefix_size}; use an "
-            f"IPv6 prefix of length {size}, which has as many addresses",
-        )
-    return None
+    return wanted.problem6 or judge_prefix(
+        wanted.prefix_id6, state, size=size, ipv6=True, advice=advice
+    )
 
 
-def _no_subnet(state: PoolState) -> Problem:
+def _no_subnet(state: PoolState, advice: Advice) -> Problem:
     return Problem(
         reason=Reason.SUBNET_WITHOUT_IPV6,
-        message=f"the gateway nodes' subnet {state.ref.subnet} has no IPv6 address prefix; add a "
-        "/64 of the virtual network's IPv6 address space to it (az network vnet subnet update "
-        "--address-prefixes), or remove spec.publicIpPrefixIdV6",
+        message=f"the gateway nodes' subnet {state.ref.subnet} has no IPv6 address prefix; "
+        f"{advice.add_ipv6()}, or remove spec.publicIpPrefixIdV6",
     )
 
 

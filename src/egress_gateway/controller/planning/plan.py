@@ -3,11 +3,14 @@
 Guarantees, each held by a property test:
 
 - applied to any state, repeatedly, it converges, and then plans nothing;
-- each document (load balancer, scale set model, instance) is written at most once a pass, with
+- each document (load balancer, model, instance) is written at most once a pass, with
   what all configurations of the pool together want, except that a pass that both adds and
   removes a pool's frontend writes the load balancer twice;
 - what belongs to others is neither changed nor removed: only names in ``owned`` are touched;
-- a configuration in trouble (``problem``) keeps exactly what it has and holds up nobody else.
+- a configuration in trouble (``problem``) keeps exactly what it has got, and holds up nobody
+  else: what it never got is left out of the writes of its neighbours. If the cloud refuses every
+  write that carries what it has (``gives_way``: a role was taken away), it loses that rather than
+  stop them.
 
 Order within a pass: prefixes and load balancer first because the model refers to both, the model
 before the instances (an instance that is born meanwhile is then right), removals last because
@@ -21,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from egress_gateway.cloud.protocol import (
+    Advice,
     Attachment,
     CreatePrefix,
     DeleteAddress,
@@ -43,9 +47,7 @@ from egress_gateway.controller.planning.verdict import (
     managed_names,
     verdict_of,
 )
-from egress_gateway.controller.planning.wanted import BUSY, Names, Step, Wanted
-
-__all__ = ["MAX_CONFIGS", "Names", "Plan", "Step", "Wanted", "plan"]
+from egress_gateway.controller.planning.wanted import BUSY, Step, Wanted
 
 MAX_CONFIGS: Final = 256
 """IP configurations of one NIC (Azure subscription and service limits, "Networking limits")."""
@@ -71,14 +73,14 @@ class Plan:
 
 
 def plan(
-    state: PoolState, wanted: Iterable[Wanted], *, subscription: str, managed_ids: Mapping[str, str]
+    state: PoolState, wanted: Iterable[Wanted], *, advice: Advice, managed_ids: Mapping[str, str]
 ) -> Plan:
     """The pass that brings ``state`` to what ``wanted`` asks for. ``managed_ids`` gives the
     (future) id of the managed prefix of each ipConfig name."""
     everyone = sorted(wanted, key=lambda w: w.uid)
-    problems = {w.uid: p for w in everyone if (p := judge(w, state, subscription))}
+    problems = {w.uid: p for w in everyone if (p := judge(w, state, advice))}
     problems |= _overfull(state, everyone, problems)
-    problems6 = judge6(everyone, state, subscription, problems)
+    problems6 = judge6(everyone, state, advice, problems)
     desired = _Desired(state, everyone, problems, problems6, managed_ids)
     stages = (
         desired.prefixes() + desired.balancing.grows(),
@@ -132,6 +134,7 @@ class _Desired:
         self._everyone = everyone
         self._kept = {w.uid for w in everyone if not w.leaving and w.uid in problems}
         self._active = [w for w in everyone if not w.leaving and w.uid not in problems]
+        self._giving_way = {w.uid for w in everyone if w.gives_way}
         self._problems6 = problems6
         self._managed_ids = managed_ids
         self._by_config = {
@@ -147,12 +150,20 @@ class _Desired:
     # --- model and instances -------------------------------------------------------------
 
     def _configs(
-        self, observed: Attachment, *, serving: bool = True, held: Collection[str] = ()
+        self,
+        observed: Attachment,
+        *,
+        got: Collection[str],
+        serving: bool = True,
+        held: Collection[str] = (),
     ) -> dict[str, str | None]:
-        """The managed ipConfigs that this document should have. ``serving`` False: a NIC without
-        a machine holds addresses that others need. ``held``: UIDs that stay as they are."""
-        result = {n: p for n, p in observed.configs.items() if self._stays(n)}
-        for w in self._active if serving else ():
+        """The managed ipConfigs that this document should have. ``got``: names of those whose
+        addresses exist. ``serving`` False: a NIC without a machine holds public addresses that
+        others need. ``held``: UIDs that stay as they are."""
+        result = {n: p for n, p in observed.configs.items() if self._stays(n, got)}
+        for w in self._active:
+            if not serving and not w.private:
+                continue
             stays = [w.names.ip_config6] if w.uid in self._problems6 else []
             stays += [w.names.ip_config, w.names.ip_config6] if w.uid in held else []
             result |= self._configs_of(w)
@@ -182,9 +193,29 @@ class _Desired:
             return frozenset()
         return frozenset(uid for uid, e in self.exchanges.items() if e.held)
 
-    def _stays(self, name: str) -> bool:
+    def _stays(self, name: str, got: Collection[str]) -> bool:
+        """What is nobody's here stays, and what a configuration in trouble has got. What it asked
+        for and never got would be asked for again in every write of its neighbours, and they
+        would be refused with it."""
         uid = self._by_config.get(name)
-        return uid is None or uid in self._kept
+        return uid is None or (uid in self._kept and name in got and uid not in self._giving_way)
+
+    def _got(self, instance: Instance) -> frozenset[str]:
+        """Names of the ipConfigs whose addresses the machine has."""
+        return frozenset(
+            name
+            for name, prefix in instance.attachment.configs.items()
+            if (address := instance.addresses.get(name)) is not None
+            and address.secondary
+            # NB: a list of public addresses may lag behind; a failed write does not.
+            and (address.public or not prefix or instance.state != "Failed")
+        )
+
+    def _got_somewhere(self) -> frozenset[str]:
+        """The same of any machine; everything while there is no machine."""
+        if not self._state.instances:
+            return frozenset(self._state.model.configs)
+        return frozenset[str]().union(*(self._got(i) for i in self._state.instances))
 
     def _prefix_id(self, wanted: Wanted) -> str:
         if wanted.prefix_id:
@@ -194,13 +225,25 @@ class _Desired:
         return self._managed_ids[base] + name.removeprefix(base)
 
     def _change(
-        self, observed: Attachment, *, serving: bool = True, held: Collection[str] = ()
+        self,
+        observed: Attachment,
+        *,
+        got: Collection[str],
+        serving: bool = True,
+        held: Collection[str] = (),
     ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
-        configs = self._configs(observed, serving=serving, held=held)
-        joined = bool(configs)
+        configs = self._configs(observed, got=got, serving=serving, held=held)
+        # What goes only because its owner is in trouble goes along with the write of somebody
+        # else; it is no reason for one.
+        along = {
+            name
+            for name in observed.configs.keys() - configs.keys()
+            if self._by_config.get(name) in self._kept
+        }
+        joined = bool(configs or along)
         differ = {
             name
-            for name in configs.keys() | observed.configs.keys()
+            for name in (configs.keys() | observed.configs.keys()) - along
             if name not in configs
             or name not in observed.configs
             or _folded(configs[name]) != observed.configs[name]
@@ -211,14 +254,20 @@ class _Desired:
         return configs, joined, frozenset(uids)
 
     def model(self) -> tuple[Step, ...]:
-        if self._state.ref.kind != "scale-set":
+        if self._state.ref.kind != "template":
             return ()
-        change = self._change(self._state.model, held=self._held_model())
+        change = self._change(self._state.model, got=self._got_somewhere(), held=self._held_model())
         if change is None:
             return ()
         configs, joined, uids = change
         owned = frozenset(self._by_config)
-        action = WriteModel(pool=self._state.ref, configs=configs, owned=owned, joined=joined)
+        action = WriteModel(
+            pool=self._state.ref,
+            configs=configs,
+            owned=owned,
+            joined=joined,
+            base=self._state.base,
+        )
         return (Step(action, uids),)
 
     def instances(self) -> tuple[Step, ...]:
@@ -227,8 +276,13 @@ class _Desired:
 
     def _instance(self, instance: Instance) -> Step | None:
         held = self._held(instance)
-        change = self._change(instance.attachment, serving=bool(instance.provider_id), held=held)
-        if change is None and not held and instance.state == "Failed" and instance.provider_id:
+        change = self._change(
+            instance.attachment,
+            got=self._got(instance),
+            serving=bool(instance.provider_id),
+            held=held,
+        )
+        if change is None and not held and instance.provider_id:
             change = self._retry(instance)
         if change is None:
             return None
@@ -239,25 +293,24 @@ class _Desired:
             configs=configs,
             owned=frozenset(self._by_config),
             joined=joined,
+            base=instance.base,
         )
         return Step(action, uids)
 
     def _retry(
         self, instance: Instance
     ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
-        """A failed instance whose document is right but which lacks an address: the same write
-        again is what mends it. One that has its addresses failed for reasons of its own."""
+        """An instance whose document is right and whose network interface lacks an address (a
+        failed write, a rollout in place): the same write again is what mends it. One that has
+        its addresses failed for reasons of its own."""
         lacking = [
             w
             for w in self._active
-            if any(
-                (a := instance.addresses.get(name)) is None or not a.secondary
-                for name in self._configs_of(w)
-            )
+            if any(_lacks(instance, name, prefix) for name, prefix in self._configs_of(w).items())
         ]
         if not lacking:
             return None
-        configs = self._configs(instance.attachment)
+        configs = self._configs(instance.attachment, got=self._got(instance))
         return configs, bool(configs), frozenset(w.uid for w in lacking)
 
     # --- prefixes ------------------------------------------------------------------------
@@ -289,7 +342,9 @@ class _Desired:
                 continue
             steps += [
                 Step(
-                    MakeAddresses(pool=self._state.ref, instance=i.id, configs=configs),
+                    MakeAddresses(
+                        pool=self._state.ref, instance=i.id, configs=configs, base=i.base
+                    ),
                     frozenset({w.uid}),
                 )
                 for i in found.stale
@@ -345,6 +400,12 @@ class _Desired:
     def _exchanging(self, wanted: Wanted) -> bool:
         found = self.exchanges.get(wanted.uid)
         return found is not None and bool(found.held)
+
+
+def _lacks(instance: Instance, name: str, prefix: str | None) -> bool:
+    """Whether the network interface lacks the private or the public address of an ipConfig."""
+    address = instance.addresses.get(name)
+    return address is None or not address.secondary or (prefix is not None and not address.public)
 
 
 def _folded(prefix_id: str | None) -> str | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfigurationSpec
 from egress_gateway.api.validation import validate_spec
-from egress_gateway.cloud.protocol import PoolRef
-from egress_gateway.controller.planning.verdict import Problem
+from egress_gateway.cloud.protocol import Advice, PoolRef
+from egress_gateway.controller.planning.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,7 @@ def resolve(
     pools: Iterable[PoolRef],
     *,
     resource_group: str,
+    advice: Advice,
     refused: Mapping[str, Problem] | None = None,
 ) -> Target | Problem:
     """The pool that ``spec`` names, or why there is none. ``refused``: why the pools of another
@@ -35,21 +35,28 @@ def resolve(
         text = "; ".join(str(problem) for problem in problems)
         return Problem(reason=Reason.INVALID_SPEC, message=text, accepted=False)
     if spec.gateway_nodepool_name:
-        return _by_tag(spec.gateway_nodepool_name, list(pools), resource_group)
+        return _by_tag(spec.gateway_nodepool_name, list(pools), resource_group, advice)
     profile = spec.gateway_vmss_profile
     for pool in pools:
         if (
             pool.resource_group.lower() == profile.vmss_resource_group.lower()
             and pool.resource_name.lower() == profile.vmss_name.lower()
         ):
-            return Target(pool, profile.public_ip_prefix_size)
+            return _usable(Target(pool, profile.public_ip_prefix_size))
     return (refused or {}).get(profile.vmss_resource_group.lower()) or _unknown(
-        f"scale set {profile.vmss_name} does not exist in resource group "
-        f"{profile.vmss_resource_group}; create it or correct spec.gatewayVmssProfile"
+        advice.no_such_pool(profile.vmss_resource_group, profile.vmss_name)
     )
 
 
-def _by_tag(name: str, pools: list[PoolRef], group: str) -> Target | Problem:
+def _usable(target: Target) -> Target | Problem:
+    pool = target.pool
+    if not pool.unusable:
+        return target
+    message = f"gateway pool {pool.name or pool.resource_name} {pool.unusable}"
+    return Problem(reason=Reason.POOL_UNUSABLE, message=message, accepted=False)
+
+
+def _by_tag(name: str, pools: list[PoolRef], group: str, advice: Advice) -> Target | Problem:
     here = [p for p in pools if p.resource_group.lower() == group.lower()]
     found = next((p for p in here if p.name == name), None)
     if found is None:
@@ -57,14 +64,11 @@ def _by_tag(name: str, pools: list[PoolRef], group: str) -> Target | Problem:
         others = f"gateway pools: {', '.join(known)}" if known else "there is no gateway pool yet"
         return _unknown(
             f"no node pool {name!r} in resource group {group} ({others}); create it: "
-            f"az aks nodepool add --name {name} --mode gateway --gateway-prefix-size 30"
+            f"{advice.create_pool(name)}"
         )
     if found.prefix_size is None:
-        return _unknown(
-            f"node pool {name!r} is not a gateway pool: its scale set has no tag "
-            f"{names.POOL_PREFIX_SIZE_TAG}; create one with --mode gateway"
-        )
-    return Target(found, found.prefix_size)
+        return _unknown(f"node pool {name!r} is not a gateway pool: {advice.no_gateway_pool()}")
+    return _usable(Target(found, found.prefix_size))
 
 
 def _unknown(message: str) -> Problem:

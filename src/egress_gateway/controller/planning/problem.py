@@ -31,6 +31,14 @@ class Problem:
         return Problem(reason=reason_of(type(error)), message=str(error))
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Said beside good news: what is still amiss although it serves, or how far it is."""
+
+    reason: str
+    message: str
+
+
 def reason_of(kind: type[errors.CloudError]) -> str:
     """The condition's reason for refusals of this kind."""
     return next((reason for each, reason in _REASONS if issubclass(kind, each)), Reason.AZURE_ERROR)

@@ -11,15 +11,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
-from egress_gateway.api.validation import parse_prefix_id
-from egress_gateway.cloud import errors
-from egress_gateway.cloud.protocol import Instance, PoolState, Prefix, Rule
+from egress_gateway.cloud.protocol import Advice, Instance, PoolState, Prefix, Rule
 from egress_gateway.controller.planning.exchange import Exchange, alive
 from egress_gateway.controller.planning.ipv6 import addresses6, network6
-from egress_gateway.controller.planning.problem import Problem, reason_of
-from egress_gateway.controller.planning.wanted import Wanted
-
-__all__ = ["Problem", "Serving", "ServingGateway", "Verdict", "judge", "reason_of", "verdict_of"]
+from egress_gateway.controller.planning.prefixes import judge_prefix
+from egress_gateway.controller.planning.problem import Note, Problem
+from egress_gateway.controller.planning.wanted import BUSY, Wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,19 +47,21 @@ class Serving:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """``gone``: this pool holds no trace of it. ``note`` is said beside good news. ``ipv6``: it
+    """``gone``: this pool holds no trace of it; ``lingering``: what it holds is only on machines
+    that cannot be written now. ``note`` is said beside good news. ``ipv6``: it
     is asked for, ``problem6`` what is in its way."""
 
     problem: Problem | None = None
     serving: Serving | None = None
     gone: bool = False
+    lingering: bool = False
     settled: bool = False
-    note: str = ""
+    note: Note | None = None
     ipv6: bool = False
     problem6: Problem | None = None
 
 
-def judge(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
+def judge(wanted: Wanted, state: PoolState, advice: Advice) -> Problem | None:
     """What stands in the way, None if nothing does. A leaving configuration has no problem."""
     if wanted.leaving:
         return None
@@ -71,7 +70,9 @@ def judge(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None
     if wanted.private:
         return None
     if wanted.prefix_id:
-        return _judge_brought(wanted, state, subscription)
+        return judge_prefix(
+            wanted.prefix_id, state, size=wanted.prefix_size, ipv6=False, advice=advice
+        )
     return None
 
 
@@ -92,40 +93,6 @@ def managed_name(wanted: Wanted, state: PoolState) -> str:
     return base if made.size == wanted.prefix_size else sized
 
 
-def _judge_brought(wanted: Wanted, state: PoolState, subscription: str) -> Problem | None:
-    parsed = parse_prefix_id(wanted.prefix_id)
-    if parsed is None or parsed.subscription.lower() != subscription.lower():
-        return Problem(
-            reason=Reason.PREFIX_SUBSCRIPTION,
-            message=f"public IP prefix {wanted.prefix_id} is not in the cluster's subscription "
-            f"{subscription}; use a prefix of that subscription",
-            accepted=False,
-        )
-    found = state.prefixes.get(wanted.prefix_id.lower())
-    if isinstance(found, errors.NotFound) or found is None:
-        return Problem(
-            reason=Reason.PREFIX_NOT_FOUND,
-            message=f"public IP prefix {wanted.prefix_id} does not exist; create it "
-            f"(az network public-ip prefix create --length {wanted.prefix_size}) "
-            "or correct spec.publicIpPrefixId",
-            accepted=False,
-        )
-    if isinstance(found, errors.CloudError):
-        return Problem.of(found)
-    if found.size != wanted.prefix_size:
-        return _wrong_size(found, wanted.prefix_size)
-    return None
-
-
-def _wrong_size(prefix: Prefix, size: int) -> Problem:
-    return Problem(
-        reason=Reason.PREFIX_SIZE,
-        message=f"public IP prefix {prefix.name} has length {prefix.size}, but the gateway pool's "
-        f"prefix size is {size}; use a prefix of length {size}",
-        accepted=False,
-    )
-
-
 def verdict_of(
     wanted: Wanted,
     state: PoolState,
@@ -138,7 +105,8 @@ def verdict_of(
 ) -> Verdict:
     """``rule`` is the desired rule; ``busy``: this pass acts for this configuration."""
     if wanted.leaving:
-        return Verdict(gone=not busy and not _traces(wanted, state))
+        gone = not busy and not _traces(wanted, state)
+        return Verdict(gone=gone, lingering=not gone and _lingers(wanted, state))
     kept, kept6 = problem is not None, problem6 is not None
     serving, note = _serving(wanted, state, rule, kept=kept, kept6=kept6)
     if exchange is not None and (serving is None or not serving.gateways):
@@ -180,16 +148,31 @@ def _traces(wanted: Wanted, state: PoolState) -> bool:
     )
 
 
+def _lingers(wanted: Wanted, state: PoolState) -> bool:
+    """Whether all that is left of it waits for what cannot be written now: machines, or the load
+    balancer, to which everything refers."""
+    if state.balancer.busy:
+        return True
+    busy = {i.id for i in state.instances if i.state in BUSY}
+    free = replace(
+        state,
+        instances=tuple(i for i in state.instances if i.id not in busy),
+        publics=tuple(p for p in state.publics if p.instance not in busy),
+        managed={} if busy else state.managed,
+    )
+    return not _traces(wanted, free)
+
+
 def _serving(
     wanted: Wanted, state: PoolState, rule: Rule | None, *, kept: bool, kept6: bool
-) -> tuple[Serving | None, str]:
+) -> tuple[Serving | None, Note | None]:
     """What pods can use now, and what is still amiss."""
     if rule is None or rule.name not in state.balancer.rules:
-        return None, ""
+        return None, None
     server = state.balancer.frontends.get(rule.frontend)
     prefix = None if kept or wanted.private else _network_of(wanted, state)
     if server is None or (prefix is None and not kept and not wanted.private):
-        return None, ""
+        return None, None
     there = alive(state)
     network = IPv4Network(prefix) if prefix and not wanted.private else None
     quiet = wanted.private and not kept
@@ -197,7 +180,7 @@ def _serving(
     found = {i.id: _gateway(i, wanted, network, six, quiet=quiet) for i in there}
     gateways = tuple(g for g in found.values() if g)
     if wanted.private and not kept:
-        prefix = ",".join(str(g.secondary) for g in gateways) or None
+        prefix = ",".join(_privates(wanted, state)) or None
     lacking = [i for i in there if found[i.id] is None]
     note = _note(lacking, there)
     if not gateways:
@@ -206,6 +189,13 @@ def _serving(
     return Serving(
         server=server, port=rule.port, prefix=prefix, gateways=gateways, prefix6=prefix6
     ), note
+
+
+def _privates(wanted: Wanted, state: PoolState) -> list[str]:
+    """The private addresses that it has, also on network interfaces that wait for a machine: pods
+    may leave from each of them one day."""
+    found = (i.addresses.get(wanted.names.ip_config) for i in state.instances)
+    return [str(a.secondary) for a in found if a and isinstance(a.secondary, IPv4Address)]
 
 
 def _during(
@@ -220,21 +210,28 @@ def _during(
     return Serving(server=server, port=rule.port, prefix=None, gateways=gateways, prefix6=None)
 
 
-def _exchanging(exchange: Exchange) -> str:
+def _exchanging(exchange: Exchange) -> Note:
     held = sorted(i.name for i in exchange.stale if i.id in exchange.held)
     if not exchange.prepared or not held:
-        return "addresses are being exchanged"
+        return Note(Reason.PROVISIONING, "addresses are being exchanged")
     left = ", ".join(held)
-    return f"addresses are being exchanged; gateways that still serve by the old ones: {left}"
+    return Note(
+        Reason.PROVISIONING,
+        f"addresses are being exchanged; gateways that still serve by the old ones: {left}",
+    )
 
 
-def _note(lacking: list[Instance], there: list[Instance]) -> str:
+def _note(lacking: list[Instance], there: list[Instance]) -> Note | None:
     if not there:
-        return "the gateway pool has no instance; scale it up"
+        return Note(Reason.PROVISIONING, "the gateway pool has no instance; scale it up")
     if not lacking:
-        return ""
+        return None
     listed = ", ".join(f"{i.name} ({i.state})" for i in lacking)
-    return f"{len(lacking)} of {len(there)} gateway instances have no address yet: {listed}"
+    failed = any(i.state == "Failed" for i in lacking)
+    return Note(
+        Reason.INSTANCE_FAILED if failed else Reason.PROVISIONING,
+        f"{len(lacking)} of {len(there)} gateway instances have no address yet: {listed}",
+    )
 
 
 def _gateway(

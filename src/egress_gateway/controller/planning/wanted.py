@@ -66,6 +66,9 @@ class Wanted:
     in_use: frozenset[str] = frozenset()
     second: bool = False
     port: int = 0
+    gives_way: bool = False
+    """The cloud refuses every document that carries what it has: it is left out of what is written
+    for others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
-from egress_gateway.controller.board import Standing
+from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.rotation import phases as rotation
 from egress_gateway.controller.rotation.phases import Facts, Pairs, Record, Users
@@ -44,7 +44,7 @@ class Rotations:
         self,
         client: Client,
         cluster: Cluster,
-        standing: Standing,
+        board: StatusBoard,
         *,
         timeout: float,
         changed: Callable[[str], None],
@@ -53,7 +53,7 @@ class Rotations:
     ) -> None:
         self._client = client
         self._cluster = cluster
-        self._standing = standing
+        self._board = board
         self._timeout = timeout
         self._changed = changed
         self._progressed = progressed
@@ -90,7 +90,7 @@ class Rotations:
         return min(max(LOOK_SECONDS, facts.users.total / _PODS_A_SECOND), LOOK_LIMIT)
 
     async def _facts(self, sgc: StaticGatewayConfiguration, pairs: Pairs) -> Facts:
-        verdict = self._standing.verdict(sgc.metadata.uid)
+        verdict = self._board.verdict(sgc.metadata.uid)
         serving = verdict.serving if verdict else None
         return Facts(
             now=self._clock(),
