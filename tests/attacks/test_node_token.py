@@ -162,3 +162,42 @@ async def refused_everywhere(gateway: KubeClient) -> None:
     await forbidden(gateway.patch("nodes", "node-a", change), "cannot patch")
     secrets = gateway.call("GET", f"/api/v1/namespaces/{SYSTEM}/secrets")
     await forbidden(secrets, "cannot list")
+
+
+def event(name: str, **changes: Any) -> dict[str, Any]:
+    ours = "static-egress-gateway-node"
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": "kube-system"},
+        "involvedObject": {"kind": "Pod", "name": "p", "namespace": "kube-system"},
+        "type": "Warning",
+        "reason": "EgressNotReady",
+        "message": "m",
+        "source": {"component": ours},
+        "reportingComponent": ours,
+        "reportingInstance": "node-a",
+        **changes,
+    }
+
+
+async def test_an_agents_events_carry_its_own_name(cluster: Cluster) -> None:
+    async with two_agents(cluster) as (a, b):
+        await a.create("events", event("mine"))
+        kubelet = {"source": {"component": "kubelet"}, "reportingComponent": "kubelet"}
+        for forged_event in (
+            event("x", reportingInstance="node-b"),
+            event("x", **kubelet),
+            event("x", source={"component": "kubelet"}),
+        ):
+            await forbidden(a.create("events", forged_event), "truly")
+        long = event("x", message="m" * 1025)
+        await forbidden(a.create("events", long), "short")
+        secret = event("x", involvedObject={"kind": "Secret", "namespace": "kube-system"})
+        await forbidden(a.create("events", secret), "short, and about")
+        theirs = event("theirs", reportingComponent="kubelet", source={"component": "kubelet"})
+        await cluster.admin.create("events", theirs)
+        for agent, name in ((a, "theirs"), (b, "mine")):
+            change = agent.patch("events", name, {"count": 7}, namespace="kube-system")
+            await forbidden(change, "Event")
+        await a.patch("events", "mine", {"count": 2}, namespace="kube-system")

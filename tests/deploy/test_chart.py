@@ -158,11 +158,11 @@ def test_schema_knows_exactly_the_settings_of_each_program() -> None:
     ("apis", "rendered"),
     [
         ((), {}),
-        ((f"v1/{VALIDATING}",), {VALIDATING: 4}),
-        ((f"v1/{VALIDATING}", f"v1beta1/{MUTATING}"), {VALIDATING: 4, MUTATING: 1}),
+        ((f"v1/{VALIDATING}",), {VALIDATING: 5}),
+        ((f"v1/{VALIDATING}", f"v1beta1/{MUTATING}"), {VALIDATING: 5, MUTATING: 1}),
         (
             (f"v1/{VALIDATING}", f"v1/{MUTATING}", f"v1beta1/{MUTATING}"),
-            {VALIDATING: 4, MUTATING: 1},
+            {VALIDATING: 5, MUTATING: 1},
         ),
     ],
 )

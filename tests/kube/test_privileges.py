@@ -35,6 +35,9 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         "/nodes": READ,
         "/namespaces": READ,
         "/events": "create patch",
+        "admissionregistration.k8s.io/validatingadmissionpolicybindings"
+        "(egress-gateway-podendpoints,egress-gateway-gatewaystatuses,egress-gateway-nodes,"
+        "egress-gateway-mode,egress-gateway-events)": "get",
         "apps/deployments": "list",
         "apps/daemonsets": "list",
     },
@@ -42,7 +45,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         f"{GROUP}/staticgatewayconfigurations": READ,
         f"{GROUP}/podendpoints": READ,
         "/pods": READ,
-        "/nodes": "get",
+        "/nodes": READ,
         "/events": "create patch",
     },
     NODE: {
@@ -50,6 +53,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         f"{GROUP}/podendpoints": WRITE,
         "/pods": READ,
         "/nodes": "get patch",
+        "networking.k8s.io/servicecidrs": "list",
         "/events": "create patch",
     },
 }
@@ -205,7 +209,7 @@ async def test_a_gateway_reads_the_keys_it_is_given_and_no_other_secret(
                 f"{OURS}/namespaces/default/staticgatewayconfigurations",
                 configuration("a"),
             ),
-            ("GET", "/api/v1/nodes", None),
+            ("DELETE", "/api/v1/nodes/node-a", None),
         ):
             assert await status(client, method, path, body) == 403, (method, path)
 

@@ -397,7 +397,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "reason": Field(
             "Which kind of problem it is: GatewayWithoutIPv6 (IPv4 is served). Empty: nothing is "
             "served.",
-            _bounded(64, pattern="^[A-Za-z0-9]*$"),
+            _REASON,
         ),
     },
 }

@@ -19,6 +19,7 @@ from typing import Any
 from egress_gateway.api import names
 from egress_gateway.cloud.protocol import Cloud
 from egress_gateway.cloud.providers import open_cloud
+from egress_gateway.controller import posture
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.reconcile import ROLE, SURVEY, Reconciler
@@ -96,6 +97,7 @@ async def _lead(
 ) -> None:
     async def work() -> None:
         log.info("leading")
+        await posture.warn(client)
         takeover = Takeover(client, system_namespace=settings.system_namespace, advice=cloud.advice)
         await _reconcile(settings, cloud, cluster, client, takeover)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from egress_gateway.api import names
 from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
 from egress_gateway.cni.tenure import Tenure
+from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
@@ -21,8 +23,9 @@ from egress_gateway.kube import config
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
-from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS
+from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS, Reference
 from egress_gateway.kube.review import MetricsReader
+from egress_gateway.node import clusterranges
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
@@ -75,11 +78,12 @@ async def _serve(
     statuses = Cache(client, GATEWAY_STATUSES, namespace=settings.system_namespace)
     present = Cache(client, POD_ENDPOINTS, labels=Endpoints.selector(node))
     recorder = Recorder(client, "static-egress-gateway-node", instance=node)
+    exceptions = await _exceptions(settings, client, recorder)
     rules = Rules(misses=settings.probe_misses, hold_down=settings.hold_down)
     prober = Prober(rules, interval=settings.probe_interval)
     agent = Agent(
         settings=settings,
-        kernel=_kernel(settings, executor),
+        kernel=_kernel(settings, exceptions, executor),
         knowledge=Knowledge(configurations, pods, statuses),
         endpoints=Endpoints(client, present, node),
         prober=prober,
@@ -107,12 +111,31 @@ async def _serve(
         group.create_task(readiness.run())
 
 
-def _kernel(settings: Settings, executor: ThreadPoolExecutor) -> Kernel:
+async def _exceptions(
+    settings: Settings, client: Client, recorder: Recorder
+) -> tuple[IPNetwork, ...]:
+    """What never belongs to a gateway: as set, and what the cluster says besides."""
+    memory = settings.run_path / "cluster-ranges.json"
+    known = await clusterranges.discover(client, settings.node_name, os.environ, memory)
+    found = clusterranges.missing(settings.exceptions, known)
+    if found:
+        text = clusterranges.message(found)
+        log.warning(text)
+        # NB: a Node's Events carry its name for a UID, as the kubelet has it.
+        name = settings.node_name
+        target = Reference(api_version="v1", kind="Node", name=name, uid=name)
+        recorder.event(target, "Warning", clusterranges.REASON, text)
+    return (*settings.exceptions, *(known.network for known in found))
+
+
+def _kernel(
+    settings: Settings, exceptions: tuple[IPNetwork, ...], executor: ThreadPoolExecutor
+) -> Kernel:
     mtu = settings.node_mtu or default_route_mtu()
     backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
     log.info("prepared data path", extra={"wireguard": backend.kind, "node_mtu": mtu})
     return Kernel(
-        facts=NodeFacts(mtu=mtu, exceptions=settings.exceptions),
+        facts=NodeFacts(mtu=mtu, exceptions=exceptions),
         backend=backend,
         sources=SourceFilter(),
         store=AttachmentStore(settings.run_path),

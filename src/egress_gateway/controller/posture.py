@@ -1,0 +1,54 @@
+"""What protects this installation and is not there: said in the log, at each start of a leader.
+
+Helm leaves the policies out where the API server does not serve them, and says so once, to whoever
+installs. The log says it to whoever looks later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.errors import ApiError, Forbidden, NotFound
+
+log = logging.getLogger(__name__)
+
+POLICIES: Final = {
+    "egress-gateway-podendpoints": "a node agent's token may claim any pod",
+    "egress-gateway-gatewaystatuses": "a gateway agent's token may report for any node",
+    "egress-gateway-nodes": "a node agent's token may change any Node",
+    "egress-gateway-mode": "a kubelet may make its node a gateway",
+    "egress-gateway-events": "an agent's token may forge any Event",
+}
+"""By policy, what can happen without it."""
+_SECONDS: Final = 2.0
+"""A new leader has better things to wait for."""
+_PATH: Final = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/"
+
+
+async def absent(client: Client) -> list[str]:
+    """What can happen here for lack of a policy; empty if all are bound, or if that is not ours
+    to see."""
+    found = []
+    for name, consequence in POLICIES.items():
+        try:
+            await client.request("GET", _PATH + name)
+        except NotFound:
+            found.append(f"ValidatingAdmissionPolicy {name} is not bound: {consequence}")
+        except Forbidden:
+            return []
+    return found
+
+
+async def warn(client: Client) -> None:
+    """Logs what is absent. Never raises: it is advice."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            found = await absent(client)
+    except (ApiError, TimeoutError) as error:
+        log.warning("cannot see which policies are bound: %s", str(error) or "no answer in time")
+        return
+    for line in found:
+        log.warning("%s (docs/security.md)", line)

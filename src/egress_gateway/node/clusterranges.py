@@ -1,0 +1,141 @@
+"""What the cluster itself says of its ranges, held against the setting ``cluster_cidrs``.
+
+Whoever leaves the Services' range out of the setting has pods that start and reach no Service and
+no DNS, and nobody says why. So the agent asks: where the API server's Service is
+(``KUBERNETES_SERVICE_HOST``), the Node's ``podCIDRs`` and addresses, ServiceCIDR objects
+(Kubernetes 1.31 and later). What is missing is added to what never leaves by a gateway, and told
+once: a line of the log and an Event on the Node. What was found is kept in a file, so that an agent
+that restarts while the API server is away decides the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from egress_gateway.datapath.addresses import IPNetwork, within
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.errors import ApiError
+from egress_gateway.kube.resources import NODES
+
+log = logging.getLogger(__name__)
+
+REASON: Final = "ClusterCidrsIncomplete"
+_SECONDS: Final = 2.0
+"""For the API server to answer; attached pods wait for the agent."""
+_VERSIONS: Final = ("v1", "v1beta1")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A range that is the cluster's own, and who says so."""
+
+    network: IPNetwork
+    source: str
+
+
+class _Spec(msgspec.Struct):
+    cidrs: list[str] = []
+
+
+class _ServiceCidr(msgspec.Struct):
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
+class _ServiceCidrs(msgspec.Struct):
+    items: list[_ServiceCidr] = []
+
+
+def missing(configured: Sequence[IPNetwork], known: Iterable[Known]) -> list[Known]:
+    """Those of ``known`` that lie in no network of ``configured``, each once. Pure."""
+    found: dict[IPNetwork, Known] = {}
+    for one in known:
+        if not any(within(one.network, other) for other in configured):
+            found.setdefault(one.network, one)
+    return list(found.values())
+
+
+def message(found: Sequence[Known]) -> str:
+    """What to tell of ranges that the setting lacks."""
+    listed = ", ".join(f"{one.network} ({one.source})" for one in found)
+    return (
+        f"cluster.cidrs lacks {listed}: the agent adds it, or pods would reach it through a "
+        "gateway, that is, not at all; add it to cluster.cidrs of the chart, so that gateways know "
+        "it too"
+    )
+
+
+def of_environment(environment: Mapping[str, str]) -> list[Known]:
+    """The API server's Service. Some give a name in its place, or a public address, which pods
+    reach by their gateway as they do any other."""
+    found = _networks([environment.get("KUBERNETES_SERVICE_HOST", "")], "KUBERNETES_SERVICE_HOST")
+    return [known for known in found if known.network.is_private]
+
+
+async def discover(
+    client: Client, node: str, environment: Mapping[str, str], memory: Path
+) -> list[Known]:
+    """What the cluster says; ``memory`` is the file with what it said last."""
+    found = of_environment(environment)
+    try:
+        async with asyncio.timeout(_SECONDS):
+            found += await _of_node(client, node) + await _of_services(client)
+    except (ApiError, TimeoutError) as error:
+        log.warning("cannot check cluster_cidrs: %s", str(error) or "the API server is silent")
+        return found + _remembered(memory)
+    _remember(memory, found)
+    return found
+
+
+async def _of_node(client: Client, name: str) -> list[Known]:
+    node = await client.get(NODES, name)
+    return [
+        *_networks(node.spec.pod_cidrs, f"podCIDRs of Node {name}"),
+        *_networks(node.internal_ips, f"address of Node {name}"),
+    ]
+
+
+async def _of_services(client: Client) -> list[Known]:
+    for version in _VERSIONS:
+        try:
+            body = await client.request("GET", f"/apis/networking.k8s.io/{version}/servicecidrs")
+        except ApiError as error:
+            if error.status in (403, 404):  # older, or not ours to read
+                continue
+            raise
+        listed = msgspec.json.decode(body, type=_ServiceCidrs)
+        return _networks((c for one in listed.items for c in one.spec.cidrs), "ServiceCIDR")
+    return []
+
+
+def _networks(texts: Iterable[str], source: str) -> list[Known]:
+    found = []
+    for text in texts:
+        try:
+            found.append(Known(ipaddress.ip_network(text, strict=False), source))
+        except ValueError:
+            continue
+    return found
+
+
+def _remember(memory: Path, found: Sequence[Known]) -> None:
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_bytes(msgspec.json.encode([[str(k.network), k.source] for k in found]))
+    except OSError as error:
+        log.warning("cannot keep the cluster's ranges: %s", error)
+
+
+def _remembered(memory: Path) -> list[Known]:
+    try:
+        kept = msgspec.json.decode(memory.read_bytes(), type=list[tuple[str, str]])
+    except (OSError, msgspec.DecodeError):
+        return []
+    return [known for text, source in kept for known in _networks([text], source)]
