@@ -277,9 +277,16 @@ class AzureCloud:
             "properties": {"virtualMachineProfile": profile},
         }
         pool = action.pool
-        await self._arm.put_scale_set(
-            pool.resource_group, pool.resource_name, body, before.get("etag")
-        )
+        try:
+            await self._arm.put_scale_set(
+                pool.resource_group, pool.resource_name, body, before.get("etag")
+            )
+        except errors.Failed as error:
+            if _asks_for_sku(error):
+                raise errors.Conflict(
+                    f"scale set {pool.resource_name} has gone meanwhile", code=error.code
+                ) from error
+            raise
 
     async def _write_instance(self, action: WriteInstance) -> None:
         pool = action.pool
@@ -305,6 +312,12 @@ class AzureCloud:
             if isinstance(action, WriteInstance)
             else action.pool.resource_name,
         )
+
+
+def _asks_for_sku(error: errors.CloudError) -> bool:
+    """A write of a part is one of a whole new scale set if there is none: Azure then misses what
+    only a whole one has."""
+    return error.code == "InvalidParameter" and "'sku'" in error.message
 
 
 def _instances(
