@@ -23,7 +23,14 @@ from egress_gateway.cloud.azure.client import ArmClient
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.machinepools import MachinePools
 from egress_gateway.cloud.azure.machines import summary
-from egress_gateway.cloud.azure.shapes import Json, document_of, group_of, id_name, properties_of
+from egress_gateway.cloud.azure.shapes import (
+    Json,
+    document_of,
+    group_of,
+    id_name,
+    identified,
+    properties_of,
+)
 from egress_gateway.cloud.protocol import (
     Action,
     Attachment,
@@ -123,7 +130,7 @@ class AzureCloud:
             listed = await self._arm.scale_sets(group)
         except errors.NotFound:
             return []  # a group that does not exist holds no pool
-        found = [documents.read_pool(scale_set) for scale_set in listed]
+        found = [documents.read_pool(scale_set) for scale_set in identified(listed)]
         return [pool for pool in found if pool.key]
 
     async def balancer(self) -> Balancer:
@@ -142,7 +149,8 @@ class AzureCloud:
                 for prefix in prefixes
             }
         found: _Machines = _value(machines.result())
-        listed = [documents.read_prefix(item) for item in _value(managed.result())]
+        prefixes_here = identified(_value(managed.result()))
+        listed = [documents.read_prefix(item) for item in prefixes_here]
         return PoolState(
             ref=found.ref,
             model=found.model,
@@ -329,8 +337,7 @@ def _instances(
         by_machine.setdefault(machine.lower(), []).append(nic)
     addresses = {
         item["id"].lower(): (item.get("properties") or {}).get("ipAddress") or ""
-        for item in publics
-        if item.get("id")
+        for item in identified(publics)
     }
     return tuple(
         documents.read_instance(
@@ -339,7 +346,7 @@ def _instances(
             addresses,
             backend,
         )
-        for instance in listed
+        for instance in identified(listed)
     )
 
 

@@ -21,6 +21,7 @@ from egress_gateway.cloud.azure.shapes import (
     group_of,
     id_name,
     items_of,
+    name_of,
     properties_of,
     reference_of,
     same_id,
@@ -53,7 +54,7 @@ _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRul
 def read_balancer(document: Json | None) -> Balancer:
     if document is None:
         return Balancer()
-    probes = {probe["name"]: probe for probe in items_of(document, "probes")}
+    probes = {name_of(probe): probe for probe in items_of(document, "probes")}
     rules: dict[str, Rule] = {}
     ports: dict[str, set[int]] = {}
     for item in items_of(document, "loadBalancingRules"):
@@ -65,10 +66,10 @@ def read_balancer(document: Json | None) -> Balancer:
         failed=properties_of(document).get("provisioningState") == "Failed",
         rules=rules,
         frontends={
-            item["name"]: address_of(properties_of(item).get("privateIPAddress"))
+            name_of(item): address_of(properties_of(item).get("privateIPAddress"))
             for item in items_of(document, "frontendIPConfigurations")
         },
-        backends=frozenset(item["name"] for item in items_of(document, "backendAddressPools")),
+        backends=frozenset(name_of(item) for item in items_of(document, "backendAddressPools")),
         ports={pool: frozenset(used) for pool, used in ports.items()},
     )
 
@@ -77,7 +78,7 @@ def _read_rule(item: Json, probes: Mapping[str, Json]) -> Rule:
     properties = properties_of(item)
     probe = properties_of(probes.get(id_name(reference_of(item, "probe")), {}))
     return Rule(
-        name=item["name"],
+        name=name_of(item),
         pool=id_name(reference_of(item, "backendAddressPool")),
         frontend=id_name(reference_of(item, "frontendIPConfiguration")),
         port=properties.get("frontendPort") or 0,
@@ -98,11 +99,13 @@ def write_balancer(
     """The whole document after ``action``; None when nothing is left on the load balancer."""
     result = writable(document) if document else _new_balancer(balancer_id, location)
     properties: Json = result["properties"]
+    for collection in ("frontendIPConfigurations", "backendAddressPools"):
+        properties[collection] = properties.get(collection) or []
     key = action.pool.key
     here = {r.name for r in read_balancer(document).rules.values() if r.pool == key}
     gone = here & action.names
     _replace(properties, "loadBalancingRules", gone, [_rule(r, balancer_id) for r in action.rules])
-    left = {item["name"] for item in properties["loadBalancingRules"]}
+    left = {name_of(item) for item in properties["loadBalancingRules"]}
     _replace(properties, "probes", action.names - left, [_probe(r) for r in action.rules])
     if action.present:
         _ensure(properties, "frontendIPConfigurations", key, _frontend(subnet))
@@ -123,14 +126,14 @@ def _new_balancer(balancer_id: str, location: str) -> Json:
 
 
 def _replace(properties: Json, collection: str, remove: Iterable[str], add: list[Json]) -> None:
-    removed = set(remove) | {item["name"] for item in add}
-    kept = [item for item in properties.get(collection) or [] if item["name"] not in removed]
+    removed = set(remove) | {name_of(item) for item in add}
+    kept = [item for item in properties.get(collection) or [] if name_of(item) not in removed]
     properties[collection] = [*kept, *add]
 
 
 def _ensure(properties: Json, collection: str, name: str, wanted: Json) -> None:
-    items = properties.setdefault(collection, [])
-    if not any(item["name"] == name for item in items):
+    items = properties[collection]
+    if not any(name_of(item) == name for item in items):
         items.append({"name": name, "properties": wanted})
 
 
@@ -187,7 +190,7 @@ def writable(document: Json) -> Json:
             m for m in members if not reference_of(m, "networkInterfaceIPConfiguration")
         ]:
             item["properties"]["loadBalancerBackendAddresses"] = by_address
-    result.setdefault("properties", {})
+    result["properties"] = result.get("properties") or {}
     return result
 
 
@@ -239,9 +242,9 @@ def read_attachment(nics: list[Json], backend_id: str) -> Attachment:
     if nic is None:
         return Attachment()
     configs = items_of(nic, "ipConfigurations")
-    ours = [c for c in configs if c["name"].startswith(names.MANAGED_PREFIX)]
+    ours = [c for c in configs if name_of(c).startswith(names.MANAGED_PREFIX)]
     return Attachment(
-        configs={c["name"]: _prefix_of(c) for c in ours},
+        configs={name_of(c): _prefix_of(c) for c in ours},
         joined=joins(primary(configs), backend_id),
         others=len(configs) - len(ours),
         others6=foreign_ipv6(configs),
@@ -253,7 +256,7 @@ def foreign_ipv6(configs: Iterable[Json]) -> int:
     versions = (
         properties_of(c).get("privateIPAddressVersion")
         for c in configs
-        if not c["name"].startswith(names.MANAGED_PREFIX)
+        if not name_of(c).startswith(names.MANAGED_PREFIX)
     )
     return sum(version == "IPv6" for version in versions)
 
@@ -295,8 +298,8 @@ def write_attachment(
     existing = items_of(nic, "ipConfigurations")
     subnet = subnet_of(result)
     mine = set(owned)
-    kept = [c for c in existing if c["name"] not in mine or _as_wanted(c, configs)]
-    present = {c["name"] for c in kept}
+    kept = [c for c in existing if name_of(c) not in mine or _as_wanted(c, configs)]
+    present = {name_of(c) for c in kept}
     added = [
         _ip_config(name, prefix, needed_subnet(subnet, owner))
         for name, prefix in configs.items()
@@ -310,7 +313,7 @@ def write_attachment(
 
 
 def _as_wanted(config: Json, configs: Mapping[str, str | None]) -> bool:
-    name = config["name"]
+    name = name_of(config)
     if name not in configs:
         return False
     wanted = configs[name]
@@ -420,9 +423,9 @@ def read_instance(
         attachment=read_attachment(instance_nics(instance), backend_id),
         primary=address_of(properties_of(head or {}).get("privateIPAddress")),
         addresses={
-            c["name"]: _addresses(c, publics)
+            name_of(c): _addresses(c, publics)
             for c in configs
-            if c["name"].startswith(names.MANAGED_PREFIX)
+            if name_of(c).startswith(names.MANAGED_PREFIX)
         },
     )
 

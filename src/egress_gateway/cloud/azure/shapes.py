@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -34,6 +34,17 @@ def group_of(resource_id: str) -> str:
     if "resourcegroups" not in lowered:
         return ""
     return parts[lowered.index("resourcegroups") + 1]
+
+
+def name_of(item: Mapping[str, Any]) -> str:
+    """Empty if it has none: then it is none of ours, and is carried along as it is."""
+    return item.get("name") or ""
+
+
+def identified(listed: Iterable[Json]) -> list[Json]:
+    """Of resources that were listed, those that can be told apart: by their id, which also gives
+    a missing name."""
+    return [{"name": id_name(item["id"])} | item for item in listed if item.get("id")]
 
 
 def items_of(owner: Mapping[str, Any], key: str) -> list[Json]:
