@@ -313,7 +313,7 @@ class Recorded:
                 "gw-nic",
                 f"{BASE}/Microsoft.Compute/virtualMachines/gw-0",
                 **{
-                    "aks-managed-gatewayManagedNic": "true",
+                    "aks-managed-static-gateway-nic": "true",
                     "aks-managed-poolName": "vms",
                     "aks-managed-gatewayIPPrefixSize": "30",
                 },
@@ -400,9 +400,9 @@ def theirs(value: Any, *, own: str = "egressgateway-u") -> Any:
                 for reference in BACK:
                     (item.get("properties") or {}).pop(reference, None)
         kept.pop("primary", None)  # which we add where several need one
-        return {k: v for k, v in kept.items() if v not in ([], None)}
+        return {k: v for k, v in kept.items() if v not in ([], {}, None)}
     if isinstance(value, list):
-        return [theirs(item) for item in value if not _added(item)]
+        return [theirs(item) for item in value if item is not None and not _added(item)]
     return value
 
 
@@ -424,12 +424,10 @@ def _ours(item: Json) -> bool:
 
 
 def nics_of(document: Json) -> Any:
-    properties = document["properties"]
-    profile = (
-        properties.get("networkProfileConfiguration")
-        or (properties["virtualMachineProfile"]["networkProfile"])
-    )
-    return profile["networkInterfaceConfigurations"]
+    properties = document.get("properties") or {}
+    model = (properties.get("virtualMachineProfile") or {}).get("networkProfile") or {}
+    profile = properties.get("networkProfileConfiguration") or model
+    return profile.get("networkInterfaceConfigurations") or []
 
 
 def compared(arm: Recorded) -> None:

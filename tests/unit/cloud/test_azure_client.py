@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.client import POLL, ArmClient, ForeignHost, _OwnHosts
+from egress_gateway.cloud.azure.client import POLL, ArmClient, ForeignHost, Polling, _OwnHosts
 from egress_gateway.cloud.azure.config import AzureConfig
 
 
@@ -64,10 +64,26 @@ def config(**fields: Any) -> AzureConfig:
 def test_azure_is_polled_every_five_seconds_unless_it_says_otherwise() -> None:
     async def run() -> None:
         client = ArmClient(config())
-        assert client._compute._config.polling_interval == POLL == 5.0
+        assert client._interval == POLL == 5.0
         await client.close()
 
     asyncio.run(run())
+
+
+def test_the_first_polls_come_sooner_and_azure_s_own_interval_counts() -> None:
+    class Response:
+        def __init__(self, headers: dict[str, str]) -> None:
+            self.http_response = self
+            self.headers = headers
+
+    def delays(timeout: float, headers: dict[str, str]) -> list[float]:
+        polling = Polling(timeout)
+        polling._pipeline_response = Response(headers)  # type: ignore[assignment]
+        return [polling._extract_delay() for _ in range(5)]
+
+    assert delays(5.0, {}) == [1.0, 2.0, 5.0, 5.0, 5.0]
+    assert delays(0.05, {}) == [0.05] * 5
+    assert delays(5.0, {"Retry-After": "10"}) == [10.0] * 5
 
 
 def test_a_write_that_does_not_end_is_overdue() -> None:

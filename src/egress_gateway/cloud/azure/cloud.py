@@ -29,6 +29,7 @@ from egress_gateway.cloud.azure.shapes import (
     group_of,
     id_name,
     identified,
+    named,
     properties_of,
 )
 from egress_gateway.cloud.protocol import (
@@ -194,7 +195,7 @@ class AzureCloud:
                 hint="use a prefix of that subscription",
             )
         document = await self._arm.prefix(parsed.resource_group, parsed.name, prefix_id)
-        return documents.read_prefix(document, location=self._config.location)
+        return documents.read_prefix(named(document, prefix_id), location=self._config.location)
 
     async def _machines(self, pool: PoolRef) -> _Machines:
         if pool.kind == "template":
@@ -211,6 +212,7 @@ class AzureCloud:
             listed = tasks.create_task(_caught(self._arm.instances(group, name)))
             interfaces = tasks.create_task(_caught(self._arm.interfaces(group, name)))
             publics = tasks.create_task(_caught(self._arm.public_addresses(group, name)))
+        scale_set = named(scale_set, pool.resource_id)
         nics = documents.model_nics(scale_set)
         backend = self._backend_id(pool)
         instances = _instances(

@@ -25,6 +25,7 @@ from egress_gateway.cloud.azure.shapes import (
     properties_of,
     reference_of,
     same_id,
+    strings_of,
 )
 from egress_gateway.cloud.protocol import (
     Address,
@@ -100,7 +101,7 @@ def write_balancer(
     result = writable(document) if document else _new_balancer(balancer_id, location)
     properties: Json = result["properties"]
     for collection in ("frontendIPConfigurations", "backendAddressPools"):
-        properties[collection] = properties.get(collection) or []
+        properties[collection] = _dicts(properties.get(collection))
     key = action.pool.key
     here = {r.name for r in read_balancer(document).rules.values() if r.pool == key}
     gone = here & action.names
@@ -127,7 +128,8 @@ def _new_balancer(balancer_id: str, location: str) -> Json:
 
 def _replace(properties: Json, collection: str, remove: Iterable[str], add: list[Json]) -> None:
     removed = set(remove) | {name_of(item) for item in add}
-    kept = [item for item in properties.get(collection) or [] if name_of(item) not in removed]
+    listed = (item for item in properties.get(collection) or () if item)
+    kept = [item for item in listed if name_of(item) not in removed]
     properties[collection] = [*kept, *add]
 
 
@@ -185,7 +187,7 @@ def writable(document: Json) -> Json:
     for item in items_of(result, "backendAddressPools"):
         # Members that are NICs join by their own ipConfig; listing them here would make the
         # pool one of addresses. Members by address (somebody else's pool) exist here alone.
-        members = properties_of(item).pop("loadBalancerBackendAddresses", None) or ()
+        members = _dicts(properties_of(item).pop("loadBalancerBackendAddresses", None))
         if by_address := [
             m for m in members if not reference_of(m, "networkInterfaceIPConfiguration")
         ]:
@@ -269,7 +271,7 @@ def _prefix_of(config: Json) -> str | None:
 
 
 def joins(config: Json | None, backend_id: str) -> bool:
-    pools = properties_of(config or {}).get("loadBalancerBackendAddressPools") or []
+    pools = items_of(config or {}, "loadBalancerBackendAddressPools")
     return any(same_id(pool.get("id") or "", backend_id) for pool in pools)
 
 
@@ -322,7 +324,7 @@ def _as_wanted(config: Json, configs: Mapping[str, str | None]) -> bool:
 
 def set_joined(config: Json, backend_id: str, joined: bool) -> None:
     properties = config.setdefault("properties", {})
-    pools = properties.get("loadBalancerBackendAddressPools") or []
+    pools = items_of(config, "loadBalancerBackendAddressPools")
     others = [p for p in pools if not same_id(p.get("id") or "", backend_id)]
     if joined:
         already = [p for p in pools if same_id(p.get("id") or "", backend_id)]
@@ -363,12 +365,16 @@ def ip_version(config: str) -> str:
 def model_nics(scale_set: Json) -> list[Json]:
     profile = properties_of(scale_set).get("virtualMachineProfile") or {}
     network = profile.get("networkProfile") or {}
-    return list(network.get("networkInterfaceConfigurations") or [])
+    return _dicts(network.get("networkInterfaceConfigurations"))
+
+
+def _dicts(listed: Iterable[Any] | None) -> list[Json]:
+    return [item for item in listed or () if isinstance(item, dict)]
 
 
 def instance_nics(instance: Json) -> list[Json]:
     network = properties_of(instance).get("networkProfileConfiguration") or {}
-    return list(network.get("networkInterfaceConfigurations") or [])
+    return _dicts(network.get("networkInterfaceConfigurations"))
 
 
 def read_pool(scale_set: Json) -> PoolRef:
@@ -384,7 +390,7 @@ def read_pool(scale_set: Json) -> PoolRef:
         prefix_size=int(size) if size.isdigit() else None,
         subnet=subnet_of(nics),
         unusable=_unusable_set(scale_set, nics),
-        zones=frozenset(scale_set.get("zones") or ()),
+        zones=strings_of(scale_set.get("zones")),
         traces=frozenset(read_attachment(nics, "").configs),
         rolling=(properties_of(scale_set).get("upgradePolicy") or {}).get("mode", "Manual")
         != "Manual",
@@ -449,7 +455,7 @@ def read_prefix(document: Json, *, location: str = "") -> Prefix:
         network=ip_network(network) if network else None,
         state=properties.get("provisioningState") or "Succeeded",
         used=bool(properties.get("publicIPAddresses")),
-        zones=frozenset(document.get("zones") or ()),
+        zones=strings_of(document.get("zones")),
         unusable=_unusable_prefix(document, location),
     )
 

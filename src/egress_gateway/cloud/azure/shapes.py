@@ -44,11 +44,22 @@ def name_of(item: Mapping[str, Any]) -> str:
 def identified(listed: Iterable[Json]) -> list[Json]:
     """Of resources that were listed, those that can be told apart: by their id, which also gives
     a missing name."""
-    return [{"name": id_name(item["id"])} | item for item in listed if item.get("id")]
+    return [named(item, item["id"]) for item in listed if item and item.get("id")]
+
+
+def named(document: Json, resource_id: str) -> Json:
+    """``document`` with its id and a name, whatever it says itself."""
+    given = {"id": resource_id, "name": id_name(resource_id)}
+    return given | {k: v for k, v in document.items() if v is not None}
+
+
+def strings_of(listed: Iterable[str | None] | None) -> frozenset[str]:
+    return frozenset(each for each in listed or () if each)
 
 
 def items_of(owner: Mapping[str, Any], key: str) -> list[Json]:
-    return list((owner.get("properties") or {}).get(key) or [])
+    listed = (owner.get("properties") or {}).get(key) or []
+    return [item for item in listed if isinstance(item, dict)]
 
 
 def properties_of(item: Mapping[str, Any]) -> Json:
