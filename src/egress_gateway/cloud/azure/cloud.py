@@ -237,7 +237,9 @@ class AzureCloud:
     async def _apply(self, action: Action) -> None:
         match action:
             case CreatePrefix():
-                body = documents.new_prefix(action.name, action.size, self._config.location)
+                body = documents.new_prefix(
+                    action.name, action.size, self._config.location, self._config.zones
+                )
                 await self._arm.put_prefix(self.resource_group, action.name, body)
             case DeletePrefix():
                 await self._delete_prefix(action.name)
@@ -271,6 +273,7 @@ class AzureCloud:
                 balancer_id=self._balancer_id,
                 location=self._config.location,
                 subnet=self._config.subnet or action.pool.subnet,
+                zones=self._config.zones,
             )
             if after is not None:
                 etag = before.get("etag") if before else None

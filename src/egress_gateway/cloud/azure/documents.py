@@ -8,7 +8,7 @@ project's shape.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any, Final
 
@@ -95,7 +95,13 @@ def _read_rule(item: Json, probes: Mapping[str, Json]) -> Rule:
 
 
 def write_balancer(
-    document: Json | None, action: WriteBalancer, *, balancer_id: str, location: str, subnet: str
+    document: Json | None,
+    action: WriteBalancer,
+    *,
+    balancer_id: str,
+    location: str,
+    subnet: str,
+    zones: Sequence[str] = (),
 ) -> Json | None:
     """The whole document after ``action``; None when nothing is left on the load balancer."""
     result = writable(document) if document else _new_balancer(balancer_id, location)
@@ -109,7 +115,8 @@ def write_balancer(
     left = {name_of(item) for item in properties["loadBalancingRules"]}
     _replace(properties, "probes", action.names - left, [_probe(r) for r in action.rules])
     if action.present:
-        _ensure(properties, "frontendIPConfigurations", key, _frontend(subnet))
+        made: Json = {"zones": list(zones)} if zones else {}
+        _ensure(properties, "frontendIPConfigurations", key, _frontend(subnet), **made)
         _ensure(properties, "backendAddressPools", key, {})
     else:
         for collection in ("frontendIPConfigurations", "backendAddressPools"):
@@ -133,10 +140,10 @@ def _replace(properties: Json, collection: str, remove: Iterable[str], add: list
     properties[collection] = [*kept, *add]
 
 
-def _ensure(properties: Json, collection: str, name: str, wanted: Json) -> None:
+def _ensure(properties: Json, collection: str, name: str, wanted: Json, **beside: Any) -> None:
     items = properties[collection]
     if not any(name_of(item) == name for item in items):
-        items.append({"name": name, "properties": wanted})
+        items.append({"name": name, "properties": wanted, **beside})
 
 
 def _frontend(subnet: str) -> Json:
@@ -482,8 +489,9 @@ def _folded(region: str) -> str:
     return region.replace(" ", "").lower()
 
 
-def new_prefix(name: str, size: int, location: str) -> Json:
-    return {
+def new_prefix(name: str, size: int, location: str, zones: Sequence[str] = ()) -> Json:
+    made: Json = {"zones": list(zones)} if zones else {}
+    return made | {
         "name": name,
         "location": location,
         "sku": {"name": "Standard", "tier": "Regional"},
