@@ -129,7 +129,12 @@ def _endpoint(name: str, uid: str, address: IPAddress) -> dict[str, Any]:
     return {
         "apiVersion": names.API_VERSION,
         "kind": "PodEndpoint",
-        "metadata": {"name": name, "namespace": "default", "labels": {NODE_LABEL: _NODE}},
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "labels": {NODE_LABEL: _NODE},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}],
+        },
         "spec": {
             "staticGatewayConfiguration": CONFIGURATION,
             "podIpAddress": str(address),
@@ -231,7 +236,7 @@ async def _moments(lab: Site) -> tuple[float, float]:
         if line.startswith("{"):
             told = json.loads(line)
             found[told["msg"]] = datetime.datetime.fromisoformat(told["time"]).timestamp()
-    return found["knows the cluster"], found["serving"]
+    return found["read the cluster"], found["served configurations"]
 
 
 async def _until(true: Callable[[], Awaitable[bool]], what: str) -> None:

@@ -14,6 +14,7 @@ _MISSING = pytest.StashKey[str]()
 
 # The same examples in every run: whoever changes something else does not find old bugs by luck.
 # Those who look for them: pytest --hypothesis-profile=hunt
+# No deadlines: they would measure the machine's other load.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("hunt", derandomize=False, deadline=None)
 settings.load_profile("repeatable")

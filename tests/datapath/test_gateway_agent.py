@@ -147,18 +147,27 @@ class Story:
 
     def pod(self, pod: Pod, *, ips: bool = True) -> None:
         client = self.api.client
-        meta = {"name": pod.place.name, "namespace": "default"}
+        meta = {
+            "name": pod.place.name,
+            "namespace": "default",
+            "annotations": {names.POD_ANNOTATION: "one"},
+        }
         spec = {"nodeName": "w1", "containers": [{"name": "main", "image": "nginx"}]}
         made = self.api.call(client.create(PODS.untyped(), {"metadata": meta, "spec": spec}))
         if ips:
             status = {"phase": "Running", "podIPs": [{"ip": str(pod.address)}]}
-            document = {"metadata": meta, "status": status}
+            document = {"metadata": {**meta, "annotations": {}}, "status": status}
             self.api.call(client.apply(PODS.untyped(), document, subresource="status"))
         self.endpoint(pod, made["metadata"]["uid"])
 
     def endpoint(self, pod: Pod, uid: str) -> None:
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": pod.place.name, "uid": uid}
         document = {
-            "metadata": {"name": pod.place.name, "namespace": "default"},
+            "metadata": {
+                "name": pod.place.name,
+                "namespace": "default",
+                "ownerReferences": [owner],
+            },
             "spec": {
                 "staticGatewayConfiguration": "one",
                 "podIpAddress": str(pod.address),
@@ -202,8 +211,8 @@ def begin() -> tuple[World, Gateway, Story]:
     return world, gateway, Story(Api(gateway), gateway)
 
 
-def attach(story: Story, pod: Pod) -> Callable[[], str | None]:
-    desired = pod.desired(story.pair.public, str(story.gateway.primary))
+def attach(story: Story, pod: Pod, *, listen: int = 20000) -> Callable[[], str | None]:
+    desired = pod.desired(story.pair.public, str(story.gateway.primary), listen=listen)
     pod.side.converge(desired)
 
     def seen() -> str | None:

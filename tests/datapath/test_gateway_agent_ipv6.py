@@ -6,6 +6,7 @@ import ipaddress
 import logging
 from typing import Any
 
+from egress_gateway.api import names
 from egress_gateway.datapath.linux import connections
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.gateway import agent as gateway_agent
@@ -37,9 +38,10 @@ def listed(story: Story, *, ipv6: bool) -> None:
 def announce(story: Story, pod: Pod) -> None:
     """The pod and its endpoint, with both addresses."""
     client, addresses = story.api.client, [str(pod.address), str(pod.address6)]
-    meta = {"name": pod.place.name, "namespace": "default"}
+    meta: dict[str, Any] = {"name": pod.place.name, "namespace": "default"}
+    named = {**meta, "annotations": {names.POD_ANNOTATION: "one"}}
     spec = {"nodeName": "w1", "containers": [{"name": "main", "image": "nginx"}]}
-    made = story.api.call(client.create(PODS.untyped(), {"metadata": meta, "spec": spec}))
+    made = story.api.call(client.create(PODS.untyped(), {"metadata": named, "spec": spec}))
     status = {"phase": "Running", "podIPs": [{"ip": address} for address in addresses]}
     document = {"metadata": meta, "status": status}
     story.api.call(client.apply(PODS.untyped(), document, subresource="status"))
@@ -51,6 +53,8 @@ def announce(story: Story, pod: Pod) -> None:
         "podUid": made["metadata"]["uid"],
         "nodeName": "w1",
     }
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": endpoint["podUid"]}
+    meta["ownerReferences"] = [owner]
     story.api.call(client.apply(POD_ENDPOINTS.untyped(), {"metadata": meta, "spec": endpoint}))
 
 

@@ -15,7 +15,7 @@ from ipaddress import IPv6Address
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import IPNetwork
-from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.linux.netns import read_sysctl
 from egress_gateway.datapath.pod.plan import PodDesired
 from tests.datapath.box import boxed
@@ -45,7 +45,9 @@ def peers_of(*pods: Pod) -> dict[str, list[IPNetwork]]:
     }
 
 
-def serve(world: World, *pods: Pod, ipv6: bool = True) -> tuple[keys.KeyPair, list[Configuration]]:
+def serve(
+    world: World, *pods: Pod, ipv6: bool = True
+) -> tuple[keys.KeyPair, list[ServedConfiguration]]:
     """All gateways serve ``pods`` with one configuration."""
     pair = keys.generate()
     made = []
@@ -87,7 +89,7 @@ def test_a_pod_of_both_families_leaves_from_both_addresses() -> None:
     assert pod.side.held() == 0
     assert world.internet.sources6() - before == {SECONDARIES6[0]}
     counters = world.gateways[0].side.counters()
-    assert counters == {"stray": 0, "refused": 0}
+    assert not any(counters.values())
     # What a router may say changes nothing of ours.
     assert read_sysctl(pod.place.netns, "net/ipv6/conf/wg0/accept_ra") == "0"
 

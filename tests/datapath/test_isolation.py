@@ -13,7 +13,7 @@ import struct
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.gateway.plan import GatewayDesired, Surroundings
-from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.linux.nft import Nftables
 from tests.datapath.box import boxed
@@ -101,7 +101,9 @@ def join(pod: Pod, pair: keys.KeyPair, gateway: Gateway, *, listen: int = 20000)
     pod.handshake(desired)
 
 
-def around(gateway: Gateway, *configurations: Configuration, **more: object) -> GatewayDesired:
+def around(
+    gateway: Gateway, *configurations: ServedConfiguration, **more: object
+) -> GatewayDesired:
     return dataclasses.replace(gateway.desired(*configurations), **more)  # type: ignore[arg-type]
 
 

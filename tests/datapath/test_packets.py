@@ -13,7 +13,7 @@ import subprocess
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import IPNetwork
-from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.pod.actions import CreateTunnel
 from egress_gateway.datapath.pod.plan import PodDesired
@@ -35,7 +35,7 @@ SECONDARIES = ("10.1.1.101", "10.1.1.102")
 NODE = "10.1.0.4"
 
 
-def serve(world: World, *pods: Pod) -> tuple[keys.KeyPair, list[Configuration]]:
+def serve(world: World, *pods: Pod) -> tuple[keys.KeyPair, list[ServedConfiguration]]:
     """All gateways of the world serve ``pods`` with one configuration."""
     pair = keys.generate()
     made = []

@@ -7,7 +7,7 @@ import ipaddress
 from ipaddress import IPv4Address
 
 from egress_gateway.datapath.addresses import ECHO_ADDRESS
-from egress_gateway.datapath.gateway.reach import Target
+from egress_gateway.datapath.gateway.reach import ProbeTarget
 from egress_gateway.datapath.linux import echo, netns
 from egress_gateway.gateway.health.internet import Internet
 from tests.datapath.box import boxed
@@ -53,7 +53,7 @@ def test_the_internet_is_asked_from_the_secondary_and_a_dead_way_is_noticed() ->
     attach(pod, pair, world.gateways[0])
     secondary = IPv4Address(SECONDARIES[0])
     host = ipaddress.IPv4Address(INTERNET)
-    for target in (Target(host, 80), Target(host, _CLOSED), Target(host)):
+    for target in (ProbeTarget(host, 80), ProbeTarget(host, _CLOSED), ProbeTarget(host)):
         internet = Internet(
             (target,),
             lambda: {"default/c6000": secondary},

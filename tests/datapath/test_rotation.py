@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from egress_gateway.api import keys
-from egress_gateway.datapath.gateway.ruleset import Configuration, Server, zones
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer, zones
 from egress_gateway.datapath.pod.side import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.test_connections import udp
@@ -96,7 +96,7 @@ def talking(pod: Pod) -> Iterator[Talk]:
     talk.end()
 
 
-def serve(gateway: Gateway, pod: Pod, wanted: Configuration) -> Configuration:
+def serve(gateway: Gateway, pod: Pod, wanted: ServedConfiguration) -> ServedConfiguration:
     """As the agent does it: zones are those that there are."""
     (zoned,) = zones([wanted], gateway.side.zones())
     gateway.side.converge(gateway.desired(zoned))
@@ -113,7 +113,7 @@ def test_connections_go_on_through_every_step_and_leave_from_the_same_address() 
     old, new = keys.generate(), keys.generate()
     before = configuration(old, SECONDARIES[0], port=OLD)
     after = configuration(new, SECONDARIES[0], port=NEW)
-    first, second = Server(port=OLD, private_key=old.private), after.servers[0]
+    first, second = WireGuardServer(port=OLD, private_key=old.private), after.servers[0]
     zone = serve(gateway, pod, before).in_zone
     here = str(gateway.primary)
     at_old = pod.desired(old.public, here, port=OLD)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from egress_gateway.datapath.wireguard.host import Tunnels, command
@@ -19,22 +18,18 @@ def test_the_user_follows_from_the_name() -> None:
 
 
 @boxed
-def test_each_tunnel_runs_as_a_user_of_its_own() -> None:
+async def test_each_tunnel_runs_as_a_user_of_its_own() -> None:
     """Of root's 128 watchers on a machine none is used up."""
-
-    async def story() -> None:
-        tunnels = Tunnels("wireguard-go", Path("/run/wireguard"))
-        try:
-            for name in ("one", "two", "three"):
-                await tunnels.create(name)
-            assert tunnels.names() == ["one", "three", "two"]
-            users = {name: _user(name) for name in tunnels.names()}
-            assert 0 not in users.values()
-            assert len(set(users.values())) == 3
-        finally:
-            await tunnels.close()
-
-    asyncio.run(story())
+    tunnels = Tunnels("wireguard-go", Path("/run/wireguard"))
+    try:
+        for name in ("one", "two", "three"):
+            await tunnels.create(name)
+        assert tunnels.names() == ["one", "three", "two"]
+        users = {name: _user(name) for name in tunnels.names()}
+        assert 0 not in users.values()
+        assert len(set(users.values())) == 3
+    finally:
+        await tunnels.close()
 
 
 def _user(name: str) -> int:
@@ -52,18 +47,14 @@ def _effective(process: Path) -> int:
 
 
 @boxed
-def test_tunnels_do_not_wake_for_what_happens_to_others_links() -> None:
+async def test_tunnels_do_not_wake_for_what_happens_to_others_links() -> None:
     """With a hundred of them on a node that was most of what a pod's start cost."""
-
-    async def story() -> None:
-        tunnels = Tunnels("wireguard-go", Path("/run/wireguard"))
-        try:
-            await tunnels.create("one")
-            assert _subscriptions() == [], "wireguard-go asks for groups 1, 5 and 9"
-        finally:
-            await tunnels.close()
-
-    asyncio.run(story())
+    tunnels = Tunnels("wireguard-go", Path("/run/wireguard"))
+    try:
+        await tunnels.create("one")
+        assert _subscriptions() == [], "wireguard-go asks for groups 1, 5 and 9"
+    finally:
+        await tunnels.close()
 
 
 def _subscriptions() -> list[str]:

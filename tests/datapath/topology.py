@@ -23,7 +23,7 @@ from pathlib import Path
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.gateway.plan import GatewayDesired
-from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.link import Links, Route
@@ -238,7 +238,7 @@ class Gateway(Machine):
     def restart_agent(self) -> None:
         self._side = self.new_side()
 
-    def desired(self, *configurations: Configuration) -> GatewayDesired:
+    def desired(self, *configurations: ServedConfiguration) -> GatewayDesired:
         return GatewayDesired(primary=self.primary, configurations=configurations)
 
 
@@ -379,8 +379,8 @@ class World:
 
 def configuration(
     pair: keys.KeyPair, secondary: str, *, port: int = PORT, secondary6: str | None = None
-) -> Configuration:
-    return Configuration(
+) -> ServedConfiguration:
+    return ServedConfiguration(
         name=f"default/c{port}",
         port=port,
         private_key=pair.private,

@@ -109,21 +109,18 @@ async def cluster(lab: host.LabHandle, clients: Path) -> AsyncIterator[Site]:
         yield Site(world, clients)
 
 
-def test_installed_upgraded_and_removed(lab: host.LabHandle, clients: Path) -> None:
-    async def story() -> None:
-        async with cluster(lab, clients) as site:
-            await every_document_is_accepted(site)
-            await site.install("--take-ownership", "--force-conflicts")
-            await site.world.add_gateway_pool(POOL, nodes=2, prefix_size=30)
-            prefix = await configured(site.world, "chart")
-            (pod,) = await site.world.deploy("chart", configuration="chart", replicas=1)
-            await an_upgrade_leaves_grants_and_traffic_alone(site, pod, IPv4Network(prefix))
-            await configurations_hinder_removal(site)
-            await removal_restores_the_chains(site)
-            await site.install("--force-conflicts")  # over the definitions that stayed
-            assert await site.world.nodes()
-
-    asyncio.run(story())
+async def test_installed_upgraded_and_removed(lab: host.LabHandle, clients: Path) -> None:
+    async with cluster(lab, clients) as site:
+        await every_document_is_accepted(site)
+        await site.install("--take-ownership", "--force-conflicts")
+        await site.world.add_gateway_pool(POOL, nodes=2, prefix_size=30)
+        prefix = await configured(site.world, "chart")
+        (pod,) = await site.world.deploy("chart", configuration="chart", replicas=1)
+        await an_upgrade_leaves_grants_and_traffic_alone(site, pod, IPv4Network(prefix))
+        await configurations_hinder_removal(site)
+        await removal_restores_the_chains(site)
+        await site.install("--force-conflicts")  # over the definitions that stayed
+        assert await site.world.nodes()
 
 
 async def every_document_is_accepted(site: Site) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,27 +129,24 @@ async def webhook(admin: KubeClient, plane: ControlPlane, folder: Path) -> Async
         await running.stop()
 
 
-Story = Callable[[KubeClient, Running | None], Awaitable[None]]
-
-
-def play(plane: ControlPlane, folder: Path, mechanism: str, story: Story) -> None:
-    async def whole() -> None:
-        await wipe(plane)
-        async with AsyncExitStack() as stack:
-            admin = await stack.enter_async_context(administrator(plane))
-            await is_namespace(admin, "plain")
-            await is_namespace(admin, "shop", "usual")
-            running = None
-            if mechanism == "policy":
-                await install(admin, "admission/pods.yaml")
-            else:
-                await install(admin, "webhook/webhook.yaml")
-                running = await stack.enter_async_context(webhook(admin, plane, folder))
-            await settle(admin)
-            await until(lambda: in_force(admin), f"{mechanism} in force")
-            await story(admin, running)
-
-    asyncio.run(whole())
+@asynccontextmanager
+async def mechanism_in_force(
+    plane: ControlPlane, folder: Path, mechanism: str
+) -> AsyncIterator[tuple[KubeClient, Running | None]]:
+    await wipe(plane)
+    async with AsyncExitStack() as stack:
+        admin = await stack.enter_async_context(administrator(plane))
+        await is_namespace(admin, "plain")
+        await is_namespace(admin, "shop", "usual")
+        running = None
+        if mechanism == "policy":
+            await install(admin, "admission/pods.yaml")
+        else:
+            await install(admin, "webhook/webhook.yaml")
+            running = await stack.enter_async_context(webhook(admin, plane, folder))
+        await settle(admin)
+        await until(lambda: in_force(admin), f"{mechanism} in force")
+        yield admin, running
 
 
 async def in_force(admin: KubeClient) -> bool:
@@ -166,10 +163,10 @@ async def accepted(admin: KubeClient, namespace: str, before: Pod, after: Pod) -
 
 
 @pytest.mark.parametrize("mechanism", ["policy", "webhook"])
-def test_which_pods_are_changed_and_how(
+async def test_which_pods_are_changed_and_how(
     real_plane: ControlPlane, tmp_path: Path, mechanism: str
 ) -> None:
-    async def story(admin: KubeClient, _: Running | None) -> None:
+    async with mechanism_in_force(real_plane, tmp_path, mechanism) as (admin, _):
         for namespace, before, after in CASES:
             stored = await created(admin, namespace, copy.deepcopy(before))
             assert seen(stored) == seen(after), (namespace, before)
@@ -180,8 +177,6 @@ def test_which_pods_are_changed_and_how(
         await is_namespace(admin, "plain", "late")
         await until(lambda: stamped(admin, "plain", "late"), "another namespace's default")
 
-    play(real_plane, tmp_path, mechanism, story)
-
 
 async def stamped(admin: KubeClient, namespace: str, wanted: str) -> bool:
     annotations, selector = seen(await created(admin, namespace, pod()))
@@ -189,10 +184,10 @@ async def stamped(admin: KubeClient, namespace: str, wanted: str) -> bool:
     return annotations.get(A, "") == wanted
 
 
-def test_without_the_webhook_annotated_pods_wait_and_no_other_notices(
+async def test_without_the_webhook_annotated_pods_wait_and_no_other_notices(
     real_plane: ControlPlane, tmp_path: Path
 ) -> None:
-    async def story(admin: KubeClient, running: Running | None) -> None:
+    async with mechanism_in_force(real_plane, tmp_path, "webhook") as (admin, running):
         assert running is not None
         await running.stop()
         for namespace, before, after in CASES:
@@ -208,13 +203,11 @@ def test_without_the_webhook_annotated_pods_wait_and_no_other_notices(
             await created(admin, "plain", mirror)
         assert "webhook" not in str(refused.value)
 
-    play(real_plane, tmp_path, "webhook", story)
 
-
-def test_webhook_can_do_what_it_needs_and_nothing_else(
+async def test_webhook_can_do_what_it_needs_and_nothing_else(
     real_plane: ControlPlane, tmp_path: Path
 ) -> None:
-    async def story(admin: KubeClient, _: Running | None) -> None:
+    async with mechanism_in_force(real_plane, tmp_path, "webhook") as (admin, _):
         hooks = "mutatingwebhookconfigurations.admissionregistration.k8s.io/v1"
         await admin.create(hooks, {"metadata": {"name": "other"}})
         await admin.create("secrets", {"metadata": {"name": "sgw-1", "namespace": SYSTEM}})
@@ -241,13 +234,12 @@ def test_webhook_can_do_what_it_needs_and_nothing_else(
                     await attempt
                 assert refused.value.code == 403
 
-    play(real_plane, tmp_path, "webhook", story)
 
-
-def test_installing_again_takes_nothing_away(real_plane: ControlPlane, tmp_path: Path) -> None:
+async def test_installing_again_takes_nothing_away(
+    real_plane: ControlPlane, tmp_path: Path
+) -> None:
     """As `helm upgrade` and `kubectl apply` do, with the webhook away."""
-
-    async def story(admin: KubeClient, running: Running | None) -> None:
+    async with mechanism_in_force(real_plane, tmp_path, "webhook") as (admin, running):
         assert running is not None
         await running.stop()
         await install(admin, "webhook/webhook.yaml")
@@ -259,5 +251,3 @@ def test_installing_again_takes_nothing_away(real_plane: ControlPlane, tmp_path:
             await until(lambda: in_force(admin), "the webhook, at another address")
         again = await admin.get("secrets", USER, namespace=SYSTEM)
         assert again["data"] == secret["data"]
-
-    play(real_plane, tmp_path, "webhook", story)

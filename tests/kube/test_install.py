@@ -61,29 +61,22 @@ async def complaints(client: KubeClient, documents: list[Object]) -> list[str]:
     ],
     ids=["default", "webhook"],
 )
-def test_the_server_takes_all_that_helm_renders(
+async def test_the_server_takes_all_that_helm_renders(
     real_plane: ControlPlane, clients: Path, values: tuple[str, ...]
 ) -> None:
-    async def main() -> None:
-        async with real(real_plane) as cluster:
-            assert await complaints(cluster.admin, rendered(clients, *values)) == []
-
-    asyncio.run(main())
+    async with real(real_plane) as cluster:
+        assert await complaints(cluster.admin, rendered(clients, *values)) == []
 
 
-def test_the_server_takes_all_of_the_plain_manifests(real_plane: ControlPlane) -> None:
+async def test_the_server_takes_all_of_the_plain_manifests(real_plane: ControlPlane) -> None:
     files = sorted((deploy_dir() / "manifests").rglob("*.yaml"))
     files += sorted((deploy_dir() / "crds").glob("*.yaml"))
     documents = [d for file in files for d in yaml.safe_load_all(file.read_text()) if d]
-
-    async def main() -> None:
-        async with real(real_plane) as cluster:
-            assert await complaints(cluster.admin, documents) == []
-            # A field that Kubernetes does not know is seen by this check.
-            wrong = {**documents[0], "specs": {}}
-            assert "specs" in await strictly(cluster.admin, wrong)
-
-    asyncio.run(main())
+    async with real(real_plane) as cluster:
+        assert await complaints(cluster.admin, documents) == []
+        # A field that Kubernetes does not know is seen by this check.
+        wrong = {**documents[0], "specs": {}}
+        assert "specs" in await strictly(cluster.admin, wrong)
 
 
 def golden(kind: str) -> list[Object]:
@@ -96,20 +89,16 @@ def golden(kind: str) -> list[Object]:
     return found
 
 
-def test_what_the_go_project_wrote_passes(real_plane: ControlPlane, clients: Path) -> None:
+async def test_what_the_go_project_wrote_passes(real_plane: ControlPlane, clients: Path) -> None:
     documents = golden("StaticGatewayConfiguration")
     assert documents
-
-    async def main() -> None:
-        async with installed(real_plane, clients) as cluster:
-            for document in documents:
-                made = await cluster.admin.create(SGCS, document)
-                assert made["spec"] == document["spec"]
-                status = {**made, "status": document["status"]}
-                kept = await cluster.admin.replace(SGCS, status, subresource="status")
-                assert kept["status"] == document["status"]
-
-    asyncio.run(main())
+    async with installed(real_plane, clients) as cluster:
+        for document in documents:
+            made = await cluster.admin.create(SGCS, document)
+            assert made["spec"] == document["spec"]
+            status = {**made, "status": document["status"]}
+            kept = await cluster.admin.replace(SGCS, status, subresource="status")
+            assert kept["status"] == document["status"]
 
 
 def configuration(name: str, **spec: Any) -> Object:
@@ -154,55 +143,48 @@ REFUSED: list[tuple[Object, str, str]] = [
 ]
 
 
-def test_what_schema_and_rules_can_refuse_is_refused_with_field_and_mend(
+async def test_what_schema_and_rules_can_refuse_is_refused_with_field_and_mend(
     real_plane: ControlPlane, clients: Path
 ) -> None:
-    async def main() -> None:
-        async with installed(real_plane, clients) as cluster:
-            for spec, field, mend in REFUSED:
-                error = await refusal(cluster.admin.create(SGCS, configuration("a", **spec)))
-                assert (error.code, error.reason) == (422, "Invalid"), spec
-                fields = [cause["field"] for cause in error.status["details"]["causes"]]
-                assert field in fields, (spec, fields)
-                assert mend in str(error), (spec, str(error))
-            unknown = configuration("a", gatewayNodepoolName="p", gatewayNodePool="p")
-            assert "field not declared in schema" in await strictly(cluster.admin, unknown)
-
-    asyncio.run(main())
+    async with installed(real_plane, clients) as cluster:
+        for spec, field, mend in REFUSED:
+            error = await refusal(cluster.admin.create(SGCS, configuration("a", **spec)))
+            assert (error.code, error.reason) == (422, "Invalid"), spec
+            fields = [cause["field"] for cause in error.status["details"]["causes"]]
+            assert field in fields, (spec, fields)
+            assert mend in str(error), (spec, str(error))
+        unknown = configuration("a", gatewayNodepoolName="p", gatewayNodePool="p")
+        assert "field not declared in schema" in await strictly(cluster.admin, unknown)
 
 
-def test_an_invalid_object_that_exists_can_be_released_and_deleted(
+async def test_an_invalid_object_that_exists_can_be_released_and_deleted(
     real_plane: ControlPlane, clients: Path
 ) -> None:
     """As in a cluster that moves over: it was there before our rules were."""
-
-    async def main() -> None:
-        async with real(real_plane) as cluster:
-            admin = cluster.admin
-            await install(cluster)
-            name = f"{SGCS}.{names.GROUP}"
-            strict = await admin.get("customresourcedefinitions", name)
-            loose = [dict(v) for v in strict["spec"]["versions"]]
-            for version in loose:
-                version["schema"] = {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "x-kubernetes-preserve-unknown-fields": True,
-                    }
+    async with real(real_plane) as cluster:
+        admin = cluster.admin
+        await install(cluster)
+        name = f"{SGCS}.{names.GROUP}"
+        strict = await admin.get("customresourcedefinitions", name)
+        loose = [dict(v) for v in strict["spec"]["versions"]]
+        for version in loose:
+            version["schema"] = {
+                "openAPIV3Schema": {
+                    "type": "object",
+                    "x-kubernetes-preserve-unknown-fields": True,
                 }
-            await admin.patch("customresourcedefinitions", name, {"spec": {"versions": loose}})
-            bad = configuration("bad", gatewayNodepoolName="", excludeCidrs=["nonsense"])
-            bad["metadata"]["finalizers"] = ["example.com/f"]
-            await accepted(admin, bad)
-            was = {"spec": {"versions": strict["spec"]["versions"]}}
-            await admin.patch("customresourcedefinitions", name, was)
-            await refused_again(admin)
-            await admin.delete(SGCS, "bad", namespace="default")
-            release = {"metadata": {"finalizers": None}}
-            await admin.patch(SGCS, "bad", release, namespace="default")
-            assert await admin.find(SGCS, "bad", namespace="default") is None
-
-    asyncio.run(main())
+            }
+        await admin.patch("customresourcedefinitions", name, {"spec": {"versions": loose}})
+        bad = configuration("bad", gatewayNodepoolName="", excludeCidrs=["nonsense"])
+        bad["metadata"]["finalizers"] = ["example.com/f"]
+        await accepted(admin, bad)
+        was = {"spec": {"versions": strict["spec"]["versions"]}}
+        await admin.patch("customresourcedefinitions", name, was)
+        await refused_again(admin)
+        await admin.delete(SGCS, "bad", namespace="default")
+        release = {"metadata": {"finalizers": None}}
+        await admin.patch(SGCS, "bad", release, namespace="default")
+        assert await admin.find(SGCS, "bad", namespace="default") is None
 
 
 async def accepted(admin: KubeClient, document: Object) -> None:

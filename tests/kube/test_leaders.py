@@ -102,63 +102,53 @@ async def taken_over(second: Controller, record: Record, since: float, how: str)
     print(f"\nhand-over, {how}: leads after {took:.1f} s, works after {worked:.1f} s")
 
 
-def test_a_killed_leader_is_replaced(
+async def test_a_killed_leader_is_replaced(
     real_plane: ControlPlane, clients: Path, tmp_path: Path
 ) -> None:
-    async def main() -> None:
-        async with two(real_plane, clients, tmp_path) as both:
-            first, second, record = both.first, both.second, both.record
-            first.send(signal.SIGKILL)
-            since = time.monotonic()
-            await taken_over(second, record, since, "leader killed")
-            # The Lease had to run out: nobody gave it up.
-            assert record.first("nobody", "leads") is None
-
-    asyncio.run(main())
+    async with two(real_plane, clients, tmp_path) as both:
+        first, second, record = both.first, both.second, both.record
+        first.send(signal.SIGKILL)
+        since = time.monotonic()
+        await taken_over(second, record, since, "leader killed")
+        # The Lease had to run out: nobody gave it up.
+        assert record.first("nobody", "leads") is None
 
 
-def test_a_leader_that_is_stopped_hands_over_at_once(
+async def test_a_leader_that_is_stopped_hands_over_at_once(
     real_plane: ControlPlane, clients: Path, tmp_path: Path
 ) -> None:
-    async def main() -> None:
-        async with two(real_plane, clients, tmp_path) as both:
-            first, second, record = both.first, both.second, both.record
-            first.send(signal.SIGTERM)
-            since = time.monotonic()
-            assert await first.process.wait() == 0, first.log.read_text()[-2000:]
-            await taken_over(second, record, since, "leader stopped")
-            released, leads = record.first("nobody", "leads"), record.first("second", "leads")
-            acted = record.last("first", "azure")
-            assert released is not None
-            assert leads is not None
-            assert acted is not None
-            assert acted < released < leads
-
-    asyncio.run(main())
+    async with two(real_plane, clients, tmp_path) as both:
+        first, second, record = both.first, both.second, both.record
+        first.send(signal.SIGTERM)
+        since = time.monotonic()
+        assert await first.process.wait() == 0, first.log.read_text()[-2000:]
+        await taken_over(second, record, since, "leader stopped")
+        released, leads = record.first("nobody", "leads"), record.first("second", "leads")
+        acted = record.last("first", "azure")
+        assert released is not None
+        assert leads is not None
+        assert acted is not None
+        assert acted < released < leads
 
 
-def test_a_cut_off_leader_stops_acting_before_another_starts(
+async def test_a_cut_off_leader_stops_acting_before_another_starts(
     real_plane: ControlPlane, clients: Path, tmp_path: Path
 ) -> None:
     """It can still reach Azure, which would take its word."""
-
-    async def main() -> None:
-        async with two(real_plane, clients, tmp_path) as both:
-            first, second, record = both.first, both.second, both.record
-            await both.at_work()
-            first.kubernetes.cut()
-            since = time.monotonic()
-            # It leads on for as long as nobody else can: what is under way is followed.
-            await happened(first, lambda: record.first("first", "azure", after=since))
-            ended = await asyncio.wait_for(first.process.wait(), 120)
-            assert ended != 0
-            assert "could not be renewed in time" in first.log.read_text()
-            stopped = time.monotonic()
-            await taken_over(second, record, since, "leader cut off")
-            acted, leads = record.last("first", "azure"), record.first("second", "leads")
-            assert acted is not None
-            assert leads is not None
-            print(f"cut off: last act after {acted - since:.1f} s, gone {stopped - since:.1f} s")
-            assert acted < leads
-
-    asyncio.run(main())
+    async with two(real_plane, clients, tmp_path) as both:
+        first, second, record = both.first, both.second, both.record
+        await both.at_work()
+        first.kubernetes.cut()
+        since = time.monotonic()
+        # It leads on for as long as nobody else can: what is under way is followed.
+        await happened(first, lambda: record.first("first", "azure", after=since))
+        ended = await asyncio.wait_for(first.process.wait(), 120)
+        assert ended != 0
+        assert "could not be renewed in time" in first.log.read_text()
+        stopped = time.monotonic()
+        await taken_over(second, record, since, "leader cut off")
+        acted, leads = record.last("first", "azure"), record.first("second", "leads")
+        assert acted is not None
+        assert leads is not None
+        print(f"cut off: last act after {acted - since:.1f} s, gone {stopped - since:.1f} s")
+        assert acted < leads

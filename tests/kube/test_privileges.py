@@ -90,20 +90,17 @@ async def granted(client: KubeClient, namespace: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("account", [CONTROLLER, GATEWAY, NODE])
-def test_what_a_component_may_do_is_this_and_nothing_else(
+async def test_what_a_component_may_do_is_this_and_nothing_else(
     real_plane: ControlPlane, clients: Path, account: str
 ) -> None:
-    async def main() -> None:
-        async with (
-            installed(real_plane, clients) as cluster,
-            component(cluster, account) as client,
-        ):
-            everywhere = await granted(client, "default")
-            assert everywhere == EVERYWHERE[account]
-            assert await granted(client, "kube-system") == everywhere
-            assert await granted(client, SYSTEM) == everywhere | INSIDE[account]
-
-    asyncio.run(main())
+    async with (
+        installed(real_plane, clients) as cluster,
+        component(cluster, account) as client,
+    ):
+        everywhere = await granted(client, "default")
+        assert everywhere == EVERYWHERE[account]
+        assert await granted(client, "kube-system") == everywhere
+        assert await granted(client, SYSTEM) == everywhere | INSIDE[account]
 
 
 async def status(
@@ -135,87 +132,81 @@ def configuration(name: str, **spec: Any) -> Object:
     }
 
 
-def test_a_controller_does_its_work_and_touches_no_pod_and_no_other_secret(
+async def test_a_controller_does_its_work_and_touches_no_pod_and_no_other_secret(
     real_plane: ControlPlane, clients: Path
 ) -> None:
-    async def main() -> None:
-        async with (
-            installed(real_plane, clients) as cluster,
-            component(cluster, CONTROLLER) as client,
+    async with (
+        installed(real_plane, clients) as cluster,
+        component(cluster, CONTROLLER) as client,
+    ):
+        admin = cluster.admin
+        await admin.create("staticgatewayconfigurations", configuration("a"))
+        await admin.create("secrets", secret("theirs", "default"))
+        await admin.create("pods", pod("p"))
+        finalizer = {"metadata": {"finalizers": ["example.com/f"]}}
+        one = f"{OURS}/namespaces/default/staticgatewayconfigurations/a"
+        assert await status(client, "PATCH", one, finalizer, MERGE_PATCH) == 200
+        report = {"status": {"egressIpPrefix": "203.0.113.0/30"}}
+        assert await status(client, "PATCH", f"{one}/status", report, MERGE_PATCH) == 200
+        await client.create("secrets", secret("sgw-1", SYSTEM))
+        keys = {"resourceNames": ["sgw-1"], "resources": ["secrets"], "verbs": ["get"]}
+        role = {"rules": [{"apiGroups": [""], **keys}]}
+        path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{SYSTEM}/roles/{GATEWAY[:-8]}"
+        assert await status(client, "PATCH", f"{path}-keys", role, MERGE_PATCH) == 200
+        # Nobody grants what they have not: it may not open a Secret elsewhere by a Role.
+        pods = {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["delete"]}]}
+        assert await status(client, "PATCH", f"{path}-keys", pods, MERGE_PATCH) == 403
+        for method, path, body in (
+            ("GET", "/api/v1/namespaces/default/secrets/theirs", None),
+            ("GET", "/api/v1/secrets", None),
+            ("GET", "/api/v1/pods", None),
+            ("POST", "/api/v1/namespaces/default/pods", pod("q")),
+            ("DELETE", "/api/v1/namespaces/default/pods/p", None),
+            ("DELETE", one, None),
+            ("POST", f"{OURS}/namespaces/default/podendpoints", endpoint("p", "node-a")),
+            ("POST", f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{NODE}/token", {}),
         ):
-            admin = cluster.admin
-            await admin.create("staticgatewayconfigurations", configuration("a"))
-            await admin.create("secrets", secret("theirs", "default"))
-            await admin.create("pods", pod("p"))
-            finalizer = {"metadata": {"finalizers": ["example.com/f"]}}
-            one = f"{OURS}/namespaces/default/staticgatewayconfigurations/a"
-            assert await status(client, "PATCH", one, finalizer, MERGE_PATCH) == 200
-            report = {"status": {"egressIpPrefix": "203.0.113.0/30"}}
-            assert await status(client, "PATCH", f"{one}/status", report, MERGE_PATCH) == 200
-            await client.create("secrets", secret("sgw-1", SYSTEM))
-            keys = {"resourceNames": ["sgw-1"], "resources": ["secrets"], "verbs": ["get"]}
-            role = {"rules": [{"apiGroups": [""], **keys}]}
-            path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{SYSTEM}/roles/{GATEWAY[:-8]}"
-            assert await status(client, "PATCH", f"{path}-keys", role, MERGE_PATCH) == 200
-            # Nobody grants what they have not: it may not open a Secret elsewhere by a Role.
-            pods = {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["delete"]}]}
-            assert await status(client, "PATCH", f"{path}-keys", pods, MERGE_PATCH) == 403
-            for method, path, body in (
-                ("GET", "/api/v1/namespaces/default/secrets/theirs", None),
-                ("GET", "/api/v1/secrets", None),
-                ("GET", "/api/v1/pods", None),
-                ("POST", "/api/v1/namespaces/default/pods", pod("q")),
-                ("DELETE", "/api/v1/namespaces/default/pods/p", None),
-                ("DELETE", one, None),
-                ("POST", f"{OURS}/namespaces/default/podendpoints", endpoint("p", "node-a")),
-                ("POST", f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{NODE}/token", {}),
-            ):
-                assert await status(client, method, path, body) == 403, (method, path)
-
-    asyncio.run(main())
+            assert await status(client, method, path, body) == 403, (method, path)
 
 
-def test_a_gateway_reads_the_keys_it_is_given_and_no_other_secret(
+async def test_a_gateway_reads_the_keys_it_is_given_and_no_other_secret(
     real_plane: ControlPlane, clients: Path
 ) -> None:
-    async def main() -> None:
-        async with (
-            installed(real_plane, clients) as cluster,
-            component(cluster, GATEWAY) as client,
+    async with (
+        installed(real_plane, clients) as cluster,
+        component(cluster, GATEWAY) as client,
+    ):
+        admin = cluster.admin
+        for name, namespace in (("sgw-1", SYSTEM), ("sgw-2", SYSTEM), ("sgw-1", "default")):
+            await admin.create("secrets", secret(name, namespace))
+        one = f"/api/v1/namespaces/{SYSTEM}/secrets/sgw-1"
+        assert await status(client, "GET", one) == 403
+        rule = {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "resourceNames": ["sgw-1"],
+            "verbs": ["get"],
+        }
+        await admin.patch("roles", "egress-gateway-keys", {"rules": [rule]}, namespace=SYSTEM)
+        await cluster.settled()
+        assert await status(client, "GET", one) == 200
+        await admin.create("pods", pod("p"))
+        for method, path, body in (
+            ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets/sgw-2", None),
+            ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets", None),
+            ("GET", "/api/v1/namespaces/default/secrets/sgw-1", None),
+            ("DELETE", one, None),
+            ("POST", "/api/v1/namespaces/default/pods", pod("q")),
+            ("DELETE", "/api/v1/namespaces/default/pods/p", None),
+            ("POST", f"{OURS}/namespaces/default/podendpoints", endpoint("p", "node-a")),
+            (
+                "POST",
+                f"{OURS}/namespaces/default/staticgatewayconfigurations",
+                configuration("a"),
+            ),
+            ("GET", "/api/v1/nodes", None),
         ):
-            admin = cluster.admin
-            for name, namespace in (("sgw-1", SYSTEM), ("sgw-2", SYSTEM), ("sgw-1", "default")):
-                await admin.create("secrets", secret(name, namespace))
-            one = f"/api/v1/namespaces/{SYSTEM}/secrets/sgw-1"
-            assert await status(client, "GET", one) == 403
-            rule = {
-                "apiGroups": [""],
-                "resources": ["secrets"],
-                "resourceNames": ["sgw-1"],
-                "verbs": ["get"],
-            }
-            await admin.patch("roles", "egress-gateway-keys", {"rules": [rule]}, namespace=SYSTEM)
-            await cluster.settled()
-            assert await status(client, "GET", one) == 200
-            await admin.create("pods", pod("p"))
-            for method, path, body in (
-                ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets/sgw-2", None),
-                ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets", None),
-                ("GET", "/api/v1/namespaces/default/secrets/sgw-1", None),
-                ("DELETE", one, None),
-                ("POST", "/api/v1/namespaces/default/pods", pod("q")),
-                ("DELETE", "/api/v1/namespaces/default/pods/p", None),
-                ("POST", f"{OURS}/namespaces/default/podendpoints", endpoint("p", "node-a")),
-                (
-                    "POST",
-                    f"{OURS}/namespaces/default/staticgatewayconfigurations",
-                    configuration("a"),
-                ),
-                ("GET", "/api/v1/nodes", None),
-            ):
-                assert await status(client, method, path, body) == 403, (method, path)
-
-    asyncio.run(main())
+            assert await status(client, method, path, body) == 403, (method, path)
 
 
 def report(name: str) -> Object:
@@ -223,48 +214,42 @@ def report(name: str) -> Object:
     return {"apiVersion": names.API_VERSION, "kind": "GatewayStatus", "metadata": meta}
 
 
-def test_a_gateway_reports_for_its_own_node(real_plane: ControlPlane, clients: Path) -> None:
-    async def main() -> None:
-        async with (
-            installed(real_plane, clients) as cluster,
-            component(cluster, GATEWAY) as client,
-        ):
-            await client.apply(report("node-a"), resource="gatewaystatuses")
-            words = "a gateway agent may write the GatewayStatus of its own node alone"
-            await forbidden(client.apply(report("node-b"), resource="gatewaystatuses"), words)
-
-    asyncio.run(main())
+async def test_a_gateway_reports_for_its_own_node(real_plane: ControlPlane, clients: Path) -> None:
+    async with (
+        installed(real_plane, clients) as cluster,
+        component(cluster, GATEWAY) as client,
+    ):
+        await client.apply(report("node-a"), resource="gatewaystatuses")
+        words = "a gateway agent may write the GatewayStatus of its own node alone"
+        await forbidden(client.apply(report("node-b"), resource="gatewaystatuses"), words)
 
 
-def test_a_node_agent_speaks_for_its_own_node_alone(
+async def test_a_node_agent_speaks_for_its_own_node_alone(
     real_plane: ControlPlane, clients: Path
 ) -> None:
-    async def main() -> None:
-        async with (
-            installed(real_plane, clients) as cluster,
-            component(cluster, NODE, "node-a") as a,
-            component(cluster, NODE, "node-b") as b,
+    async with (
+        installed(real_plane, clients) as cluster,
+        component(cluster, NODE, "node-a") as a,
+        component(cluster, NODE, "node-b") as b,
+    ):
+        await a.apply(endpoint("p", "node-a"), resource="podendpoints")
+        await a.apply(endpoint("p", "node-a", podPublicKey="k"), resource="podendpoints")
+        await refused_elsewhere(cluster, a, b)
+        label = {"metadata": {"labels": {names.NODE_READY_LABEL: "true"}}}
+        await a.patch("nodes", "node-a", label)
+        await forbidden(a.patch("nodes", "node-b", label), "its own Node alone")
+        await cluster.admin.create("secrets", secret("sgw-1", SYSTEM))
+        await cluster.admin.create("pods", pod("p"))
+        for method, path, body in (
+            ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets/sgw-1", None),
+            ("GET", "/api/v1/secrets", None),
+            ("POST", "/api/v1/namespaces/default/pods", pod("q")),
+            ("DELETE", "/api/v1/namespaces/default/pods/p", None),
+            ("DELETE", "/api/v1/nodes/node-a", None),
+            ("POST", f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{NODE}/token", {}),
+            ("DELETE", f"{OURS}/namespaces/default/podendpoints", None),
         ):
-            await a.apply(endpoint("p", "node-a"), resource="podendpoints")
-            await a.apply(endpoint("p", "node-a", podPublicKey="k"), resource="podendpoints")
-            await refused_elsewhere(cluster, a, b)
-            label = {"metadata": {"labels": {names.NODE_READY_LABEL: "true"}}}
-            await a.patch("nodes", "node-a", label)
-            await forbidden(a.patch("nodes", "node-b", label), "its own Node alone")
-            await cluster.admin.create("secrets", secret("sgw-1", SYSTEM))
-            await cluster.admin.create("pods", pod("p"))
-            for method, path, body in (
-                ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets/sgw-1", None),
-                ("GET", "/api/v1/secrets", None),
-                ("POST", "/api/v1/namespaces/default/pods", pod("q")),
-                ("DELETE", "/api/v1/namespaces/default/pods/p", None),
-                ("DELETE", "/api/v1/nodes/node-a", None),
-                ("POST", f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{NODE}/token", {}),
-                ("DELETE", f"{OURS}/namespaces/default/podendpoints", None),
-            ):
-                assert await status(a, method, path, body) == 403, (method, path)
-
-    asyncio.run(main())
+            assert await status(a, method, path, body) == 403, (method, path)
 
 
 async def refused_elsewhere(cluster: Cluster, a: KubeClient, b: KubeClient) -> None:
@@ -287,15 +272,14 @@ async def refused_elsewhere(cluster: Cluster, a: KubeClient, b: KubeClient) -> N
         await forbidden(client.create("podendpoints", endpoint("x", "node-a")), 'node ""')
 
 
-def test_a_token_of_a_component_ends_with_its_pod(real_plane: ControlPlane, clients: Path) -> None:
-    async def main() -> None:
-        async with installed(real_plane, clients) as cluster, component(cluster, NODE) as client:
-            path = f"{OURS}/namespaces/default/podendpoints/p"
-            body = endpoint("p", "node-a")
-            assert await status(client, "PATCH", path, body, APPLY_PATCH) == 201
-            await cluster.admin.delete("pods", f"{NODE}-node-a", namespace=SYSTEM, grace_seconds=0)
-            async with asyncio.timeout(60):  # the server believes a token for ten seconds more
-                while await status(client, "PATCH", path, body, APPLY_PATCH) != 401:
-                    await asyncio.sleep(0.2)
-
-    asyncio.run(main())
+async def test_a_token_of_a_component_ends_with_its_pod(
+    real_plane: ControlPlane, clients: Path
+) -> None:
+    async with installed(real_plane, clients) as cluster, component(cluster, NODE) as client:
+        path = f"{OURS}/namespaces/default/podendpoints/p"
+        body = endpoint("p", "node-a")
+        assert await status(client, "PATCH", path, body, APPLY_PATCH) == 201
+        await cluster.admin.delete("pods", f"{NODE}-node-a", namespace=SYSTEM, grace_seconds=0)
+        async with asyncio.timeout(60):  # the server believes a token for ten seconds more
+            while await status(client, "PATCH", path, body, APPLY_PATCH) != 401:
+                await asyncio.sleep(0.2)

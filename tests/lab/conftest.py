@@ -5,77 +5,54 @@ It is started as a person starts one, and ends with the test run however that en
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from egress_gateway_lab import host
 from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, World
 
-T = TypeVar("T")
 POOL = "npegress"
 
 
-class Driver:
-    """A lab with its cluster and gateway pool, and one event loop for its clients."""
-
-    def __init__(self, *, kubernetes: str = "embedded", version: str = "1.34") -> None:
-        """Pools of virtual machines need 1.34."""
-        self._version = version
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self.handle = host.start(
-            f"test-{os.getpid()}", options={"kubernetes": kubernetes}, detach=False
-        )
-        self.world = self.run(self._open())
-
-    def run(self, work: Awaitable[T], timeout: float = 180) -> T:
-        async def whole() -> T:
-            return await work
-
-        future: Future[T] = asyncio.run_coroutine_threadsafe(whole(), self._loop)
-        return future.result(timeout)
-
-    async def _open(self) -> World:
-        world = await World(self.handle).__aenter__()
-        await world.create_group()
-        await world.create_cluster(nodes=3, version=self._version)
-        await world.get_credentials()
-        await world.add_gateway_pool(POOL, nodes=2, prefix_size=30)
-        return world
-
-    def close(self) -> None:
-        try:
-            self.run(self.world.__aexit__(None, None, None), timeout=10)
-        finally:
-            host.stop(self.handle)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=10)
-            self._loop.close()
+@asynccontextmanager
+async def started(*, kubernetes: str = "embedded", version: str = "1.34") -> AsyncIterator[World]:
+    """A lab with its cluster and gateway pool. Pools of virtual machines need 1.34."""
+    options = {"kubernetes": kubernetes}
+    handle = host.start(f"test-{os.getpid()}", options=options, detach=False)
+    try:
+        async with World(handle) as world:
+            await world.create_group()
+            await world.create_cluster(nodes=3, version=version)
+            await world.get_credentials()
+            await world.add_gateway_pool(POOL, nodes=2, prefix_size=30)
+            yield world
+    finally:
+        host.stop(handle)
 
 
-@pytest.fixture(scope="session")
-def driver() -> Iterator[Driver]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def world() -> AsyncIterator[World]:
+    """The shared lab."""
     host.require_host()
-    driver = Driver()
-    yield driver
-    driver.close()
+    async with started() as made:
+        yield made
 
 
-@pytest.fixture
-def play(driver: Driver) -> Callable[[Callable[[World], Awaitable[T]]], T]:
-    """Runs a test's story against the shared lab."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    in_the_labs_loop(items, Path(__file__).parent)
 
-    def run(story: Callable[[World], Awaitable[T]]) -> T:
-        return driver.run(story(driver.world))
 
-    return run
+def in_the_labs_loop(items: list[pytest.Item], folder: Path) -> None:
+    """The lab's clients live in the session's loop; so do the tests that use them."""
+    for item in items:
+        if item.path.is_relative_to(folder) and "world" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
 async def configured(world: World, name: str, *, exclude: list[str] | None = None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from egress_gateway_lab.demo.world import World
 from tests.lab.conftest import POOL
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 SPACE = "shop"
 SGCS = "staticgatewayconfigurations"
 
@@ -66,24 +64,21 @@ async def removed(world: World, *configurations: str) -> None:
         await world.kube.wait_for(SGCS, name, lambda c: c is None, namespace=SPACE, timeout=90)
 
 
-def test_a_namespaces_annotation_is_its_pods_way_out(play: Play) -> None:
-    async def story(world: World) -> None:
-        annotations = {names.POD_ANNOTATION: "usual"}
-        meta = {"name": SPACE, "annotations": annotations}
-        await world.kube.create(
-            "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": meta}
-        )
-        usual, other = await asyncio.gather(prefix_of(world, "usual"), prefix_of(world, "other"))
-        assert await source_of(world, "unannotated", None) in usual
-        assert await source_of(world, "choosing", "other") in other
-        ordinary = await source_of(world, "ordinary", None, namespace="default")
-        assert ordinary not in usual
-        assert ordinary not in other
-        assert await source_of(world, "opted-out", "") == ordinary
-        untouched = await world.kube.get("pods", "ordinary", namespace="default")
-        assert "annotations" not in untouched["metadata"]
-        assert "nodeSelector" not in untouched["spec"]
-        await world.kube.delete("pods", "ordinary", namespace="default", grace_seconds=0)
-        await removed(world, "usual", "other")
-
-    play(story)
+async def test_a_namespaces_annotation_is_its_pods_way_out(world: World) -> None:
+    annotations = {names.POD_ANNOTATION: "usual"}
+    meta = {"name": SPACE, "annotations": annotations}
+    await world.kube.create(
+        "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": meta}
+    )
+    usual, other = await asyncio.gather(prefix_of(world, "usual"), prefix_of(world, "other"))
+    assert await source_of(world, "unannotated", None) in usual
+    assert await source_of(world, "choosing", "other") in other
+    ordinary = await source_of(world, "ordinary", None, namespace="default")
+    assert ordinary not in usual
+    assert ordinary not in other
+    assert await source_of(world, "opted-out", "") == ordinary
+    untouched = await world.kube.get("pods", "ordinary", namespace="default")
+    assert "annotations" not in untouched["metadata"]
+    assert "nodeSelector" not in untouched["spec"]
+    await world.kube.delete("pods", "ordinary", namespace="default", grace_seconds=0)
+    await removed(world, "usual", "other")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from egress_gateway_lab.demo.world import SUBSCRIPTION, World, until
 from tests.lab.conftest import POOL, configured
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 OTHER = "11111111-1111-1111-1111-111111111111"
 
 
@@ -40,55 +38,43 @@ async def remove(world: World, *configurations: str) -> None:
         )
 
 
-def test_an_unknown_pool_is_named(play: Play) -> None:
-    async def story(world: World) -> None:
-        await world.configure("no-pool", {"gatewayNodepoolName": "nowhere"})
-        await said(world, "no-pool", "GatewayPoolNotFound", "nowhere")
-        await remove(world, "no-pool")
-
-    play(story)
+async def test_an_unknown_pool_is_named(world: World) -> None:
+    await world.configure("no-pool", {"gatewayNodepoolName": "nowhere"})
+    await said(world, "no-pool", "GatewayPoolNotFound", "nowhere")
+    await remove(world, "no-pool")
 
 
-def test_a_prefix_of_the_wrong_size_is_named_with_both_sizes(play: Play) -> None:
-    async def story(world: World) -> None:
-        await world.create_prefix("pip-31", length=31)
-        cluster = await world.arm.get(world.cluster_id, "2026-06-01")
-        scope = world.prefix_id("pip-31")
-        await world.grant(
-            cluster["identity"]["principalId"], "4d97b98b-1d4f-4787-a291-c67834d212e7", scope
-        )
-        await world.configure("small", {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope})
-        await said(world, "small", "PublicIPPrefixSizeMismatch", "length 31")
-        await remove(world, "small")
-        await world.arm.delete(scope, "2025-09-01")
-
-    play(story)
+async def test_a_prefix_of_the_wrong_size_is_named_with_both_sizes(world: World) -> None:
+    await world.create_prefix("pip-31", length=31)
+    cluster = await world.arm.get(world.cluster_id, "2026-06-01")
+    scope = world.prefix_id("pip-31")
+    await world.grant(
+        cluster["identity"]["principalId"], "4d97b98b-1d4f-4787-a291-c67834d212e7", scope
+    )
+    await world.configure("small", {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope})
+    await said(world, "small", "PublicIPPrefixSizeMismatch", "length 31")
+    await remove(world, "small")
+    await world.arm.delete(scope, "2025-09-01")
 
 
-def test_a_prefix_of_another_subscription_is_refused(play: Play) -> None:
-    async def story(world: World) -> None:
-        foreign = world.prefix_id("pip-x").replace(SUBSCRIPTION, OTHER)
-        await world.configure("foreign", {"gatewayNodepoolName": POOL, "publicIpPrefixId": foreign})
-        await said(world, "foreign", "PublicIPPrefixWrongSubscription", OTHER)
-        await remove(world, "foreign")
-
-    play(story)
+async def test_a_prefix_of_another_subscription_is_refused(world: World) -> None:
+    foreign = world.prefix_id("pip-x").replace(SUBSCRIPTION, OTHER)
+    await world.configure("foreign", {"gatewayNodepoolName": POOL, "publicIpPrefixId": foreign})
+    await said(world, "foreign", "PublicIPPrefixWrongSubscription", OTHER)
+    await remove(world, "foreign")
 
 
-def test_a_prefix_that_does_not_exist_is_named(play: Play) -> None:
-    async def story(world: World) -> None:
-        cluster = await world.arm.get(world.cluster_id, "2026-06-01")
-        await world.grant(
-            cluster["identity"]["principalId"],
-            "4d97b98b-1d4f-4787-a291-c67834d212e7",
-            world.group_id,
-        )
-        scope = world.prefix_id("pip-none")
-        await world.configure("missing", {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope})
-        await said(world, "missing", "PublicIPPrefixNotFound", "pip-none")
-        await remove(world, "missing")
-
-    play(story)
+async def test_a_prefix_that_does_not_exist_is_named(world: World) -> None:
+    cluster = await world.arm.get(world.cluster_id, "2026-06-01")
+    await world.grant(
+        cluster["identity"]["principalId"],
+        "4d97b98b-1d4f-4787-a291-c67834d212e7",
+        world.group_id,
+    )
+    scope = world.prefix_id("pip-none")
+    await world.configure("missing", {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope})
+    await said(world, "missing", "PublicIPPrefixNotFound", "pip-none")
+    await remove(world, "missing")
 
 
 @pytest.mark.parametrize(
@@ -112,16 +98,13 @@ def test_a_prefix_that_does_not_exist_is_named(play: Play) -> None:
         ({"gatewayNodepoolName": "a", "publicIpPrefixId": "/x"}, "publicIpPrefixId"),
     ],
 )
-def test_what_the_schema_can_refuse_is_refused_at_apply(
-    play: Play, spec: dict[str, Any], words: str
+async def test_what_the_schema_can_refuse_is_refused_at_apply(
+    world: World, spec: dict[str, Any], words: str
 ) -> None:
-    async def story(world: World) -> None:
-        with pytest.raises(KubeError) as refusal:
-            await world.configure("refused", spec)
-        assert refusal.value.code == 422
-        assert words in str(refusal.value)
-
-    play(story)
+    with pytest.raises(KubeError) as refusal:
+        await world.configure("refused", spec)
+    assert refusal.value.code == 422
+    assert words in str(refusal.value)
 
 
 def annotated(name: str, configuration: str, **spec: Any) -> dict[str, Any]:
@@ -137,39 +120,32 @@ def annotated(name: str, configuration: str, **spec: Any) -> dict[str, Any]:
     }
 
 
-def test_a_configuration_that_does_not_exist_in_the_pods_namespace(play: Play) -> None:
+async def test_a_configuration_that_does_not_exist_in_the_pods_namespace(world: World) -> None:
     """The pod waits and its Event says why; it starts by itself once the mend is made."""
+    await world.kube.create("pods", annotated("early", "later"))
 
-    async def story(world: World) -> None:
-        await world.kube.create("pods", annotated("early", "later"))
+    async def told() -> str | None:
+        events = await world.kube.list(
+            "events", namespace="default", fields="involvedObject.name=early"
+        )
+        return next((e["message"] for e in events if "later" in e.get("message", "")), None)
 
-        async def told() -> str | None:
-            events = await world.kube.list(
-                "events", namespace="default", fields="involvedObject.name=early"
-            )
-            return next((e["message"] for e in events if "later" in e.get("message", "")), None)
-
-        message = await until(told, timeout=30, what="an Event that names the configuration")
-        assert "default" in message
-        await configured(world, "later")
-        await world.pod_ready("early", timeout=60)
-        await world.kube.delete("pods", "early", namespace="default", grace_seconds=0)
-        await remove(world, "later")
-
-    play(story)
+    message = await until(told, timeout=30, what="an Event that names the configuration")
+    assert "default" in message
+    await configured(world, "later")
+    await world.pod_ready("early", timeout=60)
+    await world.kube.delete("pods", "early", namespace="default", grace_seconds=0)
+    await remove(world, "later")
 
 
-def test_a_host_network_pod_is_refused_with_an_event(play: Play) -> None:
-    async def story(world: World) -> None:
-        await world.kube.create("pods", annotated("bare", "any", hostNetwork=True))
+async def test_a_host_network_pod_is_refused_with_an_event(world: World) -> None:
+    await world.kube.create("pods", annotated("bare", "any", hostNetwork=True))
 
-        async def told() -> str | None:
-            events = await world.kube.list(
-                "events", namespace="default", fields="involvedObject.name=bare"
-            )
-            return next((e["message"] for e in events if "hostNetwork" in e["message"]), None)
+    async def told() -> str | None:
+        events = await world.kube.list(
+            "events", namespace="default", fields="involvedObject.name=bare"
+        )
+        return next((e["message"] for e in events if "hostNetwork" in e["message"]), None)
 
-        await until(told, timeout=20, what="an Event about hostNetwork")
-        await world.kube.delete("pods", "bare", namespace="default", grace_seconds=0)
-
-    play(story)
+    await until(told, timeout=20, what="an Event about hostNetwork")
+    await world.kube.delete("pods", "bare", namespace="default", grace_seconds=0)

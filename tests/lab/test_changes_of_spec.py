@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,7 +17,6 @@ from tests.lab.test_promises import sources
 from tests.lab.test_vm_pools import add_machines, addresses
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 INTERNET = "http://ifconfig.me"
 
@@ -69,47 +68,41 @@ async def leaves_from(world: World, pod: str, prefix: Network) -> None:
     await until(look, timeout=30, what=f"packets of {pod} to leave from {prefix}")
 
 
-def test_a_prefix_is_swapped_under_traffic(play: Play) -> None:
-    async def story(world: World) -> None:
-        old = ipaddress.ip_network(await configured(world, "swap"))
-        scope, new = await another_prefix(world, "pip-swap-new")
-        (pod,) = await world.deploy("swap", configuration="swap", replicas=1)
-        async with requests(world, pod, "/swap/"):
-            await leaves_from(world, pod, old)
-            spec = {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope}
-            await world.configure("swap", spec)
-            await reads(world, "swap", new, gateways=2)
-            await leaves_from(world, pod, new)
-        for address in await sources(world, "/swap/"):
-            seen = ipaddress.ip_address(address)
-            assert seen in old or seen in new, seen
-        await world.kube.delete("deployments", "swap", namespace="default")
-        await remove(world, "swap")
-
-    play(story)
+async def test_a_prefix_is_swapped_under_traffic(world: World) -> None:
+    old = ipaddress.ip_network(await configured(world, "swap"))
+    scope, new = await another_prefix(world, "pip-swap-new")
+    (pod,) = await world.deploy("swap", configuration="swap", replicas=1)
+    async with requests(world, pod, "/swap/"):
+        await leaves_from(world, pod, old)
+        spec = {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope}
+        await world.configure("swap", spec)
+        await reads(world, "swap", new, gateways=2)
+        await leaves_from(world, pod, new)
+    for address in await sources(world, "/swap/"):
+        seen = ipaddress.ip_address(address)
+        assert seen in old or seen in new, seen
+    await world.kube.delete("deployments", "swap", namespace="default")
+    await remove(world, "swap")
 
 
-def test_a_configuration_moves_to_a_pool_of_machines_and_back(play: Play) -> None:
-    async def story(world: World) -> None:
-        before = await addresses(world)
-        await add_machines(world, "npmove", count=2)
-        prefix = ipaddress.ip_network(await configured(world, "move"))
-        scope = world.prefix_id("pip-move")
-        (pod,) = await world.deploy("move", configuration="move", replicas=1)
-        async with requests(world, pod, "/move/"):
-            for pool in ("npmove", POOL):
-                spec = {"gatewayNodepoolName": pool, "publicIpPrefixId": scope}
-                await world.configure("move", spec)
-                await serves_in(world, "move", pool)
-                await leaves_from(world, pod, prefix)
-        for address in await sources(world, "/move/"):
-            assert ipaddress.ip_address(address) in prefix
-        await world.kube.delete("deployments", "move", namespace="default")
-        await remove(world, "move")
-        assert await addresses(world) == before
-        await world.arm.delete(f"{world.cluster_id}/agentPools/npmove", "2026-06-01")
-
-    play(story)
+async def test_a_configuration_moves_to_a_pool_of_machines_and_back(world: World) -> None:
+    before = await addresses(world)
+    await add_machines(world, "npmove", count=2)
+    prefix = ipaddress.ip_network(await configured(world, "move"))
+    scope = world.prefix_id("pip-move")
+    (pod,) = await world.deploy("move", configuration="move", replicas=1)
+    async with requests(world, pod, "/move/"):
+        for pool in ("npmove", POOL):
+            spec = {"gatewayNodepoolName": pool, "publicIpPrefixId": scope}
+            await world.configure("move", spec)
+            await serves_in(world, "move", pool)
+            await leaves_from(world, pod, prefix)
+    for address in await sources(world, "/move/"):
+        assert ipaddress.ip_address(address) in prefix
+    await world.kube.delete("deployments", "move", namespace="default")
+    await remove(world, "move")
+    assert await addresses(world) == before
+    await world.arm.delete(f"{world.cluster_id}/agentPools/npmove", "2026-06-01")
 
 
 async def serves_in(world: World, name: str, pool: str) -> None:

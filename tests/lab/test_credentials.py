@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -14,7 +13,6 @@ from egress_gateway_lab.demo.world import World
 from tests.lab.conftest import POOL
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 ASK = """
 import asyncio, json, sys
 from egress_gateway.cloud.azure.cloud import AzureCloud
@@ -31,21 +29,18 @@ asyncio.run(main())
 """
 
 
-def test_the_machines_identity_lets_the_controller_in(play: Play) -> None:
-    async def story(world: World) -> None:
-        system = names.SYSTEM_NAMESPACE
-        secret = await world.kube.get("secrets", "egress-gateway-azure", namespace=system)
-        config = json.loads(base64.b64decode(secret["data"]["azure.json"]))
-        config |= {
-            "useFederatedWorkloadIdentityExtension": False,
-            "useManagedIdentityExtension": True,
-            "userAssignedIdentityID": config.pop("aadClientId"),
-        }
-        pods = await world.kube.list("pods", namespace=system)
-        pod = next(p["metadata"]["name"] for p in pods if "controller" in p["metadata"]["name"])
-        command = [sys.executable, "-c", ASK, json.dumps(config)]
-        result = await world.kube.exec(system, pod, command)
-        assert result.code == 0, result.stderr.decode()
-        assert POOL in json.loads(result.stdout.decode())
-
-    play(story)
+async def test_the_machines_identity_lets_the_controller_in(world: World) -> None:
+    system = names.SYSTEM_NAMESPACE
+    secret = await world.kube.get("secrets", "egress-gateway-azure", namespace=system)
+    config = json.loads(base64.b64decode(secret["data"]["azure.json"]))
+    config |= {
+        "useFederatedWorkloadIdentityExtension": False,
+        "useManagedIdentityExtension": True,
+        "userAssignedIdentityID": config.pop("aadClientId"),
+    }
+    pods = await world.kube.list("pods", namespace=system)
+    pod = next(p["metadata"]["name"] for p in pods if "controller" in p["metadata"]["name"])
+    command = [sys.executable, "-c", ASK, json.dumps(config)]
+    result = await world.kube.exec(system, pod, command)
+    assert result.code == 0, result.stderr.decode()
+    assert POOL in json.loads(result.stdout.decode())

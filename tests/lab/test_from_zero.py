@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from egress_gateway_lab.demo.world import VM_SIZE, World, until
 from tests.lab.test_bad_input import remove
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
 GATEWAYS, WORKERS = "npzero", "npwork"
 INTERNET = "http://ifconfig.me"
@@ -54,45 +52,44 @@ async def ready_node(world: World, pool: str) -> dict[str, Any] | None:
     return next((n for n in nodes if names.NODE_READY_LABEL in n["metadata"]["labels"]), None)
 
 
-def test_pods_that_waited_for_the_first_gateway_and_the_first_node_start(play: Play) -> None:
-    async def story(world: World) -> None:
-        await asyncio.gather(scale_gateways(world, 0), scale(world, WORKERS, 0))
-        await world.configure("zero", {"gatewayNodepoolName": GATEWAYS})
-        sgc = await world.configuration_condition(
-            "zero", lambda c: (c["type"], c["status"]) == ("Ready", "False"), timeout=60
-        )
-        assert not sgc["status"].get("gateways")
-        await annotated(world, "for-gateway", "nodepool1")
-        await annotated(world, "for-node", WORKERS)
-        # Each says what it waits for.
-        why = await world.event("for-gateway", "EgressNotReady", timeout=60)
-        assert "default/zero" in why
-        waiting = await world.kube.get("pods", "for-node", namespace="default")
-        assert waiting["spec"]["nodeSelector"][names.NODE_READY_LABEL] == "true"
-        assert "nodeName" not in waiting["spec"]
-        await asyncio.gather(scale_gateways(world, 1), scale(world, WORKERS, 1))
-        sgc = await world.configuration_condition(
-            "zero", lambda c: (c["type"], c["status"]) == ("Ready", "True"), timeout=90
-        )
-        prefix = ipaddress.ip_network(sgc["status"]["egressIpPrefix"])
-        assert len(sgc["status"]["gateways"]) == 1
-        for name in ("for-gateway", "for-node"):
-            # A kubelet waits longer after each refusal.
-            await world.pod_ready(name, timeout=90)
-            assert ipaddress.ip_address(await world.curl(name, INTERNET)) in prefix
-        assert await ready_node(world, WORKERS)
-        # Back to none: held back, never by another way; and then the pod goes on.
-        await scale_gateways(world, 0)
-        await until(lambda: held(world, prefix), timeout=60, what="the pod to be held back")
-        await scale_gateways(world, 1)
-        await until(lambda: leaves_by(world, prefix), timeout=90, what="the pod's way out")
-        for name in ("for-gateway", "for-node"):
-            await world.kube.delete("pods", name, namespace="default")
-        await remove(world, "zero")
-        for pool in (GATEWAYS, WORKERS):
-            await world.arm.delete(f"{world.cluster_id}/agentPools/{pool}", "2026-06-01")
-
-    play(story)
+async def test_pods_that_waited_for_the_first_gateway_and_the_first_node_start(
+    world: World,
+) -> None:
+    await asyncio.gather(scale_gateways(world, 0), scale(world, WORKERS, 0))
+    await world.configure("zero", {"gatewayNodepoolName": GATEWAYS})
+    sgc = await world.configuration_condition(
+        "zero", lambda c: (c["type"], c["status"]) == ("Ready", "False"), timeout=60
+    )
+    assert not sgc["status"].get("gateways")
+    await annotated(world, "for-gateway", "nodepool1")
+    await annotated(world, "for-node", WORKERS)
+    # Each says what it waits for.
+    why = await world.event("for-gateway", "EgressNotReady", timeout=60)
+    assert "default/zero" in why
+    waiting = await world.kube.get("pods", "for-node", namespace="default")
+    assert waiting["spec"]["nodeSelector"][names.NODE_READY_LABEL] == "true"
+    assert "nodeName" not in waiting["spec"]
+    await asyncio.gather(scale_gateways(world, 1), scale(world, WORKERS, 1))
+    sgc = await world.configuration_condition(
+        "zero", lambda c: (c["type"], c["status"]) == ("Ready", "True"), timeout=90
+    )
+    prefix = ipaddress.ip_network(sgc["status"]["egressIpPrefix"])
+    assert len(sgc["status"]["gateways"]) == 1
+    for name in ("for-gateway", "for-node"):
+        # A kubelet waits longer after each refusal.
+        await world.pod_ready(name, timeout=90)
+        assert ipaddress.ip_address(await world.curl(name, INTERNET)) in prefix
+    assert await ready_node(world, WORKERS)
+    # Back to none: held back, never by another way; and then the pod goes on.
+    await scale_gateways(world, 0)
+    await until(lambda: held(world, prefix), timeout=60, what="the pod to be held back")
+    await scale_gateways(world, 1)
+    await until(lambda: leaves_by(world, prefix), timeout=90, what="the pod's way out")
+    for name in ("for-gateway", "for-node"):
+        await world.kube.delete("pods", name, namespace="default")
+    await remove(world, "zero")
+    for pool in (GATEWAYS, WORKERS):
+        await world.arm.delete(f"{world.cluster_id}/agentPools/{pool}", "2026-06-01")
 
 
 async def asked(world: World) -> str:

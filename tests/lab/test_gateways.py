@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import re
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from tests.lab.test_bad_input import remove
 from tests.lab.test_promises import WHATSMYIP, sources
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 _CONNECTIONS = 20
 IFCONFIG = "198.51.100.10"
 _HOLD_OPEN = f"""
@@ -42,77 +40,72 @@ async def gateway_of(world: World, configuration: str, address: str) -> str:
 
 
 @pytest.mark.parametrize("direction", ["inbound", "outbound"])
-def test_a_gateway_that_is_cut_one_way_is_left_within_seconds(play: Play, direction: str) -> None:
+async def test_a_gateway_that_is_cut_one_way_is_left_within_seconds(
+    world: World, direction: str
+) -> None:
     """Requests arrive and replies do not, or the other way round: for pods it is lost."""
+    name = f"half-{direction}"
+    prefix = ipaddress.ip_network(await configured(world, name))
+    (pod,) = await world.deploy(name, configuration=name, replicas=1)
+    before = await world.curl(pod, f"{WHATSMYIP}/{name}/")
+    node = await gateway_of(world, name, before)
+    async with Traffic(world, pod, WHATSMYIP) as traffic:
 
-    async def story(world: World) -> None:
-        name = f"half-{direction}"
-        prefix = ipaddress.ip_network(await configured(world, name))
-        (pod,) = await world.deploy(name, configuration=name, replicas=1)
-        before = await world.curl(pod, f"{WHATSMYIP}/{name}/")
-        node = await gateway_of(world, name, before)
-        async with Traffic(world, pod, WHATSMYIP) as traffic:
+        async def several() -> bool:
+            return traffic.last_address == before
 
-            async def several() -> bool:
-                return traffic.last_address == before
-
-            await until(several, timeout=20, what="answers before the cut")
-            await world.control.call("cut", node=node, direction=direction)
-            cut_at = time.time()
-            try:
-
-                async def elsewhere() -> bool:
-                    return traffic.last_address not in (None, before)
-
-                # Load balancer and WireGuard alone would need 15 seconds.
-                await until(elsewhere, timeout=10, what="answers by the other gateway")
-                print(f"cut {direction}: {traffic.outage(cut_at):.3f} s without an answer")
-            finally:
-                await world.control.call("mend", node=node)
-        for address in await sources(world, f"/{name}/"):
-            assert ipaddress.ip_address(address) in prefix
-        await world.kube.delete("deployments", name, namespace="default")
-        await remove(world, name)
-
-    play(story)
-
-
-def test_a_cordoned_gateway_keeps_its_connections_and_gets_no_new_ones(play: Play) -> None:
-    async def story(world: World) -> None:
-        prefix = ipaddress.ip_network(await configured(world, "drain"))
-        (pod,) = await world.deploy("drain", configuration="drain", replicas=1)
-        before = await world.curl(pod, WHATSMYIP)
-        node = await gateway_of(world, "drain", before)
-        alive: list[int] = []
-        holding = asyncio.create_task(hold_open(world, pod, alive))
-
-        async def opened() -> bool:
-            return _CONNECTIONS in alive
-
+        await until(several, timeout=20, what="answers before the cut")
+        await world.control.call("cut", node=node, direction=direction)
+        cut_at = time.time()
         try:
-            await until(opened, timeout=30, what="connections to be open")
-            await cordon(world, node, True)
 
             async def elsewhere() -> bool:
-                address = await world.curl(pod, WHATSMYIP)
-                assert ipaddress.ip_address(address) in prefix
-                return address != before
+                return traffic.last_address not in (None, before)
 
-            await until(elsewhere, timeout=30, what="new connections to go elsewhere")
-            seen = len(alive)
-
-            async def looked_again() -> bool:
-                return len(alive) > seen + 5
-
-            await until(looked_again, timeout=30, what="the connections to be asked again")
-            assert set(alive[alive.index(_CONNECTIONS) :]) == {_CONNECTIONS}
+            # Load balancer and WireGuard alone would need 15 seconds.
+            await until(elsewhere, timeout=10, what="answers by the other gateway")
+            print(f"cut {direction}: {traffic.outage(cut_at):.3f} s without an answer")
         finally:
-            holding.cancel()
-            await cordon(world, node, False)
-        await world.kube.delete("deployments", "drain", namespace="default")
-        await remove(world, "drain")
+            await world.control.call("mend", node=node)
+    for address in await sources(world, f"/{name}/"):
+        assert ipaddress.ip_address(address) in prefix
+    await world.kube.delete("deployments", name, namespace="default")
+    await remove(world, name)
 
-    play(story)
+
+async def test_a_cordoned_gateway_keeps_its_connections_and_gets_no_new_ones(world: World) -> None:
+    prefix = ipaddress.ip_network(await configured(world, "drain"))
+    (pod,) = await world.deploy("drain", configuration="drain", replicas=1)
+    before = await world.curl(pod, WHATSMYIP)
+    node = await gateway_of(world, "drain", before)
+    alive: list[int] = []
+    holding = asyncio.create_task(hold_open(world, pod, alive))
+
+    async def opened() -> bool:
+        return _CONNECTIONS in alive
+
+    try:
+        await until(opened, timeout=30, what="connections to be open")
+        await cordon(world, node, True)
+
+        async def elsewhere() -> bool:
+            address = await world.curl(pod, WHATSMYIP)
+            assert ipaddress.ip_address(address) in prefix
+            return address != before
+
+        await until(elsewhere, timeout=30, what="new connections to go elsewhere")
+        seen = len(alive)
+
+        async def looked_again() -> bool:
+            return len(alive) > seen + 5
+
+        await until(looked_again, timeout=30, what="the connections to be asked again")
+        assert set(alive[alive.index(_CONNECTIONS) :]) == {_CONNECTIONS}
+    finally:
+        holding.cancel()
+        await cordon(world, node, False)
+    await world.kube.delete("deployments", "drain", namespace="default")
+    await remove(world, "drain")
 
 
 async def hold_open(world: World, pod: str, alive: list[int]) -> None:
@@ -128,38 +121,34 @@ async def cordon(world: World, node: str, cordoned: bool) -> None:
     await world.kube.patch("nodes", node, patch)
 
 
-def test_a_gateway_whose_internet_side_is_dead_is_left(play: Play) -> None:
+async def test_a_gateway_whose_internet_side_is_dead_is_left(world: World) -> None:
     """Its node side lives, so no probe of the node side would ever tell."""
+    await ask_the_internet(world, f"{IFCONFIG}:80")
+    prefix = ipaddress.ip_network(await configured(world, "outside"))
+    (pod,) = await world.deploy("outside", configuration="outside", replicas=1)
+    before = await world.curl(pod, WHATSMYIP)
+    node = await gateway_of(world, "outside", before)
+    async with Traffic(world, pod, WHATSMYIP) as traffic:
 
-    async def story(world: World) -> None:
-        await ask_the_internet(world, f"{IFCONFIG}:80")
-        prefix = ipaddress.ip_network(await configured(world, "outside"))
-        (pod,) = await world.deploy("outside", configuration="outside", replicas=1)
-        before = await world.curl(pod, WHATSMYIP)
-        node = await gateway_of(world, "outside", before)
-        async with Traffic(world, pod, WHATSMYIP) as traffic:
+        async def answered() -> bool:
+            return traffic.last_address == before
 
-            async def answered() -> bool:
-                return traffic.last_address == before
+        await until(answered, timeout=20, what="answers before the cut")
+        await world.control.call("cut", node=node, direction="internet")
+        cut_at = time.time()
+        try:
 
-            await until(answered, timeout=20, what="answers before the cut")
-            await world.control.call("cut", node=node, direction="internet")
-            cut_at = time.time()
-            try:
+            async def elsewhere() -> bool:
+                return traffic.last_address not in (None, before)
 
-                async def elsewhere() -> bool:
-                    return traffic.last_address not in (None, before)
-
-                await until(elsewhere, timeout=30, what="answers by the other gateway")
-                print(f"cut internet: {traffic.outage(cut_at):.3f} s without an answer")
-            finally:
-                await world.control.call("mend", node=node)
-                await ask_the_internet(world, None)
-        assert ipaddress.ip_address(traffic.last_address or "") in prefix
-        await world.kube.delete("deployments", "outside", namespace="default")
-        await remove(world, "outside")
-
-    play(story)
+            await until(elsewhere, timeout=30, what="answers by the other gateway")
+            print(f"cut internet: {traffic.outage(cut_at):.3f} s without an answer")
+        finally:
+            await world.control.call("mend", node=node)
+            await ask_the_internet(world, None)
+    assert ipaddress.ip_address(traffic.last_address or "") in prefix
+    await world.kube.delete("deployments", "outside", namespace="default")
+    await remove(world, "outside")
 
 
 async def ask_the_internet(world: World, target: str | None) -> None:

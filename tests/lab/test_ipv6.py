@@ -7,7 +7,6 @@ families, and gateways whose one IPv6 address a configuration can have.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -18,7 +17,6 @@ from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, VM_SIZE, World, i
 from tests.lab.test_bad_input import remove
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 API = "2024-05-01"
 
 
@@ -85,45 +83,42 @@ async def condition(world: World, name: str, kind: str, status: str) -> dict[str
     return dict(found["status"])
 
 
-def test_ipv6_leaves_from_its_prefix_or_is_held_back(play: Play) -> None:
-    async def story(world: World) -> None:
-        await network(world, "2001:db8:24::/64", space="2001:db8:24::/56")
-        await asyncio.gather(
-            add_workers(world, "dual"),
-            world.add_gateway_pool("npsix", nodes=1, prefix_size=31),
-        )
-        made = await world.create_prefix("pip-six", length=127)
-        prefix = ip_network(made["properties"]["ipPrefix"])
-        cluster = await world.arm.get(world.cluster_id, "2026-06-01")
-        scope = world.prefix_id("pip-six")
-        await world.grant(cluster["identity"]["principalId"], NETWORK_CONTRIBUTOR, scope)
-        pool = {"gatewayNodepoolName": "npsix"}
-        await world.configure("six", pool | {"publicIpPrefixIdV6": scope})
-        await world.configure("four", pool)
-        await condition(world, "four", "Ready", "True")
-        status = await condition(world, "six", "IPv6Ready", "True")
-        await condition(world, "six", "Ready", "True")
-        four, six = map(ip_network, status["egressIpPrefix"].split(","))
-        assert six == prefix
-        try:
-            addresses = await start(world, "both", "six")
-            assert [ip_address(a).version for a in addresses] == [4, 6]
-            assert ip_address(await seen(world, "both", "-4")) in four
-            assert ip_address(await seen(world, "both")) in prefix
-            assert len(await start(world, "held", "four")) == 2
-            assert await seen(world, "held", seconds="1") == ""
-            assert ip_address(await seen(world, "held", "-4")) not in four
-            # Applications that try both get through: IPv6 says at once that there is no way.
-            assert await world.curl("held", "http://ifconfig.me")
-            sources = await world.control.call("ipv6_sources")
-            assert sources
-            assert all(ip_address(source) in prefix for source in sources)
-        finally:
-            for name in ("both", "held"):
-                await world.kube.delete("pods", name, namespace="default")
-            await remove(world, "six", "four")
-            for name in ("npsix", "dual"):
-                await world.arm.delete(f"{world.cluster_id}/agentPools/{name}", "2026-06-01")
-            await network(world)
-
-    play(story)
+async def test_ipv6_leaves_from_its_prefix_or_is_held_back(world: World) -> None:
+    await network(world, "2001:db8:24::/64", space="2001:db8:24::/56")
+    await asyncio.gather(
+        add_workers(world, "dual"),
+        world.add_gateway_pool("npsix", nodes=1, prefix_size=31),
+    )
+    made = await world.create_prefix("pip-six", length=127)
+    prefix = ip_network(made["properties"]["ipPrefix"])
+    cluster = await world.arm.get(world.cluster_id, "2026-06-01")
+    scope = world.prefix_id("pip-six")
+    await world.grant(cluster["identity"]["principalId"], NETWORK_CONTRIBUTOR, scope)
+    pool = {"gatewayNodepoolName": "npsix"}
+    await world.configure("six", pool | {"publicIpPrefixIdV6": scope})
+    await world.configure("four", pool)
+    await condition(world, "four", "Ready", "True")
+    status = await condition(world, "six", "IPv6Ready", "True")
+    await condition(world, "six", "Ready", "True")
+    four, six = map(ip_network, status["egressIpPrefix"].split(","))
+    assert six == prefix
+    try:
+        addresses = await start(world, "both", "six")
+        assert [ip_address(a).version for a in addresses] == [4, 6]
+        assert ip_address(await seen(world, "both", "-4")) in four
+        assert ip_address(await seen(world, "both")) in prefix
+        assert len(await start(world, "held", "four")) == 2
+        assert await seen(world, "held", seconds="1") == ""
+        assert ip_address(await seen(world, "held", "-4")) not in four
+        # Applications that try both get through: IPv6 says at once that there is no way.
+        assert await world.curl("held", "http://ifconfig.me")
+        sources = await world.control.call("ipv6_sources")
+        assert sources
+        assert all(ip_address(source) in prefix for source in sources)
+    finally:
+        for name in ("both", "held"):
+            await world.kube.delete("pods", name, namespace="default")
+        await remove(world, "six", "four")
+        for name in ("npsix", "dual"):
+            await world.arm.delete(f"{world.cluster_id}/agentPools/{name}", "2026-06-01")
+        await network(world)

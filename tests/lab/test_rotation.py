@@ -7,7 +7,6 @@ import contextlib
 import ipaddress
 import json
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from tests.lab.test_gateways import _CONNECTIONS, hold_open
 from tests.lab.test_promises import WHATSMYIP, sources
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 _NAME = "rotated"
 _ASK = f"while :; do curl -sS --max-time 10 {WHATSMYIP}/{_NAME}/ || echo failed; sleep 0.05; done"
 
@@ -71,54 +69,50 @@ async def replace_the_controller(world: World) -> None:
             await world.kube.delete("pods", pod["metadata"]["name"], namespace=system)
 
 
-def test_a_key_pair_changes_and_no_connection_notices(play: Play) -> None:
+async def test_a_key_pair_changes_and_no_connection_notices(world: World) -> None:
     """Twenty open connections, one request after the other, and another controller midway."""
+    prefix = ipaddress.ip_network(await configured(world, _NAME))
+    pods = await world.deploy(_NAME, configuration=_NAME, replicas=3)
+    before = await status(world)
+    alive: list[int] = []
+    answers: list[str] = []
+    work = [
+        asyncio.create_task(hold_open(world, pods[0], alive)),
+        asyncio.create_task(ask(world, pods[1], answers)),
+    ]
 
-    async def story(world: World) -> None:
-        prefix = ipaddress.ip_network(await configured(world, _NAME))
-        pods = await world.deploy(_NAME, configuration=_NAME, replicas=3)
-        before = await status(world)
-        alive: list[int] = []
-        answers: list[str] = []
-        work = [
-            asyncio.create_task(hold_open(world, pods[0], alive)),
-            asyncio.create_task(ask(world, pods[1], answers)),
-        ]
+    async def busy() -> bool:
+        return _CONNECTIONS in alive and len(answers) > 2
 
-        async def busy() -> bool:
-            return _CONNECTIONS in alive and len(answers) > 2
+    try:
+        await until(busy, timeout=30, what="connections to be open")
+        (code, (told,)), _ = await asyncio.gather(
+            command(world, _NAME), replace_the_controller(world)
+        )
+        assert (code, told["state"]) == (0, "done"), told
+        seen, asked = len(alive), len(answers)
 
-        try:
-            await until(busy, timeout=30, what="connections to be open")
-            (code, (told,)), _ = await asyncio.gather(
-                command(world, _NAME), replace_the_controller(world)
-            )
-            assert (code, told["state"]) == (0, "done"), told
-            seen, asked = len(alive), len(answers)
+        async def looked_again() -> bool:
+            return len(alive) > seen + 3 and len(answers) > asked + 3
 
-            async def looked_again() -> bool:
-                return len(alive) > seen + 3 and len(answers) > asked + 3
-
-            await until(looked_again, timeout=30, what="both to be asked again")
-        finally:
-            for task in work:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*work)
-        after = await status(world)
-        profiles = [s["gatewayServerProfile"] for s in (before, after)]
-        assert profiles[0]["publicKey"] != profiles[1]["publicKey"] == told["public_key"]
-        assert profiles[0]["port"] != profiles[1]["port"] == told["port"]
-        assert after["gateways"] == before["gateways"]
-        assert set(alive[alive.index(_CONNECTIONS) :]) == {_CONNECTIONS}
-        assert len(set(answers)) == 1, "no failure, and one address all the time"
-        for address in await sources(world, f"/{_NAME}/"):
-            assert ipaddress.ip_address(address) in prefix
-        await only_the_new_pair_is_left(world, profiles[1])
-        await world.kube.delete("deployments", _NAME, namespace="default")
-        await remove(world, _NAME)
-
-    play(story)
+        await until(looked_again, timeout=30, what="both to be asked again")
+    finally:
+        for task in work:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*work)
+    after = await status(world)
+    profiles = [s["gatewayServerProfile"] for s in (before, after)]
+    assert profiles[0]["publicKey"] != profiles[1]["publicKey"] == told["public_key"]
+    assert profiles[0]["port"] != profiles[1]["port"] == told["port"]
+    assert after["gateways"] == before["gateways"]
+    assert set(alive[alive.index(_CONNECTIONS) :]) == {_CONNECTIONS}
+    assert len(set(answers)) == 1, "no failure, and one address all the time"
+    for address in await sources(world, f"/{_NAME}/"):
+        assert ipaddress.ip_address(address) in prefix
+    await only_the_new_pair_is_left(world, profiles[1])
+    await world.kube.delete("deployments", _NAME, namespace="default")
+    await remove(world, _NAME)
 
 
 async def only_the_new_pair_is_left(world: World, profile: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from tests.lab.conftest import POOL
 from tests.lab.test_bad_input import remove
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 INTERNET = "http://ifconfig.me"
 COMPANY = "http://whoami.corp.example"
 """A host that is reached without the Internet and answers the address that it saw."""
@@ -57,66 +55,59 @@ async def refuses_the_internet(world: World, pod: str) -> bool:
     return result.code != 0
 
 
-def test_pods_leave_by_the_machines_own_addresses(play: Play) -> None:
+async def test_pods_leave_by_the_machines_own_addresses(world: World) -> None:
     """From a brought prefix to the Internet; privately to the company; nothing is left over."""
+    before = await addresses(world)
+    await add_machines(world, "npvms", count=2)
+    made = await world.create_prefix("pip-vms", length=30)
+    scope = world.prefix_id("pip-vms")
+    cluster = await world.arm.get(world.cluster_id, "2026-06-01")
+    await world.grant(cluster["identity"]["principalId"], NETWORK_CONTRIBUTOR, scope)
+    pool = {"gatewayNodepoolName": "npvms"}
+    public = await ready(world, "vmpub", pool | {"publicIpPrefixId": scope}, gateways=2)
+    private = await ready(world, "vmpriv", pool | {"provisionPublicIps": False}, gateways=2)
 
-    async def story(world: World) -> None:
-        before = await addresses(world)
-        await add_machines(world, "npvms", count=2)
-        made = await world.create_prefix("pip-vms", length=30)
-        scope = world.prefix_id("pip-vms")
-        cluster = await world.arm.get(world.cluster_id, "2026-06-01")
-        await world.grant(cluster["identity"]["principalId"], NETWORK_CONTRIBUTOR, scope)
-        pool = {"gatewayNodepoolName": "npvms"}
-        public = await ready(world, "vmpub", pool | {"publicIpPrefixId": scope}, gateways=2)
-        private = await ready(world, "vmpriv", pool | {"provisionPublicIps": False}, gateways=2)
+    assert public["egressIpPrefix"] == made["properties"]["ipPrefix"]
+    (pod,) = await world.deploy("vmpub", configuration="vmpub", replicas=1)
+    network = ipaddress.ip_network(public["egressIpPrefix"])
+    assert ipaddress.ip_address(await world.curl(pod, INTERNET)) in network
+    shown = {g["publicIp"] for g in public["gateways"]}
+    assert await world.curl(pod, INTERNET) in shown
 
-        assert public["egressIpPrefix"] == made["properties"]["ipPrefix"]
-        (pod,) = await world.deploy("vmpub", configuration="vmpub", replicas=1)
-        network = ipaddress.ip_network(public["egressIpPrefix"])
-        assert ipaddress.ip_address(await world.curl(pod, INTERNET)) in network
-        shown = {g["publicIp"] for g in public["gateways"]}
-        assert await world.curl(pod, INTERNET) in shown
+    secondaries = {g["secondaryIp"] for g in private["gateways"]}
+    assert set(private["egressIpPrefix"].split(",")) == secondaries
+    (pod,) = await world.deploy("vmpriv", configuration="vmpriv", replicas=1)
+    assert await world.curl(pod, COMPANY) in secondaries
+    assert await refuses_the_internet(world, pod)
 
-        secondaries = {g["secondaryIp"] for g in private["gateways"]}
-        assert set(private["egressIpPrefix"].split(",")) == secondaries
-        (pod,) = await world.deploy("vmpriv", configuration="vmpriv", replicas=1)
-        assert await world.curl(pod, COMPANY) in secondaries
-        assert await refuses_the_internet(world, pod)
-
-        for name in ("vmpub", "vmpriv"):
-            await world.kube.delete("deployments", name, namespace="default")
-        await remove(world, "vmpub", "vmpriv")
-        assert await addresses(world) == before
-        await world.arm.delete(f"{world.cluster_id}/agentPools/npvms", "2026-06-01")
-
-    play(story)
+    for name in ("vmpub", "vmpriv"):
+        await world.kube.delete("deployments", name, namespace="default")
+    await remove(world, "vmpub", "vmpriv")
+    assert await addresses(world) == before
+    await world.arm.delete(f"{world.cluster_id}/agentPools/npvms", "2026-06-01")
 
 
-def test_private_mode_on_a_scale_set_and_back_to_public(play: Play) -> None:
-    async def story(world: World) -> None:
-        spec = {"gatewayNodepoolName": POOL, "provisionPublicIps": False}
-        status = await ready(world, "quiet", spec, gateways=2)
-        (pod,) = await world.deploy("quiet", configuration="quiet", replicas=1)
-        secondaries = {g["secondaryIp"] for g in status["gateways"]}
-        assert await world.curl(pod, COMPANY) in secondaries
-        assert await refuses_the_internet(world, pod)
+async def test_private_mode_on_a_scale_set_and_back_to_public(world: World) -> None:
+    spec = {"gatewayNodepoolName": POOL, "provisionPublicIps": False}
+    status = await ready(world, "quiet", spec, gateways=2)
+    (pod,) = await world.deploy("quiet", configuration="quiet", replicas=1)
+    secondaries = {g["secondaryIp"] for g in status["gateways"]}
+    assert await world.curl(pod, COMPANY) in secondaries
+    assert await refuses_the_internet(world, pod)
 
-        await world.configure("quiet", spec | {"provisionPublicIps": True})
+    await world.configure("quiet", spec | {"provisionPublicIps": True})
 
-        async def public() -> Any:
-            sgc = await world.kube.get("staticgatewayconfigurations", "quiet", namespace="default")
-            return "/" in sgc["status"]["egressIpPrefix"] and sgc["status"]
+    async def public() -> Any:
+        sgc = await world.kube.get("staticgatewayconfigurations", "quiet", namespace="default")
+        return "/" in sgc["status"]["egressIpPrefix"] and sgc["status"]
 
-        status = await until(public, timeout=60, what="public addresses")
+    status = await until(public, timeout=60, what="public addresses")
 
-        async def answered() -> bool:
-            return not await refuses_the_internet(world, pod)
+    async def answered() -> bool:
+        return not await refuses_the_internet(world, pod)
 
-        await until(answered, timeout=30, what="the way to the Internet")
-        seen = ipaddress.ip_address(await world.curl(pod, INTERNET))
-        assert seen in ipaddress.ip_network(status["egressIpPrefix"])
-        await world.kube.delete("deployments", "quiet", namespace="default")
-        await remove(world, "quiet")
-
-    play(story)
+    await until(answered, timeout=30, what="the way to the Internet")
+    seen = ipaddress.ip_address(await world.curl(pod, INTERNET))
+    assert seen in ipaddress.ip_network(status["egressIpPrefix"])
+    await world.kube.delete("deployments", "quiet", namespace="default")
+    await remove(world, "quiet")

@@ -15,7 +15,7 @@ import ssl
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -197,36 +197,38 @@ async def _hung_up() -> None:
         await asyncio.sleep(0.02)
 
 
-Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
-Run = Callable[..., None]
+Serving = Callable[..., AbstractAsyncContextManager[Cluster]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test that ``run``s does so on both servers, the real one with the mark ``kube``
+    """Every test with a cluster runs on both servers, the real one with the mark ``kube``
     (``make test-kube``), unless it says that it is of the embedded one alone."""
-    if "run" not in metafunc.fixturenames:
+    if "serving" not in metafunc.fixturenames:
         return
     servers = [pytest.param("embedded")]
     if metafunc.definition.get_closest_marker("embedded_only") is None:
         servers.append(pytest.param("real", marks=pytest.mark.kube))
-    metafunc.parametrize("run", servers, indirect=True)
+    metafunc.parametrize("serving", servers, indirect=True)
 
 
 @pytest.fixture
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a scenario against a fresh API server. Options are the embedded server's alone."""
+def serving(request: pytest.FixtureRequest) -> Serving:
+    """Starts a fresh API server. Options are the embedded server's alone."""
     of_real = request.param == "real"
     plane = request.getfixturevalue("real_plane") if of_real else None
     certificates = None if of_real else request.getfixturevalue("certificates")
 
-    def go(scenario: Scenario, **options: Any) -> None:
-        async def main() -> None:
-            async with real(plane) if plane else serve(certificates, **options) as cluster:
-                await scenario(cluster)
+    def started(**options: Any) -> AbstractAsyncContextManager[Cluster]:
+        return real(plane) if plane else serve(certificates, **options)
 
-        asyncio.run(main())
+    return started
 
-    return go
+
+@pytest.fixture
+async def cluster(serving: Serving) -> AsyncIterator[Cluster]:
+    """A fresh API server."""
+    async with serving() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import yaml
 from egress_gateway.api import names
 from egress_gateway.api.manifests import deploy_dir
 from egress_gateway_lab.apiserver.wire.client import KubeClient
-from lab.tests.apiserver.conftest import Cluster, Run
+from lab.tests.apiserver.conftest import Cluster
 from lab.tests.apiserver.test_objects import add_node, config_map, is_bound, node, pod, refusal
 
 SYSTEM = names.SYSTEM_NAMESPACE
@@ -67,88 +67,73 @@ async def created(
 # -- pods
 
 
-def test_a_namespaces_annotation_is_its_pods_default(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await installed(cluster)
-        await namespace(cluster, "shop", "main")
-        await namespace(cluster, "plain", None)
-        await namespace(cluster, "emptied", "")
-        ready = {READY: "true"}
-        assert await created(cluster, "default", "shop") == ("main", ready)
-        assert await created(cluster, "own", "shop", "other") == ("other", ready)
-        assert await created(cluster, "none", "shop", "") == ("", {})
-        assert await created(cluster, "own", "plain", "other") == ("other", ready)
-        assert await created(cluster, "none", "plain") == (None, {})
-        assert await created(cluster, "none", "emptied") == (None, {})
-
-    run(scenario)
+async def test_a_namespaces_annotation_is_its_pods_default(cluster: Cluster) -> None:
+    await installed(cluster)
+    await namespace(cluster, "shop", "main")
+    await namespace(cluster, "plain", None)
+    await namespace(cluster, "emptied", "")
+    ready = {READY: "true"}
+    assert await created(cluster, "default", "shop") == ("main", ready)
+    assert await created(cluster, "own", "shop", "other") == ("other", ready)
+    assert await created(cluster, "none", "shop", "") == ("", {})
+    assert await created(cluster, "own", "plain", "other") == ("other", ready)
+    assert await created(cluster, "none", "plain") == (None, {})
+    assert await created(cluster, "none", "emptied") == (None, {})
 
 
-def test_what_a_pod_has_already_stays(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await installed(cluster)
-        await namespace(cluster, "shop", "main")
-        body = pod("p", nodeSelector={"disk": "fast"})
-        body["metadata"] |= {"namespace": "shop", "annotations": {"a/b": "c"}}
-        made = await cluster.admin.create("pods", body)
-        assert made["metadata"]["annotations"] == {"a/b": "c", names.POD_ANNOTATION: "main"}
-        assert made["spec"]["nodeSelector"] == {"disk": "fast", READY: "true"}
-
-    run(scenario)
+async def test_what_a_pod_has_already_stays(cluster: Cluster) -> None:
+    await installed(cluster)
+    await namespace(cluster, "shop", "main")
+    body = pod("p", nodeSelector={"disk": "fast"})
+    body["metadata"] |= {"namespace": "shop", "annotations": {"a/b": "c"}}
+    made = await cluster.admin.create("pods", body)
+    assert made["metadata"]["annotations"] == {"a/b": "c", names.POD_ANNOTATION: "main"}
+    assert made["spec"]["nodeSelector"] == {"disk": "fast", READY: "true"}
 
 
-def test_pods_without_a_network_of_their_own_are_left_alone(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await installed(cluster)
-        await namespace(cluster, "shop", "main")
-        assert await created(cluster, "host", "shop", hostNetwork=True) == (None, {})
-        mirror = pod("mirror", nodeName="n1")
-        mirror["metadata"] |= {
-            "namespace": "shop",
-            "annotations": {"kubernetes.io/config.mirror": "x"},
-        }
-        made = await cluster.admin.create("pods", mirror)
-        assert names.POD_ANNOTATION not in made["metadata"]["annotations"]
-
-    run(scenario)
+async def test_pods_without_a_network_of_their_own_are_left_alone(cluster: Cluster) -> None:
+    await installed(cluster)
+    await namespace(cluster, "shop", "main")
+    assert await created(cluster, "host", "shop", hostNetwork=True) == (None, {})
+    mirror = pod("mirror", nodeName="n1")
+    mirror["metadata"] |= {
+        "namespace": "shop",
+        "annotations": {"kubernetes.io/config.mirror": "x"},
+    }
+    made = await cluster.admin.create("pods", mirror)
+    assert names.POD_ANNOTATION not in made["metadata"]["annotations"]
 
 
-def test_other_pods_are_byte_for_byte_as_without_policies(run: Run) -> None:
+async def test_other_pods_are_byte_for_byte_as_without_policies(cluster: Cluster) -> None:
     def kept(made: Object) -> str:
         for name in ("uid", "creationTimestamp", "resourceVersion", "managedFields"):
             del made["metadata"][name]
         return json.dumps(made)
 
-    async def scenario(cluster: Cluster) -> None:
-        bodies = [pod("plain"), pod("chosen", nodeSelector={"a": "b"})]
-        bodies[1]["metadata"]["annotations"] = {"a/b": "c"}
-        for body in bodies:
-            body["spec"]["automountServiceAccountToken"] = False
-        before = [kept(await cluster.admin.create("pods", body)) for body in bodies]
-        for body in bodies:
-            await cluster.admin.delete("pods", body["metadata"]["name"], namespace="default")
-        await installed(cluster)
-        after = [kept(await cluster.admin.create("pods", body)) for body in bodies]
-        assert after == before
-
-    run(scenario)
+    bodies = [pod("plain"), pod("chosen", nodeSelector={"a": "b"})]
+    bodies[1]["metadata"]["annotations"] = {"a/b": "c"}
+    for body in bodies:
+        body["spec"]["automountServiceAccountToken"] = False
+    before = [kept(await cluster.admin.create("pods", body)) for body in bodies]
+    for body in bodies:
+        await cluster.admin.delete("pods", body["metadata"]["name"], namespace="default")
+    await installed(cluster)
+    after = [kept(await cluster.admin.create("pods", body)) for body in bodies]
+    assert after == before
 
 
-def test_annotated_pods_wait_for_a_ready_node_and_others_do_not(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await installed(cluster)
-        await add_node(cluster, node("fresh"))
-        annotated = pod("annotated")
-        annotated["metadata"]["annotations"] = {names.POD_ANNOTATION: "main"}
-        await cluster.admin.create("pods", annotated)
-        await cluster.admin.create("pods", pod("other"))
-        await cluster.admin.wait_for("pods", "other", is_bound, namespace="default")
-        waiting = await cluster.admin.get("pods", "annotated", namespace="default")
-        assert not is_bound(waiting)
-        await cluster.admin.patch("nodes", "fresh", {"metadata": {"labels": {READY: "true"}}})
-        await cluster.admin.wait_for("pods", "annotated", is_bound, namespace="default")
-
-    run(scenario)
+async def test_annotated_pods_wait_for_a_ready_node_and_others_do_not(cluster: Cluster) -> None:
+    await installed(cluster)
+    await add_node(cluster, node("fresh"))
+    annotated = pod("annotated")
+    annotated["metadata"]["annotations"] = {names.POD_ANNOTATION: "main"}
+    await cluster.admin.create("pods", annotated)
+    await cluster.admin.create("pods", pod("other"))
+    await cluster.admin.wait_for("pods", "other", is_bound, namespace="default")
+    waiting = await cluster.admin.get("pods", "annotated", namespace="default")
+    assert not is_bound(waiting)
+    await cluster.admin.patch("nodes", "fresh", {"metadata": {"labels": {READY: "true"}}})
+    await cluster.admin.wait_for("pods", "annotated", is_bound, namespace="default")
 
 
 # -- writers
@@ -197,79 +182,64 @@ async def forbidden(call: Any, words: str) -> None:
     assert words in str(error)
 
 
-def test_an_agent_writes_for_its_own_node(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        async with two_agents(cluster) as (a, b):
-            await a.apply(endpoint("p", "node-a"), resource="podendpoints")
-            await a.apply(endpoint("p", "node-a", podPublicKey="k"), resource="podendpoints")
-            await a.delete("podendpoints", "p", namespace="default")
-            await b.apply(endpoint("p", "node-b"), resource="podendpoints")
-
-    run(scenario)
+async def test_an_agent_writes_for_its_own_node(cluster: Cluster) -> None:
+    async with two_agents(cluster) as (a, b):
+        await a.apply(endpoint("p", "node-a"), resource="podendpoints")
+        await a.apply(endpoint("p", "node-a", podPublicKey="k"), resource="podendpoints")
+        await a.delete("podendpoints", "p", namespace="default")
+        await b.apply(endpoint("p", "node-b"), resource="podendpoints")
 
 
-def test_an_agent_does_not_write_for_another_node(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        async with two_agents(cluster) as (a, b):
-            forged = a.apply(endpoint("p", "node-b"), resource="podendpoints")
-            policy = "ValidatingAdmissionPolicy 'egress-gateway-podendpoints' with binding"
-            await forbidden(forged, f'podendpoints.{names.GROUP} "p" is forbidden: {policy}')
-            nameless = endpoint("p", "")
-            await forbidden(a.create("podendpoints", nameless), 'of node ""')
-            made = await b.create("podendpoints", endpoint("p", "node-b"))
-            stolen = a.apply(endpoint("p", "node-a"), resource="podendpoints")
-            await forbidden(stolen, 'may not change or delete a PodEndpoint of node "node-b"')
-            given = a.patch(
-                "podendpoints", "p", {"spec": {"podIps": ["10.0.0.1"]}}, namespace="default"
-            )
-            await forbidden(given, 'may not write a PodEndpoint of node "node-b"')
-            await forbidden(a.delete("podendpoints", "p", namespace="default"), 'of node "node-b"')
-            everything = a.call(
-                "DELETE", f"/apis/{names.API_VERSION}/namespaces/default/podendpoints"
-            )
-            assert (await refusal(everything)).code == 403
-            assert await cluster.admin.get("podendpoints", "p", namespace="default") == made
-
-    run(scenario)
+async def test_an_agent_does_not_write_for_another_node(cluster: Cluster) -> None:
+    async with two_agents(cluster) as (a, b):
+        forged = a.apply(endpoint("p", "node-b"), resource="podendpoints")
+        policy = "ValidatingAdmissionPolicy 'egress-gateway-podendpoints' with binding"
+        await forbidden(forged, f'podendpoints.{names.GROUP} "p" is forbidden: {policy}')
+        nameless = endpoint("p", "")
+        await forbidden(a.create("podendpoints", nameless), 'of node ""')
+        made = await b.create("podendpoints", endpoint("p", "node-b"))
+        stolen = a.apply(endpoint("p", "node-a"), resource="podendpoints")
+        await forbidden(stolen, 'may not change or delete a PodEndpoint of node "node-b"')
+        given = a.patch(
+            "podendpoints", "p", {"spec": {"podIps": ["10.0.0.1"]}}, namespace="default"
+        )
+        await forbidden(given, 'may not write a PodEndpoint of node "node-b"')
+        await forbidden(a.delete("podendpoints", "p", namespace="default"), 'of node "node-b"')
+        everything = a.call("DELETE", f"/apis/{names.API_VERSION}/namespaces/default/podendpoints")
+        assert (await refusal(everything)).code == 403
+        assert await cluster.admin.get("podendpoints", "p", namespace="default") == made
 
 
-def test_a_namesake_on_another_node_is_published_once_its_forerunner_is_gone(run: Run) -> None:
+async def test_a_namesake_on_another_node_is_published_once_its_forerunner_is_gone(
+    cluster: Cluster,
+) -> None:
     """As of a StatefulSet: the old pod's endpoint goes with the pod, then the name is free."""
+    async with two_agents(cluster) as (a, b):
+        first = await cluster.admin.create("pods", pod("p", nodeName="node-a"))
+        written = endpoint("p", "node-a")
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": "p"}
+        written["metadata"]["ownerReferences"] = [{**owner, "uid": first["metadata"]["uid"]}]
+        await a.apply(written, resource="podendpoints")
+        await forbidden(b.apply(endpoint("p", "node-b"), resource="podendpoints"), '"node-a"')
+        await cluster.admin.delete("pods", "p", namespace="default", grace_seconds=0)
+        await cluster.admin.wait_for("podendpoints", "p", lambda e: e is None, namespace="default")
+        await b.apply(endpoint("p", "node-b"), resource="podendpoints")
 
-    async def scenario(cluster: Cluster) -> None:
-        async with two_agents(cluster) as (a, b):
-            first = await cluster.admin.create("pods", pod("p", nodeName="node-a"))
-            written = endpoint("p", "node-a")
-            owner = {"apiVersion": "v1", "kind": "Pod", "name": "p"}
-            written["metadata"]["ownerReferences"] = [{**owner, "uid": first["metadata"]["uid"]}]
-            await a.apply(written, resource="podendpoints")
-            await forbidden(b.apply(endpoint("p", "node-b"), resource="podendpoints"), '"node-a"')
-            await cluster.admin.delete("pods", "p", namespace="default", grace_seconds=0)
-            await cluster.admin.wait_for(
-                "podendpoints", "p", lambda e: e is None, namespace="default"
+
+async def test_a_forged_node_name_gains_nothing(cluster: Cluster) -> None:
+    async with two_agents(cluster) as (_, b):
+        await b.create("podendpoints", endpoint("p", "node-b"))
+        # Of a pod that nobody has scheduled, and of no pod at all.
+        loose = await account_token(cluster, "egress-gateway-node", SYSTEM)
+        async with cluster.as_token(loose) as client:
+            await forbidden(
+                client.create("podendpoints", endpoint("q", "node-b")), 'the agent of node ""'
             )
-            await b.apply(endpoint("p", "node-b"), resource="podendpoints")
-
-    run(scenario)
-
-
-def test_a_forged_node_name_gains_nothing(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        async with two_agents(cluster) as (_, b):
-            await b.create("podendpoints", endpoint("p", "node-b"))
-            # Of a pod that nobody has scheduled, and of no pod at all.
-            loose = await account_token(cluster, "egress-gateway-node", SYSTEM)
-            async with cluster.as_token(loose) as client:
-                await forbidden(
-                    client.create("podendpoints", endpoint("q", "node-b")), 'the agent of node ""'
-                )
-                await forbidden(client.create("podendpoints", endpoint("q", "")), "of node")
-            genuine = await agent_token(cluster, "egress-gateway-node", "node-c")
-            async with cluster.as_token(_renamed(genuine, "node-b")) as client:
-                error = await refusal(client.create("podendpoints", endpoint("q", "node-b")))
-                assert error.code == 401
-
-    run(scenario)
+            await forbidden(client.create("podendpoints", endpoint("q", "")), "of node")
+        genuine = await agent_token(cluster, "egress-gateway-node", "node-c")
+        async with cluster.as_token(_renamed(genuine, "node-b")) as client:
+            error = await refusal(client.create("podendpoints", endpoint("q", "node-b")))
+            assert error.code == 401
 
 
 def _renamed(token: str, to: str) -> str:
@@ -305,53 +275,47 @@ async def _user(cluster: Cluster, name: str, *rules: Object) -> str:
     return await account_token(cluster, name, "default")
 
 
-def test_nobody_else_writes_a_pod_endpoint(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        async with two_agents(cluster) as (a, _):
-            await a.create("podendpoints", endpoint("p", "node-a"))
-            ours = {"apiGroups": [names.GROUP], "resources": ["*"], "verbs": ["*"]}
-            granted = await _user(cluster, "granted", ours)
-            words = "a PodEndpoint is written by the node agent of its pod's node, by nobody else"
-            change = {"spec": {"podPublicKey": "mine"}}
-            async with cluster.as_token(granted) as client:
-                await forbidden(client.create("podendpoints", endpoint("q", "node-a")), words)
-                forged = client.patch("podendpoints", "p", change, namespace="default")
-                await forbidden(forged, words)
-                # Finalizers and owners are the business of others, too.
-                labels = {"metadata": {"labels": {"seen": "yes"}}}
-                await client.patch("podendpoints", "p", labels, namespace="default")
-            admin = cluster.admin.create("podendpoints", endpoint("q", "node-a"))
-            await forbidden(admin, words)
-            ordinary = await _user(cluster, "ordinary")
-            async with cluster.as_token(ordinary) as client:
-                refused = client.create("podendpoints", endpoint("q", "node-a"))
-                await forbidden(refused, 'cannot create resource "podendpoints"')
-                path = {"namespace": SYSTEM, "name": "egress-gateway-node", "sub": "token"}
-                await forbidden(client.create("serviceaccounts", {}, **path), "cannot create")
-
-    run(scenario)
+async def test_nobody_else_writes_a_pod_endpoint(cluster: Cluster) -> None:
+    async with two_agents(cluster) as (a, _):
+        await a.create("podendpoints", endpoint("p", "node-a"))
+        ours = {"apiGroups": [names.GROUP], "resources": ["*"], "verbs": ["*"]}
+        granted = await _user(cluster, "granted", ours)
+        words = "a PodEndpoint is written by the node agent of its pod's node, by nobody else"
+        change = {"spec": {"podPublicKey": "mine"}}
+        async with cluster.as_token(granted) as client:
+            await forbidden(client.create("podendpoints", endpoint("q", "node-a")), words)
+            forged = client.patch("podendpoints", "p", change, namespace="default")
+            await forbidden(forged, words)
+            # Finalizers and owners are the business of others, too.
+            labels = {"metadata": {"labels": {"seen": "yes"}}}
+            await client.patch("podendpoints", "p", labels, namespace="default")
+        admin = cluster.admin.create("podendpoints", endpoint("q", "node-a"))
+        await forbidden(admin, words)
+        ordinary = await _user(cluster, "ordinary")
+        async with cluster.as_token(ordinary) as client:
+            refused = client.create("podendpoints", endpoint("q", "node-a"))
+            await forbidden(refused, 'cannot create resource "podendpoints"')
+            path = {"namespace": SYSTEM, "name": "egress-gateway-node", "sub": "token"}
+            await forbidden(client.create("serviceaccounts", {}, **path), "cannot create")
 
 
-def test_reports_and_labels_are_written_for_ones_own_node(run: Run) -> None:
+async def test_reports_and_labels_are_written_for_ones_own_node(cluster: Cluster) -> None:
     def report(name: str) -> Object:
         meta = {"name": name, "namespace": SYSTEM}
         return {"apiVersion": names.API_VERSION, "kind": "GatewayStatus", "metadata": meta}
 
-    async def scenario(cluster: Cluster) -> None:
-        async with two_agents(cluster) as (a, _):
-            label: Object = {"metadata": {"labels": {READY: "true"}}}
-            await a.patch("nodes", "node-a", label)
-            words = "a node agent may change its own Node alone"
-            await forbidden(a.patch("nodes", "node-b", label), words)
-            token = await agent_token(cluster, "egress-gateway-gateway", "node-a")
-            async with cluster.as_token(token) as gateway:
-                await gateway.apply(report("node-a"), resource="gatewaystatuses")
-                await forbidden(
-                    gateway.apply(report("node-b"), resource="gatewaystatuses"),
-                    "a gateway agent may write the GatewayStatus of its own node alone",
-                )
-
-    run(scenario)
+    async with two_agents(cluster) as (a, _):
+        label: Object = {"metadata": {"labels": {READY: "true"}}}
+        await a.patch("nodes", "node-a", label)
+        words = "a node agent may change its own Node alone"
+        await forbidden(a.patch("nodes", "node-b", label), words)
+        token = await agent_token(cluster, "egress-gateway-gateway", "node-a")
+        async with cluster.as_token(token) as gateway:
+            await gateway.apply(report("node-a"), resource="gatewaystatuses")
+            await forbidden(
+                gateway.apply(report("node-b"), resource="gatewaystatuses"),
+                "a gateway agent may write the GatewayStatus of its own node alone",
+            )
 
 
 # -- the language
@@ -387,136 +351,116 @@ async def validating(cluster: Cluster, actions: list[str], **spec: Any) -> None:
     await cluster.settled()
 
 
-def test_a_validation_speaks_in_kubernetes_words(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        rule = {"expression": "object.data.a == '2'"}
-        await validating(cluster, ["Deny"], validations=[rule])
-        error = await refusal(cluster.admin.create("configmaps", config_map("a")))
-        assert (error.code, error.reason) == (422, "Invalid")
-        assert str(error) == (
-            "configmaps \"a\" is forbidden: ValidatingAdmissionPolicy 'test' with binding "
-            "'test-binding' denied request: failed expression: object.data.a == '2'"
-        )
-        described = {**rule, "message": "fixed", "messageExpression": "'it is ' + object.data.a"}
-        await validating(cluster, ["Deny"], validations=[described])
-        error = await refusal(cluster.admin.create("configmaps", config_map("a")))
-        assert str(error).endswith("denied request: it is 1")
-        failing = {**described, "messageExpression": "string(object.data.absent)"}
-        await validating(cluster, ["Deny"], validations=[failing])
-        error = await refusal(cluster.admin.create("configmaps", config_map("a")))
-        assert str(error).endswith("denied request: fixed")
-        await cluster.admin.create("configmaps", {**config_map("a"), "data": {"a": "2"}})
-
-    run(scenario)
+async def test_a_validation_speaks_in_kubernetes_words(cluster: Cluster) -> None:
+    rule = {"expression": "object.data.a == '2'"}
+    await validating(cluster, ["Deny"], validations=[rule])
+    error = await refusal(cluster.admin.create("configmaps", config_map("a")))
+    assert (error.code, error.reason) == (422, "Invalid")
+    assert str(error) == (
+        "configmaps \"a\" is forbidden: ValidatingAdmissionPolicy 'test' with binding "
+        "'test-binding' denied request: failed expression: object.data.a == '2'"
+    )
+    described = {**rule, "message": "fixed", "messageExpression": "'it is ' + object.data.a"}
+    await validating(cluster, ["Deny"], validations=[described])
+    error = await refusal(cluster.admin.create("configmaps", config_map("a")))
+    assert str(error).endswith("denied request: it is 1")
+    failing = {**described, "messageExpression": "string(object.data.absent)"}
+    await validating(cluster, ["Deny"], validations=[failing])
+    error = await refusal(cluster.admin.create("configmaps", config_map("a")))
+    assert str(error).endswith("denied request: fixed")
+    await cluster.admin.create("configmaps", {**config_map("a"), "data": {"a": "2"}})
 
 
-def test_an_expression_that_fails_counts_by_the_failure_policy(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        rules = [{"expression": "object.data.absent == '1'"}]
-        await validating(cluster, ["Deny"], validations=rules)
-        error = await refusal(cluster.admin.create("configmaps", config_map("a")))
-        assert str(error).endswith("resulted in error: no such key: absent")
-        await validating(cluster, ["Deny"], validations=rules, failurePolicy="Ignore")
-        await cluster.admin.create("configmaps", config_map("a"))
-        await validating(cluster, ["Warn"], validations=rules, failurePolicy="Fail")
-        await cluster.admin.create("configmaps", config_map("b"))
-
-    run(scenario)
+async def test_an_expression_that_fails_counts_by_the_failure_policy(cluster: Cluster) -> None:
+    rules = [{"expression": "object.data.absent == '1'"}]
+    await validating(cluster, ["Deny"], validations=rules)
+    error = await refusal(cluster.admin.create("configmaps", config_map("a")))
+    assert str(error).endswith("resulted in error: no such key: absent")
+    await validating(cluster, ["Deny"], validations=rules, failurePolicy="Ignore")
+    await cluster.admin.create("configmaps", config_map("a"))
+    await validating(cluster, ["Warn"], validations=rules, failurePolicy="Fail")
+    await cluster.admin.create("configmaps", config_map("b"))
 
 
-def test_a_policy_without_a_binding_or_for_others_is_not_asked(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        rules = [{"expression": "false"}]
-        await cluster.admin.apply(policy("Validating", validations=rules))
-        await cluster.admin.create("configmaps", config_map("unbound"))
-        narrowed = {"objectSelector": {"matchLabels": {"guarded": "yes"}}}
-        await cluster.admin.apply(
-            binding("Validating", validationActions=["Deny"], matchResources=narrowed)
-        )
-        await cluster.settled()
-        await cluster.admin.create("configmaps", config_map("other"))
-        assert await refusal(cluster.admin.create("configmaps", config_map("a", guarded="yes")))
-        elsewhere = {"namespaceSelector": {"matchLabels": {"team": "x"}}}
-        await cluster.admin.apply(
-            binding("Validating", validationActions=["Deny"], matchResources=elsewhere)
-        )
-        await cluster.settled()
-        await cluster.admin.create("configmaps", config_map("a", guarded="yes"))
-
-    run(scenario)
+async def test_a_policy_without_a_binding_or_for_others_is_not_asked(cluster: Cluster) -> None:
+    rules = [{"expression": "false"}]
+    await cluster.admin.apply(policy("Validating", validations=rules))
+    await cluster.admin.create("configmaps", config_map("unbound"))
+    narrowed = {"objectSelector": {"matchLabels": {"guarded": "yes"}}}
+    await cluster.admin.apply(
+        binding("Validating", validationActions=["Deny"], matchResources=narrowed)
+    )
+    await cluster.settled()
+    await cluster.admin.create("configmaps", config_map("other"))
+    assert await refusal(cluster.admin.create("configmaps", config_map("a", guarded="yes")))
+    elsewhere = {"namespaceSelector": {"matchLabels": {"team": "x"}}}
+    await cluster.admin.apply(
+        binding("Validating", validationActions=["Deny"], matchResources=elsewhere)
+    )
+    await cluster.settled()
+    await cluster.admin.create("configmaps", config_map("a", guarded="yes"))
 
 
-def test_conditions_and_lazy_variables(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        conditions = [{"name": "named", "expression": "request.name.startsWith('g')"}]
-        variables = [
-            {"name": "broken", "expression": "object.data.absent"},
-            {"name": "one", "expression": "object.data.a"},
-            {"name": "two", "expression": "variables.one + '!'"},
-        ]
-        rules = [{"expression": "variables.two == '2!'", "message": "not two"}]
-        await validating(
-            cluster,
-            ["Deny"],
-            matchConditions=conditions,
-            variables=variables,
-            validations=rules,
-        )
-        await cluster.admin.create("configmaps", config_map("other"))
-        error = await refusal(cluster.admin.create("configmaps", config_map("g1")))
-        assert str(error).endswith("not two")
-        await cluster.admin.create("configmaps", {**config_map("g2"), "data": {"a": "2"}})
-        # kube-apiserver has no namespace there either.
-        conditions[0]["expression"] = "namespaceObject.metadata.name == 'default'"
-        await validating(
-            cluster,
-            ["Deny"],
-            matchConditions=conditions,
-            validations=[{"expression": "true"}],
-        )
-        error = await refusal(cluster.admin.create("configmaps", config_map("g3")))
-        assert str(error).endswith("no such key: metadata")
-
-    run(scenario)
+async def test_conditions_and_lazy_variables(cluster: Cluster) -> None:
+    conditions = [{"name": "named", "expression": "request.name.startsWith('g')"}]
+    variables = [
+        {"name": "broken", "expression": "object.data.absent"},
+        {"name": "one", "expression": "object.data.a"},
+        {"name": "two", "expression": "variables.one + '!'"},
+    ]
+    rules = [{"expression": "variables.two == '2!'", "message": "not two"}]
+    await validating(
+        cluster,
+        ["Deny"],
+        matchConditions=conditions,
+        variables=variables,
+        validations=rules,
+    )
+    await cluster.admin.create("configmaps", config_map("other"))
+    error = await refusal(cluster.admin.create("configmaps", config_map("g1")))
+    assert str(error).endswith("not two")
+    await cluster.admin.create("configmaps", {**config_map("g2"), "data": {"a": "2"}})
+    # kube-apiserver has no namespace there either.
+    conditions[0]["expression"] = "namespaceObject.metadata.name == 'default'"
+    await validating(
+        cluster,
+        ["Deny"],
+        matchConditions=conditions,
+        validations=[{"expression": "true"}],
+    )
+    error = await refusal(cluster.admin.create("configmaps", config_map("g3")))
+    assert str(error).endswith("no such key: metadata")
 
 
-def test_mutations_see_those_before_them(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        def patch(text: str) -> Object:
-            return {"patchType": "JSONPatch", "jsonPatch": {"expression": text}}
+async def test_mutations_see_those_before_them(cluster: Cluster) -> None:
+    def patch(text: str) -> Object:
+        return {"patchType": "JSONPatch", "jsonPatch": {"expression": text}}
 
-        first = "[JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('b'), value: 'x'}]"
-        second = "object.data.b == 'x' ? [JSONPatch{op: 'remove', path: '/data/a'}] : []"
-        changing = policy(
-            "Mutating", reinvocationPolicy="Never", mutations=[patch(first), patch(second)]
-        )
-        await cluster.admin.apply(changing)
-        await cluster.admin.apply(binding("Mutating"))
-        await cluster.settled()
-        made = await cluster.admin.create("configmaps", config_map("a"))
-        assert made["data"] == {"b": "x"}
-        await cluster.admin.delete(
-            f"mutatingadmissionpolicies.{GROUP}/v1", "test", missing_ok=False
-        )
-        await cluster.settled()
-        made = await cluster.admin.create("configmaps", config_map("c"))
-        assert made["data"] == {"a": "1"}
-
-    run(scenario)
+    first = "[JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('b'), value: 'x'}]"
+    second = "object.data.b == 'x' ? [JSONPatch{op: 'remove', path: '/data/a'}] : []"
+    changing = policy(
+        "Mutating", reinvocationPolicy="Never", mutations=[patch(first), patch(second)]
+    )
+    await cluster.admin.apply(changing)
+    await cluster.admin.apply(binding("Mutating"))
+    await cluster.settled()
+    made = await cluster.admin.create("configmaps", config_map("a"))
+    assert made["data"] == {"b": "x"}
+    await cluster.admin.delete(f"mutatingadmissionpolicies.{GROUP}/v1", "test", missing_ok=False)
+    await cluster.settled()
+    made = await cluster.admin.create("configmaps", config_map("c"))
+    assert made["data"] == {"a": "1"}
 
 
 @pytest.mark.embedded_only("kube-apiserver lets a mutation rename; nothing of ours does")
-def test_a_mutation_may_not_rename(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        renaming = "[JSONPatch{op: 'replace', path: '/metadata/name', value: 'b'}]"
-        patch = {"patchType": "JSONPatch", "jsonPatch": {"expression": renaming}}
-        changing = policy("Mutating", reinvocationPolicy="Never", mutations=[patch])
-        await cluster.admin.apply(changing)
-        await cluster.admin.apply(binding("Mutating"))
-        error = await refusal(cluster.admin.create("configmaps", config_map("c")))
-        assert "may not change kind, name" in str(error)
-
-    run(scenario)
+async def test_a_mutation_may_not_rename(cluster: Cluster) -> None:
+    renaming = "[JSONPatch{op: 'replace', path: '/metadata/name', value: 'b'}]"
+    patch = {"patchType": "JSONPatch", "jsonPatch": {"expression": renaming}}
+    changing = policy("Mutating", reinvocationPolicy="Never", mutations=[patch])
+    await cluster.admin.apply(changing)
+    await cluster.admin.apply(binding("Mutating"))
+    error = await refusal(cluster.admin.create("configmaps", config_map("c")))
+    assert "may not change kind, name" in str(error)
 
 
 _SOUND = {"validations": [{"expression": "true"}]}
@@ -550,15 +494,12 @@ _SOUND = {"validations": [{"expression": "true"}]}
         ),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused_at_once(
-    run: Run, kind: str, spec: Object, words: str
+async def test_what_cannot_be_evaluated_is_refused_at_once(
+    cluster: Cluster, kind: str, spec: Object, words: str
 ) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        error = await refusal(cluster.admin.apply(policy(kind, **spec)))
-        assert error.code == 422
-        assert words in str(error)
-
-    run(scenario)
+    error = await refusal(cluster.admin.apply(policy(kind, **spec)))
+    assert error.code == 422
+    assert words in str(error)
 
 
 @pytest.mark.embedded_only("Kubernetes has more of the language than the embedded server")
@@ -577,12 +518,9 @@ def test_what_cannot_be_evaluated_is_refused_at_once(
         ),
     ],
 )
-def test_what_only_a_real_server_evaluates_is_refused_too(
-    run: Run, kind: str, spec: Object, words: str
+async def test_what_only_a_real_server_evaluates_is_refused_too(
+    cluster: Cluster, kind: str, spec: Object, words: str
 ) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        error = await refusal(cluster.admin.apply(policy(kind, **spec)))
-        assert error.code == 422
-        assert words in str(error)
-
-    run(scenario)
+    error = await refusal(cluster.admin.apply(policy(kind, **spec)))
+    assert error.code == 422
+    assert words in str(error)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from egress_gateway.api import names
-from lab.tests.apiserver.conftest import Cluster, Run
+from lab.tests.apiserver.conftest import Cluster
 from lab.tests.apiserver.test_objects import refusal
 
 _CRDS = Path(__file__).parents[3] / "deploy" / "crds"
@@ -82,20 +82,17 @@ def widget(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_the_shipped_definitions_are_served_at_once(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await install(cluster)
-        for kind in ("StaticGatewayConfiguration", "PodEndpoint", "GatewayStatus"):
-            assert await cluster.admin.resource_of(names.API_VERSION, kind)
-        made = await cluster.admin.apply(configuration(gatewayNodepoolName="npegress"))
-        assert made["spec"] == {
-            "gatewayNodepoolName": "npegress",
-            "defaultRoute": "staticEgressGateway",
-            "provisionPublicIps": True,
-        }
-        assert made["metadata"]["generation"] == 1
-
-    run(scenario)
+async def test_the_shipped_definitions_are_served_at_once(cluster: Cluster) -> None:
+    await install(cluster)
+    for kind in ("StaticGatewayConfiguration", "PodEndpoint", "GatewayStatus"):
+        assert await cluster.admin.resource_of(names.API_VERSION, kind)
+    made = await cluster.admin.apply(configuration(gatewayNodepoolName="npegress"))
+    assert made["spec"] == {
+        "gatewayNodepoolName": "npegress",
+        "defaultRoute": "staticEgressGateway",
+        "provisionPublicIps": True,
+    }
+    assert made["metadata"]["generation"] == 1
 
 
 @pytest.mark.parametrize(
@@ -114,95 +111,78 @@ def test_the_shipped_definitions_are_served_at_once(run: Run) -> None:
         ),
     ],
 )
-def test_a_bad_configuration_is_refused_with_the_field(
-    run: Run, spec: dict[str, Any], message: str
+async def test_a_bad_configuration_is_refused_with_the_field(
+    cluster: Cluster, spec: dict[str, Any], message: str
 ) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await install(cluster)
-        error = await refusal(
-            cluster.admin.create("staticgatewayconfigurations", configuration(**spec))
+    await install(cluster)
+    error = await refusal(
+        cluster.admin.create("staticgatewayconfigurations", configuration(**spec))
+    )
+    assert (error.code, error.reason) == (422, "Invalid")
+    assert message in str(error)
+
+
+async def test_unknown_fields_are_pruned_or_refused(cluster: Cluster) -> None:
+    await define(cluster, spec_schema(size={"type": "integer"}))
+    path = "/apis/example.com/v1/namespaces/default/widgets"
+    error = await refusal(
+        cluster.admin.call(
+            "POST",
+            path,
+            body=widget({"size": 1, "shape": "x"}),
+            query={"fieldValidation": "Strict"},
         )
-        assert (error.code, error.reason) == (422, "Invalid")
-        assert message in str(error)
-
-    run(scenario)
-
-
-def test_unknown_fields_are_pruned_or_refused(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await define(cluster, spec_schema(size={"type": "integer"}))
-        path = "/apis/example.com/v1/namespaces/default/widgets"
-        error = await refusal(
-            cluster.admin.call(
-                "POST",
-                path,
-                body=widget({"size": 1, "shape": "x"}),
-                query={"fieldValidation": "Strict"},
-            )
-        )
-        assert str(error) == (
-            'Widget in version "v1" cannot be handled as a Widget: '
-            'strict decoding error: unknown field "spec.shape"'
-        )
-        made = await cluster.admin.call("POST", path, body=widget({"size": 1, "shape": "x"}))
-        assert made["spec"] == {"size": 1}
-
-    run(scenario)
+    )
+    assert str(error) == (
+        'Widget in version "v1" cannot be handled as a Widget: '
+        'strict decoding error: unknown field "spec.shape"'
+    )
+    made = await cluster.admin.call("POST", path, body=widget({"size": 1, "shape": "x"}))
+    assert made["spec"] == {"size": 1}
 
 
-def test_status_and_specification_are_written_apart(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await define(cluster, spec_schema(size={"type": "integer"}), subresources={"status": {}})
-        made = await cluster.admin.create(WIDGETS, {**widget({"size": 1}), "status": {"a": 1}})
-        assert "status" not in made
-        both = {"spec": {"size": 2}, "status": {"ready": True}}
-        after = await cluster.admin.patch(
-            WIDGETS, "w", both, namespace="default", subresource="status"
-        )
-        assert (after["spec"], after["status"]) == ({"size": 1}, {"ready": True})
-        assert after["metadata"]["generation"] == 1
-        both["status"] = {"ready": False}
-        after = await cluster.admin.patch(WIDGETS, "w", both, namespace="default")
-        assert (after["spec"], after["status"]) == ({"size": 2}, {"ready": True})
-        assert after["metadata"]["generation"] == 2
-        marked = {
-            **widget({}),
-            "spec": {"size": 9},
-            "status": {"ready": True, "seen": 2},
-        }
-        after = await cluster.admin.apply(marked, resource=WIDGETS, subresource="status")
-        assert (after["spec"], after["status"]) == ({"size": 2}, {"ready": True, "seen": 2})
-
-    run(scenario)
+async def test_status_and_specification_are_written_apart(cluster: Cluster) -> None:
+    await define(cluster, spec_schema(size={"type": "integer"}), subresources={"status": {}})
+    made = await cluster.admin.create(WIDGETS, {**widget({"size": 1}), "status": {"a": 1}})
+    assert "status" not in made
+    both = {"spec": {"size": 2}, "status": {"ready": True}}
+    after = await cluster.admin.patch(WIDGETS, "w", both, namespace="default", subresource="status")
+    assert (after["spec"], after["status"]) == ({"size": 1}, {"ready": True})
+    assert after["metadata"]["generation"] == 1
+    both["status"] = {"ready": False}
+    after = await cluster.admin.patch(WIDGETS, "w", both, namespace="default")
+    assert (after["spec"], after["status"]) == ({"size": 2}, {"ready": True})
+    assert after["metadata"]["generation"] == 2
+    marked = {
+        **widget({}),
+        "spec": {"size": 9},
+        "status": {"ready": True, "seen": 2},
+    }
+    after = await cluster.admin.apply(marked, resource=WIDGETS, subresource="status")
+    assert (after["spec"], after["status"]) == ({"size": 2}, {"ready": True, "seen": 2})
 
 
-def test_an_update_must_name_the_version_it_is_of(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await define(cluster, spec_schema())
-        await cluster.admin.create(WIDGETS, widget({}))
-        error = await refusal(cluster.admin.replace(WIDGETS, widget({})))
-        assert "metadata.resourceVersion" in str(error)
-        assert error.code == 422
-
-    run(scenario)
+async def test_an_update_must_name_the_version_it_is_of(cluster: Cluster) -> None:
+    await define(cluster, spec_schema())
+    await cluster.admin.create(WIDGETS, widget({}))
+    error = await refusal(cluster.admin.replace(WIDGETS, widget({})))
+    assert "metadata.resourceVersion" in str(error)
+    assert error.code == 422
 
 
-def test_transition_rules_see_the_old_value(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        name = {
-            "type": "string",
-            "x-kubernetes-validations": [
-                {"rule": "self == oldSelf", "message": "the name is for ever"}
-            ],
-        }
-        await define(cluster, spec_schema(name=name))
-        await cluster.admin.create(WIDGETS, widget({"name": "a"}))
-        error = await refusal(
-            cluster.admin.patch(WIDGETS, "w", {"spec": {"name": "b"}}, namespace="default")
-        )
-        assert 'spec.name: Invalid value: "b": the name is for ever' in str(error)
-
-    run(scenario)
+async def test_transition_rules_see_the_old_value(cluster: Cluster) -> None:
+    name = {
+        "type": "string",
+        "x-kubernetes-validations": [
+            {"rule": "self == oldSelf", "message": "the name is for ever"}
+        ],
+    }
+    await define(cluster, spec_schema(name=name))
+    await cluster.admin.create(WIDGETS, widget({"name": "a"}))
+    error = await refusal(
+        cluster.admin.patch(WIDGETS, "w", {"spec": {"name": "b"}}, namespace="default")
+    )
+    assert 'spec.name: Invalid value: "b": the name is for ever' in str(error)
 
 
 @pytest.mark.parametrize(
@@ -214,27 +194,23 @@ def test_transition_rules_see_the_old_value(run: Run) -> None:
         ("other.size == 1", "undeclared reference to 'other'"),
     ],
 )
-def test_a_rule_that_cannot_be_evaluated_is_refused(run: Run, rule: str, why: str) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        schema = spec_schema(size={"type": "integer"})
-        schema["properties"]["spec"]["x-kubernetes-validations"] = [{"rule": rule}]
-        error = await refusal(cluster.admin.create("customresourcedefinitions", definition(schema)))
-        assert (error.code, error.reason) == (422, "Invalid")
-        assert why in str(error)
+async def test_a_rule_that_cannot_be_evaluated_is_refused(
+    cluster: Cluster, rule: str, why: str
+) -> None:
+    schema = spec_schema(size={"type": "integer"})
+    schema["properties"]["spec"]["x-kubernetes-validations"] = [{"rule": rule}]
+    error = await refusal(cluster.admin.create("customresourcedefinitions", definition(schema)))
+    assert (error.code, error.reason) == (422, "Invalid")
+    assert why in str(error)
 
-    run(scenario)
 
-
-def test_deleting_a_definition_deletes_its_objects(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await define(cluster, spec_schema())
-        await cluster.admin.create(WIDGETS, widget({}))
-        await cluster.admin.delete("customresourcedefinitions", "widgets.example.com")
-        await cluster.admin.wait_for(
-            "customresourcedefinitions", "widgets.example.com", lambda obj: obj is None
-        )
-        assert (await refusal(cluster.admin.list(WIDGETS))).code == 404
-        await define(cluster, spec_schema())
-        assert await cluster.admin.list(WIDGETS) == []
-
-    run(scenario)
+async def test_deleting_a_definition_deletes_its_objects(cluster: Cluster) -> None:
+    await define(cluster, spec_schema())
+    await cluster.admin.create(WIDGETS, widget({}))
+    await cluster.admin.delete("customresourcedefinitions", "widgets.example.com")
+    await cluster.admin.wait_for(
+        "customresourcedefinitions", "widgets.example.com", lambda obj: obj is None
+    )
+    assert (await refusal(cluster.admin.list(WIDGETS))).code == 404
+    await define(cluster, spec_schema())
+    assert await cluster.admin.list(WIDGETS) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
-from lab.tests.apiserver.conftest import Cluster, Run
+from lab.tests.apiserver.conftest import Cluster, Serving
 from lab.tests.apiserver.fake_runtime import EchoRuntime
 from lab.tests.apiserver.test_objects import add_node, node, pod
 
@@ -21,41 +21,34 @@ async def start(cluster: Cluster, *containers: str) -> None:
     await cluster.admin.create("pods", pod("p", containers=listed))
 
 
-def test_a_command_has_output_and_an_exit_code(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
+async def test_a_command_has_output_and_an_exit_code(serving: Serving) -> None:
+    async with serving(runtime=EchoRuntime()) as cluster:
         await start(cluster)
         done = await cluster.admin.exec("default", "p", ["echo", "hello world", "$x"])
         assert (done.code, done.stdout, done.stderr) == (0, b"hello world $x\n", b"to stderr\n")
         assert (await cluster.admin.exec("default", "p", ["exit", "42"])).code == 42
 
-    run(scenario, runtime=EchoRuntime())
 
-
-def test_a_commands_input_ends(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
+async def test_a_commands_input_ends(serving: Serving) -> None:
+    async with serving(runtime=EchoRuntime()) as cluster:
         await start(cluster)
         sent = b"some bytes\x00\xff" * 1000
         done = await cluster.admin.exec("default", "p", ["cat"], stdin=sent)
         assert done.stdout == sent
 
-    run(scenario, runtime=EchoRuntime())
 
-
-def test_a_client_that_goes_ends_its_command(run: Run) -> None:
+async def test_a_client_that_goes_ends_its_command(serving: Serving) -> None:
     runtime = EchoRuntime()
-
-    async def scenario(cluster: Cluster) -> None:
+    async with serving(runtime=runtime) as cluster:
         await start(cluster)
         with pytest.raises(TimeoutError):
             await cluster.admin.exec("default", "p", ["sleep"], timeout=0.5)
         async with asyncio.timeout(10):
             await runtime.sessions[0].killed.wait()
 
-    run(scenario, runtime=runtime)
 
-
-def test_what_cannot_be_entered_says_so(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
+async def test_what_cannot_be_entered_says_so(serving: Serving) -> None:
+    async with serving(runtime=EchoRuntime()) as cluster:
         await start(cluster, "c", "broken")
         for name, container in (("none", None), ("p", "broken")):
             with pytest.raises(KubeError) as caught:
@@ -65,11 +58,9 @@ def test_what_cannot_be_entered_says_so(run: Run) -> None:
             await cluster.admin.exec("default", "p", ["echo"], container="unheard")
         assert caught.value.code == 400
 
-    run(scenario, runtime=EchoRuntime())
 
-
-def test_logs_by_container_and_tail(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
+async def test_logs_by_container_and_tail(serving: Serving) -> None:
+    async with serving(runtime=EchoRuntime()) as cluster:
         await start(cluster, "c", "broken")
         local = KubeClient(cluster.server.transport())
         for client in (cluster.admin, local):
@@ -78,8 +69,6 @@ def test_logs_by_container_and_tail(run: Run) -> None:
             await refused(client.logs("default", "p"), "a container name must be specified")
             await refused(client.logs("default", "p", container="broken"), "has no log")
 
-    run(scenario, runtime=EchoRuntime())
-
 
 async def refused(call: Any, why: str) -> None:
     with pytest.raises(KubeError) as caught:
@@ -87,9 +76,6 @@ async def refused(call: Any, why: str) -> None:
     assert why in str(caught.value)
 
 
-def test_without_a_runtime_it_is_501(run: Run) -> None:
-    async def scenario(cluster: Cluster) -> None:
-        await start(cluster)
-        await refused(cluster.admin.logs("default", "p"), "no node runtime")
-
-    run(scenario)
+async def test_without_a_runtime_it_is_501(cluster: Cluster) -> None:
+    await start(cluster)
+    await refused(cluster.admin.logs("default", "p"), "no node runtime")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from typing import Any
 
@@ -76,43 +75,40 @@ def scale_set_with(model: dict[str, Any], prefix_id: str) -> dict[str, Any]:
     return {"location": model["location"], "properties": properties}
 
 
-def test_the_cluster_may_use_a_brought_prefix_only_when_the_role_is_granted(
+async def test_the_cluster_may_use_a_brought_prefix_only_when_the_role_is_granted(
     azure: Running, person: Person
 ) -> None:
-    async def story() -> None:
-        async with person() as owner:
-            cluster = await make_cluster(owner)
-            await make_gateway_pool(owner)
-            prefix = await make_prefix(owner)
-            principal = cluster["identity"]["principalId"]
-            client_id = azure.machines.clusters[CLUSTER].identity_client_id
-            async with federated(azure, client_id, ADDON_SUBJECT) as controller:
-                sets = f"{NODE_GROUP}/providers/Microsoft.Compute/virtualMachineScaleSets"
-                pools = await controller.list(sets, VERSION)
-                model = next(p for p in pools if "npegress" in p["name"])
-                body = scale_set_with(model, prefix["id"])
+    async with person() as owner:
+        cluster = await make_cluster(owner)
+        await make_gateway_pool(owner)
+        prefix = await make_prefix(owner)
+        principal = cluster["identity"]["principalId"]
+        client_id = azure.machines.clusters[CLUSTER].identity_client_id
+        async with federated(azure, client_id, ADDON_SUBJECT) as controller:
+            sets = f"{NODE_GROUP}/providers/Microsoft.Compute/virtualMachineScaleSets"
+            pools = await controller.list(sets, VERSION)
+            model = next(p for p in pools if "npegress" in p["name"])
+            body = scale_set_with(model, prefix["id"])
 
-                with pytest.raises(RequestFailed) as error:
-                    await controller.get(prefix["id"], VERSION)
-                assert refused(error) == (403, "AuthorizationFailed")
-                assert error.value.message == (
-                    f"The client '{client_id}' with object id '{principal}' does not have "
-                    "authorization to perform action 'Microsoft.Network/publicIPPrefixes/read' "
-                    f"over scope '{prefix['id']}' or the scope is invalid. If access was recently "
-                    "granted, please refresh your credentials."
-                )
-                await grant(owner, prefix["id"], "acdd72a7-3385-48ef-bd42-f606fba81ae7", principal)
+            with pytest.raises(RequestFailed) as error:
                 await controller.get(prefix["id"], VERSION)
-                with pytest.raises(RequestFailed) as error:
-                    await controller.put(model["id"], body, VERSION)
-                assert refused(error) == (403, "LinkedAuthorizationFailed")
-                assert "Microsoft.Network/publicIPPrefixes/join/action" in error.value.message
-                assert prefix["id"] in error.value.message
-
-                await grant(owner, prefix["id"], "4d97b98b-1d4f-4787-a291-c67834d212e7", principal)
+            assert refused(error) == (403, "AuthorizationFailed")
+            assert error.value.message == (
+                f"The client '{client_id}' with object id '{principal}' does not have "
+                "authorization to perform action 'Microsoft.Network/publicIPPrefixes/read' "
+                f"over scope '{prefix['id']}' or the scope is invalid. If access was recently "
+                "granted, please refresh your credentials."
+            )
+            await grant(owner, prefix["id"], "acdd72a7-3385-48ef-bd42-f606fba81ae7", principal)
+            await controller.get(prefix["id"], VERSION)
+            with pytest.raises(RequestFailed) as error:
                 await controller.put(model["id"], body, VERSION)
+            assert refused(error) == (403, "LinkedAuthorizationFailed")
+            assert "Microsoft.Network/publicIPPrefixes/join/action" in error.value.message
+            assert prefix["id"] in error.value.message
 
-    asyncio.run(story())
+            await grant(owner, prefix["id"], "4d97b98b-1d4f-4787-a291-c67834d212e7", principal)
+            await controller.put(model["id"], body, VERSION)
 
 
 async def grant(client: ArmClient, scope: str, role: str, principal: str) -> dict[str, Any]:
@@ -135,25 +131,21 @@ async def grant(client: ArmClient, scope: str, role: str, principal: str) -> dic
         (None, False, False, False),
     ],
 )
-def test_roles_mean_what_they_mean_for_a_prefix(
+async def test_roles_mean_what_they_mean_for_a_prefix(
     azure: Running, person: Person, role: str | None, reads: bool, writes: bool, assigns: bool
 ) -> None:
     client_id = identity(azure, role)
-
-    async def story() -> None:
-        async with person() as owner:
-            await owner.put(GROUP, {"location": "swedencentral"}, VERSION)
-            prefix = await make_prefix(owner)
-        principal = azure.emulator.directory.find(client_id)
-        assert principal is not None
-        async with federated(azure, client_id) as client:
-            assert await allowed(client.get(prefix["id"], VERSION)) is reads
-            assert await allowed(make_prefix(client, "another")) is writes
-            reader = "acdd72a7-3385-48ef-bd42-f606fba81ae7"
-            given = grant(client, prefix["id"], reader, principal.object_id)
-            assert await allowed(given) is assigns
-
-    asyncio.run(story())
+    async with person() as owner:
+        await owner.put(GROUP, {"location": "swedencentral"}, VERSION)
+        prefix = await make_prefix(owner)
+    principal = azure.emulator.directory.find(client_id)
+    assert principal is not None
+    async with federated(azure, client_id) as client:
+        assert await allowed(client.get(prefix["id"], VERSION)) is reads
+        assert await allowed(make_prefix(client, "another")) is writes
+        reader = "acdd72a7-3385-48ef-bd42-f606fba81ae7"
+        given = grant(client, prefix["id"], reader, principal.object_id)
+        assert await allowed(given) is assigns
 
 
 async def allowed(request: Any) -> bool:
@@ -166,79 +158,64 @@ async def allowed(request: Any) -> bool:
     return True
 
 
-def test_lists_of_the_subscription_show_what_the_caller_may_see(
+async def test_lists_of_the_subscription_show_what_the_caller_may_see(
     azure: Running, person: Person
 ) -> None:
     client_id = identity(azure, "Reader")
-
-    async def story() -> None:
-        async with person() as owner:
-            for group in (GROUP, GROUP + "2"):
-                await owner.put(group, {"location": "swedencentral"}, VERSION)
-            await make_prefix(owner)
-            path = f"{GROUP}2/providers/Microsoft.Network/publicIPPrefixes/hidden"
-            body = {"location": "swedencentral", "properties": {"prefixLength": 31}}
-            await owner.put(path, body, VERSION)
-        everywhere = f"/subscriptions/{SUBSCRIPTION}"
-        async with federated(azure, client_id) as client:
-            listed = f"{everywhere}/providers/Microsoft.Network/publicIPPrefixes"
-            assert [p["name"] for p in await client.list(listed, VERSION)] == ["pip"]
-            groups = await client.list(f"{everywhere}/resourceGroups", VERSION)
-            assert [g["name"] for g in groups] == ["rg"]
-            assert len(await client.list("/subscriptions", VERSION)) == 1
-
-    asyncio.run(story())
+    async with person() as owner:
+        for group in (GROUP, GROUP + "2"):
+            await owner.put(group, {"location": "swedencentral"}, VERSION)
+        await make_prefix(owner)
+        path = f"{GROUP}2/providers/Microsoft.Network/publicIPPrefixes/hidden"
+        body = {"location": "swedencentral", "properties": {"prefixLength": 31}}
+        await owner.put(path, body, VERSION)
+    everywhere = f"/subscriptions/{SUBSCRIPTION}"
+    async with federated(azure, client_id) as client:
+        listed = f"{everywhere}/providers/Microsoft.Network/publicIPPrefixes"
+        assert [p["name"] for p in await client.list(listed, VERSION)] == ["pip"]
+        groups = await client.list(f"{everywhere}/resourceGroups", VERSION)
+        assert [g["name"] for g in groups] == ["rg"]
+        assert len(await client.list("/subscriptions", VERSION)) == 1
 
 
 @pytest.mark.parametrize(
     ("assertion", "number"),
     [("https://issuer|someone-else", "AADSTS700213"), ("garbage", "AADSTS700027")],
 )
-def test_only_the_federated_subject_signs_in_as_an_identity(
+async def test_only_the_federated_subject_signs_in_as_an_identity(
     azure: Running, assertion: str, number: str
 ) -> None:
     client_id = identity(azure, "Reader")
-
-    async def story() -> None:
-        async with federated(azure, client_id) as client:
-            client.subject = ""
-            session, base = client._session, azure.base
-            assert session is not None
-            form = {
-                "grant_type": "client_credentials",
-                "client_id": client_id,
-                "client_assertion": assertion,
-            }
-            url = f"{base}/tenant/oauth2/v2.0/token"
-            async with session.post(url, data=form, ssl=client._ssl or True) as response:
-                assert response.status == 401
-                body = await response.json()
-                assert body["error_description"].startswith(number)
-
-    asyncio.run(story())
+    async with federated(azure, client_id) as client:
+        client.subject = ""
+        session, base = client._session, azure.base
+        assert session is not None
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": client_id,
+            "client_assertion": assertion,
+        }
+        url = f"{base}/tenant/oauth2/v2.0/token"
+        async with session.post(url, data=form, ssl=client._ssl or True) as response:
+            assert response.status == 401
+            body = await response.json()
+            assert body["error_description"].startswith(number)
 
 
-def test_a_managed_identity_has_no_secret(azure: Running, person: Person) -> None:
+async def test_a_managed_identity_has_no_secret(azure: Running, person: Person) -> None:
     client_id = identity(azure, "Reader")
-
-    async def story() -> None:
-        async with person(client_id) as client:
-            with pytest.raises(RequestFailed, match="AADSTS7000215"):
-                await client.get(GROUP, VERSION)
-
-    asyncio.run(story())
+    async with person(client_id) as client:
+        with pytest.raises(RequestFailed, match="AADSTS7000215"):
+            await client.get(GROUP, VERSION)
 
 
-def test_calls_without_a_good_token_are_sent_to_the_authority(azure: Running) -> None:
-    async def story() -> None:
-        async with federated(azure, "nobody") as client:
-            assert client._session is not None
-            url = f"{azure.base}{GROUP}?api-version={VERSION}"
-            for headers in ({}, {"Authorization": "Bearer x.y.z"}):
-                async with client._session.get(url, headers=headers, ssl=client._ssl) as response:
-                    assert response.status == 401
-                    assert "authorization_uri" in response.headers["WWW-Authenticate"]
-                    body = await response.json()
-                    assert body["error"]["code"] == "AuthenticationFailed"
-
-    asyncio.run(story())
+async def test_calls_without_a_good_token_are_sent_to_the_authority(azure: Running) -> None:
+    async with federated(azure, "nobody") as client:
+        assert client._session is not None
+        url = f"{azure.base}{GROUP}?api-version={VERSION}"
+        for headers in ({}, {"Authorization": "Bearer x.y.z"}):
+            async with client._session.get(url, headers=headers, ssl=client._ssl) as response:
+                assert response.status == 401
+                assert "authorization_uri" in response.headers["WWW-Authenticate"]
+                body = await response.json()
+                assert body["error"]["code"] == "AuthenticationFailed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 from collections.abc import Iterator
@@ -108,7 +107,7 @@ def header(item: dict[str, Any], *, under: str) -> Iterator[str]:
         yield f"{item.get('id')} has no provisioningState"
 
 
-def test_every_recorded_request_gets_the_recorded_kind_of_answer(
+async def test_every_recorded_request_gets_the_recorded_kind_of_answer(
     azure: Running, person: Person
 ) -> None:
     recorded = [json.loads(line) for line in (GOLDEN / "apply-one.jsonl").read_text().splitlines()]
@@ -117,17 +116,13 @@ def test_every_recorded_request_gets_the_recorded_kind_of_answer(
         snapshot.load(azure.emulator.azure, before())
 
     azure.call(seed())
-
-    async def replay() -> None:
-        async with person() as client:
-            for number, step in enumerate(recorded):
-                url = f"{azure.base}{step['path']}?api-version={step['api_version']}"
-                status, answer, headers = await send(client, step["method"], url, step.get("body"))
-                assert status == step["status"], f"request {number}: {step['path']}"
-                assert list(misshapen(step, answer)) == [], f"request {number}: {step['path']}"
-                await client._wait(headers)
-
-    asyncio.run(replay())
+    async with person() as client:
+        for number, step in enumerate(recorded):
+            url = f"{azure.base}{step['path']}?api-version={step['api_version']}"
+            status, answer, headers = await send(client, step["method"], url, step.get("body"))
+            assert status == step["status"], f"request {number}: {step['path']}"
+            assert list(misshapen(step, answer)) == [], f"request {number}: {step['path']}"
+            await client._wait(headers)
     for golden in end_state():
         if any(other in golden["id"] for other in NOT_OURS):
             continue
@@ -155,20 +150,16 @@ def test_every_recorded_request_gets_the_recorded_kind_of_answer(
     assert public["properties"]["ipAddress"] == "203.0.113.1"
 
 
-def test_the_recorded_end_can_be_loaded_and_is_answered_as_it_was(
+async def test_the_recorded_end_can_be_loaded_and_is_answered_as_it_was(
     azure: Running, person: Person
 ) -> None:
     async def seed() -> None:
         snapshot.load(azure.emulator.azure, end_state())
 
     azure.call(seed())
-
-    async def read() -> None:
-        async with person() as client:
-            for golden in end_state():
-                ours = await client.get(golden["id"], "2024-05-01")
-                missing = list(lacking(golden["properties"], ours["properties"]))
-                assert missing == [], golden["id"]
-                assert ours["properties"].get("ipAddress") == golden["properties"].get("ipAddress")
-
-    asyncio.run(read())
+    async with person() as client:
+        for golden in end_state():
+            ours = await client.get(golden["id"], "2024-05-01")
+            missing = list(lacking(golden["properties"], ours["properties"]))
+            assert missing == [], golden["id"]
+            assert ours["properties"].get("ipAddress") == golden["properties"].get("ipAddress")

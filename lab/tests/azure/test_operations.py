@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +39,13 @@ def credential(azure: Running) -> ClientSecretCredential:
     )
 
 
-def with_group(person: Person) -> None:
-    async def build() -> None:
-        async with person() as client:
-            await client.put(GROUP, {"location": "swedencentral"}, VERSION)
-
-    asyncio.run(build())
-
-
 @pytest.mark.parametrize("shape", ["async", "location", "both"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_sdk_follows_every_shape_to_its_end(
+async def test_the_sdk_follows_every_shape_to_its_end(
     azure: Running, person: Person, shape: str, fails: bool
 ) -> None:
-    with_group(person)
+    async with person() as client:
+        await client.put(GROUP, {"location": "swedencentral"}, VERSION)
     azure.emulator.faults.add("shape", method="PUT", path="publicIPPrefixes", shape=shape)
     azure.emulator.azure.operations.hold = 0
     azure.emulator.azure.operations.seconds = 1
@@ -76,109 +68,94 @@ def test_the_sdk_follows_every_shape_to_its_end(
             assert made.provisioning_state == "Succeeded"
 
 
-def test_a_network_and_its_subnets_are_written_one_at_a_time(
+async def test_a_network_and_its_subnets_are_written_one_at_a_time(
     azure: Running, person: Person
 ) -> None:
-    async def story() -> None:
-        async with person() as client:
-            await client.put(GROUP, {"location": "swedencentral"}, VERSION)
-            space = {"addressSpace": {"addressPrefixes": ["10.9.0.0/16"]}}
-            body = {"location": "swedencentral", "properties": space}
-            await client.put(f"{NETWORK}/virtualNetworks/net", body, VERSION)
-            azure.emulator.azure.operations.seconds = 600
-            subnet = {"properties": {"addressPrefix": "10.9.1.0/24"}}
-            one, two = (f"{azure.base}{NETWORK}/virtualNetworks/net{p}?api-version={VERSION}"
-                        for p in ("/subnets/one", ""))  # fmt: skip
-            assert (await send(client, "PUT", one, subnet))[0] == 201
-            status, answer, headers = await send(client, "PUT", two, body)
-            assert (status, answer["error"]["code"]) == (409, "AnotherOperationInProgress")
-            assert headers["Retry-After"] == "1"
-
-    asyncio.run(story())
+    async with person() as client:
+        await client.put(GROUP, {"location": "swedencentral"}, VERSION)
+        space = {"addressSpace": {"addressPrefixes": ["10.9.0.0/16"]}}
+        body = {"location": "swedencentral", "properties": space}
+        await client.put(f"{NETWORK}/virtualNetworks/net", body, VERSION)
+        azure.emulator.azure.operations.seconds = 600
+        subnet = {"properties": {"addressPrefix": "10.9.1.0/24"}}
+        one, two = (f"{azure.base}{NETWORK}/virtualNetworks/net{p}?api-version={VERSION}"
+                    for p in ("/subnets/one", ""))  # fmt: skip
+        assert (await send(client, "PUT", one, subnet))[0] == 201
+        status, answer, headers = await send(client, "PUT", two, body)
+        assert (status, answer["error"]["code"]) == (409, "AnotherOperationInProgress")
+        assert headers["Retry-After"] == "1"
 
 
-def test_a_cluster_and_its_pools_are_written_one_at_a_time(azure: Running, person: Person) -> None:
-    async def story() -> None:
-        async with person() as client:
-            cluster = await make_cluster(client)
-            azure.emulator.azure.operations.seconds = 600
-            url = f"{azure.base}{cluster['id']}?api-version={VERSION}"
-            assert (await send(client, "PUT", url, cluster))[0] == 200
-            with pytest.raises(RequestFailed, match="in progress operation on aks") as error:
-                await make_gateway_pool(client)
-            assert (error.value.status, error.value.code) == (409, "OperationNotAllowed")
+async def test_a_cluster_and_its_pools_are_written_one_at_a_time(
+    azure: Running, person: Person
+) -> None:
+    async with person() as client:
+        cluster = await make_cluster(client)
+        azure.emulator.azure.operations.seconds = 600
+        url = f"{azure.base}{cluster['id']}?api-version={VERSION}"
+        assert (await send(client, "PUT", url, cluster))[0] == 200
+        with pytest.raises(RequestFailed, match="in progress operation on aks") as error:
+            await make_gateway_pool(client)
+        assert (error.value.status, error.value.code) == (409, "OperationNotAllowed")
 
-    asyncio.run(story())
 
-
-def test_etags_guard_every_network_resource(azure: Running, person: Person) -> None:
-    async def story() -> None:
-        async with person() as client:
-            await make_cluster(client, "1.34")
-            await make_gateway_pool(client, type="VirtualMachines")
-            await make_prefix(client)
-            token = await client._sign_in()
-            session = client._session
-            assert session is not None
-            kinds = ("virtualNetworks", "loadBalancers", "publicIPAddresses", "publicIPPrefixes",
-                     "networkInterfaces")  # fmt: skip
-            for kind in kinds:
-                group = GROUP if kind == "publicIPPrefixes" else NODE_GROUP
-                (first, *_) = await client.list(
-                    f"{group}/providers/Microsoft.Network/{kind}", VERSION
-                )
-                url = f"{azure.base}{first['id']}?api-version={VERSION}"
-                fresh = first["etag"]
-                for method, etag, expected in (
-                    ("PUT", 'W/"stale"', 412),
-                    ("PATCH", 'W/"stale"', 412),
-                    ("DELETE", 'W/"stale"', 412),
-                    ("PUT", fresh, 200),
-                    ("PUT", fresh, 412),
-                ):
-                    headers = {"Authorization": f"Bearer {token}", "If-Match": etag}
-                    async with session.request(
-                        method, url, json=first, headers=headers, ssl=client._ssl or True
-                    ) as response:
-                        assert response.status == expected, (kind, method, etag)
-                        if expected == 412:
-                            body = await response.json()
-                            assert body["error"]["code"] == "PreconditionFailed"
-                        else:
-                            announced = {**response.headers, "status": str(expected)}
-                            await client._wait(announced)
-
-    asyncio.run(story())
+async def test_etags_guard_every_network_resource(azure: Running, person: Person) -> None:
+    async with person() as client:
+        await make_cluster(client, "1.34")
+        await make_gateway_pool(client, type="VirtualMachines")
+        await make_prefix(client)
+        token = await client._sign_in()
+        session = client._session
+        assert session is not None
+        kinds = ("virtualNetworks", "loadBalancers", "publicIPAddresses", "publicIPPrefixes",
+                 "networkInterfaces")  # fmt: skip
+        for kind in kinds:
+            group = GROUP if kind == "publicIPPrefixes" else NODE_GROUP
+            (first, *_) = await client.list(f"{group}/providers/Microsoft.Network/{kind}", VERSION)
+            url = f"{azure.base}{first['id']}?api-version={VERSION}"
+            fresh = first["etag"]
+            for method, etag, expected in (
+                ("PUT", 'W/"stale"', 412),
+                ("PATCH", 'W/"stale"', 412),
+                ("DELETE", 'W/"stale"', 412),
+                ("PUT", fresh, 200),
+                ("PUT", fresh, 412),
+            ):
+                headers = {"Authorization": f"Bearer {token}", "If-Match": etag}
+                async with session.request(
+                    method, url, json=first, headers=headers, ssl=client._ssl or True
+                ) as response:
+                    assert response.status == expected, (kind, method, etag)
+                    if expected == 412:
+                        body = await response.json()
+                        assert body["error"]["code"] == "PreconditionFailed"
+                    else:
+                        announced = {**response.headers, "status": str(expected)}
+                        await client._wait(announced)
 
 
 @pytest.mark.parametrize("mode", ["Automatic", "Rolling"])
-def test_upgrade_policies_bring_the_model_to_the_instances(
+async def test_upgrade_policies_bring_the_model_to_the_instances(
     azure: Running, person: Person, mode: str
 ) -> None:
-    async def story() -> None:
-        async with person() as client:
-            await make_cluster(client)
-            await make_gateway_pool(client)
-            model = next(s for s in await client.list(SETS, VERSION) if "npegress" in s["name"])
-            model["properties"]["upgradePolicy"]["mode"] = mode
-            profile = model["properties"]["virtualMachineProfile"]["networkProfile"]
-            profile["networkInterfaceConfigurations"][0]["properties"]["enableIPForwarding"] = False
-            await client.put(model["id"], model, VERSION)
-            instances = await client.list(f"{model['id']}/virtualMachines", VERSION)
-            assert [i["properties"]["latestModelApplied"] for i in instances] == [True, True]
-            nics = await client.list(f"{model['id']}/networkInterfaces", VERSION)
-            assert {n["properties"]["enableIPForwarding"] for n in nics} == {False}
-
-    asyncio.run(story())
+    async with person() as client:
+        await make_cluster(client)
+        await make_gateway_pool(client)
+        model = next(s for s in await client.list(SETS, VERSION) if "npegress" in s["name"])
+        model["properties"]["upgradePolicy"]["mode"] = mode
+        profile = model["properties"]["virtualMachineProfile"]["networkProfile"]
+        profile["networkInterfaceConfigurations"][0]["properties"]["enableIPForwarding"] = False
+        await client.put(model["id"], model, VERSION)
+        instances = await client.list(f"{model['id']}/virtualMachines", VERSION)
+        assert [i["properties"]["latestModelApplied"] for i in instances] == [True, True]
+        nics = await client.list(f"{model['id']}/networkInterfaces", VERSION)
+        assert {n["properties"]["enableIPForwarding"] for n in nics} == {False}
 
 
-def test_instances_can_be_restarted_and_made_anew(azure: Running, person: Person) -> None:
-    async def build() -> None:
-        async with person() as client:
-            await make_cluster(client)
-            await make_gateway_pool(client)
-
-    asyncio.run(build())
+async def test_instances_can_be_restarted_and_made_anew(azure: Running, person: Person) -> None:
+    async with person() as client:
+        await make_cluster(client)
+        await make_gateway_pool(client)
     before = dict(azure.machines.machines)
     with (
         credential(azure) as signed_in,
@@ -229,112 +206,106 @@ async def _group(azure: Running) -> None:
     store.put("Microsoft.Resources/resourceGroups", document)
 
 
-def test_a_nic_has_256_configurations_and_300_rules_at_most(azure: Running, person: Person) -> None:
-    async def story() -> None:
-        async with person() as client:
-            await make_cluster(client)
-            await make_gateway_pool(client)
-            model = next(s for s in await client.list(SETS, VERSION) if "npegress" in s["name"])
-            profile = model["properties"]["virtualMachineProfile"]["networkProfile"]
-            nic = profile["networkInterfaceConfigurations"][0]["properties"]
-            subnet = nic["ipConfigurations"][0]["properties"]["subnet"]
-            balancer = f"{NODE_GROUP}/providers/Microsoft.Network/loadBalancers/internal"
+async def test_a_nic_has_256_configurations_and_300_rules_at_most(
+    azure: Running, person: Person
+) -> None:
+    async with person() as client:
+        await make_cluster(client)
+        await make_gateway_pool(client)
+        model = next(s for s in await client.list(SETS, VERSION) if "npegress" in s["name"])
+        profile = model["properties"]["virtualMachineProfile"]["networkProfile"]
+        nic = profile["networkInterfaceConfigurations"][0]["properties"]
+        subnet = nic["ipConfigurations"][0]["properties"]["subnet"]
+        balancer = f"{NODE_GROUP}/providers/Microsoft.Network/loadBalancers/internal"
 
-            def rules(count: int) -> dict[str, Any]:
-                rule = {
-                    "frontendIPConfiguration": {"id": f"{balancer}/frontendIPConfigurations/f"},
-                    "backendAddressPool": {"id": f"{balancer}/backendAddressPools/p"},
-                    "protocol": "Udp",
-                }
-                listed = [
-                    {"name": f"r{i}", "properties": {**rule, "frontendPort": i, "backendPort": i}}
-                    for i in range(1, count + 1)
-                ]
-                properties = {
-                    "frontendIPConfigurations": [{"name": "f", "properties": {"subnet": subnet}}],
-                    "backendAddressPools": [{"name": "p"}],
-                    "loadBalancingRules": listed,
-                }
-                return {"location": "swedencentral", "properties": properties}
-
-            await client.put(balancer, rules(301), VERSION)
-            await client.put(balancer, rules(300), VERSION)
-            pool = {"id": f"{balancer}/backendAddressPools/p"}
-            nic["ipConfigurations"][0]["properties"]["loadBalancerBackendAddressPools"] = [pool]
-            await client.put(model["id"], model, VERSION)
-            await client.post(f"{model['id']}/manualupgrade", {"instanceIds": ["*"]}, VERSION)
-            with pytest.raises(RequestFailed) as error:
-                await client.put(balancer, rules(301), VERSION)
-            assert error.value.code == "LoadBalancingRulesPerNicLimitReached"
-            nic["ipConfigurations"] += [
-                {"name": f"extra{i}", "properties": {"subnet": subnet}} for i in range(256)
+        def rules(count: int) -> dict[str, Any]:
+            rule = {
+                "frontendIPConfiguration": {"id": f"{balancer}/frontendIPConfigurations/f"},
+                "backendAddressPool": {"id": f"{balancer}/backendAddressPools/p"},
+                "protocol": "Udp",
+            }
+            listed = [
+                {"name": f"r{i}", "properties": {**rule, "frontendPort": i, "backendPort": i}}
+                for i in range(1, count + 1)
             ]
-            with pytest.raises(RequestFailed) as error:
-                await client.put(model["id"], model, VERSION)
-            assert error.value.code == "MaxIPConfigurationsPerNicExceeded"
+            properties = {
+                "frontendIPConfigurations": [{"name": "f", "properties": {"subnet": subnet}}],
+                "backendAddressPools": [{"name": "p"}],
+                "loadBalancingRules": listed,
+            }
+            return {"location": "swedencentral", "properties": properties}
 
-    asyncio.run(story())
+        await client.put(balancer, rules(301), VERSION)
+        await client.put(balancer, rules(300), VERSION)
+        pool = {"id": f"{balancer}/backendAddressPools/p"}
+        nic["ipConfigurations"][0]["properties"]["loadBalancerBackendAddressPools"] = [pool]
+        await client.put(model["id"], model, VERSION)
+        await client.post(f"{model['id']}/manualupgrade", {"instanceIds": ["*"]}, VERSION)
+        with pytest.raises(RequestFailed) as error:
+            await client.put(balancer, rules(301), VERSION)
+        assert error.value.code == "LoadBalancingRulesPerNicLimitReached"
+        nic["ipConfigurations"] += [
+            {"name": f"extra{i}", "properties": {"subnet": subnet}} for i in range(256)
+        ]
+        with pytest.raises(RequestFailed) as error:
+            await client.put(model["id"], model, VERSION)
+        assert error.value.code == "MaxIPConfigurationsPerNicExceeded"
 
 
-def test_instances_are_not_written_while_their_scale_set_is(azure: Running, person: Person) -> None:
+async def test_instances_are_not_written_while_their_scale_set_is(
+    azure: Running, person: Person
+) -> None:
     """The other way round it goes: else one machine that hangs would stop the autoscaler."""
+    async with person() as client:
+        await make_cluster(client)
+        await make_gateway_pool(client)
+        model = next(s for s in await client.list(SETS, VERSION) if "npegress" in s["name"])
+        azure.emulator.azure.operations.seconds = 600
 
-    async def story() -> None:
-        async with person() as client:
-            await make_cluster(client)
-            await make_gateway_pool(client)
-            model = next(s for s in await client.list(SETS, VERSION) if "npegress" in s["name"])
-            azure.emulator.azure.operations.seconds = 600
+        async def write(path: str) -> tuple[int, str]:
+            body = {"location": "swedencentral", "properties": {}}
+            url = f"{azure.base}{model['id']}{path}?api-version={VERSION}"
+            status, answer, _ = await send(client, "PUT", url, body)
+            return status, answer.get("error", {}).get("code", "")
 
-            async def write(path: str) -> tuple[int, str]:
-                body = {"location": "swedencentral", "properties": {}}
-                url = f"{azure.base}{model['id']}{path}?api-version={VERSION}"
-                status, answer, _ = await send(client, "PUT", url, body)
-                return status, answer.get("error", {}).get("code", "")
-
-            assert await write("/virtualMachines/0") == (200, "")
-            assert await write("/virtualMachines/1") == (200, "")
-            assert await write("/virtualMachines/0") == (409, "Conflict")
-            assert await write("") == (200, "")
-            assert await write("") == (409, "Conflict")
-            azure.call(azure.emulator.azure.operations.close())
-            assert await write("") == (200, "")
-            assert await write("/virtualMachines/0") == (409, "Conflict")
-
-    asyncio.run(story())
+        assert await write("/virtualMachines/0") == (200, "")
+        assert await write("/virtualMachines/1") == (200, "")
+        assert await write("/virtualMachines/0") == (409, "Conflict")
+        assert await write("") == (200, "")
+        assert await write("") == (409, "Conflict")
+        azure.call(azure.emulator.azure.operations.close())
+        assert await write("") == (200, "")
+        assert await write("/virtualMachines/0") == (409, "Conflict")
 
 
 @pytest.mark.parametrize("state", ["Updating", "Failed", "Deleting"])
-def test_what_is_not_provisioned_cannot_be_referred_to(
+async def test_what_is_not_provisioned_cannot_be_referred_to(
     azure: Running, person: Person, state: str
 ) -> None:
-    async def story() -> None:
-        async with person() as client:
-            await client.put(GROUP, {"location": "swedencentral"}, VERSION)
-            prefix = await make_prefix(client)
-            operations = azure.emulator.azure.operations
-            url = f"{azure.base}{prefix['id']}?api-version={VERSION}"
-            if state == "Failed":
-                azure.emulator.faults.add("fail-operation", method="PUT", path="publicIPPrefixes")
-                with pytest.raises(RequestFailed):
-                    await client.put(prefix["id"], PREFIX_BODY, VERSION)
-            else:
-                operations.seconds = 600
-                method, body = ("DELETE", None) if state == "Deleting" else ("PUT", PREFIX_BODY)
-                assert (await send(client, method, url, body))[0] in (200, 202)
-            body = {
-                "location": "swedencentral",
-                "sku": {"name": "Standard"},
-                "properties": {"publicIPPrefix": {"id": prefix["id"]}},
-            }
-            with pytest.raises(RequestFailed, match=f"Resource is in {state} state") as error:
-                await client.put(f"{NETWORK}/publicIPAddresses/one", body, VERSION)
-            assert (error.value.status, error.value.code) == (
-                409,
-                "ReferencedResourceNotProvisioned",
-            )
-            if state == "Failed":  # the same write again mends it
+    async with person() as client:
+        await client.put(GROUP, {"location": "swedencentral"}, VERSION)
+        prefix = await make_prefix(client)
+        operations = azure.emulator.azure.operations
+        url = f"{azure.base}{prefix['id']}?api-version={VERSION}"
+        if state == "Failed":
+            azure.emulator.faults.add("fail-operation", method="PUT", path="publicIPPrefixes")
+            with pytest.raises(RequestFailed):
                 await client.put(prefix["id"], PREFIX_BODY, VERSION)
-                await client.put(f"{NETWORK}/publicIPAddresses/one", body, VERSION)
-
-    asyncio.run(story())
+        else:
+            operations.seconds = 600
+            method, body = ("DELETE", None) if state == "Deleting" else ("PUT", PREFIX_BODY)
+            assert (await send(client, method, url, body))[0] in (200, 202)
+        body = {
+            "location": "swedencentral",
+            "sku": {"name": "Standard"},
+            "properties": {"publicIPPrefix": {"id": prefix["id"]}},
+        }
+        with pytest.raises(RequestFailed, match=f"Resource is in {state} state") as error:
+            await client.put(f"{NETWORK}/publicIPAddresses/one", body, VERSION)
+        assert (error.value.status, error.value.code) == (
+            409,
+            "ReferencedResourceNotProvisioned",
+        )
+        if state == "Failed":  # the same write again mends it
+            await client.put(prefix["id"], PREFIX_BODY, VERSION)
+            await client.put(f"{NETWORK}/publicIPAddresses/one", body, VERSION)

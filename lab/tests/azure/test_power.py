@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -31,15 +30,12 @@ def power(view: object) -> str:
     return next(c.partition("/")[2] for c in codes if c.startswith("PowerState/"))
 
 
-def test_instances_are_switched_off_and_on(
+async def test_instances_are_switched_off_and_on(
     azure: Running, person: Person, compute: ComputeManagementClient
 ) -> None:
-    async def build() -> None:
-        async with person() as client:
-            await make_cluster(client)
-            await make_gateway_pool(client)
-
-    asyncio.run(build())
+    async with person() as client:
+        await make_cluster(client)
+        await make_gateway_pool(client)
     before = dict(azure.machines.machines)
     sets, machines = compute.virtual_machine_scale_sets, compute.virtual_machine_scale_set_vms
     name = next(s.name or "" for s in sets.list(MC) if "npegress" in (s.name or ""))
@@ -61,16 +57,13 @@ def test_instances_are_switched_off_and_on(
     assert len(azure.machines.starts) == 2
 
 
-def test_machines_of_their_own_are_switched_off_and_on(
+async def test_machines_of_their_own_are_switched_off_and_on(
     azure: Running, person: Person, compute: ComputeManagementClient
 ) -> None:
-    async def build() -> str:
-        async with person() as client:
-            await make_cluster(client, "1.34")
-            await make_gateway_pool(client, type="VirtualMachines")
-            return str((await client.list(VMS, VERSION))[0]["name"])
-
-    name = asyncio.run(build())
+    async with person() as client:
+        await make_cluster(client, "1.34")
+        await make_gateway_pool(client, type="VirtualMachines")
+        name = str((await client.list(VMS, VERSION))[0]["name"])
     before = dict(azure.machines.machines)
     machines = compute.virtual_machines
     machines.begin_deallocate(MC, name).result()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -31,30 +30,24 @@ def options(azure: Running) -> dict[str, Any]:
     }
 
 
-def lab(azure: Running, person: Person) -> None:
+async def lab(person: Person) -> None:
     """Cluster, gateway pool, a prefix that the cluster's identity may use."""
-
-    async def build() -> None:
-        async with person() as client:
-            cluster = await make_cluster(client)
-            await make_gateway_pool(client)
-            prefix = await make_prefix(client)
-            role = (
-                f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Authorization/roleDefinitions"
-            )
-            assignment = "00000000-0000-0000-0000-00000000000f"
-            await client.put(
-                f"{prefix['id']}/providers/Microsoft.Authorization/roleAssignments/{assignment}",
-                {
-                    "properties": {
-                        "roleDefinitionId": f"{role}/4d97b98b-1d4f-4787-a291-c67834d212e7",
-                        "principalId": cluster["identity"]["principalId"],
-                    }
-                },
-                "2022-04-01",
-            )
-
-    asyncio.run(build())
+    async with person() as client:
+        cluster = await make_cluster(client)
+        await make_gateway_pool(client)
+        prefix = await make_prefix(client)
+        role = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Authorization/roleDefinitions"
+        assignment = "00000000-0000-0000-0000-00000000000f"
+        await client.put(
+            f"{prefix['id']}/providers/Microsoft.Authorization/roleAssignments/{assignment}",
+            {
+                "properties": {
+                    "roleDefinitionId": f"{role}/4d97b98b-1d4f-4787-a291-c67834d212e7",
+                    "principalId": cluster["identity"]["principalId"],
+                }
+            },
+            "2022-04-01",
+        )
 
 
 def balancer_body(pool: str, subnet: str, location: str) -> dict[str, Any]:
@@ -101,28 +94,24 @@ def with_gateway(nics: list[dict[str, Any]], subnet: str, pool_id: str, prefix: 
     return nics
 
 
-def test_one_configuration_from_nothing_to_its_addresses_and_back(
+async def test_one_configuration_from_nothing_to_its_addresses_and_back(
     azure: Running, person: Person
 ) -> None:
-    lab(azure, person)
+    await lab(person)
+    identity = azure.machines.clusters[CLUSTER].identity_client_id
 
-    async def story() -> None:
-        identity = azure.machines.clusters[CLUSTER].identity_client_id
-
-        credential = ClientAssertionCredential(
-            TENANT,
-            identity,
-            lambda: f"https://issuer|{ADDON_SUBJECT}",
-            authority=azure.base,
-            disable_instance_discovery=True,
-            connection_verify=azure.ca_file,
-        )
-        network = AsyncNetworkClient(credential, SUBSCRIPTION, **options(azure))
-        compute = AsyncComputeClient(credential, SUBSCRIPTION, **options(azure))
-        async with credential, network, compute:
-            await provision_and_clean_up(network, compute)
-
-    asyncio.run(story())
+    credential = ClientAssertionCredential(
+        TENANT,
+        identity,
+        lambda: f"https://issuer|{ADDON_SUBJECT}",
+        authority=azure.base,
+        disable_instance_discovery=True,
+        connection_verify=azure.ca_file,
+    )
+    network = AsyncNetworkClient(credential, SUBSCRIPTION, **options(azure))
+    compute = AsyncComputeClient(credential, SUBSCRIPTION, **options(azure))
+    async with credential, network, compute:
+        await provision_and_clean_up(network, compute)
 
 
 async def provision_and_clean_up(network: AsyncNetworkClient, compute: AsyncComputeClient) -> None:
@@ -226,8 +215,8 @@ async def public_addresses(network: AsyncNetworkClient, scale_set: str) -> set[s
     return found
 
 
-def test_blocking_clients_and_etags(azure: Running, person: Person) -> None:
-    lab(azure, person)
+async def test_blocking_clients_and_etags(azure: Running, person: Person) -> None:
+    await lab(person)
     credential = ClientSecretCredential(
         TENANT,
         "someone",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
+import inspect
 import socket
 import struct
 import subprocess
@@ -353,3 +355,16 @@ def play(story: Callable[[World], Awaitable[None]], settings: FabricSettings | N
         asyncio.run(scene())
 
     in_thread(stage)
+
+
+def in_fabric(story: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Makes a test of a story: its ``world`` is fresh, its other parameters are the test's."""
+
+    def test(**parameters: Any) -> None:
+        play(lambda world: story(world=world, **parameters))
+
+    functools.update_wrapper(test, story)
+    signature = inspect.signature(story)
+    rest = [p for p in signature.parameters.values() if p.name != "world"]
+    test.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]
+    return test

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from lab.tests.fabric.fabric_world import GATEWAY_POOL, VIP, WAIT, FakeMachine, World, play
+from lab.tests.fabric.fabric_world import GATEWAY_POOL, VIP, WAIT, FakeMachine, World, in_fabric
 
 pytestmark = pytest.mark.root
 
@@ -81,100 +81,90 @@ async def two_gateways(world: World, **balancer: object) -> tuple[Backends, Fake
     return backends, worker
 
 
-def test_flows_spread_over_healthy_backends_and_stay_where_they_are() -> None:
-    async def story(world: World) -> None:
-        _, worker = await two_gateways(world)
-        await world.until(lambda: world.health() == {"10.224.0.5": True, "10.224.0.6": True})
-        await world.fabric.settle()
-        clients = [connected(worker, 20_000 + n) for n in range(24)]
-        first = [await ask(client) for client in clients]
-        assert set(first) == {"g0", "g1"}
-        assert [await ask(client) for client in clients] == first
-        for client in clients:
-            client.close()
-
-    play(story)
+@in_fabric
+async def test_flows_spread_over_healthy_backends_and_stay_where_they_are(world: World) -> None:
+    _, worker = await two_gateways(world)
+    await world.until(lambda: world.health() == {"10.224.0.5": True, "10.224.0.6": True})
+    await world.fabric.settle()
+    clients = [connected(worker, 20_000 + n) for n in range(24)]
+    first = [await ask(client) for client in clients]
+    assert set(first) == {"g0", "g1"}
+    assert [await ask(client) for client in clients] == first
+    for client in clients:
+        client.close()
 
 
-def test_a_failed_probe_moves_the_flows_of_that_backend_and_no_other() -> None:
-    async def story(world: World) -> None:
-        backends, worker = await two_gateways(world)
-        await world.until(lambda: world.health() == {"10.224.0.5": True, "10.224.0.6": True})
-        await world.fabric.settle()
-        clients = [connected(worker, 20_000 + n) for n in range(24)]
-        first = [await ask(client) for client in clients]
-        assert set(first) == {"g0", "g1"}
-        await backends.close_health("g0")
-        await world.until(lambda: world.health() == {"10.224.0.5": False, "10.224.0.6": True})
-        await world.fabric.settle()
-        assert {await ask(client) for client in clients} == {"g1"}
-        world.open.append(await backends.machines["g0"].serve_health())
-        await world.until(lambda: world.health() == {"10.224.0.5": True, "10.224.0.6": True})
-        await world.fabric.settle()
-        # Moved flows stay: a recovered backend takes only new ones.
-        assert {await ask(client) for client in clients} == {"g1"}
-        for client in clients:
-            client.close()
-
-    play(story)
+@in_fabric
+async def test_a_failed_probe_moves_the_flows_of_that_backend_and_no_other(world: World) -> None:
+    backends, worker = await two_gateways(world)
+    await world.until(lambda: world.health() == {"10.224.0.5": True, "10.224.0.6": True})
+    await world.fabric.settle()
+    clients = [connected(worker, 20_000 + n) for n in range(24)]
+    first = [await ask(client) for client in clients]
+    assert set(first) == {"g0", "g1"}
+    await backends.close_health("g0")
+    await world.until(lambda: world.health() == {"10.224.0.5": False, "10.224.0.6": True})
+    await world.fabric.settle()
+    assert {await ask(client) for client in clients} == {"g1"}
+    world.open.append(await backends.machines["g0"].serve_health())
+    await world.until(lambda: world.health() == {"10.224.0.5": True, "10.224.0.6": True})
+    await world.fabric.settle()
+    # Moved flows stay: a recovered backend takes only new ones.
+    assert {await ask(client) for client in clients} == {"g1"}
+    for client in clients:
+        client.close()
 
 
-def test_with_no_healthy_backend_packets_are_dropped() -> None:
-    async def story(world: World) -> None:
-        backends, worker = await two_gateways(world)
-        await backends.close_health("g0")
-        await backends.close_health("g1")
-        await world.until(lambda: world.health() == {"10.224.0.5": False, "10.224.0.6": False})
-        await world.fabric.settle()
-        with connected(worker) as client:
-            loop = asyncio.get_running_loop()
-            await world.dropped_for("no_backend", lambda: loop.sock_sendall(client, b"?"))
-
-    play(story)
-
-
-def test_a_rule_without_a_probe_takes_every_backend_that_is_there() -> None:
-    async def story(world: World) -> None:
-        backends, worker = await two_gateways(world, probe=False)
-        await world.fabric.settle()
-        with connected(worker) as client:
-            chosen = await ask(client)
-            nic = world.resources.documents
-            gone = next(i for i in nic if i.endswith(f"/networkinterfaces/{chosen}"))
-            await world.fabric.unplug(gone)
-            assert await ask(client) == ({"g0", "g1"} - {chosen}).pop()
-        assert backends.machines.keys() == {"g0", "g1"}
-
-    play(story)
-
-
-def test_a_backend_that_leaves_the_pool_loses_its_flows() -> None:
-    async def story(world: World) -> None:
-        _, worker = await two_gateways(world, probe=False)
-        await world.fabric.settle()
-        with connected(worker) as client:
-            chosen = await ask(client)
-            world.resources.nic(chosen, {"g0": "10.224.0.5", "g1": "10.224.0.6"}[chosen])
-            await world.fabric.settle()
-            assert await ask(client) == ({"g0", "g1"} - {chosen}).pop()
-
-    play(story)
-
-
-def test_without_floating_ip_the_backend_s_own_address_and_port_are_used() -> None:
-    async def story(world: World) -> None:
-        nic = world.resources.nic("g0", "10.224.0.5", pools=(GATEWAY_POOL,))
-        gateway = await world.machine("g0", nic)
-        health = await gateway.serve_health()
-        world.resources.balancer(protocol="Tcp", port=8082, floating=False, probe=False)
-        worker = await world.machine("n0", world.resources.nic("n0", "10.224.0.4"))
+@in_fabric
+async def test_with_no_healthy_backend_packets_are_dropped(world: World) -> None:
+    backends, worker = await two_gateways(world)
+    await backends.close_health("g0")
+    await backends.close_health("g1")
+    await world.until(lambda: world.health() == {"10.224.0.5": False, "10.224.0.6": False})
+    await world.fabric.settle()
+    with connected(worker) as client:
         loop = asyncio.get_running_loop()
-        with worker.socket(socket.SOCK_STREAM) as client:
-            async with asyncio.timeout(WAIT):
-                await loop.sock_connect(client, (VIP, 8082))
-                await loop.sock_sendall(client, b"GET / HTTP/1.1\r\n\r\n")
-                assert (await loop.sock_recv(client, 99)).startswith(b"HTTP/1.1 200")
-        health.close()
-        await health.wait_closed()
+        await world.dropped_for("no_backend", lambda: loop.sock_sendall(client, b"?"))
 
-    play(story)
+
+@in_fabric
+async def test_a_rule_without_a_probe_takes_every_backend_that_is_there(world: World) -> None:
+    backends, worker = await two_gateways(world, probe=False)
+    await world.fabric.settle()
+    with connected(worker) as client:
+        chosen = await ask(client)
+        nic = world.resources.documents
+        gone = next(i for i in nic if i.endswith(f"/networkinterfaces/{chosen}"))
+        await world.fabric.unplug(gone)
+        assert await ask(client) == ({"g0", "g1"} - {chosen}).pop()
+    assert backends.machines.keys() == {"g0", "g1"}
+
+
+@in_fabric
+async def test_a_backend_that_leaves_the_pool_loses_its_flows(world: World) -> None:
+    _, worker = await two_gateways(world, probe=False)
+    await world.fabric.settle()
+    with connected(worker) as client:
+        chosen = await ask(client)
+        world.resources.nic(chosen, {"g0": "10.224.0.5", "g1": "10.224.0.6"}[chosen])
+        await world.fabric.settle()
+        assert await ask(client) == ({"g0", "g1"} - {chosen}).pop()
+
+
+@in_fabric
+async def test_without_floating_ip_the_backend_s_own_address_and_port_are_used(
+    world: World,
+) -> None:
+    nic = world.resources.nic("g0", "10.224.0.5", pools=(GATEWAY_POOL,))
+    gateway = await world.machine("g0", nic)
+    health = await gateway.serve_health()
+    world.resources.balancer(protocol="Tcp", port=8082, floating=False, probe=False)
+    worker = await world.machine("n0", world.resources.nic("n0", "10.224.0.4"))
+    loop = asyncio.get_running_loop()
+    with worker.socket(socket.SOCK_STREAM) as client:
+        async with asyncio.timeout(WAIT):
+            await loop.sock_connect(client, (VIP, 8082))
+            await loop.sock_sendall(client, b"GET / HTTP/1.1\r\n\r\n")
+            assert (await loop.sock_recv(client, 99)).startswith(b"HTTP/1.1 200")
+    health.close()
+    await health.wait_closed()

@@ -7,7 +7,14 @@ import socket
 
 import pytest
 
-from lab.tests.fabric.fabric_world import GATEWAY_POOL, OUTBOUND_POOL, TARGET, WAIT, World, play
+from lab.tests.fabric.fabric_world import (
+    GATEWAY_POOL,
+    OUTBOUND_POOL,
+    TARGET,
+    WAIT,
+    World,
+    in_fabric,
+)
 
 pytestmark = pytest.mark.root
 
@@ -35,53 +42,47 @@ async def visit(world: World) -> bytes:
             return await loop.sock_recv(client, 15)
 
 
-def test_a_machine_is_reached_by_its_public_address_while_it_has_one() -> None:
-    async def story(world: World) -> None:
-        nic = world.resources.nic("g0", "10.224.0.4", public=world.resources.public(PUBLIC))
-        machine = await world.machine("g0", nic)
-        world.open.append(await machine.serve_health())
-        assert await visit(world) == b"HTTP/1.1 200 OK"
-        world.resources.nic("g0", "10.224.0.4")
-        await world.fabric.settle()
-        with visitor(world, socket.SOCK_DGRAM) as client:
+@in_fabric
+async def test_a_machine_is_reached_by_its_public_address_while_it_has_one(world: World) -> None:
+    nic = world.resources.nic("g0", "10.224.0.4", public=world.resources.public(PUBLIC))
+    machine = await world.machine("g0", nic)
+    world.open.append(await machine.serve_health())
+    assert await visit(world) == b"HTTP/1.1 200 OK"
+    world.resources.nic("g0", "10.224.0.4")
+    await world.fabric.settle()
+    with visitor(world, socket.SOCK_DGRAM) as client:
 
-            async def knock() -> None:
-                client.sendto(b"x", (PUBLIC, 8082))
+        async def knock() -> None:
+            client.sendto(b"x", (PUBLIC, 8082))
 
-            await world.dropped_for("unsolicited", knock)
-
-    play(story)
+        await world.dropped_for("unsolicited", knock)
 
 
 @pytest.mark.parametrize("floating", [True, False])
-def test_a_public_balancing_rule_lets_in(floating: bool) -> None:
-    async def story(world: World) -> None:
-        nic = world.resources.nic("g0", "10.224.0.4", pools=(GATEWAY_POOL,))
-        machine = await world.machine("g0", nic)
-        if floating:
-            machine.own(PUBLIC)
-        world.open.append(await machine.serve_health())
-        public = world.resources.public(PUBLIC)
-        world.resources.balancer(
-            protocol="Tcp", port=8082, floating=floating, probe=False, public=public
-        )
-        await world.fabric.settle()
-        assert await visit(world) == b"HTTP/1.1 200 OK"
-
-    play(story)
+@in_fabric
+async def test_a_public_balancing_rule_lets_in(floating: bool, world: World) -> None:
+    nic = world.resources.nic("g0", "10.224.0.4", pools=(GATEWAY_POOL,))
+    machine = await world.machine("g0", nic)
+    if floating:
+        machine.own(PUBLIC)
+    world.open.append(await machine.serve_health())
+    public = world.resources.public(PUBLIC)
+    world.resources.balancer(
+        protocol="Tcp", port=8082, floating=floating, probe=False, public=public
+    )
+    await world.fabric.settle()
+    assert await visit(world) == b"HTTP/1.1 200 OK"
 
 
-def test_an_outbound_address_lets_nobody_in() -> None:
-    async def story(world: World) -> None:
-        world.resources.outbound(world.resources.public(PUBLIC))
-        nic = world.resources.nic("n0", "10.224.0.4", pools=(OUTBOUND_POOL,))
-        machine = await world.machine("n0", nic)
-        assert await machine.fetch() == PUBLIC
-        with visitor(world, socket.SOCK_DGRAM) as client:
+@in_fabric
+async def test_an_outbound_address_lets_nobody_in(world: World) -> None:
+    world.resources.outbound(world.resources.public(PUBLIC))
+    nic = world.resources.nic("n0", "10.224.0.4", pools=(OUTBOUND_POOL,))
+    machine = await world.machine("n0", nic)
+    assert await machine.fetch() == PUBLIC
+    with visitor(world, socket.SOCK_DGRAM) as client:
 
-            async def knock() -> None:
-                client.sendto(b"x", (PUBLIC, 8082))
+        async def knock() -> None:
+            client.sendto(b"x", (PUBLIC, 8082))
 
-            await world.dropped_for("unsolicited", knock)
-
-    play(story)
+        await world.dropped_for("unsolicited", knock)

@@ -11,7 +11,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from egress_gateway_lab.fabric.services.dns import respond
-from lab.tests.fabric.fabric_world import NETWORK, SUBNET, VNET, WAIT, FakeMachine, World, play
+from lab.tests.fabric.fabric_world import NETWORK, SUBNET, VNET, WAIT, FakeMachine, World, in_fabric
 
 pytestmark = pytest.mark.root
 IFCONFIG_ME6 = "2001:db8:ffff::10"
@@ -70,52 +70,48 @@ async def fetch(machine: FakeMachine, host: str, source: str, seconds: float = W
             return None
 
 
-def test_a_public_address_is_translated_and_nothing_else_leaves() -> None:
-    async def story(world: World) -> None:
-        both_families(world)
-        gateway = await world.machine("g", nic(world, "g", "10.224.0.4", PRIVATE, PUBLIC))
-        worker_nic = nic(world, "w", "10.224.0.5")
-        worker = await world.machine("w", worker_nic)
-        await world.fabric.route_overlay(IPv6Network(PODS), worker_nic)
-        own(gateway, PRIVATE, "2001:db8:24::99")
-        own(worker, "2001:db8:244:1::5")
-        assert await fetch(gateway, IFCONFIG_ME6, PRIVATE) == PUBLIC
-        # Another's address, a pod's: not to the Internet.
-        assert await fetch(gateway, IFCONFIG_ME6, "2001:db8:24::99", 0.3) is None
-        assert await fetch(worker, IFCONFIG_ME6, "2001:db8:244:1::5", 0.3) is None
-        # When the public address goes, so does the way out.
-        nic(world, "g", "10.224.0.4", PRIVATE)
-        await world.fabric.settle()
-        assert await fetch(gateway, IFCONFIG_ME6, PRIVATE, 0.3) is None
-        seen = world.fabric.internet.packets6()
-        strange = {source for source in seen if not source.is_link_local}
-        assert strange - {IPv6Address("::")} == {IPv6Address(PUBLIC)}
-
-    play(story)
+@in_fabric
+async def test_a_public_address_is_translated_and_nothing_else_leaves(world: World) -> None:
+    both_families(world)
+    gateway = await world.machine("g", nic(world, "g", "10.224.0.4", PRIVATE, PUBLIC))
+    worker_nic = nic(world, "w", "10.224.0.5")
+    worker = await world.machine("w", worker_nic)
+    await world.fabric.route_overlay(IPv6Network(PODS), worker_nic)
+    own(gateway, PRIVATE, "2001:db8:24::99")
+    own(worker, "2001:db8:244:1::5")
+    assert await fetch(gateway, IFCONFIG_ME6, PRIVATE) == PUBLIC
+    # Another's address, a pod's: not to the Internet.
+    assert await fetch(gateway, IFCONFIG_ME6, "2001:db8:24::99", 0.3) is None
+    assert await fetch(worker, IFCONFIG_ME6, "2001:db8:244:1::5", 0.3) is None
+    # When the public address goes, so does the way out.
+    nic(world, "g", "10.224.0.4", PRIVATE)
+    await world.fabric.settle()
+    assert await fetch(gateway, IFCONFIG_ME6, PRIVATE, 0.3) is None
+    seen = world.fabric.internet.packets6()
+    strange = {source for source in seen if not source.is_link_local}
+    assert strange - {IPv6Address("::")} == {IPv6Address(PUBLIC)}
 
 
-def test_inside_the_network_pods_and_machines_reach_each_other() -> None:
-    async def story(world: World) -> None:
-        both_families(world)
-        gateway = await world.machine("g", nic(world, "g", "10.224.0.4", PRIVATE))
-        worker_nic = nic(world, "w", "10.224.0.5")
-        worker = await world.machine("w", worker_nic)
-        await world.fabric.route_overlay(IPv6Network(PODS), worker_nic)
-        own(gateway, PRIVATE)
-        own(worker, "2001:db8:244:1::5")
-        listening = gateway.namespace.run(
-            lambda: socket.create_server((PRIVATE, 80), family=socket.AF_INET6)
-        )
-        with listening:
-            listening.settimeout(WAIT)
-            fetched = asyncio.create_task(fetch(worker, PRIVATE, "2001:db8:244:1::5"))
-            connection, peer = await asyncio.to_thread(listening.accept)
-            assert peer[0] == "2001:db8:244:1::5"
-            connection.sendall(b"hello\n")
-            assert await fetched == "hello"
-            connection.close()
-
-    play(story)
+@in_fabric
+async def test_inside_the_network_pods_and_machines_reach_each_other(world: World) -> None:
+    both_families(world)
+    gateway = await world.machine("g", nic(world, "g", "10.224.0.4", PRIVATE))
+    worker_nic = nic(world, "w", "10.224.0.5")
+    worker = await world.machine("w", worker_nic)
+    await world.fabric.route_overlay(IPv6Network(PODS), worker_nic)
+    own(gateway, PRIVATE)
+    own(worker, "2001:db8:244:1::5")
+    listening = gateway.namespace.run(
+        lambda: socket.create_server((PRIVATE, 80), family=socket.AF_INET6)
+    )
+    with listening:
+        listening.settimeout(WAIT)
+        fetched = asyncio.create_task(fetch(worker, PRIVATE, "2001:db8:244:1::5"))
+        connection, peer = await asyncio.to_thread(listening.accept)
+        assert peer[0] == "2001:db8:244:1::5"
+        connection.sendall(b"hello\n")
+        assert await fetched == "hello"
+        connection.close()
 
 
 def test_names_have_addresses_of_both_families() -> None:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from lab.tests.runtime.test_pods import World, play
+from lab.tests.runtime.test_pods import World
 
 pytestmark = pytest.mark.root
 
 
-def test_a_mirror_pod_is_left_alone() -> None:
+async def test_a_mirror_pod_is_left_alone(world: World) -> None:
     """A later pod runs, so the kubelet has seen the mirror pod and passed it over."""
-
-    async def story(world: World) -> None:
-        mirror = {"annotations": {"kubernetes.io/config.mirror": "somebody"}}
-        await world.create("mirror", metadata=mirror)
-        await world.create("own", {"command": ["sleep", "60"]})
-        await world.ready("own")
-        assert "status" not in world.api.objects["/api/v1/namespaces/default/pods/mirror"]
-        with pytest.raises(LookupError):
-            await world.exec("mirror", ["true"])
-        await world.delete("own")
-
-    play(story)
+    mirror = {"annotations": {"kubernetes.io/config.mirror": "somebody"}}
+    await world.create("mirror", metadata=mirror)
+    await world.create("own", {"command": ["sleep", "60"]})
+    await world.ready("own")
+    assert "status" not in world.api.objects["/api/v1/namespaces/default/pods/mirror"]
+    with pytest.raises(LookupError):
+        await world.exec("mirror", ["true"])
+    await world.delete("own")

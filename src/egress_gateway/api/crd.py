@@ -54,6 +54,8 @@ class Kind:
     description: str
     columns: tuple[Column, ...]
     short_names: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    """Rules about changes (``oldSelf``) say nothing of a part that was not there before."""
 
 
 KINDS: Final = (
@@ -77,6 +79,7 @@ KINDS: Final = (
         type=types.PodEndpoint,
         plural="podendpoints",
         description="A pod that is attached to a gateway. Has the Pod's name; not for editing.",
+        required=("spec",),
         columns=(
             Column(name="Configuration", path=".spec.staticGatewayConfiguration"),
             Column(name="Address", path=".spec.podIpAddress"),
@@ -155,7 +158,8 @@ def _root(kind: Kind) -> Schema:
     }
     # The Go project declares a status for every kind; without one it could not write its own.
     properties.setdefault("status", {"type": "object", "description": "Unused."})
-    return {"type": "object", "description": kind.description, "properties": properties}
+    root: Schema = {"type": "object", "description": kind.description, "properties": properties}
+    return {**root, "required": list(kind.required)} if kind.required else root
 
 
 def _property(hint: Any, text: Field) -> Schema:

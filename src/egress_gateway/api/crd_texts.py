@@ -88,6 +88,13 @@ RULES: Final[dict[type, tuple[Rule, ...]]] = {
             "provisionPublicIps to true",
         ),
     ),
+    types.PodEndpointSpec: (
+        Rule(
+            "has(self.podPublicKey) == has(oldSelf.podPublicKey) && "
+            "(!has(self.podPublicKey) || self.podPublicKey == oldSelf.podPublicKey)",
+            "podPublicKey never changes: delete the PodEndpoint and create another one",
+        ),
+    ),
     types.GatewayVmssProfile: (
         Rule(
             f"({_PROFILE_UNSET}) || ({_GROUP})",
@@ -259,7 +266,11 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "Name of the StaticGatewayConfiguration that the pod uses, in the same namespace."
         ),
         "podIpAddress": Field("The pod's IPv4 address."),
-        "podPublicKey": Field("WireGuard public key of the pod's end."),
+        "podPublicKey": Field(
+            "WireGuard public key of the pod's end. Who holds a key longest keeps it, so that the "
+            "age of the object is the age of its claim: it never changes.",
+            {"maxLength": 64},
+        ),
         "podIps": Field("Every address of the pod."),
         "podUid": Field("UID of the Pod. A gateway accepts no endpoint without a live pod."),
         "nodeName": Field("Node that the pod runs on."),
@@ -274,6 +285,10 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "readyGatewayConfigurations": Field("Configurations that the node serves at this moment."),
         "problems": Field("Why the node does not serve a configuration that lists it."),
         "vetoes": Field("Why pods should use other gateways than this one, while there are some."),
+        "refusedClaims": Field(
+            "PodEndpoints that the gateway does not believe, and so does not serve; a few of them.",
+            {"maxItems": 16},
+        ),
         "heartbeat": Field(
             "When the agent last wrote; it writes from time to time even without a change.",
             {"format": "date-time"},
@@ -287,6 +302,12 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "secondPublicKey": Field(
             "That of the second interface, while the configuration's key pair is being changed."
         ),
+    },
+    types.RefusedClaim: {
+        "pod": Field("The Pod, as namespace/name."),
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name."),
+        "reason": Field("Why, in CamelCase, for programs."),
+        "message": Field("What does not agree, in words."),
     },
     types.GatewayVeto: {
         "reason": Field(

@@ -198,6 +198,8 @@ class GatewayStatusSpec(_Struct, frozen=True):
     ready_gateway_configurations: list[ReadyGatewayConfiguration] = []
     problems: list[GatewayProblem] = []
     vetoes: list[GatewayVeto] = []
+    refused_claims: list[RefusedClaim] = []
+    """The first few, in a stable order: a list that somebody else fills must not grow."""
     heartbeat: str = ""
 
 
@@ -209,6 +211,18 @@ class GatewayProblem(_Struct, frozen=True):
     reason: str = ""
     """Machine-readable: ``GatewayWithoutIPv6`` for what concerns IPv6 alone, while IPv4 is served;
     empty: nothing is."""
+
+
+class RefusedClaim(_Struct, frozen=True):
+    """A PodEndpoint that a gateway does not believe, on a configuration that it serves."""
+
+    pod: str
+    """``namespace/name``, which is the PodEndpoint's too."""
+    static_gateway_configuration: str
+    """``namespace/name``."""
+    reason: str
+    """CamelCase; docs/troubleshooting.md lists them."""
+    message: str = ""
 
 
 class GatewayVeto(_Struct, frozen=True):

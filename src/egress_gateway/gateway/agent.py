@@ -1,9 +1,10 @@
-"""The gateway agent: observe, plan, apply, in two loops.
+"""The gateway agent: observes, plans and applies, in two loops.
 
-*Structure* (which configurations, with which addresses) is one key of the work queue: a pass reads
-keys, makes the kernel agree, and reports. *Peers* are one key per configuration: a pod that comes
-or goes is one message to one interface. Nothing is remembered that the kernel could contradict:
-each structure pass compares with it. The agent's end changes nothing; its successor adopts.
+*Structure* (which configurations, with which addresses) is one key of the work queue. A pass reads
+keys, makes the kernel agree, and reports. *Peers* are one key for each configuration, so that a pod
+that comes or goes costs one message to one interface. The agent remembers nothing that the kernel
+could contradict: each structure pass compares with the kernel. When the agent ends it changes
+nothing, and its successor adopts what it finds.
 """
 
 from __future__ import annotations
@@ -12,31 +13,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Final
 
 from egress_gateway.api import keys
 from egress_gateway.api.conditions import IPV6_HELD_BACK
-from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surroundings
-from egress_gateway.datapath.gateway.ruleset import Configuration, Server, zones
+from egress_gateway.datapath.gateway.ruleset import FORGED, ServedConfiguration, zones
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.datapath.mtu import IPV6_MTU
 from egress_gateway.gateway import metrics
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.peers.book import PeerBook
-from egress_gateway.gateway.peers.rules import difference
+from egress_gateway.gateway.peers.rules import RefusedClaim
+from egress_gateway.gateway.peers.sync import PeerSync
 from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter, status_spec
-from egress_gateway.gateway.serving import Listed, Serving, listed, serving, without_ipv6
+from egress_gateway.gateway.serving import Listed, ServingPlan, listed, serving, without_ipv6
+from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
-from egress_gateway.kube.resources import SGCS, Key
+from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Key, Node, Pod
 from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 
@@ -50,54 +52,96 @@ _WORKERS: Final = 4
 _FRESH: Final = 0.2
 """Seconds that an answer to a probe may be old."""
 
-Peers = dict[str, tuple[IPNetwork, ...]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The node that the agent runs on: its object, its own IPv4 address, and the MTU (bytes) of
+    the link that tunnels' packets use."""
+
+    node: Node
+    primary: IPv4Address
+    mtu: int
+
+    @property
+    def name(self) -> str:
+        return self.node.metadata.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the agent learns what it should do."""
+
+    configurations: Cache[StaticGatewayConfiguration]
+    book: PeerBook
+    keystore: KeyStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """What the agent changes, and what looks on."""
+
+    side: GatewaySide
+    ports: PortWatch
+    connection_log: ConnectionLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Whom the agent tells: the controller, the load balancer, and people."""
+
+    reporter: Reporter
+    answers: Answers
+    recorder: Recorder
+    pods: PodEvents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodEvents:
+    """Events on pods, and on their PodEndpoints where there is no pod."""
+
+    recorder: Recorder
+    pods: Cache[Pod]
+    endpoints: Cache[PodEndpoint]
+
+    def warn(self, key: Key, reason: str, text: str) -> None:
+        """Writes a warning; nothing if neither exists any more."""
+        if (pod := self.pods.get(*key)) is not None:
+            self.recorder.event(PODS.reference(pod), "Warning", reason, text)
+        elif (endpoint := self.endpoints.get(*key)) is not None:
+            self.recorder.event(POD_ENDPOINTS.reference(endpoint), "Warning", reason, text)
 
 
 class Agent:
+    """Serves the configurations that list this node. ``queue`` has ``STRUCTURE`` and names of
+    configurations."""
+
     def __init__(
         self,
+        settings: Settings,
+        machine: Machine,
         *,
-        node: str,
-        primary: IPv4Address,
-        mtu: int,
-        refused: tuple[IPNetwork, ...],
-        resync: float,
-        side: GatewaySide,
-        configurations: Cache[StaticGatewayConfiguration],
-        book: PeerBook,
+        sources: Sources,
+        kernel: Kernel,
+        report: Report,
         queue: WorkQueue[str],
-        keystore: KeyStore,
-        reporter: Reporter,
-        recorder: Recorder,
-        answers: Answers,
-        ports: PortWatch,
-        connection_log: ConnectionLog,
     ) -> None:
-        self._node = node
-        self._primary = primary
-        self._mtu = mtu
-        self._refused = refused
-        self._resync = resync
-        self._side = side
-        self._configurations = configurations
-        self._book = book
+        self._settings = settings
+        self._machine = machine
+        self._configurations = sources.configurations
+        self._keystore = sources.keystore
+        self._side = kernel.side
+        self._kernel = kernel
+        self._report = report
         self._queue = queue
-        self._keystore = keystore
-        self._reporter = reporter
-        self._recorder = recorder
-        self._answers = answers
-        self._ports = ports
-        self._connection_log = connection_log
-        self._served: dict[str, Configuration] = {}
-        self._applied: dict[str, Peers] = {}
-        self._seconds: dict[str, Server] = {}
-        """Second servers that are told of peers, by configuration's name."""
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._patience = Backoff(0.2, 10.0)
-        self._serving: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
+        self._peers = PeerSync(kernel.side, sources.book)
+        self._backoff = Backoff(0.2, 10.0)
+        self._interfaces_up: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
+        """When the kernel was last asked for probes, and its answer: ports."""
+        self._forged: int | None = None
+        """Forged packets that were counted at the last pass."""
         self.problem: str | None = "the first pass is not done"
         """Why the agent is not ready; None when it is."""
-        configurations.on_change(self._on_configuration)
+        sources.configurations.on_change(self._on_configuration)
 
     async def run(self) -> None:
         """Works until cancelled. Start it when the caches are synced: before, an empty list
@@ -112,43 +156,41 @@ class Agent:
         new: StaticGatewayConfiguration | None,
     ) -> None:
         # Conditions and events of other nodes change often; they are none of our business.
-        if [listed([o], self._node) if o else [] for o in (old, new)] == [[], []]:
+        if not any(listed([one], self._machine.name) for one in (old, new) if one):
             return
         self._queue.add(STRUCTURE)
 
     async def _handle(self, key: str) -> float | None:
         if key == STRUCTURE:
             return await self._structure()
-        await self._peers(key)
+        try:
+            await self._peers.change(key)
+        except DatapathError:
+            self._queue.add(STRUCTURE)  # looks at all of the interface
+            raise
         return None
 
     @property
     def secondaries(self) -> dict[str, IPv4Address]:
         """The address that each configuration's packets leave with, by name."""
-        return {name: one.secondary for name, one in self._served.items()}
+        return {name: one.secondary for name, one in self._peers.served.items()}
 
     # Structure.
 
     async def _structure(self) -> float:
-        """One pass: what is listed, with which keys, made so, said so."""
-        wanted = listed(self._configurations.values(), self._node)
+        """One pass: reads what is listed and with which keys, makes the kernel so, reports it.
+        Returns the seconds until the next one."""
+        wanted = listed(self._configurations.values(), self._machine.name)
         if not wanted:
             return await self._idle()
         private, key_problems = await self._keystore.refresh(wanted)
         outcome = serving(wanted, private, key_problems, self._keystore.second)
         try:
             around = await asyncio.to_thread(self._side.surroundings)
-            if not around.ipv6 or self._mtu - OVERHEAD < IPV6_MTU:
+            if not around.ipv6 or self._machine.mtu - OVERHEAD < IPV6_MTU:
                 outcome = without_ipv6(outcome)
             outcome = _zoned(outcome, await asyncio.to_thread(self._side.zones))
-            desired = GatewayDesired(
-                primary=self._primary,
-                mtu=self._mtu,
-                configurations=tuple(outcome.configurations.values()),
-                refused=self._refused,
-                surroundings=around,
-            )
-            converged = await asyncio.to_thread(self._side.converge, desired)
+            converged = await asyncio.to_thread(self._side.converge, self._desired(outcome, around))
         except DatapathError as error:
             # What ran goes on, and the last report stands; the queue tries again.
             self.problem = str(error)
@@ -156,62 +198,72 @@ class Agent:
         self._note(converged)
         problems = _problems(outcome, converged)
         ready, public = _ready(outcome, converged, problems)
-        self._served = {c.name: c for c in ready.values()}
-        self._seconds = {}
-        self._applied = {n: p for n, p in self._applied.items() if n in self._served}
+        self._peers.serve(ready.values())
         for uid, configuration in list(ready.items()):
             try:
-                await self._sync_peers(configuration)
+                await self._peers.sync(configuration)
             except DatapathError as error:
                 problems[configuration.name] = str(error)
                 del ready[uid]
         seconds = await self._sync_seconds(ready, converged, problems)
-        self._ports.watch(ready)
-        await asyncio.to_thread(self._connection_log.set, _logged(wanted, ready))
-        warnings = _ipv6_warnings(wanted, self._mtu, around)
-        await self._report(ready, public, problems, warnings, seconds)
+        self._kernel.ports.watch(ready)
+        await asyncio.to_thread(self._kernel.connection_log.set, _logged(wanted, ready))
+        without = _ipv6_warnings(wanted, self._machine.mtu, around)
+        await self._publish(ready, public, problems, without, seconds)
         if self.problem is not None:
-            peers = sum(map(len, self._applied.values()))
-            log.info("serving", extra={"configurations": len(ready), "peers": peers})
+            log.info(
+                "served configurations",
+                extra={"configurations": len(ready), "peers": self._peers.total},
+            )
         self.problem = None
         counters = await asyncio.to_thread(self._side.counters)
         metrics.observe(counters, ready=len(ready), problems=len(problems))
+        self._tell_forged(sum(counters.get(name, 0) for name in FORGED))
         if problems:
-            return self._patience.failed()
-        self._patience.succeeded()
-        return self._resync
+            return self._backoff.failed()
+        self._backoff.succeeded()
+        return self._settings.resync
+
+    def _desired(self, outcome: ServingPlan, around: Surroundings) -> GatewayDesired:
+        return GatewayDesired(
+            primary=self._machine.primary,
+            mtu=self._machine.mtu,
+            configurations=tuple(outcome.configurations.values()),
+            refused=self._settings.refused,
+            surroundings=around,
+        )
 
     async def _idle(self) -> float:
         """Nothing lists this node: it looks as if we had never been here."""
-        self._served, self._applied, self._seconds = {}, {}, {}
-        self._ports.watch({})
-        await asyncio.to_thread(self._connection_log.set, {})
+        self._peers.serve([])
+        self._kernel.ports.watch({})
+        await asyncio.to_thread(self._kernel.connection_log.set, {})
         if await asyncio.to_thread(self._side.remove):
-            log.info("no configuration lists this node: everything removed")
-        await self._report({}, {}, {}, {}, {})
+            log.info("removed everything: no configuration lists this node")
+        await self._publish({}, {}, {}, {}, {})
         self.problem = None
         metrics.observe({}, ready=0, problems=0)
-        return self._resync
+        return self._settings.resync
 
     def _note(self, converged: Converged) -> None:
-        self._serving = (float("-inf"), frozenset())
+        self._interfaces_up = (float("-inf"), frozenset())
         for step in converged.done:
             log.info(
-                "repaired" if step.port is None else "configured",
+                "repaired node" if step.port is None else "configured server",
                 extra={"action": type(step.action).__name__, "port": step.port},
             )
 
-    async def _report(
+    async def _publish(
         self,
-        ready: Mapping[str, Configuration],
+        ready: Mapping[str, ServedConfiguration],
         public: Mapping[str, str],
         problems: Mapping[str, str],
         without: Mapping[str, str],
         seconds: Mapping[str, str],
     ) -> None:
-        """``without``: what some must do without, by name; they are served for all that."""
-        self._answers.set({uid: c.port for uid, c in ready.items()})
-        warnings = self._ports.warnings
+        """``without``: what some configurations must do without, by name; they are served."""
+        self._report.answers.set({uid: c.port for uid, c in ready.items()})
+        warnings = self._kernel.ports.warnings
         for name, message in problems.items():
             self.warn(name, "GatewayProblem", f"cannot serve it: {message}")
         for name, message in warnings.items():
@@ -219,7 +271,7 @@ class Agent:
         for name, message in without.items():
             self.warn(name, "GatewayWithoutIPv6", message)
         try:
-            await self._reporter.publish(
+            await self._report.reporter.publish(
                 status_spec(
                     ready,
                     public,
@@ -230,7 +282,7 @@ class Agent:
             )
         except ApiError as error:
             # Traffic does not depend on the report; the next pass writes it.
-            log.warning("report not written: %s", error)
+            log.warning("could not write the report: %s", error)
             self._queue.add_after(STRUCTURE, _SOON)
 
     def warn(self, name: str, reason: str, text: str) -> None:
@@ -238,62 +290,17 @@ class Agent:
         sgc = self._configurations.get(*name.split("/", 1))
         if sgc is not None:
             reference = SGCS.reference(sgc)
-            self._recorder.event(reference, "Warning", reason, f"node {self._node}: {text}")
-
-    # Peers.
-
-    async def _peers(self, name: str) -> None:
-        """The quick way: only what changed since the interface was last told."""
-        configuration = self._served.get(name)
-        if configuration is None or name not in self._applied:
-            return  # the structure pass that is to come tells it everything
-        async with self._lock(name):
-            wanted = self._book.peers(name)
-            change = difference(self._applied[name], wanted)
-            if not change:
-                return
-            second = self._seconds.get(name)
-            try:
-                for server in (configuration, second) if second else (configuration,):
-                    await asyncio.to_thread(
-                        self._side.change_peers,
-                        server,
-                        add=change.added,
-                        remove=change.removed,
-                    )
-            except DatapathError:
-                # The interface is not what we think: look at all of it.
-                self._applied.pop(name, None)
-                self._queue.add(STRUCTURE)
-                raise
-            self._applied[name] = wanted
-        metrics.peers(name, len(wanted))
-        log.info(
-            "peers changed",
-            extra={
-                "configuration": name,
-                "added": len(change.added),
-                "removed": len(change.removed),
-            },
-        )
-
-    async def _sync_peers(self, configuration: Configuration) -> None:
-        """The thorough way: the interface is read and corrected."""
-        name = configuration.name
-        async with self._lock(name):
-            wanted = self._book.peers(name)
-            await asyncio.to_thread(self._side.sync_peers, configuration, wanted)
-            self._applied[name] = wanted
-        metrics.peers(name, len(wanted))
+            text = f"node {self._machine.name}: {text}"
+            self._report.recorder.event(reference, "Warning", reason, text)
 
     async def _sync_seconds(
         self,
-        ready: Mapping[str, Configuration],
+        ready: Mapping[str, ServedConfiguration],
         converged: Converged,
         problems: dict[str, str],
     ) -> dict[str, str]:
-        """The same for second servers; by uid, the public keys of those that work. One that does
-        not is a problem, and costs the first nothing."""
+        """Tells second servers their peers. Returns the public keys of those that work, by uid. One
+        that does not work is a problem, and costs the first nothing."""
         found: dict[str, str] = {}
         for uid, one in ready.items():
             server = one.second
@@ -304,13 +311,8 @@ class Agent:
                 why = "its private key is not in the Secret"
             if why is None:
                 try:
-                    async with self._lock(one.name):
-                        # A peer that comes now is told to both.
-                        self._seconds[one.name] = server
-                        peers = self._book.peers(one.name)
-                        await asyncio.to_thread(self._side.sync_peers, server, peers)
+                    await self._peers.sync_second(one.name, server)
                 except DatapathError as error:
-                    self._seconds.pop(one.name)
                     why = str(error)
             if why is not None:
                 problems[one.name] = f"second key pair, port {server.port}: {why}"
@@ -318,24 +320,38 @@ class Agent:
                 found[uid] = keys.public_key(server.private_key)
         return found
 
-    def _lock(self, name: str) -> asyncio.Lock:
-        return self._locks.setdefault(name, asyncio.Lock())
+    def _tell_forged(self, packets: int) -> None:
+        before, self._forged = self._forged, packets
+        if before is not None and packets > before:
+            self._report.recorder.event(
+                NODES.reference(self._machine.node),
+                "Warning",
+                "EgressForgedPackets",
+                "a pod or process on this gateway node used a configuration's address in packets "
+                "of its own; they were dropped (egress_gateway_gateway_dropped_packets counts "
+                "them); keep foreign pods off gateway nodes",
+            )
+
+    def tell_pod(self, key: Key, refused: RefusedClaim) -> None:
+        """An Event on the pod whose claim does not count, or on the claim if there is no pod."""
+        text = f"node {self._machine.name}: {refused.reason}: {refused.message}"
+        self._report.pods.warn(key, "EgressClaimRefused", text)
 
     # Probes.
 
     async def serves(self, uid: str) -> str | None:
         """None if packets of the configuration would be carried at this moment, else why not.
         Looks at the kernel, not at what we believe."""
-        port = self._answers.port(uid)
+        port = self._report.answers.port(uid)
         if port is None:
             return "not served here"
-        at, ports = self._serving
+        at, ports = self._interfaces_up
         if time.monotonic() - at > _FRESH:
             try:
                 ports = frozenset(await asyncio.to_thread(self._side.serving))
             except DatapathError as error:
                 return str(error)
-            self._serving = (time.monotonic(), ports)
+            self._interfaces_up = (time.monotonic(), ports)
         return None if port in ports else f"interface wg-{port} is down"
 
 
@@ -352,13 +368,15 @@ def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> 
     return {one.name: f"{IPV6_HELD_BACK}: {why}" for one in wanted if one.secondary6}
 
 
-def _zoned(outcome: Serving, known: Mapping[IPv4Address, int]) -> Serving:
+def _zoned(outcome: ServingPlan, known: Mapping[IPv4Address, int]) -> ServingPlan:
     uids, configurations = list(outcome.configurations), outcome.configurations.values()
     found = dict(zip(uids, zones(configurations, known), strict=True))
     return replace(outcome, configurations=found)
 
 
-def _logged(wanted: Iterable[Listed], ready: Mapping[str, Configuration]) -> dict[int, Logged]:
+def _logged(
+    wanted: Iterable[Listed], ready: Mapping[str, ServedConfiguration]
+) -> dict[int, Logged]:
     return {
         ready[one.uid].in_zone: Logged(one.name, one.public, one.public6)
         for one in wanted
@@ -366,7 +384,7 @@ def _logged(wanted: Iterable[Listed], ready: Mapping[str, Configuration]) -> dic
     }
 
 
-def _problems(outcome: Serving, converged: Converged) -> dict[str, str]:
+def _problems(outcome: ServingPlan, converged: Converged) -> dict[str, str]:
     """By name: what is wrong with objects, and what the kernel refused."""
     by_port = {c.port: c.name for c in outcome.configurations.values()}
     failed = {by_port[port]: why for port, why in converged.problems.items() if port in by_port}
@@ -374,11 +392,11 @@ def _problems(outcome: Serving, converged: Converged) -> dict[str, str]:
 
 
 def _ready(
-    outcome: Serving, converged: Converged, problems: Mapping[str, str]
-) -> tuple[dict[str, Configuration], dict[str, str]]:
+    outcome: ServingPlan, converged: Converged, problems: Mapping[str, str]
+) -> tuple[dict[str, ServedConfiguration], dict[str, str]]:
     """What is served now, and with which public key; both by uid. A configuration whose key
     cannot be read is served if its interface was there already."""
-    ready: dict[str, Configuration] = {}
+    ready: dict[str, ServedConfiguration] = {}
     public: dict[str, str] = {}
     for uid, one in outcome.configurations.items():
         device = converged.found.get(one.interface)

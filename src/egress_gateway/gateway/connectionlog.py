@@ -71,7 +71,7 @@ class ConnectionLog:
             self._thread = threading.Thread(
                 target=self._work, args=arguments, name="connection-log", daemon=True
             )
-            log.info("logging connections", extra={"lines_per_second": self._rate})
+            log.info("started the connection log", extra={"lines_per_second": self._rate})
             self._thread.start()
         elif not wanted and self._thread is not None:
             self._stop.set()
@@ -86,13 +86,13 @@ class ConnectionLog:
                     connections = events.read(_PATIENCE)
                 except Overrun:
                     metrics.LOG_GAPS.inc()
-                    log.warning("connections are missing from the log: too many a second")
+                    log.warning("lost lines of the connection log: too many connections a second")
                     continue
                 for connection in connections:
                     self._write(connection, budget, stop)
         except DatapathError as error:
             # The next pass over the structure starts it anew.
-            log.warning("connections are not logged: %s", error)
+            log.warning("stopped the connection log: %s", error)
         finally:
             events.close()
 

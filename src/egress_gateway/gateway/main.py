@@ -11,16 +11,24 @@ from ipaddress import IPv4Address
 from aiohttp import web
 
 from egress_gateway.api import names
-from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.wireguard import backends
-from egress_gateway.gateway.agent import STRUCTURE, Agent
+from egress_gateway.gateway.agent import (
+    STRUCTURE,
+    Agent,
+    Kernel,
+    Machine,
+    PodEvents,
+    Report,
+    Sources,
+)
 from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.health.internet import Internet
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
-from egress_gateway.gateway.peers.book import PeerBook
+from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
+from egress_gateway.gateway.peers.refusals import Refusals
 from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter
 from egress_gateway.gateway.settings import Settings
@@ -39,27 +47,20 @@ log = logging.getLogger(__name__)
 
 async def run(settings: Settings) -> None:
     """Works until cancelled. Interfaces, peers and translation stay when it ends."""
-    refused, _ = settings.refused, settings.targets  # nonsense is told before anything starts
     access = config.load(settings.kubeconfig or None)
     async with Client(access, names.FIELD_MANAGER_GATEWAY) as client:
-        answers = Answers(settings.run_path / "gateway.json")
-        side = _side(settings)
-        early = _Early(side, answers)
-        async with _health(settings, early) as health:
-            node = await _own_node(client, settings.node_name)
-            primary = _primary(settings, node)
-            mtu = settings.node_mtu or await asyncio.to_thread(default_route_mtu)
-            log.info("gateway", extra={"primary": str(primary), "mtu": mtu})
-            await _serve(settings, client, node, primary, mtu, refused, side, answers, early)
-            del health
+        probes = _Probes(_side(settings), Answers(settings.run_path / "gateway.json"))
+        async with _health(settings, probes):
+            machine = await _machine(settings, client)
+            await _serve(settings, client, machine, probes)
 
 
-class _Early:
-    """Answers probes before the agent is there, from what its predecessor left."""
+class _Probes:
+    """Answers probes; before the agent is there, from what its predecessor left."""
 
     def __init__(self, side: GatewaySide, answers: Answers) -> None:
-        self._side = side
-        self._answers = answers
+        self.side = side
+        self.answers = answers
         self.agent: Agent | None = None
 
     async def probe(self, request: web.Request) -> web.Response:
@@ -67,8 +68,8 @@ class _Early:
         if self.agent is not None:
             why = await self.agent.serves(uid)
         else:
-            port = self._answers.port(uid)
-            up = port in await asyncio.to_thread(self._side.serving)
+            port = self.answers.port(uid)
+            up = port in await asyncio.to_thread(self.side.serving)
             why = None if up else "the agent is starting"
         return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
 
@@ -76,62 +77,60 @@ class _Early:
         return self.agent.problem if self.agent else "waiting for the API server"
 
 
-async def _serve(
-    settings: Settings,
-    client: Client,
-    node: Node,
-    primary: IPv4Address,
-    mtu: int,
-    refused: tuple[IPNetwork, ...],
-    side: GatewaySide,
-    answers: Answers,
-    early: _Early,
-) -> None:
+async def _serve(settings: Settings, client: Client, machine: Machine, probes: _Probes) -> None:
     configurations = Cache(client, SGCS)
     endpoints = Cache(client, POD_ENDPOINTS)
     pods = Cache(client, PODS)
+    nodes = Cache(client, NODES)
     queue: WorkQueue[str] = WorkQueue("gateway", backoff=0.2, backoff_limit=10.0)
-    recorder = Recorder(client, "static-egress-gateway-gateway", instance=settings.node_name)
-    book = PeerBook(endpoints, pods, queue.add)
+    recorder = Recorder(client, names.FIELD_MANAGER_GATEWAY, instance=machine.name)
+    reporter = Reporter(
+        client, machine.node, settings.system_namespace, heartbeat=settings.heartbeat
+    )
+    claims = ClaimCaches(endpoints=endpoints, pods=pods, nodes=nodes)
+    book = PeerBook(claims, queue.add, mirror_pods=settings.mirror_pods)
     ports = PortWatch(
-        side,
+        probes.side,
         percent=settings.ports_warning,
         interval=settings.ports_interval,
         changed=lambda: queue.add(STRUCTURE),
     )
-    reporter = Reporter(client, node, settings.system_namespace, heartbeat=settings.heartbeat)
+    connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
+    keystore = KeyStore(client, settings.system_namespace)
     agent = Agent(
-        node=settings.node_name,
-        primary=primary,
-        mtu=mtu,
-        refused=refused,
-        resync=settings.resync,
-        side=side,
-        configurations=configurations,
-        book=book,
+        settings,
+        machine,
+        sources=Sources(configurations=configurations, book=book, keystore=keystore),
+        kernel=Kernel(side=probes.side, ports=ports, connection_log=connection_log),
+        report=Report(
+            reporter=reporter,
+            answers=probes.answers,
+            recorder=recorder,
+            pods=PodEvents(recorder=recorder, pods=pods, endpoints=endpoints),
+        ),
         queue=queue,
-        keystore=KeyStore(client, settings.system_namespace),
-        reporter=reporter,
-        recorder=recorder,
-        answers=answers,
-        ports=ports,
-        connection_log=ConnectionLog(side.events, book.owner, settings.connection_log_rate),
     )
     async with asyncio.TaskGroup() as group:
-        caches = (configurations, endpoints, pods)
+        caches = (configurations, endpoints, pods, nodes)
         for cache in caches:
             group.create_task(cache.run())
         group.create_task(recorder.run())
         for cache in caches:
-            # NB: nothing is decided on half the truth; a missing list must not remove peers.
+            # Nothing is decided on half the truth: a missing list must not remove peers.
             await cache.synced()
-        log.info("knows the cluster", extra={"endpoints": len(endpoints), "pods": len(pods)})
+        log.info("read the cluster", extra={"endpoints": len(endpoints), "pods": len(pods)})
         book.complete()
-        early.agent = agent
+        probes.agent = agent
         group.create_task(agent.run())
         group.create_task(ports.run())
-        internet = _internet(settings, agent)
-        vetoes = Vetoes(client, settings.node_name, reporter, internet, warn=agent.warn)
+        refusals = Refusals(
+            book,
+            served=lambda: agent.secondaries.keys(),
+            tell=agent.tell_pod,
+            publish=reporter.refuse,
+        )
+        group.create_task(refusals.run())
+        vetoes = Vetoes(client, machine.name, reporter, _internet(settings, agent), warn=agent.warn)
         group.create_task(vetoes.run())
 
 
@@ -148,8 +147,16 @@ def _internet(settings: Settings, agent: Agent) -> Internet | None:
 
 def _side(settings: Settings) -> GatewaySide:
     backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
-    log.info("data path", extra={"wireguard": backend.kind})
+    log.info("chose the WireGuard back end", extra={"wireguard": backend.kind})
     return GatewaySide(backend=backend)
+
+
+async def _machine(settings: Settings, client: Client) -> Machine:
+    node = await _own_node(client, settings.node_name)
+    mtu = settings.node_mtu or await asyncio.to_thread(default_route_mtu)
+    machine = Machine(node=node, primary=_primary(settings, node), mtu=mtu)
+    log.info("started the agent", extra={"primary": str(machine.primary), "mtu": mtu})
+    return machine
 
 
 async def _own_node(client: Client, name: str) -> Node:
@@ -175,10 +182,10 @@ def _primary(settings: Settings, node: Node) -> IPv4Address:
 
 
 @contextlib.asynccontextmanager
-async def _health(settings: Settings, early: _Early) -> AsyncIterator[HealthServer]:
+async def _health(settings: Settings, probes: _Probes) -> AsyncIterator[HealthServer]:
     health = HealthServer(port=settings.health_port)
-    health.add_check("gateway", early.problem)
-    health.add_route(names.HEALTH_PATH + "{uid}", early.probe)
+    health.add_check("gateway", probes.problem)
+    health.add_route(names.HEALTH_PATH + "{uid}", probes.probe)
     await health.start()
     try:
         yield health

@@ -18,7 +18,8 @@ _CONFIGURATIONS: Final = Gauge(
 )
 _DROPPED: Final = Gauge(
     "egress_gateway_gateway_dropped_packets",
-    "Packets kept from leaving: stray (not the configuration's address), refused (destination)",
+    "Packets dropped: stray (not the configuration's address), refused (destination), "
+    "forged_source and forged_destination (a stranger on this node used a secondary address)",
     ["reason"],
 )
 _PORTS_USED: Final = Gauge(
@@ -31,6 +32,11 @@ _CONNECTIONS: Final = Gauge(
 )
 _TABLE: Final = Gauge(
     "egress_gateway_gateway_connection_table", "Entries of the connection table", ["state"]
+)
+CLAIMS_REFUSED: Final = Counter(
+    "egress_gateway_gateway_claims_refused_total",
+    "PodEndpoints of served configurations that did not agree with the cluster, by reason",
+    ["reason"],
 )
 LOG_GAPS: Final = Counter(
     "egress_gateway_gateway_connection_log_gaps", "Times that connections went by unlogged"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.connections import PORTS, Use
 from egress_gateway.gateway import metrics
@@ -39,10 +39,10 @@ class PortWatch:
         self._percent = percent
         self._interval = interval
         self._changed = changed
-        self._served: dict[int, Configuration] = {}
+        self._served: dict[int, ServedConfiguration] = {}
         self.warnings: Warnings = {}
 
-    def watch(self, served: Mapping[str, Configuration]) -> None:
+    def watch(self, served: Mapping[str, ServedConfiguration]) -> None:
         """What is served from now on, by any key."""
         gone = {c.name for c in self._served.values()} - {c.name for c in served.values()}
         for name in gone:
@@ -57,7 +57,7 @@ class PortWatch:
             try:
                 await self.look()
             except DatapathError as error:
-                log.warning("connections cannot be counted: %s", error)
+                log.warning("could not count connections: %s", error)
             took = time.monotonic() - began
             await asyncio.sleep(max(self._interval, took * _SHARE))
 
@@ -82,7 +82,7 @@ class PortWatch:
 
 
 def judge(
-    served: Mapping[int, Configuration],
+    served: Mapping[int, ServedConfiguration],
     used: Mapping[int, Use],
     before: Mapping[str, str],
     *,

@@ -8,7 +8,6 @@ because the interfaces go on working meanwhile and a wrong "no" would move every
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import logging
 import time
@@ -26,8 +25,9 @@ from egress_gateway.api.types import (
     ObjectMeta,
     OwnerReference,
     ReadyGatewayConfiguration,
+    RefusedClaim,
 )
-from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.resources import GATEWAY_STATUSES, Node
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def status_spec(
-    ready: Mapping[str, Configuration],
+    ready: Mapping[str, ServedConfiguration],
     public_keys: Mapping[str, str],
     problems: Mapping[str, str],
     second_keys: Mapping[str, str] = {},
@@ -77,6 +77,7 @@ class Reporter:
         self._namespace = namespace
         self._heartbeat = heartbeat
         self._vetoes: list[GatewayVeto] = []
+        self._refused: list[RefusedClaim] = []
         self._wanted: GatewayStatusSpec | None = None
         self._written: GatewayStatusSpec | None = None
         self._lock = asyncio.Lock()
@@ -97,10 +98,19 @@ class Reporter:
             said = self._written.vetoes if self._written else None
             return said is not None and said != found and await self._publish()
 
+    async def refuse(self, found: list[RefusedClaim]) -> bool:
+        """The same for claims that do not count."""
+        self._refused = found
+        async with self._lock:
+            said = self._written.refused_claims if self._written else None
+            return said is not None and said != found and await self._publish()
+
     async def _publish(self) -> bool:
         if self._wanted is None:
             return False
-        spec = msgspec.structs.replace(self._wanted, vetoes=self._vetoes)
+        spec = msgspec.structs.replace(
+            self._wanted, vetoes=self._vetoes, refused_claims=self._refused
+        )
         due = time.monotonic() - self._at >= self._heartbeat
         if spec == self._written and not due:
             return False
@@ -127,11 +137,12 @@ class Answers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._ports: dict[str, int] = {}
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                self._ports = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
-            except (OSError, msgspec.DecodeError) as error:
-                log.warning("what was served before cannot be read: %s", error)
+        try:
+            self._ports = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+        except FileNotFoundError:
+            pass  # the node's first agent since it booted
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("could not read what was served before: %s", error)
 
     def port(self, uid: str) -> int | None:
         return self._ports.get(uid)
@@ -146,4 +157,4 @@ class Answers:
             temporary.write_bytes(msgspec.json.encode(self._ports))
             temporary.replace(self._path)
         except OSError as error:
-            log.warning("what is served cannot be kept for a restart: %s", error)
+            log.warning("could not keep what is served for a restart: %s", error)

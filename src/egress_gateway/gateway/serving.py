@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from egress_gateway.api import keys, names
 from egress_gateway.api.types import StaticGatewayConfiguration, StaticGatewayConfigurationSpec
 from egress_gateway.datapath.addresses import IPNetwork
-from egress_gateway.datapath.gateway.ruleset import Configuration, Server
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ class Second:
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class ServingPlan:
     """The outcome: what to serve (by uid), and what is in the way (by name)."""
 
-    configurations: Mapping[str, Configuration]
+    configurations: Mapping[str, ServedConfiguration]
     """Those without a private key have a problem too, and only go on if they run already."""
     problems: Mapping[str, str]
 
@@ -99,11 +99,11 @@ def serving(
     private_keys: Mapping[str, str],
     key_problems: Mapping[str, str],
     second_keys: Mapping[str, str] = {},
-) -> Serving:
+) -> ServingPlan:
     """Joins configurations with their private keys (by uid). Of two that claim one port or one
     address the first by uid is served: the controller never makes such a pair. ``second_keys`` are
     those of second servers, by uid too."""
-    configurations: dict[str, Configuration] = {}
+    configurations: dict[str, ServedConfiguration] = {}
     problems: dict[str, str] = {}
     taken: dict[int | ipaddress.IPv4Address, str] = {}
     for one in wanted:
@@ -124,7 +124,7 @@ def serving(
             # Kept among the configurations: an interface from before need not stop for it.
             problems[one.name] = key_problems.get(one.uid, "its key is not known yet")
         taken[one.port] = taken[secondary] = one.name
-        configurations[one.uid] = Configuration(
+        configurations[one.uid] = ServedConfiguration(
             name=one.name,
             port=one.port,
             private_key=private,
@@ -136,11 +136,11 @@ def serving(
     for one in wanted:
         if one.second and one.uid in configurations and one.second.port not in taken:
             taken[one.second.port] = one.name
-            second = Server(port=one.second.port, private_key=second_keys.get(one.uid))
+            second = WireGuardServer(port=one.second.port, private_key=second_keys.get(one.uid))
             configurations[one.uid] = dataclasses.replace(
                 configurations[one.uid], second=second, second_answers=one.second.answers
             )
-    return Serving(configurations, problems)
+    return ServingPlan(configurations, problems)
 
 
 def _problem(one: Listed) -> str | None:
@@ -162,12 +162,12 @@ def _ipv6(one: Listed) -> ipaddress.IPv6Address | None:
     return found if isinstance(found, ipaddress.IPv6Address) else None
 
 
-def without_ipv6(found: Serving) -> Serving:
+def without_ipv6(found: ServingPlan) -> ServingPlan:
     """The same on a node that cannot carry IPv6."""
     configurations = {
         uid: dataclasses.replace(one, secondary6=None) for uid, one in found.configurations.items()
     }
-    return Serving(configurations, found.problems)
+    return ServingPlan(configurations, found.problems)
 
 
 def _destinations(spec: StaticGatewayConfigurationSpec) -> tuple[str, ...]:

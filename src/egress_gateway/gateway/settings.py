@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.datapath.gateway.reach import Target
+from egress_gateway.datapath.gateway.reach import ProbeTarget
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,19 +43,51 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often connections are counted."""
     ports_warning: int = 80
     """Percent of an address's ports towards one destination that are worth a warning."""
+    mirror_pods: bool = False
+    """Whether mirror pods (of static pods, which come from a file of their node) may use a gateway.
+    Whoever holds a kubelet's credential can make one in any namespace, with any annotation."""
     connection_log_rate: int = 1000
     """Lines a second that the connection log writes at most; see ``spec.connectionLog``."""
+
+    def __post_init__(self) -> None:
+        _checked("refused_cidrs", lambda: self.refused, "write address/length, as 10.0.0.0/8")
+        _checked("internet_targets", lambda: self.targets, "write address or address:port")
+        if self.primary_ip:
+            primary = self.primary_ip
+            _checked("primary_ip", lambda: ipaddress.IPv4Address(primary), "write an IPv4 address")
+        for name in ("resync", "heartbeat", "internet_interval", "ports_interval"):
+            _within(name, getattr(self, name), 0.01, 86400, "seconds")
+        _within("health_port", self.health_port, 1, 65535, "TCP port")
+        _within("internet_misses", self.internet_misses, 1, 1000, "rounds")
+        _within("ports_warning", self.ports_warning, 0, 100, "percent")
+        _within("connection_log_rate", self.connection_log_rate, 1, 1_000_000, "lines a second")
+        if self.node_mtu:
+            _within("node_mtu", self.node_mtu, 576, 65535, "bytes, or 0")
+        if not self.node_name:
+            raise ValueError("node_name: empty; it comes from the downward API (spec.nodeName)")
 
     @property
     def run_path(self) -> Path:
         return Path(self.run_dir)
 
     @property
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[ProbeTarget, ...]:
         """Raises ``ValueError`` naming the target that is none."""
-        return tuple(Target.parse(text) for text in self.internet_targets)
+        return tuple(ProbeTarget.parse(text) for text in self.internet_targets)
 
     @property
     def refused(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """Raises ``ValueError`` naming the CIDR that is none."""
         return tuple(ipaddress.ip_network(text, strict=False) for text in self.refused_cidrs)
+
+
+def _checked(name: str, read: Callable[[], object], mend: str) -> None:
+    try:
+        read()
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; {mend}") from error
+
+
+def _within(name: str, value: float, least: float, most: float, unit: str) -> None:
+    if not least <= value <= most:  # false for a NaN too
+        raise ValueError(f"{name}: {value} is not between {least} and {most} ({unit})")

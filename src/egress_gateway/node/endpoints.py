@@ -95,6 +95,9 @@ class Endpoints:
         if attachment.configuration.uid is None:
             return
         present = self._cache.get(attachment.namespace, attachment.pod)
+        if present is not None and present.spec.pod_public_key != attachment.public_key:
+            # A key's first holder keeps it, by the age of the PodEndpoint: no key is ever changed.
+            await self._delete(Key(attachment.namespace, attachment.pod), present)
         if present is None or not self._matches(present, attachment):
             await self._client.apply(POD_ENDPOINTS, document(attachment, self._node))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from tests.contract.controller.azure_lab import azure_lab
 from tests.contract.controller.test_controller import (
     SGCS,
-    Story,
     World,
     api_server,
     condition,
@@ -23,27 +22,19 @@ from tests.contract.controller.test_controller import (
 )
 from tests.contract.controller.test_own_scale_set import SET, SUBNET, VERSION, build, grant, write
 
-Play = Callable[[Story], None]
 MODEL = r"virtualMachineScaleSets/[^/]+$"
 
 
 @pytest.fixture
-def play(tmp_path: Path) -> Play:
+async def quick(tmp_path: Path) -> AsyncIterator[World]:
     """A world whose controller looks every three seconds, whether anything has changed or not."""
-
-    def run(story: Story) -> None:
-        async def main() -> None:
-            async with azure_lab(tmp_path) as azure, api_server(tmp_path) as (_, kube, path):
-                (tmp_path / "azure.json").write_text(json.dumps(azure.config))
-                await azure.add_pool("npegress")
-                world = World(azure, kube)
-                await world.add_gateway_nodes()
-                async with controller(tmp_path, path, drift_interval=3.0):
-                    await story(world)
-
-        asyncio.run(main())
-
-    return run
+    async with azure_lab(tmp_path) as azure, api_server(tmp_path) as (_, kube, path):
+        (tmp_path / "azure.json").write_text(json.dumps(azure.config))
+        await azure.add_pool("npegress")
+        made = World(azure, kube)
+        await made.add_gateway_nodes()
+        async with controller(tmp_path, path, drift_interval=3.0):
+            yield made
 
 
 def provisioned(sgc: dict[str, Any]) -> bool:
@@ -79,183 +70,155 @@ async def delete(world: World, name: str) -> None:
     await world.kube.delete(SGCS, name, namespace="default")
 
 
-def test_an_instance_that_hangs_for_ever_keeps_nobody_waiting(play: Play) -> None:
-    async def story(world: World) -> None:
-        faults = world.azure.emulator.faults
-        for name in ("old", "leaving"):
-            await world.write(name)
-        for name in ("old", "leaving"):
-            await world.until(name, whole)
-        before = await world.azure.resources()
-        faults.add("hang", method="PUT", path=r"virtualMachines/0$", times=None)
-        await world.write("first")
-        await world.until("first", provisioned, timeout=60)
-        await world.write("second")
-        sgc = await world.until("second", provisioned, timeout=60)
-        assert "(Updating)" in condition(sgc, "Provisioned")["message"], "who is waited for"
-        assert len(sgc["status"]["gateways"]) == 1
-        await world.agents_are_ready(sgc)
-        await world.until("second", lambda s: reason(s) == "Ready")
-        await delete(world, "leaving")
-        await world.kube.wait_for(
-            SGCS, "leaving", lambda found: found is None, namespace="default", timeout=60
-        )
-        faults.clear()
-        for name in ("old", "first", "second"):
-            await world.until(name, whole, timeout=60)
-        await until_resources(world, len(before) + 1)
-
-    play(story)
+async def test_an_instance_that_hangs_for_ever_keeps_nobody_waiting(quick: World) -> None:
+    faults = quick.azure.emulator.faults
+    for name in ("old", "leaving"):
+        await quick.write(name)
+    for name in ("old", "leaving"):
+        await quick.until(name, whole)
+    before = await quick.azure.resources()
+    faults.add("hang", method="PUT", path=r"virtualMachines/0$", times=None)
+    await quick.write("first")
+    await quick.until("first", provisioned, timeout=60)
+    await quick.write("second")
+    sgc = await quick.until("second", provisioned, timeout=60)
+    assert "(Updating)" in condition(sgc, "Provisioned")["message"], "who is waited for"
+    assert len(sgc["status"]["gateways"]) == 1
+    await quick.agents_are_ready(sgc)
+    await quick.until("second", lambda s: reason(s) == "Ready")
+    await delete(quick, "leaving")
+    await quick.kube.wait_for(
+        SGCS, "leaving", lambda found: found is None, namespace="default", timeout=60
+    )
+    faults.clear()
+    for name in ("old", "first", "second"):
+        await quick.until(name, whole, timeout=60)
+    await until_resources(quick, len(before) + 1)
 
 
-def test_a_load_balancer_that_hangs_stops_only_who_needs_it(play: Play) -> None:
+async def test_a_load_balancer_that_hangs_stops_only_who_needs_it(quick: World) -> None:
     """Azure writes nothing that refers to a load balancer under way; status and deletion go on."""
-
-    async def story(world: World) -> None:
-        for name in ("old", "leaving"):
-            await world.write(name)
-        for name in ("old", "leaving"):
-            await world.until(name, whole)
-        before = await world.azure.resources()
-        world.azure.emulator.faults.add("hang", method="PUT", path="loadBalancers/", times=None)
-        await world.write("new")
-        sgc = await world.until(
-            "new", lambda s: "load balancer" in condition(s, "Provisioned").get("message", "")
-        )
-        assert condition(sgc, "Accepted")["status"] == "True"
-        await delete(world, "leaving")
-        await world.kube.wait_for(
-            SGCS, "leaving", lambda found: found is None, namespace="default", timeout=60
-        )
-        assert whole(await world.until("old", lambda s: True))
-        world.azure.emulator.faults.clear()
-        await world.until("new", whole, timeout=60)
-        await until_resources(world, len(before))
-
-    play(story)
+    for name in ("old", "leaving"):
+        await quick.write(name)
+    for name in ("old", "leaving"):
+        await quick.until(name, whole)
+    before = await quick.azure.resources()
+    quick.azure.emulator.faults.add("hang", method="PUT", path="loadBalancers/", times=None)
+    await quick.write("new")
+    sgc = await quick.until(
+        "new", lambda s: "load balancer" in condition(s, "Provisioned").get("message", "")
+    )
+    assert condition(sgc, "Accepted")["status"] == "True"
+    await delete(quick, "leaving")
+    await quick.kube.wait_for(
+        SGCS, "leaving", lambda found: found is None, namespace="default", timeout=60
+    )
+    assert whole(await quick.until("old", lambda s: True))
+    quick.azure.emulator.faults.clear()
+    await quick.until("new", whole, timeout=60)
+    await until_resources(quick, len(before))
 
 
-def test_what_somebody_writes_between_our_look_and_our_write_stays(play: Play) -> None:
-    async def story(world: World) -> None:
-        node_group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{world.azure.node_group}"
-        balancers = f"{node_group}/providers/Microsoft.Network/loadBalancers"
-        (found,) = await world.azure.person.list(balancers, VERSION)
-        found["properties"]["backendAddressPools"].append({"name": "service"})
-        await world.azure.person.put(found["id"], found, VERSION)
-        pool = f"{found['id']}/backendAddressPools/service"
-        fault = world.azure.emulator.faults.add("join-pool", method="PUT", path=MODEL, pool=pool)
-        await world.write("a")
-        await world.until("a", whole)
-        assert fault.hits == 1
-        profile = (await scale_set(world))["properties"]["virtualMachineProfile"]
-        (nic,) = profile["networkProfile"]["networkInterfaceConfigurations"]
-        joined = [
-            p["id"].lower()
-            for c in nic["properties"]["ipConfigurations"]
-            for p in c["properties"].get("loadBalancerBackendAddressPools") or ()
-        ]
-        assert pool.lower() in joined
-        assert any("kubeegressgateway-ilb" in each for each in joined)
-
-    play(story)
+async def test_what_somebody_writes_between_our_look_and_our_write_stays(quick: World) -> None:
+    node_group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{quick.azure.node_group}"
+    balancers = f"{node_group}/providers/Microsoft.Network/loadBalancers"
+    (found,) = await quick.azure.person.list(balancers, VERSION)
+    found["properties"]["backendAddressPools"].append({"name": "service"})
+    await quick.azure.person.put(found["id"], found, VERSION)
+    pool = f"{found['id']}/backendAddressPools/service"
+    fault = quick.azure.emulator.faults.add("join-pool", method="PUT", path=MODEL, pool=pool)
+    await quick.write("a")
+    await quick.until("a", whole)
+    assert fault.hits == 1
+    profile = (await scale_set(quick))["properties"]["virtualMachineProfile"]
+    (nic,) = profile["networkProfile"]["networkInterfaceConfigurations"]
+    joined = [
+        p["id"].lower()
+        for c in nic["properties"]["ipConfigurations"]
+        for p in c["properties"].get("loadBalancerBackendAddressPools") or ()
+    ]
+    assert pool.lower() in joined
+    assert any("kubeegressgateway-ilb" in each for each in joined)
 
 
 @pytest.mark.parametrize("field", ["publicIPPrefix", "publicIPAddressConfiguration"])
-def test_a_field_that_azure_does_not_keep_is_named_and_written_ever_less(
-    play: Play, field: str
+async def test_a_field_that_azure_does_not_keep_is_named_and_written_ever_less(
+    quick: World, field: str
 ) -> None:
-    async def story(world: World) -> None:
-        fault = world.azure.emulator.faults.add(
-            "modify", method="PUT", path=MODEL, drop=field, times=None
-        )
-        await world.write("a")
-        sgc = await world.until(
-            "a", lambda s: reason(s, "Provisioned") == "WriteNotKept", timeout=60
-        )
-        assert "publicIPPrefix" in condition(sgc, "Provisioned")["message"]
-        assert "model" in condition(sgc, "Provisioned")["message"]
-        assert fault.hits <= 3
-        world.azure.emulator.faults.clear()
-        await world.until("a", whole, timeout=60)
-
-    play(story)
+    fault = quick.azure.emulator.faults.add(
+        "modify", method="PUT", path=MODEL, drop=field, times=None
+    )
+    await quick.write("a")
+    sgc = await quick.until("a", lambda s: reason(s, "Provisioned") == "WriteNotKept", timeout=60)
+    assert "publicIPPrefix" in condition(sgc, "Provisioned")["message"]
+    assert "model" in condition(sgc, "Provisioned")["message"]
+    assert fault.hits <= 3
+    quick.azure.emulator.faults.clear()
+    await quick.until("a", whole, timeout=60)
 
 
-def test_addresses_that_a_rollout_strips_are_written_again_and_missed_meanwhile(
-    play: Play,
+async def test_addresses_that_a_rollout_strips_are_written_again_and_missed_meanwhile(
+    quick: World,
 ) -> None:
-    async def story(world: World) -> None:
-        await world.write("a")
-        sgc = await world.until("a", whole)
-        await world.agents_are_ready(sgc)
-        model = await scale_set(world)
-        instances = await world.azure.person.list(f"{model['id']}/virtualMachines", VERSION)
-        lab = world.azure.emulator.faults
-        lab.add("strip", method="PUT", path="virtualMachines/", times=4)
-        for instance in instances:
-            body = {"location": instance["location"], "tags": {"rolled": "out"}}
-            await world.azure.person.put(instance["id"], body, VERSION)
-        await world.until("a", lambda s: condition(s, "Ready").get("status") == "False")
-        await world.until("a", whole, timeout=60)
-
-    play(story)
+    await quick.write("a")
+    sgc = await quick.until("a", whole)
+    await quick.agents_are_ready(sgc)
+    model = await scale_set(quick)
+    instances = await quick.azure.person.list(f"{model['id']}/virtualMachines", VERSION)
+    lab = quick.azure.emulator.faults
+    lab.add("strip", method="PUT", path="virtualMachines/", times=4)
+    for instance in instances:
+        body = {"location": instance["location"], "tags": {"rolled": "out"}}
+        await quick.azure.person.put(instance["id"], body, VERSION)
+    await quick.until("a", lambda s: condition(s, "Ready").get("status") == "False")
+    await quick.until("a", whole, timeout=60)
 
 
-def test_a_scale_set_made_by_hand_carries_no_primary_and_serves(play: Play) -> None:
-    async def story(world: World) -> None:
-        await build(world)
-        document = await world.azure.person.get(SET, VERSION)
-        (nic,) = document["properties"]["virtualMachineProfile"]["networkProfile"][
+async def test_a_scale_set_made_by_hand_carries_no_primary_and_serves(quick: World) -> None:
+    await build(quick)
+    document = await quick.azure.person.get(SET, VERSION)
+    (nic,) = document["properties"]["virtualMachineProfile"]["networkProfile"][
+        "networkInterfaceConfigurations"
+    ]
+    for config in nic["properties"]["ipConfigurations"]:
+        config["properties"].pop("primary", None)
+    await quick.azure.person.put(SET, document, VERSION)
+    for instance in await quick.azure.person.list(f"{SET}/virtualMachines", VERSION):
+        (nic,) = instance["properties"]["networkProfileConfiguration"][
             "networkInterfaceConfigurations"
         ]
         for config in nic["properties"]["ipConfigurations"]:
             config["properties"].pop("primary", None)
-        await world.azure.person.put(SET, document, VERSION)
-        for instance in await world.azure.person.list(f"{SET}/virtualMachines", VERSION):
-            (nic,) = instance["properties"]["networkProfileConfiguration"][
-                "networkInterfaceConfigurations"
-            ]
-            for config in nic["properties"]["ipConfigurations"]:
-                config["properties"].pop("primary", None)
-            await world.azure.person.put(instance["id"], instance, VERSION)
-        await grant(world)
-        for name in ("one", "two"):
-            await write(world, name)
-            await world.until(name, provisioned, timeout=60)
-        await delete(world, "one")
-        await world.until_gone("one")
-
-    play(story)
+        await quick.azure.person.put(instance["id"], instance, VERSION)
+    await grant(quick)
+    for name in ("one", "two"):
+        await write(quick, name)
+        await quick.until(name, provisioned, timeout=60)
+    await delete(quick, "one")
+    await quick.until_gone("one")
 
 
-def test_what_cannot_be_a_gateway_pool_is_one_s_own_problem(play: Play) -> None:
-    async def story(world: World) -> None:
-        await build(world)
-        await grant(world)
-        document = await world.azure.person.get(SET, VERSION)
-        document["properties"]["orchestrationMode"] = "Flexible"
-        path = SET.replace("own-gateways", "flexible")
-        nic = {"name": "nic", "properties": {"primary": True, "ipConfigurations": []}}
-        nic["properties"]["ipConfigurations"] = [
-            {"name": "primary", "properties": {"primary": True, "subnet": {"id": SUBNET}}}
-        ]
-        body = {
-            "location": "swedencentral",
-            "sku": {"name": "Standard_D2pds_v6", "capacity": 1},
-            "properties": {
-                "orchestrationMode": "Flexible",
-                "virtualMachineProfile": {
-                    "networkProfile": {"networkInterfaceConfigurations": [nic]}
-                },
-            },
-        }
-        await world.azure.person.put(path, body, VERSION)
-        await write(world, "bad", vmssName="flexible")
-        await world.write("good")
-        sgc = await world.until("bad", lambda s: reason(s) == "GatewayPoolUnusable")
-        message = condition(sgc, "Ready")["message"]
-        assert "Flexible" in message
-        assert "Uniform" in message
-        await world.until("good", whole)
-
-    play(story)
+async def test_what_cannot_be_a_gateway_pool_is_one_s_own_problem(quick: World) -> None:
+    await build(quick)
+    await grant(quick)
+    document = await quick.azure.person.get(SET, VERSION)
+    document["properties"]["orchestrationMode"] = "Flexible"
+    path = SET.replace("own-gateways", "flexible")
+    config = {"name": "primary", "properties": {"primary": True, "subnet": {"id": SUBNET}}}
+    nic = {"name": "nic", "properties": {"primary": True, "ipConfigurations": [config]}}
+    body = {
+        "location": "swedencentral",
+        "sku": {"name": "Standard_D2pds_v6", "capacity": 1},
+        "properties": {
+            "orchestrationMode": "Flexible",
+            "virtualMachineProfile": {"networkProfile": {"networkInterfaceConfigurations": [nic]}},
+        },
+    }
+    await quick.azure.person.put(path, body, VERSION)
+    await write(quick, "bad", vmssName="flexible")
+    await quick.write("good")
+    sgc = await quick.until("bad", lambda s: reason(s) == "GatewayPoolUnusable")
+    message = condition(sgc, "Ready")["message"]
+    assert "Flexible" in message
+    assert "Uniform" in message
+    await quick.until("good", whole)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -41,23 +40,20 @@ async def settled(lab: AzureLab, cluster: FakeCluster) -> Reconciler:
     ("kind", "configurations"),
     [("VirtualMachineScaleSets", 1), ("VirtualMachineScaleSets", 12), ("VirtualMachines", 12)],
 )
-def test_a_drift_check_costs_the_same_however_many_configurations_there_are(
+async def test_a_drift_check_costs_the_same_however_many_configurations_there_are(
     tmp_path: Path, kind: str, configurations: int
 ) -> None:
-    async def story() -> None:
-        async with azure_lab(tmp_path) as lab:
-            await lab.add_pool("np", size=31, kind=kind)
-            brought = await lab.add_prefix("pip", 31)
-            await lab.grant(brought)
-            cluster = FakeCluster()
-            cluster.write("brought", public_ip_prefix_id=brought)
-            for number in range(configurations - 1):
-                cluster.write(f"u{number}")
-            reconciler = await settled(lab, cluster)
-            before = len(lab.emulator.requests)
-            await look(reconciler)
-            asked = list(lab.emulator.requests)[before:]
-            assert {r.method for r in asked} == {"GET"}
-            assert len(asked) == SURVEY + PER_POOL[kind]
-
-    asyncio.run(story())
+    async with azure_lab(tmp_path) as lab:
+        await lab.add_pool("np", size=31, kind=kind)
+        brought = await lab.add_prefix("pip", 31)
+        await lab.grant(brought)
+        cluster = FakeCluster()
+        cluster.write("brought", public_ip_prefix_id=brought)
+        for number in range(configurations - 1):
+            cluster.write(f"u{number}")
+        reconciler = await settled(lab, cluster)
+        before = len(lab.emulator.requests)
+        await look(reconciler)
+        asked = list(lab.emulator.requests)[before:]
+        assert {r.method for r in asked} == {"GET"}
+        assert len(asked) == SURVEY + PER_POOL[kind]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
@@ -15,21 +14,12 @@ from egress_gateway.controller.planning.plan import Plan, plan
 from egress_gateway.controller.planning.wanted import Names, Wanted
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
-Story = Callable[[AzureLab], Awaitable[None]]
-
 
 @pytest.fixture
-def in_lab(tmp_path: Path) -> Callable[[Story], None]:
-    """Runs a story in a fresh lab."""
-
-    def run(story: Story) -> None:
-        async def main() -> None:
-            async with azure_lab(tmp_path) as lab:
-                await story(lab)
-
-        asyncio.run(main())
-
-    return run
+async def lab(tmp_path: Path) -> AsyncIterator[AzureLab]:
+    """A fresh one."""
+    async with azure_lab(tmp_path) as made:
+        yield made
 
 
 def wanted(uid: str, **fields: object) -> Wanted:
@@ -62,200 +52,158 @@ async def settle(lab: AzureLab, wishes: Iterable[Wanted], pool: str = "npegress"
     raise AssertionError(f"still busy: {decided.stages}")
 
 
-def test_a_pool_is_found_by_its_tag(in_lab: Callable[[Story], None]) -> None:
-    async def story(lab: AzureLab) -> None:
-        await lab.add_pool("npegress", size=30)
-        pool = next(p for p in await lab.cloud.pools() if p.name == "npegress")
-        assert pool.prefix_size == 30
-        assert pool.key
-        assert pool.subnet.endswith("/subnets/aks-subnet")
-
-    in_lab(story)
+async def test_a_pool_is_found_by_its_tag(lab: AzureLab) -> None:
+    await lab.add_pool("npegress", size=30)
+    pool = next(p for p in await lab.cloud.pools() if p.name == "npegress")
+    assert pool.prefix_size == 30
+    assert pool.key
+    assert pool.subnet.endswith("/subnets/aks-subnet")
 
 
-def test_brought_and_managed_prefix_are_served_and_removed(
-    in_lab: Callable[[Story], None],
-) -> None:
-    async def story(lab: AzureLab) -> None:
-        await lab.add_pool("npegress")
-        before = await lab.resources()
-        prefix = await lab.add_prefix("pip-prefix-egress")
-        await lab.grant(prefix)
-        both = [wanted("brought", prefix_id=prefix), wanted("managed")]
-        decided = await settle(lab, both)
-        for uid, port in (("brought", 6000), ("managed", 6001)):
-            verdict = decided.verdicts[uid]
-            assert verdict.settled, verdict
-            assert verdict.serving is not None
-            assert verdict.serving.port == port
-            providers = {g.provider_id.lower() for g in verdict.serving.gateways}
-            known = {m.provider_id.lower() for m in lab.machines.machines.values()}
-            assert len(providers) == 2
-            assert providers <= known
-        assert await lab.resources() > before
-        gone = await settle(lab, [wanted("brought", leaving=True), wanted("managed", leaving=True)])
-        assert all(verdict.gone for verdict in gone.verdicts.values())
-        assert await lab.resources() == before
-
-    in_lab(story)
-
-
-def test_machines_are_served_publicly_and_privately_and_left_as_they_were(
-    in_lab: Callable[[Story], None],
-) -> None:
-    async def story(lab: AzureLab) -> None:
-        await lab.add_pool("npegress", kind="VirtualMachines")
-        before = await lab.resources()
-        prefix = await lab.add_prefix("pip-prefix-egress")
-        await lab.grant(prefix)
-        wishes = [wanted("b", prefix_id=prefix), wanted("m"), wanted("p", private=True)]
-        decided = await settle(lab, wishes)
-        known = {m.provider_id.lower() for m in lab.machines.machines.values()}
-        for uid in "bmp":
-            verdict = decided.verdicts[uid]
-            assert verdict.settled, verdict
-            assert verdict.serving is not None
-            assert {g.provider_id.lower() for g in verdict.serving.gateways} <= known
-            assert len(verdict.serving.gateways) == 2
-        private = decided.verdicts["p"].serving
-        assert private
-        assert private.prefix == ",".join(str(g.secondary) for g in private.gateways)
-        gone = await settle(lab, [wanted(uid, leaving=True) for uid in "bmp"])
-        assert all(verdict.gone for verdict in gone.verdicts.values())
-        assert await lab.resources() == before
-
-    in_lab(story)
-
-
-def test_public_and_private_are_exchanged_on_both_kinds_of_pool(
-    in_lab: Callable[[Story], None],
-) -> None:
-    async def story(lab: AzureLab) -> None:
-        for kind in ("VirtualMachines", "VirtualMachineScaleSets"):
-            pool = "np" + kind[-3:].lower()
-            await lab.add_pool(pool, kind=kind)
-            for private in (False, True, False):
-                wish = wanted(kind, private=private)
-                serving = (await settle(lab, [wish], pool)).verdicts[kind].serving
-                assert serving is not None
-                assert all((g.public is None) == private for g in serving.gateways)
-            await settle(lab, [wanted(kind, leaving=True)], pool)
-
-    in_lab(story)
-
-
-def test_a_nic_that_somebody_else_wrote_meanwhile_is_not_overwritten(
-    in_lab: Callable[[Story], None],
-) -> None:
-    async def story(lab: AzureLab) -> None:
-        await lab.add_pool("npegress", kind="VirtualMachines", count=1)
-        pool = next(p for p in await lab.cloud.pools() if p.name == "npegress")
-        decided = await look(lab, [wanted("p", private=True)], "npegress")
-        nic = await lab.person.get(pool.resource_id, "2024-05-01")
-        await lab.person.put(
-            pool.resource_id, nic | {"tags": nic["tags"] | {"a": "b"}}, "2024-05-01"
-        )
-        (refusal,) = (await Writer(lab.cloud).apply("pool", decided)).refusals
-        assert isinstance(refusal.error, errors.Conflict)
-        await settle(lab, [wanted("p", private=True)])
-        assert (await lab.person.get(pool.resource_id, "2024-05-01"))["tags"]["a"] == "b"
-
-    in_lab(story)
-
-
-def test_without_a_role_on_the_prefix_the_refusal_names_who_lacks_what_where(
-    in_lab: Callable[[Story], None],
-) -> None:
-    async def story(lab: AzureLab) -> None:
-        await lab.add_pool("npegress")
-        prefix = await lab.add_prefix("pip-prefix-egress")
-        wish = wanted("a", prefix_id=prefix)
-        decided, _ = await one_pass(lab, [wish])
-        problem = decided.verdicts["a"].problem
-        assert problem is not None
-        assert problem.reason == "AuthorizationFailed"
-        for word in (lab.principal, "Network Contributor", prefix, "az role assignment create"):
-            assert word in problem.message
-        await lab.grant(prefix)
-        assert (await settle(lab, [wish])).verdicts["a"].settled
-
-    in_lab(story)
-
-
-def test_reading_a_prefix_is_not_enough_to_use_it(in_lab: Callable[[Story], None]) -> None:
-    async def story(lab: AzureLab) -> None:
-        await lab.add_pool("npegress")
-        prefix = await lab.add_prefix("pip-prefix-egress")
-        reader = "acdd72a7-3385-48ef-bd42-f606fba81ae7"
-        role = prefix.split("/resourceGroups")[0] + (
-            f"/providers/Microsoft.Authorization/roleDefinitions/{reader}"
-        )
-        await lab.person.put(
-            f"{prefix}/providers/Microsoft.Authorization/roleAssignments"
-            "/00000000-0000-0000-0000-00000000000b",
-            {"properties": {"roleDefinitionId": role, "principalId": lab.principal}},
-            "2022-04-01",
-        )
-        _, refusals = await one_pass(lab, [wanted("a", prefix_id=prefix), wanted("b")])
-        error = refusals[0].error
-        assert isinstance(error, errors.Forbidden)
-        assert [scope.lower() for scope in error.related] == [prefix.lower()]
-        assert 'az role assignment create --role "Network Contributor"' in error.mend
-
-    in_lab(story)
-
-
-def test_azure_says_no_in_many_ways(in_lab: Callable[[Story], None]) -> None:
-    async def story(lab: AzureLab) -> None:
-        create = CreatePrefix(name="egressgateway-x", size=30)
-        faults = lab.emulator.faults
-        faults.add("throttle", method="PUT", path="publicIPPrefixes", retry_after=7)
-        with pytest.raises(errors.Throttled) as throttled:
-            await lab.cloud.apply(create)
-        assert throttled.value.retry_after == 7
-        faults.add("conflict", method="PUT", path="publicIPPrefixes")
-        with pytest.raises(errors.Conflict):
-            await lab.cloud.apply(create)
-        faults.add("fail-operation", method="PUT", path="publicIPPrefixes", code="QuotaExceeded")
-        with pytest.raises(errors.Quota):
-            await lab.cloud.apply(create)
-        faults.add("error", method="PUT", path="publicIPPrefixes", status=503, times=3)
-        with pytest.raises(errors.Unavailable):
-            await lab.cloud.apply(create)
-        await lab.cloud.apply(create)
-        await lab.cloud.apply(DeletePrefix(name="egressgateway-x"))
-        await lab.cloud.apply(DeletePrefix(name="egressgateway-x"))
-
-    in_lab(story)
-
-
-def test_a_load_balancer_whose_write_failed_is_written_again(
-    in_lab: Callable[[Story], None],
-) -> None:
-    async def story(lab: AzureLab) -> None:
-        await lab.add_pool("npegress", size=30)
-        lab.emulator.faults.add("fail-operation", method="PUT", path="loadBalancers/kube")
-        _, refusals = await one_pass(lab, [wanted("a")])
-        assert [type(r.error) for r in refusals] == [errors.Unavailable]
-        assert (await lab.cloud.balancer()).failed
-        decided = await settle(lab, [wanted("a")])
-        assert decided.verdicts["a"].settled
-        assert not (await lab.cloud.balancer()).failed
-
-    in_lab(story)
-
-
-def test_a_public_address_whose_write_failed_is_written_again(
-    in_lab: Callable[[Story], None],
-) -> None:
-    async def story(lab: AzureLab) -> None:
-        await lab.add_pool("npegress", size=31, kind="VirtualMachines")
-        lab.emulator.faults.add("fail-operation", method="PUT", path="publicIPAddresses")
-        _, refusals = await one_pass(lab, [wanted("a", prefix_size=31)])
-        assert [type(r.error) for r in refusals] == [errors.Unavailable]
-        verdict = (await settle(lab, [wanted("a", prefix_size=31)])).verdicts["a"]
-        assert verdict.settled
+async def test_brought_and_managed_prefix_are_served_and_removed(lab: AzureLab) -> None:
+    await lab.add_pool("npegress")
+    before = await lab.resources()
+    prefix = await lab.add_prefix("pip-prefix-egress")
+    await lab.grant(prefix)
+    both = [wanted("brought", prefix_id=prefix), wanted("managed")]
+    decided = await settle(lab, both)
+    for uid, port in (("brought", 6000), ("managed", 6001)):
+        verdict = decided.verdicts[uid]
+        assert verdict.settled, verdict
         assert verdict.serving is not None
-        assert len(verdict.serving.gateways) == 2
+        assert verdict.serving.port == port
+        providers = {g.provider_id.lower() for g in verdict.serving.gateways}
+        known = {m.provider_id.lower() for m in lab.machines.machines.values()}
+        assert len(providers) == 2
+        assert providers <= known
+    assert await lab.resources() > before
+    gone = await settle(lab, [wanted("brought", leaving=True), wanted("managed", leaving=True)])
+    assert all(verdict.gone for verdict in gone.verdicts.values())
+    assert await lab.resources() == before
 
-    in_lab(story)
+
+async def test_machines_are_served_publicly_and_privately_and_left_as_they_were(
+    lab: AzureLab,
+) -> None:
+    await lab.add_pool("npegress", kind="VirtualMachines")
+    before = await lab.resources()
+    prefix = await lab.add_prefix("pip-prefix-egress")
+    await lab.grant(prefix)
+    wishes = [wanted("b", prefix_id=prefix), wanted("m"), wanted("p", private=True)]
+    decided = await settle(lab, wishes)
+    known = {m.provider_id.lower() for m in lab.machines.machines.values()}
+    for uid in "bmp":
+        verdict = decided.verdicts[uid]
+        assert verdict.settled, verdict
+        assert verdict.serving is not None
+        assert {g.provider_id.lower() for g in verdict.serving.gateways} <= known
+        assert len(verdict.serving.gateways) == 2
+    private = decided.verdicts["p"].serving
+    assert private
+    assert private.prefix == ",".join(str(g.secondary) for g in private.gateways)
+    gone = await settle(lab, [wanted(uid, leaving=True) for uid in "bmp"])
+    assert all(verdict.gone for verdict in gone.verdicts.values())
+    assert await lab.resources() == before
+
+
+async def test_public_and_private_are_exchanged_on_both_kinds_of_pool(lab: AzureLab) -> None:
+    for kind in ("VirtualMachines", "VirtualMachineScaleSets"):
+        pool = "np" + kind[-3:].lower()
+        await lab.add_pool(pool, kind=kind)
+        for private in (False, True, False):
+            wish = wanted(kind, private=private)
+            serving = (await settle(lab, [wish], pool)).verdicts[kind].serving
+            assert serving is not None
+            assert all((g.public is None) == private for g in serving.gateways)
+        await settle(lab, [wanted(kind, leaving=True)], pool)
+
+
+async def test_a_nic_that_somebody_else_wrote_meanwhile_is_not_overwritten(lab: AzureLab) -> None:
+    await lab.add_pool("npegress", kind="VirtualMachines", count=1)
+    pool = next(p for p in await lab.cloud.pools() if p.name == "npegress")
+    decided = await look(lab, [wanted("p", private=True)], "npegress")
+    nic = await lab.person.get(pool.resource_id, "2024-05-01")
+    await lab.person.put(pool.resource_id, nic | {"tags": nic["tags"] | {"a": "b"}}, "2024-05-01")
+    (refusal,) = (await Writer(lab.cloud).apply("pool", decided)).refusals
+    assert isinstance(refusal.error, errors.Conflict)
+    await settle(lab, [wanted("p", private=True)])
+    assert (await lab.person.get(pool.resource_id, "2024-05-01"))["tags"]["a"] == "b"
+
+
+async def test_without_a_role_on_the_prefix_the_refusal_names_who_lacks_what_where(
+    lab: AzureLab,
+) -> None:
+    await lab.add_pool("npegress")
+    prefix = await lab.add_prefix("pip-prefix-egress")
+    wish = wanted("a", prefix_id=prefix)
+    decided, _ = await one_pass(lab, [wish])
+    problem = decided.verdicts["a"].problem
+    assert problem is not None
+    assert problem.reason == "AuthorizationFailed"
+    for word in (lab.principal, "Network Contributor", prefix, "az role assignment create"):
+        assert word in problem.message
+    await lab.grant(prefix)
+    assert (await settle(lab, [wish])).verdicts["a"].settled
+
+
+async def test_reading_a_prefix_is_not_enough_to_use_it(lab: AzureLab) -> None:
+    await lab.add_pool("npegress")
+    prefix = await lab.add_prefix("pip-prefix-egress")
+    reader = "acdd72a7-3385-48ef-bd42-f606fba81ae7"
+    role = prefix.split("/resourceGroups")[0] + (
+        f"/providers/Microsoft.Authorization/roleDefinitions/{reader}"
+    )
+    await lab.person.put(
+        f"{prefix}/providers/Microsoft.Authorization/roleAssignments"
+        "/00000000-0000-0000-0000-00000000000b",
+        {"properties": {"roleDefinitionId": role, "principalId": lab.principal}},
+        "2022-04-01",
+    )
+    _, refusals = await one_pass(lab, [wanted("a", prefix_id=prefix), wanted("b")])
+    error = refusals[0].error
+    assert isinstance(error, errors.Forbidden)
+    assert [scope.lower() for scope in error.related] == [prefix.lower()]
+    assert 'az role assignment create --role "Network Contributor"' in error.mend
+
+
+async def test_azure_says_no_in_many_ways(lab: AzureLab) -> None:
+    create = CreatePrefix(name="egressgateway-x", size=30)
+    faults = lab.emulator.faults
+    faults.add("throttle", method="PUT", path="publicIPPrefixes", retry_after=7)
+    with pytest.raises(errors.Throttled) as throttled:
+        await lab.cloud.apply(create)
+    assert throttled.value.retry_after == 7
+    faults.add("conflict", method="PUT", path="publicIPPrefixes")
+    with pytest.raises(errors.Conflict):
+        await lab.cloud.apply(create)
+    faults.add("fail-operation", method="PUT", path="publicIPPrefixes", code="QuotaExceeded")
+    with pytest.raises(errors.Quota):
+        await lab.cloud.apply(create)
+    faults.add("error", method="PUT", path="publicIPPrefixes", status=503, times=3)
+    with pytest.raises(errors.Unavailable):
+        await lab.cloud.apply(create)
+    await lab.cloud.apply(create)
+    await lab.cloud.apply(DeletePrefix(name="egressgateway-x"))
+    await lab.cloud.apply(DeletePrefix(name="egressgateway-x"))
+
+
+async def test_a_load_balancer_whose_write_failed_is_written_again(lab: AzureLab) -> None:
+    await lab.add_pool("npegress", size=30)
+    lab.emulator.faults.add("fail-operation", method="PUT", path="loadBalancers/kube")
+    _, refusals = await one_pass(lab, [wanted("a")])
+    assert [type(r.error) for r in refusals] == [errors.Unavailable]
+    assert (await lab.cloud.balancer()).failed
+    decided = await settle(lab, [wanted("a")])
+    assert decided.verdicts["a"].settled
+    assert not (await lab.cloud.balancer()).failed
+
+
+async def test_a_public_address_whose_write_failed_is_written_again(lab: AzureLab) -> None:
+    await lab.add_pool("npegress", size=31, kind="VirtualMachines")
+    lab.emulator.faults.add("fail-operation", method="PUT", path="publicIPAddresses")
+    _, refusals = await one_pass(lab, [wanted("a", prefix_size=31)])
+    assert [type(r.error) for r in refusals] == [errors.Unavailable]
+    verdict = (await settle(lab, [wanted("a", prefix_size=31)])).verdicts["a"]
+    assert verdict.settled
+    assert verdict.serving is not None
+    assert len(verdict.serving.gateways) == 2

@@ -3,8 +3,6 @@ failed later. What a user reads has Azure's code and what mends it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,20 +14,12 @@ from egress_gateway.cloud.azure.errors import translated
 from egress_gateway.cloud.azure.refusals import TABLE, Refusal
 from egress_gateway.cloud.protocol import CreatePrefix
 from egress_gateway.controller.planning.problem import Problem, reason_of
-from tests.contract.controller.azure_lab import AzureLab, azure_lab
+from tests.contract.controller.azure_lab import azure_lab
 
 CREATE: Final = CreatePrefix(name="egressgateway-x", size=30)
 STATUS: Final = {errors.Forbidden: 403, errors.NotFound: 404, errors.Throttled: 429}
 SIGN_IN: Final = [row for row in TABLE if row.codes[0].startswith("AADSTS")]
 OTHERS: Final = [row for row in TABLE if row not in SIGN_IN]
-
-
-def story(folder: Path, steps: Callable[[AzureLab], Awaitable[None]]) -> None:
-    async def run() -> None:
-        async with azure_lab(folder) as lab:
-            await steps(lab)
-
-    asyncio.run(run())
 
 
 def spelled(row: Refusal) -> list[str]:
@@ -50,8 +40,8 @@ def hold(row: Refusal, code: str, error: errors.CloudError) -> None:
         assert row.mend in problem.message
 
 
-def test_every_refusal_is_told_with_its_code_and_its_mend(tmp_path: Path) -> None:
-    async def steps(lab: AzureLab) -> None:
+async def test_every_refusal_is_told_with_its_code_and_its_mend(tmp_path: Path) -> None:
+    async with azure_lab(tmp_path) as lab:
         for row in OTHERS:
             status = 401 if row.kind is errors.Unauthenticated else STATUS.get(row.kind, 400)
             for code in spelled(row):
@@ -63,11 +53,9 @@ def test_every_refusal_is_told_with_its_code_and_its_mend(tmp_path: Path) -> Non
                 hold(row, code, refused.value)
                 lab.emulator.faults.remove(fault.id)
 
-    story(tmp_path, steps)
 
-
-def test_so_is_what_azure_accepts_and_then_fails(tmp_path: Path) -> None:
-    async def steps(lab: AzureLab) -> None:
+async def test_so_is_what_azure_accepts_and_then_fails(tmp_path: Path) -> None:
+    async with azure_lab(tmp_path) as lab:
         for row in OTHERS:
             if row.kind in (errors.Unauthenticated, errors.Forbidden, errors.Throttled):
                 continue  # these are said at once
@@ -78,8 +66,6 @@ def test_so_is_what_azure_accepts_and_then_fails(tmp_path: Path) -> None:
             with pytest.raises(errors.CloudError) as refused:
                 await lab.cloud.apply(CREATE)
             hold(row, code, refused.value)
-
-    story(tmp_path, steps)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -23,7 +22,7 @@ from egress_gateway.controller.settings import Settings
 from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
-from tests.contract.controller.azure_lab import AzureLab, azure_lab
+from tests.contract.controller.azure_lab import AzureLab
 
 SGCS = "staticgatewayconfigurations"
 SYSTEM = names.SYSTEM_NAMESPACE
@@ -162,83 +161,55 @@ async def controller(
             await task
 
 
-Story = Callable[[World], Awaitable[None]]
+async def test_the_walk_through_from_refusal_to_ready_to_nothing_left(world: World) -> None:
+    before = await world.azure.resources()
+    prefix = await world.azure.add_prefix("pip-prefix-egress")
+    await world.write("my-static-egress-gateway", publicIpPrefixId=prefix)
+    sgc = await world.until(
+        "my-static-egress-gateway", lambda s: reason(s) == "AuthorizationFailed"
+    )
+    assert "az role assignment create" in condition(sgc, "Ready")["message"]
+    await world.azure.grant(prefix)
+    sgc = await world.until(
+        "my-static-egress-gateway",
+        lambda s: condition(s, "Provisioned").get("status") == "True",
+    )
+    status = sgc["status"]
+    assert status["egressIpPrefix"].endswith("/30")
+    assert status["gatewayServerProfile"]["port"] == 6000
+    assert len(status["gateways"]) == 2
+    assert reason(sgc) == "NoGatewayReady"
+    await world.agents_are_ready(sgc)
+    await world.until("my-static-egress-gateway", lambda s: reason(s) == "Ready")
+
+    uid = sgc["metadata"]["uid"]
+    secret = await world.kube.get("secrets", f"sgw-{uid}", namespace=SYSTEM)
+    private = base64.b64decode(secret["data"]["PrivateKey"]).decode()
+    assert len(base64.b64decode(private)) == 32
+    role = await world.kube.get("roles", "egress-gateway-keys", namespace=SYSTEM)
+    assert role["rules"][0]["resourceNames"] == [f"sgw-{uid}"]
+
+    await world.kube.delete(SGCS, "my-static-egress-gateway", namespace="default")
+    await world.until_gone("my-static-egress-gateway")
+    assert await world.azure.resources() == before
+    assert await world.kube.find("secrets", f"sgw-{uid}", namespace=SYSTEM) is None
 
 
-@pytest.fixture
-def in_world(tmp_path: Path) -> Callable[[Story], None]:
-    def play(story: Story) -> None:
-        async def main() -> None:
-            async with azure_lab(tmp_path) as azure, api_server(tmp_path) as (_, kube, path):
-                (tmp_path / "azure.json").write_text(json.dumps(azure.config))
-                await azure.add_pool("npegress")
-                world = World(azure, kube)
-                await world.add_gateway_nodes()
-                async with controller(tmp_path, path):
-                    await story(world)
-
-        asyncio.run(main())
-
-    return play
-
-
-def test_the_walk_through_from_refusal_to_ready_to_nothing_left(
-    in_world: Callable[[Story], None],
-) -> None:
-    async def story(world: World) -> None:
-        before = await world.azure.resources()
-        prefix = await world.azure.add_prefix("pip-prefix-egress")
-        await world.write("my-static-egress-gateway", publicIpPrefixId=prefix)
-        sgc = await world.until(
-            "my-static-egress-gateway", lambda s: reason(s) == "AuthorizationFailed"
-        )
-        assert "az role assignment create" in condition(sgc, "Ready")["message"]
-        await world.azure.grant(prefix)
-        sgc = await world.until(
-            "my-static-egress-gateway",
-            lambda s: condition(s, "Provisioned").get("status") == "True",
-        )
-        status = sgc["status"]
-        assert status["egressIpPrefix"].endswith("/30")
-        assert status["gatewayServerProfile"]["port"] == 6000
-        assert len(status["gateways"]) == 2
-        assert reason(sgc) == "NoGatewayReady"
-        await world.agents_are_ready(sgc)
-        await world.until("my-static-egress-gateway", lambda s: reason(s) == "Ready")
-
-        uid = sgc["metadata"]["uid"]
-        secret = await world.kube.get("secrets", f"sgw-{uid}", namespace=SYSTEM)
-        private = base64.b64decode(secret["data"]["PrivateKey"]).decode()
-        assert len(base64.b64decode(private)) == 32
-        role = await world.kube.get("roles", "egress-gateway-keys", namespace=SYSTEM)
-        assert role["rules"][0]["resourceNames"] == [f"sgw-{uid}"]
-
-        await world.kube.delete(SGCS, "my-static-egress-gateway", namespace="default")
-        await world.until_gone("my-static-egress-gateway")
-        assert await world.azure.resources() == before
-        assert await world.kube.find("secrets", f"sgw-{uid}", namespace=SYSTEM) is None
-
-    in_world(story)
-
-
-def test_events_tell_the_refusal_and_the_good_news(in_world: Callable[[Story], None]) -> None:
-    async def story(world: World) -> None:
-        await world.write("typo", gatewayNodepoolName="nowhere")
-        await world.until("typo", lambda s: reason(s) == "GatewayPoolNotFound")
-        await world.write("good")
-        await world.until("good", lambda s: condition(s, "Provisioned").get("status") == "True")
-        async with asyncio.timeout(10):
-            while True:
-                events = await world.kube.list("events", namespace="default")
-                told = {(e["involvedObject"]["name"], e["type"], e["reason"]) for e in events}
-                if {
-                    ("typo", "Warning", "GatewayPoolNotFound"),
-                    ("good", "Normal", "Provisioned"),
-                } <= told:
-                    return
-                await asyncio.sleep(0.05)
-
-    in_world(story)
+async def test_events_tell_the_refusal_and_the_good_news(world: World) -> None:
+    await world.write("typo", gatewayNodepoolName="nowhere")
+    await world.until("typo", lambda s: reason(s) == "GatewayPoolNotFound")
+    await world.write("good")
+    await world.until("good", lambda s: condition(s, "Provisioned").get("status") == "True")
+    async with asyncio.timeout(10):
+        while True:
+            events = await world.kube.list("events", namespace="default")
+            told = {(e["involvedObject"]["name"], e["type"], e["reason"]) for e in events}
+            if {
+                ("typo", "Warning", "GatewayPoolNotFound"),
+                ("good", "Normal", "Provisioned"),
+            } <= told:
+                return
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -249,64 +220,51 @@ def test_events_tell_the_refusal_and_the_good_news(in_world: Callable[[Story], N
         (400, "PublicIPPrefixCountLimitReached", "QuotaExceeded", "raise the quota"),
     ],
 )
-def test_what_azure_refuses_is_told_with_what_mends_it(
-    in_world: Callable[[Story], None], status: int, code: str, told: str, mend: str
+async def test_what_azure_refuses_is_told_with_what_mends_it(
+    world: World, status: int, code: str, told: str, mend: str
 ) -> None:
-    async def story(world: World) -> None:
-        fault = {"status": status, "code": code, "times": None}
-        faults = world.azure.emulator.faults
-        faults.add("error", method="PUT", path="publicIPPrefixes", **fault)
-        await world.write("refused")
-        found = await world.until("refused", lambda s: reason(s, "Provisioned") == told)
-        message = condition(found, "Provisioned")["message"]
-        assert code in message
-        assert mend in message
-        async with asyncio.timeout(10):
-            while not any(
-                e["reason"] == told and mend in e["message"]
-                for e in await world.kube.list("events", namespace="default")
-            ):
-                await asyncio.sleep(0.05)
-        faults.clear()
-        await world.until("refused", lambda s: condition(s, "Provisioned").get("status") == "True")
-
-    in_world(story)
+    fault = {"status": status, "code": code, "times": None}
+    faults = world.azure.emulator.faults
+    faults.add("error", method="PUT", path="publicIPPrefixes", **fault)
+    await world.write("refused")
+    found = await world.until("refused", lambda s: reason(s, "Provisioned") == told)
+    message = condition(found, "Provisioned")["message"]
+    assert code in message
+    assert mend in message
+    async with asyncio.timeout(10):
+        while not any(
+            e["reason"] == told and mend in e["message"]
+            for e in await world.kube.list("events", namespace="default")
+        ):
+            await asyncio.sleep(0.05)
+    faults.clear()
+    await world.until("refused", lambda s: condition(s, "Provisioned").get("status") == "True")
 
 
-def test_a_second_configuration_shares_the_pool_on_the_next_port(
-    in_world: Callable[[Story], None],
-) -> None:
-    async def story(world: World) -> None:
-        await world.write("one")
-        await world.write("two")
-        ports = set()
-        for name in ("one", "two"):
-            sgc = await world.until(
-                name, lambda s: condition(s, "Provisioned").get("status") == "True"
-            )
-            ports.add(sgc["status"]["gatewayServerProfile"]["port"])
-        assert ports == {6000, 6001}
-
-    in_world(story)
+async def test_a_second_configuration_shares_the_pool_on_the_next_port(world: World) -> None:
+    await world.write("one")
+    await world.write("two")
+    ports = set()
+    for name in ("one", "two"):
+        sgc = await world.until(name, lambda s: condition(s, "Provisioned").get("status") == "True")
+        ports.add(sgc["status"]["gatewayServerProfile"]["port"])
+    assert ports == {6000, 6001}
 
 
-def test_what_somebody_breaks_in_azure_is_mended(in_world: Callable[[Story], None]) -> None:
-    async def story(world: World) -> None:
-        await world.write("a")
-        sgc = await world.until("a", lambda s: condition(s, "Provisioned").get("status") == "True")
-        balancer = (
-            f"{world.azure.cluster['id'].split('/resourceGroups/')[0]}/resourceGroups/"
-            f"{world.azure.node_group}/providers/Microsoft.Network"
-            f"/loadBalancers/{names.LOAD_BALANCER}"
-        )
-        document = await world.azure.person.get(balancer, "2024-05-01")
-        document["properties"]["loadBalancingRules"] = []
-        await world.azure.person.put(balancer, document, "2024-05-01")
-        # Any change of the pool's configurations has it looked at again; so does time.
-        await world.write("b")
-        await world.until("b", lambda s: condition(s, "Provisioned").get("status") == "True")
-        document = await world.azure.person.get(balancer, "2024-05-01")
-        rules = {rule["name"] for rule in document["properties"]["loadBalancingRules"]}
-        assert sgc["metadata"]["uid"] in rules
-
-    in_world(story)
+async def test_what_somebody_breaks_in_azure_is_mended(world: World) -> None:
+    await world.write("a")
+    sgc = await world.until("a", lambda s: condition(s, "Provisioned").get("status") == "True")
+    balancer = (
+        f"{world.azure.cluster['id'].split('/resourceGroups/')[0]}/resourceGroups/"
+        f"{world.azure.node_group}/providers/Microsoft.Network"
+        f"/loadBalancers/{names.LOAD_BALANCER}"
+    )
+    document = await world.azure.person.get(balancer, "2024-05-01")
+    document["properties"]["loadBalancingRules"] = []
+    await world.azure.person.put(balancer, document, "2024-05-01")
+    # Any change of the pool's configurations has it looked at again; so does time.
+    await world.write("b")
+    await world.until("b", lambda s: condition(s, "Provisioned").get("status") == "True")
+    document = await world.azure.person.get(balancer, "2024-05-01")
+    rules = {rule["name"] for rule in document["properties"]["loadBalancingRules"]}
+    assert sgc["metadata"]["uid"] in rules

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -22,31 +21,25 @@ def _by_secret(lab: AzureLab, file: Path, client: str) -> AzureCloud:
     return AzureCloud(parse(content))
 
 
-def test_a_client_secret_lets_in_and_its_role_decides(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with azure_lab(tmp_path) as lab:
-            await lab.add_pool("npegress", count=1)
-            file = tmp_path / "secret"
-            file.write_text("x")
-            cloud = _by_secret(lab, file, "me")
-            try:
-                assert "npegress" in {pool.name for pool in await cloud.pools()}
-            finally:
-                await cloud.close()
-
-    asyncio.run(run())
+async def test_a_client_secret_lets_in_and_its_role_decides(tmp_path: Path) -> None:
+    async with azure_lab(tmp_path) as lab:
+        await lab.add_pool("npegress", count=1)
+        file = tmp_path / "secret"
+        file.write_text("x")
+        cloud = _by_secret(lab, file, "me")
+        try:
+            assert "npegress" in {pool.name for pool in await cloud.pools()}
+        finally:
+            await cloud.close()
 
 
-def test_a_token_that_azure_does_not_take_is_a_rejected_credential(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with azure_lab(tmp_path) as lab:
-            Path(lab.config["aadFederatedTokenFile"]).write_text("somebody else's")
-            cloud = AzureCloud(parse(lab.config))
-            try:
-                with pytest.raises(errors.Unauthenticated) as refused:
-                    await cloud.pools()
-            finally:
-                await cloud.close()
-            assert refused.value.mend
-
-    asyncio.run(run())
+async def test_a_token_that_azure_does_not_take_is_a_rejected_credential(tmp_path: Path) -> None:
+    async with azure_lab(tmp_path) as lab:
+        Path(lab.config["aadFederatedTokenFile"]).write_text("somebody else's")
+        cloud = AzureCloud(parse(lab.config))
+        try:
+            with pytest.raises(errors.Unauthenticated) as refused:
+                await cloud.pools()
+        finally:
+            await cloud.close()
+        assert refused.value.mend

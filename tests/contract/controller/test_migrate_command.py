@@ -15,7 +15,7 @@ from egress_gateway.api import names
 from egress_gateway.cli.main import cli
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from tests.contract.controller.moved_cluster import SYSTEM, Moved, moved_cluster
-from tests.contract.controller.test_moving_over import DEPLOYMENT, MODES, old_deployment, play
+from tests.contract.controller.test_moving_over import DEPLOYMENT, MODES, old_deployment
 
 
 async def migrate(moved: Moved, *flags: str) -> Result:
@@ -43,8 +43,8 @@ async def kubernetes(kube: KubeClient) -> list[Any]:
     return [await kube.list(kind) for kind in kinds]
 
 
-def test_a_dry_run_names_every_object_and_changes_none(tmp_path: Path) -> None:
-    async def story(moved: Moved) -> None:
+async def test_a_dry_run_names_every_object_and_changes_none(tmp_path: Path) -> None:
+    async with moved_cluster(tmp_path) as moved:
         before = await kubernetes(moved.kube)
         result = await migrate(
             moved, "--dry-run", "--output", "json", "--azure-config", str(moved.azure_json)
@@ -72,11 +72,9 @@ def test_a_dry_run_names_every_object_and_changes_none(tmp_path: Path) -> None:
         assert len(await moved.old_objects()) == 2 * len(MODES)
         assert moved.writes() == []
 
-    play(tmp_path, story)
 
-
-def test_it_refuses_while_the_old_controller_runs_and_can_stop_it(tmp_path: Path) -> None:
-    async def story(moved: Moved) -> None:
+async def test_it_refuses_while_the_old_controller_runs_and_can_stop_it(tmp_path: Path) -> None:
+    async with moved_cluster(tmp_path) as moved:
         await moved.kube.create("deployments", old_deployment())
         result = await migrate(moved, "--output", "json")
         found = document(result)
@@ -98,14 +96,12 @@ def test_it_refuses_while_the_old_controller_runs_and_can_stop_it(tmp_path: Path
         assert {c["state"] for c in again["configurations"]} == {"taken over before"}
         assert all(not c["actions"] for c in again["configurations"])
 
-    play(tmp_path, story)
-
 
 @pytest.mark.parametrize(("seconds_ago", "runs"), [(1, True), (3600, False)])
-def test_a_controller_without_its_deployment_shows_by_a_lease_that_is_renewed(
+async def test_a_controller_without_its_deployment_shows_by_a_lease_that_is_renewed(
     tmp_path: Path, seconds_ago: int, runs: bool
 ) -> None:
-    async def story(moved: Moved) -> None:
+    async with moved_cluster(tmp_path) as moved:
         renewed = datetime.now(UTC) - timedelta(seconds=seconds_ago)
         lease = {
             "apiVersion": "coordination.k8s.io/v1",
@@ -121,13 +117,11 @@ def test_a_controller_without_its_deployment_shows_by_a_lease_that_is_renewed(
         found = document(await migrate(moved, "--dry-run", "--output", "json"))
         assert ["a-laptop" in b["what"] for b in found["blockers"]] == [True] * runs
 
-    play(tmp_path, story)
 
-
-def test_the_add_on_of_aks_is_left_to_aks_and_the_rest_of_the_go_project_is_listed(
+async def test_the_add_on_of_aks_is_left_to_aks_and_the_rest_of_the_go_project_is_listed(
     tmp_path: Path,
 ) -> None:
-    async def story(moved: Moved) -> None:
+    async with moved_cluster(tmp_path) as moved:
         await moved.kube.create("daemonsets", old_agents(SYSTEM))
         found = document(await migrate(moved, "--dry-run", "--output", "json"))
         assert found["blockers"] == []
@@ -142,8 +136,6 @@ def test_the_add_on_of_aks_is_left_to_aks_and_the_rest_of_the_go_project_is_list
         assert "AKS" in blocker["what"]
         assert "--disable-static-egress-gateway" in blocker["mend"]
         assert len(await moved.old_objects()) == 2 * len(MODES)
-
-    play(tmp_path, story)
 
 
 AGENTS = "kube-egress-gateway-daemon-manager"
@@ -163,8 +155,8 @@ def old_agents(namespace: str) -> dict[str, Any]:
     }
 
 
-def test_key_pairs_in_another_namespace_are_copied_not_replaced(tmp_path: Path) -> None:
-    async def story(moved: Moved) -> None:
+async def test_key_pairs_in_another_namespace_are_copied_not_replaced(tmp_path: Path) -> None:
+    async with moved_cluster(tmp_path) as moved:
         result = await migrate(moved, "--output", "json", "--system-namespace", "default")
         found = document(result)
         assert {a["detail"] for c in found["configurations"] for a in c["actions"][:1]} == {
@@ -175,39 +167,30 @@ def test_key_pairs_in_another_namespace_are_copied_not_replaced(tmp_path: Path) 
             copied = await moved.kube.get("secrets", name, namespace="default")
             assert copied["data"] == moved.recorded_of("Secret", name)["data"]
 
-    play(tmp_path, story)
 
-
-def test_old_objects_deleted_by_force_are_seen_through(tmp_path: Path) -> None:
-    async def story(moved: Moved) -> None:
+async def test_old_objects_deleted_by_force_are_seen_through(tmp_path: Path) -> None:
+    async with moved_cluster(tmp_path, definitions=False) as moved:
         result = await migrate(
             moved, "--dry-run", "--output", "json", "--azure-config", str(moved.azure_json)
         )
         assert document(result)["azure"] == {"writes": [], "problems": {}}
 
-    play(tmp_path, story, definitions=False)
 
-
-def test_people_read_what_stays_and_what_is_left_to_do(tmp_path: Path) -> None:
-    async def story(moved: Moved) -> None:
+async def test_people_read_what_stays_and_what_is_left_to_do(tmp_path: Path) -> None:
+    async with moved_cluster(tmp_path) as moved:
         text = (await migrate(moved, "--dry-run")).output
         assert "default/managed-prefix: to be taken over" in text
         assert "keeps 203.0.113.4/30, server 10.224.0.14:6001" in text
         assert "would release GatewayLBConfiguration default/managed-prefix" in text
         assert "kubectl delete crd gatewaylbconfigurations" in text
 
-    play(tmp_path, story)
 
-
-def test_a_cluster_that_never_had_the_go_project_has_nothing_to_move(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with moved_cluster(tmp_path, definitions=False) as moved:
-            for name in MODES:
-                path = "staticgatewayconfigurations"
-                finalizers = {"metadata": {"finalizers": None}}
-                await moved.kube.patch(path, name, finalizers, namespace="default")
-                await moved.kube.delete(path, name, namespace="default")
-            result = await migrate(moved, "--output", "json")
-            assert document(result)["configurations"] == []
-
-    asyncio.run(main())
+async def test_a_cluster_that_never_had_the_go_project_has_nothing_to_move(tmp_path: Path) -> None:
+    async with moved_cluster(tmp_path, definitions=False) as moved:
+        for name in MODES:
+            path = "staticgatewayconfigurations"
+            finalizers = {"metadata": {"finalizers": None}}
+            await moved.kube.patch(path, name, finalizers, namespace="default")
+            await moved.kube.delete(path, name, namespace="default")
+        result = await migrate(moved, "--output", "json")
+        assert document(result)["configurations"] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,6 @@ async def provisioned(moved: Moved) -> None:
         )
 
 
-def play(directory: Path, story: Callable[[Moved], Awaitable[None]], **options: Any) -> None:
-    async def main() -> None:
-        async with moved_cluster(directory, **options) as moved:
-            await story(moved)
-
-    asyncio.run(main())
-
-
 async def assert_unchanged(moved: Moved) -> None:
     assert moved.writes() == []
     assert moved.azure() == moved.before
@@ -64,35 +56,32 @@ async def assert_unchanged(moved: Moved) -> None:
         )
 
 
-def test_addresses_ports_keys_and_names_stay_and_azure_is_only_read(tmp_path: Path) -> None:
-    async def story(moved: Moved) -> None:
+async def test_addresses_ports_keys_and_names_stay_and_azure_is_only_read(tmp_path: Path) -> None:
+    async with moved_cluster(tmp_path) as moved:
         async with controller(tmp_path, moved.kubeconfig):
             await settled(moved)
             await assert_unchanged(moved)
             for was in moved.configurations():
                 await assert_serving(moved, was)
 
-    play(tmp_path, story)
 
-
-def test_names_are_told_from_azure_when_the_old_objects_were_deleted_by_force(
+async def test_names_are_told_from_azure_when_the_old_objects_were_deleted_by_force(
     tmp_path: Path,
 ) -> None:
-    async def story(moved: Moved) -> None:
+    async with moved_cluster(tmp_path, definitions=False) as moved:
         async with controller(tmp_path, moved.kubeconfig):
             await provisioned(moved)
             await assert_unchanged(moved)
             for was in moved.configurations():
                 await assert_serving(moved, was)
 
-    play(tmp_path, story, definitions=False)
 
-
-def test_who_cannot_be_told_is_not_let_go_before_somebody_says_the_names(tmp_path: Path) -> None:
+async def test_who_cannot_be_told_is_not_let_go_before_somebody_says_the_names(
+    tmp_path: Path,
+) -> None:
     """No status to compare with, and a deletion that would leave everything in Azure."""
     name = "managed-prefix"
-
-    async def story(moved: Moved) -> None:
+    async with moved_cluster(tmp_path, definitions=False) as moved:
         status = {"status": {"egressIpPrefix": ""}}
         await moved.kube.patch(SGCS, name, status, namespace="default", subresource="status")
         await moved.kube.delete(SGCS, name, namespace="default")
@@ -120,11 +109,11 @@ def test_who_cannot_be_told_is_not_let_go_before_somebody_says_the_names(tmp_pat
             )
         assert_left(moved, without(moved.before, f"egressgateway-{config}", rule))
 
-    play(tmp_path, story, definitions=False)
 
-
-def test_another_controller_knows_the_names_and_a_newcomer_gets_its_own(tmp_path: Path) -> None:
-    async def story(moved: Moved) -> None:
+async def test_another_controller_knows_the_names_and_a_newcomer_gets_its_own(
+    tmp_path: Path,
+) -> None:
+    async with moved_cluster(tmp_path) as moved:
         async with controller(tmp_path, moved.kubeconfig):
             await settled(moved)
         async with controller(tmp_path, moved.kubeconfig):
@@ -154,8 +143,6 @@ def test_another_controller_knows_the_names_and_a_newcomer_gets_its_own(tmp_path
             )
         assert_left(moved, moved.before)
 
-    play(tmp_path, story)
-
 
 async def assert_serving(moved: Moved, was: dict[str, Any]) -> None:
     """The gateways are the recorded ones, and the Secret says under which names."""
@@ -178,10 +165,10 @@ async def assert_serving(moved: Moved, was: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_deleting_one_configuration_removes_exactly_its_resources(
+async def test_deleting_one_configuration_removes_exactly_its_resources(
     tmp_path: Path, name: str
 ) -> None:
-    async def story(moved: Moved) -> None:
+    async with moved_cluster(tmp_path) as moved:
         async with controller(tmp_path, moved.kubeconfig):
             await settled(moved)
             await moved.kube.delete(SGCS, name, namespace="default")
@@ -195,8 +182,6 @@ def test_deleting_one_configuration_removes_exactly_its_resources(
         secrets = {s["metadata"]["name"] for s in await moved.kube.list("secrets")}
         assert f"sgw-{uid}" not in secrets
         assert len([s for s in secrets if s.startswith("sgw-")]) == len(MODES) - 1
-
-    play(tmp_path, story)
 
 
 def assert_left(moved: Moved, expected: dict[str, Any]) -> None:
@@ -249,10 +234,10 @@ def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {wanted} became {found}"
 
 
-def test_while_the_old_controller_runs_nothing_is_done_and_everyone_is_told(
+async def test_while_the_old_controller_runs_nothing_is_done_and_everyone_is_told(
     tmp_path: Path,
 ) -> None:
-    async def story(moved: Moved) -> None:
+    async with moved_cluster(tmp_path) as moved:
         await moved.kube.create("deployments", old_deployment())
         async with controller(tmp_path, moved.kubeconfig):
             for name in MODES:
@@ -277,8 +262,6 @@ def test_while_the_old_controller_runs_nothing_is_done_and_everyone_is_told(
             await settled(moved)
             await assert_unchanged(moved)
 
-    play(tmp_path, story)
-
 
 def old_deployment() -> dict[str, Any]:
     label = {names.GO_CONTROLLER_LABEL: "controller-manager"}
@@ -297,10 +280,9 @@ def old_deployment() -> dict[str, Any]:
     }
 
 
-def test_a_deletion_that_the_old_controller_began_is_finished(tmp_path: Path) -> None:
+async def test_a_deletion_that_the_old_controller_began_is_finished(tmp_path: Path) -> None:
     """It had deleted the key pair and asked for the rest when it was stopped."""
-
-    async def story(moved: Moved) -> None:
+    async with moved_cluster(tmp_path) as moved:
         name = "managed-prefix"
         uid = moved.recorded_of("StaticGatewayConfiguration", name)["metadata"]["uid"]
         await moved.kube.delete("secrets", f"sgw-{uid}", namespace=SYSTEM)
@@ -315,13 +297,11 @@ def test_a_deletion_that_the_old_controller_began_is_finished(tmp_path: Path) ->
         rule = moved.recorded_of("GatewayLBConfiguration", name)["metadata"]["uid"]
         assert_left(moved, without(moved.before, f"egressgateway-{config}", rule))
 
-    play(tmp_path, story)
 
-
-def test_deleting_every_configuration_leaves_the_machines_as_they_were_before_any(
+async def test_deleting_every_configuration_leaves_the_machines_as_they_were_before_any(
     tmp_path: Path,
 ) -> None:
-    async def story(moved: Moved) -> None:
+    async with moved_cluster(tmp_path) as moved:
         async with controller(tmp_path, moved.kubeconfig):
             await settled(moved)
             for name in MODES:
@@ -345,5 +325,3 @@ def test_deleting_every_configuration_leaves_the_machines_as_they_were_before_an
             assert "kubeegressgateway-ilb" not in left, key
         secrets = {s["metadata"]["name"] for s in await moved.kube.list("secrets")}
         assert not [s for s in secrets if s.startswith("sgw-")]
-
-    play(tmp_path, story)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from tests.contract.controller.test_controller import (
-    Story,
     World,
     condition,
-    in_world,
     reason,
 )
-
-__all__ = ["in_world"]
 
 SOON = 60.0
 """Seconds, on a machine with other work: 3 are enough. Before, they waited as long as it lasted."""
@@ -59,55 +54,39 @@ async def exhausted(world: World, shared: str) -> None:
     await world.until("c", lambda s: reason(s, "Provisioned") == "PublicIPPrefixExhausted")
 
 
-def test_a_prefix_that_is_full_keeps_no_neighbour_waiting(
-    in_world: Callable[[Story], None],
-) -> None:
-    async def story(world: World) -> None:
-        shared, own, other = await brought(world, "shared", "own", "other")
-        await exhausted(world, shared)
-        await world.write("good", publicIpPrefixId=own)
-        await world.until("good", leaves_from(await network_of(world, own)), timeout=SOON)
-        await world.write("managed")
-        await world.until("managed", provisioned, timeout=SOON)
-        await world.write("good", publicIpPrefixId=other)
-        await world.until("good", leaves_from(await network_of(world, other)), timeout=SOON)
-        sgc = await world.until("c", lambda s: True)
-        assert reason(sgc, "Provisioned") == "PublicIPPrefixExhausted"
-        for name in ("a", "b"):
-            assert provisioned(await world.until(name, lambda s: True))
-
-    in_world(story)
+async def test_a_prefix_that_is_full_keeps_no_neighbour_waiting(world: World) -> None:
+    shared, own, other = await brought(world, "shared", "own", "other")
+    await exhausted(world, shared)
+    await world.write("good", publicIpPrefixId=own)
+    await world.until("good", leaves_from(await network_of(world, own)), timeout=SOON)
+    await world.write("managed")
+    await world.until("managed", provisioned, timeout=SOON)
+    await world.write("good", publicIpPrefixId=other)
+    await world.until("good", leaves_from(await network_of(world, other)), timeout=SOON)
+    sgc = await world.until("c", lambda s: True)
+    assert reason(sgc, "Provisioned") == "PublicIPPrefixExhausted"
+    for name in ("a", "b"):
+        assert provisioned(await world.until(name, lambda s: True))
 
 
-def test_a_neighbour_leaves_beside_a_prefix_that_is_full_and_makes_room(
-    in_world: Callable[[Story], None],
-) -> None:
-    async def story(world: World) -> None:
-        (shared,) = await brought(world, "shared")
-        await exhausted(world, shared)
-        await world.kube.delete("staticgatewayconfigurations", "a", namespace="default")
-        await world.until_gone("a")
-        await world.until("c", leaves_from(await network_of(world, shared)), timeout=SOON)
-
-    in_world(story)
+async def test_a_neighbour_leaves_beside_a_prefix_that_is_full_and_makes_room(world: World) -> None:
+    (shared,) = await brought(world, "shared")
+    await exhausted(world, shared)
+    await world.kube.delete("staticgatewayconfigurations", "a", namespace="default")
+    await world.until_gone("a")
+    await world.until("c", leaves_from(await network_of(world, shared)), timeout=SOON)
 
 
-def test_a_role_that_is_taken_away_keeps_no_neighbour_waiting(
-    in_world: Callable[[Story], None],
-) -> None:
-    async def story(world: World) -> None:
-        lost, own = await brought(world, "lost", "own")
-        await world.write("trouble", publicIpPrefixId=lost)
-        await world.until("trouble", provisioned)
-        name = "00000000-0000-0000-0000-000000000100"
-        assignment = f"{lost}/providers/Microsoft.Authorization/roleAssignments/{name}"
-        await world.azure.person.delete(assignment, "2022-04-01")
-        await world.write("good", publicIpPrefixId=own)
-        await world.until("good", leaves_from(await network_of(world, own)), timeout=SOON)
-        sgc = await world.until("trouble", lambda s: reason(s, "Provisioned") != "Provisioned")
-        assert "Azure" in condition(sgc, "Provisioned")["message"]
-        await world.azure.grant(lost, 100)
-        await world.until("trouble", leaves_from(await network_of(world, lost)))
-        await asyncio.sleep(0)
-
-    in_world(story)
+async def test_a_role_that_is_taken_away_keeps_no_neighbour_waiting(world: World) -> None:
+    lost, own = await brought(world, "lost", "own")
+    await world.write("trouble", publicIpPrefixId=lost)
+    await world.until("trouble", provisioned)
+    name = "00000000-0000-0000-0000-000000000100"
+    assignment = f"{lost}/providers/Microsoft.Authorization/roleAssignments/{name}"
+    await world.azure.person.delete(assignment, "2022-04-01")
+    await world.write("good", publicIpPrefixId=own)
+    await world.until("good", leaves_from(await network_of(world, own)), timeout=SOON)
+    sgc = await world.until("trouble", lambda s: reason(s, "Provisioned") != "Provisioned")
+    assert "Azure" in condition(sgc, "Provisioned")["message"]
+    await world.azure.grant(lost, 100)
+    await world.until("trouble", leaves_from(await network_of(world, lost)))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,12 +77,11 @@ def is_provisioned(sgc: dict[str, Any]) -> bool:
     return condition(sgc, "Provisioned").get("status") == "True"
 
 
-def test_a_scale_set_of_one_s_own_is_told_the_role_then_served_then_left_as_it_was(
+async def test_a_scale_set_of_one_s_own_is_told_the_role_then_served_then_left_as_it_was(
     tmp_path: Path,
 ) -> None:
     """Without a role on that group nobody else suffers: anybody may write a group's name."""
-
-    async def story(world: World, start: Start) -> None:
+    async with own_scale_set(tmp_path) as (world, start):
         before = await world.azure.person.get(SET, VERSION)
         resources = await world.azure.resources()
         async with start():
@@ -110,11 +108,9 @@ def test_a_scale_set_of_one_s_own_is_told_the_role_then_served_then_left_as_it_w
         assert attached(before) == attached(after) == {"primary": 0}
         assert await world.azure.person.list(f"{SET}/publicIPAddresses", VERSION) == []
 
-    play(tmp_path, story)
 
-
-def test_what_is_in_a_group_that_cannot_be_read_is_not_taken_for_gone(tmp_path: Path) -> None:
-    async def story(world: World, start: Start) -> None:
+async def test_what_is_in_a_group_that_cannot_be_read_is_not_taken_for_gone(tmp_path: Path) -> None:
+    async with own_scale_set(tmp_path) as (world, start):
         assignment = await grant(world)
         async with start():
             await write(world, "own")
@@ -128,16 +124,12 @@ def test_what_is_in_a_group_that_cannot_be_read_is_not_taken_for_gone(tmp_path: 
             await world.until_gone("own")
         assert await world.azure.person.list(f"{SET}/publicIPAddresses", VERSION) == []
 
-    play(tmp_path, story)
 
-
-def play(folder: Path, story: Callable[[World, Start], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with azure_lab(folder) as azure, api_server(folder) as (_, kube, path):
-            (folder / "azure.json").write_text(json.dumps(azure.config))
-            await azure.add_pool("npegress")
-            world = World(azure, kube)
-            await build(world)
-            await story(world, lambda: controller(folder, path))
-
-    asyncio.run(main())
+@asynccontextmanager
+async def own_scale_set(folder: Path) -> AsyncIterator[tuple[World, Start]]:
+    async with azure_lab(folder) as azure, api_server(folder) as (_, kube, path):
+        (folder / "azure.json").write_text(json.dumps(azure.config))
+        await azure.add_pool("npegress")
+        world = World(azure, kube)
+        await build(world)
+        yield world, lambda: controller(folder, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +41,7 @@ def refuse(world: World, method: str, paths: tuple[str, ...]) -> list[Fault]:
     ]
 
 
-def test_writes_reads_and_deletions_refused_in_every_way_end_well(tmp_path: Path) -> None:
+async def test_writes_reads_and_deletions_refused_in_every_way_end_well(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         before = await world.azure.resources()
         names = ["npegress", "npvm"]
@@ -67,12 +66,9 @@ def test_writes_reads_and_deletions_refused_in_every_way_end_well(tmp_path: Path
         assert [f for f in faults if not f.hits and f.kind not in MAY_COME_TOO_LATE] == []
         assert await world.azure.resources() == before
 
-    async def main() -> None:
-        async with azure_lab(tmp_path) as azure, api_server(tmp_path) as (_, kube, path):
-            (tmp_path / "azure.json").write_text(json.dumps(azure.config))
-            await azure.add_pool("npegress", size=31)
-            await azure.add_pool("npvm", size=31, kind="VirtualMachines")
-            async with controller(tmp_path, path, retry_limit=0.2, drift_interval=1.0):
-                await story(World(azure, kube))
-
-    asyncio.run(main())
+    async with azure_lab(tmp_path) as azure, api_server(tmp_path) as (_, kube, path):
+        (tmp_path / "azure.json").write_text(json.dumps(azure.config))
+        await azure.add_pool("npegress", size=31)
+        await azure.add_pool("npvm", size=31, kind="VirtualMachines")
+        async with controller(tmp_path, path, retry_limit=0.2, drift_interval=1.0):
+            await story(World(azure, kube))

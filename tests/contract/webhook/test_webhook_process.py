@@ -8,7 +8,7 @@ import copy
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -197,22 +197,21 @@ def patched(answer: Any) -> list[str]:
     ]
 
 
-def play(scenario: Callable[[Api, Replica], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        api = Api()
-        replica = Replica(api)
+@asynccontextmanager
+async def serving_replica() -> AsyncIterator[tuple[Api, Replica]]:
+    api = Api()
+    replica = Replica(api)
+    async with asyncio.timeout(60):
         assert await replica.keeper.step()
         await replica.server.start()
         try:
-            await scenario(api, replica)
+            yield api, replica
         finally:
             await replica.server.close()
 
-    asyncio.run(asyncio.wait_for(whole(), 60))
 
-
-def test_reviews_over_tls() -> None:
-    async def scenario(api: Api, replica: Replica) -> None:
+async def test_reviews_over_tls() -> None:
+    async with serving_replica() as (api, replica):
         api.namespaces = {"shop": "", "late": "d"}
         replica.heard.put(made("told", "d"))
         trust = base64.b64decode(api.webhook(ANNOTATED)["clientConfig"]["caBundle"])
@@ -231,11 +230,9 @@ def test_reviews_over_tls() -> None:
                 assert answer["response"]["uid"] == body["request"]["uid"]
                 assert patched(answer) == paths
 
-    play(scenario)
 
-
-def test_what_cannot_be_judged_is_no_yes() -> None:
-    async def scenario(api: Api, replica: Replica) -> None:
+async def test_what_cannot_be_judged_is_no_yes() -> None:
+    async with serving_replica() as (api, replica):
         api.namespaces = {"shop": ""}
         async with caller(replica, certificates.trust(api.generations)) as session:
             for body in (b"", b"{", b"[]", b"{}", b"\xff", document() | {"kind": "Pod"}):
@@ -249,22 +246,18 @@ def test_what_cannot_be_judged_is_no_yes() -> None:
             status, _ = await posted(session, document({names.POD_ANNOTATION: "e"}))
             assert status == 200
 
-    play(scenario)
 
-
-def test_settled_state_is_not_written_again() -> None:
-    async def scenario(api: Api, replica: Replica) -> None:
+async def test_settled_state_is_not_written_again() -> None:
+    async with serving_replica() as (api, replica):
         assert api.writes == 2
         assert ENDS._value.get() == api.generations[0].ends
         for _ in range(3):
             assert await replica.keeper.step()
         assert api.writes == 2
 
-    play(scenario)
 
-
-def test_annotated_namespaces_are_followed() -> None:
-    async def scenario(api: Api, replica: Replica) -> None:
+async def test_annotated_namespaces_are_followed() -> None:
+    async with serving_replica() as (api, replica):
         replica.heard.put(made("shop", "d"))
         replica.heard.put(made("other", ""))
         await replica.keeper.step()
@@ -275,11 +268,9 @@ def test_annotated_namespaces_are_followed() -> None:
         [chosen] = api.webhook(DEFAULTED)["namespaceSelector"]["matchExpressions"]
         assert chosen["operator"] == "DoesNotExist"
 
-    play(scenario)
 
-
-def test_whatever_is_spoilt_is_mended() -> None:
-    async def scenario(api: Api, replica: Replica) -> None:
+async def test_whatever_is_spoilt_is_mended() -> None:
+    async with serving_replica() as (api, replica):
         assert api.registration is not None
         api.registration["webhooks"][0]["failurePolicy"] = "Ignore"
         await replica.keeper.step()
@@ -294,11 +285,9 @@ def test_whatever_is_spoilt_is_mended() -> None:
             status, _ = await posted(session, document({names.POD_ANNOTATION: "e"}))
             assert status == 200
 
-    play(scenario)
 
-
-def test_missing_objects_are_named_and_waited_for() -> None:
-    async def scenario(api: Api, replica: Replica) -> None:
+async def test_missing_objects_are_named_and_waited_for() -> None:
+    async with serving_replica() as (api, replica):
         for field in ("secret", "registration"):
             held = getattr(api, field)
             setattr(api, field, None)
@@ -307,11 +296,9 @@ def test_missing_objects_are_named_and_waited_for() -> None:
             setattr(api, field, held)
             assert await replica.keeper.step()
 
-    play(scenario)
 
-
-def test_two_replicas_make_one_certificate_and_roll_together() -> None:
-    async def scenario() -> None:
+async def test_two_replicas_make_one_certificate_and_roll_together() -> None:
+    async with asyncio.timeout(60):
         begin = time.time() - 61 * 86400
         api, now = Api(), [begin]
         replicas = [Replica(api, clock=lambda: now[0]) for _ in range(2)]
@@ -351,11 +338,9 @@ def test_two_replicas_make_one_certificate_and_roll_together() -> None:
             assert len(api.generations) == 1
             await meet()
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
 
-
-def test_loop_follows_by_itself_and_survives_the_api_server() -> None:
-    async def scenario() -> None:
+async def test_loop_follows_by_itself_and_survives_the_api_server() -> None:
+    async with asyncio.timeout(60):
         api = Api()
         replica = Replica(api)
         api.down = True
@@ -370,5 +355,3 @@ def test_loop_follows_by_itself_and_survives_the_api_server() -> None:
         while "values" not in api.webhook(DEFAULTED)["namespaceSelector"]["matchExpressions"][0]:
             await asyncio.sleep(0.01)
         task.cancel()
-
-    asyncio.run(asyncio.wait_for(scenario(), 60))

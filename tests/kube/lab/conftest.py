@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from egress_gateway_lab import host
 from egress_gateway_lab.demo.world import VERSIONS, World, is_ready, until
 from egress_gateway_lab.realcluster import release
 from tests.deploy.conftest import CHART
-from tests.lab.conftest import Driver, play
-
-__all__ = ["play"]
+from tests.lab.conftest import in_the_labs_loop, started
 
 SYSTEM = "kube-egress-gateway-system"
 
 
-@pytest.fixture(scope="session")
-def driver() -> Iterator[Driver]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def world() -> AsyncIterator[World]:
+    """The shared lab."""
     require_programs()
-    made = Driver(kubernetes="real", version=VERSIONS["real"])
-    yield made
-    made.close()
+    async with started(kubernetes="real", version=VERSIONS["real"]) as made:
+        yield made
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    in_the_labs_loop(items, Path(__file__).parent)
 
 
 def require_programs() -> None:
@@ -78,21 +81,11 @@ class Operator:
         return text
 
 
-Act = Callable[[Callable[[Operator], Awaitable[None]]], None]
-
-
-@pytest.fixture
-def act(driver: Driver) -> Act:
-    """Plays a story with helm and the machines' shells at hand."""
-
-    async def from_the_beginning(story: Callable[[Operator], Awaitable[None]]) -> None:
-        await all_ready(driver.world)
-        await story(Operator(driver.world, release.find_helm()))
-
-    def run(story: Callable[[Operator], Awaitable[None]]) -> None:
-        driver.run(from_the_beginning(story), timeout=400)
-
-    return run
+@pytest_asyncio.fixture(loop_scope="session")
+async def lab(world: World) -> Operator:
+    """Helm and the machines' shells; every component is ready."""
+    await all_ready(world)
+    return Operator(world, release.find_helm())
 
 
 async def all_ready(world: World) -> None:

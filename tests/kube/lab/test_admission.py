@@ -10,7 +10,7 @@ import pytest
 from egress_gateway.api import names
 from egress_gateway_lab.apiserver.wire.client import KubeError
 from egress_gateway_lab.demo.world import World, until
-from tests.kube.lab.conftest import SYSTEM, Act, Operator
+from tests.kube.lab.conftest import SYSTEM, Operator
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import annotated, remove
 
@@ -32,41 +32,38 @@ def plain(name: str) -> dict[str, Any]:
     return pod
 
 
-def test_annotated_pods_are_admitted_by_the_webhook_and_others_without_it(act: Act) -> None:
-    async def story(lab: Operator) -> None:
-        world = lab.world
-        prefix = await configured(world, "hooked")
-        await lab.upgrade("admission.mode=webhook")
-        policies = await world.kube.list(
-            "mutatingadmissionpolicies.admissionregistration.k8s.io/v1"
-        )
-        assert policies == []
+async def test_annotated_pods_are_admitted_by_the_webhook_and_others_without_it(
+    lab: Operator,
+) -> None:
+    world = lab.world
+    prefix = await configured(world, "hooked")
+    await lab.upgrade("admission.mode=webhook")
+    policies = await world.kube.list("mutatingadmissionpolicies.admissionregistration.k8s.io/v1")
+    assert policies == []
 
-        async def asked() -> bool:
-            found = await selector(world, annotated("asked", "hooked"))
-            return bool(found == {names.NODE_READY_LABEL: "true"})
+    async def asked() -> bool:
+        found = await selector(world, annotated("asked", "hooked"))
+        return bool(found == {names.NODE_READY_LABEL: "true"})
 
-        await until(asked, timeout=60, what="the API server to ask the webhook")
-        assert await selector(world, plain("plain")) is None
-        (pod,) = await world.deploy("hooked", configuration="hooked", replicas=1)
-        seen = ipaddress.ip_address(await world.curl(pod, "http://ifconfig.me"))
-        assert seen in ipaddress.ip_network(prefix)
-        await world.kube.delete("deployments", "hooked", namespace="default")
-        # All of its pods go.
-        scale = {"spec": {"replicas": 0}}
-        await world.kube.patch("deployments", WEBHOOK, scale, namespace=SYSTEM)
+    await until(asked, timeout=60, what="the API server to ask the webhook")
+    assert await selector(world, plain("plain")) is None
+    (pod,) = await world.deploy("hooked", configuration="hooked", replicas=1)
+    seen = ipaddress.ip_address(await world.curl(pod, "http://ifconfig.me"))
+    assert seen in ipaddress.ip_network(prefix)
+    await world.kube.delete("deployments", "hooked", namespace="default")
+    # All of its pods go.
+    scale = {"spec": {"replicas": 0}}
+    await world.kube.patch("deployments", WEBHOOK, scale, namespace=SYSTEM)
 
-        async def gone() -> bool:
-            return not await world.kube.list("pods", namespace=SYSTEM, labels=f"app={WEBHOOK}")
+    async def gone() -> bool:
+        return not await world.kube.list("pods", namespace=SYSTEM, labels=f"app={WEBHOOK}")
 
-        await until(gone, timeout=60, what="the webhook's pods to be gone")
-        with pytest.raises(KubeError, match="failed calling webhook"):
-            await selector(world, annotated("asked", "hooked"))
-        await world.kube.create("pods", plain("unhindered"))
-        await world.pod_ready("unhindered")
-        await world.kube.delete("pods", "unhindered", namespace="default", grace_seconds=0)
-        await lab.upgrade("admission.mode=auto")
-        await until(asked, timeout=60, what="the policy to be in force again")
-        await remove(world, "hooked")
-
-    act(story)
+    await until(gone, timeout=60, what="the webhook's pods to be gone")
+    with pytest.raises(KubeError, match="failed calling webhook"):
+        await selector(world, annotated("asked", "hooked"))
+    await world.kube.create("pods", plain("unhindered"))
+    await world.pod_ready("unhindered")
+    await world.kube.delete("pods", "unhindered", namespace="default", grace_seconds=0)
+    await lab.upgrade("admission.mode=auto")
+    await until(asked, timeout=60, what="the policy to be in force again")
+    await remove(world, "hooked")

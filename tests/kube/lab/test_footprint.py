@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -58,13 +57,13 @@ def cgroups_of(name: str) -> list[Path]:
     return [point for point in points if point.exists()]
 
 
-def test_down_leaves_nothing_and_sigkill_empty_cgroups_alone() -> None:
+async def test_down_leaves_nothing_and_sigkill_empty_cgroups_alone() -> None:
     require_programs()
     before = host_footprint()
     name = f"footprint-{os.getpid()}"
     lab = host.start(name, options={"kubernetes": "real"}, detach=False)
     try:
-        asyncio.run(one_node(lab))
+        await one_node(lab)
         inside = namespaces_inside(lab)
         assert set(_PROGRAMS) <= set(processes_in(inside))
         assert cgroups_of(name)

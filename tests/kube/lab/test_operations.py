@@ -20,7 +20,7 @@ from egress_gateway_lab.realcluster import release
 from egress_gateway_lab.realcluster.trees import PYTHON
 from egress_gateway_lab.runtime.containers.cni import base_configuration
 from tests.deploy.conftest import CHART
-from tests.kube.lab.conftest import SYSTEM, Act, Operator, all_ready
+from tests.kube.lab.conftest import SYSTEM, Operator, all_ready
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import annotated, remove
 from tests.lab.test_promises import sources
@@ -57,44 +57,42 @@ async def agents(world: World, component: str) -> list[dict[str, Any]]:
     return await world.kube.list("pods", namespace=SYSTEM, labels=f"app=egress-gateway-{component}")
 
 
-def test_nothing_from_a_wrong_address_while_agents_and_gateways_are_killed(act: Act) -> None:
+async def test_nothing_from_a_wrong_address_while_agents_and_gateways_are_killed(
+    lab: Operator,
+) -> None:
     """Every packet that one Internet host sees over attach, agents' deaths and a gateway's."""
-
-    async def story(lab: Operator) -> None:
-        world = lab.world
-        prefix = await configured(world, "watched")
-        pods = await world.deploy("watched", configuration="watched", replicas=3)
-        async with contextlib.AsyncExitStack() as stack:
-            url = f"http://{OBSERVED}"
-            traffic = [await stack.enter_async_context(Traffic(world, p, url)) for p in pods]
-            await _answered(traffic)
-            for node in [n["metadata"]["name"] for n in await world.nodes()]:
-                # SIGKILL, of every process of ours but the tunnels' host and the tunnels.
-                await lab.on(node, _kill("egress-gateway (node|gateway)"))
-            await _answered(traffic)
-            later = await world.deploy("watched-later", configuration="watched", replicas=2)
-            gateway = (await world.nodes(pool="npegress"))[0]["metadata"]["name"]
-            await world.control.call("cut", node=gateway, direction="both")
-            await _answered(traffic)
-            await world.control.call("mend", node=gateway)
-            await _answered(traffic)
-            await world.control.call("power_cut", node=gateway)
-            await _answered(traffic)
-            await world.control.call("power_on", node=gateway)
-            await _answered(traffic)
-        for pod in later:
-            await world.curl(pod, f"http://{OBSERVED}/traffic/{pod}/0")
-        assert await world.wrong_packets(OBSERVED, prefix) == 0
-        assert {s for p in pods + later for s in await sources(world, f"/traffic/{p}/")}
-        for name in ("watched", "watched-later"):
-            await world.kube.delete("deployments", name, namespace="default")
-        await remove(world, "watched")
-        await all_ready(world)
-        for agent in await agents(world, "node"):
-            (status,) = agent["status"]["containerStatuses"]
-            assert status["restartCount"] > 0, f"{agent['metadata']['name']} was not killed"
-
-    act(story)
+    world = lab.world
+    prefix = await configured(world, "watched")
+    pods = await world.deploy("watched", configuration="watched", replicas=3)
+    async with contextlib.AsyncExitStack() as stack:
+        url = f"http://{OBSERVED}"
+        traffic = [await stack.enter_async_context(Traffic(world, p, url)) for p in pods]
+        await _answered(traffic)
+        for node in [n["metadata"]["name"] for n in await world.nodes()]:
+            # SIGKILL, of every process of ours but the tunnels' host and the tunnels.
+            await lab.on(node, _kill("egress-gateway (node|gateway)"))
+        await _answered(traffic)
+        later = await world.deploy("watched-later", configuration="watched", replicas=2)
+        gateway = (await world.nodes(pool="npegress"))[0]["metadata"]["name"]
+        await world.control.call("cut", node=gateway, direction="both")
+        await _answered(traffic)
+        await world.control.call("mend", node=gateway)
+        await _answered(traffic)
+        await world.control.call("power_cut", node=gateway)
+        await _answered(traffic)
+        await world.control.call("power_on", node=gateway)
+        await _answered(traffic)
+    for pod in later:
+        await world.curl(pod, f"http://{OBSERVED}/traffic/{pod}/0")
+    assert await world.wrong_packets(OBSERVED, prefix) == 0
+    assert {s for p in pods + later for s in await sources(world, f"/traffic/{p}/")}
+    for name in ("watched", "watched-later"):
+        await world.kube.delete("deployments", name, namespace="default")
+    await remove(world, "watched")
+    await all_ready(world)
+    for agent in await agents(world, "node"):
+        (status,) = agent["status"]["containerStatuses"]
+        assert status["restartCount"] > 0, f"{agent['metadata']['name']} was not killed"
 
 
 async def _answered(traffic: list[Traffic]) -> None:
@@ -117,42 +115,38 @@ def _kill(pattern: str) -> str:
     )
 
 
-def test_plain_pods_start_as_fast_with_everything_of_ours_down(act: Act) -> None:
+async def test_plain_pods_start_as_fast_with_everything_of_ours_down(lab: Operator) -> None:
     """Node agent, controller, gateways gone, API server dead: containerd starts pods through our
     plugin as it does without it. The figures are printed, not judged: the machine is shared."""
+    world = lab.world
+    node = (await world.nodes(pool="nodepool1"))[0]["metadata"]["name"]
+    assert names.CNI_PLUGIN in await lab.on(node, f"cat {CHAIN}")
+    for kind in ("daemonsets", "deployments"):
+        for item in await world.kube.list(kind, namespace=SYSTEM):
+            await world.kube.delete(kind, item["metadata"]["name"], namespace=SYSTEM)
 
-    async def story(lab: Operator) -> None:
-        world = lab.world
-        node = (await world.nodes(pool="nodepool1"))[0]["metadata"]["name"]
-        assert names.CNI_PLUGIN in await lab.on(node, f"cat {CHAIN}")
-        for kind in ("daemonsets", "deployments"):
-            for item in await world.kube.list(kind, namespace=SYSTEM):
-                await world.kube.delete(kind, item["metadata"]["name"], namespace=SYSTEM)
+    async def gone() -> bool:
+        return not await world.kube.list("pods", namespace=SYSTEM)
 
-        async def gone() -> bool:
-            return not await world.kube.list("pods", namespace=SYSTEM)
-
-        try:
-            await until(gone, timeout=90, what="our pods to be gone")
-            await world.control.call("control_plane", program="kube-apiserver", action="kill")
-            await static_pod(lab, node, "first")  # what only the first one pays for
-            ours = [await static_pod(lab, node, f"ours-{n}") for n in range(SAMPLES)]
-            chain = await lab.on(node, f"cat {CHAIN}")
-            plain = json.loads(chain)
-            plain["plugins"] = [p for p in plain["plugins"] if p["type"] != names.CNI_PLUGIN]
-            await lab.on(node, f"cat > {CHAIN}.new; mv {CHAIN}.new {CHAIN}",
-                         stdin=json.dumps(plain))  # fmt: skip
-            bare = [await static_pod(lab, node, f"bare-{n}") for n in range(SAMPLES)]
-            await lab.on(node, f"cat > {CHAIN}.new; mv {CHAIN}.new {CHAIN}", stdin=chain)
-        finally:
-            await lab.on(node, "rm -f /etc/kubernetes/manifests/*")
-            await world.control.call("control_plane", program="kube-apiserver", action="start")
-            await _answers(world)
-            await lab.upgrade()  # makes anew what is missing
-        print(f"\na plain pod's start: {_figures(ours)} with our plugin and nothing of ours "
-              f"running, {_figures(bare)} without the plugin")  # fmt: skip
-
-    act(story)
+    try:
+        await until(gone, timeout=90, what="our pods to be gone")
+        await world.control.call("control_plane", program="kube-apiserver", action="kill")
+        await static_pod(lab, node, "first")  # what only the first one pays for
+        ours = [await static_pod(lab, node, f"ours-{n}") for n in range(SAMPLES)]
+        chain = await lab.on(node, f"cat {CHAIN}")
+        plain = json.loads(chain)
+        plain["plugins"] = [p for p in plain["plugins"] if p["type"] != names.CNI_PLUGIN]
+        await lab.on(node, f"cat > {CHAIN}.new; mv {CHAIN}.new {CHAIN}",
+                     stdin=json.dumps(plain))  # fmt: skip
+        bare = [await static_pod(lab, node, f"bare-{n}") for n in range(SAMPLES)]
+        await lab.on(node, f"cat > {CHAIN}.new; mv {CHAIN}.new {CHAIN}", stdin=chain)
+    finally:
+        await lab.on(node, "rm -f /etc/kubernetes/manifests/*")
+        await world.control.call("control_plane", program="kube-apiserver", action="start")
+        await _answers(world)
+        await lab.upgrade()  # makes anew what is missing
+    print(f"\na plain pod's start: {_figures(ours)} with our plugin and nothing of ours "
+          f"running, {_figures(bare)} without the plugin")  # fmt: skip
 
 
 async def _answers(world: World) -> None:
@@ -194,96 +188,84 @@ async def static_pod(lab: Operator, node: str, name: str) -> float:
     return float(started) - float(began)
 
 
-def test_an_annotated_pod_never_starts_on_a_node_without_the_plugin(act: Act) -> None:
+async def test_an_annotated_pod_never_starts_on_a_node_without_the_plugin(lab: Operator) -> None:
     """Neither the scheduler nor ``spec.nodeName`` brings one there."""
+    world = lab.world
+    await configured(world, "placed")
+    nodes = [n["metadata"]["name"] for n in await world.nodes(pool="nodepool1")]
+    bare = nodes[0]
+    for node in [n["metadata"]["name"] for n in await world.nodes()]:
+        label = None if node == bare else "yes"
+        await world.kube.patch("nodes", node, {"metadata": {"labels": {"agent": label}}})
+    await lab.upgrade("node.nodeSelector.agent=yes")
 
-    async def story(lab: Operator) -> None:
-        world = lab.world
-        await configured(world, "placed")
-        nodes = [n["metadata"]["name"] for n in await world.nodes(pool="nodepool1")]
-        bare = nodes[0]
-        for node in [n["metadata"]["name"] for n in await world.nodes()]:
-            label = None if node == bare else "yes"
-            await world.kube.patch("nodes", node, {"metadata": {"labels": {"agent": label}}})
-        await lab.upgrade("node.nodeSelector.agent=yes")
+    async def without() -> bool:
+        return not any(p["spec"]["nodeName"] == bare for p in await agents(world, "node"))
 
-        async def without() -> bool:
-            return not any(p["spec"]["nodeName"] == bare for p in await agents(world, "node"))
+    await until(without, timeout=60, what=f"the agent of {bare} to be gone")
+    # A node that never had one.
+    plain = json.loads(await lab.on(bare, f"cat {CHAIN}"))
+    plain["plugins"] = [p for p in plain["plugins"] if p["type"] != names.CNI_PLUGIN]
+    await lab.on(bare, f"cat > {CHAIN}; rm -f /opt/cni/bin/{names.CNI_PLUGIN}",
+                 stdin=json.dumps(plain, indent=2))  # fmt: skip
+    await world.kube.patch("nodes", bare, {"metadata": {"labels": {names.NODE_READY_LABEL: None}}})
+    forced = annotated("forced", "placed", nodeName=bare)
+    asked = annotated("asked", "placed", nodeSelector={"kubernetes.io/hostname": bare})
+    for pod in (forced, asked):
+        await world.kube.create("pods", pod)
 
-        await until(without, timeout=60, what=f"the agent of {bare} to be gone")
-        # A node that never had one.
-        plain = json.loads(await lab.on(bare, f"cat {CHAIN}"))
-        plain["plugins"] = [p for p in plain["plugins"] if p["type"] != names.CNI_PLUGIN]
-        await lab.on(bare, f"cat > {CHAIN}; rm -f /opt/cni/bin/{names.CNI_PLUGIN}",
-                     stdin=json.dumps(plain, indent=2))  # fmt: skip
-        await world.kube.patch(
-            "nodes", bare, {"metadata": {"labels": {names.NODE_READY_LABEL: None}}}
-        )
-        forced = annotated("forced", "placed", nodeName=bare)
-        asked = annotated("asked", "placed", nodeSelector={"kubernetes.io/hostname": bare})
-        for pod in (forced, asked):
-            await world.kube.create("pods", pod)
+    async def refused() -> bool:
+        found = await world.kube.get("pods", "forced", namespace="default")
+        reason: str = found["status"].get("reason", "")
+        return reason == "NodeAffinity"
 
-        async def refused() -> bool:
-            found = await world.kube.get("pods", "forced", namespace="default")
-            reason: str = found["status"].get("reason", "")
-            return reason == "NodeAffinity"
+    async def waiting() -> bool:
+        found = await world.kube.get("pods", "asked", namespace="default")
+        conditions = found["status"].get("conditions", [])
+        return any(c.get("reason") == "Unschedulable" for c in conditions)
 
-        async def waiting() -> bool:
-            found = await world.kube.get("pods", "asked", namespace="default")
-            conditions = found["status"].get("conditions", [])
-            return any(c.get("reason") == "Unschedulable" for c in conditions)
-
-        await until(refused, timeout=30, what="the kubelet to refuse the pod")
-        await until(waiting, timeout=30, what="the scheduler to find no node")
-        plain_pod = annotated("unannotated", "placed", nodeName=bare)
-        del plain_pod["metadata"]["annotations"]
-        await world.kube.create("pods", plain_pod)
-        await world.pod_ready("unannotated")
-        # It starts as soon as the node is ready for it.
-        await world.kube.patch("nodes", bare, {"metadata": {"labels": {"agent": "yes"}}})
-        await world.pod_ready("asked", timeout=90)
-        for name in ("forced", "asked", "unannotated"):
-            await world.kube.delete("pods", name, namespace="default", grace_seconds=0)
-        await remove(world, "placed")
-
-    act(story)
+    await until(refused, timeout=30, what="the kubelet to refuse the pod")
+    await until(waiting, timeout=30, what="the scheduler to find no node")
+    plain_pod = annotated("unannotated", "placed", nodeName=bare)
+    del plain_pod["metadata"]["annotations"]
+    await world.kube.create("pods", plain_pod)
+    await world.pod_ready("unannotated")
+    # It starts as soon as the node is ready for it.
+    await world.kube.patch("nodes", bare, {"metadata": {"labels": {"agent": "yes"}}})
+    await world.pod_ready("asked", timeout=90)
+    for name in ("forced", "asked", "unannotated"):
+        await world.kube.delete("pods", name, namespace="default", grace_seconds=0)
+    await remove(world, "placed")
 
 
-def test_an_upgrade_of_all_agents_drops_no_connection(act: Act) -> None:
+async def test_an_upgrade_of_all_agents_drops_no_connection(lab: Operator) -> None:
     """Every agent is rolled under established connections and steady new ones."""
+    world = lab.world
+    # A busy machine answers late, which is no reason to leave a gateway, here at least.
+    await lab.upgrade("node.settings.probeMisses=80", "node.settings.pathMisses=80")
+    prefix = await configured(world, "rolled")
+    pods = await world.deploy("rolled", configuration="rolled", replicas=3)
+    before = {p["metadata"]["uid"] for c in ("node", "gateway") for p in await agents(world, c)}
+    async with contextlib.AsyncExitStack() as stack:
+        traffic = await stack.enter_async_context(Traffic(world, pods[0], f"http://{UPGRADED}"))
+        streams = [await stack.enter_async_context(Echoes(world, pod)) for pod in pods]
+        await _answered([traffic])
+        await lab.upgrade("logging.level=debug", "gateway.maxUnavailable=1")
+        after = {p["metadata"]["uid"] for c in ("node", "gateway") for p in await agents(world, c)}
+        assert not before & after, "agents that were not rolled"
+        marks = [len(stream.seen) for stream in streams]
 
-    async def story(lab: Operator) -> None:
-        world = lab.world
-        # A busy machine answers late, which is no reason to leave a gateway, here at least.
-        await lab.upgrade("node.settings.probeMisses=80", "node.settings.pathMisses=80")
-        prefix = await configured(world, "rolled")
-        pods = await world.deploy("rolled", configuration="rolled", replicas=3)
-        before = {p["metadata"]["uid"] for c in ("node", "gateway") for p in await agents(world, c)}
-        async with contextlib.AsyncExitStack() as stack:
-            traffic = await stack.enter_async_context(Traffic(world, pods[0], f"http://{UPGRADED}"))
-            streams = [await stack.enter_async_context(Echoes(world, pod)) for pod in pods]
-            await _answered([traffic])
-            await lab.upgrade("logging.level=debug", "gateway.maxUnavailable=1")
-            after = {
-                p["metadata"]["uid"] for c in ("node", "gateway") for p in await agents(world, c)
-            }
-            assert not before & after, "agents that were not rolled"
-            marks = [len(stream.seen) for stream in streams]
+        async def going_on() -> bool:
+            return all(s.alive() > m + 20 for s, m in zip(streams, marks, strict=True))
 
-            async def going_on() -> bool:
-                return all(s.alive() > m + 20 for s, m in zip(streams, marks, strict=True))
-
-            await until(going_on, timeout=60, what="every connection to go on after the upgrade")
-        assert await world.wrong_packets(UPGRADED, prefix) == 0
-        lost = [r for r in traffic.requests if r.address is None]
-        print(f"\n{len(traffic.requests)} requests while all agents were rolled, {len(lost)} "
-              f"unanswered; {len(streams)} connections went on")  # fmt: skip
-        await lab.upgrade("node.settings=null")
-        await world.kube.delete("deployments", "rolled", namespace="default")
-        await remove(world, "rolled")
-
-    act(story)
+        await until(going_on, timeout=60, what="every connection to go on after the upgrade")
+    assert await world.wrong_packets(UPGRADED, prefix) == 0
+    lost = [r for r in traffic.requests if r.address is None]
+    print(f"\n{len(traffic.requests)} requests while all agents were rolled, {len(lost)} "
+          f"unanswered; {len(streams)} connections went on")  # fmt: skip
+    await lab.upgrade("node.settings=null")
+    await world.kube.delete("deployments", "rolled", namespace="default")
+    await remove(world, "rolled")
 
 
 class Echoes:
@@ -317,31 +299,27 @@ class Echoes:
         return len(self.seen)
 
 
-def test_removing_the_chart_gives_every_node_its_chain_back(act: Act) -> None:
+async def test_removing_the_chart_gives_every_node_its_chain_back(lab: Operator) -> None:
     """``helm uninstall`` restores the base CNI configuration byte for byte; it can come again."""
-
-    async def story(lab: Operator) -> None:
-        world = lab.world
-        nodes = [n["metadata"]["name"] for n in await world.nodes()]
-        status = await world.control.call("status")
-        ranges = {m["name"]: m["pods"] for m in status["machines"]}
-        for node in nodes:
-            assert names.CNI_PLUGIN in await lab.on(node, f"cat {CHAIN}")
-        values = await lab.call("get", "values", release.RELEASE, "--output=json")
-        await lab.call("uninstall", release.RELEASE, "--wait", "--timeout", "180s")
-        for node in nodes:
-            files = (await lab.on(node, "ls -A /etc/cni/net.d")).split()
-            assert files == ["10-azure.conflist"], node
-            base = base_configuration(ipaddress.IPv4Network(ranges[node]), 1500)
-            assert await lab.on(node, f"cat {CHAIN}") == json.dumps(base, indent=2), node
-        for node in await world.nodes():
-            assert names.NODE_READY_LABEL not in node["metadata"]["labels"]
-        await world.run("afterwards")
-        address = ipaddress.ip_address(await world.curl("afterwards", "http://ifconfig.me"))
-        assert address in ipaddress.ip_network("192.0.2.0/24")
-        await world.kube.delete("pods", "afterwards", namespace="default", grace_seconds=0)
-        # Over the definitions that stayed.
-        await lab.call("install", release.RELEASE, str(CHART), "--values=-", stdin=values)
-        await all_ready(world)
-
-    act(story)
+    world = lab.world
+    nodes = [n["metadata"]["name"] for n in await world.nodes()]
+    status = await world.control.call("status")
+    ranges = {m["name"]: m["pods"] for m in status["machines"]}
+    for node in nodes:
+        assert names.CNI_PLUGIN in await lab.on(node, f"cat {CHAIN}")
+    values = await lab.call("get", "values", release.RELEASE, "--output=json")
+    await lab.call("uninstall", release.RELEASE, "--wait", "--timeout", "180s")
+    for node in nodes:
+        files = (await lab.on(node, "ls -A /etc/cni/net.d")).split()
+        assert files == ["10-azure.conflist"], node
+        base = base_configuration(ipaddress.IPv4Network(ranges[node]), 1500)
+        assert await lab.on(node, f"cat {CHAIN}") == json.dumps(base, indent=2), node
+    for node in await world.nodes():
+        assert names.NODE_READY_LABEL not in node["metadata"]["labels"]
+    await world.run("afterwards")
+    address = ipaddress.ip_address(await world.curl("afterwards", "http://ifconfig.me"))
+    assert address in ipaddress.ip_network("192.0.2.0/24")
+    await world.kube.delete("pods", "afterwards", namespace="default", grace_seconds=0)
+    # Over the definitions that stayed.
+    await lab.call("install", release.RELEASE, str(CHART), "--values=-", stdin=values)
+    await all_ready(world)

@@ -91,7 +91,7 @@ def test_configurations_are_named_and_hinder() -> None:
     asyncio.run(uninstall.refuse_while_configured(client(Api())))
 
 
-def test_late_nodes_are_named() -> None:
+async def test_late_nodes_are_named() -> None:
     retired = uninstall.retiring("ns")["spec"]["template"]["spec"]["containers"]
     ready = [{"type": "Ready", "status": "True"}]
     pods: list[dict[str, Any]] = [
@@ -101,7 +101,7 @@ def test_late_nodes_are_named() -> None:
     ]
     api = Api(pods=pods)
     with pytest.raises(uninstall.NotUninstalled, match=r"in 0 s: b, c.*--no-hooks"):
-        asyncio.run(uninstall.retire_nodes(client(api), "ns", timeout=0))
+        await uninstall.retire_nodes(client(api), "ns", timeout=0)
     assert api.applied == [uninstall.retiring("ns")]
 
 

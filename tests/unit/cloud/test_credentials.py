@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +47,10 @@ PERSON = BASE | {"tenantId": "00000000-0000-0000-0000-000000000001", "aadClientI
         ),
     ],
 )
-def test_each_way_to_sign_in(content: dict[str, Any], kind: type) -> None:
-    async def run() -> None:
-        made = credential(parse(content))
-        assert isinstance(made, kind)
-        await made.close()
-
-    asyncio.run(run())
+async def test_each_way_to_sign_in(content: dict[str, Any], kind: type) -> None:
+    made = credential(parse(content))
+    assert isinstance(made, kind)
+    await made.close()
 
 
 class Door:
@@ -77,17 +73,17 @@ class Door:
         return Inner()
 
 
-def test_a_rotated_secret_needs_no_restart(tmp_path: Path) -> None:
+async def test_a_rotated_secret_needs_no_restart(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("old\n")
     door = Door("old")
     made = SecretFileCredential(file, door.opened)
-    assert asyncio.run(made.get_token("scope")).token == "for old"
+    assert (await made.get_token("scope")).token == "for old"
     door.wanted = "new"
     with pytest.raises(ClientAuthenticationError):
-        asyncio.run(made.get_token("scope"))
+        await made.get_token("scope")
     file.write_text("new\n")
-    assert asyncio.run(made.get_token("scope")).token == "for new"
+    assert (await made.get_token("scope")).token == "for new"
 
 
 @pytest.mark.parametrize("content", [None, " \n"])

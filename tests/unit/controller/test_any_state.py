@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import itertools
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from egress_gateway.cloud import errors
 from tests.unit.controller.fake_arm import FakeArm, Killed
-from tests.unit.controller.test_reconcile import World, story
+from tests.unit.controller.test_reconcile import World
 
 Damage = Callable[[FakeArm], None]
 VMSS = "aks-np-vmss"
@@ -220,19 +219,16 @@ async def is_gone(world: World) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
-def test_any_damage_is_mended(kind: str, damage: Damage) -> None:
-    async def run() -> None:
-        world = world_of(kind)
-        await mend(world, 4)
-        is_whole(world)
-        damage(world.arm)
-        await mend(world)
-        is_whole(world)
-        writes = len(world.arm.writes)
-        await mend(world, 2)
-        assert len(world.arm.writes) == writes
-
-    asyncio.run(run())
+async def test_any_damage_is_mended(kind: str, damage: Damage) -> None:
+    world = world_of(kind)
+    await mend(world, 4)
+    is_whole(world)
+    damage(world.arm)
+    await mend(world)
+    is_whole(world)
+    writes = len(world.arm.writes)
+    await mend(world, 2)
+    assert len(world.arm.writes) == writes
 
 
 @settings(max_examples=40, deadline=None)
@@ -242,22 +238,19 @@ def test_any_damage_is_mended(kind: str, damage: Damage) -> None:
     deaths=st.lists(st.integers(0, 10), max_size=3),
     refusals=st.sets(st.integers(0, 15), max_size=3),
 )
-def test_damage_death_and_refusals_in_any_order_end_well(
+async def test_damage_death_and_refusals_in_any_order_end_well(
     kind: str, damages: list[Damage], deaths: list[int], refusals: set[int]
 ) -> None:
-    async def run() -> None:
-        world = world_of(kind)
-        for number, damage in enumerate([*damages, None]):
-            stop = deaths[number] if number < len(deaths) else 99
-            await _interrupted(world, stop, refusals)
-            if damage is not None:
-                damage(world.arm)
-        world.restart()
-        await mend(world)
-        is_whole(world)
-        await is_gone(world)
-
-    asyncio.run(run())
+    world = world_of(kind)
+    for number, damage in enumerate([*damages, None]):
+        stop = deaths[number] if number < len(deaths) else 99
+        await _interrupted(world, stop, refusals)
+        if damage is not None:
+            damage(world.arm)
+    world.restart()
+    await mend(world)
+    is_whole(world)
+    await is_gone(world)
 
 
 async def _interrupted(world: World, stop: int, refusals: set[int]) -> None:
@@ -280,37 +273,31 @@ async def _interrupted(world: World, stop: int, refusals: set[int]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_pool_and_prefix_gone_the_objects_still_go(kind: str) -> None:
-    async def steps(_: World) -> None:
-        world = world_of(kind)
-        await mend(world, 4)
-        world.arm.sets.clear()
-        world.arm.machines.clear()
-        world.arm.nics.clear()
-        world.arm.machine_nic.clear()
-        world.arm._show_holders()
-        for uid in list(world.arm.brought):
-            del world.arm.brought[uid]
-        await is_gone(world)
-
-    story(steps)
+async def test_with_pool_and_prefix_gone_the_objects_still_go(kind: str) -> None:
+    world = world_of(kind)
+    await mend(world, 4)
+    world.arm.sets.clear()
+    world.arm.machines.clear()
+    world.arm.nics.clear()
+    world.arm.machine_nic.clear()
+    world.arm._show_holders()
+    for uid in list(world.arm.brought):
+        del world.arm.brought[uid]
+    await is_gone(world)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pool_scaled_while_it_is_written_is_served_whole(kind: str) -> None:
-    async def steps(_: World) -> None:
-        world = world_of(kind)
-        done: list[str] = []
+async def test_a_pool_scaled_while_it_is_written_is_served_whole(kind: str) -> None:
+    world = world_of(kind)
+    done: list[str] = []
 
-        def before(write: str) -> None:
-            if write.startswith(("instance", "nic")) and not done:
-                done.append(write)
-                scaled_up(world.arm)
+    def before(write: str) -> None:
+        if write.startswith(("instance", "nic")) and not done:
+            done.append(write)
+            scaled_up(world.arm)
 
-        world.arm.before = before
-        await world.turn()
-        assert done
-        await mend(world, 4)
-        is_whole(world)
-
-    story(steps)
+    world.arm.before = before
+    await world.turn()
+    assert done
+    await mend(world, 4)
+    is_whole(world)

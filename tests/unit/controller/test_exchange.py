@@ -10,7 +10,7 @@ import pytest
 from egress_gateway.api.types import GatewayVmssProfile
 from egress_gateway.controller.planning.verdict import Verdict
 from tests.unit.controller.fake_arm import GROUP, FakeArm, forbidden
-from tests.unit.controller.test_reconcile import World, story
+from tests.unit.controller.test_reconcile import World
 
 KINDS = ("scale-set", "machines")
 
@@ -76,51 +76,47 @@ SWAPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("swap", SWAPS)
-def test_no_address_is_exchanged_under_a_gateway_in_use(kind: str, swap: str) -> None:
-    async def steps(world: World) -> None:
-        add_pool(world.arm, kind)
-        ids = {name: world.arm.add_prefix(name) for name in ("one", "two")}
-        before, after = ({k: ids.get(str(v), v) for k, v in spec.items()} for spec in SWAPS[swap])
-        assert (await serve(world, **before)).settled
-        guard = Guard(world)
-        world.cluster.write("a", **after)
-        counts = await follow(world, guard)
-        assert min(counts) == 1  # the other half went on serving
-        assert counts[-1] == 2
-        verdict = world.verdict("a")
-        assert verdict.settled
-        assert verdict.serving
-        if after.get("provision_public_ips", True):
-            network = IPv4Network(verdict.serving.prefix or "")
-            assert all(g.public in network for g in verdict.serving.gateways)
-        else:
-            assert not any(g.public for g in verdict.serving.gateways)
-        managed = after.get("provision_public_ips", True) and "public_ip_prefix_id" not in after
-        assert len(world.arm.made) == int(bool(managed))
-        if kind == "machines":
-            assert len(world.arm.publics) == (2 if after.get("provision_public_ips", True) else 0)
-
-    story(steps)
+async def test_no_address_is_exchanged_under_a_gateway_in_use(
+    kind: str, swap: str, world: World
+) -> None:
+    add_pool(world.arm, kind)
+    ids = {name: world.arm.add_prefix(name) for name in ("one", "two")}
+    before, after = ({k: ids.get(str(v), v) for k, v in spec.items()} for spec in SWAPS[swap])
+    assert (await serve(world, **before)).settled
+    guard = Guard(world)
+    world.cluster.write("a", **after)
+    counts = await follow(world, guard)
+    assert min(counts) == 1  # the other half went on serving
+    assert counts[-1] == 2
+    verdict = world.verdict("a")
+    assert verdict.settled
+    assert verdict.serving
+    if after.get("provision_public_ips", True):
+        network = IPv4Network(verdict.serving.prefix or "")
+        assert all(g.public in network for g in verdict.serving.gateways)
+    else:
+        assert not any(g.public for g in verdict.serving.gateways)
+    managed = after.get("provision_public_ips", True) and "public_ip_prefix_id" not in after
+    assert len(world.arm.made) == int(bool(managed))
+    if kind == "machines":
+        assert len(world.arm.publics) == (2 if after.get("provision_public_ips", True) else 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_status_never_mixes_prefixes(kind: str) -> None:
-    async def steps(world: World) -> None:
-        add_pool(world.arm, kind, nodes=4, size=30)
-        one, two = (IPv4Network(_network(world, n)) for n in ("one", "two"))
-        await serve(world, public_ip_prefix_id=_id(world, "one"))
-        guard = Guard(world)
-        world.cluster.write("a", public_ip_prefix_id=_id(world, "two"))
-        for _ in range(8):
-            await follow(world, guard, rounds=1)
-            serving = world.verdict("a").serving
-            assert serving
-            assert serving.gateways
-            publics = {g.public for g in serving.gateways}
-            assert publics <= set(one) or publics <= set(two)
-        assert publics <= set(two)
-
-    story(steps)
+async def test_the_status_never_mixes_prefixes(kind: str, world: World) -> None:
+    add_pool(world.arm, kind, nodes=4, size=30)
+    one, two = (IPv4Network(_network(world, n)) for n in ("one", "two"))
+    await serve(world, public_ip_prefix_id=_id(world, "one"))
+    guard = Guard(world)
+    world.cluster.write("a", public_ip_prefix_id=_id(world, "two"))
+    for _ in range(8):
+        await follow(world, guard, rounds=1)
+        serving = world.verdict("a").serving
+        assert serving
+        assert serving.gateways
+        publics = {g.public for g in serving.gateways}
+        assert publics <= set(one) or publics <= set(two)
+    assert publics <= set(two)
 
 
 def _id(world: World, name: str) -> str:
@@ -135,108 +131,99 @@ def _network(world: World, name: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pool_of_one_gateway_serves_nobody_for_a_moment(kind: str) -> None:
-    async def steps(world: World) -> None:
-        add_pool(world.arm, kind, nodes=1)
-        await serve(world)
-        guard = Guard(world)
-        world.cluster.write("a", provision_public_ips=False)
-        counts = await follow(world, guard)
-        assert 0 in counts
-        assert counts[-1] == 1
-        assert world.verdict("a").settled
-
-    story(steps)
+async def test_a_pool_of_one_gateway_serves_nobody_for_a_moment(kind: str, world: World) -> None:
+    add_pool(world.arm, kind, nodes=1)
+    await serve(world)
+    guard = Guard(world)
+    world.cluster.write("a", provision_public_ips=False)
+    counts = await follow(world, guard)
+    assert 0 in counts
+    assert counts[-1] == 1
+    assert world.verdict("a").settled
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_agent_that_does_not_let_go_is_waited_for_a_minute(kind: str) -> None:
-    async def steps(world: World) -> None:
-        add_pool(world.arm, kind)
-        await serve(world)
-        world.cluster.write("a", provision_public_ips=False)
-        for _ in range(3):
-            await world.turn()
-        written = len(world.arm.writes)
-        assert "still serve by the old ones" in str(world.verdict("a").note)
-        world.now += 30
+async def test_an_agent_that_does_not_let_go_is_waited_for_a_minute(
+    kind: str, world: World
+) -> None:
+    add_pool(world.arm, kind)
+    await serve(world)
+    world.cluster.write("a", provision_public_ips=False)
+    for _ in range(3):
         await world.turn()
-        assert len(world.arm.writes) == written
-        world.now += 31
-        for _ in range(4):
-            await world.turn()
-            world.now += 61
-        assert world.verdict("a").settled
-
-    story(steps)
+    written = len(world.arm.writes)
+    assert "still serve by the old ones" in str(world.verdict("a").note)
+    world.now += 30
+    await world.turn()
+    assert len(world.arm.writes) == written
+    world.now += 31
+    for _ in range(4):
+        await world.turn()
+        world.now += 61
+    assert world.verdict("a").settled
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_prefix_that_is_refused_takes_no_gateway_out_of_service(kind: str) -> None:
-    async def steps(world: World) -> None:
-        add_pool(world.arm, kind)
-        await serve(world, public_ip_prefix_id=_id(world, "one"))
-        two = _id(world, "two")
+async def test_a_new_prefix_that_is_refused_takes_no_gateway_out_of_service(
+    kind: str, world: World
+) -> None:
+    add_pool(world.arm, kind)
+    await serve(world, public_ip_prefix_id=_id(world, "one"))
+    two = _id(world, "two")
 
-        def refuse(write: str) -> None:
-            if write.startswith(("model", "address two")):
-                raise forbidden(two)
+    def refuse(write: str) -> None:
+        if write.startswith(("model", "address two")):
+            raise forbidden(two)
 
-        world.arm.before = refuse
-        world.cluster.write("a", public_ip_prefix_id=two)
-        for _ in range(5):
-            await world.turn()
-            world.cluster.agents_follow()
-            serving = world.verdict("a").serving
-            assert serving
-            assert len(serving.gateways) == 2
-        assert world.reason("a") == "AuthorizationFailed"
-        world.arm.before = lambda write: None
-        world.cluster.write("a", public_ip_prefix_id=two, default_route="azureNetworking")
-        for _ in range(8):
-            await world.turn()
-            world.cluster.agents_follow()
-        assert world.verdict("a").settled
-
-    story(steps)
+    world.arm.before = refuse
+    world.cluster.write("a", public_ip_prefix_id=two)
+    for _ in range(5):
+        await world.turn()
+        world.cluster.agents_follow()
+        serving = world.verdict("a").serving
+        assert serving
+        assert len(serving.gateways) == 2
+    assert world.reason("a") == "AuthorizationFailed"
+    world.arm.before = lambda write: None
+    world.cluster.write("a", public_ip_prefix_id=two, default_route="azureNetworking")
+    for _ in range(8):
+        await world.turn()
+        world.cluster.agents_follow()
+    assert world.verdict("a").settled
 
 
-def test_a_restarted_controller_goes_on_where_it_was_cut_off() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        await serve(world, public_ip_prefix_id=_id(world, "one"))
-        guard = Guard(world)
-        world.cluster.write("a", public_ip_prefix_id=_id(world, "two"))
-        for _ in range(8):
-            await follow(world, guard, rounds=1)
-            world.restart()
-        await follow(world, guard, rounds=2)
-        assert world.verdict("a").settled
-
-    story(steps)
+async def test_a_restarted_controller_goes_on_where_it_was_cut_off(world: World) -> None:
+    world.arm.add_pool("np")
+    await serve(world, public_ip_prefix_id=_id(world, "one"))
+    guard = Guard(world)
+    world.cluster.write("a", public_ip_prefix_id=_id(world, "two"))
+    for _ in range(8):
+        await follow(world, guard, rounds=1)
+        world.restart()
+    await follow(world, guard, rounds=2)
+    assert world.verdict("a").settled
 
 
 @pytest.mark.parametrize(("old", "new"), [KINDS, KINDS[::-1]])
-def test_another_pool_serves_before_the_old_one_lets_go(old: str, new: str) -> None:
-    async def steps(world: World) -> None:
-        add_pool(world.arm, old, "np")
-        key = add_pool(world.arm, new, "other")
-        await serve(world)
-        world.cluster.write("a", gateway_nodepool_name="other")
-        for _ in range(3):
-            await world.turn()  # agents still serve as before
-        assert _carriers(world, "np") == 2
-        world.cluster.agents_follow()
-        for _ in range(3):
-            await world.turn()
-        assert _carriers(world, "np") == 0
-        assert _carriers(world, "other") == 2
-        assert world.verdict("a").settled
-        assert world.arm.balancer_document is not None
-        (rule,) = world.arm.balancer_document["properties"]["loadBalancingRules"]
-        assert rule["properties"]["backendAddressPool"]["id"].endswith(key)
-
-    story(steps)
+async def test_another_pool_serves_before_the_old_one_lets_go(
+    old: str, new: str, world: World
+) -> None:
+    add_pool(world.arm, old, "np")
+    key = add_pool(world.arm, new, "other")
+    await serve(world)
+    world.cluster.write("a", gateway_nodepool_name="other")
+    for _ in range(3):
+        await world.turn()  # agents still serve as before
+    assert _carriers(world, "np") == 2
+    world.cluster.agents_follow()
+    for _ in range(3):
+        await world.turn()
+    assert _carriers(world, "np") == 0
+    assert _carriers(world, "other") == 2
+    assert world.verdict("a").settled
+    assert world.arm.balancer_document is not None
+    (rule,) = world.arm.balancer_document["properties"]["loadBalancingRules"]
+    assert rule["properties"]["backendAddressPool"]["id"].endswith(key)
 
 
 def _carriers(world: World, pool: str) -> int:
@@ -247,42 +234,36 @@ def _carriers(world: World, pool: str) -> int:
 
 
 @pytest.mark.parametrize("new", KINDS)
-def test_a_prefix_too_small_for_two_pools_moves_all_the_same(new: str) -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np", size=31)
-        add_pool(world.arm, new, "other", size=31)
-        prefix = world.arm.add_prefix("pip", 31)
-        await serve(world, public_ip_prefix_id=prefix)
-        world.cluster.write("a", gateway_nodepool_name="other", public_ip_prefix_id=prefix)
-        for _ in range(6):
+async def test_a_prefix_too_small_for_two_pools_moves_all_the_same(new: str, world: World) -> None:
+    world.arm.add_pool("np", size=31)
+    add_pool(world.arm, new, "other", size=31)
+    prefix = world.arm.add_prefix("pip", 31)
+    await serve(world, public_ip_prefix_id=prefix)
+    world.cluster.write("a", gateway_nodepool_name="other", public_ip_prefix_id=prefix)
+    for _ in range(6):
+        await world.turn()
+        world.cluster.agents_follow()
+        world.reconciler._backoff.forget("a")  # its backoff is over
+    assert world.verdict("a").settled
+    assert (_carriers(world, "np"), _carriers(world, "other")) == (0, 2)
+
+
+async def test_a_managed_prefix_follows_the_size_that_is_asked_for(world: World) -> None:
+    world.arm.add_pool("np")
+    profile = {"vmss_resource_group": GROUP, "vmss_name": "aks-np-vmss"}
+    for size in (30, 31, 29):
+        spec = GatewayVmssProfile(**profile, public_ip_prefix_size=size)
+        world.cluster.write("a", gateway_nodepool_name="", gateway_vmss_profile=spec)
+        for _ in range(8):
             await world.turn()
             world.cluster.agents_follow()
-            world.reconciler._backoff.forget("a")  # its backoff is over
-        assert world.verdict("a").settled
-        assert (_carriers(world, "np"), _carriers(world, "other")) == (0, 2)
-
-    story(steps)
-
-
-def test_a_managed_prefix_follows_the_size_that_is_asked_for() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        profile = {"vmss_resource_group": GROUP, "vmss_name": "aks-np-vmss"}
-        for size in (30, 31, 29):
-            spec = GatewayVmssProfile(**profile, public_ip_prefix_size=size)
-            world.cluster.write("a", gateway_nodepool_name="", gateway_vmss_profile=spec)
-            for _ in range(8):
-                await world.turn()
-                world.cluster.agents_follow()
-            verdict = world.verdict("a")
-            assert verdict.settled, verdict
-            assert verdict.serving
-            assert IPv4Network(verdict.serving.prefix or "").prefixlen == size
-            assert len(world.arm.made) == 1
-        world.cluster.delete("a")
-        await world.settle()
-        await world.settle()
-        assert world.arm.made == {}
-        assert world.cluster.objects == {}
-
-    story(steps)
+        verdict = world.verdict("a")
+        assert verdict.settled, verdict
+        assert verdict.serving
+        assert IPv4Network(verdict.serving.prefix or "").prefixlen == size
+        assert len(world.arm.made) == 1
+    world.cluster.delete("a")
+    await world.settle()
+    await world.settle()
+    assert world.arm.made == {}
+    assert world.cluster.objects == {}

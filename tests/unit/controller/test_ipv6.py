@@ -19,7 +19,7 @@ from egress_gateway.controller.rotation.phases import Pairs
 from egress_gateway.controller.status import Gateways, notices, status_of
 from tests.unit.controller.fake_arm import FakeArm, forbidden
 from tests.unit.controller.test_exchange import Guard, add_pool, follow
-from tests.unit.controller.test_reconcile import World, story
+from tests.unit.controller.test_reconcile import World
 
 KINDS = ["scale-set", "machines"]
 DUAL = ["10.224.0.0/16", "2001:db8:1::/64"]
@@ -59,60 +59,53 @@ def six_configs(arm: FakeArm) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_families_are_provisioned_and_said(kind: str) -> None:
-    async def steps(world: World) -> None:
-        add_pool(world.arm, kind)
-        world.arm.subnet_prefixes = DUAL
-        prefix = world.arm.add_prefix("six", 126)
-        verdict = await served(world, public_ip_prefix_id_v6=prefix)
-        assert verdict.settled
-        assert verdict.problem6 is None
-        status, condition = said(verdict)
-        assert condition is not None
-        assert (condition.status, condition.reason) == ("True", "IPv6Carried")
-        four, six = status.egress_ip_prefix.split(",")
-        assert "." in four
-        network = IPv6Network(six)
-        assert len(status.gateways) == 2
-        assert all(g.secondary_ip_v6.startswith("2001:db8:1::") for g in status.gateways)
-        assert all(
-            g.public_ip_v6 and IPv6Network(g.public_ip_v6).subnet_of(network)
-            for g in status.gateways
-        )
-        # Gone from the spec, gone from Azure and from the status; IPv4 stays as it was.
-        plain = await served(world)
-        assert six_configs(world.arm) == set()
-        after, condition = said(plain, status)
-        assert (after.egress_ip_prefix, condition) == (four, None)
-        assert [g.secondary_ip for g in after.gateways] == [g.secondary_ip for g in status.gateways]
-        assert not any(g.secondary_ip_v6 for g in after.gateways)
-        world.cluster.delete("a")
-        await world.settle()
-        assert world.arm.managed_names() == set()
-        assert world.arm.publics == {}
-
-    story(steps)
+async def test_both_families_are_provisioned_and_said(kind: str, world: World) -> None:
+    add_pool(world.arm, kind)
+    world.arm.subnet_prefixes = DUAL
+    prefix = world.arm.add_prefix("six", 126)
+    verdict = await served(world, public_ip_prefix_id_v6=prefix)
+    assert verdict.settled
+    assert verdict.problem6 is None
+    status, condition = said(verdict)
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("True", "IPv6Carried")
+    four, six = status.egress_ip_prefix.split(",")
+    assert "." in four
+    network = IPv6Network(six)
+    assert len(status.gateways) == 2
+    assert all(g.secondary_ip_v6.startswith("2001:db8:1::") for g in status.gateways)
+    assert all(
+        g.public_ip_v6 and IPv6Network(g.public_ip_v6).subnet_of(network) for g in status.gateways
+    )
+    # Gone from the spec, gone from Azure and from the status; IPv4 stays as it was.
+    plain = await served(world)
+    assert six_configs(world.arm) == set()
+    after, condition = said(plain, status)
+    assert (after.egress_ip_prefix, condition) == (four, None)
+    assert [g.secondary_ip for g in after.gateways] == [g.secondary_ip for g in status.gateways]
+    assert not any(g.secondary_ip_v6 for g in after.gateways)
+    world.cluster.delete("a")
+    await world.settle()
+    assert world.arm.managed_names() == set()
+    assert world.arm.publics == {}
 
 
-def test_the_documents_of_ipv6_are_azures() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.arm.subnet_prefixes = DUAL
-        prefix = world.arm.add_prefix("six", 126)
-        await served(world, public_ip_prefix_id_v6=prefix)
-        profile = world.arm.sets["aks-np-vmss"]["properties"]["virtualMachineProfile"]
-        nic = profile["networkProfile"]["networkInterfaceConfigurations"][0]["properties"]
-        found = {c["name"]: c["properties"] for c in nic["ipConfigurations"]}
-        six = found["egressgateway-a-v6"]
-        assert six["privateIPAddressVersion"] == "IPv6"
-        assert six["primary"] is False
-        assert six["publicIPAddressConfiguration"] == {
-            "name": "egressgateway-a-v6",
-            "properties": {"publicIPPrefix": {"id": prefix}, "publicIPAddressVersion": "IPv6"},
-        }
-        assert found["egressgateway-a"]["privateIPAddressVersion"] == "IPv4"
-
-    story(steps)
+async def test_the_documents_of_ipv6_are_azures(world: World) -> None:
+    world.arm.add_pool("np")
+    world.arm.subnet_prefixes = DUAL
+    prefix = world.arm.add_prefix("six", 126)
+    await served(world, public_ip_prefix_id_v6=prefix)
+    profile = world.arm.sets["aks-np-vmss"]["properties"]["virtualMachineProfile"]
+    nic = profile["networkProfile"]["networkInterfaceConfigurations"][0]["properties"]
+    found = {c["name"]: c["properties"] for c in nic["ipConfigurations"]}
+    six = found["egressgateway-a-v6"]
+    assert six["privateIPAddressVersion"] == "IPv6"
+    assert six["primary"] is False
+    assert six["publicIPAddressConfiguration"] == {
+        "name": "egressgateway-a-v6",
+        "properties": {"publicIPPrefix": {"id": prefix}, "publicIPAddressVersion": "IPv6"},
+    }
+    assert found["egressgateway-a"]["privateIPAddressVersion"] == "IPv4"
 
 
 def _short(arm: FakeArm) -> str:
@@ -168,102 +161,92 @@ def _own(arm: FakeArm) -> str:
         (_own, "IPv6ConfigurationTaken", "gateway nodes' own"),
     ],
 )
-def test_what_hinders_ipv6_is_said_once_and_costs_ipv4_nothing(
-    hindrance: Any, reason: str, words: str
+async def test_what_hinders_ipv6_is_said_once_and_costs_ipv4_nothing(
+    hindrance: Any, reason: str, words: str, world: World
 ) -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.arm.subnet_prefixes = DUAL
-        prefix = hindrance(world.arm)
-        verdict = await served(world, public_ip_prefix_id_v6=prefix)
-        assert verdict.problem is None
-        status, condition = said(verdict)
-        ready = conditions.find(status.conditions, conditions.PROVISIONED)
-        assert ready is not None
-        assert ready.status == "True"
-        assert len(status.gateways) == 2
-        assert condition is not None
-        assert (condition.status, condition.reason) == ("False", reason)
-        assert words in condition.message
-        assert "held back" in condition.message
-        assert six_configs(world.arm) == set()
-        events = notices([], status.conditions)
-        assert [n.type for n in events if n.reason == reason] == ["Warning"]
-
-    story(steps)
+    world.arm.add_pool("np")
+    world.arm.subnet_prefixes = DUAL
+    prefix = hindrance(world.arm)
+    verdict = await served(world, public_ip_prefix_id_v6=prefix)
+    assert verdict.problem is None
+    status, condition = said(verdict)
+    ready = conditions.find(status.conditions, conditions.PROVISIONED)
+    assert ready is not None
+    assert ready.status == "True"
+    assert len(status.gateways) == 2
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("False", reason)
+    assert words in condition.message
+    assert "held back" in condition.message
+    assert six_configs(world.arm) == set()
+    events = notices([], status.conditions)
+    assert [n.type for n in events if n.reason == reason] == ["Warning"]
 
 
-def test_a_refusal_of_ipv6_ends_by_itself_when_the_role_is_there() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.arm.subnet_prefixes = DUAL
-        prefix = world.arm.add_prefix("six", 126)
-        plain = world.arm.put_scale_set
+async def test_a_refusal_of_ipv6_ends_by_itself_when_the_role_is_there(world: World) -> None:
+    world.arm.add_pool("np")
+    world.arm.subnet_prefixes = DUAL
+    prefix = world.arm.add_prefix("six", 126)
+    plain = world.arm.put_scale_set
 
-        async def refuse(group: str, name: str, document: Any, etag: str | None) -> None:
-            if "-v6" in str(document):  # Azure asks for the right to join what is written
-                raise forbidden(prefix)
-            await plain(group, name, document, etag)
+    async def refuse(group: str, name: str, document: Any, etag: str | None) -> None:
+        if "-v6" in str(document):  # Azure asks for the right to join what is written
+            raise forbidden(prefix)
+        await plain(group, name, document, etag)
 
-        world.arm.put_scale_set = refuse  # type: ignore[method-assign]
-        verdict = await served(world, public_ip_prefix_id_v6=prefix)
-        assert verdict.problem is None
-        assert verdict.problem6 is not None
-        assert verdict.problem6.reason == "AuthorizationFailed"
-        assert verdict.serving is not None
-        world.arm.put_scale_set = plain  # type: ignore[method-assign]
-        world.now += 31
-        await world.settle()
-        verdict = world.verdict("a")
-        assert verdict.settled
-        assert verdict.problem6 is None
-        assert six_configs(world.arm)
-
-    story(steps)
+    world.arm.put_scale_set = refuse  # type: ignore[method-assign]
+    verdict = await served(world, public_ip_prefix_id_v6=prefix)
+    assert verdict.problem is None
+    assert verdict.problem6 is not None
+    assert verdict.problem6.reason == "AuthorizationFailed"
+    assert verdict.serving is not None
+    world.arm.put_scale_set = plain  # type: ignore[method-assign]
+    world.now += 31
+    await world.settle()
+    verdict = world.verdict("a")
+    assert verdict.settled
+    assert verdict.problem6 is None
+    assert six_configs(world.arm)
 
 
-def test_the_one_address_of_a_network_interface_goes_to_the_first_who_asks() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np", size=31)
-        world.arm.subnet_prefixes = DUAL
-        prefixes = [world.arm.add_prefix(f"six{n}", 127) for n in range(2)]
-        await served(world, "b", public_ip_prefix_id_v6=prefixes[0])
-        await served(world, "a", public_ip_prefix_id_v6=prefixes[1])
-        assert six_configs(world.arm) == {"egressgateway-b-v6"}
-        assert world.verdict("b").problem6 is None
-        problem = world.verdict("a").problem6
-        assert problem is not None
-        assert problem.reason == "IPv6ConfigurationTaken"
-        assert "UID b" in problem.message
-        assert world.verdict("a").serving is not None
-        await served(world, "b")
-        world.now += 31
-        await world.settle()
-        assert six_configs(world.arm) == {"egressgateway-a-v6"}
-
-    story(steps)
+async def test_the_one_address_of_a_network_interface_goes_to_the_first_who_asks(
+    world: World,
+) -> None:
+    world.arm.add_pool("np", size=31)
+    world.arm.subnet_prefixes = DUAL
+    prefixes = [world.arm.add_prefix(f"six{n}", 127) for n in range(2)]
+    await served(world, "b", public_ip_prefix_id_v6=prefixes[0])
+    await served(world, "a", public_ip_prefix_id_v6=prefixes[1])
+    assert six_configs(world.arm) == {"egressgateway-b-v6"}
+    assert world.verdict("b").problem6 is None
+    problem = world.verdict("a").problem6
+    assert problem is not None
+    assert problem.reason == "IPv6ConfigurationTaken"
+    assert "UID b" in problem.message
+    assert world.verdict("a").serving is not None
+    await served(world, "b")
+    world.now += 31
+    await world.settle()
+    assert six_configs(world.arm) == {"egressgateway-a-v6"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_ipv6_prefix_is_swapped_as_carefully_as_the_other(kind: str) -> None:
-    async def steps(world: World) -> None:
-        add_pool(world.arm, kind)
-        world.arm.subnet_prefixes = DUAL
-        one, two = (world.arm.add_prefix(name, 126) for name in ("one", "two"))
-        first = await served(world, public_ip_prefix_id_v6=one)
-        world.cluster.agents_follow()
-        guard = Guard(world)
-        world.cluster.write("a", public_ip_prefix_id_v6=two)
-        counts = await follow(world, guard)
-        assert min(counts) == 1
-        assert counts[-1] == 2
-        verdict = world.verdict("a")
-        assert verdict.settled
-        assert first.serving
-        assert verdict.serving
-        assert verdict.serving.prefix6 != first.serving.prefix6
-        assert verdict.serving.prefix == first.serving.prefix
-        network = IPv6Network(verdict.serving.prefix6 or "")
-        assert all(g.public6 in network for g in verdict.serving.gateways if g.public6)
-
-    story(steps)
+async def test_an_ipv6_prefix_is_swapped_as_carefully_as_the_other(kind: str, world: World) -> None:
+    add_pool(world.arm, kind)
+    world.arm.subnet_prefixes = DUAL
+    one, two = (world.arm.add_prefix(name, 126) for name in ("one", "two"))
+    first = await served(world, public_ip_prefix_id_v6=one)
+    world.cluster.agents_follow()
+    guard = Guard(world)
+    world.cluster.write("a", public_ip_prefix_id_v6=two)
+    counts = await follow(world, guard)
+    assert min(counts) == 1
+    assert counts[-1] == 2
+    verdict = world.verdict("a")
+    assert verdict.settled
+    assert first.serving
+    assert verdict.serving
+    assert verdict.serving.prefix6 != first.serving.prefix6
+    assert verdict.serving.prefix == first.serving.prefix
+    network = IPv6Network(verdict.serving.prefix6 or "")
+    assert all(g.public6 in network for g in verdict.serving.gateways if g.public6)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -153,183 +152,151 @@ class World:
         return problem.reason if problem else None
 
 
-def story(steps: Callable[[World], Awaitable[None]]) -> None:
-    async def run() -> None:
-        await steps(World())
-
-    asyncio.run(run())
-
-
-def test_a_configuration_is_served_and_its_deletion_leaves_nothing() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a")
-        await world.settle()
-        assert world.verdict("a").settled
-        assert world.cluster.keys == {"a"}
-        world.cluster.delete("a")
-        await world.settle()
-        assert world.cluster.objects == {}
-        assert world.cluster.keys == set()
-        assert world.arm.managed_names() == set()
-        assert world.arm.balancer_document is None
-        assert world.arm.made == {}
-
-    story(steps)
+async def test_a_configuration_is_served_and_its_deletion_leaves_nothing(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
+    assert world.verdict("a").settled
+    assert world.cluster.keys == {"a"}
+    world.cluster.delete("a")
+    await world.settle()
+    assert world.cluster.objects == {}
+    assert world.cluster.keys == set()
+    assert world.arm.managed_names() == set()
+    assert world.arm.balancer_document is None
+    assert world.arm.made == {}
 
 
-def test_a_settled_pool_is_looked_at_with_few_calls_and_no_write() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        for n in range(5):
-            world.cluster.write(f"u{n}", public_ip_prefix_id=world.arm.add_prefix(f"p{n}"))
-        await world.settle()
-        reads, writes = world.arm.reads, len(world.arm.writes)
-        await world.turn()
-        assert len(world.arm.writes) == writes
-        assert world.arm.reads - reads <= 9
-
-    story(steps)
+async def test_a_settled_pool_is_looked_at_with_few_calls_and_no_write(world: World) -> None:
+    world.arm.add_pool("np")
+    for n in range(5):
+        world.cluster.write(f"u{n}", public_ip_prefix_id=world.arm.add_prefix(f"p{n}"))
+    await world.settle()
+    reads, writes = world.arm.reads, len(world.arm.writes)
+    await world.turn()
+    assert len(world.arm.writes) == writes
+    assert world.arm.reads - reads <= 9
 
 
-def test_an_unknown_pool_is_said_with_the_pools_that_there_are() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a", gateway_nodepool_name="typo")
-        await world.settle()
-        problem = world.verdict("a").problem
-        assert problem is not None
-        assert problem.reason == "GatewayPoolNotFound"
-        assert "gateway pools: np" in problem.message
-        world.arm.add_pool("typo")
-        await world.settle()
-        assert world.verdict("a").settled
-
-    story(steps)
+async def test_an_unknown_pool_is_said_with_the_pools_that_there_are(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a", gateway_nodepool_name="typo")
+    await world.settle()
+    problem = world.verdict("a").problem
+    assert problem is not None
+    assert problem.reason == "GatewayPoolNotFound"
+    assert "gateway pools: np" in problem.message
+    world.arm.add_pool("typo")
+    await world.settle()
+    assert world.verdict("a").settled
 
 
-def test_an_invalid_object_that_never_worked_can_be_deleted_at_once() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a", exclude_cidrs=["nonsense"])
-        await world.settle()
-        assert world.reason("a") == "InvalidSpec"
-        assert world.cluster.objects["a"].metadata.finalizers == []
-
-    story(steps)
+async def test_an_invalid_object_that_never_worked_can_be_deleted_at_once(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a", exclude_cidrs=["nonsense"])
+    await world.settle()
+    assert world.reason("a") == "InvalidSpec"
+    assert world.cluster.objects["a"].metadata.finalizers == []
 
 
-def test_a_bad_edit_keeps_what_is_in_service_and_can_still_be_deleted() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a")
-        await world.settle()
-        writes = len(world.arm.writes)
-        world.cluster.write("a", gateway_nodepool_name="", exclude_cidrs=["x"])
-        await world.settle()
-        assert world.reason("a") == "InvalidSpec"
-        assert world.verdict("a").serving is not None
-        assert len(world.arm.writes) == writes
-        world.cluster.delete("a")
-        await world.settle()
-        assert world.cluster.objects == {}
-        assert world.arm.managed_names() == set()
-        assert world.arm.balancer_document is None
-
-    story(steps)
+async def test_a_bad_edit_keeps_what_is_in_service_and_can_still_be_deleted(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
+    writes = len(world.arm.writes)
+    world.cluster.write("a", gateway_nodepool_name="", exclude_cidrs=["x"])
+    await world.settle()
+    assert world.reason("a") == "InvalidSpec"
+    assert world.verdict("a").serving is not None
+    assert len(world.arm.writes) == writes
+    world.cluster.delete("a")
+    await world.settle()
+    assert world.cluster.objects == {}
+    assert world.arm.managed_names() == set()
+    assert world.arm.balancer_document is None
 
 
-def test_moving_to_another_pool_serves_there_before_it_leaves_here() -> None:
-    async def steps(world: World) -> None:
-        first = world.arm.add_pool("np")
-        second = world.arm.add_pool("other")
-        world.cluster.write("a")
-        await world.settle()
-        served: list[tuple[bool, bool]] = []
+async def test_moving_to_another_pool_serves_there_before_it_leaves_here(world: World) -> None:
+    first = world.arm.add_pool("np")
+    second = world.arm.add_pool("other")
+    world.cluster.write("a")
+    await world.settle()
+    served: list[tuple[bool, bool]] = []
 
-        def watch(write: str) -> None:
-            served.append(
-                tuple(  # type: ignore[arg-type]
-                    any(
-                        c["name"] == "egressgateway-a"
-                        for nic_id, nic in world.arm.nics.items()
-                        if f"/aks-{pool}-vmss/" in nic_id
-                        for c in nic["properties"]["ipConfigurations"]
-                    )
-                    for pool in ("np", "other")
+    def watch(write: str) -> None:
+        served.append(
+            tuple(  # type: ignore[arg-type]
+                any(
+                    c["name"] == "egressgateway-a"
+                    for nic_id, nic in world.arm.nics.items()
+                    if f"/aks-{pool}-vmss/" in nic_id
+                    for c in nic["properties"]["ipConfigurations"]
                 )
+                for pool in ("np", "other")
             )
+        )
 
-        world.arm.before = watch
-        world.cluster.write("a", gateway_nodepool_name="other")
-        for _ in range(3):
-            await world.turn()
-        assert all(here or there for here, there in served)
-        assert world.verdict("a").settled
-        document = world.arm.balancer_document
-        assert document is not None
-        assert [b["name"] for b in document["properties"]["backendAddressPools"]] == [second]
-        assert first != second
-        profile = world.arm.sets["aks-np-vmss"]["properties"]["virtualMachineProfile"]
-        configs = profile["networkProfile"]["networkInterfaceConfigurations"][0]["properties"]
-        assert len(configs["ipConfigurations"]) == 1
-        assert "egressgateway-a" in world.arm.made
-
-    story(steps)
-
-
-def test_a_pool_that_is_gone_holds_up_no_deletion() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a")
-        await world.settle()
-        del world.arm.sets["aks-np-vmss"]
-        world.arm.nics.clear()
-        await world.settle()
-        assert world.reason("a") == "GatewayPoolNotFound"
-        world.cluster.delete("a")
-        await world.settle()
-        assert world.cluster.objects == {}
-        assert world.arm.balancer_document is None
-        assert world.arm.made == {}
-
-    story(steps)
+    world.arm.before = watch
+    world.cluster.write("a", gateway_nodepool_name="other")
+    for _ in range(3):
+        await world.turn()
+    assert all(here or there for here, there in served)
+    assert world.verdict("a").settled
+    document = world.arm.balancer_document
+    assert document is not None
+    assert [b["name"] for b in document["properties"]["backendAddressPools"]] == [second]
+    assert first != second
+    profile = world.arm.sets["aks-np-vmss"]["properties"]["virtualMachineProfile"]
+    configs = profile["networkProfile"]["networkInterfaceConfigurations"][0]["properties"]
+    assert len(configs["ipConfigurations"]) == 1
+    assert "egressgateway-a" in world.arm.made
 
 
-def test_an_object_removed_by_force_is_cleaned_up_by_its_key_secret() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a")
-        world.cluster.write("b")
-        await world.settle()
-        del world.cluster.objects["a"]
-        world.restart()
-        await world.settle()
-        assert world.arm.managed_names() == {"egressgateway-b"}
-        assert world.cluster.keys == {"b"}
+async def test_a_pool_that_is_gone_holds_up_no_deletion(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
+    del world.arm.sets["aks-np-vmss"]
+    world.arm.nics.clear()
+    await world.settle()
+    assert world.reason("a") == "GatewayPoolNotFound"
+    world.cluster.delete("a")
+    await world.settle()
+    assert world.cluster.objects == {}
+    assert world.arm.balancer_document is None
+    assert world.arm.made == {}
 
-    story(steps)
+
+async def test_an_object_removed_by_force_is_cleaned_up_by_its_key_secret(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    world.cluster.write("b")
+    await world.settle()
+    del world.cluster.objects["a"]
+    world.restart()
+    await world.settle()
+    assert world.arm.managed_names() == {"egressgateway-b"}
+    assert world.cluster.keys == {"b"}
 
 
-def test_the_culprit_of_a_gathered_write_is_found_and_the_others_are_served() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np", size=28)
-        for n in range(8):
-            world.cluster.write(f"u{n}")
+async def test_the_culprit_of_a_gathered_write_is_found_and_the_others_are_served(
+    world: World,
+) -> None:
+    world.arm.add_pool("np", size=28)
+    for n in range(8):
+        world.cluster.write(f"u{n}")
 
-        def refuse(write: str) -> None:
-            if write.startswith("model") and "egressgateway-u5" in world.wanted_by_model():
-                raise errors.Failed("something is wrong", code="BadRequest")
+    def refuse(write: str) -> None:
+        if write.startswith("model") and "egressgateway-u5" in world.wanted_by_model():
+            raise errors.Failed("something is wrong", code="BadRequest")
 
-        _spy_on_models(world)
-        world.arm.before = refuse
-        await world.settle()
-        await world.settle()
-        served = {uid for uid in world.cluster.objects if world.verdict(uid).serving}
-        assert served == {f"u{n}" for n in range(8)} - {"u5"}
-        assert world.reason("u5") == "AzureError"
-
-    story(steps)
+    _spy_on_models(world)
+    world.arm.before = refuse
+    await world.settle()
+    await world.settle()
+    served = {uid for uid in world.cluster.objects if world.verdict(uid).serving}
+    assert served == {f"u{n}" for n in range(8)} - {"u5"}
+    assert world.reason("u5") == "AzureError"
 
 
 def _spy_on_models(world: World) -> None:
@@ -347,144 +314,129 @@ def _spy_on_models(world: World) -> None:
     world.wanted_by_model = lambda: current  # type: ignore[attr-defined]
 
 
-def test_a_cloud_that_does_not_answer_flips_nothing_that_works() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a")
-        await world.settle()
+async def test_a_cloud_that_does_not_answer_flips_nothing_that_works(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
 
-        async def down(group: str, name: str) -> Any:
-            raise errors.Unavailable("no route to Azure")
+    async def down(group: str, name: str) -> Any:
+        raise errors.Unavailable("no route to Azure")
 
-        world.arm.balancer = down  # type: ignore[method-assign]
-        world.cluster.write("b")
-        for key in [*world.reconciler.pools]:
-            await world.reconciler.handle(key)
-        for uid in ("a", "b"):
-            await world.reconciler.report(uid)
-        assert world.verdict("a").problem is None
-        assert world.reason("b") == "AzureError"
-
-    story(steps)
+    world.arm.balancer = down  # type: ignore[method-assign]
+    world.cluster.write("b")
+    for key in [*world.reconciler.pools]:
+        await world.reconciler.handle(key)
+    for uid in ("a", "b"):
+        await world.reconciler.report(uid)
+    assert world.verdict("a").problem is None
+    assert world.reason("b") == "AzureError"
 
 
-def test_a_scale_set_named_directly_lends_its_pool() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        group = world.arm.sets["aks-np-vmss"]["id"].split("/")[4]
-        profile = GatewayVmssProfile(
-            vmss_resource_group=group.lower(), vmss_name="aks-np-vmss", public_ip_prefix_size=31
-        )
-        world.cluster.write("a", gateway_nodepool_name="", gateway_vmss_profile=profile)
-        await world.settle()
-        assert world.verdict("a").settled
-        assert world.arm.made["egressgateway-a"]["properties"]["prefixLength"] == 31
-
-    story(steps)
+async def test_a_scale_set_named_directly_lends_its_pool(world: World) -> None:
+    world.arm.add_pool("np")
+    group = world.arm.sets["aks-np-vmss"]["id"].split("/")[4]
+    profile = GatewayVmssProfile(
+        vmss_resource_group=group.lower(), vmss_name="aks-np-vmss", public_ip_prefix_size=31
+    )
+    world.cluster.write("a", gateway_nodepool_name="", gateway_vmss_profile=profile)
+    await world.settle()
+    assert world.verdict("a").settled
+    assert world.arm.made["egressgateway-a"]["properties"]["prefixLength"] == 31
 
 
-def test_a_prefix_of_another_subscription_is_refused_without_asking_azure() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        foreign = world.arm.add_prefix("p").replace(SUB, "2" * 8 + SUB[8:])
-        world.cluster.write("a", public_ip_prefix_id=foreign)
-        await world.settle()
-        assert world.reason("a") == "PublicIPPrefixWrongSubscription"
+async def test_a_prefix_of_another_subscription_is_refused_without_asking_azure(
+    world: World,
+) -> None:
+    world.arm.add_pool("np")
+    foreign = world.arm.add_prefix("p").replace(SUB, "2" * 8 + SUB[8:])
+    world.cluster.write("a", public_ip_prefix_id=foreign)
+    await world.settle()
+    assert world.reason("a") == "PublicIPPrefixWrongSubscription"
 
-    story(steps)
+
+async def test_a_role_that_is_taken_away_is_told_to_those_in_service(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
+    pools = world.arm.scale_sets
+    refusal = forbidden("/group")
+
+    async def refuse(group: str) -> list[dict[str, Any]]:
+        raise refusal
+
+    world.arm.scale_sets = refuse  # type: ignore[method-assign]
+    await world.reconciler.handle("survey")
+    await world.reconciler.report("a")
+    verdict = world.verdict("a")
+    assert verdict.serving is not None
+    assert verdict.problem is None
+    assert "az role assignment create" in str(verdict.note)
+    world.arm.scale_sets = pools  # type: ignore[method-assign]
+    await world.turn()
+    assert world.verdict("a").note is None
 
 
-def test_a_role_that_is_taken_away_is_told_to_those_in_service() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a")
-        await world.settle()
-        pools = world.arm.scale_sets
-        refusal = forbidden("/group")
+async def test_a_removal_that_azure_refuses_says_why_waits_and_holds_up_nobody(
+    world: World,
+) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
 
-        async def refuse(group: str) -> list[dict[str, Any]]:
-            raise refusal
+    def refuse(write: str) -> None:
+        if write.startswith("delete prefix"):
+            raise forbidden("/subscriptions/s/prefix")
 
-        world.arm.scale_sets = refuse  # type: ignore[method-assign]
-        await world.reconciler.handle("survey")
-        await world.reconciler.report("a")
-        verdict = world.verdict("a")
-        assert verdict.serving is not None
-        assert verdict.problem is None
-        assert "az role assignment create" in str(verdict.note)
-        world.arm.scale_sets = pools  # type: ignore[method-assign]
+    world.arm.before = refuse
+    world.cluster.delete("a")
+    world.cluster.write("b")
+    writes = len(world.arm.writes)
+    await world.turn()
+    assert world.reason("a") == "AuthorizationFailed"
+    assert world.verdict("b").settled
+    assert len(world.arm.writes) - writes < 8
+    world.arm.before = lambda write: None
+    await world.settle()
+    assert "a" not in world.cluster.objects
+
+
+async def test_a_refusal_goes_on_being_said_while_it_is_tried_again(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    said: list[str | None] = []
+    report = world.cluster.report
+
+    async def listen(uid: str, verdict: Verdict) -> None:
+        said.append(verdict.problem.reason if verdict.problem else None)
+        await report(uid, verdict)
+
+    def refuse(write: str) -> None:
+        raise errors.Quota("enough")
+
+    world.cluster.report = listen  # type: ignore[method-assign]
+    world.arm.before = refuse
+    for _ in range(4):
         await world.turn()
-        assert world.verdict("a").note is None
-
-    story(steps)
+    assert said == ["QuotaExceeded"] * 4
 
 
-def test_a_removal_that_azure_refuses_says_why_waits_and_holds_up_nobody() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a")
-        await world.settle()
+async def test_a_pool_that_was_just_made_is_looked_for_before_anybody_says_that_there_is_none(
+    world: World,
+) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("moving")
+    await world.settle()
+    world.arm.add_pool("later")  # since the last survey
+    world.cluster.write("new", gateway_nodepool_name="later")
+    world.cluster.write("moving", gateway_nodepool_name="later")
+    for key in [*world.reconciler.pools]:
+        await world.reconciler.handle(key)
+    for uid in ("new", "moving"):
+        await world.reconciler.report(uid)
+        assert world.reason(uid) == "Provisioning"
+    await world.settle()
+    assert world.verdict("new").settled
 
-        def refuse(write: str) -> None:
-            if write.startswith("delete prefix"):
-                raise forbidden("/subscriptions/s/prefix")
-
-        world.arm.before = refuse
-        world.cluster.delete("a")
-        world.cluster.write("b")
-        writes = len(world.arm.writes)
-        await world.turn()
-        assert world.reason("a") == "AuthorizationFailed"
-        assert world.verdict("b").settled
-        assert len(world.arm.writes) - writes < 8
-        world.arm.before = lambda write: None
-        await world.settle()
-        assert "a" not in world.cluster.objects
-
-    story(steps)
-
-
-def test_a_refusal_goes_on_being_said_while_it_is_tried_again() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("a")
-        said: list[str | None] = []
-        report = world.cluster.report
-
-        async def listen(uid: str, verdict: Verdict) -> None:
-            said.append(verdict.problem.reason if verdict.problem else None)
-            await report(uid, verdict)
-
-        def refuse(write: str) -> None:
-            raise errors.Quota("enough")
-
-        world.cluster.report = listen  # type: ignore[method-assign]
-        world.arm.before = refuse
-        for _ in range(4):
-            await world.turn()
-        assert said == ["QuotaExceeded"] * 4
-
-    story(steps)
-
-
-def test_a_pool_that_was_just_made_is_looked_for_before_anybody_says_that_there_is_none() -> None:
-    async def steps(world: World) -> None:
-        world.arm.add_pool("np")
-        world.cluster.write("moving")
-        await world.settle()
-        world.arm.add_pool("later")  # since the last survey
-        world.cluster.write("new", gateway_nodepool_name="later")
-        world.cluster.write("moving", gateway_nodepool_name="later")
-        for key in [*world.reconciler.pools]:
-            await world.reconciler.handle(key)
-        for uid in ("new", "moving"):
-            await world.reconciler.report(uid)
-            assert world.reason(uid) == "Provisioning"
-        await world.settle()
-        assert world.verdict("new").settled
-
-        world.cluster.write("new", gateway_nodepool_name="nowhere")
-        await world.turn()
-        assert world.reason("new") == "GatewayPoolNotFound"
-
-    story(steps)
+    world.cluster.write("new", gateway_nodepool_name="nowhere")
+    await world.turn()
+    assert world.reason("new") == "GatewayPoolNotFound"

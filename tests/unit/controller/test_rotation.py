@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -316,25 +315,22 @@ def test_a_port_that_somebody_has_is_not_taken_over() -> None:
     assert rules(arm) == {"a": 6000, "b": 6001}
 
 
-def test_the_reconciler_wants_what_the_secret_says() -> None:
-    async def steps() -> None:
-        world = World()
-        world.arm.add_pool("np")
-        world.cluster.write("a")
-        await world.settle()
-        world.cluster.rotations["a"] = record("Preparing")
-        world.reconciler.rekeyed("a")
-        world.restart()
-        await world.settle()
-        assert rules(world.arm) == {"a": 6000, "a-second": 6001}
-        world.cluster.rotations["a"] = record("Settling", port=6001)
-        await world.settle()
-        assert rules(world.arm) == {"a": 6001}
-        serving = world.verdict("a").serving
-        assert serving is not None
-        assert (serving.port, serving.second_port) == (6001, 0)
-
-    asyncio.run(steps())
+async def test_the_reconciler_wants_what_the_secret_says() -> None:
+    world = World()
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
+    world.cluster.rotations["a"] = record("Preparing")
+    world.reconciler.rekeyed("a")
+    world.restart()
+    await world.settle()
+    assert rules(world.arm) == {"a": 6000, "a-second": 6001}
+    world.cluster.rotations["a"] = record("Settling", port=6001)
+    await world.settle()
+    assert rules(world.arm) == {"a": 6001}
+    serving = world.verdict("a").serving
+    assert serving is not None
+    assert (serving.port, serving.second_port) == (6001, 0)
 
 
 # --- a whole course ---------------------------------------------------------------------------

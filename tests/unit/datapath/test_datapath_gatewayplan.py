@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from egress_gateway.api import keys
 from egress_gateway.datapath.gateway import actions as ga
 from egress_gateway.datapath.gateway import plan as g
-from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK, NODE_LINK, Configuration
+from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK, NODE_LINK, ServedConfiguration
 from egress_gateway.datapath.gateway.side import peer_changes
 from egress_gateway.datapath.linux.link import MAIN, Link, Route
 from egress_gateway.datapath.wireguard.model import Config, Device, PeerStatus
@@ -22,9 +22,9 @@ PUBLIC = {private: keys.public_key(private) for private in PRIVATE}
 
 def configuration(
     index: int, *, secondary: int | None = None, key: int | None = None
-) -> Configuration:
+) -> ServedConfiguration:
     last = 100 + (index if secondary is None else secondary)
-    return Configuration(
+    return ServedConfiguration(
         name=f"default/c{index}",
         port=6000 + index,
         private_key=PRIVATE[index if key is None else key],
@@ -32,7 +32,7 @@ def configuration(
     )
 
 
-def desired(*configurations: Configuration) -> g.GatewayDesired:
+def desired(*configurations: ServedConfiguration) -> g.GatewayDesired:
     return g.GatewayDesired(
         primary=ipaddress.IPv4Address("10.1.1.4"), configurations=configurations
     )
@@ -156,7 +156,7 @@ _WISHES = st.lists(
 
 @given(wishes=_WISHES, stops=st.lists(st.integers(0, 40)))
 def test_interrupted_anywhere_it_converges(
-    wishes: list[list[Configuration]], stops: list[int]
+    wishes: list[list[ServedConfiguration]], stops: list[int]
 ) -> None:
     world = Simulated()
     for wish, stop in zip(wishes, [*stops, 99, 99, 99, 99], strict=False):
@@ -189,7 +189,7 @@ def test_a_changed_secondary_ends_the_connections_of_the_old() -> None:
     observed = dataclasses.replace(world.observed, translated=frozenset({old}))
     steps = g.plan(desired(configuration(0, secondary=3)), observed)
     kinds = [type(s.action).__name__ for s in steps]
-    assert g.Step(ga.ForgetTranslated(old)) in steps
+    assert g.PlannedAction(ga.ForgetTranslated(old)) in steps
     assert kinds.index("ApplyFilter") < kinds.index("ForgetTranslated")
     assert "CreateTunnel" not in kinds
 

@@ -10,7 +10,7 @@ import pytest
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway import shortcut
 from egress_gateway.datapath.gateway.ruleset import NODE_LINK
-from egress_gateway.datapath.gateway.shortcut import Shortcut, Way, ruleset, ways
+from egress_gateway.datapath.gateway.shortcut import DefaultRoute, Shortcut, default_routes, ruleset
 from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.linux.netns import NetNS
 
@@ -27,9 +27,9 @@ OWN = ipaddress.ip_address("203.0.113.77")
 def test_only_a_single_default_route_with_a_router_is_a_way() -> None:
     other = Route(destination=DEFAULT.destination, device="eth1", gateway=ROUTER)
     bare = Route(destination=DEFAULT.destination, device="ppp0")
-    assert ways([DEFAULT, SUBNET]) == {4: Way("eth0", ROUTER)}
-    assert ways([DEFAULT, other]) == {}
-    assert ways([bare]) == {}
+    assert default_routes([DEFAULT, SUBNET]) == {4: DefaultRoute("eth0", ROUTER)}
+    assert default_routes([DEFAULT, other]) == {}
+    assert default_routes([bare]) == {}
     assert ruleset({SECONDARY: INNER}, [bare, SUBNET], [OWN]) is None
 
 

@@ -1,23 +1,44 @@
-"""Who may send through a configuration: every way in which an endpoint can be wrong."""
+"""Who may send through a configuration: every way in which a claim can be wrong."""
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from egress_gateway.api import keys
-from egress_gateway.api.types import ObjectMeta, PodEndpoint, PodEndpointSpec
-from egress_gateway.gateway.peers.book import PeerBook
-from egress_gateway.gateway.peers.rules import Accepted, Refused, difference, judge, resolve
-from egress_gateway.kube.resources import Key, Pod, PodIP, PodSpec, PodStatus
+from egress_gateway.api import keys, names, types
+from egress_gateway.api.types import ObjectMeta, OwnerReference, PodEndpoint, PodEndpointSpec
+from egress_gateway.datapath.addresses import IPNetwork, parse_network
+from egress_gateway.gateway.peers import refusals, rules
+from egress_gateway.gateway.peers.book import (
+    ANNOTATION_GRACE,
+    ClaimCaches,
+    PeerBook,
+    by_pod_cidrs,
+)
+from egress_gateway.gateway.peers.refusals import Refusals
+from egress_gateway.gateway.peers.rules import (
+    AcceptedClaim,
+    Evidence,
+    RefusedClaim,
+    difference,
+    judge,
+    resolve,
+)
+from egress_gateway.kube.resources import Key, Node, NodeSpec, Pod, PodIP, PodSpec, PodStatus
 
 KEY = keys.generate().public
 OTHER_KEY = keys.generate().public
+OLD, NEW = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 
 
-def endpoint(name: str = "a", **spec: object) -> PodEndpoint:
+def endpoint(
+    name: str = "a", *, owner: str | None = None, created: str = OLD, uid: str = "", **spec: object
+) -> PodEndpoint:
     values = {
         "static_gateway_configuration": "one",
         "pod_ips": ["10.244.1.2"],
@@ -25,8 +46,16 @@ def endpoint(name: str = "a", **spec: object) -> PodEndpoint:
         "pod_uid": f"uid-{name}",
         "node_name": "w1",
     } | spec
+    owner = f"uid-{name}" if owner is None else owner
+    reference = OwnerReference(api_version="v1", kind="Pod", name=name, uid=owner)
     return PodEndpoint(
-        metadata=ObjectMeta(name=name, namespace="ns"),
+        metadata=ObjectMeta(
+            name=name,
+            namespace="ns",
+            uid=uid or f"endpoint-{name}",
+            creation_timestamp=created,
+            owner_references=[reference] if owner else [],
+        ),
         spec=PodEndpointSpec(**values),  # type: ignore[arg-type]
     )
 
@@ -38,94 +67,217 @@ def pod(
     node: str = "w1",
     phase: str = "Running",
     deleted: str | None = None,
-    created: str = "2026-01-01T00:00:00Z",
     host_network: bool = False,
+    annotation: str = "one",
+    mirror: bool = False,
+    uid: str = "",
 ) -> Pod:
+    annotations = {names.POD_ANNOTATION: annotation} if annotation else {}
+    if mirror:
+        annotations[rules.MIRROR_ANNOTATION] = "hash"
     return Pod(
         metadata=ObjectMeta(
             name=name,
             namespace="ns",
-            uid=f"uid-{name}",
+            uid=uid or f"uid-{name}",
             deletion_timestamp=deleted,
-            creation_timestamp=created,
+            annotations=annotations,
         ),
         spec=PodSpec(node_name=node, host_network=host_network),
         status=PodStatus(phase=phase, pod_ips=[PodIP(ip=ip) for ip in ips]),
     )
 
 
-def having(*pods: Pod) -> Callable[[str], list[Pod]]:
-    return lambda address: [p for p in pods if address in p.ips]
+def nets(*texts: str) -> tuple[IPNetwork, ...]:
+    return tuple(parse_network(text) for text in texts)
 
 
-def test_an_endpoint_of_a_live_pod_counts() -> None:
-    verdict = judge(endpoint(), pod(), having())
-    assert isinstance(verdict, Accepted)
-    assert verdict.networks == (ipaddress.ip_network("10.244.1.2/32"),)
+def judged(
+    claim: PodEndpoint, known: Pod | None, *others: Pod, **more: Any
+) -> AcceptedClaim | RefusedClaim:
+    def having(address: str) -> list[Pod]:
+        everybody = (*others, *([known] if known else []))
+        return [p for p in everybody if address in p.ips and not p.spec.host_network]
+
+    named = {rules.annotated(known)} if known else set()
+    return judge(claim, Evidence(pod=known, having=having, **{"named": named, **more}))
+
+
+def test_a_claim_that_agrees_with_its_pod_counts() -> None:
+    verdict = judged(endpoint(), pod())
+    assert isinstance(verdict, AcceptedClaim)
+    assert verdict.networks == nets("10.244.1.2")
 
 
 def test_an_older_writers_single_address_counts() -> None:
-    verdict = judge(endpoint(pod_ips=[], pod_ip_address="10.244.1.2"), pod(), having())
-    assert isinstance(verdict, Accepted)
-
-
-def test_before_the_kubelet_has_written_addresses_an_unclaimed_one_counts() -> None:
-    assert isinstance(judge(endpoint(), pod(ips=()), having()), Accepted)
+    verdict = judged(endpoint(pod_ips=[], pod_ip_address="10.244.1.2"), pod())
+    assert isinstance(verdict, AcceptedClaim)
 
 
 @pytest.mark.parametrize(
-    ("claim", "known", "others", "why"),
+    "ips",
+    [(), ("10.244.1.77",), ("10.244.1.77", "2001:db8::7"), ("2001:db8::2",)],
+    ids=["a new pod", "a sandbox made again", "of both families", "one family only so far"],
+)
+def test_a_status_that_is_written_after_us_refuses_nothing(ips: tuple[str, ...]) -> None:
+    """The kubelet writes status.podIPs when the ADD is done, and the ADD waits for this."""
+    assert isinstance(judged(endpoint(), pod(ips=ips)), AcceptedClaim)
+
+
+@pytest.mark.parametrize(
+    ("claim", "known", "others", "reason"),
     [
-        (endpoint(), None, [], "no such pod"),
-        (endpoint(pod_uid="uid-old"), pod(), [], "another UID"),
-        (endpoint(node_name="w2"), pod(), [], "runs on"),
-        (endpoint(node_name=""), pod(node=""), [], "runs on"),
-        (endpoint(), pod(phase="Succeeded"), [], "finished"),
-        (endpoint(pod_public_key="nonsense"), pod(), [], "no WireGuard key"),
-        (endpoint(pod_ips=["10.244.1.9"]), pod(), [], "not"),
-        (endpoint(pod_ips=["10.244.1.2", "10.244.1.9"]), pod(), [], "10.244.1.9"),
-        (endpoint(pod_ips=["10.244.0.0/16"]), pod(ips=()), [], "no address"),
-        (endpoint(pod_ips=["x"]), pod(), [], "podIps"),
-        (endpoint(pod_ips=[]), pod(), [], "no address"),
-        (endpoint(), pod(ips=()), [pod("b")], "pod ns/b's"),
-        (endpoint(), pod(ips=()), [pod("b", node="w2", deleted="x")], "pod ns/b's"),
+        (endpoint(), None, [], rules.POD_MISSING),
+        (endpoint(pod_uid="uid-old"), pod(), [], rules.POD_REPLACED),
+        (endpoint(), pod(phase="Succeeded"), [], rules.POD_FINISHED),
+        (endpoint(node_name="w2"), pod(), [], rules.WRONG_NODE),
+        (endpoint(node_name=""), pod(node=""), [], rules.WRONG_NODE),
+        (endpoint(owner=""), pod(), [], rules.NOT_OWNED),
+        (endpoint(owner="uid-b"), pod(), [], rules.NOT_OWNED),
+        (endpoint(), pod(host_network=True), [], rules.HOST_NETWORK),
+        (endpoint(), pod(mirror=True), [], rules.MIRROR_POD),
+        (endpoint(), pod(annotation=""), [], rules.NOT_ANNOTATED),
+        (endpoint(), pod(annotation="two"), [], rules.NOT_ANNOTATED),
+        (endpoint(static_gateway_configuration=""), pod(annotation=""), [], rules.NOT_ANNOTATED),
+        (endpoint(pod_public_key="nonsense"), pod(), [], rules.INVALID_KEY),
+        (endpoint(pod_ips=["10.244.0.0/16"]), pod(ips=()), [], rules.INVALID_ADDRESS),
+        (endpoint(pod_ips=["0.0.0.0/0"]), pod(ips=()), [], rules.INVALID_ADDRESS),
+        (endpoint(pod_ips=["127.0.0.1"]), pod(ips=()), [], rules.INVALID_ADDRESS),
+        (endpoint(pod_ips=["224.0.0.1"]), pod(ips=()), [], rules.INVALID_ADDRESS),
+        (endpoint(pod_ips=["169.254.169.254"]), pod(ips=()), [], rules.INVALID_ADDRESS),
+        (endpoint(pod_ips=["::"]), pod(ips=()), [], rules.INVALID_ADDRESS),
+        (endpoint(pod_ips=["::ffff:10.0.0.1"]), pod(ips=()), [], rules.INVALID_ADDRESS),
+        (endpoint(pod_ips=["x" * 9000]), pod(), [], rules.INVALID_ADDRESS),
+        (endpoint(pod_ips=[]), pod(), [], rules.INVALID_ADDRESS),
+        (endpoint(pod_ips=["10.244.1.2"] * 9), pod(), [], rules.INVALID_ADDRESS),
+        (endpoint(), pod(ips=()), [pod("b", node="w2")], rules.ADDRESS_TAKEN),
+        (endpoint(), pod(ips=("10.244.1.7",)), [pod("b", node="w2")], rules.ADDRESS_TAKEN),
+        (endpoint(), pod(ips=()), [pod("b", node="w2", deleted="x")], rules.ADDRESS_TAKEN),
     ],
 )
-def test_what_does_not_count_says_why(
-    claim: PodEndpoint, known: Pod | None, others: list[Pod], why: str
+def test_what_does_not_agree_says_why(
+    claim: PodEndpoint, known: Pod | None, others: list[Pod], reason: str
 ) -> None:
-    verdict = judge(claim, known, having(*others))
-    assert isinstance(verdict, Refused)
-    assert why in verdict.why
+    verdict = judged(claim, known, *others)
+    assert isinstance(verdict, RefusedClaim)
+    assert verdict.reason == reason
+    assert 0 < len(verdict.message) < 400
 
 
 @pytest.mark.parametrize(
     "other",
-    [pod("b", phase="Failed"), pod("b", deleted="x"), pod("b", host_network=True)],
-    ids=["finished", "terminating on the same node", "on the host's network"],
+    [
+        pod("b", node="w2", phase="Failed"),
+        pod("b", node="w2", host_network=True),
+        pod("b", node="w1"),
+        pod("b", node="w1", deleted="x"),
+    ],
+    ids=["finished", "on the host's network", "stale on the same node", "terminating there"],
 )
-def test_those_who_own_no_address_block_nobody(other: Pod) -> None:
-    assert isinstance(judge(endpoint(), pod(ips=()), having(other)), Accepted)
+def test_whose_address_it_is_not_any_more_blocks_nobody(other: Pod) -> None:
+    assert isinstance(judged(endpoint(), pod(ips=()), other), AcceptedClaim)
 
 
-def test_an_address_belongs_to_one_peer_the_youngest_that_stays() -> None:
-    net = (ipaddress.ip_network("10.244.1.2/32"),)
-    old = Accepted(KEY, net, (True, "2026-01-01T00:00:00Z", "1"))
-    new = Accepted(OTHER_KEY, net, (True, "2026-01-02T00:00:00Z", "2"))
-    leaving = Accepted(KEY, net, (False, "2026-01-03T00:00:00Z", "3"))
-    assert resolve({Key("ns", "a"): old, Key("ns", "b"): new}) == {OTHER_KEY: net}
-    assert resolve({Key("ns", "a"): leaving, Key("ns", "b"): new}) == {OTHER_KEY: net}
+def test_an_address_lies_in_the_podcidrs_of_its_node() -> None:
+    networks = nets("10.244.1.0/24", "2001:db8:1::/64")
+    assert isinstance(judged(endpoint(), pod(ips=()), networks=networks), AcceptedClaim)
+    for address in ("10.244.2.2", "2001:db8:2::2"):
+        for ips in ((), (address,)):
+            claim = endpoint(pod_ips=[address])
+            verdict = judged(claim, pod(ips=ips), networks=networks)
+            assert isinstance(verdict, RefusedClaim), "the kubelet's word does not help either"
+            assert verdict.reason == rules.FOREIGN_ADDRESS
+    # A Node without a podCIDR of a family says nothing about it.
+    four = judged(endpoint(pod_ips=["2001:db8:2::2"]), pod(), networks=nets("10.244.1.0/24"))
+    assert isinstance(four, AcceptedClaim)
 
 
-def test_a_key_belongs_to_one_peer() -> None:
-    one = Accepted(KEY, (ipaddress.ip_network("10.244.1.2/32"),), (True, "1", "1"))
-    two = Accepted(KEY, (ipaddress.ip_network("10.244.1.3/32"),), (True, "2", "2"))
-    assert resolve({Key("ns", "a"): one, Key("ns", "b"): two}) == {KEY: two.networks}
+def test_mirror_pods_count_where_the_operator_allows_them() -> None:
+    assert isinstance(judged(endpoint(), pod(mirror=True), mirror_pods=True), AcceptedClaim)
+
+
+def claim(key: str, *addresses: str, node: str = "w1", since: str = OLD) -> AcceptedClaim:
+    return AcceptedClaim(key, nets(*addresses), node, (since, f"uid-{key}-{node}"))
+
+
+def test_a_key_belongs_to_its_first_holder() -> None:
+    victim = claim(KEY, "10.244.1.2")
+    thief = claim(KEY, "10.244.2.3", node="w2", since=NEW)
+    for order in ([("v", victim), ("t", thief)], [("t", thief), ("v", victim)]):
+        found = resolve({Key("ns", name): one for name, one in order})
+        assert found.peers == {KEY: nets("10.244.1.2")}
+        assert found.refused[Key("ns", "t")].reason == rules.KEY_TAKEN
+        assert "ns/v" in found.refused[Key("ns", "t")].message
+
+
+def test_an_address_belongs_to_its_first_holder_among_nodes() -> None:
+    victim = claim(KEY, "10.244.1.2", "2001:db8::2")
+    thief = claim(OTHER_KEY, "10.244.2.9", "2001:db8::2", node="w2", since=NEW)
+    found = resolve({Key("ns", "t"): thief, Key("ns", "v"): victim})
+    assert found.peers == {KEY: nets("10.244.1.2", "2001:db8::2")}
+    assert found.refused[Key("ns", "t")].reason == rules.ADDRESS_TAKEN
+
+
+def test_an_address_that_its_node_gives_again_belongs_to_the_youngest() -> None:
+    old, new = claim(KEY, "10.244.1.2"), claim(OTHER_KEY, "10.244.1.2", since=NEW)
+    found = resolve({Key("ns", "old"): old, Key("ns", "new"): new})
+    assert found.peers == {OTHER_KEY: nets("10.244.1.2")}
+    assert found.refused[Key("ns", "old")].reason == rules.ADDRESS_TAKEN
+    dual = claim(KEY, "10.244.1.2", "2001:db8::2")
+    found = resolve({Key("ns", "old"): dual, Key("ns", "new"): new})
+    assert found.peers == {OTHER_KEY: nets("10.244.1.2"), KEY: nets("2001:db8::2")}
+    assert found.refused == {}
+
+
+SEVERAL = st.dictionaries(
+    st.builds(Key, st.just("ns"), st.sampled_from("abcdefgh")),
+    st.builds(
+        AcceptedClaim,
+        st.sampled_from(["k1", "k2", "k3"]),
+        st.lists(st.sampled_from(nets("10.0.0.1", "10.0.0.2", "2001:db8::1")), min_size=1).map(
+            lambda found: tuple(dict.fromkeys(found))
+        ),
+        st.sampled_from(["w1", "w2"]),
+        st.tuples(st.sampled_from([OLD, NEW]), st.uuids().map(str)),
+    ),
+)
+
+
+@given(SEVERAL)
+def test_whatever_is_claimed_each_key_and_address_has_one_owner(
+    accepted: dict[Key, AcceptedClaim],
+) -> None:
+    found = resolve(accepted)
+    given_out = [n for networks in found.peers.values() for n in networks]
+    assert len(given_out) == len(set(given_out))
+    assert all(networks for networks in found.peers.values())
+    assert found.refused.keys() <= accepted.keys()
+    for key, one in accepted.items():
+        if key not in found.refused:
+            assert set(found.peers[one.public_key]) <= set(one.networks)
+    assert len(found.peers) == len(accepted) - len(found.refused)
+    # The order in which they became known decides nothing.
+    again = resolve(dict(reversed(accepted.items())))
+    assert {k: set(v) for k, v in again.peers.items()} == {
+        k: set(v) for k, v in found.peers.items()
+    }
+    assert again.refused.keys() == found.refused.keys()
+
+
+@given(SEVERAL, st.sampled_from(["k1", "k2", "k3"]), st.sampled_from(["w1", "w2", "w3"]))
+def test_a_later_claim_of_another_node_takes_nothing_from_anybody(
+    accepted: dict[Key, AcceptedClaim], key: str, node: str
+) -> None:
+    before = resolve(accepted)
+    everything = nets("10.0.0.1", "10.0.0.2", "2001:db8::1")
+    thief = AcceptedClaim(key, everything, f"evil-{node}", ("2026-02-01T00:00:00Z", "z"))
+    after = resolve({**accepted, Key("ns", "thief"): thief})
+    for public_key, networks in before.peers.items():
+        assert after.peers[public_key] == networks
 
 
 def test_a_difference_names_what_changed() -> None:
-    two = (ipaddress.ip_network("10.244.1.2/32"),)
-    three = (ipaddress.ip_network("10.244.1.3/32"),)
+    two, three = nets("10.244.1.2"), nets("10.244.1.3")
     change = difference({"k": two, "gone": three}, {"k": three, "new": two})
     assert change.added == {"k": three, "new": two}
     assert change.removed == {"gone": three}
@@ -136,7 +288,7 @@ class FakeCache:
     """Like ``kube.cache.Cache``, fed by hand."""
 
     def __init__(self) -> None:
-        self.objects: dict[Key, object] = {}
+        self.objects: dict[Key, Any] = {}
         self.indices: dict[str, Callable[..., Iterable[str]]] = {}
         self.callbacks: list[Callable[..., None]] = []
 
@@ -146,13 +298,16 @@ class FakeCache:
     def on_change(self, callback: Callable[..., None]) -> None:
         self.callbacks.append(callback)
 
-    def get(self, namespace: str, name: str) -> object:
+    def get(self, namespace: str, name: str) -> Any:
         return self.objects.get(Key(namespace, name))
+
+    def values(self) -> list[Any]:
+        return list(self.objects.values())
 
     def by_index(self, name: str, value: str) -> list[object]:
         return [o for o in self.objects.values() if value in self.indices[name](o)]
 
-    def put(self, obj: Pod | PodEndpoint) -> None:
+    def put(self, obj: Pod | PodEndpoint | Node) -> None:
         key = Key(obj.metadata.namespace, obj.metadata.name)
         old = self.objects.get(key)
         self.objects[key] = obj
@@ -167,12 +322,29 @@ class FakeCache:
 
 class Book:
     def __init__(self) -> None:
-        self.endpoints, self.pods = FakeCache(), FakeCache()
+        self.endpoints, self.pods, self.nodes = FakeCache(), FakeCache(), FakeCache()
         self.dirty: list[str] = []
-        self.book = PeerBook(self.endpoints, self.pods, self.dirty.append)  # type: ignore[arg-type]
+        self.now = 1000.0
+        caches = ClaimCaches(
+            endpoints=cast(Any, self.endpoints),
+            pods=cast(Any, self.pods),
+            nodes=cast(Any, self.nodes),
+        )
+        self.book = PeerBook(caches, self.dirty.append, now=lambda: self.now)
 
     def peers(self, name: str = "ns/one") -> set[str]:
         return set(self.book.peers(name))
+
+    def later(self, seconds: float) -> None:
+        self.now += seconds
+        self.book.tick()
+
+    def why(self, name: str) -> str:
+        return self.book.refused[Key("ns", name)].reason
+
+
+def node(name: str, *cidrs: str) -> Node:
+    return Node(metadata=ObjectMeta(name=name), spec=NodeSpec(pod_cidrs=list(cidrs)))
 
 
 @pytest.mark.parametrize("pod_first", [True, False])
@@ -185,20 +357,6 @@ def test_the_order_of_events_does_not_matter(pod_first: bool) -> None:
         world.pods.put(pod(ips=()))
     assert world.peers() == {KEY}
     assert world.dirty == ["ns/one"]
-
-
-def test_whom_it_refuses_is_told_when_all_is_known(caplog: pytest.LogCaptureFixture) -> None:
-    """At a start the endpoints are often read before their pods."""
-    caplog.set_level("INFO")
-    world = Book()
-    for name, address in (("a", "10.244.1.2"), ("b", "10.244.1.3")):
-        world.endpoints.put(endpoint(name, pod_ips=[address]))
-    world.pods.put(pod("a"))
-    assert caplog.records == []
-    world.book.complete()
-    world.endpoints.put(endpoint("c"))
-    told = [(r.__dict__["pod"], r.__dict__["why"]) for r in caplog.records]
-    assert told == [("ns/b", "there is no such pod"), ("ns/c", "there is no such pod")]
 
 
 def test_the_kubelets_report_of_the_same_address_changes_nothing() -> None:
@@ -223,26 +381,189 @@ def test_a_peer_goes_with_its_endpoint_its_pod_and_its_truth() -> None:
     assert after(lambda w: w.endpoints.remove("a")) == set()
     assert after(lambda w: w.pods.remove("a")) == set()
     assert after(lambda w: w.pods.put(pod(phase="Succeeded"))) == set()
-    assert after(lambda w: w.pods.put(pod(ips=["10.244.1.7"]))) == set()
+    assert after(lambda w: w.pods.put(pod(uid="uid-of-its-successor"))) == set()
+    assert after(lambda w: w.pods.put(pod("b", node="w2"))) == set()
+
+
+def test_a_sandbox_that_is_made_again_has_its_new_address_at_once() -> None:
+    world = Book()
+    world.pods.put(pod())
+    world.endpoints.put(endpoint())
+    world.endpoints.remove("a")
+    again = keys.generate().public
+    world.endpoints.put(endpoint(pod_ips=["10.244.1.9"], pod_public_key=again, created=NEW))
+    assert world.book.peers("ns/one") == {again: nets("10.244.1.9")}
+    # The kubelet may give the old address to another pod before it says so of the first.
+    world.pods.put(pod("b", ips=()))
+    world.endpoints.put(endpoint("b", pod_public_key=OTHER_KEY, created=NEW))
+    assert world.peers() == {again, OTHER_KEY}
+    assert world.book.refused == {}
 
 
 def test_an_endpoint_that_changes_configuration_leaves_the_old_one() -> None:
     world = Book()
     world.pods.put(pod())
     world.endpoints.put(endpoint())
+    world.pods.put(pod(annotation="two"))
     world.dirty.clear()
     world.endpoints.put(endpoint(static_gateway_configuration="two"))
     assert sorted(world.dirty) == ["ns/one", "ns/two"]
     assert (world.peers(), world.peers("ns/two")) == (set(), {KEY})
 
 
+@pytest.mark.parametrize("after", ["two", ""], ids=["another one", "none"])
+def test_a_changed_annotation_counts_after_a_grace(after: str) -> None:
+    """The node agent hears of it by itself and moves the pod; meanwhile nothing is cut."""
+    world = Book()
+    world.pods.put(pod())
+    world.endpoints.put(endpoint())
+    world.pods.put(pod(annotation=after))
+    assert world.peers() == {KEY}
+    world.later(ANNOTATION_GRACE - 1)
+    assert world.peers() == {KEY}
+    world.later(2)
+    assert world.peers() == set()
+    assert world.why("a") == rules.NOT_ANNOTATED
+
+
+def test_what_a_namesake_was_annotated_with_gives_no_grace() -> None:
+    world = Book()
+    world.pods.put(pod())
+    world.pods.put(pod(uid="uid-new", annotation=""))
+    world.endpoints.put(endpoint(pod_uid="uid-new", owner="uid-new"))
+    assert world.why("a") == rules.NOT_ANNOTATED
+
+
 def test_an_address_that_becomes_free_lets_its_claimant_in() -> None:
     world = Book()
-    world.pods.put(pod("b"))
+    world.pods.put(pod("b", node="w2"))
     world.pods.put(pod(ips=()))
     world.endpoints.put(endpoint())
     assert world.peers() == set()
-    assert "ns/b's" in world.book.refused[Key("ns", "a")]
-    world.pods.put(pod("b", phase="Failed"))
+    assert "ns/b's" in world.book.refused[Key("ns", "a")].message
+    world.pods.put(pod("b", node="w2", phase="Failed"))
     assert world.peers() == {KEY}
     assert world.book.refused == {}
+
+
+def test_a_copied_key_is_refused_and_the_first_holders_end_frees_it() -> None:
+    world = Book()
+    world.pods.put(pod())
+    world.endpoints.put(endpoint())
+    world.pods.put(pod("thief", ips=["10.244.2.2"], node="w2"))
+    world.endpoints.put(endpoint("thief", pod_ips=["10.244.2.2"], node_name="w2", created=NEW))
+    assert world.book.peers("ns/one") == {KEY: nets("10.244.1.2")}
+    assert world.why("thief") == rules.KEY_TAKEN
+    world.endpoints.remove("a")
+    assert world.book.peers("ns/one") == {KEY: nets("10.244.2.2")}
+    assert world.book.refused == {}
+
+
+def test_a_forged_status_takes_no_address_away() -> None:
+    """With a kubelet's credential a node may write any address into its own pods' status."""
+    world = Book()
+    world.pods.put(pod())
+    world.endpoints.put(endpoint())
+    world.pods.put(pod("thief", node="w2"))
+    thief = endpoint("thief", pod_public_key=OTHER_KEY, node_name="w2", created=NEW)
+    world.endpoints.put(thief)
+    assert world.book.peers("ns/one") == {KEY: nets("10.244.1.2")}
+    assert world.why("thief") == rules.ADDRESS_TAKEN
+
+
+def test_podcidrs_count_where_most_pods_have_their_addresses_from_them() -> None:
+    world = Book()
+    world.nodes.put(node("w1", "10.244.1.0/24"))
+    world.nodes.put(node("w2", "10.244.2.0/24"))
+    world.pods.put(pod(ips=()))
+    world.endpoints.put(endpoint(pod_ips=["10.9.9.9"]))
+    world.book.complete()
+    assert world.peers() == {KEY}, "nothing says that this cluster uses podCIDRs"
+    world.pods.put(pod("dns", ips=["10.244.2.8"], node="w2"))
+    world.later(60)
+    assert world.why("a") == rules.FOREIGN_ADDRESS
+    world.nodes.put(node("w1", "10.9.9.0/24"))
+    assert world.peers() == {KEY}
+
+
+def test_pods_vote_whether_podcidrs_are_used() -> None:
+    cidrs = {"w1": nets("10.244.1.0/24"), "w2": ()}
+    inside, outside = pod("i"), pod("o", ips=["10.9.9.9"])
+    assert by_pod_cidrs([inside], cidrs)
+    assert not by_pod_cidrs([], cidrs)
+    assert not by_pod_cidrs([inside, outside], cidrs)
+    for silent in (
+        pod("o", ips=["10.9.9.9"], node="w2"),
+        pod("o", ips=["10.9.9.9"], host_network=True),
+        pod("o", ips=["10.9.9.9"], phase="Failed"),
+        pod("o", ips=[]),
+        pod("o", ips=["nonsense"]),
+    ):
+        assert by_pod_cidrs([inside, silent], cidrs)
+
+
+class Told:
+    """Whom ``Refusals`` told."""
+
+    def __init__(self, world: Book, served: set[str]) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.lines: list[types.RefusedClaim] = []
+        self.refusals = Refusals(
+            world.book,
+            served=lambda: served,
+            tell=lambda key, one: self.events.append((str(key), one.reason)),
+            publish=self.publish,
+            now=lambda: world.now,
+        )
+
+    async def publish(self, lines: list[types.RefusedClaim]) -> None:
+        self.lines = lines
+
+    def look(self) -> None:
+        asyncio.run(self.refusals.look())
+
+
+def test_a_claim_that_stays_refused_is_told_once() -> None:
+    world = Book()
+    told = Told(world, {"ns/one"})
+    world.endpoints.put(endpoint())
+    world.pods.put(pod(annotation=""))
+    told.look()
+    assert told.events == [], "a cache may merely be late"
+    world.later(refusals.GRACE)
+    told.look()
+    told.look()
+    assert told.events == [("ns/a", rules.NOT_ANNOTATED)]
+    (line,) = told.lines
+    assert (line.pod, line.static_gateway_configuration) == ("ns/a", "ns/one")
+    assert line.reason == rules.NOT_ANNOTATED
+    world.pods.put(pod())
+    told.look()
+    assert told.lines == []
+
+
+def test_ordinary_ends_of_pods_and_foreign_configurations_are_no_news() -> None:
+    world = Book()
+    told = Told(world, {"ns/one"})
+    world.endpoints.put(endpoint())  # its pod is gone, and the collector comes
+    world.endpoints.put(endpoint("b", static_gateway_configuration="elsewhere"))
+    world.pods.put(pod("b", annotation=""))
+    told.look()
+    world.later(refusals.GRACE)
+    told.look()
+    assert (told.events, told.lines) == ([], [])
+    world.later(refusals.PASSING_GRACE)
+    told.look()
+    assert told.events == [("ns/a", rules.POD_MISSING)], "nobody collects it: a squatter's"
+
+
+def test_a_flood_of_refused_claims_makes_a_short_report() -> None:
+    world = Book()
+    told = Told(world, {"ns/one"})
+    for number in range(100):
+        world.endpoints.put(endpoint(f"p{number:03}"))
+        world.pods.put(pod(f"p{number:03}", annotation=""))
+    told.look()
+    world.later(refusals.GRACE)
+    told.look()
+    assert len(told.lines) == refusals.REPORTED

@@ -13,14 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.datapath.gateway.ruleset import Configuration
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.linux.connections import PORTS, Connection, Use, summarize
 from egress_gateway.datapath.linux.netlink import Overrun
 from egress_gateway.gateway.connectionlog import Budget, ConnectionLog, Logged
 from egress_gateway.gateway.ports import full, judge
 from egress_gateway.kube.resources import Key
 
-ONE = Configuration(name="ns/one", port=6000, private_key=None, secondary=IPv4Address("10.1.1.101"))
+ONE = ServedConfiguration(
+    name="ns/one", port=6000, private_key=None, secondary=IPv4Address("10.1.1.101")
+)
 
 
 def use(ports: int) -> dict[int, Use]:
@@ -151,7 +153,7 @@ def test_missing_lines_are_admitted(caplog: pytest.LogCaptureFixture) -> None:
     events = PlayedEvents(Overrun("full"), [connection()])
     said = [r.getMessage() for r in lines(caplog, events, {6000: Logged("ns/one", "")})]
     assert said[1:] == [
-        "connections are missing from the log: too many a second",
+        "lost lines of the connection log: too many connections a second",
         "connection began",
     ]
 

@@ -19,7 +19,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.datapath.gateway.ruleset import Configuration, gateway_ruleset, zones
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, gateway_ruleset, zones
 from egress_gateway.gateway.keystore import private_keys
 from egress_gateway.gateway.report import status_spec
 from egress_gateway.gateway.serving import key_mismatch, keys_of, listed, serving
@@ -122,7 +122,7 @@ def test_zones_are_kept_and_never_shared(ports: list[int], before: dict[int, int
     address = IPv4Address("10.1.1.100")
     known = {address + number: zone for number, zone in before.items()}
     wanted = [
-        Configuration(name=f"ns/{i}", port=port, private_key=None, secondary=address + i)
+        ServedConfiguration(name=f"ns/{i}", port=port, private_key=None, secondary=address + i)
         for i, port in enumerate(ports)
     ]
     found = zones(wanted, known)

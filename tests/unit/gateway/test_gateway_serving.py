@@ -20,8 +20,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.gateway.keystore import private_keys
 from egress_gateway.gateway.report import Answers, status_spec
-from egress_gateway.gateway.serving import Serving, listed, serving, without_ipv6
-from egress_gateway.gateway.settings import Settings
+from egress_gateway.gateway.serving import ServingPlan, listed, serving, without_ipv6
 from egress_gateway.kube.resources import Secret
 
 PAIR = keys.generate()
@@ -42,7 +41,7 @@ def sgc(name: str = "one", **changes: Any) -> StaticGatewayConfiguration:
     )
 
 
-def outcome(*objects: StaticGatewayConfiguration) -> Serving:
+def outcome(*objects: StaticGatewayConfiguration) -> ServingPlan:
     wanted = listed(objects, "gw1")
     return serving(wanted, {one.uid: PAIR.private for one in wanted}, {})
 
@@ -122,12 +121,6 @@ def test_answers_outlive_the_agent(tmp_path: Path) -> None:
     assert Answers(path).port("uid-one") == 6000
     path.write_text("{broken")
     assert Answers(path).port("uid-one") is None
-
-
-def test_a_malformed_setting_names_itself() -> None:
-    settings = Settings(node_name="gw1", refused_cidrs=["10.0.0.0/33"])
-    with pytest.raises(ValueError, match=r"10\.0\.0\.0/33"):
-        _ = settings.refused
 
 
 def test_destinations_are_named_by_azure_networking_alone() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from egress_gateway.api.types import DRAINING, INTERNET_UNREACHABLE, ObjectMeta
 from egress_gateway.datapath.gateway import reach
-from egress_gateway.datapath.gateway.reach import Target
+from egress_gateway.datapath.gateway.reach import ProbeTarget
 from egress_gateway.gateway.health.internet import Reach
 from egress_gateway.gateway.health.vetoes import LEAVING_TAINTS, leaving, vetoes
 from egress_gateway.kube.resources import Node, NodeCondition, NodeSpec, NodeStatus, Taint
@@ -64,12 +64,12 @@ def test_one_lost_round_is_no_loss_and_one_answer_no_recovery() -> None:
 @pytest.mark.parametrize("text", ["", "example.com", "1.2.3.4:0", "1.2.3.4:x", "1.2.3.4:70000"])
 def test_a_target_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        Target.parse(text)
+        ProbeTarget.parse(text)
 
 
 @given(number=st.integers(0, 2**40), port=st.integers(0, 65535))
 def test_questions_are_not_taken_for_answers(number: int, port: int) -> None:
-    packet = reach.question(SECONDARY, Target(HOST, port), number)
+    packet = reach.question(SECONDARY, ProbeTarget(HOST, port), number)
     answer = reach.parse(packet)
     # A TCP question names the target's port as destination; only there could it be mistaken.
     ours = reach.FIRST_PORT <= port < reach.FIRST_PORT + reach.PORTS

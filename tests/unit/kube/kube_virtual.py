@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 class _Selector(selectors.SelectSelector):
@@ -28,16 +25,10 @@ class _Selector(selectors.SelectSelector):
         return []
 
 
-class _VirtualLoop(asyncio.SelectorEventLoop):
+class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
 
     def time(self) -> float:
         return self._virtual.now
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """``asyncio.run`` in virtual time."""
-    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
-        return runner.run(main)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -47,33 +48,22 @@ class Follower:
         assert self.log == list(expected)
 
 
-def follow(
-    steps: list[object], act: Callable[[Follower], Awaitable[None]], *, inactivity: float = 60
-) -> None:
-    async def main() -> None:
-        script = Script()
-        script.then(*steps)  # type: ignore[arg-type]
-        async with serving(script) as client:
-            cache = Cache(client, PODS, inactivity=inactivity, backoff=Backoff(0.001, 0.005))
-            follower = Follower(script, cache)
-            task = asyncio.create_task(cache.run())
-            try:
-                await act(follower)
-            finally:
-                task.cancel()
-                await asyncio.wait([task])
-
-    asyncio.run(main())
+@asynccontextmanager
+async def following(steps: list[object], *, inactivity: float = 60) -> AsyncIterator[Follower]:
+    script = Script()
+    script.then(*steps)  # type: ignore[arg-type]
+    async with serving(script) as client:
+        cache = Cache(client, PODS, inactivity=inactivity, backoff=Backoff(0.001, 0.005))
+        task = asyncio.create_task(cache.run())
+        try:
+            yield Follower(script, cache)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
 
-def test_it_lists_then_follows() -> None:
-    async def act(f: Follower) -> None:
-        await f.cache.synced()
-        await f.until_log("+a", "~a", "+b", "-a")
-        assert [p.metadata.name for p in f.cache.values()] == ["b"]
-        assert f.script.asked == ["list", "watch@5"]
-
-    follow(
+async def test_it_lists_then_follows() -> None:
+    async with following(
         [
             listed(5, pod("a", 1)),
             watched(
@@ -82,95 +72,81 @@ def test_it_lists_then_follows() -> None:
                 event("DELETED", pod("a", 8)),
                 hold=True,
             ),
-        ],
-        act,
-    )
+        ]
+    ) as f:
+        await f.cache.synced()
+        await f.until_log("+a", "~a", "+b", "-a")
+        assert [p.metadata.name for p in f.cache.values()] == ["b"]
+        assert f.script.asked == ["list", "watch@5"]
 
 
-def test_an_ended_watch_is_resumed_from_the_last_bookmark() -> None:
-    async def act(f: Follower) -> None:
+async def test_an_ended_watch_is_resumed_from_the_last_bookmark() -> None:
+    async with following([listed(5, pod("a", 1)), watched(bookmark(90)), watched(hold=True)]) as f:
         await f.until(lambda: len(f.script.asked) == 3)
         assert f.script.asked == ["list", "watch@5", "watch@90"]
         assert f.log == ["+a"]
 
-    follow([listed(5, pod("a", 1)), watched(bookmark(90)), watched(hold=True)], act)
-
 
 @pytest.mark.parametrize("how", ["event", "status"])
-def test_a_deletion_missed_during_a_410_is_reported(how: str) -> None:
-    async def act(f: Follower) -> None:
-        await f.until_log("+a", "+b", "-a", "~b")
-        assert f.script.asked[:3] == ["list", "watch@5", "list"]
-
+async def test_a_deletion_missed_during_a_410_is_reported(how: str) -> None:
     forgotten = watched(gone()) if how == "event" else status(410, "Expired")
-    follow(
+    async with following(
         [
             listed(5, pod("a", 1), pod("b", 2)),
             forgotten,
             listed(50, pod("b", 40)),
             watched(hold=True),
-        ],
-        act,
-    )
+        ]
+    ) as f:
+        await f.until_log("+a", "+b", "-a", "~b")
+        assert f.script.asked[:3] == ["list", "watch@5", "list"]
 
 
-def test_a_replaced_object_is_reported_as_gone_and_new() -> None:
-    async def act(f: Follower) -> None:
-        await f.until_log("+a", "-a", "+a")
-
-    follow(
+async def test_a_replaced_object_is_reported_as_gone_and_new() -> None:
+    async with following(
         [
             listed(5, pod("a", 1, uid="first")),
             watched(gone()),
             listed(50, pod("a", 40, uid="second")),
             watched(hold=True),
-        ],
-        act,
-    )
+        ]
+    ) as f:
+        await f.until_log("+a", "-a", "+a")
 
 
-def test_a_torn_connection_is_resumed_without_a_list() -> None:
-    async def act(f: Follower) -> None:
-        await f.until_log("+a", "+b", "+c")
-        assert f.script.asked == ["list", "watch@5", "watch@6"]
-
-    follow(
+async def test_a_torn_connection_is_resumed_without_a_list() -> None:
+    async with following(
         [
             listed(5, pod("a", 1)),
             watched(event("ADDED", pod("b", 6)), tear=True),
             watched(event("ADDED", pod("c", 7)), hold=True),
-        ],
-        act,
-    )
+        ]
+    ) as f:
+        await f.until_log("+a", "+b", "+c")
+        assert f.script.asked == ["list", "watch@5", "watch@6"]
 
 
-def test_a_silent_connection_is_replaced() -> None:
-    async def act(f: Follower) -> None:
-        await f.until_log("+a", "+b")
-
-    follow(
+async def test_a_silent_connection_is_replaced() -> None:
+    async with following(
         [
             listed(5, pod("a", 1)),
             watched(hold=True),
             watched(event("ADDED", pod("b", 6)), hold=True),
         ],
-        act,
         inactivity=0.05,
-    )
+    ) as f:
+        await f.until_log("+a", "+b")
 
 
-def test_reads_go_on_while_the_server_is_away() -> None:
-    async def act(f: Follower) -> None:
+async def test_reads_go_on_while_the_server_is_away() -> None:
+    async with following(
+        [listed(5, pod("a", 1)), watched(), *[_abort] * 2, watched(hold=True)]
+    ) as f:
         await f.cache.synced()
         await f.until(lambda: len(f.script.asked) >= 5)
         assert f.cache.get("ns", "a") is not None
         assert f.cache.is_synced
         assert f.script.asked[2:5] == ["watch@5"] * 3
-
-    follow(
-        [listed(5, pod("a", 1)), watched(), *[_abort] * 2, watched(hold=True)],
-        act,
-    )
 
 
 async def _abort(request: object) -> object:
@@ -179,10 +155,16 @@ async def _abort(request: object) -> object:
     return await asyncio.Event().wait()
 
 
-def test_a_version_that_is_refused_again_and_again_is_given_up_for_a_list() -> None:
+async def test_a_version_that_is_refused_again_and_again_is_given_up_for_a_list() -> None:
     """etcd restored from a backup: our version lies in the server's future."""
-
-    async def act(f: Follower) -> None:
+    async with following(
+        [
+            listed(500, pod("a", 499)),
+            *[status(504, "Timeout")] * 3,
+            listed(7, pod("a", 3)),
+            watched(hold=True),
+        ]
+    ) as f:
         await f.until_log("+a", "~a")
         expected = ["list", *["watch@500"] * 3, "list", "watch@7"]
         async with asyncio.timeout(30):
@@ -190,68 +172,53 @@ def test_a_version_that_is_refused_again_and_again_is_given_up_for_a_list() -> N
                 await asyncio.sleep(0.01)
         assert f.script.asked == expected
 
-    follow(
-        [
-            listed(500, pod("a", 499)),
-            *[status(504, "Timeout")] * 3,
-            listed(7, pod("a", 3)),
-            watched(hold=True),
-        ],
-        act,
-    )
+
+async def test_a_server_that_forgets_at_once_is_not_hammered() -> None:
+    script = Script()
+    for _ in range(2000):
+        script.then(listed(5), watched(gone()))
+    async with serving(script) as client:
+        cache = Cache(client, PODS, backoff=Backoff(0.05, 30.0, lambda: 1.0))
+        task = asyncio.create_task(cache.run())
+        await asyncio.sleep(0.5)
+        task.cancel()
+        await asyncio.wait([task])
+    assert len(script.requests) <= 10  # 0.05 + 0.1 + 0.2 s and on: at most four rounds
 
 
-def test_a_server_that_forgets_at_once_is_not_hammered() -> None:
-    async def main() -> int:
-        script = Script()
-        for _ in range(2000):
-            script.then(listed(5), watched(gone()))
-        async with serving(script) as client:
-            cache = Cache(client, PODS, backoff=Backoff(0.05, 30.0, lambda: 1.0))
-            task = asyncio.create_task(cache.run())
-            await asyncio.sleep(0.5)
-            task.cancel()
-            await asyncio.wait([task])
-        return len(script.requests)
-
-    assert asyncio.run(main()) <= 10  # 0.05 + 0.1 + 0.2 s and on: at most four rounds
-
-
-def test_one_object_that_does_not_decode_hides_no_other_and_loses_no_good_state() -> None:
+async def test_one_object_that_does_not_decode_hides_no_other_and_loses_no_good_state() -> None:
     def sgc(name: str, version: int, route: object) -> dict[str, object]:
         obj = pod(name, version)
         return {"metadata": obj["metadata"], "spec": {"defaultRoute": route}}
 
-    async def main() -> None:
-        script = Script()
-        script.then(
-            listed(5, sgc("good", 1, "staticEgressGateway"), sgc("other", 2, "azureNetworking")),
-            watched(
-                event("MODIFIED", sgc("good", 6, {"not": "a string"})),
-                event("MODIFIED", sgc("other", 7, "staticEgressGateway")),
-                hold=True,
-            ),
+    script = Script()
+    script.then(
+        listed(5, sgc("good", 1, "staticEgressGateway"), sgc("other", 2, "azureNetworking")),
+        watched(
+            event("MODIFIED", sgc("good", 6, {"not": "a string"})),
+            event("MODIFIED", sgc("other", 7, "staticEgressGateway")),
+            hold=True,
+        ),
+    )
+    async with serving(script) as client:
+        cache = Cache(client, SGCS)
+        task = asyncio.create_task(cache.run())
+        done = asyncio.Event()
+        cache.on_change(
+            lambda key, old, new: done.set() if new and old and key.name == "other" else None
         )
-        async with serving(script) as client:
-            cache = Cache(client, SGCS)
-            task = asyncio.create_task(cache.run())
-            done = asyncio.Event()
-            cache.on_change(
-                lambda key, old, new: done.set() if new and old and key.name == "other" else None
-            )
-            async with asyncio.timeout(10):
-                await done.wait()
-            good = cache.get("ns", "good")
-            assert good is not None
-            assert good.metadata.resource_version == "1"
-            task.cancel()
-            await asyncio.wait([task])
-
-    asyncio.run(main())
+        async with asyncio.timeout(10):
+            await done.wait()
+        good = cache.get("ns", "good")
+        assert good is not None
+        assert good.metadata.resource_version == "1"
+        task.cancel()
+        await asyncio.wait([task])
 
 
-def test_a_failing_callback_disturbs_neither_cache_nor_other_callbacks() -> None:
-    async def act(f: Follower) -> None:
+async def test_a_failing_callback_disturbs_neither_cache_nor_other_callbacks() -> None:
+    async with following([listed(5, pod("a", 1)), watched(hold=True)]) as f:
+
         def broken(*_: object) -> None:
             raise RuntimeError("consumer's fault")
 
@@ -259,14 +226,10 @@ def test_a_failing_callback_disturbs_neither_cache_nor_other_callbacks() -> None
         f.cache.on_change(f._note)
         await f.until_log("+a", "+a")
 
-    follow([listed(5, pod("a", 1)), watched(hold=True)], act)
 
-
-def test_a_late_callback_hears_of_what_is_already_there() -> None:
-    async def act(f: Follower) -> None:
+async def test_a_late_callback_hears_of_what_is_already_there() -> None:
+    async with following([listed(5, pod("a", 1)), watched(hold=True)]) as f:
         await f.cache.synced()
         late: list[str] = []
         f.cache.on_change(lambda key, old, new: late.append(key.name))
         assert late == ["a"]
-
-    follow([listed(5, pod("a", 1)), watched(hold=True)], act)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from aiohttp import web
@@ -30,16 +29,12 @@ from tests.unit.kube.kube_scripted import (
 OK = web.json_response
 
 
-def play(
-    script: Callable[[Script], None], act: Callable[[Client, Script], Awaitable[None]]
-) -> None:
-    async def main() -> None:
-        server = Script()
-        script(server)
-        async with serving(server) as client:
-            await act(client, server)
-
-    asyncio.run(main())
+@asynccontextmanager
+async def scripted(script: Callable[[Script], None]) -> AsyncIterator[tuple[Client, Script]]:
+    server = Script()
+    script(server)
+    async with serving(server) as client:
+        yield client, server
 
 
 def echo(body: dict[str, object]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -56,8 +51,10 @@ ENDPOINT = PodEndpoint(
 ANSWER: dict[str, object] = {"metadata": {"name": "p", "namespace": "ns"}, "spec": {}}
 
 
-def test_a_long_list_is_fetched_in_pages() -> None:
-    async def act(client: Client, server: Script) -> None:
+async def test_a_long_list_is_fetched_in_pages() -> None:
+    async with scripted(
+        lambda s: s.then(listed(9, pod("a", 1), token="more"), listed(9, pod("b", 2)))
+    ) as (client, server):
         page = await client.list(PODS, "ns", labels="a=b", fields="spec.nodeName=n")
         assert [p.metadata.name for p in page.items] == ["a", "b"]
         assert page.resource_version == "9"
@@ -67,11 +64,9 @@ def test_a_long_list_is_fetched_in_pages() -> None:
         assert first.query["fieldSelector"] == "spec.nodeName=n"
         assert second.query["continue"] == "more"
 
-    play(lambda s: s.then(listed(9, pod("a", 1), token="more"), listed(9, pod("b", 2))), act)
 
-
-def test_apply_is_server_side_apply_by_the_field_manager() -> None:
-    async def act(client: Client, server: Script) -> None:
+async def test_apply_is_server_side_apply_by_the_field_manager() -> None:
+    async with scripted(lambda s: s.then(echo(ANSWER))) as (client, server):
         await client.apply(POD_ENDPOINTS, ENDPOINT)
         (request,) = server.requests
         assert request.method == "PATCH"
@@ -84,140 +79,120 @@ def test_apply_is_server_side_apply_by_the_field_manager() -> None:
             "spec": {"podUid": "u"},
         }
 
-    play(lambda s: s.then(echo(ANSWER)), act)
 
-
-def test_delete_may_demand_a_uid() -> None:
-    async def act(client: Client, server: Script) -> None:
+async def test_delete_may_demand_a_uid() -> None:
+    async with scripted(lambda s: s.then(echo({"kind": "Status", "status": "Success"}))) as (
+        client,
+        server,
+    ):
         await client.delete(PODS, "p", "ns", uid="u", grace_seconds=0)
         assert json.loads(server.bodies[0])["preconditions"] == {"uid": "u"}
         assert json.loads(server.bodies[0])["gracePeriodSeconds"] == 0
 
-    play(lambda s: s.then(echo({"kind": "Status", "status": "Success"})), act)
 
-
-def test_replacing_a_status_is_conditional_on_the_version() -> None:
-    async def act(client: Client, server: Script) -> None:
+async def test_replacing_a_status_is_conditional_on_the_version() -> None:
+    async with scripted(lambda s: s.then(echo(ANSWER))) as (client, server):
         await client.replace_status(POD_ENDPOINTS, ENDPOINT)
         (request,) = server.requests
         assert (request.method, request.path.endswith("/podendpoints/p/status")) == ("PUT", True)
         assert json.loads(server.bodies[0])["metadata"]["resourceVersion"] == "4"
 
-    play(lambda s: s.then(echo(ANSWER)), act)
 
-
-def test_a_refusal_says_what_was_asked() -> None:
-    async def act(client: Client, _: Script) -> None:
+async def test_a_refusal_says_what_was_asked() -> None:
+    async with scripted(lambda s: s.then(status(404, "NotFound"))) as (client, _):
         with pytest.raises(errors.NotFound, match="GET /api/v1/namespaces/ns/pods/p: NotFound"):
             await client.get(PODS, "p", "ns")
 
-    play(lambda s: s.then(status(404, "NotFound")), act)
 
-
-def test_a_shedding_server_is_asked_again_after_the_time_it_names() -> None:
-    async def act(client: Client, server: Script) -> None:
+async def test_a_shedding_server_is_asked_again_after_the_time_it_names() -> None:
+    async with scripted(
+        lambda s: s.then(status(429, "TooManyRequests", **{"Retry-After": "0"}), echo(pod("a", 1)))
+    ) as (client, server):
         assert (await client.get(PODS, "a", "ns")).metadata.name == "a"
         assert len(server.requests) == 2
 
-    play(
-        lambda s: s.then(status(429, "TooManyRequests", **{"Retry-After": "0"}), echo(pod("a", 1))),
-        act,
-    )
 
+async def test_an_expired_token_is_read_anew_once() -> None:
+    server = Script()
+    server.then(status(401, "Unauthorized"), echo(pod("a", 1)), status(401), status(401))
+    asked: list[bool] = []
 
-def test_an_expired_token_is_read_anew_once() -> None:
-    async def main() -> None:
-        server = Script()
-        server.then(status(401, "Unauthorized"), echo(pod("a", 1)), status(401), status(401))
-        asked: list[bool] = []
+    def token(fresh: bool) -> str:
+        asked.append(fresh)
+        return "new" if fresh else "old"
 
-        def token(fresh: bool) -> str:
-            asked.append(fresh)
-            return "new" if fresh else "old"
-
-        async with serving(server, token=token) as client:
+    async with serving(server, token=token) as client:
+        await client.get(PODS, "a", "ns")
+        sent = [r.headers["Authorization"] for r in server.requests]
+        assert sent == ["Bearer old", "Bearer new"]
+        with pytest.raises(errors.Unauthorized):
             await client.get(PODS, "a", "ns")
-            sent = [r.headers["Authorization"] for r in server.requests]
-            assert sent == ["Bearer old", "Bearer new"]
-            with pytest.raises(errors.Unauthorized):
-                await client.get(PODS, "a", "ns")
-            assert asked == [False, True, False, True]
-
-    asyncio.run(main())
+        assert asked == [False, True, False, True]
 
 
-def test_no_server_is_unavailable() -> None:
-    async def main() -> None:
-        async with Client(ClusterAccess(server="http://127.0.0.1:9"), "t") as client:
-            with pytest.raises(errors.Unavailable, match="GET /api/v1/namespaces/ns/pods/p"):
-                await client.get(PODS, "p", "ns")
-
-    asyncio.run(main())
+async def test_no_server_is_unavailable() -> None:
+    async with Client(ClusterAccess(server="http://127.0.0.1:9"), "t") as client:
+        with pytest.raises(errors.Unavailable, match="GET /api/v1/namespaces/ns/pods/p"):
+            await client.get(PODS, "p", "ns")
 
 
-def test_an_answer_that_is_no_object_is_unavailable_rather_than_a_crash() -> None:
-    async def act(client: Client, _: Script) -> None:
+async def test_an_answer_that_is_no_object_is_unavailable_rather_than_a_crash() -> None:
+    async with scripted(lambda s: s.then(echo({"unexpected": 1}))) as (client, _):
         with pytest.raises(errors.Unavailable, match="does not decode"):
             await client.get(SGCS, "p", "ns")
 
-    play(lambda s: s.then(echo({"unexpected": 1})), act)
 
-
-def test_a_watch_yields_changes_and_bookmarks_and_ends_with_the_server() -> None:
-    async def act(client: Client, server: Script) -> None:
+async def test_a_watch_yields_changes_and_bookmarks_and_ends_with_the_server() -> None:
+    async with scripted(lambda s: s.then(watched(event("ADDED", pod("a", 6)), bookmark(8)))) as (
+        client,
+        server,
+    ):
         seen = [e async for e in client.watch(PODS, "ns", resource_version="5")]
         assert [(e.type, e.resource_version) for e in seen] == [("ADDED", "6"), ("BOOKMARK", "8")]
         query = server.requests[0].query
         assert query["resourceVersion"] == "5"
         assert query["allowWatchBookmarks"] == "true"
 
-    play(lambda s: s.then(watched(event("ADDED", pod("a", 6)), bookmark(8))), act)
 
-
-def test_a_watch_of_a_forgotten_version_is_gone() -> None:
-    async def act(client: Client, _: Script) -> None:
+async def test_a_watch_of_a_forgotten_version_is_gone() -> None:
+    async with scripted(lambda s: s.then(watched(gone()), status(410, "Expired"))) as (client, _):
         for _attempt in range(2):
             with pytest.raises(errors.Gone):
                 async for _event in client.watch(PODS, resource_version="1"):
                     pass
 
-    play(lambda s: s.then(watched(gone()), status(410, "Expired")), act)
 
-
-def test_a_silent_watch_is_given_up() -> None:
-    async def act(client: Client, _: Script) -> None:
+async def test_a_silent_watch_is_given_up() -> None:
+    async with scripted(lambda s: s.then(watched(hold=True))) as (client, _):
         with pytest.raises(errors.Unavailable):
             async for _event in client.watch(PODS, resource_version="1", inactivity=0.05):
                 pass
 
-    play(lambda s: s.then(watched(hold=True)), act)
 
-
-def test_a_torn_watch_is_unavailable() -> None:
-    async def act(client: Client, _: Script) -> None:
+async def test_a_torn_watch_is_unavailable() -> None:
+    async with scripted(lambda s: s.then(watched(event("ADDED", pod("a", 6)), tear=True))) as (
+        client,
+        _,
+    ):
         changes = client.watch(PODS, resource_version="1")
         assert (await anext(changes)).resource_version == "6"
         with pytest.raises(errors.Unavailable):
             await anext(changes)
 
-    play(lambda s: s.then(watched(event("ADDED", pod("a", 6)), tear=True)), act)
 
-
-def test_leaving_a_watch_early_closes_its_connection() -> None:
-    async def act(client: Client, _: Script) -> None:
+async def test_leaving_a_watch_early_closes_its_connection() -> None:
+    async with scripted(lambda s: s.then(watched(event("ADDED", pod("a", 6)), hold=True))) as (
+        client,
+        _,
+    ):
         async with aclosing(client.watch(PODS, resource_version="1")) as changes:
             async for _change in changes:
                 break
 
-    play(lambda s: s.then(watched(event("ADDED", pod("a", 6)), hold=True)), act)
 
-
-def test_a_very_long_watch_line_is_read() -> None:
+async def test_a_very_long_watch_line_is_read() -> None:
     big = pod("a", 6)
     big["metadata"]["annotations"] = {"x": "y" * 3_000_000}
-
-    async def act(client: Client, _: Script) -> None:
+    async with scripted(lambda s: s.then(watched(event("ADDED", big)))) as (client, _):
         seen = [e async for e in client.watch(PODS, resource_version="5")]
         assert len(seen) == 1
-
-    play(lambda s: s.then(watched(event("ADDED", big))), act)

@@ -13,7 +13,8 @@ from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.leader.lease import LeaderElection, LeadershipLost
 from egress_gateway.kube.resources import Lease
-from tests.unit.kube.kube_virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 
 class LeaseServer:
@@ -84,149 +85,125 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def test_one_leads_and_renews_while_the_other_waits() -> None:
-    async def main() -> None:
-        server = LeaseServer()
-        led: list[str] = []
+async def test_one_leads_and_renews_while_the_other_waits() -> None:
+    server = LeaseServer()
+    led: list[str] = []
 
-        async def lead(name: str) -> None:
-            led.append(name)
+    async def lead(name: str) -> None:
+        led.append(name)
+        await forever()
+
+    a = asyncio.ensure_future(member(server, "a").run(lambda: lead("a")))
+    await asyncio.sleep(1)
+    b = asyncio.ensure_future(member(server, "b").run(lambda: lead("b")))
+    await asyncio.sleep(600)
+    assert led == ["a"]
+    assert server.holder == "a"
+    for task in (a, b):
+        task.cancel()
+    await asyncio.wait([a, b])
+
+
+async def test_a_clean_stop_hands_over_within_one_retry() -> None:
+    server = LeaseServer()
+    a = asyncio.ensure_future(member(server, "a").run(forever))
+    await asyncio.sleep(1)
+    b_leads = asyncio.Event()
+
+    async def lead_b() -> None:
+        b_leads.set()
+
+    b = asyncio.ensure_future(member(server, "b").run(lead_b))
+    await asyncio.sleep(5)
+    a.cancel()
+    async with asyncio.timeout(2.1):
+        await b_leads.wait()
+    await b
+    assert server.holder == "", "b's work ended: it released too"
+
+
+async def test_a_partitioned_leader_stops_before_another_may_start() -> None:
+    server = LeaseServer()
+    stopped: list[float] = []
+    started: list[float] = []
+
+    async def lead_a() -> None:
+        try:
             await forever()
+        finally:
+            stopped.append(now())
 
-        a = asyncio.ensure_future(member(server, "a").run(lambda: lead("a")))
-        await asyncio.sleep(1)
-        b = asyncio.ensure_future(member(server, "b").run(lambda: lead("b")))
-        await asyncio.sleep(600)
-        assert led == ["a"]
-        assert server.holder == "a"
-        for task in (a, b):
-            task.cancel()
-        await asyncio.wait([a, b])
+    async def lead_b() -> None:
+        started.append(now())
+        await forever()
 
-    run(main())
-
-
-def test_a_clean_stop_hands_over_within_one_retry() -> None:
-    async def main() -> None:
-        server = LeaseServer()
-        a = asyncio.ensure_future(member(server, "a").run(forever))
-        await asyncio.sleep(1)
-        b_leads = asyncio.Event()
-
-        async def lead_b() -> None:
-            b_leads.set()
-
-        b = asyncio.ensure_future(member(server, "b").run(lead_b))
-        await asyncio.sleep(5)
-        a.cancel()
-        async with asyncio.timeout(2.1):
-            await b_leads.wait()
-        await b
-        assert server.holder == "", "b's work ended: it released too"
-
-    run(main())
+    a = asyncio.ensure_future(member(server, "a").run(lead_a))
+    await asyncio.sleep(1)
+    b = asyncio.ensure_future(member(server, "b").run(lead_b))
+    await asyncio.sleep(30)
+    server.away.add("a")
+    cut = now()
+    with pytest.raises(LeadershipLost, match="in time"):
+        await a
+    await asyncio.sleep(30)
+    assert stopped[0] < started[0]
+    assert started[0] - cut <= 15 + 2.1
+    b.cancel()
+    await asyncio.wait([b])
 
 
-def test_a_partitioned_leader_stops_before_another_may_start() -> None:
-    async def main() -> None:
-        server = LeaseServer()
-        stopped: list[float] = []
-        started: list[float] = []
-
-        async def lead_a() -> None:
-            try:
-                await forever()
-            finally:
-                stopped.append(now())
-
-        async def lead_b() -> None:
-            started.append(now())
-            await forever()
-
-        a = asyncio.ensure_future(member(server, "a").run(lead_a))
-        await asyncio.sleep(1)
-        b = asyncio.ensure_future(member(server, "b").run(lead_b))
-        await asyncio.sleep(30)
-        server.away.add("a")
-        cut = now()
-        with pytest.raises(LeadershipLost, match="in time"):
-            await a
-        await asyncio.sleep(30)
-        assert stopped[0] < started[0]
-        assert started[0] - cut <= 15 + 2.1
-        b.cancel()
-        await asyncio.wait([b])
-
-    run(main())
+async def test_a_request_that_hangs_cannot_hold_a_leader_past_its_deadline() -> None:
+    server = LeaseServer()
+    a = asyncio.ensure_future(member(server, "a").run(forever))
+    await asyncio.sleep(5)
+    server.away, server.hang = {"a"}, True
+    cut = now()
+    with pytest.raises(LeadershipLost):
+        await a
+    assert now() - cut <= 10
 
 
-def test_a_request_that_hangs_cannot_hold_a_leader_past_its_deadline() -> None:
-    async def main() -> None:
-        server = LeaseServer()
-        a = asyncio.ensure_future(member(server, "a").run(forever))
-        await asyncio.sleep(5)
-        server.away, server.hang = {"a"}, True
-        cut = now()
-        with pytest.raises(LeadershipLost):
-            await a
-        assert now() - cut <= 10
-
-    run(main())
-
-
-def test_a_short_outage_is_survived() -> None:
-    async def main() -> None:
-        server = LeaseServer()
-        a = asyncio.ensure_future(member(server, "a").run(forever))
-        await asyncio.sleep(5)
-        server.away = {"a"}
-        await asyncio.sleep(6)
-        server.away = set()
-        await asyncio.sleep(60)
-        assert not a.done()
-        a.cancel()
-        await asyncio.wait([a])
-
-    run(main())
+async def test_a_short_outage_is_survived() -> None:
+    server = LeaseServer()
+    a = asyncio.ensure_future(member(server, "a").run(forever))
+    await asyncio.sleep(5)
+    server.away = {"a"}
+    await asyncio.sleep(6)
+    server.away = set()
+    await asyncio.sleep(60)
+    assert not a.done()
+    a.cancel()
+    await asyncio.wait([a])
 
 
-def test_another_name_on_the_lease_ends_leading() -> None:
-    async def main() -> None:
-        server = LeaseServer()
-        a = asyncio.ensure_future(member(server, "a").run(forever))
-        await asyncio.sleep(5)
-        assert server.spec is not None
-        server.spec["holderIdentity"] = "thief"
-        server.version += 1
-        with pytest.raises(LeadershipLost, match="went to thief"):
-            await a
-        assert server.holder == "thief"
-
-    run(main())
+async def test_another_name_on_the_lease_ends_leading() -> None:
+    server = LeaseServer()
+    a = asyncio.ensure_future(member(server, "a").run(forever))
+    await asyncio.sleep(5)
+    assert server.spec is not None
+    server.spec["holderIdentity"] = "thief"
+    server.version += 1
+    with pytest.raises(LeadershipLost, match="went to thief"):
+        await a
+    assert server.holder == "thief"
 
 
-def test_what_the_work_raises_comes_out_and_the_lease_is_released() -> None:
-    async def main() -> None:
-        server = LeaseServer()
+async def test_what_the_work_raises_comes_out_and_the_lease_is_released() -> None:
+    server = LeaseServer()
 
-        async def fails() -> None:
-            raise RuntimeError("broken")
+    async def fails() -> None:
+        raise RuntimeError("broken")
 
-        with pytest.raises(RuntimeError, match="broken"):
-            await member(server, "a").run(fails)
-        assert server.holder == ""
-
-    run(main())
+    with pytest.raises(RuntimeError, match="broken"):
+        await member(server, "a").run(fails)
+    assert server.holder == ""
 
 
-def test_waiting_for_the_lease_does_not_hammer_the_server() -> None:
-    async def main() -> None:
-        server = LeaseServer()
-        server.away = {"a"}
-        a = asyncio.ensure_future(member(server, "a").run(forever))
-        await asyncio.sleep(100)
-        assert 40 <= server.requests <= 60
-        a.cancel()
-        await asyncio.wait([a])
-
-    run(main())
+async def test_waiting_for_the_lease_does_not_hammer_the_server() -> None:
+    server = LeaseServer()
+    server.away = {"a"}
+    a = asyncio.ensure_future(member(server, "a").run(forever))
+    await asyncio.sleep(100)
+    assert 40 <= server.requests <= 60
+    a.cancel()
+    await asyncio.wait([a])

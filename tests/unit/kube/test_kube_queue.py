@@ -10,106 +10,87 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
-from tests.unit.kube.kube_virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def test_a_key_added_twice_is_taken_once() -> None:
-    async def main() -> None:
-        queue: WorkQueue[str] = WorkQueue()
-        queue.add("a")
-        queue.add("b")
-        queue.add("a")
-        assert [await queue.get(), await queue.get()] == ["a", "b"]
-        assert len(queue) == 0
-
-    run(main())
+async def test_a_key_added_twice_is_taken_once() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    queue.add("b")
+    queue.add("a")
+    assert [await queue.get(), await queue.get()] == ["a", "b"]
+    assert len(queue) == 0
 
 
-def test_a_key_added_while_worked_on_comes_back_after_done() -> None:
-    async def main() -> None:
-        queue: WorkQueue[str] = WorkQueue()
-        queue.add("a")
-        assert await queue.get() == "a"
-        queue.add("a")
-        assert len(queue) == 0, "a second worker would have got it"
-        queue.done("a")
-        assert await queue.get() == "a"
-
-    run(main())
+async def test_a_key_added_while_worked_on_comes_back_after_done() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add("a")
+    assert len(queue) == 0, "a second worker would have got it"
+    queue.done("a")
+    assert await queue.get() == "a"
 
 
-def test_the_earliest_delay_wins_and_add_ends_it() -> None:
-    async def main() -> None:
-        queue: WorkQueue[str] = WorkQueue()
-        began = now()
-        queue.add_after("a", 30)
-        queue.add_after("a", 10)
-        queue.add_after("a", 20)
-        assert await queue.get() == "a"
-        assert now() - began == pytest.approx(10)
-        queue.done("a")
-        queue.add_after("a", 5)
-        queue.add("a")
-        assert await queue.get() == "a"
-        queue.done("a")
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(60):
-                await queue.get()
-
-    run(main())
+async def test_the_earliest_delay_wins_and_add_ends_it() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    began = now()
+    queue.add_after("a", 30)
+    queue.add_after("a", 10)
+    queue.add_after("a", 20)
+    assert await queue.get() == "a"
+    assert now() - began == pytest.approx(10)
+    queue.done("a")
+    queue.add_after("a", 5)
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.done("a")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(60):
+            await queue.get()
 
 
-def test_failures_double_up_to_the_limit_and_success_forgets_them() -> None:
-    async def main() -> None:
-        queue: WorkQueue[str] = WorkQueue(backoff=1, backoff_limit=8, rand=lambda: 1.0)
-        assert [queue.add_failed("a") for _ in range(6)] == [1, 2, 4, 8, 8, 8]
-        queue.forget("a")
-        assert queue.add_failed("a") == 1
-        queue.close()
-
-    run(main())
+async def test_failures_double_up_to_the_limit_and_success_forgets_them() -> None:
+    queue: WorkQueue[str] = WorkQueue(backoff=1, backoff_limit=8, rand=lambda: 1.0)
+    assert [queue.add_failed("a") for _ in range(6)] == [1, 2, 4, 8, 8, 8]
+    queue.forget("a")
+    assert queue.add_failed("a") == 1
+    queue.close()
 
 
-def test_a_cancelled_get_does_not_swallow_the_wake_up() -> None:
-    async def main() -> None:
-        queue: WorkQueue[str] = WorkQueue()
-        first, second = asyncio.ensure_future(queue.get()), asyncio.ensure_future(queue.get())
-        await asyncio.sleep(0)
-        queue.add("a")  # wakes the first …
-        first.cancel()  # … which is cancelled before it runs
-        async with asyncio.timeout(1):
-            assert await second == "a"
-
-    run(main())
+async def test_a_cancelled_get_does_not_swallow_the_wake_up() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    first, second = asyncio.ensure_future(queue.get()), asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")  # wakes the first …
+    first.cancel()  # … which is cancelled before it runs
+    async with asyncio.timeout(1):
+        assert await second == "a"
 
 
-def test_workers_retry_what_raises_and_return_to_what_asks_for_it(
+async def test_workers_retry_what_raises_and_return_to_what_asks_for_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     calls: list[tuple[str, float]] = []
+    queue: WorkQueue[str] = WorkQueue("reconcile", backoff=1, rand=lambda: 1.0)
+    began = now()
 
-    async def main() -> None:
-        queue: WorkQueue[str] = WorkQueue("reconcile", backoff=1, rand=lambda: 1.0)
-        began = now()
+    async def handler(key: str) -> float | None:
+        calls.append((key, now() - began))
+        if key == "bad" and len([c for c in calls if c[0] == "bad"]) < 3:
+            raise RuntimeError("not yet")
+        return 60.0 if key == "again" else None
 
-        async def handler(key: str) -> float | None:
-            calls.append((key, now() - began))
-            if key == "bad" and len([c for c in calls if c[0] == "bad"]) < 3:
-                raise RuntimeError("not yet")
-            return 60.0 if key == "again" else None
-
-        queue.add("bad")
-        queue.add("again")
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(100):
-                await run_workers(queue, handler, workers=2)
-
-    with caplog.at_level(logging.WARNING):
-        run(main())
+    queue.add("bad")
+    queue.add("again")
+    with caplog.at_level(logging.WARNING), pytest.raises(TimeoutError):
+        async with asyncio.timeout(100):
+            await run_workers(queue, handler, workers=2)
     assert [round(at) for key, at in calls if key == "bad"] == [0, 1, 3]
     assert [round(at) for key, at in calls if key == "again"] == [0, 60]
     assert "reconcile bad failed: not yet" in caplog.text
@@ -119,34 +100,31 @@ def test_workers_retry_what_raises_and_return_to_what_asks_for_it(
     steps=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 5)), max_size=30),
     workers=st.integers(1, 4),
 )
-def test_no_change_is_lost_and_no_key_is_worked_on_twice_at_once(
+async def test_no_change_is_lost_and_no_key_is_worked_on_twice_at_once(
     steps: list[tuple[int, float]], workers: int
 ) -> None:
-    async def main() -> None:
-        queue: WorkQueue[int] = WorkQueue()
-        wanted: dict[int, int] = {}
-        handled: dict[int, int] = {}
-        active: set[int] = set()
+    queue: WorkQueue[int] = WorkQueue()
+    wanted: dict[int, int] = {}
+    handled: dict[int, int] = {}
+    active: set[int] = set()
 
-        async def handler(key: int) -> None:
-            assert key not in active
-            active.add(key)
-            version = wanted[key]
-            await asyncio.sleep(1)
-            handled[key] = version
-            active.discard(key)
+    async def handler(key: int) -> None:
+        assert key not in active
+        active.add(key)
+        version = wanted[key]
+        await asyncio.sleep(1)
+        handled[key] = version
+        active.discard(key)
 
-        async def feed() -> None:
-            for key, pause in steps:
-                wanted[key] = wanted.get(key, 0) + 1
-                queue.add(key)
-                await asyncio.sleep(pause)
-            await asyncio.sleep(1000)
+    async def feed() -> None:
+        for key, pause in steps:
+            wanted[key] = wanted.get(key, 0) + 1
+            queue.add(key)
+            await asyncio.sleep(pause)
+        await asyncio.sleep(1000)
 
-        async with asyncio.TaskGroup() as group:
-            work = group.create_task(run_workers(queue, handler, workers))
-            await feed()
-            work.cancel()
-        assert handled == wanted
-
-    run(main())
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(run_workers(queue, handler, workers))
+        await feed()
+        work.cancel()
+    assert handled == wanted

@@ -42,8 +42,8 @@ def test_last_taint_is_removed_altogether() -> None:
     assert patch["spec"] == {"taints": None}
 
 
-def test_rewritten_chain_is_noticed_at_once(tmp_path: Path) -> None:
-    async def scenario() -> None:
+async def test_rewritten_chain_is_noticed_at_once(tmp_path: Path) -> None:
+    async with asyncio.timeout(20):
         with folder_changes(tmp_path) as changed:
             assert not changed.is_set()
             new = tmp_path / ".new"
@@ -53,12 +53,7 @@ def test_rewritten_chain_is_noticed_at_once(tmp_path: Path) -> None:
             new.rename(tmp_path / "10-net.conflist")
             await changed.wait()
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
 
-
-def test_missing_folder_is_survived(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        with folder_changes(tmp_path / "none") as changed:
-            assert not changed.is_set()
-
-    asyncio.run(scenario())
+async def test_missing_folder_is_survived(tmp_path: Path) -> None:
+    with folder_changes(tmp_path / "none") as changed:
+        assert not changed.is_set()

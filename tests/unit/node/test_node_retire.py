@@ -68,47 +68,37 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_plugin_and_label_go_and_stay_gone(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        readiness, api, file = chained(tmp_path)
-        again = file.read_text()
-        task = asyncio.create_task(readiness.retire())
-        await until(lambda: readiness.problem is None)
-        assert types(file) == ["bridge"]
-        assert api.labels == {}
-        # Running sandboxes still name the executable when they are taken down.
-        assert (tmp_path / "bin" / names.CNI_PLUGIN).exists()
-        file.write_text(again)  # an old agent's last word
-        await until(lambda: types(file) == ["bridge"])
-        task.cancel()
-
-    asyncio.run(scenario())
+async def test_plugin_and_label_go_and_stay_gone(tmp_path: Path) -> None:
+    readiness, api, file = chained(tmp_path)
+    again = file.read_text()
+    task = asyncio.create_task(readiness.retire())
+    await until(lambda: readiness.problem is None)
+    assert types(file) == ["bridge"]
+    assert api.labels == {}
+    # Running sandboxes still name the executable when they are taken down.
+    assert (tmp_path / "bin" / names.CNI_PLUGIN).exists()
+    file.write_text(again)  # an old agent's last word
+    await until(lambda: types(file) == ["bridge"])
+    task.cancel()
 
 
-def test_without_the_api_the_chain_is_restored_but_not_reported_done(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        readiness, api, file = chained(tmp_path)
-        api.down = True
-        task = asyncio.create_task(readiness.retire())
-        await until(lambda: types(file) == ["bridge"])
-        await until(lambda: readiness.problem == "the node's label is still there")
-        task.cancel()
-
-    asyncio.run(scenario())
+async def test_without_the_api_the_chain_is_restored_but_not_reported_done(tmp_path: Path) -> None:
+    readiness, api, file = chained(tmp_path)
+    api.down = True
+    task = asyncio.create_task(readiness.retire())
+    await until(lambda: types(file) == ["bridge"])
+    await until(lambda: readiness.problem == "the node's label is still there")
+    task.cancel()
 
 
-def test_agent_that_a_later_one_has_replaced_keeps_still(tmp_path: Path) -> None:
+async def test_agent_that_a_later_one_has_replaced_keeps_still(tmp_path: Path) -> None:
     """Both run while a DaemonSet rolls, or while the plugin is taken out."""
-
-    async def scenario() -> None:
-        readiness, api, file = chained(tmp_path, Tenure(tmp_path))
-        api.labels.clear()
-        Tenure(tmp_path)
-        file.write_text(json.dumps(ORIGINAL))
-        task = asyncio.create_task(readiness.run())
-        await until(lambda: "later agent" in (readiness.problem or ""))
-        assert types(file) == ["bridge"]
-        assert api.labels == {}
-        task.cancel()
-
-    asyncio.run(scenario())
+    readiness, api, file = chained(tmp_path, Tenure(tmp_path))
+    api.labels.clear()
+    Tenure(tmp_path)
+    file.write_text(json.dumps(ORIGINAL))
+    task = asyncio.create_task(readiness.run())
+    await until(lambda: "later agent" in (readiness.problem or ""))
+    assert types(file) == ["bridge"]
+    assert api.labels == {}
+    task.cancel()

@@ -44,8 +44,8 @@ def request(command: str) -> bytes:
     return json.dumps(call | {"config": {"cniVersion": "0.4.0"}}).encode()
 
 
-def ask(agent: Agent, raw: bytes) -> bytes:
-    return asyncio.run(server.answer(agent, raw))  # type: ignore[arg-type]
+async def ask(agent: Agent, raw: bytes) -> bytes:
+    return await server.answer(agent, raw)  # type: ignore[arg-type]
 
 
 def error_of(reply: bytes) -> dict[str, Any]:
@@ -55,73 +55,65 @@ def error_of(reply: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK", "GC"])
-def test_verbs(command: str) -> None:
+async def test_verbs(command: str) -> None:
     agent = Agent()
-    assert ask(agent, request(command)) == protocol.OK
+    assert await ask(agent, request(command)) == protocol.OK
     assert [call.split()[0] for call in agent.calls] == ([command] if command != "CHECK" else [])
 
 
 @pytest.mark.parametrize(
     "error", [Refused("no gateway"), DatapathError("no gateway"), OSError("no gateway")]
 )
-def test_failure_asks_to_try_again_with_the_reason(error: Exception) -> None:
-    answer = error_of(ask(Agent(error), request("ADD")))
+async def test_failure_asks_to_try_again_with_the_reason(error: Exception) -> None:
+    answer = error_of(await ask(Agent(error), request("ADD")))
     assert (answer["code"], answer["cniVersion"]) == (protocol.TRY_AGAIN, "0.4.0")
     assert "no gateway" in answer["msg"]
 
 
-def test_check_says_what_is_wrong() -> None:
-    assert "limp" in error_of(ask(Agent(Refused("limp")), request("CHECK")))["msg"]
+async def test_check_says_what_is_wrong() -> None:
+    assert "limp" in error_of(await ask(Agent(Refused("limp")), request("CHECK")))["msg"]
 
 
 @pytest.mark.parametrize("raw", [b"", b"x", request("EXPLODE")])
-def test_nonsense(raw: bytes) -> None:
-    assert error_of(ask(Agent(), raw))["code"] == protocol.INVALID_CONFIG
+async def test_nonsense(raw: bytes) -> None:
+    assert error_of(await ask(Agent(), raw))["code"] == protocol.INVALID_CONFIG
 
 
-def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Path) -> None:
+async def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Path) -> None:
     (tmp_path / protocol.SOCKET).write_text("left by a crash")
-
-    async def scenario() -> bytes:
-        serving = asyncio.create_task(server.serve(Agent(), tmp_path))  # type: ignore[arg-type]
-        path = tmp_path / protocol.SOCKET
-        while not path.is_socket():
-            await asyncio.sleep(0.001)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(request("ADD"))
-        writer.write_eof()
-        reply = await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
-        return reply
-
-    assert asyncio.run(scenario()) == protocol.OK
+    serving = asyncio.create_task(server.serve(Agent(), tmp_path))  # type: ignore[arg-type]
+    path = tmp_path / protocol.SOCKET
+    while not path.is_socket():
+        await asyncio.sleep(0.001)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(request("ADD"))
+    writer.write_eof()
+    assert await reader.read() == protocol.OK
+    writer.close()
+    await writer.wait_closed()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
-def test_plugin_that_dies_in_the_middle_harms_nobody(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        agent = Agent()
-        serving = asyncio.create_task(server.serve(agent, tmp_path))  # type: ignore[arg-type]
-        path = tmp_path / protocol.SOCKET
-        while not path.is_socket():
-            await asyncio.sleep(0.001)
-        with socket.socket(socket.AF_UNIX) as half:
-            half.connect(str(path))
-            half.send(b'{"command":')
-        reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(request("DEL"))
-        writer.write_eof()
-        assert await reader.read() == protocol.OK
-        writer.close()
-        await writer.wait_closed()
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
-        assert agent.calls == ["DEL c-eth0"]
-
-    asyncio.run(scenario())
+async def test_plugin_that_dies_in_the_middle_harms_nobody(tmp_path: Path) -> None:
+    agent = Agent()
+    serving = asyncio.create_task(server.serve(agent, tmp_path))  # type: ignore[arg-type]
+    path = tmp_path / protocol.SOCKET
+    while not path.is_socket():
+        await asyncio.sleep(0.001)
+    with socket.socket(socket.AF_UNIX) as half:
+        half.connect(str(path))
+        half.send(b'{"command":')
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(request("DEL"))
+    writer.write_eof()
+    assert await reader.read() == protocol.OK
+    writer.close()
+    await writer.wait_closed()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    assert agent.calls == ["DEL c-eth0"]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +124,10 @@ def test_plugin_that_dies_in_the_middle_harms_nobody(tmp_path: Path) -> None:
         (protocol.ProtocolError("prevResult.ips: none"), protocol.INVALID_CONFIG),
     ],
 )
-def test_every_error_is_whole_and_in_the_version_asked_for(error: Exception, code: int) -> None:
-    found = error_of(ask(Agent(error), request("ADD")))
+async def test_every_error_is_whole_and_in_the_version_asked_for(
+    error: Exception, code: int
+) -> None:
+    found = error_of(await ask(Agent(error), request("ADD")))
     assert set(found) == {"cniVersion", "code", "msg", "details"}
     assert (found["cniVersion"], found["code"]) == ("0.4.0", code)
     assert str(error) in found["msg"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -33,29 +32,26 @@ def write(store: Store, operation: tuple[str, str, str], value: int) -> None:
 
 
 @given(_OPERATIONS, st.integers(0, 40))
-def test_a_watch_from_anywhere_arrives_at_the_present(
+async def test_a_watch_from_anywhere_arrives_at_the_present(
     operations: list[tuple[str, str, str]], start: int
 ) -> None:
-    async def scenario() -> None:
-        store = Store()
-        for i, operation in enumerate(operations[:start]):
-            write(store, operation, i)
-        seen = {_key(o): o for o in store.list("things")}
-        subscription = store.subscribe("things", store.revision)
-        for i, operation in enumerate(operations[start:]):
-            write(store, operation, 100 + i)
-        last = store.revision
-        while not subscription.idle:
-            event = await subscription.next()
-            last = event.revision
-            if event.type == "DELETED":
-                del seen[_key(event.obj)]
-            else:
-                seen[_key(event.obj)] = event.obj
-        assert last == store.revision
-        assert [seen[k] for k in sorted(seen)] == list(store.list("things"))
-
-    asyncio.run(scenario())
+    store = Store()
+    for i, operation in enumerate(operations[:start]):
+        write(store, operation, i)
+    seen = {_key(o): o for o in store.list("things")}
+    subscription = store.subscribe("things", store.revision)
+    for i, operation in enumerate(operations[start:]):
+        write(store, operation, 100 + i)
+    last = store.revision
+    while not subscription.idle:
+        event = await subscription.next()
+        last = event.revision
+        if event.type == "DELETED":
+            del seen[_key(event.obj)]
+        else:
+            seen[_key(event.obj)] = event.obj
+    assert last == store.revision
+    assert [seen[k] for k in sorted(seen)] == list(store.list("things"))
 
 
 def _key(obj: dict[str, Any]) -> tuple[str, str]:
@@ -85,15 +81,12 @@ def test_what_is_forgotten_is_expired_and_never_skipped() -> None:
     assert not subscription.idle
 
 
-def test_a_reader_that_falls_behind_is_told() -> None:
-    async def scenario() -> None:
-        store = Store(backlog=2)
-        subscription = store.subscribe("things", store.revision)
-        for i in range(3):
-            write(store, ("put", "a", f"n{i}"), i)
-        assert (await subscription.next()).obj["value"] == 0
-        assert (await subscription.next()).obj["value"] == 1
-        with pytest.raises(StatusError):
-            await subscription.next()
-
-    asyncio.run(scenario())
+async def test_a_reader_that_falls_behind_is_told() -> None:
+    store = Store(backlog=2)
+    subscription = store.subscribe("things", store.revision)
+    for i in range(3):
+        write(store, ("put", "a", f"n{i}"), i)
+    assert (await subscription.next()).obj["value"] == 0
+    assert (await subscription.next()).obj["value"] == 1
+    with pytest.raises(StatusError):
+        await subscription.next()

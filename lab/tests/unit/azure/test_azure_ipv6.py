@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def ip_config(name: str, version: str, *, primary: bool = False, **more: Any) ->
     return {"name": name, "properties": of | more}
 
 
-def test_prefixes_subnets_and_interfaces_of_both_families(tmp_path: Path) -> None:
+async def test_prefixes_subnets_and_interfaces_of_both_families(tmp_path: Path) -> None:
     async def story(lab: AzureLab) -> None:
         for length in (123, 128, 64):
             path = f"{NETWORK}/publicIPPrefixes/p{length}"
@@ -83,8 +82,5 @@ def test_prefixes_subnets_and_interfaces_of_both_families(tmp_path: Path) -> Non
         }
         assert private == {"one": "10.9.0.4", "two": "2001:db8:9::4"}
 
-    async def main() -> None:
-        async with azure_lab(tmp_path) as lab:
-            await story(lab)
-
-    asyncio.run(main())
+    async with azure_lab(tmp_path) as lab:
+        await story(lab)

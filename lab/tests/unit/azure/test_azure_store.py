@@ -39,17 +39,14 @@ def test_referrers_follow_every_change() -> None:
     assert store.referrers(f"{LB}/backendAddressPools/b") == []
 
 
-def test_every_change_raises_the_revision_changes_the_etag_and_wakes_waiters() -> None:
-    async def story() -> None:
-        store = Store()
-        first = store.put("T/t", {"id": LB, "properties": {}})
-        seen = store.revision
-        waiter = asyncio.create_task(store.changed(seen))
-        await asyncio.sleep(0)
-        assert not waiter.done()
-        second = store.put("T/t", {"id": LB, "properties": {}})
-        assert first.etag != second.etag
-        assert await waiter > seen
-        assert await store.changed(seen) == store.revision, "the past does not wait"
-
-    asyncio.run(story())
+async def test_every_change_raises_the_revision_changes_the_etag_and_wakes_waiters() -> None:
+    store = Store()
+    first = store.put("T/t", {"id": LB, "properties": {}})
+    seen = store.revision
+    waiter = asyncio.create_task(store.changed(seen))
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    second = store.put("T/t", {"id": LB, "properties": {}})
+    assert first.etag != second.etag
+    assert await waiter > seen
+    assert await store.changed(seen) == store.revision, "the past does not wait"

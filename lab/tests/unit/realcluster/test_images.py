@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import json
@@ -58,34 +57,27 @@ def test_our_image_is_what_the_containerfile_says() -> None:
 
 
 @pytest.mark.parametrize("reference", ["latest", "1.27", "anything"])
-def test_a_pull_of_any_tag_finds_the_same_manifest(reference: str) -> None:
+async def test_a_pull_of_any_tag_finds_the_same_manifest(reference: str) -> None:
     store = images.Store()
-
-    async def story() -> None:
-        async with TestClient(TestServer(images.registry(store))) as client:
-            assert (await client.get("/v2/")).status == 200
-            for method in ("HEAD", "GET"):
-                answer = await client.request(
-                    method, f"/v2/library/nginx/manifests/{reference}?ns=docker.io"
-                )
-                assert answer.status == 200
-                digest = answer.headers["Docker-Content-Digest"]
-            manifest = json.loads(await answer.read())
-            by_digest = await client.get(f"/v2/library/nginx/manifests/{digest}")
-            assert json.loads(await by_digest.read()) == manifest
-            config = await client.get(f"/v2/library/nginx/blobs/{manifest['config']['digest']}")
-            assert json.loads(await config.read())["os"] == "linux"
-
-    asyncio.run(story())
+    async with TestClient(TestServer(images.registry(store))) as client:
+        assert (await client.get("/v2/")).status == 200
+        for method in ("HEAD", "GET"):
+            answer = await client.request(
+                method, f"/v2/library/nginx/manifests/{reference}?ns=docker.io"
+            )
+            assert answer.status == 200
+            digest = answer.headers["Docker-Content-Digest"]
+        manifest = json.loads(await answer.read())
+        by_digest = await client.get(f"/v2/library/nginx/manifests/{digest}")
+        assert json.loads(await by_digest.read()) == manifest
+        config = await client.get(f"/v2/library/nginx/blobs/{manifest['config']['digest']}")
+        assert json.loads(await config.read())["os"] == "linux"
 
 
-def test_an_unknown_image_is_not_found_and_the_known_ones_are_named() -> None:
-    async def story() -> None:
-        async with TestClient(TestServer(images.registry(images.Store()))) as client:
-            answer = await client.get("/v2/library/postgres/manifests/16")
-            assert answer.status == 404
-            (error,) = (await answer.json())["errors"]
-            assert error["code"] == "MANIFEST_UNKNOWN"
-            assert "nginx" in error["message"]
-
-    asyncio.run(story())
+async def test_an_unknown_image_is_not_found_and_the_known_ones_are_named() -> None:
+    async with TestClient(TestServer(images.registry(images.Store()))) as client:
+        answer = await client.get("/v2/library/postgres/manifests/16")
+        assert answer.status == 404
+        (error,) = (await answer.json())["errors"]
+        assert error["code"] == "MANIFEST_UNKNOWN"
+        assert "nginx" in error["message"]

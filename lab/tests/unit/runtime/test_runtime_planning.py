@@ -270,39 +270,33 @@ async def read(log: LogFile, **options: Any) -> bytes:
     return b"".join([chunk async for chunk in log.read(**options)])
 
 
-def test_a_log_is_what_was_written(tmp_path: Path) -> None:
-    async def story() -> None:
-        log = LogFile(tmp_path / "0.log")
-        log.append(1, b"one\ntw")
-        log.append(2, b"err\n")
-        log.append(1, b"o\nthree")
-        assert await read(log) == b"one\nerr\ntwo\n"
-        assert await read(log, tail_lines=1) == b"two\n"
-        assert await read(log, tail_lines=0) == b""
-        follower = asyncio.create_task(read(log, follow=True, tail_lines=1))
-        await asyncio.sleep(0)
-        log.end()
-        assert await follower == b"two\nthree"
-        assert (await read(log, timestamps=True)).count(b"Z ") == 4
-
-    asyncio.run(story())
+async def test_a_log_is_what_was_written(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "0.log")
+    log.append(1, b"one\ntw")
+    log.append(2, b"err\n")
+    log.append(1, b"o\nthree")
+    assert await read(log) == b"one\nerr\ntwo\n"
+    assert await read(log, tail_lines=1) == b"two\n"
+    assert await read(log, tail_lines=0) == b""
+    follower = asyncio.create_task(read(log, follow=True, tail_lines=1))
+    await asyncio.sleep(0)
+    log.end()
+    assert await follower == b"two\nthree"
+    assert (await read(log, timestamps=True)).count(b"Z ") == 4
 
 
-def test_a_long_log_keeps_its_end_and_a_follower_misses_nothing(tmp_path: Path) -> None:
-    async def story() -> None:
-        log = LogFile(tmp_path / "0.log", limit=4096)
-        follower = asyncio.create_task(read(log, follow=True))
-        await asyncio.sleep(0)
-        lines = [b"line %d\n" % n for n in range(1000)]
-        for line in lines:
-            log.append(1, line)
-        log.end()
-        assert await follower == b"".join(lines)
-        kept = await read(log)
-        assert kept.endswith(b"line 998\nline 999\n")
-        assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 2 * 4096
-
-    asyncio.run(story())
+async def test_a_long_log_keeps_its_end_and_a_follower_misses_nothing(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "0.log", limit=4096)
+    follower = asyncio.create_task(read(log, follow=True))
+    await asyncio.sleep(0)
+    lines = [b"line %d\n" % n for n in range(1000)]
+    for line in lines:
+        log.append(1, line)
+    log.end()
+    assert await follower == b"".join(lines)
+    kept = await read(log)
+    assert kept.endswith(b"line 998\nline 999\n")
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 2 * 4096
 
 
 # nginx

@@ -1,4 +1,4 @@
-"""What ``gatewayplan`` may ask ``gatewayside`` to do, one step each."""
+"""What ``plan`` may ask ``side`` to do, one action each."""
 
 from __future__ import annotations
 

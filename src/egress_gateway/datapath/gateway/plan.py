@@ -41,8 +41,8 @@ from egress_gateway.datapath.gateway.ruleset import (
     ALWAYS_REFUSED,
     INSIDE_LINK,
     NODE_LINK,
-    Configuration,
-    Server,
+    ServedConfiguration,
+    WireGuardServer,
     gateway_ruleset,
     node_ruleset,
 )
@@ -144,7 +144,7 @@ class GatewayDesired:
 
     primary: IPv4Address
     mtu: int = 1500
-    configurations: tuple[Configuration, ...] = ()
+    configurations: tuple[ServedConfiguration, ...] = ()
     refused: tuple[IPNetwork, ...] = ()
     surroundings: Surroundings = Surroundings()
 
@@ -190,7 +190,7 @@ class GatewayDesired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """One of the two namespaces as it is. ``filter``: as in ``podplan.PodObserved``."""
+    """One of the two namespaces as it is. ``filter``: as in ``datapath.pod.plan.PodObserved``."""
 
     links: Mapping[str, Link] = field(default_factory=dict)
     addresses: frozenset[IPAddress] = frozenset()
@@ -217,14 +217,14 @@ class GatewayObserved:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlannedAction:
     """An action; ``port`` of the server it is for, None for the node as a whole."""
 
     action: Action
     port: int | None = None
 
 
-def plan(desired: GatewayDesired, observed: GatewayObserved) -> list[Step]:
+def plan(desired: GatewayDesired, observed: GatewayObserved) -> list[PlannedAction]:
     """The steps from ``observed`` to ``desired``; none when they agree."""
     inside = observed.gateway or Place()
     shared: list[Action] = [
@@ -234,11 +234,11 @@ def plan(desired: GatewayDesired, observed: GatewayObserved) -> list[Step]:
         *_claimed(desired, observed),
         *_routing(desired, observed, inside),
     ]
-    steps = [Step(action) for action in shared]
+    steps = [PlannedAction(action) for action in shared]
     for configuration in desired.configurations:
         for server in configuration.servers:
             actions = _server(server, configuration, desired.mtu, observed, inside)
-            steps += [Step(action, server.port) for action in actions]
+            steps += [PlannedAction(action, server.port) for action in actions]
     return steps
 
 
@@ -355,8 +355,8 @@ def _by_mark(rule: RoutingRule) -> tuple[int, int]:
 
 
 def _server(
-    wanted: Server,
-    configuration: Configuration,
+    wanted: WireGuardServer,
+    configuration: ServedConfiguration,
     mtu: int,
     observed: GatewayObserved,
     inside: Place,

@@ -33,14 +33,14 @@ _SO_ATTACH_FILTER: Final = 26
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ProbeTarget:
     """A host that is asked: by TCP, or with ``port`` 0 by ICMP echo."""
 
     address: IPv4Address
     port: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> Target:
+    def parse(cls, text: str) -> ProbeTarget:
         """``198.51.100.10:443`` or ``198.51.100.10``. Raises ``ValueError``."""
         host, colon, port = text.strip().partition(":")
         number = int(port) if colon else 0
@@ -57,12 +57,12 @@ class Answer:
     """``secondary`` was answered by ``target``; ``acknowledge``: what an RST must carry."""
 
     secondary: IPv4Address
-    target: Target
+    target: ProbeTarget
     port: int
     acknowledge: int
 
 
-def question(secondary: IPv4Address, target: Target, number: int) -> bytes:
+def question(secondary: IPv4Address, target: ProbeTarget, number: int) -> bytes:
     """The IPv4 packet that asks ``target``; ``number`` counts rounds."""
     if not target.port:
         return _packet(secondary, target.address, _ICMP, echo_request(_IDENTIFIER, number))
@@ -88,15 +88,17 @@ def parse(packet: bytes) -> Answer | None:
     if packet[9] == _ICMP and len(body) >= 8:
         kind, _, _, whose = struct.unpack_from("!BBHH", body)
         mine = kind == 0 and whose == _IDENTIFIER
-        return Answer(secondary, Target(source), 0, 0) if mine else None
+        return Answer(secondary, ProbeTarget(source), 0, 0) if mine else None
     if packet[9] == _TCP and len(body) >= 20:
         port, ours, _, acknowledge = struct.unpack_from("!HHII", body)
         if FIRST_PORT <= ours < FIRST_PORT + PORTS:
-            return Answer(secondary, Target(source, port), ours, acknowledge)
+            return Answer(secondary, ProbeTarget(source, port), ours, acknowledge)
     return None
 
 
-def _segment(source: IPv4Address, port: int, target: Target, *, sequence: int, flags: int) -> bytes:
+def _segment(
+    source: IPv4Address, port: int, target: ProbeTarget, *, sequence: int, flags: int
+) -> bytes:
     head = struct.pack("!HHIIBBHHH", port, target.port, sequence, 0, 5 << 4, flags, 1024, 0, 0)
     pseudo = source.packed + target.address.packed + struct.pack("!BBH", 0, _TCP, len(head))
     total = checksum(pseudo + head)
@@ -115,7 +117,7 @@ class Asker:
     def __init__(self, inside: NetNS) -> None:
         self._send, self._hear = inside.run(_open)
 
-    def ask(self, secondary: IPv4Address, targets: Iterable[Target], number: int) -> None:
+    def ask(self, secondary: IPv4Address, targets: Iterable[ProbeTarget], number: int) -> None:
         for target in targets:
             self._out(question(secondary, target, number), target)
 
@@ -135,7 +137,7 @@ class Asker:
         self._send.close()
         self._hear.close()
 
-    def _out(self, packet: bytes, target: Target) -> None:
+    def _out(self, packet: bytes, target: ProbeTarget) -> None:
         # A way that refuses to send is a way that does not work: the silence tells.
         with contextlib.suppress(OSError):
             self._send.sendto(packet, (str(target.address), 0))

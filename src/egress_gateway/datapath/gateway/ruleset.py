@@ -52,9 +52,13 @@ GATEWAY_SETS: Final = (
     ),
 )
 NODE_TABLE: Final = "egress_gateway_gateway"
-NODE_SETS: Final = ("secondaries4", "secondaries6", "frontends4", "uplinks")
+NODE_SETS: Final = ("secondaries4", "secondaries6", "frontends4", "uplinks", "inbound")
 STRAY: Final = "stray"
 REFUSED: Final = "refused"
+FORGED_SOURCE: Final = "forged_source"
+FORGED_DESTINATION: Final = "forged_destination"
+GATEWAY_COUNTERS: Final = (STRAY, REFUSED)
+FORGED: Final = (FORGED_SOURCE, FORGED_DESTINATION)
 NODE_LINK: Final = "gateway0"
 """The node's end of the pair that joins it to the gateway's namespace."""
 INSIDE_LINK: Final = "host0"
@@ -86,7 +90,7 @@ _IP: Final[dict[Family, str]] = {4: "ip", 6: "ip6"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
+class WireGuardServer:
     """A WireGuard server: an interface of its own, with a key pair of its own. ``private_key``
     None: not known at the moment; an interface that is there goes on with the key it has, and
     none is made."""
@@ -100,13 +104,13 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
+class ServedConfiguration:
     """What a gateway node does for one StaticGatewayConfiguration.
 
     ``port`` is its WireGuard port and names everything of it; ``secondary`` the private address
     its pods' packets leave with, ``secondary6`` the same of IPv6 (None: IPv6 is not carried);
     ``frontend`` the load balancer's address, if known; ``name`` is for messages. ``private_key``:
-    as a ``Server``'s.
+    as a ``WireGuardServer``'s.
 
     While its key pair is being changed it has a ``second`` server. All else is the same for both:
     the conntrack zone above all, so that a connection may change from one to the other. Replies go
@@ -121,14 +125,14 @@ class Configuration:
     frontend: IPAddress | None = None
     destinations: tuple[IPNetwork, ...] = ()
     """What it names as the gateway's (``excludeCidrs`` under ``azureNetworking``)."""
-    second: Server | None = None
+    second: WireGuardServer | None = None
     second_answers: bool = True
     zone: int = 0
     """Conntrack zone; 0: its port. See ``zones``."""
 
     @property
-    def servers(self) -> tuple[Server, ...]:
-        first = Server(port=self.port, private_key=self.private_key)
+    def servers(self) -> tuple[WireGuardServer, ...]:
+        first = WireGuardServer(port=self.port, private_key=self.private_key)
         return (first, self.second) if self.second else (first,)
 
     @property
@@ -157,8 +161,8 @@ class Configuration:
 
 
 def zones(
-    configurations: Iterable[Configuration], before: Mapping[IPv4Address, int]
-) -> list[Configuration]:
+    configurations: Iterable[ServedConfiguration], before: Mapping[IPv4Address, int]
+) -> list[ServedConfiguration]:
     """The configurations with the conntrack zones that their addresses had ``before``, since
     connections are known by them: the port may be another one by now. New ones get that of their
     port, or the first that nobody has."""
@@ -176,7 +180,7 @@ def zones(
 
 
 def gateway_ruleset(
-    configurations: Iterable[Configuration],
+    configurations: Iterable[ServedConfiguration],
     *,
     refused: Iterable[IPNetwork],
     local: Iterable[IPNetwork] = (),
@@ -267,7 +271,7 @@ _ECHO6: Final = "icmpv6 type echo-request"
 
 def _translation(
     family: Family,
-    ordered: Iterable[Configuration],
+    ordered: Iterable[ServedConfiguration],
     refused: Iterable[IPNetwork],
     local: Iterable[IPNetwork],
 ) -> str:
@@ -293,7 +297,7 @@ def _translation(
   set permitted{family} {{ typeof iifname . {ip} daddr; flags interval;{_elements(permitted)} }}"""
 
 
-def _by_name(ordered: Iterable[Configuration]) -> list[tuple[str, Configuration]]:
+def _by_name(ordered: Iterable[ServedConfiguration]) -> list[tuple[str, ServedConfiguration]]:
     """Every interface's name, quoted, and whose it is."""
     return [(f'"{server.interface}"', c) for c in ordered for server in c.servers]
 
@@ -316,7 +320,7 @@ def _snat(ip: str, family: Family) -> str:
 
 
 def node_ruleset(
-    configurations: Iterable[Configuration],
+    configurations: Iterable[ServedConfiguration],
     *,
     primary: IPv4Address,
     uplinks: Iterable[str] = (),
@@ -326,23 +330,41 @@ def node_ruleset(
     leaves from a server port keeps it, whatever the node masquerades: a pod would follow the
     gateway to another port, and be lost when connection tracking forgets it.
     ``uplinks``: what pods send leaves by one of these links, not by one towards the node's own
-    pods or containers; none: by any."""
+    pods or containers, and replies come by one of them; none: by any.
+
+    Nobody else on the node speaks with a secondary address, and nobody but an uplink's neighbours
+    speaks to one, whatever packets he writes: neither a pod beside us nor, but with addresses that
+    are the node's, a process of the node."""
     ordered = sorted(configurations, key=lambda c: c.port)
     frontends = sorted({str(c.frontend) for c in ordered if c.frontend and c.frontend.version == 4})
     secondaries6 = _elements(str(c.secondary6) for c in ordered if c.secondary6)
     links = [f'"{name}"' for name in sorted(uplinks)]
     elsewhere = f'iifname "{NODE_LINK}" oifname != @uplinks counter drop' if links else ""
+    inbound = [*links, f'"{NODE_LINK}"'] if links else []
     return f"""\
 table inet {NODE_TABLE} {{
   set secondaries4 {{ type ipv4_addr;{_elements(str(c.secondary) for c in ordered)} }}
   set secondaries6 {{ type ipv6_addr;{secondaries6} }}
   set frontends4 {{ type ipv4_addr;{_elements(frontends)} }}
   set uplinks {{ type ifname;{_elements(links)} }}
+  set inbound {{ type ifname;{_elements(inbound)} }}
+  counter {FORGED_SOURCE} {{ }}
+  counter {FORGED_DESTINATION} {{ }}
   chain untracked {{
     type filter hook prerouting priority raw; policy accept;
+    ip saddr @secondaries4 iifname != "{NODE_LINK}" {_forged(FORGED_SOURCE)}
+    ip6 saddr @secondaries6 iifname != "{NODE_LINK}" {_forged(FORGED_SOURCE)}
+{_arrivals(bool(links))}
     iifname "{NODE_LINK}" notrack
     ip daddr @secondaries4 notrack
     ip6 daddr @secondaries6 notrack
+  }}
+  chain output {{
+    type filter hook output priority raw; policy accept;
+    ip saddr @secondaries4 {_forged(FORGED_SOURCE)}
+    ip6 saddr @secondaries6 {_forged(FORGED_SOURCE)}
+    ip daddr @secondaries4 fib saddr type != local {_forged(FORGED_DESTINATION)}
+    ip6 daddr @secondaries6 fib saddr type != local {_forged(FORGED_DESTINATION)}
   }}
   chain balanced {{
     type nat hook prerouting priority dstnat - 10; policy accept;
@@ -367,6 +389,19 @@ table inet {NODE_TABLE} {{
   }}
 }}
 """
+
+
+def _forged(counter: str) -> str:
+    return f'counter name "{counter}" drop'
+
+
+def _arrivals(known: bool) -> str:
+    """Only uplinks bring replies, where the uplinks are known."""
+    rules = (
+        f"    {ip} daddr @secondaries{family} iifname != @inbound {_forged(FORGED_DESTINATION)}"
+        for family, ip in _IP.items()
+    )
+    return "\n".join(rules) if known else ""
 
 
 def _elements(elements: Iterable[str]) -> str:

@@ -36,21 +36,21 @@ _WORDS: Final[dict[Family, tuple[str, str]]] = {4: ("ip", "ip ttl"), 6: ("ip6", 
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class DefaultRoute:
     """The one default route of a family: its link, and the router on it."""
 
     device: str
     router: IPAddress
 
 
-def ways(routes: Iterable[Route]) -> dict[Family, Way]:
+def default_routes(routes: Iterable[Route]) -> dict[Family, DefaultRoute]:
     """By family; none where there is no default route with a router, or several. Pure."""
-    found: dict[Family, Way] = {}
+    found: dict[Family, DefaultRoute] = {}
     defaults = [r for r in routes if r.table == MAIN and r.destination.prefixlen == 0]
     for family in _WORDS:
         here = [r for r in defaults if r.destination.version == family]
         if len(here) == 1 and here[0].device and here[0].gateway:
-            found[family] = Way(here[0].device, here[0].gateway)
+            found[family] = DefaultRoute(here[0].device, here[0].gateway)
     return found
 
 
@@ -71,7 +71,7 @@ def ruleset(
     sets: list[str] = []
     out: list[str] = []
     back: dict[str, list[str]] = {}
-    for family, way in ways(known).items():
+    for family, way in default_routes(known).items():
         mine = {a: inner for a, inner in secondaries.items() if a.version == family}
         if not mine:
             continue

@@ -30,23 +30,23 @@ from egress_gateway.datapath.gateway.plan import (
     GatewayDesired,
     GatewayObserved,
     Place,
-    Step,
+    PlannedAction,
     Surroundings,
     inner,
     plan,
     surroundings,
 )
 from egress_gateway.datapath.gateway.ruleset import (
+    FORGED,
+    GATEWAY_COUNTERS,
     GATEWAY_SETS,
     GATEWAY_TABLE,
     INSIDE_LINK,
     NODE_LINK,
     NODE_SETS,
     NODE_TABLE,
-    REFUSED,
-    STRAY,
-    Configuration,
-    Server,
+    ServedConfiguration,
+    WireGuardServer,
 )
 from egress_gateway.datapath.gateway.shortcut import Shortcut
 from egress_gateway.datapath.linux import connections, conntrack, netns, nft, sockets
@@ -76,7 +76,7 @@ _TABLES: dict[Where, tuple[str, tuple[str, ...]]] = {
 class Converged:
     """What a pass did, and what stopped which configuration (port -> one line)."""
 
-    done: tuple[Step, ...]
+    done: tuple[PlannedAction, ...]
     problems: Mapping[int, str]
     found: Mapping[str, Device]
     """Interfaces that were there before the pass, by name."""
@@ -110,7 +110,7 @@ class GatewaySide:
         with self._lock:
             observed = self.observe(desired)
             problems: dict[int, str] = {}
-            done: list[Step] = []
+            done: list[PlannedAction] = []
             for step in plan(desired, observed):
                 if step.port in problems:
                     continue
@@ -159,7 +159,7 @@ class GatewaySide:
                     translated=_secondaries(Nftables(inside).table("inet", GATEWAY_TABLE)),
                 )
 
-    def apply(self, step: Step) -> None:
+    def apply(self, step: PlannedAction) -> None:
         """One step of a plan."""
         match step.action:
             case steps.CreateNamespace():
@@ -257,7 +257,7 @@ class GatewaySide:
 
     def sync_peers(
         self,
-        server: Server | Configuration,
+        server: WireGuardServer | ServedConfiguration,
         wanted: Mapping[str, Sequence[IPNetwork]],
         *,
         device: Device | None = None,
@@ -278,7 +278,7 @@ class GatewaySide:
 
     def change_peers(
         self,
-        server: Server | Configuration,
+        server: WireGuardServer | ServedConfiguration,
         *,
         add: Mapping[str, Sequence[IPNetwork]],
         remove: Mapping[str, Sequence[IPNetwork]],
@@ -313,13 +313,16 @@ class GatewaySide:
         return {port for port in bound if f"wg-{port}" in up}
 
     def counters(self) -> dict[str, int]:
-        """Packets that were kept from leaving: ``stray`` and ``refused``."""
+        """Packets that were dropped, by reason: ``stray`` and ``refused`` in the gateway's
+        namespace, ``forged_source`` and ``forged_destination`` in the node's."""
         with self._inside() as inside:
             if inside is None:
                 return {}
-            rules = Nftables(inside)
+            places = ((inside, GATEWAY_TABLE, GATEWAY_COUNTERS), (self._node, NODE_TABLE, FORGED))
             return {
-                name: rules.counter("inet", GATEWAY_TABLE, name) or 0 for name in (STRAY, REFUSED)
+                name: Nftables(place).counter("inet", table, name) or 0
+                for place, table, names in places
+                for name in names
             }
 
     # Connections.

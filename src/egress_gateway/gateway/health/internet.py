@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gateway.reach import Asker, Target
+from egress_gateway.datapath.gateway.reach import Asker, ProbeTarget
 from egress_gateway.datapath.gateway.side import NAMESPACE
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.netns import NetNS
@@ -48,7 +48,7 @@ class Internet:
 
     def __init__(
         self,
-        targets: tuple[Target, ...],
+        targets: tuple[ProbeTarget, ...],
         served: Callable[[], Mapping[str, IPv4Address]],
         *,
         interval: float,

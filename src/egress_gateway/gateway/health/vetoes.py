@@ -83,7 +83,7 @@ class Vetoes:
             try:
                 self._drain = leaving(await self._client.get(NODES, self._node))
             except ApiError as error:
-                log.info("cannot look at the own Node: %s", error)
+                log.info("could not read the own Node: %s", error)
             await self._tell()
             await asyncio.sleep(_LOOK_SECONDS)
 
@@ -97,10 +97,13 @@ class Vetoes:
         found = vetoes(self._drain, dead)
         try:
             if await self._reporter.veto(found):
-                log.warning("vetoes", extra={"now": [f"{v.reason}: {v.message}" for v in found]})
+                log.warning(
+                    "vetoed this gateway",
+                    extra={"vetoes": [f"{v.reason}: {v.message}" for v in found]},
+                )
                 for name, message in dead.items():
                     text = f"{message}; pods use other gateways while there are some"
                     self._warn(name, INTERNET_UNREACHABLE, text)
         except ApiError as error:
             # Written with the next report, or the next look.
-            log.warning("veto not written: %s", error)
+            log.warning("could not write a veto: %s", error)

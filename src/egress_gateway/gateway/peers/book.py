@@ -6,65 +6,135 @@ pass over all of them: a new pod waits for its gateway.
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import ipaddress
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
 
 from egress_gateway.api.types import PodEndpoint
-from egress_gateway.datapath.addresses import IPAddress, IPNetwork
+from egress_gateway.datapath.addresses import IPAddress, IPNetwork, parse_network, within
 from egress_gateway.gateway.peers.rules import (
-    Accepted,
-    Refused,
+    MIRROR_ANNOTATION,
+    AcceptedClaim,
+    Evidence,
+    RefusedClaim,
+    Resolved,
     addresses_of,
+    annotated,
     configuration_of,
     judge,
     resolve,
 )
 from egress_gateway.kube.informer.cache import Cache
-from egress_gateway.kube.resources import Key, Pod
+from egress_gateway.kube.resources import Key, Node, Pod
 
-log = logging.getLogger(__name__)
+ANNOTATION_GRACE: Final = 30.0
+"""Seconds that a pod may still use the configuration that its annotation named before: its node
+agent hears of the change on its own, and moves the pod then."""
+_ELECTION: Final = 30.0
+"""Seconds between two looks at whether pods' addresses come from podCIDRs."""
 
-_ADDRESS = "address"
+_ADDRESS: Final = "address"
+_NODE: Final = "node"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimCaches:
+    """What claims are, and what they are judged by."""
+
+    endpoints: Cache[PodEndpoint]
+    pods: Cache[Pod]
+    nodes: Cache[Node]
 
 
 class PeerBook:
-    """``dirty(name)`` is called with a configuration's ``namespace/name`` whose peers changed."""
+    """``dirty(name)`` is called with a configuration's ``namespace/name`` whose peers changed.
+    ``mirror_pods``: whether they may be peers. Call ``tick`` about once a second."""
 
     def __init__(
-        self, endpoints: Cache[PodEndpoint], pods: Cache[Pod], dirty: Callable[[str], None]
+        self,
+        caches: ClaimCaches,
+        dirty: Callable[[str], None],
+        *,
+        mirror_pods: bool = False,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._endpoints = endpoints
-        self._pods = pods
+        self._caches = caches
         self._dirty = dirty
-        self._accepted: dict[str, dict[Key, Accepted]] = {}
+        self._mirror_pods = mirror_pods
+        self._now = now
+        self._accepted: dict[str, dict[Key, AcceptedClaim]] = {}
+        self._resolved: dict[str, Resolved] = {}
         self._where: dict[Key, str] = {}
-        self._refused: dict[Key, str] = {}
+        self._refused: dict[Key, RefusedClaim] = {}
         self._owners: dict[tuple[str, str], Key] = {}
-        self._complete = False
-        pods.set_index(_ADDRESS, lambda pod: [] if pod.spec.host_network else pod.ips)
-        endpoints.set_index(_ADDRESS, addresses_of)
-        endpoints.on_change(self._on_endpoint)
-        pods.on_change(self._on_pod)
+        self._before: dict[Key, tuple[str, float]] = {}
+        """What pods' annotations named before, and until when that counts."""
+        self._by_pod_cidrs = False
+        self._election_due = float("inf")
+        caches.pods.set_index(_ADDRESS, lambda pod: [] if pod.spec.host_network else pod.ips)
+        caches.endpoints.set_index(_ADDRESS, addresses_of)
+        caches.endpoints.set_index(_NODE, lambda endpoint: [endpoint.spec.node_name])
+        caches.nodes.on_change(self._on_node)
+        caches.endpoints.on_change(self._on_endpoint)
+        caches.pods.on_change(self._on_pod)
 
     def peers(self, name: str) -> dict[str, tuple[IPNetwork, ...]]:
         """What the configuration's interfaces should know: public key -> networks."""
-        return resolve(self._accepted.get(name, {}))
+        return self._claims(name).peers
 
     def owner(self, name: str, address: IPAddress) -> Key | None:
         """The pod that has, or had last, an address under a configuration. From any thread."""
         return self._owners.get((name, str(address)))
 
     @property
-    def refused(self) -> dict[Key, str]:
-        """Endpoints that do not count, and why."""
-        return dict(self._refused)
+    def refused(self) -> dict[Key, RefusedClaim]:
+        """Claims that do not count, and why."""
+        found = dict(self._refused)
+        for name in self._accepted:
+            found |= self._claims(name).refused
+        return found
+
+    def claimed(self, key: Key) -> str:
+        """The configuration that an endpoint claims; empty if there is no such endpoint."""
+        endpoint = self._caches.endpoints.get(*key)
+        return configuration_of(endpoint) if endpoint else ""
 
     def complete(self) -> None:
-        """Both caches have their first lists: whom they refuse is told from now on. Before, the
-        pods of ten thousand endpoints may merely not have been read yet."""
-        self._complete = True
-        for key, why in self._refused.items():
-            _tell(key, why)
+        """The caches have their first lists."""
+        self._elect()
+
+    def tick(self) -> None:
+        """Ends what only time ends."""
+        now = self._now()
+        for key in [key for key, (_, until) in self._before.items() if until <= now]:
+            del self._before[key]
+            self._judge(key, self._caches.endpoints.get(*key))
+        if now >= self._election_due:
+            self._elect()
+
+    def _claims(self, name: str) -> Resolved:
+        if name not in self._resolved:
+            self._resolved[name] = resolve(self._accepted.get(name, {}))
+        return self._resolved[name]
+
+    def _elect(self) -> None:
+        """Some network plugins give addresses of their own and leave podCIDRs unused, which nobody
+        says anywhere. What most pods have decides; no single node can decide it."""
+        self._election_due = self._now() + _ELECTION
+        cidrs = {n.metadata.name: pod_networks(n) for n in self._caches.nodes.values()}
+        used = by_pod_cidrs(self._caches.pods.values(), cidrs)
+        if used != self._by_pod_cidrs:
+            self._by_pod_cidrs = used
+            for endpoint in self._caches.endpoints.values():
+                self._judge(_key(endpoint), endpoint)
+
+    def _on_node(self, key: Key, old: Node | None, new: Node | None) -> None:
+        if (old.spec.pod_cidrs if old else []) != (new.spec.pod_cidrs if new else []):
+            for endpoint in self._caches.endpoints.by_index(_NODE, key.name):
+                self._judge(_key(endpoint), endpoint)
 
     def _on_endpoint(self, key: Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
         self._judge(key, new)
@@ -72,53 +142,92 @@ class PeerBook:
     def _on_pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
         if old is not None and new is not None and _same(old, new):
             return
-        endpoint = self._endpoints.get(*key)
+        if old is not None and new is not None and old.metadata.uid == new.metadata.uid:
+            if (name := annotated(old)) and name != annotated(new):
+                self._before[key] = (name, self._now() + ANNOTATION_GRACE)
+        else:
+            self._before.pop(key, None)
+        endpoint = self._caches.endpoints.get(*key)
         if endpoint is not None:
             self._judge(key, endpoint)
         for address in {a for pod in (old, new) if pod for a in pod.ips}:
-            for other in self._endpoints.by_index(_ADDRESS, address):
-                claimant = Key(other.metadata.namespace, other.metadata.name)
-                if claimant != key:
-                    self._judge(claimant, other)
+            for other in self._caches.endpoints.by_index(_ADDRESS, address):
+                if _key(other) != key:
+                    self._judge(_key(other), other)
 
     def _judge(self, key: Key, endpoint: PodEndpoint | None) -> None:
-        verdict = None
-        if endpoint is not None:
-            verdict = judge(endpoint, self._pods.get(*key), self._having)
+        verdict = judge(endpoint, self._evidence(key, endpoint)) if endpoint is not None else None
         before = self._where.pop(key, None)
-        had = self._accepted.get(before, {}).pop(key, None) if before else None
+        had = self._accepted[before].pop(key, None) if before else None
         name = configuration_of(endpoint) if endpoint else None
-        if isinstance(verdict, Accepted) and name is not None:
+        changed = {before} if before else set()
+        if isinstance(verdict, AcceptedClaim) and name is not None:
             self._accepted.setdefault(name, {})[key] = verdict
             self._where[key] = name
-            # NB: kept when the pod goes; its last connections end after it.
+            # Kept when the pod goes, because its last connections end after it.
             self._owners.update({(name, str(n.network_address)): key for n in verdict.networks})
-            self._refused.pop(key, None)
-            if (before, had) != (name, verdict):
-                self._dirty(name)
-        elif isinstance(verdict, Refused):
-            if self._complete and self._refused.get(key) != verdict.why:
-                _tell(key, verdict.why)
-            self._refused[key] = verdict.why
+            changed = set() if (before, had) == (name, verdict) else {*changed, name}
+        if isinstance(verdict, RefusedClaim):
+            self._refused[key] = verdict
         else:
             self._refused.pop(key, None)
-        if before is not None and before != self._where.get(key):
-            self._dirty(before)
+        for one in changed:
+            self._resolved.pop(one, None)
+            self._dirty(one)
+
+    def _evidence(self, key: Key, endpoint: PodEndpoint) -> Evidence:
+        pod = self._caches.pods.get(*key)
+        named = {annotated(pod)} if pod else set()
+        if key in self._before:
+            named.add(self._before[key][0])
+        node = self._caches.nodes.get("", endpoint.spec.node_name) if self._by_pod_cidrs else None
+        return Evidence(
+            pod=pod,
+            having=self._having,
+            named=named,
+            networks=pod_networks(node) if node else (),
+            mirror_pods=self._mirror_pods,
+        )
 
     def _having(self, address: str) -> Iterable[Pod]:
-        return self._pods.by_index(_ADDRESS, address)
+        return self._caches.pods.by_index(_ADDRESS, address)
 
 
-def _tell(key: Key, why: str) -> None:
-    log.info("endpoint does not count", extra={"pod": str(key), "why": why})
+def pod_networks(node: Node) -> tuple[IPNetwork, ...]:
+    """The Node's podCIDRs; what is none is left out."""
+    found: list[IPNetwork] = []
+    for text in node.spec.pod_cidrs:
+        with contextlib.suppress(ValueError):
+            found.append(ipaddress.ip_network(text))
+    return tuple(found)
+
+
+def by_pod_cidrs(pods: Iterable[Pod], cidrs: dict[str, tuple[IPNetwork, ...]]) -> bool:
+    """Whether most pods have their first address from the podCIDRs of their Node. Pods on Nodes
+    that have none do not vote; without a vote it is not so. Pure."""
+    votes = 0
+    for pod in pods:
+        around = cidrs.get(pod.spec.node_name)
+        if not around or pod.spec.host_network or pod.finished or not pod.ips:
+            continue
+        with contextlib.suppress(ValueError):
+            address = parse_network(pod.ips[0])
+            votes += 1 if any(within(address, n) for n in around) else -1
+    return votes > 0
+
+
+def _key(endpoint: PodEndpoint) -> Key:
+    return Key(endpoint.metadata.namespace, endpoint.metadata.name)
 
 
 def _same(old: Pod, new: Pod) -> bool:
     """Whether a pod's change is none for us."""
     return (
         old.metadata.uid == new.metadata.uid
-        and old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
         and old.spec == new.spec
         and old.ips == new.ips
         and old.finished == new.finished
+        and annotated(old) == annotated(new)
+        and (MIRROR_ANNOTATION in old.metadata.annotations)
+        == (MIRROR_ANNOTATION in new.metadata.annotations)
     )

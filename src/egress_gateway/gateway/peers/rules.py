@@ -1,37 +1,89 @@
-"""Which pods may send through a configuration: PodEndpoints judged by Pods. Pure.
+"""Which pods may send through a configuration: claims judged by what the API server knows. Pure.
 
-A PodEndpoint is written by the pod's node; a Pod is what Kubernetes knows. The endpoint counts when
-a live Pod has its name, UID and node, and its addresses are that Pod's. The kubelet writes
-``status.podIPs`` only after the network is up, which waits for us: until then an address counts if
-no other running pod has it. Finished pods own no address; neither do terminating ones of the same
-node, whose kubelet has just given the address away.
+A PodEndpoint is a *claim*. The agent of the pod's node writes it, and an agent in wrong hands
+writes anything. So a claim counts only if it agrees with all that others wrote: the Pod's UID,
+node, annotation and owner reference; the addresses of other nodes' pods; the Node's podCIDRs; the
+claims that were there before.
+
+``status.podIPs`` may confirm an address, but its silence refuses none. The kubelet writes it after
+the network is up, and the network waits for this verdict. That is so for a new pod, and for a
+sandbox that the kubelet makes again, whose old address the status still shows. Among pods of one
+node the status decides nothing either: that node gives the addresses, and gives them again.
+
+*First holder*: of two claims of one key the older PodEndpoint has it, by the API server's own
+``creationTimestamp`` (ties by UID). The definition of the kind lets nobody put another key into a
+PodEndpoint that exists, so its age is the age of its claim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
-from egress_gateway.api import keys
+from egress_gateway.api import keys, names
 from egress_gateway.api.types import PodEndpoint
-from egress_gateway.datapath.addresses import IPNetwork, parse_network
+from egress_gateway.datapath.addresses import IPNetwork, parse_network, within
 from egress_gateway.kube.resources import Key, Pod
 
 PodsByAddress = Callable[[str], Iterable[Pod]]
 
+MOST_ADDRESSES: Final = 8
+"""Of one pod: two for each of four networks. A claim of more is refused before any is looked at."""
+MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
+"""On a Pod that the kubelet made from a file of its node: nobody admitted its annotations."""
+
+POD_MISSING: Final = "PodMissing"
+POD_REPLACED: Final = "PodReplaced"
+POD_FINISHED: Final = "PodFinished"
+NOT_OWNED: Final = "NotOwned"
+WRONG_NODE: Final = "WrongNode"
+HOST_NETWORK: Final = "HostNetwork"
+MIRROR_POD: Final = "MirrorPod"
+NOT_ANNOTATED: Final = "NotAnnotated"
+INVALID_KEY: Final = "InvalidKey"
+INVALID_ADDRESS: Final = "InvalidAddress"
+FOREIGN_ADDRESS: Final = "ForeignAddress"
+ADDRESS_TAKEN: Final = "AddressTaken"
+KEY_TAKEN: Final = "KeyTaken"
+
+PASSING: Final = frozenset({POD_MISSING, POD_REPLACED, POD_FINISHED})
+"""Reasons that every pod's end has for a moment: its PodEndpoint goes a little later."""
+
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """A peer: its key, its addresses (one-address networks), and its rank among rivals."""
+class AcceptedClaim:
+    """A peer: its key, its addresses (one-address networks), its node, and its age among claims."""
 
     public_key: str
     networks: tuple[IPNetwork, ...]
-    rank: tuple[bool, str, str]
+    node: str
+    rank: tuple[str, str]
+    """Creation time and UID of the PodEndpoint; the least is the first holder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    why: str
+class RefusedClaim:
+    """``reason`` is one of the names above; ``message`` says in words what does not agree."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the API server knows that bears on one claim."""
+
+    pod: Pod | None
+    """The Pod of the claim's name."""
+    having: PodsByAddress = lambda _: ()
+    """Pods whose status has an address, except those on their node's network."""
+    named: Collection[str] = ()
+    """Configurations that the pod's annotation names, or named a moment ago."""
+    networks: Sequence[IPNetwork] = ()
+    """``podCIDRs`` of the claim's Node; empty: it has none, or this cluster does not use them."""
+    mirror_pods: bool = False
+    """Whether mirror pods may be peers."""
 
 
 def configuration_of(endpoint: PodEndpoint) -> str:
@@ -39,59 +91,121 @@ def configuration_of(endpoint: PodEndpoint) -> str:
     return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
 
 
+def annotated(pod: Pod) -> str:
+    """The configuration that the pod's annotation names; empty: none. A namespace's default is
+    written into this annotation when the pod is admitted."""
+    return pod.metadata.annotations.get(names.POD_ANNOTATION, "")
+
+
 def addresses_of(endpoint: PodEndpoint) -> list[str]:
-    """Every address that the endpoint claims; older ones carry a single one."""
+    """The addresses that the endpoint claims, as it spells them, one more than it may at most;
+    endpoints of older agents carry a single one."""
     spec = endpoint.spec
-    return spec.pod_ips or ([spec.pod_ip_address] if spec.pod_ip_address else [])
+    claimed = spec.pod_ips or ([spec.pod_ip_address] if spec.pod_ip_address else [])
+    return claimed[: MOST_ADDRESSES + 1]
 
 
-def judge(endpoint: PodEndpoint, pod: Pod | None, having: PodsByAddress) -> Accepted | Refused:
-    """``pod`` is the Pod of the endpoint's name; ``having`` answers who has an address."""
-    spec = endpoint.spec
+def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | RefusedClaim:
+    """The verdict on one claim, other claims left aside; see ``resolve`` for those."""
+    pod = known.pod
     if pod is None:
-        return Refused("there is no such pod")
-    if pod.metadata.uid != spec.pod_uid:
-        return Refused("the pod has another UID: it was replaced")
-    if not spec.node_name or pod.spec.node_name != spec.node_name:
-        return Refused(f"the pod runs on {pod.spec.node_name!r}, not on {spec.node_name!r}")
-    if pod.finished:
-        return Refused("the pod has finished")
-    if not keys.valid(spec.pod_public_key):
-        return Refused("podPublicKey is no WireGuard key")
+        return RefusedClaim(POD_MISSING, "there is no such pod")
+    refused = _other_pod(endpoint, pod) or _not_entitled(endpoint, pod, known)
+    if refused:
+        return refused
+    if not keys.valid(endpoint.spec.pod_public_key):
+        return RefusedClaim(INVALID_KEY, "podPublicKey is no WireGuard key")
     claimed = addresses_of(endpoint)
+    if len(claimed) > MOST_ADDRESSES:
+        return RefusedClaim(INVALID_ADDRESS, f"it claims more than {MOST_ADDRESSES} addresses")
     try:
         networks = tuple(parse_network(address) for address in claimed)
     except ValueError as error:
-        return Refused(f"podIps: {error}")
-    if not networks or any(n.num_addresses != 1 for n in networks):
-        return Refused("it claims no address")
-    problem = _foreign(pod, claimed, having)
-    if problem:
-        return Refused(problem)
-    meta = pod.metadata
-    rank = (meta.deletion_timestamp is None, meta.creation_timestamp or "", meta.uid)
-    return Accepted(spec.pod_public_key, networks, rank)
+        return RefusedClaim(INVALID_ADDRESS, f"podIps: {str(error)[:100]}")
+    if not networks or not all(_of_a_pod(n) for n in networks):
+        return RefusedClaim(INVALID_ADDRESS, "it claims no address that a pod may have")
+    refused = _not_its_address(pod, networks, known)
+    if refused:
+        return refused
+    meta = endpoint.metadata
+    rank = (meta.creation_timestamp or "", meta.uid)
+    return AcceptedClaim(endpoint.spec.pod_public_key, networks, pod.spec.node_name, rank)
 
 
-def _foreign(pod: Pod, claimed: Iterable[str], having: PodsByAddress) -> str | None:
-    if pod.ips:
-        strange = [address for address in claimed if address not in pod.ips]
-        return f"the pod's addresses are {pod.ips}, not {strange}" if strange else None
-    for address in claimed:
-        for other in having(address):
-            gone = other.finished or other.spec.host_network
-            leaving = (
-                other.metadata.deletion_timestamp is not None
-                and other.spec.node_name == pod.spec.node_name
+def _other_pod(endpoint: PodEndpoint, pod: Pod) -> RefusedClaim | None:
+    """The Pod is not the one that the claim is about."""
+    spec, meta = endpoint.spec, pod.metadata
+    if meta.uid != spec.pod_uid:
+        return RefusedClaim(POD_REPLACED, "the pod has another UID: it was replaced")
+    if pod.finished:
+        return RefusedClaim(POD_FINISHED, "the pod has finished")
+    if not spec.node_name or pod.spec.node_name != spec.node_name:
+        return RefusedClaim(
+            WRONG_NODE, f"the pod runs on {pod.spec.node_name!r}, not on {spec.node_name[:253]!r}"
+        )
+    owners = endpoint.metadata.owner_references
+    if not any((o.kind, o.name, o.uid) == ("Pod", meta.name, meta.uid) for o in owners):
+        return RefusedClaim(NOT_OWNED, "the PodEndpoint has no owner reference to the pod")
+    return None
+
+
+def _not_entitled(endpoint: PodEndpoint, pod: Pod, known: Evidence) -> RefusedClaim | None:
+    """The Pod is the right one, and must not use the configuration."""
+    if pod.spec.host_network:
+        return RefusedClaim(HOST_NETWORK, "the pod is on its node's network")
+    if MIRROR_ANNOTATION in pod.metadata.annotations and not known.mirror_pods:
+        return RefusedClaim(
+            MIRROR_POD,
+            "the pod comes from a file of its node (a static pod), so nobody admitted its "
+            "annotation; set mirrorPods of the gateway agents to allow such pods",
+        )
+    claimed = endpoint.spec.static_gateway_configuration
+    if not claimed or claimed not in known.named:
+        return RefusedClaim(
+            NOT_ANNOTATED,
+            f"the pod's annotation {names.POD_ANNOTATION} is {annotated(pod)[:100]!r}, "
+            f"not {claimed[:100]!r}",
+        )
+    return None
+
+
+def _of_a_pod(network: IPNetwork) -> bool:
+    address = network.network_address
+    special = (
+        address.is_unspecified
+        or address.is_loopback
+        or address.is_multicast
+        or address.is_link_local
+        or (address.version == 6 and address.ipv4_mapped is not None)
+    )
+    return network.num_addresses == 1 and not special
+
+
+def _not_its_address(
+    pod: Pod, networks: Iterable[IPNetwork], known: Evidence
+) -> RefusedClaim | None:
+    for network in networks:
+        address = str(network.network_address)
+        around = [n for n in known.networks if n.version == network.version]
+        if around and not any(within(network, n) for n in around):
+            cidrs = ", ".join(map(str, around))
+            return RefusedClaim(
+                FOREIGN_ADDRESS, f"address {address} is not in the podCIDRs of its node ({cidrs})"
             )
-            if other.metadata.uid != pod.metadata.uid and not gone and not leaving:
+        if address in pod.ips:
+            continue  # who else has it is no better placed; the first claim has it
+        for other in known.having(address):
+            if not other.finished and other.spec.node_name != pod.spec.node_name:
                 owner = f"{other.metadata.namespace}/{other.metadata.name}"
-                return f"address {address} is pod {owner}'s"
+                return RefusedClaim(
+                    ADDRESS_TAKEN,
+                    f"address {address} is pod {owner}'s, on node {other.spec.node_name}",
+                )
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PeerChange:
     """What to tell one interface. ``removed`` carries the addresses whose connections end."""
 
     added: Mapping[str, tuple[IPNetwork, ...]]
@@ -101,26 +215,53 @@ class Change:
         return bool(self.added or self.removed)
 
 
-def resolve(accepted: Mapping[Key, Accepted]) -> dict[str, tuple[IPNetwork, ...]]:
-    """Peers by public key. An address, and a key, belongs to one peer: to the endpoint of the
-    highest rank (not terminating, youngest)."""
-    peers: dict[str, tuple[IPNetwork, ...]] = {}
-    owned: set[IPNetwork] = set()
-    for one in sorted(accepted.values(), key=lambda a: a.rank, reverse=True):
-        if one.public_key in peers:
+@dataclass(slots=True)
+class Resolved:
+    """One configuration's claims, made to agree with each other."""
+
+    peers: dict[str, tuple[IPNetwork, ...]] = field(default_factory=dict)
+    """Public key -> addresses. No key and no address is there twice."""
+    refused: dict[Key, RefusedClaim] = field(default_factory=dict)
+    """Claims that others have precedence over."""
+
+
+def resolve(accepted: Mapping[Key, AcceptedClaim]) -> Resolved:
+    """A key belongs to its first holder. So does an address, but among pods of one node the
+    youngest claim has it: their node gave the address anew."""
+    found = Resolved()
+    holders: dict[str, Key] = {}
+    owners: dict[IPNetwork, AcceptedClaim] = {}
+    for key, one in sorted(accepted.items(), key=lambda item: item[1].rank):
+        if one.public_key in holders:
+            found.refused[key] = RefusedClaim(
+                KEY_TAKEN, f"its key is that of pod {holders[one.public_key]}, which had it first"
+            )
             continue
-        mine = tuple(n for n in one.networks if n not in owned)
-        if mine:
-            peers[one.public_key] = mine
-            owned.update(mine)
-    return peers
+        taken = next((n for n in one.networks if n in owners and owners[n].node != one.node), None)
+        if taken is not None:
+            holder = holders[owners[taken].public_key]
+            found.refused[key] = RefusedClaim(
+                ADDRESS_TAKEN,
+                f"address {taken.network_address} is that of pod {holder}, which had it first",
+            )
+            continue
+        holders[one.public_key] = key
+        owners.update(dict.fromkeys(one.networks, one))
+    for network, one in owners.items():
+        found.peers[one.public_key] = (*found.peers.get(one.public_key, ()), network)
+    for public_key, key in holders.items():
+        if public_key not in found.peers:
+            found.refused[key] = RefusedClaim(
+                ADDRESS_TAKEN, "another pod of its node claimed its address later"
+            )
+    return found
 
 
 def difference(
     before: Mapping[str, tuple[IPNetwork, ...]], after: Mapping[str, tuple[IPNetwork, ...]]
-) -> Change:
+) -> PeerChange:
     """From the peers an interface has to those it should have."""
-    return Change(
+    return PeerChange(
         added={key: n for key, n in after.items() if before.get(key) != n},
         removed={key: n for key, n in before.items() if key not in after},
     )

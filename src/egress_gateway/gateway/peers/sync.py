@@ -1,0 +1,109 @@
+"""Makes interfaces have the peers that the book says.
+
+There are two ways. The quick one tells an interface what changed since it was last told: one short
+message for a pod that comes or goes. The thorough one reads the interface and corrects it. Work on
+one configuration takes turns; configurations never wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+
+from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer
+from egress_gateway.datapath.gateway.side import GatewaySide
+from egress_gateway.gateway import metrics
+from egress_gateway.gateway.peers.book import PeerBook
+from egress_gateway.gateway.peers.rules import difference
+
+log = logging.getLogger(__name__)
+
+Peers = dict[str, tuple[IPNetwork, ...]]
+
+
+class PeerSync:
+    """``serve`` first, then ``sync`` for each configuration; from then on ``change`` is enough."""
+
+    def __init__(self, side: GatewaySide, book: PeerBook) -> None:
+        self._side = side
+        self._book = book
+        self._served: dict[str, ServedConfiguration] = {}
+        self._applied: dict[str, Peers] = {}
+        """What each configuration's interfaces were last told, by name."""
+        self._seconds: dict[str, WireGuardServer] = {}
+        """Second servers that are told of peers, by configuration's name."""
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    @property
+    def served(self) -> Mapping[str, ServedConfiguration]:
+        """By name."""
+        return self._served
+
+    @property
+    def total(self) -> int:
+        """Peers of all configurations."""
+        return sum(map(len, self._applied.values()))
+
+    def serve(self, configurations: Iterable[ServedConfiguration]) -> None:
+        """These have interfaces now, and no others."""
+        self._served = {c.name: c for c in configurations}
+        self._seconds = {}
+        self._applied = {n: p for n, p in self._applied.items() if n in self._served}
+
+    async def change(self, name: str) -> bool:
+        """The quick way. Raises ``DatapathError`` when the interface is not what we think; then
+        only ``sync`` helps. Returns whether anything changed."""
+        configuration = self._served.get(name)
+        if configuration is None or name not in self._applied:
+            return False  # ``sync`` is to come and tells it everything
+        async with self._lock(name):
+            wanted = self._book.peers(name)
+            change = difference(self._applied[name], wanted)
+            if not change:
+                return False
+            second = self._seconds.get(name)
+            try:
+                for server in (configuration, second) if second else (configuration,):
+                    await asyncio.to_thread(
+                        self._side.change_peers, server, add=change.added, remove=change.removed
+                    )
+            except DatapathError:
+                self._applied.pop(name, None)
+                raise
+            self._applied[name] = wanted
+        metrics.peers(name, len(wanted))
+        log.info(
+            "changed peers",
+            extra={
+                "configuration": name,
+                "added": len(change.added),
+                "removed": len(change.removed),
+            },
+        )
+        return True
+
+    async def sync(self, configuration: ServedConfiguration) -> None:
+        """The thorough way. Raises ``DatapathError``."""
+        name = configuration.name
+        async with self._lock(name):
+            wanted = self._book.peers(name)
+            await asyncio.to_thread(self._side.sync_peers, configuration, wanted)
+            self._applied[name] = wanted
+        metrics.peers(name, len(wanted))
+
+    async def sync_second(self, name: str, server: WireGuardServer) -> None:
+        """The same for a configuration's second server. Raises ``DatapathError``."""
+        async with self._lock(name):
+            # A peer that comes now is told to both.
+            self._seconds[name] = server
+            try:
+                await asyncio.to_thread(self._side.sync_peers, server, self._book.peers(name))
+            except DatapathError:
+                self._seconds.pop(name)
+                raise
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
