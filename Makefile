@@ -16,6 +16,9 @@ check: install
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/python -m egress_gateway.api.crd --check
+	.venv/bin/python tools/chart_schema.py --check
+	.venv/bin/python tools/settings_page.py --check
+	.venv/bin/python tools/version.py --check
 
 bench: install
 	@.venv/bin/python -m bench
@@ -27,6 +30,8 @@ crds: install
 # The chart, rendered: deploy/manifests; and what the chart repeats of the code: CRDs, settings.
 manifests: crds
 	@.venv/bin/python tools/chart_schema.py --write
+	@.venv/bin/python tools/settings_page.py --write
+	@.venv/bin/python tools/version.py --write
 	@tools/manifests.py --write
 
 # kubectl and helm, once and outside the repository: for `make manifests` and tests with real clients.

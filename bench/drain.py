@@ -112,7 +112,7 @@ async def _alive(
     while True:
         await asyncio.sleep(_PERIOD / 2)
         found = [await program.call("alive", since=since) for program in programs]
-        total = sum(one["alive"] for one in found)
+        total = sum(int(one["alive"]) for one in found)
         quiet = quiet + 1 if total <= best else 0
         best = max(best, total)
         late = time.monotonic() > since + patience

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from egress_gateway.service.settings import Setting, describe
 
 SCHEMA = (
     Path(__file__).resolve().parents[1] / "deploy/chart/static-egress-gateway/values.schema.json"
@@ -33,20 +33,41 @@ MANAGED = {
     },
     "webhook": EVERYWHERE | {"address", "configuration", "name", "port", "url"},
 }
-_KINDS: dict[Any, dict[str, Any]] = {
-    bool: {"type": "boolean"},
-    int: {"type": "integer", "minimum": 0},
-    float: {"$ref": "#/definitions/seconds"},
-    str: {"type": "string"},
-    list[str]: {"type": "array", "items": {"type": "string"}},
-}
+_POSITIVE = "^([1-9][0-9]*(\\.[0-9]+)?|0?\\.[0-9]*[1-9][0-9]*)$"
+_NOT_NEGATIVE = "^[0-9]*\\.?[0-9]+$"
 
 
 def settings(component: str) -> dict[str, Any]:
     """The properties of ``<component>.settings``."""
     module = importlib.import_module(f"egress_gateway.{component}.settings")
-    fields = msgspec.structs.fields(module.Settings)
-    return {_camel(f.name): _KINDS[f.type] for f in fields if f.name not in MANAGED[component]}
+    return {
+        _camel(setting.name): {"description": setting.text, **_kind(setting)}
+        for setting in describe(module.Settings)
+        if setting.name not in MANAGED[component]
+    }
+
+
+def _kind(setting: Setting) -> dict[str, Any]:
+    match setting.kind:
+        case "boolean" | "string":
+            return {"type": setting.kind}
+        case "list":
+            return {"type": "array", "items": {"type": "string"}}
+        case "integer":
+            return {"type": "integer", **_limits(setting)}
+    # NB: `helm --set` gives fractions as text.
+    pattern = _POSITIVE if "gt" in setting.limits else _NOT_NEGATIVE
+    return {
+        "anyOf": [
+            {"type": "number", **_limits(setting)},
+            {"type": "string", "pattern": pattern},
+        ]
+    }
+
+
+def _limits(setting: Setting) -> dict[str, Any]:
+    words = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}
+    return {words[k]: v for k, v in setting.limits.items() if k in words}
 
 
 def _camel(name: str) -> str:

@@ -103,7 +103,7 @@ def test_a_gateway_pool_brings_gateway_nodes(walk: Walk) -> None:
         ' | python3 -c \'import json, sys; [print(n["spec"]["taints"][0])'
         ' for n in json.load(sys.stdin)["items"]]\''
     )
-    assert outcome.text.count("kubeegressgateway.azure.com/mode") == 2, outcome.text
+    assert outcome.text.count("kubernetes.azure.com/mode") >= 2, outcome.text
 
 
 def test_a_prefix_has_the_length_that_was_asked_for(walk: Walk) -> None:
@@ -284,12 +284,14 @@ def test_the_feature_can_be_switched_off_and_on(walk: Walk) -> None:
 
 def test_a_pool_of_machines_has_nics_of_its_own(walk: Walk) -> None:
     too_old, upgraded, seen = (o.text for o in walk.through("A pool of virtual machines"))
+    assert "StaticEgressGatewayOnlySupportVMSSNodepool" in too_old
     assert "needs Kubernetes 1.34 or later; the cluster has 1.30.5" in too_old
     assert re.search(rf"^default\s+{GROUP}\s+1\.30\.5\s+1\.30\.\d+, 1\.31", upgraded, re.MULTILINE)
     assert re.search(r"^nodepool1\s+Linux\s+1\.34\.1\s", upgraded, re.MULTILINE)
     for number in (0, 1):
         assert re.search(rf"^aks-npvm-\d+-vm{number}\s", seen, re.MULTILINE), "az vm list"
-        assert re.search(rf"\saks-npvm-\d+-vm{number}-nic\s", seen), "az network nic list"
+    for number in range(4):
+        assert re.search(rf"\saks-npvm-\d+-nic{number}\s", seen), "a NIC for each address"
     (line,) = re.findall(r"^.*ipconfig1 .*$", seen, re.MULTILINE)
     assert re.search(r"\s10\.224\.0\.\d+\s", line), "az network nic ip-config list"
 
@@ -297,10 +299,11 @@ def test_a_pool_of_machines_has_nics_of_its_own(walk: Walk) -> None:
 def test_a_machine_pool_scales_too(walk: Walk) -> None:
     walk.through("A pool of virtual machines")
     scaled = walk.terminal.run(
-        "az aks nodepool scale -g $RG --cluster-name $AKS -n npvm --node-count 1\n"
+        "az aks nodepool scale -g $RG --cluster-name $AKS -n npvm --node-count 3\n"
         "az vm list -o table"
     )
-    tables.require(scaled.text, [{"Name": r"aks-npvm-\d+-vm0"}])
+    names = [{"Name": rf"aks-npvm-\d+-vm{number}"} for number in range(3)]
+    tables.require(scaled.text, names)
 
 
 def test_the_role_and_the_prefix_go(walk: Walk) -> None:

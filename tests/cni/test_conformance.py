@@ -36,7 +36,13 @@ PTP = {"type": "ptp", "ipam": IPAM}
 NO_DEFAULT = {"type": "ptp", "ipam": {k: v for k, v in IPAM.items() if k != "routes"}}
 PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
 PORTS = {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
-CHAINS = [[BRIDGE], [PTP], [BRIDGE, PORTMAP], [PTP, PORTMAP], [NO_DEFAULT]]
+CHAINS: list[list[dict[str, Any]]] = [
+    [BRIDGE],
+    [PTP],
+    [BRIDGE, PORTMAP],
+    [PTP, PORTMAP],
+    [NO_DEFAULT],
+]
 ANNOTATED = {names.CNI_CAPABILITY: {names.POD_ANNOTATION: "egress", "other": "x"}}
 NUMBERS = itertools.count(1)
 

@@ -216,7 +216,7 @@ class TestOtherVerbs:
 
     def test_gc_is_handed_on(self, run_dir: Path) -> None:
         valid = [{"containerID": "a", "ifname": "eth0"}]
-        conf = config(run_dir, cniVersion="1.1.0", **{"cni.dev/valid-attachments": valid})
+        conf = config(run_dir, cniVersion="1.1.0") | {"cni.dev/valid-attachments": valid}
         with agent(run_dir) as fake:
             assert call("GC", conf, CNI_CONTAINERID="", CNI_IFNAME="", CNI_NETNS="").code == 0
         told = protocol.decode(json.dumps(fake.requests[0]).encode())
@@ -259,7 +259,7 @@ class TestBadInput:
             {"CNI_NETNS": ""},
         ],
     )
-    def test_environment(self, run_dir: Path, env: dict[str, str]) -> None:
+    def test_environment(self, run_dir: Path, env: dict[str, Any]) -> None:
         done = call("ADD", config(run_dir), **env)
         assert (done.code, done.error["code"]) == (1, 4)
         assert records(run_dir) == []

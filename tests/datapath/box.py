@@ -6,12 +6,14 @@ mount namespaces (tmpfs on /run). The kernel ends everything in them when it end
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
+import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -21,13 +23,15 @@ _SECONDS = 300
 _REPOSITORY = Path(__file__).parents[2]
 
 
-def boxed(function: Callable[[], None]) -> Callable[[], None]:
+def boxed(function: Callable[[], Awaitable[None] | None]) -> Callable[[], None]:
     """Marks a test that needs root and kernel namespaces of its own."""
 
     @functools.wraps(function)
     def outside() -> None:
         if os.environ.get("EGRESS_GATEWAY_TEST_BOX") == function.__name__:
-            function()
+            story = function()
+            if inspect.iscoroutine(story):
+                asyncio.run(story)
             return
         if os.geteuid() != 0:
             pytest.skip("needs root")

@@ -16,9 +16,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from egress_gateway.api import keys
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, peers_of
-from tests.datapath.topology import INTERNET, Place, Pod, World, configuration, keys, until
+from tests.datapath.topology import INTERNET, Place, Pod, World, configuration, until
 
 _DISCOVER, _DO, _DONT, _MTU = 10, 2, 0, 14  # IP_MTU_DISCOVER and its values, IP_MTU: ip(7)
 _HEADERS = 28

@@ -236,8 +236,8 @@ async def _in_force(admin: KubeClient, name: str) -> bool:
     for verb, namespace in (("list", ""), ("get", "default")):
         asked = {"group": "marker", "resource": "markers", "verb": verb, "namespace": namespace}
         review = {"spec": {"user": name, "resourceAttributes": asked}}
-        answer = await admin.create("subjectaccessreviews.authorization.k8s.io/v1", review)
-        if not answer["status"]["allowed"]:
+        reviewed = await admin.create("subjectaccessreviews.authorization.k8s.io/v1", review)
+        if not reviewed["status"]["allowed"]:
             return False
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}}
     answer = await admin.transport.request(

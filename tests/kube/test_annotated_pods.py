@@ -17,7 +17,7 @@ import yaml
 from egress_gateway.api import names
 from egress_gateway.api.manifests import deploy_dir
 from egress_gateway.webhook import main
-from egress_gateway.webhook.registration import MIRROR
+from egress_gateway.webhook.review import MIRROR
 from egress_gateway.webhook.settings import Settings
 from egress_gateway_lab.apiserver.wire.client import HttpTransport, KubeClient, KubeError
 from egress_gateway_lab.realcluster.control_plane import ControlPlane, _free_port

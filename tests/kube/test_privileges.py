@@ -12,7 +12,7 @@ from egress_gateway.api import names
 from egress_gateway_lab.apiserver.wire.client import APPLY_PATCH, MERGE_PATCH, KubeClient
 from egress_gateway_lab.realcluster.control_plane import ControlPlane
 from lab.tests.apiserver.conftest import Cluster
-from lab.tests.apiserver.test_admission import endpoint, forbidden
+from lab.tests.apiserver.test_admission import endpoint, forbidden, owned
 from lab.tests.apiserver.test_objects import pod
 from tests.kube.chart import SYSTEM, Object, component, installed
 
@@ -33,6 +33,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         f"{GROUP}/gatewaylbconfigurations": "delete get list patch",
         f"{GROUP}/gatewayvmconfigurations": "delete get list patch",
         "/nodes": READ,
+        "/namespaces": READ,
         "/events": "create patch",
         "apps/deployments": "list",
         "apps/daemonsets": "list",
@@ -232,14 +233,12 @@ async def test_a_node_agent_speaks_for_its_own_node_alone(
         component(cluster, NODE, "node-a") as a,
         component(cluster, NODE, "node-b") as b,
     ):
-        await a.apply(endpoint("p", "node-a"), resource="podendpoints")
-        await a.apply(endpoint("p", "node-a", podPublicKey="k"), resource="podendpoints")
+        await a.apply(await owned(cluster, "p", "node-a"), resource="podendpoints")
         await refused_elsewhere(cluster, a, b)
         label = {"metadata": {"labels": {names.NODE_READY_LABEL: "true"}}}
         await a.patch("nodes", "node-a", label)
         await forbidden(a.patch("nodes", "node-b", label), "its own Node alone")
         await cluster.admin.create("secrets", secret("sgw-1", SYSTEM))
-        await cluster.admin.create("pods", pod("p"))
         for method, path, body in (
             ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets/sgw-1", None),
             ("GET", "/api/v1/secrets", None),
@@ -254,7 +253,7 @@ async def test_a_node_agent_speaks_for_its_own_node_alone(
 
 async def refused_elsewhere(cluster: Cluster, a: KubeClient, b: KubeClient) -> None:
     """Forged endpoints gain nothing: not made, not changed, not taken, not deleted."""
-    made = await b.create("podendpoints", endpoint("theirs", "node-b"))
+    made = await b.create("podendpoints", await owned(cluster, "theirs", "node-b"))
     written = 'may not write a PodEndpoint of node "node-b"'
     await forbidden(a.create("podendpoints", endpoint("new", "node-b")), written)
     own = 'may not change or delete a PodEndpoint of node "node-b"'
@@ -277,7 +276,7 @@ async def test_a_token_of_a_component_ends_with_its_pod(
 ) -> None:
     async with installed(real_plane, clients) as cluster, component(cluster, NODE) as client:
         path = f"{OURS}/namespaces/default/podendpoints/p"
-        body = endpoint("p", "node-a")
+        body = await owned(cluster, "p", "node-a")
         assert await status(client, "PATCH", path, body, APPLY_PATCH) == 201
         await cluster.admin.delete("pods", f"{NODE}-node-a", namespace=SYSTEM, grace_seconds=0)
         async with asyncio.timeout(60):  # the server believes a token for ten seconds more

@@ -8,10 +8,10 @@ import socket
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from egress_gateway.api import keys
 from egress_gateway.api.types import KeyRotation, RotationPhase
-from egress_gateway.node import metrics
 from tests.node.world import INTERNET6, NODE6, RUN, CniError, RunningPod, World, sh, until
 
 
@@ -120,6 +120,10 @@ async def gateway_that_answers_probes_but_no_handshake() -> None:
         assert seen == {g.public for g in world.gateways if g is not deaf}
 
 
+def moved() -> float:
+    return REGISTRY.get_sample_value("egress_gateway_node_moves_total") or 0
+
+
 async def restarted_agent_moves_nobody() -> None:
     world = World()
     world.build()
@@ -127,13 +131,13 @@ async def restarted_agent_moves_nobody() -> None:
     async with world.running():
         pods = [await world.start_pod(f"p{i}") for i in range(4)]
         before = [await pod.whoami() for pod in pods]
-        moves = metrics.MOVES._value.get()
+        moves = moved()
         await world.stop_agent()
         assert [await pod.whoami() for pod in pods] == before
         await world.start_agent()
         await asyncio.sleep(0.5)
         assert [await pod.whoami() for pod in pods] == before
-        assert metrics.MOVES._value.get() == moves
+        assert moved() == moves
         await pods[0].delete()
         assert len(world.endpoints.values()) == 3
 
@@ -450,11 +454,12 @@ async def changes_leave_other_connections_alone() -> None:
         assert before in {g.public for g in world.gateways}
         for excluded in (["192.0.2.0/24"], ["192.0.2.0/24", "172.16.0.0/12"], []):
             world.configure(exclude_cidrs=excluded)
-            await until(
-                lambda wanted=excluded: (
-                    world.agent.sandboxes[0].attachment.configuration.exclude_cidrs == wanted
-                )
-            )
+
+            def followed(wanted: list[str] = excluded) -> bool:
+                attachment = world.agent.sandboxes[0].attachment
+                return attachment.configuration.exclude_cidrs == wanted
+
+            await until(followed)
             for source, sink in ((served, inbound), (inbound, served)):
                 source.sendall(b"still here")
                 sink.settimeout(5)

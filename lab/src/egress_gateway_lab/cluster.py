@@ -69,6 +69,8 @@ class Lab:
             backend=self,
             verifier=self,
             operation_seconds=float(options.get("operation_seconds", 0.2)),
+            compute_share=options.get("compute_share"),
+            least_gateways=int(options.get("least_gateways", 2)),
             state=Path(options["state"]) if options.get("state") else None,
         )
         self.fabric = Fabric(self.emulator.resources, token=self._machine_token)

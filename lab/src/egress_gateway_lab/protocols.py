@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ class Resources(Protocol):
 
     def get(self, resource_id: str) -> Resource | None: ...
 
-    def list(self, resource_type: str) -> list[Resource]:
+    def list(self, resource_type: str) -> Sequence[Resource]:
         """All resources of a type such as ``Microsoft.Network/loadBalancers``, whole
         documents. Scale set NICs are listed as ``Microsoft.Network/networkInterfaces`` too."""
         ...
@@ -56,6 +56,8 @@ class MachineSpec:
     """(key, value, effect)."""
     kubernetes_version: str = ""
     """Of the kubelet, without the ``v``; empty: the runtime's own."""
+    local_dns: bool = False
+    """AKS's LocalDNS runs on it: pods and the node ask link-local addresses of the node's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import os
 import shutil
 import socket
@@ -190,7 +191,7 @@ async def real(plane: ControlPlane) -> AsyncIterator[Cluster]:
 async def _hung_up() -> None:
     """Returns when the loop has no connection left: one whose request was cancelled ends politely,
     which takes the server's answer, and would be reported as unclosed if the loop ended before."""
-    watched = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
+    watched = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]  # noqa: SLF001
     for _ in range(250):
         if len(watched) <= 1:  # the loop's own
             return
@@ -214,14 +215,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def serving(request: pytest.FixtureRequest) -> Serving:
     """Starts a fresh API server. Options are the embedded server's alone."""
-    of_real = request.param == "real"
-    plane = request.getfixturevalue("real_plane") if of_real else None
-    certificates = None if of_real else request.getfixturevalue("certificates")
-
-    def started(**options: Any) -> AbstractAsyncContextManager[Cluster]:
-        return real(plane) if plane else serve(certificates, **options)
-
-    return started
+    if request.param == "real":
+        plane: ControlPlane = request.getfixturevalue("real_plane")
+        return lambda: real(plane)
+    certificates: Certificates = request.getfixturevalue("certificates")
+    return functools.partial(serve, certificates)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from lab.tests.apiserver.test_objects import add_node, config_map, is_bound, nod
 SYSTEM = names.SYSTEM_NAMESPACE
 READY = names.NODE_READY_LABEL
 GROUP = "admissionregistration.k8s.io"
+KEY = base64.b64encode(bytes(32)).decode()
 NODE_CLAIM = "authentication.kubernetes.io/node-name"
 Object = dict[str, Any]
 
@@ -148,6 +149,18 @@ def endpoint(name: str, on: str, **spec: Any) -> Object:
     }
 
 
+async def owned(cluster: Cluster, name: str, on: str, **spec: Any) -> Object:
+    """The endpoint that the agent of node ``on`` writes for a pod, which is made."""
+    made = await cluster.admin.create("pods", pod(name, nodeName=on))
+    uid = made["metadata"]["uid"]
+    written = endpoint(name, on, podUid=uid, **spec)
+    written["metadata"] |= {
+        "labels": {f"{names.GROUP}/node": on},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}],
+    }
+    return written
+
+
 async def agent_token(cluster: Cluster, account: str, on: str) -> str:
     """A token as the kubelet of node ``on`` gets for an agent's pod."""
     name = f"{account}-{on}"
@@ -184,10 +197,12 @@ async def forbidden(call: Any, words: str) -> None:
 
 async def test_an_agent_writes_for_its_own_node(cluster: Cluster) -> None:
     async with two_agents(cluster) as (a, b):
-        await a.apply(endpoint("p", "node-a"), resource="podendpoints")
-        await a.apply(endpoint("p", "node-a", podPublicKey="k"), resource="podendpoints")
+        mine = await owned(cluster, "p", "node-a")
+        await a.apply(mine, resource="podendpoints")
+        mine["spec"]["podPublicKey"] = KEY
+        await a.apply(mine, resource="podendpoints")
         await a.delete("podendpoints", "p", namespace="default")
-        await b.apply(endpoint("p", "node-b"), resource="podendpoints")
+        await b.apply(await owned(cluster, "q", "node-b"), resource="podendpoints")
 
 
 async def test_an_agent_does_not_write_for_another_node(cluster: Cluster) -> None:
@@ -197,7 +212,7 @@ async def test_an_agent_does_not_write_for_another_node(cluster: Cluster) -> Non
         await forbidden(forged, f'podendpoints.{names.GROUP} "p" is forbidden: {policy}')
         nameless = endpoint("p", "")
         await forbidden(a.create("podendpoints", nameless), 'of node ""')
-        made = await b.create("podendpoints", endpoint("p", "node-b"))
+        made = await b.create("podendpoints", await owned(cluster, "p", "node-b"))
         stolen = a.apply(endpoint("p", "node-a"), resource="podendpoints")
         await forbidden(stolen, 'may not change or delete a PodEndpoint of node "node-b"')
         given = a.patch(
@@ -215,20 +230,16 @@ async def test_a_namesake_on_another_node_is_published_once_its_forerunner_is_go
 ) -> None:
     """As of a StatefulSet: the old pod's endpoint goes with the pod, then the name is free."""
     async with two_agents(cluster) as (a, b):
-        first = await cluster.admin.create("pods", pod("p", nodeName="node-a"))
-        written = endpoint("p", "node-a")
-        owner = {"apiVersion": "v1", "kind": "Pod", "name": "p"}
-        written["metadata"]["ownerReferences"] = [{**owner, "uid": first["metadata"]["uid"]}]
-        await a.apply(written, resource="podendpoints")
+        await a.apply(await owned(cluster, "p", "node-a"), resource="podendpoints")
         await forbidden(b.apply(endpoint("p", "node-b"), resource="podendpoints"), '"node-a"')
         await cluster.admin.delete("pods", "p", namespace="default", grace_seconds=0)
         await cluster.admin.wait_for("podendpoints", "p", lambda e: e is None, namespace="default")
-        await b.apply(endpoint("p", "node-b"), resource="podendpoints")
+        await b.apply(await owned(cluster, "p", "node-b"), resource="podendpoints")
 
 
 async def test_a_forged_node_name_gains_nothing(cluster: Cluster) -> None:
     async with two_agents(cluster) as (_, b):
-        await b.create("podendpoints", endpoint("p", "node-b"))
+        await b.create("podendpoints", await owned(cluster, "p", "node-b"))
         # Of a pod that nobody has scheduled, and of no pod at all.
         loose = await account_token(cluster, "egress-gateway-node", SYSTEM)
         async with cluster.as_token(loose) as client:
@@ -277,11 +288,11 @@ async def _user(cluster: Cluster, name: str, *rules: Object) -> str:
 
 async def test_nobody_else_writes_a_pod_endpoint(cluster: Cluster) -> None:
     async with two_agents(cluster) as (a, _):
-        await a.create("podendpoints", endpoint("p", "node-a"))
+        await a.create("podendpoints", await owned(cluster, "p", "node-a"))
         ours = {"apiGroups": [names.GROUP], "resources": ["*"], "verbs": ["*"]}
         granted = await _user(cluster, "granted", ours)
         words = "a PodEndpoint is written by the node agent of its pod's node, by nobody else"
-        change = {"spec": {"podPublicKey": "mine"}}
+        change = {"spec": {"podPublicKey": KEY}}
         async with cluster.as_token(granted) as client:
             await forbidden(client.create("podendpoints", endpoint("q", "node-a")), words)
             forged = client.patch("podendpoints", "p", change, namespace="default")

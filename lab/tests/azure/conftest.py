@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from egress_gateway_lab.azure.client import ArmClient
@@ -77,11 +76,10 @@ async def make_prefix(client: ArmClient, name: str = "pip", length: int = 30) ->
 
 async def send(client: Any, method: str, url: str, body: Any) -> tuple[int, Any, dict[str, str]]:
     """One request as the client would send it, refusals included."""
-    token = await client._sign_in()
+    token = await client.sign_in()
     headers = {"Authorization": f"Bearer {token}"}
-    session: aiohttp.ClientSession = client._session
-    async with session.request(
-        method, url, json=body, headers=headers, ssl=client._ssl
+    async with client.session.request(
+        method, url, json=body, headers=headers, ssl=client.tls
     ) as response:
         answer = await response.json(content_type=None) if response.content_length else None
         return response.status, answer, {**response.headers, "status": str(response.status)}

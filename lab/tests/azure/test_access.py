@@ -36,16 +36,15 @@ class Federated(ArmClient):
 
     subject = "tester"
 
-    async def _sign_in(self) -> str:
-        assert self._session is not None
+    async def sign_in(self) -> str:
         form = {
             "grant_type": "client_credentials",
             "client_id": self._client_id,
             "client_assertion": f"https://issuer|{self.subject}",
-            "scope": f"{self._base}/.default",
+            "scope": f"{self.base}/.default",
         }
-        url = f"{self._base}/tenant/oauth2/v2.0/token"
-        async with self._session.post(url, data=form, ssl=self._ssl) as response:
+        url = f"{self.base}/tenant/oauth2/v2.0/token"
+        async with self.session.post(url, data=form, ssl=self.tls) as response:
             body = await response.json(content_type=None)
             if response.status != 200:
                 raise RequestFailed(response.status, body["error"], body["error_description"])
@@ -187,16 +186,13 @@ async def test_only_the_federated_subject_signs_in_as_an_identity(
 ) -> None:
     client_id = identity(azure, "Reader")
     async with federated(azure, client_id) as client:
-        client.subject = ""
-        session, base = client._session, azure.base
-        assert session is not None
         form = {
             "grant_type": "client_credentials",
             "client_id": client_id,
             "client_assertion": assertion,
         }
-        url = f"{base}/tenant/oauth2/v2.0/token"
-        async with session.post(url, data=form, ssl=client._ssl or True) as response:
+        url = f"{azure.base}/tenant/oauth2/v2.0/token"
+        async with client.session.post(url, data=form, ssl=client.tls) as response:
             assert response.status == 401
             body = await response.json()
             assert body["error_description"].startswith(number)
@@ -211,10 +207,9 @@ async def test_a_managed_identity_has_no_secret(azure: Running, person: Person) 
 
 async def test_calls_without_a_good_token_are_sent_to_the_authority(azure: Running) -> None:
     async with federated(azure, "nobody") as client:
-        assert client._session is not None
         url = f"{azure.base}{GROUP}?api-version={VERSION}"
         for headers in ({}, {"Authorization": "Bearer x.y.z"}):
-            async with client._session.get(url, headers=headers, ssl=client._ssl) as response:
+            async with client.session.get(url, headers=headers, ssl=client.tls) as response:
                 assert response.status == 401
                 assert "authorization_uri" in response.headers["WWW-Authenticate"]
                 body = await response.json()

@@ -66,7 +66,7 @@ async def test_versions_that_a_cluster_cannot_go_to(
         ({"orchestratorVersion": "1.31.1"}, "cannot be newer than the control plane"),
         ({"minCount": 1, "maxCount": 2}, "autoscaler"),
         ({"mode": "User", "gatewayProfile": None, "podSubnetID": "/subscriptions/x"}, "Pod Subnet"),
-        ({"count": 5}, "addresses for 4"),
+        ({"count": 5}, "invalid node count 5, exceeding max node count 4"),
         ({"count": -1}, "count is invalid"),
     ],
 )

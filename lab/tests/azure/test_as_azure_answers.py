@@ -249,10 +249,10 @@ def test_an_operation_is_canceled(
 def test_a_front_door_answers_with_a_page(azure: Running, person: Person) -> None:
     async def story(client: ArmClient) -> None:
         azure.emulator.faults.add("html", path="resourceGroups/rg$", status=502)
-        token = await client._sign_in()
+        token = await client.sign_in()
         headers = {"Authorization": f"Bearer {token}"}
         url = f"{azure.base}{GROUP}?api-version={VERSION}"
-        async with client._session.get(url, headers=headers, ssl=client._ssl) as response:
+        async with client.session.get(url, headers=headers, ssl=client.tls) as response:
             assert (response.status, response.content_type) == (502, "text/html")
             assert "<html>" in await response.text()
         await client.put(GROUP, REGION, VERSION)

@@ -194,10 +194,10 @@ async def ended(azure: Running) -> None:
 async def put_if(
     client: Any, azure: Running, target: str, body: Any, etag: str
 ) -> tuple[int, dict[str, Any]]:
-    token = await client._sign_in()
+    token = await client.sign_in()
     headers = {"Authorization": f"Bearer {token}", "If-Match": etag}
     url = f"{azure.base}{target}?api-version={VERSION}"
-    async with client._session.put(url, json=body, headers=headers, ssl=client._ssl) as response:
+    async with client.session.put(url, json=body, headers=headers, ssl=client.tls) as response:
         return response.status, await response.json()
 
 

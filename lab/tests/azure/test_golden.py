@@ -122,7 +122,7 @@ async def test_every_recorded_request_gets_the_recorded_kind_of_answer(
             status, answer, headers = await send(client, step["method"], url, step.get("body"))
             assert status == step["status"], f"request {number}: {step['path']}"
             assert list(misshapen(step, answer)) == [], f"request {number}: {step['path']}"
-            await client._wait(headers)
+            await client.wait(headers)
     for golden in end_state():
         if any(other in golden["id"] for other in NOT_OURS):
             continue

@@ -21,7 +21,7 @@ from lab.tests.azure.test_sdk import MC, options
 VERSION = "2024-05-01"
 NETWORK = f"{GROUP}/providers/Microsoft.Network"
 SETS = f"{NODE_GROUP}/providers/Microsoft.Compute/virtualMachineScaleSets"
-PREFIX_BODY: dict[str, Any] = {
+PREFIX_BODY: Any = {
     "location": "swedencentral",
     "sku": {"name": "Standard"},
     "properties": {"prefixLength": 30},
@@ -104,9 +104,7 @@ async def test_etags_guard_every_network_resource(azure: Running, person: Person
         await make_cluster(client, "1.34")
         await make_gateway_pool(client, type="VirtualMachines")
         await make_prefix(client)
-        token = await client._sign_in()
-        session = client._session
-        assert session is not None
+        token = await client.sign_in()
         kinds = ("virtualNetworks", "loadBalancers", "publicIPAddresses", "publicIPPrefixes",
                  "networkInterfaces")  # fmt: skip
         for kind in kinds:
@@ -122,8 +120,8 @@ async def test_etags_guard_every_network_resource(azure: Running, person: Person
                 ("PUT", fresh, 412),
             ):
                 headers = {"Authorization": f"Bearer {token}", "If-Match": etag}
-                async with session.request(
-                    method, url, json=first, headers=headers, ssl=client._ssl or True
+                async with client.session.request(
+                    method, url, json=first, headers=headers, ssl=client.tls
                 ) as response:
                     assert response.status == expected, (kind, method, etag)
                     if expected == 412:
@@ -131,7 +129,7 @@ async def test_etags_guard_every_network_resource(azure: Running, person: Person
                         assert body["error"]["code"] == "PreconditionFailed"
                     else:
                         announced = {**response.headers, "status": str(expected)}
-                        await client._wait(announced)
+                        await client.wait(announced)
 
 
 @pytest.mark.parametrize("mode", ["Automatic", "Rolling"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from azure.mgmt.compute import ComputeManagementClient
@@ -25,8 +26,8 @@ def compute(azure: Running) -> Iterator[ComputeManagementClient]:
         yield client
 
 
-def power(view: object) -> str:
-    codes = [s.code for s in view.statuses]  # type: ignore[attr-defined]
+def power(view: Any) -> str:
+    codes: list[str] = [s.code for s in view.statuses]
     return next(c.partition("/")[2] for c in codes if c.startswith("PowerState/"))
 
 

@@ -7,7 +7,6 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from egress_gateway_lab.azure.client import ArmClient, RequestFailed
@@ -20,18 +19,16 @@ PREFIXES = f"{GROUP}/providers/Microsoft.Network/publicIPPrefixes"
 
 
 async def ask(client: ArmClient, method: str, path: str, body: Any = None) -> Any:
-    status, answer, _ = await send(client, method, client._base + path, body)
+    status, answer, _ = await send(client, method, client.base + path, body)
     assert status == 200, answer
     return answer
 
 
 async def test_what_az_asks_before_it_signs_in(azure: Running, person: Person) -> None:
     async with person() as client:
-        session: aiohttp.ClientSession | None = client._session
-        assert session is not None
 
         async def get(path: str) -> Any:
-            async with session.get(azure.base + path, ssl=client._ssl or True) as response:
+            async with client.session.get(azure.base + path, ssl=client.tls) as response:
                 assert response.status == 200
                 return await response.json()
 
@@ -71,7 +68,7 @@ async def test_a_write_is_accepted_with_its_operation(azure: Running, person: Pe
         assert answer["properties"]["provisioningState"] == "Creating"
         assert "Retry-After" not in headers, "as recorded of Microsoft.Network"
         assert headers["Azure-AsyncOperation"].startswith(azure.base)
-        await client._wait(headers)
+        await client.wait(headers)
         status, answer, _ = await send(client, "PUT", url, body)
         assert (status, answer["properties"]["provisioningState"]) == (200, "Updating")
         while (await client.get(f"{PREFIXES}/pip", VERSION))["properties"][
@@ -81,14 +78,14 @@ async def test_a_write_is_accepted_with_its_operation(azure: Running, person: Pe
         status, _, headers = await send(client, "DELETE", url, None)
         assert status == 202
         assert {"Azure-AsyncOperation", "Location"} <= set(headers)
-        await client._wait(headers)
+        await client.wait(headers)
         status, _, _ = await send(client, "DELETE", url, None)
         assert status == 204
         url = f"{azure.base}{GROUP}?api-version={VERSION}"
         status, _, headers = await send(client, "DELETE", url, None)
         assert status == 202
         assert "Azure-AsyncOperation" not in headers, "group deletion has a Location only"
-        await client._wait(headers)
+        await client.wait(headers)
         with pytest.raises(RequestFailed) as error:
             await client.get(GROUP, VERSION)
         assert error.value.code == "ResourceGroupNotFound"

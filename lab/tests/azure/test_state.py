@@ -109,7 +109,7 @@ def test_what_was_answered_survives_even_a_killed_process(tmp_path: Path) -> Non
 
     async def write(client: ArmClient) -> None:
         await client.put(GROUP, {"location": "swedencentral"}, VERSION)
-        url = f"{client._base}{GROUP}/providers/Microsoft.Network/publicIPPrefixes/p"
+        url = f"{client.base}{GROUP}/providers/Microsoft.Network/publicIPPrefixes/p"
         body = {"location": "swedencentral", "properties": {"prefixLength": 30}}
         status, _, _ = await send(client, "PUT", f"{url}?api-version={VERSION}", body)
         assert status == 201
@@ -137,7 +137,7 @@ def test_a_deletion_goes_on(tmp_path: Path) -> None:
         await make_cluster(client)
         azure.emulator.azure.operations.seconds = 600
         status, _, _ = await send(
-            client, "DELETE", f"{client._base}{GROUP}?api-version={VERSION}", None
+            client, "DELETE", f"{client.base}{GROUP}?api-version={VERSION}", None
         )
         assert status == 202
 
@@ -160,7 +160,7 @@ def test_a_pool_that_was_under_way_is_finished(tmp_path: Path) -> None:
         await make_cluster(client)
         azure.emulator.azure.operations.seconds = 600
         body = {"properties": {"mode": "Gateway", "count": 2}}
-        url = f"{client._base}{CLUSTER}/agentPools/npegress?api-version=2026-06-01"
+        url = f"{client.base}{CLUSTER}/agentPools/npegress?api-version=2026-06-01"
         status, _, _ = await send(client, "PUT", url, body)
         assert status == 201
 
@@ -200,10 +200,10 @@ def test_urls_of_operations_are_answered_after_a_restart(tmp_path: Path) -> None
     urls: list[str] = []
 
     async def write(client: ArmClient, method: str, path: str, body: Any) -> None:
-        url = f"{client._base}{path}?api-version=2026-06-01"
+        url = f"{client.base}{path}?api-version=2026-06-01"
         status, _, headers = await send(client, method, url, body)
         assert status in (201, 202)
-        urls.append(headers["Azure-AsyncOperation"].removeprefix(client._base))
+        urls.append(headers["Azure-AsyncOperation"].removeprefix(client.base))
 
     async def begin(client: ArmClient) -> None:
         await make_cluster(client)

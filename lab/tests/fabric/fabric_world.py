@@ -17,9 +17,8 @@ from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from pyroute2 import IPRoute
-
 from egress_gateway_lab.fabric.fabric import Fabric
+from egress_gateway_lab.fabric.linux.links import netlink_socket
 from egress_gateway_lab.fabric.linux.namespace import Namespace, in_thread, write_sysctl
 from egress_gateway_lab.fabric.services.sites import ECHO_PORT, HTTP_PORT
 from egress_gateway_lab.fabric.settings import FabricSettings
@@ -216,7 +215,7 @@ class FakeMachine:
 
         def configure() -> None:
             write_sysctl("ipv4/ip_forward", 1)
-            with IPRoute() as netlink:
+            with netlink_socket() as netlink:
                 for address in addresses:
                     netlink.addr("replace", index=1, address=address, prefixlen=32)
 
@@ -320,7 +319,7 @@ class World:
 
     def health(self) -> dict[str, bool]:
         """Backend addresses of the first balancer and whether its probe likes them."""
-        return {str(target[1]): up for target, up in self.fabric._probes.health.items()}
+        return {str(target[1]): up for target, up in self.fabric.probes.health.items()}
 
 
 async def datagram(

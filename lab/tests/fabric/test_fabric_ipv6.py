@@ -8,8 +8,8 @@ import struct
 from ipaddress import IPv6Address, IPv6Network
 
 import pytest
-from pyroute2 import IPRoute
 
+from egress_gateway_lab.fabric.linux.links import netlink_socket
 from egress_gateway_lab.fabric.services.dns import respond
 from lab.tests.fabric.fabric_world import NETWORK, SUBNET, VNET, WAIT, FakeMachine, World, in_fabric
 
@@ -45,7 +45,7 @@ def nic(world: World, name: str, four: str, six: str | None = None, public: str 
 
 def own(machine: FakeMachine, *addresses: str) -> None:
     def configure() -> None:
-        with IPRoute() as netlink:
+        with netlink_socket() as netlink:
             for address in addresses:
                 netlink.addr("replace", index=1, address=address, prefixlen=128, flags=2)
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
 from egress_gateway_lab.fabric.linux.links import FabricError
+from egress_gateway_lab.fabric.linux.nftables import Nftables
+from egress_gateway_lab.fabric.services.sites import ECHO_PORT
 from lab.tests.fabric.fabric_world import (
-    ECHO_PORT,
     IFCONFIG_ME,
     OUTBOUND_POOL,
     SUBSCRIPTION,
@@ -177,7 +180,7 @@ async def test_the_metadata_service_knows_who_asks(world: World) -> None:
         ]
 
 
-async def metadata(machine: FakeMachine, source: str) -> dict[str, dict[str, object]]:
+async def metadata(machine: FakeMachine, source: str) -> dict[str, dict[str, Any]]:
     loop = asyncio.get_running_loop()
     with machine.socket(socket.SOCK_STREAM, source) as client:
         await loop.sock_connect(client, ("169.254.169.254", 80))
@@ -187,7 +190,7 @@ async def metadata(machine: FakeMachine, source: str) -> dict[str, dict[str, obj
         answer = b""
         while chunk := await loop.sock_recv(client, 4096):
             answer += chunk
-    parsed: dict[str, dict[str, object]] = json.loads(answer.partition(b"\r\n\r\n")[2])
+    parsed: dict[str, dict[str, Any]] = json.loads(answer.partition(b"\r\n\r\n")[2])
     return parsed
 
 
@@ -215,7 +218,8 @@ async def test_describe_says_what_the_fabric_does(world: World) -> None:
 async def test_a_damaged_table_is_made_anew(world: World) -> None:
     _, one, _ = await pair(world)
     assert await one.fetch() == "192.0.2.4"
-    await world.fabric._in_kernel(lambda: world.fabric._nftables.run("flush ruleset"))
+    with contextlib.closing(Nftables()) as nftables:
+        nftables.run("flush ruleset")
     world.resources.outbound(world.resources.public("192.0.2.9"))
     await world.fabric.settle()
     assert await one.fetch() == "192.0.2.9"
@@ -232,4 +236,5 @@ async def test_a_failed_plug_names_the_nic_and_leaves_no_link(world: World) -> N
     with pytest.raises(FabricError, match="no NIC /nowhere"):
         await world.fabric.plug("/nowhere", one)
     assert await one.fetch() == "192.0.2.4"
-    assert nic.lower() in world.fabric._ports
+    (described,) = [n for n in (await world.fabric.describe())["nics"] if n["id"] == nic.lower()]
+    assert described["link"], "the first one's link is still there"

@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from egress_gateway_lab.fabric.services.sites import ECHO_PORT
 from lab.tests.fabric.fabric_world import (
-    ECHO_PORT,
     IFCONFIG_ME,
     OUTBOUND_POOL,
     TARGET,

@@ -20,7 +20,7 @@ class FakeApi:
         self.objects: dict[str, Object] = {}
         self._version = 0
         self._changed = asyncio.Condition()
-        self._history: list[tuple[int, Object]] = []
+        self.history: list[tuple[int, Object]] = []
         self.tokens = 0
 
     async def request(
@@ -83,7 +83,7 @@ class FakeApi:
         async with self._changed:
             if "/pods/" in path:
                 event = {"type": kind, "object": copy.deepcopy(body)}
-                self._history.append((self._version, event))
+                self.history.append((self._version, event))
             self._changed.notify_all()
 
     async def watch(
@@ -92,7 +92,7 @@ class FakeApi:
         seen = int((query or {})["resourceVersion"])
         while True:
             async with self._changed:
-                fresh = [(v, e) for v, e in self._history if v > seen]
+                fresh = [(v, e) for v, e in self.history if v > seen]
                 if not fresh:
                     await self._changed.wait()
                     continue

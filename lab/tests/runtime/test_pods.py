@@ -207,7 +207,7 @@ async def test_two_pods_talk_and_show_their_addresses_only_after_add(w: World) -
     # The log line names the pod that asked: nothing translated it.
     client = w.api.objects[f"{PODS}/client"]["status"]["podIP"]
     assert (await w.logs("web")).startswith(client.encode())
-    seen = [e["object"] for _, e in w.api._history if e["object"]["metadata"]["name"] == "web"]
+    seen = [e["object"] for _, e in w.api.history if e["object"]["metadata"]["name"] == "web"]
     assert "podIP" not in seen[0].get("status", {})
 
 
@@ -540,7 +540,7 @@ async def test_a_kubelet_hears_nothing_while_its_machine_cannot_reach_the_contro
     async with world(api_host="127.0.0.1", kubelet=kubelet) as w:
         lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"
         # Nobody listens on the machine's loopback: it is cut off from the first beat on.
-        reachable = w.running.kubelet._api.reachable
+        reachable = w.running.kubelet.api.reachable
         async with asyncio.timeout(60):
             while reachable.is_set():
                 await asyncio.sleep(0.01)

@@ -29,8 +29,6 @@ IPV6_HELD_BACK: Final = "IPv6 is held back here"
 """How the message of a gateway agent's problem begins that concerns IPv6 alone. Agents of 0.1 give
 no ``reason``, so for one version the controller knows such a problem by this."""
 
-CONDITION_TYPES: Final = (READY, ACCEPTED, PROVISIONED, GATEWAYS_READY)
-
 
 class Reason:
     """Machine-readable reasons, CamelCase as Kubernetes wants them."""
@@ -42,6 +40,7 @@ class Reason:
     PREFIX_NOT_FOUND: Final = "PublicIPPrefixNotFound"
     PREFIX_SIZE: Final = "PublicIPPrefixSizeMismatch"
     PREFIX_SUBSCRIPTION: Final = "PublicIPPrefixWrongSubscription"
+    PREFIX_NOT_ALLOWED: Final = "PrefixNotAllowed"
     PREFIX_UNUSABLE: Final = "PublicIPPrefixUnusable"
     POOL_UNUSABLE: Final = "GatewayPoolUnusable"
     PREFIX_EXHAUSTED: Final = "PublicIPPrefixExhausted"

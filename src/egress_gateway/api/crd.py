@@ -38,7 +38,7 @@ class Column:
 
     name: str
     path: str
-    type: Literal["string", "date"] = "string"
+    type: Literal["string", "date", "integer"] = "string"
     wide: bool = False
 
 
@@ -92,11 +92,10 @@ KINDS: Final = (
         plural="gatewaystatuses",
         description="What a gateway node serves. Has the Node's name; not for editing.",
         columns=(
-            Column(
-                name="Serves", path=".spec.readyGatewayConfigurations[*].staticGatewayConfiguration"
-            ),
-            Column(name="Vetoes", path=".spec.vetoes[*].reason"),
-            Column(name="Problems", path=".spec.problems[*].message", wide=True),
+            # NB: a path with [*] shows the first entry alone.
+            Column(name="Serves", path=".spec.summary.serves", type="integer"),
+            Column(name="Problems", path=".spec.summary.problems", type="integer"),
+            Column(name="Vetoes", path=".spec.summary.vetoes"),
             Column(name="Heartbeat", path=".spec.heartbeat", type="date"),
             _AGE,
         ),

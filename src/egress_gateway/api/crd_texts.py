@@ -34,7 +34,22 @@ class Field:
     items: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NAME: Final = {"maxLength": 256}
+def _bounded(length: int, **keywords: Any) -> dict[str, Any]:
+    return {"maxLength": length, **keywords}
+
+
+_NAMED: Final = _bounded(253, pattern="^[A-Za-z0-9._-]*$")
+"""A name as Kubernetes has them; the field may be unset."""
+_QUALIFIED: Final = _bounded(317, pattern="^[A-Za-z0-9._/-]*$")
+"""``namespace/name``."""
+_UID: Final = _bounded(128, pattern="^[A-Za-z0-9-]*$")
+_ADDRESS: Final = _bounded(45, pattern="^[0-9a-fA-F:.]*$")
+"""An IPv4 or IPv6 address: 45 is an IPv4-mapped one (RFC 4291, section 2.5.5)."""
+_KEY: Final = _bounded(44, pattern="^[A-Za-z0-9+/=]*$")
+_INTERFACE: Final = _bounded(15)
+"""Linux names links so (IFNAMSIZ)."""
+_MESSAGE: Final = _bounded(types.REPORTED_MESSAGE)
+_REPORTED: Final = {"maxItems": types.REPORTED}
 
 _POOL: Final = "has(self.gatewayNodepoolName) && self.gatewayNodepoolName != ''"
 _GROUP: Final = "has(self.vmssResourceGroup) && self.vmssResourceGroup != ''"
@@ -53,13 +68,42 @@ _OCTET: Final = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4_CIDR: Final = f"({_OCTET}[.]){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])"
 _IPV6_CIDR: Final = "[0-9a-fA-F:.]*:[0-9a-fA-F:.]*/(12[0-8]|1[01][0-9]|[1-9]?[0-9])"
 
+LETTERS: Final = (
+    "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u03ff\u0400-\u04ff\u05d0-\u05ea"
+    "\u0621-\u064a\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
+)
+"""Azure takes letters of any script in names of resource groups."""
+NAME_CHARACTERS: Final = "A-Za-z0-9._-"
+GROUP_CHARACTERS: Final = f"{LETTERS}0-9._()-"
+
+_LINE_END: Final = Rule(
+    "!self.matches('[\\\\r\\\\n]')",
+    "it has a carriage return or line end, as `az ... -o tsv` leaves behind a value on Windows: "
+    "remove it (in a shell: tr -d '\\r\\n')",
+)
+_BLANK: Final = Rule("!self.matches('[ \\\\t]')", "it has a blank or tab: remove it")
+
+
+def _of(characters: str, shown: str) -> dict[str, Any]:
+    """An Azure name: rules that name the character which most often is too much, then all that
+    may be there."""
+    allowed = Rule(
+        f"self.matches('^[{characters}]*$')", f"it has a character that is not allowed: {shown}"
+    )
+    return _bounded(256, **{"x-kubernetes-validations": (_LINE_END, _BLANK, allowed)})
+
+
+_AZURE_NAME: Final = _of(NAME_CHARACTERS, "use letters, digits, '.', '_' and '-'")
+_GROUP_NAME: Final = _of(GROUP_CHARACTERS, "use letters, digits, '.', '_', '-', '(' and ')'")
+
 CIDR_RULE: Final = Rule(
     f"self.matches('^({_IPV4_CIDR}|{_IPV6_CIDR})$')",
     "not a CIDR: write address/length, such as 10.0.0.0/8 or 192.0.2.1/32",
 )
 PREFIX_ID_RULE: Final = Rule(
-    "self == '' || self.matches('(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+"
-    "/providers/Microsoft[.]Network/publicIPPrefixes/[^/]+$')",
+    f"self == '' || self.matches('(?i)^/subscriptions/[A-Za-z0-9-]+/resourceGroups/"
+    f"[{GROUP_CHARACTERS}]+/providers/Microsoft[.]Network/publicIPPrefixes/"
+    f"[{NAME_CHARACTERS}]+$')",
     "not the id of a public IP prefix: use what "
     "`az network public-ip prefix show --query id` prints",
 )
@@ -119,7 +163,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "gatewayNodepoolName": Field(
             "Name of the gateway node pool. Exactly one of gatewayNodepoolName and "
             "gatewayVmssProfile must be set.",
-            _NAME,
+            _AZURE_NAME,
         ),
         "gatewayVmssProfile": Field(
             "Names the gateway nodes' scale set directly, where node pools carry no AKS tags. "
@@ -140,14 +184,14 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "Resource id of an existing public IP prefix to take the addresses from: in the "
             "cluster's subscription, and exactly as large as the pool asks for. If empty, a "
             "prefix is made and removed with the configuration. Only with provisionPublicIps.",
-            {"maxLength": 1024, "x-kubernetes-validations": (PREFIX_ID_RULE,)},
+            {"maxLength": 1024, "x-kubernetes-validations": (_LINE_END, _BLANK, PREFIX_ID_RULE)},
         ),
         "publicIpPrefixIdV6": Field(
             "Resource id of an existing IPv6 public IP prefix that pods' IPv6 leaves from: in the "
             "cluster's subscription, with as many addresses as the pool asks for (length 124 to "
             "127 for 28 to 31). If empty, IPv6 that belongs to the gateway is held back. Only "
             "with provisionPublicIps.",
-            {"maxLength": 1024, "x-kubernetes-validations": (PREFIX_ID_RULE,)},
+            {"maxLength": 1024, "x-kubernetes-validations": (_LINE_END, _BLANK, PREFIX_ID_RULE)},
         ),
         "excludeCidrs": Field(
             "Destinations that take the other way than defaultRoute says, as CIDRs.",
@@ -166,9 +210,9 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.GatewayVmssProfile: {
         "vmssResourceGroup": Field(
-            "Resource group of the scale set, in the cluster's subscription.", _NAME
+            "Resource group of the scale set, in the cluster's subscription.", _GROUP_NAME
         ),
-        "vmssName": Field("Name of the scale set.", _NAME),
+        "vmssName": Field("Name of the scale set.", _AZURE_NAME),
         "publicIpPrefixSize": Field(
             "Length of the public IP prefix, 28 to 31: its number of addresses bounds the "
             "number of gateway nodes (31: two, 28: sixteen).",
@@ -178,30 +222,37 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.StaticGatewayConfigurationStatus: {
         "egressIpPrefix": Field(
             "What pods leave from: the public IP prefix (with IPv6, both prefixes separated by a "
-            "comma), or in private mode the gateways' secondary addresses separated by commas."
+            "comma), or in private mode the gateways' secondary addresses separated by commas.",
+            _bounded(16384, pattern="^[0-9a-fA-F:./,]*$"),
         ),
         "gatewayServerProfile": Field("How pods reach the gateways."),
         "keyRotation": Field(
             "The change of the key pair that was asked for last (egress-gateway rotate-keys)."
         ),
-        "gateways": Field("The gateway nodes that serve this configuration."),
+        "gateways": Field("The gateway nodes that serve this configuration.", {"maxItems": 256}),
         "conditions": Field(
             "Ready sums up Accepted (the spec is valid and its pool exists), Provisioned (Azure "
             "holds what it asks for) and GatewaysReady (gateway nodes serve it). KeysRotated tells "
             "of the change of the key pair that was asked for last, if one ever was.",
-            {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+            {
+                "maxItems": 32,
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+            },
         ),
         "observedGeneration": Field(
             "Generation of the spec that the status speaks of.", {"format": "int64", "minimum": 0}
         ),
     },
     types.GatewayServerProfile: {
-        "ip": Field("Address of the internal load balancer in front of the gateways."),
+        "ip": Field("Address of the internal load balancer in front of the gateways.", _ADDRESS),
         "port": Field(
             "UDP port of this configuration's WireGuard server.",
             {"format": "int32", "minimum": 0, "maximum": 65535},
         ),
-        "publicKey": Field("WireGuard public key that all gateways of this configuration share."),
+        "publicKey": Field(
+            "WireGuard public key that all gateways of this configuration share.", _KEY
+        ),
         "privateKeySecretRef": Field(
             "The Secret that holds the private key. For people and the Go project: agents derive "
             "its name from the UID and never follow this reference.",
@@ -209,7 +260,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         ),
     },
     types.KeyRotation: {
-        "request": Field("Value of the annotation that asked for it."),
+        "request": Field("Value of the annotation that asked for it.", _bounded(262144)),
         "phase": Field(
             "Preparing (gateways get a second interface), Moving (pods move to it), Retiring (it "
             "is the profile now, the former one is about to go), Closing (nothing leaves by the "
@@ -219,26 +270,34 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "UDP port of the second WireGuard server, while there is one.",
             {"format": "int32", "minimum": 0, "maximum": 65535},
         ),
-        "publicKey": Field("WireGuard public key of the second server, while there is one."),
+        "publicKey": Field("WireGuard public key of the second server, while there is one.", _KEY),
     },
     types.ObjectReference: {
-        "apiVersion": Field("API version of the referent."),
-        "kind": Field("Kind of the referent."),
-        "namespace": Field("Namespace of the referent."),
-        "name": Field("Name of the referent."),
+        "apiVersion": Field("API version of the referent.", _bounded(317)),
+        "kind": Field("Kind of the referent.", _bounded(63)),
+        "namespace": Field("Namespace of the referent.", _NAMED),
+        "name": Field("Name of the referent.", _NAMED),
     },
     types.Gateway: {
-        "node": Field("Name of the Kubernetes Node."),
-        "primaryIp": Field("Private address of the node, where its WireGuard socket answers."),
-        "secondaryIp": Field("Private address that this configuration's traffic leaves from."),
+        "node": Field("Name of the Kubernetes Node.", _NAMED),
+        "primaryIp": Field(
+            "Private address of the node, where its WireGuard socket answers.", _ADDRESS
+        ),
+        "secondaryIp": Field(
+            "Private address that this configuration's traffic leaves from.", _ADDRESS
+        ),
         "publicIp": Field(
-            "Public address that the Internet sees. Empty in private mode or while unknown."
+            "Public address that the Internet sees. Empty in private mode or while unknown.",
+            _ADDRESS,
         ),
         "secondaryIpV6": Field(
             "Private IPv6 address that this configuration's IPv6 traffic leaves from. Empty: IPv6 "
-            "is held back there."
+            "is held back there.",
+            _ADDRESS,
         ),
-        "publicIpV6": Field("Public IPv6 address that the Internet sees. Empty while unknown."),
+        "publicIpV6": Field(
+            "Public IPv6 address that the Internet sees. Empty while unknown.", _ADDRESS
+        ),
     },
     types.Condition: {
         "type": Field("Type of the condition, in CamelCase.", {"maxLength": 316}),
@@ -263,65 +322,81 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.PodEndpointSpec: {
         "staticGatewayConfiguration": Field(
-            "Name of the StaticGatewayConfiguration that the pod uses, in the same namespace."
+            "Name of the StaticGatewayConfiguration that the pod uses, in the same namespace.",
+            _NAMED,
         ),
-        "podIpAddress": Field("The pod's IPv4 address."),
+        "podIpAddress": Field("The pod's IPv4 address.", _ADDRESS),
         "podPublicKey": Field(
             "WireGuard public key of the pod's end. Who holds a key longest keeps it, so that the "
             "age of the object is the age of its claim: it never changes.",
-            {"maxLength": 64},
+            _KEY,
         ),
-        "podIps": Field("Every address of the pod."),
-        "podUid": Field("UID of the Pod. A gateway accepts no endpoint without a live pod."),
-        "nodeName": Field("Node that the pod runs on."),
+        "podIps": Field("Every address of the pod.", {"maxItems": 8}, _ADDRESS),
+        "podUid": Field("UID of the Pod. A gateway accepts no endpoint without a live pod.", _UID),
+        "nodeName": Field("Node that the pod runs on.", _NAMED),
         "gatewayPublicKey": Field(
-            "WireGuard public key of the server that the pod's tunnel leads to."
+            "WireGuard public key of the server that the pod's tunnel leads to.", _KEY
         ),
     },
     types.GatewayStatus: {
         "spec": Field("What the gateway node serves. Written by its gateway agent."),
     },
     types.GatewayStatusSpec: {
-        "readyGatewayConfigurations": Field("Configurations that the node serves at this moment."),
-        "problems": Field("Why the node does not serve a configuration that lists it."),
-        "vetoes": Field("Why pods should use other gateways than this one, while there are some."),
+        "readyGatewayConfigurations": Field(
+            "Configurations that the node serves at this moment.", _REPORTED
+        ),
+        "problems": Field("Why the node does not serve a configuration that lists it.", _REPORTED),
+        "vetoes": Field(
+            "Why pods should use other gateways than this one, while there are some.", _REPORTED
+        ),
         "refusedClaims": Field(
             "PodEndpoints that the gateway does not believe, and so does not serve; a few of them.",
-            {"maxItems": 16},
+            {"maxItems": types.CLAIMS},
         ),
         "heartbeat": Field(
             "When the agent last wrote; it writes from time to time even without a change.",
             {"format": "date-time"},
         ),
+        "summary": Field("What the lists come to."),
+    },
+    types.GatewaySummary: {
+        "serves": Field("Configurations that the node serves.", {"format": "int32", "minimum": 0}),
+        "problems": Field("Problems that it reports.", {"format": "int32", "minimum": 0}),
+        "vetoes": Field("Reasons of its vetoes, separated by commas.", _bounded(256)),
     },
     types.ReadyGatewayConfiguration: {
-        "staticGatewayConfiguration": Field("The configuration, as namespace/name."),
-        "interfaceName": Field("Name of its WireGuard interface on the node."),
-        "uid": Field("UID of the configuration."),
-        "publicKey": Field("WireGuard public key that the interface has."),
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
+        "interfaceName": Field("Name of its WireGuard interface on the node.", _INTERFACE),
+        "uid": Field("UID of the configuration.", _UID),
+        "publicKey": Field("WireGuard public key that the interface has.", _KEY),
         "secondPublicKey": Field(
-            "That of the second interface, while the configuration's key pair is being changed."
+            "That of the second interface, while the configuration's key pair is being changed.",
+            _KEY,
         ),
     },
     types.RefusedClaim: {
-        "pod": Field("The Pod, as namespace/name."),
-        "staticGatewayConfiguration": Field("The configuration, as namespace/name."),
-        "reason": Field("Why, in CamelCase, for programs."),
-        "message": Field("What does not agree, in words."),
+        "pod": Field("The Pod, as namespace/name.", _QUALIFIED),
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
+        "reason": Field("Why, in CamelCase, for programs.", _bounded(64, pattern="^[A-Za-z0-9]*$")),
+        "message": Field("What does not agree, in words.", _MESSAGE),
     },
     types.GatewayVeto: {
         "reason": Field(
-            "Draining (it works, and will go) or InternetUnreachable (nothing gets through)."
+            "Draining (it works, and will go) or InternetUnreachable (nothing gets through).",
+            _bounded(64, pattern="^[A-Za-z0-9]*$"),
         ),
-        "message": Field("Why, in words."),
-        "staticGatewayConfiguration": Field("The configuration, as namespace/name; empty: all."),
+        "message": Field("Why, in words.", _MESSAGE),
+        "staticGatewayConfiguration": Field(
+            "The configuration, as namespace/name; empty: all.", _QUALIFIED
+        ),
     },
     types.GatewayProblem: {
-        "staticGatewayConfiguration": Field("The configuration, as namespace/name."),
-        "message": Field("What is wrong, in words."),
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
+        "message": Field("What is wrong, in words.", _MESSAGE),
         "reason": Field(
             "Which kind of problem it is: GatewayWithoutIPv6 (IPv4 is served). Empty: nothing is "
-            "served."
+            "served.",
+            _bounded(64, pattern="^[A-Za-z0-9]*$"),
         ),
     },
 }
@@ -330,21 +405,26 @@ _STRING: Final = {"type": "string"}
 
 FOREIGN: Final[dict[type, dict[str, dict[str, Any]]]] = {
     types.ObjectReference: {
-        "fieldPath": {**_STRING, "description": "Part of the referent."},
-        "resourceVersion": {**_STRING, "description": "Version of the referent."},
-        "uid": {**_STRING, "description": "UID of the referent."},
+        "fieldPath": {**_STRING, **_bounded(1024), "description": "Part of the referent."},
+        "resourceVersion": {**_STRING, **_bounded(64), "description": "Version of the referent."},
+        "uid": {**_STRING, **_UID, "description": "UID of the referent."},
     },
     types.GatewayStatusSpec: {
         "readyPeerConfigurations": {
             "type": "array",
+            "maxItems": 10000,
             "description": "Written by the Go project only: its peers. Kept so that both can "
             "run against one definition while a cluster moves over.",
             "items": {
                 "type": "object",
                 "properties": {
-                    "podEndpoint": {**_STRING, "description": "As namespace/name."},
-                    "interfaceName": {**_STRING, "description": "WireGuard interface."},
-                    "publicKey": {**_STRING, "description": "WireGuard public key."},
+                    "podEndpoint": {**_STRING, **_QUALIFIED, "description": "As namespace/name."},
+                    "interfaceName": {
+                        **_STRING,
+                        **_INTERFACE,
+                        "description": "WireGuard interface.",
+                    },
+                    "publicKey": {**_STRING, **_KEY, "description": "WireGuard public key."},
                 },
             },
         },

@@ -34,6 +34,8 @@ RULE_ANNOTATION: Final = f"{GROUP}/load-balancer-rule"
 IP_CONFIGURATION_ANNOTATION: Final = f"{GROUP}/ip-configuration"
 """Ours, on a key Secret: the name of its ipConfig, public addresses and managed prefix."""
 
+ALLOWED_PREFIXES_ANNOTATION: Final = f"{GROUP}/allowed-prefixes"
+"""Ours, on a Namespace: ids of the public IP prefixes that its configurations may use."""
 ROTATE_KEYS_ANNOTATION: Final = f"{GROUP}/rotate-keys"
 """Ours, on a StaticGatewayConfiguration: each new value asks for a new key pair."""
 KEY_ROTATION_ANNOTATION: Final = f"{GROUP}/key-rotation"
@@ -68,7 +70,6 @@ HEALTH_PORT: Final = 8082
 HEALTH_PATH: Final = "/gw/"
 """The load balancer probes ``/gw/<uid of the StaticGatewayConfiguration>``."""
 
-GATEWAY_NETNS: Final = "ns-static-egress-gateway"
 FIELD_MANAGER_CONTROLLER: Final = "static-egress-gateway-controller"
 FIELD_MANAGER_GATEWAY: Final = "static-egress-gateway-gateway"
 FIELD_MANAGER_NODE: Final = "static-egress-gateway-node"
@@ -101,8 +102,3 @@ def managed(uid: str) -> str:
 def is_ipv6_config(name: str) -> bool:
     """Whether a managed ipConfig of this name is one of IPv6."""
     return name.endswith(IPV6_CONFIG)
-
-
-def wireguard_interface(port: int) -> str:
-    """Name of a configuration's interface on a gateway node."""
-    return f"wg-{port}"

@@ -23,6 +23,19 @@ INTERNET_UNREACHABLE: Final = "InternetUnreachable"
 """What goes through the gateway gets nowhere."""
 
 
+REPORTED: Final = names.PORT_LAST - names.PORT_FIRST + 1
+"""Entries of a list of a GatewayStatus: a pool has as many ports."""
+REPORTED_MESSAGE: Final = 1024
+"""Characters of a message there."""
+CLAIMS: Final = 16
+"""Refused claims that a GatewayStatus names: others fill that list, so it stays short."""
+
+
+def cut(message: str) -> str:
+    """``message`` within ``REPORTED_MESSAGE`` characters."""
+    return message if len(message) <= REPORTED_MESSAGE else message[: REPORTED_MESSAGE - 1] + "…"
+
+
 class _Struct(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True):
     """Camel-case on the wire, defaults left out, immutable in memory."""
 
@@ -192,6 +205,15 @@ class ReadyGatewayConfiguration(_Struct, frozen=True):
     """Of the second server while the configuration's key pair is being changed."""
 
 
+class GatewaySummary(_Struct, frozen=True, omit_defaults=False):
+    """What the lists of a GatewayStatus come to; a printer column shows no list."""
+
+    serves: int = 0
+    problems: int = 0
+    vetoes: str = ""
+    """Their reasons, each once, separated by commas."""
+
+
 class GatewayStatusSpec(_Struct, frozen=True):
     """What a gateway node serves at this moment. Holds no peers: it must stay small."""
 
@@ -201,6 +223,33 @@ class GatewayStatusSpec(_Struct, frozen=True):
     refused_claims: list[RefusedClaim] = []
     """The first few, in a stable order: a list that somebody else fills must not grow."""
     heartbeat: str = ""
+    summary: GatewaySummary = GatewaySummary()
+    """Ours."""
+
+    def bounded(self) -> GatewayStatusSpec:
+        """With its summary, and within the schema's bounds: a report that is cut says more than
+        one that the API server refuses."""
+        problems = [
+            msgspec.structs.replace(p, message=cut(p.message)) for p in self.problems[:REPORTED]
+        ]
+        vetoes = [
+            msgspec.structs.replace(v, message=cut(v.message)) for v in self.vetoes[:REPORTED]
+        ]
+        return msgspec.structs.replace(
+            self,
+            ready_gateway_configurations=self.ready_gateway_configurations[:REPORTED],
+            problems=problems,
+            vetoes=vetoes,
+            refused_claims=[
+                msgspec.structs.replace(claim, message=cut(claim.message))
+                for claim in self.refused_claims[:CLAIMS]
+            ],
+            summary=GatewaySummary(
+                serves=len(self.ready_gateway_configurations),
+                problems=len(self.problems),
+                vetoes=",".join(sorted({veto.reason for veto in self.vetoes})),
+            ),
+        )
 
 
 class GatewayProblem(_Struct, frozen=True):

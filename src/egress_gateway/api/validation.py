@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
+from egress_gateway.api.crd_texts import GROUP_CHARACTERS, NAME_CHARACTERS
 from egress_gateway.api.types import StaticGatewayConfigurationSpec
 
 PREFIX_SIZES: Final = range(28, 32)
 IPV6_LONGER: Final = 96
 """Bits by which an IPv6 prefix with as many addresses is longer: 31 and 127, 28 and 124."""
 _PREFIX_ID: Final = re.compile(
-    r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"
-    r"/providers/Microsoft\.Network/publicIPPrefixes/(?P<name>[^/]+)",
+    rf"/subscriptions/(?P<subscription>[A-Za-z0-9-]+)/resourceGroups/(?P<group>[{GROUP_CHARACTERS}]+)"
+    rf"/providers/Microsoft\.Network/publicIPPrefixes/(?P<name>[{NAME_CHARACTERS}]+)",
     re.IGNORECASE,
 )
+_STRANGE_NAME: Final = re.compile(f"[^{NAME_CHARACTERS}]")
+_STRANGE_GROUP: Final = re.compile(f"[^{GROUP_CHARACTERS}]")
+_STRANGE_ID: Final = re.compile(f"[^/{GROUP_CHARACTERS}]")
 _LENGTH: Final = re.compile(r"/(0|[1-9][0-9]{0,2})\Z")
 
 
@@ -56,7 +61,41 @@ def parse_prefix_id(text: str) -> PrefixId | None:
 
 def validate_spec(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
     """Every fault of ``spec``, in field order; empty if it is sound."""
-    return [*_pool(spec), *_addresses(spec), *_cidrs(spec.exclude_cidrs)]
+    return [*_names(spec), *_pool(spec), *_addresses(spec), *_cidrs(spec.exclude_cidrs)]
+
+
+def strange_character(text: str, strange: re.Pattern[str] = _STRANGE_NAME) -> str:
+    """The first character of ``text`` that does not belong, as a reader finds it; empty: none."""
+    match = strange.search(text)
+    if match is None:
+        return ""
+    found = match[0]
+    name = _CHARACTERS.get(found) or unicodedata.name(found, "a control character").lower()
+    at = "the end" if match.end() == len(text) else f"position {match.start() + 1}"
+    return f"{name} (U+{ord(found):04X}) at {at}"
+
+
+_CHARACTERS: Final = {
+    "\r": "carriage return",
+    "\n": "line end",
+    "\t": "tab",
+    " ": "blank",
+    "\u00a0": "no-break blank",
+}
+
+
+def _names(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+    profile = spec.gateway_vmss_profile
+    fields = (
+        ("spec.gatewayNodepoolName", spec.gateway_nodepool_name, _STRANGE_NAME),
+        ("spec.gatewayVmssProfile.vmssResourceGroup", profile.vmss_resource_group, _STRANGE_GROUP),
+        ("spec.gatewayVmssProfile.vmssName", profile.vmss_name, _STRANGE_NAME),
+    )
+    return [
+        Problem(field, f"{text!r} has a {strange}", "remove that character")
+        for field, text, pattern in fields
+        if (strange := strange_character(text, pattern))
+    ]
 
 
 def _pool(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
@@ -129,7 +168,9 @@ def _prefix(field: str, prefix: str, spec: StaticGatewayConfigurationSpec) -> li
                 "remove it, or set provisionPublicIps to true",
             )
         )
-    if parse_prefix_id(prefix) is None:
+    if strange := strange_character(prefix, _STRANGE_ID):
+        problems.append(Problem(field, f"{prefix!r} has a {strange}", "remove that character"))
+    elif parse_prefix_id(prefix) is None:
         problems.append(
             Problem(
                 field,

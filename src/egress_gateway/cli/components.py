@@ -19,9 +19,9 @@ from typing import Any, Final
 import click
 import msgspec
 
-from egress_gateway.service.errors import OperatorError
+from egress_gateway.service.errors import ExpectedError
 from egress_gateway.service.logging import configure
-from egress_gateway.service.settings import PREFIX, SettingsError, load
+from egress_gateway.service.settings import PREFIX, Setting, SettingsError, describe, load
 
 log = logging.getLogger(__name__)
 Run = Callable[[Any], Awaitable[None]]
@@ -70,7 +70,7 @@ def _common_options() -> list[click.Option]:
             envvar=PREFIX + "LOG_LEVEL",
             show_default=True,
             type=click.Choice(["debug", "info", "warning", "error"]),
-            help="What is worth a line.",
+            help="Least severe level that is logged.",
         ),
         click.Option(
             ["--log-format"],
@@ -84,30 +84,30 @@ def _common_options() -> list[click.Option]:
 
 
 def _options(schema: type[msgspec.Struct]) -> list[click.Option]:
-    """One option a field; the default shown is the schema's."""
-    info = msgspec.inspect.type_info(schema)
-    assert isinstance(info, msgspec.inspect.StructType)
-    options = []
-    for field in info.fields:
-        default = "required" if field.required else _shown(field)
-        about = getattr(field.type, "extra_json_schema", None) or {}
-        text = f"{about.get('description', '')} [{default}; env {PREFIX}{field.name.upper()}]"
-        options.append(
-            click.Option([f"--{field.name.replace('_', '-')}", field.name], help=text.strip())
-        )
-    return options
+    """One option a setting, with all that its schema says of it."""
+    return [
+        click.Option([s.flag, s.name], metavar=_METAVARS.get(s.word, s.kind.upper()), help=_help(s))
+        for s in describe(schema)
+    ]
 
 
-def _shown(field: msgspec.inspect.Field) -> str:
-    if field.default is not msgspec.NODEFAULT:
-        value = field.default
-    elif field.default_factory is not msgspec.NODEFAULT:
-        value = field.default_factory()
-    else:
-        value = ""
-    if isinstance(value, list | tuple | set | frozenset):
-        return ",".join(str(v) for v in value) or "none"
-    return str(value) if value != "" else "empty"
+_METAVARS: Final = {
+    "seconds": "SECONDS",
+    "per second": "RATE",
+    "percent": "PERCENT",
+    "port": "PORT",
+    "bytes": "BYTES",
+    "path": "PATH",
+    "name": "NAME",
+    "CIDRs": "CIDR,...",
+}
+
+
+def _help(setting: Setting) -> str:
+    default = "required" if setting.default is msgspec.NODEFAULT else setting.shown_default
+    return f"{setting.text}  [default: {default or 'empty'}; env {setting.variable}]".replace(
+        "default: required", "required"
+    )
 
 
 async def _until_signal(run: Run, settings: Any) -> int:
@@ -121,39 +121,54 @@ async def _until_signal(run: Run, settings: Any) -> int:
         await task
     except asyncio.CancelledError:
         return 0
-    except OperatorError as error:
-        log.error("%s", error)
+    except Exception as error:
+        lines = expected_lines(error)
+        if not lines:
+            raise
+        for line in lines:
+            log.error("%s", line)
         return 1
     return 0
+
+
+def expected_lines(error: BaseException) -> list[str]:
+    """One line for each expected error of ``error``, which may be a task group's. Empty if it holds
+    anything that nobody expected: then the traceback is the story."""
+    if isinstance(error, ExpectedError):
+        return [str(error)]
+    if not isinstance(error, BaseExceptionGroup):
+        return []
+    parts = [expected_lines(part) for part in error.exceptions]
+    return [line for part in parts for line in part] if all(parts) else []
 
 
 controller: Final = _ComponentCommand(
     "controller",
     settings="egress_gateway.controller.settings:Settings",
     run="egress_gateway.controller.main:run",
-    help="Turns StaticGatewayConfigurations into addresses and a load balancer in the cloud.",
+    help="Run the controller: reconcile StaticGatewayConfigurations with the cloud.",
 )
 gateway: Final = _ComponentCommand(
     "gateway",
     settings="egress_gateway.gateway.settings:Settings",
     run="egress_gateway.gateway.main:run",
-    help="Serves configurations on a gateway node: WireGuard, peers, SNAT, health.",
+    help="Run the gateway agent: WireGuard, peers, SNAT and health on a gateway node.",
 )
 node: Final = _ComponentCommand(
     "node",
     settings="egress_gateway.node.settings:Settings",
     run="egress_gateway.node.main:run",
-    help="Installs the CNI plugin on a node and attaches its pods.",
+    help="Run the node agent: install the CNI plugin and attach the node's pods.",
 )
 webhook: Final = _ComponentCommand(
     "webhook",
     settings="egress_gateway.webhook.settings:Settings",
     run="egress_gateway.webhook.main:run",
-    help="Keeps annotated pods off nodes without the plugin, where the API server cannot.",
+    help="Run the webhook: keep annotated pods off nodes without the plugin.",
 )
 wireguard: Final = _ComponentCommand(
     "wireguard",
     settings="egress_gateway.datapath.wireguard.host:Settings",
     run="egress_gateway.datapath.wireguard.host:run",
-    help="Hosts wireguard-go processes, so that tunnels outlive the agents.",
+    help="Run the tunnel host: wireguard-go processes that outlive the agents.",
 )

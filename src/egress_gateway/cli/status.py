@@ -1,109 +1,212 @@
 """``egress-gateway status``: what a person asks at three in the morning, on one screen.
 
-For each configuration: ready or why not, its addresses, its gateways, its pods. The exit code is 1
-when a configuration is not ready, so that a script can wait on it.
+For each configuration: ready, degraded or not, and why; its addresses, gateways and pods. Below
+that the components. The exit code is 1 when anything is less than healthy, so that a script can
+wait on it. It needs no more rights than its caller has: what he may not read is said.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import datetime
+import shutil
 import sys
-from collections.abc import Sequence
-from typing import Any
+import textwrap
+import time
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
 
-from egress_gateway.api.conditions import READY, find
-from egress_gateway.api.types import GatewayStatus, PodEndpoint, StaticGatewayConfiguration
+from egress_gateway.api import names
+from egress_gateway.cli.overview import (
+    ComponentView,
+    ConfigurationView,
+    Facts,
+    Overview,
+    summarize,
+)
 from egress_gateway.kube import config, resources
 from egress_gateway.kube.client import Client
-from egress_gateway.kube.errors import ApiError
+from egress_gateway.kube.errors import ApiError, Forbidden, NotFound, Unauthorized
+from egress_gateway.kube.resources import Resource, Untyped
+
+T = TypeVar("T")
+
+_DEPLOYMENTS: Final = replace(resources.DAEMON_SETS, plural="deployments", kind="Deployment")
+_LABEL: Final = "app.kubernetes.io/name=static-egress-gateway"
+_COLOURS: Final = {"Ready": "green", "Degraded": "yellow", "NotReady": "red"}
+_NAMED: Final = 5
+"""Attached pods that are named; of more only the number is told (``--output wide``: all)."""
 
 
 @click.command()
 @click.option("--kubeconfig", help="Path; else KUBECONFIG, ~/.kube/config or the pod's own.")
-@click.option("-n", "--namespace", help="Only this namespace.")
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def status(kubeconfig: str | None, namespace: str | None, output: str) -> None:
-    """Configurations, gateways and pods at a glance."""
+@click.option("-n", "--namespace", help="Only configurations of this namespace.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces (the default).")
+@click.option("-w", "--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "wide", "json"]),
+    default="text",
+    show_default=True,
+)
+@click.option(
+    "--system-namespace",
+    default=names.SYSTEM_NAMESPACE,
+    show_default=True,
+    help="Where the components run.",
+)
+def status(
+    kubeconfig: str | None,
+    namespace: str | None,
+    all_namespaces: bool,
+    watch: bool,
+    output: str,
+    system_namespace: str,
+) -> None:
+    """Show configurations, gateways, pods and components. Exit 1 when anything is degraded."""
+    if namespace and all_namespaces:
+        raise click.UsageError("--namespace and --all-namespaces exclude each other")
     try:
-        found = asyncio.run(_read(kubeconfig, namespace))
+        while True:
+            facts = asyncio.run(_read(kubeconfig, namespace, system_namespace))
+            overview = summarize(facts, datetime.datetime.now(datetime.UTC))
+            if watch and output != "json":
+                click.clear()
+            _print(overview, output)
+            if not watch:
+                sys.exit(0 if overview.healthy else 1)
+            time.sleep(2)
     except config.ConfigError as error:
         raise click.ClickException(str(error)) from error
     except ApiError as error:
         raise click.ClickException(f"the Kubernetes API refused: {error}") from error
-    overview = summarize(*found)
+
+
+def _print(overview: Overview, output: str) -> None:
     if output == "json":
-        click.echo(json.dumps(overview))
-    else:
-        click.echo(render(overview), nl=False)
-    sys.exit(0 if all(c["ready"] for c in overview) else 1)
+        click.echo(msgspec.json.encode(overview).decode())
+        return
+    width = shutil.get_terminal_size((80, 24)).columns
+    click.echo(render(overview, width=width, wide=output == "wide"), nl=False)
 
 
-async def _read(
-    kubeconfig: str | None, namespace: str | None
-) -> tuple[Sequence[StaticGatewayConfiguration], Sequence[PodEndpoint], Sequence[GatewayStatus]]:
+async def _read(kubeconfig: str | None, namespace: str | None, system: str) -> Facts:
+    unseen: list[str] = []
+
+    async def visible(what: str, reading: Awaitable[T]) -> T | None:
+        try:
+            return await reading
+        except (Forbidden, Unauthorized):
+            unseen.append(f"{what}: not yours to read")
+        except NotFound:
+            unseen.append(f"{what}: the cluster has no such kind; is the chart installed?")
+        return None
+
     async with Client(config.load(kubeconfig), "egress-gateway-cli") as client:
-        configurations, endpoints, gateways = await asyncio.gather(
-            client.list(resources.SGCS, namespace=namespace),
-            client.list(resources.POD_ENDPOINTS, namespace=namespace),
-            client.list(resources.GATEWAY_STATUSES),
+
+        async def items(resource: Resource[T], where: str | None) -> Sequence[T]:
+            return (await client.list(resource, namespace=where)).items
+
+        configurations, endpoints, gateways, nodes, pods, components = await asyncio.gather(
+            items(resources.SGCS, namespace),
+            visible("PodEndpoints", items(resources.POD_ENDPOINTS, namespace)),
+            visible("GatewayStatuses", items(resources.GATEWAY_STATUSES, system)),
+            visible("Nodes", items(resources.NODES, None)),
+            visible("Pods", items(resources.PODS, namespace)),
+            visible(f"components in {system}", _components(client, system)),
         )
-    return configurations.items, endpoints.items, gateways.items
+    return Facts(
+        configurations=configurations,
+        endpoints=endpoints,
+        gateways=gateways,
+        nodes=nodes,
+        pods=pods,
+        components=components or (),
+        unseen=sorted(unseen),
+    )
 
 
-def summarize(
-    configurations: Sequence[StaticGatewayConfiguration],
-    endpoints: Sequence[PodEndpoint],
-    gateways: Sequence[GatewayStatus],
-) -> list[dict[str, Any]]:
-    """One entry a configuration; pure."""
-    serving = {
-        (ready.static_gateway_configuration, g.metadata.name)
-        for g in gateways
-        for ready in g.spec.ready_gateway_configurations
-    }
-    overview = []
-    for sgc in configurations:
-        name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
-        ready = find(sgc.status.conditions, READY)
-        overview.append(
-            {
-                "configuration": name,
-                "ready": ready is not None and ready.status == "True",
-                "reason": ready.reason if ready else "NotObserved",
-                "message": ready.message if ready else "no controller has looked at it yet",
-                "prefix": sgc.status.egress_ip_prefix,
-                "gateways": [
-                    msgspec.to_builtins(g) | {"serving": (name, g.node) in serving}
-                    for g in sgc.status.gateways
-                ],
-                "pods": sorted(
-                    e.metadata.name
-                    for e in endpoints
-                    if e.metadata.namespace == sgc.metadata.namespace
-                    and e.spec.static_gateway_configuration == sgc.metadata.name
-                ),
-            }
-        )
-    return overview
+async def _components(client: Client, namespace: str) -> list[ComponentView]:
+    """Our Deployments and DaemonSets, by the label that the chart gives them."""
+    found: list[ComponentView] = []
+    for kind in (_DEPLOYMENTS, resources.DAEMON_SETS):
+        page = await client.list(kind.untyped(), namespace=namespace, labels=_LABEL)
+        found += [component(obj) for obj in page.items]
+    return sorted(found, key=lambda c: c.name)
 
 
-def render(overview: list[dict[str, Any]]) -> str:
-    """``summarize``'s result for a terminal."""
-    if not overview:
-        return "no StaticGatewayConfiguration\n"
-    lines = []
-    for entry in overview:
-        state = "ready" if entry["ready"] else f"NOT READY ({entry['reason']})"
-        lines.append(f"{entry['configuration']}: {state}  {entry['prefix'] or 'no address yet'}")
-        if not entry["ready"]:
-            lines.append(f"  {entry['message']}")
-        for gateway in entry["gateways"]:
-            serving = "serving" if gateway["serving"] else "NOT SERVING"
-            public = gateway.get("publicIp") or "no public address"
-            lines.append(f"  gateway {gateway['node']}  {serving}  {public}")
-        lines.append(f"  pods: {', '.join(entry['pods']) or 'none'}")
+def component(workload: Untyped) -> ComponentView:
+    """A Deployment's or DaemonSet's pods, ready and wanted (apps/v1)."""
+    state: dict[str, Any] = workload.get("status") or {}
+    spec: dict[str, Any] = workload.get("spec") or {}
+    name = workload["metadata"]["name"]
+    if "replicas" not in spec:  # a DaemonSet
+        ready, wanted = state.get("numberReady", 0), state.get("desiredNumberScheduled", 0)
+    elif not spec["replicas"]:
+        return ComponentView(name=name, ready=0, wanted=1, message="scaled to zero")
+    else:
+        ready, wanted = state.get("readyReplicas", 0), spec["replicas"]
+    message = "" if ready >= wanted else f"{wanted - ready} pods not ready; kubectl describe them"
+    return ComponentView(name=name, ready=ready, wanted=wanted, message=message)
+
+
+def render(overview: Overview, *, width: int = 80, wide: bool = False) -> str:
+    """``summarize``'s result for a terminal of ``width`` columns, with colours that ``click.echo``
+    takes out where there is none."""
+    lines: list[str] = []
+    for one in overview.configurations:
+        lines += _lines(one, width, wide=wide)
+    if not overview.configurations:
+        lines.append("no StaticGatewayConfiguration")
+    if overview.components:
+        lines.append("components:")
+    for workload in overview.components:
+        state = f"{workload.ready} of {workload.wanted} ready"
+        if workload.ready < workload.wanted:
+            state = click.style(state, fg="red")
+        lines += [f"  {workload.name}: {state}", *_wrapped(workload.message, width, "    ")]
+    lines += [f"not seen: {what}" for what in overview.unseen]
     return "\n".join(lines) + "\n"
+
+
+def _lines(one: ConfigurationView, width: int, *, wide: bool) -> Iterator[str]:
+    word = {"Ready": "ready", "Degraded": "DEGRADED", "NotReady": "NOT READY"}[one.state]
+    state = click.style(word, fg=_COLOURS[one.state], bold=one.state != "Ready")
+    reason = "" if one.state == "Ready" else f" ({one.reason})"
+    yield f"{one.configuration}: {state}{reason}  {one.prefix or 'no address yet'}"
+    if one.state != "Ready":
+        yield from _wrapped(one.message, width, "  ")
+    for gateway in one.gateways:
+        address = ", ".join(filter(None, (gateway.public_ip, gateway.public_ip_v6)))
+        serving = gateway.reason if gateway.reason == "Unknown" else "serving"
+        if not gateway.serving:
+            serving = click.style(f"NOT SERVING ({gateway.reason})", fg="red")
+        yield f"  gateway {gateway.node}  {serving}  {address or 'no public address'}"
+        yield from _wrapped(gateway.message, width, "    ")
+    named = one.pods if wide or len(one.pods) <= _NAMED else []
+    yield from _wrapped(f"pods: {len(one.pods)} attached" + _list(named), width, "  ")
+    shown = one.troubled_pods if wide else one.troubled_pods[:_NAMED]
+    for pod in shown:
+        yield from _wrapped(f"pod {pod.pod}: {pod.reason}: {pod.message}", width, "  ")
+    if len(shown) < len(one.troubled_pods):
+        yield f"  … and {len(one.troubled_pods) - len(shown)} more (--output wide)"
+
+
+def _list(pods: Sequence[str]) -> str:
+    return f" ({', '.join(pods)})" if pods else ""
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width, 40),
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from egress_gateway.service.errors import OperatorError
+from egress_gateway.service.errors import ExpectedError, OperatorError
 
 
-class CloudError(Exception):
+class CloudError(ExpectedError):
     """A request failed. ``resource`` is the id of what it was about, as far as known."""
 
     def __init__(

@@ -6,9 +6,10 @@ import platform
 from pathlib import Path
 
 from egress_gateway.api import names
+from egress_gateway.service.errors import ExpectedError
 
 
-class PluginMissing(Exception):
+class PluginMissing(ExpectedError):
     """The package carries no plugin for this machine."""
 
 

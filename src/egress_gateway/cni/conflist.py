@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from egress_gateway.api import names
 from egress_gateway.cni.protocol import SUPPORTED_VERSIONS
+from egress_gateway.service.errors import ExpectedError
 
 EXTENSIONS: Final = (".conf", ".conflist", ".json")
 """What libcni takes for a configuration; the first in the folder by name is the network."""
@@ -19,7 +20,7 @@ _WHOLE: Final = ("cniVersion", "cniVersions", "name")
 """What belongs to the whole chain, and not to the plugin that a single configuration is of."""
 
 
-class ConflistError(ValueError):
+class ConflistError(ExpectedError, ValueError):
     """A CNI configuration cannot carry the plugin; the text says why and what mends it."""
 
 

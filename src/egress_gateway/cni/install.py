@@ -24,6 +24,7 @@ from typing import Any, Final
 from egress_gateway.api import names
 from egress_gateway.cni import conflist
 from egress_gateway.cni.tenure import Tenure
+from egress_gateway.service.errors import ExpectedError
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,11 @@ _NEW: Final = ".egress-gateway-new"
 _STALE_SECONDS: Final = 60.0
 
 
-class InstallError(Exception):
+class InstallError(ExpectedError):
     """The plugin cannot be put in place; names the file and what mends it."""
 
 
-class Superseded(Exception):
+class Superseded(ExpectedError):
     """A later agent of this node sees to the plugin: nothing was changed."""
 
 

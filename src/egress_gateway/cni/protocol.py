@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from egress_gateway.api import names
+from egress_gateway.service.errors import ExpectedError
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -34,7 +35,7 @@ SUPPORTED_VERSIONS: Final = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """All that know chains. Azure CNI's own configuration says 0.3.0."""
 
 
-class ProtocolError(ValueError):
+class ProtocolError(ExpectedError, ValueError):
     """The call or its configuration makes no sense; the text says which part."""
 
 

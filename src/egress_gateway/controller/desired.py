@@ -78,11 +78,18 @@ class DesiredPool:
             prefix_id=sgc.spec.public_ip_prefix_id,
             prefix_id6=sgc.spec.public_ip_prefix_id_v6,
             prefix_size=target.prefix_size,
-            problem=self.unidentified.get(uid) or self._backoff.blocked(uid),
+            problem=self.unidentified.get(uid)
+            or self._ungranted(sgc)
+            or self._backoff.blocked(uid),
             problem6=self._backoff.blocked6(uid),
             in_use=self._in_use.in_use(sgc),
             gives_way=self._backoff.gives_way(uid),
         )
+
+    def _ungranted(self, sgc: StaticGatewayConfiguration) -> Problem | None:
+        spec = sgc.spec
+        prefixes = (spec.public_ip_prefix_id, spec.public_ip_prefix_id_v6)
+        return self._cluster.grants.problem(sgc.metadata.namespace, prefixes)
 
     def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:
         """Whether the pool ``target`` serves, and nobody uses the gateways of another any more."""

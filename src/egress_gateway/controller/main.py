@@ -53,7 +53,12 @@ async def run(settings: Settings, *, cloud: Cloud | None = None) -> None:
 
 async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client) -> None:
     recorder = Recorder(client, names.FIELD_MANAGER_CONTROLLER)
-    cluster = Cluster(client, recorder, system_namespace=settings.system_namespace)
+    cluster = Cluster(
+        client,
+        recorder,
+        system_namespace=settings.system_namespace,
+        strict_prefixes=settings.strict_prefixes,
+    )
     async with _health(settings, cluster):
         await _together(
             *(cache.run() for cache in cluster.caches),

@@ -103,6 +103,7 @@ class Reconciler:
         cluster.on_configuration(self._changed)
         cluster.on_agents(self._agents_changed)
         cluster.on_machines(self._nodes_changed)
+        cluster.on_grants(lambda: self.work.add(SURVEY))
 
     @property
     def pools(self) -> Collection[str]:

@@ -5,6 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from egress_gateway.api import names
+from egress_gateway.service.settings import (
+    Count,
+    DnsLabel,
+    Interval,
+    Port,
+    Seconds,
+    address,
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -12,7 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     azure_config: str = "/etc/egress-gateway/azure.json"
     """File with the Azure configuration (JSON or YAML); the Go project's is accepted."""
-    system_namespace: str = names.SYSTEM_NAMESPACE
+    system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
     """Where key Secrets, the agents' Role, GatewayStatus objects and the Lease live."""
     kubeconfig: str = ""
     """Empty: the pod's ServiceAccount, $KUBECONFIG or ~/.kube/config."""
@@ -20,17 +28,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Name in the Lease; empty: $POD_NAME, else the host's name with a random part."""
     leader_elect: bool = True
     """Off only when exactly one controller runs."""
-    lease_duration: float = 12.0
+    lease_duration: Interval = 12.0
     """Seconds after which a silent leader is replaced. Fifteen are promised, to the successor's
     first act; a leader that cannot renew acts for two thirds of it."""
     health_address: str = "0.0.0.0"  # noqa: S104  (the kubelet probes it)
-    health_port: int = 8081
-    drift_interval: float = 60.0
+    """IP address that the port is bound to."""
+    health_port: Port = 8081
+    """TCP port of /healthz and /readyz, for the kubelet's probes."""
+    drift_interval: Interval = 60.0
     """Seconds between looks at a settled pool."""
-    retry_limit: float = 30.0
+    retry_limit: Interval = 30.0
     """Seconds, at most, between tries of what was refused."""
-    rotation_timeout: float = 600.0
+    rotation_timeout: Seconds = 600.0
     """Seconds that pods have to move to a new key pair. If none could, the former one stays; else
     it goes, and who still uses it is named. 0: it stays until nobody does."""
-    workers: int = 4
+    strict_prefixes: bool = False
+    """A namespace uses the public IP prefixes that its own annotation names, and no others. False:
+    any namespace may use a prefix that no Namespace's annotation names."""
+    workers: Count = 4
     """Pools worked on at once."""
+
+    def __post_init__(self) -> None:
+        address("health_address", self.health_address)

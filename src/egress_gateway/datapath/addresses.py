@@ -17,6 +17,22 @@ ECHO_ADDRESS: Final = ipaddress.IPv4Address("169.254.103.1")
 through the tunnel and the translation, both ways. Link-local: it never leaves the pair."""
 ECHO_ADDRESS6: Final = ipaddress.IPv6Address("fd65:6777:7061:6972::1")
 """The same for IPv6: a unique local address (RFC 4193) that nobody routes."""
+ECHO_NETWORK6: Final = ipaddress.IPv6Network("fd65:6777:7061:6972::/64")
+"""Around it. Gateways refuse the rest of it."""
+
+
+ALWAYS_REFUSED: Final[tuple[IPNetwork, ...]] = (
+    IPv4Network("169.254.0.0/16"),  # link-local: metadata service, NodeLocal DNSCache, LocalDNS
+    IPv4Network("168.63.129.16/32"),  # Azure's platform address
+    IPv4Network("127.0.0.0/8"),
+    IPv4Network("224.0.0.0/4"),
+    IPv6Network("::/127"),  # unspecified, loopback
+    IPv6Network("::ffff:0:0/96"),  # IPv4 in disguise
+    IPv6Network("fe80::/10"),
+    IPv6Network("ff00::/8"),
+)
+"""What no gateway ever carries, whatever a configuration says, because it means something else on
+every machine. So a pod never sends it into a tunnel: it stays on the pod's own link."""
 
 
 def parse_network(text: str) -> IPNetwork:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
+from egress_gateway.service.errors import ExpectedError
 
-class DatapathError(Exception):
+
+class DatapathError(ExpectedError):
     """A kernel object could not be read or changed."""
 
 

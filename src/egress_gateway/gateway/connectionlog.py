@@ -20,6 +20,7 @@ from egress_gateway.datapath.linux.connections import Connection
 from egress_gateway.datapath.linux.netlink import Overrun
 from egress_gateway.gateway import metrics
 from egress_gateway.kube.resources import Key
+from egress_gateway.service.bucket import Bucket
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class ConnectionLog:
             self._thread = None
 
     def _work(self, events: Events, stop: threading.Event) -> None:
-        budget = Budget(self._rate, time.monotonic())
+        budget = Bucket(self._rate, burst=self._rate, at=time.monotonic())
         try:
             while not stop.is_set():
                 try:
@@ -96,34 +97,15 @@ class ConnectionLog:
         finally:
             events.close()
 
-    def _write(self, connection: Connection, budget: Budget, stop: threading.Event) -> None:
+    def _write(self, connection: Connection, budget: Bucket, stop: threading.Event) -> None:
         logged = self._wanted.get(connection.zone)
         if logged is None:
             return
-        while (wait := budget.take(time.monotonic())) > 0:
-            if stop.wait(wait):
-                return
+        if (wait := budget.take(time.monotonic())) and stop.wait(wait):
+            return
         pod = self._owner(logged.name, connection.source)
         word = "ended" if connection.ended else "began"
         log.info("connection " + word, extra=fields(connection, logged, pod))
-
-
-class Budget:
-    """A token bucket that holds one second's worth. Pure: the time is told."""
-
-    def __init__(self, rate: int, now: float) -> None:
-        self._rate = rate
-        self._tokens = float(rate)
-        self._at = now
-
-    def take(self, now: float) -> float:
-        """Takes one and returns 0, or returns the seconds until there is one."""
-        self._tokens = min(float(self._rate), self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < 1:
-            return (1 - self._tokens) / self._rate
-        self._tokens -= 1
-        return 0.0
 
 
 def fields(connection: Connection, logged: Logged, pod: Key | None) -> dict[str, object]:

@@ -8,16 +8,14 @@ object is ever followed. What was read once is kept while the API server is away
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Iterable
 from typing import Final
 
-from egress_gateway.api import keys, names
+from egress_gateway.api import keysecret, names
 from egress_gateway.gateway.serving import Listed, key_mismatch, keys_of
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
-from egress_gateway.kube.resources import SECRETS, Secret
+from egress_gateway.kube.resources import SECRETS
 
 _AT_ONCE: Final = 16
 
@@ -76,30 +74,8 @@ class KeyStore:
                 "egress-gateway-keys"
             ) from None
         try:
-            return private_keys(secret)
+            return keysecret.private_keys(secret.data)
         except ValueError as error:
             raise ValueError(
                 f"{where}: {error}; delete it and the controller makes a new pair"
             ) from None
-
-
-def private_keys(secret: Secret) -> list[str]:
-    """The WireGuard keys (text) in a Secret of the Go project's shape, the usual one first: each
-    field is base64, as all Secret data, of the key's own base64 text. Raises ``ValueError``, never
-    with the key."""
-    found = [_key(secret, names.SECRET_PRIVATE_KEY)]
-    if secret.data.get(names.SECRET_SECOND_KEY):
-        found.append(_key(secret, names.SECRET_SECOND_KEY))
-    return found
-
-
-def _key(secret: Secret, name: str) -> str:
-    field = secret.data.get(name)
-    if not field:
-        raise ValueError(f"{name} is missing")
-    try:
-        text = base64.b64decode(field, validate=True).decode("ascii").strip()
-    except (binascii.Error, UnicodeDecodeError):
-        raise ValueError(f"{name} is not base64 of a key") from None
-    keys.decode(text)
-    return text

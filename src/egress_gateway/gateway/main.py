@@ -40,6 +40,7 @@ from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Node
 from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue
+from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ def _primary(settings: Settings, node: Node) -> IPv4Address:
     for text in candidates:
         with contextlib.suppress(ValueError):
             return IPv4Address(text)
-    raise SystemExit(
+    raise OperatorError(
         f"Node {settings.node_name} has no IPv4 InternalIP; set --primary-ip to its address"
     )
 

@@ -80,6 +80,8 @@ class Reporter:
         self._refused: list[RefusedClaim] = []
         self._wanted: GatewayStatusSpec | None = None
         self._written: GatewayStatusSpec | None = None
+        self._said: list[GatewayVeto] | None = None
+        self._said_refused: list[RefusedClaim] | None = None
         self._lock = asyncio.Lock()
         self._at = float("-inf")
 
@@ -95,14 +97,14 @@ class Reporter:
         and there has been a report. Raises ``ApiError``."""
         self._vetoes = found
         async with self._lock:
-            said = self._written.vetoes if self._written else None
+            said = self._said
             return said is not None and said != found and await self._publish()
 
     async def refuse(self, found: list[RefusedClaim]) -> bool:
         """The same for claims that do not count."""
         self._refused = found
         async with self._lock:
-            said = self._written.refused_claims if self._written else None
+            said = self._said_refused
             return said is not None and said != found and await self._publish()
 
     async def _publish(self) -> bool:
@@ -110,7 +112,7 @@ class Reporter:
             return False
         spec = msgspec.structs.replace(
             self._wanted, vetoes=self._vetoes, refused_claims=self._refused
-        )
+        ).bounded()
         due = time.monotonic() - self._at >= self._heartbeat
         if spec == self._written and not due:
             return False
@@ -118,6 +120,7 @@ class Reporter:
         stamped = msgspec.structs.replace(spec, heartbeat=now.replace("+00:00", "Z"))
         await self._client.apply(GATEWAY_STATUSES, self._document(stamped))
         self._written, self._at = spec, time.monotonic()
+        self._said, self._said_refused = self._vetoes, self._refused
         return True
 
     def _document(self, spec: GatewayStatusSpec) -> GatewayStatus:

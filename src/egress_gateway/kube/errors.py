@@ -11,8 +11,10 @@ from typing import Final
 
 import msgspec
 
+from egress_gateway.service.errors import ExpectedError
 
-class ApiError(Exception):
+
+class ApiError(ExpectedError):
     """The server refused. ``status`` is the HTTP status, ``reason`` Kubernetes' own
     (``NotFound``, ``AlreadyExists``, …), ``message`` its words."""
 

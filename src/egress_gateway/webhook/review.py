@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from egress_gateway.api import names
+from egress_gateway.service.errors import ExpectedError
 
 API_VERSION: Final = "admission.k8s.io/v1"
 MIRROR: Final = "kubernetes.io/config.mirror"
@@ -23,7 +24,7 @@ Operation = dict[str, Any]
 """One of RFC 6902."""
 
 
-class ReviewError(ValueError):
+class ReviewError(ExpectedError, ValueError):
     """The document is no review of a pod; the text says what is wrong with it."""
 
 

@@ -119,7 +119,7 @@ async def test_public_and_private_are_exchanged_on_both_kinds_of_pool(lab: Azure
 
 
 async def test_a_nic_that_somebody_else_wrote_meanwhile_is_not_overwritten(lab: AzureLab) -> None:
-    await lab.add_pool("npegress", kind="VirtualMachines", count=1)
+    await lab.add_pool("npegress", kind="VirtualMachines", size=31)
     pool = next(p for p in await lab.cloud.pools() if p.name == "npegress")
     decided = await look(lab, [wanted("p", private=True)], "npegress")
     nic = await lab.person.get(pool.resource_id, "2024-05-01")

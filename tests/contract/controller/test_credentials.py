@@ -23,7 +23,7 @@ def _by_secret(lab: AzureLab, file: Path, client: str) -> AzureCloud:
 
 async def test_a_client_secret_lets_in_and_its_role_decides(tmp_path: Path) -> None:
     async with azure_lab(tmp_path) as lab:
-        await lab.add_pool("npegress", count=1)
+        await lab.add_pool("npegress")
         file = tmp_path / "secret"
         file.write_text("x")
         cloud = _by_secret(lab, file, "me")

@@ -383,7 +383,7 @@ async def test_an_object_from_before_the_rules_can_be_released_and_deleted(c: Cl
     await c.client.apply(CRDS, strict)
     await refused(c)
     held = await c.client.get(SGCS, "a", c.namespace)
-    status = {"conditions": []}
+    status: dict[str, Any] = {"conditions": []}
     body = {"metadata": {**NAMED, "namespace": c.namespace}, "status": status}
     body["metadata"]["resourceVersion"] = held.metadata.resource_version
     await c.client.replace_status(SGCS, body)

@@ -1,12 +1,23 @@
-"""What a person reads: ready or why not, addresses, gateways, pods."""
+"""What a person reads at three in the morning is true: ready, degraded or not, and why."""
 
 from __future__ import annotations
 
+import datetime
+import re
+from typing import Any
+
+import click
+import msgspec
+import pytest
+
+from egress_gateway.api import names
 from egress_gateway.api.types import (
     Condition,
     Gateway,
+    GatewayProblem,
     GatewayStatus,
     GatewayStatusSpec,
+    GatewayVeto,
     ObjectMeta,
     PodEndpoint,
     PodEndpointSpec,
@@ -14,79 +25,252 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.cli.status import render, summarize
+from egress_gateway.cli.overview import ComponentView, Facts, Overview, summarize
+from egress_gateway.cli.status import component, render
+from egress_gateway.kube.resources import (
+    Node,
+    NodeCondition,
+    NodeStatus,
+    Pod,
+    PodSpec,
+    PodStatus,
+)
+
+NOW = datetime.datetime(2030, 1, 1, 3, 0, tzinfo=datetime.UTC)
+SERVED = [ReadyGatewayConfiguration(static_gateway_configuration="default/a")]
 
 
-def configuration(
-    name: str, status: StaticGatewayConfigurationStatus
-) -> StaticGatewayConfiguration:
+def sgc(name: str = "a", *, ready: bool = True, gateways: int = 2) -> StaticGatewayConfiguration:
+    condition = Condition(
+        type="Ready",
+        status="True" if ready else "False",
+        reason="Ready" if ready else "PrefixNotFound",
+        message="" if ready else "there is no prefix p; create it or correct spec.publicIpPrefixId",
+    )
     return StaticGatewayConfiguration(
-        metadata=ObjectMeta(name=name, namespace="default"), status=status
-    )
-
-
-def condition(status: str, reason: str, message: str) -> Condition:
-    assert status in ("True", "False")
-    return Condition(
-        type="Ready", status="True" if status == "True" else "False", reason=reason, message=message
-    )
-
-
-def test_a_ready_configuration_shows_addresses_gateways_and_pods() -> None:
-    sgc = configuration(
-        "a",
-        StaticGatewayConfigurationStatus(
+        metadata=ObjectMeta(name=name, namespace="default"),
+        status=StaticGatewayConfigurationStatus(
             egress_ip_prefix="203.0.113.0/30",
             gateways=[
                 Gateway(
-                    node="gw0",
-                    primary_ip="10.0.0.1",
-                    secondary_ip="10.0.0.2",
-                    public_ip="203.0.113.0",
-                ),
-                Gateway(node="gw1", primary_ip="10.0.0.3", secondary_ip="10.0.0.4"),
+                    node=f"gw{i}",
+                    primary_ip=f"10.0.0.{i}",
+                    secondary_ip=f"10.0.1.{i}",
+                    public_ip=f"203.0.113.{i}",
+                )
+                for i in range(gateways)
             ],
-            conditions=[condition("True", "Ready", "")],
+            conditions=[condition],
         ),
     )
-    endpoint = PodEndpoint(
-        metadata=ObjectMeta(name="web-1", namespace="default"),
-        spec=PodEndpointSpec(static_gateway_configuration="a"),
-    )
-    elsewhere = PodEndpoint(
-        metadata=ObjectMeta(name="web-2", namespace="other"),
-        spec=PodEndpointSpec(static_gateway_configuration="a"),
-    )
-    gateway = GatewayStatus(
-        metadata=ObjectMeta(name="gw0"),
-        spec=GatewayStatusSpec(
-            ready_gateway_configurations=[
-                ReadyGatewayConfiguration(static_gateway_configuration="default/a")
-            ]
+
+
+def agent(number: int, **spec: Any) -> GatewayStatus:
+    given = {"ready_gateway_configurations": SERVED, "heartbeat": "2030-01-01T02:59:45Z"} | spec
+    return GatewayStatus(metadata=ObjectMeta(name=f"gw{number}"), spec=GatewayStatusSpec(**given))
+
+
+def node(number: int, *, ready: str = "True") -> Node:
+    condition = NodeCondition(type="Ready", status=ready, message="Kubelet stopped posting")
+    return Node(metadata=ObjectMeta(name=f"gw{number}"), status=NodeStatus(conditions=[condition]))
+
+
+def pod(name: str, *, value: str = "a", phase: str = "Running", **spec: Any) -> Pod:
+    return Pod(
+        metadata=ObjectMeta(
+            name=name, namespace="default", annotations={names.POD_ANNOTATION: value}
         ),
+        spec=PodSpec(**({"node_name": "n0"} | spec)),
+        status=PodStatus(phase=phase),
     )
-    overview = summarize([sgc], [endpoint, elsewhere], [gateway])
-    assert render(overview) == (
+
+
+def endpoint(name: str, *, namespace: str = "default") -> PodEndpoint:
+    return PodEndpoint(
+        metadata=ObjectMeta(name=name, namespace=namespace),
+        spec=PodEndpointSpec(static_gateway_configuration="a"),
+    )
+
+
+HEALTHY = Facts(
+    configurations=[sgc()],
+    endpoints=[endpoint("web-1"), endpoint("web-2", namespace="other")],
+    gateways=[agent(0), agent(1)],
+    nodes=[node(0), node(1)],
+    pods=[pod("web-1"), pod("done", phase="Succeeded"), pod("theirs", value="b")],
+    components=[ComponentView(name="egress-gateway-node", ready=3, wanted=3)],
+)
+
+
+def overview(**changed: Any) -> Overview:
+    return summarize(msgspec.structs.replace(HEALTHY, **changed), NOW)
+
+
+def text(found: Overview, width: int = 80) -> str:
+    return click.unstyle(render(found, width=width))
+
+
+def test_a_healthy_cluster_is_ready_and_shows_addresses_gateways_and_pods() -> None:
+    found = overview()
+    assert found.healthy
+    assert text(found) == (
         "default/a: ready  203.0.113.0/30\n"
         "  gateway gw0  serving  203.0.113.0\n"
-        "  gateway gw1  NOT SERVING  no public address\n"
-        "  pods: web-1\n"
+        "  gateway gw1  serving  203.0.113.1\n"
+        "  pods: 1 attached (web-1)\n"
+        "components:\n"
+        "  egress-gateway-node: 3 of 3 ready\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "words"),
+    [
+        ({"nodes": [node(0), node(1, ready="Unknown")]}, "NodeNotReady", "stopped posting"),
+        ({"nodes": [node(0), node(1, ready="False")]}, "NodeNotReady", "stopped posting"),
+        ({"nodes": [node(0)]}, "NodeGone", "no Node"),
+        ({"gateways": [agent(0)]}, "NoAgent", "no gateway agent"),
+        (
+            {"gateways": [agent(0), agent(1, heartbeat="2030-01-01T02:58:00Z")]},
+            "AgentSilent",
+            "120 s ago",
+        ),
+        (
+            {"gateways": [agent(0), agent(1, vetoes=[GatewayVeto(reason="Draining")])]},
+            "Draining",
+            "",
+        ),
+        (
+            {
+                "gateways": [
+                    agent(0),
+                    agent(
+                        1,
+                        vetoes=[
+                            GatewayVeto(
+                                reason="InternetUnreachable",
+                                message="1.2.3.4 does not answer",
+                                static_gateway_configuration="default/a",
+                            )
+                        ],
+                    ),
+                ]
+            },
+            "InternetUnreachable",
+            "does not answer",
+        ),
+        (
+            {
+                "gateways": [
+                    agent(0),
+                    agent(
+                        1,
+                        ready_gateway_configurations=[],
+                        problems=[
+                            GatewayProblem(
+                                static_gateway_configuration="default/a", message="no key Secret"
+                            )
+                        ],
+                    ),
+                ]
+            },
+            "Problem",
+            "no key Secret",
+        ),
+        ({"gateways": [agent(0), agent(1, ready_gateway_configurations=[])]}, "NotServing", ""),
+    ],
+)
+def test_a_lost_gateway_degrades_the_configuration_and_says_why(
+    changed: dict[str, Any], reason: str, words: str
+) -> None:
+    found = overview(**changed)
+    assert not found.healthy
+    assert found.configurations[0].state == "Degraded"
+    shown = text(found)
+    assert "default/a: DEGRADED (GatewayLost)  203.0.113.0/30" in shown
+    assert f"gateway gw1  NOT SERVING ({reason})  203.0.113.1" in shown
+    assert words in shown
+
+
+def test_another_configurations_veto_is_none_of_this_one() -> None:
+    veto = GatewayVeto(reason="InternetUnreachable", static_gateway_configuration="default/b")
+    assert overview(gateways=[agent(0), agent(1, vetoes=[veto])]).healthy
+
+
+def test_ready_without_any_gateway_that_serves_is_not_ready() -> None:
+    found = overview(nodes=[node(0, ready="Unknown"), node(1, ready="Unknown")])
+    assert found.configurations[0].state == "NotReady"
+    assert "NOT READY (NoGatewayServes)" in text(found)
+
+
+@pytest.mark.parametrize(
+    ("troubled", "reason"),
+    [
+        (pod("web-3"), "NotAttached"),
+        (pod("web-3", phase="Pending"), "Waiting"),
+        (pod("web-3", phase="Pending", node_name=""), "NotScheduled"),
+        (pod("web-3", host_network=True), "HostNetwork"),
+    ],
+)
+def test_pods_that_do_not_use_their_gateways_are_named(troubled: Pod, reason: str) -> None:
+    found = overview(pods=[pod("web-1"), troubled])
+    assert not found.healthy
+    assert f"pod web-3: {reason}: " in text(found)
 
 
 def test_one_that_waits_says_why() -> None:
-    refused = configuration(
-        "b",
-        StaticGatewayConfigurationStatus(
-            conditions=[condition("False", "AuthorizationFailed", "grant Network Contributor")]
-        ),
+    found = overview(configurations=[sgc(ready=False)])
+    assert not found.healthy
+    assert "default/a: NOT READY (PrefixNotFound)" in text(found)
+    assert "there is no prefix p" in text(found)
+
+
+def test_one_that_no_controller_has_seen_says_so() -> None:
+    new = StaticGatewayConfiguration(metadata=ObjectMeta(name="c", namespace="default"))
+    assert "default/c: NOT READY (NotObserved)  no address yet" in text(
+        overview(configurations=[new])
     )
-    fresh = configuration("c", StaticGatewayConfigurationStatus())
-    text = render(summarize([refused, fresh], [], []))
-    assert "default/b: NOT READY (AuthorizationFailed)  no address yet\n" in text
-    assert "  grant Network Contributor\n" in text
-    assert "no controller has looked at it yet" in text
 
 
-def test_nothing_is_said_as_nothing() -> None:
-    assert render([]) == "no StaticGatewayConfiguration\n"
+def test_a_component_that_is_not_ready_is_not_healthy() -> None:
+    broken = component({"metadata": {"name": "x"}, "spec": {}, "status": {
+        "desiredNumberScheduled": 3, "numberReady": 2}})  # fmt: skip
+    found = overview(components=[broken])
+    assert not found.healthy
+    assert "x: 2 of 3 ready\n    1 pods not ready" in text(found)
+
+
+def test_a_controller_scaled_to_zero_is_not_healthy() -> None:
+    gone = component({"metadata": {"name": "x"}, "spec": {"replicas": 0}, "status": {}})
+    assert not overview(components=[gone]).healthy
+    assert "scaled to zero" in text(overview(components=[gone]))
+
+
+def test_what_may_not_be_read_is_said_and_never_called_broken_or_good() -> None:
+    blind = overview(
+        nodes=None, gateways=None, pods=None, endpoints=None, unseen=["Nodes: not yours to read"]
+    )
+    assert blind.configurations[0].state == "Ready"
+    shown = text(blind)
+    assert "gateway gw0  Unknown  203.0.113.0" in shown
+    assert "not seen: Nodes: not yours to read" in shown
+
+
+def test_five_hundred_pods_fit_a_screen_and_are_all_there_when_asked_for() -> None:
+    many = [endpoint(f"web-{i}") for i in range(500)]
+    shown = text(overview(endpoints=many, pods=[pod(f"late-{i}") for i in range(100)]))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert len(shown.splitlines()) < 20
+    assert "500 attached" in shown
+    assert "… and 95 more" in shown
+    wide = render(overview(endpoints=many), wide=True)
+    assert len(set(re.findall(r"web-\d+", wide))) == 500
+
+
+@pytest.mark.parametrize("heartbeat", ["", "nonsense", "2030-01-01T03:00:00"])
+def test_a_heartbeat_that_is_no_time_accuses_nobody(heartbeat: str) -> None:
+    assert overview(gateways=[agent(0), agent(1, heartbeat=heartbeat)]).healthy
+
+
+def test_no_configuration_is_said() -> None:
+    assert text(overview(configurations=[], components=[])) == "no StaticGatewayConfiguration\n"

@@ -347,7 +347,12 @@ class TestTwoAgents:
     def test_nobody_claims_while_another_is_at_it(self, tmp_path: Path) -> None:
         first = Tenure(tmp_path)
         claimed = threading.Event()
-        claim = threading.Thread(target=lambda: (Tenure(tmp_path), claimed.set()))
+
+        def claim_it() -> None:
+            Tenure(tmp_path)
+            claimed.set()
+
+        claim = threading.Thread(target=claim_it)
         with first.held() as ours:
             assert ours
             claim.start()

@@ -121,7 +121,7 @@ class FakeArm:
             },
         }
         self.machines[vmss].append(instance)
-        self._sync_nic(instance)
+        self.sync_nic(instance)
 
     def add_machines(self, name: str, *, machines: int = 2, size: int = 30) -> str:
         """A gateway pool of machines; answers its key."""
@@ -185,7 +185,7 @@ class FakeArm:
             },
         }
 
-    def _sync_nic(self, instance: Json) -> None:
+    def sync_nic(self, instance: Json) -> None:
         """The instance's NIC follows its document; known addresses stay."""
         nic_id = f"{instance['id']}/networkInterfaces/nic"
         old = {
@@ -359,7 +359,7 @@ class FakeArm:
         new["etag"] = f'W/"{next(self._etags)}"'
         new["properties"]["provisioningState"] = "Succeeded"
         self.machine_nic[name] = new
-        self._show_holders()
+        self.show_holders()
 
     def _check_public(self, public_id: str, nic: str, config: str) -> None:
         found = next((p for p in self.publics.values() if p["id"] == public_id), None)
@@ -369,7 +369,7 @@ class FakeArm:
         if holder not in (None, f"{nic}/{config}"):
             raise errors.Failed("address in use", code="PublicIPAddressInUse")
 
-    def _show_holders(self) -> None:
+    def show_holders(self) -> None:
         for public in self.publics.values():
             public["properties"].pop("ipConfiguration", None)
         for nic in self.machine_nic.values():
@@ -466,7 +466,7 @@ class FakeArm:
         instance["etag"] = f'"{next(self._etags)}"'
         instance["properties"]["networkProfileConfiguration"] = copy.deepcopy(profile)
         instance["properties"]["provisioningState"] = "Failed"
-        self._sync_nic(instance)
+        self.sync_nic(instance)
         instance["properties"]["provisioningState"] = "Succeeded"
 
     async def interfaces(self, group: str, name: str) -> list[Json]:

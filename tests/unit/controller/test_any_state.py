@@ -39,11 +39,11 @@ def lost_on_an_instance(arm: FakeArm) -> None:
     """Somebody removed our ipConfigs from one machine."""
     for profile in _profiles(arm)[:1]:
         _without_managed(profile)
-        arm._sync_nic(arm.machines[VMSS][0])
+        arm.sync_nic(arm.machines[VMSS][0])
     for nic in list(arm.machine_nic.values())[:1]:
         configs = nic["properties"]["ipConfigurations"]
         nic["properties"]["ipConfigurations"] = [c for c in configs if not _managed(c)]
-    arm._show_holders()
+    arm.show_holders()
 
 
 def lost_on_the_model(arm: FakeArm) -> None:
@@ -67,7 +67,7 @@ def rolled_out(arm: FakeArm) -> None:
         instance["properties"]["networkProfileConfiguration"] = copy.deepcopy(
             model["networkProfile"]
         )
-        arm._sync_nic(instance)
+        arm.sync_nic(instance)
 
 
 def left_the_backend(arm: FakeArm) -> None:
@@ -76,7 +76,7 @@ def left_the_backend(arm: FakeArm) -> None:
         for config in nic["properties"]["ipConfigurations"]:
             config["properties"].pop("loadBalancerBackendAddressPools", None)
     for instance in arm.machines.get(VMSS, []):
-        arm._sync_nic(instance)
+        arm.sync_nic(instance)
 
 
 def balancer_deleted(arm: FakeArm) -> None:
@@ -119,7 +119,7 @@ def node_replaced(arm: FakeArm) -> None:
     """A machine went, another one came."""
     if arm.machine_nic:
         del arm.machine_nic[next(iter(arm.machine_nic))]
-        arm._show_holders()
+        arm.show_holders()
     else:
         gone = arm.machines[VMSS].pop()
         arm.nics.pop(f"{gone['id']}/networkInterfaces/nic", None)
@@ -135,7 +135,7 @@ def addresses_detached(arm: FakeArm) -> None:
     for nic in arm.machine_nic.values():
         for config in nic["properties"]["ipConfigurations"]:
             config["properties"].pop("publicIPAddress", None)
-    arm._show_holders()
+    arm.show_holders()
 
 
 DAMAGES: tuple[Damage, ...] = (
@@ -280,7 +280,7 @@ async def test_with_pool_and_prefix_gone_the_objects_still_go(kind: str) -> None
     world.arm.machines.clear()
     world.arm.nics.clear()
     world.arm.machine_nic.clear()
-    world.arm._show_holders()
+    world.arm.show_holders()
     for uid in list(world.arm.brought):
         del world.arm.brought[uid]
     await is_gone(world)

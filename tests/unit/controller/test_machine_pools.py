@@ -143,7 +143,7 @@ def test_an_address_of_a_machine_that_is_gone_goes_too() -> None:
     settle(arm, [wanted("a")], key)
     nic = next(iter(arm.machine_nic))
     del arm.machine_nic[nic]
-    arm._show_holders()
+    arm.show_holders()
     settle(arm, [wanted("a")], key)
     assert len(arm.publics) == 2
 
@@ -168,7 +168,7 @@ def test_a_pool_that_vanished_leaves_no_addresses_behind() -> None:
     key = arm.add_machines("npvms")
     settle(arm, [wanted("a")], key)
     arm.machine_nic.clear()
-    arm._show_holders()
+    arm.show_holders()
     decided = settle_vanished(arm, key)
     assert decided
     assert arm.publics == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -259,7 +260,7 @@ _wishes = st.lists(_modes, min_size=4, max_size=4)
 
 
 def _as_wishes(modes: list[str], prefix: str) -> list[Wanted]:
-    fields = {
+    fields: dict[str, dict[str, Any]] = {
         "managed": {},
         "brought": {"prefix_id": prefix},
         "private": {"private": True},

@@ -15,6 +15,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationSpec,
 )
 from egress_gateway.cloud import errors
+from egress_gateway.controller.planning.grants import Grants
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.controller.reconcile import Reconciler
@@ -38,6 +39,7 @@ class FakeCluster:
         self.listed: dict[str, frozenset[str]] = {}
         self.claimed: dict[str, frozenset[str]] = {}
         self.changed: Callable[[Any, Any], None] = lambda old, new: None
+        self.grants = Grants(annotations={})
 
     def configurations(self) -> dict[str, StaticGatewayConfiguration]:
         return dict(self.objects)
@@ -72,6 +74,8 @@ class FakeCluster:
             self.agents_spoke([uid])
 
     def on_machines(self, callback: Callable[[], None]) -> None: ...
+
+    def on_grants(self, callback: Callable[[], None]) -> None: ...
 
     def invalidate_role(self) -> None: ...
 
@@ -287,10 +291,10 @@ async def test_the_culprit_of_a_gathered_write_is_found_and_the_others_are_serve
         world.cluster.write(f"u{n}")
 
     def refuse(write: str) -> None:
-        if write.startswith("model") and "egressgateway-u5" in world.wanted_by_model():
+        if write.startswith("model") and "egressgateway-u5" in written:
             raise errors.Failed("something is wrong", code="BadRequest")
 
-    _spy_on_models(world)
+    written = _spy_on_models(world)
     world.arm.before = refuse
     await world.settle()
     await world.settle()
@@ -299,8 +303,8 @@ async def test_the_culprit_of_a_gathered_write_is_found_and_the_others_are_serve
     assert world.reason("u5") == "AzureError"
 
 
-def _spy_on_models(world: World) -> None:
-    """``world.wanted_by_model()`` answers the ipConfigs of the model write under way."""
+def _spy_on_models(world: World) -> list[str]:
+    """Always the ipConfigs of the model write that is under way."""
     put = world.arm.put_scale_set
     current: list[str] = []
 
@@ -311,7 +315,7 @@ def _spy_on_models(world: World) -> None:
         await put(group, name, document, etag)
 
     world.arm.put_scale_set = spying  # type: ignore[method-assign]
-    world.wanted_by_model = lambda: current  # type: ignore[attr-defined]
+    return current
 
 
 async def test_a_cloud_that_does_not_answer_flips_nothing_that_works(world: World) -> None:

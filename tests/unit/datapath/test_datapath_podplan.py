@@ -114,8 +114,8 @@ class Simulated:
                 assert self.tunnels[link].link is not None
                 self._change(link, link=Link(9, link, True, mtu))
             case pa.ReplaceRoutes(routes):
-                for device in {r.device for r in routes if r.device}:
-                    found = self.tunnels[device].link
+                for name in {r.device for r in routes if r.device}:
+                    found = self.tunnels[name].link
                     assert found is not None
                     assert found.up
                 where = {(r.table, r.destination) for r in routes}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.api import keys
+from egress_gateway.api.keysecret import private_keys
 from egress_gateway.api.types import (
     Gateway,
     GatewayServerProfile,
@@ -20,7 +21,6 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, gateway_ruleset, zones
-from egress_gateway.gateway.keystore import private_keys
 from egress_gateway.gateway.report import status_spec
 from egress_gateway.gateway.serving import key_mismatch, keys_of, listed, serving
 from egress_gateway.kube.resources import Secret
@@ -88,7 +88,7 @@ def test_a_secret_with_two_pairs_is_read() -> None:
     data = {"PrivateKey": FIRST.private, "SecondPrivateKey": SECOND.private}
     encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
     secret = Secret(metadata=ObjectMeta(name="s"), data=encoded)
-    assert private_keys(secret) == [FIRST.private, SECOND.private]
+    assert private_keys(secret.data) == [FIRST.private, SECOND.private]
 
 
 def test_the_report_names_the_second_key_of_those_that_have_one() -> None:

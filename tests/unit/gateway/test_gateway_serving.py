@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from egress_gateway.api import keys
+from egress_gateway.api.keysecret import private_keys
 from egress_gateway.api.types import (
     Gateway,
     GatewayServerProfile,
@@ -18,7 +19,6 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.gateway.keystore import private_keys
 from egress_gateway.gateway.report import Answers, status_spec
 from egress_gateway.gateway.serving import ServingPlan, listed, serving, without_ipv6
 from egress_gateway.kube.resources import Secret
@@ -94,14 +94,14 @@ def secret(**data: str) -> Secret:
 
 
 def test_a_secret_in_the_go_projects_shape_is_read() -> None:
-    found = private_keys(secret(PrivateKey=PAIR.private, PublicKey=PAIR.public))
+    found = private_keys(secret(PrivateKey=PAIR.private, PublicKey=PAIR.public).data)
     assert found == [PAIR.private]
 
 
 @pytest.mark.parametrize("data", [{}, {"PrivateKey": ""}, {"PrivateKey": "short"}])
 def test_a_bad_secret_is_refused_without_being_repeated(data: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"PrivateKey|key") as caught:
-        private_keys(secret(**data))
+        private_keys(secret(**data).data)
     assert "short" not in str(caught.value)
 
 

@@ -42,7 +42,7 @@ def test_nonsense_in_any_field_is_one_line_that_names_it(name: str) -> None:
         ("primary_ip", "10.0.0.1/24"),
         ("node_mtu", "-1"),
         ("node_mtu", "100"),
-        ("health_port", "0"),
+        ("health_port", "-1"),
         ("health_port", "70000"),
         ("resync", "0"),
         ("resync", "-5"),
@@ -67,7 +67,7 @@ def test_defaults_and_ordinary_values_are_taken() -> None:
         internet_targets="198.51.100.10:443, 198.51.100.11",
         primary_ip="10.1.0.4",
         node_mtu="9000",
-        ports_warning="0",
+        ports_warning="1",
     )
     assert [str(n) for n in given.refused] == ["10.0.0.0/8", "2001:db8::/32"]
     assert [str(t) for t in given.targets] == ["198.51.100.10:443", "198.51.100.11"]

@@ -31,9 +31,9 @@ class Follower:
         self.script, self.cache = script, cache
         self.log: list[str] = []
         self._changed = asyncio.Event()
-        cache.on_change(self._note)
+        cache.on_change(self.note)
 
-    def _note(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+    def note(self, key: Key, old: Pod | None, new: Pod | None) -> None:
         sign = "+" if old is None else "-" if new is None else "~"
         self.log.append(f"{sign}{key.name}")
         self._changed.set()
@@ -223,7 +223,7 @@ async def test_a_failing_callback_disturbs_neither_cache_nor_other_callbacks() -
             raise RuntimeError("consumer's fault")
 
         f.cache.on_change(broken)
-        f.cache.on_change(f._note)
+        f.cache.on_change(f.note)
         await f.until_log("+a", "+a")
 
 

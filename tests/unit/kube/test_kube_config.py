@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_missing_file_of_the_pod_is_named(tmp_path: Path, missing: str) -> Non
 
 
 def kubeconfig(
-    folder: Path, user: dict[str, object], cluster: dict[str, object] | None = None
+    folder: Path, user: Mapping[str, object], cluster: Mapping[str, object] | None = None
 ) -> Path:
     path = folder / "config"
     document = {

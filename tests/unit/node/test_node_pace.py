@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.node.liveness.pace import Bucket, Pacer, Window
+from egress_gateway.node.liveness.pace import Pacer, Window
 from egress_gateway.node.liveness.schedule import SILENCE, STALL, Hearing, Schedule, Traffic
+from egress_gateway.service.bucket import Bucket
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=300))

@@ -42,8 +42,8 @@ class ArmClient:
     ) -> None:
         """``base``: such as ``https://127.0.0.1:8443``. ``poll_seconds``: between questions
         about an operation; ``timeout_seconds``: until an operation is given up."""
-        self._base = base.rstrip("/")
-        self._ssl = ssl_context
+        self.base = base.rstrip("/")
+        self.tls = ssl_context or True
         self._client_id = client_id
         self._secret = secret
         self._tenant = tenant
@@ -66,6 +66,12 @@ class ArmClient:
         if self._session is not None:
             await self._session.close()
 
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The open connections, for requests of another form than the methods below send."""
+        assert self._session is not None, "not entered"
+        return self._session
+
     async def get(self, path: str, api_version: str) -> dict[str, Any]:
         """The resource; raises ``RequestFailed`` (404 if there is none)."""
         _, body = await self._send("GET", self._url(path, api_version))
@@ -85,42 +91,42 @@ class ArmClient:
         """Writes, waits for the operation, and answers the resource as it then is."""
         url = self._url(path, api_version)
         headers, answer = await self._send("PUT", url, body)
-        if not await self._wait(headers):
+        if not await self.wait(headers):
             return answer
         return await self.get(path, api_version)
 
     async def patch(self, path: str, body: dict[str, Any], api_version: str) -> dict[str, Any]:
         headers, answer = await self._send("PATCH", self._url(path, api_version), body)
-        await self._wait(headers)
+        await self.wait(headers)
         return answer
 
     async def post(self, path: str, body: Any, api_version: str) -> dict[str, Any]:
         """An action; its answer if it has one."""
         headers, answer = await self._send("POST", self._url(path, api_version), body)
-        await self._wait(headers)
+        await self.wait(headers)
         return answer
 
     async def delete(self, path: str, api_version: str) -> None:
         """Deletes and waits until it is gone; nothing happens if it was not there."""
         headers, _ = await self._send("DELETE", self._url(path, api_version))
-        await self._wait(headers)
+        await self.wait(headers)
 
     def _url(self, path: str, api_version: str) -> str:
         mark = "&" if "?" in path else "?"
-        return f"{self._base}{path}{mark}api-version={api_version}"
+        return f"{self.base}{path}{mark}api-version={api_version}"
 
-    async def _sign_in(self) -> str:
+    async def sign_in(self) -> str:
+        """A bearer token, asked for when the last one is about to expire."""
         if time.monotonic() < self._expires:
             return self._token
         form = {
             "grant_type": "client_credentials",
             "client_id": self._client_id,
             "client_secret": self._secret,
-            "scope": f"{self._base}/.default",
+            "scope": f"{self.base}/.default",
         }
-        assert self._session is not None
-        url = f"{self._base}/{self._tenant}/oauth2/v2.0/token"
-        async with self._session.post(url, data=form, ssl=self._ssl or True) as response:
+        url = f"{self.base}/{self._tenant}/oauth2/v2.0/token"
+        async with self.session.post(url, data=form, ssl=self.tls) as response:
             body = await response.json(content_type=None)
             if response.status != 200:
                 raise RequestFailed(response.status, body["error"], body["error_description"])
@@ -131,14 +137,13 @@ class ArmClient:
     async def _send(
         self, method: str, url: str, body: Any = None
     ) -> tuple[dict[str, str], dict[str, Any]]:
-        token = await self._sign_in()
-        assert self._session is not None
-        async with self._session.request(
+        token = await self.sign_in()
+        async with self.session.request(
             method,
             url,
             json=body,
             headers={"Authorization": f"Bearer {token}"},
-            ssl=self._ssl or True,
+            ssl=self.tls,
         ) as response:
             answer = await response.json(content_type=None) if response.content_length else None
             if response.status >= 400:
@@ -148,7 +153,7 @@ class ArmClient:
             headers = {**response.headers, "status": str(response.status)}
             return headers, answer or {}
 
-    async def _wait(self, headers: dict[str, str]) -> bool:
+    async def wait(self, headers: dict[str, str]) -> bool:
         """Waits for the operation that the headers name, if they name one."""
         status_url, result_url = headers.get("Azure-AsyncOperation"), headers.get("Location")
         if not status_url and not (result_url and headers["status"] == "202"):

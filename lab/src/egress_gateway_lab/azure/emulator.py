@@ -87,6 +87,8 @@ class Emulator:
         addon_subject: str = ADDON_SUBJECT,
         public_ip_quota: int = 1000,
         compute_share: float | None = None,
+        least_gateways: int = 2,
+        project_label: bool = True,
         state: Path | None = None,
     ) -> None:
         """``operation_seconds``: how long each long-running operation takes.
@@ -94,6 +96,8 @@ class Emulator:
         is about to end (0 counts polls as Azure would have them).
         ``compute_share``: the part of Microsoft.Compute's token buckets that is left for us, when
         AKS and others have taken theirs; None: no request is too many.
+        ``least_gateways``: how few nodes a gateway pool may have, as AKS sees it.
+        ``project_label``: gateway nodes carry the Go project's label too.
         ``public_ip_quota``: public addresses that the subscription may have.
         ``state``: a file that everything is kept in and taken from; raises ``StateError``."""
         clock = clock or SystemClock()
@@ -116,6 +120,8 @@ class Emulator:
             backend=backend,
             clock=clock,
             buckets=Buckets(clock, compute_share),
+            least_gateways=least_gateways,
+            project_label=project_label,
             addon_subject=addon_subject,
         )
         self.faults = Faults(removed=self.azure.operations.release)

@@ -82,7 +82,7 @@ class Fabric:
         self._lock = asyncio.Lock()
         self._issued = self._covered = 0
         self._kernel = ThreadPoolExecutor(1, thread_name_prefix="fabric")
-        self._probes = Probes(self._wake.set, timeout=self.settings.probe_timeout)
+        self.probes = Probes(self._wake.set, timeout=self.settings.probe_timeout)
         self.names6: dict[str, IPv6Address] = {
             name: host.address6
             for host in self.settings.internet.hosts
@@ -126,7 +126,7 @@ class Fabric:
 
     async def close(self) -> None:
         """Stops every server and thread; links and rules end with the namespace."""
-        await self._probes.close()
+        await self.probes.close()
         await asyncio.gather(
             self._dns.close(),
             self._metadata.close(),
@@ -238,14 +238,14 @@ class Fabric:
             ports=self._ports,
             overlays=self._overlays,
             cuts=self._cuts,
-            health=self._probes.health,
+            health=self.probes.health,
         )
         network6 = observe6(self._resources)
         table = table6(network6, ports=self._ports, overlays=self._overlays6, cuts=self._cuts)
         routes = routes6(network6, self._ports, self._overlays6)
         await self._in_kernel(lambda: self._apply(desired))
         await self._in_kernel(lambda: self._apply6(table, routes))
-        self._probes.watch(desired.probes)
+        self.probes.watch(desired.probes)
 
     def _nic_of(self, address: IPv4Address) -> Nic | None:
         for nic in self._network.nics.values():

@@ -48,6 +48,9 @@ class NodeConfiguration:
     cgroup: str
     """Path of the node's cgroup below the hierarchies' roots."""
     nameserver: str
+    """Whom its pods ask."""
+    node_resolver: str
+    """Whom the node itself asks."""
     registry: str
     """``http://address:port`` of the lab's registry."""
 

@@ -19,6 +19,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
+from egress_gateway_lab import localdns
 from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
 from egress_gateway_lab.protocols import Fabric, MachineSpec
 from egress_gateway_lab.realcluster import cgroups, configuration, images
@@ -150,6 +151,10 @@ class RealMachines:
         await masquerade.apply(node, PODS, INSIDE)
         await self._fabric.plug(spec.nic_id, node)
         await self._fabric.route_overlay(machine.pod_cidr, spec.nic_id)
+        if spec.local_dns:
+            problem = await localdns.start(node, self._settings.nameserver)
+            if problem:
+                raise MachineError(f"LocalDNS of {spec.name} does not start: {problem}")
         configured = self._configuration(spec, machine.pod_cidr)
         await self._serve(machine, "containerd", ["--config", "/etc/containerd/config.toml"])
         await self._images(machine)
@@ -254,7 +259,10 @@ class RealMachines:
             labels=dict(spec.labels),
             taints=spec.taints,
             cgroup=f"{cgroups.ROOT}/{self._settings.lab}/{spec.name}",
-            nameserver=self._settings.nameserver,
+            nameserver=str(localdns.POD_RESOLVER) if spec.local_dns else self._settings.nameserver,
+            node_resolver=(
+                str(localdns.NODE_RESOLVER) if spec.local_dns else self._settings.nameserver
+            ),
             registry=self._settings.registry,
         )
 
@@ -263,7 +271,7 @@ class RealMachines:
         kubelet = plane.kubeconfig(f"system:node:{node.name}", "system:nodes")
         proxy = plane.kubeconfig("system:kube-proxy", "system:node-proxier")
         return {
-            "/etc/resolv.conf": f"nameserver {node.nameserver}\n",
+            "/etc/resolv.conf": f"nameserver {node.node_resolver}\n",
             "/etc/hostname": f"{node.name}\n",
             "/etc/hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost\n{node.address}\t{node.name}\n",
             "/etc/containerd/config.toml": configuration.containerd(node),

@@ -145,7 +145,7 @@ def documents() -> dict[str, dict[str, Any]]:
             "loadBalancerProfile": {"managedOutboundIPs": {"count": 1}},
         },
     )
-    gateway = {"mode": "Gateway", "count": 1, "gatewayProfile": {"publicIPPrefixSize": 30}}
+    gateway = {"mode": "Gateway", "count": 2, "gatewayProfile": {"publicIPPrefixSize": 30}}
     return {
         GROUP: {"location": "swedencentral", "tags": {"a": "b"}},
         f"{NETWORK}/virtualNetworks/other": located(

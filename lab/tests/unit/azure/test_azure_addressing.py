@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -74,7 +74,8 @@ def test_blocks_never_overlap_and_come_back_whole(lengths: list[int], data: st.D
             held[str(number)] = blocks.allocate(str(number), length)
         except Exhausted:
             break
-        if held and data.draw(st.booleans()):
+        release = bool(held) and data.draw(st.booleans())
+        if release:
             gone = data.draw(st.sampled_from(sorted(held)))
             blocks.release(gone)
             del held[gone]
@@ -92,7 +93,7 @@ class Leases(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = AddressPool(IPv4Network("10.0.0.0/28"), 4)
-        self.model: dict[str, IPv4Address] = {}
+        self.model: dict[str, IPv4Address | IPv6Address] = {}
 
     @rule(target=owners, name=st.text("abcdefghijklmnop", min_size=1, max_size=2))
     def lease(self, name: str) -> str:

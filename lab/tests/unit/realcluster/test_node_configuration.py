@@ -18,7 +18,8 @@ NODE = NodeConfiguration(
     labels={"kubernetes.azure.com/mode": "gateway", "agentpool": "npegress"},
     taints=(("kubeegressgateway.azure.com/mode", "true", "NoSchedule"),),
     cgroup="egress-gateway-lab/lab/aks-nodepool1-0",
-    nameserver="168.63.129.16",
+    nameserver="169.254.10.11",
+    node_resolver="169.254.10.10",
     registry="http://10.225.0.4:5000",
 )
 

@@ -116,7 +116,7 @@ class ArmClient:
             "read_timeout": 60,
             "per_retry_policies": [_Count(), _OwnHosts(base)],
         }
-        self._interval = config.polling_interval or (1.0 if config.custom else POLL)
+        self.interval = config.polling_interval or (1.0 if config.custom else POLL)
         self._machine_limit = config.machine_timeout
         self._document_limit = config.document_timeout
         self._network = NetworkManagementClient(self._credential, config.subscription_id, **options)
@@ -131,7 +131,7 @@ class ArmClient:
         self, operation: str, name: str, begin: Callable[[Polling], Awaitable[Any]], limit: float
     ) -> None:
         """Starts a write and waits for its end, ``limit`` seconds at most."""
-        how = Polling(self._interval)
+        how = Polling(self.interval)
         try:
             async with _said(operation, name), asyncio.timeout(limit):
                 await (await begin(how)).result()

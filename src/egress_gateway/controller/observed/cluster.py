@@ -8,7 +8,6 @@ and status through its subresource.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from egress_gateway.api import keys, names
+from egress_gateway.api import keys, keysecret, names
 from egress_gateway.api.types import (
     GatewayProblem,
     GatewayStatus,
@@ -25,6 +24,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.controller.migration.adopt import annotations_of, names_of
 from egress_gateway.controller.migration.takeover import labels
+from egress_gateway.controller.planning.grants import Grants
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.controller.rotation.phases import (
@@ -41,6 +41,7 @@ from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import AlreadyExists, Conflict, NotFound
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
+from egress_gateway.kube.resources import Namespace
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,14 @@ KEYS_ROLE: Final = "egress-gateway-keys"
 class Cluster:
     """Reads never block; writes raise ``kube.errors.ApiError``."""
 
-    def __init__(self, client: Client, recorder: Recorder, *, system_namespace: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        recorder: Recorder,
+        *,
+        system_namespace: str,
+        strict_prefixes: bool = False,
+    ) -> None:
         self._client = client
         self._recorder = recorder
         self.system_namespace = system_namespace
@@ -63,6 +71,9 @@ class Cluster:
         self.secrets = Cache(
             client, resources.SECRETS, system_namespace, labels=names.OWNING_NAME_LABEL
         )
+        self.namespaces = Cache(client, resources.NAMESPACES)
+        self._strict_prefixes = strict_prefixes
+        self._grants: Grants | None = None
         self._fresh: dict[str, resources.Secret] = {}
         self._names: dict[str, Names] = {}
         self._role: tuple[str, ...] | None = None
@@ -71,7 +82,7 @@ class Cluster:
 
     @property
     def caches(self) -> tuple[Cache[object], ...]:
-        return (self.sgcs, self.nodes, self.statuses, self.secrets)  # type: ignore[return-value]
+        return (self.sgcs, self.nodes, self.statuses, self.secrets, self.namespaces)  # type: ignore[return-value]
 
     async def synced(self) -> None:
         await asyncio.gather(*(cache.synced() for cache in self.caches))
@@ -79,6 +90,30 @@ class Cluster:
     def configurations(self) -> dict[str, StaticGatewayConfiguration]:
         """By UID."""
         return {sgc.metadata.uid: sgc for sgc in self.sgcs.values()}
+
+    # --- grants --------------------------------------------------------------------------
+
+    @property
+    def grants(self) -> Grants:
+        """Which namespaces may use which prefixes, as their annotations say now."""
+        if self._grants is None:
+            written = {
+                namespace.metadata.name: text
+                for namespace in self.namespaces.values()
+                if (text := _grant(namespace))
+            }
+            self._grants = Grants(annotations=written, strict=self._strict_prefixes)
+        return self._grants
+
+    def on_grants(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called when a Namespace's grant does."""
+
+        def look(_: object, old: Namespace | None, new: Namespace | None) -> None:
+            if _grant(old) != _grant(new):
+                self._grants = None
+                changed()
+
+        self.namespaces.on_change(look)
 
     # --- keys ----------------------------------------------------------------------------
 
@@ -366,8 +401,6 @@ def _health(node: resources.Node | None) -> tuple[bool, str]:
 
 
 def _key_secret(sgc: StaticGatewayConfiguration, namespace: str, known: Names) -> dict[str, object]:
-    """As the Go project writes it: the keys' text form, once more in base64 as Secrets are."""
-    pair = keys.generate()
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -378,10 +411,7 @@ def _key_secret(sgc: StaticGatewayConfiguration, namespace: str, known: Names) -
             "labels": labels(resources.SGCS.key(sgc)),
             "annotations": annotations_of(known) | _asked(sgc),
         },
-        "data": {
-            names.SECRET_PRIVATE_KEY: base64.b64encode(pair.private.encode()).decode(),
-            names.SECRET_PUBLIC_KEY: base64.b64encode(pair.public.encode()).decode(),
-        },
+        "data": keysecret.data_of(keys.generate()),
     }
 
 
@@ -393,14 +423,12 @@ def _asked(sgc: StaticGatewayConfiguration) -> dict[str, str]:
 
 
 def _public_key(secret: resources.Secret | None) -> str:
-    """The public half of the Secret's private key; empty if that is missing or malformed."""
-    if secret is None:
-        return ""
-    try:
-        private = base64.b64decode(secret.data.get(names.SECRET_PRIVATE_KEY, ""), validate=True)
-        return keys.public_key(private.decode())
-    except ValueError:
-        return ""
+    return keysecret.public_key(secret.data) if secret else ""
+
+
+def _grant(namespace: Namespace | None) -> str:
+    written = namespace.metadata.annotations if namespace else {}
+    return written.get(names.ALLOWED_PREFIXES_ANNOTATION, "")
 
 
 def _now() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
 from egress_gateway.cloud.protocol import Advice, Instance, PoolState, Prefix, Rule
 from egress_gateway.controller.planning.exchange import Exchange, alive
@@ -114,7 +115,8 @@ def verdict_of(
         serving = replace(serving, second_port=_second_port(wanted, state))
     if problem is None and rule is None:
         problem = Problem(
-            reason=Reason.QUOTA, message="no port of 6000-6999 is free on the load balancer"
+            reason=Reason.QUOTA,
+            message=f"no port of {names.PORT_FIRST}-{names.PORT_LAST} is free on the load balancer",
         )
     settled = problem is None and not busy and serving is not None and not note
     return Verdict(

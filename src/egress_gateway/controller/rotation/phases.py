@@ -17,8 +17,6 @@ the end of ``Moving``; a rotation whose next pair nobody could use is abandoned 
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +24,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from egress_gateway.api import keys, names
+from egress_gateway.api import keys, keysecret, names
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import GatewayServerProfile, KeyRotation, PodEndpoint, RotationPhase
 from egress_gateway.kube.resources import Secret
@@ -106,8 +104,10 @@ def pairs_of(secret: Secret | None) -> Pairs:
     record = record_of(secret)
     return Pairs(
         record=record,
-        public=_public(secret, names.SECRET_PRIVATE_KEY),
-        second=_public(secret, names.SECRET_SECOND_KEY) if record.phase in TWO_PAIRS else "",
+        public=keysecret.public_key(secret.data),
+        second=keysecret.public_key(secret.data, names.SECRET_SECOND_KEY)
+        if record.phase in TWO_PAIRS
+        else "",
     )
 
 
@@ -118,13 +118,6 @@ def record_of(secret: Secret | None) -> Record:
         return msgspec.json.decode(written, type=Record) if written else _NONE
     except msgspec.DecodeError:
         return _NONE
-
-
-def _public(secret: Secret, name: str) -> str:
-    try:
-        return keys.public_key(base64.b64decode(secret.data.get(name, ""), validate=True).decode())
-    except (binascii.Error, ValueError):
-        return ""
 
 
 def users_of(
@@ -219,21 +212,17 @@ def change_of(secret: Secret, before: Record, after: Record) -> dict[str, str | 
         secret.data.get(name) for name in (names.SECRET_PRIVATE_KEY, names.SECRET_SECOND_KEY)
     )
     if after.phase == "Preparing":
-        return {names.SECRET_SECOND_KEY: _encoded(keys.generate().private)}
+        return {names.SECRET_SECOND_KEY: keysecret.encoded(keys.generate().private)}
     if (before.phase, after.phase) == ("Moving", "Retiring") and old and second:
-        public = keys.public_key(base64.b64decode(second).decode())
+        public = keysecret.public_key(secret.data, names.SECRET_SECOND_KEY)
         return {
             names.SECRET_PRIVATE_KEY: second,
-            names.SECRET_PUBLIC_KEY: _encoded(public),
+            names.SECRET_PUBLIC_KEY: keysecret.encoded(public),
             names.SECRET_SECOND_KEY: old,
         }
     if after.phase not in TWO_PAIRS:
         return {names.SECRET_SECOND_KEY: None}
     return {}
-
-
-def _encoded(key: str) -> str:
-    return base64.b64encode(key.encode()).decode()
 
 
 def servers(

@@ -14,7 +14,14 @@ from ipaddress import IPv4Address
 from typing import Final, Literal
 
 from egress_gateway.api import keys
-from egress_gateway.datapath.addresses import ECHO_ADDRESS, ECHO_ADDRESS6, IPAddress, IPNetwork
+from egress_gateway.datapath.addresses import (
+    ALWAYS_REFUSED,
+    ECHO_ADDRESS,
+    ECHO_ADDRESS6,
+    ECHO_NETWORK6,
+    IPAddress,
+    IPNetwork,
+)
 from egress_gateway.datapath.gateway.actions import (
     Action,
     AddAddress,
@@ -38,7 +45,6 @@ from egress_gateway.datapath.gateway.actions import (
     Where,
 )
 from egress_gateway.datapath.gateway.ruleset import (
-    ALWAYS_REFUSED,
     INSIDE_LINK,
     NODE_LINK,
     ServedConfiguration,
@@ -168,7 +174,7 @@ class GatewayDesired:
     @property
     def gateway_filter(self) -> str:
         own = ipaddress.IPv4Network(self.primary)
-        refused = (*ALWAYS_REFUSED, own, *self.refused)
+        refused = (*ALWAYS_REFUSED, ECHO_NETWORK6, own, *self.refused)
         return gateway_ruleset(self.configurations, refused=refused, local=self.local)
 
     @property

@@ -15,12 +15,12 @@ destinations near by) is in chains of its own.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Literal
 
+from egress_gateway.api import names
 from egress_gateway.datapath.addresses import (
     ECHO_ADDRESS,
     ECHO_ADDRESS6,
@@ -64,7 +64,7 @@ NODE_LINK: Final = "gateway0"
 INSIDE_LINK: Final = "host0"
 REACH_MARK: Final = 0x6567_0000
 """Mark of the gateway's own questions to the Internet; see ``reach``."""
-PORTS: Final = (6000, 6999)
+PORTS: Final = (names.PORT_FIRST, names.PORT_LAST)
 """WireGuard server ports; one per configuration of a pool, as the Go project has it."""
 SOURCE_PORTS: Final = "1024-65535"
 """Of TCP connections, at random, whatever port the pod has. Left to itself the kernel keeps the
@@ -73,17 +73,6 @@ pod went) is soon used again towards the same server, which may remember it for 
 or an end it never heard of) and refuse the new connection. UDP keeps its port where it can: nobody
 remembers it, and peers that find each other by it (STUN) need it to stay."""
 
-ALWAYS_REFUSED: Final[tuple[IPNetwork, ...]] = (
-    ipaddress.IPv4Network("169.254.0.0/16"),  # metadata service, node-local services
-    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's platform address
-    ipaddress.IPv4Network("127.0.0.0/8"),
-    ipaddress.IPv4Network("224.0.0.0/4"),
-    ipaddress.IPv6Network("::/127"),  # unspecified, loopback
-    ipaddress.IPv6Network("::ffff:0:0/96"),  # IPv4 in disguise
-    ipaddress.IPv6Network("fd65:6777:7061:6972::/64"),  # our own pair of links
-    ipaddress.IPv6Network("fe80::/10"),
-    ipaddress.IPv6Network("ff00::/8"),
-)
 Family = Literal[4, 6]
 _FAMILIES: Final[tuple[Family, ...]] = (4, 6)
 _IP: Final[dict[Family, str]] = {4: "ip", 6: "ip6"}

@@ -37,8 +37,6 @@ _NAMES: Final = {number: name for name, number in _TYPES.items()}
 _OURS: Final = 101
 """``rtm_protocol`` of routes that we add: who looks at ``ip route`` sees ``proto 101``."""
 
-RouteKind = Literal["unicast", "unreachable", "throw"]
-
 
 @dataclass(frozen=True, slots=True)
 class Link:

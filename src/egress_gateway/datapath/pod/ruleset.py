@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from egress_gateway.datapath.addresses import IPNetwork, collapse, within
+from egress_gateway.datapath.addresses import ALWAYS_REFUSED, IPNetwork, collapse, within
 from egress_gateway.datapath.linux.nft import amend
 from egress_gateway.datapath.linux.sockets import Flow
 
@@ -32,11 +32,6 @@ LEG: Final = {"wg0": 0x0100_0000, "wg1": 0x0200_0000}
 SEEDED: Final = ("inbound4", "inbound6")
 """Sets that hold connections older than the table; re-applying leaves them as they are."""
 
-_ALWAYS_DIRECT: Final[tuple[IPNetwork, ...]] = (
-    ipaddress.IPv4Network("224.0.0.0/24"),  # IGMP and other talk that never leaves the link
-    ipaddress.IPv6Network("fe80::/10"),  # neighbour discovery
-    ipaddress.IPv6Network("ff02::/16"),
-)
 _EVERYTHING: Final[tuple[IPNetwork, ...]] = (
     ipaddress.IPv4Network("0.0.0.0/0"),
     ipaddress.IPv6Network("::/0"),
@@ -58,8 +53,10 @@ def split(
     excluded: tuple[IPNetwork, ...],
     exceptions: tuple[IPNetwork, ...],
 ) -> Split:
-    """The meaning of ``defaultRoute``, ``excludeCidrs`` and the node's exceptions."""
-    always = [*exceptions, *_ALWAYS_DIRECT]
+    """The meaning of ``defaultRoute``, ``excludeCidrs`` and the node's exceptions. What gateways
+    refuse is always direct: the node's own DNS (169.254.10.11 with AKS's LocalDNS) must work, and
+    so must neighbour discovery."""
+    always = [*exceptions, *ALWAYS_REFUSED]
     direct = collapse([*always, *excluded] if default_route else always)
     wanted = _EVERYTHING if default_route else collapse(excluded)
     # Routes prefer the longer prefix, and know one route per prefix: what lies inside a direct

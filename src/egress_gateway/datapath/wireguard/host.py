@@ -33,6 +33,7 @@ from typing import Any, Final
 
 import msgspec
 
+from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.wireguard.seccomp import calls_spared
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     wireguard_go: str = "wireguard-go"
     """Program that makes an interface."""
 
+    def __post_init__(self) -> None:
+        if not self.socket.startswith("/"):
+            raise ValueError(f"socket: {self.socket!r} is no absolute path")
+        if shutil.which(self.wireguard_go) is None:
+            raise ValueError(f"wireguard_go: there is no program {self.wireguard_go!r}")
 
-class TunnelError(Exception):
+
+class TunnelError(DatapathError):
     """A request that cannot be served; ``code`` is for programs."""
 
     def __init__(self, code: str, words: str) -> None:

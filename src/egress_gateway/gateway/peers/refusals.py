@@ -22,7 +22,7 @@ from egress_gateway.kube.resources import Key
 
 log = logging.getLogger(__name__)
 
-REPORTED: Final = 16
+REPORTED: Final = types.CLAIMS
 """Lines in the GatewayStatus, as its definition bounds them."""
 GRACE: Final = 3.0
 """Seconds that a claim stays refused before anybody is told."""

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from egress_gateway.kube.workqueue.backoff import Random, delay
+from egress_gateway.service.errors import ExpectedError
 
 K = TypeVar("K", bound=Hashable)
 
@@ -175,7 +176,7 @@ async def _handle(
             queue.name or "work on",
             key,
             str(error) or type(error).__name__,
-            exc_info=error if first and not getattr(error, "message", None) else None,
+            exc_info=error if first and not isinstance(error, ExpectedError) else None,
             extra={"retry_in": round(seconds, 3), "failures": queue.failures(key)},
         )
         return

@@ -12,22 +12,7 @@ import functools
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-
-@dataclass(slots=True)
-class Bucket:
-    """A token bucket over a clock that the caller reads. Pure."""
-
-    rate: float
-    burst: float
-    level: float = 0.0
-    """Tokens owed: 0 is full, ``burst`` empty."""
-    at: float = 0.0
-
-    def take(self, now: float) -> float:
-        """Takes one token; returns the seconds to wait before using it."""
-        self.level = max(0.0, self.level - (now - self.at) * self.rate) + 1
-        self.at = now
-        return max(0.0, self.level - self.burst) / self.rate
+from egress_gateway.service.bucket import Bucket
 
 
 @dataclass(slots=True)

@@ -106,6 +106,7 @@ class CustomSchema:
         """Prunes unknown fields and fills in defaults, in place; returns the unknown paths."""
         unknown: list[str] = []
         _prune(obj, self._root, "", unknown)
+        _drop_nulls(obj, self._root)
         _default(obj, self._root)
         return unknown
 
@@ -244,6 +245,26 @@ def _prune(value: Any, schema: Schema, at: str, unknown: list[str]) -> None:
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
         for i, inner in enumerate(value):
             _prune(inner, schema["items"], f"{at}[{i}]", unknown)
+
+
+def _drop_nulls(value: Any, schema: Schema) -> None:
+    """``field:`` with nothing behind it counts as left out, unless the field is nullable; an item
+    of a list does not (https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/
+    custom-resource-definitions/#defaulting-and-nullable)."""
+    if isinstance(value, dict):
+        properties = schema.get("properties") or {}
+        values = schema.get("additionalProperties")
+        for name in list(value):
+            below = properties.get(name, values)
+            if not isinstance(below, dict):
+                continue
+            if value[name] is None and not below.get("nullable"):
+                del value[name]
+            else:
+                _drop_nulls(value.get(name), below)
+    elif isinstance(value, list) and isinstance(schema.get("items"), dict):
+        for inner in value:
+            _drop_nulls(inner, schema["items"])
 
 
 def _default(value: Any, schema: Schema) -> None:

@@ -262,6 +262,12 @@ class MachinesProfile(TypedDict, total=False):
     scale: Scale | None
 
 
+class LocalDNSProfile(TypedDict, total=False):
+    mode: str | None
+    vnetDNSOverrides: dict[str, Any] | None
+    kubeDNSOverrides: dict[str, Any] | None
+
+
 class PoolProperties(TypedDict, total=False):
     count: int | None
     minCount: int | None
@@ -277,6 +283,7 @@ class PoolProperties(TypedDict, total=False):
     podSubnetID: str | None
     vnetSubnetID: str | None
     gatewayProfile: GatewayProfile | None
+    localDNSProfile: LocalDNSProfile | None
     virtualMachinesProfile: MachinesProfile | None
     nodeLabels: Tags | None
     nodeTaints: list[str] | None

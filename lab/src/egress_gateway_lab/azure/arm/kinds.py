@@ -70,6 +70,10 @@ class Azure:
     buckets: Buckets
     addon_subject: str
     """Subject of the ServiceAccount token that may sign in as a cluster's own identity."""
+    project_label: bool = True
+    """Whether AKS labels gateway nodes as the Go project does, beside its own label."""
+    least_gateways: int = 2
+    """How few nodes AKS lets a gateway pool have."""
     deleting_groups: set[str] = field(default_factory=set)
     machine_gone: Callable[[str], Awaitable[None]] = _nobody_minds
     """Awaited with the id of an instance or VM before it is deleted."""
@@ -190,6 +194,8 @@ class Kind:
 
     def permission(self, call: Call) -> str:
         """The action that the call needs."""
+        if call.method == "POST":
+            return f"{self.type}/{call.id.types[-1]}/action"
         return f"{self.type}/{VERBS[call.method]}"
 
     async def get(self, call: Call) -> Answer:

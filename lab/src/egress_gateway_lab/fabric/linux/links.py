@@ -54,7 +54,7 @@ class Links:
     """The fabric's side of every link, and what it routes where."""
 
     def __init__(self) -> None:
-        self._netlink = _netlink()
+        self._netlink = netlink_socket()
         self._routes: dict[tuple[int, IPv4Network], tuple[Route, int]] = {}
         self._routes6: dict[Route6, int] = {}
         self._marks: set[int] = set()
@@ -244,7 +244,7 @@ class Links:
         _unless_gone(lambda: self._netlink.route("del", **_route(route, index)))
 
 
-def _netlink() -> Any:
+def netlink_socket() -> Any:
     """A netlink socket of the calling thread and its namespace. pyroute2 makes its methods at
     run time, so they have no types."""
     return IPRoute()  # type: ignore[no-untyped-call]
@@ -257,7 +257,7 @@ def _configure_far(
     others: Iterable[IPv4Interface] = (),
 ) -> None:
     """Sets up ``eth0`` in the calling thread's namespace, whatever it was before."""
-    with _netlink() as netlink:
+    with netlink_socket() as netlink:
         netlink.link("set", index=1, state="up")
         index = socket.if_nametoindex("eth0")
         for other in others:
@@ -277,7 +277,7 @@ def _configure_far6(
         write_sysctl(f"ipv6/conf/eth0/{name}", 0)
     for link in ("lo", "eth0"):
         write_sysctl(f"ipv6/conf/{link}/disable_ipv6", 0)
-    with _netlink() as netlink:
+    with netlink_socket() as netlink:
         index = socket.if_nametoindex("eth0")
         for other in others:
             netlink.addr("replace", index=1, address=str(other), prefixlen=128, flags=_NODAD)

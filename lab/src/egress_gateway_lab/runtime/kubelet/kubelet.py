@@ -65,8 +65,8 @@ class Kubelet:
         self._settings = settings or KubeletSettings()
         asked = spec.kubernetes_version
         self._version = f"v{asked}" if asked else self._settings.kubernetes_version
-        self._api = Api(transport)
-        self._events = Events(self._api, spec.name)
+        self.api = Api(transport)
+        self._events = Events(self.api, spec.name)
         self._pods: dict[str, Pod] = {}  # by UID
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -87,7 +87,7 @@ class Kubelet:
         """From now on the API server hears nothing, as when the power fails."""
         for task in self._tasks:
             task.cancel()
-        self._api.reachable.clear()
+        self.api.reachable.clear()
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)
@@ -104,19 +104,19 @@ class Kubelet:
 
     async def _register(self) -> None:
         path = f"/api/v1/nodes/{self._spec.name}"
-        existing = await self._api.get(path)
+        existing = await self.api.get(path)
         desired = self._node_object()
         if existing is None:
             with contextlib.suppress(ApiError):
-                await self._api.create("/api/v1/nodes", desired)
+                await self.api.create("/api/v1/nodes", desired)
         else:
-            await self._api.patch(
+            await self.api.patch(
                 path,
                 {"metadata": {"labels": desired["metadata"]["labels"]}, "spec": desired["spec"]},
             )
         # The heartbeat goes first: who is Ready but silent is given up at once.
         await self._renew()
-        await self._api.patch(f"{path}/status", {"status": self._node_status()})
+        await self.api.patch(f"{path}/status", {"status": self._node_status()})
 
     def _node_object(self) -> Object:
         spec = self._spec
@@ -182,14 +182,14 @@ class Kubelet:
         while True:
             await asyncio.sleep(self._settings.heartbeat)
             if not await self._reaches_control_plane():
-                self._api.reachable.clear()
+                self.api.reachable.clear()
                 ready = False
                 continue
-            self._api.reachable.set()
+            self.api.reachable.set()
             with contextlib.suppress(ApiError):
                 await self._renew()
                 if not ready or not await self._still_ready():
-                    await self._api.patch(
+                    await self.api.patch(
                         f"/api/v1/nodes/{self._spec.name}/status", {"status": self._node_status()}
                     )
                 ready = True
@@ -198,7 +198,7 @@ class Kubelet:
         """False when the node controller has given us up meanwhile. A deleted node stays deleted:
         kubelets register when they start, not later. A node that somebody has made say that it is
         not ready, as one does that shuts down gracefully, goes on saying so."""
-        node = await self._api.get(f"/api/v1/nodes/{self._spec.name}")
+        node = await self.api.get(f"/api/v1/nodes/{self._spec.name}")
         if node is None:
             return True
         conditions = node.get("status", {}).get("conditions") or []
@@ -225,7 +225,7 @@ class Kubelet:
             "leaseDurationSeconds": 40,
             "renewTime": moment,
         }
-        if await self._api.patch(path, {"spec": spec}) is None:
+        if await self.api.patch(path, {"spec": spec}) is None:
             lease = {
                 "apiVersion": "coordination.k8s.io/v1",
                 "kind": "Lease",
@@ -233,7 +233,7 @@ class Kubelet:
                 "spec": spec,
             }
             with contextlib.suppress(ApiError, LookupError):
-                await self._api.create(_LEASES, lease)
+                await self.api.create(_LEASES, lease)
 
     # Pods.
 
@@ -245,7 +245,7 @@ class Kubelet:
                 if not version:
                     version = await self._list_pods(query)
                 watch = {**query, "resourceVersion": version, "allowWatchBookmarks": "true"}
-                async for event in self._api.watch("/api/v1/pods", watch):
+                async for event in self.api.watch("/api/v1/pods", watch):
                     if event["type"] == "ERROR":
                         version = ""
                         break
@@ -258,7 +258,7 @@ class Kubelet:
                 await asyncio.sleep(_RETRY)
 
     async def _list_pods(self, query: dict[str, str]) -> str:
-        page = await self._api.list("/api/v1/pods", query)
+        page = await self.api.list("/api/v1/pods", query)
         seen = set()
         for pod in page.get("items") or []:
             seen.add(pod["metadata"]["uid"])
@@ -287,7 +287,7 @@ class Kubelet:
             pod,
             node=self.node,
             address=self._spec.address,
-            api=self._api,
+            api=self.api,
             platform=self._platform,
             record=self._events,
         )

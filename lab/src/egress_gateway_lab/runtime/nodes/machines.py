@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 
+from egress_gateway_lab import localdns
 from egress_gateway_lab.protocols import ExecSession, Fabric, KubeTransport, MachineSpec
 from egress_gateway_lab.runtime.containers import cni
 from egress_gateway_lab.runtime.kubelet.api import ApiError
@@ -85,7 +86,8 @@ class Machines:
             if known is not None:
                 await self._end(known)
             pod_cidr = self._range(spec.name)
-            resolver = f"nameserver {self._settings.platform.nameserver}\n"
+            nameserver = self._settings.platform.nameserver
+            resolver = f"nameserver {localdns.NODE_RESOLVER if spec.local_dns else nameserver}\n"
             node = await Node.boot(spec.name, files={"/etc/resolv.conf": resolver,
                                                      "/etc/hostname": f"{spec.name}\n",
                                                      "/etc/hosts": _hosts(spec)})  # fmt: skip
@@ -144,8 +146,14 @@ class Machines:
             await self._fabric.route_overlay(pod_cidr, spec.nic_id)
             if six is not None:
                 await self._fabric.route_overlay(six, spec.nic_id)
+        platform = settings.platform
+        if spec.local_dns:
+            problem = await localdns.start(node, platform.nameserver)
+            if problem:
+                raise MachineError(f"LocalDNS of {spec.name} does not start: {problem}")
+            platform = replace(platform, nameserver=str(localdns.POD_RESOLVER))
         kubelet = Kubelet(
-            node, spec, pod_cidr, self._transport(spec.name), settings.platform, settings.kubelet
+            node, spec, pod_cidr, self._transport(spec.name), platform, settings.kubelet
         )
         await kubelet.start()
         running = Running(spec, node, kubelet, pod_cidr)

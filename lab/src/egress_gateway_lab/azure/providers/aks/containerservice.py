@@ -11,6 +11,7 @@ import asyncio
 import base64
 import copy
 import uuid
+from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -24,7 +25,8 @@ from egress_gateway_lab.azure.providers import authorization
 from egress_gateway_lab.azure.providers.aks import rules as aks_rules
 from egress_gateway_lab.azure.providers.aks.machines import NodePools
 from egress_gateway_lab.azure.providers.aks.network import SUBNET, NodeGroup
-from egress_gateway_lab.azure.providers.compute.scalesets import merge
+from egress_gateway_lab.azure.providers.compute.scalesets import merge, owner_of
+from egress_gateway_lab.azure.providers.network.virtualnetworks import Subnets
 from egress_gateway_lab.azure.providers.resources import CLUSTER, ResourceGroups
 from egress_gateway_lab.protocols import ClusterSpec
 
@@ -49,6 +51,14 @@ class AksKind(Kind):
         if found is None:
             raise self.missing(ids.parse(cluster_id))
         return found
+
+    def check_pool(self, cluster: Document, name: str, pool: Document) -> None:
+        """Raises ``ArmError`` for a pool that the service does not make."""
+        aks_rules.check_pool(cluster, name, pool, least=self.azure.least_gateways)
+        node_group = NodeGroup(self.azure, cluster)
+        aks_rules.check_subnet(name, pool, node_group.network_id)
+        if pool.get("vnetSubnetID"):
+            self.azure.require(pool["vnetSubnetID"], cluster["id"], Subnets.type)
 
     def save_pool(self, cluster_id: str, name: str, pool: Document, state: str) -> Document:
         document = {
@@ -95,7 +105,7 @@ class ManagedClusters(AksKind):
         versions = (d["properties"]["kubernetesVersion"] for d in (old, new))
         aks_rules.check_upgrade(*versions)
         for pool in pools:
-            aks_rules.check_pool(new, pool["name"], pool["properties"])
+            self.check_pool(new, pool["name"], pool["properties"])
 
     def _one_outbound(self, call: Call, profile: dict[str, Any]) -> None:
         """What a request names of the three ways replaces the others."""
@@ -167,7 +177,7 @@ class ManagedClusters(AksKind):
             before = known.get(name)
             given = merge(before, given) if before else given
             pool = aks_rules.pool_properties(given, body["properties"]["kubernetesVersion"])
-            aks_rules.check_pool(body, name, pool)
+            self.check_pool(body, name, pool)
             if before:
                 aks_rules.check_pool_change(name, before, pool)
             accepted[name] = pool
@@ -275,11 +285,6 @@ class ManagedClusters(AksKind):
         properties["networkProfile"]["loadBalancerProfile"]["effectiveOutboundIPs"] = outbound
         return shown
 
-    def permission(self, call: Call) -> str:
-        if call.method == "POST":
-            return f"{self.type}/{call.id.types[-1]}/action"
-        return super().permission(call)
-
     async def post(self, call: Call, action: str) -> Answer:
         kinds = {
             "listclusterusercredential": ("clusterUser", False),
@@ -311,11 +316,14 @@ class AgentPools(AksKind):
         cluster = self.cluster(body["id"].rpartition("/agentPools/")[0])
         given = merge(old["properties"], body["properties"]) if old else body["properties"]
         pool = aks_rules.pool_properties(given, cluster["properties"]["kubernetesVersion"])
-        aks_rules.check_pool(cluster, body["name"], pool)
+        self.check_pool(cluster, body["name"], pool)
         if old:
             aks_rules.check_pool_change(body["name"], old["properties"], pool)
         pool["powerState"] = {"code": "Running"}
-        return {**body, "properties": pool}
+        moved = old is not None and aks_rules.local_dns(old["properties"]) != aks_rules.local_dns(
+            pool
+        )
+        return {**body, "properties": pool, "_renew": moved}
 
     async def settle(self, resource_id: str) -> None:
         document = self.azure.store.get(resource_id)
@@ -323,6 +331,39 @@ class AgentPools(AksKind):
             cluster = self.cluster(resource_id.rpartition("/agentPools/")[0])
             pools = NodePools(self.azure, cluster)
             await pools.settle(document["name"], document["properties"])
+            if document.get("_renew"):  # nodes learn their resolver when they boot
+                await pools.renew(document["name"], document["properties"])
+
+    def view(self, document: Document) -> Document:
+        properties = document["properties"]
+        shown = {k: v for k, v in document.items() if not k.startswith("_")}
+        if properties.get("localDNSProfile"):
+            state = "Enabled" if aks_rules.local_dns(properties) else "Disabled"
+            profile = {**properties["localDNSProfile"], "state": state}
+            shown["properties"] = {**properties, "localDNSProfile": profile}
+        return shown
+
+    async def post(self, call: Call, action: str) -> Answer:
+        """``az aks nodepool upgrade --node-image-only``: each machine in its place, one at a
+        time."""
+        if action.lower() != "upgradenodeimageversion":
+            raise errors.method_not_allowed("POST", f"{self.type}/{action}")
+        pool = self.read(owner_of(call))
+        self.check_busy(replace(call, id=ids.parse(pool["id"])))
+        cluster = self.cluster(pool["id"].rpartition("/agentPools/")[0])
+        self.set_state(pool["id"], "UpgradingNodeImageVersion")
+
+        async def work() -> None:
+            await NodePools(self.azure, cluster).renew(pool["name"], pool["properties"])
+            image = aks_rules.next_image(pool["properties"]["nodeImageVersion"])
+            self.change(pool["id"], lambda p: p.update(nodeImageVersion=image))
+            self.set_state(pool["id"], "Succeeded")
+
+        operation = self.azure.operations.start(
+            pool["id"], work, on_failure=lambda: self.set_state(pool["id"], "Failed")
+        )
+        shown = self.azure.store.get(pool["id"])
+        return self.async_answer(call, operation, 202, shown, location=True)
 
     def check_delete(self, document: Document) -> None:
         cluster_id = document["id"].rpartition("/agentPools/")[0]

@@ -47,9 +47,18 @@ class NodePools:
             if isinstance(problem, BaseException):
                 raise problem
 
+    async def renew(self, name: str, pool: Document) -> None:
+        """Gives each machine another disk, in its place and one after the other: NICs, addresses
+        and documents stay. So AKS upgrades gateway pools: 5 % are unavailable at a time."""
+        for machine in self._machines(name, pool):
+            if power_of(machine) == RUNNING:
+                await self._azure.machine_restart(machine["id"])
+
     async def remove(self, name: str, pool: Document) -> None:
-        """Deletes a pool's machines and its scale set."""
+        """Deletes a pool's machines, its NICs and its scale set."""
         await asyncio.gather(*(self._remove(m) for m in self._machines(name, pool)))
+        for nic in self._nics(name):
+            await NetworkInterfaces(self._azure).remove(nic)
         scale_set = self._azure.store.get(self._node_group.scale_set_id(name))
         if scale_set is not None:
             await ScaleSets(self._azure).remove(scale_set)
@@ -72,23 +81,47 @@ class NodePools:
             self._node_group.create_scale_set(name, pool)
         return ScaleSets(self._azure).add_instances(scale_set_id, count)
 
-    def _virtual_machine(self, pool_name: str, pool: Document, name: str) -> Document:
-        group, location = self._node_group.id, self._cluster["location"]
+    def _nics(self, pool_name: str) -> list[Document]:
+        """The NICs of a VirtualMachines pool, those without a machine too."""
+        found = self._azure.store.of_type(NetworkInterfaces.type, self._node_group.id)
+        return [n for n in found if (n.get("tags") or {}).get(names.POOL_NAME_TAG) == pool_name]
+
+    def _free_nic(self, pool_name: str, pool: Document) -> Document:
+        """A NIC for a new machine. A gateway pool has one for each address of its prefix size,
+        made with the pool: they outlive machines, and so do their private addresses."""
+        wanted = 2 ** (32 - pool["gatewayProfile"]["publicIPPrefixSize"]) if _gateway(pool) else 0
+        known = self._nics(pool_name)
+        taken = {n["name"] for n in known}
+        for number in range(wanted or len(known) + 1):
+            name = self._node_group.nic_name(pool_name, number)
+            if name not in taken:
+                known.append(self._nic(pool_name, pool, name))
+        return next(n for n in known if not self._machine_of(n))
+
+    def _machine_of(self, nic: Document) -> str | None:
+        users = self._azure.store.referrers(nic["id"])
+        return next((u for u in users if "/virtualmachines/" in u.lower()), None)
+
+    def _nic(self, pool_name: str, pool: Document, name: str) -> Document:
         tags = self._node_group.tags(pool_name, pool)
-        nic_tags = dict(tags)
-        if pool["mode"] == "Gateway":
-            nic_tags[names.GATEWAY_NIC_TAG] = "true"
-        nic = NetworkInterfaces(self._azure).write(
-            f"{group}/providers/{NetworkInterfaces.type}/{name}-nic",
+        if _gateway(pool):
+            tags[names.GATEWAY_NIC_TAG] = "true"
+        return NetworkInterfaces(self._azure).write(
+            f"{self._node_group.id}/providers/{NetworkInterfaces.type}/{name}",
             {
-                "location": location,
-                "tags": nic_tags,
+                "location": self._cluster["location"],
+                "tags": tags,
                 "properties": {
                     "enableIPForwarding": True,
-                    "ipConfigurations": [self._node_group.ip_configuration()],
+                    "ipConfigurations": [self._node_group.ip_configuration(pool)],
                 },
             },
         )
+
+    def _virtual_machine(self, pool_name: str, pool: Document, name: str) -> Document:
+        group, location = self._node_group.id, self._cluster["location"]
+        tags = self._node_group.tags(pool_name, pool)
+        nic = self._free_nic(pool_name, pool)
         reference = {"id": nic["id"], "properties": {"primary": True}}
         return VirtualMachines(self._azure).write(
             f"{group}/providers/{VirtualMachines.type}/{name}",
@@ -117,7 +150,8 @@ class NodePools:
         await VirtualMachines(self._azure).remove(machine)
         for nic in machine["properties"]["networkProfile"]["networkInterfaces"]:
             document = self._azure.store.get(nic["id"])
-            if document is not None:
+            kept = document is not None and names.GATEWAY_NIC_TAG in (document.get("tags") or {})
+            if document is not None and not kept:
                 await NetworkInterfaces(self._azure).remove(document)
 
     def _spec(self, name: str, pool: Document, machine: Document) -> MachineSpec:
@@ -133,10 +167,21 @@ class NodePools:
             address=IPv4Address(primary["privateIPAddress"]),
             provider_id=provider_id(machine["id"]),
             pool=name,
-            labels=aks_rules.node_labels(name, pool, group=group, region=region),
+            labels=aks_rules.node_labels(
+                name,
+                pool,
+                group=group,
+                region=region,
+                project_label=self._azure.project_label,
+            ),
             taints=aks_rules.node_taints(pool),
             kubernetes_version=pool["currentOrchestratorVersion"],
+            local_dns=aks_rules.local_dns(pool),
         )
+
+
+def _gateway(pool: Document) -> bool:
+    return bool(pool["mode"] == "Gateway")
 
 
 def provider_id(machine_id: str) -> str:

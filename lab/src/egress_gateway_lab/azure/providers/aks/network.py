@@ -186,7 +186,7 @@ class NodeGroup:
                 "enableAcceleratedNetworking": True,
                 "enableIPForwarding": True,
                 "dnsSettings": {"dnsServers": []},
-                "ipConfigurations": [self.ip_configuration()],
+                "ipConfigurations": [self.ip_configuration(pool)],
             },
         }
         body = {
@@ -203,8 +203,9 @@ class NodeGroup:
         self._write(ScaleSets.type, scale_set_id, body)
         return scale_set_id
 
-    def ip_configuration(self) -> Document:
-        """The primary ipConfig of a machine, in the cluster's outbound pool."""
+    def ip_configuration(self, pool: Document) -> Document:
+        """The primary ipConfig of a pool's machine, in the cluster's outbound pool and in the
+        pool's own subnet if it has one."""
         pools = [
             {"id": f"{self.balancer_id}/backendAddressPools/{p}"} for p in (OUTBOUND_POOL, BALANCER)
         ]
@@ -213,7 +214,7 @@ class NodeGroup:
             "properties": {
                 "primary": True,
                 "privateIPAddressVersion": "IPv4",
-                "subnet": {"id": self.subnet_id},
+                "subnet": {"id": pool.get("vnetSubnetID") or self.subnet_id},
                 "loadBalancerBackendAddressPools": pools,
             },
         }
@@ -222,6 +223,10 @@ class NodeGroup:
         """Tags of what a pool is made of."""
         group = str(self._cluster["id"].split("/")[4])
         return aks_rules.pool_tags(pool_name, pool, group=group)
+
+    def nic_name(self, pool_name: str, number: int) -> str:
+        """Of a VirtualMachines pool; it has nothing to do with the number of a machine."""
+        return f"aks-{pool_name}-{self._hash}-nic{number}"
 
     def machine_name(self, pool_name: str, number: int) -> str:
         """Of a VirtualMachines pool."""

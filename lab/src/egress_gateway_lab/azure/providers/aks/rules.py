@@ -26,6 +26,9 @@ TYPES = ("VirtualMachineScaleSets", "VirtualMachines")
 OS_TYPES = ("Linux", "Windows")
 TAINT = re.compile(r"[\w./-]+(=[\w.-]*)?:(NoSchedule|PreferNoSchedule|NoExecute)", re.ASCII)
 POOL_NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
+LOCAL_DNS_MODES = ("Preferred", "Required", "Disabled")
+LOCAL_DNS_VERSION = (1, 37)
+"""First Kubernetes version whose pools have LocalDNS unless they are told otherwise."""
 MIN_MACHINES_VERSION = (1, 34)
 """First Kubernetes version with gateway pools of type VirtualMachines, whose configurations may
 do without public addresses (private IP mode)."""
@@ -38,6 +41,7 @@ PATCHES = {
     "1.34": 3,
     "1.35": 1,
     "1.36": 3,
+    "1.37": 0,
 }
 """Minor versions that the lab offers, and the patch that someone gets who names none."""
 _VERSION = re.compile(r"(\d+\.\d+)(?:\.(\d+))?")
@@ -55,6 +59,8 @@ NETWORK_DEFAULTS: dict[str, Any] = {
     "ipFamilies": ["IPv4"],
 }
 
+_IMAGE, _FIRST_IMAGE = "AKSUbuntu-2204gen2arm64containerd", "202511.07.0"
+
 POOL_DEFAULTS: dict[str, Any] = {
     "count": 1,
     "vmSize": "Standard_D2pds_v6",
@@ -69,7 +75,7 @@ POOL_DEFAULTS: dict[str, Any] = {
     "enableAutoScaling": False,
     "enableNodePublicIP": False,
     "scaleDownMode": "Delete",
-    "nodeImageVersion": "AKSUbuntu-2204gen2arm64containerd-202511.07.0",
+    "nodeImageVersion": f"{_IMAGE}-{_FIRST_IMAGE}",
     "upgradeSettings": {"maxSurge": "10%"},
 }
 
@@ -133,7 +139,9 @@ def pool_properties(given: Mapping[str, Any], version: str) -> dict[str, Any]:
     pool = {**POOL_DEFAULTS, **{k: v for k, v in given.items() if v is not None and k != "name"}}
     for computed in ("provisioningState", "powerState", "eTag"):
         pool.pop(computed, None)
-    pool["nodeImageVersion"] = POOL_DEFAULTS["nodeImageVersion"]
+    pool.setdefault("nodeImageVersion", POOL_DEFAULTS["nodeImageVersion"])
+    if pool["mode"] == "Gateway":
+        pool["upgradeSettings"] = {"maxUnavailable": "5%"}
     # az sends an empty version for "the cluster's".
     pool["orchestratorVersion"] = pool.get("orchestratorVersion") or version
     pool["currentOrchestratorVersion"] = full_version(str(pool["orchestratorVersion"]))
@@ -154,6 +162,21 @@ def _manual_sizes(pool: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     scale = (pool.get("virtualMachinesProfile") or {}).get("scale") or {}
     return list(scale.get("manual") or [])
+
+
+def local_dns(pool: Mapping[str, Any]) -> bool:
+    """Whether LocalDNS runs on a pool's nodes: ``Required`` says so, ``Preferred`` (which pools
+    have that say nothing) leaves it to AKS, which does so from Kubernetes 1.37.
+    https://learn.microsoft.com/azure/aks/localdns-custom"""
+    mode = (pool.get("localDNSProfile") or {}).get("mode") or "Preferred"
+    since = minor(str(pool["orchestratorVersion"])) >= LOCAL_DNS_VERSION
+    return bool(mode == "Required" or (mode == "Preferred" and since))
+
+
+def next_image(image: str) -> str:
+    """The node image that follows, a week later by its name."""
+    head, _, number = image.rpartition(".")
+    return f"{head}.{int(number) + 1}"
 
 
 def gateway_enabled(cluster: Document) -> bool:
@@ -193,6 +216,14 @@ def check_cluster(cluster: Document) -> None:
             "Static egress gateway requires a Standard load balancer.",
             target="networkProfile.loadBalancerSku",
         )
+    if len(network.get("ipFamilies") or []) > 1:
+        raise ArmError(
+            400,
+            "StaticEgressGatewayNotSupportedWithDualStack",
+            "Static egress gateway is not supported on dual-stack clusters "
+            f"(ipFamilies {', '.join(network['ipFamilies'])}).",
+            target="networkProfile.ipFamilies",
+        )
     if network["networkPlugin"] == "none":
         raise invalid(
             "Static egress gateway is not supported with network plugin 'none'.",
@@ -213,8 +244,9 @@ def check_disable(cluster: Document, pools: list[Document]) -> None:
         )
 
 
-def check_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
-    """Raises ``ArmError`` for a pool that the service does not make."""
+def check_pool(cluster: Document, name: str, pool: Mapping[str, Any], *, least: int) -> None:
+    """Raises ``ArmError`` for a pool that the service does not make. ``least``: how few nodes a
+    gateway pool may have."""
     if not POOL_NAME.fullmatch(name):
         raise invalid(
             f"The value of parameter agentPoolProfile.name is invalid: '{name}'. Names start "
@@ -229,6 +261,13 @@ def check_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
                 f"Allowed are {', '.join(allowed)}.",
                 target=f"agentPoolProfile.{member}",
             )
+    dns = (pool.get("localDNSProfile") or {}).get("mode")
+    if dns not in (None, *LOCAL_DNS_MODES):
+        raise invalid(
+            f"The value of parameter agentPoolProfile.localDNSProfile.mode is invalid: '{dns}'. "
+            f"Allowed are {', '.join(LOCAL_DNS_MODES)}.",
+            target="agentPoolProfile.localDNSProfile.mode",
+        )
     for taint in pool.get("nodeTaints") or []:
         if not TAINT.fullmatch(taint):
             raise invalid(
@@ -250,7 +289,7 @@ def check_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
     if gateway_enabled(cluster):
         _check_pod_subnet(pool)
     if pool["mode"] == "Gateway":
-        _check_gateway_pool(cluster, name, pool)
+        _check_gateway_pool(cluster, name, pool, least)
     elif pool.get("gatewayProfile"):
         raise invalid(
             f"Node pool {name} has a gateway profile but its mode is not Gateway.",
@@ -258,7 +297,7 @@ def check_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
         )
 
 
-def _check_gateway_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -> None:
+def _check_gateway_pool(cluster: Document, name: str, pool: Mapping[str, Any], least: int) -> None:
     size = pool["gatewayProfile"]["publicIPPrefixSize"]
     if not gateway_enabled(cluster):
         raise ArmError(
@@ -274,10 +313,12 @@ def _check_gateway_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -
             "between 28 and 31.",
             target="agentPoolProfile.gatewayProfile.publicIPPrefixSize",
         )
-    if pool["count"] > 2 ** (32 - size):
+    if not least <= pool["count"] <= 2 ** (32 - size):
         raise invalid(
-            f"Gateway node pool {name} has {pool['count']} nodes, but a prefix of size /{size} "
-            f"has addresses for {2 ** (32 - size)}.",
+            f"Gateway agentpool {name} is configured with invalid node count {pool['count']}, "
+            f"exceeding max node count {2 ** (32 - size)} according to public IPPrefix size "
+            f"/{size} or fewer than 2.",
+            code="StaticEgressGatewayInvalidGatewayNodeCount",
             target="agentPoolProfile.count",
         )
     if pool["enableAutoScaling"] or pool.get("minCount") or pool.get("maxCount"):
@@ -289,11 +330,12 @@ def _check_gateway_pool(cluster: Document, name: str, pool: Mapping[str, Any]) -
         raise invalid(f"Gateway node pool {name} must run Linux.", target="agentPoolProfile.osType")
     version = cluster["properties"]["kubernetesVersion"]
     if pool["type"] == "VirtualMachines" and minor(version) < MIN_MACHINES_VERSION:
-        least = ".".join(map(str, MIN_MACHINES_VERSION))
+        oldest = ".".join(map(str, MIN_MACHINES_VERSION))
         raise invalid(
-            f"Gateway node pool {name} of type VirtualMachines (static egress gateway with private "
-            f"IPs) needs Kubernetes {least} or later; the cluster has {version}. Upgrade the "
-            "cluster, or use --vm-set-type VirtualMachineScaleSets.",
+            f"Node pool type VirtualMachines is not supported for gateway node pool {name}: static "
+            f"egress gateway with private IPs needs Kubernetes {oldest} or later; the cluster has "
+            f"{version}. Upgrade the cluster, or use --vm-set-type VirtualMachineScaleSets.",
+            code="StaticEgressGatewayOnlySupportVMSSNodepool",
             target="agentPoolProfile.type",
         )
 
@@ -304,6 +346,18 @@ def _check_pod_subnet(pool: Mapping[str, Any]) -> None:
             "Static egress gateway is not supported with Azure CNI Pod Subnet (dynamic IP "
             "allocation).",
             target="agentPoolProfile.podSubnetID",
+        )
+
+
+def check_subnet(name: str, pool: Mapping[str, Any], network_id: str) -> None:
+    """A pool may have a subnet of its own, in the network of the cluster's other pools."""
+    subnet = str(pool.get("vnetSubnetID") or "")
+    if subnet and not subnet.lower().startswith(f"{network_id.lower()}/subnets/"):
+        raise invalid(
+            f"Node pool {name} has the subnet {subnet}, which is not in the cluster's virtual "
+            f"network {network_id}. The lab makes that network itself: add a subnet to it.",
+            code="AgentPoolVnetSubnetIDNotInClusterVnet",
+            target="agentPoolProfile.vnetSubnetID",
         )
 
 
@@ -349,9 +403,10 @@ def cluster_hash(cluster_id: str) -> str:
 
 
 def node_labels(
-    pool_name: str, pool: Mapping[str, Any], *, group: str, region: str
+    pool_name: str, pool: Mapping[str, Any], *, group: str, region: str, project_label: bool
 ) -> dict[str, str]:
-    """Labels that AKS gives the nodes of a pool."""
+    """Labels that AKS gives the nodes of a pool. ``project_label``: with the Go project's own
+    label of gateway nodes, which AKS does not give."""
     mode = str(pool["mode"]).lower()
     labels = {
         "agentpool": pool_name,
@@ -365,7 +420,7 @@ def node_labels(
         "topology.kubernetes.io/zone": "0",
         **(pool.get("nodeLabels") or {}),
     }
-    if mode == "gateway":
+    if mode == "gateway" and project_label:
         labels[names.GATEWAY_NODE_LABEL] = "true"
     return labels
 
@@ -378,7 +433,7 @@ def node_taints(pool: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
         key, _, value = head.partition("=")
         taints.append((key, value, effect))
     if pool["mode"] == "Gateway":
-        taints.append((names.GATEWAY_NODE_LABEL, "true", "NoSchedule"))
+        taints.append((names.AKS_MODE_LABEL, "gateway", "NoSchedule"))
     return tuple(taints)
 
 

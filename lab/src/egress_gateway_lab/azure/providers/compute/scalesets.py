@@ -184,11 +184,6 @@ class ScaleSets(ComputeKind):
             await Instances(self.azure).remove(instance)
         await super().remove(document)
 
-    def permission(self, call: Call) -> str:
-        if call.method == "POST":
-            return f"{self.type}/{call.id.types[-1]}/action"
-        return super().permission(call)
-
     async def post(self, call: Call, action: str) -> Answer:
         scale_set = self.read(owner_of(call))
         given = (call.body or {}).get("instanceIds")
@@ -299,11 +294,6 @@ class Instances(ComputeKind):
         if instance is not None:
             self.nics.check_capacity([instance])
             self.nics.materialize(resource_id)
-
-    def permission(self, call: Call) -> str:
-        if call.method == "POST":
-            return f"{self.type}/{call.id.types[-1]}/action"
-        return super().permission(call)
 
     async def post(self, call: Call, action: str) -> Answer:
         """Switches an instance, or makes it anew from the model (``reimage``)."""

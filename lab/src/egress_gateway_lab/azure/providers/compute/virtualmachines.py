@@ -30,11 +30,6 @@ class VirtualMachines(ComputeKind):
         await self.azure.machine_gone(document["id"])
         await super().remove(document)
 
-    def permission(self, call: Call) -> str:
-        if call.method == "POST":
-            return f"{self.type}/{call.id.types[-1]}/action"
-        return super().permission(call)
-
     async def post(self, call: Call, action: str) -> Answer:
         machine = self.read(owner_of(call))
         if action.lower() not in power.ACTIONS:

@@ -1,0 +1,255 @@
+"""What ``egress-gateway status`` says, decided from objects alone. Pure.
+
+Guarantee: nothing is called healthy that somebody in the cluster calls broken. A gateway serves a
+configuration only when its Node is ready, its agent has been heard from within three heartbeats,
+nobody vetoes it and the agent itself lists the configuration. What could not be read (a person's
+rights end somewhere) is named in ``unseen`` and never counted as good.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from egress_gateway.api import names
+from egress_gateway.api.conditions import READY, find
+from egress_gateway.api.types import (
+    Gateway,
+    GatewayStatus,
+    GatewayVeto,
+    PodEndpoint,
+    StaticGatewayConfiguration,
+)
+from egress_gateway.kube.resources import Node, Pod
+
+SILENT_AFTER: Final = 100.0
+"""Seconds without a heartbeat (every 30 by default) after which an agent counts as silent."""
+
+State = Literal["Ready", "Degraded", "NotReady"]
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A value that is printed as JSON."""
+
+
+class GatewayView(_Value, frozen=True):
+    """One gateway node, as one configuration has it."""
+
+    node: str
+    public_ip: str
+    public_ip_v6: str
+    serving: bool
+    reason: str
+    """CamelCase: ``Serving``, or why it does not."""
+    message: str = ""
+
+
+class PodView(_Value, frozen=True):
+    """An annotated pod that does not use its configuration's gateways."""
+
+    pod: str
+    reason: str
+    message: str
+
+
+class ConfigurationView(_Value, frozen=True):
+    configuration: str
+    state: State
+    ready: bool
+    reason: str
+    message: str
+    prefix: str
+    gateways: list[GatewayView]
+    pods: list[str]
+    """Names of the attached pods."""
+    troubled_pods: list[PodView]
+
+
+class ComponentView(_Value, frozen=True):
+    """A workload of ours; ``ready`` of ``wanted`` pods are ready."""
+
+    name: str
+    ready: int
+    wanted: int
+    message: str = ""
+
+
+class Overview(_Value, frozen=True):
+    configurations: list[ConfigurationView]
+    components: list[ComponentView]
+    unseen: list[str]
+    """What could not be read, each with the reason."""
+
+    @property
+    def healthy(self) -> bool:
+        return all(c.state == "Ready" for c in self.configurations) and all(
+            c.ready >= c.wanted for c in self.components
+        )
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read. None: it could not be; ``unseen`` says why."""
+
+    configurations: Sequence[StaticGatewayConfiguration]
+    endpoints: Sequence[PodEndpoint] | None = ()
+    gateways: Sequence[GatewayStatus] | None = ()
+    nodes: Sequence[Node] | None = ()
+    pods: Sequence[Pod] | None = ()
+    components: Sequence[ComponentView] = ()
+    unseen: Sequence[str] = ()
+
+
+def summarize(facts: Facts, now: datetime.datetime) -> Overview:
+    """``now`` with a time zone, as heartbeats have one."""
+    agents = None if facts.gateways is None else {g.metadata.name: g for g in facts.gateways}
+    nodes = None if facts.nodes is None else {n.metadata.name: n for n in facts.nodes}
+    return Overview(
+        configurations=[
+            _configuration(sgc, facts, agents, nodes, now)
+            for sgc in sorted(facts.configurations, key=_name)
+        ],
+        components=list(facts.components),
+        unseen=list(facts.unseen),
+    )
+
+
+def _name(sgc: StaticGatewayConfiguration) -> str:
+    return f"{sgc.metadata.namespace}/{sgc.metadata.name}"
+
+
+def _configuration(
+    sgc: StaticGatewayConfiguration,
+    facts: Facts,
+    agents: Mapping[str, GatewayStatus] | None,
+    nodes: Mapping[str, Node] | None,
+    now: datetime.datetime,
+) -> ConfigurationView:
+    condition = find(sgc.status.conditions, READY)
+    gateways = [_gateway(_name(sgc), g, agents, nodes, now) for g in sgc.status.gateways]
+    attached = sorted(
+        e.metadata.name
+        for e in facts.endpoints or ()
+        if e.metadata.namespace == sgc.metadata.namespace
+        and e.spec.static_gateway_configuration == sgc.metadata.name
+    )
+    troubled = list(_troubled(sgc, facts.pods or (), None if facts.endpoints is None else attached))
+    ready = condition is not None and condition.status == "True"
+    serving = sum(g.serving for g in gateways)
+    reason, message = (
+        (condition.reason, condition.message)
+        if condition
+        else ("NotObserved", "no controller has looked at it yet; is the controller running?")
+    )
+    state: State = "Ready"
+    if not ready or not serving:
+        state = "NotReady"
+        if ready:
+            reason, message = "NoGatewayServes", "no gateway serves it; see the gateways' reasons"
+    elif serving < len(gateways):
+        state, reason = "Degraded", "GatewayLost"
+        message = f"{serving} of {len(gateways)} gateways serve"
+    elif troubled:
+        state, reason = "Degraded", "PodsWithoutEgress"
+        message = f"{len(troubled)} annotated pods do not use the gateways"
+    return ConfigurationView(
+        configuration=_name(sgc),
+        state=state,
+        ready=state != "NotReady",
+        reason=reason,
+        message=message,
+        prefix=sgc.status.egress_ip_prefix,
+        gateways=gateways,
+        pods=attached,
+        troubled_pods=troubled,
+    )
+
+
+def _gateway(
+    name: str,
+    gateway: Gateway,
+    agents: Mapping[str, GatewayStatus] | None,
+    nodes: Mapping[str, Node] | None,
+    now: datetime.datetime,
+) -> GatewayView:
+    reason, message = _why_not(name, gateway.node, agents, nodes, now) or ("Serving", "")
+    return GatewayView(
+        node=gateway.node,
+        public_ip=gateway.public_ip,
+        public_ip_v6=gateway.public_ip_v6,
+        serving=reason in ("Serving", "Unknown"),
+        reason=reason,
+        message=message,
+    )
+
+
+def _why_not(
+    name: str,
+    node: str,
+    agents: Mapping[str, GatewayStatus] | None,
+    nodes: Mapping[str, Node] | None,
+    now: datetime.datetime,
+) -> tuple[str, str] | None:
+    """The first reason, from the machine up, for which the gateway does not serve ``name``."""
+    if nodes is not None and node not in nodes:
+        return "NodeGone", "there is no Node of this name"
+    if nodes is not None and not nodes[node].ready:
+        words = [c.message for c in nodes[node].status.conditions if c.type == "Ready"]
+        return "NodeNotReady", words[0] if words else "its kubelet has not reported"
+    if agents is None:
+        return "Unknown", "GatewayStatuses are not yours to read"
+    agent = agents.get(node)
+    if agent is None:
+        return "NoAgent", "no gateway agent has reported from this node"
+    silent = _silence(agent.spec.heartbeat, now)
+    if silent > SILENT_AFTER:
+        return "AgentSilent", f"its agent was last heard from {silent:.0f} s ago"
+    veto = next((v for v in agent.spec.vetoes if _concerns(v, name)), None)
+    if veto:
+        return veto.reason, veto.message
+    problem = next(
+        (p.message for p in agent.spec.problems if p.static_gateway_configuration == name), None
+    )
+    if problem is not None:
+        return "Problem", problem
+    listed = {r.static_gateway_configuration for r in agent.spec.ready_gateway_configurations}
+    return None if name in listed else ("NotServing", "its agent does not list the configuration")
+
+
+def _concerns(veto: GatewayVeto, name: str) -> bool:
+    return veto.static_gateway_configuration in ("", name)
+
+
+def _silence(heartbeat: str, now: datetime.datetime) -> float:
+    """Seconds since ``heartbeat`` (RFC 3339); 0 where there is none yet or it is no time."""
+    try:
+        then = datetime.datetime.fromisoformat(heartbeat)
+        return (now - then).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _troubled(
+    sgc: StaticGatewayConfiguration, pods: Iterable[Pod], attached: Sequence[str] | None
+) -> Iterable[PodView]:
+    """Pods that ask for ``sgc`` and have no endpoint; ``attached`` None: nobody knows."""
+    for pod in sorted(pods, key=lambda p: p.metadata.name):
+        asked = pod.metadata.annotations.get(names.POD_ANNOTATION)
+        if pod.metadata.namespace != sgc.metadata.namespace or asked != sgc.metadata.name:
+            continue
+        if pod.finished or attached is None or pod.metadata.name in attached:
+            continue
+        if pod.spec.host_network:
+            yield _pod(pod, "HostNetwork", "uses its node's network: no gateway can serve it")
+        elif not pod.spec.node_name:
+            yield _pod(pod, "NotScheduled", "no node takes it; kubectl describe it")
+        elif pod.status.phase == "Running":
+            yield _pod(pod, "NotAttached", "runs without a tunnel; kubectl describe it")
+        else:
+            yield _pod(pod, "Waiting", "has no tunnel yet; kubectl describe it")
+
+
+def _pod(pod: Pod, reason: str, message: str) -> PodView:
+    return PodView(pod=pod.metadata.name, reason=reason, message=message)

@@ -1,0 +1,93 @@
+"""Which namespace may use which public IP prefix: the cluster's administrator decides. Pure.
+
+The controller joins prefixes with rights of its own, so it must ask on whose behalf (a deputy that
+does not is confused). A grant is an annotation of the Namespace, which its tenants cannot write:
+ids of prefixes, separated by commas or blanks, ``*`` for any run of characters but ``/``.
+
+*Open* (the default, as AKS has it): any namespace may use a prefix that no Namespace names; one
+that some Namespace names is for those alone. *Strict*: a namespace uses the prefixes that its own
+annotation names. Managed prefixes and private mode impersonate nobody, and need no grant.
+See docs/design/0014-prefix-grants.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from egress_gateway.api import names
+from egress_gateway.api.conditions import Reason
+from egress_gateway.controller.planning.problem import Problem
+
+_SEPARATOR: Final = re.compile(r"[,\s]+")
+_EVERY: Final = "*"
+"""Alone: every prefix. It names none, so that it takes none away from others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    text: str
+    expression: re.Pattern[str]
+
+    @classmethod
+    def of(cls, text: str) -> _Pattern:
+        parts = (re.escape(part) for part in text.split("*"))
+        body = ".*" if text == _EVERY else "[^/]*".join(parts)
+        return cls(text, re.compile(body, re.IGNORECASE))
+
+    def matches(self, prefix_id: str) -> bool:
+        return self.expression.fullmatch(prefix_id) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grants:
+    """``annotations``: by namespace, the text of its annotation where it has one."""
+
+    annotations: Mapping[str, str]
+    strict: bool = False
+    _patterns: dict[str, list[_Pattern]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for namespace, text in self.annotations.items():
+            found = [_Pattern.of(part) for part in _SEPARATOR.split(text) if part]
+            self._patterns[namespace] = found
+
+    def allows(self, namespace: str, prefix_id: str) -> bool:
+        """Whether configurations of ``namespace`` may use ``prefix_id``."""
+        if any(p.matches(prefix_id) for p in self._patterns.get(namespace, ())):
+            return True
+        return not self.strict and not self.owners(prefix_id)
+
+    def owners(self, prefix_id: str) -> list[str]:
+        """Namespaces that name it, in order."""
+        return sorted(
+            namespace
+            for namespace, patterns in self._patterns.items()
+            if any(p.text != _EVERY and p.matches(prefix_id) for p in patterns)
+        )
+
+    def problem(self, namespace: str, prefix_ids: Iterable[str]) -> Problem | None:
+        """The first of ``prefix_ids`` (empty ones aside) that ``namespace`` may not use."""
+        for prefix_id in prefix_ids:
+            if prefix_id and not self.allows(namespace, prefix_id):
+                return self._refusal(namespace, prefix_id)
+        return None
+
+    def _refusal(self, namespace: str, prefix_id: str) -> Problem:
+        why = (
+            "prefixes are used by namespaces that are granted them (strictPrefixes)"
+            if self.strict
+            # NB: not by whom: that is no business of this namespace's.
+            else "it is reserved for other namespaces"
+        )
+        before = ",".join(p.text for p in self._patterns.get(namespace, ()))
+        value = f"{before},{prefix_id}" if before else prefix_id
+        return Problem(
+            reason=Reason.PREFIX_NOT_ALLOWED,
+            message=f"namespace {namespace} may not use public IP prefix {prefix_id}: {why}; an "
+            f"administrator of the cluster grants it with: kubectl annotate namespace {namespace} "
+            f"--overwrite '{names.ALLOWED_PREFIXES_ANNOTATION}={value}'",
+            accepted=False,
+        )

@@ -1,0 +1,72 @@
+"""Objects that are made to cost: what a stolen token may write stays small."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from egress_gateway.api import names
+from lab.tests.apiserver.conftest import Cluster
+from lab.tests.apiserver.test_admission import SYSTEM, agent_token, forbidden, owned, two_agents
+from lab.tests.apiserver.test_objects import refusal
+
+HUGE: list[tuple[dict[str, Any], str]] = [
+    ({"podIps": [f"10.0.{i // 256}.{i % 256}" for i in range(40_000)]}, "podIps"),
+    ({"podIps": ["10.0.0.1"] * 9}, "podIps"),
+    ({"podIps": ["1" * 46]}, "podIps"),
+    ({"podIpAddress": "x" * 1000}, "podIpAddress"),
+    ({"podIpAddress": "10.0.0.1\r"}, "podIpAddress"),
+    ({"podPublicKey": "A" * 500_000}, "podPublicKey"),
+    ({"gatewayPublicKey": "A" * 45}, "gatewayPublicKey"),
+    ({"staticGatewayConfiguration": "a" * 254}, "staticGatewayConfiguration"),
+    ({"staticGatewayConfiguration": "../tenant-a/partner\n"}, "staticGatewayConfiguration"),
+]
+
+
+@pytest.mark.parametrize(("spec", "field"), HUGE, ids=[f"{f}-{i}" for i, (_, f) in enumerate(HUGE)])
+async def test_an_endpoint_is_small(cluster: Cluster, spec: dict[str, Any], field: str) -> None:
+    async with two_agents(cluster) as (a, _):
+        document = await owned(cluster, "p", "node-a")
+        document["spec"] |= spec
+        error = await refusal(a.create("podendpoints", document))
+        assert error.code in (413, 422), error
+        if error.code == 422:
+            assert f"spec.{field}" in str(error)
+
+
+async def test_an_endpoint_carries_no_ballast(cluster: Cluster) -> None:
+    async with two_agents(cluster) as (a, _):
+        sound = await owned(cluster, "p", "node-a")
+        labels = {f"l{i}": "x" * 60 for i in range(1000)}
+        annotations = {f"a{i}": "x" for i in range(1000)}
+        for ballast in (
+            {"labels": labels | sound["metadata"]["labels"]},
+            {"annotations": annotations},
+            {"annotations": {"a": "x" * 200_000}},
+        ):
+            document = copy.deepcopy(sound)
+            document["metadata"] |= ballast
+            await forbidden(a.create("podendpoints", document), "labels or annotations")
+        await a.create("podendpoints", sound)
+
+
+async def test_a_report_is_small(cluster: Cluster) -> None:
+    async with two_agents(cluster):
+        token = await agent_token(cluster, "egress-gateway-gateway", "node-a")
+        async with cluster.as_token(token) as gateway:
+            meta = {"name": "node-a", "namespace": SYSTEM}
+            kind = {"apiVersion": names.API_VERSION, "kind": "GatewayStatus", "metadata": meta}
+            problem = {"staticGatewayConfiguration": "n/a", "message": "m"}
+            for spec in (
+                {"problems": [problem] * 1001},
+                {"problems": [{**problem, "message": "m" * 1025}]},
+                {"vetoes": [{"reason": "x" * 65}]},
+                {"readyGatewayConfigurations": [{"staticGatewayConfiguration": "x" * 318}]},
+            ):
+                made = gateway.create("gatewaystatuses", {**kind, "spec": spec})
+                assert (await refusal(made)).code == 422, spec
+            labels = {"metadata": {"labels": {f"l{i}": "x" for i in range(100)}}}
+            ballast = {**kind, "metadata": meta | labels["metadata"]}
+            await forbidden(gateway.create("gatewaystatuses", ballast), "labels or annotations")

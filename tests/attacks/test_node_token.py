@@ -1,0 +1,164 @@
+"""A compromised worker: what the token of its node agent, and its kubelet's credential, can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from egress_gateway.api import names
+from egress_gateway_lab.apiserver.wire.client import KubeClient
+from lab.tests.apiserver.conftest import Cluster
+from lab.tests.apiserver.test_admission import (
+    SYSTEM,
+    agent_token,
+    endpoint,
+    forbidden,
+    owned,
+    two_agents,
+)
+from lab.tests.apiserver.test_objects import pod
+
+TAINT = {"key": names.CNI_NOT_READY_TAINT, "effect": "NoSchedule"}
+OTHER = {"key": "example.com/quarantine", "effect": "NoExecute", "value": "yes"}
+READY = names.NODE_READY_LABEL
+
+
+async def tainted(cluster: Cluster) -> None:
+    change = {
+        "metadata": {"labels": {"team": "a"}, "annotations": {"note": "n"}},
+        "spec": {"taints": [OTHER, TAINT], "podCIDR": "10.244.1.0/24"},
+    }
+    await cluster.admin.patch("nodes", "node-a", change)
+
+
+async def test_an_agent_earns_its_label_and_takes_its_taint_off(cluster: Cluster) -> None:
+    async with two_agents(cluster) as (a, _):
+        await tainted(cluster)
+        change: dict[str, Any] = {"metadata": {"labels": {READY: "true"}}}
+        await a.patch("nodes", "node-a", change)
+        node = await a.patch("nodes", "node-a", {"spec": {"taints": [OTHER]}})
+        assert node["metadata"]["labels"][READY] == "true"
+        assert [t["key"] for t in node["spec"]["taints"]] == [OTHER["key"]]
+        await a.patch("nodes", "node-a", {"metadata": {"labels": {READY: None}}})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"metadata": {"labels": {names.GATEWAY_NODE_LABEL: "true"}}}, "change no label"),
+        ({"metadata": {"labels": {names.AKS_MODE_LABEL: "gateway"}}}, "change no label"),
+        ({"metadata": {"labels": {"node-restriction.kubernetes.io/pci": "true"}}}, "no label"),
+        ({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}, "no label"),
+        ({"metadata": {"labels": {"topology.kubernetes.io/zone": "1", READY: "true"}}}, "no label"),
+        ({"metadata": {"labels": {"team": "b"}}}, "change no label"),
+        ({"metadata": {"labels": {"team": None}}}, "change no label"),
+        ({"metadata": {"labels": {READY: "false"}}}, 'is "true" or not there'),
+        ({"metadata": {"annotations": {"cluster-autoscaler.kubernetes.io/x": "1"}}}, "annotation"),
+        ({"metadata": {"annotations": {"note": None}}}, "annotation"),
+        ({"metadata": {"finalizers": ["example.com/stay"]}}, "finalizer"),
+        ({"spec": {"taints": [TAINT]}}, "spec"),
+        ({"spec": {"taints": None}}, "spec"),
+        ({"spec": {"taints": [OTHER, TAINT, {"key": "x", "effect": "NoExecute"}]}}, "spec"),
+        ({"spec": {"taints": [{**OTHER, "effect": "NoSchedule"}]}}, "spec"),
+        ({"spec": {"unschedulable": True}}, "spec"),
+        ({"spec": {"providerID": "azure:///subscriptions/forged"}}, "spec"),
+    ],
+)
+async def test_an_agent_changes_nothing_else_of_its_node(
+    cluster: Cluster, change: dict[str, Any], words: str
+) -> None:
+    async with two_agents(cluster) as (a, _):
+        await tainted(cluster)
+        before = await cluster.admin.get("nodes", "node-a")
+        await forbidden(a.patch("nodes", "node-a", change), words)
+        after = await cluster.admin.get("nodes", "node-a")
+        assert after["metadata"]["labels"] == before["metadata"]["labels"]
+        assert after["spec"] == before["spec"]
+
+
+@pytest.mark.parametrize(
+    "label", [names.GATEWAY_NODE_LABEL, names.AKS_MODE_LABEL, names.AKS_POOL_LABEL]
+)
+@pytest.mark.parametrize("sub", ["", "status"])
+async def test_a_kubelet_does_not_make_its_node_a_gateway(
+    cluster: Cluster, label: str, sub: str
+) -> None:
+    async with two_agents(cluster), cluster.as_node("node-a") as kubelet:
+        await kubelet.patch("nodes", "node-a", {"metadata": {"labels": {"example.com/x": "1"}}})
+        change = {"metadata": {"labels": {label: "true"}}}
+        await forbidden(kubelet.patch("nodes", "node-a", change, subresource=sub), label)
+        # An administrator may, and then the kubelet may not take it away.
+        await cluster.admin.patch("nodes", "node-a", change)
+        away = {"metadata": {"labels": {label: None}}}
+        await forbidden(kubelet.patch("nodes", "node-a", away, subresource=sub), label)
+
+
+def forged(document: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {**document, "metadata": {**document["metadata"], **metadata}}
+
+
+async def test_an_endpoint_is_owned_by_the_pod_of_its_name(cluster: Cluster) -> None:
+    """Squatted names: what no pod owns would never be collected."""
+    async with two_agents(cluster) as (a, _):
+        mine = await owned(cluster, "mine", "node-a")
+        other = await cluster.admin.create("pods", pod("web-0", nodeName="node-b"))
+        (owner,) = mine["metadata"]["ownerReferences"]
+        theirs = other["metadata"]["uid"]
+        words = "exactly one owner"
+        squat = endpoint("web-0", "node-a", podUid="0" * 8)
+        for owners in (
+            [],
+            [{**owner, "name": "mine"}],
+            [{**owner, "name": "web-0", "uid": theirs}],
+            [{**owner, "name": "web-0", "kind": "ReplicaSet", "apiVersion": "apps/v1"}],
+        ):
+            document = forged(squat, ownerReferences=owners)
+            await forbidden(a.create("podendpoints", document), words)
+        second = {**owner, "name": "web-0", "uid": theirs}
+        await forbidden(
+            a.create("podendpoints", forged(mine, ownerReferences=[owner, second])), words
+        )
+        unlabelled = forged(mine, labels={})
+        await forbidden(a.create("podendpoints", unlabelled), f"the label {names.GROUP}/node")
+        mislabelled = forged(mine, labels={f"{names.GROUP}/node": "node-b"})
+        await forbidden(a.create("podendpoints", mislabelled), f"the label {names.GROUP}/node")
+        kept = forged(mine, finalizers=["example.com/stay"])
+        await forbidden(a.create("podendpoints", kept), "no finalizer")
+        await a.create("podendpoints", mine)
+        for change in (
+            {"metadata": {"ownerReferences": None}},
+            {"metadata": {"ownerReferences": [second]}},
+            {"spec": {"podUid": theirs}},
+            {"metadata": {"labels": {f"{names.GROUP}/node": None}}},
+            {"metadata": {"finalizers": ["example.com/stay"]}},
+        ):
+            refused = a.patch("podendpoints", "mine", change, namespace="default")
+            await forbidden(refused, "PodEndpoint")
+
+
+async def test_a_squat_that_names_a_pod_that_is_not_there_is_collected(cluster: Cluster) -> None:
+    async with two_agents(cluster) as (a, b):
+        uid = "00000000-0000-4000-8000-000000000000"
+        squat = endpoint("web-0", "node-a", podUid=uid)
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": uid}
+        labels = {f"{names.GROUP}/node": "node-a"}
+        await a.create("podendpoints", forged(squat, ownerReferences=[owner], labels=labels))
+        await cluster.admin.wait_for(
+            "podendpoints", "web-0", lambda e: e is None, namespace="default"
+        )
+        await b.create("podendpoints", await owned(cluster, "web-0", "node-b"))
+
+
+async def test_a_gateway_agent_changes_no_node(cluster: Cluster) -> None:
+    async with two_agents(cluster):
+        token = await agent_token(cluster, "egress-gateway-gateway", "node-a")
+        async with cluster.as_token(token) as gateway:
+            await refused_everywhere(gateway)
+
+
+async def refused_everywhere(gateway: KubeClient) -> None:
+    change = {"metadata": {"labels": {READY: "true"}}}
+    await forbidden(gateway.patch("nodes", "node-a", change), "cannot patch")
+    secrets = gateway.call("GET", f"/api/v1/namespaces/{SYSTEM}/secrets")
+    await forbidden(secrets, "cannot list")

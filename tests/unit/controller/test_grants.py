@@ -1,0 +1,95 @@
+"""Which namespace may use which prefix: open until somebody reserves, strict where it is asked."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_gateway.api.conditions import Reason
+from egress_gateway.controller.planning.grants import Grants
+
+BASE = (
+    "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/{}"
+    "/providers/Microsoft.Network/publicIPPrefixes/{}"
+)
+PA, PB, PC = (BASE.format("rg", name) for name in ("pa", "pb", "pc"))
+
+
+def test_open_without_a_grant_anybody_uses_any_prefix() -> None:
+    assert Grants(annotations={}).problem("mallory", [PA, PB]) is None
+
+
+def test_a_prefix_that_a_namespace_names_is_its_own() -> None:
+    grants = Grants(annotations={"tenant-a": PA, "tenant-b": f"{PB}, {PC}"})
+    assert grants.problem("tenant-a", [PA]) is None
+    assert grants.problem("tenant-b", [PB, PC]) is None
+    for thief, stolen in (("mallory", PA), ("tenant-b", PA), ("tenant-a", PC)):
+        problem = grants.problem(thief, ["", stolen])
+        assert problem is not None
+        assert problem.reason == Reason.PREFIX_NOT_ALLOWED
+        assert not problem.accepted
+    assert grants.problem("mallory", [BASE.format("rg", "free")]) is None
+
+
+def test_strict_needs_a_grant_and_managed_prefixes_do_not() -> None:
+    grants = Grants(annotations={"tenant-a": PA}, strict=True)
+    assert grants.problem("tenant-a", [PA]) is None
+    assert grants.problem("tenant-a", [PB]) is not None
+    assert grants.problem("mallory", [PB]) is not None
+    assert grants.problem("mallory", ["", ""]) is None
+
+
+def test_the_ipv6_prefix_is_asked_too() -> None:
+    assert Grants(annotations={"b": PB}).problem("a", [PA, PB]) is not None
+
+
+@pytest.mark.parametrize("spelling", [str.upper, str.lower, str.swapcase])
+def test_case_tells_no_prefixes_apart(spelling: object) -> None:
+    assert callable(spelling)
+    grants = Grants(annotations={"tenant-a": spelling(PA)})
+    assert grants.problem("tenant-a", [PA]) is None
+    assert grants.problem("mallory", [PA]) is not None
+
+
+def test_a_star_stands_for_names_and_not_for_groups() -> None:
+    grants = Grants(annotations={"a": BASE.format("rg", "team-*")}, strict=True)
+    assert grants.allows("a", BASE.format("rg", "team-1"))
+    assert not grants.allows("a", BASE.format("rg", "other"))
+    assert not grants.allows("a", BASE.format("other", "team-1"))
+    assert not grants.allows("a", BASE.format("rg", "team-1/x"))
+
+
+def test_a_lone_star_grants_everything_and_reserves_nothing() -> None:
+    open_ = Grants(annotations={"platform": "*"})
+    assert open_.allows("platform", PA)
+    assert open_.allows("mallory", PA)
+    strict = Grants(annotations={"platform": "*"}, strict=True)
+    assert strict.allows("platform", PA)
+    assert not strict.allows("mallory", PA)
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "\n", ",,", "nonsense", "[", "(?i).", "pa"])
+def test_what_names_no_prefix_grants_none(text: str) -> None:
+    assert not Grants(annotations={"a": text}, strict=True).allows("a", PA)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_borne(text: str) -> None:
+    Grants(annotations={"a": text}).problem("b", [PA])
+
+
+def test_the_message_has_the_command_that_grants() -> None:
+    grants = Grants(annotations={"b": PA, "a": PB})
+    problem = grants.problem("b", [PB])
+    assert problem is not None
+    command = problem.message.partition("kubectl ")[2]
+    *_, assignment = shlex.split(command)
+    key, _, value = assignment.partition("=")
+    granted = Grants(annotations={"b": value, "a": PB})
+    assert key.endswith("/allowed-prefixes")
+    assert granted.allows("b", PA)
+    assert granted.allows("b", PB)
+    assert "namespace a" not in problem.message, "who has it is no business of b's"
