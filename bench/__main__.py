@@ -34,6 +34,7 @@ def main() -> None:
         rounds=given.rounds,
         configurations=given.configurations,
         idle_seconds=given.idle,
+        azure_headers=given.azure_headers,
     )
     signal.signal(signal.SIGTERM, _interrupt)
     found: dict[str, Any] = {}
@@ -93,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--idle", type=int, default=usual.idle_seconds, help="controller: seconds of rest, 0: none"
+    )
+    parser.add_argument(
+        "--azure-headers",
+        action="store_true",
+        help="controller: operations of 3 s, polled as in Azure; deletion is measured too",
     )
     return parser
 

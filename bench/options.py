@@ -24,6 +24,9 @@ class Options:
     configurations: tuple[tuple[int, int], ...] = ((1, 1), (10, 1), (50, 1), (250, 1), (1000, 4))
     """(configurations, pools)."""
     idle_seconds: int = 150
+    azure_headers: bool = False
+    """As in Azure: operations of three seconds, answers without ``Retry-After``, the controller's
+    own interval between polls, and what deleting takes."""
 
 
 def runs(text: str) -> tuple[tuple[int, int], ...]:

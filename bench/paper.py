@@ -103,7 +103,9 @@ class Paper:
 
 
 @contextlib.asynccontextmanager
-async def paper(directory: Path, *, operation_seconds: float) -> AsyncIterator[Paper]:
+async def paper(
+    directory: Path, *, operation_seconds: float, azure_headers: bool = False
+) -> AsyncIterator[Paper]:
     """Both APIs up, a cluster in Azure, our manifests in Kubernetes; no pool yet."""
     identity = pki.issue(addresses=["127.0.0.1"], names=["localhost"])
     (directory / "ca.crt").write_bytes(identity.ca)
@@ -131,6 +133,8 @@ async def paper(directory: Path, *, operation_seconds: float) -> AsyncIterator[P
         async with ArmClient(base, trust, client_id="me", secret="x", poll_seconds=0.05) as person:
             cluster = await _cluster(person)
             azure = _azure_json(directory, base, cluster, machines.identity)
+            if azure_headers:  # the interval of Azure, not that of a cloud of one's own
+                azure["pollingInterval"] = 5.0
             (directory / "azure.json").write_text(json.dumps(azure))
             kube = KubeClient(server.transport())
             path = await _install(server, kube, directory, api.getsockname()[1])

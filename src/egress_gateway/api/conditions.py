@@ -50,6 +50,7 @@ class Reason:
     CONFLICT: Final = "Conflict"
     QUOTA: Final = "QuotaExceeded"
     AZURE_ERROR: Final = "AzureError"
+    NOTHING_SENT: Final = "NothingSentToGateway"
     NOT_KEPT: Final = "WriteNotKept"
     PROVISIONING: Final = "Provisioning"
     PROVISIONED: Final = "Provisioned"

@@ -204,17 +204,17 @@ class RefusalBackoff:
 
     def _suspect(self, refusal: Refusal, wanted: Sequence[Wanted], placed: Collection[str]) -> None:
         error, uids = refusal.error, refusal.step.uids
-        if isinstance(refusal.step.action, WriteInstance):
-            uids = uids - set(placed) or uids
         meant = [w for w in wanted if w.uid in uids]
         if sixes := _named6(error, meant):
             for uid in sixes:
                 self._block(_six(uid), Problem.of(error))
             return
         named = _named(error, meant)
+        if not named and isinstance(refusal.step.action, WriteInstance):
+            uids = uids - set(placed) or uids
         if named or len(uids) == 1:
             for uid in named or uids:
-                self._block(uid, Problem.of(error))
+                self._block(uid, _problem(refusal) if not named else Problem.of(error))
             return
         ordered = sorted(uids)
         self._suspects.update(ordered[(len(ordered) + 1) // 2 :])
@@ -249,7 +249,7 @@ def _machine_fault(refusal: Refusal, wanted: Iterable[Wanted], placed: Collectio
     return (
         isinstance(refusal.error, errors.Failed)
         and not _named(refusal.error, wanted)
-        and (refusal.step.uids <= set(placed) or len(refusal.step.uids) == 1)
+        and refusal.step.uids <= set(placed)
     )
 
 

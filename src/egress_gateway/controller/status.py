@@ -23,6 +23,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
+from egress_gateway.controller.planning.meant import sends_nothing
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
 from egress_gateway.controller.rotation.phases import Pairs, servers
 
@@ -89,7 +90,7 @@ def status_of(
         )
     generation = sgc.metadata.generation
     result = [c for c in before.conditions if verdict.ipv6 or c.type != conditions.IPV6_READY]
-    said = _conditions(status, verdict, gateways)
+    said = _conditions(status, verdict, gateways, idle=sends_nothing(sgc.spec))
     if rotated is not None:
         said[conditions.KEYS_ROTATED] = rotated
     for kind, (truth, reason, message) in said.items():
@@ -124,16 +125,19 @@ def _gateways(serving: Iterable[ServingGateway], nodes: Mapping[str, str]) -> li
 
 
 def _conditions(
-    status: StaticGatewayConfigurationStatus, verdict: Verdict, gateways: Gateways
+    status: StaticGatewayConfigurationStatus, verdict: Verdict, gateways: Gateways, *, idle: str
 ) -> dict[str, tuple[Truth, str, str]]:
+    """``idle``: why pods send nothing to the gateway, if so."""
     accepted = _accepted(verdict)
+    if idle and accepted[0] == "True":
+        accepted = ("True", Reason.NOTHING_SENT, idle)
     provisioned = _provisioned(status, verdict)
     agents = _agents(status, verdict, gateways)
     bad = next((c for c in (accepted, provisioned, agents) if c[0] != "True"), None)
     ready: tuple[Truth, str, str] = (
         "True",
         Reason.READY,
-        f"pods leave from {status.egress_ip_prefix}; {agents[2]}",
+        f"{idle or f'pods leave from {status.egress_ip_prefix}'}; {agents[2]}",
     )
     if bad:
         ready = ("False", bad[1], bad[2])
@@ -238,7 +242,9 @@ def notices(
         was = old.get(c.type)
         if c.type == conditions.KEYS_ROTATED and was is not None and was[1] == c.reason:
             continue  # figures
-        if c.reason in _COURSE:
+        if c.status == "True" and c.reason in _DOUBTFUL:
+            found.setdefault(c.reason, Notice("Warning", c.reason, c.message))
+        elif c.reason in _COURSE:
             found.setdefault(c.reason, Notice("Normal", c.reason, c.message))
         elif c.status == "True":
             if c.type == conditions.ACCEPTED and was is None:
@@ -269,5 +275,7 @@ _COURSE = frozenset(
     }
 )
 """Steps of what somebody asked for."""
+_DOUBTFUL = frozenset({Reason.NOTHING_SENT, Reason.NOT_KEPT})
+"""Said although it serves: a person should look."""
 _QUIET = frozenset({Reason.PROVISIONING, Reason.DELETING})
 """Passing states that need nobody."""

@@ -26,8 +26,8 @@ MODEL = r"virtualMachineScaleSets/[^/]+$"
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """One whose controller looks every three seconds, whether anything has changed or not."""
+async def quick(tmp_path: Path) -> AsyncIterator[World]:
+    """A world whose controller looks every three seconds, whether anything has changed or not."""
     async with azure_lab(tmp_path) as azure, api_server(tmp_path) as (_, kube, path):
         (tmp_path / "azure.json").write_text(json.dumps(azure.config))
         await azure.add_pool("npegress")
@@ -70,67 +70,67 @@ async def delete(world: World, name: str) -> None:
     await world.kube.delete(SGCS, name, namespace="default")
 
 
-async def test_an_instance_that_hangs_for_ever_keeps_nobody_waiting(world: World) -> None:
-    faults = world.azure.emulator.faults
+async def test_an_instance_that_hangs_for_ever_keeps_nobody_waiting(quick: World) -> None:
+    faults = quick.azure.emulator.faults
     for name in ("old", "leaving"):
-        await world.write(name)
+        await quick.write(name)
     for name in ("old", "leaving"):
-        await world.until(name, whole)
-    before = await world.azure.resources()
+        await quick.until(name, whole)
+    before = await quick.azure.resources()
     faults.add("hang", method="PUT", path=r"virtualMachines/0$", times=None)
-    await world.write("first")
-    await world.until("first", provisioned, timeout=60)
-    await world.write("second")
-    sgc = await world.until("second", provisioned, timeout=60)
+    await quick.write("first")
+    await quick.until("first", provisioned, timeout=60)
+    await quick.write("second")
+    sgc = await quick.until("second", provisioned, timeout=60)
     assert "(Updating)" in condition(sgc, "Provisioned")["message"], "who is waited for"
     assert len(sgc["status"]["gateways"]) == 1
-    await world.agents_are_ready(sgc)
-    await world.until("second", lambda s: reason(s) == "Ready")
-    await delete(world, "leaving")
-    await world.kube.wait_for(
+    await quick.agents_are_ready(sgc)
+    await quick.until("second", lambda s: reason(s) == "Ready")
+    await delete(quick, "leaving")
+    await quick.kube.wait_for(
         SGCS, "leaving", lambda found: found is None, namespace="default", timeout=60
     )
     faults.clear()
     for name in ("old", "first", "second"):
-        await world.until(name, whole, timeout=60)
-    await until_resources(world, len(before) + 1)
+        await quick.until(name, whole, timeout=60)
+    await until_resources(quick, len(before) + 1)
 
 
-async def test_a_load_balancer_that_hangs_stops_only_who_needs_it(world: World) -> None:
+async def test_a_load_balancer_that_hangs_stops_only_who_needs_it(quick: World) -> None:
     """Azure writes nothing that refers to a load balancer under way; status and deletion go on."""
     for name in ("old", "leaving"):
-        await world.write(name)
+        await quick.write(name)
     for name in ("old", "leaving"):
-        await world.until(name, whole)
-    before = await world.azure.resources()
-    world.azure.emulator.faults.add("hang", method="PUT", path="loadBalancers/", times=None)
-    await world.write("new")
-    sgc = await world.until(
+        await quick.until(name, whole)
+    before = await quick.azure.resources()
+    quick.azure.emulator.faults.add("hang", method="PUT", path="loadBalancers/", times=None)
+    await quick.write("new")
+    sgc = await quick.until(
         "new", lambda s: "load balancer" in condition(s, "Provisioned").get("message", "")
     )
     assert condition(sgc, "Accepted")["status"] == "True"
-    await delete(world, "leaving")
-    await world.kube.wait_for(
+    await delete(quick, "leaving")
+    await quick.kube.wait_for(
         SGCS, "leaving", lambda found: found is None, namespace="default", timeout=60
     )
-    assert whole(await world.until("old", lambda s: True))
-    world.azure.emulator.faults.clear()
-    await world.until("new", whole, timeout=60)
-    await until_resources(world, len(before))
+    assert whole(await quick.until("old", lambda s: True))
+    quick.azure.emulator.faults.clear()
+    await quick.until("new", whole, timeout=60)
+    await until_resources(quick, len(before))
 
 
-async def test_what_somebody_writes_between_our_look_and_our_write_stays(world: World) -> None:
-    node_group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{world.azure.node_group}"
+async def test_what_somebody_writes_between_our_look_and_our_write_stays(quick: World) -> None:
+    node_group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{quick.azure.node_group}"
     balancers = f"{node_group}/providers/Microsoft.Network/loadBalancers"
-    (found,) = await world.azure.person.list(balancers, VERSION)
+    (found,) = await quick.azure.person.list(balancers, VERSION)
     found["properties"]["backendAddressPools"].append({"name": "service"})
-    await world.azure.person.put(found["id"], found, VERSION)
+    await quick.azure.person.put(found["id"], found, VERSION)
     pool = f"{found['id']}/backendAddressPools/service"
-    fault = world.azure.emulator.faults.add("join-pool", method="PUT", path=MODEL, pool=pool)
-    await world.write("a")
-    await world.until("a", whole)
+    fault = quick.azure.emulator.faults.add("join-pool", method="PUT", path=MODEL, pool=pool)
+    await quick.write("a")
+    await quick.until("a", whole)
     assert fault.hits == 1
-    profile = (await scale_set(world))["properties"]["virtualMachineProfile"]
+    profile = (await scale_set(quick))["properties"]["virtualMachineProfile"]
     (nic,) = profile["networkProfile"]["networkInterfaceConfigurations"]
     joined = [
         p["id"].lower()
@@ -143,71 +143,69 @@ async def test_what_somebody_writes_between_our_look_and_our_write_stays(world: 
 
 @pytest.mark.parametrize("field", ["publicIPPrefix", "publicIPAddressConfiguration"])
 async def test_a_field_that_azure_does_not_keep_is_named_and_written_ever_less(
-    world: World, field: str
+    quick: World, field: str
 ) -> None:
-    fault = world.azure.emulator.faults.add(
+    fault = quick.azure.emulator.faults.add(
         "modify", method="PUT", path=MODEL, drop=field, times=None
     )
-    await world.write("a")
-    sgc = await world.until("a", lambda s: reason(s, "Provisioned") == "WriteNotKept", timeout=60)
+    await quick.write("a")
+    sgc = await quick.until("a", lambda s: reason(s, "Provisioned") == "WriteNotKept", timeout=60)
     assert "publicIPPrefix" in condition(sgc, "Provisioned")["message"]
     assert "model" in condition(sgc, "Provisioned")["message"]
     assert fault.hits <= 3
-    world.azure.emulator.faults.clear()
-    await world.until("a", whole, timeout=60)
+    quick.azure.emulator.faults.clear()
+    await quick.until("a", whole, timeout=60)
 
 
 async def test_addresses_that_a_rollout_strips_are_written_again_and_missed_meanwhile(
-    world: World,
+    quick: World,
 ) -> None:
-    await world.write("a")
-    sgc = await world.until("a", whole)
-    await world.agents_are_ready(sgc)
-    model = await scale_set(world)
-    instances = await world.azure.person.list(f"{model['id']}/virtualMachines", VERSION)
-    lab = world.azure.emulator.faults
+    await quick.write("a")
+    sgc = await quick.until("a", whole)
+    await quick.agents_are_ready(sgc)
+    model = await scale_set(quick)
+    instances = await quick.azure.person.list(f"{model['id']}/virtualMachines", VERSION)
+    lab = quick.azure.emulator.faults
     lab.add("strip", method="PUT", path="virtualMachines/", times=4)
     for instance in instances:
         body = {"location": instance["location"], "tags": {"rolled": "out"}}
-        await world.azure.person.put(instance["id"], body, VERSION)
-    await world.until("a", lambda s: condition(s, "Ready").get("status") == "False")
-    await world.until("a", whole, timeout=60)
+        await quick.azure.person.put(instance["id"], body, VERSION)
+    await quick.until("a", lambda s: condition(s, "Ready").get("status") == "False")
+    await quick.until("a", whole, timeout=60)
 
 
-async def test_a_scale_set_made_by_hand_carries_no_primary_and_serves(world: World) -> None:
-    await build(world)
-    document = await world.azure.person.get(SET, VERSION)
+async def test_a_scale_set_made_by_hand_carries_no_primary_and_serves(quick: World) -> None:
+    await build(quick)
+    document = await quick.azure.person.get(SET, VERSION)
     (nic,) = document["properties"]["virtualMachineProfile"]["networkProfile"][
         "networkInterfaceConfigurations"
     ]
     for config in nic["properties"]["ipConfigurations"]:
         config["properties"].pop("primary", None)
-    await world.azure.person.put(SET, document, VERSION)
-    for instance in await world.azure.person.list(f"{SET}/virtualMachines", VERSION):
+    await quick.azure.person.put(SET, document, VERSION)
+    for instance in await quick.azure.person.list(f"{SET}/virtualMachines", VERSION):
         (nic,) = instance["properties"]["networkProfileConfiguration"][
             "networkInterfaceConfigurations"
         ]
         for config in nic["properties"]["ipConfigurations"]:
             config["properties"].pop("primary", None)
-        await world.azure.person.put(instance["id"], instance, VERSION)
-    await grant(world)
+        await quick.azure.person.put(instance["id"], instance, VERSION)
+    await grant(quick)
     for name in ("one", "two"):
-        await write(world, name)
-        await world.until(name, provisioned, timeout=60)
-    await delete(world, "one")
-    await world.until_gone("one")
+        await write(quick, name)
+        await quick.until(name, provisioned, timeout=60)
+    await delete(quick, "one")
+    await quick.until_gone("one")
 
 
-async def test_what_cannot_be_a_gateway_pool_is_one_s_own_problem(world: World) -> None:
-    await build(world)
-    await grant(world)
-    document = await world.azure.person.get(SET, VERSION)
+async def test_what_cannot_be_a_gateway_pool_is_one_s_own_problem(quick: World) -> None:
+    await build(quick)
+    await grant(quick)
+    document = await quick.azure.person.get(SET, VERSION)
     document["properties"]["orchestrationMode"] = "Flexible"
     path = SET.replace("own-gateways", "flexible")
-    nic: dict[str, Any] = {"name": "nic", "properties": {"primary": True, "ipConfigurations": []}}
-    nic["properties"]["ipConfigurations"] = [
-        {"name": "primary", "properties": {"primary": True, "subnet": {"id": SUBNET}}}
-    ]
+    config = {"name": "primary", "properties": {"primary": True, "subnet": {"id": SUBNET}}}
+    nic = {"name": "nic", "properties": {"primary": True, "ipConfigurations": [config]}}
     body = {
         "location": "swedencentral",
         "sku": {"name": "Standard_D2pds_v6", "capacity": 1},
@@ -216,11 +214,11 @@ async def test_what_cannot_be_a_gateway_pool_is_one_s_own_problem(world: World) 
             "virtualMachineProfile": {"networkProfile": {"networkInterfaceConfigurations": [nic]}},
         },
     }
-    await world.azure.person.put(path, body, VERSION)
-    await write(world, "bad", vmssName="flexible")
-    await world.write("good")
-    sgc = await world.until("bad", lambda s: reason(s) == "GatewayPoolUnusable")
+    await quick.azure.person.put(path, body, VERSION)
+    await write(quick, "bad", vmssName="flexible")
+    await quick.write("good")
+    sgc = await quick.until("bad", lambda s: reason(s) == "GatewayPoolUnusable")
     message = condition(sgc, "Ready")["message"]
     assert "Flexible" in message
     assert "Uniform" in message
-    await world.until("good", whole)
+    await quick.until("good", whole)

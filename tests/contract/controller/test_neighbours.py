@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -91,4 +90,3 @@ async def test_a_role_that_is_taken_away_keeps_no_neighbour_waiting(world: World
     assert "Azure" in condition(sgc, "Provisioned")["message"]
     await world.azure.grant(lost, 100)
     await world.until("trouble", leaves_from(await network_of(world, lost)))
-    await asyncio.sleep(0)

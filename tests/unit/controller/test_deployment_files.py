@@ -82,7 +82,12 @@ def test_nobody_reads_secrets_across_the_cluster_and_agents_only_named_ones() ->
 
 def test_gateway_agents_run_on_gateway_nodes_alone() -> None:
     spec = pod(by_kind("DaemonSet", "egress-gateway-gateway"))
-    assert spec["nodeSelector"][names.GATEWAY_NODE_LABEL] == "true"
+    (required,) = spec["affinity"]["nodeAffinity"].values()
+    terms = [term["matchExpressions"] for term in required["nodeSelectorTerms"]]
+    assert [[(e["key"], e["operator"], e["values"]) for e in term] for term in terms] == [
+        [(names.AKS_MODE_LABEL, "In", ["gateway"])],
+        [(names.GATEWAY_NODE_LABEL, "In", ["true"])],
+    ]
     (container,) = spec["containers"]
     ports = {port["name"]: port["hostPort"] for port in container["ports"]}
     assert ports["balancer"] == names.HEALTH_PORT

@@ -23,7 +23,15 @@ from egress_gateway.cloud.azure.client import ArmClient
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.machinepools import MachinePools
 from egress_gateway.cloud.azure.machines import summary
-from egress_gateway.cloud.azure.shapes import Json, document_of, group_of, id_name, properties_of
+from egress_gateway.cloud.azure.shapes import (
+    Json,
+    document_of,
+    group_of,
+    id_name,
+    identified,
+    named,
+    properties_of,
+)
 from egress_gateway.cloud.protocol import (
     Action,
     Attachment,
@@ -123,7 +131,7 @@ class AzureCloud:
             listed = await self._arm.scale_sets(group)
         except errors.NotFound:
             return []  # a group that does not exist holds no pool
-        found = [documents.read_pool(scale_set) for scale_set in listed]
+        found = [documents.read_pool(scale_set) for scale_set in identified(listed)]
         return [pool for pool in found if pool.key]
 
     async def balancer(self) -> Balancer:
@@ -142,7 +150,8 @@ class AzureCloud:
                 for prefix in prefixes
             }
         found: _Machines = _value(machines.result())
-        listed = [documents.read_prefix(item) for item in _value(managed.result())]
+        prefixes_here = identified(_value(managed.result()))
+        listed = [documents.read_prefix(item) for item in prefixes_here]
         return PoolState(
             ref=found.ref,
             model=found.model,
@@ -186,7 +195,7 @@ class AzureCloud:
                 hint="use a prefix of that subscription",
             )
         document = await self._arm.prefix(parsed.resource_group, parsed.name, prefix_id)
-        return documents.read_prefix(document, location=self._config.location)
+        return documents.read_prefix(named(document, prefix_id), location=self._config.location)
 
     async def _machines(self, pool: PoolRef) -> _Machines:
         if pool.kind == "template":
@@ -203,6 +212,7 @@ class AzureCloud:
             listed = tasks.create_task(_caught(self._arm.instances(group, name)))
             interfaces = tasks.create_task(_caught(self._arm.interfaces(group, name)))
             publics = tasks.create_task(_caught(self._arm.public_addresses(group, name)))
+        scale_set = named(scale_set, pool.resource_id)
         nics = documents.model_nics(scale_set)
         backend = self._backend_id(pool)
         instances = _instances(
@@ -227,7 +237,9 @@ class AzureCloud:
     async def _apply(self, action: Action) -> None:
         match action:
             case CreatePrefix():
-                body = documents.new_prefix(action.name, action.size, self._config.location)
+                body = documents.new_prefix(
+                    action.name, action.size, self._config.location, self._config.zones
+                )
                 await self._arm.put_prefix(self.resource_group, action.name, body)
             case DeletePrefix():
                 await self._delete_prefix(action.name)
@@ -261,6 +273,7 @@ class AzureCloud:
                 balancer_id=self._balancer_id,
                 location=self._config.location,
                 subnet=self._config.subnet or action.pool.subnet,
+                zones=self._config.zones,
             )
             if after is not None:
                 etag = before.get("etag") if before else None
@@ -277,9 +290,16 @@ class AzureCloud:
             "properties": {"virtualMachineProfile": profile},
         }
         pool = action.pool
-        await self._arm.put_scale_set(
-            pool.resource_group, pool.resource_name, body, before.get("etag")
-        )
+        try:
+            await self._arm.put_scale_set(
+                pool.resource_group, pool.resource_name, body, before.get("etag")
+            )
+        except errors.Failed as error:
+            if _asks_for_sku(error):
+                raise errors.Conflict(
+                    f"scale set {pool.resource_name} has gone meanwhile", code=error.code
+                ) from error
+            raise
 
     async def _write_instance(self, action: WriteInstance) -> None:
         pool = action.pool
@@ -307,6 +327,12 @@ class AzureCloud:
         )
 
 
+def _asks_for_sku(error: errors.CloudError) -> bool:
+    """A write of a part is one of a whole new scale set if there is none: Azure then misses what
+    only a whole one has."""
+    return error.code == "InvalidParameter" and "'sku'" in error.message
+
+
 def _instances(
     listed: list[Json], interfaces: list[Json], publics: list[Json], backend: str
 ) -> tuple[Instance, ...]:
@@ -316,8 +342,7 @@ def _instances(
         by_machine.setdefault(machine.lower(), []).append(nic)
     addresses = {
         item["id"].lower(): (item.get("properties") or {}).get("ipAddress") or ""
-        for item in publics
-        if item.get("id")
+        for item in identified(publics)
     }
     return tuple(
         documents.read_instance(
@@ -326,7 +351,7 @@ def _instances(
             addresses,
             backend,
         )
-        for instance in listed
+        for instance in identified(listed)
     )
 
 

@@ -77,6 +77,9 @@ class AzureConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     active_directory_endpoint: str = ""
     ca_bundle: str = ""
     """PEM file that verifies both endpoints; the system's authorities when empty."""
+    zones: list[str] = []
+    """Availability zones of the load balancer's frontend and of managed prefixes, once they are
+    made: ``["1", "2", "3"]`` where the region has zones. Empty: they are in no zone."""
     polling_interval: float = 0.0
     """Seconds between polls of a long-running operation whose answers name none (Retry-After).
     0: 5 in Azure, 1 in a custom cloud."""

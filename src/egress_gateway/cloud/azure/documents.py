@@ -8,7 +8,7 @@ project's shape.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any, Final
 
@@ -21,9 +21,11 @@ from egress_gateway.cloud.azure.shapes import (
     group_of,
     id_name,
     items_of,
+    name_of,
     properties_of,
     reference_of,
     same_id,
+    strings_of,
 )
 from egress_gateway.cloud.protocol import (
     Address,
@@ -53,7 +55,7 @@ _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRul
 def read_balancer(document: Json | None) -> Balancer:
     if document is None:
         return Balancer()
-    probes = {probe["name"]: probe for probe in items_of(document, "probes")}
+    probes = {name_of(probe): probe for probe in items_of(document, "probes")}
     rules: dict[str, Rule] = {}
     ports: dict[str, set[int]] = {}
     for item in items_of(document, "loadBalancingRules"):
@@ -65,10 +67,10 @@ def read_balancer(document: Json | None) -> Balancer:
         failed=properties_of(document).get("provisioningState") == "Failed",
         rules=rules,
         frontends={
-            item["name"]: address_of(properties_of(item).get("privateIPAddress"))
+            name_of(item): address_of(properties_of(item).get("privateIPAddress"))
             for item in items_of(document, "frontendIPConfigurations")
         },
-        backends=frozenset(item["name"] for item in items_of(document, "backendAddressPools")),
+        backends=frozenset(name_of(item) for item in items_of(document, "backendAddressPools")),
         ports={pool: frozenset(used) for pool, used in ports.items()},
     )
 
@@ -77,7 +79,7 @@ def _read_rule(item: Json, probes: Mapping[str, Json]) -> Rule:
     properties = properties_of(item)
     probe = properties_of(probes.get(id_name(reference_of(item, "probe")), {}))
     return Rule(
-        name=item["name"],
+        name=name_of(item),
         pool=id_name(reference_of(item, "backendAddressPool")),
         frontend=id_name(reference_of(item, "frontendIPConfiguration")),
         port=properties.get("frontendPort") or 0,
@@ -93,19 +95,28 @@ def _read_rule(item: Json, probes: Mapping[str, Json]) -> Rule:
 
 
 def write_balancer(
-    document: Json | None, action: WriteBalancer, *, balancer_id: str, location: str, subnet: str
+    document: Json | None,
+    action: WriteBalancer,
+    *,
+    balancer_id: str,
+    location: str,
+    subnet: str,
+    zones: Sequence[str] = (),
 ) -> Json | None:
     """The whole document after ``action``; None when nothing is left on the load balancer."""
     result = writable(document) if document else _new_balancer(balancer_id, location)
     properties: Json = result["properties"]
+    for collection in ("frontendIPConfigurations", "backendAddressPools"):
+        properties[collection] = _dicts(properties.get(collection))
     key = action.pool.key
     here = {r.name for r in read_balancer(document).rules.values() if r.pool == key}
     gone = here & action.names
     _replace(properties, "loadBalancingRules", gone, [_rule(r, balancer_id) for r in action.rules])
-    left = {item["name"] for item in properties["loadBalancingRules"]}
+    left = {name_of(item) for item in properties["loadBalancingRules"]}
     _replace(properties, "probes", action.names - left, [_probe(r) for r in action.rules])
     if action.present:
-        _ensure(properties, "frontendIPConfigurations", key, _frontend(subnet))
+        made: Json = {"zones": list(zones)} if zones else {}
+        _ensure(properties, "frontendIPConfigurations", key, _frontend(subnet), **made)
         _ensure(properties, "backendAddressPools", key, {})
     else:
         for collection in ("frontendIPConfigurations", "backendAddressPools"):
@@ -123,15 +134,16 @@ def _new_balancer(balancer_id: str, location: str) -> Json:
 
 
 def _replace(properties: Json, collection: str, remove: Iterable[str], add: list[Json]) -> None:
-    removed = set(remove) | {item["name"] for item in add}
-    kept = [item for item in properties.get(collection) or [] if item["name"] not in removed]
+    removed = set(remove) | {name_of(item) for item in add}
+    listed = (item for item in properties.get(collection) or () if item)
+    kept = [item for item in listed if name_of(item) not in removed]
     properties[collection] = [*kept, *add]
 
 
-def _ensure(properties: Json, collection: str, name: str, wanted: Json) -> None:
-    items = properties.setdefault(collection, [])
-    if not any(item["name"] == name for item in items):
-        items.append({"name": name, "properties": wanted})
+def _ensure(properties: Json, collection: str, name: str, wanted: Json, **beside: Any) -> None:
+    items = properties[collection]
+    if not any(name_of(item) == name for item in items):
+        items.append({"name": name, "properties": wanted, **beside})
 
 
 def _frontend(subnet: str) -> Json:
@@ -182,12 +194,12 @@ def writable(document: Json) -> Json:
     for item in items_of(result, "backendAddressPools"):
         # Members that are NICs join by their own ipConfig; listing them here would make the
         # pool one of addresses. Members by address (somebody else's pool) exist here alone.
-        members = properties_of(item).pop("loadBalancerBackendAddresses", None) or ()
+        members = _dicts(properties_of(item).pop("loadBalancerBackendAddresses", None))
         if by_address := [
             m for m in members if not reference_of(m, "networkInterfaceIPConfiguration")
         ]:
             item["properties"]["loadBalancerBackendAddresses"] = by_address
-    result.setdefault("properties", {})
+    result["properties"] = result.get("properties") or {}
     return result
 
 
@@ -239,9 +251,9 @@ def read_attachment(nics: list[Json], backend_id: str) -> Attachment:
     if nic is None:
         return Attachment()
     configs = items_of(nic, "ipConfigurations")
-    ours = [c for c in configs if c["name"].startswith(names.MANAGED_PREFIX)]
+    ours = [c for c in configs if name_of(c).startswith(names.MANAGED_PREFIX)]
     return Attachment(
-        configs={c["name"]: _prefix_of(c) for c in ours},
+        configs={name_of(c): _prefix_of(c) for c in ours},
         joined=joins(primary(configs), backend_id),
         others=len(configs) - len(ours),
         others6=foreign_ipv6(configs),
@@ -253,7 +265,7 @@ def foreign_ipv6(configs: Iterable[Json]) -> int:
     versions = (
         properties_of(c).get("privateIPAddressVersion")
         for c in configs
-        if not c["name"].startswith(names.MANAGED_PREFIX)
+        if not name_of(c).startswith(names.MANAGED_PREFIX)
     )
     return sum(version == "IPv6" for version in versions)
 
@@ -266,7 +278,7 @@ def _prefix_of(config: Json) -> str | None:
 
 
 def joins(config: Json | None, backend_id: str) -> bool:
-    pools = properties_of(config or {}).get("loadBalancerBackendAddressPools") or []
+    pools = items_of(config or {}, "loadBalancerBackendAddressPools")
     return any(same_id(pool.get("id") or "", backend_id) for pool in pools)
 
 
@@ -295,8 +307,8 @@ def write_attachment(
     existing = items_of(nic, "ipConfigurations")
     subnet = subnet_of(result)
     mine = set(owned)
-    kept = [c for c in existing if c["name"] not in mine or _as_wanted(c, configs)]
-    present = {c["name"] for c in kept}
+    kept = [c for c in existing if name_of(c) not in mine or _as_wanted(c, configs)]
+    present = {name_of(c) for c in kept}
     added = [
         _ip_config(name, prefix, needed_subnet(subnet, owner))
         for name, prefix in configs.items()
@@ -310,7 +322,7 @@ def write_attachment(
 
 
 def _as_wanted(config: Json, configs: Mapping[str, str | None]) -> bool:
-    name = config["name"]
+    name = name_of(config)
     if name not in configs:
         return False
     wanted = configs[name]
@@ -319,7 +331,7 @@ def _as_wanted(config: Json, configs: Mapping[str, str | None]) -> bool:
 
 def set_joined(config: Json, backend_id: str, joined: bool) -> None:
     properties = config.setdefault("properties", {})
-    pools = properties.get("loadBalancerBackendAddressPools") or []
+    pools = items_of(config, "loadBalancerBackendAddressPools")
     others = [p for p in pools if not same_id(p.get("id") or "", backend_id)]
     if joined:
         already = [p for p in pools if same_id(p.get("id") or "", backend_id)]
@@ -360,12 +372,16 @@ def ip_version(config: str) -> str:
 def model_nics(scale_set: Json) -> list[Json]:
     profile = properties_of(scale_set).get("virtualMachineProfile") or {}
     network = profile.get("networkProfile") or {}
-    return list(network.get("networkInterfaceConfigurations") or [])
+    return _dicts(network.get("networkInterfaceConfigurations"))
+
+
+def _dicts(listed: Iterable[Any] | None) -> list[Json]:
+    return [item for item in listed or () if isinstance(item, dict)]
 
 
 def instance_nics(instance: Json) -> list[Json]:
     network = properties_of(instance).get("networkProfileConfiguration") or {}
-    return list(network.get("networkInterfaceConfigurations") or [])
+    return _dicts(network.get("networkInterfaceConfigurations"))
 
 
 def read_pool(scale_set: Json) -> PoolRef:
@@ -381,7 +397,7 @@ def read_pool(scale_set: Json) -> PoolRef:
         prefix_size=int(size) if size.isdigit() else None,
         subnet=subnet_of(nics),
         unusable=_unusable_set(scale_set, nics),
-        zones=frozenset(scale_set.get("zones") or ()),
+        zones=strings_of(scale_set.get("zones")),
         traces=frozenset(read_attachment(nics, "").configs),
         rolling=(properties_of(scale_set).get("upgradePolicy") or {}).get("mode", "Manual")
         != "Manual",
@@ -420,9 +436,9 @@ def read_instance(
         attachment=read_attachment(instance_nics(instance), backend_id),
         primary=address_of(properties_of(head or {}).get("privateIPAddress")),
         addresses={
-            c["name"]: _addresses(c, publics)
+            name_of(c): _addresses(c, publics)
             for c in configs
-            if c["name"].startswith(names.MANAGED_PREFIX)
+            if name_of(c).startswith(names.MANAGED_PREFIX)
         },
     )
 
@@ -446,7 +462,7 @@ def read_prefix(document: Json, *, location: str = "") -> Prefix:
         network=ip_network(network) if network else None,
         state=properties.get("provisioningState") or "Succeeded",
         used=bool(properties.get("publicIPAddresses")),
-        zones=frozenset(document.get("zones") or ()),
+        zones=strings_of(document.get("zones")),
         unusable=_unusable_prefix(document, location),
     )
 
@@ -473,8 +489,9 @@ def _folded(region: str) -> str:
     return region.replace(" ", "").lower()
 
 
-def new_prefix(name: str, size: int, location: str) -> Json:
-    return {
+def new_prefix(name: str, size: int, location: str, zones: Sequence[str] = ()) -> Json:
+    made: Json = {"zones": list(zones)} if zones else {}
+    return made | {
         "name": name,
         "location": location,
         "sku": {"name": "Standard", "tier": "Regional"},

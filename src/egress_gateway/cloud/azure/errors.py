@@ -128,7 +128,7 @@ def missing_role(text: str, code: str, message: str, resource: str) -> errors.Fo
         )
     principal = match["object"] or match["client"] or ""
     scopes, actions = _split(match["scope"]), _split(match["action"])
-    pairs = list(zip(scopes, actions * len(scopes) if len(actions) == 1 else actions, strict=False))
+    pairs = [(scope, _action_on(scope, actions)) for scope in scopes]
     lacks = "; ".join(_lack(principal, action, scope) for scope, action in pairs)
     commands = [c for scope, action in pairs if (c := _grant(principal, action, scope))]
     return errors.Forbidden(
@@ -153,6 +153,14 @@ def _denied(text: str, code: str, message: str, resource: str) -> errors.Failed:
 
 def _split(listed: str) -> list[str]:
     return [part.strip() for part in listed.split(",") if part.strip()]
+
+
+def _action_on(scope: str, actions: list[str]) -> str:
+    """Of the actions that Azure names (each once, whatever the number of scopes): the one of the
+    scope's own kind, else the first."""
+    kinds = ((action, action.lower().split("/")[:2]) for action in actions)
+    fits = (a for a, kind in kinds if "/".join(kind) in scope.lower())
+    return next(fits, actions[0] if actions else "")
 
 
 def _role(action: str) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import machines
 from egress_gateway.cloud.azure.client import ArmClient
-from egress_gateway.cloud.azure.shapes import Json, properties_of
+from egress_gateway.cloud.azure.shapes import Json, identified, properties_of
 from egress_gateway.cloud.protocol import (
     Instance,
     MakeAddresses,
@@ -53,7 +53,7 @@ class MachinePools:
         self._address_path = address_path
 
     async def pools(self) -> list[PoolRef]:
-        return machines.read_pools(await self._arm.machine_nics(self._group))
+        return machines.read_pools(identified(await self._arm.machine_nics(self._group)))
 
     async def observe(
         self, pool: PoolRef, backend_id: str
@@ -73,8 +73,8 @@ class MachinePools:
         # NB: addresses first: an address made in between would look unattached, so unwanted.
         addresses = await self._arm.addresses(self._group)
         nics = [] if pool.kind == "vanished" else await self._arm.machine_nics(self._group)
-        here = [nic for nic in nics if machines.gateway_pool(nic) == pool.name]
-        return here, {item["id"].lower(): item for item in addresses}
+        here = [nic for nic in identified(nics) if machines.gateway_pool(nic) == pool.name]
+        return here, {item["id"].lower(): item for item in identified(addresses)}
 
     async def write(self, action: WriteInstance, backend_id: str) -> None:
         nic = observed(action.base).nic

@@ -24,6 +24,7 @@ from egress_gateway.cloud.azure.shapes import (
     group_of,
     id_name,
     items_of,
+    name_of,
     properties_of,
     reference_of,
 )
@@ -91,13 +92,13 @@ def read_pool(name: str, nics: list[Json]) -> PoolRef:
         prefix_size=int(size) if size else None,
         subnet=next((s for nic in nics if (s := documents.subnet_of([nic]))), ""),
         kind="machines",
-        traces=frozenset(c["name"] for nic in nics for c in _ours(nic)),
+        traces=frozenset(name_of(c) for nic in nics for c in _ours(nic)),
     )
 
 
 def _ours(nic: Json) -> list[Json]:
     configs = items_of(nic, "ipConfigurations")
-    return [c for c in configs if c["name"].startswith(names.MANAGED_PREFIX)]
+    return [c for c in configs if name_of(c).startswith(names.MANAGED_PREFIX)]
 
 
 def read_machine(nic: Json, publics: Mapping[str, Json], backend_id: str) -> Instance:
@@ -110,13 +111,13 @@ def read_machine(nic: Json, publics: Mapping[str, Json], backend_id: str) -> Ins
         provider_id=f"azure://{machine}" if machine else "",
         state=properties_of(nic).get("provisioningState") or "",
         attachment=Attachment(
-            configs={c["name"]: _prefix_of(c, publics) for c in _ours(nic)},
+            configs={name_of(c): _prefix_of(c, publics) for c in _ours(nic)},
             joined=documents.joins(documents.primary(configs), backend_id),
             others=len(configs) - len(_ours(nic)),
             others6=documents.foreign_ipv6(configs),
         ),
         primary=_private(documents.primary(configs)),
-        addresses={c["name"]: _addresses(c, publics) for c in _ours(nic)},
+        addresses={name_of(c): _addresses(c, publics) for c in _ours(nic)},
     )
 
 
@@ -158,7 +159,7 @@ def read_publics(
 ) -> tuple[PublicAddress, ...]:
     """The public addresses that were made for the NICs of ``pool``, by tag or by name."""
     holders = {
-        reference_of(config, "publicIPAddress").lower(): config["name"]
+        reference_of(config, "publicIPAddress").lower(): name_of(config)
         for nic in nics
         for config in _ours(nic)
     }
@@ -176,13 +177,13 @@ def _read_public(
     if not prefix or tags.get(POOL_TAG, key) != key:
         return None
     name = id_name(prefix)
-    nic = next((i for h, i in hashes.items() if item["name"].startswith(f"{name}-{h}")), "")
+    nic = next((i for h, i in hashes.items() if name_of(item).startswith(f"{name}-{h}")), "")
     if POOL_TAG not in tags and not nic:
         return None
     made_for = tags.get(CONFIG_TAG) or (name if name.startswith(names.MANAGED_PREFIX) else "")
     holder = holders.get(item["id"].lower())
     return PublicAddress(
-        name=item["name"],
+        name=name_of(item),
         prefix=prefix.lower(),
         instance=nic,
         config=holder or made_for,
@@ -201,9 +202,9 @@ def address_for(
     that other ipConfigs of the NIC get in the same write."""
     for item in _ours(nic):
         held = _public(item, publics)
-        if item["name"] == config and held and _from(held, prefix):
+        if name_of(item) == config and held and _from(held, prefix):
             return held["name"], held
-    known = {item["name"]: item for item in publics.values()}
+    known = {name_of(item): item for item in publics.values()}
     plain = address_name(id_name(prefix), nic["name"])
     spare = spare_name(id_name(prefix), nic["name"], config)
     for name in (plain, spare):
@@ -259,16 +260,16 @@ def write_nic(
     result: Json = documents.writable(nic)
     mine = set(owned)
     existing = items_of(result, "ipConfigurations")
-    kept = [c for c in existing if c["name"] not in mine or c["name"] in configs]
+    kept = [c for c in existing if name_of(c) not in mine or name_of(c) in configs]
     for config in kept:
-        if config["name"] in mine:
-            _set_public(config, configs[config["name"]])
-    present = {config["name"] for config in kept}
+        if name_of(config) in mine:
+            _set_public(config, configs[name_of(config)])
+    present = {name_of(config) for config in kept}
     subnet = documents.subnet_of([nic])
     for name, public in configs.items():
         if name not in present:
             kept.append(_ip_config(name, public, documents.needed_subnet(subnet, nic["name"])))
-    head = documents.primary(c for c in kept if c["name"] not in mine) or documents.primary(kept)
+    head = documents.primary(c for c in kept if name_of(c) not in mine) or documents.primary(kept)
     if head is not None:
         documents.set_joined(head, backend_id, joined)
     result["properties"]["ipConfigurations"] = documents.flagged(kept)

@@ -178,7 +178,7 @@ TABLE: Final = (
         "what is ours is written again by itself",
     ),
     Refusal(
-        ("PreconditionFailed",),
+        ("PreconditionFailed*",),
         errors.Conflict,
         "somebody else wrote the document meanwhile; read again and tried again",
     ),
@@ -229,7 +229,31 @@ TABLE: Final = (
         "see the instance's own status in Azure; reimage or replace it if this lasts",
     ),
     Refusal(
-        ("InternalServerError", "ServerBusy", "ServiceUnavailable", "GatewayTimeout", "*TimedOut"),
+        (
+            "VMScaleSetNetworkInterfaceConfigurationMustHaveOneIpConfigAsPrimary",
+            "SubnetUnknown",
+        ),
+        errors.Failed,
+        "the scale set's network interface has several ipConfigs and none is primary, or it is in "
+        "no subnet",
+        "mark one ipConfig of the scale set's model as primary, in a subnet (az vmss update)",
+    ),
+    Refusal(
+        ("*ZoneConstraint*", "ResourceAvailabilityZonesCannotBeModified"),
+        errors.Failed,
+        "the zones of prefix, addresses and machines do not fit each other",
+        "use a public IP prefix of all zones, or a gateway pool in the prefix's zone",
+    ),
+    Refusal(
+        (
+            "InternalServerError",
+            "InternalExecutionError",
+            "Canceled",
+            "ServerBusy",
+            "ServiceUnavailable",
+            "GatewayTimeout",
+            "*TimedOut",
+        ),
         errors.Unavailable,
         "Azure is out of order or did not answer in time; tried again",
     ),

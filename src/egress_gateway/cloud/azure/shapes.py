@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -36,8 +36,30 @@ def group_of(resource_id: str) -> str:
     return parts[lowered.index("resourcegroups") + 1]
 
 
+def name_of(item: Mapping[str, Any]) -> str:
+    """Empty if it has none: then it is none of ours, and is carried along as it is."""
+    return item.get("name") or ""
+
+
+def identified(listed: Iterable[Json]) -> list[Json]:
+    """Of resources that were listed, those that can be told apart: by their id, which also gives
+    a missing name."""
+    return [named(item, item["id"]) for item in listed if item and item.get("id")]
+
+
+def named(document: Json, resource_id: str) -> Json:
+    """``document`` with its id and a name, whatever it says itself."""
+    given = {"id": resource_id, "name": id_name(resource_id)}
+    return given | {k: v for k, v in document.items() if v is not None}
+
+
+def strings_of(listed: Iterable[str | None] | None) -> frozenset[str]:
+    return frozenset(each for each in listed or () if each)
+
+
 def items_of(owner: Mapping[str, Any], key: str) -> list[Json]:
-    return list((owner.get("properties") or {}).get(key) or [])
+    listed = (owner.get("properties") or {}).get(key) or []
+    return [item for item in listed if isinstance(item, dict)]
 
 
 def properties_of(item: Mapping[str, Any]) -> Json:

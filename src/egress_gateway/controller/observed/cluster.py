@@ -347,7 +347,7 @@ class Cluster:
             key: resources.Key, old: resources.Node | None, new: resources.Node | None
         ) -> None:
             labels = (new or old or _NO_NODE).metadata.labels
-            if names.GATEWAY_NODE_LABEL in labels and _machine(old) != _machine(new):
+            if _gateway_pool(labels) and _machine(old) != _machine(new):
                 callback()
 
         self.nodes.on_change(changed)
@@ -385,6 +385,11 @@ def _mentioned(status: GatewayStatus | None) -> set[str]:
 
 
 _NO_NODE: Final = resources.Node(metadata=ObjectMeta())
+
+
+def _gateway_pool(labels: Mapping[str, str]) -> bool:
+    """Whether a Node is of a gateway pool: by the label of AKS, or by that of the Go project."""
+    return names.GATEWAY_NODE_LABEL in labels or labels.get(names.AKS_MODE_LABEL) == "gateway"
 
 
 def _machine(node: resources.Node | None) -> str:

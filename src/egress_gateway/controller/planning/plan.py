@@ -393,9 +393,15 @@ class _Desired:
             for name, prefix in sorted(self._state.managed.items())
             if (uid := removable.get(name))
             and name not in wanted
-            and not prefix.used
+            and (not prefix.used or self._freed(prefix.id.lower()))
             and prefix.id.lower() not in used
         )
+
+    def _freed(self, prefix_id: str) -> bool:
+        """Whether this very pass takes the prefix from all machines that have it: its removal
+        comes last and is skipped if one of the writes before it fails or is not over."""
+        holding = [i for i in self._state.instances if prefix_id in i.attachment.configs.values()]
+        return bool(holding) and all(i.state not in BUSY for i in holding)
 
     def _exchanging(self, wanted: Wanted) -> bool:
         found = self.exchanges.get(wanted.uid)

@@ -1,0 +1,107 @@
+"""The session with Azure Resource Manager: whom it trusts, how long and how often it asks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure.client import POLL, ArmClient, ForeignHost, Polling, _OwnHosts
+from egress_gateway.cloud.azure.config import AzureConfig
+
+
+class Asked:
+    def __init__(self, url: str) -> None:
+        self.http_request = self
+        self.url = url
+
+
+HOME = "https://management.azure.com"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://management.azure.com/subscriptions/s?x=y",
+        "https://swedencentral.management.azure.com/operations/1",
+        "https://MANAGEMENT.azure.com:443/x",
+    ],
+)
+def test_the_token_goes_to_azure_and_its_regions(url: str) -> None:
+    _OwnHosts(HOME).on_request(Asked(url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://localhost:8443/poll",
+        "https://management.azure.com.evil.example/poll",
+        "https://evilmanagement.azure.com/poll",
+        "https://azure.com/poll",
+        "http://management.azure.com/poll",
+        "https://management.azure.com:8443/poll",
+        "https://management.azure.com@evil.example/poll",
+        "https://10.0.0.1/poll",
+    ],
+)
+def test_and_to_nobody_else(url: str) -> None:
+    with pytest.raises(ForeignHost):
+        _OwnHosts(HOME).on_request(Asked(url))
+
+
+def config(**fields: Any) -> AzureConfig:
+    return AzureConfig(
+        subscription_id="s",
+        resource_group="g",
+        location="l",
+        use_managed_identity=True,
+        **fields,
+    )
+
+
+def test_azure_is_polled_every_five_seconds_unless_it_says_otherwise() -> None:
+    async def run() -> None:
+        client = ArmClient(config())
+        assert client.interval == POLL == 5.0
+        await client.close()
+
+    asyncio.run(run())
+
+
+def test_the_first_polls_come_sooner_and_azure_s_own_interval_counts() -> None:
+    class Response:
+        def __init__(self, headers: dict[str, str]) -> None:
+            self.http_response = self
+            self.headers = headers
+
+    def delays(timeout: float, headers: dict[str, str]) -> list[float]:
+        polling = Polling(timeout)
+        # The SDK has no other place for the answer that says when to ask again.
+        polling._pipeline_response = Response(headers)  # type: ignore[assignment]  # noqa: SLF001
+        return [polling._extract_delay() for _ in range(5)]  # noqa: SLF001
+
+    assert delays(5.0, {}) == [1.0, 2.0, 5.0, 5.0, 5.0]
+    assert delays(0.05, {}) == [0.05] * 5
+    assert delays(5.0, {"Retry-After": "10"}) == [10.0] * 5
+
+
+def test_a_write_that_does_not_end_is_overdue() -> None:
+    async def run() -> None:
+        client = ArmClient(config(machine_timeout=0.01))
+
+        class Poller:
+            async def result(self) -> None:
+                await asyncio.Event().wait()
+
+        async def begin(*args: Any, **options: Any) -> Poller:
+            return Poller()
+
+        network = client._network  # noqa: SLF001
+        network.public_ip_prefixes.begin_delete = begin  # type: ignore[assignment]
+        with pytest.raises(errors.Overdue, match="has not finished within"):
+            await client.delete_prefix("g", "p")
+        await client.close()
+
+    asyncio.run(run())

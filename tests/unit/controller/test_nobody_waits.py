@@ -1,0 +1,186 @@
+"""Nobody waits for a configuration in trouble: any mix of refusals that last, named or not."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure.errors import missing_role
+from tests.unit.controller.fake_arm import FakeArm
+from tests.unit.controller.test_reconcile import World
+
+Where = Literal["model", "instance", "instance-0", "both"]
+How = Literal["prefix", "config", "nobody"]
+What = Literal["failed", "forbidden", "exhausted", "quota"]
+
+
+@dataclass
+class Trouble:
+    """Azure refuses every document ``where`` that carries the ipConfig of ``uid``, says so of
+    ``how``, and means ``what``."""
+
+    uid: str
+    where: Where
+    how: How
+    what: What
+
+
+@dataclass
+class Refusing:
+    """A FakeArm whose writes are refused for what they carry."""
+
+    arm: FakeArm
+    prefixes: dict[str, str]
+    troubles: list[Trouble] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._put_set, self._put_instance = self.arm.put_scale_set, self.arm.put_instance
+        self.arm.put_scale_set = self._scale_set  # type: ignore[method-assign]
+        self.arm.put_instance = self._instance  # type: ignore[method-assign]
+
+    async def _scale_set(self, group: str, name: str, document: Any, etag: str | None) -> None:
+        profile = document["properties"]["virtualMachineProfile"]["networkProfile"]
+        self._refuse(profile, ("model", "both"))
+        await self._put_set(group, name, document, etag)
+
+    async def _instance(
+        self, group: str, name: str, number: str, document: Any, etag: str | None
+    ) -> None:
+        profile = document["properties"]["networkProfileConfiguration"]
+        try:
+            self._refuse(profile, ("instance", f"instance-{number}", "both"))
+        except errors.CloudError:
+            # Azure keeps what was asked for in the document, and the NIC as it was.
+            found = next(i for i in self.arm.machines[name] if i["instanceId"] == number)
+            found["properties"]["networkProfileConfiguration"] = profile
+            found["properties"]["provisioningState"] = "Failed"
+            raise
+        await self._put_instance(group, name, number, document, etag)
+
+    def _refuse(self, profile: Any, places: tuple[str, ...]) -> None:
+        (nic,) = profile["networkInterfaceConfigurations"]
+        carried = {c["name"] for c in nic["properties"]["ipConfigurations"]}
+        for trouble in self.troubles:
+            if f"egressgateway-{trouble.uid}" in carried and trouble.where in places:
+                raise self._error(trouble)
+
+    def _error(self, trouble: Trouble) -> errors.CloudError:
+        prefix = self.prefixes[trouble.uid]
+        message = {
+            "prefix": f"prefix {prefix}' is refused",
+            "config": f"ipConfig egressgateway-{trouble.uid} is refused",
+            "nobody": "something is wrong",
+        }[trouble.how]
+        related = [prefix] if trouble.how == "prefix" else []
+        if trouble.what == "forbidden":
+            return missing_role(message, "LinkedAuthorizationFailed", message, prefix)
+        kind = {"failed": errors.Failed, "exhausted": errors.Exhausted, "quota": errors.Quota}
+        return kind[trouble.what](message, code="Lasting", related=related)
+
+
+def served(world: World, uid: str, *, before: str = "", gateways: int = 2) -> bool:
+    verdict = world.cluster.told.get(uid)
+    return bool(
+        verdict
+        and verdict.serving
+        and verdict.serving.prefix not in (None, before)
+        and len(verdict.serving.gateways) >= gateways
+    )
+
+
+async def turns(world: World, seconds: float) -> None:
+    """What happens within ``seconds``: a turn for each, agents that follow."""
+    end = world.now + seconds
+    while world.now < end:
+        await world.turn()
+        world.cluster.agents_follow()
+        world.now += 1.0 if seconds < 30 else 10.0
+
+
+troubles = st.builds(
+    Trouble,
+    uid=st.sampled_from(["c", "d"]),
+    where=st.sampled_from(["model", "instance", "instance-0", "both"]),
+    how=st.sampled_from(["prefix", "config", "nobody"]),
+    what=st.sampled_from(["failed", "forbidden", "exhausted", "quota"]),
+)
+
+
+def world_of(shared: bool) -> tuple[World, Refusing]:
+    world = World()
+    world.arm.add_pool("np", size=28)
+    own = {uid: world.arm.add_prefix(f"p-{uid}", 28) for uid in ("a", "b", "c", "d", "e")}
+    if shared:  # a was there before, with the prefix that c asks for
+        own["c"] = own["a"]
+    return world, Refusing(world.arm, own)
+
+
+@settings(max_examples=20, deadline=None)
+@given(listed=st.lists(troubles, min_size=1, max_size=2), shared=st.booleans())
+def test_neighbours_are_served_edited_and_deleted_beside_who_is_refused(
+    listed: list[Trouble], shared: bool
+) -> None:
+    async def run() -> None:
+        world, azure = world_of(shared)
+        # One machine of two that refuses a write and names nobody cannot be told from one that is
+        # broken: whoever is new or edited is served by the other one.
+        broken = any(t.where == "instance-0" and t.how == "nobody" for t in listed)
+        gateways = 1 if broken else 2
+        for uid in ("a", "b"):
+            world.cluster.write(uid, public_ip_prefix_id=azure.prefixes[uid])
+        await turns(world, 2)
+        azure.troubles = listed
+        for uid in ("c", "d"):
+            world.cluster.write(uid, public_ip_prefix_id=azure.prefixes[uid])
+        await turns(world, 2)
+        world.cluster.write("e", public_ip_prefix_id=azure.prefixes["e"])
+        await turns(world, 10)
+        assert served(world, "e", gateways=gateways), world.cluster.told["e"]
+        before = str(azure.arm.brought[azure.prefixes["b"].lower()]["properties"]["ipPrefix"])  # type: ignore[index]
+        world.cluster.write("b", public_ip_prefix_id=world.arm.add_prefix("other", 28))
+        await turns(world, 10)
+        assert served(world, "b", before=before, gateways=gateways), world.cluster.told["b"]
+        assert served(world, "a")
+        world.cluster.delete("e")
+        await turns(world, 10)
+        assert "e" not in world.cluster.objects
+        azure.troubles = []
+        await turns(world, 62)
+        for uid in ("a", "b", "c", "d"):
+            assert world.verdict(uid).settled, (uid, world.verdict(uid))
+
+    asyncio.run(run())
+
+
+@settings(max_examples=10, deadline=None)
+@given(trouble=troubles)
+def test_a_role_that_is_taken_away_stops_nobody_else(trouble: Trouble) -> None:
+    """``c`` serves, and then Azure refuses every document that carries what it has."""
+
+    async def run() -> None:
+        trouble.uid, trouble.where = "c", "both"
+        if trouble.how == "nobody":
+            trouble.how = "prefix"  # nobody could tell whom to ask
+        world, azure = world_of(shared=False)
+        for uid in ("a", "c"):
+            world.cluster.write(uid, public_ip_prefix_id=azure.prefixes[uid])
+        await turns(world, 2)
+        assert served(world, "c")
+        azure.troubles = [trouble]
+        await turns(world, 2)
+        assert served(world, "c"), "nobody needs a write: it keeps what it has"
+        world.cluster.write("e", public_ip_prefix_id=azure.prefixes["e"])
+        await turns(world, 10)
+        assert served(world, "e"), world.cluster.told["e"]
+        assert served(world, "a")
+        assert world.verdict("c").problem is not None
+        azure.troubles = []
+        await turns(world, 62)
+        assert world.verdict("c").settled
+
+    asyncio.run(run())
