@@ -78,6 +78,7 @@ class Agent:
         self._spares = Spares(kernel, settings.spare_tunnels, wanted=lambda: bool(len(sandboxes)))
         self._prober = prober
         self._upkeep = Upkeep(parts)
+        self._damage = DamageWatch(queues.moves.add)
         liveness = Liveness(
             prober=prober,
             paths=self._paths,
@@ -88,7 +89,6 @@ class Agent:
         )
         self.lifecycle = Lifecycle(parts, liveness, self._spares)
         reactor.subscribe(parts, prober)
-        self._damage = DamageWatch(queues.moves.add)
 
     async def run(self) -> None:
         """Works until cancelled. ``lifecycle.adopt_pods`` goes before."""
@@ -102,8 +102,8 @@ class Agent:
                 group.create_task(run_workers(queues.unrecorded, look_for, 1))
                 group.create_task(self._spares.run())
                 group.create_task(self._paths.run())
-                group.create_task(self._damage.run(lambda: list(self._parts.sandboxes)))
                 group.create_task(self._upkeep.run())
+                group.create_task(self._damage.run(lambda: self._parts.sandboxes))
         finally:
             for sandbox in self._parts.sandboxes:
                 for task in (sandbox.verifier, sandbox.joiner):

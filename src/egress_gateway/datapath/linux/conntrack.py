@@ -1,10 +1,9 @@
 """Connection tracking of a namespace (ctnetlink): forgetting connections, and what it says of them.
 
 Newer kernels delete by a partial tuple, so that nothing is listed first; but each address costs
-them a walk over the whole table. Beyond a handful of addresses, for IPv6 (of which 6.18 and before
-take all entries but the wanted ones), and on kernels that refuse such requests (6.1 does), the
-table is listed once, and each entry that is to go is named. So the cost is one walk, however many
-addresses there are.
+them a walk over the whole table. Beyond a handful of addresses, for IPv6, and on kernels that
+refuse such requests (6.1 does), the table is listed once, and each entry that is to go is named. So
+the cost is one walk, however many addresses there are.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from egress_gateway.datapath.linux.netlink import Message, NetlinkError, Netlink
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.sockets import UDP, Flow
 
-_NEW: Final = 1 << 8
 _DELETE: Final = (1 << 8) | 2
 _GET: Final = (1 << 8) | 1
+_NEW: Final = 1 << 8
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _ZONE, _FILTER = 1, 2, 18, 25
-_MARK, _MARK_MASK = 8, 21
 _TUPLE_IP: Final = 1
+_MARK, _MARK_MASK = 8, 21
 _FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
 _BY_SOURCE, _BY_DESTINATION = 1, 2
 
@@ -46,19 +45,6 @@ def forget_sources(netns: NetNS, addresses: Iterable[IPAddress], zone: int | Non
 def forget_translated(netns: NetNS, address: IPAddress) -> None:
     """Deletes the connections that were translated to ``address``: it is where replies go."""
     _delete(netns, [address], _TRANSLATED, None)
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """Which address of which tuple is meant, as ctnetlink names them."""
-
-    tuple_: int
-    flags: int
-    which: int
-
-
-_SOURCES: Final = _End(_TUPLE_ORIGINAL, _FILTER_ORIGINAL, _BY_SOURCE)
-_TRANSLATED: Final = _End(_TUPLE_REPLY, _FILTER_REPLY, _BY_DESTINATION)
 
 
 def datagrams_from(netns: NetNS, addresses: Iterable[IPAddress]) -> set[Flow]:
@@ -123,33 +109,38 @@ def _family(address: IPAddress) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Which address of which tuple is meant, as ctnetlink names them."""
+
+    tuple_: int
+    flags: int
+    which: int
+
+
+_SOURCES: Final = _End(_TUPLE_ORIGINAL, _FILTER_ORIGINAL, _BY_SOURCE)
+_TRANSLATED: Final = _End(_TUPLE_REPLY, _FILTER_REPLY, _BY_DESTINATION)
+
+
 def _delete(netns: NetNS, addresses: Iterable[IPAddress], end: _End, zone: int | None) -> None:
     wanted = list(dict.fromkeys(addresses))
     if not wanted:
         return
     connection = NetlinkSocket(netlink.NETFILTER, netns)
     try:
-        listed: list[IPAddress] = [address for address in wanted if address.version == 6]
-        filtered = [address for address in wanted if address.version == 4]
-        if len(wanted) > HANDFUL or not _delete_by_filter(connection, filtered, end, zone):
-            listed = wanted
-        if listed:
-            _delete_each(connection, listed, end, zone)
+        # Asked for IPv6 the kernel (6.18 and before) takes all entries but the wanted ones.
+        if len(wanted) > HANDFUL or any(address.version == 6 for address in wanted):
+            _delete_each(connection, wanted, end, zone)
+            return
+        for number, address in enumerate(wanted):
+            refused = connection.batch([_message(address, end, zone)])[0]
+            if refused and refused[0] == errno.EINVAL and number == 0:
+                _delete_each(connection, wanted, end, zone)
+                return
+            if refused:
+                raise NetlinkError("forgetting connections", *refused)
     finally:
         connection.close()
-
-
-def _delete_by_filter(
-    connection: NetlinkSocket, addresses: Iterable[IPAddress], end: _End, zone: int | None
-) -> bool:
-    """IPv4 ones alone. False if the kernel knows no such filter: then nothing is deleted."""
-    for number, address in enumerate(addresses):
-        refused = connection.batch([_message(address, end, zone)])[0]
-        if refused and refused[0] == errno.EINVAL and number == 0:
-            return False
-        if refused:
-            raise NetlinkError("forgetting connections", *refused)
-    return True
 
 
 def _delete_each(
@@ -187,7 +178,10 @@ def _delete_each(
 
 
 def _message(address: IPAddress, end: _End, zone: int | None) -> Message:
-    whose = netlink.nested(_TUPLE_IP, netlink.attribute(end.which, address.packed))
+    four = address.version == 4
+    # CTA_IP_V4_SRC, V4_DST, V6_SRC, V6_DST are 1 to 4.
+    kind = end.which if four else end.which + 2
+    whose = netlink.nested(_TUPLE_IP, netlink.attribute(kind, address.packed))
     payload = (
         struct.pack("!BBH", _family(address), 0, 0)
         + netlink.nested(end.tuple_, whose)
