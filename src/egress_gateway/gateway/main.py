@@ -12,6 +12,7 @@ from aiohttp import web
 
 from egress_gateway.api import names
 from egress_gateway.datapath.gateway.side import GatewaySide
+from egress_gateway.datapath.linux.door import HostFolder
 from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.gateway.agent import (
@@ -27,6 +28,7 @@ from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.health.internet import Internet
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
+from egress_gateway.gateway.limits import Limits
 from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
 from egress_gateway.gateway.peers.refusals import Refusals
 from egress_gateway.gateway.ports import PortWatch
@@ -38,10 +40,13 @@ from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Node
+from egress_gateway.kube.review import MetricsReader
 from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue
 from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
+from egress_gateway.service.metrics import serving as serving_metrics
+from egress_gateway.service.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +56,8 @@ async def run(settings: Settings) -> None:
     access = config.load(settings.kubeconfig or None)
     async with Client(access, names.FIELD_MANAGER_GATEWAY) as client:
         probes = _Probes(_side(settings), Answers(settings.run_path / "gateway.json"))
-        async with _health(settings, probes):
+        review = MetricsReader(client) if settings.metrics_auth else None
+        async with _answering(settings, probes), serving_metrics(settings.metrics_port, review):
             machine = await _machine(settings, client)
             await _serve(settings, client, machine, probes)
 
@@ -77,6 +83,9 @@ class _Probes:
     def problem(self) -> str | None:
         return self.agent.problem if self.agent else "waiting for the API server"
 
+    def stalled(self) -> str | None:
+        return self.agent.stalled if self.agent else None
+
 
 async def _serve(settings: Settings, client: Client, machine: Machine, probes: _Probes) -> None:
     configurations = Cache(client, SGCS)
@@ -88,6 +97,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
     reporter = Reporter(
         client, machine.node, settings.system_namespace, heartbeat=settings.heartbeat
     )
+    pod_events = PodEvents(recorder=recorder, pods=pods, endpoints=endpoints)
     claims = ClaimCaches(endpoints=endpoints, pods=pods, nodes=nodes)
     book = PeerBook(claims, queue.add, mirror_pods=settings.mirror_pods)
     ports = PortWatch(
@@ -95,19 +105,23 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         percent=settings.ports_warning,
         interval=settings.ports_interval,
         changed=lambda: queue.add(STRUCTURE),
+        limits=Limits(pod=settings.connections_per_pod, share=settings.connection_share),
+        tell=lambda name, address, text: pod_events.limited(
+            book.owner(name, address), f"node {machine.name}: {text}"
+        ),
     )
     connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
     keystore = KeyStore(client, settings.system_namespace)
     agent = Agent(
         settings,
         machine,
-        sources=Sources(configurations=configurations, book=book, keystore=keystore),
+        sources=Sources(configurations=configurations, nodes=nodes, book=book, keystore=keystore),
         kernel=Kernel(side=probes.side, ports=ports, connection_log=connection_log),
         report=Report(
             reporter=reporter,
             answers=probes.answers,
             recorder=recorder,
-            pods=PodEvents(recorder=recorder, pods=pods, endpoints=endpoints),
+            pods=pod_events,
         ),
         queue=queue,
     )
@@ -116,6 +130,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         for cache in caches:
             group.create_task(cache.run())
         group.create_task(recorder.run())
+        group.create_task(HostFolder(settings.run_path).watch())
         for cache in caches:
             # Nothing is decided on half the truth: a missing list must not remove peers.
             await cache.synced()
@@ -183,12 +198,17 @@ def _primary(settings: Settings, node: Node) -> IPv4Address:
 
 
 @contextlib.asynccontextmanager
-async def _health(settings: Settings, probes: _Probes) -> AsyncIterator[HealthServer]:
-    health = HealthServer(port=settings.health_port)
+async def _answering(settings: Settings, probes: _Probes) -> AsyncIterator[None]:
+    """The load balancer's probes on the node's addresses, the kubelet's on loopback alone."""
+    balancer = Server(port=settings.health_port, address="0.0.0.0")  # noqa: S104
+    balancer.add_route(names.HEALTH_PATH + "{uid}", probes.probe)
+    health = HealthServer(port=settings.probe_port)
     health.add_check("gateway", probes.problem)
-    health.add_route(names.HEALTH_PATH + "{uid}", probes.probe)
-    await health.start()
+    health.add_check("pass", probes.stalled, live=True)
     try:
-        yield health
+        for server in (balancer, health):
+            await server.start()
+        yield
     finally:
-        await health.close()
+        for server in (balancer, health):
+            await server.close()

@@ -83,5 +83,8 @@ def test_nobody_reads_secrets_across_the_cluster_and_agents_only_named_ones() ->
 def test_gateway_agents_run_on_gateway_nodes_alone() -> None:
     spec = pod(by_kind("DaemonSet", "egress-gateway-gateway"))
     assert spec["nodeSelector"][names.GATEWAY_NODE_LABEL] == "true"
-    probe = spec["containers"][0]["readinessProbe"]["httpGet"]
-    assert probe["port"] == names.HEALTH_PORT
+    (container,) = spec["containers"]
+    ports = {port["name"]: port["hostPort"] for port in container["ports"]}
+    assert ports["balancer"] == names.HEALTH_PORT
+    probe = container["readinessProbe"]["httpGet"]
+    assert (probe["port"], probe["host"]) == (ports["health"], "127.0.0.1")

@@ -410,11 +410,16 @@ def register(azure: Azure) -> None:
             await NodePools(azure, cluster).start(name, pool["properties"], machine)
 
     async def restart(machine_id: str) -> None:
+        await off(machine_id)
+        await on(machine_id)
+
+    async def reimage(machine_id: str) -> None:
         await gone(machine_id)
         await on(machine_id)
 
     azure.machine_gone = gone
     azure.machine_restart = restart
+    azure.machine_reimage = reimage
     azure.machine_off = off
     azure.machine_on = on
 
