@@ -100,7 +100,7 @@ async def test_machines_are_served_publicly_and_privately_and_left_as_they_were(
         assert len(verdict.serving.gateways) == 2
     private = decided.verdicts["p"].serving
     assert private
-    listed = private.prefix.split(",")
+    listed = (private.prefix or "").split(",")
     assert len(set(listed)) == 4, "of every NIC of the pool, those without a machine too"
     assert {str(g.secondary) for g in private.gateways} <= set(listed)
     gone = await settle(lab, [wanted(uid, leaving=True) for uid in "bmp"])
