@@ -18,7 +18,16 @@ from egress_gateway.service.settings import Setting, describe
 SCHEMA = (
     Path(__file__).resolve().parents[1] / "deploy/chart/static-egress-gateway/values.schema.json"
 )
-EVERYWHERE = {"health_port", "kubeconfig", "node_name", "run_dir", "system_namespace"}
+EVERYWHERE = {
+    "health_port",
+    "kubeconfig",
+    "metrics_auth",
+    "metrics_port",
+    "probe_port",
+    "node_name",
+    "run_dir",
+    "system_namespace",
+}
 MANAGED = {
     "controller": EVERYWHERE | {"azure_config", "health_address", "identity"},
     "gateway": EVERYWHERE | {"refused_cidrs"},
@@ -31,7 +40,7 @@ MANAGED = {
         "host_run_dir",
         "uninstall",
     },
-    "webhook": EVERYWHERE | {"address", "configuration", "name", "port", "url"},
+    "webhook": EVERYWHERE | {"health_address", "address", "configuration", "name", "port", "url"},
 }
 _POSITIVE = "^([1-9][0-9]*(\\.[0-9]+)?|0?\\.[0-9]*[1-9][0-9]*)$"
 _NOT_NEGATIVE = "^[0-9]*\\.?[0-9]+$"

@@ -223,7 +223,7 @@ def test_webhook_is_filled_by_itself_and_may_write_nothing_else(render: Render) 
     assert {"name": "EGRESS_GATEWAY_INTERVAL", "value": "5"} in container["env"]
     defaults = importlib.import_module("egress_gateway.webhook.settings").Settings()
     ports = {p["name"]: p["containerPort"] for p in container["ports"]}
-    assert ports == {"webhook": defaults.port, "health": defaults.health_port}
+    assert ports == {"webhook": defaults.port, "health": defaults.health_port, "metrics": 9084}
     assert (defaults.name, defaults.configuration) == (WEBHOOK, "egress-gateway-pods")
 
 

@@ -48,6 +48,7 @@ _ADDRESS: Final = _bounded(45, pattern="^[0-9a-fA-F:.]*$")
 _KEY: Final = _bounded(44, pattern="^[A-Za-z0-9+/=]*$")
 _INTERFACE: Final = _bounded(15)
 """Linux names links so (IFNAMSIZ)."""
+_REASON: Final = _bounded(64, pattern="^[A-Za-z0-9]*$")
 _MESSAGE: Final = _bounded(types.REPORTED_MESSAGE)
 _REPORTED: Final = {"maxItems": types.REPORTED}
 
@@ -377,13 +378,13 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.RefusedClaim: {
         "pod": Field("The Pod, as namespace/name.", _QUALIFIED),
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
-        "reason": Field("Why, in CamelCase, for programs.", _bounded(64, pattern="^[A-Za-z0-9]*$")),
+        "reason": Field("Why, in CamelCase, for programs.", _REASON),
         "message": Field("What does not agree, in words.", _MESSAGE),
     },
     types.GatewayVeto: {
         "reason": Field(
             "Draining (it works, and will go) or InternetUnreachable (nothing gets through).",
-            _bounded(64, pattern="^[A-Za-z0-9]*$"),
+            _REASON,
         ),
         "message": Field("Why, in words.", _MESSAGE),
         "staticGatewayConfiguration": Field(

@@ -28,7 +28,9 @@ from egress_gateway.kube import config as kube_config
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.leader.lease import LeaderElection
+from egress_gateway.kube.review import MetricsReader
 from egress_gateway.kube.workqueue.queue import run_workers
+from egress_gateway.service import metrics
 from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,8 @@ async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client
         system_namespace=settings.system_namespace,
         strict_prefixes=settings.strict_prefixes,
     )
-    async with _health(settings, cluster):
+    review = MetricsReader(client) if settings.metrics_auth else None
+    async with _health(settings, cluster), metrics.serving(settings.metrics_port, review):
         await _together(
             *(cache.run() for cache in cluster.caches),
             recorder.run(),

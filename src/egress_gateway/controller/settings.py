@@ -35,6 +35,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """IP address that the port is bound to."""
     health_port: Port = 8081
     """TCP port of /healthz and /readyz, for the kubelet's probes."""
+    metrics_port: Port = 0
+    """TCP port of /metrics; 0: none."""
+    metrics_auth: bool = False
+    """Metrics over TLS, for bearers of a token who may get the non-resource URL /metrics."""
     drift_interval: Interval = 60.0
     """Seconds between looks at a settled pool."""
     retry_limit: Interval = 30.0

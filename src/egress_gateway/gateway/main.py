@@ -12,6 +12,7 @@ from aiohttp import web
 
 from egress_gateway.api import names
 from egress_gateway.datapath.gateway.side import GatewaySide
+from egress_gateway.datapath.linux.door import HostFolder
 from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.gateway.agent import (
@@ -38,10 +39,13 @@ from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Node
+from egress_gateway.kube.review import MetricsReader
 from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue
 from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
+from egress_gateway.service.metrics import serving as serving_metrics
+from egress_gateway.service.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +55,8 @@ async def run(settings: Settings) -> None:
     access = config.load(settings.kubeconfig or None)
     async with Client(access, names.FIELD_MANAGER_GATEWAY) as client:
         probes = _Probes(_side(settings), Answers(settings.run_path / "gateway.json"))
-        async with _health(settings, probes):
+        review = MetricsReader(client) if settings.metrics_auth else None
+        async with _answering(settings, probes), serving_metrics(settings.metrics_port, review):
             machine = await _machine(settings, client)
             await _serve(settings, client, machine, probes)
 
@@ -77,6 +82,9 @@ class _Probes:
     def problem(self) -> str | None:
         return self.agent.problem if self.agent else "waiting for the API server"
 
+    def stalled(self) -> str | None:
+        return self.agent.stalled if self.agent else None
+
 
 async def _serve(settings: Settings, client: Client, machine: Machine, probes: _Probes) -> None:
     configurations = Cache(client, SGCS)
@@ -101,7 +109,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
     agent = Agent(
         settings,
         machine,
-        sources=Sources(configurations=configurations, book=book, keystore=keystore),
+        sources=Sources(configurations=configurations, nodes=nodes, book=book, keystore=keystore),
         kernel=Kernel(side=probes.side, ports=ports, connection_log=connection_log),
         report=Report(
             reporter=reporter,
@@ -116,6 +124,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         for cache in caches:
             group.create_task(cache.run())
         group.create_task(recorder.run())
+        group.create_task(HostFolder(settings.run_path).watch())
         for cache in caches:
             # Nothing is decided on half the truth: a missing list must not remove peers.
             await cache.synced()
@@ -183,12 +192,17 @@ def _primary(settings: Settings, node: Node) -> IPv4Address:
 
 
 @contextlib.asynccontextmanager
-async def _health(settings: Settings, probes: _Probes) -> AsyncIterator[HealthServer]:
-    health = HealthServer(port=settings.health_port)
+async def _answering(settings: Settings, probes: _Probes) -> AsyncIterator[None]:
+    """The load balancer's probes on the node's addresses, the kubelet's on loopback alone."""
+    balancer = Server(port=settings.health_port, address="0.0.0.0")  # noqa: S104
+    balancer.add_route(names.HEALTH_PATH + "{uid}", probes.probe)
+    health = HealthServer(port=settings.probe_port)
     health.add_check("gateway", probes.problem)
-    health.add_route(names.HEALTH_PATH + "{uid}", probes.probe)
-    await health.start()
+    health.add_check("pass", probes.stalled, live=True)
     try:
-        yield health
+        for server in (balancer, health):
+            await server.start()
+        yield
     finally:
-        await health.close()
+        for server in (balancer, health):
+            await server.close()

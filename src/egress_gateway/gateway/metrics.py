@@ -19,7 +19,8 @@ _CONFIGURATIONS: Final = Gauge(
 _DROPPED: Final = Gauge(
     "egress_gateway_gateway_dropped_packets",
     "Packets dropped: stray (not the configuration's address), refused (destination), "
-    "forged_source and forged_destination (a stranger on this node used a secondary address)",
+    "forged_source and forged_destination (a stranger on this node used a secondary address), "
+    "foreign_tunnel (UDP 6000-6999 from no node), handshake_rate (too many from one node)",
     ["reason"],
 )
 _PORTS_USED: Final = Gauge(

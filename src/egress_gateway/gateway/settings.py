@@ -12,6 +12,7 @@ from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.gateway.reach import ProbeTarget
 from egress_gateway.service.settings import (
     AbsolutePath,
+    Amount,
     Cidrs,
     Count,
     DnsLabel,
@@ -36,6 +37,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where key Secrets and GatewayStatus objects live."""
     health_port: Port = names.HEALTH_PORT
     """The load balancer probes ``/gw/<uid>`` here; part of the contract."""
+    probe_port: Port = 8085
+    """TCP port of /healthz and /readyz on loopback, for the kubelet's probes."""
+    metrics_port: Port = 0
+    """TCP port of /metrics; 0: none."""
+    metrics_auth: bool = False
+    """Metrics over TLS, for bearers of a token who may get the non-resource URL /metrics."""
     primary_ip: str = ""
     """The node's own IPv4 address; empty: the Node object's first InternalIP."""
     node_mtu: Mtu = 0
@@ -61,6 +68,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often connections are counted."""
     ports_warning: Percent = 80
     """Percent of an address's ports towards one destination that are worth a warning."""
+    tunnel_sources: Cidrs = []
+    """CIDRs that may speak to the gateway's WireGuard ports besides the InternalIPs of the
+    cluster's Nodes: where nodes reach gateways from other addresses. ``0.0.0.0/0`` lets everybody
+    in."""
+    handshake_rate: Amount = 600
+    """First messages of WireGuard handshakes a second that one node may send; 0: any number. Node
+    agents start fewer (``move_rate``)."""
     mirror_pods: bool = False
     """Whether mirror pods (of static pods, which come from a file of their node) may use a gateway.
     Whoever holds a kubelet's credential can make one in any namespace, with any annotation."""
@@ -69,12 +83,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         mtu("node_mtu", self.node_mtu)
+        if not self.health_port:
+            raise ValueError("health_port: 0 is no port that the load balancer could probe")
         if self.primary_ip:
             try:
                 IPv4Address(self.primary_ip)
             except ValueError as error:
                 raise ValueError(f"primary_ip: {error}") from None
-        _ = self.refused
+        _ = self.refused, self.tunnel_networks
         try:
             _ = self.targets
         except ValueError as error:
@@ -88,6 +104,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def targets(self) -> tuple[ProbeTarget, ...]:
         """Raises ``ValueError`` naming the target that is none."""
         return tuple(ProbeTarget.parse(text) for text in self.internet_targets)
+
+    @property
+    def tunnel_networks(self) -> tuple[IPNetwork, ...]:
+        """Raises ``ValueError`` naming the CIDR that is none."""
+        return networks("tunnel_sources", self.tunnel_sources)
 
     @property
     def refused(self) -> tuple[IPNetwork, ...]:

@@ -22,11 +22,12 @@ from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS
+from egress_gateway.kube.review import MetricsReader
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
-from egress_gateway.node.cni import server
 from egress_gateway.node.cni.readiness import Readiness
+from egress_gateway.node.cni.server import Server
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.liveness.health import Rules
@@ -35,6 +36,7 @@ from egress_gateway.node.sandbox import Kernel
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
 from egress_gateway.service.health import HealthServer
+from egress_gateway.service.metrics import serving as serving_metrics
 
 log = logging.getLogger(__name__)
 
@@ -83,25 +85,32 @@ async def _serve(
         prober=prober,
         teller=Teller(recorder),
     )
-    agent.adopt()
+    agent.lifecycle.adopt_pods()
+    answering = Server(agent.lifecycle, settings.run_path)
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
-    async with _serving(health), asyncio.TaskGroup() as group:
+    health.add_check("socket", lambda: answering.problem)
+    review = MetricsReader(client) if settings.metrics_auth else None
+    async with (
+        _serving(health),
+        serving_metrics(settings.metrics_port, review),
+        asyncio.TaskGroup() as group,
+    ):
         for cache in (configurations, pods, statuses, present):
             group.create_task(cache.run())
         group.create_task(recorder.run())
         group.create_task(prober.run())
         group.create_task(agent.run())
         # The socket is there before the chain names the plugin that calls it.
-        group.create_task(server.serve(agent, settings.run_path))
+        group.create_task(answering.run())
         group.create_task(readiness.run())
 
 
 def _kernel(settings: Settings, executor: ThreadPoolExecutor) -> Kernel:
     mtu = settings.node_mtu or default_route_mtu()
     backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
-    log.info("data path", extra={"wireguard": backend.kind, "node_mtu": mtu})
+    log.info("prepared data path", extra={"wireguard": backend.kind, "node_mtu": mtu})
     return Kernel(
         facts=NodeFacts(mtu=mtu, exceptions=settings.exceptions),
         backend=backend,

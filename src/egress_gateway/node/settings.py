@@ -80,7 +80,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node_mtu: Mtu = 0
     """Bytes; 0: that of the link with the node's default route."""
     health_port: Port = 8083
-    """TCP port of /healthz and /readyz, for the kubelet's probes."""
+    """TCP port of /healthz and /readyz on loopback, for the kubelet's probes."""
+    metrics_port: Port = 0
+    """TCP port of /metrics; 0: none."""
+    metrics_auth: bool = False
+    """Metrics over TLS, for bearers of a token who may get the non-resource URL /metrics."""
     uninstall: bool = False
     """Take the plugin out of the node's CNI chain, take the node's label off, keep it so until
     stopped, and be ready when it is done."""

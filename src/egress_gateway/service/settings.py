@@ -48,7 +48,7 @@ Rate = Annotated[float, _meta("per second", gt=0, le=1e9)]
 Count = Annotated[int, _meta("number", ge=1, le=2**31 - 1)]
 Amount = Annotated[int, _meta("number", ge=0, le=2**31 - 1)]
 """A count that may be 0."""
-Percent = Annotated[int, _meta("percent", ge=1, le=100)]
+Percent = Annotated[int, _meta("percent", ge=0, le=100)]
 Port = Annotated[int, _meta("port", ge=0, le=65535)]
 """0 lets the kernel choose, or has the meaning that the docstring gives."""
 Mtu = Annotated[int, _meta("bytes", ge=0, le=65535)]

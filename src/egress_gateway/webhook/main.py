@@ -11,6 +11,8 @@ from egress_gateway.kube import config
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NAMESPACES
+from egress_gateway.kube.review import MetricsReader
+from egress_gateway.service import metrics
 from egress_gateway.service.health import HealthServer
 from egress_gateway.webhook.keeper import Keeper
 from egress_gateway.webhook.server import Namespaces, Server
@@ -25,10 +27,15 @@ async def run(settings: Settings) -> None:
         lookup = Namespaces(client, namespaces)
         server = Server(address=settings.address, port=settings.port, default=lookup.default)
         keeper = Keeper(client, namespaces, settings, on_certificate=server.use)
-        health = HealthServer(port=settings.health_port)
+        health = HealthServer(port=settings.health_port, address=settings.health_address)
+        review = MetricsReader(client) if settings.metrics_auth else None
         # Once it can answer it stays ready, whatever becomes of a later look.
         health.add_check("webhook", lambda: None if server.started else keeper.problem)
-        async with _serving(health), asyncio.TaskGroup() as group:
+        async with (
+            _serving(health),
+            metrics.serving(settings.metrics_port, review),
+            asyncio.TaskGroup() as group,
+        ):
             group.create_task(namespaces.run())
             group.create_task(keeper.run())
             group.create_task(_serve(server, keeper))

@@ -4,13 +4,15 @@ pod's creator: the API server sends us only pods that must not start unjudged.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
-import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 from prometheus_client import Counter, Gauge
 
@@ -18,6 +20,9 @@ from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NAMESPACES, Namespace
+from egress_gateway.service.metrics import load_pem
+from egress_gateway.service.server import Limits
+from egress_gateway.service.server import Server as BoundedServer
 from egress_gateway.webhook.certificates import Generation
 from egress_gateway.webhook.keeper import annotation
 from egress_gateway.webhook.registration import PATH
@@ -32,8 +37,12 @@ ENDS: Final = Gauge(
     "egress_gateway_webhook_certificate_ends_timestamp_seconds",
     "When the certificate that is served ends; it is renewed a month before.",
 )
-_LARGEST: Final = 8 << 20
+_LARGEST: Final = 4 << 20
 """Bytes; the API server takes no object larger than 3 MiB."""
+_SMALL: Final = 256 << 10
+"""Bytes of a review that needs no turn; ordinary pods have some 10 KiB."""
+_LIMITS: Final = Limits(connections=256, size=_LARGEST + 16384, seconds=15.0)
+"""The API server waits ten seconds for us."""
 
 Lookup = Callable[[str], Awaitable[str]]
 """A Namespace's annotation. Raises ``ApiError``."""
@@ -59,55 +68,106 @@ class Namespaces:
         return annotation(found)
 
 
+class _Metadata(msgspec.Struct):
+    namespace: Any = None
+    annotations: Any = None
+
+
+class _Spec(msgspec.Struct, rename="camel"):
+    host_network: Any = None
+    node_selector: Any = None
+
+
+class _Pod(msgspec.Struct):
+    metadata: _Metadata | None = None
+    spec: _Spec | None = None
+
+
+class _Request(msgspec.Struct):
+    uid: Any = None
+    namespace: Any = None
+    object: _Pod | None = None
+
+
+class _Review(msgspec.Struct, rename="camel"):
+    """What is read of an AdmissionReview. Anything else is skipped without being built: whoever
+    sends three megabytes of brackets costs no more than these."""
+
+    api_version: Any = None
+    kind: Any = None
+    request: _Request | None = None
+
+
+def parse(body: bytes) -> Any:
+    """The document that ``review`` judges. Raises ``ReviewError``."""
+    try:
+        return msgspec.to_builtins(msgspec.json.decode(body, type=_Review))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ReviewError(str(error)) from None
+    except RecursionError:
+        raise ReviewError("it is nested too deeply") from None
+
+
 class Server:
     """``port`` 0 picks a free one (see ``port`` after ``start``)."""
 
     def __init__(self, *, address: str, port: int, default: Lookup) -> None:
-        self.port = port
-        self._address = address
         self._default = default
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        app = web.Application(client_max_size=_LARGEST)
-        app.router.add_post(PATH, self._answer)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._server = BoundedServer(address=address, port=port, limits=_LIMITS, tls=self._tls)
+        self._server.add_route(PATH, self._answer, method="POST")
+        self._large = asyncio.Lock()
         self.started = False
+
+    @property
+    def port(self) -> int:
+        return self._server.port
 
     def use(self, generation: Generation) -> None:
         """New connections get this certificate; those that are open go on."""
-        # Python's ssl reads keys from files alone: one that is in memory and has no name.
-        file = os.memfd_create("certificate", os.MFD_CLOEXEC)
-        try:
-            with open(file, "wb", closefd=False) as out:
-                out.write(generation.certificate + generation.key)
-            self._tls.load_cert_chain(f"/proc/self/fd/{file}")
-        finally:
-            os.close(file)
+        load_pem(self._tls, generation.certificate, generation.key)
         ENDS.set(generation.ends)
 
     async def start(self) -> None:
-        """Raises ``OSError`` when the port is taken."""
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._address, self.port, ssl_context=self._tls)
-        await site.start()
-        if not self.port:
-            self.port = self._runner.addresses[0][1]
+        """Raises ``OperatorError`` when the port is taken."""
+        await self._server.start()
         self.started = True
 
     async def close(self) -> None:
-        await self._runner.cleanup()
+        await self._server.close()
 
     async def _answer(self, request: web.Request) -> web.Response:
-        try:
-            document = json.loads(await request.read())
-            namespace = asks_default(document)
-            answer = review(document, default=await self._default(namespace) if namespace else "")
-        except (ReviewError, ValueError) as error:
-            return _failed(400, f"no review of a pod: {error}")
-        except ApiError as error:
-            return _failed(503, f"the pod's Namespace cannot be read: {error}")
+        async with contextlib.AsyncExitStack() as turn:
+            body = await self._read(request, turn)
+            if body is None:
+                return _failed(413, f"a review has at most {_LARGEST} bytes")
+            try:
+                document = parse(bytes(body))
+                namespace = asks_default(document)
+                default = await self._default(namespace) if namespace else ""
+                answer = review(document, default=default)
+            except ReviewError as error:
+                return _failed(400, f"no review of a pod: {error}")
+            except ApiError as error:
+                return _failed(503, f"the pod's Namespace cannot be read: {error}")
         REVIEWS.labels("changed" if "patch" in answer["response"] else "unchanged").inc()
         return _json(answer)
+
+    async def _read(
+        self, request: web.Request, turn: contextlib.AsyncExitStack
+    ) -> bytearray | None:
+        """The body, None if it is too large. Large ones are read one after the other: until its
+        turn comes the sender is not read from."""
+        body, waited = bytearray(), False
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > _LARGEST:
+                return None
+            if len(body) > _SMALL and not waited:
+                await turn.enter_async_context(self._large)
+                waited = True
+        return body
 
 
 def _json(answer: dict[str, Any]) -> web.Response:
@@ -116,5 +176,5 @@ def _json(answer: dict[str, Any]) -> web.Response:
 
 def _failed(status: int, reason: str) -> web.Response:
     REVIEWS.labels("failed").inc()
-    log.warning("review failed", extra={"error": reason})
-    return web.Response(status=status, text=f"static egress gateway: {reason}\n")
+    log.warning("review failed", extra={"error": reason[:500]})
+    return web.Response(status=status, text=f"static egress gateway: {reason[:500]}\n")

@@ -32,6 +32,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """TCP port of admission reviews."""
     health_port: Port = 8084
     """TCP port of /healthz and /readyz, for the kubelet's probes."""
+    health_address: str = "0.0.0.0"  # noqa: S104  (the kubelet probes it)
+    """IP address that this port is bound to."""
+    metrics_port: Port = 0
+    """TCP port of /metrics; 0: none."""
+    metrics_auth: bool = False
+    """Metrics over TLS, for bearers of a token who may get the non-resource URL /metrics."""
     certificate_validity: Interval = 90 * 86400.0
     """A new certificate is made when two thirds of that are over."""
     interval: Interval = 10.0
@@ -41,5 +47,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         if self.certificate_validity < _SHORTEST_VALIDITY:
             raise ValueError("certificate_validity: an hour is the least")
         address("address", self.address)
+        address("health_address", self.health_address)
         if self.url and not re.fullmatch(r"https://[^/\s]+", self.url):
             raise ValueError(f"url: {self.url!r} is not https://host:port")

@@ -88,5 +88,8 @@ def test_gateway_agents_run_on_gateway_nodes_alone() -> None:
         [(names.AKS_MODE_LABEL, "In", ["gateway"])],
         [(names.GATEWAY_NODE_LABEL, "In", ["true"])],
     ]
-    probe = spec["containers"][0]["readinessProbe"]["httpGet"]
-    assert probe["port"] == names.HEALTH_PORT
+    (container,) = spec["containers"]
+    ports = {port["name"]: port["hostPort"] for port in container["ports"]}
+    assert ports["balancer"] == names.HEALTH_PORT
+    probe = container["readinessProbe"]["httpGet"]
+    assert (probe["port"], probe["host"]) == (ports["health"], "127.0.0.1")

@@ -70,7 +70,6 @@ def test_every_setting_says_what_it_is(schema: Any, setting: Setting) -> None:
         ("gateway", "internet_targets", "198.51.100.10:99999"),
         ("gateway", "internet_targets", "198.51.100.10:"),
         ("gateway", "ports_warning", "101"),
-        ("gateway", "ports_warning", "0"),
         ("gateway", "internet_interval", "0"),
         ("node", "node_mtu", "1279"),
         ("node", "node_name", "Node_1"),

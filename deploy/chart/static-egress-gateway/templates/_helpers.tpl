@@ -64,6 +64,17 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* Where a component's metrics are, if anywhere: (list root component). */}}
+{{- define "seg.metrics" -}}
+{{- $m := (index . 0).Values.metrics -}}
+{{- if $m.enabled }}
+- {name: EGRESS_GATEWAY_METRICS_PORT, value: {{ index $m.ports (index . 1) | quote }}}
+{{- if $m.auth }}
+- {name: EGRESS_GATEWAY_METRICS_AUTH, value: "true"}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Who and where an agent is. */}}
 {{- define "seg.identity" -}}
 - name: EGRESS_GATEWAY_NODE_NAME

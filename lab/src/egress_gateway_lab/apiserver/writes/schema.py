@@ -103,11 +103,13 @@ class CustomSchema:
                 self._compile(below, f"{at}.{keyword}")
 
     def prepare(self, obj: Object) -> list[str]:
-        """Prunes unknown fields and fills in defaults, in place; returns the unknown paths."""
+        """Prunes unknown fields, fills in defaults and drops nulls without a meaning, in place.
+        Returns the unknown paths."""
         unknown: list[str] = []
         _prune(obj, self._root, "", unknown)
         _drop_nulls(obj, self._root)
         _default(obj, self._root)
+        _prune_nulls(obj, self._root)
         return unknown
 
     def validate(self, obj: Object, old: Object | None) -> list[Cause]:
@@ -277,6 +279,20 @@ def _default(value: Any, schema: Schema) -> None:
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
         for inner in value:
             _default(inner, schema["items"])
+
+
+def _prune_nulls(value: Any, schema: Schema) -> None:
+    """Drops members that are null where null is no value: a template's ``excludeCidrs:`` with
+    nothing behind it. As kube-apiserver's PruneNonNullableNullsWithoutDefaults."""
+    if isinstance(value, dict):
+        for name, inner in (schema.get("properties") or {}).items():
+            if name in value and value[name] is None and not inner.get("nullable"):
+                del value[name]
+        for inner, _, below, _ in _children(value, None, schema, ""):
+            _prune_nulls(inner, below)
+    elif isinstance(value, list) and isinstance(schema.get("items"), dict):
+        for inner in value:
+            _prune_nulls(inner, schema["items"])
 
 
 # -- validation

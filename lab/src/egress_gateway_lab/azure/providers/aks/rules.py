@@ -141,7 +141,7 @@ def pool_properties(given: Mapping[str, Any], version: str) -> dict[str, Any]:
         pool.pop(computed, None)
     pool.setdefault("nodeImageVersion", POOL_DEFAULTS["nodeImageVersion"])
     if pool["mode"] == "Gateway":
-        pool["upgradeSettings"] = {"maxUnavailable": "5%"}
+        pool["upgradeSettings"] = {"maxSurge": "0", "maxUnavailable": "5%"}
     # az sends an empty version for "the cluster's".
     pool["orchestratorVersion"] = pool.get("orchestratorVersion") or version
     pool["currentOrchestratorVersion"] = full_version(str(pool["orchestratorVersion"]))

@@ -1,0 +1,157 @@
+"""A small HTTP server that strangers may reach: bounded in connections, bytes and time.
+
+aiohttp waits for a request as long as its sender likes and keeps what has come so far. Here a
+connection carries one request, which is whole within ``seconds`` and ``size`` bytes, or it is cut.
+When all places are taken the connection that has waited longest for its request goes: a stranger
+who holds places open cannot keep the next probe out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from egress_gateway.service.errors import OperatorError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one server. ``seconds`` from the connection's first moment to its last."""
+
+    connections: int = 64
+    size: int = 4096
+    """Bytes of a request, its headers included."""
+    seconds: float = 5.0
+
+
+PROBES: Final = Limits()
+"""A probe is a GET of some 200 bytes."""
+
+
+class Server:
+    """``port`` 0 picks a free one (see ``port`` after ``start``)."""
+
+    def __init__(
+        self,
+        *,
+        port: int,
+        address: str,
+        limits: Limits = PROBES,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.port = port
+        self._address = address
+        self._limits = limits
+        self._tls = tls
+        self._app = web.Application(client_max_size=limits.size, middlewares=[_once])
+        self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._open: dict[_Connection, None] = {}
+
+    def add_route(self, path: str, handler: Handler, *, method: str = "GET") -> None:
+        """``path`` in aiohttp's syntax."""
+        self._app.router.add_route(method, path, handler)
+
+    async def start(self) -> None:
+        """Raises ``OperatorError`` when the port is taken."""
+        runner = self._runner = web.AppRunner(
+            self._app, access_log=None, keepalive_timeout=0, lingering_time=0
+        )
+        await runner.setup()
+        assert runner.server is not None
+        make = runner.server
+        loop = asyncio.get_running_loop()
+        try:
+            self._listening = await loop.create_server(
+                lambda: _Connection(make(), self._limits, self._open),
+                self._address,
+                self.port,
+                reuse_address=True,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._limits.seconds if self._tls else None,
+            )
+        except OSError as error:
+            await runner.cleanup()
+            raise OperatorError(
+                f"cannot listen on {self._address} port {self.port}: {error.strerror}; another "
+                "program has it, or the address is not this machine's: choose another"
+            ) from error
+        if not self.port:
+            self.port = self._listening.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+@web.middleware
+async def _once(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """No second request: the limits are a connection's."""
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.force_close()
+        raise
+    response.force_close()
+    return response
+
+
+class _Connection(asyncio.Protocol):
+    """Passes everything on to aiohttp's protocol while the limits hold."""
+
+    def __init__(
+        self, inner: asyncio.Protocol, limits: Limits, others: dict[_Connection, None]
+    ) -> None:
+        self._inner = inner
+        self._limits = limits
+        self._others = others
+        self._bytes = 0
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if len(self._others) >= self._limits.connections:
+            next(iter(self._others)).cut()
+        self._others[self] = None
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._limits.seconds, self.cut)
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._bytes += len(data)
+        if self._bytes > self._limits.size:
+            self.cut()
+            return
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._others.pop(self, None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def cut(self) -> None:
+        """Ends it at once, whatever was half done."""
+        self._others.pop(self, None)
+        if self._transport is not None:
+            self._transport.abort()

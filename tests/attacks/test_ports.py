@@ -1,0 +1,154 @@
+"""Anybody who reaches a node's ports: half requests, huge ones, slow ones, many of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from egress_gateway.service.errors import OperatorError
+from egress_gateway.service.health import HealthServer
+from egress_gateway.service.server import Limits, Server
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def play(story: Callable[[HealthServer], Awaitable[None]], limits: Limits) -> None:
+    async def main() -> None:
+        server = HealthServer(port=0, limits=limits)
+        await server.start()
+        try:
+            await story(server)
+        finally:
+            await server.close()
+
+    asyncio.run(main())
+
+
+async def ready(server: HealthServer) -> int:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{server.port}/readyz") as answer,
+    ):
+        return answer.status
+
+
+async def opened(server: HealthServer, sent: bytes = b"") -> Streams:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(sent)
+    await writer.drain()
+    return reader, writer
+
+
+async def is_cut(streams: Streams) -> bool:
+    """Returns when the other end has gone; whether it went without an answer."""
+    reader, writer = streams
+    try:
+        async with asyncio.timeout(60):
+            return await reader.read() == b""
+    except ConnectionError:
+        return True
+    finally:
+        writer.close()
+
+
+def test_places_held_open_do_not_keep_a_probe_out() -> None:
+    async def story(server: HealthServer) -> None:
+        held = [await opened(server, b"GET /readyz HTTP/1.1\r\n") for _ in range(64)]
+        assert await ready(server) == 200
+        more = [await opened(server, b"GET /readyz HTTP/1.1\r\n") for _ in range(8)]
+        assert await ready(server) == 200
+        assert await is_cut(held[0]), "the one that waited longest went"
+        for _, writer in (*held, *more):
+            writer.close()
+
+    play(story, Limits(connections=8, seconds=600))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET",
+        b"GET /readyz HTTP/1.1\r\nHost: x\r\n",
+        b"POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
+        b"POST /readyz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n",
+    ],
+)
+def test_half_a_request_is_cut_in_time(sent: bytes) -> None:
+    async def story(server: HealthServer) -> None:
+        streams = await opened(server, sent)
+        await is_cut(streams)
+        assert await ready(server) == 200
+
+    play(story, Limits(seconds=0.5))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /readyz HTTP/1.1\r\nX: " + b"a" * 60_000,
+        b"GET /" + b"a" * 60_000,
+        b"\x16\x03\x01" + bytes(60_000),
+        b"GET /readyz HTTP/1.1\r\n" + b"A: b\r\n" * 10_000,
+        b"POST /readyz HTTP/1.1\r\nContent-Length: 900000\r\n\r\n" + b"x" * 60_000,
+    ],
+)
+def test_a_large_request_is_cut_at_once(sent: bytes) -> None:
+    async def story(server: HealthServer) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(sent)
+        async with asyncio.timeout(60):
+            try:
+                answer = await reader.read()
+            except ConnectionError:
+                answer = b""
+        assert b"200 OK" not in answer
+        writer.close()
+        assert await ready(server) == 200
+
+    play(story, Limits(seconds=600))
+
+
+def test_a_connection_carries_one_request() -> None:
+    async def story(server: HealthServer) -> None:
+        request = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"
+        reader, writer = await opened(server, request)
+        async with asyncio.timeout(60):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer.lower()
+        writer.close()
+
+    play(story, Limits(seconds=600))
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    async def story(server: HealthServer) -> None:
+        second = HealthServer(port=server.port)
+        with pytest.raises(OperatorError, match=f"port {server.port}") as caught:
+            await second.start()
+        assert len(str(caught.value).splitlines()) == 1
+
+    play(story, Limits())
+
+
+def test_a_handler_that_hangs_is_cut() -> None:
+    async def main() -> None:
+        server = Server(port=0, address="127.0.0.1", limits=Limits(seconds=0.5))
+
+        async def hang(_: web.Request) -> web.Response:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        server.add_route("/gw/{uid}", hang)
+        await server.start()
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(f"http://127.0.0.1:{server.port}/gw/x")
+        await server.close()
+
+    asyncio.run(main())
