@@ -1,16 +1,22 @@
-# One command each; everything installs what it needs. `make demo` on a fresh machine is enough.
+# One command each; everything installs what it needs, before it starts to work: `make demo` on a
+# fresh machine is enough. System packages, and which target needs them: tools/packages.toml.
 PYTEST_ARGS ?=
+prepare = @tools/bootstrap.sh
 
 .PHONY: demo test check bench install crds clean
 
-demo: install-run
+demo:
+	$(prepare) run --no-default-groups --group lab --inexact
 	@.venv/bin/egress-gateway lab demo
 
 # Two at a time: most tests wait for packets or programs. A file's tests stay together and in order.
-test: install
+test:
+	$(prepare) test
+	@tools/kubernetes_clients.py >/dev/null || true
 	@.venv/bin/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-check: install
+check:
+	$(prepare) install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
@@ -20,10 +26,16 @@ check: install
 	.venv/bin/python tools/settings_page.py --check
 	.venv/bin/python tools/version.py --check
 
-bench: install
-	@.venv/bin/python -m bench
+bench:
+	$(prepare) bench
+	@.venv/bin/python -m bench $(BENCH_ARGS)
 
-crds: install
+# Everything that a developer's `pytest` needs.
+install:
+	$(prepare) test
+
+crds:
+	$(prepare) install
 	.venv/bin/python -m egress_gateway.api.crd --write deploy/crds
 
 .PHONY: manifests clients
@@ -35,40 +47,60 @@ manifests: crds
 	@tools/manifests.py --write
 
 # kubectl and helm, once and outside the repository: for `make manifests` and tests with real clients.
-clients: install
+clients:
+	$(prepare) install
 	@tools/kubernetes_clients.py
 
 .PHONY: kubernetes
 # Real Kubernetes for `make test-kube` and `egress-gateway lab up --kubernetes real`: its programs,
 # built once from the Go module proxy (ten minutes) into the user's cache. Prints the folder.
-kubernetes: install
+kubernetes:
+	$(prepare) kube
 	@.venv/bin/python tools/kubernetes/build.py
 
 .PHONY: test-kube
 # The contract once more on a real API server, and what only such a one can show: least privilege,
 # admission, the chart's documents, two controllers. Skipped, in one loud line, where its programs
 # cannot be had.
-test-kube: install
+test-kube:
+	$(prepare) kube
+	@tools/kubernetes_clients.py >/dev/null || true
 	@.venv/bin/python tools/kubernetes/build.py >/dev/null || true
 	@.venv/bin/pytest -m kube $(PYTEST_ARGS)
 
 .PHONY: test-azure-cli
 # docs/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).
-test-azure-cli: install
+test-azure-cli:
+	$(prepare) azure-cli
 	@.venv/bin/pytest -m azure_cli -s tests/azure_cli $(PYTEST_ARGS)
 
 .PHONY: test-kernel
 # The data path's tests once more, on kernel WireGuard: in a kernel that is a program, built once
 # (minutes) and kept in the user's cache. tools/uml/run.sh COMMAND runs anything else there.
-test-kernel: install
+test-kernel:
+	$(prepare) test
 	@tools/uml/run.sh
 
-.PHONY: install-run
-install:
-	@tools/bootstrap.sh
-
-install-run:
-	@tools/bootstrap.sh --no-default-groups --group lab --inexact
+.PHONY: fuzz
+# The CNI plugin's scanner, for longer than the tests: by libFuzzer where clang is, else by mutated
+# seeds. FUZZ_RUNS inputs, a million by default.
+FUZZ_RUNS ?= 1000000
+FUZZ_FLAGS = -g -O1 -std=gnu11 -w -fno-sanitize-recover=all
+fuzz:
+	@mkdir -p build
+	@if command -v clang >/dev/null; then \
+	    clang $(FUZZ_FLAGS) -DLIBFUZZER -fsanitize=fuzzer,address,undefined \
+	        -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c && build/fuzz-plugin -runs=$(FUZZ_RUNS); \
+	else \
+	    gcc $(FUZZ_FLAGS) -fsanitize=address,undefined \
+	        -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c && build/fuzz-plugin $(FUZZ_RUNS) $$$$; \
+	fi
 
 clean:
 	rm -rf .venv .tools build dist
+
+.PHONY: image
+# The image of all components, without a registry: an OCI archive in dist/. Minutes the first time.
+image:
+	$(prepare) image
+	@tools/image/build.py

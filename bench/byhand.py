@@ -37,7 +37,7 @@ async def tunnel(lab: Site, pod: LeanPod, *, gateway: str, destination: str) -> 
         "ip -n byhand route add default via 169.254.104.1;"
         f"ip -n byhand route add {pod.address}/32 dev {_LINK};"
         f"ip route add {pod.address}/32 via 169.254.104.2;"
-        "ip netns exec byhand sysctl -qw net.ipv4.ip_forward=1",
+        "ip netns exec byhand sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'",
     )
     space = f"cni-{pod.name}"
     address = machines[gateway]["addresses"][0]

@@ -30,48 +30,15 @@ from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure.client import ArmClient
-from egress_gateway_lab.azure.emulator import ADDON_SUBJECT, SUBSCRIPTION, TENANT, Emulator
-from egress_gateway_lab.protocols import ClusterSpec, MachineSpec
+from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT, Emulator
+from tests.contract.controller.azure_lab import TOKEN, NoMachines, Verifier
 
 GROUP: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
 CLUSTER: Final = f"{GROUP}/providers/Microsoft.ContainerService/managedClusters/aks"
 SGCS: Final = "staticgatewayconfigurations"
-_TOKEN: Final = "the-token"
 _LOCATION: Final = "swedencentral"
 _SIZE: Final = "standard_d2pds_v6"
 _STOP_SECONDS: Final = 10.0
-
-
-class PaperMachines:
-    """``protocols.ClusterBackend`` that only remembers."""
-
-    def __init__(self) -> None:
-        self.machines: dict[str, MachineSpec] = {}
-        self.identity = ""
-
-    async def create_cluster(self, spec: ClusterSpec) -> None:
-        self.identity = spec.identity_client_id
-
-    async def delete_cluster(self, cluster_id: str) -> None: ...
-
-    async def kubeconfig(self, cluster_id: str, *, admin: bool) -> bytes:
-        return b""
-
-    async def start_machine(self, cluster_id: str, machine: MachineSpec) -> None:
-        self.machines[machine.vm_id] = machine
-
-    async def stop_machine(self, cluster_id: str, vm_id: str) -> None:
-        self.machines.pop(vm_id, None)
-
-    async def power_off(self, cluster_id: str, vm_id: str) -> None:
-        self.machines.pop(vm_id, None)
-
-
-class _Verifier:
-    def verify(self, assertion: str) -> tuple[str, str]:
-        if assertion != _TOKEN:
-            raise PermissionError("not our token")
-        return "https://cluster.lab.invalid", ADDON_SUBJECT
 
 
 @dataclass
@@ -82,7 +49,7 @@ class Paper:
     emulator: Emulator
     person: ArmClient
     kube: KubeClient
-    machines: PaperMachines
+    machines: NoMachines
     kubeconfig: Path
 
     async def add_pool(self, name: str) -> None:
@@ -140,13 +107,13 @@ async def paper(directory: Path, *, operation_seconds: float) -> AsyncIterator[P
     """Both APIs up, a cluster in Azure, our manifests in Kubernetes; no pool yet."""
     identity = pki.issue(addresses=["127.0.0.1"], names=["localhost"])
     (directory / "ca.crt").write_bytes(identity.ca)
-    (directory / "token").write_text(_TOKEN)
+    (directory / "token").write_text(TOKEN)
     tls = identity.context(directory)
-    machines = PaperMachines()
+    machines = NoMachines()
     arm, api = _listen(), _listen()
     emulator = Emulator(
         backend=machines,
-        verifier=_Verifier(),
+        verifier=Verifier(),
         operation_seconds=operation_seconds,
         poll_hold_seconds=0.0,
         prefix_networks=[IPv4Network("198.18.0.0/15")],

@@ -1,6 +1,9 @@
 #!/bin/sh
-# Everything between a bare Debian/Ubuntu machine and `uv run`: system packages by name, uv from
-# PyPI in a folder of the project, the locked environment. Safe to run again; quick when nothing is missing.
+# Everything between a bare Debian or Ubuntu machine and a make target: system packages by name
+# (packages.toml), uv from PyPI in a folder of the project, the locked environment. Safe to run
+# again; quick when nothing is missing.
+#
+#     bootstrap.sh TARGET [OPTION OF UV SYNC]...
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -11,27 +14,8 @@ command -v "$python" >/dev/null || { say "python3 is missing: apt-get install py
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     { say "Python 3.11 or later is needed; $python is $("$python" -V). Set PYTHON=/path/to/python3.11"; exit 1; }
 
-# Package lists are per tool: name of a file that proves the package is there.
-missing=""
-need() { [ -e "$1" ] || command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
-need ip iproute2
-need nft nftables
-need conntrack conntrack
-need curl curl
-need unshare util-linux
-need wireguard-go wireguard-go
-need /usr/lib/cni/host-local containernetworking-plugins
-"$python" -c 'import ctypes; ctypes.CDLL("libnftables.so.1")' 2>/dev/null || missing="$missing libnftables1"
-"$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
-if [ -n "$missing" ]; then
-    say "installing system packages:$missing"
-    [ "$(id -u)" = 0 ] || { say "root is needed for that: sudo apt-get install --no-install-recommends$missing"; exit 1; }
-    command -v apt-get >/dev/null || { say "no apt-get here; install these by hand:$missing"; exit 1; }
-    export DEBIAN_FRONTEND=noninteractive
-    # shellcheck disable=SC2086
-    apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1 ||
-        { apt-get update -qq; apt-get install -qq -y --no-install-recommends $missing >/dev/null; }
-fi
+"$python" tools/packages.py "${1:?a target}"
+shift
 
 if [ ! -x .tools/bin/uv ]; then
     say "installing uv"

@@ -1,6 +1,5 @@
 """Attacks on the API are tried on both servers, as the API's own contract is."""
 
 from lab.tests.apiserver.conftest import certificates, cluster, pytest_generate_tests, serving
-from tests.contract.controller.conftest import world
 
-__all__ = ["certificates", "cluster", "pytest_generate_tests", "serving", "world"]
+__all__ = ["certificates", "cluster", "pytest_generate_tests", "serving"]

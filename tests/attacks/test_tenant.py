@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from egress_gateway.api import names
-from tests.contract.controller.test_controller import (
-    World,
-    condition,
-    reason,
-)
+from tests.contract.controller.conftest import world
+from tests.contract.controller.test_controller import World, condition, reason
+
+__all__ = ["world"]
 
 
 async def test_a_reserved_prefix_is_not_joined_for_another_until_it_is_granted(

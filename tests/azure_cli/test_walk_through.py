@@ -25,7 +25,7 @@ NAME = "my-static-egress-gateway"
 DEFAULT = ipaddress.ip_network("192.0.2.0/24")
 """Where the lab's load balancers take their own outbound addresses from."""
 SIZE = "standard_d2pds_v6"
-_VERSIONS = {m: rf"1\.{m + 1}\.\d+" for m in range(30, 36)} | {36: "None available"}
+_VERSIONS = {m: rf"1\.{m + 1}\.\d+" for m in range(30, 37)} | {37: "None available"}
 VMSS = rf"aks-{POOL}-\d{{8}}-vmss"
 
 
@@ -222,7 +222,8 @@ def test_answers_without_a_table_are_what_azure_says(walk: Walk) -> None:
 def test_what_cannot_be_is_refused_with_the_reason(walk: Walk) -> None:
     in_use, too_many, feature = (o.text for o in walk.through("What is refused"))
     assert "(InUsePublicIpPrefixCannotBeDeleted)" in in_use
-    assert "a prefix of size /30 has addresses for 4" in too_many
+    assert "(StaticEgressGatewayInvalidGatewayNodeCount)" in too_many
+    assert "exceeding max node count 4 according to public IPPrefix size /30" in too_many
     assert f"cannot be disabled while the cluster has gateway node pools ({POOL})" in feature
 
 
@@ -244,6 +245,20 @@ def test_a_gateway_that_is_switched_off_is_left_and_comes_back(walk: Walk) -> No
     states = re.findall(r"^\s*PowerState/(\w+) +(\d+)", seen, re.MULTILINE)
     assert states == [("deallocated", "1"), ("running", "1"), ("running", "2")]
     assert addresses(seen)[0] in prefix(walk)
+
+
+def test_a_node_image_is_upgraded_in_place(walk: Walk) -> None:
+    seen = walk.one("A new node image")
+    before, after = re.findall(r"^AKSUbuntu-\S+$", seen, re.MULTILINE)
+    assert before != after
+    assert len(ready_nodes(seen)) == 2
+    assert addresses(seen)[0] in prefix(walk)
+
+
+def test_pods_with_a_gateway_ask_their_node_s_resolver(walk: Walk) -> None:
+    seen = walk.one("LocalDNS")
+    assert re.search(r"^nameserver 169\.254\.10\.11\s*$", seen, re.MULTILINE)
+    assert addresses(seen)[-1] in prefix(walk)
 
 
 def test_an_address_of_ones_own_is_what_the_internet_sees(walk: Walk) -> None:

@@ -152,10 +152,20 @@ def test_a_peers_connections_go_with_it_and_others_stay() -> None:
 
 @boxed
 def test_forgetting_an_address_that_has_no_connections_is_nothing() -> None:
-    place = Place("empty")
-    addresses = [network(f"10.244.{i}.0/24").network_address for i in range(200)]
-    conntrack.forget_sources(place.netns, addresses)
-    conntrack.forget_sources(place.netns, [])
+    """Others keep theirs."""
+    world = World()
+    gateway = world.gateways[0]
+    pod = world.pod("pod-a")
+    attach(pod, serve(world, pod)[0], gateway)
+    with pod.connect(INTERNET) as stream:
+        stream.recv(100)
+        assert str(pod.address) in _entries(gateway)
+        addresses = [network(f"10.243.{i}.0/24").network_address for i in range(200)]
+        conntrack.forget_sources(gateway.netns, addresses)
+        conntrack.forget_sources(gateway.netns, [])
+        assert str(pod.address) in _entries(gateway)
+        stream.sendall(b"still here\n")
+        assert stream.recv(100) == b"still here\n"
 
 
 @boxed

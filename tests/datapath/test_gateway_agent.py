@@ -110,11 +110,21 @@ class Story:
                 NODES.untyped(), {**node, "status": {"addresses": addresses}}, subresource="status"
             )
         )
+        self.node("w1", "10.1.0.4")
         sgc = {
             "metadata": {"name": "one", "namespace": "default"},
             "spec": {"gatewayNodepoolName": "npegress"},
         }
         self.uid = api.call(client.apply(SGCS.untyped(), sgc))["metadata"]["uid"]
+
+    def node(self, name: str, address: str) -> None:
+        """A Node with an InternalIP."""
+        client = self.api.client
+        node = {"metadata": {"name": name}}
+        self.api.call(client.apply(NODES.untyped(), node))
+        status = {"addresses": [{"type": "InternalIP", "address": address}]}
+        document = {**node, "status": status}
+        self.api.call(client.apply(NODES.untyped(), document, subresource="status"))
 
     def secret(self) -> None:
         def twice(text: str) -> str:
@@ -144,6 +154,14 @@ class Story:
             },
         }
         self.api.call(self.api.client.apply(SGCS.untyped(), document, subresource="status"))
+
+    def logged(self) -> None:
+        """The configuration asks for its connections to be logged."""
+        document = {
+            "metadata": {"name": "one", "namespace": "default"},
+            "spec": {"gatewayNodepoolName": "npegress", "connectionLog": True},
+        }
+        self.api.call(self.api.client.apply(SGCS.untyped(), document))
 
     def pod(self, pod: Pod, *, ips: bool = True) -> None:
         client = self.api.client
@@ -297,10 +315,13 @@ def test_the_probe_looks_at_the_kernel() -> None:
         until(lambda: story.probe() == 200, "served")
         from egress_gateway.datapath.linux.link import Links
 
-        with NetNS.open("/run/netns/ns-static-egress-gateway") as inside, Links(inside) as links:
+        def noticed() -> bool:
+            """The agent hears of the damage itself, and may be quicker than the probe."""
             links.set_up("host0", up=False)
-        until(lambda: story.probe() == 503, "the probe notices")
-        story.listed(frontend="10.1.200.5")
+            return story.probe() == 503
+
+        with NetNS.open("/run/netns/ns-static-egress-gateway") as inside, Links(inside) as links:
+            until(noticed, "the probe notices", seconds=60)
         until(lambda: story.probe() == 200, "the next pass repairs it")
 
 

@@ -27,16 +27,16 @@ class Scene:
 
     def __init__(self) -> None:
         netns.create("p").close()
+        # Or an address would change once more, a second later, when it is no duplicate.
+        setting = "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad"
+        subprocess.run(["ip", "netns", "exec", "p", "sh", "-c", setting], check=True)
         for command in (
-            # Or an address would change once more, a second later, when it is no duplicate.
-            "sysctl -q -w net.ipv6.conf.default.accept_dad=0",
             "ip link add one type veth peer name two",
             "ip link set one up",
             "ip link set two up",
             "ip address add 192.0.2.1/24 dev one",
             "ip route add 198.51.100.0/24 via 192.0.2.2",
             "ip rule add fwmark 7 lookup 100",
-            "sysctl -q -w net.ipv4.ip_forward=1",
         ):
             self.run(command)
         self.nft(NFT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from tests.lab.conftest import POOL
 from tests.lab.test_bad_input import remove
 
 pytestmark = pytest.mark.root
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
 WORKERS = "npdns"
 INTERNET = "http://ifconfig.me"
 VERSION = "2026-06-01"

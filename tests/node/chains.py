@@ -189,37 +189,33 @@ async def second_interface_at_once_and_later() -> None:
         assert await later.whoami() in {g.public for g in world.gateways}
 
 
-async def collected() -> None:
+async def collected(world: World) -> None:
     """GC: what the runtime has lost goes, of its own network; and nothing else."""
-    world = World()
-    world.build()
-    world.configure()
-    async with world.running():
-        kept, lost = await world.start_pod("kept"), await world.start_pod("lost")
-        plain = await world.start_pod("plain", annotation=None)
-        other = plain.container.replace("plain", "other")
-        recorded = json.loads((RUN / "pods" / f"{plain.container}-eth0.json").read_bytes())
-        recorded["config"]["name"], recorded["containerID"] = "another", other
-        (RUN / "pods" / f"{other}-eth0.json").write_text(json.dumps(recorded))
+    kept, lost = await world.start_pod("kept"), await world.start_pod("lost")
+    plain = await world.start_pod("plain", annotation=None)
+    other = plain.container.replace("plain", "other")
+    recorded = json.loads((RUN / "pods" / f"{plain.container}-eth0.json").read_bytes())
+    recorded["config"]["name"], recorded["containerID"] = "another", other
+    (RUN / "pods" / f"{other}-eth0.json").write_text(json.dumps(recorded))
 
-        async def collect(**more: Any) -> None:
-            conf = config(RUN, cniVersion="1.1.0", name="lab", prevResult=None, **more)
-            empty = dict.fromkeys(("CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"), "")
-            done = await asyncio.to_thread(call, "GC", conf, plugin=binary.path(), **empty)
-            assert (done.code, done.out) == (0, b"")
+    async def collect(**more: Any) -> None:
+        conf = config(RUN, cniVersion="1.1.0", name="lab", prevResult=None, **more)
+        empty = dict.fromkeys(("CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"), "")
+        done = await asyncio.to_thread(call, "GC", conf, plugin=binary.path(), **empty)
+        assert (done.code, done.out) == (0, b"")
 
-        everything = sorted(p.name for p in (RUN / "pods").iterdir())
-        await collect()  # without a list nothing is known
-        assert sorted(p.name for p in (RUN / "pods").iterdir()) == everything
-        valid = [{"containerID": kept.container, "ifname": "eth0"}]
-        await collect(**{"cni.dev/valid-attachments": valid})
-        await until(lambda: len(world.agent.sandboxes) == 1)
-        assert sorted(p.stem for p in (RUN / "pods").iterdir()) == sorted(
-            [f"{kept.container}-eth0", f"{other}-eth0"]
-        )
-        await until(lambda: len(world.endpoints.values()) == 1)
-        assert await kept.whoami() in {g.public for g in world.gateways}
-        assert await lost.whoami(timeout=1) not in {g.public for g in world.gateways}
+    everything = sorted(p.name for p in (RUN / "pods").iterdir())
+    await collect()  # without a list nothing is known
+    assert sorted(p.name for p in (RUN / "pods").iterdir()) == everything
+    valid = [{"containerID": kept.container, "ifname": "eth0"}]
+    await collect(**{"cni.dev/valid-attachments": valid})
+    await until(lambda: len(world.agent.sandboxes) == 1)
+    assert sorted(p.stem for p in (RUN / "pods").iterdir()) == sorted(
+        [f"{kept.container}-eth0", f"{other}-eth0"]
+    )
+    await until(lambda: len(world.endpoints.values()) == 1)
+    assert await kept.whoami() in {g.public for g in world.gateways}
+    assert await lost.whoami(timeout=1) not in {g.public for g in world.gateways}
 
 
 async def nothing_left_of_what_is_lost() -> None:
@@ -264,17 +260,13 @@ async def started_while_the_chain_was_rewritten() -> None:
         assert await pod.whoami() in {g.public for g in world.gateways}
 
 
-async def deleted_without_the_api() -> None:
+async def deleted_without_the_api(world: World) -> None:
     """DEL does not wait for it; what could not be told it is told when it is back."""
-    world = World()
-    world.build()
-    world.configure()
-    async with world.running():
-        pod = await world.start_pod("web")
-        world.api.down = True
-        await pod.delete()
-        assert not world.agent.sandboxes
-        assert not any((RUN / "attached").iterdir())
-        assert len(world.endpoints.values()) == 1
-        world.api.down = False
-        await until(lambda: not world.endpoints.values())
+    pod = await world.start_pod("web")
+    world.api.down = True
+    await pod.delete()
+    assert not world.agent.sandboxes
+    assert not any((RUN / "attached").iterdir())
+    assert len(world.endpoints.values()) == 1
+    world.api.down = False
+    await until(lambda: not world.endpoints.values())

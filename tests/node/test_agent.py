@@ -18,16 +18,16 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 
-def play(scenario: str) -> None:
+def play(scenario: str, *arguments: str) -> None:
     done = subprocess.run(
         [
             *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
-            *(sys.executable, "-W", "error", "-m", "tests.node.world", scenario),
+            *(sys.executable, "-W", "error", "-m", "tests.node.world", scenario, *arguments),
         ],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

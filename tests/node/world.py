@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
+from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
@@ -154,7 +156,7 @@ class GatewayNode:
         )
         sh(
             f"ip link set lo up; ip addr add {self.address}/16 dev eth0; ip link set eth0 up; "
-            "sysctl -qw net.ipv4.ip_forward=1",
+            "echo 1 >/proc/sys/net/ipv4/ip_forward",
             ns=self.name,
         )
         self._serve(self._link, 6000, pair)
@@ -172,7 +174,8 @@ class GatewayNode:
         """Translates IPv6 too. Nodes go on speaking IPv4 to each other."""
         self.carries_ipv6 = True
         sh(
-            f"sysctl -qw net.ipv6.conf.all.forwarding=1; ip addr add {self.public6}/128 dev lo; "
+            "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; "
+            f"ip addr add {self.public6}/128 dev lo; "
             f"ip addr add 2001:db8:24::{self.public[-1]}/64 dev eth0 nodad; "
             f"ip -6 route add 2001:db8:244::/48 dev {self._link}; "
             "ip -6 route add default via 2001:db8:24::c8; "
@@ -253,6 +256,20 @@ class GatewayNode:
         )
 
 
+class CountedSources(SourceFilter):
+    """Counts the agent's rounds of housekeeping; each ends with a ``sync``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounds = 0
+
+    def sync(self, wanted: Mapping[int, IPAddress] | None = None) -> bool:
+        try:
+            return super().sync(wanted)
+        finally:
+            self.rounds += wanted is None
+
+
 class World:
     def __init__(self) -> None:
         self.configurations, self.pods = PlayedCache(), PlayedCache()
@@ -262,6 +279,7 @@ class World:
         self.pair = keys.generate()
         self.gateways: list[GatewayNode] = []
         self.agent: Agent
+        self.sources: CountedSources
         self._tasks: list[asyncio.Task[None]] = []
         self.settings = Settings(
             node_name="node-1",
@@ -281,7 +299,7 @@ class World:
             folder.mkdir(parents=True, exist_ok=True)
         sh(
             "ip link set lo up; ip link add br0 type bridge; ip link set br0 up; "
-            "ip addr add 10.224.0.4/16 dev br0; sysctl -qw net.ipv4.ip_forward=1; "
+            "ip addr add 10.224.0.4/16 dev br0; echo 1 >/proc/sys/net/ipv4/ip_forward; "
             "ip route add default via 10.224.0.200"
         )
         self._internet()
@@ -318,7 +336,8 @@ class World:
     def _ipv6(self) -> None:
         """The node's own, and an Internet that has it."""
         sh(
-            f"sysctl -qw net.ipv6.conf.all.forwarding=1; ip addr add {NODE6}/64 dev br0 nodad; "
+            "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; "
+            f"ip addr add {NODE6}/64 dev br0 nodad; "
             "ip -6 route add default via 2001:db8:24::c8; "
             "nft 'add table ip6 masq; add chain ip6 masq post { type nat hook postrouting priority"
             " 100; }; add rule ip6 masq post ip6 saddr 2001:db8:244::/48 oifname br0 masquerade'"
@@ -455,10 +474,11 @@ class World:
 
     async def start_agent(self) -> None:
         self._executor = ThreadPoolExecutor(8)
+        self.sources = CountedSources()
         kernel = Kernel(
             facts=NodeFacts(mtu=1500, exceptions=self.settings.exceptions),
             backend=backends.detect(tunnel_socket=RUN / "tunnels.sock"),
-            sources=SourceFilter(),
+            sources=self.sources,
             store=AttachmentStore(RUN),
             executor=self._executor,
             ports=range(20000, 30000),
@@ -472,7 +492,7 @@ class World:
             prober=prober,
             teller=Teller(self.recorder),  # type: ignore[arg-type]
         )
-        self.agent.adopt()
+        self.agent.lifecycle.adopt_pods()
         Installer(
             plugin=binary.path(),
             bin_dir=BIN,
@@ -481,15 +501,25 @@ class World:
         ).converge()
         self._tasks = [
             asyncio.create_task(work)
-            for work in (prober.run(), self.agent.run(), server.serve(self.agent, RUN))
+            for work in (
+                prober.run(),
+                self.agent.run(),
+                server.Server(self.agent.lifecycle, RUN).run(),
+            )
         ]
         await asyncio.sleep(0)
+
+    async def rounds(self, number: int) -> None:
+        """Returns when the agent has looked at everything that often again."""
+        enough = self.sources.rounds + number + 1  # one may be under way
+        await until(lambda: self.sources.rounds >= enough, seconds=60)
 
     async def stop_agent(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._executor.shutdown()
+        # NB: elsewhere, since a thread may wait for the host of tunnels, which runs in this loop.
+        await asyncio.to_thread(self._executor.shutdown)
 
     # Pods.
 
@@ -513,12 +543,13 @@ class CniError(Exception):
 class RunningPod:
     """A sandbox that a runtime has made: a namespace, configured by the node's CNI chain."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, *, suffix: str = "") -> None:
+        """``suffix``: of a later sandbox of the pod."""
         self._world = world
         self.name = name
         self.uid = f"uid-{name}"
-        self.container = f"c{name}"
-        self.ns = f"cni-{name}"
+        self.container = f"c{name}{suffix}"
+        self.ns = f"cni-{name}{suffix}"
         self.annotation: str | None = None
         self.result: dict[str, Any] = {}
         netns.create(self.ns).close()
@@ -630,12 +661,23 @@ async def until(condition: Callable[[], object], *, seconds: float = 20) -> None
 
 
 def main() -> None:
-    from tests.node import chains, scenarios
+    from tests.node import chains, losses, scenarios
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-    [scenario] = [f for m in (scenarios, chains) if (f := getattr(m, sys.argv[1], None))]
-    asyncio.run(scenario())
+    [scenario] = [f for m in (scenarios, chains, losses) if (f := getattr(m, sys.argv[1], None))]
+    in_a_world = [*inspect.signature(scenario).parameters][:1] == ["world"]
+    asyncio.run(in_world(scenario) if in_a_world else scenario(*sys.argv[2:]))
+
+
+async def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
+    """A scenario whose first parameter is ``world`` starts with two gateways, a configuration that
+    serves and a running agent. One without builds its own."""
+    world = World()
+    world.build()
+    world.configure()
+    async with world.running():
+        await scenario(world)
 
 
 if __name__ == "__main__":

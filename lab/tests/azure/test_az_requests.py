@@ -21,14 +21,15 @@ async def test_a_virtual_machines_pool_counts_its_machines_by_size(
         pool = {
             "mode": "Gateway",
             "type": "VirtualMachines",
-            "virtualMachinesProfile": {"scale": {"manual": [{"size": "small", "count": 2}]}},
+            "virtualMachinesProfile": {"scale": {"manual": [{"size": "small", "count": 3}]}},
+            "gatewayProfile": {"publicIPPrefixSize": 30},
         }
         url = f"{CLUSTER}/agentPools/npvm"
         made = await client.put(url, {"properties": pool}, "2026-06-01")
-        assert made["properties"]["count"] == 2
-        made["properties"]["virtualMachinesProfile"]["scale"]["manual"][0]["count"] = 1
+        assert made["properties"]["count"] == 3
+        made["properties"]["virtualMachinesProfile"]["scale"]["manual"][0]["count"] = 2
         await client.put(url, made, "2026-06-01")
-    assert len(azure.emulator.resources.list("Microsoft.Compute/virtualMachines")) == 1
+    assert len(azure.emulator.resources.list("Microsoft.Compute/virtualMachines")) == 2
 
 
 async def test_a_group_lists_its_own_resources_alone(person: Person) -> None:

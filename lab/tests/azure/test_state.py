@@ -97,7 +97,7 @@ async def make_gateway_pool_of_machines(client: ArmClient) -> None:
     properties = {
         "mode": "Gateway",
         "type": "VirtualMachines",
-        "count": 1,
+        "count": 2,
         "gatewayProfile": {"publicIPPrefixSize": 31},
     }
     await client.put(f"{CLUSTER}/agentPools/npvm", {"properties": properties}, "2026-06-01")
@@ -216,7 +216,7 @@ def test_urls_of_operations_are_answered_after_a_restart(tmp_path: Path) -> None
         azure.emulator.azure.operations.seconds = 600
         await write(client, "PUT", f"{prefixes}/begun", body)
         await write(client, "DELETE", f"{prefixes}/going", None)
-        pool = {"properties": {"mode": "Gateway", "count": 1}}
+        pool = {"properties": {"mode": "Gateway", "count": 2}}
         await write(client, "PUT", f"{CLUSTER}/agentPools/npegress", pool)
         sets = f"{NODE_GROUP}/providers/Microsoft.Compute/virtualMachineScaleSets"
         name = (await client.list(sets, VERSION))[0]["name"]

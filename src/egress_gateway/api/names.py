@@ -6,6 +6,7 @@ Names without a note are the Go project's own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 GROUP: Final = "egressgateway.kubernetes.azure.com"
@@ -102,3 +103,10 @@ def managed(uid: str) -> str:
 def is_ipv6_config(name: str) -> bool:
     """Whether a managed ipConfig of this name is one of IPv6."""
     return name.endswith(IPV6_CONFIG)
+
+
+def asked_configuration(annotations: Mapping[str, str]) -> str:
+    """The StaticGatewayConfiguration that a pod's annotations name; empty if they name none.
+    Cut to 256 characters: a name has at most 253, and what a pod's owner writes goes into log lines
+    and Events."""
+    return annotations.get(POD_ANNOTATION, "")[:256]

@@ -16,38 +16,50 @@ import click
 from egress_gateway import __version__
 
 _COMMANDS: Final = {
-    "controller": ("egress_gateway.cli.components:controller", "Configurations to the cloud."),
+    "controller": (
+        "egress_gateway.cli.components:controller",
+        "Run the controller: reconcile configurations with Azure.",
+    ),
     "crds": ("egress_gateway.cli.crds:crds", "Print the custom resource definitions."),
-    "gateway": ("egress_gateway.cli.components:gateway", "A gateway node's agent."),
+    "gateway": (
+        "egress_gateway.cli.components:gateway",
+        "Run a gateway node's agent: serve configurations to pods.",
+    ),
     "migrate": (
         "egress_gateway.cli.migrate:migrate",
         "Take a cluster over from the Go project.",
     ),
-    "node": ("egress_gateway.cli.components:node", "Every node's agent and CNI server."),
+    "node": (
+        "egress_gateway.cli.components:node",
+        "Run a node's agent: attach annotated pods.",
+    ),
     "rotate-keys": (
         "egress_gateway.cli.rotate_keys:rotate_keys",
-        "A new key pair for configurations, without loss.",
+        "Change the WireGuard key pairs of configurations, without loss.",
     ),
     "status": (
         "egress_gateway.cli.status:status",
-        "Configurations, gateways and pods at a glance.",
+        "Show configurations, gateways, pods and components.",
     ),
     "uninstall": (
         "egress_gateway.cli.uninstall:uninstall",
-        "Take the plugin out of every node, before the components go.",
+        "Remove the plugin from every node's CNI chain.",
     ),
     "webhook": (
         "egress_gateway.cli.components:webhook",
-        "Admission of annotated pods, before Kubernetes 1.36.",
+        "Run the webhook for annotated pods (before Kubernetes 1.36).",
     ),
-    "wireguard": ("egress_gateway.cli.components:wireguard", "Host of userspace tunnels."),
+    "wireguard": (
+        "egress_gateway.cli.components:wireguard",
+        "Run userspace tunnels, for kernels without WireGuard.",
+    ),
 }
 
 
 # Commands that another distribution brings, under the entry point group ``PLUGINS``: name, what it
 # does, and what to install where it is missing.
 PLUGINS: Final = "egress_gateway.commands"
-_PLUGIN_TEXTS: Final = {"lab": "The whole system on this machine."}
+_PLUGIN_TEXTS: Final = {"lab": "Run Azure, its network and a cluster on this machine."}
 _PLUGIN_SOURCES: Final = {"lab": "static-egress-gateway-lab"}
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 import click
 
 from egress_gateway.api import names
+from egress_gateway.cli import options
 from egress_gateway.cli.migrate_report import Report, render, report
 from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.controller.migration.adopt import Leftovers, misplaced, names_of, plan_adoption
@@ -47,24 +48,20 @@ class _Options:
 
 @click.command()
 @click.option(
-    "--dry-run", is_flag=True, help="Say what would be done, object by object; do nothing."
+    "--dry-run", is_flag=True, help="Show what would be done, object by object. Change nothing."
 )
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--kubeconfig", help="Path; else KUBECONFIG, ~/.kube/config or the pod's own.")
-@click.option(
-    "--system-namespace",
-    envvar="EGRESS_GATEWAY_SYSTEM_NAMESPACE",
-    default=names.SYSTEM_NAMESPACE,
-    show_default=True,
-    help="Where our components run, or will.",
-)
+@options.output
+@options.kubeconfig
+@options.system_namespace
 @click.option(
     "--azure-config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="azure.json: also say what the controller would write to Azure.",
+    help="The controller's azure.json: also show what it would write to Azure.",
 )
-@click.option("--stop", is_flag=True, help="Scale the Go project's controller to zero first.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds for it to stop.")
+@click.option("--stop", is_flag=True, help="First scale the Go project's controller to zero.")
+@click.option(
+    "--timeout", default=60.0, show_default=True, help="Wait this many seconds for it to stop."
+)
 def migrate(output: str, **given: Any) -> None:
     """Take a cluster over from the Go project: same names, addresses, ports and keys.
 

@@ -21,6 +21,7 @@ import click
 from egress_gateway.api import names
 from egress_gateway.api.conditions import KEYS_ROTATED, Reason, find
 from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.cli import options
 from egress_gateway.kube import config
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Conflict, NotFound, Unavailable
@@ -51,12 +52,24 @@ class Progress:
 
 @click.command("rotate-keys")
 @click.argument("configurations", nargs=-1, metavar="[NAMESPACE/]NAME...")
-@click.option("--all", "everyone", is_flag=True, help="Every configuration (of --namespace).")
-@click.option("-n", "--namespace", help="Of NAMEs without one (default: default).")
-@click.option("--follow", is_flag=True, help="Ask nothing: follow what was asked for before.")
-@click.option("--timeout", default=900.0, show_default=True, help="Seconds to follow it.")
-@click.option("--kubeconfig", help="Path; else KUBECONFIG, ~/.kube/config or the pod's own.")
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--all",
+    "everyone",
+    is_flag=True,
+    help="Rotate every configuration, of --namespace if it is given.",
+)
+@click.option(
+    "-n", "--namespace", help="Namespace of names that are given without one. Default: default."
+)
+@click.option("--follow", is_flag=True, help="Only follow a rotation that was requested before.")
+@click.option(
+    "--timeout",
+    default=900.0,
+    show_default=True,
+    help="Stop following after this many seconds; the rotation goes on.",
+)
+@options.kubeconfig
+@options.output
 def rotate_keys(
     configurations: tuple[str, ...],
     everyone: bool,

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
-from egress_gateway.api import names
+from egress_gateway.cli import options
 from egress_gateway.cli.overview import (
     ComponentView,
     ConfigurationView,
@@ -43,23 +43,19 @@ _NAMED: Final = 5
 
 
 @click.command()
-@click.option("--kubeconfig", help="Path; else KUBECONFIG, ~/.kube/config or the pod's own.")
-@click.option("-n", "--namespace", help="Only configurations of this namespace.")
-@click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces (the default).")
-@click.option("-w", "--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@options.kubeconfig
+@click.option("-n", "--namespace", help="Show only configurations of this namespace.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="Show all namespaces (the default).")
+@click.option("-w", "--watch", is_flag=True, help="Refresh every two seconds until Ctrl-C.")
 @click.option(
     "-o",
     "--output",
     type=click.Choice(["text", "wide", "json"]),
     default="text",
     show_default=True,
+    help="Text for people; wide names every pod; JSON for programs.",
 )
-@click.option(
-    "--system-namespace",
-    default=names.SYSTEM_NAMESPACE,
-    show_default=True,
-    help="Where the components run.",
-)
+@options.system_namespace
 def status(
     kubeconfig: str | None,
     namespace: str | None,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from egress_gateway.api import names
+from egress_gateway.cli import options
 from egress_gateway.kube import config
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
@@ -32,16 +32,15 @@ class NotUninstalled(Exception):
 
 
 @click.command()
-@click.option("--kubeconfig", help="Path; else KUBECONFIG, ~/.kube/config or the pod's own.")
+@options.kubeconfig
+@options.system_namespace
 @click.option(
-    "--system-namespace",
-    envvar="EGRESS_GATEWAY_SYSTEM_NAMESPACE",
-    default=names.SYSTEM_NAMESPACE,
+    "--timeout",
+    default=120.0,
     show_default=True,
-    help="Where the components run.",
+    help="Give up after this many seconds, for all nodes together.",
 )
-@click.option("--timeout", default=120.0, show_default=True, help="Seconds for all nodes together.")
-@click.option("--force", is_flag=True, help="Although configurations exist.")
+@click.option("--force", is_flag=True, help="Go on although StaticGatewayConfigurations exist.")
 def uninstall(kubeconfig: str | None, system_namespace: str, timeout: float, force: bool) -> None:
     """Take the plugin out of every node's CNI chain, before the components are deleted.
 

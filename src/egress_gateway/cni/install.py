@@ -132,6 +132,7 @@ class Installer:
         # one; the other order would leave the node without a network.
         _write(whole, changed, 0o644)
         single.rename(_saved(single))
+        _sync_names(single.parent)
         return [f"replaced {single} by {whole}"]
 
     def _first(self) -> Path:
@@ -163,7 +164,9 @@ class Installer:
         try:
             without = conflist.without_plugin(path.read_bytes())
         except conflist.ConflistError as error:
-            log.warning("left alone", extra={"file": str(path), "error": str(error)})
+            log.warning(
+                "left CNI configuration alone", extra={"file": str(path), "error": str(error)}
+            )
             return []
         if without is None:
             return []
@@ -227,6 +230,17 @@ def _write(path: Path, content: bytes, mode: int) -> None:
             # A node that loses power must not come up with an empty plugin or network.
             os.fsync(out.fileno())
         new.rename(path)
+        _sync_names(path.parent)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def _sync_names(folder: Path) -> None:
+    """Names go to the disk too. A node that loses power must boot with the plugin in its chain:
+    its pods start before any agent does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

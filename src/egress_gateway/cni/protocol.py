@@ -107,7 +107,7 @@ class Call(_Loose, frozen=True, kw_only=True):
             annotations = msgspec.json.decode(raw, type=dict[str, str] | None) or {}
         except msgspec.MsgspecError as error:
             raise ProtocolError(f"runtimeConfig {names.CNI_CAPABILITY!r}: {error}") from error
-        return annotations.get(names.POD_ANNOTATION, "")
+        return names.asked_configuration(annotations)
 
     @property
     def addresses(self) -> tuple[IPAddress, ...]:

@@ -10,6 +10,7 @@ nothing, and its successor adopts what it finds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -20,10 +21,17 @@ from typing import Final
 from egress_gateway.api import keys
 from egress_gateway.api.conditions import IPV6_HELD_BACK
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
+from egress_gateway.datapath.addresses import IPNetwork, parse_network
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surroundings
-from egress_gateway.datapath.gateway.ruleset import FORGED, ServedConfiguration, zones
+from egress_gateway.datapath.gateway.ruleset import (
+    FORGED,
+    ServedConfiguration,
+    TunnelSources,
+    zones,
+)
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
+from egress_gateway.datapath.linux.notify import Watcher
 from egress_gateway.datapath.mtu import IPV6_MTU
 from egress_gateway.gateway import metrics
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
@@ -32,6 +40,7 @@ from egress_gateway.gateway.peers.book import PeerBook
 from egress_gateway.gateway.peers.rules import RefusedClaim
 from egress_gateway.gateway.peers.sync import PeerSync
 from egress_gateway.gateway.ports import PortWatch
+from egress_gateway.gateway.progress import Progress
 from egress_gateway.gateway.report import Answers, Reporter, status_spec
 from egress_gateway.gateway.serving import Listed, ServingPlan, listed, serving, without_ipv6
 from egress_gateway.gateway.settings import Settings
@@ -48,7 +57,16 @@ STRUCTURE: Final = ""
 """The queue's key of the structure; all others are ``namespace/name`` of a configuration."""
 _SOON: Final = 2.0
 """Seconds until a report that could not be written is tried again."""
-_WORKERS: Final = 4
+_WORKERS: Final = 16
+"""Configurations whose peers change at the same time."""
+_PATIENCE: Final = 5.0
+"""Seconds that a pass waits for the peers of all configurations; see ``PeerSync.sync_all``."""
+READY_AFTER: Final = 60.0
+"""Seconds of a pass, or without one beyond ``resync``, after which the agent is not ready."""
+ALIVE_AFTER: Final = 300.0
+"""The same after which it asks to be started again: what hangs in a kernel call ends so."""
+_SHARE: Final = 10
+_LONGEST_REST: Final = 5.0
 _FRESH: Final = 0.2
 """Seconds that an answer to a probe may be old."""
 
@@ -72,6 +90,7 @@ class Sources:
     """Where the agent learns what it should do."""
 
     configurations: Cache[StaticGatewayConfiguration]
+    nodes: Cache[Node]
     book: PeerBook
     keystore: KeyStore
 
@@ -103,6 +122,11 @@ class PodEvents:
     pods: Cache[Pod]
     endpoints: Cache[PodEndpoint]
 
+    def limited(self, key: Key | None, text: str) -> None:
+        """Tells a pod's owner that it begins no more connections."""
+        if key is not None:
+            self.warn(key, "EgressConnectionLimit", text)
+
     def warn(self, key: Key, reason: str, text: str) -> None:
         """Writes a warning; nothing if neither exists any more."""
         if (pod := self.pods.get(*key)) is not None:
@@ -129,6 +153,7 @@ class Agent:
         self._machine = machine
         self._configurations = sources.configurations
         self._keystore = sources.keystore
+        self._nodes = sources.nodes
         self._side = kernel.side
         self._kernel = kernel
         self._report = report
@@ -139,15 +164,48 @@ class Agent:
         """When the kernel was last asked for probes, and its answer: ports."""
         self._forged: int | None = None
         """Forged packets that were counted at the last pass."""
-        self.problem: str | None = "the first pass is not done"
-        """Why the agent is not ready; None when it is."""
+        self._problem: str | None = "the first pass is not done"
+        self._progress = Progress(settings.resync)
+        self._damage: Watcher | None = None
         sources.configurations.on_change(self._on_configuration)
+        sources.nodes.on_change(self._on_node)
 
     async def run(self) -> None:
         """Works until cancelled. Start it when the caches are synced: before, an empty list
         would look like "no peers"."""
         self._queue.add(STRUCTURE)
-        await run_workers(self._queue, self._handle, _WORKERS)
+        self._damage = Watcher(lambda _: self._on_damage())
+        try:
+            await run_workers(self._queue, self._handle, _WORKERS)
+        finally:
+            self._damage.close()
+            self._peers.close()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the agent is not ready; None when it is."""
+        return self._progress.stalled(READY_AFTER) or self._problem
+
+    @property
+    def stalled(self) -> str | None:
+        """Why the agent should be started again; None while passes begin and end."""
+        return self._progress.stalled(ALIVE_AFTER)
+
+    def _on_damage(self) -> None:
+        """Somebody changed something, perhaps we ourselves: the next pass compares. Passes that
+        notices ask for take a tenth of the time at most, whatever the neighbours do."""
+        self._queue.add_after(STRUCTURE, self._progress.rest(_SHARE, _LONGEST_REST))
+
+    async def _watch(self) -> None:
+        """Hears of damage from now on. What is not watched is found by the clock alone."""
+        if self._damage is None:
+            return
+        for key, (where, tables) in self._side.places.items():
+            try:
+                if await self._damage.watch(key, where, tables=tables):
+                    self._queue.add(STRUCTURE)  # what happened before it listened
+            except (DatapathError, OSError) as error:
+                log.warning("could not watch the kernel: %s", error, extra={"namespace": key})
 
     def _on_configuration(
         self,
@@ -162,7 +220,8 @@ class Agent:
 
     async def _handle(self, key: str) -> float | None:
         if key == STRUCTURE:
-            return await self._structure()
+            with self._progress:
+                return await self._structure()
         try:
             await self._peers.change(key)
         except DatapathError:
@@ -183,6 +242,9 @@ class Agent:
         wanted = listed(self._configurations.values(), self._machine.name)
         if not wanted:
             return await self._idle()
+        if not await asyncio.to_thread(lambda: self._side.exists):
+            # Its socket would keep a namespace alive that has lost its name, and its ports taken.
+            await asyncio.to_thread(self._kernel.connection_log.set, {})
         private, key_problems = await self._keystore.refresh(wanted)
         outcome = serving(wanted, private, key_problems, self._keystore.second)
         try:
@@ -193,29 +255,27 @@ class Agent:
             converged = await asyncio.to_thread(self._side.converge, self._desired(outcome, around))
         except DatapathError as error:
             # What ran goes on, and the last report stands; the queue tries again.
-            self.problem = str(error)
+            self._problem = str(error)
             raise
         self._note(converged)
+        await self._watch()
         problems = _problems(outcome, converged)
         ready, public = _ready(outcome, converged, problems)
         self._peers.serve(ready.values())
-        for uid, configuration in list(ready.items()):
-            try:
-                await self._peers.sync(configuration)
-            except DatapathError as error:
-                problems[configuration.name] = str(error)
-                del ready[uid]
+        late = await self._peers.sync_all(ready.values(), patience=_PATIENCE)
+        problems |= late
+        ready = {uid: one for uid, one in ready.items() if one.name not in late}
         seconds = await self._sync_seconds(ready, converged, problems)
         self._kernel.ports.watch(ready)
         await asyncio.to_thread(self._kernel.connection_log.set, _logged(wanted, ready))
         without = _ipv6_warnings(wanted, self._machine.mtu, around)
         await self._publish(ready, public, problems, without, seconds)
-        if self.problem is not None:
+        if self._problem is not None:
             log.info(
                 "served configurations",
                 extra={"configurations": len(ready), "peers": self._peers.total},
             )
-        self.problem = None
+        self._problem = None
         counters = await asyncio.to_thread(self._side.counters)
         metrics.observe(counters, ready=len(ready), problems=len(problems))
         self._tell_forged(sum(counters.get(name, 0) for name in FORGED))
@@ -231,17 +291,34 @@ class Agent:
             configurations=tuple(outcome.configurations.values()),
             refused=self._settings.refused,
             surroundings=around,
+            tunnels=self._tunnel_sources(),
+            connection_rate=self._settings.connection_rate,
         )
+
+    def _tunnel_sources(self) -> TunnelSources:
+        nodes = internal_networks(self._nodes.values())
+        return TunnelSources(
+            # Without a Node that tells its address nothing is known of the nodes.
+            networks=(*nodes, *self._settings.tunnel_networks) if nodes else (),
+            handshakes=self._settings.handshake_rate,
+        )
+
+    def _on_node(self, key: Key, old: Node | None, new: Node | None) -> None:
+        if (old.internal_ips if old else []) != (new.internal_ips if new else []):
+            self._queue.add(STRUCTURE)
 
     async def _idle(self) -> float:
         """Nothing lists this node: it looks as if we had never been here."""
+        if self._damage:
+            for key in self._side.places:
+                self._damage.forget(key)
         self._peers.serve([])
         self._kernel.ports.watch({})
         await asyncio.to_thread(self._kernel.connection_log.set, {})
         if await asyncio.to_thread(self._side.remove):
             log.info("removed everything: no configuration lists this node")
         await self._publish({}, {}, {}, {}, {})
-        self.problem = None
+        self._problem = None
         metrics.observe({}, ready=0, problems=0)
         return self._settings.resync
 
@@ -311,7 +388,7 @@ class Agent:
                 why = "its private key is not in the Secret"
             if why is None:
                 try:
-                    await self._peers.sync_second(one.name, server)
+                    await self._peers.sync_second(one)
                 except DatapathError as error:
                     why = str(error)
             if why is not None:
@@ -366,6 +443,15 @@ def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> 
     else:
         return {}
     return {one.name: f"{IPV6_HELD_BACK}: {why}" for one in wanted if one.secondary6}
+
+
+def internal_networks(nodes: Iterable[Node]) -> tuple[IPNetwork, ...]:
+    """The InternalIPs of all Nodes, in a stable order; what is no address is left out."""
+    found: set[IPNetwork] = set()
+    for text in (text for node in nodes for text in node.internal_ips):
+        with contextlib.suppress(ValueError):
+            found.add(parse_network(text))
+    return tuple(sorted(found, key=lambda n: (n.version, n.network_address.packed)))
 
 
 def _zoned(outcome: ServingPlan, known: Mapping[IPv4Address, int]) -> ServingPlan:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from egress_gateway.api import names
 from egress_gateway.datapath.gateway.side import GatewaySide
+from egress_gateway.datapath.linux.door import HostFolder
 from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.gateway.agent import (
@@ -27,6 +28,7 @@ from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.health.internet import Internet
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
+from egress_gateway.gateway.limits import Limits
 from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
 from egress_gateway.gateway.peers.refusals import Refusals
 from egress_gateway.gateway.ports import PortWatch
@@ -81,6 +83,9 @@ class _Probes:
     def problem(self) -> str | None:
         return self.agent.problem if self.agent else "waiting for the API server"
 
+    def stalled(self) -> str | None:
+        return self.agent.stalled if self.agent else None
+
 
 async def _serve(settings: Settings, client: Client, machine: Machine, probes: _Probes) -> None:
     configurations = Cache(client, SGCS)
@@ -92,6 +97,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
     reporter = Reporter(
         client, machine.node, settings.system_namespace, heartbeat=settings.heartbeat
     )
+    pod_events = PodEvents(recorder=recorder, pods=pods, endpoints=endpoints)
     claims = ClaimCaches(endpoints=endpoints, pods=pods, nodes=nodes)
     book = PeerBook(claims, queue.add, mirror_pods=settings.mirror_pods)
     ports = PortWatch(
@@ -99,19 +105,23 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         percent=settings.ports_warning,
         interval=settings.ports_interval,
         changed=lambda: queue.add(STRUCTURE),
+        limits=Limits(pod=settings.connections_per_pod, share=settings.connection_share),
+        tell=lambda name, address, text: pod_events.limited(
+            book.owner(name, address), f"node {machine.name}: {text}"
+        ),
     )
     connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
     keystore = KeyStore(client, settings.system_namespace)
     agent = Agent(
         settings,
         machine,
-        sources=Sources(configurations=configurations, book=book, keystore=keystore),
+        sources=Sources(configurations=configurations, nodes=nodes, book=book, keystore=keystore),
         kernel=Kernel(side=probes.side, ports=ports, connection_log=connection_log),
         report=Report(
             reporter=reporter,
             answers=probes.answers,
             recorder=recorder,
-            pods=PodEvents(recorder=recorder, pods=pods, endpoints=endpoints),
+            pods=pod_events,
         ),
         queue=queue,
     )
@@ -120,6 +130,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         for cache in caches:
             group.create_task(cache.run())
         group.create_task(recorder.run())
+        group.create_task(HostFolder(settings.run_path).watch())
         for cache in caches:
             # Nothing is decided on half the truth: a missing list must not remove peers.
             await cache.synced()
@@ -193,6 +204,7 @@ async def _answering(settings: Settings, probes: _Probes) -> AsyncIterator[None]
     balancer.add_route(names.HEALTH_PATH + "{uid}", probes.probe)
     health = HealthServer(port=settings.probe_port)
     health.add_check("gateway", probes.problem)
+    health.add_check("pass", probes.stalled, live=True)
     try:
         for server in (balancer, health):
             await server.start()

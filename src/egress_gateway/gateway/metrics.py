@@ -19,7 +19,9 @@ _CONFIGURATIONS: Final = Gauge(
 _DROPPED: Final = Gauge(
     "egress_gateway_gateway_dropped_packets",
     "Packets dropped: stray (not the configuration's address), refused (destination), "
-    "forged_source and forged_destination (a stranger on this node used a secondary address)",
+    "forged_source and forged_destination (a stranger on this node used a secondary address), "
+    "over_limit and over_rate (a pod began too many connections), "
+    "foreign_tunnel (UDP 6000-6999 from no node), handshake_rate (too many from one node)",
     ["reason"],
 )
 _PORTS_USED: Final = Gauge(
@@ -32,6 +34,11 @@ _CONNECTIONS: Final = Gauge(
 )
 _TABLE: Final = Gauge(
     "egress_gateway_gateway_connection_table", "Entries of the connection table", ["state"]
+)
+_LIMITED: Final = Gauge(
+    "egress_gateway_gateway_limited",
+    "Pods and configurations that have all the connections that they may have here",
+    ["kind"],
 )
 CLAIMS_REFUSED: Final = Counter(
     "egress_gateway_gateway_claims_refused_total",
@@ -57,6 +64,11 @@ def forget_use(name: str) -> None:
 def table(entries: int, limit: int) -> None:
     _TABLE.labels("used").set(entries)
     _TABLE.labels("limit").set(limit)
+
+
+def limited(*, pods: int, configurations: int) -> None:
+    _LIMITED.labels("pod").set(pods)
+    _LIMITED.labels("configuration").set(configurations)
 
 
 def peers(name: str, count: int) -> None:

@@ -8,21 +8,31 @@ as an Event at the configuration. A warning stays until the figure is ten points
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.gateway.side import GatewaySide
-from egress_gateway.datapath.linux.connections import PORTS, Use
+from egress_gateway.datapath.linux.connections import PORTS, Survey, Use
 from egress_gateway.gateway import metrics
+from egress_gateway.gateway.limits import Excess, Limits, excess
+from egress_gateway.gateway.limits import full as full_of
 
 log = logging.getLogger(__name__)
 
 _RELIEF: Final = 10
 """Percent below the threshold at which a warning ends, so that it does not come and go."""
+_UNLIMITED: Final = Limits()
+_HELD_BACK: Final = 120
+"""Seconds that the kernel refuses, if nobody looks again."""
+_PAUSE: Final = 1.0
+_MANY_MORE: Final = 2000
+"""Connections since the last look that are worth another one."""
 _SHARE: Final = 30
 """Counting may take one part in so many of the time: with a full table it is done less often."""
 
@@ -33,12 +43,24 @@ class PortWatch:
     """``changed()`` is called when ``warnings`` (``namespace/name`` -> one line) are others."""
 
     def __init__(
-        self, side: GatewaySide, *, percent: int, interval: float, changed: Callable[[], None]
+        self,
+        side: GatewaySide,
+        *,
+        percent: int,
+        interval: float,
+        changed: Callable[[], None],
+        limits: Limits = _UNLIMITED,
+        tell: Callable[[str, IPAddress, str], None] = lambda *_: None,
     ) -> None:
         self._side = side
         self._percent = percent
         self._interval = interval
         self._changed = changed
+        self._limits = limits
+        self._tell = tell
+        self._excess = Excess()
+        self._entries = 0
+        """Of the table at the last look."""
         self._served: dict[int, ServedConfiguration] = {}
         self.warnings: Warnings = {}
 
@@ -59,26 +81,70 @@ class PortWatch:
             except DatapathError as error:
                 log.warning("could not count connections: %s", error)
             took = time.monotonic() - began
-            await asyncio.sleep(max(self._interval, took * _SHARE))
+            await self._rest(took * _SHARE)
+
+    async def _rest(self, least: float) -> None:
+        """Until the next look: ``interval`` seconds, or fewer if there are suddenly many more
+        connections, but ``least``."""
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < max(self._interval, least):
+            if waited >= least and self._served:
+                with contextlib.suppress(DatapathError):
+                    entries, _ = await asyncio.to_thread(self._side.table)
+                    if entries - self._entries >= _MANY_MORE:
+                        return
+            await asyncio.sleep(min(_PAUSE, max(self._interval, least)))
 
     async def look(self) -> None:
         """One look; tells if something changed."""
         if not self._served:
             return
-        used = await asyncio.to_thread(self._side.use)
+        found = await asyncio.to_thread(self._side.survey)
+        used = found.use
         entries, limit = await asyncio.to_thread(self._side.table)
+        self._entries = entries
         metrics.table(entries, limit)
+        await self._hold_back(found, limit)
         for zone, one in self._served.items():
             metrics.use(one.name, used.get(zone))
         warnings = judge(self._served, used, self.warnings, percent=self._percent)
         if full(entries, limit, percent=self._percent):
             text = f"the node's connection table holds {entries} of {limit} (nf_conntrack_max)"
             warnings = {c.name: warnings.get(c.name, text) for c in self._served.values()}
+        for zone, number in self._excess.zones.items():
+            if zone in self._served:
+                warnings[self._served[zone].name] = (
+                    f"its pods have {number} connections here, its share of the connection table "
+                    f"is {self._limits.share} % of {limit}: new ones are refused until there are "
+                    "fewer; close idle connections, or use more gateway nodes"
+                )
         # Figures change at every look; who is warned does not.
         news = warnings.keys() != self.warnings.keys()
         self.warnings = warnings
         if news:
             self._changed()
+
+    async def _hold_back(self, found: Survey, table: int) -> None:
+        """Whoever has too many connections begins no more."""
+        before, served = self._excess, self._served
+        now = excess(found.sources, table, self._limits, before)
+        if now or before:
+            held = full_of(now, served.values())
+            await asyncio.to_thread(self._side.hold_back, held, _HELD_BACK)
+        self._excess = now
+        metrics.limited(pods=len(now.pods), configurations=len(now.zones))
+        for (zone, address), number in now.pods.items():
+            if (zone, address) not in before.pods and zone in served:
+                text = (
+                    f"pod {address} has {number} connections through {served[zone].name}, a pod "
+                    f"may have {self._limits.pod}: new ones are refused until it has fewer; close "
+                    "idle connections, or use more pods (setting connections_per_pod)"
+                )
+                log.warning(
+                    "held back new connections",
+                    extra={"configuration": served[zone].name, "address": str(address)},
+                )
+                self._tell(served[zone].name, address, text)
 
 
 def judge(

@@ -12,6 +12,7 @@ from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.gateway.reach import ProbeTarget
 from egress_gateway.service.settings import (
     AbsolutePath,
+    Amount,
     Cidrs,
     Count,
     DnsLabel,
@@ -67,6 +68,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often connections are counted."""
     ports_warning: Percent = 80
     """Percent of an address's ports towards one destination that are worth a warning."""
+    tunnel_sources: Cidrs = []
+    """CIDRs that may speak to the gateway's WireGuard ports besides the InternalIPs of the
+    cluster's Nodes: where nodes reach gateways from other addresses. ``0.0.0.0/0`` lets everybody
+    in."""
+    handshake_rate: Amount = 600
+    """First messages of WireGuard handshakes a second that one node may send; 0: any number. Node
+    agents start fewer (``move_rate``)."""
+    connections_per_pod: Amount = 16384
+    """Connections that one pod may have through a gateway; 0: any number. A configuration's address
+    has 64,512 ports for one destination, which its pods share."""
+    connection_share: Amount = 50
+    """Percent of the node's connection table that one configuration's pods may fill; 0: all."""
+    connection_rate: Amount = 2000
+    """Connections that one pod may begin in a second, with twice as many at once; 0: any number.
+    It bounds what a pod can do between two counts of its connections."""
     mirror_pods: bool = False
     """Whether mirror pods (of static pods, which come from a file of their node) may use a gateway.
     Whoever holds a kubelet's credential can make one in any namespace, with any annotation."""
@@ -82,7 +98,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 IPv4Address(self.primary_ip)
             except ValueError as error:
                 raise ValueError(f"primary_ip: {error}") from None
-        _ = self.refused
+        _ = self.refused, self.tunnel_networks
+        if self.connection_share > 100:
+            raise ValueError(f"connection_share: {self.connection_share} is more than 100 percent")
+        for name in ("handshake_rate", "connection_rate"):
+            if getattr(self, name) > 1_000_000:  # nftables and its bursts are bounded
+                raise ValueError(f"{name}: more than 1,000,000 a second; 0 is no limit")
         try:
             _ = self.targets
         except ValueError as error:
@@ -96,6 +117,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def targets(self) -> tuple[ProbeTarget, ...]:
         """Raises ``ValueError`` naming the target that is none."""
         return tuple(ProbeTarget.parse(text) for text in self.internet_targets)
+
+    @property
+    def tunnel_networks(self) -> tuple[IPNetwork, ...]:
+        """Raises ``ValueError`` naming the CIDR that is none."""
+        return networks("tunnel_sources", self.tunnel_sources)
 
     @property
     def refused(self) -> tuple[IPNetwork, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from egress_gateway.api import names
@@ -89,6 +89,15 @@ class Endpoints:
     def selector(node: str) -> str:
         return f"{NODE_LABEL}={label_value(node)}"
 
+    def on_deleted(self, callback: Callable[[Key], None]) -> None:
+        """``callback`` is told each of this node's endpoints that has gone. It may not block."""
+
+        def changed(key: Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
+            if new is None:
+                callback(key)
+
+        self._cache.on_change(changed)
+
     async def publish(self, attachment: Attachment) -> None:
         """Writes the pod's endpoint if it differs from what is known to be there. A pod that is
         held back for lack of a configuration has none."""
@@ -109,11 +118,12 @@ class Endpoints:
         await self._delete(Key(attachment.namespace, attachment.pod), present)
 
     async def sweep(self, pods: Collection[str]) -> None:
-        """Deletes endpoints that a crash left over. ``pods``: UIDs of the attached ones."""
+        """Deletes endpoints that a crash left over. ``pods``: UIDs of those that are attached or
+        may be so soon."""
         if not self._cache.is_synced:
             return
         for key in leftovers(self._cache.values(), self._node, pods):
-            log.info("deleting a PodEndpoint whose pod is not attached", extra={"pod": str(key)})
+            log.info("deleted stale PodEndpoint", extra={"pod": str(key)})
             await self._delete(key, self._cache.get(*key))
 
     async def _delete(self, key: Key, present: PodEndpoint | None) -> None:

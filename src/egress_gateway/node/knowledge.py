@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from typing import Final
 
 from egress_gateway.api import names
 from egress_gateway.api.types import GatewayStatus, StaticGatewayConfiguration
@@ -17,6 +19,8 @@ from egress_gateway.node.attachment.model import (
     usable_configuration,
 )
 from egress_gateway.node.attachment.vetoes import vetoes
+
+_LOOK_SECONDS: Final = 0.5
 
 
 class Knowledge:
@@ -83,6 +87,14 @@ class Knowledge:
         found = self.configurations.get(namespace, name)
         return found is not None and found.spec.start_policy == "HeldBack"
 
+    async def heard(self) -> None:
+        """Returns when the node's pods have been listed."""
+        while not self.pods.is_synced:
+            changed = self._changed
+            with contextlib.suppress(TimeoutError):  # an empty list changes nothing
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await changed.wait()
+
     async def uid(self, namespace: str, pod: str) -> str:
         """For runtimes that do not say it: the UID of the pod, as soon as the API has it."""
         while True:
@@ -91,6 +103,14 @@ class Knowledge:
             if found is not None:
                 return found.metadata.uid
             await changed.wait()
+
+    def asking(self) -> set[str]:
+        """UIDs of the node's pods that name a configuration and are not over."""
+        return {
+            pod.metadata.uid
+            for pod in self.pods.values()
+            if annotation(pod) and not pod.finished and not pod.spec.host_network
+        }
 
     def pod_of(self, record: Call | None) -> Pod | None:
         """The record's Pod; not a namesake that came after it."""
@@ -108,4 +128,4 @@ class Knowledge:
 
 def annotation(pod: Pod | None) -> str:
     """The configuration that the pod names; "" if it names none."""
-    return pod.metadata.annotations.get(names.POD_ANNOTATION, "") if pod else ""
+    return names.asked_configuration(pod.metadata.annotations) if pod else ""

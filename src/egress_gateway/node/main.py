@@ -29,8 +29,8 @@ from egress_gateway.node import clusterranges
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
-from egress_gateway.node.cni import server
 from egress_gateway.node.cni.readiness import Readiness
+from egress_gateway.node.cni.server import Server
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.liveness.health import Rules
@@ -89,10 +89,12 @@ async def _serve(
         prober=prober,
         teller=Teller(recorder),
     )
-    agent.adopt()
+    agent.lifecycle.adopt_pods()
+    answering = Server(agent.lifecycle, settings.run_path)
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
+    health.add_check("socket", lambda: answering.problem)
     review = MetricsReader(client) if settings.metrics_auth else None
     async with (
         _serving(health),
@@ -105,7 +107,7 @@ async def _serve(
         group.create_task(prober.run())
         group.create_task(agent.run())
         # The socket is there before the chain names the plugin that calls it.
-        group.create_task(server.serve(agent, settings.run_path))
+        group.create_task(answering.run())
         group.create_task(readiness.run())
 
 
@@ -131,7 +133,7 @@ def _kernel(
 ) -> Kernel:
     mtu = settings.node_mtu or default_route_mtu()
     backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
-    log.info("data path", extra={"wireguard": backend.kind, "node_mtu": mtu})
+    log.info("prepared data path", extra={"wireguard": backend.kind, "node_mtu": mtu})
     return Kernel(
         facts=NodeFacts(mtu=mtu, exceptions=exceptions),
         backend=backend,

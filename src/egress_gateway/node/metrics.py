@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
-
-if TYPE_CHECKING:
-    from egress_gateway.node.sandbox import Sandbox
 
 _PREFIX: Final = "egress_gateway_node"
 
@@ -38,9 +36,36 @@ GATEWAY_USABLE: Final = Gauge(
 PLUGIN_IN_PLACE: Final = Gauge(
     f"{_PREFIX}_plugin_in_place", "1: the CNI plugin is last in the node's chain."
 )
+LOCAL_STATE_REBUILT: Final = Counter(
+    f"{_PREFIX}_local_state_rebuilt_total",
+    "Files and sockets below the run directory that were lost or damaged and were made again.",
+    labelnames=("what",),
+)
+LOCAL_STATE_UNWRITABLE: Final = Gauge(
+    f"{_PREFIX}_local_state_unwritable",
+    "1: the run directory cannot be written (full or read-only); pods keep what they have.",
+)
 
 
-async def observe(sandboxes: Sequence[Sandbox]) -> None:
+class _Pod(Protocol):
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def pod(self) -> str: ...
+
+
+class _Sandbox(Protocol):
+    """What is counted of a sandbox."""
+
+    verified: asyncio.Event
+    gone: bool
+
+    @property
+    def attachment(self) -> _Pod: ...
+    async def held(self) -> int: ...
+
+
+async def observe(sandboxes: Sequence[_Sandbox]) -> None:
     """Takes stock of the attached pods."""
     ATTACHED.set(len(sandboxes))
     UNVERIFIED.set(sum(not sandbox.verified.is_set() for sandbox in sandboxes))

@@ -12,20 +12,24 @@ import ipaddress
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from egress_gateway.datapath.errors import PortInUse
-from egress_gateway.datapath.pod.ruleset import LINKS
-from egress_gateway.datapath.pod.side import PodDesired, PodSide
+from egress_gateway.cni.protocol import Call
+from egress_gateway.datapath.errors import DatapathError, NoSuchNamespace, PortInUse
+from egress_gateway.datapath.linux.link import Links
+from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.linux.nft import Nftables
+from egress_gateway.datapath.pod.ruleset import LINKS, TABLE
+from egress_gateway.datapath.pod.side import PodDesired, PodSide, tunnel_name
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, PeerStatus
 from egress_gateway.node.attachment.model import Attachment, Joining, NodeFacts, pod_desired
-from egress_gateway.node.attachment.store import AttachmentStore
+from egress_gateway.node.attachment.store import AttachmentStore, rebuilt
 from egress_gateway.node.liveness.schedule import Traffic
 
 log = logging.getLogger(__name__)
@@ -92,12 +96,15 @@ class Kernel:
 class Sandbox:
     """Calls take turns. ``attachment`` is what the kernel was last told to look like."""
 
-    def __init__(self, attachment: Attachment, kernel: Kernel) -> None:
+    def __init__(self, attachment: Attachment, kernel: Kernel, *, kept: bool = False) -> None:
+        """``kept``: an earlier agent has left its file."""
         self.attachment = attachment
         self.verified = asyncio.Event()
         self.verifier: asyncio.Task[None] | None = None
         self.joiner: asyncio.Task[None] | None = None
         self.gone = False
+        self.superseded = False
+        """The pod has a later sandbox: this one is held back until it is deleted."""
         self.starting = not attachment.verified
         """No tunnel of this agent's has had a handshake yet."""
         self.settling = attachment.verified
@@ -106,7 +113,7 @@ class Sandbox:
         self._traffic = Traffic()
         self._avoid: dict[str, float] = {}
         self._lock = asyncio.Lock()
-        self._kept = False
+        self._kept = kept
         self._kernel = kernel
         self._side = PodSide(Path(attachment.netns), backend=kernel.backend, sources=kernel.sources)
         self._mute_until = 0.0
@@ -137,6 +144,12 @@ class Sandbox:
                 else:
                     self._forget_ports(before, attachment)
                     return [type(action).__name__ for action in done]
+
+    async def clear_tunnels(self) -> None:
+        """Removes tunnels whose file was lost: whoever made them has forgotten which they are. The
+        hold stays, so nothing leaves by the side meanwhile."""
+        async with self._lock:
+            await self._kernel.run(_clear_tunnels, Path(self.attachment.netns))
 
     async def verify(self) -> bool:
         """Whether a handshake has completed since the tunnel was set up or moved."""
@@ -250,15 +263,29 @@ class Sandbox:
             self._kernel.release_port(port)
         if not attachment.verified:
             self.verified.clear()
-        if before != attachment or not self._kept:
-            self._kernel.store.keep(attachment)
-            self._kept = True
+        self._keep(attachment, changed=before != attachment)
+
+    def _keep(self, attachment: Attachment, *, changed: bool) -> None:
+        """Writes the file if it does not say so already. A pod that is attached goes on without
+        one where nothing can be written; one that is not yet would be lost by the next agent."""
+        store = self._kernel.store
+        if not changed and self._kept and store.holds(attachment):
+            return
+        written = store.keep(attachment)
+        if not written and not self._kept:
+            raise DatapathError(
+                f"the pod {attachment.namespace}/{attachment.pod} cannot be remembered: the run "
+                "directory is full or read-only; make room there, or mount it writable"
+            )
+        if written and not changed and self._kept:
+            rebuilt("attachment", pod=f"{attachment.namespace}/{attachment.pod}")
+        self._kept = True
 
     def _another_port(self, attachment: Attachment) -> Attachment:
         """The tunnel that was to be made found its listen port taken."""
         port, joining = self._kernel.free_port(), attachment.joining
         taken = joining.listen_port if joining else attachment.listen_port
-        log.info("listen port is taken, trying another", extra={"port": taken})
+        log.info("changed taken listen port", extra={"port": taken})
         if joining is not None:
             again = msgspec.structs.replace(joining, listen_port=port)
             return msgspec.structs.replace(attachment, standby=Joining(again))
@@ -273,3 +300,39 @@ class Sandbox:
         if self._wanted is None or self._wanted[0] is not self.attachment:
             self._wanted = self.attachment, pod_desired(self.attachment, self._kernel.facts)
         return self._wanted[1]
+
+
+def belongs(path: Path, interface: str, addresses: Collection[str]) -> bool:
+    """Whether the namespace may be that of the pod with these addresses: False if its interface
+    has others, and none of them. Blocks."""
+    try:
+        with NetNS.open(path) as netns, Links(netns) as links:
+            found = {str(a.ip) for name, a in links.every_address() if name == interface}
+    except DatapathError:
+        return True
+    return not found or not addresses or bool(found & set(addresses))
+
+
+def clear_forgotten(kernel: Kernel, record: Call) -> bool:
+    """Takes everything of ours out of a sandbox that no attachment is known of. Whether anything
+    was there. Blocks."""
+    path = Path(record.netns)
+    try:
+        if not _clear_tunnels(path):
+            return False
+    except NoSuchNamespace:
+        return False
+    made = {link: tunnel_name(record.container_id, record.if_name, link) for link in LINKS}
+    PodSide(path, backend=kernel.backend, sources=kernel.sources).detach(made)
+    return True
+
+
+def _clear_tunnels(path: Path) -> bool:
+    """Whether our hold is there. Links of our names are ours only then."""
+    with NetNS.open(path) as netns, NetNS.current() as node, Links(netns) as links:
+        if netns.identity == node.identity or Nftables(netns).table("inet", TABLE) is None:
+            return False
+        for name in LINKS:
+            if links.link(name) is not None:
+                links.delete(name)
+        return True

@@ -70,7 +70,7 @@ class Spares:
                 elif wanted_at == now and self._short(now):
                     await self._make()
             except DatapathError as error:
-                log.info("no tunnel can be made in advance", extra={"error": str(error)})
+                log.info("cannot make spare tunnel", extra={"error": str(error)})
                 await asyncio.sleep(_AGAIN)
 
     def _short(self, now: float) -> bool:

@@ -85,10 +85,10 @@ class Teller:
 
     def way_lost(self, address: str, port: int) -> None:
         extra = {"gateway": address, "port": port}
-        log.warning("no tunnel to this gateway works, though its machine answers", extra=extra)
+        log.warning("lost path to gateway", extra=extra)
 
     def stalled(self, attachment: Attachment) -> None:
-        log.warning("tunnel does not answer any more", extra=_fields(attachment))
+        log.warning("lost tunnel", extra=_fields(attachment))
 
     def repaired(self, attachment: Attachment, did: list[str]) -> None:
         log.warning("repaired pod", extra={**_fields(attachment), "did": did})

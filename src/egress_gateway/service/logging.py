@@ -24,6 +24,11 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
     return {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
 
 
+def bounded(text: str, most: int = 256) -> str:
+    """``text`` cut to ``most`` characters: what somebody else wrote must not flood a log."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

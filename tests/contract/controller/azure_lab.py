@@ -19,6 +19,7 @@ from egress_gateway_lab.protocols import ClusterSpec, MachineSpec
 
 GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
 CLUSTER = f"{GROUP}/providers/Microsoft.ContainerService/managedClusters/aks"
+TOKEN = "the-token"
 NETWORK_CONTRIBUTOR = "4d97b98b-1d4f-4787-a291-c67834d212e7"
 
 
@@ -49,7 +50,7 @@ class NoMachines:
 
 class Verifier:
     def verify(self, assertion: str) -> tuple[str, str]:
-        if assertion != "the-token":
+        if assertion != TOKEN:
             raise PermissionError("not our token")
         return "https://cluster.lab.invalid", ADDON_SUBJECT
 
@@ -138,7 +139,7 @@ async def azure_lab(directory: Path, **options: Any) -> AsyncIterator[AzureLab]:
     ca = directory / "ca.crt"
     ca.write_bytes(identity.ca)
     token = directory / "token"
-    token.write_text("the-token")
+    token.write_text(TOKEN)
     machines = NoMachines()
     listening = socket.create_server(("127.0.0.1", 0))
     base = f"https://127.0.0.1:{listening.getsockname()[1]}"

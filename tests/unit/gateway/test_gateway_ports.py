@@ -146,8 +146,16 @@ def test_missing_lines_are_admitted(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_nobody_listens_unless_a_configuration_asks() -> None:
-    def refuse() -> PlayedEvents:
-        raise AssertionError("opened")
+    opened: list[PlayedEvents] = []
 
-    log = ConnectionLog(refuse, lambda name, address: None, rate=10)
+    def listen() -> PlayedEvents:
+        opened.append(PlayedEvents())
+        return opened[-1]
+
+    log = ConnectionLog(listen, lambda name, address: None, rate=10)
     log.set({})
+    assert opened == []
+    log.set({6000: Logged("ns/one", "")})
+    assert len(opened) == 1
+    log.set({})
+    assert opened[0].closed

@@ -13,8 +13,8 @@ import pytest
 
 from egress_gateway.cni import protocol
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.node.agent import Refused
 from egress_gateway.node.cni import server
+from egress_gateway.node.lifecycle import Refused
 
 
 class Agent:
@@ -24,18 +24,18 @@ class Agent:
         self._error = error
         self.calls: list[str] = []
 
-    async def add(self, call: protocol.Call) -> None:
+    async def attach_pod(self, call: protocol.Call) -> None:
         self.calls.append(f"ADD {call.id}")
         if self._error:
             raise self._error
 
-    async def delete(self, call: protocol.Call) -> None:
+    async def detach_pod(self, call: protocol.Call) -> None:
         self.calls.append(f"DEL {call.id}")
 
-    def check(self, call: protocol.Call) -> str | None:
+    def check_pod(self, call: protocol.Call) -> str | None:
         return str(self._error) if self._error else None
 
-    def collect(self, call: protocol.Call) -> None:
+    def collect_pods(self, call: protocol.Call) -> None:
         self.calls.append("GC")
 
 
@@ -81,7 +81,7 @@ async def test_nonsense(raw: bytes) -> None:
 
 async def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Path) -> None:
     (tmp_path / protocol.SOCKET).write_text("left by a crash")
-    serving = asyncio.create_task(server.serve(Agent(), tmp_path))  # type: ignore[arg-type]
+    serving = asyncio.create_task(server.Server(Agent(), tmp_path).run())  # type: ignore[arg-type]
     path = tmp_path / protocol.SOCKET
     while not path.is_socket():
         await asyncio.sleep(0.001)
@@ -98,7 +98,7 @@ async def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Pat
 
 async def test_plugin_that_dies_in_the_middle_harms_nobody(tmp_path: Path) -> None:
     agent = Agent()
-    serving = asyncio.create_task(server.serve(agent, tmp_path))  # type: ignore[arg-type]
+    serving = asyncio.create_task(server.Server(agent, tmp_path).run())  # type: ignore[arg-type]
     path = tmp_path / protocol.SOCKET
     while not path.is_socket():
         await asyncio.sleep(0.001)

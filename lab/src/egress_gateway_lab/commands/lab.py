@@ -14,6 +14,7 @@ import click
 
 from egress_gateway_lab import host
 from egress_gateway_lab.commands.running import (
+    LAB_VARIABLE,
     call_lab,
     lab_handle,
     name_option,
@@ -114,7 +115,7 @@ def env(name: str, output: str) -> None:
     clientprofile.prepare(folder, base=handle.azure, subscription=SUBSCRIPTION, tenant=TENANT)
     variables = {
         "KUBECONFIG": str(handle.kubeconfig),
-        "EGRESS_GATEWAY_LAB": name,
+        LAB_VARIABLE: name,
         "ARM_ENDPOINT": handle.azure,
         **clientprofile.environment(folder, handle.ca),
     }

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from egress_gateway_lab import host
 
-name_option = click.option("--name", default="default", show_default=True, help="Which lab.")
+LAB_VARIABLE: Final = "EGRESS_GATEWAY_LAB"
+"""What `lab env` exports: the lab of that shell, for every command that names none."""
+name_option = click.option(
+    "--name",
+    default="default",
+    envvar=LAB_VARIABLE,
+    show_default=True,
+    show_envvar=True,
+    help="Which lab.",
+)
 output_option = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
 )

@@ -23,11 +23,32 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-KUBERNETES: Final = "1.36.3"
+VARIABLE: Final = "EGRESS_GATEWAY_KUBERNETES"
+RELEASES: Final = {"1.36": "1.36.3", "1.37": "1.37.2"}
+"""Kubernetes versions that can be built, by their minor version; ``VARIABLE`` chooses one."""
+DEFAULT: Final = "1.36"
+
+
+def chosen(environment: Mapping[str, str]) -> str:
+    """The Kubernetes version to use. Raises ``ValueError`` for one that is not offered."""
+    minor = environment.get(VARIABLE) or DEFAULT
+    if minor not in RELEASES:
+        raise ValueError(f"{VARIABLE}={minor}: only {', '.join(RELEASES)} can be had")
+    return RELEASES[minor]
+
+
+KUBERNETES: Final = chosen(os.environ)
 ETCD: Final = "3.7.3"
 CONTAINERD: Final = "2.4.2"
 CNI_PLUGINS: Final = "1.9.1"
 """Versions; ``tools/kubernetes/*/go.mod`` name the same ones (a test holds that)."""
+
+
+def module(version: str) -> str:
+    """The folder below ``tools/kubernetes`` whose go.mod requires this version of Kubernetes."""
+    minor = version.rpartition(".")[0]
+    return "kubernetes" if minor == "1.36" else f"kubernetes-{minor}"
+
 
 CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 NODE: Final = ("kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import Any, Final
 from egress_gateway_lab import localdns
 from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
 from egress_gateway_lab.protocols import Fabric, MachineSpec
-from egress_gateway_lab.realcluster import cgroups, configuration, images
+from egress_gateway_lab.realcluster import cgroups, configuration, cri, images
 from egress_gateway_lab.realcluster.binaries import Programs
 from egress_gateway_lab.realcluster.configuration import FOLDER, NodeConfiguration
 from egress_gateway_lab.realcluster.control_plane import ControlPlane
@@ -30,7 +31,7 @@ from egress_gateway_lab.realcluster.trees import Trees
 from egress_gateway_lab.runtime.containers import cni
 from egress_gateway_lab.runtime.containers.streams import open_stdio
 from egress_gateway_lab.runtime.nodes import masquerade
-from egress_gateway_lab.runtime.nodes.node import PATH, MachineError, Node
+from egress_gateway_lab.runtime.nodes.node import PATH, MachineError, Node, Process
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +39,15 @@ PODS: Final = IPv4Network("10.244.0.0/16")
 INSIDE: Final = (IPv4Network("10.244.0.0/16"), IPv4Network("10.224.0.0/12"),
                  IPv4Network("10.0.0.0/16"))  # fmt: skip
 _MTU: Final = 1500
-_CONTAINERD_LIMIT: Final = 60.0
+_CONTAINERD_LIMIT: Final = 180.0
 _READY_LIMIT: Final = 180.0
 _PROXY_TABLES: Final = (
     "nft list table ip kube-proxy && "
     "{ ! [ -e /proc/net/if_inet6 ] || nft list table ip6 kube-proxy; }"
 )
 _RESTART: Final = 0.5
+_CRI_PAUSES: Final = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before a containerd without CRI is started again; the last one stands for all further."""
 _TUNABLES: Final = "/run/lab-sysctls"
 
 
@@ -69,6 +72,8 @@ class Running:
     node: Node
     pod_cidr: IPv4Network
     services: set[asyncio.Task[None]] = field(default_factory=set)
+    processes: dict[str, Process] = field(default_factory=dict)
+    """What runs now, by the program's name."""
 
 
 class RealMachines:
@@ -157,21 +162,43 @@ class RealMachines:
                 raise MachineError(f"LocalDNS of {spec.name} does not start: {problem}")
         configured = self._configuration(spec, machine.pod_cidr)
         await self._serve(machine, "containerd", ["--config", "/etc/containerd/config.toml"])
+        await self.wait_for_cri(machine)
         await self._images(machine)
         await self._serve(machine, "kubelet", configuration.kubelet_arguments(configured))
         await self._serve(machine, "kube-proxy", [f"--config={FOLDER}/kube-proxy.json"])
 
+    async def wait_for_cri(self, machine: Running) -> None:
+        """Waits until containerd has its CRI service; one that started without is started again.
+        Raises ``MachineError``, which says why there is none."""
+        node, deadline, refused = machine.node, time.monotonic() + _CONTAINERD_LIMIT, ""
+        pauses = iter(_CRI_PAUSES)
+        while True:
+            shown = (await node.run([*self._ctr, *cri.QUERY])).stdout.decode(errors="replace")
+            if cri.is_served(shown):
+                return
+            refused = cri.refusal(shown) or refused
+            if time.monotonic() > deadline or node.stopped.is_set():
+                why = refused or f"it does not answer: {_last_line(node, 'containerd')}"
+                said = "; ".join(part for part in (why, cri.mend(refused)) if part)
+                raise MachineError(f"containerd of {node.name} serves no kubelet: {said}")
+            if cri.refusal(shown):
+                pause = next(pauses, _CRI_PAUSES[-1])
+                log.warning("containerd of %s has no CRI: %s; it is started again in %g s",
+                            node.name, refused, pause)  # fmt: skip
+                await asyncio.sleep(pause)
+                await machine.processes["containerd"].send_signal(signal.SIGKILL)
+                await machine.processes["containerd"].wait()
+            await asyncio.sleep(0.05)
+
+    @property
+    def _ctr(self) -> list[str]:
+        program = str(self._settings.programs["ctr"])
+        return [program, "--address", configuration.CONTAINERD_SOCKET, "--namespace", "k8s.io"]
+
     async def _images(self, machine: Running) -> None:
         """Every image, and each layer's folder covered by the layer's files."""
-        node, ctr = machine.node, str(self._settings.programs["ctr"])
-        client = [ctr, "--address", configuration.CONTAINERD_SOCKET, "--namespace", "k8s.io"]
-        deadline = time.monotonic() + _CONTAINERD_LIMIT
-        while (done := await node.run([*client, "version"])).code != 0:
-            if time.monotonic() > deadline or node.stopped.is_set():
-                raise MachineError(f"containerd of {node.name} does not answer: "
-                                   f"{_last_line(node, 'containerd')}")  # fmt: skip
-            await asyncio.sleep(0.05)
-        done = await node.run([*client, "images", "import", "-"], stdin=self._settings.archive)
+        node = machine.node
+        done = await node.run([*self._ctr, "images", "import", "-"], stdin=self._settings.archive)
         if done.code != 0:
             said = done.stderr.decode(errors="replace").strip()
             raise MachineError(f"images cannot be imported on {node.name}: {said}")
@@ -189,6 +216,7 @@ class RealMachines:
                 stdio = open_stdio(stdin=False, terminal=False)
                 try:
                     process = await machine.node.spawn(["sh", "-c", script], stdio, env=env)
+                    machine.processes[name] = process
                     code = await process.wait()
                 except MachineError as error:
                     log.warning("%s of %s: %s", name, machine.spec.name, error)

@@ -55,7 +55,10 @@ def test_what_cannot_be_run_is_not_found() -> None:
 @pytest.mark.parametrize(
     ("module", "requirement"),
     [
-        ("kubernetes", f"k8s.io/kubernetes v{binaries.KUBERNETES}"),
+        *(
+            (binaries.module(version), f"k8s.io/kubernetes v{version}")
+            for version in binaries.RELEASES.values()
+        ),
         ("etcd", f"go.etcd.io/etcd/server/v3 v{binaries.ETCD}"),
         ("node", f"github.com/containerd/containerd/v2 v{binaries.CONTAINERD}"),
         ("node", f"github.com/containernetworking/plugins v{binaries.CNI_PLUGINS}"),
@@ -66,4 +69,15 @@ def test_modules_are_of_the_versions_that_the_folder_is_named_by(
 ) -> None:
     text = (MODULES / module / "go.mod").read_text()
     assert re.search(rf"^(require|\t)\s*{re.escape(requirement)}$", text, re.MULTILINE)
-    assert f"v0{binaries.KUBERNETES[1:]}" in text or module != "kubernetes"
+    if module.startswith("kubernetes"):
+        patch = requirement.rpartition(" v1.")[2]
+        libraries = set(re.findall(r"^replace k8s\.io/\S+ => \S+ (\S+)$", text, re.MULTILINE))
+        assert libraries == {f"v0.{patch}"}
+
+
+def test_a_setting_chooses_among_versions() -> None:
+    assert binaries.chosen({}) == binaries.RELEASES[binaries.DEFAULT]
+    for minor, version in binaries.RELEASES.items():
+        assert binaries.chosen({binaries.VARIABLE: minor}) == version
+    with pytest.raises(ValueError, match=r"EGRESS_GATEWAY_KUBERNETES=1\.12: only 1\.36, "):
+        binaries.chosen({binaries.VARIABLE: "1.12"})

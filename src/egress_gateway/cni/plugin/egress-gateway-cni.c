@@ -30,6 +30,7 @@
 
 #define ANNOTATION "kubernetes.azure.com/static-gateway-configuration"
 #define CAPABILITY "io.kubernetes.cri.pod-annotations"
+#define VALID "cni.dev/valid-attachments"
 #define NEWEST "1.1.0"
 #define DEFAULT_RUN_DIR "/run/egress-gateway"
 
@@ -45,6 +46,7 @@ enum {
     MAX_DEPTH = 256,
     MAX_INPUT = 16 << 20,
     MAX_REPLY = 1 << 16,
+    MAX_ANNOTATION = 2048, /* a name has 253 characters, each at most six bytes of JSON */
     ADD_MILLISECONDS = 20000, /* unless the configuration says otherwise; above the agent's own wait */
     DEL_MILLISECONDS = 3000,
 };
@@ -74,7 +76,7 @@ static int same(span a, const char *b) {
 
 static void grow(text *t, size_t more) {
     if (t->length + more <= t->capacity) return;
-    size_t capacity = t->capacity ? t->capacity : 4096;
+    size_t capacity = t->capacity ? t->capacity : 64;
     while (capacity < t->length + more) capacity *= 2;
     char *at = realloc(t->at, capacity);
     if (!at) _exit(1);
@@ -249,13 +251,13 @@ static span whole_object(span document) {
     return r.at == r.end ? object : (span){0};
 }
 
-static void add_rune(text *t, uint32_t rune) {
-    char utf8[4];
+/* Writes the rune as UTF-8 to four bytes; returns how many it takes. */
+static size_t encoded(uint32_t rune, char *utf8) {
     size_t length = rune < 0x80 ? 1 : rune < 0x800 ? 2 : rune < 0x10000 ? 3 : 4;
     static const unsigned char lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
     for (size_t i = length - 1; i > 0; i--, rune >>= 6) utf8[i] = (char)(0x80 | (rune & 0x3f));
     utf8[0] = (char)(lead[length] | rune);
-    add(t, (span){utf8, length});
+    return length;
 }
 
 static uint32_t code_unit(const char *digits) {
@@ -280,29 +282,45 @@ static uint32_t escaped_rune(const char **at, const char *end) {
     return 0xfffd;
 }
 
+/* The bytes that the next character or escape of a string means, written to four; *at moves on. */
+static size_t next_bytes(const char **at, const char *end, char *bytes) {
+    static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
+    char c = *(*at)++;
+    if (c != '\\') {
+        *bytes = c;
+        return 1;
+    }
+    c = *(*at)++;
+    if (c == 'u') return encoded(escaped_rune(at, end), bytes);
+    const char *found = strchr(from, c);
+    *bytes = found ? to[found - from] : c;
+    return 1;
+}
+
 /* What a string that skip_string accepted (quotes included) means; absent if it is no string. */
 static span decoded(span string) {
     if (!string.at || *string.at != '"') return (span){0};
     text t = {0};
-    grow(&t, 1);
     const char *at = string.at + 1, *end = string.at + string.length - 1;
     while (at < end) {
-        if (*at != '\\') {
-            add(&t, (span){at++, 1});
-            continue;
-        }
-        char c = at[1];
-        at += 2;
-        if (c == 'u') {
-            add_rune(&t, escaped_rune(&at, end));
-        } else {
-            static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
-            const char *found = strchr(from, c);
-            add(&t, (span){found ? to + (found - from) : &c, 1});
-        }
+        char bytes[4];
+        add(&t, (span){bytes, next_bytes(&at, end, bytes)});
     }
     terminated(&t);
     return (span){t.at, t.length};
+}
+
+/* Whether the string (quotes included) means exactly this. Takes no memory: a pod's owner writes
+ * as many keys as he likes, and memory is the node's. */
+static int means(span string, const char *wanted) {
+    const char *at = string.at + 1, *end = string.at + string.length - 1;
+    while (at < end) {
+        char bytes[4];
+        size_t length = next_bytes(&at, end, bytes);
+        for (size_t i = 0; i < length; i++)
+            if (!*wanted || *wanted++ != bytes[i]) return 0;
+    }
+    return !*wanted;
 }
 
 /* The value of an object's member, as it stands; absent if there is none or it is null. The last
@@ -321,7 +339,7 @@ static span member(span object, const char *name) {
         skip_space(&r);
         const char *value = r.at;
         skip_value(&r, 0);
-        if (same(decoded(quoted), name)) found = (span){value, (size_t)(r.at - value)};
+        if (means(quoted, name)) found = (span){value, (size_t)(r.at - value)};
         skip_space(&r);
         take(&r, ',');
     }
@@ -335,7 +353,7 @@ typedef struct {
     const char *version;
     const char *run_dir;
     span prev_result; /* as it stands */
-    int annotated;
+    span annotation;  /* as it stands; absent or empty: nothing is asked for */
     int add_milliseconds;
 } call;
 
@@ -396,11 +414,10 @@ static int milliseconds(span number, int otherwise) {
     return value ? value : otherwise;
 }
 
-/* Whether the pod asks for a gateway. An empty value opts out (of a namespace's default). */
-static int asks_for_gateway(span config) {
-    span annotations = member(member(config, "runtimeConfig"), CAPABILITY);
-    span value = member(annotations, ANNOTATION);
-    return value.at && !same(value, "\"\"");
+/* The one annotation that matters. An empty value opts out (of a namespace's default). */
+static span annotation_of(span config) {
+    span value = member(member(member(config, "runtimeConfig"), CAPABILITY), ANNOTATION);
+    return same(value, "\"\"") ? (span){0} : value;
 }
 
 static void read_config(call *c, span input) {
@@ -411,7 +428,7 @@ static void read_config(call *c, span input) {
     span run_dir = decoded(member(c->config, "runDir"));
     c->run_dir = run_dir.length ? run_dir.at : DEFAULT_RUN_DIR;
     c->prev_result = member(c->config, "prevResult");
-    c->annotated = asks_for_gateway(c->config);
+    c->annotation = annotation_of(c->config);
     c->add_milliseconds = milliseconds(member(c->config, "agentTimeoutMilliseconds"), ADD_MILLISECONDS);
 }
 
@@ -454,17 +471,41 @@ static void add_field(text *t, const char *name, const char *value) {
     add_quoted(t, value ? value : "");
 }
 
-/* The call as one JSON object: what the agent is told, and what the record keeps. */
+/* A member of an object that has others already, its value as it stands; nothing if it is absent. */
+static void add_member(text *t, const char *name, span value) {
+    if (!value.at) return;
+    add_string(t, ",");
+    add_quoted(t, name);
+    add_string(t, ":");
+    add(t, value);
+}
+
+/* The call as one JSON object: what the agent is told, and what the record keeps. Of the
+ * configuration that is what the agent reads (protocol.NetConf), not what a pod's owner wrote. */
 static span described(const call *c) {
     text t = {0};
+    grow(&t, 1024);
     add_field(&t, "command", c->command);
     add_field(&t, "containerID", c->container);
     add_field(&t, "netns", c->netns);
     add_field(&t, "ifName", c->interface);
     add_field(&t, "args", c->args);
-    add_string(&t, ",\"config\":");
-    add(&t, c->config);
-    add_string(&t, "}\n");
+    add_string(&t, ",\"config\":{\"cniVersion\":");
+    add_quoted(&t, c->version);
+    add_member(&t, "name", member(c->config, "name"));
+    add_member(&t, VALID, member(c->config, VALID));
+    if (c->annotation.at) {
+        add_string(&t, ",\"runtimeConfig\":{\"" CAPABILITY "\":{\"" ANNOTATION "\":");
+        add(&t, c->annotation);
+        add_string(&t, "}}");
+    }
+    if (c->prev_result.at) {
+        span ips = member(c->prev_result, "ips");
+        add_string(&t, ",\"prevResult\":{\"ips\":");
+        add(&t, ips.at ? ips : literal("null"));
+        add_string(&t, "}");
+    }
+    add_string(&t, "}}\n");
     return (span){t.at, t.length};
 }
 
@@ -609,8 +650,11 @@ static int put(span s) { return write_all(STDOUT_FILENO, s) < 0; }
 
 static int verb_add(const call *c) {
     check_attachment(c, 1);
+    if (c->annotation.length > MAX_ANNOTATION)
+        fail(c->version, INVALID_CONFIG, "the annotation " ANNOTATION " is longer than any name",
+             "name a StaticGatewayConfiguration of the pod's namespace");
     int recorded = write_record(c);
-    if (!c->annotated) {
+    if (!c->annotation.at) {
         if (c->prev_result.at) return put(c->prev_result);
         return put(literal(joined("{\"cniVersion\":\"", c->version, "\"}", "")));
     }

@@ -45,9 +45,11 @@ from egress_gateway.datapath.gateway.actions import (
     Where,
 )
 from egress_gateway.datapath.gateway.ruleset import (
+    ANYBODY,
     INSIDE_LINK,
     NODE_LINK,
     ServedConfiguration,
+    TunnelSources,
     WireGuardServer,
     gateway_ruleset,
     node_ruleset,
@@ -84,6 +86,9 @@ _SYSCTLS: Final[tuple[Sysctl, ...]] = (
     ("gateway", "net/ipv4/conf/all/rp_filter", "0"),
     ("gateway", "net/ipv4/conf/default/rp_filter", "0"),
     ("gateway", f"net/ipv4/conf/{INSIDE_LINK}/rp_filter", "0"),
+    # Seconds that an idle TCP connection is remembered, in place of five days: a little more than
+    # two hours, after which keepalives begin (tcp(7)). RFC 5382, REQ-5 asks for 2 h 4 min.
+    ("gateway", "net/netfilter/nf_conntrack_tcp_timeout_established", "7500"),
 )
 _WITHOUT_IPV6: Final[tuple[Sysctl, ...]] = (
     # IPv6 is not carried; solicitations and reports of the links would only be noise.
@@ -153,6 +158,9 @@ class GatewayDesired:
     configurations: tuple[ServedConfiguration, ...] = ()
     refused: tuple[IPNetwork, ...] = ()
     surroundings: Surroundings = Surroundings()
+    tunnels: TunnelSources = ANYBODY
+    connection_rate: int = 0
+    """Connections that a pod may begin in a second; 0: any number."""
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -175,7 +183,9 @@ class GatewayDesired:
     def gateway_filter(self) -> str:
         own = ipaddress.IPv4Network(self.primary)
         refused = (*ALWAYS_REFUSED, ECHO_NETWORK6, own, *self.refused)
-        return gateway_ruleset(self.configurations, refused=refused, local=self.local)
+        return gateway_ruleset(
+            self.configurations, refused=refused, local=self.local, rate=self.connection_rate
+        )
 
     @property
     def local(self) -> tuple[IPNetwork, ...]:
@@ -191,7 +201,9 @@ class GatewayDesired:
     @property
     def node_filter(self) -> str:
         uplinks = self.surroundings.uplinks
-        return node_ruleset(self.configurations, primary=self.primary, uplinks=uplinks)
+        return node_ruleset(
+            self.configurations, primary=self.primary, uplinks=uplinks, tunnels=self.tunnels
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +339,7 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
         for address in _secondaries(desired)
     }
     have = {r for r in observed.node.routes if r.device == NODE_LINK and r.gateway}
-    actions: list[Action] = []
+    actions = _connected(desired, observed, inside)
     if gone := have - to_inside:
         actions.append(DeleteRoutes("node", _sorted(gone)))
     fresh = NODE_LINK not in observed.node.links or INSIDE_LINK not in inside.links
@@ -342,6 +354,24 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
     ours = {r for r in inside.rules if r.priority in (900, 1000)}
     actions += [DeleteRule(r) for r in sorted(ours - wanted, key=_by_mark)]
     actions += [AddRule(r) for r in sorted(wanted - ours, key=_by_mark)]
+    return actions
+
+
+def _connected(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
+    """The kernel makes them with the addresses; whoever flushes routes takes them away, and then
+    no other route may name the pair's far end."""
+    actions: list[Action] = []
+    ends: tuple[tuple[Where, Place, str], ...] = (
+        ("node", observed.node, NODE_LINK),
+        ("gateway", inside, INSIDE_LINK),
+    )
+    for index, (where, place, link) in enumerate(ends):
+        known = {(r.destination, r.device) for r in place.routes}
+        for end in (_PAIR[family][index] for family in desired.families):
+            if (end.network, link) not in known:
+                source = end.ip if end.version == 4 else None
+                route = Route(destination=end.network, device=link, source=source)
+                actions.append(ReplaceRoutes(where, (route,)))
     return actions
 
 

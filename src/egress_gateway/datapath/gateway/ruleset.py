@@ -52,13 +52,35 @@ GATEWAY_SETS: Final = (
     ),
 )
 NODE_TABLE: Final = "egress_gateway_gateway"
-NODE_SETS: Final = ("secondaries4", "secondaries6", "frontends4", "uplinks", "inbound")
+NODE_SETS: Final = (
+    "secondaries4",
+    "secondaries6",
+    "frontends4",
+    "uplinks",
+    "inbound",
+    "servers4",
+    "tunnels4",
+    "tunnels6",
+)
+HANDSHAKES: Final = "handshakes"
+FULL_PODS: Final = {4: "full4", 6: "full6"}
+"""Pods (interface and address) that have all the connections that they may have."""
+FULL_INTERFACES: Final = "full"
+"""Configurations that have their share of the connection table, by their interfaces."""
+_BEGINNING: Final = {4: "beginning4", 6: "beginning6"}
+DYNAMIC_SETS: Final = (HANDSHAKES, *FULL_PODS.values(), FULL_INTERFACES, *_BEGINNING.values())
+"""Sets that packets fill: what is in them is no part of what was applied."""
 STRAY: Final = "stray"
 REFUSED: Final = "refused"
 FORGED_SOURCE: Final = "forged_source"
 FORGED_DESTINATION: Final = "forged_destination"
-GATEWAY_COUNTERS: Final = (STRAY, REFUSED)
+OVER_LIMIT: Final = "over_limit"
+OVER_RATE: Final = "over_rate"
+GATEWAY_COUNTERS: Final = (STRAY, REFUSED, OVER_LIMIT, OVER_RATE)
 FORGED: Final = (FORGED_SOURCE, FORGED_DESTINATION)
+FOREIGN_TUNNEL: Final = "foreign_tunnel"
+HANDSHAKE_RATE: Final = "handshake_rate"
+NODE_COUNTERS: Final = (*FORGED, FOREIGN_TUNNEL, HANDSHAKE_RATE)
 NODE_LINK: Final = "gateway0"
 """The node's end of the pair that joins it to the gateway's namespace."""
 INSIDE_LINK: Final = "host0"
@@ -173,9 +195,15 @@ def gateway_ruleset(
     *,
     refused: Iterable[IPNetwork],
     local: Iterable[IPNetwork] = (),
+    rate: int = 0,
 ) -> str:
     """The table of the gateway's namespace. ``refused``: no configuration reaches it;
-    ``local``: only one that names it as a destination does."""
+    ``local``: only one that names it as a destination does. ``rate``: connections that a pod may
+    begin in a second, with twice as many at once; 0: any number.
+
+    Pods in ``FULL_PODS`` and configurations in ``FULL_INTERFACES`` begin none: the agent counts
+    connections and fills these sets. A count in the kernel (``ct count``) walks all connections of
+    a pod for each that begins: at 16,000 some 10 ms of a processor, an attack of its own."""
     ordered = sorted(configurations, key=lambda c: c.port)
     by_name = _by_name(ordered)
     answered = _elements(
@@ -190,6 +218,11 @@ def gateway_ruleset(
 table inet {GATEWAY_TABLE} {{
   counter {STRAY} {{ }}
   counter {REFUSED} {{ }}
+  counter {OVER_LIMIT} {{ }}
+  counter {OVER_RATE} {{ }}
+  set {FULL_INTERFACES} {{ type ifname; size 4096; flags timeout; }}
+{_counted(4)}
+{_counted(6)}
   map zone_out {{ typeof iifname : ct zone;{_elements(f"{n} : {c.in_zone}" for n, c in by_name)} }}
   map mark_out {{ typeof iifname : ct mark;{marks} }}
   set answered {{ typeof ct mark;{answered} }}
@@ -224,11 +257,15 @@ table inet {GATEWAY_TABLE} {{
       ipv4 : goto out4, ipv6 : goto out6
     }}
   }}
+{_beginning(4, rate)}
+{_beginning(6, rate)}
   chain out4 {{
+    {_UNCONFIRMED} jump beginning_out4
     ip daddr {ECHO_ADDRESS} icmp type echo-request accept
 {_permissions("ip", 4)}
   }}
   chain out6 {{
+    {_UNCONFIRMED} jump beginning_out6
     ip6 daddr {ECHO_ADDRESS6} {_ECHO6} accept
 {_permissions("ip6", 6)}
   }}
@@ -256,6 +293,29 @@ table inet {GATEWAY_TABLE} {{
 _NEIGHBOURS: Final = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255"
 """Of the pair of links themselves: what was forwarded has another hop limit (RFC 4861, 7.1)."""
 _ECHO6: Final = "icmpv6 type echo-request"
+
+
+_UNCONFIRMED: Final = "ct status & confirmed == 0"
+"""The first packet of a connection and no other. Of UDP without replies all packets are ``new``."""
+
+
+def _counted(family: Family) -> str:
+    kind = f"type ifname . ipv{family}_addr; size 65535; flags"
+    return f"""\
+  set {FULL_PODS[family]} {{ {kind} timeout; }}
+  set {_BEGINNING[family]} {{ {kind} dynamic,timeout; timeout 10s; }}"""
+
+
+def _beginning(family: Family, rate: int) -> str:
+    pod = f"iifname . {_IP[family]} saddr"
+    limit = f"limit rate over {rate}/second burst {2 * rate} packets"
+    rated = f"update @{_BEGINNING[family]} {{ {pod} {limit} }} {_drop(OVER_RATE)}"
+    return f"""\
+  chain beginning_out{family} {{
+    {pod} @{FULL_PODS[family]} {_drop(OVER_LIMIT)}
+    iifname @{FULL_INTERFACES} {_drop(OVER_LIMIT)}
+    {rated if rate else ""}
+  }}"""
 
 
 def _translation(
@@ -308,11 +368,25 @@ def _snat(ip: str, family: Family) -> str:
     oifname "{INSIDE_LINK}" meta nfproto ipv{family} {to}"""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelSources:
+    """Who may speak to the node's WireGuard servers, and how often he may begin."""
+
+    networks: tuple[IPNetwork, ...] = ()
+    """Empty: anybody."""
+    handshakes: int = 0
+    """First messages a second of one source; 0: as many as it likes."""
+
+
+ANYBODY: Final = TunnelSources()
+
+
 def node_ruleset(
     configurations: Iterable[ServedConfiguration],
     *,
     primary: IPv4Address,
     uplinks: Iterable[str] = (),
+    tunnels: TunnelSources = ANYBODY,
 ) -> str:
     """The table of the node's namespace. The load balancer's address (floating IP) becomes the
     primary one, so that replies come from where they are expected, whatever the back end. What
@@ -323,7 +397,7 @@ def node_ruleset(
 
     Nobody else on the node speaks with a secondary address, and nobody but an uplink's neighbours
     speaks to one, whatever packets he writes: neither a pod beside us nor, but with addresses that
-    are the node's, a process of the node."""
+    are the node's, a process of the node. Nobody but ``tunnels`` speaks to WireGuard."""
     ordered = sorted(configurations, key=lambda c: c.port)
     frontends = sorted({str(c.frontend) for c in ordered if c.frontend and c.frontend.version == 4})
     secondaries6 = _elements(str(c.secondary6) for c in ordered if c.secondary6)
@@ -337,23 +411,34 @@ table inet {NODE_TABLE} {{
   set frontends4 {{ type ipv4_addr;{_elements(frontends)} }}
   set uplinks {{ type ifname;{_elements(links)} }}
   set inbound {{ type ifname;{_elements(inbound)} }}
+  set servers4 {{ type ipv4_addr;{_elements(dict.fromkeys([str(primary), *frontends]))} }}
+  set tunnels4 {{ type ipv4_addr; flags interval;{_networks(4, tunnels.networks)} }}
+  set tunnels6 {{ type ipv6_addr; flags interval;{_networks(6, tunnels.networks)} }}
+  set {HANDSHAKES} {{ type ipv4_addr; size 8192; flags dynamic,timeout; timeout 10s; }}
+  counter {FOREIGN_TUNNEL} {{ }}
+  counter {HANDSHAKE_RATE} {{ }}
   counter {FORGED_SOURCE} {{ }}
   counter {FORGED_DESTINATION} {{ }}
   chain untracked {{
     type filter hook prerouting priority raw; policy accept;
-    ip saddr @secondaries4 iifname != "{NODE_LINK}" {_forged(FORGED_SOURCE)}
-    ip6 saddr @secondaries6 iifname != "{NODE_LINK}" {_forged(FORGED_SOURCE)}
+    udp dport {PORTS[0]}-{PORTS[1]} ip daddr @servers4 goto tunnels
+    {_no_tunnels6(tunnels)}
+    ip saddr @secondaries4 iifname != "{NODE_LINK}" {_drop(FORGED_SOURCE)}
+    ip6 saddr @secondaries6 iifname != "{NODE_LINK}" {_drop(FORGED_SOURCE)}
 {_arrivals(bool(links))}
     iifname "{NODE_LINK}" notrack
     ip daddr @secondaries4 notrack
     ip6 daddr @secondaries6 notrack
   }}
+  chain tunnels {{
+{_tunnels(tunnels)}
+  }}
   chain output {{
     type filter hook output priority raw; policy accept;
-    ip saddr @secondaries4 {_forged(FORGED_SOURCE)}
-    ip6 saddr @secondaries6 {_forged(FORGED_SOURCE)}
-    ip daddr @secondaries4 fib saddr type != local {_forged(FORGED_DESTINATION)}
-    ip6 daddr @secondaries6 fib saddr type != local {_forged(FORGED_DESTINATION)}
+    ip saddr @secondaries4 {_drop(FORGED_SOURCE)}
+    ip6 saddr @secondaries6 {_drop(FORGED_SOURCE)}
+    ip daddr @secondaries4 fib saddr type != local {_drop(FORGED_DESTINATION)}
+    ip6 daddr @secondaries6 fib saddr type != local {_drop(FORGED_DESTINATION)}
   }}
   chain balanced {{
     type nat hook prerouting priority dstnat - 10; policy accept;
@@ -380,14 +465,37 @@ table inet {NODE_TABLE} {{
 """
 
 
-def _forged(counter: str) -> str:
+def _tunnels(sources: TunnelSources) -> str:
+    """The fast path is one look into a set and one at the message's type: of WireGuard's messages
+    (whitepaper, 5.4) those of type 1 begin a handshake, and cost the server curve arithmetic."""
+    rules = []
+    if sources.networks:
+        rules.append(f"    ip saddr != @tunnels4 {_drop(FOREIGN_TUNNEL)}")
+    if rate := sources.handshakes:
+        limit = f"limit rate over {rate}/second burst {max(1, rate // 2)} packets"
+        rules.append(
+            f"    @th,64,8 1 update @{HANDSHAKES} {{ ip saddr {limit} }} {_drop(HANDSHAKE_RATE)}"
+        )
+    return "\n".join(rules)
+
+
+def _no_tunnels6(sources: TunnelSources) -> str:
+    """Nodes speak IPv4 to each other, but the sockets hear IPv6 too."""
+    if not sources.networks:
+        return ""
+    ports = f"{PORTS[0]}-{PORTS[1]}"
+    here = f"meta nfproto ipv6 udp dport {ports} fib daddr type local"
+    return f"{here} ip6 saddr != @tunnels6 {_drop(FOREIGN_TUNNEL)}"
+
+
+def _drop(counter: str) -> str:
     return f'counter name "{counter}" drop'
 
 
 def _arrivals(known: bool) -> str:
     """Only uplinks bring replies, where the uplinks are known."""
     rules = (
-        f"    {ip} daddr @secondaries{family} iifname != @inbound {_forged(FORGED_DESTINATION)}"
+        f"    {ip} daddr @secondaries{family} iifname != @inbound {_drop(FORGED_DESTINATION)}"
         for family, ip in _IP.items()
     )
     return "\n".join(rules) if known else ""

@@ -37,11 +37,14 @@ from egress_gateway.datapath.gateway.plan import (
     surroundings,
 )
 from egress_gateway.datapath.gateway.ruleset import (
-    FORGED,
+    DYNAMIC_SETS,
+    FULL_INTERFACES,
+    FULL_PODS,
     GATEWAY_COUNTERS,
     GATEWAY_SETS,
     GATEWAY_TABLE,
     INSIDE_LINK,
+    NODE_COUNTERS,
     NODE_LINK,
     NODE_SETS,
     NODE_TABLE,
@@ -50,7 +53,7 @@ from egress_gateway.datapath.gateway.ruleset import (
 )
 from egress_gateway.datapath.gateway.shortcut import Shortcut
 from egress_gateway.datapath.linux import connections, conntrack, netns, nft, sockets
-from egress_gateway.datapath.linux.connections import ConnectionEvents, Use
+from egress_gateway.datapath.linux.connections import ConnectionEvents, Survey, Use
 from egress_gateway.datapath.linux.link import MAIN, Links, families
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables, fingerprint
@@ -80,6 +83,14 @@ class Converged:
     problems: Mapping[int, str]
     found: Mapping[str, Device]
     """Interfaces that were there before the pass, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Who may begin no more connections: pods by interface and address, and whole interfaces."""
+
+    pods: frozenset[tuple[str, IPAddress]] = frozenset()
+    interfaces: frozenset[str] = frozenset()
 
 
 class GatewaySide:
@@ -260,12 +271,14 @@ class GatewaySide:
         server: WireGuardServer | ServedConfiguration,
         wanted: Mapping[str, Sequence[IPNetwork]],
         *,
-        device: Device | None = None,
+        zone: int | None = None,
     ) -> bool:
         """Makes the server's peers exactly ``wanted`` (public key -> addresses), touching
-        none that is right: their sessions go on. Returns whether anything changed."""
-        with self._lock, self._interface(server.interface) as interface:
-            device = device or self._backend.status(interface)
+        none that is right: their sessions go on. Returns whether anything changed. Connections of
+        addresses that go are forgotten, in the conntrack ``zone`` (that of a configuration is
+        known). Takes no turn with other methods: one server's peers delay nothing else."""
+        with self._interface(server.interface) as interface:
+            device = self._backend.status(interface)
             have = device.peers if device else {}
             config = peer_changes(wanted, have)
             if config == Config():
@@ -273,8 +286,8 @@ class GatewaySide:
             self._backend.configure(interface, config)
             kept = {network for networks in wanted.values() for network in networks}
             gone = {n for key in config.remove_peers for n in have[key].allowed_ips}
-            self._forget_connections(gone - kept)
-            return True
+        self._forget_connections(gone - kept, zone or _zone(server))
+        return True
 
     def change_peers(
         self,
@@ -282,8 +295,10 @@ class GatewaySide:
         *,
         add: Mapping[str, Sequence[IPNetwork]],
         remove: Mapping[str, Sequence[IPNetwork]],
+        zone: int | None = None,
     ) -> None:
-        """The quick way for pods that came or went. ``remove`` tells what addresses they had."""
+        """The quick way for pods that came or went. ``remove`` tells what addresses they had;
+        ``zone``: as for ``sync_peers``."""
         config = Config(
             remove_peers=tuple(key for key in remove if key not in add),
             peers=tuple(Peer(public_key=k, allowed_ips=tuple(n)) for k, n in add.items()),
@@ -292,11 +307,11 @@ class GatewaySide:
             self._backend.configure(interface, config)
         kept = {network for networks in add.values() for network in networks}
         gone = {network for networks in remove.values() for network in networks}
-        self._forget_connections(gone - kept)
+        self._forget_connections(gone - kept, zone or _zone(server))
 
-    def _forget_connections(self, networks: Iterable[IPNetwork]) -> None:
+    def _forget_connections(self, networks: Iterable[IPNetwork], zone: int | None) -> None:
         with self._must() as inside:
-            conntrack.forget_sources(inside, (n.network_address for n in networks))
+            conntrack.forget_sources(inside, (n.network_address for n in networks), zone)
 
     # What a probe asks.
 
@@ -314,11 +329,14 @@ class GatewaySide:
 
     def counters(self) -> dict[str, int]:
         """Packets that were dropped, by reason: ``stray`` and ``refused`` in the gateway's
-        namespace, ``forged_source`` and ``forged_destination`` in the node's."""
+        namespace, those of ``NODE_COUNTERS`` in the node's."""
         with self._inside() as inside:
             if inside is None:
                 return {}
-            places = ((inside, GATEWAY_TABLE, GATEWAY_COUNTERS), (self._node, NODE_TABLE, FORGED))
+            places = (
+                (inside, GATEWAY_TABLE, GATEWAY_COUNTERS),
+                (self._node, NODE_TABLE, NODE_COUNTERS),
+            )
             return {
                 name: Nftables(place).counter("inet", table, name) or 0
                 for place, table, names in places
@@ -333,10 +351,32 @@ class GatewaySide:
             listing = Nftables(inside).table("inet", GATEWAY_TABLE) if inside is not None else None
         return _zones(listing)
 
-    def use(self) -> dict[int, Use]:
-        """By conntrack zone: how near its address is to its last free port."""
+    def survey(self) -> Survey:
+        """All connections, counted: how near each address is to its last free port, and how many
+        each pod has."""
         with self._inside() as inside:
-            return connections.use(inside) if inside is not None else {}
+            return connections.survey(inside) if inside is not None else Survey({}, {})
+
+    def use(self) -> Mapping[int, Use]:
+        """By conntrack zone: how near its address is to its last free port."""
+        return self.survey().use
+
+    def hold_back(self, full: Full, seconds: int) -> None:
+        """These begin no connection for ``seconds``, and nobody else is held back any more."""
+        elements = {
+            FULL_INTERFACES: [f'"{name}"' for name in sorted(full.interfaces)],
+            **{
+                name: [f'"{i}" . {a}' for i, a in sorted(full.pods, key=str) if a.version == family]
+                for family, name in FULL_PODS.items()
+            },
+        }
+        lines = [f"flush set inet {GATEWAY_TABLE} {name}" for name in elements]
+        for name, found in elements.items():
+            listed = ", ".join(f"{element} timeout {seconds}s" for element in found)
+            if listed:
+                lines.append(f"add element inet {GATEWAY_TABLE} {name} {{ {listed} }}")
+        with self._must() as inside:
+            Nftables(inside).apply("\n".join(lines))
 
     def table(self) -> tuple[int, int]:
         """(entries, limit) of the connection table; zeros while nothing is served."""
@@ -349,6 +389,19 @@ class GatewaySide:
             return ConnectionEvents(inside) if inside is not None else None
 
     # Namespaces.
+
+    @property
+    def exists(self) -> bool:
+        """Whether the gateway's namespace is there."""
+        return netns.exists(self._name, directory=self._directory)
+
+    @property
+    def places(self) -> dict[Where, tuple[Path | NetNS, frozenset[str]]]:
+        """What to watch for damage: namespaces, and the tables of ours in each."""
+        return {
+            "node": (self._node, frozenset({NODE_TABLE})),
+            "gateway": (self._directory / self._name, frozenset({GATEWAY_TABLE})),
+        }
 
     @contextlib.contextmanager
     def _inside(self) -> Iterator[NetNS | None]:
@@ -392,7 +445,7 @@ class GatewaySide:
         found = links.links()
         listing = Nftables(namespace).table("inet", _TABLES[where][0])
         text, listed = self._applied.get(where, ("", ""))
-        intact = text == wanted and fingerprint(listing) == listed
+        intact = text == wanted and fingerprint(listing, without=DYNAMIC_SETS) == listed
         tables = {MAIN} if where == "node" else {MAIN, *_ports(found)}
         keys = {key for place, key, _ in desired.sysctls if place == where}
         if where == "node":
@@ -422,7 +475,8 @@ class GatewaySide:
                 if not present:
                     raise
                 rules.apply(f"delete table inet {table}\n{ruleset}")
-            self._applied[where] = (ruleset, fingerprint(rules.table("inet", table)))
+            made = fingerprint(rules.table("inet", table), without=DYNAMIC_SETS)
+            self._applied[where] = (ruleset, made)
 
 
 def passing(desired: GatewayDesired, observed: GatewayObserved) -> str | None:
@@ -444,6 +498,10 @@ def peer_changes(
             if key not in have or have[key].allowed_ips != frozenset(networks)
         ),
     )
+
+
+def _zone(server: WireGuardServer | ServedConfiguration) -> int | None:
+    return server.in_zone if isinstance(server, ServedConfiguration) else None
 
 
 def _ports(links: Mapping[str, Any]) -> set[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -24,6 +25,7 @@ DIRECTORY: Final = Path("/run/netns")
 """Where named namespaces are mounted, as iproute2 and container runtimes have it."""
 
 _CLONE_NEWNET: Final = 0x40000000
+_NS_GET_NSTYPE: Final = 0xB703
 _MS_BIND: Final = 4096
 _MNT_DETACH: Final = 2
 # os.setns and os.unshare exist from Python 3.12 on.
@@ -44,9 +46,14 @@ class NetNS:
         """By path, or by the id of a process in it. Raises ``NoSuchNamespace``."""
         path = f"/proc/{where}/ns/net" if isinstance(where, int) else str(where)
         try:
-            return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
-        except FileNotFoundError as error:
+            # NB: O_NONBLOCK, or a pipe in its place would be waited for.
+            found = cls(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise NoSuchNamespace(f"network namespace {path} does not exist") from error
+        if not _of_networks(found.fileno()):
+            found.close()
+            raise NoSuchNamespace(f"{path} is no network namespace: nothing is mounted there")
+        return found
 
     @classmethod
     def current(cls) -> NetNS:
@@ -165,11 +172,18 @@ def exists(name: str, *, directory: Path = DIRECTORY) -> bool:
 def is_namespace(path: Path) -> bool:
     """Whether ``path`` leads to a network namespace. A file left by a reboot does not."""
     try:
-        status = path.stat()
+        with NetNS.open(path):
+            return True
+    except (NoSuchNamespace, OSError):
+        return False
+
+
+def _of_networks(descriptor: int) -> bool:
+    """Whether it is a namespace, and of networks (ioctl_ns(2))."""
+    try:
+        return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNET
     except OSError:
         return False
-    # Namespace files live on nsfs, all on one device.
-    return status.st_dev == os.stat("/proc/self/ns/net").st_dev
 
 
 def delete(name: str, *, directory: Path = DIRECTORY) -> None:

@@ -34,6 +34,7 @@ from typing import Any, Final
 import msgspec
 
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.linux.door import Door
 from egress_gateway.datapath.wireguard.seccomp import calls_spared
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class _Process:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         self.child.wait()
+        self.path.unlink(missing_ok=True)
         self.ended.set()
 
     async def end(self) -> None:
@@ -244,22 +246,10 @@ class TunnelServer:
 
     def __init__(self, tunnels: Tunnels) -> None:
         self._tunnels = tunnels
-        self._connections: set[asyncio.Task[None]] = set()
 
     async def serve(self, path: Path) -> None:
-        """Listens until cancelled."""
-        loop = asyncio.get_running_loop()
-        with _listen(path) as listening:
-            log.info("listening", extra={"socket": str(path)})
-            try:
-                while True:
-                    connection, _ = await loop.sock_accept(listening)
-                    task = asyncio.create_task(self._converse(connection))
-                    self._connections.add(task)
-                    task.add_done_callback(self._connections.discard)
-            finally:
-                for task in self._connections:
-                    task.cancel()
+        """Listens until cancelled. Raises as ``Door.serve``."""
+        await Door(path).serve(self._converse)
 
     async def _converse(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -293,17 +283,6 @@ class TunnelServer:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return {"error": f"malformed request: {error}", "code": "invalid"}, None
         return {}, None
-
-
-def _listen(path: Path) -> socket.socket:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listening.setblocking(False)
-    listening.bind(str(path))
-    path.chmod(0o600)
-    listening.listen(128)
-    return listening
 
 
 async def _send(

@@ -1,15 +1,18 @@
 """Makes interfaces have the peers that the book says.
 
-There are two ways. The quick one tells an interface what changed since it was last told: one short
-message for a pod that comes or goes. The thorough one reads the interface and corrects it. Work on
-one configuration takes turns; configurations never wait for each other.
+There are two ways to do so. The quick one tells an interface what changed since it was last told:
+one short message for a pod that comes or goes. The thorough one reads the interface and corrects
+it. Work on one configuration takes turns; configurations never wait for each other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.errors import DatapathError
@@ -20,6 +23,8 @@ from egress_gateway.gateway.peers.book import PeerBook
 from egress_gateway.gateway.peers.rules import difference
 
 log = logging.getLogger(__name__)
+
+_THREADS: Final = 8
 
 Peers = dict[str, tuple[IPNetwork, ...]]
 
@@ -36,6 +41,9 @@ class PeerSync:
         self._seconds: dict[str, WireGuardServer] = {}
         """Second servers that are told of peers, by configuration's name."""
         self._locks: dict[str, asyncio.Lock] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        # Its own threads: however long they wait for the kernel, the structure's pass goes on.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="peers")
 
     @property
     def served(self) -> Mapping[str, ServedConfiguration]:
@@ -67,8 +75,12 @@ class PeerSync:
             second = self._seconds.get(name)
             try:
                 for server in (configuration, second) if second else (configuration,):
-                    await asyncio.to_thread(
-                        self._side.change_peers, server, add=change.added, remove=change.removed
+                    await self._call(
+                        self._side.change_peers,
+                        server,
+                        add=change.added,
+                        remove=change.removed,
+                        zone=configuration.in_zone,
                     )
             except DatapathError:
                 self._applied.pop(name, None)
@@ -90,20 +102,64 @@ class PeerSync:
         name = configuration.name
         async with self._lock(name):
             wanted = self._book.peers(name)
-            await asyncio.to_thread(self._side.sync_peers, configuration, wanted)
+            await self._call(self._side.sync_peers, configuration, wanted)
             self._applied[name] = wanted
         metrics.peers(name, len(wanted))
 
-    async def sync_second(self, name: str, server: WireGuardServer) -> None:
-        """The same for a configuration's second server. Raises ``DatapathError``."""
+    async def sync_all(
+        self, configurations: Iterable[ServedConfiguration], *, patience: float
+    ) -> dict[str, str]:
+        """``sync`` of all at once. After ``patience`` seconds those that are not done go on by
+        themselves. Returns what is wrong, by name: what the kernel refused, and what is late
+        before it was ever done."""
+        wanted = {c.name: c for c in configurations}
+        for name, one in wanted.items():
+            if name not in self._running:
+                self._running[name] = asyncio.create_task(self.sync(one), name=f"peers of {name}")
+        tasks = {name: self._running[name] for name in wanted}
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=patience)
+        problems = {}
+        for name, task in tasks.items():
+            if not task.done():
+                if name not in self._applied:
+                    problems[name] = f"telling it its peers takes more than {patience:g} s"
+                continue
+            del self._running[name]
+            try:
+                task.result()
+            except DatapathError as error:
+                problems[name] = str(error)
+        return problems
+
+    async def sync_second(self, configuration: ServedConfiguration) -> None:
+        """``sync`` for a configuration's second server. Raises ``DatapathError``."""
+        name, server = configuration.name, configuration.second
+        if server is None:
+            return
         async with self._lock(name):
             # A peer that comes now is told to both.
             self._seconds[name] = server
             try:
-                await asyncio.to_thread(self._side.sync_peers, server, self._book.peers(name))
+                await self._call(
+                    self._side.sync_peers,
+                    server,
+                    self._book.peers(name),
+                    zone=configuration.in_zone,
+                )
             except DatapathError:
                 self._seconds.pop(name)
                 raise
+
+    def close(self) -> None:
+        """Waits for nothing; calls that are in the kernel end there."""
+        for task in self._running.values():
+            task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(self, function: Callable[..., object], *args: object, **more: object) -> None:
+        call = functools.partial(function, *args, **more)
+        await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

@@ -82,6 +82,11 @@ class WorkQueue(Generic[K]):
         """How often the key failed since it last succeeded."""
         return self._failures.get(key, 0)
 
+    @property
+    def failing(self) -> bool:
+        """Whether some key has failed and not succeeded since."""
+        return bool(self._failures)
+
     def forget(self, key: K) -> None:
         """The key succeeded: its next failure starts with the shortest delay again."""
         self._failures.pop(key, None)

@@ -263,7 +263,7 @@ def want(record: Call | None, pod: Pod | None, *, known: bool, attached: str = "
         return attached or record.configuration
     if pod.finished or pod.spec.host_network:
         return ""
-    return pod.metadata.annotations.get(names.POD_ANNOTATION, "")
+    return names.asked_configuration(pod.metadata.annotations)
 
 
 def pod_desired(attachment: Attachment, facts: NodeFacts) -> PodDesired:

@@ -6,19 +6,25 @@
 An attachment's file holds the pod's tunnel key, so that an agent that comes back can repair the
 tunnel without the gateways having to learn a new one. Like the kernel's own copy it is root's
 alone.
+
+Files can be lost while their pods run: removed, truncated, on a file system that is full or
+read-only. A file that is missing or damaged says nothing about its pod. It is written again from
+what the agent knows, and a pod never loses its tunnel or its hold because it cannot be written.
 """
 
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from egress_gateway.cni import protocol
+from egress_gateway.node import metrics
 from egress_gateway.node.attachment.earlier import decode
 from egress_gateway.node.attachment.model import Attachment
+from egress_gateway.node.files import Damaged, Folder
 
 log = logging.getLogger(__name__)
 
@@ -27,67 +33,135 @@ class AttachmentStore:
     """Blocking, but on a memory file system: microseconds."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._records = run_dir / protocol.RECORDS
-        self._attachments = run_dir / protocol.ATTACHMENTS
-        for folder in (run_dir, self._records, self._attachments):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._records.chmod(0o700)
-        self._attachments.chmod(0o700)
+        self._records = Folder(run_dir / protocol.RECORDS)
+        self._attachments = Folder(run_dir / protocol.ATTACHMENTS)
+        self._reported: set[Path] = set()
+        self._unwritable: set[Path] = set()
+        self._stamps: dict[str, tuple[object, object]] = {}
+        self.make_folders()
+
+    def make_folders(self) -> None:
+        """Makes what is lost of them; where nothing can be written, the next call tries again."""
+        for folder in (self._records, self._attachments):
+            if self._try(folder.make, folder.path):
+                log.info("made folder", extra={"folder": str(folder.path)})
+
+    def altered(self, sandbox: str) -> bool:
+        """Whether a file of the sandbox has changed, or gone, since this was last asked. Cheaper
+        than to read them."""
+        stamps = self._records.stamp(sandbox), self._attachments.stamp(sandbox)
+        before, self._stamps[sandbox] = self._stamps.get(sandbox), stamps
+        return before != stamps
+
+    def age_order(self, sandbox: str) -> int:
+        """Sandboxes by the time of their records: the latest is the largest."""
+        stamp = self._records.stamp(sandbox)
+        return stamp[1] if stamp else 0
+
+    # Records.
 
     def record_ids(self) -> set[str]:
-        return _stems(self._records)
+        return self._records.stems()
 
     def record(self, sandbox: str) -> protocol.Call | None:
-        """The plugin's record, if it is there and whole."""
-        path = _file(self._records, sandbox)
+        """The plugin's record, if it is there, whole, and of this sandbox."""
         try:
-            return protocol.decode(path.read_bytes())
-        except FileNotFoundError:
+            content = self._records.read(sandbox)
+            record = protocol.decode(content) if content is not None else None
+            if record is not None:
+                _check(record, sandbox)
+        except (Damaged, protocol.ProtocolError) as error:
+            self._report(self._records.file(sandbox), "found damaged record", str(error))
             return None
-        except protocol.ProtocolError as error:
-            log.warning("skipped a damaged record", extra={"file": str(path), "error": str(error)})
-            return None
+        self._reported.discard(self._records.file(sandbox))
+        return record
 
-    def keep_record(self, record: protocol.Call) -> None:
-        """For a sandbox that our plugin has never seen."""
-        self._write(_file(self._records, record.id), msgspec.json.encode(record))
+    def keep_record(self, record: protocol.Call) -> bool:
+        """For a sandbox that our plugin has never seen, or whose record was lost. Whether it could
+        be written."""
+        path = self._records.file(record.id)
+        content = msgspec.json.encode(record)
+        return self._try(lambda: self._records.write(record.id, content), path) is not False
 
     def forget_record(self, sandbox: str) -> None:
-        _file(self._records, sandbox).unlink(missing_ok=True)
+        self._try(lambda: self._records.remove(sandbox), self._records.file(sandbox))
+
+    # Attachments.
+
+    def attachment_ids(self) -> set[str]:
+        return self._attachments.stems()
 
     def attachments(self) -> list[Attachment]:
-        """Every attachment; a damaged file is skipped and logged."""
-        found = []
-        for sandbox in sorted(_stems(self._attachments)):
-            path = _file(self._attachments, sandbox)
-            try:
-                found.append(decode(path.read_bytes()))
-            except FileNotFoundError:
-                continue
-            except msgspec.MsgspecError as error:
-                extra = {"file": str(path), "error": str(error)}
-                log.warning("skipped a damaged attachment", extra=extra)
-        return found
+        """Every attachment; a damaged file is reported, and its pod is found otherwise."""
+        found = (self._attachment(sandbox) for sandbox in sorted(self.attachment_ids()))
+        return [attachment for attachment in found if attachment]
 
-    def keep(self, attachment: Attachment) -> None:
-        path = _file(self._attachments, attachment.id)
-        self._write(path, msgspec.json.encode(attachment))
+    def holds(self, attachment: Attachment) -> bool:
+        """Whether its file is there and says just this."""
+        return self._attachment(attachment.id) == attachment
 
-    def _write(self, path: Path, content: bytes) -> None:
-        new = path.with_name(f".{path.name}")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        new.rename(path)
+    def _attachment(self, sandbox: str) -> Attachment | None:
+        try:
+            content = self._attachments.read(sandbox)
+            if content is None:
+                return None
+            attachment = decode(content)
+            if attachment.id != sandbox:
+                raise Damaged(f"it is the file of sandbox {attachment.id}")
+        except (Damaged, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._report(self._attachments.file(sandbox), "found damaged attachment", str(error))
+            return None
+        self._reported.discard(self._attachments.file(sandbox))
+        return attachment
+
+    def keep(self, attachment: Attachment) -> bool:
+        """Whether the file could be written; if not, the reason is logged once."""
+        path = self._attachments.file(attachment.id)
+        content = msgspec.json.encode(attachment)
+        written = self._try(lambda: self._attachments.write(attachment.id, content), path)
+        self.altered(attachment.id)
+        return written is not False
 
     def forget(self, sandbox: str) -> None:
-        _file(self._attachments, sandbox).unlink(missing_ok=True)
+        self._stamps.pop(sandbox, None)
+        self._try(lambda: self._attachments.remove(sandbox), self._attachments.file(sandbox))
+
+    # What cannot be read or written.
+
+    def _try(self, step: Callable[[], bool | None], path: Path) -> bool | None:
+        """What ``step`` returns; False if the file system refuses it, which is logged once."""
+        try:
+            done = step()
+        except OSError as error:
+            metrics.LOCAL_STATE_UNWRITABLE.set(1)
+            if path not in self._unwritable:
+                self._unwritable.add(path)
+                extra = {"file": str(path), "error": error.strerror or str(error)}
+                log.warning("cannot write local state", extra=extra)
+            return False
+        if done is not False:  # else nothing had to be written
+            self._unwritable.discard(path)
+            metrics.LOCAL_STATE_UNWRITABLE.set(bool(self._unwritable))
+        return done
+
+    def _report(self, path: Path, what: str, error: str) -> None:
+        """Once for each file, until it is whole again."""
+        if path not in self._reported:
+            self._reported.add(path)
+            log.warning(what, extra={"file": str(path), "error": error})
 
 
-def _file(folder: Path, sandbox: str) -> Path:
-    return folder / f"{sandbox}.json"
+def rebuilt(what: str, **fields: str) -> None:
+    """Tells of one loss that was made good: a log line and a count."""
+    metrics.LOCAL_STATE_REBUILT.labels(what).inc()
+    log.warning("rebuilt lost %s", what, extra=fields)
 
 
-def _stems(folder: Path) -> set[str]:
-    names = os.listdir(folder)
-    return {n.removesuffix(".json") for n in names if n.endswith(".json") and n[0] != "."}
+def _check(record: protocol.Call, sandbox: str) -> None:
+    """Raises ``Damaged`` and ``ProtocolError``."""
+    if record.id != sandbox:
+        raise Damaged(f"it is the record of sandbox {record.id[:256]}")
+    if not record.netns or not record.pod[1]:
+        raise Damaged("it does not say which pod, or which namespace")
+    # Read when they are needed; what cannot be read must not be found out then.
+    _ = record.addresses, record.configuration

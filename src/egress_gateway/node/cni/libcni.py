@@ -89,7 +89,7 @@ class Results:
             try:
                 call = parse(path.read_bytes())
             except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-                log.debug("skipped", extra={"file": str(path), "error": str(error)})
+                log.debug("skipped libcni result", extra={"file": str(path), "error": str(error)})
                 continue
             yield msgspec.structs.replace(call, netns=_reachable(call.netns))
 

@@ -72,7 +72,7 @@ class Readiness:
             for done in self._installer.remove(keep_executable=True):
                 log.info(done)
         except (InstallError, Superseded) as error:
-            log.warning("CNI plugin is not taken out", extra={"error": str(error)})
+            log.warning("cannot take CNI plugin out", extra={"error": str(error)})
             return str(error)
         metrics.PLUGIN_IN_PLACE.set(False)
         return None
@@ -88,7 +88,7 @@ class Readiness:
             ours = isinstance(error, InstallError)
             self.problem = str(error)
             if before != self.problem:
-                log.warning("CNI plugin is not in place", extra={"error": self.problem})
+                log.warning("cannot put CNI plugin in place", extra={"error": self.problem})
         metrics.PLUGIN_IN_PLACE.set(self.problem is None)
         return ours
 
@@ -97,7 +97,7 @@ class Readiness:
         try:
             return await self._write(ready)
         except ApiError as error:
-            log.warning("cannot label the node", extra={"error": str(error)})
+            log.warning("cannot label node", extra={"error": str(error)})
             return False
 
     async def _write(self, ready: bool) -> bool:
@@ -109,7 +109,7 @@ class Readiness:
                 await self._client.merge_patch(NODES.untyped(), self._node, patch)
             except Conflict:  # next time
                 return False
-            log.info("node label", extra={"ready": ready})
+            log.info("labelled node", extra={"ready": ready})
         return True
 
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Final
 
-from egress_gateway.cni.protocol import Call
+import msgspec
+
+from egress_gateway.api import names
+from egress_gateway.cni.protocol import Call, NetConf, Result, ResultIP
 from egress_gateway.datapath.linux import netns
 from egress_gateway.kube.resources import Key, Pod
+from egress_gateway.node.attachment.model import Attachment
+from egress_gateway.node.attachment.store import rebuilt
 from egress_gateway.node.cni.libcni import FIRST, Results
 from egress_gateway.node.knowledge import Knowledge, annotation
 from egress_gateway.node.sandbox import Kernel
 
 log = logging.getLogger(__name__)
+
+_REMEMBERED: Final = 1000
+"""Sandboxes that are remembered as over, so that what libcni still says of one makes no record."""
 
 
 class Records:
@@ -35,15 +44,58 @@ class Records:
         self._results = results
         self._on_found = on_found
         self._on_missing = on_missing
+        self._over: dict[str, Call | None] = {}
 
-    def living(self, sandbox_id: str) -> Call | None:
-        """The sandbox's record; one whose namespace is gone is forgotten: its runtime lost it
-        without a DEL."""
+    def living(self, sandbox_id: str, attachment: Attachment | None = None) -> Call | None:
+        """The sandbox's record; None for a sandbox that is over: its runtime has deleted it, or
+        its namespace is gone, whatever is left of its record.
+
+        An attached sandbox whose namespace is there is not over, though its record may be lost,
+        damaged or that of another pod: it is then written again, from what is known of it."""
         record = self._store.record(sandbox_id)
-        if record is None or netns.is_namespace(Path(record.netns)):
+        path = attachment.netns if attachment else record.netns if record else ""
+        if path and not netns.is_namespace(Path(path)):
+            self.forget(sandbox_id)
+            return None
+        if attachment is None or (record is not None and _agree(record, attachment)):
             return record
+        return self._rebuild(attachment)
+
+    def forget(self, sandbox_id: str) -> None:
+        """The sandbox is over: its runtime says so, or its namespace is gone."""
+        # NB: what cannot be removed, on a read-only file system, must not bring it back.
+        self._over[sandbox_id] = self._store.record(sandbox_id)
+        while len(self._over) > _REMEMBERED:
+            del self._over[next(iter(self._over))]
         self._store.forget_record(sandbox_id)
-        return None
+
+    def discard(self, record: Call) -> None:
+        """The record is another pod's: its own is looked for like one that is missing."""
+        namespace, name, _ = record.pod
+        extra = {"pod": f"{namespace}/{name}", "error": "wrong addresses"}
+        log.warning("found damaged record", extra=extra)
+        self._store.forget_record(record.id)
+
+    def is_over(self, sandbox_id: str) -> bool:
+        """Whether the runtime has ended the sandbox, and has not added it again since."""
+        if sandbox_id not in self._over:
+            return False
+        record = self._store.record(sandbox_id)
+        if record is None or record == self._over[sandbox_id]:
+            return True
+        self.begin(sandbox_id)
+        return False
+
+    def begin(self, sandbox_id: str) -> None:
+        """The runtime adds the sandbox, perhaps again."""
+        self._over.pop(sandbox_id, None)
+
+    def _rebuild(self, attachment: Attachment) -> Call:
+        """The record of a pod that goes on running without one."""
+        record = record_of(attachment)
+        if self._store.keep_record(record):
+            rebuilt("record", pod=f"{attachment.namespace}/{attachment.pod}")
+        return record
 
     def of(self, pod: Key) -> list[str]:
         """Ids of the pod's recorded sandboxes."""
@@ -68,17 +120,19 @@ class Records:
         for sandbox_id in self._store.record_ids() - valid:
             record = self._store.record(sandbox_id)
             if record and record.config.name == call.config.name:
-                self._store.forget_record(sandbox_id)
+                self.forget(sandbox_id)
                 gone.append(sandbox_id)
         return gone
 
-    async def find_missing(self) -> None:
-        """Looks for the sandboxes of annotated pods that no record exists of."""
-        records = (self._store.record(sandbox_id) for sandbox_id in self._store.record_ids())
-        recorded = {record.pod[:2] for record in records if record}
+    async def find_missing(self, attached: Collection[str]) -> None:
+        """Looks for the sandboxes of annotated pods that no record exists of. ``attached``: UIDs
+        of pods that need none."""
+        records = [r for i in self._store.record_ids() if (r := self._store.record(i))]
+        recorded = {record.pod for record in records}
         for pod in self._knowledge.pods.values():
             meta = pod.metadata
-            if _attachable(pod) and (meta.namespace, meta.name) not in recorded:
+            known = {(meta.namespace, meta.name, uid) for uid in (meta.uid, "")} & recorded
+            if _attachable(pod) and meta.uid not in attached and not known:
                 await self._make_up(pod)
 
     async def look_for(self, key: str) -> None:
@@ -92,10 +146,37 @@ class Records:
         record = await self._kernel.run(self._results.find, pod)
         if record is None:
             self._on_missing(pod)
-            return
-        log.info("found a pod from before the plugin", extra={"pod": record.pod[1]})
-        self._store.keep_record(record)
-        self._on_found(record.id)
+        elif not self.is_over(record.id) and self._store.keep_record(record):
+            rebuilt("record", pod=f"{record.pod[0]}/{record.pod[1]}")
+            self._on_found(record.id)
+
+
+def record_of(attachment: Attachment) -> Call:
+    """The record that the plugin would have written of an attached sandbox."""
+    annotations = {names.POD_ANNOTATION: attachment.configuration.name}
+    return Call(
+        command="ADD",
+        container_id=attachment.container_id,
+        netns=attachment.netns,
+        if_name=attachment.if_name,
+        args=f"IgnoreUnknown=1;K8S_POD_NAMESPACE={attachment.namespace};"
+        f"K8S_POD_NAME={attachment.pod};K8S_POD_UID={attachment.uid}",
+        config=NetConf(
+            runtime_config={names.CNI_CAPABILITY: msgspec.Raw(msgspec.json.encode(annotations))},
+            prev_result=Result(ips=[ResultIP(address=a) for a in attachment.addresses]),
+        ),
+    )
+
+
+def _agree(record: Call, attachment: Attachment) -> bool:
+    """Whether both are of the same sandbox of the same pod."""
+    namespace, name, uid = record.pod
+    return (
+        (namespace, name) == (attachment.namespace, attachment.pod)
+        and uid in ("", attachment.uid)
+        and record.netns == attachment.netns
+        and [str(address) for address in record.addresses] == attachment.addresses
+    )
 
 
 def _rank(interface: str) -> tuple[bool, str]:

@@ -1,14 +1,12 @@
 """Answers the CNI plugin on a unix socket. Root alone may connect.
 
-The socket is made anew at each start, under another name first, so that a plugin never finds one
-that nobody listens on for longer than the agent is away.
+The socket is made anew at each start and whenever the plugin could not find it any more (``Door``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from pathlib import Path
 from typing import Final
@@ -16,49 +14,50 @@ from typing import Final
 from egress_gateway.cni import protocol
 from egress_gateway.cni.protocol import Call
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.node.agent import Agent, Refused
+from egress_gateway.datapath.linux.door import Door
+from egress_gateway.node import metrics
+from egress_gateway.node.lifecycle import Lifecycle, Refused
+from egress_gateway.service.logging import bounded
 
 log = logging.getLogger(__name__)
 
 _LARGEST_REQUEST: Final = 16 << 20
 _REQUEST_SECONDS: Final = 5.0
-_BACKLOG: Final = 512
+_LONGEST_REASON: Final = 1024
+"""Characters; what an Event holds (https://kubernetes.io/docs/reference/kubernetes-api, Event)."""
 
 
-async def serve(agent: Agent, run_dir: Path) -> None:
-    """Serves until cancelled. Answers under way are given up: the runtime tries again."""
-    path = run_dir / protocol.SOCKET
-    server = await asyncio.start_unix_server(
-        lambda reader, writer: _converse(agent, reader, writer), sock=_listen(path)
-    )
-    async with server:
-        await server.serve_forever()
+class Server:
+    """Answers on the socket below ``run_dir``. ``problem`` says why the plugin cannot reach it;
+    None if it can."""
 
+    def __init__(self, lifecycle: Lifecycle, run_dir: Path) -> None:
+        self._lifecycle = lifecycle
+        self._door = Door(
+            run_dir / protocol.SOCKET, on_remade=metrics.LOCAL_STATE_REBUILT.labels("socket").inc
+        )
 
-def _listen(path: Path) -> socket.socket:
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.unlink(missing_ok=True)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listening.bind(str(new))
-    new.chmod(0o600)
-    listening.listen(_BACKLOG)
-    listening.setblocking(False)
-    new.rename(path)
-    return listening
+    @property
+    def problem(self) -> str | None:
+        return self._door.problem
 
+    async def run(self) -> None:
+        """Serves until cancelled. Answers under way are given up: the runtime tries again. Raises
+        as ``Door.serve``."""
+        await self._door.serve(self._converse)
 
-async def _converse(
-    agent: Agent, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    try:
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            request = await _read(reader)
-        writer.write(await answer(agent, request))
-        await writer.drain()
-    except (OSError, TimeoutError) as error:
-        log.info("a CNI call broke off", extra={"error": str(error)})
-    finally:
-        writer.close()
+    async def _converse(self, connection: socket.socket) -> None:
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
+            try:
+                async with asyncio.timeout(_REQUEST_SECONDS):
+                    request = await _read(reader)
+                writer.write(await answer(self._lifecycle, request))
+                await writer.drain()
+            finally:
+                writer.close()
+        except (OSError, TimeoutError) as error:
+            log.info("lost CNI call", extra={"error": str(error)})
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
@@ -71,40 +70,39 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
     return b"".join(parts)
 
 
-async def answer(agent: Agent, request: bytes) -> bytes:
-    """The reply to one request, in the version that it asks for."""
-    version = ""
+async def answer(lifecycle: Lifecycle, request: bytes) -> bytes:
+    """The reply to one request, in the version that it asks for. Never raises but when it is
+    cancelled: whatever goes wrong, the runtime needs an answer."""
+    command, version = "(undecoded call)", ""
     try:
         call = protocol.decode(request)
-        version = call.config.cni_version
-        return await _verb(agent, call)
+        command, version = call.command, call.config.cni_version
+        return await _verb(lifecycle, call)
     except protocol.ProtocolError as error:
-        return protocol.refusal(protocol.INVALID_CONFIG, str(error), version=version)
-    except Refused as error:
+        return protocol.refusal(protocol.INVALID_CONFIG, bounded(str(error)), version=version)
+    except (Refused, DatapathError) as error:
         return _try_again(str(error), version)
-    except Exception as error:
-        # Whatever it is, the runtime needs an answer and a person needs the trace.
-        if not isinstance(error, DatapathError):
-            log.exception("CNI %s failed", call.command)
+    except Exception as error:  # nobody expected it: a person needs the trace
+        log.exception("CNI %s failed", bounded(command))
         return _try_again(str(error) or type(error).__name__, version)
 
 
-async def _verb(agent: Agent, call: Call) -> bytes:
+async def _verb(lifecycle: Lifecycle, call: Call) -> bytes:
     match call.command:
         case "ADD":
-            await agent.add(call)
+            await lifecycle.attach_pod(call)
         case "DEL":
-            await agent.delete(call)
+            await lifecycle.detach_pod(call)
         case "GC":
-            agent.collect(call)
+            lifecycle.collect_pods(call)
         case "CHECK":
-            if wrong := agent.check(call):
+            if wrong := lifecycle.check_pod(call):
                 return _try_again(wrong, call.config.cni_version)
         case other:
-            raise protocol.ProtocolError(f"unknown command {other!r}")
+            raise protocol.ProtocolError(f"unknown command {bounded(other)!r}")
     return protocol.OK
 
 
 def _try_again(reason: str, version: str) -> bytes:
-    message = f"static egress gateway: {reason}"
+    message = f"static egress gateway: {bounded(reason, _LONGEST_REASON)}"
     return protocol.refusal(protocol.TRY_AGAIN, message, version=version)

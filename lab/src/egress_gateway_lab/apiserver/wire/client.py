@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 
+from egress_gateway.api import names
 from egress_gateway_lab.apiserver.objects import Object
 from egress_gateway_lab.apiserver.wire.transport import EXEC_PROTOCOL, HttpTransport, KubeError
 from egress_gateway_lab.apiserver.writes.patch import (
@@ -51,9 +52,9 @@ _GROUPS = {
     "poddisruptionbudgets": "policy/v1",
     "priorityclasses": "scheduling.k8s.io/v1",
     "networkpolicies": "networking.k8s.io/v1",
-    "staticgatewayconfigurations": "egressgateway.kubernetes.azure.com/v1alpha1",
-    "podendpoints": "egressgateway.kubernetes.azure.com/v1alpha1",
-    "gatewaystatuses": "egressgateway.kubernetes.azure.com/v1alpha1",
+    "staticgatewayconfigurations": names.API_VERSION,
+    "podendpoints": names.API_VERSION,
+    "gatewaystatuses": names.API_VERSION,
 }
 
 

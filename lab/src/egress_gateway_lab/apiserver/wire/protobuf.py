@@ -1,7 +1,8 @@
-"""Kubernetes' protobuf bodies, for the requests in which kubectl insists on them.
+"""Kubernetes' protobuf bodies, for the requests in which clients insist on them.
 
 ``kubectl create …`` and ``kubectl auth …`` send built-in kinds as ``application/vnd.kubernetes.
-protobuf`` and take JSON in return. The messages of those commands are decoded here, by the field
+protobuf`` and take JSON in return; so does client-go's leader election with its Lease and its
+Events. The messages of those are decoded here, by the field
 numbers of k8s.io/api's ``generated.proto``; any other is 415. A field that is not listed and not
 empty is refused too: an object must not lose a part of itself on the way.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from egress_gateway_lab.apiserver import errors
@@ -19,6 +21,7 @@ CONTENT_TYPE = "application/vnd.kubernetes.protobuf"
 
 _MAGIC = b"k8s\x00"
 _TEXT, _INT, _BOOL, _BYTES = "text", "int", "bool", "bytes"
+_TIME, _MICRO = "time", "microtime"
 
 # A field is NAME and KIND; KIND is a scalar, a message's name, "[]KIND", "map" or "map:bytes".
 _MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
@@ -26,14 +29,18 @@ _MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
         1: ("name", _TEXT),
         2: ("generateName", _TEXT),
         3: ("namespace", _TEXT),
+        4: ("selfLink", "ignored"),
         5: ("uid", _TEXT),
         6: ("resourceVersion", _TEXT),
         7: ("generation", _INT),
         8: ("creationTimestamp", "ignored"),
+        9: ("deletionTimestamp", "ignored"),
+        10: ("deletionGracePeriodSeconds", "ignored"),
         11: ("labels", "map"),
         12: ("annotations", "map"),
         13: ("ownerReferences", "[]OwnerReference"),
         14: ("finalizers", "[]text"),
+        17: ("managedFields", "ignored"),  # the server's own, as who updates an object has read it
     },
     "OwnerReference": {
         1: ("kind", _TEXT),
@@ -180,6 +187,44 @@ _MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
         5: ("dryRun", "[]text"),
     },
     "Preconditions": {1: ("uid", _TEXT), 2: ("resourceVersion", _TEXT)},
+    "Lease": {1: ("metadata", "ObjectMeta"), 2: ("spec", "LeaseSpec")},
+    "LeaseSpec": {
+        1: ("holderIdentity", _TEXT),
+        2: ("leaseDurationSeconds", _INT),
+        3: ("acquireTime", _MICRO),
+        4: ("renewTime", _MICRO),
+        5: ("leaseTransitions", _INT),
+        6: ("strategy", _TEXT),
+        7: ("preferredHolder", _TEXT),
+    },
+    "Event": {
+        1: ("metadata", "ObjectMeta"),
+        2: ("involvedObject", "ObjectReference"),
+        3: ("reason", _TEXT),
+        4: ("message", _TEXT),
+        5: ("source", "EventSource"),
+        6: ("firstTimestamp", _TIME),
+        7: ("lastTimestamp", _TIME),
+        8: ("count", _INT),
+        9: ("type", _TEXT),
+        10: ("eventTime", _MICRO),
+        11: ("series", "EventSeries"),
+        12: ("action", _TEXT),
+        13: ("related", "ObjectReference"),
+        14: ("reportingComponent", _TEXT),
+        15: ("reportingInstance", _TEXT),
+    },
+    "EventSource": {1: ("component", _TEXT), 2: ("host", _TEXT)},
+    "EventSeries": {1: ("count", _INT), 2: ("lastObservedTime", _MICRO)},
+    "ObjectReference": {
+        1: ("kind", _TEXT),
+        2: ("namespace", _TEXT),
+        3: ("name", _TEXT),
+        4: ("uid", _TEXT),
+        5: ("apiVersion", _TEXT),
+        6: ("resourceVersion", _TEXT),
+        7: ("fieldPath", _TEXT),
+    },
 }
 _MESSAGES["ClusterRoleBinding"] = _MESSAGES["RoleBinding"]
 
@@ -250,6 +295,17 @@ def _message(raw: bytes, name: str) -> Object:
     return {k: v for k, v in found.items() if v not in ("", None)}
 
 
+def _instant(raw: bytes, kind: str) -> str | None:
+    """metav1.Time (whole seconds in JSON) or metav1.MicroTime; None for the zero time."""
+    if not raw:
+        return None
+    parts = dict(_fields(raw))
+    seconds = parts.get(1, 0)
+    moment = datetime.fromtimestamp(seconds - (1 << 64) if seconds >> 63 else seconds, UTC)
+    text = moment.replace(tzinfo=None).isoformat(timespec="seconds")
+    return f"{text}.{parts.get(2, 0) // 1000:06}Z" if kind == _MICRO else f"{text}Z"
+
+
 def _entry(raw: bytes) -> tuple[str, bytes]:
     pair = dict(_fields(raw))
     return pair.get(1, b"").decode(), pair.get(2, b"")
@@ -265,4 +321,6 @@ def _value(value: Any, kind: str) -> Any:
             return value - (1 << 64) if value >= 1 << 63 else value
         case "bytes":
             return base64.b64encode(value).decode()
+        case "time" | "microtime":
+            return _instant(value, kind)
     return _message(value, kind)

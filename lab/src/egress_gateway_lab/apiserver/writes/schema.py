@@ -103,7 +103,8 @@ class CustomSchema:
                 self._compile(below, f"{at}.{keyword}")
 
     def prepare(self, obj: Object) -> list[str]:
-        """Prunes unknown fields and fills in defaults, in place; returns the unknown paths."""
+        """Prunes unknown fields, fills in defaults and drops nulls without a meaning, in place.
+        Returns the unknown paths."""
         unknown: list[str] = []
         _prune(obj, self._root, "", unknown)
         _drop_nulls(obj, self._root)

@@ -280,6 +280,7 @@ class PoolProperties(TypedDict, total=False):
     maxPods: int | None
     orchestratorVersion: str | None
     enableAutoScaling: bool | None
+    availabilityZones: list[str] | None
     podSubnetID: str | None
     vnetSubnetID: str | None
     gatewayProfile: GatewayProfile | None

@@ -17,7 +17,7 @@ from egress_gateway_lab.azure.arm.operations import Clock
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Limit:
     """``name`` as in ``x-ms-ratelimit-remaining-resource``; ``size``: tokens saved up at most."""
 
     name: str
@@ -25,16 +25,16 @@ class Policy:
     per_minute: float
 
 
-POLLS = Policy("GetOperation", 15, 15)
+POLLS = Limit("GetOperation", 15, 15)
 _SET = r"/providers/microsoft\.compute/virtualmachinescalesets/[^/]+"
 REQUESTS = (
-    ("GET", re.compile(f"{_SET}$"), Policy("GetVMScaleSetResource", 36, 12)),
-    ("PUT", re.compile(f"{_SET}$"), Policy("PutVMScaleSetResource", 12, 4)),
-    ("PATCH", re.compile(f"{_SET}$"), Policy("PutVMScaleSetResource", 12, 4)),
+    ("GET", re.compile(f"{_SET}$"), Limit("GetVMScaleSetResource", 36, 12)),
+    ("PUT", re.compile(f"{_SET}$"), Limit("PutVMScaleSetResource", 12, 4)),
+    ("PATCH", re.compile(f"{_SET}$"), Limit("PutVMScaleSetResource", 12, 4)),
     (
         "PUT",
         re.compile(f"{_SET}/virtualmachines/[^/]+$"),
-        Policy("PutVMScaleSetVMResource", 12, 4),
+        Limit("PutVMScaleSetVMResource", 12, 4),
     ),
 )
 
@@ -50,10 +50,10 @@ class Buckets:
 
     def request(self, method: str, resource_id: str) -> dict[str, str]:
         """Takes a token for a request; the header that tells what is left. Raises ``ArmError``."""
-        for verb, path, policy in REQUESTS:
+        for verb, path, limit in REQUESTS:
             if verb == method and path.search(resource_id.lower()):
-                left = self._take(policy, resource_id)
-                told = f"Microsoft.Compute/{policy.name};{int(left)}"
+                left = self._take(limit, resource_id)
+                told = f"Microsoft.Compute/{limit.name};{int(left)}"
                 return {"x-ms-ratelimit-remaining-resource": told}
         return {}
 
@@ -62,22 +62,22 @@ class Buckets:
         if "/microsoft.compute/" in target.lower():
             self._take(POLLS, target)
 
-    def _take(self, policy: Policy, resource_id: str) -> float:
+    def _take(self, limit: Limit, resource_id: str) -> float:
         if self.share is None:
-            return policy.size
-        now, key = self._clock.time(), (policy.name, resource_id.lower())
-        size, rate = policy.size * self.share, policy.per_minute * self.share / 60
+            return limit.size
+        now, key = self._clock.time(), (limit.name, resource_id.lower())
+        size, rate = limit.size * self.share, limit.per_minute * self.share / 60
         level, since = self._levels.get(key, (size, now))
         level = min(size, level + (now - since) * rate)
         if level < 1:
             self._levels[key] = level, now
-            raise _throttled(policy, math.ceil((1 - level) / rate))
+            raise _throttled(limit, math.ceil((1 - level) / rate))
         self._levels[key] = level - 1, now
         return level - 1
 
 
-def _throttled(policy: Policy, seconds: int) -> ArmError:
-    measured = {"operationGroup": policy.name, "allowedRequestCount": int(policy.size)}
+def _throttled(limit: Limit, seconds: int) -> ArmError:
+    measured = {"operationGroup": limit.name, "allowedRequestCount": int(limit.size)}
     return ArmError(
         429,
         "OperationNotAllowed",
@@ -86,7 +86,7 @@ def _throttled(policy: Policy, seconds: int) -> ArmError:
         details=[
             {
                 "code": "TooManyRequests",
-                "target": policy.name,
+                "target": limit.name,
                 "message": json.dumps(measured, separators=(",", ":")),
             }
         ],

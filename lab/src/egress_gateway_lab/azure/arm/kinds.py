@@ -78,6 +78,7 @@ class Azure:
     machine_gone: Callable[[str], Awaitable[None]] = _nobody_minds
     """Awaited with the id of an instance or VM before it is deleted."""
     machine_restart: Callable[[str], Awaitable[None]] = _nobody_minds
+    machine_reimage: Callable[[str], Awaitable[None]] = _nobody_minds
     """Awaited with the id of an instance or VM that is to boot anew."""
     machine_off: Callable[[str], Awaitable[None]] = _nobody_minds
     """Awaited with the id of an instance or VM that is to be off and stays."""

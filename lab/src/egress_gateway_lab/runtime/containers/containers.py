@@ -126,6 +126,14 @@ class Container:
         await process.send_signal(signal.SIGKILL)
         await process.wait()
 
+    def begin_anew(self) -> None:
+        """After ``settle``: it is to run once more, in another sandbox."""
+        self.last_state = self.state
+        self.state = {"waiting": {"reason": "ContainerCreating"}}
+        self.restarts += bool(self.container_id)
+        self.process = None
+        self._stopping = False
+
     async def settle(self) -> None:
         """After ``stop``: the state says how it ended, also when nobody supervised it."""
         if self.process is None or "running" not in self.state:

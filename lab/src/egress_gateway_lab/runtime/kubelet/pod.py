@@ -90,6 +90,7 @@ class Pod:
         self._volumes = Volumes(node, api, address=address, ca=platform.ca)
         self._sandbox: Sandbox | None = None
         self._network = False
+        self._sandbox_lost = asyncio.Event()
         self._deleted = asyncio.Event()
         self._gone = False
         self._dirty = asyncio.Event()
@@ -130,6 +131,10 @@ class Pod:
         self.pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             self._deleted.set()
+
+    def lose_sandbox(self) -> None:
+        """The sandbox's own process has ended, as when somebody kills the pause container."""
+        self._sandbox_lost.set()
 
     def vanished(self) -> None:
         """The object is gone (forced deletion): end at once."""
@@ -178,6 +183,37 @@ class Pod:
 
     async def _live(self) -> None:
         await self._retry("FailedMount", self._prepare_volumes)
+        while await self._live_in_sandbox():
+            await self._end_sandbox()
+
+    async def _live_in_sandbox(self) -> bool:
+        """Whether the sandbox ended before its containers did."""
+        self._sandbox_lost.clear()
+        life = asyncio.create_task(self._start())
+        lost = asyncio.create_task(_wait(self._sandbox_lost))
+        try:
+            await asyncio.wait({life, lost}, return_when=asyncio.FIRST_COMPLETED)
+            return not life.done() or bool(life.exception() and lost.done())
+        finally:
+            for task in (life, lost):
+                task.cancel()
+            results = await asyncio.gather(life, lost, return_exceptions=True)
+            if isinstance(results[0], Exception) and not self._sandbox_lost.is_set():
+                raise results[0]
+
+    async def _end_sandbox(self) -> None:
+        """As a kubelet: all containers are killed, the network is released, and the pod begins
+        anew in another sandbox, under its UID. Its status shows the old addresses until then."""
+        self.event(
+            "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created."
+        )
+        await self._stop_containers()
+        await self._release()
+        for container in [*self.inits, *self.containers]:
+            container.begin_anew()
+        self.changed()
+
+    async def _start(self) -> None:
         if self.pod["spec"].get("hostNetwork"):
             self.pod_ips = [self.host_ip]
         else:
@@ -240,8 +276,17 @@ class Pod:
         with contextlib.suppress(CniError, MachineError):
             if not isinstance(error, CniError):
                 await self._cni.delete(sandbox)
-        with contextlib.suppress(MachineError):
-            await self.node.delete_netns(name)
+        await self._remove_netns(name)
+
+    async def _remove_netns(self, name: str) -> None:
+        """Again until it works, or the machine is off: on a read-only file system it does not."""
+        while not self.node.stopped.is_set():
+            try:
+                await self.node.delete_netns(name)
+                return
+            except MachineError as error:
+                self.event("Warning", "FailedKillPod", f"error removing network: {error}")
+                await asyncio.sleep(_RETRY_FIRST)
 
     async def _refresh(self) -> None:
         while True:
@@ -275,8 +320,7 @@ class Pod:
             except (CniError, MachineError) as error:
                 self.event("Warning", "FailedKillPod", f"error killing pod: {error}")
                 await asyncio.sleep(0.2 * 2**attempt)
-        with contextlib.suppress(MachineError):
-            await self.node.delete_netns(self._sandbox.netns.rsplit("/", 1)[-1])
+        await self._remove_netns(self._sandbox.netns.rsplit("/", 1)[-1])
         self._sandbox = None
         self.netns = None
 

@@ -94,8 +94,10 @@ class Volumes:
             source = self._paths[mount["name"]]
             if mount.get("subPath"):
                 source = f"{source}/{mount['subPath'].strip('/')}"
-                if not self._node.path(source).exists():
-                    self._node.path(source).mkdir(parents=True)
+            if not self._node.path(source).exists():
+                # As container runtimes do, at each start of a container: somebody may have removed
+                # a folder of the machine since its pod began.
+                self._node.path(source).mkdir(parents=True)
             found.append(
                 Mount(
                     source=source,

@@ -161,8 +161,9 @@ class Init:
     def _op_netns(self, request: dict[str, Any], _: list[int]) -> None:
         path = f"{_NETNS}/{request['name']}"
         if not request["present"]:
-            if os.path.exists(path):
+            with contextlib.suppress(OSError):  # not mounted: unlink(2) below says what is wrong
                 sc.umount(path)
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         else:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o444))

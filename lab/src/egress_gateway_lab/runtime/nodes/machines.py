@@ -20,7 +20,7 @@ from egress_gateway_lab.runtime.containers import cni
 from egress_gateway_lab.runtime.kubelet.api import ApiError
 from egress_gateway_lab.runtime.kubelet.kubelet import Kubelet, KubeletSettings, choose
 from egress_gateway_lab.runtime.kubelet.pod import Platform, Pod
-from egress_gateway_lab.runtime.nodes import masquerade
+from egress_gateway_lab.runtime.nodes import disk, masquerade
 from egress_gateway_lab.runtime.nodes.node import MachineError, Node
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Machines:
         self._fabric = fabric
         self._running: dict[str, Running] = {}  # by name
         self._ranges: dict[str, IPv4Network] = {}  # by name, kept while a machine may come back
+        self._disks: dict[str, bytes] = {}  # by name, of machines that are off
         self._locks: dict[str, asyncio.Lock] = {}
 
     def get(self, name: str) -> Running | None:
@@ -108,16 +109,23 @@ class Machines:
             if known is not None:
                 await self._end(known)
             self._ranges.pop(name, None)
+            self._disks.pop(name, None)
 
     async def power_cut(self, name: str) -> None:
-        """The machine goes dark at once. Its node stays in the API; ``start`` brings it back.
-        Raises ``LookupError`` for an unknown machine."""
+        """The machine goes dark at once. Its node stays in the API; ``start`` brings it back, with
+        its disk. Raises ``LookupError`` for an unknown machine."""
         known = self._running.pop(name, None)
         if known is None:
             raise LookupError(
                 f'no machine "{name}" is running (running: {", ".join(self.names())})'
             )
+        with contextlib.suppress(OSError):  # its process 1 has crashed already
+            self._disks[name] = disk.take(known.node)
         await self._end(known)
+
+    def wipe_disk(self, name: str) -> None:
+        """The machine, which is off, starts next as from its image."""
+        self._disks.pop(name, None)
 
     async def send_signal(
         self, namespace: str, pod: str, container: str | None, number: int
@@ -130,6 +138,12 @@ class Machines:
             raise LookupError(f'container "{chosen.name}" is not running')
         await chosen.process.send_signal(number)
 
+    def lose_sandbox(self, namespace: str, pod: str) -> None:
+        """Ends a pod's sandbox, as when its pause process is killed: the kubelet makes another.
+        Raises ``LookupError``."""
+        _, found = self._find(namespace, pod)
+        found.lose_sandbox()
+
     async def close(self) -> None:
         """Ends all machines."""
         await asyncio.gather(*(self.stop(name) for name in self.names()))
@@ -139,7 +153,13 @@ class Machines:
         six = None
         if self._fabric is not None and self._fabric.has_ipv6(spec.nic_id):
             six = ipv6_range(pod_cidr)
-        cni.install_base(node, pod_cidr, mtu=settings.mtu, plugins=settings.plugins, pod_cidr6=six)
+        kept = self._disks.pop(spec.name, None)
+        if kept is not None:
+            disk.give_back(node, kept)
+        else:
+            cni.install_base(
+                node, pod_cidr, mtu=settings.mtu, plugins=settings.plugins, pod_cidr6=six
+            )
         await masquerade.apply(node, settings.pod_cidr, settings.inside)
         if self._fabric is not None:
             await self._fabric.plug(spec.nic_id, node)

@@ -22,7 +22,7 @@ from egress_gateway_lab.azure.arm.kinds import Answer, Azure, Call, Kind
 from egress_gateway_lab.azure.arm.operations import RETRY_AFTER, Operation
 from egress_gateway_lab.azure.arm.store import Document
 from egress_gateway_lab.azure.providers import authorization
-from egress_gateway_lab.azure.providers.aks import rules as aks_rules
+from egress_gateway_lab.azure.providers.aks import rules
 from egress_gateway_lab.azure.providers.aks.machines import NodePools
 from egress_gateway_lab.azure.providers.aks.network import SUBNET, NodeGroup
 from egress_gateway_lab.azure.providers.compute.scalesets import merge, owner_of
@@ -54,9 +54,9 @@ class AksKind(Kind):
 
     def check_pool(self, cluster: Document, name: str, pool: Document) -> None:
         """Raises ``ArmError`` for a pool that the service does not make."""
-        aks_rules.check_pool(cluster, name, pool, least=self.azure.least_gateways)
+        rules.check_pool(cluster, name, pool, least=self.azure.least_gateways)
         node_group = NodeGroup(self.azure, cluster)
-        aks_rules.check_subnet(name, pool, node_group.network_id)
+        rules.check_subnet(name, pool, node_group.network_id)
         if pool.get("vnetSubnetID"):
             self.azure.require(pool["vnetSubnetID"], cluster["id"], Subnets.type)
 
@@ -83,17 +83,15 @@ class ManagedClusters(AksKind):
         body = _updated(old, body) if old else body
         properties = body["properties"]
         profiles = properties.pop("agentPoolProfiles", None) or []
-        properties["networkProfile"] = aks_rules.network_profile(properties.get("networkProfile"))
+        properties["networkProfile"] = rules.network_profile(properties.get("networkProfile"))
         properties["networkProfile"]["loadBalancerProfile"].pop("effectiveOutboundIPs", None)
         self._one_outbound(call, properties["networkProfile"]["loadBalancerProfile"])
-        aks_rules.check_cluster(body)
+        rules.check_cluster(body)
         if old is None:
             self._create(body, profiles)
         else:
             self._check_update(old, body)
-        properties["currentKubernetesVersion"] = aks_rules.full_version(
-            properties["kubernetesVersion"]
-        )
+        properties["currentKubernetesVersion"] = rules.full_version(properties["kubernetesVersion"])
         for target, kind in _outbound_references(properties):
             self.azure.require(target, body["id"], kind)
         self._accept_pools(body, profiles, create=old is None)
@@ -101,9 +99,9 @@ class ManagedClusters(AksKind):
 
     def _check_update(self, old: Document, new: Document) -> None:
         pools = self.pools(new["id"])
-        aks_rules.check_disable(new, pools)
+        rules.check_disable(new, pools)
         versions = (d["properties"]["kubernetesVersion"] for d in (old, new))
-        aks_rules.check_upgrade(*versions)
+        rules.check_upgrade(*versions)
         for pool in pools:
             self.check_pool(new, pool["name"], pool["properties"])
 
@@ -135,7 +133,7 @@ class ManagedClusters(AksKind):
             "tenantId": self.azure.tenant,
         }
         body.setdefault("sku", {"name": "Base", "tier": "Free"})
-        version = str(properties.get("kubernetesVersion") or aks_rules.DEFAULT_VERSION)
+        version = str(properties.get("kubernetesVersion") or rules.DEFAULT_VERSION)
         dns = properties.get("dnsPrefix") or body["name"]
         properties.update(
             kubernetesVersion=version,
@@ -176,10 +174,10 @@ class ManagedClusters(AksKind):
             given = {"mode": "System", **profile} if create else profile
             before = known.get(name)
             given = merge(before, given) if before else given
-            pool = aks_rules.pool_properties(given, body["properties"]["kubernetesVersion"])
+            pool = rules.pool_properties(given, body["properties"]["kubernetesVersion"])
             self.check_pool(body, name, pool)
             if before:
-                aks_rules.check_pool_change(name, before, pool)
+                rules.check_pool_change(name, before, pool)
             accepted[name] = pool
         for name, pool in accepted.items():
             self.save_pool(body["id"], name, pool, "Creating" if create else "Updating")
@@ -315,15 +313,13 @@ class AgentPools(AksKind):
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
         cluster = self.cluster(body["id"].rpartition("/agentPools/")[0])
         given = merge(old["properties"], body["properties"]) if old else body["properties"]
-        pool = aks_rules.pool_properties(given, cluster["properties"]["kubernetesVersion"])
+        pool = rules.pool_properties(given, cluster["properties"]["kubernetesVersion"])
         self.check_pool(cluster, body["name"], pool)
         if old:
-            aks_rules.check_pool_change(body["name"], old["properties"], pool)
+            rules.check_pool_change(body["name"], old["properties"], pool)
         pool["powerState"] = {"code": "Running"}
-        moved = old is not None and aks_rules.local_dns(old["properties"]) != aks_rules.local_dns(
-            pool
-        )
-        return {**body, "properties": pool, "_renew": moved}
+        moved = old is not None and rules.local_dns(old["properties"]) != rules.local_dns(pool)
+        return {**body, "properties": pool, **({"_renew": True} if moved else {})}
 
     async def settle(self, resource_id: str) -> None:
         document = self.azure.store.get(resource_id)
@@ -333,12 +329,13 @@ class AgentPools(AksKind):
             await pools.settle(document["name"], document["properties"])
             if document.get("_renew"):  # nodes learn their resolver when they boot
                 await pools.renew(document["name"], document["properties"])
+                self.save({k: v for k, v in document.items() if k != "_renew"})
 
     def view(self, document: Document) -> Document:
         properties = document["properties"]
         shown = {k: v for k, v in document.items() if not k.startswith("_")}
         if properties.get("localDNSProfile"):
-            state = "Enabled" if aks_rules.local_dns(properties) else "Disabled"
+            state = "Enabled" if rules.local_dns(properties) else "Disabled"
             profile = {**properties["localDNSProfile"], "state": state}
             shown["properties"] = {**properties, "localDNSProfile": profile}
         return shown
@@ -355,7 +352,7 @@ class AgentPools(AksKind):
 
         async def work() -> None:
             await NodePools(self.azure, cluster).renew(pool["name"], pool["properties"])
-            image = aks_rules.next_image(pool["properties"]["nodeImageVersion"])
+            image = rules.next_image(pool["properties"]["nodeImageVersion"])
             self.change(pool["id"], lambda p: p.update(nodeImageVersion=image))
             self.set_state(pool["id"], "Succeeded")
 
@@ -413,11 +410,16 @@ def register(azure: Azure) -> None:
             await NodePools(azure, cluster).start(name, pool["properties"], machine)
 
     async def restart(machine_id: str) -> None:
+        await off(machine_id)
+        await on(machine_id)
+
+    async def reimage(machine_id: str) -> None:
         await gone(machine_id)
         await on(machine_id)
 
     azure.machine_gone = gone
     azure.machine_restart = restart
+    azure.machine_reimage = reimage
     azure.machine_off = off
     azure.machine_on = on
 

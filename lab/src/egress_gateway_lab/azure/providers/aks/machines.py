@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from egress_gateway.api import names
 from egress_gateway_lab.azure.arm.kinds import Azure
 from egress_gateway_lab.azure.arm.store import Document
-from egress_gateway_lab.azure.providers.aks import rules as aks_rules
+from egress_gateway_lab.azure.providers.aks import rules
 from egress_gateway_lab.azure.providers.aks.network import NodeGroup
 from egress_gateway_lab.azure.providers.compute.power import RUNNING, power_of
 from egress_gateway_lab.azure.providers.compute.scalesets import Instances, ScaleSets
@@ -121,11 +121,13 @@ class NodePools:
     def _virtual_machine(self, pool_name: str, pool: Document, name: str) -> Document:
         group, location = self._node_group.id, self._cluster["location"]
         tags = self._node_group.tags(pool_name, pool)
+        zones, number = pool.get("availabilityZones") or [], int(name.rpartition("-vm")[2])
         nic = self._free_nic(pool_name, pool)
         reference = {"id": nic["id"], "properties": {"primary": True}}
         return VirtualMachines(self._azure).write(
             f"{group}/providers/{VirtualMachines.type}/{name}",
             {
+                **({"zones": [zones[number % len(zones)]]} if zones else {}),
                 "location": location,
                 "tags": tags,
                 "properties": {
@@ -167,16 +169,17 @@ class NodePools:
             address=IPv4Address(primary["privateIPAddress"]),
             provider_id=provider_id(machine["id"]),
             pool=name,
-            labels=aks_rules.node_labels(
+            labels=rules.node_labels(
                 name,
                 pool,
                 group=group,
                 region=region,
+                zone=next(iter(machine.get("zones") or []), None),
                 project_label=self._azure.project_label,
             ),
-            taints=aks_rules.node_taints(pool),
+            taints=rules.node_taints(pool),
             kubernetes_version=pool["currentOrchestratorVersion"],
-            local_dns=aks_rules.local_dns(pool),
+            local_dns=rules.local_dns(pool),
         )
 
 

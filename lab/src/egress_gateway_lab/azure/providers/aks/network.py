@@ -12,7 +12,7 @@ from typing import Any
 
 from egress_gateway_lab.azure.arm.kinds import Azure
 from egress_gateway_lab.azure.arm.store import Document
-from egress_gateway_lab.azure.providers.aks import rules as aks_rules
+from egress_gateway_lab.azure.providers.aks import rules
 from egress_gateway_lab.azure.providers.compute.scalesets import ScaleSets
 from egress_gateway_lab.azure.providers.network.publicaddresses import (
     OUTBOUND_TAG,
@@ -36,7 +36,7 @@ class NodeGroup:
         self._cluster = cluster
         self.name = str(cluster["properties"]["nodeResourceGroup"])
         self.id = f"/subscriptions/{azure.subscription}/resourceGroups/{self.name}"
-        self._hash = aks_rules.cluster_hash(cluster["id"])
+        self._hash = rules.cluster_hash(cluster["id"])
         self.network_name = f"aks-vnet-{self._hash}"
         self.network_id = (
             f"{self.id}/providers/Microsoft.Network/virtualNetworks/{self.network_name}"
@@ -162,8 +162,10 @@ class NodeGroup:
         balancer = self._azure.store.get(self.balancer_id)
         if balancer is None:
             return []
-        rules = balancer["properties"]["outboundRules"]
-        used = {f["id"].lower() for r in rules for f in r["properties"]["frontendIPConfigurations"]}
+        outbound = balancer["properties"]["outboundRules"]
+        used = {
+            f["id"].lower() for r in outbound for f in r["properties"]["frontendIPConfigurations"]
+        }
         shown = []
         for frontend in balancer["properties"]["frontendIPConfigurations"]:
             if frontend["id"].lower() in used:
@@ -189,7 +191,9 @@ class NodeGroup:
                 "ipConfigurations": [self.ip_configuration(pool)],
             },
         }
+        zones = pool.get("availabilityZones")
         body = {
+            **({"zones": list(zones)} if zones else {}),
             "sku": {"name": pool["vmSize"], "tier": "Standard", "capacity": 0},
             "tags": self.tags(pool_name, pool),
             "properties": {
@@ -222,7 +226,7 @@ class NodeGroup:
     def tags(self, pool_name: str, pool: Document) -> dict[str, str]:
         """Tags of what a pool is made of."""
         group = str(self._cluster["id"].split("/")[4])
-        return aks_rules.pool_tags(pool_name, pool, group=group)
+        return rules.pool_tags(pool_name, pool, group=group)
 
     def nic_name(self, pool_name: str, number: int) -> str:
         """Of a VirtualMachines pool; it has nothing to do with the number of a machine."""

@@ -136,12 +136,14 @@ def network_profile(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def pool_properties(given: Mapping[str, Any], version: str) -> dict[str, Any]:
     """A pool's properties with the service's defaults; ``version`` is the cluster's."""
-    pool = {**POOL_DEFAULTS, **{k: v for k, v in given.items() if v is not None and k != "name"}}
+    named = {k: v for k, v in given.items() if v is not None and k != "name"}
+    pool = {**POOL_DEFAULTS, **named}
+    pool["vmSize"] = pool["vmSize"] or POOL_DEFAULTS["vmSize"]  # az sends "" for AKS's choice
     for computed in ("provisioningState", "powerState", "eTag"):
         pool.pop(computed, None)
     pool.setdefault("nodeImageVersion", POOL_DEFAULTS["nodeImageVersion"])
     if pool["mode"] == "Gateway":
-        pool["upgradeSettings"] = {"maxUnavailable": "5%"}
+        pool["upgradeSettings"] = {"maxSurge": "0", "maxUnavailable": "5%"}
     # az sends an empty version for "the cluster's".
     pool["orchestratorVersion"] = pool.get("orchestratorVersion") or version
     pool["currentOrchestratorVersion"] = full_version(str(pool["orchestratorVersion"]))
@@ -403,7 +405,13 @@ def cluster_hash(cluster_id: str) -> str:
 
 
 def node_labels(
-    pool_name: str, pool: Mapping[str, Any], *, group: str, region: str, project_label: bool
+    pool_name: str,
+    pool: Mapping[str, Any],
+    *,
+    group: str,
+    region: str,
+    zone: str | None,
+    project_label: bool,
 ) -> dict[str, str]:
     """Labels that AKS gives the nodes of a pool. ``project_label``: with the Go project's own
     label of gateway nodes, which AKS does not give."""
@@ -417,7 +425,7 @@ def node_labels(
         "kubernetes.azure.com/role": "agent",
         "node.kubernetes.io/instance-type": str(pool["vmSize"]),
         "topology.kubernetes.io/region": region,
-        "topology.kubernetes.io/zone": "0",
+        "topology.kubernetes.io/zone": f"{region}-{zone}" if zone else "0",
         **(pool.get("nodeLabels") or {}),
     }
     if mode == "gateway" and project_label:

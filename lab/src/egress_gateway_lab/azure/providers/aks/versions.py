@@ -6,15 +6,15 @@ from __future__ import annotations
 from typing import Any
 
 from egress_gateway_lab.azure.arm.kinds import Answer, Call, Kind
-from egress_gateway_lab.azure.providers.aks import rules as aks_rules
+from egress_gateway_lab.azure.providers.aks import rules
 from egress_gateway_lab.azure.providers.resources import CLUSTER
 
 
 def _later(minor: str) -> list[str]:
     """The newest patch of the next minor version: none can be skipped."""
-    minors = list(aks_rules.PATCHES)
+    minors = list(rules.PATCHES)
     following = minors[minors.index(minor) + 1 :][:1]
-    return [f"{m}.{aks_rules.PATCHES[m]}" for m in following]
+    return [f"{m}.{rules.PATCHES[m]}" for m in following]
 
 
 class Versions(Kind):
@@ -27,11 +27,11 @@ class Versions(Kind):
             {
                 "version": minor,
                 "isPreview": None,
-                "isDefault": minor == aks_rules.DEFAULT_VERSION,
+                "isDefault": minor == rules.DEFAULT_VERSION,
                 "capabilities": {"supportPlan": ["KubernetesOfficial"]},
                 "patchVersions": {f"{minor}.{patch}": {"upgrades": _later(minor)}},
             }
-            for minor, patch in aks_rules.PATCHES.items()
+            for minor, patch in rules.PATCHES.items()
         ]
         return Answer(200, {"values": shown})
 
@@ -49,7 +49,7 @@ class UpgradeProfiles(Kind):
             raise self.missing(call.id)
         version = cluster["properties"]["currentKubernetesVersion"]
         minor, _, patch = version.rpartition(".")
-        newest = aks_rules.PATCHES[minor]
+        newest = rules.PATCHES[minor]
         upgrades = [f"{minor}.{newest}"] if int(patch) < newest else []
         control_plane = {
             "kubernetesVersion": version,

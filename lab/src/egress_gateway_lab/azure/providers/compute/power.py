@@ -36,6 +36,8 @@ async def switch(azure: Azure, action: str, machine_id: str) -> None:
         await azure.machine_on(machine_id)
     elif action == "restart":
         await azure.machine_restart(machine_id)
+    elif action == "reimage":
+        await azure.machine_reimage(machine_id)
     entry = azure.store.entry(machine_id)
     if entry is not None:
         state = OFF.get(action, RUNNING)

@@ -213,7 +213,7 @@ class ScaleSets(ComputeKind):
         if action in ("manualupgrade", "reimage"):
             self.upgrade(instance_id)
         if action in power.ACTIONS or action == "reimage":
-            await power.switch(self.azure, action.replace("reimage", "restart"), instance_id)
+            await power.switch(self.azure, action, instance_id)
         if action == "delete":
             instance = self.azure.store.get(instance_id)
             if instance is not None:

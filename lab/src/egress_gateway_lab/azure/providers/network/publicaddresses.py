@@ -89,7 +89,10 @@ class PublicIPPrefixes(NetworkKind):
         frontend = next((u for u in users if "/frontendipconfigurations/" in u.lower()), None)
         if frontend:
             extra["loadBalancerFrontendIpConfiguration"] = {"id": frontend}
-        return {**document, "properties": {**document["properties"], **extra}}
+        properties = {**document["properties"], **extra}
+        if properties.get("provisioningState") == "Creating":
+            del properties["ipPrefix"]  # as recorded: it is there when the operation has ended
+        return {**document, "properties": properties}
 
 
 class PublicIPAddresses(NetworkKind):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Any
 
-from egress_gateway_lab.azure.arm import errors
+from egress_gateway_lab.azure.arm import errors, ids
 from egress_gateway_lab.azure.arm.addressing import AddressPool, Exhausted, IPAddress, IPNetwork
 from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.arm.kinds import Azure, Call
@@ -62,6 +62,10 @@ class Subnets(NetworkKind):
 
     type = "Microsoft.Network/virtualNetworks/subnets"
     tracked = False
+
+    def missing(self, resource_id: ids.ResourceId) -> ArmError:
+        """As recorded: another code than that of resources with a provider of their own."""
+        return ArmError(404, "NotFound", f"Resource {resource_id.text} not found.")
 
     def complete(self, call: Call, body: Document, old: Document | None) -> Document:
         properties = body["properties"]

@@ -1,0 +1,61 @@
+"""A machine's restart keeps its disk, a reimage does not; a pod's sandbox is made again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from egress_gateway_lab.runtime.containers.cni import CONFIGURATIONS, PLUGINS
+from lab.tests.runtime.test_pods import World, world
+
+pytestmark = pytest.mark.root
+
+CHAIN = f"{CONFIGURATIONS}/10-azure.conflist"
+
+
+async def test_a_restart_keeps_the_chain_and_a_reimage_does_not() -> None:
+    async with world() as w:
+        w.chain_recorder()
+        chained = w.node.path(CHAIN).read_text()
+        (w.node.path("/run") / "volatile").write_text("x")
+        spec = w.running.spec
+        await w.machines.power_cut("n1")
+        again = await w.machines.start(spec)
+        assert again.node.path(CHAIN).read_text() == chained
+        assert again.node.path(f"{PLUGINS}/recorder").stat().st_mode & 0o111
+        assert again.node.path(f"{PLUGINS}/ptp").is_symlink()
+        assert not again.node.path("/run/volatile").exists()
+        await w.machines.power_cut("n1")
+        w.machines.wipe_disk("n1")
+        fresh = await w.machines.start(spec)
+        assert "recorder" not in fresh.node.path(CHAIN).read_text()
+
+
+async def test_a_lost_sandbox_is_made_again_under_the_same_uid() -> None:
+    async with world() as w:
+        w.chain_recorder()
+        await w.create("p", {"image": "busybox", "command": ["sleep", "1000"]})
+        before = await w.ready("p")
+        w.machines.lose_sandbox("default", "p")
+
+        def is_back(pod: Any) -> Any:
+            [status] = pod["status"]["containerStatuses"]
+            return pod if status["restartCount"] == 1 and status["ready"] else None
+
+        after = await w.until("p", is_back)
+        assert after["status"]["podIP"] != before["status"]["podIP"]
+        assert w.api.events("SandboxChanged")
+        verbs = [(verb, args["K8S_POD_INFRA_CONTAINER_ID"]) for verb, args, _ in w.calls()]
+        assert [verb for verb, _ in verbs] == ["ADD", "DEL", "ADD"]
+        assert verbs[0][1] == verbs[1][1] != verbs[2][1]
+        assert await running_once(w)
+        with pytest.raises(LookupError, match="not running"):
+            w.machines.lose_sandbox("default", "nobody")
+
+
+async def running_once(w: World) -> bool:
+    """Nothing of the first sandbox runs on."""
+    listed = await w.node.run(["sh", "-c", "ls /run/netns; pgrep -fc 'sleep 100[0]'"])
+    lines = listed.stdout.decode().split()
+    return len([line for line in lines if line.startswith("cni-")]) == 1 and lines[-1] == "1"

@@ -1,0 +1,105 @@
+"""What attaching (``lifecycle``), events (``reactor``) and routine work (``upkeep``) share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from egress_gateway.cni.protocol import Call
+from egress_gateway.kube.resources import Key
+from egress_gateway.kube.workqueue.queue import WorkQueue
+from egress_gateway.node.cni.records import Records
+from egress_gateway.node.endpoints import Endpoints
+from egress_gateway.node.knowledge import Knowledge
+from egress_gateway.node.sandbox import Kernel, Sandbox
+from egress_gateway.node.settings import Settings
+from egress_gateway.node.tell import Teller
+
+
+class Sandboxes:
+    """The node's attached sandboxes by their ids, and a lock for each id that is worked on."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Sandbox] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def __iter__(self) -> Iterator[Sandbox]:
+        """A copy is gone through: what is attached or detached meanwhile disturbs nobody."""
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, sandbox_id: str) -> Sandbox | None:
+        return self._by_id.get(sandbox_id)
+
+    def add(self, sandbox: Sandbox) -> None:
+        self._by_id[sandbox.attachment.id] = sandbox
+
+    def remove(self, sandbox: Sandbox) -> None:
+        del self._by_id[sandbox.attachment.id]
+
+    def ids(self) -> set[str]:
+        return set(self._by_id)
+
+    def uids(self) -> set[str]:
+        """Of their pods."""
+        return {sandbox.attachment.uid for sandbox in self}
+
+    def of_pod(self, key: Key) -> list[Sandbox]:
+        return [s for s in self if (s.attachment.namespace, s.attachment.pod) == key]
+
+    def of_call(self, call: Call) -> Sandbox | None:
+        """What the call's pod is attached by: hold and routes are those of its whole namespace,
+        so however many interfaces a pod has, one of them has the tunnel.
+        NB: nothing may be awaited between this and the ``add`` of a new one."""
+        return self.get(call.id) or next(
+            (s for s in self if s.attachment.container_id == call.container_id), None
+        )
+
+    def lock(self, sandbox_id: str) -> asyncio.Lock:
+        """Whoever changes a sandbox, or makes one of this id, holds it."""
+        return self._locks.setdefault(sandbox_id, asyncio.Lock())
+
+    def forget_locks(self, known: Collection[str]) -> None:
+        """Drops the locks of ids that are not ``known`` and that nobody holds."""
+        for sandbox_id in [i for i, lock in self._locks.items() if not lock.locked()]:
+            if sandbox_id not in known:
+                del self._locks[sandbox_id]
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """Ids of sandboxes that are to be looked at, by how soon; and pods without a record."""
+
+    routine: WorkQueue[str] = field(
+        default_factory=lambda: WorkQueue("pass over sandbox", backoff_limit=10.0)
+    )
+    """Nobody's connections wait for it."""
+    moves: WorkQueue[str] = field(
+        default_factory=lambda: WorkQueue("move of sandbox", backoff_limit=2.0)
+    )
+    """Somebody's do."""
+    unrecorded: WorkQueue[str] = field(
+        default_factory=lambda: WorkQueue("pod without a record", backoff_limit=10.0)
+    )
+    """``namespace/name`` of pods that ask for a gateway and that no record exists of."""
+
+    def failing(self) -> bool:
+        """Whether the step of some sandbox has failed and is to be tried again."""
+        return bool(self.routine.failing or self.moves.failing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Each is made once for a node's agent."""
+
+    settings: Settings
+    kernel: Kernel
+    knowledge: Knowledge
+    endpoints: Endpoints
+    teller: Teller
+    records: Records
+    sandboxes: Sandboxes
+    queues: Queues

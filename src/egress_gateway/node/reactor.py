@@ -1,0 +1,130 @@
+"""From events to work: which sandboxes are to be looked at, and how soon. Nothing here waits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from egress_gateway.api.types import GatewayStatus, StaticGatewayConfiguration
+from egress_gateway.kube.resources import Key, Pod
+from egress_gateway.node.attachment.choose import Balancer, same_place
+from egress_gateway.node.knowledge import annotation
+from egress_gateway.node.lifecycle import FULL_PASS_AFTER
+from egress_gateway.node.liveness.health import State
+from egress_gateway.node.liveness.paths import TunnelPath, path_of
+from egress_gateway.node.liveness.probe import Prober
+from egress_gateway.node.liveness.schedule import Hearing
+from egress_gateway.node.parts import Parts
+from egress_gateway.node.sandbox import Sandbox
+
+_AVOID_SECONDS: Final = 30.0
+_ASK_AGAIN_SECONDS: Final = 5.0
+
+
+class Reactor:
+    """Callbacks, each of which adds keys to queues."""
+
+    def __init__(self, parts: Parts, hearing: Hearing) -> None:
+        self._teller = parts.teller
+        self._records = parts.records
+        self._sandboxes = parts.sandboxes
+        self._queues = parts.queues
+        self._hearing = hearing
+
+    def subscribe(self, parts: Parts, prober: Prober) -> None:
+        """From now on it hears what the API server and gateways tell."""
+        parts.knowledge.configurations.on_change(self._on_configuration)
+        parts.knowledge.pods.on_change(self._on_pod)
+        parts.knowledge.statuses.on_change(self._on_status)
+        parts.endpoints.on_deleted(self._on_endpoint_deleted)
+        prober.on_change(self._on_gateway)
+
+    def _on_configuration(
+        self,
+        key: Key,
+        old: StaticGatewayConfiguration | None,
+        new: StaticGatewayConfiguration | None,
+    ) -> None:
+        for sandbox in self._sandboxes:
+            state = sandbox.attachment
+            if (state.namespace, state.configuration.name) == key:
+                self._queues.routine.add(sandbox.attachment.id)
+
+    def _on_pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+        if new and new.spec.host_network:
+            if annotation(new) and not new.finished:
+                self._teller.host_network(new)
+            return
+        for sandbox in self._sandboxes.of_pod(key):
+            self._queues.routine.add(sandbox.attachment.id)
+        if old and new and _asks_anew(old, new):
+            found = self._records.of(key)
+            for sandbox_id in found:
+                self._queues.routine.add(sandbox_id)
+            if not found:
+                self._queues.unrecorded.add(str(key))
+
+    def _on_endpoint_deleted(self, key: Key) -> None:
+        for sandbox in self._sandboxes.of_pod(key):
+            self._queues.routine.add(sandbox.attachment.id)
+
+    def _on_gateway(self, address: str, old: State, new: State) -> None:
+        """Its pods leave a gateway that is lost. One that is back takes only pods that had to go
+        to the load balancer: all others would lose connections for nothing."""
+        for sandbox in self._sandboxes:
+            state = sandbox.attachment
+            listed = address in {g.address for g in state.configuration.gateways}
+            to = state.active.to if state.active else None
+            returns = new == "alive" and listed and isinstance(to, Balancer)
+            if returns or (new == "lost" and to is not None and to.address == address):
+                self._queues.moves.add(sandbox.attachment.id)
+
+    def _on_status(self, key: Key, old: GatewayStatus | None, new: GatewayStatus | None) -> None:
+        """A gateway asks its pods to leave, or does so no more."""
+        if (old.spec.vetoes if old else []) == (new.spec.vetoes if new else []):
+            return
+        for sandbox in self._sandboxes:
+            if key.name in {g.name for g in sandbox.attachment.configuration.gateways}:
+                self._queues.moves.add(sandbox.attachment.id)
+
+    def on_verified(self, sandbox: Sandbox) -> None:
+        state, now = sandbox.attachment, asyncio.get_running_loop().time()
+        if state.active is not None:
+            self._hearing.complete(state.id, path_of(state.active), now)
+        # The next pass clears the keepalive that made the tunnel speak.
+        self._queues.routine.add_after(state.id, FULL_PASS_AFTER)
+
+    def on_silence(self, sandbox: Sandbox) -> None:
+        state, now = sandbox.attachment, asyncio.get_running_loop().time()
+        if state.active is None or self._hearing.bears(state.id, path_of(state.active), now):
+            return
+        sandbox.avoid(state.active.address, now + _AVOID_SECONDS)
+        self._queues.moves.add(state.id)
+
+    def on_joined(self, sandbox: Sandbox) -> None:
+        self._queues.moves.add(sandbox.attachment.id)
+
+    def on_join_silence(self, sandbox: Sandbox) -> None:
+        state = sandbox.attachment
+        joining, active = state.joining, state.active
+        if joining and active and same_place(joining.to, active.to):
+            # The gateway works, but not yet with its next key pair: the pod stays, and asks again.
+            self._queues.moves.add_after(state.id, _ASK_AGAIN_SECONDS)
+        elif joining is not None:
+            now = asyncio.get_running_loop().time()
+            sandbox.avoid(joining.address, now + _AVOID_SECONDS)
+            self._queues.moves.add(state.id)
+
+    def on_path_lost(self, path: TunnelPath) -> None:
+        self._teller.way_lost(path.address, path.port)
+        for sandbox in self._sandboxes:
+            active = sandbox.attachment.active
+            if active is not None and path_of(active) == path:
+                self._queues.moves.add(sandbox.attachment.id)
+
+
+def _asks_anew(old: Pod, new: Pod) -> bool:
+    """A pod that has just begun to run without our knowing came to the node while somebody had
+    rewritten the CNI chain."""
+    runs = old.status.phase != new.status.phase and bool(annotation(new))
+    return runs or annotation(old) != annotation(new)

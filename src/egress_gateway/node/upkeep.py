@@ -1,0 +1,94 @@
+"""Routine work: looks at every pod now and then, finds lost files, removes what is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.kube.errors import ApiError
+from egress_gateway.node import metrics
+from egress_gateway.node.parts import Parts
+
+log = logging.getLogger(__name__)
+
+_GUARD_SECONDS: Final = 2.0
+"""Between two looks at files: two system calls a pod."""
+_LOOK_SECONDS: Final = 0.1
+"""Between two routine looks at pods: a look takes milliseconds, and hundreds of idle pods must not
+keep a processor busy."""
+
+
+class Upkeep:
+    def __init__(self, parts: Parts) -> None:
+        self._settings = parts.settings
+        self._kernel = parts.kernel
+        self._store = parts.kernel.store
+        self._knowledge = parts.knowledge
+        self._endpoints = parts.endpoints
+        self._teller = parts.teller
+        self._records = parts.records
+        self._sandboxes = parts.sandboxes
+        self._queues = parts.queues
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._resync())
+            group.create_task(self._guard_files())
+
+    async def _resync(self) -> None:
+        """At once after a start, when anything may have happened; later one pod after another
+        over the interval: hundreds at a time would hold up whoever starts a pod meanwhile."""
+        loop, interval = asyncio.get_running_loop(), self._settings.resync_interval
+        first = True
+        while True:
+            due = loop.time() + interval
+            known = self._store.record_ids() | self._sandboxes.ids()
+            pause = 0.0 if first else max(interval / max(len(known), 1), _LOOK_SECONDS)
+            for sandbox_id in known:
+                self._queues.routine.add(sandbox_id)
+                await asyncio.sleep(pause)
+            if first:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(due):
+                        await self._knowledge.heard()
+            else:
+                await asyncio.sleep(max(due - loop.time(), 0.0))
+            first = False
+            try:
+                await self._housekeep()
+            except (ApiError, DatapathError) as error:
+                log.warning("cannot keep house", extra={"error": str(error)})
+
+    async def _guard_files(self) -> None:
+        """Until cancelled: pods whose files somebody removed or damaged are looked at at once."""
+        while True:
+            await asyncio.sleep(_GUARD_SECONDS)
+            self._store.make_folders()
+            for sandbox_id in self._sandboxes.ids():
+                if self._store.altered(sandbox_id):
+                    self._queues.routine.add(sandbox_id)
+
+    async def _housekeep(self) -> None:
+        known = self._store.record_ids() | self._sandboxes.ids()
+        self._sandboxes.forget_locks(known)
+        await metrics.observe(list(self._sandboxes))
+        await self._find_stalled()
+        await self._kernel.run(self._kernel.sources.sync)
+        attached = self._sandboxes.uids()
+        if self._knowledge.pods.is_synced:
+            await self._records.find_missing(attached)
+            await self._endpoints.sweep(attached | self._knowledge.asking())
+        for sandbox_id in self._store.attachment_ids() - self._sandboxes.ids():
+            if self._records.living(sandbox_id) is None:
+                self._store.forget(sandbox_id)
+
+    async def _find_stalled(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sandbox in self._sandboxes:
+            if await sandbox.distrust(loop.time()):
+                self._teller.stalled(sandbox.attachment)
+                self._queues.moves.add(sandbox.attachment.id)

@@ -1,0 +1,101 @@
+"""Somebody damages a gateway's kernel: the agent hears of it and repairs it, without a clock.
+
+``resync`` is an hour in all of these, so that only notices can lead to a repair.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from egress_gateway.datapath.gateway.ruleset import GATEWAY_TABLE, NODE_TABLE
+from egress_gateway.datapath.linux import netns
+from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.linux.nft import Nftables
+from tests.datapath.box import boxed
+from tests.datapath.test_gateway_agent import SECONDARY, agent, attach, begin
+from tests.datapath.topology import ROUTER, Gateway, until
+
+HOUR = 3600.0
+INSIDE = "ns-static-egress-gateway"
+NODE, GATEWAY = "gw1", INSIDE
+
+
+def run(place: str, command: str) -> None:
+    subprocess.run(["ip", "netns", "exec", place, *command.split()], check=True)
+
+
+def filtered(gateway: Gateway) -> bool:
+    """Both filters are whole: one of them alone still lets no wrong address out."""
+    with NetNS.open(f"/run/netns/{INSIDE}") as inside:
+        found = (
+            (Nftables(inside).table("inet", GATEWAY_TABLE), "translate"),
+            (Nftables(gateway.netns).table("inet", NODE_TABLE), "forward"),
+        )
+    return all(
+        any(item.get("rule", {}).get("chain") == chain for item in table or [])
+        for table, chain in found
+    )
+
+
+DAMAGE = (
+    (NODE, "nft flush ruleset"),  # what a firewall's reload does
+    (GATEWAY, "nft flush ruleset"),
+    (GATEWAY, "nft flush chain inet egress_gateway translate"),
+    (NODE, "nft delete table inet egress_gateway_gateway"),
+    (GATEWAY, "ip route flush table 6000"),
+    (GATEWAY, "ip route flush table main"),
+    (NODE, "ip route flush dev gateway0"),
+    (GATEWAY, "ip rule flush"),
+    (GATEWAY, "ip address flush dev host0"),
+    (NODE, "ip address flush dev gateway0"),
+    (GATEWAY, "ip link set host0 down"),
+    (NODE, "ip link set gateway0 down"),
+    (GATEWAY, "ip link set wg-6000 down"),
+    (NODE, "sysctl -q -w net.ipv4.ip_forward=0"),
+    (GATEWAY, "sysctl -q -w net.ipv4.ip_forward=0"),
+    (NODE, "ip link delete gateway0"),
+    (GATEWAY, "ip link delete wg-6000"),
+)
+
+
+@boxed
+def test_whatever_is_damaged_comes_back_without_a_clock() -> None:
+    world, gateway, story = begin()
+    pod = world.pod("pod-a")
+    story.secret()
+    story.pod(pod)
+    with agent(gateway, story.api, resync=HOUR):
+        story.listed()
+        seen = attach(story, pod)
+        until(lambda: seen() == SECONDARY, "served")
+        for place, command in DAMAGE:
+            began = time.monotonic()
+            run(place, command)
+            until(lambda: seen() == SECONDARY, f"served again after: {command}", seconds=60)
+            print(f"{time.monotonic() - began:.2f} s: {place}: {command}")
+            until(lambda: filtered(gateway), f"filters after: {command}", seconds=60)
+        # Without the namespace nothing is left; its name is all that anybody can take away.
+        netns.delete(INSIDE)
+        until(lambda: netns.exists(INSIDE), "the namespace is made again", seconds=60)
+        until(lambda: seen() == SECONDARY, "served in the new namespace", seconds=60)
+    # The router tells of what it could not deliver to a gateway without a link.
+    assert world.internet.sources() <= {SECONDARY, str(ROUTER)}
+
+
+@boxed
+def test_a_namespace_whose_connections_are_logged_comes_back_too() -> None:
+    """The log's socket would keep the lost namespace, and its server's port."""
+    world, gateway, story = begin()
+    pod = world.pod("pod-a")
+    story.secret()
+    story.pod(pod)
+    with agent(gateway, story.api, resync=HOUR):
+        story.listed()
+        story.logged()
+        seen = attach(story, pod)
+        until(lambda: seen() == SECONDARY, "served")
+        netns.delete(INSIDE)
+        until(lambda: netns.exists(INSIDE), "the namespace is made again", seconds=60)
+        until(lambda: seen() == SECONDARY, "served in the new namespace", seconds=60)
+    assert world.internet.sources() == {SECONDARY}

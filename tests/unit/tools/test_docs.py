@@ -1,0 +1,45 @@
+"""Pages lead where they say, and the index of design pages has them all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PAGES = sorted(
+    page
+    for folder in (".", "docs", "docs/design", "lab", "tools/uml", ".github", "deploy")
+    for page in (ROOT / folder).glob("*.md")
+)
+DESIGN = ROOT / "docs/design"
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        if anchor and found.suffix == ".md":
+            assert anchor in anchors(found), target
+
+
+def test_every_design_page_is_in_the_index_under_its_own_title() -> None:
+    index = (DESIGN / "README.md").read_text()
+    for page in sorted(DESIGN.glob("[0-9]*.md")):
+        number = page.name[:4]
+        title = page.read_text().partition("\n")[0]
+        assert title.startswith(f"# {number}: "), f"{page.name} begins with {title!r}"
+        row = f"| [{number}]({page.name}) | {title.removeprefix(f'# {number}: ')} |"
+        assert row in index, f"docs/design/README.md lacks {row}"

@@ -1,0 +1,422 @@
+"""Whatever program is called here is in ``tools/packages.toml``, for the target that calls it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from egress_gateway_lab import host
+from tests.deploy.conftest import tool
+from tests.unit.tools.python_programs import Call, Sources
+from tests.unit.tools.shell_programs import HOLE, commands, scripted
+
+ROOT = Path(__file__).resolve().parents[3]
+packages: Any = tool("packages")
+TABLE = packages.read(packages.TABLE.read_text())
+
+AREAS = (
+    (r"tools/image/", "image"),
+    (r"(.*/)?tests/kube/|tools/kubernetes/", "kube"),
+    (r"(.*/)?tests/azure_cli/|tools/azure_cli\.py", "azure-cli"),
+    (r"(.*/)?tests/|conftest\.py", "test"),
+    (r"(lab/)?src/.*/(kubernetes|realcluster)/|(lab/)?src/.*/host\.py", "kube"),
+    (r"(lab/)?src/|docs/|README\.md", "run"),
+    (r"bench/", "bench"),
+    (r"tools/uml/", "kernel"),
+    (r"tools/bare_root\.sh|tools/closing_line\.py|\.ci/", "ci"),
+    (r"tools/|Makefile", "install"),
+)
+"""Which target runs what lies there; the first that fits."""
+
+NOT_THERE = {
+    "nosuch": "tests start it because there is none",
+    "exit": "a test's answering runtime knows it",
+    "python": "of an environment that the caller has just made",
+}
+
+
+@cache
+def calls() -> tuple[Call, ...]:
+    """Every program that this repository calls, and where."""
+    return (*_python(), *_shell(), *_pages())
+
+
+def _python() -> list[Call]:
+    folders = ("src", "lab", "tests", "bench", "tools")
+    files = [p for f in folders for p in sorted((ROOT / f).rglob("*.py"))]
+    own = Path(__file__).parent
+    texts = {p.relative_to(ROOT): p.read_text() for p in files if p.parent != own}
+    return Sources(texts).calls()
+
+
+def _shell() -> Iterator[Call]:
+    scripts = [p for f in ("tools", ".ci", "bench", "tests", "lab") for p in (ROOT / f).rglob("*")]
+    for path in sorted(p for p in scripts if p.is_file() and p.suffix not in (".pyc", ".py")):
+        text = path.read_bytes()
+        if re.match(rb"#!.*\b(ba|da)?sh\b", text):
+            yield from (Call(n, path.relative_to(ROOT), 0) for n in scripted(text.decode()))
+    recipes = re.findall(r"^\t[-@+]*(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    script = re.sub(r"\$\(\w+\)", "$x", "\n".join(recipes)).replace("$$", "$")
+    yield from (Call(name, Path("Makefile"), 0) for name in scripted(script))
+
+
+def _pages() -> Iterator[Call]:
+    """What pages tell a person to type; a synopsis with its brackets is no script."""
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        blocks = re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+        script = "\n".join(block for block in blocks if "[--" not in block)
+        yield from (Call(name, path.relative_to(ROOT), 0) for name in scripted(script))
+
+
+def target_of(path: Path) -> str:
+    return next(target for pattern, target in AREAS if re.match(pattern, path.as_posix()))
+
+
+def brings(call: Call) -> bool:
+    """Whether the table has the program, in a package that the caller's target installs."""
+    if call.program in TABLE.elsewhere or call.program in NOT_THERE:
+        return True
+    if (ROOT / "tools" / call.program).exists() or (ROOT / "tools/uml" / call.program).exists():
+        return True
+    pattern = ".+".join(re.escape(part) for part in call.program.split(HOLE))
+    return any(
+        re.fullmatch(pattern, known)
+        for package in TABLE.of(target_of(call.path))
+        for known in (
+            *package.programs,
+            *package.inner,
+            *(Path(file).name for file in package.files),
+        )
+    )
+
+
+def test_every_program_that_is_called_is_in_a_package_of_its_target() -> None:
+    lacking = [f"{call} (make {target_of(call.path)})" for call in calls() if not brings(call)]
+    assert lacking == [], "put these into tools/packages.toml, or do without them"
+
+
+def test_the_search_finds_what_is_known_to_be_called() -> None:
+    """Else the test above could pass because nothing is found."""
+    assert {"ip", "nft", "ping", "ps", "wg", "iperf3", "runc", "helm", "mmdebstrap", "strip"} <= {
+        call.program for call in calls()
+    }
+
+
+def test_no_package_is_listed_of_which_nothing_is_used() -> None:
+    known = {call.program for call in calls()}
+    patterns = [".+".join(map(re.escape, name.split(HOLE))) for name in known]
+    unused = [
+        f"{package.name}: {program}"
+        for package in TABLE.packages
+        for program in package.programs
+        if not any(re.fullmatch(pattern, program) for pattern in patterns)
+    ]
+    assert unused == []
+
+
+def test_targets_of_packages_are_targets() -> None:
+    named = set().union(*(package.targets for package in TABLE.packages))
+    assert named <= set(TABLE.below)
+    for target in TABLE.below:
+        assert target in TABLE.covered(target)
+
+
+def test_the_lab_names_the_same_packages() -> None:
+    """Its own list goes with a wheel, in which the table is not."""
+    listed = {program: p.name for p in TABLE.of("run") for program in p.programs}
+    assert {program: listed.get(program) for program in host.PACKAGES} == host.PACKAGES
+    files = {file for package in TABLE.of("run") for file in package.files}
+    assert {str(host.CNI_BIN / plugin) for plugin in host.CNI_PLUGINS} <= files
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="not a Debian system")
+def test_packages_bring_what_the_table_says() -> None:
+    """Of those that are installed here; in a bare root that is all of what its target needs."""
+    lacking = {}
+    for package in TABLE.packages:
+        shown = ["dpkg-query", "-L", package.name]
+        done = subprocess.run(shown, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            files = done.stdout.splitlines()
+            names = {Path(file).name for file in files}
+            programs = {*package.programs, *package.inner}
+            lacking[package.name] = {
+                *(n for n in programs - names if not (Path("/etc/alternatives") / n).exists()),
+                *(set(package.files) - {*files, "/etc/ssl/certs/ca-certificates.crt"}),
+            }
+    assert {"bash", "dash"} <= lacking.keys()
+    assert {name: what for name, what in lacking.items() if what} == {}
+
+
+# -- the search itself
+
+SHELL = {
+    "a | b && c || d; e &\nf": "abcdef",
+    "if a; then b; elif c; then d; else e; fi; while f; do g; done": "abcdefg",
+    "x=1 a; y=$(b c) z=`d`; e \"$(f)\" '$(not)' \"${g:-$(g)}\"": "abdefg",
+    "case $(a) in x|y) b ;; (z) c ;; *) d; esac; e": "abcde",
+    "for x in not not; do a; done": "a",
+    "own() { a; }; own; function two { b; }; two": "ab",
+    "a <<END >not 2>&1\nnot $(b)\nEND\nc <<'END'\n$(not)\nEND\nd <not": "abcd",
+    "! a; { b; }; (c; d); [ -e not ] || e; [[ not == x ]] && f": "abcdef",
+    "# not\na # not\nb '# no'": "ab",
+    'apart() {\n nsenter -n -- "$@"\n}\napart a; say() {\n b "$@"\n}\nsay not': "ab",
+    "cmp <(a) <(b)": "ab",
+    "a >&2\nb 2>&1\nc >not\n! d -q 2>/dev/null || e": "abcde",
+    "trap 'a' EXIT; eval \"b\"; exec c; command -v d": "abcd",
+    "list=(x $(a)); list+=(y); b \"${list[@]}\"": "ab",
+    "echo $((1 + $(a))) $not ${not}": "",
+    "a \\\n  not; b": "ab",
+    "nsenter -t 1 -n a; env -u X Y=1 b; timeout -k 1 5 c; nice -n 3 d; setsid -w e": "abcde",
+    "ip netns exec x a; sh -ec 'b; c'; xargs -n 1 d; find . -exec e {} +; sudo -u x f": "abcdef",
+    "unshare --net -- a; setpriv --reuid=1 --clear-groups b; setpriv --pdeathsig TERM -- c": "abc",
+    "ip netns exec x env A=1 nice sh -c 'nsenter -n a'": "a",
+    "$x not; \"$x\" not; /usr/sbin/a": "a",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SHELL)
+def test_shell(script: str) -> None:
+    assert "".join(sorted({n for n in scripted(script) if len(n) == 1})) == SHELL[script]
+
+
+def test_shell_scripts_words() -> None:
+    found, own = commands("f() { x; }\ng 'a b' \"c $d\" e\\ f")
+    assert found == [["x"], ["g", "a b", f"c {HOLE}", "e f"]]
+    assert own == {"f"}
+
+
+PYTHON = [
+    'subprocess.run(["a", "not"]); subprocess.Popen(("b",)); subprocess.check_output(args=["c"])',
+    'subprocess.run("a | b; c", shell=True); os.system("c")',
+    'shutil.which("a"); os.execvp("b", ["b"]); os.posix_spawn("/bin/c", [], {})',
+    """
+    command = ["a", "not"]
+    command += ["not"]
+    subprocess.run(command)
+    other = ["nsenter", "-n"]
+    other += ["b"]
+    subprocess.run([*other, "not"])
+    third = ["unshare", "-n"]
+    third.extend(["c"])
+    subprocess.run(third)
+    """,
+    """
+    async def main():
+        await asyncio.create_subprocess_exec("a", "not", stdin=None)
+        await asyncio.create_subprocess_exec(*["b"], *rest)
+        await asyncio.create_subprocess_shell(f"c {x}")
+    """,
+    """
+    PREFIX = ["nsenter", "-t", "1", "-n"]
+    def inside(*words: str):
+        subprocess.run([*PREFIX, *words])
+    def twice(*words: str):
+        inside("nice", "-n", "1", *words)
+    inside("a", "not")
+    twice("b")
+    twice("env", "X=1", "c")
+    """,
+    """
+    def sh(text: str, name: str):
+        subprocess.run(["ip", "netns", "exec", name, "sh", "-c", text])
+    sh("a; b", "not")
+    sh(text="c not", name="not")
+    """,
+    """
+    def words(line: str):
+        subprocess.run(line.split())
+    words("a not")
+    subprocess.run("b not".split())
+    subprocess.run(shlex.split("c not"))
+    """,
+    """
+    class Place:
+        def run(self, script: str):
+            self._do(["sh", "-c", script])
+        def _do(self, argv: list[str]):
+            self.socket.send(json.dumps(argv))
+    def test(place):
+        place.run("a | b")
+        place._do(["c", "not"])
+    """,
+    """
+    def text(name: str) -> str:
+        return f"a {name};" + "b"
+    def sh(script: str): ...
+    sh(text("not") + ";c")
+    """,
+    """
+    lines = ["set -e", "a"]
+    lines += ["b"]
+    def sh(script: str): ...
+    sh("\\n".join([*lines, "c"]))
+    """,
+    """
+    @pytest.mark.parametrize("program", ["a", "b", "c"])
+    def test(program):
+        subprocess.run([program, "not"])
+    """,
+    """
+    for program in ("a", "b"):
+        shutil.which(program)
+    subprocess.run(["x" if not_known else "c"][:1] if 0 else ["c"])
+    """,
+    """
+    pod = {"command": ["a", "not"], "lifecycle": {"exec": {"command": ["sh", "-c", "b; c"]}}}
+    """,
+    """
+    def start(name: str, program: str = "a"):
+        subprocess.Popen([program, name])
+    start("not")
+    start("not", "b")
+    start("not", program="c")
+    """,
+    """
+    NAME = "a"
+    subprocess.run([NAME])
+    subprocess.run([str(folder / "b"), "not"])
+    subprocess.run([f"{folder}/c"])
+    """,
+    """
+    async def go(node):
+        await node.run(["a", "not"], limit=3)
+        await node.run(argv=["b"])
+        await node.control.call("not", command=["sh", "-c", "c"])
+    class Node:
+        async def run(self, argv: list[str], limit: float): ...
+    """,
+    """
+    first = second = None
+    if second := ["a"]:
+        subprocess.run(second)
+    one, two = ["b"], ["c"]
+    subprocess.run(one), subprocess.run(two)
+    """,
+]
+
+
+@pytest.mark.parametrize("text", PYTHON)
+def test_python(text: str) -> None:
+    found = {call.program for call in Sources({Path("m.py"): dedent(text)}).calls()}
+    assert {name for name in found if len(name) == 1 and name != "x"} == {"a", "b", "c"}
+    assert "not" not in found
+
+
+def test_python_across_files() -> None:
+    texts = {
+        Path("one/helper.py"): "BASE = ['nsenter']\ndef sh(text: str):\n subprocess.run(text)\n",
+        Path(
+            "two/use.py"
+        ): "from one.helper import BASE, sh\nsh('a')\nsubprocess.run([*BASE, 'b'])",
+        Path("two/again.py"): "from one import helper\nhelper.sh('c')",
+    }
+    assert {call.program for call in Sources(texts).calls()} == {"nsenter", "a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["tests/unit/new/test_new.py", "bench/new.py", "src/egress_gateway/lab/new.py", "tools/new.py"],
+)
+def test_a_program_of_no_package_is_found_wherever_it_is(place: str) -> None:
+    [call] = Sources({Path(place): 'subprocess.run(["sysctl", "-w", "x=1"])'}).calls()
+    assert not brings(call)
+
+
+def test_a_package_of_another_target_does_not_do() -> None:
+    assert brings(Call("iperf3", Path("bench/new.py"), 1))
+    assert not brings(Call("iperf3", Path("tests/datapath/test_new.py"), 1))
+    assert not brings(Call("ping", Path("src/egress_gateway/node/new.py"), 1))
+
+
+# -- what installs them
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An apt-get that notes what it is asked, and fails as often as ``fails`` says."""
+    log, fails = tmp_path / "log", tmp_path / "fails"
+    fails.write_text("")
+    program = tmp_path / "apt-get"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >>{log}\n[ -s {fails} ] || exit 0\n'
+        f"sed -i 1d {fails}\necho 'E: Unable to locate package x' >&2\nexit 100\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    return tmp_path
+
+
+def asked(apt: Path) -> list[str]:
+    """Which of apt's commands, in their order."""
+    lines = (apt / "log").read_text().splitlines()
+    return [re.sub(r"-o \S+ ", "", line).split(" -")[0] for line in lines]
+
+
+def test_packages_are_installed_by_name_and_said(
+    apt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packages.install(["one", "two"])
+    assert (apt / "log").read_text().endswith("--no-install-recommends one two\n")
+    assert capsys.readouterr().err == "installing system packages: one two\n"
+
+
+def test_a_machine_that_knows_no_packages_asks_once(apt: Path) -> None:
+    (apt / "fails").write_text("1\n")
+    packages.install(["one"])
+    assert asked(apt) == ["install", "update", "install"]
+
+
+@pytest.mark.parametrize(("failures", "said"), [(2, "`apt-get update` failed"), (9, "failed: E: ")])
+def test_what_cannot_be_installed_is_said(apt: Path, failures: int, said: str) -> None:
+    (apt / "fails").write_text("1\n" * failures)
+    with pytest.raises(packages.Refused, match=re.escape(said)):
+        packages.install(["one"])
+
+
+def test_without_root_one_line_says_what_to_do(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(packages.Refused) as refused:
+        packages.install(["one", "two"])
+    assert str(refused.value) == (
+        "root is needed to install system packages: "
+        "sudo apt-get install --no-install-recommends one two"
+    )
+    assert not (apt / "log").exists()
+
+
+def test_other_systems_are_told_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(packages.Refused, match="by hand: one two"):
+        packages.install(["one", "two"])
+
+
+@pytest.mark.parametrize(
+    "lacks",
+    [
+        {"programs": ("nosuch-program",)},
+        {"inner": ("nosuch-program",)},
+        {"files": ("/nosuch/file",)},
+        {"libraries": ("libnosuch.so.1",)},
+        {"modules": ("nosuch_module",)},
+    ],
+    ids=str,
+)
+def test_one_thing_that_lacks_is_enough(lacks: dict[str, Any]) -> None:
+    there = {
+        "programs": ("sh",),
+        "files": ("/",),
+        "modules": ("json",),
+        "libraries": ("libc.so.6",),
+    }
+    assert packages.Package("x", frozenset(), "", **there).present
+    assert not packages.Package("x", frozenset(), "", **{**there, **lacks}).present
