@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from lab.tests.runtime.test_pods import World
+from lab.tests.runtime.test_pods import World, w
+
+__all__ = ["w"]
 
 pytestmark = pytest.mark.root
 
 
-async def test_a_mirror_pod_is_left_alone(world: World) -> None:
+async def test_a_mirror_pod_is_left_alone(w: World) -> None:
     """A later pod runs, so the kubelet has seen the mirror pod and passed it over."""
     mirror = {"annotations": {"kubernetes.io/config.mirror": "somebody"}}
-    await world.create("mirror", metadata=mirror)
-    await world.create("own", {"command": ["sleep", "60"]})
-    await world.ready("own")
-    assert "status" not in world.api.objects["/api/v1/namespaces/default/pods/mirror"]
+    await w.create("mirror", metadata=mirror)
+    await w.create("own", {"command": ["sleep", "60"]})
+    await w.ready("own")
+    assert "status" not in w.api.objects["/api/v1/namespaces/default/pods/mirror"]
     with pytest.raises(LookupError):
-        await world.exec("mirror", ["true"])
-    await world.delete("own")
+        await w.exec("mirror", ["true"])
+    await w.delete("own")
