@@ -28,8 +28,6 @@ def gateways(azure: Running) -> list[Any]:
 async def test_gateway_nodes_carry_aks_s_own_label_and_taint(
     azure: Running, client: ArmClient
 ) -> None:
-    azure.emulator.azure.project_label = False
-
     await make_cluster(client)
     await make_gateway_pool(client, nodeTaints=["mine=yes:NoExecute"], nodeLabels={"a": "b"})
     pool = await client.get(POOL, VERSION)

@@ -88,7 +88,6 @@ class Emulator:
         public_ip_quota: int = 1000,
         compute_share: float | None = None,
         least_gateways: int = 2,
-        project_label: bool = True,
         state: Path | None = None,
     ) -> None:
         """``operation_seconds``: how long each long-running operation takes.
@@ -97,7 +96,6 @@ class Emulator:
         ``compute_share``: the part of Microsoft.Compute's token buckets that is left for us, when
         AKS and others have taken theirs; None: no request is too many.
         ``least_gateways``: how few nodes a gateway pool may have, as AKS sees it.
-        ``project_label``: gateway nodes carry the Go project's label too.
         ``public_ip_quota``: public addresses that the subscription may have.
         ``state``: a file that everything is kept in and taken from; raises ``StateError``."""
         clock = clock or SystemClock()
@@ -121,7 +119,6 @@ class Emulator:
             clock=clock,
             buckets=Buckets(clock, compute_share),
             least_gateways=least_gateways,
-            project_label=project_label,
             addon_subject=addon_subject,
         )
         self.faults = Faults(removed=self.azure.operations.release)

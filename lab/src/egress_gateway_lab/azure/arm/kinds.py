@@ -70,8 +70,6 @@ class Azure:
     buckets: Buckets
     addon_subject: str
     """Subject of the ServiceAccount token that may sign in as a cluster's own identity."""
-    project_label: bool = True
-    """Whether AKS labels gateway nodes as the Go project does, beside its own label."""
     least_gateways: int = 2
     """How few nodes AKS lets a gateway pool have."""
     deleting_groups: set[str] = field(default_factory=set)

@@ -175,7 +175,6 @@ class NodePools:
                 group=group,
                 region=region,
                 zone=next(iter(machine.get("zones") or []), None),
-                project_label=self._azure.project_label,
             ),
             taints=rules.node_taints(pool),
             kubernetes_version=pool["currentOrchestratorVersion"],

@@ -411,15 +411,13 @@ def node_labels(
     group: str,
     region: str,
     zone: str | None,
-    project_label: bool,
 ) -> dict[str, str]:
-    """Labels that AKS gives the nodes of a pool. ``project_label``: with the Go project's own
-    label of gateway nodes, which AKS does not give."""
-    mode = str(pool["mode"]).lower()
-    labels = {
+    """Labels that AKS gives the nodes of a pool. The Go project's own label of gateway nodes is not
+    among them."""
+    return {
         "agentpool": pool_name,
         names.AKS_POOL_LABEL: pool_name,
-        names.AKS_MODE_LABEL: mode,
+        names.AKS_MODE_LABEL: str(pool["mode"]).lower(),
         "kubernetes.azure.com/cluster": group,
         "kubernetes.azure.com/os-sku": str(pool["osSKU"]),
         "kubernetes.azure.com/role": "agent",
@@ -428,9 +426,6 @@ def node_labels(
         "topology.kubernetes.io/zone": f"{region}-{zone}" if zone else "0",
         **(pool.get("nodeLabels") or {}),
     }
-    if mode == "gateway" and project_label:
-        labels[names.GATEWAY_NODE_LABEL] = "true"
-    return labels
 
 
 def node_taints(pool: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
