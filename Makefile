@@ -82,19 +82,11 @@ test-kernel:
 	@tools/uml/run.sh
 
 .PHONY: fuzz
-# The CNI plugin's scanner, for longer than the tests: by libFuzzer where clang is, else by mutated
-# seeds. FUZZ_RUNS inputs, a million by default.
+# The CNI plugin's scanner under sanitizers, for longer than the tests.
 FUZZ_RUNS ?= 1000000
-FUZZ_FLAGS = -g -O1 -std=gnu11 -w -fno-sanitize-recover=all
 fuzz:
-	@mkdir -p build
-	@if command -v clang >/dev/null; then \
-	    clang $(FUZZ_FLAGS) -DLIBFUZZER -fsanitize=fuzzer,address,undefined \
-	        -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c && build/fuzz-plugin -runs=$(FUZZ_RUNS); \
-	else \
-	    gcc $(FUZZ_FLAGS) -fsanitize=address,undefined \
-	        -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c && build/fuzz-plugin $(FUZZ_RUNS) $$$$; \
-	fi
+	$(prepare) fuzz
+	@tools/fuzz.sh $(FUZZ_RUNS)
 
 clean:
 	rm -rf .venv .tools build dist

@@ -28,8 +28,9 @@ class Scene:
     def __init__(self) -> None:
         netns.create("p").close()
         # Or an address would change once more, a second later, when it is no duplicate.
-        setting = "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad"
-        subprocess.run(["ip", "netns", "exec", "p", "sh", "-c", setting], check=True)
+        settings = "echo 0 >ipv6/conf/default/accept_dad; echo 1 >ipv4/ip_forward"
+        script = f"cd /proc/sys/net; {settings}"
+        subprocess.run(["ip", "netns", "exec", "p", "sh", "-c", script], check=True)
         for command in (
             "ip link add one type veth peer name two",
             "ip link set one up",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,10 +74,16 @@ def start(tmp_path: Path) -> Start:
 
 @pytest.fixture
 def foreground() -> Iterator[None]:
-    """What starts hears Ctrl-C, although a shell may have started the tests in its background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """What starts hears Ctrl-C and a closed terminal, although the tests themselves may have been
+    started in a shell's background, or by nohup."""
+    heard: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def left(tmp_path: Path) -> list[str]:

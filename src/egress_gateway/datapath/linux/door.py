@@ -86,9 +86,11 @@ class Door:
                 await asyncio.sleep(LOOK_SECONDS)
                 fresh = self._look()
                 if fresh is not None:
-                    await _end(accepting)
-                    listening.close()
-                    listening = fresh
+                    former, listening = listening, fresh
+                    try:
+                        await _end(accepting)
+                    finally:
+                        former.close()
                     accepting = asyncio.create_task(_accept(listening, converse, conversations))
         finally:
             await _end(accepting, *conversations)

@@ -1,0 +1,18 @@
+#!/bin/sh
+# The CNI plugin's scanner under sanitizers: by libFuzzer where clang is, else by mutated seeds.
+#
+#     fuzz.sh [INPUTS]     a million by default
+set -eu
+cd "$(dirname "$0")/.."
+inputs=${1:-1000000}
+flags="-g -O1 -std=gnu11 -w -fno-sanitize-recover=all"
+mkdir -p build
+if command -v clang >/dev/null; then
+    # shellcheck disable=SC2086
+    clang $flags -DLIBFUZZER -fsanitize=fuzzer,address,undefined \
+        -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c
+    exec build/fuzz-plugin "-runs=$inputs"
+fi
+# shellcheck disable=SC2086
+gcc $flags -fsanitize=address,undefined -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c
+exec build/fuzz-plugin "$inputs" "$$"
