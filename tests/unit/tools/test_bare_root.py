@@ -89,7 +89,8 @@ def foreground() -> Iterator[None]:
 def left(tmp_path: Path) -> list[str]:
     """Folders, mounts and processes of bare roots in ``tmp_path``."""
     found = [str(path) for path in tmp_path.glob("bare-root.*")]
-    found += [m for m in Path("/proc/self/mountinfo").read_text().splitlines() if "bare-root" in m]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    found += [mount for mount in mounts if f"{tmp_path}/bare-root" in mount]
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
