@@ -93,8 +93,10 @@ class Door:
                         former.close()
                     accepting = asyncio.create_task(_accept(listening, converse, conversations))
         finally:
-            await _end(accepting, *conversations)
-            listening.close()
+            try:
+                await _end(accepting, *conversations)
+            finally:
+                listening.close()
 
     def _look(self) -> socket.socket | None:
         """The socket that was made in place of one that could not be reached, if any was."""
