@@ -68,6 +68,7 @@ async def test_leaving_a_selection_is_a_deletion_and_entering_an_addition(cluste
     await close(events)
 
 
+@pytest.mark.embedded_only("a real one forgets after minutes")
 async def test_a_revision_that_is_forgotten_is_410_and_a_list_helps(serving: Serving) -> None:
     async with serving(history=10) as cluster:
         await cluster.admin.create("configmaps", config_map("a"))
