@@ -39,6 +39,7 @@ from egress_gateway.kube.resources import (
     core,
 )
 from egress_gateway_lab.realcluster.control_plane import ADMINISTRATOR, ControlPlane
+from tests.kube.real import wipe
 
 CRDS: Resource[Untyped] = Resource(
     group="apiextensions.k8s.io",
@@ -85,6 +86,7 @@ async def cluster(
     external = os.environ.get("EGRESS_GATEWAY_TEST_KUBECONFIG")
     async with contextlib.AsyncExitStack() as stack:
         if plane is not None:
+            await wipe(plane)  # policies of other tests among them
             path = folder / "kubeconfig"
             path.write_bytes(plane.kubeconfig(*ADMINISTRATOR))
             access = config.load(str(path))
