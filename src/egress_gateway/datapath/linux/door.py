@@ -20,6 +20,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -162,21 +163,40 @@ async def _accept(
     converse: Callable[[socket.socket], Awaitable[None]],
     conversations: set[asyncio.Task[None]],
 ) -> None:
-    async def talk(connection: socket.socket) -> None:
+    async def talk(connection: socket.socket, begun: list[bool]) -> None:
+        begun.append(True)
         await converse(connection)
 
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            connection, _ = await loop.sock_accept(listening)
-        except OSError as error:
-            # Out of descriptors or memory, or the client is gone again.
-            log.warning("cannot accept connection", extra={"error": str(error)})
-            await asyncio.sleep(LOOK_SECONDS)
-            continue
-        task = asyncio.create_task(talk(connection))
-        conversations.add(task)
-        task.add_done_callback(conversations.discard)
+    # NB: loop.sock_accept loses a connection whose accept is cancelled as it comes in.
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(listening, readable.set)
+    try:
+        while True:
+            await readable.wait()
+            readable.clear()
+            try:
+                connection, _ = listening.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                # Out of descriptors or memory, or the client is gone again.
+                log.warning("cannot accept connection", extra={"error": str(error)})
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            connection.setblocking(False)
+            begun: list[bool] = []
+            task = asyncio.create_task(talk(connection, begun))
+            conversations.add(task)
+            task.add_done_callback(conversations.discard)
+            task.add_done_callback(partial(_close_unheard, connection, begun))
+    finally:
+        loop.remove_reader(listening)
+
+
+def _close_unheard(connection: socket.socket, begun: list[bool], _: asyncio.Task[None]) -> None:
+    """For a conversation that was cancelled before it began."""
+    if not begun:
+        connection.close()
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:
