@@ -279,7 +279,7 @@ class Registry:
     def __init__(self) -> None:
         self._types: dict[tuple[str, str, str], ResourceType] = {}
         self.replaced: set[str] = set()
-        """Storages whose definition changed, and whose next request still meets the old handlers."""
+        """Storages whose definition changed: their next request still meets the old handlers."""
         for rt in BUILT_IN:
             self.add(rt)
 
