@@ -9,8 +9,8 @@ Guarantees, each held by a property test:
 - what belongs to others is neither changed nor removed: only names in ``owned`` are touched;
 - a configuration in trouble (``problem``) keeps exactly what it has got, and holds up nobody
   else: what it never got is left out of the writes of its neighbours. If the cloud refuses every
-  write that carries what it has (``gives_way``: a role was taken away), it loses that rather than
-  stop them.
+  write that carries what it has (``gives_way``: a role was taken away), it keeps that on half of
+  the machines (``spared``), and the other half goes on without it.
 
 Order within a pass: prefixes and load balancer first because the model refers to both, the model
 before the instances (an instance that is born meanwhile is then right), removals last because
@@ -40,6 +40,7 @@ from egress_gateway.controller.planning.balancing import Balancing
 from egress_gateway.controller.planning.exchange import exchange
 from egress_gateway.controller.planning.ipv6 import judge6
 from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.spared import LEFT_ALONE, spared
 from egress_gateway.controller.planning.verdict import (
     Verdict,
     judge,
@@ -47,7 +48,7 @@ from egress_gateway.controller.planning.verdict import (
     managed_names,
     verdict_of,
 )
-from egress_gateway.controller.planning.wanted import BUSY, Step, Wanted
+from egress_gateway.controller.planning.wanted import Step, Wanted
 
 MAX_CONFIGS: Final = 256
 """IP configurations of one NIC (Azure subscription and service limits, "Networking limits")."""
@@ -78,6 +79,7 @@ def plan(
     """The pass that brings ``state`` to what ``wanted`` asks for. ``managed_ids`` gives the
     (future) id of the managed prefix of each ipConfig name."""
     everyone = sorted(wanted, key=lambda w: w.uid)
+    state = spared(state, everyone)
     problems = {w.uid: p for w in everyone if (p := judge(w, state, advice))}
     problems |= _overfull(state, everyone, problems)
     problems6 = judge6(everyone, state, advice, problems)
@@ -271,7 +273,7 @@ class _Desired:
         return (Step(action, uids),)
 
     def instances(self) -> tuple[Step, ...]:
-        steps = (self._instance(i) for i in self._state.instances if i.state not in BUSY)
+        steps = (self._instance(i) for i in self._state.instances if i.state not in LEFT_ALONE)
         return tuple(step for step in steps if step)
 
     def _instance(self, instance: Instance) -> Step | None:
@@ -401,7 +403,7 @@ class _Desired:
         """Whether this very pass takes the prefix from all machines that have it: its removal
         comes last and is skipped if one of the writes before it fails or is not over."""
         holding = [i for i in self._state.instances if prefix_id in i.attachment.configs.values()]
-        return bool(holding) and all(i.state not in BUSY for i in holding)
+        return bool(holding) and all(i.state not in LEFT_ALONE for i in holding)
 
     def _exchanging(self, wanted: Wanted) -> bool:
         found = self.exchanges.get(wanted.uid)
