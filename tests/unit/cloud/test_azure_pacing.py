@@ -10,7 +10,6 @@ from azure.core.polling.base_polling import BadStatus
 
 from egress_gateway.cloud.azure.pacing import GAP, Pace, Polling
 from egress_gateway_lab.azure.arm.buckets import Buckets
-from egress_gateway_lab.azure.arm.errors import ArmError
 
 INSTANCE = "/subscriptions/s/providers/Microsoft.Compute/virtualMachineScaleSets/v/x/1"
 URL = "https://arm.invalid/a?api-version=1"
@@ -33,9 +32,19 @@ def answer(status: int = 200, **headers: str) -> Any:
     return SimpleNamespace(http_response=SimpleNamespace(status_code=status, headers=headers))
 
 
-def polling(interval: float) -> Polling:
-    made = Polling(interval)
-    made._pipeline_response = answer()
+class Asking(Polling):
+    """What the SDK keeps to itself: the last answer, and how long until the next poll."""
+
+    def hear(self, heard: Any) -> None:
+        self._pipeline_response = heard
+
+    def gap(self) -> float:
+        return self._extract_delay()
+
+
+def polling(interval: float) -> Asking:
+    made = Asking(interval)
+    made.hear(answer())
     return made
 
 
@@ -46,19 +55,19 @@ def test_a_write_that_hangs_is_never_asked_about_too_often(hangs: float, share: 
     buckets, asks = Buckets(time, share), polling(5.0)
     while time.now < hangs:
         buckets.poll(INSTANCE)
-        time.now += asks._extract_delay()
+        time.now += asks.gap()
 
 
 def test_a_write_of_three_seconds_is_seen_to_be_over_after_three() -> None:
     for interval, gaps in ((5.0, [1.0, 2.0, 5.0, 10.0, 10.0]), (0.05, [0.05] * 3 + [0.1] * 2)):
         asks = polling(interval)
-        assert [asks._extract_delay() for _ in gaps] == gaps
+        assert [asks.gap() for _ in gaps] == gaps
 
 
 def test_azure_s_own_word_for_when_to_ask_goes_first() -> None:
     asks = polling(5.0)
-    asks._pipeline_response = answer(**{"retry-after": "17"})
-    assert [asks._extract_delay() for _ in range(5)] == [17.0] * 5
+    asks.hear(answer(**{"retry-after": "17"}))
+    assert [asks.gap() for _ in range(5)] == [17.0] * 5
 
 
 @pytest.mark.parametrize(("status", "goes_on"), [(429, True), (500, False), (403, False)])
@@ -67,14 +76,14 @@ async def test_one_poll_too_many_says_nothing_of_the_write(
 ) -> None:
     asks = polling(5.0)
 
-    async def refused(self: Polling) -> None:
-        self._pipeline_response = answer(status, **{"retry-after": "8"})
+    async def refused(self: Asking) -> None:
+        self.hear(answer(status, **{"retry-after": "8"}))
         raise BadStatus("no")
 
     monkeypatch.setattr(Polling.__base__, "update_status", refused)
     if goes_on:
         await asks.update_status()
-        assert asks._extract_delay() == 8.0
+        assert asks.gap() == 8.0
         return
     with pytest.raises(BadStatus):
         await asks.update_status()

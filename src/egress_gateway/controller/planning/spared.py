@@ -22,16 +22,21 @@ LEFT_ALONE: Final = BUSY | {SPARED}
 """States of a machine that is not written now."""
 
 
+def has(instance: Instance, name: str) -> bool:
+    """Whether a machine has all addresses of the ipConfig ``name`` that its document asks for."""
+    address = instance.addresses.get(name)
+    if address is None or name not in instance.attachment.configs:
+        return False
+    public = instance.attachment.configs[name] is not None
+    return address.secondary is not None and (address.public is not None or not public)
+
+
 def spared(state: PoolState, everyone: Collection[Wanted]) -> PoolState:
     """``state`` in which half of the machines that serve who ``gives_way`` are left alone."""
     lasting = {w.names.ip_config for w in everyone if w.gives_way and not w.leaving}
 
     def held(instance: Instance) -> int:
-        return sum(
-            name in instance.attachment.configs and address.secondary is not None
-            for name, address in instance.addresses.items()
-            if name in lasting
-        )
+        return sum(name in lasting and has(instance, name) for name in instance.addresses)
 
     serving = [i for i in state.instances if i.provider_id and held(i)]
     room = sum(1 for i in state.instances if i.provider_id) // 2
