@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -157,7 +158,7 @@ async def test_a_resource_that_is_refused_fails_the_deployment_with_its_reason(
     ],
 )
 def test_expressions(text: str, value: str) -> None:
-    functions = {
+    functions: dict[str, Callable[..., Any]] = {
         "concat": lambda *parts: "".join(parts),
         "thing": lambda: {"list": [{"name": "first"}, {"name": "second"}]},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,8 +29,8 @@ class Time:
         self.now += seconds
 
 
-def answer(status: int = 200, **headers: str) -> Any:
-    return SimpleNamespace(http_response=SimpleNamespace(status_code=status, headers=headers))
+def answer(status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
+    return SimpleNamespace(http_response=SimpleNamespace(status_code=status, headers=headers or {}))
 
 
 class Asking(Polling):
@@ -66,7 +67,7 @@ def test_a_write_of_three_seconds_is_seen_to_be_over_after_three() -> None:
 
 def test_azure_s_own_word_for_when_to_ask_goes_first() -> None:
     asks = polling(5.0)
-    asks.hear(answer(**{"retry-after": "17"}))
+    asks.hear(answer(headers={"retry-after": "17"}))
     assert [asks.gap() for _ in range(5)] == [17.0] * 5
 
 
@@ -77,7 +78,7 @@ async def test_one_poll_too_many_says_nothing_of_the_write(
     asks = polling(5.0)
 
     async def refused(self: Asking) -> None:
-        self.hear(answer(status, **{"retry-after": "8"}))
+        self.hear(answer(status, {"retry-after": "8"}))
         raise BadStatus("no")
 
     monkeypatch.setattr(Polling.__base__, "update_status", refused)
@@ -95,7 +96,7 @@ def request(method: str = "GET", url: str = URL) -> Any:
 
 async def ask(pace: Pace, left: str, **about: str) -> None:
     await pace.on_request(request(**about))
-    pace.on_response(request(**about), answer(**{"x-ms-ratelimit-remaining-resource": left}))
+    pace.on_response(request(**about), answer(headers={"x-ms-ratelimit-remaining-resource": left}))
 
 
 async def test_reads_of_what_is_scarce_are_apart_and_others_are_not() -> None:

@@ -32,6 +32,7 @@ from egress_gateway.cloud.protocol import (
     Instance,
     MakeAddresses,
     PoolState,
+    Prefix,
     PublicAddress,
     WriteInstance,
     WriteModel,
@@ -139,6 +140,8 @@ class _Desired:
         self._giving_way = {w.uid for w in everyone if w.gives_way}
         self._problems6 = problems6
         self._managed_ids = managed_ids
+        known = [*state.managed.values(), *state.prefixes.values()]
+        self._networks = {p.id.lower(): p.network for p in known if isinstance(p, Prefix)}
         self._by_config = {
             name: w.uid for w in everyone for name in (w.names.ip_config, w.names.ip_config6)
         }
@@ -302,18 +305,28 @@ class _Desired:
     def _retry(
         self, instance: Instance
     ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
-        """An instance whose document is right and whose network interface lacks an address (a
-        failed write, a rollout in place): the same write again is what mends it. One that has
-        its addresses failed for reasons of its own."""
+        """An instance whose document is right and whose network interface lacks an address, or
+        has one of the prefix before (a failed write, a rollout in place): the same write again is
+        what mends it. One that has its addresses failed for reasons of its own."""
         lacking = [
             w
             for w in self._active
-            if any(_lacks(instance, name, prefix) for name, prefix in self._configs_of(w).items())
+            if any(self._lacks(instance, *config) for config in self._configs_of(w).items())
         ]
         if not lacking:
             return None
         configs = self._configs(instance.attachment, got=self._got(instance))
         return configs, bool(configs), frozenset(w.uid for w in lacking)
+
+    def _lacks(self, instance: Instance, name: str, prefix: str | None) -> bool:
+        """Whether the network interface lacks the private or the public address of an ipConfig."""
+        address = instance.addresses.get(name)
+        if address is None or not address.secondary:
+            return True
+        if prefix is None:
+            return False
+        network = self._networks.get(prefix.lower())
+        return address.public is None or (network is not None and address.public not in network)
 
     # --- prefixes ------------------------------------------------------------------------
 
@@ -408,12 +421,6 @@ class _Desired:
     def _exchanging(self, wanted: Wanted) -> bool:
         found = self.exchanges.get(wanted.uid)
         return found is not None and bool(found.held)
-
-
-def _lacks(instance: Instance, name: str, prefix: str | None) -> bool:
-    """Whether the network interface lacks the private or the public address of an ipConfig."""
-    address = instance.addresses.get(name)
-    return address is None or not address.secondary or (prefix is not None and not address.public)
 
 
 def _folded(prefix_id: str | None) -> str | None:
