@@ -43,6 +43,8 @@ class Hours:
 
     def __init__(self, lab: AzureLab, clock: VirtualClock) -> None:
         self.lab, self.clock, self.cluster = lab, clock, FakeCluster()
+        self.problems: set[str] = set()
+        """Reasons of all that anybody was told."""
         pace = Pace(clock.time, clock.pass_by)
         config = parse(lab.config)
         self.cloud = AzureCloud(config, ArmClient(config, pace), clock=clock.time)
@@ -67,6 +69,8 @@ class Hours:
                 due |= dict.fromkeys(self.reconciler.pools, self.clock.now)
             for uid in [*self.cluster.objects]:
                 await self.reconciler.report(uid)
+                if uid in self.cluster.told and (problem := self.cluster.told[uid].problem):
+                    self.problems.add(problem.reason)
         self.clock.now = end
 
     def throttled(self) -> list[str]:
@@ -147,3 +151,19 @@ async def test_what_others_used_up_is_waited_for_and_everything_goes_on(hours: H
     hours.cluster.write("three", gateway_nodepool_name="npegress")
     await hours.run(300)
     assert hours.cluster.told["three"].settled
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_one_poll_too_many_is_no_refusal_of_the_write(hours: Hours, times: int) -> None:
+    polls = "/(operations|operationResults)/"
+    faults = hours.lab.emulator.faults
+    rule = faults.add("throttle", method="GET", path=polls, times=times, retry_after=1)
+    before = len(hours.lab.emulator.requests)
+    hours.cluster.write("three", gateway_nodepool_name="npegress")
+    await hours.run(120)
+    assert hours.cluster.told["three"].settled
+    assert rule.hits == times
+    seen = list(hours.lab.emulator.requests)[before:]
+    writes = [r.path for r in seen if r.method == "PUT"]
+    assert len(writes) == len(set(writes)), "nothing is written twice"
+    assert "Throttled" not in hours.problems
