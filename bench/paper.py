@@ -30,7 +30,7 @@ from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure.client import ArmClient
-from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT, Emulator
+from egress_gateway_lab.azure.emulator import COMPUTE_SHARE, SUBSCRIPTION, TENANT, Emulator
 from tests.contract.controller.azure_lab import TOKEN, NoMachines, Verifier
 
 GROUP: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
@@ -119,6 +119,7 @@ async def paper(
         operation_seconds=operation_seconds,
         poll_hold_seconds=0.0,
         prefix_networks=[IPv4Network("198.18.0.0/15")],
+        compute_share=COMPUTE_SHARE if azure_headers else None,
         public_ip_quota=4096,  # more than 1,000 prefixes of two: the quota is not what is measured
     )
     emulator.requests = deque()  # the usual one forgets the oldest of many thousands

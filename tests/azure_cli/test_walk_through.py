@@ -261,6 +261,14 @@ def test_pods_with_a_gateway_ask_their_node_s_resolver(walk: Walk) -> None:
     assert addresses(seen)[-1] in prefix(walk)
 
 
+def test_a_scale_set_of_az_vmss_create_gets_and_loses_its_addresses(walk: Walk) -> None:
+    seen = walk.one("A scale set of one's own")
+    given = re.findall(r"\b203\.0\.113\.\d+\b", seen)
+    assert len(set(given)) == 2, "az vmss list-instance-public-ips"
+    after = seen.rpartition("deleted from default namespace")[2]
+    assert after.split()[0] == "0", "addresses of the scale set"
+
+
 def test_an_address_of_ones_own_is_what_the_internet_sees(walk: Walk) -> None:
     walk.through("Another outbound address for all other pods")
     own = walk.look(["az network public-ip show -g $RG -n pip-outbound -o table"]).popitem()[1]

@@ -23,8 +23,13 @@ POOL = "npegress"
 @asynccontextmanager
 async def started(*, kubernetes: str = "embedded", version: str = "1.34") -> AsyncIterator[World]:
     """A lab with its cluster and gateway pool. Pools of virtual machines need 1.34."""
-    # AKS makes no gateway pool of fewer than two nodes; a pool can lose them all the same.
-    options: dict[str, Any] = {"kubernetes": kubernetes, "least_gateways": 0}
+    # AKS makes no gateway pool of fewer than two nodes; a pool can lose them all the same. Many
+    # tests share the pool: Compute's token buckets, on for people, would have them wait.
+    options: dict[str, Any] = {
+        "kubernetes": kubernetes,
+        "least_gateways": 0,
+        "compute_share": None,
+    }
     handle = host.start(f"test-{os.getpid()}", options=options, detach=False)
     try:
         async with World(handle) as world:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from egress_gateway_lab import pki
-from egress_gateway_lab.azure.emulator import Emulator
+from egress_gateway_lab.azure.emulator import COMPUTE_SHARE, Emulator
 from egress_gateway_lab.control import ControlError, Operation
 from egress_gateway_lab.embedded import EmbeddedKubernetes, EmbeddedSettings
 from egress_gateway_lab.fabric.fabric import Fabric
@@ -69,7 +69,7 @@ class Lab:
             backend=self,
             verifier=self,
             operation_seconds=float(options.get("operation_seconds", 0.2)),
-            compute_share=options.get("compute_share"),
+            compute_share=options.get("compute_share", COMPUTE_SHARE),
             least_gateways=int(options.get("least_gateways", 2)),
             state=Path(options["state"]) if options.get("state") else None,
         )

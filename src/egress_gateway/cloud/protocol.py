@@ -165,7 +165,8 @@ class PoolState:
     ``prefixes`` is keyed by id in lower case; a prefix that cannot be read is the error that says
     why. ``managed`` are the prefixes that we made, by name; ``publics`` the public addresses that
     we made for this pool's NICs (a template makes its own). ``ipv6``: whether the pool's subnet
-    has IPv6 addresses (None: nobody asked, or it cannot be told)."""
+    has IPv6 addresses (None: nobody asked, or it cannot be told). ``busy``: the template is being
+    written, by whomever, and meanwhile its machines take no write either."""
 
     ref: PoolRef
     model: Attachment = Attachment()
@@ -175,6 +176,7 @@ class PoolState:
     managed: Mapping[str, Prefix] = field(default_factory=dict)
     publics: tuple[PublicAddress, ...] = ()
     ipv6: bool | None = None
+    busy: bool = False
     base: object = field(default=None, repr=False, compare=False)
 
 

@@ -185,8 +185,9 @@ class Writer:
             replace(i, state="Updating") if (pool, ("instance", i.id)) in self._under_way else i
             for i in state.instances
         )
-        busy = (pool, ("balancer", "")) in self._under_way
-        return replace(state, instances=instances, balancer=replace(state.balancer, busy=busy))
+        balancer = replace(state.balancer, busy=(pool, ("balancer", "")) in self._under_way)
+        busy = state.busy or (pool, ("model", "")) in self._under_way
+        return replace(state, instances=instances, balancer=balancer, busy=busy)
 
     def held_up(self, pool: str) -> frozenset[str]:
         """UIDs that cannot go on before a write that is under way has ended: what comes next of

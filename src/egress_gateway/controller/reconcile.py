@@ -38,6 +38,7 @@ from egress_gateway.controller.observed.inventory import Inventory
 from egress_gateway.controller.planning.plan import Plan, plan
 from egress_gateway.controller.planning.pools import Target
 from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.spared import has
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Wanted
 from egress_gateway.controller.refusals import RefusalBackoff, Setback
@@ -427,8 +428,8 @@ def _same_wish(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration)
 
 
 def _placed(state: PoolState, wanted: Iterable[Wanted]) -> set[str]:
-    """UIDs of which some machine has an address."""
-    there = {name for i in state.instances for name, a in i.addresses.items() if a.secondary}
+    """UIDs of which some machine has its addresses."""
+    there = {name for i in state.instances for name in i.addresses if has(i, name)}
     return {w.uid for w in wanted if w.names.ip_config in there}
 
 

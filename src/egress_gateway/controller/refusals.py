@@ -174,7 +174,7 @@ class RefusalBackoff:
             log.warning("%s", error, extra={"code": error.code})
             if isinstance(error, errors.Overdue):
                 continue  # it may still end; meanwhile the cloud says that the document is busy
-            if not isinstance(error, _TRANSIENT) and (others := _carried(refusal, wanted)):
+            if not isinstance(error, _TRANSIENT) and (others := _carried(refusal, wanted, placed)):
                 if first := self._stand_aside(others, error):
                     seconds.append(first)
                 continue
@@ -253,16 +253,17 @@ def _machine_fault(refusal: Refusal, wanted: Iterable[Wanted], placed: Collectio
     )
 
 
-def _carried(refusal: Refusal, wanted: Iterable[Wanted]) -> set[str]:
+def _carried(refusal: Refusal, wanted: Iterable[Wanted], placed: Collection[str] = ()) -> set[str]:
     """Configurations that the refusal names, none of which was to be changed by the write: they
-    are in it with what they have."""
+    are in it with what they have. Of a prefix that is full, those who got nothing of it."""
     if not isinstance(refusal.step.action, WriteModel | WriteInstance):
         return set()
     carried = refusal.step.action.configs
     named = _named(refusal.error, wanted)
     if named & refusal.step.uids:
         return set()
-    return {w.uid for w in wanted if w.uid in named and w.names.ip_config in carried}
+    there = {w.uid for w in wanted if w.uid in named and w.names.ip_config in carried}
+    return there - set(placed) if isinstance(refusal.error, errors.Exhausted) else there
 
 
 def _problem(refusal: Refusal) -> Problem:

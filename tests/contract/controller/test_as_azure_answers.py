@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,12 @@ from typing import Any
 import pytest
 
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
-from tests.contract.controller.azure_lab import azure_lab
 from tests.contract.controller.test_controller import (
     SGCS,
     World,
-    api_server,
     condition,
-    controller,
     reason,
+    running,
 )
 from tests.contract.controller.test_own_scale_set import SET, SUBNET, VERSION, build, grant, write
 
@@ -28,13 +25,8 @@ MODEL = r"virtualMachineScaleSets/[^/]+$"
 @pytest.fixture
 async def quick(tmp_path: Path) -> AsyncIterator[World]:
     """A world whose controller looks every three seconds, whether anything has changed or not."""
-    async with azure_lab(tmp_path) as azure, api_server(tmp_path) as (_, kube, path):
-        (tmp_path / "azure.json").write_text(json.dumps(azure.config))
-        await azure.add_pool("npegress")
-        made = World(azure, kube)
-        await made.add_gateway_nodes()
-        async with controller(tmp_path, path, drift_interval=3.0):
-            yield made
+    async with running(tmp_path, drift_interval=3.0) as made:
+        yield made
 
 
 def provisioned(sgc: dict[str, Any]) -> bool:

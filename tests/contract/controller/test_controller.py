@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from egress_gateway.controller.settings import Settings
 from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
-from tests.contract.controller.azure_lab import AzureLab
+from egress_gateway_lab.azure.emulator import COMPUTE_SHARE
+from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
 SGCS = "staticgatewayconfigurations"
 SYSTEM = names.SYSTEM_NAMESPACE
@@ -48,7 +50,12 @@ class World:
         def good(found: Any) -> bool:
             return found is not None and accept(found)
 
-        found = await self.kube.wait_for(SGCS, name, good, namespace="default", timeout=timeout)
+        try:
+            found = await self.kube.wait_for(SGCS, name, good, namespace="default", timeout=timeout)
+        except TimeoutError as error:
+            for each in await self.kube.list(SGCS, namespace="default"):
+                error.add_note(f"{each['metadata']['name']}: {each.get('status')}")
+            raise
         assert found is not None
         return found
 
@@ -159,6 +166,24 @@ async def controller(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+@contextlib.asynccontextmanager
+async def running(
+    directory: Path, *, share: float | None = COMPUTE_SHARE, **changes: Any
+) -> AsyncIterator[World]:
+    """A controller between the emulated Azure, with a gateway pool, and an API server. ``share``:
+    what others leave of Compute's token buckets (None: nobody counts)."""
+    async with (
+        azure_lab(directory, compute_share=share) as azure,
+        api_server(directory) as (_, kube, path),
+    ):
+        (directory / "azure.json").write_text(json.dumps(azure.config))
+        await azure.add_pool("npegress")
+        made = World(azure, kube)
+        await made.add_gateway_nodes()
+        async with controller(directory, path, **changes):
+            yield made
 
 
 async def test_the_walk_through_from_refusal_to_ready_to_nothing_left(world: World) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.client import POLL, ArmClient, ForeignHost, Polling, _OwnHosts
+from egress_gateway.cloud.azure.client import POLL, ArmClient, ForeignHost, _OwnHosts
 from egress_gateway.cloud.azure.config import AzureConfig
 
 
@@ -68,23 +68,6 @@ def test_azure_is_polled_every_five_seconds_unless_it_says_otherwise() -> None:
         await client.close()
 
     asyncio.run(run())
-
-
-def test_the_first_polls_come_sooner_and_azure_s_own_interval_counts() -> None:
-    class Response:
-        def __init__(self, headers: dict[str, str]) -> None:
-            self.http_response = self
-            self.headers = headers
-
-    def delays(timeout: float, headers: dict[str, str]) -> list[float]:
-        polling = Polling(timeout)
-        # The SDK has no other place for the answer that says when to ask again.
-        polling._pipeline_response = Response(headers)  # type: ignore[assignment]  # noqa: SLF001
-        return [polling._extract_delay() for _ in range(5)]  # noqa: SLF001
-
-    assert delays(5.0, {}) == [1.0, 2.0, 5.0, 5.0, 5.0]
-    assert delays(0.05, {}) == [0.05] * 5
-    assert delays(5.0, {"Retry-After": "10"}) == [10.0] * 5
 
 
 def test_a_write_that_does_not_end_is_overdue() -> None:

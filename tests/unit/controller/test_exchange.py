@@ -163,6 +163,52 @@ async def test_an_agent_that_does_not_let_go_is_waited_for_a_minute(
     assert world.verdict("a").settled
 
 
+@pytest.mark.parametrize(("nodes", "busy"), [(2, 0), (2, 1), (3, 0), (4, 1)])
+async def test_a_machine_that_is_busy_for_ever_holds_up_no_exchange(
+    nodes: int, busy: int, world: World
+) -> None:
+    world.arm.add_pool("np", instances=nodes)
+    await serve(world, public_ip_prefix_id=_id(world, "one"))
+    guard = Guard(world)
+    (machines,) = world.arm.machines.values()
+    machines[busy]["properties"]["provisioningState"] = "Updating"
+    two = _id(world, "two")
+    world.cluster.write("a", public_ip_prefix_id=two)
+    counts = await follow(world, guard)
+    assert min(counts) > 0
+    serving = world.verdict("a").serving
+    assert serving is not None
+    assert serving.prefix == _network(world, "two")
+    assert len(serving.gateways) == nodes - 1
+    machines[busy]["properties"]["provisioningState"] = "Succeeded"
+    await follow(world, guard)
+    assert world.verdict("a").settled
+
+
+@pytest.mark.parametrize("state", ["Failed", "Succeeded", "Canceled"])
+@pytest.mark.parametrize("number", [0, 1])
+async def test_an_address_of_the_prefix_before_is_exchanged_whatever_the_document_says(
+    state: str, number: int, world: World
+) -> None:
+    """The write of the machine was taken and failed, for a neighbour's sake: its document has the
+    new prefix, its network interface the old one's address."""
+    world.arm.add_pool("np")
+    one, two = _id(world, "one"), _id(world, "two")
+    await serve(world, public_ip_prefix_id=two)
+    (machines,) = world.arm.machines.values()
+    machines[number]["properties"]["provisioningState"] = state
+    nic = world.arm.nics[f"{machines[number]['id']}/networkInterfaces/nic"]
+    (config,) = [c for c in nic["properties"]["ipConfigurations"] if c.get("public")]
+    config |= {"prefix": one.lower(), "public": _network(world, "one").partition("/")[0]}
+    await world.turn()
+    world.cluster.agents_follow()
+    await world.turn()
+    serving = world.verdict("a").serving
+    assert serving is not None
+    assert len(serving.gateways) == 2
+    assert world.verdict("a").settled
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_new_prefix_that_is_refused_takes_no_gateway_out_of_service(
     kind: str, world: World

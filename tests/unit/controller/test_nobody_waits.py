@@ -93,6 +93,11 @@ def served(world: World, uid: str, *, before: str = "", gateways: int = 2) -> bo
     )
 
 
+def addresses(azure: Refusing, uid: str) -> int:
+    """On how many machines the network interface has its address."""
+    return sum(f"egressgateway-{uid}'" in str(nic["properties"]) for nic in azure.arm.nics.values())
+
+
 async def turns(world: World, seconds: float) -> None:
     """What happens within ``seconds``: a turn for each, agents that follow."""
     end = world.now + seconds
@@ -174,13 +179,26 @@ def test_a_role_that_is_taken_away_stops_nobody_else(trouble: Trouble) -> None:
         azure.troubles = [trouble]
         await turns(world, 2)
         assert served(world, "c"), "nobody needs a write: it keeps what it has"
+        assert addresses(azure, "c") == 2
         world.cluster.write("e", public_ip_prefix_id=azure.prefixes["e"])
         await turns(world, 10)
-        assert served(world, "e"), world.cluster.told["e"]
+        assert served(world, "e", gateways=1), world.cluster.told["e"]
         assert served(world, "a")
         assert world.verdict("c").problem is not None
+        assert addresses(azure, "c") == 1, "nobody loses a working address by a change of roles"
+        before = str(azure.arm.brought[azure.prefixes["a"].lower()]["properties"]["ipPrefix"])  # type: ignore[index]
+        world.cluster.write("a", public_ip_prefix_id=world.arm.add_prefix("other", 28))
+        await turns(world, 10)
+        assert served(world, "a", before=before, gateways=1), world.cluster.told["a"]
+        world.cluster.delete("e")
+        await turns(world, 30)
+        assert "e" not in world.cluster.objects
+        assert addresses(azure, "c") == 1
         azure.troubles = []
         await turns(world, 62)
         assert world.verdict("c").settled
+        assert world.verdict("a").settled
+        assert addresses(azure, "c") == 2
+        assert addresses(azure, "e") == 0
 
     asyncio.run(run())

@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 TENANT = "00000000-0000-0000-0000-0000000000aa"
 LOCATION = "swedencentral"
+COMPUTE_SHARE = 0.5
+"""What AKS and the autoscaler leave of Microsoft.Compute's token buckets."""
 ADDON_SUBJECT = f"system:serviceaccount:{names.SYSTEM_NAMESPACE}:egress-gateway-controller"
 """Whoever runs as this ServiceAccount may sign in as its cluster's own identity: in the lab the
 controller plays the AKS add-on."""
@@ -86,7 +88,7 @@ class Emulator:
         prefix6_networks: Sequence[IPv6Network] = (IPv6Network("2001:db8:203::/64"),),
         addon_subject: str = ADDON_SUBJECT,
         public_ip_quota: int = 1000,
-        compute_share: float | None = None,
+        compute_share: float | None = COMPUTE_SHARE,
         least_gateways: int = 2,
         state: Path | None = None,
     ) -> None:
@@ -94,7 +96,7 @@ class Emulator:
         ``poll_hold_seconds``: how long a status answer may be kept back for an operation that
         is about to end (0 counts polls as Azure would have them).
         ``compute_share``: the part of Microsoft.Compute's token buckets that is left for us, when
-        AKS and others have taken theirs; None: no request is too many.
+        AKS and others have taken theirs; None: no request is too many, whoever asks.
         ``least_gateways``: how few nodes a gateway pool may have, as AKS sees it.
         ``public_ip_quota``: public addresses that the subscription may have.
         ``state``: a file that everything is kept in and taken from; raises ``StateError``."""

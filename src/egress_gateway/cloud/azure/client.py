@@ -19,7 +19,6 @@ from urllib.parse import SplitResult, urlsplit
 from azure.core.exceptions import AzureError
 from azure.core.pipeline.policies import AsyncRetryPolicy, SansIOHTTPPolicy
 from azure.mgmt.compute.aio import ComputeManagementClient
-from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
 from azure.mgmt.network.aio import NetworkManagementClient
 from prometheus_client import Counter
 
@@ -27,6 +26,7 @@ from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.credentials import credential
 from egress_gateway.cloud.azure.errors import translated
+from egress_gateway.cloud.azure.pacing import Pace, Polling
 from egress_gateway.cloud.azure.shapes import Json
 
 CALLS: Final = Counter(
@@ -35,9 +35,8 @@ CALLS: Final = Counter(
 
 
 POLL: Final = 5.0
-"""Seconds between polls where Azure names none; the SDK would take 30. Compute allows 15 polls a
-minute and resource (https://learn.microsoft.com/azure/virtual-machines/compute-throttling-limits),
-and the first poll comes at once."""
+"""Seconds after which a write that takes long is asked about, and ever after every twice as many,
+where Azure names none; the SDK would take 30. See ``pacing``."""
 
 
 class _OwnHosts(SansIOHTTPPolicy[Any, Any]):
@@ -62,19 +61,6 @@ class _OwnHosts(SansIOHTTPPolicy[Any, Any]):
             return False
         host, own = asked.hostname or "", home.hostname or ""
         return host == own or host.endswith(f".{own}")
-
-
-class Polling(AsyncARMPolling):
-    """Polls at once, after 1 and 2 s more, and then every ``timeout`` seconds, unless Azure says
-    when (Retry-After): most writes of ours are over within three seconds."""
-
-    def __init__(self, timeout: float, **options: Any) -> None:
-        super().__init__(timeout, **options)
-        self._early = iter((1.0, 2.0))
-
-    def _extract_delay(self) -> float:
-        delay = super()._extract_delay()
-        return min(delay, next(self._early, delay)) if delay == self._timeout else delay
 
 
 class ForeignHost(AzureError):
@@ -103,7 +89,7 @@ class _Retry(AsyncRetryPolicy[Any, Any]):
 class ArmClient:
     """Thin calls by resource group and name. Every method raises ``CloudError``."""
 
-    def __init__(self, config: AzureConfig) -> None:
+    def __init__(self, config: AzureConfig, pace: Pace | None = None) -> None:
         self._credential = credential(config)
         base = config.endpoints.resource_manager
         options: dict[str, Any] = {
@@ -114,7 +100,7 @@ class ArmClient:
             "retry_policy": _Retry(retry_total=2, retry_backoff_factor=0.5),
             "connection_timeout": 10,
             "read_timeout": 60,
-            "per_retry_policies": [_Count(), _OwnHosts(base)],
+            "per_retry_policies": [pace or Pace(), _Count(), _OwnHosts(base)],
         }
         self.interval = config.polling_interval or (1.0 if config.custom else POLL)
         self._machine_limit = config.machine_timeout

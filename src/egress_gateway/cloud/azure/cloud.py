@@ -57,12 +57,13 @@ under our addresses; a write that is refused forgets all of them."""
 
 @dataclass(frozen=True, slots=True)
 class _Machines:
-    """The machines of a pool. ``base``: the scale set's document."""
+    """The machines of a pool. ``base``: the scale set's document; ``busy``: it is being written."""
 
     ref: PoolRef
     model: Attachment
     instances: tuple[Instance, ...] = ()
     publics: tuple[PublicAddress, ...] = ()
+    busy: bool = False
     base: object = None
 
 
@@ -160,6 +161,7 @@ class AzureCloud:
             prefixes={key: task.result() for key, task in brought.items()},
             managed={prefix.name: prefix for prefix in listed},
             publics=found.publics,
+            busy=found.busy,
             base=found.base,
         )
 
@@ -223,7 +225,8 @@ class AzureCloud:
         )
         ref = replace(documents.read_pool(scale_set), name=pool.name)
         model = documents.read_attachment(nics, backend)
-        return _Machines(ref, model, instances, base=scale_set)
+        busy = properties_of(scale_set).get("provisioningState") in ("Updating", "Migrating")
+        return _Machines(ref, model, instances, busy=busy, base=scale_set)
 
     # --- apply ---------------------------------------------------------------------------
 

@@ -5,7 +5,9 @@ an address of nobody's choice. So no ipConfig is changed under a gateway that se
 
 1. what can be refused is tried first (the new prefix in the pool's model, the public addresses
    of a pool of machines), with every gateway still in service;
-2. half of the gateways are left out of the status; when their agents have let go, they are written;
+2. half of the gateways, those that can be written now, are left out of the status; when their
+   agents have let go, they are written;
+   (no need to, where another machine is about to get the new address beside them);
 3. as soon as one of them has its new address, the status lists those alone, and the other half
    follows. The gateways in the status are always of one prefix.
 
@@ -20,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from egress_gateway.cloud.protocol import Instance, PoolState
+from egress_gateway.controller.planning.spared import LEFT_ALONE
 from egress_gateway.controller.planning.wanted import Wanted
 
 
@@ -49,11 +52,13 @@ def exchange(
     stale = [i for i in there if _differs(i.attachment.configs, configs)]
     if not stale:
         return None
-    stale.sort(key=lambda i: i.id)
+    stale.sort(key=lambda i: (i.state in LEFT_ALONE, i.id))
     prepared = _prepared(state, configs, stale)
     serving = stale
-    if prepared and len(stale) == len(there):
-        serving = stale[(len(stale) + 1) // 2 :]
+    hopeful = any(i.state not in LEFT_ALONE for i in there if i not in stale)
+    if prepared and not hopeful:
+        writable = sum(i.state not in LEFT_ALONE for i in stale)
+        serving = stale[min((len(stale) + 1) // 2, writable) :]
     busy = {i.id for i in stale if not prepared or i.provider_id.lower() in wanted.in_use}
     return Exchange(tuple(stale), tuple(serving), frozenset(busy), prepared)
 

@@ -9,8 +9,8 @@ Guarantees, each held by a property test:
 - what belongs to others is neither changed nor removed: only names in ``owned`` are touched;
 - a configuration in trouble (``problem``) keeps exactly what it has got, and holds up nobody
   else: what it never got is left out of the writes of its neighbours. If the cloud refuses every
-  write that carries what it has (``gives_way``: a role was taken away), it loses that rather than
-  stop them.
+  write that carries what it has (``gives_way``: a role was taken away), it keeps that on half of
+  the machines (``spared``), and the other half goes on without it.
 
 Order within a pass: prefixes and load balancer first because the model refers to both, the model
 before the instances (an instance that is born meanwhile is then right), removals last because
@@ -32,6 +32,7 @@ from egress_gateway.cloud.protocol import (
     Instance,
     MakeAddresses,
     PoolState,
+    Prefix,
     PublicAddress,
     WriteInstance,
     WriteModel,
@@ -40,6 +41,7 @@ from egress_gateway.controller.planning.balancing import Balancing
 from egress_gateway.controller.planning.exchange import exchange
 from egress_gateway.controller.planning.ipv6 import judge6
 from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.spared import LEFT_ALONE, spared
 from egress_gateway.controller.planning.verdict import (
     Verdict,
     judge,
@@ -47,7 +49,7 @@ from egress_gateway.controller.planning.verdict import (
     managed_names,
     verdict_of,
 )
-from egress_gateway.controller.planning.wanted import BUSY, Step, Wanted
+from egress_gateway.controller.planning.wanted import Step, Wanted
 
 MAX_CONFIGS: Final = 256
 """IP configurations of one NIC (Azure subscription and service limits, "Networking limits")."""
@@ -78,6 +80,7 @@ def plan(
     """The pass that brings ``state`` to what ``wanted`` asks for. ``managed_ids`` gives the
     (future) id of the managed prefix of each ipConfig name."""
     everyone = sorted(wanted, key=lambda w: w.uid)
+    state = spared(state, everyone)
     problems = {w.uid: p for w in everyone if (p := judge(w, state, advice))}
     problems |= _overfull(state, everyone, problems)
     problems6 = judge6(everyone, state, advice, problems)
@@ -137,6 +140,8 @@ class _Desired:
         self._giving_way = {w.uid for w in everyone if w.gives_way}
         self._problems6 = problems6
         self._managed_ids = managed_ids
+        known = [*state.managed.values(), *state.prefixes.values()]
+        self._networks = {p.id.lower(): p.network for p in known if isinstance(p, Prefix)}
         self._by_config = {
             name: w.uid for w in everyone for name in (w.names.ip_config, w.names.ip_config6)
         }
@@ -271,7 +276,7 @@ class _Desired:
         return (Step(action, uids),)
 
     def instances(self) -> tuple[Step, ...]:
-        steps = (self._instance(i) for i in self._state.instances if i.state not in BUSY)
+        steps = (self._instance(i) for i in self._state.instances if i.state not in LEFT_ALONE)
         return tuple(step for step in steps if step)
 
     def _instance(self, instance: Instance) -> Step | None:
@@ -300,18 +305,28 @@ class _Desired:
     def _retry(
         self, instance: Instance
     ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
-        """An instance whose document is right and whose network interface lacks an address (a
-        failed write, a rollout in place): the same write again is what mends it. One that has
-        its addresses failed for reasons of its own."""
+        """An instance whose document is right and whose network interface lacks an address, or
+        has one of the prefix before (a failed write, a rollout in place): the same write again is
+        what mends it. One that has its addresses failed for reasons of its own."""
         lacking = [
             w
             for w in self._active
-            if any(_lacks(instance, name, prefix) for name, prefix in self._configs_of(w).items())
+            if any(self._lacks(instance, *config) for config in self._configs_of(w).items())
         ]
         if not lacking:
             return None
         configs = self._configs(instance.attachment, got=self._got(instance))
         return configs, bool(configs), frozenset(w.uid for w in lacking)
+
+    def _lacks(self, instance: Instance, name: str, prefix: str | None) -> bool:
+        """Whether the network interface lacks the private or the public address of an ipConfig."""
+        address = instance.addresses.get(name)
+        if address is None or not address.secondary:
+            return True
+        if prefix is None:
+            return False
+        network = self._networks.get(prefix.lower())
+        return address.public is None or (network is not None and address.public not in network)
 
     # --- prefixes ------------------------------------------------------------------------
 
@@ -401,17 +416,11 @@ class _Desired:
         """Whether this very pass takes the prefix from all machines that have it: its removal
         comes last and is skipped if one of the writes before it fails or is not over."""
         holding = [i for i in self._state.instances if prefix_id in i.attachment.configs.values()]
-        return bool(holding) and all(i.state not in BUSY for i in holding)
+        return bool(holding) and all(i.state not in LEFT_ALONE for i in holding)
 
     def _exchanging(self, wanted: Wanted) -> bool:
         found = self.exchanges.get(wanted.uid)
         return found is not None and bool(found.held)
-
-
-def _lacks(instance: Instance, name: str, prefix: str | None) -> bool:
-    """Whether the network interface lacks the private or the public address of an ipConfig."""
-    address = instance.addresses.get(name)
-    return address is None or not address.secondary or (prefix is not None and not address.public)
 
 
 def _folded(prefix_id: str | None) -> str | None:

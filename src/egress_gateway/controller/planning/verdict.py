@@ -16,7 +16,8 @@ from egress_gateway.controller.planning.exchange import Exchange, alive
 from egress_gateway.controller.planning.ipv6 import addresses6, network6
 from egress_gateway.controller.planning.prefixes import judge_prefix
 from egress_gateway.controller.planning.problem import Note, Problem
-from egress_gateway.controller.planning.wanted import BUSY, Wanted
+from egress_gateway.controller.planning.spared import LEFT_ALONE
+from egress_gateway.controller.planning.wanted import Wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,11 +150,11 @@ def _traces(wanted: Wanted, state: PoolState) -> bool:
 
 
 def _lingers(wanted: Wanted, state: PoolState) -> bool:
-    """Whether all that is left of it waits for what cannot be written now: machines, or the load
-    balancer, to which everything refers."""
-    if state.balancer.busy:
+    """Whether all that is left of it waits for what cannot be written now: machines, their
+    template, or the load balancer, to which everything refers."""
+    if state.balancer.busy or state.busy:
         return True
-    busy = {i.id for i in state.instances if i.state in BUSY}
+    busy = {i.id for i in state.instances if i.state in LEFT_ALONE}
     free = replace(
         state,
         instances=tuple(i for i in state.instances if i.id not in busy),

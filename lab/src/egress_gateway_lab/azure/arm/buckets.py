@@ -52,21 +52,20 @@ class Buckets:
         """Takes a token for a request; the header that tells what is left. Raises ``ArmError``."""
         for verb, path, limit in REQUESTS:
             if verb == method and path.search(resource_id.lower()):
-                left = self._take(limit, resource_id)
-                told = f"Microsoft.Compute/{limit.name};{int(left)}"
-                return {"x-ms-ratelimit-remaining-resource": told}
+                return self._take(limit, resource_id)
         return {}
 
-    def poll(self, target: str) -> None:
-        """Takes a token for a question about an operation on a resource. Raises ``ArmError``."""
-        if "/microsoft.compute/" in target.lower():
-            self._take(POLLS, target)
+    def poll(self, target: str) -> dict[str, str]:
+        """The same for a question about an operation on a resource."""
+        return self._take(POLLS, target) if "/microsoft.compute/" in target.lower() else {}
 
-    def _take(self, limit: Limit, resource_id: str) -> float:
-        if self.share is None:
-            return limit.size
+    def _take(self, limit: Limit, resource_id: str) -> dict[str, str]:
+        left = limit.size if self.share is None else self._left(limit, resource_id, self.share)
+        return {"x-ms-ratelimit-remaining-resource": f"Microsoft.Compute/{limit.name};{int(left)}"}
+
+    def _left(self, limit: Limit, resource_id: str, share: float) -> float:
         now, key = self._clock.time(), (limit.name, resource_id.lower())
-        size, rate = limit.size * self.share, limit.per_minute * self.share / 60
+        size, rate = limit.size * share, limit.per_minute * share / 60
         level, since = self._levels.get(key, (size, now))
         level = min(size, level + (now - since) * rate)
         if level < 1:

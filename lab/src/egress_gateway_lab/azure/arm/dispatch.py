@@ -171,14 +171,13 @@ def _operation_name(resource_id: ResourceId) -> str | None:
 async def operation_answer(azure: Azure, call: Call, name: str) -> Answer:
     """Status (``operations``) or result (``operationResults``) of a long-running operation."""
     known = azure.operations.get(name)
-    if known is not None:
-        azure.buckets.poll(known.target)
+    told = azure.buckets.poll(known.target) if known is not None else {}
     operation = await azure.operations.ask(name)
     if operation is None:
         raise ArmError(404, "OperationNotFound", f"The operation '{name}' was not found.")
     if call.id.types[1] == "operations":
         headers = {} if operation.done.is_set() else retry_after(operation.target)
-        return Answer(200, operation.body(), headers)
+        return Answer(200, operation.body(), {**headers, **told})
     if not operation.done.is_set():
         url = azure.operation_url(call.base, operation, result=True)
         return Answer(202, None, {"Location": url, **retry_after(operation.target)})

@@ -17,7 +17,7 @@ virtualNetworks subnets publicIPAddresses publicIPPrefixes loadBalancers network
 frontendIPConfigurations backendAddressPools loadBalancingRules probes outboundRules
 inboundNatRules inboundNatPools ipConfigurations networkSecurityGroups routeTables natGateways
 virtualMachineScaleSets virtualMachines instanceView managedClusters agentPools
-roleAssignments roleDefinitions userAssignedIdentities
+roleAssignments roleDefinitions userAssignedIdentities deployments
 """
 _CANONICAL = {word.lower(): word for word in _WORDS.split()}
 

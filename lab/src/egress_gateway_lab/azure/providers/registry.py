@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from egress_gateway_lab.azure.arm.kinds import Azure, Kind
-from egress_gateway_lab.azure.providers import authorization, resources
+from egress_gateway_lab.azure.providers import authorization, deployments, resources
 from egress_gateway_lab.azure.providers.aks import containerservice, versions
-from egress_gateway_lab.azure.providers.compute import nics, power, scalesets, virtualmachines
+from egress_gateway_lab.azure.providers.compute import (
+    images,
+    nics,
+    power,
+    scalesets,
+    virtualmachines,
+)
 from egress_gateway_lab.azure.providers.network import (
     interfaces,
     loadbalancers,
@@ -19,6 +25,8 @@ def register(azure: Azure) -> None:
     """Fills ``azure.kinds``."""
     kinds: list[Kind] = [
         *resources.kinds(azure),
+        deployments.Deployments(azure),
+        deployments.DeploymentOperations(azure),
         authorization.RoleDefinitions(azure),
         authorization.RoleAssignments(azure),
         virtualnetworks.VirtualNetworks(azure),
@@ -34,6 +42,7 @@ def register(azure: Azure) -> None:
             Children(azure, loadbalancers.LoadBalancers.type, section)
             for section in loadbalancers.SECTIONS
         ),
+        images.PlatformImages(azure),
         scalesets.ScaleSets(azure),
         scalesets.Instances(azure),
         virtualmachines.VirtualMachines(azure),

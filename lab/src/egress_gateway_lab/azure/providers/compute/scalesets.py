@@ -102,6 +102,7 @@ class ScaleSets(ComputeKind):
         ):
             body["_model"] = old["_model"] + 1
         _check_scale_set(body)
+        (properties["virtualMachineProfile"].get("osProfile") or {}).pop("adminPassword", None)
         return body
 
     def _create(self, body: Document) -> None:

@@ -1,0 +1,87 @@
+"""How often Azure is asked, so that others who share its token buckets get their turn.
+
+Microsoft.Compute lets each scale set be read 12 times a minute and each resource's operations be
+polled 15 times, by us, AKS and the autoscaler together, and says in each answer what is left
+(https://learn.microsoft.com/azure/virtual-machines/compute-throttling-limits, header:
+https://learn.microsoft.com/troubleshoot/azure/virtual-machines/troubleshooting-throttling-errors).
+We go at full speed while there is plenty, and take half of what comes in once it is scarce. Writes
+are never held back: what is gathered meanwhile would not be in them. One that is refused is tried
+when Azure says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from azure.core.pipeline.policies import SansIOHTTPPolicy
+from azure.core.polling.base_polling import BadStatus
+from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
+
+SCARCE: Final = 4
+"""So few tokens left are for others first."""
+GAP: Final = 10.0
+"""Seconds between two reads of what is scarce: half of the 12 a minute that come in."""
+EARLY: Final = (1.0, 2.0)
+"""Seconds between the first polls: most writes of ours are over within three seconds."""
+_HEADER: Final = "x-ms-ratelimit-remaining-resource"
+_LEFT: Final = re.compile(r";\s*(\d+)")
+
+
+class Pace(SansIOHTTPPolicy[Any, Any]):
+    """Holds back a GET of what Azure said is scarce."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._not_before: dict[str, float] = {}
+
+    async def on_request(self, request: Any) -> None:
+        key = _read(request)
+        now = self._clock()
+        self._not_before = {k: until for k, until in self._not_before.items() if until > now}
+        until = self._not_before.get(key)
+        if until is not None:
+            self._not_before[key] = until + GAP  # NB: whoever asks meanwhile comes after us
+            await self._sleep(until - now)
+
+    def on_response(self, request: Any, response: Any) -> None:
+        key = _read(request)
+        left = _LEFT.findall(response.http_response.headers.get(_HEADER) or "")
+        if key and left and min(map(int, left)) < SCARCE:
+            until = self._clock() + GAP
+            self._not_before[key] = max(until, self._not_before.get(key, until))
+
+
+def _read(request: Any) -> str:
+    """What a GET reads; empty for other requests."""
+    asked = request.http_request
+    return str(asked.url).partition("?")[0].lower() if asked.method == "GET" else ""
+
+
+class Polling(AsyncARMPolling):
+    """Polls at once, after 1 and 2 s more, then after ``timeout`` and ever after twice ``timeout``
+    seconds, unless Azure says when (Retry-After). A poll that is one too many (429) says nothing of
+    the write: it goes on, and is asked about when Azure says."""
+
+    def __init__(self, timeout: float, **options: Any) -> None:
+        super().__init__(timeout, **options)
+        self._gaps = iter((*(min(early, timeout) for early in EARLY), timeout))
+
+    def _extract_delay(self) -> float:
+        delay = super()._extract_delay()
+        return next(self._gaps, 2 * delay) if delay == self._timeout else delay
+
+    async def update_status(self) -> None:
+        try:
+            await super().update_status()
+        except BadStatus:
+            if self._pipeline_response.http_response.status_code != 429:
+                raise

@@ -1,0 +1,52 @@
+"""Machines that are left as they are for the sake of what cannot be written again.
+
+Azure checks every reference of a write, unchanged ones too: when a role is taken away from a
+prefix in use, each write that carries its addresses is refused (``LinkedAuthorizationFailed``).
+Neighbours must not wait for that, and nobody shall lose working addresses by it. So its owner keeps
+half of the machines that it has, and the others are written for everybody else. A pool of one
+machine cannot be shared so: there its owner gives way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Final
+
+from egress_gateway.cloud.protocol import Instance, PoolState
+from egress_gateway.controller.planning.wanted import BUSY, Wanted
+
+SPARED: Final = "left as it is for a configuration that Azure lets nobody write again"
+"""Shown in place of the provisioning state."""
+LEFT_ALONE: Final = BUSY | {SPARED}
+"""States of a machine that is not written now."""
+
+
+def has(instance: Instance, name: str) -> bool:
+    """Whether a machine has all addresses of the ipConfig ``name`` that its document asks for."""
+    address = instance.addresses.get(name)
+    if address is None or name not in instance.attachment.configs:
+        return False
+    public = instance.attachment.configs[name] is not None
+    return address.secondary is not None and (address.public is not None or not public)
+
+
+def spared(state: PoolState, everyone: Collection[Wanted]) -> PoolState:
+    """``state`` in which half of the machines that serve who ``gives_way`` are left alone."""
+    lasting = {w.names.ip_config for w in everyone if w.gives_way and not w.leaving}
+
+    def held(instance: Instance) -> int:
+        return sum(name in lasting and has(instance, name) for name in instance.addresses)
+
+    serving = [i for i in state.instances if i.provider_id and held(i)]
+    room = sum(1 for i in state.instances if i.provider_id) // 2
+    keep = {i.id for i in sorted(serving, key=lambda i: (-held(i), i.id))[:room]}
+    if not keep:
+        return state
+    return replace(
+        state,
+        instances=tuple(
+            replace(i, state=SPARED) if i.id in keep and i.state not in BUSY else i
+            for i in state.instances
+        ),
+    )

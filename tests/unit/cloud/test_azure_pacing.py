@@ -1,0 +1,132 @@
+"""How often Azure is asked: polls of a write that hangs, and reads of what has become scarce."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from azure.core.polling.base_polling import BadStatus
+
+from egress_gateway.cloud.azure.pacing import GAP, Pace, Polling
+from egress_gateway_lab.azure.arm.buckets import Buckets
+
+INSTANCE = "/subscriptions/s/providers/Microsoft.Compute/virtualMachineScaleSets/v/x/1"
+URL = "https://arm.invalid/a?api-version=1"
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def time(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def answer(status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
+    return SimpleNamespace(http_response=SimpleNamespace(status_code=status, headers=headers or {}))
+
+
+class Asking(Polling):
+    """What the SDK keeps to itself: the last answer, and how long until the next poll."""
+
+    def hear(self, heard: Any) -> None:
+        self._pipeline_response = heard
+
+    def gap(self) -> float:
+        return self._extract_delay()
+
+
+def polling(interval: float) -> Asking:
+    made = Asking(interval)
+    made.hear(answer())
+    return made
+
+
+@pytest.mark.parametrize("hangs", [10.0, 120.0, 300.0, 5400.0])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_write_that_hangs_is_never_asked_about_too_often(hangs: float, share: float) -> None:
+    time = Time()
+    buckets, asks = Buckets(time, share), polling(5.0)
+    while time.now < hangs:
+        buckets.poll(INSTANCE)
+        time.now += asks.gap()
+
+
+def test_a_write_of_three_seconds_is_seen_to_be_over_after_three() -> None:
+    for interval, gaps in ((5.0, [1.0, 2.0, 5.0, 10.0, 10.0]), (0.05, [0.05] * 3 + [0.1] * 2)):
+        asks = polling(interval)
+        assert [asks.gap() for _ in gaps] == gaps
+
+
+def test_azure_s_own_word_for_when_to_ask_goes_first() -> None:
+    asks = polling(5.0)
+    asks.hear(answer(headers={"retry-after": "17"}))
+    assert [asks.gap() for _ in range(5)] == [17.0] * 5
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [(429, True), (500, False), (403, False)])
+async def test_one_poll_too_many_says_nothing_of_the_write(
+    status: int, goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = polling(5.0)
+
+    async def refused(self: Asking) -> None:
+        self.hear(answer(status, {"retry-after": "8"}))
+        raise BadStatus("no")
+
+    monkeypatch.setattr(Polling.__base__, "update_status", refused)
+    if goes_on:
+        await asks.update_status()
+        assert asks.gap() == 8.0
+        return
+    with pytest.raises(BadStatus):
+        await asks.update_status()
+
+
+def request(method: str = "GET", url: str = URL) -> Any:
+    return SimpleNamespace(http_request=SimpleNamespace(method=method, url=url))
+
+
+async def ask(pace: Pace, left: str, **about: str) -> None:
+    await pace.on_request(request(**about))
+    pace.on_response(request(**about), answer(headers={"x-ms-ratelimit-remaining-resource": left}))
+
+
+async def test_reads_of_what_is_scarce_are_apart_and_others_are_not() -> None:
+    time = Time()
+    pace = Pace(time.time, time.sleep)
+    await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;32")
+    await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;3")
+    await ask(pace, "", url=URL.replace("/a", "/b"))
+    await ask(pace, "", method="PUT")
+    assert time.slept == []
+    await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;3")
+    await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;20", url=URL.upper())
+    assert time.slept == [GAP, GAP]
+    time.now += GAP
+    await ask(pace, "")
+    assert time.slept == [GAP, GAP]
+
+
+@pytest.mark.parametrize(
+    ("header", "scarce"),
+    [
+        ("", False),
+        ("nonsense", False),
+        ("Microsoft.Compute/A;197,Microsoft.Compute/B;1297", False),
+        ("Microsoft.Compute/A;197,Microsoft.Compute/B; 0", True),
+    ],
+)
+async def test_the_smallest_number_of_the_header_counts(header: str, scarce: bool) -> None:
+    time = Time()
+    pace = Pace(time.time, time.sleep)
+    await ask(pace, header)
+    await ask(pace, header)
+    assert bool(time.slept) is scarce
