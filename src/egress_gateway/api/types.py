@@ -15,6 +15,7 @@ from egress_gateway.api import names
 
 RouteType = Literal["staticEgressGateway", "azureNetworking"]
 StartPolicy = Literal["Wait", "HeldBack"]
+PodState = Literal["Connected", "Lost", "Waiting"]
 RotationPhase = Literal["Preparing", "Moving", "Retiring", "Closing", "Done", "Abandoned"]
 
 DRAINING: Final = "Draining"
@@ -152,11 +153,20 @@ class KeyRotation(_Struct, frozen=True):
     public_key: str = ""
 
 
+class PodCount(_Struct, frozen=True, omit_defaults=False):
+    """Ours: a configuration's attached pods on nodes that are up, and how many of them have a
+    working tunnel."""
+
+    attached: int = 0
+    connected: int = 0
+
+
 class StaticGatewayConfigurationStatus(_Struct, frozen=True):
     egress_ip_prefix: str = ""
     gateway_server_profile: GatewayServerProfile = GatewayServerProfile()
     key_rotation: KeyRotation = KeyRotation()
     gateways: list[Gateway] = []
+    pods: PodCount | None = None
     conditions: list[Condition] = []
     observed_generation: int = 0
 
@@ -186,11 +196,30 @@ class PodEndpointSpec(_Struct, frozen=True):
     gateway_public_key: str = ""
 
 
+class PodEndpointStatus(_Struct, frozen=True, omit_defaults=False):
+    """Ours. Whether the pod has a tunnel and where it leads; written when that changes, and at no
+    other time. ``state`` is empty while its agent has not looked."""
+
+    state: PodState | Literal[""] = ""
+    gateway: str = ""
+    """The gateway's node, or ``load balancer``; empty without a tunnel."""
+    egress_ip: str = ""
+    """What the Internet (in private mode: the network) sees of the pod; empty without a tunnel, or
+    where nobody knows."""
+    egress_ip_v6: str = ""
+    since: str | None = None
+    """When it came to this state, gateway and address."""
+    reason: str = ""
+    """CamelCase; docs/troubleshooting.md lists them."""
+    message: str = ""
+
+
 class PodEndpoint(_Struct, frozen=True):
     """Namespaced; named as its Pod, owned by it, written by the Pod's node agent alone."""
 
     metadata: ObjectMeta
     spec: PodEndpointSpec = PodEndpointSpec()
+    status: PodEndpointStatus = PodEndpointStatus()
     api_version: str = names.API_VERSION
     kind: str = "PodEndpoint"
 

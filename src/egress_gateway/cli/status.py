@@ -184,11 +184,16 @@ def _lines(one: ConfigurationView, width: int, *, wide: bool) -> Iterator[str]:
             serving = click.style(f"NOT SERVING ({gateway.reason})", fg="red")
         yield f"  gateway {gateway.node}  {serving}  {address or 'no public address'}"
         yield from _wrapped(gateway.message, width, "    ")
-    named = one.pods if wide or len(one.pods) <= _NAMED else []
-    yield from _wrapped(f"pods: {len(one.pods)} attached" + _list(named), width, "  ")
+    connected = sum(pod.state == "Connected" for pod in one.pods)
+    named = [pod.pod for pod in one.pods] if len(one.pods) <= _NAMED and not wide else []
+    counted = f"pods: {len(one.pods)} attached, {connected} with a working tunnel"
+    yield from _wrapped(counted + _list(named), width, "  ")
+    for pod in one.pods if wide else ():
+        where = pod.gateway or "no gateway"
+        yield f"    {pod.pod}  {pod.state or 'not told yet'}  {where}  {pod.egress_ip or '-'}"
     shown = one.troubled_pods if wide else one.troubled_pods[:_NAMED]
-    for pod in shown:
-        yield from _wrapped(f"pod {pod.pod}: {pod.reason}: {pod.message}", width, "  ")
+    for amiss in shown:
+        yield from _wrapped(f"pod {amiss.pod}: {amiss.reason}: {amiss.message}", width, "  ")
     if len(shown) < len(one.troubled_pods):
         yield f"  … and {len(one.troubled_pods) - len(shown)} more (--output wide)"
 

@@ -6,8 +6,9 @@ in service: address, port, key and gateways stay as reported until something bet
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,8 @@ from egress_gateway.api.types import (
     GatewayProblem,
     GatewayServerProfile,
     ObjectReference,
+    PodCount,
+    PodEndpoint,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
@@ -43,6 +46,28 @@ class Gateways:
     problems: Mapping[str, GatewayProblem]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pods:
+    """How the attached pods of a configuration stand. ``lost``: how many have no tunnel, by the
+    reason that their agents give."""
+
+    attached: int = 0
+    connected: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> str:
+        return f"{self.connected} of {self.attached} pods have a working tunnel"
+
+
+def pods_of(endpoints: Iterable[PodEndpoint], alive: Collection[str]) -> Pods:
+    """``endpoints`` of one configuration; ``alive``: nodes that are up. A pod of which its agent
+    has said nothing yet is not counted."""
+    said = [e for e in endpoints if e.spec.node_name in alive and e.status.state]
+    lost = Counter(e.status.reason for e in said if e.status.state != "Connected")
+    return Pods(attached=len(said), connected=len(said) - lost.total(), lost=dict(lost))
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """An Event to be recorded."""
@@ -61,9 +86,10 @@ def status_of(
     system_namespace: str,
     now: str,
     rotated: Said | None = None,
+    pods: Pods = Pods(),
 ) -> StaticGatewayConfigurationStatus:
     """The status after ``verdict``. Equal to the present one when nothing has changed.
-    ``rotated``: what ``KeysRotated`` is to say."""
+    ``rotated``: what ``KeysRotated`` is to say. ``pods``: how its attached pods stand."""
     before = sgc.status
     serving = verdict.serving
     if serving is None:
@@ -90,14 +116,17 @@ def status_of(
         )
     generation = sgc.metadata.generation
     result = [c for c in before.conditions if verdict.ipv6 or c.type != conditions.IPV6_READY]
-    said = _conditions(status, verdict, gateways, idle=sends_nothing(sgc.spec))
+    said = _conditions(status, verdict, gateways, pods, idle=sends_nothing(sgc.spec))
     if rotated is not None:
         said[conditions.KEYS_ROTATED] = rotated
     for kind, (truth, reason, message) in said.items():
         result = conditions.with_condition(
             result, kind, truth, reason=reason, message=message, now=now, generation=generation
         )
-    return msgspec.structs.replace(status, conditions=result, observed_generation=generation)
+    count = PodCount(attached=pods.attached, connected=pods.connected)
+    return msgspec.structs.replace(
+        status, pods=count, conditions=result, observed_generation=generation
+    )
 
 
 def _egress(before: str, serving: Serving) -> str:
@@ -125,7 +154,12 @@ def _gateways(serving: Iterable[ServingGateway], nodes: Mapping[str, str]) -> li
 
 
 def _conditions(
-    status: StaticGatewayConfigurationStatus, verdict: Verdict, gateways: Gateways, *, idle: str
+    status: StaticGatewayConfigurationStatus,
+    verdict: Verdict,
+    gateways: Gateways,
+    pods: Pods,
+    *,
+    idle: str,
 ) -> dict[str, tuple[Truth, str, str]]:
     """``idle``: why pods send nothing to the gateway, if so."""
     accepted = _accepted(verdict)
@@ -133,11 +167,13 @@ def _conditions(
         accepted = ("True", Reason.NOTHING_SENT, idle)
     provisioned = _provisioned(status, verdict)
     agents = _agents(status, verdict, gateways)
-    bad = next((c for c in (accepted, provisioned, agents) if c[0] != "True"), None)
+    tunnels = _tunnels(pods)
+    bad = next((c for c in (accepted, provisioned, agents, tunnels) if c[0] != "True"), None)
+    words = [idle or f"pods leave from {status.egress_ip_prefix}", agents[2]]
     ready: tuple[Truth, str, str] = (
         "True",
         Reason.READY,
-        f"{idle or f'pods leave from {status.egress_ip_prefix}'}; {agents[2]}",
+        "; ".join([*words, pods.counted] if pods.attached else words),
     )
     if bad:
         ready = ("False", bad[1], bad[2])
@@ -146,10 +182,41 @@ def _conditions(
         conditions.ACCEPTED: accepted,
         conditions.PROVISIONED: provisioned,
         conditions.GATEWAYS_READY: agents,
+        conditions.DEGRADED: _degraded(status, verdict, agents, pods),
     }
     if verdict.ipv6:
         found[conditions.IPV6_READY] = _ipv6(status, verdict, gateways)
     return found
+
+
+def _tunnels(pods: Pods) -> Said:
+    """False while no pod at all has a tunnel: whatever else is in order, nobody is served."""
+    if pods.attached and not pods.connected:
+        return "False", Reason.PODS_WITHOUT_TUNNEL, _lost(pods)
+    return "True", Reason.READY, ""
+
+
+def _lost(pods: Pods) -> str:
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(pods.lost.items()))
+    return f"{pods.counted} ({why}); kubectl get podendpoints shows which have none"
+
+
+def _degraded(
+    status: StaticGatewayConfigurationStatus, verdict: Verdict, agents: Said, pods: Pods
+) -> Said:
+    """The gravest thing amiss gives the reason; all of them are in the message."""
+    if verdict.problem is not None and verdict.problem.reason == Reason.DELETING:
+        return "False", Reason.DELETING, verdict.problem.message
+    amiss: list[tuple[str, str]] = []
+    if pods.connected < pods.attached:
+        amiss.append((Reason.PODS_WITHOUT_TUNNEL, _lost(pods)))
+    if status.gateways and agents[1] != Reason.ALL_GATEWAYS:
+        amiss.append((Reason.REDUNDANCY_LOST, agents[2]))
+    if verdict.cloud is not None:
+        amiss.append((Reason.CLOUD_NOT_REACHABLE, verdict.cloud.message))
+    if amiss:
+        return "True", amiss[0][0], "; ".join(message for _, message in amiss)
+    return "False", Reason.AS_EXPECTED, "; ".join(filter(None, [agents[2], pods.counted]))
 
 
 def _ipv6(
@@ -230,16 +297,22 @@ def _agents(
 
 
 def notices(
-    before: Iterable[Condition], after: Iterable[Condition], *, complaints: bool = False
+    before: Iterable[Condition], after: Collection[Condition], *, complaints: bool = False
 ) -> list[Notice]:
     """Events for what changed: every new refusal, and good news when it comes. ``complaints``:
     a gateway agent says something against it."""
     old = {c.type: (c.status, c.reason, c.message) for c in before}
+    new = {c.type: (c.status, c.reason, c.message) for c in after}
     found: dict[str, Notice] = {}
     for c in after:
         if old.get(c.type) == (c.status, c.reason, c.message) or c.type == conditions.READY:
             continue
         was = old.get(c.type)
+        if c.type == conditions.DEGRADED:
+            served = old.get(conditions.GATEWAYS_READY), new.get(conditions.GATEWAYS_READY)
+            if (notice := _worse_or_better(was, c, *served)) is not None:
+                found[notice.reason] = notice
+            continue
         if c.type == conditions.KEYS_ROTATED and was is not None and was[1] == c.reason:
             continue  # figures
         if c.status == "True" and c.reason in _DOUBTFUL:
@@ -258,6 +331,26 @@ def notices(
         else:
             found.setdefault(c.reason, Notice("Warning", c.reason, c.message))
     return list(found.values())
+
+
+def _worse_or_better(
+    was: tuple[str, str, str] | None,
+    now: Condition,
+    served: tuple[str, str, str] | None,
+    serves: tuple[str, str, str] | None,
+) -> Notice | None:
+    """``served`` and ``serves``: what ``GatewaysReady`` said before, and says now."""
+    if now.status == "False":
+        worse = was is not None and was[0] == "True"
+        return Notice("Normal", now.reason, now.message) if worse else None
+    if was is not None and was[:2] == (now.status, now.reason):
+        return None  # figures
+    if now.reason == Reason.REDUNDANCY_LOST:
+        # Agents take up a configuration one after the other, and so do gateways that are added.
+        begins = served is None or served[1] != Reason.ALL_GATEWAYS
+        if begins or (serves is not None and serves[0] == "False"):
+            return None  # the loss of all is told as such
+    return Notice("Warning", now.reason, now.message)
 
 
 def _starting(was: tuple[str, str, str] | None) -> bool:

@@ -213,8 +213,9 @@ class Agent:
         old: StaticGatewayConfiguration | None,
         new: StaticGatewayConfiguration | None,
     ) -> None:
-        # Conditions and events of other nodes change often; they are none of our business.
-        if not any(listed([one], self._machine.name) for one in (old, new) if one):
+        # Conditions, counts and what concerns other nodes change often, and are none of ours.
+        before, after = (listed([o] if o else [], self._machine.name) for o in (old, new))
+        if before == after:
             return
         self._queue.add(STRUCTURE)
 

@@ -28,6 +28,7 @@ from egress_gateway.node.liveness.schedule import Hearing
 from egress_gateway.node.liveness.verify import Joiner, Verifier
 from egress_gateway.node.parts import Parts, Queues, Sandboxes
 from egress_gateway.node.reactor import Reactor
+from egress_gateway.node.reports import Reports
 from egress_gateway.node.sandbox import Kernel, Sandbox
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.spares import Spares
@@ -78,6 +79,7 @@ class Agent:
         self._spares = Spares(kernel, settings.spare_tunnels, wanted=lambda: bool(len(sandboxes)))
         self._prober = prober
         self._upkeep = Upkeep(parts)
+        self.reports = Reports(parts, prober.states)
         self._damage = DamageWatch(queues.moves.add)
         liveness = Liveness(
             prober=prober,
@@ -103,6 +105,7 @@ class Agent:
                 group.create_task(self._spares.run())
                 group.create_task(self._paths.run())
                 group.create_task(self._upkeep.run())
+                group.create_task(self.reports.run())
                 group.create_task(self._damage.run(lambda: self._parts.sandboxes))
         finally:
             for sandbox in self._parts.sandboxes:
