@@ -22,6 +22,9 @@ KEYS_ROTATED: Final = "KeysRotated"
 """How the change of the key pair that was asked for last has ended, or how far it is. No part of
 ``Ready``: traffic does not depend on it. Absent if none was ever asked for."""
 
+EGRESS_VERIFIED: Final = "EgressVerified"
+"""Servers on the Internet see the addresses that pods should leave from. Unknown while none has
+answered. No part of ``Ready``."""
 DEGRADED: Final = "Degraded"
 """True: something is amiss that ``Ready`` does not say, or not alone. ``False`` is good."""
 IPV6_READY: Final = "IPv6Ready"
@@ -78,6 +81,9 @@ class Reason:
     PODS_WITHOUT_TUNNEL: Final = "PodsWithoutTunnel"
     CLOUD_NOT_REACHABLE: Final = "AzureNotReachable"
     NOT_VERIFIED: Final = "AddressNotVerified"
+    VERIFIED: Final = "AddressesVerified"
+    NOT_ASKED: Final = "NotAsked"
+    NOT_ANSWERED: Final = "NotAnswered"
     OTHER_CONTROLLER: Final = "OtherControllerRunning"
 
 

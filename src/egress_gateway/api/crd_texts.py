@@ -309,6 +309,11 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "publicIpV6": Field(
             "Public IPv6 address that the Internet sees. Empty while unknown.", _ADDRESS
         ),
+        "seenIp": Field(
+            "What servers on the Internet see of IPv4 traffic that leaves it; the same as publicIp "
+            "if all is well. Empty while none has answered.",
+            _ADDRESS,
+        ),
     },
     types.Condition: {
         "type": Field("Type of the condition, in CamelCase.", {"maxLength": 316}),
@@ -387,6 +392,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "When the agent last wrote; it writes from time to time even without a change.",
             {"format": "date-time"},
         ),
+        "verified": Field("What servers on the Internet see of this node's addresses.", _REPORTED),
         "summary": Field("What the lists come to."),
     },
     types.GatewaySummary: {
@@ -412,13 +418,19 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.GatewayVeto: {
         "reason": Field(
-            "Draining (it works, and will go) or InternetUnreachable (nothing gets through).",
+            "Draining (it works, and will go), InternetUnreachable (nothing gets through) or "
+            "AddressNotVerified (what gets through leaves from another address).",
             _REASON,
         ),
         "message": Field("Why, in words.", _MESSAGE),
         "staticGatewayConfiguration": Field(
             "The configuration, as namespace/name; empty: all.", _QUALIFIED
         ),
+    },
+    types.SeenAddress: {
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
+        "expectedIp": Field("The public address that it should be.", _ADDRESS),
+        "seenIp": Field("The address that is seen; empty: no server answers.", _ADDRESS),
     },
     types.GatewayProblem: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),

@@ -20,6 +20,8 @@ RotationPhase = Literal["Preparing", "Moving", "Retiring", "Closing", "Done", "A
 
 DRAINING: Final = "Draining"
 """The gateway works and will go: connections may finish there, new ones should not begin."""
+NOT_VERIFIED: Final = "AddressNotVerified"
+"""What goes through the gateway leaves from another address than it should."""
 INTERNET_UNREACHABLE: Final = "InternetUnreachable"
 """What goes through the gateway gets nowhere."""
 
@@ -136,6 +138,8 @@ class Gateway(_Struct, frozen=True):
     public_ip: str = ""
     secondary_ip_v6: str = ""
     public_ip_v6: str = ""
+    seen_ip: str = ""
+    """What servers on the Internet see of IPv4 that leaves it; empty while none has answered."""
 
 
 class KeyRotation(_Struct, frozen=True):
@@ -252,6 +256,8 @@ class GatewayStatusSpec(_Struct, frozen=True):
     refused_claims: list[RefusedClaim] = []
     """The first few, in a stable order: a list that somebody else fills must not grow."""
     heartbeat: str = ""
+    verified: list[SeenAddress] = []
+    """Ours. What the Internet sees of this node's addresses; those that were asked for."""
     summary: GatewaySummary = GatewaySummary()
     """Ours."""
 
@@ -269,6 +275,7 @@ class GatewayStatusSpec(_Struct, frozen=True):
             ready_gateway_configurations=self.ready_gateway_configurations[:REPORTED],
             problems=problems,
             vetoes=vetoes,
+            verified=self.verified[:REPORTED],
             refused_claims=[
                 msgspec.structs.replace(claim, message=cut(claim.message))
                 for claim in self.refused_claims[:CLAIMS]
@@ -279,6 +286,17 @@ class GatewayStatusSpec(_Struct, frozen=True):
                 vetoes=",".join(sorted({veto.reason for veto in self.vetoes})),
             ),
         )
+
+
+class SeenAddress(_Struct, frozen=True, omit_defaults=False):
+    """What servers on the Internet see of what leaves a gateway for a configuration."""
+
+    static_gateway_configuration: str
+    """``namespace/name``."""
+    expected_ip: str = ""
+    """The public address that it should be."""
+    seen_ip: str = ""
+    """Empty: no server answers."""
 
 
 class GatewayProblem(_Struct, frozen=True):

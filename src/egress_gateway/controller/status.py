@@ -23,6 +23,7 @@ from egress_gateway.api.types import (
     ObjectReference,
     PodCount,
     PodEndpoint,
+    SeenAddress,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
@@ -44,6 +45,10 @@ class Gateways:
     nodes: Mapping[str, str]
     ready: frozenset[str]
     problems: Mapping[str, GatewayProblem]
+    seen: Mapping[str, SeenAddress] = field(default_factory=dict)
+    """What the Internet sees, by node that has asked."""
+    answered: bool = False
+    """Somebody answers some gateway of the cluster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +117,8 @@ def status_of(
                     name=names.key_secret(sgc.metadata.uid),
                 ),
             ),
-            gateways=_gateways(serving.gateways, gateways.nodes),
+            gateways=_gateways(serving.gateways, gateways),
+            conditions=before.conditions,
         )
     generation = sgc.metadata.generation
     result = [c for c in before.conditions if verdict.ipv6 or c.type != conditions.IPV6_READY]
@@ -138,7 +144,7 @@ def _egress(before: str, serving: Serving) -> str:
     return ",".join(filter(None, [four, *six]))
 
 
-def _gateways(serving: Iterable[ServingGateway], nodes: Mapping[str, str]) -> list[Gateway]:
+def _gateways(serving: Iterable[ServingGateway], known: Gateways) -> list[Gateway]:
     return [
         Gateway(
             node=node,
@@ -147,9 +153,10 @@ def _gateways(serving: Iterable[ServingGateway], nodes: Mapping[str, str]) -> li
             public_ip=str(gateway.public) if gateway.public else "",
             secondary_ip_v6=str(gateway.secondary6) if gateway.secondary6 else "",
             public_ip_v6=str(gateway.public6) if gateway.public6 else "",
+            seen_ip=known.seen[node].seen_ip if node in known.seen else "",
         )
         for gateway in serving
-        if (node := nodes.get(gateway.provider_id.lower()))
+        if (node := known.nodes.get(gateway.provider_id.lower()))
     ]
 
 
@@ -177,12 +184,14 @@ def _conditions(
     )
     if bad:
         ready = ("False", bad[1], bad[2])
+    verified = _verified(status, gateways)
     found = {
         conditions.READY: ready,
         conditions.ACCEPTED: accepted,
         conditions.PROVISIONED: provisioned,
         conditions.GATEWAYS_READY: agents,
-        conditions.DEGRADED: _degraded(status, verdict, agents, pods),
+        conditions.EGRESS_VERIFIED: verified,
+        conditions.DEGRADED: _degraded(status, verdict, agents, pods, verified),
     }
     if verdict.ipv6:
         found[conditions.IPV6_READY] = _ipv6(status, verdict, gateways)
@@ -202,7 +211,11 @@ def _lost(pods: Pods) -> str:
 
 
 def _degraded(
-    status: StaticGatewayConfigurationStatus, verdict: Verdict, agents: Said, pods: Pods
+    status: StaticGatewayConfigurationStatus,
+    verdict: Verdict,
+    agents: Said,
+    pods: Pods,
+    verified: Said,
 ) -> Said:
     """The gravest thing amiss gives the reason; all of them are in the message."""
     if verdict.problem is not None and verdict.problem.reason == Reason.DELETING:
@@ -210,6 +223,8 @@ def _degraded(
     amiss: list[tuple[str, str]] = []
     if pods.connected < pods.attached:
         amiss.append((Reason.PODS_WITHOUT_TUNNEL, _lost(pods)))
+    if verified[0] == "False":
+        amiss.append((verified[1], verified[2]))
     if status.gateways and agents[1] != Reason.ALL_GATEWAYS:
         amiss.append((Reason.REDUNDANCY_LOST, agents[2]))
     if verdict.cloud is not None:
@@ -217,6 +232,35 @@ def _degraded(
     if amiss:
         return "True", amiss[0][0], "; ".join(message for _, message in amiss)
     return "False", Reason.AS_EXPECTED, "; ".join(filter(None, [agents[2], pods.counted]))
+
+
+def _verified(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> Said:
+    """Where nobody has ever answered any gateway, these servers are out of reach, and say nothing
+    of addresses."""
+    public = [g for g in status.gateways if g.public_ip]
+    # An agent that has not heard yet of an address has not asked for it.
+    asked = [
+        g
+        for g in public
+        if (seen := gateways.seen.get(g.node)) is not None and seen.expected_ip == g.public_ip
+    ]
+    if not asked:
+        return "Unknown", Reason.NOT_ASKED, "no gateway has asked what the Internet sees of it"
+    before = conditions.find(status.conditions, conditions.EGRESS_VERIFIED)
+    if not gateways.answered and (before is None or before.status == "Unknown"):
+        return "Unknown", Reason.NOT_ANSWERED, "none of verify_targets has answered any gateway"
+    found = {g.node: gateways.seen[g.node].seen_ip for g in asked}
+    wrong = [_sight(g, found[g.node]) for g in asked if found[g.node] != g.public_ip]
+    if wrong:
+        return "False", Reason.NOT_VERIFIED, "; ".join(wrong)
+    words = f"the Internet sees the addresses of {len(asked)} of {len(public)} gateway nodes"
+    return "True", Reason.VERIFIED, words
+
+
+def _sight(gateway: Gateway, seen: str) -> str:
+    if seen:
+        return f"{gateway.node}: the Internet sees {seen} in place of {gateway.public_ip}"
+    return f"{gateway.node}: nobody on the Internet answers {gateway.public_ip}"
 
 
 def _ipv6(
@@ -319,6 +363,8 @@ def notices(
             found.setdefault(c.reason, Notice("Warning", c.reason, c.message))
         elif c.reason in _COURSE:
             found.setdefault(c.reason, Notice("Normal", c.reason, c.message))
+        elif c.type == conditions.EGRESS_VERIFIED:
+            continue  # ``Degraded`` tells of it
         elif c.status == "True":
             if c.type == conditions.ACCEPTED and was is None:
                 continue

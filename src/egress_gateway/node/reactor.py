@@ -139,7 +139,8 @@ def _same_for_pods(old: StaticGatewayConfiguration, new: StaticGatewayConfigurat
 
 
 def _bare(sgc: StaticGatewayConfiguration) -> StaticGatewayConfigurationStatus:
-    return replace(sgc.status, pods=None, conditions=[], observed_generation=0)
+    gateways = [replace(gateway, seen_ip="") for gateway in sgc.status.gateways]
+    return replace(sgc.status, gateways=gateways, pods=None, conditions=[], observed_generation=0)
 
 
 def _asks_anew(old: Pod, new: Pod) -> bool:

@@ -12,6 +12,7 @@ from egress_gateway.api.types import (
     PodEndpoint,
     PodEndpointSpec,
     PodEndpointStatus,
+    SeenAddress,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
@@ -257,3 +258,81 @@ def test_pods_are_counted_where_somebody_speaks_for_them() -> None:
     )
     assert (found.attached, found.connected) == (3, 1)
     assert found.lost == {"TunnelsUnanswered": 1, "NoGateway": 1}
+
+
+# --- EgressVerified --------------------------------------------------------------------------
+
+
+def seen(
+    first: str | None,
+    second: str | None,
+    *,
+    answered: bool = True,
+    before: StaticGatewayConfigurationStatus | None = None,
+    expected: str = "203.0.113.",
+) -> StaticGatewayConfigurationStatus:
+    """What the Internet sees of the two gateways; None: they have not asked."""
+    told = {
+        f"node-{n}": SeenAddress(
+            static_gateway_configuration="default/a",
+            expected_ip=f"{expected}{n}",
+            seen_ip=address,
+        )
+        for n, address in enumerate((first, second))
+        if address is not None
+    }
+    sgc = StaticGatewayConfiguration(
+        metadata=ObjectMeta(name="a", namespace="default", uid="uid-1"),
+        status=before or StaticGatewayConfigurationStatus(),
+    )
+    gateways = Gateways(
+        nodes=NODES,
+        ready=frozenset({"node-0", "node-1"}),
+        problems={},
+        seen=told,
+        answered=answered,
+    )
+    return status_of(
+        sgc, GOOD, gateways, pairs=Pairs(public="PUB"), system_namespace="sys", now="t"
+    )
+
+
+def verified(of: StaticGatewayConfigurationStatus) -> tuple[str, str]:
+    found = condition(of, conditions.EGRESS_VERIFIED)
+    return found.status, found.reason
+
+
+def test_an_address_that_the_internet_sees_is_verified_and_in_the_status() -> None:
+    found = seen("203.0.113.0", "203.0.113.1")
+    assert verified(found) == ("True", "AddressesVerified")
+    assert [g.seen_ip for g in found.gateways] == ["203.0.113.0", "203.0.113.1"]
+    assert condition(found, conditions.DEGRADED).status == "False"
+
+
+def test_another_address_and_none_are_degraded_and_name_the_gateway() -> None:
+    for second, words in (
+        ("192.0.2.9", "node-1: the Internet sees 192.0.2.9 in place of 203.0.113.1"),
+        ("", "node-1: nobody on the Internet answers 203.0.113.1"),
+    ):
+        found = seen("203.0.113.0", second)
+        assert verified(found) == ("False", "AddressNotVerified")
+        said = condition(found, conditions.DEGRADED)
+        assert (said.status, said.reason) == ("True", "AddressNotVerified")
+        assert words in said.message
+
+
+def test_where_nobody_ever_answered_nothing_is_judged() -> None:
+    """Clusters without a way to these servers."""
+    found = seen("", "", answered=False)
+    assert verified(found) == ("Unknown", "NotAnswered")
+    assert condition(found, conditions.DEGRADED).status == "False"
+    assert verified(seen(None, None, answered=False)) == ("Unknown", "NotAsked")
+    # But who was answered once, and is so no more, has lost something.
+    lost = seen("", "", answered=False, before=seen("203.0.113.0", "203.0.113.1"))
+    assert verified(lost) == ("False", "AddressNotVerified")
+
+
+def test_what_was_asked_of_an_address_before_is_not_judged() -> None:
+    """While addresses are exchanged agents ask for the new ones a moment later."""
+    found = seen("198.51.100.0", "198.51.100.1", expected="198.51.100.")
+    assert verified(found) == ("Unknown", "NotAsked")

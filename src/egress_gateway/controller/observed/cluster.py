@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -21,6 +22,7 @@ from egress_gateway.api.types import (
     GatewayStatus,
     ObjectMeta,
     PodEndpoint,
+    SeenAddress,
     StaticGatewayConfiguration,
 )
 from egress_gateway.controller.migration.adopt import annotations_of, names_of
@@ -250,10 +252,17 @@ class Cluster:
         full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
         ready: set[str] = set()
         problems: dict[str, GatewayProblem] = {}
+        seen: dict[str, SeenAddress] = {}
+        answered = False
         for status in self.statuses.values():
             node = status.metadata.name
             if node in alive and _serves(status, sgc):
                 ready.add(node)
+            if node in alive:
+                for one in status.spec.verified:
+                    answered = answered or bool(one.seen_ip)
+                    if one.static_gateway_configuration == full_name:
+                        seen[node] = one
             for problem in status.spec.problems:
                 if problem.static_gateway_configuration == full_name:
                     problems[node] = problem
@@ -261,6 +270,18 @@ class Cluster:
             nodes={n.spec.provider_id.lower(): n.metadata.name for n in nodes},
             ready=frozenset(ready),
             problems=problems,
+            seen=seen,
+            answered=answered,
+        )
+
+    def serving(self) -> dict[str, int]:
+        """By UID, how many gateway nodes serve a configuration, in one look at all."""
+        alive = {node.metadata.name for node in self.nodes.values() if node.ready}
+        return Counter(
+            entry.uid
+            for status in self.statuses.values()
+            if status.metadata.name in alive
+            for entry in status.spec.ready_gateway_configurations
         )
 
     def pods(self, sgc: StaticGatewayConfiguration) -> Pods:
@@ -413,11 +434,12 @@ def _serves(status: GatewayStatus, sgc: StaticGatewayConfiguration) -> bool:
     )
 
 
-def _told(status: GatewayStatus | None) -> tuple[object, object]:
+def _told(status: GatewayStatus | None) -> tuple[object, ...]:
     """What an agent says, its heartbeat aside."""
     if status is None:
-        return (), ()
-    return status.spec.ready_gateway_configurations, status.spec.problems
+        return (), (), ()
+    spec = status.spec
+    return spec.ready_gateway_configurations, spec.problems, spec.verified
 
 
 def _mentioned(status: GatewayStatus | None) -> set[str]:
