@@ -34,6 +34,8 @@ _TRIES: Final = 3
 _LOOK_SECONDS: Final = 0.5
 MISSES: Final = 2
 """Rounds without an answer after which there is none."""
+_HURRY: Final = 2.0
+"""Seconds between a round that found something wrong and the one that makes sure."""
 _RESOLVE_SECONDS: Final = 300.0
 
 Name = tuple[str, int]
@@ -143,7 +145,8 @@ class Verification:
         return judged(self._expected(), self._sights, asked)
 
     async def round(self) -> None:
-        """Asks, and judges; takes ``interval`` seconds."""
+        """Asks, and judges; takes ``interval`` seconds, or fewer if something seems to be wrong
+        for the first time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._interval
         expected = {one.secondary: one.public for one in self._expected().values() if one.public}
@@ -154,6 +157,8 @@ class Verification:
         if answers is not None:
             for address, sight in self._sights.items():
                 sight.round(saw(answers, address), expected[address])
+        if any(1 in (sight.misses, sight.strange) for sight in self._sights.values()):
+            until = min(until, loop.time() + _HURRY)
         await asyncio.sleep(max(until - loop.time(), 0.0))
 
     async def _targets(self) -> list[ProbeTarget]:
