@@ -69,7 +69,7 @@ def status(
         raise click.UsageError("--namespace and --all-namespaces exclude each other")
     try:
         while True:
-            facts = asyncio.run(_read(kubeconfig, namespace, system_namespace))
+            facts = asyncio.run(read(kubeconfig, namespace, system_namespace))
             overview = summarize(facts, datetime.datetime.now(datetime.UTC))
             if watch and output != "json":
                 click.clear()
@@ -91,7 +91,8 @@ def _print(overview: Overview, output: str) -> None:
     click.echo(render(overview, width=width, wide=output == "wide"), nl=False)
 
 
-async def _read(kubeconfig: str | None, namespace: str | None, system: str) -> Facts:
+async def read(kubeconfig: str | None, namespace: str | None, system: str) -> Facts:
+    """What there is to see with these rights. Raises ``ApiError``, ``config.ConfigError``."""
     unseen: list[str] = []
 
     async def visible(what: str, reading: Awaitable[T]) -> T | None:
