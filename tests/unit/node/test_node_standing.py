@@ -99,7 +99,8 @@ def test_a_pod_that_starts_held_back_waits_and_has_lost_nothing() -> None:
     assert standing.shown is not None
     assert standing.shown.state == "Waiting"
     assert play(standing, (10, AT_1)) == []
-    assert standing.shown.state == "Connected"
+    after: str = standing.shown.state
+    assert after == "Connected"
 
 
 def test_a_new_agent_goes_on_from_what_is_written() -> None:
