@@ -41,6 +41,9 @@ class _Page:
     standing: Standing
     bucket: Bucket = field(default_factory=lambda: Bucket(_POD_RATE, _POD_BURST))
     due: float | None = None
+    settled: tuple[object, ...] = ()
+    """What there was at the last look, if that left nothing to be done: while all of it is the very
+    same, a look costs next to nothing."""
     written: PodEndpointStatus | None = None
     at: float = float("-inf")
 
@@ -83,13 +86,16 @@ class Reports:
 
     def _note(self, sandbox: Sandbox, probed: Mapping[str, State], now: float) -> None:
         state = sandbox.attachment
+        name = state.configuration.name
         present = self._endpoints.present(state)
         page = self._pages.get(state.id)
+        there = state, present, self._knowledge.configurations.get(state.namespace, name)
+        if page is not None and _same(page.settled, there):
+            return
         if page is None:
             # What an earlier agent has written is not told again.
             known = present.status if present is not None and present.status.state else None
             page = self._pages[state.id] = _Page(Standing(known))
-        name = state.configuration.name
         amiss = ""
         if state.active is None:
             _, amiss = self._knowledge.for_running(state, state.namespace, name)
@@ -104,9 +110,11 @@ class Reports:
         shown = page.standing.shown
         if shown is None or present is None:
             return
-        there = page.written if now - page.at < _LAG else present.status
-        if shown != there:
+        known = page.written if now - page.at < _LAG else present.status
+        if shown != known:
             self._queue.add(state.id)
+        elif look.connected and shown == present.status:
+            page.settled = there
 
     async def _write(self, sandbox_id: str) -> float | None:
         page, sandbox = self._pages.get(sandbox_id), self._sandboxes.get(sandbox_id)
@@ -128,3 +136,8 @@ class Reports:
             return None  # it is made again, and then told
         page.written, page.at = shown, loop.time()
         return None
+
+
+def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """Whether both hold the same objects. All of them are immutable."""
+    return bool(one) and all(a is b for a, b in zip(one, other, strict=True))
