@@ -273,6 +273,10 @@ class Agent:
             table=ports.table,
             limited_pods=pods,
             limited_configurations=configurations,
+            verified={
+                one.static_gateway_configuration: one.seen_ip == one.expected_ip
+                for one in self._report.reporter.verified
+            },
             vetoes=tuple(
                 (v.reason, v.static_gateway_configuration) for v in self._report.reporter.vetoes
             ),

@@ -99,6 +99,12 @@ VETOES: Final = Figure(
     help="1: pods are asked to use other gateways; empty labels concern all configurations.",
     labels=("reason", *CONFIGURATION),
 )
+VERIFIED: Final = Figure(
+    name=f"{_PREFIX}_address_verified",
+    help="1: the Internet sees the configuration's packets from here with the address that they "
+    "should have; 0: it sees another, or nobody answers. Absent where nobody was asked.",
+    labels=CONFIGURATION,
+)
 FIGURES: Final = (
     CONFIGURATIONS,
     PEERS,
@@ -114,6 +120,7 @@ FIGURES: Final = (
     TABLE_LIMIT,
     LIMITED,
     VETOES,
+    VERIFIED,
 )
 
 
@@ -140,6 +147,8 @@ class GatewayFigures:
     table: tuple[int, int] | None = None
     limited_pods: int = 0
     limited_configurations: int = 0
+    verified: Mapping[str, bool] = field(default_factory=dict)
+    """By ``namespace/name``."""
     vetoes: tuple[tuple[str, str], ...] = ()
     """Reason, and the configuration as ``namespace/name`` or empty."""
 
@@ -162,6 +171,8 @@ def _samples(found: GatewayFigures) -> Iterator[Sample]:
         yield TABLE_LIMIT(found.table[1])
     yield LIMITED(found.limited_pods, "pod")
     yield LIMITED(found.limited_configurations, "configuration")
+    for name, right in found.verified.items():
+        yield VERIFIED(right, *_labels(name))
     for reason, name in found.vetoes:
         yield VETOES(1, reason, *_labels(name))
 

@@ -93,6 +93,11 @@ class Reporter:
         """Why pods should leave, as it is found now."""
         return self._vetoes
 
+    @property
+    def verified(self) -> list[SeenAddress]:
+        """What the Internet sees of this node's addresses, as it is found now."""
+        return self._verified
+
     async def publish(self, spec: GatewayStatusSpec) -> bool:
         """Writes if the report is new or a heartbeat is due; returns whether it wrote.
         Raises ``ApiError``."""

@@ -42,6 +42,15 @@ def test_a_configuration_is_told_by_namespace_and_name_until_it_is_gone() -> Non
     assert "stray" not in gone.split("# HELP egress_gateway_ports")[0].split("TYPE")[-1]
 
 
+def test_an_address_that_nobody_asked_for_is_neither_verified_nor_not() -> None:
+    found = GatewayFigures(verified={"shop/a": True, "shop/b": False})
+    text = generate_latest(together(snapshot(lambda: found))).decode()
+    assert 'address_verified{configuration="a",namespace="shop"} 1.0' in text
+    assert 'address_verified{configuration="b",namespace="shop"} 0.0' in text
+    none = generate_latest(together(snapshot(GatewayFigures))).decode()
+    assert "address_verified{" not in none
+
+
 def test_a_veto_says_whom_it_concerns() -> None:
     vetoes = (("Draining", ""), ("InternetUnreachable", "shop/partner"))
     text = generate_latest(together(snapshot(lambda: GatewayFigures(vetoes=vetoes)))).decode()
