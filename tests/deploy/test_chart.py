@@ -102,6 +102,7 @@ def test_what_can_be_left_out_is_left_out(render: Render) -> None:
         "controller.podDisruptionBudget.enabled=false",
         "admission.mode=none",
         "admission.writers=false",
+        "admission.hints=false",
         "uninstall.hook=false",
         apis=(f"v1/{MUTATING}", f"v1/{VALIDATING}"),
         hooks=True,
@@ -162,11 +163,11 @@ def test_schema_knows_exactly_the_settings_of_each_program() -> None:
     ("apis", "rendered"),
     [
         ((), {}),
-        ((f"v1/{VALIDATING}",), {VALIDATING: 5}),
-        ((f"v1/{VALIDATING}", f"v1beta1/{MUTATING}"), {VALIDATING: 5, MUTATING: 1}),
+        ((f"v1/{VALIDATING}",), {VALIDATING: 6}),
+        ((f"v1/{VALIDATING}", f"v1beta1/{MUTATING}"), {VALIDATING: 6, MUTATING: 1}),
         (
             (f"v1/{VALIDATING}", f"v1/{MUTATING}", f"v1beta1/{MUTATING}"),
-            {VALIDATING: 5, MUTATING: 1},
+            {VALIDATING: 6, MUTATING: 1},
         ),
     ],
 )
@@ -236,9 +237,9 @@ def test_policies_spell_the_contract(render: Render) -> None:
     text = json.dumps(find(found, MUTATING, "egress-gateway-pods"))
     assert names.POD_ANNOTATION in text
     assert names.NODE_READY_LABEL in text
-    nodes = "egress-gateway-mode"  # is of kubelets
+    others = ("egress-gateway-mode", "egress-gateway-hints")  # of kubelets, of people
     policies = [d for d in found if d["kind"] == VALIDATING]
-    for policy in (d for d in policies if d["metadata"]["name"] != nodes):
+    for policy in (d for d in policies if d["metadata"]["name"] not in others):
         assert "system:serviceaccount:somewhere:egress-gateway-" in json.dumps(policy)
         assert "authentication.kubernetes.io/node-name" in json.dumps(policy)
 

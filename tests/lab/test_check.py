@@ -16,7 +16,9 @@ pytestmark = pytest.mark.root
 
 async def codes(world: World) -> set[str]:
     _, said = await command(world, "check", "--output", "json")
-    return {finding["code"] for finding in json.loads(said)["findings"]}
+    found = json.loads(said)["findings"]
+    print([f"{f['code']} {f['object']}: {f['evidence']}" for f in found])
+    return {finding["code"] for finding in found}
 
 
 async def test_a_healthy_cluster_has_no_finding_and_each_fault_its_own(world: World) -> None:
