@@ -8,8 +8,8 @@ import pytest
 
 from egress_gateway.api import names
 from lab.tests.apiserver.conftest import Cluster
-from lab.tests.apiserver.test_admission import installed, refusal
-from lab.tests.apiserver.test_objects import pod
+from lab.tests.apiserver.test_admission import installed
+from lab.tests.apiserver.test_objects import pod, refusal
 
 KEY = names.POD_ANNOTATION
 BINDING = "validatingadmissionpolicybindings.admissionregistration.k8s.io/v1"
