@@ -150,7 +150,7 @@ async def _known(lab: Site, count: int) -> bool:
     """Whether the agent says that it has told its interface of ``count`` pods."""
     ask = "curl -s --max-time 2 http://127.0.0.1:9082/metrics"
     for line in (await lab.run(lab.gateways[0], ask, check=False)).splitlines():
-        if line.startswith("egress_gateway_gateway_peers{"):
+        if line.startswith("egress_gateway_peers{"):
             return float(line.split()[-1]) == count
     return False
 

@@ -137,6 +137,31 @@ async def test_an_endpoint_is_owned_by_the_pod_of_its_name(cluster: Cluster) -> 
             await forbidden(refused, "PodEndpoint")
 
 
+async def test_what_is_said_of_a_pod_is_said_by_its_nodes_agent_alone(cluster: Cluster) -> None:
+    """Its status: where it leaves from, whether it has a tunnel."""
+    async with two_agents(cluster) as (a, b):
+        await a.create("podendpoints", await owned(cluster, "mine", "node-a"))
+        words = {"status": {"state": "Lost", "reason": "TunnelsUnanswered", "message": "m"}}
+
+        async def say(agent: KubeClient, change: dict[str, Any]) -> dict[str, Any]:
+            return await agent.patch(
+                "podendpoints", "mine", change, namespace="default", subresource="status"
+            )
+
+        told = await say(a, words)
+        assert told["status"]["state"] == "Lost"
+        await forbidden(say(b, words), 'PodEndpoint of node "node-a"')
+        await forbidden(say(cluster.admin, words), "by nobody else")
+        # By this door nothing else of it is changed.
+        theirs = {"spec": {"nodeName": "node-b"}, "metadata": {"labels": {"x": "y"}}}
+        kept = await say(a, {**theirs, **words})
+        assert kept["spec"]["nodeName"] == "node-a"
+        # And a status that comes with the object is none.
+        change = {"status": {"state": "Connected", "egressIp": "203.0.113.9"}}
+        after = await a.patch("podendpoints", "mine", change, namespace="default")
+        assert after["status"]["state"] == "Lost"
+
+
 async def test_a_squat_that_names_a_pod_that_is_not_there_is_collected(cluster: Cluster) -> None:
     async with two_agents(cluster) as (a, b):
         uid = "00000000-0000-4000-8000-000000000000"

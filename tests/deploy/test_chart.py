@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from egress_gateway.api import names
 from tests.deploy.conftest import CHART, Document, Helm, tool
@@ -22,6 +23,8 @@ EVERYTHING = (
     "azure.config.subscriptionID=s",
     "azure.caBundle=PEM",
     "serviceMonitor.enabled=true",
+    "prometheusRule.enabled=true",
+    "dashboard.enabled=true",
     "image.pullSecrets[0]=registry",
     'controller.tolerations=[{"operator": "Exists"}]',
     'controller.affinity={"nodeAffinity": {}}',
@@ -64,8 +67,9 @@ def test_defaults(render: Render) -> None:
             "ServiceAccount": 4,
         }.items()
     )
-    for role, binding in (("Role", "RoleBinding"), ("ClusterRole", "ClusterRoleBinding")):
-        assert kinds(found)[role] == kinds(found)[binding] >= 3
+    assert kinds(found)["Role"] == kinds(found)["RoleBinding"] >= 3
+    # Two are part of Kubernetes' own roles, which people have.
+    assert kinds(found)["ClusterRole"] - 2 == kinds(found)["ClusterRoleBinding"] >= 3
     assert not {"Namespace", "Pod"} & kinds(found).keys()
     assert [d["metadata"]["name"] for d in found if d["kind"] == "Secret"] == [WEBHOOK]
     for document in found:
@@ -98,6 +102,7 @@ def test_what_can_be_left_out_is_left_out(render: Render) -> None:
         "controller.podDisruptionBudget.enabled=false",
         "admission.mode=none",
         "admission.writers=false",
+        "admission.hints=false",
         "uninstall.hook=false",
         apis=(f"v1/{MUTATING}", f"v1/{VALIDATING}"),
         hooks=True,
@@ -158,11 +163,11 @@ def test_schema_knows_exactly_the_settings_of_each_program() -> None:
     ("apis", "rendered"),
     [
         ((), {}),
-        ((f"v1/{VALIDATING}",), {VALIDATING: 5}),
-        ((f"v1/{VALIDATING}", f"v1beta1/{MUTATING}"), {VALIDATING: 5, MUTATING: 1}),
+        ((f"v1/{VALIDATING}",), {VALIDATING: 6}),
+        ((f"v1/{VALIDATING}", f"v1beta1/{MUTATING}"), {VALIDATING: 6, MUTATING: 1}),
         (
             (f"v1/{VALIDATING}", f"v1/{MUTATING}", f"v1beta1/{MUTATING}"),
-            {VALIDATING: 5, MUTATING: 1},
+            {VALIDATING: 6, MUTATING: 1},
         ),
     ],
 )
@@ -232,9 +237,9 @@ def test_policies_spell_the_contract(render: Render) -> None:
     text = json.dumps(find(found, MUTATING, "egress-gateway-pods"))
     assert names.POD_ANNOTATION in text
     assert names.NODE_READY_LABEL in text
-    nodes = "egress-gateway-mode"  # is of kubelets
+    others = ("egress-gateway-mode", "egress-gateway-hints")  # of kubelets, of people
     policies = [d for d in found if d["kind"] == VALIDATING]
-    for policy in (d for d in policies if d["metadata"]["name"] != nodes):
+    for policy in (d for d in policies if d["metadata"]["name"] not in others):
         assert "system:serviceaccount:somewhere:egress-gateway-" in json.dumps(policy)
         assert "authentication.kubernetes.io/node-name" in json.dumps(policy)
 
@@ -281,3 +286,42 @@ def test_every_agent_follows_a_changed_network(render: Render) -> None:
             e.get("valueFrom", {}).get("configMapKeyRef", {}).get("key") == "clusterCidrs"
             for e in env
         )
+
+
+def test_alerts_and_dashboard_are_those_of_the_files(render: Render) -> None:
+    base = "https://wiki.example.com/egress/"
+    found = render(
+        "prometheusRule.enabled=true", "dashboard.enabled=true", f"prometheusRule.runbooks={base}"
+    )
+    rule = find(found, "PrometheusRule", "egress-gateway")
+    written = yaml.safe_load((CHART / "files/alerts.yaml").read_text())["groups"]
+    rendered = rule["spec"]["groups"]
+    for group, shown in zip(written, rendered, strict=True):
+        for one, other in zip(group["rules"], shown["rules"], strict=True):
+            link = other["annotations"].pop("runbook_url")
+            assert link == f"{base}docs/alerts.md#{one['alert'].lower()}"
+            assert other == one
+    dashboard = find(found, "ConfigMap", "egress-gateway-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    text = (CHART / "files/dashboard.json").read_text()
+    assert json.loads(dashboard["data"]["egress-gateway.json"]) == json.loads(text)
+
+
+def test_people_see_their_namespaces_objects_by_the_roles_they_have(render: Render) -> None:
+    def roles(documents: list[Document]) -> dict[str, set[str]]:
+        """By our ClusterRoles that are part of Kubernetes' own: which."""
+        beginning = "rbac.authorization.k8s.io/aggregate-to-"
+        return {
+            d["metadata"]["name"]: {
+                label.removeprefix(beginning)
+                for label in d["metadata"].get("labels", {})
+                if label.startswith(beginning)
+            }
+            for d in documents
+            if d["kind"] == "ClusterRole"
+        }
+
+    found = roles(render())
+    assert found["egress-gateway-view"] == {"view", "edit", "admin"}
+    assert found["egress-gateway-edit"] == {"edit", "admin"}
+    assert "egress-gateway-view" not in roles(render("rbac.aggregate=false"))

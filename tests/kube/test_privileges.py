@@ -29,7 +29,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         f"{GROUP}/staticgatewayconfigurations": "get list patch watch",
         f"{GROUP}/staticgatewayconfigurations/status": "get patch update",
         f"{GROUP}/staticgatewayconfigurations/finalizers": "update",
-        f"{GROUP}/podendpoints": "list",
+        f"{GROUP}/podendpoints": READ,
         f"{GROUP}/gatewaylbconfigurations": "delete get list patch",
         f"{GROUP}/gatewayvmconfigurations": "delete get list patch",
         "/nodes": READ,
@@ -51,6 +51,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
     NODE: {
         f"{GROUP}/staticgatewayconfigurations": READ,
         f"{GROUP}/podendpoints": WRITE,
+        f"{GROUP}/podendpoints/status": "patch",
         "/pods": READ,
         "/nodes": "get patch",
         "networking.k8s.io/servicecidrs": "list",

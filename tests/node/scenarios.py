@@ -107,7 +107,10 @@ async def gateway_that_answers_probes_but_no_handshake(world: World) -> None:
 
 
 def moved() -> float:
-    return REGISTRY.get_sample_value("egress_gateway_node_moves_total") or 0
+    return sum(
+        REGISTRY.get_sample_value("egress_gateway_node_moves_total", {"reason": reason}) or 0
+        for reason in ("lost", "drained", "rotated")
+    )
 
 
 async def restarted_agent_moves_nobody(world: World) -> None:
@@ -483,3 +486,63 @@ async def ipv6_follows_the_gateways() -> None:
             while await seen() != NODE6:
                 await asyncio.sleep(0.05)
         await pod.delete()
+
+
+async def status_of_a_pod_follows_its_tunnel(world: World) -> None:
+    """UDP filtered at all gateways, one after the other, and let through again."""
+
+    def state() -> tuple[str, str]:
+        status = world.endpoints.get("default", "web").status
+        return status.state, status.egress_ip
+
+    def told(reason: str) -> list[str]:
+        return [m for pod, r, m in world.recorder.events if (pod, r) == ("default/web", reason)]
+
+    pod = await world.start_pod("web")
+    await until(lambda: state()[0] == "Connected")
+    address = await pod.whoami()
+    assert state() == ("Connected", address)
+    await world.rounds(8)  # three looks and more: nothing is written at rest
+    assert len(world.api.written) == 1
+    first = world.gateway_of(address)
+    first.refuse_handshakes()
+    await until(lambda: state()[1] not in ("", address))
+    (moved,) = told("EgressMoved")
+    assert address in moved
+    assert state()[1] in moved
+    assert state()[1] == await pod.whoami()
+    [other] = [g for g in world.gateways if g is not first]
+    other.refuse_handshakes()
+    await until(lambda: state()[0] == "Lost")
+    assert world.endpoints.get("default", "web").status.reason == "TunnelsUnanswered"
+    (lost,) = told("EgressLost")
+    assert "UDP 6000 reaches gw" in lost
+    assert f"{first.name} ({first.address})" in lost
+    assert f"{other.name} ({other.address})" in lost
+    assert told("EgressRestored") == []
+    for gateway in world.gateways:
+        sh("nft delete table ip d", ns=gateway.name)
+    await until(lambda: state()[0] == "Connected", seconds=60)
+    assert len(told("EgressRestored")) == 1
+    assert len(world.api.written) <= 6
+
+
+async def status_survives_the_agent_and_the_api_server(world: World) -> None:
+    pod = await world.start_pod("web")
+    await until(lambda: world.endpoints.get("default", "web").status.state == "Connected")
+    written = list(world.api.written)
+    await world.stop_agent()
+    await world.start_agent()
+    await world.rounds(8)
+    assert world.api.written == written
+    # Somebody deletes the endpoint: it comes back, and so does what is said of the pod.
+    endpoint = world.endpoints.get("default", "web")
+    world.endpoints.put("default", "web", None)
+    await until(lambda: world.endpoints.get("default", "web") is not None)
+    await until(lambda: world.endpoints.get("default", "web").status == endpoint.status, seconds=60)
+    world.api.down = True
+    world.gateway_of(await pod.whoami()).refuse_handshakes()
+    await until(lambda: any(r == "EgressMoved" for _, r, _ in world.recorder.events))
+    world.api.down = False
+    moved = endpoint.status.egress_ip
+    await until(lambda: world.endpoints.get("default", "web").status.egress_ip != moved, seconds=60)

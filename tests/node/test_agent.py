@@ -130,3 +130,11 @@ def test_tunnels_made_in_advance_are_used_and_made_again() -> None:
 
 def test_ipv6_is_carried_or_held_as_the_pods_gateway_has_it() -> None:
     play("ipv6_follows_the_gateways")
+
+
+def test_what_a_pod_does_is_told_as_it_changes_and_never_at_rest() -> None:
+    play("status_of_a_pod_follows_its_tunnel")
+
+
+def test_what_is_told_of_a_pod_outlives_the_agent_and_an_absent_api_server() -> None:
+    play("status_survives_the_agent_and_the_api_server")

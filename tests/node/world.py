@@ -33,6 +33,7 @@ from egress_gateway.api.types import (
     KeyRotation,
     ObjectMeta,
     PodEndpoint,
+    PodEndpointStatus,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationSpec,
     StaticGatewayConfigurationStatus,
@@ -110,6 +111,7 @@ class PlayedApi:
         self._world = world
         self.delay = 0.0
         self.down = False
+        self.written: list[PodEndpointStatus] = []
 
     async def apply(self, resource: Any, document: dict[str, Any]) -> None:
         if self.down:
@@ -118,6 +120,24 @@ class PlayedApi:
         meta = endpoint.metadata
         self._world.endpoints.put(meta.namespace, meta.name, endpoint)
         asyncio.get_running_loop().call_later(self.delay, self._world.sync_peers)
+
+    async def merge_patch(
+        self,
+        resource: Any,
+        name: str,
+        patch: dict[str, Any],
+        namespace: str,
+        *,
+        subresource: str,
+    ) -> None:
+        if self.down:
+            raise Unavailable(0, "Unreachable", "the API server is down")
+        assert subresource == "status"
+        found = self._world.endpoints.get(namespace, name)
+        status = msgspec.convert(patch["status"], PodEndpointStatus)
+        self.written.append(status)
+        told = msgspec.structs.replace(found, status=status)
+        self._world.endpoints.put(namespace, name, told)
 
     async def delete(
         self, resource: Any, name: str, namespace: str, *, uid: str | None = None

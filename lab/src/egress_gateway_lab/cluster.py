@@ -221,6 +221,8 @@ class Lab:
         direction = arguments.get("direction", "both")
         if direction == "internet":
             await self.fabric.cut_internet(nic)
+        elif direction == "tunnels":
+            await self.fabric.cut_tunnels(nic)
         else:
             await self.fabric.cut(
                 nic,

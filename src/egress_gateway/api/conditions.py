@@ -22,6 +22,11 @@ KEYS_ROTATED: Final = "KeysRotated"
 """How the change of the key pair that was asked for last has ended, or how far it is. No part of
 ``Ready``: traffic does not depend on it. Absent if none was ever asked for."""
 
+EGRESS_VERIFIED: Final = "EgressVerified"
+"""Servers on the Internet see the addresses that pods should leave from. Unknown while none has
+answered. No part of ``Ready``."""
+DEGRADED: Final = "Degraded"
+"""True: something is amiss that ``Ready`` does not say, or not alone. ``False`` is good."""
 IPV6_READY: Final = "IPv6Ready"
 """Pods' IPv6 is carried. No part of ``Ready``: IPv4 does not wait for it. Absent if the spec asks
 for no IPv6."""
@@ -71,6 +76,14 @@ class Reason:
     ROTATION_LAGGING: Final = "RotationLagging"
     ROTATION_RETIRING: Final = "RotationRetiring"
     ROTATION_ABANDONED: Final = "RotationAbandoned"
+    AS_EXPECTED: Final = "AsExpected"
+    REDUNDANCY_LOST: Final = "RedundancyLost"
+    PODS_WITHOUT_TUNNEL: Final = "PodsWithoutTunnel"
+    CLOUD_NOT_REACHABLE: Final = "AzureNotReachable"
+    NOT_VERIFIED: Final = "AddressNotVerified"
+    VERIFIED: Final = "AddressesVerified"
+    NOT_ASKED: Final = "NotAsked"
+    NOT_ANSWERED: Final = "NotAnswered"
     OTHER_CONTROLLER: Final = "OtherControllerRunning"
 
 

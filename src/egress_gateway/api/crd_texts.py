@@ -40,6 +40,8 @@ def _bounded(length: int, **keywords: Any) -> dict[str, Any]:
 
 _NAMED: Final = _bounded(253, pattern="^[A-Za-z0-9._-]*$")
 """A name as Kubernetes has them; the field may be unset."""
+_GATEWAY: Final = _bounded(253, pattern="^[A-Za-z0-9. _-]*$")
+"""A Node's name, or ``load balancer``."""
 _QUALIFIED: Final = _bounded(317, pattern="^[A-Za-z0-9._/-]*$")
 """``namespace/name``."""
 _UID: Final = _bounded(128, pattern="^[A-Za-z0-9-]*$")
@@ -231,10 +233,12 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "The change of the key pair that was asked for last (egress-gateway rotate-keys)."
         ),
         "gateways": Field("The gateway nodes that serve this configuration.", {"maxItems": 256}),
+        "pods": Field("The attached pods, and how many of them have a working tunnel."),
         "conditions": Field(
             "Ready sums up Accepted (the spec is valid and its pool exists), Provisioned (Azure "
             "holds what it asks for) and GatewaysReady (gateway nodes serve it). KeysRotated tells "
-            "of the change of the key pair that was asked for last, if one ever was.",
+            "of the change of the key pair that was asked for last, if one ever was. Degraded is "
+            "True while something is amiss that Ready does not say.",
             {
                 "maxItems": 32,
                 "x-kubernetes-list-type": "map",
@@ -273,6 +277,12 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         ),
         "publicKey": Field("WireGuard public key of the second server, while there is one.", _KEY),
     },
+    types.PodCount: {
+        "attached": Field("Attached pods on nodes that are up.", {"format": "int32", "minimum": 0}),
+        "connected": Field(
+            "Those of them that have a working tunnel.", {"format": "int32", "minimum": 0}
+        ),
+    },
     types.ObjectReference: {
         "apiVersion": Field("API version of the referent.", _bounded(317)),
         "kind": Field("Kind of the referent.", _bounded(63)),
@@ -299,6 +309,11 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "publicIpV6": Field(
             "Public IPv6 address that the Internet sees. Empty while unknown.", _ADDRESS
         ),
+        "seenIp": Field(
+            "What servers on the Internet see of IPv4 traffic that leaves it; the same as publicIp "
+            "if all is well. Empty while none has answered.",
+            _ADDRESS,
+        ),
     },
     types.Condition: {
         "type": Field("Type of the condition, in CamelCase.", {"maxLength": 316}),
@@ -320,6 +335,25 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.PodEndpoint: {
         "spec": Field("The pod's end of its tunnel. Written by the agent of the pod's node."),
+        "status": Field("Whether the tunnel works, and where it leads. Written by that agent."),
+    },
+    types.PodEndpointStatus: {
+        "state": Field(
+            "Connected (the tunnel works), Lost (it worked and does so no more) or Waiting (it has "
+            "not worked yet)."
+        ),
+        "gateway": Field("Gateway node that the tunnel leads to; empty without one.", _GATEWAY),
+        "egressIp": Field(
+            "Address that the pod leaves the cluster from: a public one, or in private mode the "
+            "gateway's. Empty without a tunnel, or where it is not known.",
+            _ADDRESS,
+        ),
+        "egressIpV6": Field("The same of IPv6.", _ADDRESS),
+        "since": Field(
+            "When the pod came to this state, gateway and address.", {"format": "date-time"}
+        ),
+        "reason": Field("Why it has no tunnel, in CamelCase, for programs.", _REASON),
+        "message": Field("The same in words, with what mends it.", _MESSAGE),
     },
     types.PodEndpointSpec: {
         "staticGatewayConfiguration": Field(
@@ -358,6 +392,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "When the agent last wrote; it writes from time to time even without a change.",
             {"format": "date-time"},
         ),
+        "verified": Field("What servers on the Internet see of this node's addresses.", _REPORTED),
         "summary": Field("What the lists come to."),
     },
     types.GatewaySummary: {
@@ -383,13 +418,19 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.GatewayVeto: {
         "reason": Field(
-            "Draining (it works, and will go) or InternetUnreachable (nothing gets through).",
+            "Draining (it works, and will go), InternetUnreachable (nothing gets through) or "
+            "AddressNotVerified (what gets through leaves from another address).",
             _REASON,
         ),
         "message": Field("Why, in words.", _MESSAGE),
         "staticGatewayConfiguration": Field(
             "The configuration, as namespace/name; empty: all.", _QUALIFIED
         ),
+    },
+    types.SeenAddress: {
+        "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
+        "expectedIp": Field("The public address that it should be.", _ADDRESS),
+        "seenIp": Field("The address that is seen; empty: no server answers.", _ADDRESS),
     },
     types.GatewayProblem: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),

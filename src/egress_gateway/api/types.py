@@ -15,10 +15,13 @@ from egress_gateway.api import names
 
 RouteType = Literal["staticEgressGateway", "azureNetworking"]
 StartPolicy = Literal["Wait", "HeldBack"]
+PodState = Literal["Connected", "Lost", "Waiting"]
 RotationPhase = Literal["Preparing", "Moving", "Retiring", "Closing", "Done", "Abandoned"]
 
 DRAINING: Final = "Draining"
 """The gateway works and will go: connections may finish there, new ones should not begin."""
+NOT_VERIFIED: Final = "AddressNotVerified"
+"""What goes through the gateway leaves from another address than it should."""
 INTERNET_UNREACHABLE: Final = "InternetUnreachable"
 """What goes through the gateway gets nowhere."""
 
@@ -135,6 +138,8 @@ class Gateway(_Struct, frozen=True):
     public_ip: str = ""
     secondary_ip_v6: str = ""
     public_ip_v6: str = ""
+    seen_ip: str = ""
+    """What servers on the Internet see of IPv4 that leaves it; empty while none has answered."""
 
 
 class KeyRotation(_Struct, frozen=True):
@@ -152,11 +157,20 @@ class KeyRotation(_Struct, frozen=True):
     public_key: str = ""
 
 
+class PodCount(_Struct, frozen=True, omit_defaults=False):
+    """Ours: a configuration's attached pods on nodes that are up, and how many of them have a
+    working tunnel."""
+
+    attached: int = 0
+    connected: int = 0
+
+
 class StaticGatewayConfigurationStatus(_Struct, frozen=True):
     egress_ip_prefix: str = ""
     gateway_server_profile: GatewayServerProfile = GatewayServerProfile()
     key_rotation: KeyRotation = KeyRotation()
     gateways: list[Gateway] = []
+    pods: PodCount | None = None
     conditions: list[Condition] = []
     observed_generation: int = 0
 
@@ -186,11 +200,30 @@ class PodEndpointSpec(_Struct, frozen=True):
     gateway_public_key: str = ""
 
 
+class PodEndpointStatus(_Struct, frozen=True, omit_defaults=False):
+    """Ours. Whether the pod has a tunnel and where it leads; written when that changes, and at no
+    other time. ``state`` is empty while its agent has not looked."""
+
+    state: PodState | Literal[""] = ""
+    gateway: str = ""
+    """The gateway's node, or ``load balancer``; empty without a tunnel."""
+    egress_ip: str = ""
+    """What the Internet (in private mode: the network) sees of the pod; empty without a tunnel, or
+    where nobody knows."""
+    egress_ip_v6: str = ""
+    since: str | None = None
+    """When it came to this state, gateway and address."""
+    reason: str = ""
+    """CamelCase; docs/troubleshooting.md lists them."""
+    message: str = ""
+
+
 class PodEndpoint(_Struct, frozen=True):
     """Namespaced; named as its Pod, owned by it, written by the Pod's node agent alone."""
 
     metadata: ObjectMeta
     spec: PodEndpointSpec = PodEndpointSpec()
+    status: PodEndpointStatus = PodEndpointStatus()
     api_version: str = names.API_VERSION
     kind: str = "PodEndpoint"
 
@@ -223,6 +256,8 @@ class GatewayStatusSpec(_Struct, frozen=True):
     refused_claims: list[RefusedClaim] = []
     """The first few, in a stable order: a list that somebody else fills must not grow."""
     heartbeat: str = ""
+    verified: list[SeenAddress] = []
+    """Ours. What the Internet sees of this node's addresses; those that were asked for."""
     summary: GatewaySummary = GatewaySummary()
     """Ours."""
 
@@ -240,6 +275,7 @@ class GatewayStatusSpec(_Struct, frozen=True):
             ready_gateway_configurations=self.ready_gateway_configurations[:REPORTED],
             problems=problems,
             vetoes=vetoes,
+            verified=self.verified[:REPORTED],
             refused_claims=[
                 msgspec.structs.replace(claim, message=cut(claim.message))
                 for claim in self.refused_claims[:CLAIMS]
@@ -250,6 +286,17 @@ class GatewayStatusSpec(_Struct, frozen=True):
                 vetoes=",".join(sorted({veto.reason for veto in self.vetoes})),
             ),
         )
+
+
+class SeenAddress(_Struct, frozen=True, omit_defaults=False):
+    """What servers on the Internet see of what leaves a gateway for a configuration."""
+
+    static_gateway_configuration: str
+    """``namespace/name``."""
+    expected_ip: str = ""
+    """The public address that it should be."""
+    seen_ip: str = ""
+    """Empty: no server answers."""
 
 
 class GatewayProblem(_Struct, frozen=True):

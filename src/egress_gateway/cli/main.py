@@ -16,6 +16,10 @@ import click
 from egress_gateway import __version__
 
 _COMMANDS: Final = {
+    "check": (
+        "egress_gateway.cli.check:check",
+        "Look for what is amiss: codes, causes, fixes.",
+    ),
     "controller": (
         "egress_gateway.cli.components:controller",
         "Run the controller: reconcile configurations with Azure.",
@@ -40,6 +44,10 @@ _COMMANDS: Final = {
     "status": (
         "egress_gateway.cli.status:status",
         "Show configurations, gateways, pods and components.",
+    ),
+    "trace": (
+        "egress_gateway.cli.trace:trace",
+        "Follow a pod's packets hop by hop, to one destination.",
     ),
     "uninstall": (
         "egress_gateway.cli.uninstall:uninstall",

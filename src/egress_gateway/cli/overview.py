@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.api.conditions import READY, find
+from egress_gateway.api.conditions import DEGRADED, READY, find
 from egress_gateway.api.types import (
     Gateway,
     GatewayStatus,
@@ -55,6 +55,17 @@ class PodView(_Value, frozen=True):
     message: str
 
 
+class AttachedView(_Value, frozen=True):
+    """An attached pod, as its node's agent last told. ``state``: ``Connected``, ``Lost``,
+    ``Waiting``, or empty where nothing was told yet."""
+
+    pod: str
+    state: str
+    gateway: str
+    egress_ip: str
+    since: str
+
+
 class ConfigurationView(_Value, frozen=True):
     configuration: str
     state: State
@@ -63,8 +74,8 @@ class ConfigurationView(_Value, frozen=True):
     message: str
     prefix: str
     gateways: list[GatewayView]
-    pods: list[str]
-    """Names of the attached pods."""
+    pods: list[AttachedView]
+    """Attached pods."""
     troubled_pods: list[PodView]
 
 
@@ -129,13 +140,18 @@ def _configuration(
 ) -> ConfigurationView:
     condition = find(sgc.status.conditions, READY)
     gateways = [_gateway(_name(sgc), g, agents, nodes, now) for g in sgc.status.gateways]
-    attached = sorted(
-        e.metadata.name
-        for e in facts.endpoints or ()
-        if e.metadata.namespace == sgc.metadata.namespace
-        and e.spec.static_gateway_configuration == sgc.metadata.name
+    endpoints = sorted(
+        (
+            e
+            for e in facts.endpoints or ()
+            if e.metadata.namespace == sgc.metadata.namespace
+            and e.spec.static_gateway_configuration == sgc.metadata.name
+        ),
+        key=lambda e: e.metadata.name,
     )
-    troubled = list(_troubled(sgc, facts.pods or (), None if facts.endpoints is None else attached))
+    attached = None if facts.endpoints is None else [e.metadata.name for e in endpoints]
+    lost = [_lost(e) for e in endpoints if e.status.state in ("Lost", "Waiting")]
+    troubled = [*lost, *_troubled(sgc, facts.pods or (), attached)]
     ready = condition is not None and condition.status == "True"
     serving = sum(g.serving for g in gateways)
     reason, message = (
@@ -154,6 +170,8 @@ def _configuration(
     elif troubled:
         state, reason = "Degraded", "PodsWithoutEgress"
         message = f"{len(troubled)} annotated pods do not use the gateways"
+    elif (degraded := find(sgc.status.conditions, DEGRADED)) and degraded.status == "True":
+        state, reason, message = "Degraded", degraded.reason, degraded.message
     return ConfigurationView(
         configuration=_name(sgc),
         state=state,
@@ -162,7 +180,7 @@ def _configuration(
         message=message,
         prefix=sgc.status.egress_ip_prefix,
         gateways=gateways,
-        pods=attached,
+        pods=[_attached(e) for e in endpoints],
         troubled_pods=troubled,
     )
 
@@ -229,6 +247,23 @@ def _silence(heartbeat: str, now: datetime.datetime) -> float:
         return (now - then).total_seconds()
     except (ValueError, TypeError):
         return 0.0
+
+
+def _attached(endpoint: PodEndpoint) -> AttachedView:
+    told = endpoint.status
+    return AttachedView(
+        pod=endpoint.metadata.name,
+        state=told.state,
+        gateway=told.gateway,
+        egress_ip=told.egress_ip,
+        since=told.since or "",
+    )
+
+
+def _lost(endpoint: PodEndpoint) -> PodView:
+    told = endpoint.status
+    since = f" (since {told.since})" if told.since else ""
+    return PodView(pod=endpoint.metadata.name, reason=told.reason, message=f"{told.message}{since}")
 
 
 def _troubled(

@@ -69,7 +69,7 @@ def status(
         raise click.UsageError("--namespace and --all-namespaces exclude each other")
     try:
         while True:
-            facts = asyncio.run(_read(kubeconfig, namespace, system_namespace))
+            facts = asyncio.run(read(kubeconfig, namespace, system_namespace))
             overview = summarize(facts, datetime.datetime.now(datetime.UTC))
             if watch and output != "json":
                 click.clear()
@@ -91,7 +91,8 @@ def _print(overview: Overview, output: str) -> None:
     click.echo(render(overview, width=width, wide=output == "wide"), nl=False)
 
 
-async def _read(kubeconfig: str | None, namespace: str | None, system: str) -> Facts:
+async def read(kubeconfig: str | None, namespace: str | None, system: str) -> Facts:
+    """What there is to see with these rights. Raises ``ApiError``, ``config.ConfigError``."""
     unseen: list[str] = []
 
     async def visible(what: str, reading: Awaitable[T]) -> T | None:
@@ -184,11 +185,16 @@ def _lines(one: ConfigurationView, width: int, *, wide: bool) -> Iterator[str]:
             serving = click.style(f"NOT SERVING ({gateway.reason})", fg="red")
         yield f"  gateway {gateway.node}  {serving}  {address or 'no public address'}"
         yield from _wrapped(gateway.message, width, "    ")
-    named = one.pods if wide or len(one.pods) <= _NAMED else []
-    yield from _wrapped(f"pods: {len(one.pods)} attached" + _list(named), width, "  ")
+    connected = sum(pod.state == "Connected" for pod in one.pods)
+    named = [pod.pod for pod in one.pods] if len(one.pods) <= _NAMED and not wide else []
+    counted = f"pods: {len(one.pods)} attached, {connected} with a working tunnel"
+    yield from _wrapped(counted + _list(named), width, "  ")
+    for pod in one.pods if wide else ():
+        where = pod.gateway or "no gateway"
+        yield f"    {pod.pod}  {pod.state or 'not told yet'}  {where}  {pod.egress_ip or '-'}"
     shown = one.troubled_pods if wide else one.troubled_pods[:_NAMED]
-    for pod in shown:
-        yield from _wrapped(f"pod {pod.pod}: {pod.reason}: {pod.message}", width, "  ")
+    for amiss in shown:
+        yield from _wrapped(f"pod {amiss.pod}: {amiss.reason}: {amiss.message}", width, "  ")
     if len(shown) < len(one.troubled_pods):
         yield f"  … and {len(one.troubled_pods) - len(shown)} more (--output wide)"
 

@@ -1,11 +1,12 @@
 """How each configuration stands: what it was last found to be, and what its status is to say.
 
-Whoever is in service stays in service when the cloud says no for a while: such trouble is told
-only if a person must mend it.
+Whoever is in service stays in service when the cloud says no. That is told at once if a person must
+mend it, and else when it lasts: the next failover or scale would need the cloud.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -17,14 +18,26 @@ from egress_gateway.controller.planning.problem import Note, Problem
 from egress_gateway.controller.planning.verdict import Verdict
 
 _FOR_A_PERSON: Final = frozenset({Reason.AUTHORIZATION_FAILED, Reason.CREDENTIAL_REJECTED})
+_PASSING: Final = frozenset({Reason.THROTTLED, Reason.CONFLICT})
+"""A cloud that says so answers."""
+LASTING: Final = 30.0
+"""Seconds of refusals after which any other is told."""
 
 
 class StatusBoard:
     """``told`` is called with the UID of whoever has something new to hear."""
 
     def __init__(
-        self, cluster: Cluster, in_use: GatewaysInUse, *, told: Callable[[str], None]
+        self,
+        cluster: Cluster,
+        in_use: GatewaysInUse,
+        *,
+        told: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
+        self._since: dict[str, float] = {}
+        """By UID, since when the cloud has been refusing."""
         self._cluster = cluster
         self._in_use = in_use
         self._told = told
@@ -35,23 +48,30 @@ class StatusBoard:
         return self._verdicts.get(uid)
 
     def set_verdict(self, uid: str, verdict: Verdict) -> None:
+        """What a look at the cloud came to."""
+        self._since.pop(uid, None)
+        self._set(uid, verdict)
+
+    def _set(self, uid: str, verdict: Verdict) -> None:
         self._verdicts[uid] = verdict
         self._told(uid)
 
     def trouble(self, uid: str, problem: Problem | None) -> None:
-        """Says ``problem``; whoever is in service all the same hears of it only if a person must
-        mend it."""
+        """Says ``problem``; whoever is in service all the same hears of it if a person must mend
+        it, or if it lasts."""
         before = self._verdicts.get(uid)
         if before is None or before.serving is None or before.problem is not None:
             self.set_verdict(
                 uid, Verdict(problem=problem, serving=before.serving if before else None)
             )
-        elif problem and problem.reason in _FOR_A_PERSON:
-            note = Note(
-                problem.reason,
-                f"what is in place serves, but is not looked after: {problem.message}",
-            )
-            self.set_verdict(uid, replace(before, note=note))
+        elif problem and problem.reason not in _PASSING:
+            since = self._since.setdefault(uid, self._clock())
+            text = f"what is in place serves, but is not looked after: {problem.message}"
+            told = replace(problem, message=text)
+            if problem.reason in _FOR_A_PERSON:
+                self._set(uid, replace(before, note=Note(problem.reason, text), cloud=told))
+            elif self._clock() - since >= LASTING:
+                self._set(uid, replace(before, cloud=told))
 
     def waiting_for_addresses(self, uid: str) -> bool:
         """The pool that it moves to cannot have addresses before its old one gives them back."""
@@ -71,6 +91,7 @@ class StatusBoard:
 
     def forget(self, uid: str) -> None:
         self._verdicts.pop(uid, None)
+        self._since.pop(uid, None)
         self._pools.pop(uid, None)
 
     async def report(self, uid: str) -> float | None:

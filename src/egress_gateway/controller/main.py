@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from egress_gateway.api import names
 from egress_gateway.cloud.protocol import Cloud
 from egress_gateway.cloud.providers import open_cloud
 from egress_gateway.controller import posture
+from egress_gateway.controller.metrics import Figures, timed
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.reconcile import ROLE, SURVEY, Reconciler
@@ -32,6 +33,7 @@ from egress_gateway.kube.leader.lease import LeaderElection
 from egress_gateway.kube.review import MetricsReader
 from egress_gateway.kube.workqueue.queue import run_workers
 from egress_gateway.service import metrics
+from egress_gateway.service.figures import build
 from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)
@@ -63,19 +65,38 @@ async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client
         strict_prefixes=settings.strict_prefixes,
     )
     review = MetricsReader(client) if settings.metrics_auth else None
-    async with _health(settings, cluster), metrics.serving(settings.metrics_port, review):
+    figures = Figures(
+        configurations=cluster.sgcs.values,
+        ready=cluster.serving,
+        ages=lambda: {c.plural: c.seconds_behind for c in cluster.caches if c.is_synced},
+    )
+    told = [build("controller"), figures.snapshot()]
+    async with _health(settings, cluster), metrics.serving(settings.metrics_port, review, told):
         await _together(
             *(cache.run() for cache in cluster.caches),
             recorder.run(),
-            _when_synced(settings, cloud, cluster, client, lease),
+            _when_synced(settings, cloud, cluster, figures, client, lease),
         )
 
 
 async def _when_synced(
-    settings: Settings, cloud: Cloud, cluster: Cluster, client: Client, lease: Client
+    settings: Settings,
+    cloud: Cloud,
+    cluster: Cluster,
+    figures: Figures,
+    client: Client,
+    lease: Client,
 ) -> None:
     await cluster.synced()
-    await _lead(settings, cloud, cluster, client, lease)
+
+    async def work() -> None:
+        log.info("leading")
+        figures.leading = lambda: True
+        await posture.warn(client)
+        takeover = Takeover(client, system_namespace=settings.system_namespace, advice=cloud.advice)
+        await _reconcile(settings, cloud, cluster, figures, client, takeover)
+
+    await _lead(settings, lease, work)
 
 
 async def _together(*work: Coroutine[Any, Any, None]) -> None:
@@ -93,14 +114,8 @@ async def _together(*work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _lead(
-    settings: Settings, cloud: Cloud, cluster: Cluster, client: Client, lease: Client
+    settings: Settings, lease: Client, work: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    async def work() -> None:
-        log.info("leading")
-        await posture.warn(client)
-        takeover = Takeover(client, system_namespace=settings.system_namespace, advice=cloud.advice)
-        await _reconcile(settings, cloud, cluster, client, takeover)
-
     if not settings.leader_elect:
         await work()
         return
@@ -115,7 +130,12 @@ async def _lead(
 
 
 async def _reconcile(
-    settings: Settings, cloud: Cloud, cluster: Cluster, client: Client, takeover: Takeover
+    settings: Settings,
+    cloud: Cloud,
+    cluster: Cluster,
+    figures: Figures,
+    client: Client,
+    takeover: Takeover,
 ) -> None:
     reconciler = Reconciler(
         cloud,
@@ -132,13 +152,18 @@ async def _reconcile(
         changed=reconciler.rekeyed,
         progressed=reconciler.reports.add,
     )
+    figures.queues = {
+        "pool": lambda: len(reconciler.work),
+        "report": lambda: len(reconciler.reports),
+        "rotation": lambda: len(rotations.work),
+    }
     reconciler.work.add(ROLE)
     reconciler.work.add(SURVEY)
     try:
         await _together(
-            run_workers(rotations.work, rotations.handle, settings.workers),
-            run_workers(reconciler.work, reconciler.handle, settings.workers),
-            run_workers(reconciler.reports, reconciler.report, settings.workers),
+            run_workers(rotations.work, timed("rotation", rotations.handle), settings.workers),
+            run_workers(reconciler.work, timed("pool", reconciler.handle), settings.workers),
+            run_workers(reconciler.reports, timed("report", reconciler.report), settings.workers),
         )
     finally:
         await reconciler.close()

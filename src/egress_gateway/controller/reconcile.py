@@ -50,6 +50,8 @@ SURVEY: Final = "survey"
 ROLE: Final = "role"
 GATHER_SECONDS: Final = 0.1
 """Changes of this long are written together."""
+GATHER_PODS_SECONDS: Final = 2.0
+"""News of a configuration's pods of this long are written together."""
 NODE_SECONDS: Final = 0.5
 MAX_ROUNDS: Final = 12
 """A pass that is not done after so many looks lets the other pools have their turn."""
@@ -91,7 +93,7 @@ class Reconciler:
         self._clock = clock
         self._lingering: dict[str, float] = {}
         self._inventory = Inventory(cloud.resource_group, cloud.advice)
-        self._board = StatusBoard(cluster, self._in_use, told=self._told)
+        self._board = StatusBoard(cluster, self._in_use, told=self._told, clock=clock)
         self.report = self._board.report
         self._desired = DesiredPool(
             cluster,
@@ -104,6 +106,7 @@ class Reconciler:
         cluster.on_configuration(self._changed)
         cluster.on_agents(self._agents_changed)
         cluster.on_machines(self._nodes_changed)
+        cluster.on_pods(lambda uid: self.reports.add_after(uid, GATHER_PODS_SECONDS))
         cluster.on_grants(lambda: self.work.add(SURVEY))
 
     @property

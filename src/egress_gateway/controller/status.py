@@ -6,8 +6,9 @@ in service: address, port, key and gateways stay as reported until something bet
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,9 @@ from egress_gateway.api.types import (
     GatewayProblem,
     GatewayServerProfile,
     ObjectReference,
+    PodCount,
+    PodEndpoint,
+    SeenAddress,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
@@ -41,6 +45,32 @@ class Gateways:
     nodes: Mapping[str, str]
     ready: frozenset[str]
     problems: Mapping[str, GatewayProblem]
+    seen: Mapping[str, SeenAddress] = field(default_factory=dict)
+    """What the Internet sees, by node that has asked."""
+    answered: bool = False
+    """Somebody answers some gateway of the cluster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pods:
+    """How the attached pods of a configuration stand. ``lost``: how many have no tunnel, by the
+    reason that their agents give."""
+
+    attached: int = 0
+    connected: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> str:
+        return f"{self.connected} of {self.attached} pods have a working tunnel"
+
+
+def pods_of(endpoints: Iterable[PodEndpoint], alive: Collection[str]) -> Pods:
+    """``endpoints`` of one configuration; ``alive``: nodes that are up. A pod of which its agent
+    has said nothing yet is not counted."""
+    said = [e for e in endpoints if e.spec.node_name in alive and e.status.state]
+    lost = Counter(e.status.reason for e in said if e.status.state != "Connected")
+    return Pods(attached=len(said), connected=len(said) - lost.total(), lost=dict(lost))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +91,10 @@ def status_of(
     system_namespace: str,
     now: str,
     rotated: Said | None = None,
+    pods: Pods = Pods(),
 ) -> StaticGatewayConfigurationStatus:
     """The status after ``verdict``. Equal to the present one when nothing has changed.
-    ``rotated``: what ``KeysRotated`` is to say."""
+    ``rotated``: what ``KeysRotated`` is to say. ``pods``: how its attached pods stand."""
     before = sgc.status
     serving = verdict.serving
     if serving is None:
@@ -86,18 +117,22 @@ def status_of(
                     name=names.key_secret(sgc.metadata.uid),
                 ),
             ),
-            gateways=_gateways(serving.gateways, gateways.nodes),
+            gateways=_gateways(serving.gateways, gateways),
+            conditions=before.conditions,
         )
     generation = sgc.metadata.generation
     result = [c for c in before.conditions if verdict.ipv6 or c.type != conditions.IPV6_READY]
-    said = _conditions(status, verdict, gateways, idle=sends_nothing(sgc.spec))
+    said = _conditions(status, verdict, gateways, pods, idle=sends_nothing(sgc.spec))
     if rotated is not None:
         said[conditions.KEYS_ROTATED] = rotated
     for kind, (truth, reason, message) in said.items():
         result = conditions.with_condition(
             result, kind, truth, reason=reason, message=message, now=now, generation=generation
         )
-    return msgspec.structs.replace(status, conditions=result, observed_generation=generation)
+    count = PodCount(attached=pods.attached, connected=pods.connected)
+    return msgspec.structs.replace(
+        status, pods=count, conditions=result, observed_generation=generation
+    )
 
 
 def _egress(before: str, serving: Serving) -> str:
@@ -109,7 +144,7 @@ def _egress(before: str, serving: Serving) -> str:
     return ",".join(filter(None, [four, *six]))
 
 
-def _gateways(serving: Iterable[ServingGateway], nodes: Mapping[str, str]) -> list[Gateway]:
+def _gateways(serving: Iterable[ServingGateway], known: Gateways) -> list[Gateway]:
     return [
         Gateway(
             node=node,
@@ -118,14 +153,20 @@ def _gateways(serving: Iterable[ServingGateway], nodes: Mapping[str, str]) -> li
             public_ip=str(gateway.public) if gateway.public else "",
             secondary_ip_v6=str(gateway.secondary6) if gateway.secondary6 else "",
             public_ip_v6=str(gateway.public6) if gateway.public6 else "",
+            seen_ip=known.seen[node].seen_ip if node in known.seen else "",
         )
         for gateway in serving
-        if (node := nodes.get(gateway.provider_id.lower()))
+        if (node := known.nodes.get(gateway.provider_id.lower()))
     ]
 
 
 def _conditions(
-    status: StaticGatewayConfigurationStatus, verdict: Verdict, gateways: Gateways, *, idle: str
+    status: StaticGatewayConfigurationStatus,
+    verdict: Verdict,
+    gateways: Gateways,
+    pods: Pods,
+    *,
+    idle: str,
 ) -> dict[str, tuple[Truth, str, str]]:
     """``idle``: why pods send nothing to the gateway, if so."""
     accepted = _accepted(verdict)
@@ -133,23 +174,93 @@ def _conditions(
         accepted = ("True", Reason.NOTHING_SENT, idle)
     provisioned = _provisioned(status, verdict)
     agents = _agents(status, verdict, gateways)
-    bad = next((c for c in (accepted, provisioned, agents) if c[0] != "True"), None)
+    tunnels = _tunnels(pods)
+    bad = next((c for c in (accepted, provisioned, agents, tunnels) if c[0] != "True"), None)
+    words = [idle or f"pods leave from {status.egress_ip_prefix}", agents[2]]
     ready: tuple[Truth, str, str] = (
         "True",
         Reason.READY,
-        f"{idle or f'pods leave from {status.egress_ip_prefix}'}; {agents[2]}",
+        "; ".join([*words, pods.counted] if pods.attached else words),
     )
     if bad:
         ready = ("False", bad[1], bad[2])
+    verified = _verified(status, gateways)
     found = {
         conditions.READY: ready,
         conditions.ACCEPTED: accepted,
         conditions.PROVISIONED: provisioned,
         conditions.GATEWAYS_READY: agents,
+        conditions.EGRESS_VERIFIED: verified,
+        conditions.DEGRADED: _degraded(status, verdict, agents, pods, verified),
     }
     if verdict.ipv6:
         found[conditions.IPV6_READY] = _ipv6(status, verdict, gateways)
     return found
+
+
+def _tunnels(pods: Pods) -> Said:
+    """False while no pod at all has a tunnel: whatever else is in order, nobody is served."""
+    if pods.attached and not pods.connected:
+        return "False", Reason.PODS_WITHOUT_TUNNEL, _lost(pods)
+    return "True", Reason.READY, ""
+
+
+def _lost(pods: Pods) -> str:
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(pods.lost.items()))
+    return f"{pods.counted} ({why}); kubectl get podendpoints shows which have none"
+
+
+def _degraded(
+    status: StaticGatewayConfigurationStatus,
+    verdict: Verdict,
+    agents: Said,
+    pods: Pods,
+    verified: Said,
+) -> Said:
+    """The gravest thing amiss gives the reason; all of them are in the message."""
+    if verdict.problem is not None and verdict.problem.reason == Reason.DELETING:
+        return "False", Reason.DELETING, verdict.problem.message
+    amiss: list[tuple[str, str]] = []
+    if pods.connected < pods.attached:
+        amiss.append((Reason.PODS_WITHOUT_TUNNEL, _lost(pods)))
+    if verified[0] == "False":
+        amiss.append((verified[1], verified[2]))
+    if status.gateways and agents[1] != Reason.ALL_GATEWAYS:
+        amiss.append((Reason.REDUNDANCY_LOST, agents[2]))
+    if verdict.cloud is not None:
+        amiss.append((Reason.CLOUD_NOT_REACHABLE, verdict.cloud.message))
+    if amiss:
+        return "True", amiss[0][0], "; ".join(message for _, message in amiss)
+    return "False", Reason.AS_EXPECTED, "; ".join(filter(None, [agents[2], pods.counted]))
+
+
+def _verified(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> Said:
+    """Where nobody has ever answered any gateway, these servers are out of reach, and say nothing
+    of addresses."""
+    public = [g for g in status.gateways if g.public_ip]
+    # An agent that has not heard yet of an address has not asked for it.
+    asked = [
+        g
+        for g in public
+        if (seen := gateways.seen.get(g.node)) is not None and seen.expected_ip == g.public_ip
+    ]
+    if not asked:
+        return "Unknown", Reason.NOT_ASKED, "no gateway has asked what the Internet sees of it"
+    before = conditions.find(status.conditions, conditions.EGRESS_VERIFIED)
+    if not gateways.answered and (before is None or before.status == "Unknown"):
+        return "Unknown", Reason.NOT_ANSWERED, "none of verify_targets has answered any gateway"
+    found = {g.node: gateways.seen[g.node].seen_ip for g in asked}
+    wrong = [_sight(g, found[g.node]) for g in asked if found[g.node] != g.public_ip]
+    if wrong:
+        return "False", Reason.NOT_VERIFIED, "; ".join(wrong)
+    words = f"the Internet sees the addresses of {len(asked)} of {len(public)} gateway nodes"
+    return "True", Reason.VERIFIED, words
+
+
+def _sight(gateway: Gateway, seen: str) -> str:
+    if seen:
+        return f"{gateway.node}: the Internet sees {seen} in place of {gateway.public_ip}"
+    return f"{gateway.node}: nobody on the Internet answers {gateway.public_ip}"
 
 
 def _ipv6(
@@ -230,22 +341,30 @@ def _agents(
 
 
 def notices(
-    before: Iterable[Condition], after: Iterable[Condition], *, complaints: bool = False
+    before: Iterable[Condition], after: Collection[Condition], *, complaints: bool = False
 ) -> list[Notice]:
     """Events for what changed: every new refusal, and good news when it comes. ``complaints``:
     a gateway agent says something against it."""
     old = {c.type: (c.status, c.reason, c.message) for c in before}
+    new = {c.type: (c.status, c.reason, c.message) for c in after}
     found: dict[str, Notice] = {}
     for c in after:
         if old.get(c.type) == (c.status, c.reason, c.message) or c.type == conditions.READY:
             continue
         was = old.get(c.type)
+        if c.type == conditions.DEGRADED:
+            served = old.get(conditions.GATEWAYS_READY), new.get(conditions.GATEWAYS_READY)
+            if (notice := _worse_or_better(was, c, *served)) is not None:
+                found[notice.reason] = notice
+            continue
         if c.type == conditions.KEYS_ROTATED and was is not None and was[1] == c.reason:
             continue  # figures
         if c.status == "True" and c.reason in _DOUBTFUL:
             found.setdefault(c.reason, Notice("Warning", c.reason, c.message))
         elif c.reason in _COURSE:
             found.setdefault(c.reason, Notice("Normal", c.reason, c.message))
+        elif c.type == conditions.EGRESS_VERIFIED:
+            continue  # ``Degraded`` tells of it
         elif c.status == "True":
             if c.type == conditions.ACCEPTED and was is None:
                 continue
@@ -258,6 +377,26 @@ def notices(
         else:
             found.setdefault(c.reason, Notice("Warning", c.reason, c.message))
     return list(found.values())
+
+
+def _worse_or_better(
+    was: tuple[str, str, str] | None,
+    now: Condition,
+    served: tuple[str, str, str] | None,
+    serves: tuple[str, str, str] | None,
+) -> Notice | None:
+    """``served`` and ``serves``: what ``GatewaysReady`` said before, and says now."""
+    if now.status == "False":
+        worse = was is not None and was[0] == "True"
+        return Notice("Normal", now.reason, now.message) if worse else None
+    if was is not None and was[:2] == (now.status, now.reason):
+        return None  # figures
+    if now.reason == Reason.REDUNDANCY_LOST:
+        # Agents take up a configuration one after the other, and so do gateways that are added.
+        begins = served is None or served[1] != Reason.ALL_GATEWAYS
+        if begins or (serves is not None and serves[0] == "False"):
+            return None  # the loss of all is told as such
+    return Notice("Warning", now.reason, now.message)
 
 
 def _starting(was: tuple[str, str, str] | None) -> bool:

@@ -33,9 +33,10 @@ from egress_gateway.datapath.gateway.ruleset import (
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.datapath.linux.notify import Watcher
 from egress_gateway.datapath.mtu import IPV6_MTU
-from egress_gateway.gateway import metrics
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
+from egress_gateway.gateway.health.verified import Expected
 from egress_gateway.gateway.keystore import KeyStore
+from egress_gateway.gateway.metrics import ConfigurationFigures, GatewayFigures
 from egress_gateway.gateway.peers.book import PeerBook
 from egress_gateway.gateway.peers.rules import RefusedClaim
 from egress_gateway.gateway.peers.sync import PeerSync
@@ -164,6 +165,10 @@ class Agent:
         """When the kernel was last asked for probes, and its answer: ports."""
         self._forged: int | None = None
         """Forged packets that were counted at the last pass."""
+        self._dropped: dict[str, int] = {}
+        """Packets by reason, at the last pass."""
+        self._found = (0, 0)
+        """Configurations that are served, and that have a problem."""
         self._problem: str | None = "the first pass is not done"
         self._progress = Progress(settings.resync)
         self._damage: Watcher | None = None
@@ -213,8 +218,9 @@ class Agent:
         old: StaticGatewayConfiguration | None,
         new: StaticGatewayConfiguration | None,
     ) -> None:
-        # Conditions and events of other nodes change often; they are none of our business.
-        if not any(listed([one], self._machine.name) for one in (old, new) if one):
+        # Conditions, counts and what concerns other nodes change often, and are none of ours.
+        before, after = (listed([o] if o else [], self._machine.name) for o in (old, new))
+        if before == after:
             return
         self._queue.add(STRUCTURE)
 
@@ -233,6 +239,48 @@ class Agent:
     def secondaries(self) -> dict[str, IPv4Address]:
         """The address that each configuration's packets leave with, by name."""
         return {name: one.secondary for name, one in self._peers.served.items()}
+
+    def expected(self) -> dict[str, Expected]:
+        """What each configuration's packets leave with, and what the Internet should see."""
+        wanted = listed(self._configurations.values(), self._machine.name)
+        public = {one.name: one.public for one in wanted}
+        return {
+            name: Expected(secondary=one.secondary, public=public.get(name, ""))
+            for name, one in self._peers.served.items()
+        }
+
+    def figures(self) -> GatewayFigures:
+        """What a scrape tells."""
+        ports, peers = self._kernel.ports, self._peers.counts
+        found = []
+        for name, one in self._peers.served.items():
+            use = ports.use.get(name)
+            found.append(
+                ConfigurationFigures(
+                    name=name,
+                    peers=peers.get(name, 0),
+                    traffic=ports.traffic.get(one.interface),
+                    ports=use.ports if use else 0,
+                    connections=use.connections if use else 0,
+                )
+            )
+        pods, configurations = ports.limited
+        return GatewayFigures(
+            ready=self._found[0],
+            problems=self._found[1],
+            configurations=tuple(found),
+            dropped=self._dropped,
+            table=ports.table,
+            limited_pods=pods,
+            limited_configurations=configurations,
+            verified={
+                one.static_gateway_configuration: one.seen_ip == one.expected_ip
+                for one in self._report.reporter.verified
+            },
+            vetoes=tuple(
+                (v.reason, v.static_gateway_configuration) for v in self._report.reporter.vetoes
+            ),
+        )
 
     # Structure.
 
@@ -276,8 +324,8 @@ class Agent:
                 extra={"configurations": len(ready), "peers": self._peers.total},
             )
         self._problem = None
-        counters = await asyncio.to_thread(self._side.counters)
-        metrics.observe(counters, ready=len(ready), problems=len(problems))
+        self._dropped = counters = await asyncio.to_thread(self._side.counters)
+        self._found = len(ready), len(problems)
         self._tell_forged(sum(counters.get(name, 0) for name in FORGED))
         if problems:
             return self._backoff.failed()
@@ -319,7 +367,7 @@ class Agent:
             log.info("removed everything: no configuration lists this node")
         await self._publish({}, {}, {}, {}, {})
         self._problem = None
-        metrics.observe({}, ready=0, problems=0)
+        self._dropped, self._found = {}, (0, 0)
         return self._settings.resync
 
     def _note(self, converged: Converged) -> None:
@@ -405,7 +453,7 @@ class Agent:
                 "Warning",
                 "EgressForgedPackets",
                 "a pod or process on this gateway node used a configuration's address in packets "
-                "of its own; they were dropped (egress_gateway_gateway_dropped_packets counts "
+                "of its own; they were dropped (egress_gateway_dropped_packets_total counts "
                 "them); keep foreign pods off gateway nodes",
             )
 

@@ -15,6 +15,7 @@ from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.door import HostFolder
 from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.wireguard import backends
+from egress_gateway.gateway import metrics
 from egress_gateway.gateway.agent import (
     STRUCTURE,
     Agent,
@@ -26,9 +27,11 @@ from egress_gateway.gateway.agent import (
 )
 from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.health.internet import Internet
+from egress_gateway.gateway.health.verified import Verification
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.limits import Limits
+from egress_gateway.gateway.metrics import GatewayFigures
 from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
 from egress_gateway.gateway.peers.refusals import Refusals
 from egress_gateway.gateway.ports import PortWatch
@@ -44,6 +47,7 @@ from egress_gateway.kube.review import MetricsReader
 from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue
 from egress_gateway.service.errors import OperatorError
+from egress_gateway.service.figures import build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
 from egress_gateway.service.server import Server
@@ -57,7 +61,11 @@ async def run(settings: Settings) -> None:
     async with Client(access, names.FIELD_MANAGER_GATEWAY) as client:
         probes = _Probes(_side(settings), Answers(settings.run_path / "gateway.json"))
         review = MetricsReader(client) if settings.metrics_auth else None
-        async with _answering(settings, probes), serving_metrics(settings.metrics_port, review):
+        told = [build("gateway"), metrics.snapshot(probes.figures)]
+        async with (
+            _answering(settings, probes),
+            serving_metrics(settings.metrics_port, review, told),
+        ):
             machine = await _machine(settings, client)
             await _serve(settings, client, machine, probes)
 
@@ -79,6 +87,9 @@ class _Probes:
             up = port in await asyncio.to_thread(self.side.serving)
             why = None if up else "the agent is starting"
         return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
+
+    def figures(self) -> GatewayFigures:
+        return self.agent.figures() if self.agent else GatewayFigures()
 
     def problem(self) -> str | None:
         return self.agent.problem if self.agent else "waiting for the API server"
@@ -146,7 +157,14 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
             publish=reporter.refuse,
         )
         group.create_task(refusals.run())
-        vetoes = Vetoes(client, machine.name, reporter, _internet(settings, agent), warn=agent.warn)
+        vetoes = Vetoes(
+            client,
+            machine.name,
+            reporter,
+            _internet(settings, agent),
+            verification=_verification(settings, agent),
+            warn=agent.warn,
+        )
         group.create_task(vetoes.run())
 
 
@@ -159,6 +177,12 @@ def _internet(settings: Settings, agent: Agent) -> Internet | None:
         interval=settings.internet_interval,
         misses=settings.internet_misses,
     )
+
+
+def _verification(settings: Settings, agent: Agent) -> Verification | None:
+    if not settings.stun_servers:
+        return None
+    return Verification(settings.stun_servers, agent.expected, interval=settings.verify_interval)
 
 
 def _side(settings: Settings) -> GatewaySide:

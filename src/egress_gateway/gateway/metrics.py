@@ -1,82 +1,194 @@
-"""Figures of the gateway agent."""
+"""What the gateway agent counts, and what it tells of its configurations at each scrape."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 
-from egress_gateway.datapath.linux.connections import PORTS, Use
+from egress_gateway.datapath.linux.connections import PORTS
+from egress_gateway.datapath.linux.link import Traffic
+from egress_gateway.service.figures import CONFIGURATION, Figure, Sample, Snapshot
 
-_PEERS: Final = Gauge(
-    "egress_gateway_gateway_peers", "Pods that may send through a configuration here", ["config"]
-)
-_CONFIGURATIONS: Final = Gauge(
-    "egress_gateway_gateway_configurations", "Configurations that list this node", ["state"]
-)
-_DROPPED: Final = Gauge(
-    "egress_gateway_gateway_dropped_packets",
-    "Packets dropped: stray (not the configuration's address), refused (destination), "
-    "forged_source and forged_destination (a stranger on this node used a secondary address), "
-    "over_limit and over_rate (a pod began too many connections), "
-    "foreign_tunnel (UDP 6000-6999 from no node), handshake_rate (too many from one node)",
-    ["reason"],
-)
-_PORTS_USED: Final = Gauge(
-    "egress_gateway_gateway_ports_used",
-    f"Source ports in use towards the destination that has most of them, of {PORTS}",
-    ["config"],
-)
-_CONNECTIONS: Final = Gauge(
-    "egress_gateway_gateway_connections", "Connections that are translated here", ["config"]
-)
-_TABLE: Final = Gauge(
-    "egress_gateway_gateway_connection_table", "Entries of the connection table", ["state"]
-)
-_LIMITED: Final = Gauge(
-    "egress_gateway_gateway_limited",
-    "Pods and configurations that have all the connections that they may have here",
-    ["kind"],
-)
+_PREFIX: Final = "egress_gateway"
+"""And nothing else: ``egress_gateway_gateway_`` would say it twice."""
+
 CLAIMS_REFUSED: Final = Counter(
-    "egress_gateway_gateway_claims_refused_total",
-    "PodEndpoints of served configurations that did not agree with the cluster, by reason",
+    f"{_PREFIX}_claims_refused_total",
+    "PodEndpoints of served configurations that did not agree with the cluster.",
     ["reason"],
 )
 LOG_GAPS: Final = Counter(
-    "egress_gateway_gateway_connection_log_gaps", "Times that connections went by unlogged"
+    f"{_PREFIX}_connection_log_gaps_total", "Times that connections went by unlogged."
+)
+INSTRUMENTS: Final = (CLAIMS_REFUSED, LOG_GAPS)
+
+CONFIGURATIONS: Final = Figure(
+    name=f"{_PREFIX}_configurations",
+    help="Configurations that list this node: those that are served (ready), and those of which "
+    "something is wrong (problem).",
+    labels=("state",),
+)
+PEERS: Final = Figure(
+    name=f"{_PREFIX}_peers",
+    help="Pods that may send through the configuration here.",
+    labels=CONFIGURATION,
+)
+RECEIVED_BYTES: Final = Figure(
+    name=f"{_PREFIX}_received_bytes_total",
+    help="Bytes that came out of the configuration's tunnels here.",
+    labels=CONFIGURATION,
+    kind="counter",
+)
+SENT_BYTES: Final = Figure(
+    name=f"{_PREFIX}_sent_bytes_total",
+    help="Bytes that went back into the configuration's tunnels here.",
+    labels=CONFIGURATION,
+    kind="counter",
+)
+RECEIVED_PACKETS: Final = Figure(
+    name=f"{_PREFIX}_received_packets_total",
+    help="Packets that came out of the configuration's tunnels here.",
+    labels=CONFIGURATION,
+    kind="counter",
+)
+SENT_PACKETS: Final = Figure(
+    name=f"{_PREFIX}_sent_packets_total",
+    help="Packets that went back into the configuration's tunnels here.",
+    labels=CONFIGURATION,
+    kind="counter",
+)
+DROPPED: Final = Figure(
+    name=f"{_PREFIX}_dropped_packets_total",
+    help="Packets dropped: stray (not the configuration's address), refused (destination), "
+    "forged_source and forged_destination (a stranger on this node used a secondary address), "
+    "over_limit and over_rate (a pod began too many connections), "
+    "foreign_tunnel (UDP 6000-6999 from no node), handshake_rate (too many from one node).",
+    labels=("reason",),
+    kind="counter",
+)
+PORTS_USED: Final = Figure(
+    name=f"{_PREFIX}_ports_used",
+    help="Source ports in use towards the destination that has most of them.",
+    labels=CONFIGURATION,
+)
+PORTS_LIMIT: Final = Figure(
+    name=f"{_PREFIX}_ports_limit", help="Source ports that an address has for one destination."
+)
+CONNECTIONS: Final = Figure(
+    name=f"{_PREFIX}_connections",
+    help="Connections that are translated here.",
+    labels=CONFIGURATION,
+)
+TABLE: Final = Figure(
+    name=f"{_PREFIX}_connection_table_entries", help="Entries of the node's connection table."
+)
+TABLE_LIMIT: Final = Figure(
+    name=f"{_PREFIX}_connection_table_limit",
+    help="Entries that the node's connection table may have (nf_conntrack_max).",
+)
+LIMITED: Final = Figure(
+    name=f"{_PREFIX}_limited",
+    help="Pods and configurations that have all the connections that they may have here.",
+    labels=("kind",),
+)
+VETOES: Final = Figure(
+    name=f"{_PREFIX}_vetoes",
+    help="1: pods are asked to use other gateways; empty labels concern all configurations.",
+    labels=("reason", *CONFIGURATION),
+)
+VERIFIED: Final = Figure(
+    name=f"{_PREFIX}_address_verified",
+    help="1: the Internet sees the configuration's packets from here with the address that they "
+    "should have; 0: it sees another, or nobody answers. Absent where nobody was asked.",
+    labels=CONFIGURATION,
+)
+FIGURES: Final = (
+    CONFIGURATIONS,
+    PEERS,
+    RECEIVED_BYTES,
+    SENT_BYTES,
+    RECEIVED_PACKETS,
+    SENT_PACKETS,
+    DROPPED,
+    PORTS_USED,
+    PORTS_LIMIT,
+    CONNECTIONS,
+    TABLE,
+    TABLE_LIMIT,
+    LIMITED,
+    VETOES,
+    VERIFIED,
 )
 
 
-def use(name: str, used: Use | None) -> None:
-    _PORTS_USED.labels(name).set(used.ports if used else 0)
-    _CONNECTIONS.labels(name).set(used.connections if used else 0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationFigures:
+    """What is told of one served configuration."""
+
+    name: str
+    """``namespace/name``."""
+    peers: int = 0
+    traffic: Traffic | None = None
+    ports: int = 0
+    connections: int = 0
 
 
-def forget_use(name: str) -> None:
-    for gauge in (_PORTS_USED, _CONNECTIONS):
-        with contextlib.suppress(KeyError):
-            gauge.remove(name)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayFigures:
+    """What is told of the node. ``ready`` and ``problems``: numbers of configurations."""
+
+    ready: int = 0
+    problems: int = 0
+    configurations: tuple[ConfigurationFigures, ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    table: tuple[int, int] | None = None
+    limited_pods: int = 0
+    limited_configurations: int = 0
+    verified: Mapping[str, bool] = field(default_factory=dict)
+    """By ``namespace/name``."""
+    vetoes: tuple[tuple[str, str], ...] = ()
+    """Reason, and the configuration as ``namespace/name`` or empty."""
 
 
-def table(entries: int, limit: int) -> None:
-    _TABLE.labels("used").set(entries)
-    _TABLE.labels("limit").set(limit)
+def snapshot(look: Callable[[], GatewayFigures]) -> Snapshot:
+    """``look`` must not block."""
+    return Snapshot(FIGURES, lambda: _samples(look()))
 
 
-def limited(*, pods: int, configurations: int) -> None:
-    _LIMITED.labels("pod").set(pods)
-    _LIMITED.labels("configuration").set(configurations)
+def _samples(found: GatewayFigures) -> Iterator[Sample]:
+    yield CONFIGURATIONS(found.ready, "ready")
+    yield CONFIGURATIONS(found.problems, "problem")
+    yield PORTS_LIMIT(PORTS)
+    for one in found.configurations:
+        yield from _of_configuration(one)
+    for reason, packets in found.dropped.items():
+        yield DROPPED(packets, reason)
+    if found.table is not None:
+        yield TABLE(found.table[0])
+        yield TABLE_LIMIT(found.table[1])
+    yield LIMITED(found.limited_pods, "pod")
+    yield LIMITED(found.limited_configurations, "configuration")
+    for name, right in found.verified.items():
+        yield VERIFIED(right, *_labels(name))
+    for reason, name in found.vetoes:
+        yield VETOES(1, reason, *_labels(name))
 
 
-def peers(name: str, count: int) -> None:
-    _PEERS.labels(name).set(count)
+def _of_configuration(one: ConfigurationFigures) -> Iterator[Sample]:
+    labels = _labels(one.name)
+    yield PEERS(one.peers, *labels)
+    yield PORTS_USED(one.ports, *labels)
+    yield CONNECTIONS(one.connections, *labels)
+    if one.traffic is not None:
+        yield RECEIVED_BYTES(one.traffic.received_bytes, *labels)
+        yield SENT_BYTES(one.traffic.sent_bytes, *labels)
+        yield RECEIVED_PACKETS(one.traffic.received_packets, *labels)
+        yield SENT_PACKETS(one.traffic.sent_packets, *labels)
 
 
-def observe(counters: Mapping[str, int], *, ready: int, problems: int) -> None:
-    _CONFIGURATIONS.labels("ready").set(ready)
-    _CONFIGURATIONS.labels("problem").set(problems)
-    for reason, packets in counters.items():
-        _DROPPED.labels(reason).set(packets)
+def _labels(name: str) -> tuple[str, str]:
+    namespace, _, configuration = name.partition("/")
+    return namespace, configuration

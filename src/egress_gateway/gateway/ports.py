@@ -19,7 +19,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.connections import PORTS, Survey, Use
-from egress_gateway.gateway import metrics
+from egress_gateway.datapath.linux.link import Traffic
 from egress_gateway.gateway.limits import Excess, Limits, excess
 from egress_gateway.gateway.limits import full as full_of
 
@@ -63,12 +63,21 @@ class PortWatch:
         """Of the table at the last look."""
         self._served: dict[int, ServedConfiguration] = {}
         self.warnings: Warnings = {}
+        self.use: dict[str, Use] = {}
+        """By name, what was in use at the last look."""
+        self.traffic: dict[str, Traffic] = {}
+        """By interface, what it had carried."""
+        self.table: tuple[int, int] | None = None
+        """Entries of the connection table, and its limit."""
+
+    @property
+    def limited(self) -> tuple[int, int]:
+        """Pods and configurations that may begin no more connections."""
+        return len(self._excess.pods), len(self._excess.zones)
 
     def watch(self, served: Mapping[str, ServedConfiguration]) -> None:
         """What is served from now on, by any key."""
         gone = {c.name for c in self._served.values()} - {c.name for c in served.values()}
-        for name in gone:
-            metrics.forget_use(name)
         self._served = {c.in_zone: c for c in served.values()}
         self.warnings = {n: w for n, w in self.warnings.items() if n not in gone}
 
@@ -103,10 +112,11 @@ class PortWatch:
         used = found.use
         entries, limit = await asyncio.to_thread(self._side.table)
         self._entries = entries
-        metrics.table(entries, limit)
+        self.table = entries, limit
+        self.traffic = await asyncio.to_thread(self._side.traffic)
         await self._hold_back(found, limit)
-        for zone, one in self._served.items():
-            metrics.use(one.name, used.get(zone))
+        named = ((one.name, used.get(zone)) for zone, one in self._served.items())
+        self.use = {name: use for name, use in named if use is not None}
         warnings = judge(self._served, used, self.warnings, percent=self._percent)
         if full(entries, limit, percent=self._percent):
             text = f"the node's connection table holds {entries} of {limit} (nf_conntrack_max)"
@@ -132,7 +142,6 @@ class PortWatch:
             held = full_of(now, served.values())
             await asyncio.to_thread(self._side.hold_back, held, _HELD_BACK)
         self._excess = now
-        metrics.limited(pods=len(now.pods), configurations=len(now.zones))
         for (zone, address), number in now.pods.items():
             if (zone, address) not in before.pods and zone in served:
                 text = (

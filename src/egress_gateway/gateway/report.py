@@ -26,6 +26,7 @@ from egress_gateway.api.types import (
     OwnerReference,
     ReadyGatewayConfiguration,
     RefusedClaim,
+    SeenAddress,
 )
 from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.kube.client import Client
@@ -78,12 +79,24 @@ class Reporter:
         self._heartbeat = heartbeat
         self._vetoes: list[GatewayVeto] = []
         self._refused: list[RefusedClaim] = []
+        self._verified: list[SeenAddress] = []
+        self._said_verified: list[SeenAddress] | None = None
         self._wanted: GatewayStatusSpec | None = None
         self._written: GatewayStatusSpec | None = None
         self._said: list[GatewayVeto] | None = None
         self._said_refused: list[RefusedClaim] | None = None
         self._lock = asyncio.Lock()
         self._at = float("-inf")
+
+    @property
+    def vetoes(self) -> list[GatewayVeto]:
+        """Why pods should leave, as it is found now."""
+        return self._vetoes
+
+    @property
+    def verified(self) -> list[SeenAddress]:
+        """What the Internet sees of this node's addresses, as it is found now."""
+        return self._verified
 
     async def publish(self, spec: GatewayStatusSpec) -> bool:
         """Writes if the report is new or a heartbeat is due; returns whether it wrote.
@@ -107,11 +120,21 @@ class Reporter:
             said = self._said_refused
             return said is not None and said != found and await self._publish()
 
+    async def verify(self, found: list[SeenAddress]) -> bool:
+        """The same for what the Internet sees of this node's addresses."""
+        self._verified = found
+        async with self._lock:
+            said = self._said_verified
+            return said is not None and said != found and await self._publish()
+
     async def _publish(self) -> bool:
         if self._wanted is None:
             return False
         spec = msgspec.structs.replace(
-            self._wanted, vetoes=self._vetoes, refused_claims=self._refused
+            self._wanted,
+            vetoes=self._vetoes,
+            refused_claims=self._refused,
+            verified=self._verified,
         ).bounded()
         due = time.monotonic() - self._at >= self._heartbeat
         if spec == self._written and not due:
@@ -121,6 +144,7 @@ class Reporter:
         await self._client.apply(GATEWAY_STATUSES, self._document(stamped))
         self._written, self._at = spec, time.monotonic()
         self._said, self._said_refused = self._vetoes, self._refused
+        self._said_verified = self._verified
         return True
 
     def _document(self, spec: GatewayStatusSpec) -> GatewayStatus:

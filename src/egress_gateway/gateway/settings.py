@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -24,6 +25,17 @@ from egress_gateway.service.settings import (
     mtu,
     networks,
 )
+
+STUN_SERVERS: Final = ("stun.cloudflare.com:3478", "stun.l.google.com:19302")
+"""Of two operators, open to everybody."""
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """``stun.example.com:3478``. Raises ``ValueError``."""
+    host, _, port = text.strip().rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is no host:port")
+    return host, int(port)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +76,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Between two questions to an internet target."""
     internet_misses: Count = 3
     """Unanswered questions in a row after which a target counts as lost."""
+    verify_targets: list[str] = msgspec.field(default_factory=lambda: list(STUN_SERVERS))
+    """STUN servers (RFC 8489), as host:port over UDP, that say what the Internet sees of each
+    configuration's address. Two or more: what most of those that answer say counts. Empty: nothing
+    is asked."""
+    verify_interval: Interval = 10.0
+    """Between two questions to them."""
     ports_interval: Interval = 10.0
     """How often connections are counted."""
     ports_warning: Percent = 80
@@ -105,6 +123,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if getattr(self, name) > 1_000_000:  # nftables and its bursts are bounded
                 raise ValueError(f"{name}: more than 1,000,000 a second; 0 is no limit")
         try:
+            _ = self.stun_servers
+        except ValueError as error:
+            raise ValueError(f"verify_targets: {error}") from None
+        try:
             _ = self.targets
         except ValueError as error:
             raise ValueError(f"internet_targets: {error}") from None
@@ -117,6 +139,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def targets(self) -> tuple[ProbeTarget, ...]:
         """Raises ``ValueError`` naming the target that is none."""
         return tuple(ProbeTarget.parse(text) for text in self.internet_targets)
+
+    @property
+    def stun_servers(self) -> tuple[tuple[str, int], ...]:
+        """Hosts and ports. Raises ``ValueError`` naming the one that is none."""
+        return tuple(map(host_and_port, self.verify_targets))
 
     @property
     def tunnel_networks(self) -> tuple[IPNetwork, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from egress_gateway.kube.workqueue.queue import run_workers
+from egress_gateway.node import metrics
 from egress_gateway.node.attachment.store import AttachmentStore
 from egress_gateway.node.cni.libcni import Results
 from egress_gateway.node.cni.records import Records
@@ -19,20 +20,23 @@ from egress_gateway.node.damage import DamageWatch
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.lifecycle import FULL_PASS_AFTER, Lifecycle, Liveness
-from egress_gateway.node.liveness.health import State
+from egress_gateway.node.liveness.health import GatewayHealth, State
 from egress_gateway.node.liveness.pace import Pacer
 from egress_gateway.node.liveness.paths import Paths
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.liveness.proof import Prover
 from egress_gateway.node.liveness.schedule import Hearing
 from egress_gateway.node.liveness.verify import Joiner, Verifier
+from egress_gateway.node.metrics import PodFigures
 from egress_gateway.node.parts import Parts, Queues, Sandboxes
 from egress_gateway.node.reactor import Reactor
+from egress_gateway.node.reports import Reports
 from egress_gateway.node.sandbox import Kernel, Sandbox
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.spares import Spares
 from egress_gateway.node.tell import Teller
 from egress_gateway.node.upkeep import Upkeep
+from egress_gateway.service.figures import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +82,7 @@ class Agent:
         self._spares = Spares(kernel, settings.spare_tunnels, wanted=lambda: bool(len(sandboxes)))
         self._prober = prober
         self._upkeep = Upkeep(parts)
+        self.reports = Reports(parts, prober.states)
         self._damage = DamageWatch(queues.moves.add)
         liveness = Liveness(
             prober=prober,
@@ -103,6 +108,7 @@ class Agent:
                 group.create_task(self._spares.run())
                 group.create_task(self._paths.run())
                 group.create_task(self._upkeep.run())
+                group.create_task(self.reports.run())
                 group.create_task(self._damage.run(lambda: self._parts.sandboxes))
         finally:
             for sandbox in self._parts.sandboxes:
@@ -116,6 +122,28 @@ class Agent:
             return FULL_PASS_AFTER
         await self.lifecycle.converge_pod(sandbox_id)
         return None
+
+    def snapshot(self) -> Snapshot:
+        """What a scrape tells of pods and gateways."""
+        return metrics.snapshot(self._pods, self._gateways, self._upkeep.held)
+
+    def _pods(self) -> list[PodFigures]:
+        return [
+            PodFigures(
+                namespace=sandbox.attachment.namespace,
+                configuration=sandbox.attachment.configuration.name,
+                gateway=shown.gateway,
+                state=shown.state,
+            )
+            for sandbox in self._parts.sandboxes
+            if (shown := self.reports.standing(sandbox.attachment.id)) is not None
+        ]
+
+    def _gateways(self) -> dict[str, GatewayHealth]:
+        """By their nodes' names, which configurations tell."""
+        attached = (s.attachment.configuration for s in self._parts.sandboxes)
+        names = {g.address: g.name for configuration in attached for g in configuration.gateways}
+        return {names.get(a, a): health for a, health in self._prober.gateways().items()}
 
     @property
     def sandboxes(self) -> list[Sandbox]:

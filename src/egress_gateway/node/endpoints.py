@@ -11,8 +11,10 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+import msgspec
+
 from egress_gateway.api import names
-from egress_gateway.api.types import PodEndpoint, PodEndpointSpec
+from egress_gateway.api.types import PodEndpoint, PodEndpointSpec, PodEndpointStatus
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Conflict, NotFound
 from egress_gateway.kube.informer.cache import Cache
@@ -109,6 +111,21 @@ class Endpoints:
             await self._delete(Key(attachment.namespace, attachment.pod), present)
         if present is None or not self._matches(present, attachment):
             await self._client.apply(POD_ENDPOINTS, document(attachment, self._node))
+
+    def present(self, attachment: Attachment) -> PodEndpoint | None:
+        """The pod's endpoint, as far as the API server was heard; no namesake's."""
+        found = self._cache.get(attachment.namespace, attachment.pod)
+        return found if found is not None and found.spec.pod_uid == attachment.uid else None
+
+    async def tell(self, attachment: Attachment, status: PodEndpointStatus) -> None:
+        """Writes the status of the pod's endpoint. Raises ``NotFound`` if there is none."""
+        await self._client.merge_patch(
+            POD_ENDPOINTS,
+            attachment.pod,
+            {"status": msgspec.to_builtins(status)},
+            attachment.namespace,
+            subresource="status",
+        )
 
     async def withdraw(self, attachment: Attachment) -> None:
         """Deletes the pod's endpoint unless it already belongs to a namesake."""

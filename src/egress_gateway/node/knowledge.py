@@ -78,6 +78,14 @@ class Knowledge:
             return attachment.configuration, amiss
         return held_back(name), amiss
 
+    def addresses(self, namespace: str, name: str) -> dict[str, tuple[str, str]]:
+        """What each gateway of the configuration sends from, IPv4 and IPv6, by its node's name."""
+        found = self.configurations.get(namespace, name)
+        return {
+            g.node: (g.public_ip or g.secondary_ip, g.public_ip_v6)
+            for g in (found.status.gateways if found else ())
+        }
+
     def vetoes(self, namespace: str, name: str) -> dict[str, bool]:
         """Gateways that ask this configuration's pods to leave, and whether they still work."""
         return vetoes(self.statuses.values(), f"{namespace}/{name}")

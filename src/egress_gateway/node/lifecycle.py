@@ -21,6 +21,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.node import metrics
+from egress_gateway.node.attachment.choose import same_place
 from egress_gateway.node.attachment.model import (
     Attachment,
     NotUsable,
@@ -283,7 +284,7 @@ class Lifecycle:
             self._teller.parted(before)
         if after.moved_since(before):
             if before.active is not None:
-                metrics.MOVES.inc()
+                metrics.MOVES.labels(_why_moved(before, after)).inc()
                 self._teller.moved(before, after)
         elif done and before.verified and before == after:
             self._teller.repaired(after, done)
@@ -365,6 +366,15 @@ class Lifecycle:
     def watch_gateways(self) -> None:
         attached = (s.attachment.configuration for s in self._sandboxes)
         self._liveness.prober.watch({g.address for c in attached for g in c.gateways})
+
+
+def _why_moved(before: Attachment, after: Attachment) -> str:
+    """As ``metrics.MOVES`` has it."""
+    old, new = before.active, after.active
+    if old and new and same_place(old.to, new.to) and old.server != new.server:
+        return "rotated"
+    joined_it = before.joining and new and before.joining.listen_port == new.listen_port
+    return "drained" if joined_it else "lost"
 
 
 def _names_its_own(record: Call) -> bool:

@@ -38,6 +38,7 @@ from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.sandbox import Kernel
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
+from egress_gateway.service.figures import build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
 
@@ -98,7 +99,7 @@ async def _serve(
     review = MetricsReader(client) if settings.metrics_auth else None
     async with (
         _serving(health),
-        serving_metrics(settings.metrics_port, review),
+        serving_metrics(settings.metrics_port, review, [build("node"), agent.snapshot()]),
         asyncio.TaskGroup() as group,
     ):
         for cache in (configurations, pods, statuses, present):

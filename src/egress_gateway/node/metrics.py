@@ -1,37 +1,35 @@
-"""What the node agent counts."""
+"""What the node agent counts, and what it tells of its pods at each scrape."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from egress_gateway.service.figures import CONFIGURATION, Figure, Sample, Snapshot, Tally
+
 _PREFIX: Final = "egress_gateway_node"
 
-ATTACHED: Final = Gauge(f"{_PREFIX}_attached_pods", "Pods that this node has attached.")
-UNVERIFIED: Final = Gauge(
-    f"{_PREFIX}_unverified_pods", "Attached pods whose tunnel has no handshake yet: held back."
-)
 ATTACH_SECONDS: Final = Histogram(
     f"{_PREFIX}_attach_seconds",
-    "From CNI ADD of an annotated pod to its verified tunnel.",
+    "Seconds from CNI ADD of an annotated pod to its verified tunnel.",
     buckets=(0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10),
 )
 ATTACH_FAILURES: Final = Counter(
     f"{_PREFIX}_attach_failures_total", "CNI ADDs of annotated pods that were told to try again."
 )
-MOVES: Final = Counter(f"{_PREFIX}_moves_total", "Tunnels moved to another gateway.")
-HELD: Final = Gauge(
-    f"{_PREFIX}_held_packets",
-    "Packets that a pod's hold has kept from leaving with another address.",
-    labelnames=("namespace", "pod"),
+MOVES: Final = Counter(
+    f"{_PREFIX}_moves_total",
+    "Tunnels that were led elsewhere: lost (their gateway was), drained (it asked to be left) or "
+    "rotated (to another key pair of the same gateway).",
+    ["reason"],
 )
-GATEWAY_USABLE: Final = Gauge(
-    f"{_PREFIX}_gateway_usable",
-    "1: the gateway answers this node's probes; 0: it is lost.",
-    labelnames=("address",),
+FAILOVER_SECONDS: Final = Histogram(
+    f"{_PREFIX}_failover_seconds",
+    "Seconds that a verified tunnel was without a handshake: doubted, or led elsewhere.",
+    buckets=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300),
 )
 PLUGIN_IN_PLACE: Final = Gauge(
     f"{_PREFIX}_plugin_in_place", "1: the CNI plugin is last in the node's chain."
@@ -45,33 +43,117 @@ LOCAL_STATE_UNWRITABLE: Final = Gauge(
     f"{_PREFIX}_local_state_unwritable",
     "1: the run directory cannot be written (full or read-only); pods keep what they have.",
 )
+INSTRUMENTS: Final = (
+    ATTACH_SECONDS,
+    ATTACH_FAILURES,
+    MOVES,
+    FAILOVER_SECONDS,
+    PLUGIN_IN_PLACE,
+    LOCAL_STATE_REBUILT,
+    LOCAL_STATE_UNWRITABLE,
+)
+
+PODS: Final = Figure(
+    name=f"{_PREFIX}_pods",
+    help="Attached pods by gateway (its node; empty without a tunnel) and state: Connected, Lost "
+    "(the tunnel worked and does so no more) or Waiting (it has not worked yet).",
+    labels=(*CONFIGURATION, "gateway", "state"),
+)
+HELD: Final = Figure(
+    name=f"{_PREFIX}_held_packets_total",
+    help="Packets that pods' holds have kept from leaving by the side.",
+    labels=CONFIGURATION,
+    kind="counter",
+)
+GATEWAY_UP: Final = Figure(
+    name=f"{_PREFIX}_gateway_up",
+    help="1: the gateway's machine answers this node's probes; 0: it is lost.",
+    labels=("gateway",),
+)
+PROBES: Final = Figure(
+    name=f"{_PREFIX}_gateway_probes_total",
+    help="Probes (ICMP echoes) that were sent to the gateway's machine.",
+    labels=("gateway",),
+    kind="counter",
+)
+ANSWERS: Final = Figure(
+    name=f"{_PREFIX}_gateway_probe_answers_total",
+    help="Probes that the gateway's machine has answered.",
+    labels=("gateway",),
+    kind="counter",
+)
+ROUND_TRIP: Final = Figure(
+    name=f"{_PREFIX}_gateway_round_trip_seconds",
+    help="Seconds that the last answered probe took.",
+    labels=("gateway",),
+)
+FIGURES: Final = (PODS, HELD, GATEWAY_UP, PROBES, ANSWERS, ROUND_TRIP)
 
 
-class _Pod(Protocol):
+class Probed(Protocol):
+    """What is told of one gateway's machine."""
+
     @property
-    def namespace(self) -> str: ...
+    def usable(self) -> bool: ...
     @property
-    def pod(self) -> str: ...
-
-
-class _Sandbox(Protocol):
-    """What is counted of a sandbox."""
-
-    verified: asyncio.Event
-    gone: bool
-
+    def probes(self) -> int: ...
     @property
-    def attachment(self) -> _Pod: ...
-    async def held(self) -> int: ...
+    def answers(self) -> int: ...
+    @property
+    def round_trip(self) -> float | None: ...
 
 
-async def observe(sandboxes: Sequence[_Sandbox]) -> None:
-    """Takes stock of the attached pods."""
-    ATTACHED.set(len(sandboxes))
-    UNVERIFIED.set(sum(not sandbox.verified.is_set() for sandbox in sandboxes))
-    HELD.clear()
-    for sandbox in sandboxes:
-        state = sandbox.attachment
-        held = await sandbox.held()
-        if not sandbox.gone:
-            HELD.labels(state.namespace, state.pod).set(held)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodFigures:
+    """What is told of one attached pod."""
+
+    namespace: str
+    configuration: str
+    gateway: str
+    state: str
+
+
+class HeldPackets:
+    """Packets that holds kept back, by configuration: pods come and go, the count stays while the
+    configuration has pods here."""
+
+    def __init__(self) -> None:
+        self._tally = Tally(HELD)
+        self._seen: dict[str, int] = {}
+
+    def note(self, pod: str, packets: int, *labels: str) -> None:
+        """``packets`` that the hold of ``pod`` has counted so far."""
+        before = self._seen.get(pod, 0)
+        # A hold that was made anew counts from nothing.
+        self._tally.add(packets - before if packets >= before else packets, *labels)
+        self._seen[pod] = packets
+
+    def keep(self, pods: Iterable[str], labels: Iterable[tuple[str, ...]]) -> None:
+        """Forgets everything else."""
+        known, there = set(pods), set(labels)
+        self._seen = {pod: n for pod, n in self._seen.items() if pod in known}
+        self._tally.keep(lambda found: found in there)
+
+    def samples(self) -> Iterator[Sample]:
+        yield from self._tally.samples()
+
+
+def snapshot(
+    pods: Callable[[], Sequence[PodFigures]],
+    gateways: Callable[[], Mapping[str, Probed]],
+    held: HeldPackets,
+) -> Snapshot:
+    """``gateways`` by their nodes' names."""
+
+    def read() -> Iterator[Sample]:
+        for pod in pods():
+            yield PODS(1, pod.namespace, pod.configuration, pod.gateway, pod.state)
+        for name, probed in gateways().items():
+            yield GATEWAY_UP(probed.usable, name)
+            yield PROBES(probed.probes, name)
+            yield ANSWERS(probed.answers, name)
+            if probed.round_trip is not None:
+                yield ROUND_TRIP(probed.round_trip, name)
+        yield from held.samples()
+
+    return Snapshot(FIGURES, read)

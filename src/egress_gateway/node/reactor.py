@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from egress_gateway.api.types import GatewayStatus, StaticGatewayConfiguration
+from msgspec.structs import replace
+
+from egress_gateway.api.types import (
+    GatewayStatus,
+    StaticGatewayConfiguration,
+    StaticGatewayConfigurationStatus,
+)
 from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.node.attachment.choose import Balancer, same_place
 from egress_gateway.node.knowledge import annotation
@@ -45,6 +51,8 @@ class Reactor:
         old: StaticGatewayConfiguration | None,
         new: StaticGatewayConfiguration | None,
     ) -> None:
+        if old and new and _same_for_pods(old, new):
+            return
         for sandbox in self._sandboxes:
             state = sandbox.attachment
             if (state.namespace, state.configuration.name) == key:
@@ -121,6 +129,18 @@ class Reactor:
             active = sandbox.attachment.active
             if active is not None and path_of(active) == path:
                 self._queues.moves.add(sandbox.attachment.id)
+
+
+def _same_for_pods(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration) -> bool:
+    """Whether only what is counted and said of a configuration has changed."""
+    return (
+        old.metadata.uid == new.metadata.uid and old.spec == new.spec and _bare(old) == _bare(new)
+    )
+
+
+def _bare(sgc: StaticGatewayConfiguration) -> StaticGatewayConfigurationStatus:
+    gateways = [replace(gateway, seen_ip="") for gateway in sgc.status.gateways]
+    return replace(sgc.status, gateways=gateways, pods=None, conditions=[], observed_generation=0)
 
 
 def _asks_anew(old: Pod, new: Pod) -> bool:

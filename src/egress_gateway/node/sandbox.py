@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import secrets
 import socket
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -28,6 +29,7 @@ from egress_gateway.datapath.pod.ruleset import LINKS, TABLE
 from egress_gateway.datapath.pod.side import PodDesired, PodSide, tunnel_name
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, PeerStatus
+from egress_gateway.node import metrics
 from egress_gateway.node.attachment.model import (
     Attachment,
     Joining,
@@ -116,6 +118,8 @@ class Sandbox:
         self.settling = attachment.verified
         """The next pass has something to do that mends no damage: just verified (it clears the
         keepalive), or just adopted (it writes the filter, whose text it cannot know)."""
+        self._silent_since: float | None = None
+        """When the tunnel that worked was last doubted or led elsewhere (``time.monotonic``)."""
         self._traffic = Traffic()
         self._avoid: dict[str, float] = {}
         self._lock = asyncio.Lock()
@@ -168,6 +172,9 @@ class Sandbox:
                 self.settling = True
             self.starting = False
             self.verified.set()
+            if self._silent_since is not None:
+                metrics.FAILOVER_SECONDS.observe(time.monotonic() - self._silent_since)
+                self._silent_since = None
             return True
 
     async def joined(self) -> bool:
@@ -272,6 +279,8 @@ class Sandbox:
         for port in before.ports.keys() - attachment.ports.keys():
             self._kernel.release_port(port)
         if not attachment.verified:
+            if self.verified.is_set() and attachment.active is not None:
+                self._silent_since = time.monotonic()
             self.verified.clear()
         self._keep(attachment, changed=before != attachment)
 

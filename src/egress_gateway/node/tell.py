@@ -12,6 +12,7 @@ from typing import Final
 
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.resources import PODS, Pod, Reference
+from egress_gateway.kube.workqueue.ledger import EventType
 from egress_gateway.node.attachment.choose import Gateway, same_place
 from egress_gateway.node.attachment.model import Attachment, TunnelRecord
 
@@ -53,6 +54,17 @@ class Teller:
             "the pod was started before the CNI plugin was installed on its node and still uses "
             "the cluster's ordinary egress; delete it so that it is started anew",
         )
+
+    def stands(self, attachment: Attachment, type: EventType, reason: str, message: str) -> None:
+        """An Event on an attached pod."""
+        target = Reference(
+            api_version="v1",
+            kind="Pod",
+            namespace=attachment.namespace,
+            name=attachment.pod,
+            uid=attachment.uid,
+        )
+        self._recorder.event(target, type, reason, message)
 
     def attached(self, attachment: Attachment, seconds: float) -> None:
         extra = {**_fields(attachment), "milliseconds": round(seconds * 1000)}

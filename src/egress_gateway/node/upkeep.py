@@ -32,6 +32,7 @@ class Upkeep:
         self._records = parts.records
         self._sandboxes = parts.sandboxes
         self._queues = parts.queues
+        self.held = metrics.HeldPackets()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -75,7 +76,7 @@ class Upkeep:
     async def _housekeep(self) -> None:
         known = self._store.record_ids() | self._sandboxes.ids()
         self._sandboxes.forget_locks(known)
-        await metrics.observe(list(self._sandboxes))
+        await self._count_held()
         await self._find_stalled()
         await self._kernel.run(self._kernel.sources.sync)
         attached = self._sandboxes.uids()
@@ -85,6 +86,17 @@ class Upkeep:
         for sandbox_id in self._store.attachment_ids() - self._sandboxes.ids():
             if self._records.living(sandbox_id) is None:
                 self._store.forget(sandbox_id)
+
+    async def _count_held(self) -> None:
+        labels = set()
+        for sandbox in self._sandboxes:
+            state = sandbox.attachment
+            packets = await sandbox.held()
+            if not sandbox.gone:
+                label = state.namespace, state.configuration.name
+                labels.add(label)
+                self.held.note(state.id, packets, *label)
+        self.held.keep(self._sandboxes.ids(), labels)
 
     async def _find_stalled(self) -> None:
         loop = asyncio.get_running_loop()

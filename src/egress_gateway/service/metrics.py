@@ -14,7 +14,7 @@ import ipaddress
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -23,10 +23,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Metric,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from egress_gateway.service.server import Limits, Server
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+# They double the series of a scrape, and Prometheus has its own way of seeing a restart.
 
 Review = Callable[[str], Awaitable[bool | None]]
 """Whether the bearer of a token may read metrics; None: the token is nobody's. Raises
@@ -84,13 +93,32 @@ class MetricsServer(Server):
         return None
 
 
+class _All(Collector):
+    def __init__(self, collectors: Sequence[Collector | CollectorRegistry]) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Metric]:
+        for one in self._collectors:
+            yield from one.collect()
+
+
+def together(*collectors: Collector | CollectorRegistry) -> CollectorRegistry:
+    """One registry that asks all of them at each scrape."""
+    made = CollectorRegistry(auto_describe=False)
+    made.register(_All(collectors))
+    return made
+
+
 @asynccontextmanager
-async def serving(port: int, review: Review | None = None) -> AsyncIterator[None]:
-    """Metrics on ``port`` while inside; nowhere if it is 0."""
+async def serving(
+    port: int, review: Review | None = None, snapshots: Sequence[Collector] = ()
+) -> AsyncIterator[None]:
+    """Metrics on ``port`` while inside; nowhere if it is 0. ``snapshots`` are told beside what the
+    process counts."""
     if not port:
         yield
         return
-    server = MetricsServer(port=port, review=review)
+    server = MetricsServer(port=port, review=review, registry=together(REGISTRY, *snapshots))
     await server.start()
     try:
         yield

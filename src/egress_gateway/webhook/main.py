@@ -13,6 +13,7 @@ from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NAMESPACES
 from egress_gateway.kube.review import MetricsReader
 from egress_gateway.service import metrics
+from egress_gateway.service.figures import build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.webhook.keeper import Keeper
 from egress_gateway.webhook.server import Namespaces, Server
@@ -33,7 +34,7 @@ async def run(settings: Settings) -> None:
         health.add_check("webhook", lambda: None if server.started else keeper.problem)
         async with (
             _serving(health),
-            metrics.serving(settings.metrics_port, review),
+            metrics.serving(settings.metrics_port, review, [build("webhook")]),
             asyncio.TaskGroup() as group,
         ):
             group.create_task(namespaces.run())

@@ -37,6 +37,7 @@ ENDS: Final = Gauge(
     "egress_gateway_webhook_certificate_ends_timestamp_seconds",
     "When the certificate that is served ends; it is renewed a month before.",
 )
+INSTRUMENTS: Final = (REVIEWS, ENDS)
 _LARGEST: Final = 4 << 20
 """Bytes; the API server takes no object larger than 3 MiB."""
 _SMALL: Final = 256 << 10

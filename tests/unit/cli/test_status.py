@@ -21,6 +21,7 @@ from egress_gateway.api.types import (
     ObjectMeta,
     PodEndpoint,
     PodEndpointSpec,
+    PodEndpointStatus,
     ReadyGatewayConfiguration,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
@@ -85,10 +86,16 @@ def pod(name: str, *, value: str = "a", phase: str = "Running", **spec: Any) -> 
     )
 
 
-def endpoint(name: str, *, namespace: str = "default") -> PodEndpoint:
+CONNECTED = PodEndpointStatus(state="Connected", gateway="gw1", egress_ip="203.0.113.1")
+
+
+def endpoint(
+    name: str, *, namespace: str = "default", status: PodEndpointStatus = CONNECTED
+) -> PodEndpoint:
     return PodEndpoint(
         metadata=ObjectMeta(name=name, namespace=namespace),
         spec=PodEndpointSpec(static_gateway_configuration="a"),
+        status=status,
     )
 
 
@@ -117,7 +124,7 @@ def test_a_healthy_cluster_is_ready_and_shows_addresses_gateways_and_pods() -> N
         "default/a: ready  203.0.113.0/30\n"
         "  gateway gw0  serving  203.0.113.0\n"
         "  gateway gw1  serving  203.0.113.1\n"
-        "  pods: 1 attached (web-1)\n"
+        "  pods: 1 attached, 1 with a working tunnel (web-1)\n"
         "components:\n"
         "  egress-gateway-node: 3 of 3 ready\n"
     )
@@ -274,3 +281,41 @@ def test_a_heartbeat_that_is_no_time_accuses_nobody(heartbeat: str) -> None:
 
 def test_no_configuration_is_said() -> None:
     assert text(overview(configurations=[], components=[])) == "no StaticGatewayConfiguration\n"
+
+
+@pytest.mark.parametrize("state", ["Lost", "Waiting"])
+def test_a_pod_that_has_no_tunnel_is_named_with_the_reason(state: Any) -> None:
+    """Running pods that lost their egress: it used to say "ready" and exit with 0."""
+    told = PodEndpointStatus(
+        state=state,
+        reason="TunnelsUnanswered",
+        message="check that UDP 6000 reaches gw0",
+        since="2030-01-01T02:58:00Z",
+    )
+    found = overview(endpoints=[endpoint("web-1", status=told), endpoint("web-3")])
+    assert not found.healthy
+    assert (found.configurations[0].state, found.configurations[0].reason) == (
+        "Degraded",
+        "PodsWithoutEgress",
+    )
+    shown = text(found)
+    assert "pods: 2 attached, 1 with a working tunnel" in shown
+    assert "pod web-1: TunnelsUnanswered: check that UDP 6000 reaches gw0" in shown
+    assert "2030-01-01T02:58:00Z" in shown
+
+
+@pytest.mark.parametrize("reason", ["AzureNotReachable", "AddressNotVerified", "RedundancyLost"])
+def test_what_the_controller_calls_degraded_is_degraded(reason: str) -> None:
+    said = Condition(type="Degraded", status="True", reason=reason, message="the token expired")
+    known = sgc()
+    conditions = [*known.status.conditions, said]
+    status = msgspec.structs.replace(known.status, conditions=conditions)
+    found = overview(configurations=[msgspec.structs.replace(known, status=status)])
+    assert not found.healthy
+    assert f"DEGRADED ({reason})" in text(found)
+    assert "the token expired" in text(found)
+
+
+def test_wide_says_where_each_pod_leaves() -> None:
+    wide = click.unstyle(render(overview(), wide=True))
+    assert "    web-1  Connected  gw1  203.0.113.1\n" in wide

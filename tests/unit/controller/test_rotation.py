@@ -112,7 +112,7 @@ def test_the_last_phase_ends_when_the_rule_has_the_port_and_the_second_is_gone()
 
 def test_conditions_say_who_is_waited_for_and_what_to_do() -> None:
     def said(phase: Any, **changes: Any) -> tuple[str, str, str]:
-        found = condition(record(phase), replace(BASE, **changes))
+        found = condition(record(phase), replace(BASE, phase=phase, **changes))
         assert found is not None
         return found
 
@@ -122,7 +122,9 @@ def test_conditions_say_who_is_waited_for_and_what_to_do() -> None:
         "2 of 3 pods use the next key pair; waiting for pods on n (1)",
     )
     assert "1 of 2 gateways" in said("Preparing", prepared=frozenset({"gw-1"}))[2]
-    assert said("Retiring", users=SOME)[1] == Reason.ROTATION_LAGGING
+    late = condition(record("Retiring", note="late"), replace(BASE, phase="Retiring", users=SOME))
+    assert late is not None
+    assert late[1] == Reason.ROTATION_LAGGING
     assert said("Done")[0] == "True"
     assert "another one was asked for" in said("Moving", request="s")[2]
     assert said("Done", request="s")[1] == Reason.ROTATION_WAITING
@@ -131,6 +133,27 @@ def test_conditions_say_who_is_waited_for_and_what_to_do() -> None:
     assert found is not None
     assert found[:2] == ("False", Reason.ROTATION_ABANDONED)
     assert "UDP 6001" in found[2]
+
+
+@pytest.mark.parametrize("users", [SOME, NONE, Users()])
+@pytest.mark.parametrize("phase", ["Preparing", "Retiring", "Closing"])
+def test_what_was_counted_in_the_phase_before_is_not_said_of_this_one(
+    phase: Any, users: Users
+) -> None:
+    """A false Warning in each rotation: pods that were still moving at the last look of Moving
+    were said to lag in Retiring."""
+    found = condition(record(phase), replace(BASE, phase="Moving", users=users))
+    assert found is not None
+    assert found[1] != Reason.ROTATION_LAGGING
+    assert " of " not in found[2], found[2]
+
+
+def test_a_pod_that_attaches_while_the_pair_retires_is_no_laggard() -> None:
+    """Its node had read the former pair a moment before; it moves within a second."""
+    for users in (SOME, NONE):
+        found = condition(record("Retiring"), replace(BASE, phase="Retiring", users=users))
+        assert found is not None
+        assert found[1] == Reason.ROTATION_RETIRING
 
 
 def endpoint(name: str, node: str, key: str, configuration: str = "a") -> PodEndpoint:
@@ -240,7 +263,8 @@ def test_each_step_is_an_event_and_only_trouble_a_warning() -> None:
     told: list[tuple[str, str]] = []
     conditions: list[Condition] = []
     for phase, changes in course:
-        said = condition(record(phase), replace(BASE, **changes))
+        note = "late" if phase == "Retiring" else ""
+        said = condition(record(phase, note=note), replace(BASE, phase=phase, **changes))
         assert said is not None
         status, reason, message = said
         now = [Condition(type=KEYS_ROTATED, status=status, reason=reason, message=message)]

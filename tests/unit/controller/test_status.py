@@ -9,13 +9,17 @@ from egress_gateway.api.types import (
     Condition,
     GatewayProblem,
     ObjectMeta,
+    PodEndpoint,
+    PodEndpointSpec,
+    PodEndpointStatus,
+    SeenAddress,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
 from egress_gateway.controller.rotation.phases import Pairs
-from egress_gateway.controller.status import Gateways, notices, status_of
+from egress_gateway.controller.status import Gateways, Notice, Pods, notices, pods_of, status_of
 
 SERVING = Serving(
     server=IPv4Address("10.224.0.14"),
@@ -42,6 +46,7 @@ def status(
     before: StaticGatewayConfigurationStatus | None = None,
     now: str = "2026-01-01T00:00:00Z",
     said: dict[str, str] | None = None,
+    pods: Pods | None = None,
 ) -> StaticGatewayConfigurationStatus:
     sgc = StaticGatewayConfiguration(
         metadata=ObjectMeta(name="a", namespace="default", uid="uid-1", generation=3),
@@ -53,7 +58,13 @@ def status(
     }
     gateways = Gateways(nodes=nodes, ready=frozenset(ready), problems=problems)
     return status_of(
-        sgc, verdict, gateways, pairs=Pairs(public="PUB"), system_namespace="sys", now=now
+        sgc,
+        verdict,
+        gateways,
+        pairs=Pairs(public="PUB"),
+        system_namespace="sys",
+        now=now,
+        pods=pods or Pods(),
     )
 
 
@@ -139,3 +150,189 @@ def test_losing_every_gateway_is_news_and_starting_up_is_not() -> None:
     assert [(n.type, n.reason) for n in notices(good.conditions, lost.conditions)] == [
         ("Warning", "NoGatewayReady")
     ]
+
+
+# --- Degraded --------------------------------------------------------------------------------
+
+GOOD = Verdict(serving=SERVING, settled=True)
+
+
+def course(*looks: StaticGatewayConfigurationStatus) -> list[tuple[str, str]]:
+    """Events about ``Degraded`` and gateways, from one status to the next."""
+    told: list[Notice] = []
+    before: list[Condition] = []
+    for look in looks:
+        told += notices(before, look.conditions)
+        before = look.conditions
+    quiet = ("Provisioned", "Valid")
+    return [(n.type, n.reason) for n in told if n.reason not in quiet]
+
+
+def test_a_lost_gateway_and_its_return_are_told_and_the_last_word_is_good() -> None:
+    none = status(GOOD, ready=())
+    one = status(GOOD, ready=("node-0",), before=none)
+    both = status(GOOD, before=one)
+    assert condition(one, conditions.DEGRADED).reason == "RedundancyLost"
+    assert condition(both, conditions.DEGRADED).status == "False"
+    assert course(none, one, both) == [("Normal", "SomeGatewaysReady"), ("Normal", "AsExpected")]
+    lost = status(GOOD, ready=("node-1",), before=both)
+    back = status(GOOD, before=lost)
+    assert course(both, lost, back)[-2:] == [
+        ("Warning", "RedundancyLost"),
+        ("Normal", "AsExpected"),
+    ]
+    assert condition(lost, conditions.READY).status == "True"
+
+
+def test_pods_without_a_tunnel_are_counted_and_ready_is_never_better_than_they_are() -> None:
+    whole = status(GOOD, pods=Pods(attached=3, connected=3))
+    assert "3 of 3 pods have a working tunnel" in condition(whole, conditions.READY).message
+    lost = {"TunnelsUnanswered": 1}
+    some = status(GOOD, pods=Pods(attached=3, connected=2, lost=lost), before=whole)
+    said = condition(some, conditions.DEGRADED)
+    assert (said.status, said.reason) == ("True", "PodsWithoutTunnel")
+    assert said.message.startswith("2 of 3 pods have a working tunnel (1 TunnelsUnanswered)")
+    assert condition(some, conditions.READY).status == "True"
+    more = status(GOOD, pods=Pods(attached=3, connected=1, lost={"a": 2}), before=some)
+    nobody = status(GOOD, pods=Pods(attached=3, connected=0, lost={"a": 3}), before=more)
+    ready = condition(nobody, conditions.READY)
+    assert (ready.status, ready.reason) == ("False", "PodsWithoutTunnel")
+    back = status(GOOD, pods=Pods(attached=3, connected=3), before=nobody)
+    assert condition(back, conditions.READY).status == "True"
+    assert course(whole, some, more, nobody, back)[-2:] == [
+        ("Warning", "PodsWithoutTunnel"),
+        ("Normal", "AsExpected"),
+    ]
+
+
+def test_the_gravest_thing_gives_the_reason_and_all_are_said() -> None:
+    cloud = Problem(reason="CredentialRejected", message="the token expired")
+    found = status(
+        Verdict(serving=SERVING, settled=True, cloud=cloud),
+        ready=("node-0",),
+        pods=Pods(attached=2, connected=1, lost={"x": 1}),
+    )
+    said = condition(found, conditions.DEGRADED)
+    assert said.reason == "PodsWithoutTunnel"
+    for words in ("1 of 2 pods", "1 of 2 gateway nodes", "the token expired"):
+        assert words in said.message
+
+
+def test_a_cloud_that_refuses_is_told_before_anything_needs_it() -> None:
+    cloud = Problem(reason="CredentialRejected", message="the token expired")
+    before = status(GOOD)
+    found = status(Verdict(serving=SERVING, settled=True, cloud=cloud), before=before)
+    assert condition(found, conditions.DEGRADED).reason == "AzureNotReachable"
+    assert condition(found, conditions.READY).status == "True"
+    after = status(GOOD, before=found)
+    assert course(before, found, after)[-2:] == [
+        ("Warning", "AzureNotReachable"),
+        ("Normal", "AsExpected"),
+    ]
+
+
+def test_a_configuration_that_is_being_deleted_has_lost_nothing() -> None:
+    before = status(GOOD)
+    deleting = Verdict(problem=Problem(reason="Deleting", message="m"))
+    gone = status(deleting, ready=(), before=before)
+    assert "RedundancyLost" not in {n.reason for n in notices(before.conditions, gone.conditions)}
+
+
+def test_pods_are_counted_where_somebody_speaks_for_them() -> None:
+    def pod(state: str, node: str = "up", reason: str = "Connected") -> PodEndpoint:
+        return PodEndpoint(
+            metadata=ObjectMeta(name="p"),
+            spec=PodEndpointSpec(node_name=node),
+            status=PodEndpointStatus(state=state, reason=reason),  # type: ignore[arg-type]
+        )
+
+    found = pods_of(
+        [
+            pod("Connected"),
+            pod("Lost", reason="TunnelsUnanswered"),
+            pod("Waiting", reason="NoGateway"),
+            pod(""),
+            pod("Lost", "down", "TunnelsUnanswered"),
+        ],
+        {"up"},
+    )
+    assert (found.attached, found.connected) == (3, 1)
+    assert found.lost == {"TunnelsUnanswered": 1, "NoGateway": 1}
+
+
+# --- EgressVerified --------------------------------------------------------------------------
+
+
+def seen(
+    first: str | None,
+    second: str | None,
+    *,
+    answered: bool = True,
+    before: StaticGatewayConfigurationStatus | None = None,
+    expected: str = "203.0.113.",
+) -> StaticGatewayConfigurationStatus:
+    """What the Internet sees of the two gateways; None: they have not asked."""
+    told = {
+        f"node-{n}": SeenAddress(
+            static_gateway_configuration="default/a",
+            expected_ip=f"{expected}{n}",
+            seen_ip=address,
+        )
+        for n, address in enumerate((first, second))
+        if address is not None
+    }
+    sgc = StaticGatewayConfiguration(
+        metadata=ObjectMeta(name="a", namespace="default", uid="uid-1"),
+        status=before or StaticGatewayConfigurationStatus(),
+    )
+    gateways = Gateways(
+        nodes=NODES,
+        ready=frozenset({"node-0", "node-1"}),
+        problems={},
+        seen=told,
+        answered=answered,
+    )
+    return status_of(
+        sgc, GOOD, gateways, pairs=Pairs(public="PUB"), system_namespace="sys", now="t"
+    )
+
+
+def verified(of: StaticGatewayConfigurationStatus) -> tuple[str, str]:
+    found = condition(of, conditions.EGRESS_VERIFIED)
+    return found.status, found.reason
+
+
+def test_an_address_that_the_internet_sees_is_verified_and_in_the_status() -> None:
+    found = seen("203.0.113.0", "203.0.113.1")
+    assert verified(found) == ("True", "AddressesVerified")
+    assert [g.seen_ip for g in found.gateways] == ["203.0.113.0", "203.0.113.1"]
+    assert condition(found, conditions.DEGRADED).status == "False"
+
+
+def test_another_address_and_none_are_degraded_and_name_the_gateway() -> None:
+    for second, words in (
+        ("192.0.2.9", "node-1: the Internet sees 192.0.2.9 in place of 203.0.113.1"),
+        ("", "node-1: nobody on the Internet answers 203.0.113.1"),
+    ):
+        found = seen("203.0.113.0", second)
+        assert verified(found) == ("False", "AddressNotVerified")
+        said = condition(found, conditions.DEGRADED)
+        assert (said.status, said.reason) == ("True", "AddressNotVerified")
+        assert words in said.message
+
+
+def test_where_nobody_ever_answered_nothing_is_judged() -> None:
+    """Clusters without a way to these servers."""
+    found = seen("", "", answered=False)
+    assert verified(found) == ("Unknown", "NotAnswered")
+    assert condition(found, conditions.DEGRADED).status == "False"
+    assert verified(seen(None, None, answered=False)) == ("Unknown", "NotAsked")
+    # But who was answered once, and is so no more, has lost something.
+    lost = seen("", "", answered=False, before=seen("203.0.113.0", "203.0.113.1"))
+    assert verified(lost) == ("False", "AddressNotVerified")
+
+
+def test_what_was_asked_of_an_address_before_is_not_judged() -> None:
+    """While addresses are exchanged agents ask for the new ones a moment later."""
+    found = seen("198.51.100.0", "198.51.100.1", expected="198.51.100.")
+    assert verified(found) == ("Unknown", "NotAsked")

@@ -164,7 +164,9 @@ def list_labs() -> None:
 @name_option
 @click.argument("node")
 @click.option(
-    "--direction", type=click.Choice(["both", "inbound", "outbound", "internet"]), default="both"
+    "--direction",
+    type=click.Choice(["both", "inbound", "outbound", "internet", "tunnels"]),
+    default="both",
 )
 def cut(name: str, node: str, direction: str) -> None:
     """Pull the network cable of NODE."""

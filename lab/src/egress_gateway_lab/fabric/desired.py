@@ -41,6 +41,7 @@ SETS = (
     "cut_inbound",
     "cut_outbound",
     "cut_internet",
+    "cut_tunnels",
 )
 MAPS = (
     "instance_public",
@@ -73,6 +74,8 @@ class Cut:
     inbound: bool = False
     outbound: bool = False
     internet: bool = False
+    tunnels: bool = False
+    """WireGuard's UDP 6000 to 6999 to it, as a network security group that lacks them does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +347,7 @@ def _balanced(balancer: Balancer) -> tuple[str, ...]:
 def _plan_cut(draft: _Draft, port: Port | None, cut: Cut) -> None:
     if port is None:
         return
-    for name in ("inbound", "outbound", "internet"):
+    for name in ("inbound", "outbound", "internet", "tunnels"):
         if getattr(cut, name):
             draft.add(f"cut_{name}", f'"{port.link}"')
 

@@ -10,6 +10,7 @@ plugs and cuts; changes that come during a pass are gathered into the next.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -179,15 +180,20 @@ class Fabric:
         inbound: bool = True,
         outbound: bool = True,
         internet: bool = False,
+        tunnels: bool = False,
     ) -> None:
         """Drops the NIC's packets: to the machine, from it, or only those that go to or come
-        from the Internet. Replaces an earlier cut of the NIC."""
-        self._cuts[nic_id.lower()] = Cut(inbound, outbound, internet)
+        from the Internet, or those of WireGuard to it. Replaces an earlier cut of the NIC."""
+        self._cuts[nic_id.lower()] = Cut(inbound, outbound, internet, tunnels)
         await self.settle()
 
     async def cut_internet(self, nic_id: str) -> None:
         """Drops what the NIC exchanges with the Internet; the virtual network stays."""
         await self.cut(nic_id, inbound=False, outbound=False, internet=True)
+
+    async def cut_tunnels(self, nic_id: str) -> None:
+        """Drops what tunnels send to the NIC; probes of the machine are answered."""
+        await self.cut(nic_id, inbound=False, outbound=False, tunnels=True)
 
     async def mend(self, nic_id: str) -> None:
         """Ends every cut of the NIC."""
@@ -336,7 +342,7 @@ class Fabric:
             "addresses": {
                 str(c.private): (str(c.public) if c.public else None) for c in nic.ip_configs
             },
-            "cut": [side for side in ("inbound", "outbound", "internet") if getattr(cut, side)],
+            "cut": [field.name for field in dataclasses.fields(cut) if getattr(cut, field.name)],
         }
 
 

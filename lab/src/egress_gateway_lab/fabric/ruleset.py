@@ -47,6 +47,7 @@ table ip fabric {
   set cut_inbound { type ifname; }
   set cut_outbound { type ifname; }
   set cut_internet { type ifname; }
+  set cut_tunnels { type ifname; }
   map instance_public { type ipv4_addr : ipv4_addr; }
   map public_instance { type ipv4_addr : ipv4_addr; }
   map outbound { type ipv4_addr : verdict; }
@@ -106,6 +107,7 @@ table ip fabric {
   chain leave {
     type filter hook postrouting priority srcnat + 100;
     oifname @cut_inbound counter name cut drop
+    oifname @cut_tunnels udp dport 6000-6999 counter name cut drop
     oifname "inet" ip saddr != @public counter name untranslated drop
   }
 }

@@ -55,12 +55,12 @@ INTERNET: Final = SiteSettings(
     hosts=(
         Host(
             address=IPv4Address("198.51.100.10"),
-            names=("ifconfig.me",),
+            names=("ifconfig.me", "stun.cloudflare.com"),
             address6=IPv6Address("2001:db8:ffff::10"),
         ),
         Host(
             address=IPv4Address("198.51.100.11"),
-            names=("ifconf.me",),
+            names=("ifconf.me", "stun.l.google.com"),
             address6=IPv6Address("2001:db8:ffff::11"),
         ),
         *(

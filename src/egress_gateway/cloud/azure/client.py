@@ -11,6 +11,7 @@ Azure may still finish it; whoever asked looks again instead of waiting on.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -20,7 +21,7 @@ from azure.core.exceptions import AzureError
 from azure.core.pipeline.policies import AsyncRetryPolicy, SansIOHTTPPolicy
 from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.mgmt.network.aio import NetworkManagementClient
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.config import AzureConfig
@@ -30,8 +31,18 @@ from egress_gateway.cloud.azure.pacing import Pace, Polling
 from egress_gateway.cloud.azure.shapes import Json
 
 CALLS: Final = Counter(
-    "egress_gateway_cloud_requests", "Requests to Azure Resource Manager", ["method"]
+    "egress_gateway_cloud_requests_total",
+    "Requests to Azure Resource Manager, polls and retries included, by HTTP method, type of the "
+    "resource and code of the answer (429: throttled; none: no answer).",
+    ["method", "type", "code"],
 )
+SECONDS: Final = Histogram(
+    "egress_gateway_cloud_request_seconds",
+    "Seconds that a request to Azure Resource Manager took, by HTTP method.",
+    ["method"],
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+)
+INSTRUMENTS: Final = (CALLS, SECONDS)
 
 
 POLL: Final = 5.0
@@ -75,7 +86,27 @@ class _Count(SansIOHTTPPolicy[Any, Any]):
     """Counts every request, polls and retries included."""
 
     def on_request(self, request: Any) -> None:
-        CALLS.labels(method=request.http_request.method).inc()
+        request.context["began"] = time.monotonic()
+
+    def on_response(self, request: Any, response: Any) -> None:
+        self._count(request, str(response.http_response.status_code))
+
+    def on_exception(self, request: Any) -> None:
+        self._count(request, "none")
+
+    def _count(self, request: Any, code: str) -> None:
+        asked = request.http_request
+        CALLS.labels(asked.method, resource_type(asked.url), code).inc()
+        if (began := request.context.pop("began", None)) is not None:
+            SECONDS.labels(asked.method).observe(time.monotonic() - began)
+
+
+def resource_type(url: str) -> str:
+    """``virtualMachineScaleSets/virtualMachines``: the names between those of resources, after
+    the provider. Bounded, whatever the URL: no name of a resource is in it."""
+    _, _, below = urlsplit(url).path.partition("/providers/")
+    parts = below.split("/")
+    return "/".join(part for part in parts[1::2] if part.isalpha()) or "other"
 
 
 class _Retry(AsyncRetryPolicy[Any, Any]):

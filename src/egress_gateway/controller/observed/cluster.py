@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -20,6 +21,8 @@ from egress_gateway.api.types import (
     GatewayProblem,
     GatewayStatus,
     ObjectMeta,
+    PodEndpoint,
+    SeenAddress,
     StaticGatewayConfiguration,
 )
 from egress_gateway.controller.migration.adopt import annotations_of, names_of
@@ -35,7 +38,7 @@ from egress_gateway.controller.rotation.phases import (
     pairs_of,
     record_of,
 )
-from egress_gateway.controller.status import Gateways, Notice, notices, status_of
+from egress_gateway.controller.status import Gateways, Notice, Pods, notices, pods_of, status_of
 from egress_gateway.kube import resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import AlreadyExists, Conflict, NotFound
@@ -45,6 +48,7 @@ from egress_gateway.kube.resources import Namespace
 
 log = logging.getLogger(__name__)
 
+_USED: Final = "configuration"
 ROTATE: Final = names.ROTATE_KEYS_ANNOTATION
 KEYS_ROLE: Final = "egress-gateway-keys"
 """Role in the system namespace; ``deploy/manifests/rbac.yaml`` binds it to gateway agents."""
@@ -72,6 +76,8 @@ class Cluster:
             client, resources.SECRETS, system_namespace, labels=names.OWNING_NAME_LABEL
         )
         self.namespaces = Cache(client, resources.NAMESPACES)
+        self.endpoints = Cache(client, resources.POD_ENDPOINTS)
+        self.endpoints.set_index(_USED, lambda e: [_used(e)])
         self._strict_prefixes = strict_prefixes
         self._grants: Grants | None = None
         self._fresh: dict[str, resources.Secret] = {}
@@ -82,7 +88,8 @@ class Cluster:
 
     @property
     def caches(self) -> tuple[Cache[object], ...]:
-        return (self.sgcs, self.nodes, self.statuses, self.secrets, self.namespaces)  # type: ignore[return-value]
+        found = (self.sgcs, self.nodes, self.statuses, self.secrets, self.namespaces)
+        return (*found, self.endpoints)  # type: ignore[return-value]
 
     async def synced(self) -> None:
         await asyncio.gather(*(cache.synced() for cache in self.caches))
@@ -245,10 +252,17 @@ class Cluster:
         full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
         ready: set[str] = set()
         problems: dict[str, GatewayProblem] = {}
+        seen: dict[str, SeenAddress] = {}
+        answered = False
         for status in self.statuses.values():
             node = status.metadata.name
             if node in alive and _serves(status, sgc):
                 ready.add(node)
+            if node in alive:
+                for one in status.spec.verified:
+                    answered = answered or bool(one.seen_ip)
+                    if one.static_gateway_configuration == full_name:
+                        seen[node] = one
             for problem in status.spec.problems:
                 if problem.static_gateway_configuration == full_name:
                     problems[node] = problem
@@ -256,7 +270,26 @@ class Cluster:
             nodes={n.spec.provider_id.lower(): n.metadata.name for n in nodes},
             ready=frozenset(ready),
             problems=problems,
+            seen=seen,
+            answered=answered,
         )
+
+    def serving(self) -> dict[str, int]:
+        """By UID, how many gateway nodes serve a configuration, in one look at all."""
+        alive = {node.metadata.name for node in self.nodes.values() if node.ready}
+        return Counter(
+            entry.uid
+            for status in self.statuses.values()
+            if status.metadata.name in alive
+            for entry in status.spec.ready_gateway_configurations
+        )
+
+    def pods(self, sgc: StaticGatewayConfiguration) -> Pods:
+        """How the attached pods of ``sgc`` stand, as their nodes' agents say. Pods on nodes that
+        are down are left out: nobody speaks for them, and Kubernetes makes them anew."""
+        alive = {node.metadata.name for node in self.nodes.values() if node.ready}
+        full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
+        return pods_of(self.endpoints.by_index(_USED, full_name), alive)
 
     def using(self, sgc: StaticGatewayConfiguration) -> tuple[frozenset[str], frozenset[str]]:
         """Machines (provider ids in lower case) that the status lists for ``sgc``, and those
@@ -294,6 +327,7 @@ class Cluster:
             verdict,
             gateways,
             pairs=pairs,
+            pods=self.pods(sgc),
             rotated=condition(pairs.record, self.rotating.get(uid, Facts(request=request))),
             system_namespace=self.system_namespace,
             now=_now(),
@@ -340,6 +374,19 @@ class Cluster:
         self.statuses.on_change(status_changed)
         self.nodes.on_change(node_changed)
 
+    def on_pods(self, callback: Callable[[str], None]) -> None:
+        """``callback(uid)`` when there is news of a configuration's pods."""
+
+        def changed(key: resources.Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
+            if _stands(old) == _stands(new):
+                return
+            for name in {_used(e) for e in (old, new) if e is not None}:
+                sgc = self.sgcs.get(*name.split("/", 1))
+                if sgc is not None:
+                    callback(sgc.metadata.uid)
+
+        self.endpoints.on_change(changed)
+
     def on_machines(self, callback: Callable[[], None]) -> None:
         """``callback()`` when a Node of a gateway pool appears, goes or changes its machine."""
 
@@ -362,6 +409,22 @@ class Cluster:
         }
 
 
+def _used(endpoint: PodEndpoint) -> str:
+    return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
+
+
+def _stands(endpoint: PodEndpoint | None) -> tuple[str, str, str, str]:
+    """What of an endpoint a configuration's status counts."""
+    if endpoint is None:
+        return "", "", "", ""
+    return (
+        _used(endpoint),
+        endpoint.spec.node_name,
+        endpoint.status.state,
+        endpoint.status.reason,
+    )
+
+
 def _serves(status: GatewayStatus, sgc: StaticGatewayConfiguration) -> bool:
     uid = sgc.metadata.uid
     full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
@@ -371,11 +434,12 @@ def _serves(status: GatewayStatus, sgc: StaticGatewayConfiguration) -> bool:
     )
 
 
-def _told(status: GatewayStatus | None) -> tuple[object, object]:
+def _told(status: GatewayStatus | None) -> tuple[object, ...]:
     """What an agent says, its heartbeat aside."""
     if status is None:
-        return (), ()
-    return status.spec.ready_gateway_configurations, status.spec.problems
+        return (), (), ()
+    spec = status.spec
+    return spec.ready_gateway_configurations, spec.problems, spec.verified
 
 
 def _mentioned(status: GatewayStatus | None) -> set[str]:

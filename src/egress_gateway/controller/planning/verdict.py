@@ -50,7 +50,8 @@ class Serving:
 class Verdict:
     """``gone``: this pool holds no trace of it; ``lingering``: what it holds is only on machines
     that cannot be written now. ``note`` is said beside good news. ``ipv6``: it
-    is asked for, ``problem6`` what is in its way."""
+    is asked for, ``problem6`` what is in its way. ``cloud``: it serves, and the cloud has
+    refused for a while to be looked at for it."""
 
     problem: Problem | None = None
     serving: Serving | None = None
@@ -60,6 +61,7 @@ class Verdict:
     note: Note | None = None
     ipv6: bool = False
     problem6: Problem | None = None
+    cloud: Problem | None = None
 
 
 def judge(wanted: Wanted, state: PoolState, advice: Advice) -> Problem | None:

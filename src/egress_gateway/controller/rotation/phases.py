@@ -83,11 +83,13 @@ class Users:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What a step is decided by. ``port`` and ``second_port``: of the load balancer's rules of the
-    usual name and of the second; 0: none. ``gateways``: nodes that should serve it and are up;
+    usual name and of the second; 0: none. ``phase``: in which they were looked at.
+    ``gateways``: nodes that should serve it and are up;
     ``prepared`` of them serve the second pair too. ``timeout`` in seconds; 0: for ever."""
 
     now: float = 0.0
     request: str = ""
+    phase: Phase | Literal[""] = ""
     in_service: bool = False
     port: int = 0
     second_port: int = 0
@@ -260,7 +262,9 @@ def condition(
     """Status, reason and message of ``KeysRotated``; None: nobody ever asked."""
     queued = facts.request and facts.request != record.request
     also = "; another one was asked for, and begins after it" if queued else ""
-    users = facts.users
+    # NB: what was counted in the phase before says nothing of this one.
+    looked = facts.phase == record.phase
+    users = facts.users if looked else Users()
     count = f"{users.moved} of {users.total} pods use the next key pair"
     match record.phase:
         case "" if not asks(record, facts.request):
@@ -271,11 +275,13 @@ def condition(
         case "Preparing":
             ready = len(facts.gateways & facts.prepared)
             said = f"{ready} of {len(facts.gateways)} gateways serve the next key pair"
+            said = said if looked else "gateways are to serve the next key pair"
             return "False", Reason.ROTATION_PREPARING, said + also
         case "Moving":
             waits = f"; waiting for {_listed(users)}" if users.lagging else ""
-            return "False", Reason.ROTATION_MOVING, count + waits + also
-        case "Retiring" if users.lagging:
+            said = count + waits if looked else "pods are to use the next key pair"
+            return "False", Reason.ROTATION_MOVING, said + also
+        case "Retiring" if users.lagging and record.note:
             waits = f"{count}; the former one goes, although {_listed(users)} still use it"
             return "False", Reason.ROTATION_LAGGING, waits + also
         case "Retiring" | "Closing" | "Settling":

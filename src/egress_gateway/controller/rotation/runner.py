@@ -95,6 +95,7 @@ class Rotations:
         return Facts(
             now=self._clock(),
             request=_request(sgc),
+            phase=pairs.record.phase,
             in_service=serving is not None and verdict is not None and verdict.problem is None,
             port=serving.port if serving else 0,
             second_port=serving.second_port if serving else 0,

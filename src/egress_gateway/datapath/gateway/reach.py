@@ -4,6 +4,7 @@ Nobody has the secondary address for his own, so no ordinary socket can send fro
 sent raw from the gateway's namespace, the way that pods' translated packets take; the answer is
 seen as it comes in by the pair of links, before the filter drops it for belonging to no connection.
 A TCP target is asked with a SYN, answered by whatever it says, and let go with an RST (RFC 9293).
+A STUN server is asked with one datagram, and says which address it came from.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
+from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.gateway import stun
 from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK, REACH_MARK
 from egress_gateway.datapath.linux.echo import checksum, echo_request
 from egress_gateway.datapath.linux.netns import NetNS
@@ -26,7 +29,7 @@ FIRST_PORT: Final = 900
 PORTS: Final = 64
 """Source ports of questions, below all that pods' connections are translated to."""
 _IDENTIFIER: Final = 0x6567
-_TCP, _ICMP = 6, 1
+_TCP, _UDP, _ICMP = 6, 17, 1
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 _ETH_P_IP: Final = 0x0800
 _SO_ATTACH_FILTER: Final = 26
@@ -34,10 +37,12 @@ _SO_ATTACH_FILTER: Final = 26
 
 @dataclass(frozen=True, slots=True)
 class ProbeTarget:
-    """A host that is asked: by TCP, or with ``port`` 0 by ICMP echo."""
+    """A host that is asked: by TCP, or with ``port`` 0 by ICMP echo; with ``stun`` by UDP what
+    address it sees."""
 
     address: IPv4Address
     port: int = 0
+    stun: bool = False
 
     @classmethod
     def parse(cls, text: str) -> ProbeTarget:
@@ -60,10 +65,15 @@ class Answer:
     target: ProbeTarget
     port: int
     acknowledge: int
+    seen: IPAddress | None = None
+    """Of a STUN server: what it saw."""
 
 
 def question(secondary: IPv4Address, target: ProbeTarget, number: int) -> bytes:
     """The IPv4 packet that asks ``target``; ``number`` counts rounds."""
+    if target.stun:
+        port = FIRST_PORT + number % PORTS
+        return _datagram(secondary, port, target, stun.request(number.to_bytes(12, "big")))
     if not target.port:
         return _packet(secondary, target.address, _ICMP, echo_request(_IDENTIFIER, number))
     port = FIRST_PORT + number % PORTS
@@ -72,7 +82,7 @@ def question(secondary: IPv4Address, target: ProbeTarget, number: int) -> bytes:
 
 def farewell(answer: Answer) -> bytes | None:
     """The RST that lets a TCP target forget the question."""
-    if not answer.target.port:
+    if answer.target.stun or not answer.target.port:
         return None
     at = answer.acknowledge
     return _segment(answer.secondary, answer.port, answer.target, sequence=at, flags=_RST)
@@ -93,7 +103,21 @@ def parse(packet: bytes) -> Answer | None:
         port, ours, _, acknowledge = struct.unpack_from("!HHII", body)
         if FIRST_PORT <= ours < FIRST_PORT + PORTS:
             return Answer(secondary, ProbeTarget(source, port), ours, acknowledge)
+    if packet[9] == _UDP and len(body) >= 8:
+        port, ours, _, _ = struct.unpack_from("!HHHH", body)
+        found = stun.seen(body[8:])
+        if found is not None and FIRST_PORT <= ours < FIRST_PORT + PORTS:
+            target = ProbeTarget(source, port, stun=True)
+            return Answer(secondary, target, ours, 0, found.address)
     return None
+
+
+def _datagram(source: IPv4Address, port: int, target: ProbeTarget, body: bytes) -> bytes:
+    length = 8 + len(body)
+    head = struct.pack("!HHHH", port, target.port, length, 0)
+    pseudo = source.packed + target.address.packed + struct.pack("!BBH", 0, _UDP, length)
+    total = checksum(pseudo + head + body) or 0xFFFF  # RFC 768: 0 would mean none
+    return _packet(source, target.address, _UDP, head[:6] + struct.pack("!H", total) + body)
 
 
 def _segment(
@@ -157,9 +181,10 @@ def _open() -> tuple[socket.socket, socket.socket]:
 _PROGRAM: Final = (
     # Classic BPF (bpf(2)), relative to the IPv4 header: all else stays in the kernel.
     (0x30, 0, 0, 9),  # protocol
-    (0x15, 0, 5, _TCP),
+    (0x15, 1, 0, _TCP),
+    (0x15, 0, 5, _UDP),
     (0xB1, 0, 0, 0),  # X = length of the IPv4 header
-    (0x48, 0, 0, 2),  # TCP destination port
+    (0x48, 0, 0, 2),  # TCP's or UDP's destination port
     (0x35, 0, 7, FIRST_PORT),
     (0x35, 6, 0, FIRST_PORT + PORTS),
     (0x06, 0, 0, 0xFFFF),

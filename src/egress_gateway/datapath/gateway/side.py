@@ -54,7 +54,7 @@ from egress_gateway.datapath.gateway.ruleset import (
 from egress_gateway.datapath.gateway.shortcut import Shortcut
 from egress_gateway.datapath.linux import connections, conntrack, netns, nft, sockets
 from egress_gateway.datapath.linux.connections import ConnectionEvents, Survey, Use
-from egress_gateway.datapath.linux.link import MAIN, Links, families
+from egress_gateway.datapath.linux.link import MAIN, Links, Traffic, families
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables, fingerprint
 from egress_gateway.datapath.wireguard.model import (
@@ -326,6 +326,15 @@ class GatewaySide:
                 return set()
         bound = sockets.bound_udp_ports(self._node)
         return {port for port in bound if f"wg-{port}" in up}
+
+    def traffic(self) -> dict[str, Traffic]:
+        """What each WireGuard interface has carried, by its name."""
+        with self._inside() as inside:
+            if inside is None:
+                return {}
+            with Links(inside) as links:
+                found = links.links()
+        return {name: link.traffic for name, link in found.items() if name.startswith("wg-")}
 
     def counters(self) -> dict[str, int]:
         """Packets that were dropped, by reason: ``stray`` and ``refused`` in the gateway's

@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from egress_gateway.datapath.addresses import IPAddress, IPNetwork
@@ -29,6 +29,9 @@ _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 4, 18, 28
+_IFLA_STATS64 = 23
+_STATS64 = struct.Struct("=QQQQ")
+"""Begins ``struct rtnl_link_stats64``: packets and bytes that were received and sent."""
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _UP: Final = 1
 _UNICAST, _BLACKHOLE, _UNREACHABLE, _PROHIBIT, _THROW = 1, 6, 7, 8, 9
@@ -45,6 +48,16 @@ _OURS: Final = 101
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a link has carried since it was made, seen from this side."""
+
+    received_packets: int = 0
+    sent_packets: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     index: int
     name: str
@@ -52,6 +65,7 @@ class Link:
     mtu: int
     kind: str = ""
     """As ``ip link add ... type`` has it; "" of hardware and the loopback link."""
+    traffic: Traffic = field(default=Traffic(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,12 +311,17 @@ def _link(message: Message) -> Link:
     found = netlink.attributes(message.payload, 16)
     name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
     about = netlink.attributes(found.get(_IFLA_LINKINFO, b""))
+    stats = found.get(_IFLA_STATS64, b"")
+    received, sent, received_bytes, sent_bytes = (
+        _STATS64.unpack_from(stats) if len(stats) >= _STATS64.size else (0, 0, 0, 0)
+    )
     return Link(
         index,
         name,
         bool(flags & _UP),
         struct.unpack("=I", found[_IFLA_MTU])[0],
-        about.get(_INFO_KIND, b"").rstrip(b"\0").decode(),
+        traffic=Traffic(received, sent, received_bytes, sent_bytes),
+        kind=about.get(_INFO_KIND, b"").rstrip(b"\0").decode(),
     )
 
 

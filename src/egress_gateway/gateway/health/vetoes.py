@@ -13,6 +13,7 @@ from typing import Final
 
 from egress_gateway.api.types import DRAINING, INTERNET_UNREACHABLE, GatewayVeto
 from egress_gateway.gateway.health.internet import Internet
+from egress_gateway.gateway.health.verified import Verification
 from egress_gateway.gateway.report import Reporter
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
@@ -62,6 +63,7 @@ class Vetoes:
         reporter: Reporter,
         internet: Internet | None,
         *,
+        verification: Verification | None = None,
         warn: Callable[[str, str, str], None],
     ) -> None:
         self._warn = warn
@@ -69,6 +71,7 @@ class Vetoes:
         self._node = node
         self._reporter = reporter
         self._internet = internet
+        self._verification = verification
         self._drain = ""
 
     async def run(self) -> None:
@@ -77,6 +80,8 @@ class Vetoes:
             group.create_task(self._watch_node())
             if self._internet is not None:
                 group.create_task(self._watch_internet(self._internet))
+            if self._verification is not None:
+                group.create_task(self._verify(self._verification))
 
     async def _watch_node(self) -> None:
         while True:
@@ -92,18 +97,31 @@ class Vetoes:
             await internet.round()
             await self._tell()
 
+    async def _verify(self, verification: Verification) -> None:
+        while True:
+            await verification.round()
+            try:
+                await self._reporter.verify(verification.seen)
+            except ApiError as error:
+                log.warning("could not write what was verified: %s", error)
+            await self._tell()
+
     async def _tell(self) -> None:
         dead = self._internet.dead if self._internet else {}
         found = vetoes(self._drain, dead)
+        unverified = self._verification.vetoes if self._verification else []
+        known = {(v.reason, v.static_gateway_configuration) for v in found}
+        found += [v for v in unverified if (v.reason, v.static_gateway_configuration) not in known]
         try:
             if await self._reporter.veto(found):
                 log.warning(
                     "vetoed this gateway",
                     extra={"vetoes": [f"{v.reason}: {v.message}" for v in found]},
                 )
-                for name, message in dead.items():
-                    text = f"{message}; pods use other gateways while there are some"
-                    self._warn(name, INTERNET_UNREACHABLE, text)
+                for veto in found:
+                    if veto.static_gateway_configuration:
+                        text = f"{veto.message}; pods use other gateways while there are some"
+                        self._warn(veto.static_gateway_configuration, veto.reason, text)
         except ApiError as error:
             # Written with the next report, or the next look.
             log.warning("could not write a veto: %s", error)

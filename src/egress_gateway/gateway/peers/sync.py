@@ -18,7 +18,6 @@ from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer
 from egress_gateway.datapath.gateway.side import GatewaySide
-from egress_gateway.gateway import metrics
 from egress_gateway.gateway.peers.book import PeerBook
 from egress_gateway.gateway.peers.rules import difference
 
@@ -49,6 +48,11 @@ class PeerSync:
     def served(self) -> Mapping[str, ServedConfiguration]:
         """By name."""
         return self._served
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Peers by configuration's name."""
+        return {name: len(peers) for name, peers in self._applied.items()}
 
     @property
     def total(self) -> int:
@@ -86,7 +90,6 @@ class PeerSync:
                 self._applied.pop(name, None)
                 raise
             self._applied[name] = wanted
-        metrics.peers(name, len(wanted))
         log.info(
             "changed peers",
             extra={
@@ -104,7 +107,6 @@ class PeerSync:
             wanted = self._book.peers(name)
             await self._call(self._side.sync_peers, configuration, wanted)
             self._applied[name] = wanted
-        metrics.peers(name, len(wanted))
 
     async def sync_all(
         self, configurations: Iterable[ServedConfiguration], *, patience: float

@@ -104,6 +104,11 @@ class Cache(Generic[T]):
         await self._synced.wait()
 
     @property
+    def plural(self) -> str:
+        """The kind, as URLs have it."""
+        return self._resource.plural
+
+    @property
     def is_synced(self) -> bool:
         return self._synced.is_set()
 

@@ -39,7 +39,17 @@ class GatewayHealth:
         self._since = 0.0
         """When the present state began."""
         self._answering_since: float | None = None
+        self._last_sent = 0.0
+        self.answers = 0
+        """Probes that were answered."""
+        self.round_trip: float | None = None
+        """Seconds that the last answered probe took."""
         self.state: State = "unknown"
+
+    @property
+    def probes(self) -> int:
+        """Probes that were sent."""
+        return self._sent
 
     @property
     def usable(self) -> bool:
@@ -61,6 +71,7 @@ class GatewayHealth:
                 self._losses += 1
                 self._become("lost", now)
         self._sent += 1
+        self._last_sent = now
         return self._sent
 
     def answered(self, number: int, now: float) -> None:
@@ -68,6 +79,9 @@ class GatewayHealth:
         if not self._answered < number <= self._sent:
             return
         self._answered = number
+        self.answers += 1
+        if number == self._sent:
+            self.round_trip = now - self._last_sent
         if self._answering_since is None:
             self._answering_since = now
         served = self.state == "lost" and now - self._answering_since >= self.hold_down

@@ -14,7 +14,6 @@ import socket
 from collections.abc import Callable, Iterable
 
 from egress_gateway.datapath.linux import echo
-from egress_gateway.node import metrics
 from egress_gateway.node.liveness.health import GatewayHealth, Rules, State
 
 log = logging.getLogger(__name__)
@@ -42,8 +41,6 @@ class Prober:
         wanted = set(addresses)
         for address in self._gateways.keys() - wanted:
             del self._gateways[address]
-            with contextlib.suppress(KeyError):
-                metrics.GATEWAY_USABLE.remove(address)
         for address in sorted(wanted - self._gateways.keys()):
             self._gateways[address] = GatewayHealth(self._rules)
             self._probe(address, asyncio.get_running_loop().time())
@@ -52,6 +49,10 @@ class Prober:
         """Not known to be lost."""
         gateway = self._gateways.get(address)
         return gateway is None or gateway.usable
+
+    def gateways(self) -> dict[str, GatewayHealth]:
+        """What is known of each address."""
+        return dict(self._gateways)
 
     def states(self) -> dict[str, State]:
         return {address: gateway.state for address, gateway in self._gateways.items()}
@@ -106,7 +107,6 @@ class Prober:
     def _report(self, address: str, before: State, after: State) -> None:
         if before == after:
             return
-        metrics.GATEWAY_USABLE.labels(address).set(after != "lost")
         if before != "unknown" or after == "lost":
             log.warning("gateway is %s", after, extra={"gateway": address})
         for callback in self._callbacks:

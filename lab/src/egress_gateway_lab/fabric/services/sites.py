@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 HTTP_PORT = 80
 ECHO_PORT = 7
+STUN_PORTS = (3478, 19302)
+_STUN_COOKIE = bytes.fromhex("2112a442")
 
 _OBSERVER = """
 table ip observer {
@@ -153,6 +156,11 @@ class Site:
                 _DatagramEcho, sock=datagrams
             )
             self._datagrams.append(transport)
+        for stun in self.namespace.run(lambda: _open_stun(addresses)):
+            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                _StunServer, sock=stun
+            )
+            self._datagrams.append(transport)
 
     async def close(self) -> None:
         for transport in self._datagrams:
@@ -207,6 +215,10 @@ def _open(
     ]
 
 
+def _open_stun(addresses: Iterable[IPAddress]) -> list[socket.socket]:
+    return [_listen(a, port, socket.SOCK_DGRAM) for a in addresses for port in STUN_PORTS]
+
+
 def _listen(address: IPAddress, port: int, kind: socket.SocketKind) -> socket.socket:
     opened = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, kind)
     opened.setblocking(False)
@@ -235,3 +247,19 @@ class _DatagramEcho(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self._transport.sendto(data, addr)
+
+
+class _StunServer(_DatagramEcho):
+    """Answers Binding requests (RFC 8489) with the address that they came from."""
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        if len(data) < 20 or data[:2] != b"\0\1" or data[4:8] != _STUN_COOKIE:
+            return
+        source = ip_address(addr[0])
+        key = _STUN_COOKIE + data[8:20]
+        hidden = bytes(a ^ b for a, b in zip(source.packed, key, strict=False))
+        port = addr[1] ^ int.from_bytes(_STUN_COOKIE[:2], "big")
+        value = struct.pack("!BBH", 0, 1 if source.version == 4 else 2, port) + hidden
+        attribute = struct.pack("!HH", 0x20, len(value)) + value
+        head = struct.pack("!HH", 0x101, len(attribute)) + data[4:20]
+        self._transport.sendto(head + attribute, addr)

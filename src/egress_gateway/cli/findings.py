@@ -1,0 +1,249 @@
+"""What is amiss in a cluster, each thing with a code, evidence and what mends it. Pure.
+
+Guarantee: a healthy cluster has no finding, whatever its shape, and nothing is reported twice: what
+is wrong with a gateway or a pod is not repeated for its configuration. Codes are part of the
+contract: scripts may look for them, and docs/checks.md has a paragraph on each.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from egress_gateway.api import names
+from egress_gateway.api.conditions import ACCEPTED, DEGRADED, Reason, find
+from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.cli.overview import ConfigurationView, Facts, Overview
+from egress_gateway.kube.resources import Node, Pod
+
+_ALIKE: Final = 0.85
+"""How like the annotation's key another must be to be a misspelt one (``difflib``)."""
+_SHOWN_ELSEWHERE: Final = frozenset({Reason.PODS_WITHOUT_TUNNEL, Reason.REDUNDANCY_LOST})
+"""Reasons of ``Degraded`` that pods and gateways are reported for by themselves."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One thing that is amiss."""
+
+    code: str
+    object: str
+    """``Kind namespace/name``."""
+    evidence: str
+    mend: str
+
+
+TITLES: Final = {
+    "EG101": "a pod's annotation has a misspelt key",
+    "EG102": "the annotation's key is a label",
+    "EG103": "the annotation's value is namespace/name",
+    "EG104": "the annotation names a configuration that does not exist",
+    "EG105": "an annotated pod uses its node's network",
+    "EG106": "an annotated pod is not scheduled",
+    "EG107": "an annotated pod runs without a tunnel, or waits for one",
+    "EG108": "an attached pod has no working tunnel",
+    "EG201": "a configuration is not ready",
+    "EG202": "a configuration is degraded",
+    "EG203": "a configuration sends nothing through its gateway",
+    "EG204": "a gateway does not serve a configuration",
+    "EG301": "a component is not ready",
+    "EG302": "a node is not prepared for annotated pods",
+}
+
+
+def findings(facts: Facts, overview: Overview) -> list[Finding]:
+    """``overview`` is what ``summarize`` makes of ``facts``. Sorted by code and object."""
+    found = [
+        *_pods(facts),
+        *_components(overview),
+        *_nodes(facts),
+        *(f for view in overview.configurations for f in _configuration(view)),
+        *(f for sgc in facts.configurations for f in _conditions(sgc)),
+    ]
+    return sorted(set(found), key=lambda f: (f.code, f.object))
+
+
+def _pods(facts: Facts) -> Iterator[Finding]:
+    known = {(s.metadata.namespace, s.metadata.name) for s in facts.configurations}
+    for pod in facts.pods or ():
+        if not pod.finished:
+            yield from _keys(pod)
+            yield from _value(pod, known)
+
+
+def _keys(pod: Pod) -> Iterator[Finding]:
+    key, where = names.POD_ANNOTATION, _of_pod(pod)
+    mend = f"write the annotation {key}, on the pod's template"
+    if key in pod.metadata.labels:
+        yield Finding(
+            code="EG102",
+            object=where,
+            evidence=f"it has a label {key}, which nobody reads",
+            mend=mend,
+        )
+    if key in pod.metadata.annotations:
+        return
+    for other in pod.metadata.annotations:
+        if misspelt(other):
+            yield Finding(
+                code="EG101",
+                object=where,
+                evidence=f"its annotation {other} is read by nobody",
+                mend=mend,
+            )
+
+
+def misspelt(key: str) -> bool:
+    """Whether a key looks like the annotation's and is not it."""
+    wanted = names.POD_ANNOTATION
+    if key == wanted or key.startswith(f"{names.GROUP}/"):
+        return False
+    ends_alike = key.rpartition("/")[2].lower() == wanted.rpartition("/")[2]
+    ratio = difflib.SequenceMatcher(None, key.lower(), wanted).ratio()
+    return ends_alike or ratio >= _ALIKE
+
+
+def _value(pod: Pod, known: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+    asked, namespace = names.asked_configuration(pod.metadata.annotations), pod.metadata.namespace
+    if not asked or (namespace, asked) in known:
+        return
+    there = sorted(name for where, name in known if where == namespace)
+    listed = f"there are: {', '.join(there)}" if there else f"{namespace} has none"
+    if "/" in asked:
+        yield Finding(
+            code="EG103",
+            object=_of_pod(pod),
+            evidence=f"its annotation is {asked!r}; a configuration is of the pod's own namespace",
+            mend=f"write the name alone ({listed})",
+        )
+        return
+    close = difflib.get_close_matches(asked, there, 1)
+    guess = f"; did you mean {close[0]}?" if close else ""
+    yield Finding(
+        code="EG104",
+        object=_of_pod(pod),
+        evidence=f"there is no StaticGatewayConfiguration {namespace}/{asked} ({listed}{guess})",
+        mend="correct the annotation, or create the configuration",
+    )
+
+
+def _configuration(view: ConfigurationView) -> Iterator[Finding]:
+    where = f"StaticGatewayConfiguration {view.configuration}"
+    namespace = view.configuration.partition("/")[0]
+    for gateway in view.gateways:
+        if not gateway.serving:
+            yield Finding(
+                code="EG204",
+                object=f"Node {gateway.node}",
+                evidence=f"it does not serve {view.configuration}: {gateway.reason}: "
+                f"{gateway.message}",
+                mend=_GATEWAY_MENDS.get(gateway.reason, "see its GatewayStatus and agent's log"),
+            )
+    for pod in view.troubled_pods:
+        code = _POD_CODES.get(pod.reason, "EG108")
+        yield Finding(
+            code=code,
+            object=f"Pod {namespace}/{pod.pod}",
+            evidence=f"{pod.reason}: {pod.message}",
+            mend=_POD_MENDS.get(code, "kubectl describe pod says what it waits for"),
+        )
+    explained = any(not g.serving for g in view.gateways) or bool(view.troubled_pods)
+    if view.state == "NotReady" and not explained:
+        yield Finding(
+            code="EG201",
+            object=where,
+            evidence=f"{view.reason}: {view.message}",
+            mend="do what the message says; docs/troubleshooting.md has each reason",
+        )
+
+
+def _conditions(sgc: StaticGatewayConfiguration) -> Iterator[Finding]:
+    where = f"StaticGatewayConfiguration {sgc.metadata.namespace}/{sgc.metadata.name}"
+    degraded = find(sgc.status.conditions, DEGRADED)
+    if (
+        degraded is not None
+        and degraded.status == "True"
+        and degraded.reason not in _SHOWN_ELSEWHERE
+    ):
+        yield Finding(
+            code="EG202",
+            object=where,
+            evidence=f"{degraded.reason}: {degraded.message}",
+            mend="docs/troubleshooting.md has the reason",
+        )
+    accepted = find(sgc.status.conditions, ACCEPTED)
+    if accepted is not None and accepted.reason == Reason.NOTHING_SENT:
+        yield Finding(
+            code="EG203", object=where, evidence=accepted.message, mend="correct spec.excludeCidrs"
+        )
+
+
+def _components(overview: Overview) -> Iterator[Finding]:
+    for one in overview.components:
+        if one.ready < one.wanted:
+            yield Finding(
+                code="EG301",
+                object=f"Workload {one.name}",
+                evidence=f"{one.ready} of {one.wanted} pods are ready",
+                mend=one.message or "kubectl describe its pods",
+            )
+
+
+def _nodes(facts: Facts) -> Iterator[Finding]:
+    """Nodes on which attached or waiting pods could run: all but gateways, those that are down, and
+    all of them where no node has the label, as before the node agents have begun."""
+    nodes = [n for n in facts.nodes or () if not _is_gateway(n.metadata.labels)]
+    ready = [n for n in nodes if n.ready and not n.spec.unschedulable]
+    if not any(names.NODE_READY_LABEL in n.metadata.labels for n in nodes):
+        return
+    for node in ready:
+        if names.NODE_READY_LABEL not in node.metadata.labels and not _virtual(node):
+            yield Finding(
+                code="EG302",
+                object=f"Node {node.metadata.name}",
+                evidence=f"it lacks the label {names.NODE_READY_LABEL}: annotated pods do not come "
+                "there",
+                mend="see the log of its egress-gateway-node pod, if one runs there",
+            )
+
+
+def _is_gateway(labels: Mapping[str, str]) -> bool:
+    return names.GATEWAY_NODE_LABEL in labels or labels.get(names.AKS_MODE_LABEL) == "gateway"
+
+
+def _virtual(node: Node) -> bool:
+    """Not a Linux machine: no agent of ours runs there."""
+    labels = node.metadata.labels
+    return (
+        labels.get("kubernetes.io/os", "linux") != "linux"
+        or labels.get("type") == "virtual-kubelet"
+    )
+
+
+def _of_pod(pod: Pod) -> str:
+    return f"Pod {pod.metadata.namespace}/{pod.metadata.name}"
+
+
+_POD_CODES: Final = {
+    "HostNetwork": "EG105",
+    "NotScheduled": "EG106",
+    "NotAttached": "EG107",
+    "Waiting": "EG107",
+}
+_POD_MENDS: Final = {
+    "EG105": "take hostNetwork or the annotation away",
+    "EG106": f"is there a node with room and the label {names.NODE_READY_LABEL}?",
+    "EG108": "do what the message says; docs/troubleshooting.md has each reason",
+}
+_GATEWAY_MENDS: Final = {
+    "NodeGone": "nothing, if it was scaled down; else look at the pool's machines",
+    "NodeNotReady": "look at the machine, and at its kubelet",
+    "NoAgent": "is egress-gateway-gateway on that node? kubectl get pods -o wide",
+    "AgentSilent": "look at its egress-gateway-gateway pod: its log, and its way to the API server",
+    "Draining": "nothing, if it is to go; else kubectl uncordon",
+    "InternetUnreachable": "look at the node's way to the Internet: address, routes, firewall",
+    "AddressNotVerified": "look at the public address of the node's network interface",
+    "Problem": "do what the message says",
+}

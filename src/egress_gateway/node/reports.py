@@ -1,0 +1,143 @@
+"""Writes how attached pods stand: the status of each PodEndpoint, and Events on the pod.
+
+Beside everything else, and never waited for: a pod is moved first and told of afterwards. A pod
+whose state does not change is never written. One that changes all the time, and a node whose pods
+all change at once, are held to a rate, and then the last state is what is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from egress_gateway.api.types import PodEndpointStatus
+from egress_gateway.kube import clock
+from egress_gateway.kube.errors import NotFound
+from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
+from egress_gateway.node.liveness.health import State
+from egress_gateway.node.parts import Parts
+from egress_gateway.node.sandbox import Sandbox
+from egress_gateway.node.standing import Standing, look_at
+from egress_gateway.service.bucket import Bucket
+
+_LOOK_SECONDS: Final = 1.0
+_RATE: Final = 10.0
+"""Statuses a second that a node writes; a gateway's loss changes those of half its pods."""
+_BURST: Final = 50
+_POD_RATE: Final = 0.1
+"""A pod that goes to and fro is written every ten seconds."""
+_POD_BURST: Final = 3
+_LAG: Final = 10.0
+"""Seconds in which the cache has heard of what was written."""
+_WORKERS: Final = 2
+
+
+@dataclass(slots=True)
+class _Page:
+    """What is known of one sandbox's pod, and how its writes are paced."""
+
+    standing: Standing
+    bucket: Bucket = field(default_factory=lambda: Bucket(_POD_RATE, _POD_BURST))
+    due: float | None = None
+    settled: tuple[object, ...] = ()
+    """What there was at the last look, if that left nothing to be done: while all of it is the very
+    same, a look costs next to nothing."""
+    written: PodEndpointStatus | None = None
+    at: float = float("-inf")
+
+
+class Reports:
+    """``probed`` tells what probes say of gateways' machines, by address."""
+
+    def __init__(self, parts: Parts, probed: Callable[[], Mapping[str, State]]) -> None:
+        self._knowledge = parts.knowledge
+        self._endpoints = parts.endpoints
+        self._teller = parts.teller
+        self._sandboxes = parts.sandboxes
+        self._probed = probed
+        self._pages: dict[str, _Page] = {}
+        self._bucket = Bucket(_RATE, _BURST)
+        self._queue: WorkQueue[str] = WorkQueue("status of PodEndpoint", backoff_limit=30.0)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look())
+            group.create_task(run_workers(self._queue, self._write, _WORKERS))
+
+    def standing(self, sandbox_id: str) -> PodEndpointStatus | None:
+        """How the sandbox's pod stands, as it was last seen."""
+        page = self._pages.get(sandbox_id)
+        return page.standing.shown if page else None
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            probed = self._probed()
+            known = self._sandboxes.ids()
+            for gone in self._pages.keys() - known:
+                del self._pages[gone]
+            for sandbox in self._sandboxes:
+                if not sandbox.superseded and not sandbox.gone:
+                    self._note(sandbox, probed, loop.time())
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _note(self, sandbox: Sandbox, probed: Mapping[str, State], now: float) -> None:
+        state = sandbox.attachment
+        name = state.configuration.name
+        present = self._endpoints.present(state)
+        page = self._pages.get(state.id)
+        there = state, present, self._knowledge.configurations.get(state.namespace, name)
+        if page is not None and _same(page.settled, there):
+            return
+        if page is None:
+            # What an earlier agent has written is not told again.
+            known = present.status if present is not None and present.status.state else None
+            page = self._pages[state.id] = _Page(Standing(known))
+        amiss = ""
+        if state.active is None:
+            _, amiss = self._knowledge.for_running(state, state.namespace, name)
+        look = look_at(
+            state,
+            addresses=self._knowledge.addresses(state.namespace, name),
+            probed=probed,
+            amiss=amiss,
+        )
+        for told in page.standing.note(look, now, clock.timestamp(clock.now())):
+            self._teller.stands(state, told.type, told.reason, told.message)
+        shown = page.standing.shown
+        if shown is None or present is None:
+            return
+        known = page.written if now - page.at < _LAG else present.status
+        if shown != known:
+            self._queue.add(state.id)
+        elif look.connected and shown == present.status:
+            page.settled = there
+
+    async def _write(self, sandbox_id: str) -> float | None:
+        page, sandbox = self._pages.get(sandbox_id), self._sandboxes.get(sandbox_id)
+        if page is None or sandbox is None:
+            return None
+        loop = asyncio.get_running_loop()
+        if page.due is None:
+            wait = max(page.bucket.take(loop.time()), self._bucket.take(loop.time()))
+            page.due = loop.time() + wait
+        if (wait := page.due - loop.time()) > 0:
+            return wait
+        page.due = None
+        shown = page.standing.shown
+        if shown is None or self._endpoints.present(sandbox.attachment) is None:
+            return None
+        try:
+            await self._endpoints.tell(sandbox.attachment, shown)
+        except NotFound:
+            return None  # it is made again, and then told
+        page.written, page.at = shown, loop.time()
+        return None
+
+
+def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """Whether both hold the same objects. All of them are immutable."""
+    return bool(one) and all(a is b for a, b in zip(one, other, strict=True))

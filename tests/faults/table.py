@@ -1,0 +1,474 @@
+"""Faults, each one way in which a healthy cluster is broken, as its objects then look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from egress_gateway.api import names
+from egress_gateway.api.types import (
+    Condition,
+    Gateway,
+    GatewayProblem,
+    GatewayStatus,
+    GatewayStatusSpec,
+    GatewayVeto,
+    ObjectMeta,
+    PodCount,
+    PodEndpoint,
+    PodEndpointSpec,
+    PodEndpointStatus,
+    ReadyGatewayConfiguration,
+    StaticGatewayConfiguration,
+    StaticGatewayConfigurationSpec,
+    StaticGatewayConfigurationStatus,
+)
+from egress_gateway.cli.overview import ComponentView, Facts
+from egress_gateway.kube.resources import (
+    Node,
+    NodeCondition,
+    NodeSpec,
+    NodeStatus,
+    Pod,
+    PodSpec,
+    PodStatus,
+)
+
+KEY: Final = names.POD_ANNOTATION
+HEARTBEAT: Final = "2030-01-01T02:59:45Z"
+
+
+def condition(kind: str, status: Any, reason: str, message: str = "") -> Condition:
+    return Condition(type=kind, status=status, reason=reason, message=message)
+
+
+GOOD: Final = {
+    "Ready": condition("Ready", "True", "Ready", "pods leave from 203.0.113.0/30"),
+    "Accepted": condition("Accepted", "True", "Valid"),
+    "Provisioned": condition("Provisioned", "True", "Provisioned", "addresses are in place"),
+    "EgressVerified": condition("EgressVerified", "True", "AddressesVerified"),
+    "Degraded": condition("Degraded", "False", "AsExpected"),
+}
+
+
+def healthy(gateways: int = 2, pods: int = 3, workers: int = 2, namespace: str = "shop") -> Facts:
+    """A cluster with one configuration, whose pods and gateways are in order."""
+    names_ = [f"gw{n}" for n in range(gateways)]
+    full = f"{namespace}/partner"
+    return Facts(
+        configurations=[
+            StaticGatewayConfiguration(
+                metadata=ObjectMeta(name="partner", namespace=namespace),
+                spec=StaticGatewayConfigurationSpec(gateway_nodepool_name="p"),
+                status=StaticGatewayConfigurationStatus(
+                    egress_ip_prefix="203.0.113.0/30",
+                    gateways=[
+                        Gateway(
+                            node=name,
+                            primary_ip=f"10.0.0.{n}",
+                            secondary_ip=f"10.0.1.{n}",
+                            public_ip=f"203.0.113.{n}",
+                            seen_ip=f"203.0.113.{n}",
+                        )
+                        for n, name in enumerate(names_)
+                    ],
+                    pods=PodCount(attached=pods, connected=pods),
+                    conditions=list(GOOD.values()),
+                ),
+            )
+        ],
+        endpoints=[endpoint(f"web-{n}", f"gw{n % gateways}", namespace) for n in range(pods)],
+        gateways=[
+            GatewayStatus(
+                metadata=ObjectMeta(name=name),
+                spec=GatewayStatusSpec(
+                    ready_gateway_configurations=[
+                        ReadyGatewayConfiguration(static_gateway_configuration=full)
+                    ],
+                    heartbeat=HEARTBEAT,
+                ),
+            )
+            for name in names_
+        ],
+        nodes=[
+            *(node(name, {names.GATEWAY_NODE_LABEL: "true"}) for name in names_),
+            *(node(f"n{n}", {names.NODE_READY_LABEL: "true"}) for n in range(workers)),
+        ],
+        pods=[
+            *(pod(f"web-{n}", {KEY: "partner"}, namespace) for n in range(pods)),
+            pod("plain", {"app": "x"}, namespace),
+            pod("done", {KEY: "gone"}, namespace, phase="Succeeded"),
+        ],
+        components=[ComponentView(name="egress-gateway-node", ready=workers, wanted=workers)],
+    )
+
+
+def endpoint(name: str, gateway: str, namespace: str = "shop") -> PodEndpoint:
+    return PodEndpoint(
+        metadata=ObjectMeta(name=name, namespace=namespace),
+        spec=PodEndpointSpec(static_gateway_configuration="partner"),
+        status=PodEndpointStatus(
+            state="Connected", gateway=gateway, egress_ip="203.0.113.0", reason="Connected"
+        ),
+    )
+
+
+def node(name: str, labels: dict[str, str], *, ready: str = "True", cordoned: bool = False) -> Node:
+    state = NodeCondition(type="Ready", status=ready, message="Kubelet stopped posting")
+    return Node(
+        metadata=ObjectMeta(name=name, labels=labels),
+        spec=NodeSpec(unschedulable=cordoned),
+        status=NodeStatus(conditions=[state]),
+    )
+
+
+def pod(
+    name: str,
+    annotations: dict[str, str],
+    namespace: str = "shop",
+    *,
+    phase: str = "Running",
+    labels: dict[str, str] | None = None,
+    **spec: Any,
+) -> Pod:
+    meta = ObjectMeta(name=name, namespace=namespace, annotations=annotations, labels=labels or {})
+    return Pod(
+        metadata=meta,
+        spec=PodSpec(**({"node_name": "n0"} | spec)),
+        status=PodStatus(phase=phase),
+    )
+
+
+def with_pod(name: str, annotations: dict[str, str], **more: Any) -> Callable[[Facts], Facts]:
+    return lambda f: replace(f, pods=[*(f.pods or ()), pod(name, annotations, **more)])
+
+
+def said(**conditions: tuple[str, str, str]) -> Callable[[Facts], Facts]:
+    """The configuration's conditions say so: status, reason, message by type."""
+
+    def change(facts: Facts) -> Facts:
+        (sgc,) = facts.configurations
+        told = GOOD | {kind: condition(kind, *value) for kind, value in conditions.items()}
+        status = replace(sgc.status, conditions=list(told.values()))
+        return replace(facts, configurations=[replace(sgc, status=status)])
+
+    return change
+
+
+def lost(reason: str, message: str, state: Any = "Lost") -> Callable[[Facts], Facts]:
+    def change(facts: Facts) -> Facts:
+        first, *others = facts.endpoints or ()
+        told = PodEndpointStatus(state=state, reason=reason, message=message, since=HEARTBEAT)
+        return replace(facts, endpoints=[replace(first, status=told), *others])
+
+    return change
+
+
+def first_agent(**spec: Any) -> Callable[[Facts], Facts]:
+    def change(facts: Facts) -> Facts:
+        first, *others = facts.gateways or ()
+        return replace(facts, gateways=[replace(first, spec=replace(first.spec, **spec)), *others])
+
+    return change
+
+
+def first_node(changed: Node | None) -> Callable[[Facts], Facts]:
+    def change(facts: Facts) -> Facts:
+        _, *others = facts.nodes or ()
+        return replace(facts, nodes=[*([changed] if changed else []), *others])
+
+    return change
+
+
+def last_node(changed: Node) -> Callable[[Facts], Facts]:
+    def change(facts: Facts) -> Facts:
+        *others, _ = facts.nodes or ()
+        return replace(facts, nodes=[*others, changed])
+
+    return change
+
+
+def component(name: str, ready: int, wanted: int, message: str = "") -> Callable[[Facts], Facts]:
+    one = ComponentView(name=name, ready=ready, wanted=wanted, message=message)
+    return lambda f: replace(f, components=[*f.components, one])
+
+
+def without_agent(facts: Facts) -> Facts:
+    return replace(facts, gateways=list(facts.gateways or ())[1:])
+
+
+GATEWAY: Final = {names.GATEWAY_NODE_LABEL: "true"}
+FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
+    # what is broken, how, the code, the object, a word of the evidence or the fix
+    (
+        "key without its prefix",
+        with_pod("p", {"static-gateway-configuration": "partner"}),
+        "EG101",
+        "Pod shop/p",
+        KEY,
+    ),
+    ("key in the plural", with_pod("p", {KEY + "s": "partner"}), "EG101", "Pod shop/p", KEY),
+    (
+        "key of another domain",
+        with_pod("p", {"azure.com/static-gateway-configuration": "x"}),
+        "EG101",
+        "Pod shop/p",
+        KEY,
+    ),
+    (
+        "two letters changed places",
+        with_pod("p", {"kubernetes.azure.com/static-gatewya-configuration": "partner"}),
+        "EG101",
+        "Pod shop/p",
+        KEY,
+    ),
+    (
+        "key in capitals",
+        with_pod("p", {"kubernetes.azure.com/Static-Gateway-Configuration": "partner"}),
+        "EG101",
+        "Pod shop/p",
+        KEY,
+    ),
+    ("key as a label", with_pod("p", {}, labels={KEY: "partner"}), "EG102", "Pod shop/p", "label"),
+    (
+        "namespace/name as the value",
+        with_pod("p", {KEY: "shop/partner"}, phase="Pending"),
+        "EG103",
+        "Pod shop/p",
+        "the name alone",
+    ),
+    (
+        "another namespace's configuration",
+        with_pod("p", {KEY: "other/partner"}, phase="Pending"),
+        "EG103",
+        "Pod shop/p",
+        "own namespace",
+    ),
+    (
+        "a name that does not exist",
+        with_pod("p", {KEY: "nowhere"}, phase="Pending"),
+        "EG104",
+        "Pod shop/p",
+        "partner",
+    ),
+    (
+        "a misspelt name",
+        with_pod("p", {KEY: "partnr"}, phase="Pending"),
+        "EG104",
+        "Pod shop/p",
+        "did you mean partner?",
+    ),
+    (
+        "a pod in the wrong namespace",
+        with_pod("p", {KEY: "partner"}, namespace="bar", phase="Pending"),
+        "EG104",
+        "Pod bar/p",
+        "bar has none",
+    ),
+    (
+        "hostNetwork",
+        with_pod("p", {KEY: "partner"}, host_network=True),
+        "EG105",
+        "Pod shop/p",
+        "hostNetwork",
+    ),
+    (
+        "no node has room",
+        with_pod("p", {KEY: "partner"}, node_name="", phase="Pending"),
+        "EG106",
+        "Pod shop/p",
+        names.NODE_READY_LABEL,
+    ),
+    (
+        "a pod from before the plugin",
+        with_pod("p", {KEY: "partner"}),
+        "EG107",
+        "Pod shop/p",
+        "without a tunnel",
+    ),
+    (
+        "a pod that waits",
+        with_pod("p", {KEY: "partner"}, phase="Pending"),
+        "EG107",
+        "Pod shop/p",
+        "no tunnel yet",
+    ),
+    (
+        "UDP filtered",
+        lost("TunnelsUnanswered", "check that UDP 6000 reaches gw0"),
+        "EG108",
+        "Pod shop/web-0",
+        "UDP 6000",
+    ),
+    (
+        "gateways out of reach",
+        lost("GatewaysUnreachable", "no gateway answers"),
+        "EG108",
+        "Pod shop/web-0",
+        "GatewaysUnreachable",
+    ),
+    (
+        "no gateway listed",
+        lost("NoGateway", "its configuration has no gateway now"),
+        "EG108",
+        "Pod shop/web-0",
+        "NoGateway",
+    ),
+    (
+        "a pod that started held back",
+        lost("TunnelsUnanswered", "check UDP", "Waiting"),
+        "EG108",
+        "Pod shop/web-0",
+        "check UDP",
+    ),
+    (
+        "the prefix is gone",
+        said(Ready=("False", "PublicIPPrefixNotFound", "there is no prefix x; create it")),
+        "EG201",
+        "StaticGatewayConfiguration shop/partner",
+        "create it",
+    ),
+    (
+        "a role is missing",
+        said(Ready=("False", "AuthorizationFailed", "az role assignment create …")),
+        "EG201",
+        "StaticGatewayConfiguration shop/partner",
+        "az role",
+    ),
+    (
+        "quota",
+        said(Ready=("False", "QuotaExceeded", "the quota of public addresses is used up")),
+        "EG201",
+        "StaticGatewayConfiguration shop/partner",
+        "quota",
+    ),
+    (
+        "the pool does not exist",
+        said(Ready=("False", "GatewayPoolNotFound", "there is no pool p")),
+        "EG201",
+        "StaticGatewayConfiguration shop/partner",
+        "no pool",
+    ),
+    (
+        "the Go project's controller runs",
+        said(Ready=("False", "OtherControllerRunning", "scale it down")),
+        "EG201",
+        "StaticGatewayConfiguration shop/partner",
+        "scale it down",
+    ),
+    (
+        "the credential has expired",
+        said(Degraded=("True", "AzureNotReachable", "the token expired")),
+        "EG202",
+        "StaticGatewayConfiguration shop/partner",
+        "the token expired",
+    ),
+    (
+        "another address is seen",
+        said(Degraded=("True", "AddressNotVerified", "gw0: the Internet sees 192.0.2.1")),
+        "EG202",
+        "StaticGatewayConfiguration shop/partner",
+        "192.0.2.1",
+    ),
+    (
+        "excludeCidrs takes everything",
+        said(
+            Accepted=("True", "NothingSentToGateway", "spec.excludeCidrs covers every IPv4 address")
+        ),
+        "EG203",
+        "StaticGatewayConfiguration shop/partner",
+        "excludeCidrs",
+    ),
+    (
+        "azureNetworking without a list",
+        said(Accepted=("True", "NothingSentToGateway", "spec.defaultRoute is azureNetworking")),
+        "EG203",
+        "StaticGatewayConfiguration shop/partner",
+        "azureNetworking",
+    ),
+    (
+        "a gateway's cable is cut",
+        first_node(node("gw0", GATEWAY, ready="Unknown")),
+        "EG204",
+        "Node gw0",
+        "Kubelet stopped posting",
+    ),
+    ("a gateway was deleted", first_node(None), "EG204", "Node gw0", "NodeGone"),
+    ("a gateway's agent does not run", without_agent, "EG204", "Node gw0", "NoAgent"),
+    (
+        "a gateway's agent hangs",
+        first_agent(heartbeat="2030-01-01T02:50:00Z"),
+        "EG204",
+        "Node gw0",
+        "AgentSilent",
+    ),
+    (
+        "a gateway is cordoned",
+        first_agent(vetoes=[GatewayVeto(reason="Draining", message="the node is cordoned")]),
+        "EG204",
+        "Node gw0",
+        "uncordon",
+    ),
+    (
+        "a gateway's Internet side is dead",
+        first_agent(vetoes=[GatewayVeto(reason="InternetUnreachable", message="none answers")]),
+        "EG204",
+        "Node gw0",
+        "way to the Internet",
+    ),
+    (
+        "a gateway sends from another address",
+        first_agent(vetoes=[GatewayVeto(reason="AddressNotVerified", message="sees 192.0.2.1")]),
+        "EG204",
+        "Node gw0",
+        "public address",
+    ),
+    (
+        "a gateway has no key",
+        first_agent(
+            problems=[
+                GatewayProblem(static_gateway_configuration="shop/partner", message="no Secret")
+            ]
+        ),
+        "EG204",
+        "Node gw0",
+        "no Secret",
+    ),
+    (
+        "a gateway does not list it",
+        first_agent(ready_gateway_configurations=[]),
+        "EG204",
+        "Node gw0",
+        "does not list",
+    ),
+    (
+        "the controller is scaled to zero",
+        component("egress-gateway-controller", 0, 1, "scaled to zero"),
+        "EG301",
+        "Workload egress-gateway-controller",
+        "scaled to zero",
+    ),
+    (
+        "a node agent crashes",
+        component("egress-gateway-node", 1, 2),
+        "EG301",
+        "Workload egress-gateway-node",
+        "1 of 2",
+    ),
+    (
+        "the webhook has no pod",
+        component("egress-gateway-webhook", 0, 2),
+        "EG301",
+        "Workload egress-gateway-webhook",
+        "0 of 2",
+    ),
+    (
+        "a node is not prepared",
+        last_node(node("n1", {})),
+        "EG302",
+        "Node n1",
+        names.NODE_READY_LABEL,
+    ),
+]

@@ -1,0 +1,179 @@
+"""``check`` names what is broken, with evidence and fix; and says nothing of what is not."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from egress_gateway.cli.check import text
+from egress_gateway.cli.findings import TITLES, Finding, findings, misspelt
+from egress_gateway.cli.hops import hops
+from egress_gateway.cli.overview import Facts, summarize
+from tests.faults.table import FAULTS, KEY, healthy, last_node, node, pod
+
+NOW = datetime.datetime(2030, 1, 1, 3, 0, tzinfo=datetime.UTC)
+CLUSTER = [ipaddress.ip_network("10.244.0.0/16")]
+
+
+def found(facts: Facts) -> list[Finding]:
+    return findings(facts, summarize(facts, NOW))
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "where", "words"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS]
+)
+def test_a_fault_is_named_with_evidence_and_fix(
+    how: Callable[[Facts], Facts], code: str, where: str, words: str
+) -> None:
+    seen = found(how(healthy()))
+    (one,) = [f for f in seen if f.code == code]
+    assert one.object == where
+    assert words in f"{one.evidence} {one.mend}"
+    assert one.mend
+    assert [f.code for f in seen] == [code], "one fault is one finding"
+    shown = click.unstyle(text(seen, []))
+    assert code in shown
+    assert TITLES[code] in shown
+
+
+shapes = st.builds(
+    healthy,
+    gateways=st.integers(1, 9),
+    pods=st.integers(0, 40),
+    workers=st.integers(1, 12),
+    namespace=st.from_regex(r"[a-z][a-z0-9-]{0,20}[a-z0-9]", fullmatch=True),
+)
+others = st.dictionaries(
+    st.sampled_from(
+        [
+            "prometheus.io/scrape",
+            "kubernetes.io/psp",
+            "kubernetes.azure.com/tls-cert-keyvault-uri",
+            "kubernetes.azure.com/set-kube-service-host-fqdn",
+            "egressgateway.kubernetes.azure.com/anything",
+            "cni.projectcalico.org/podIP",
+            "checksum/config",
+        ]
+    ),
+    st.text(max_size=9),
+)
+
+
+@settings(max_examples=200)
+@given(shapes, others)
+def test_a_healthy_cluster_has_no_finding_whatever_its_shape(
+    facts: Facts, annotations: dict[str, str]
+) -> None:
+    with_others = replace(facts, pods=[*(facts.pods or ()), pod("x", annotations)])
+    assert found(with_others) == []
+    assert summarize(with_others, NOW).healthy
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        node("n1", {"kubernetes.io/os": "windows"}),
+        node("n1", {"type": "virtual-kubelet"}),
+        node("n1", {}, ready="False"),
+        node("n1", {}, cordoned=True),
+    ],
+)
+def test_a_node_that_takes_no_annotated_pods_anyway_is_no_finding(changed: object) -> None:
+    assert found(last_node(changed)(healthy())) == []  # type: ignore[arg-type]
+
+
+def test_the_key_itself_is_not_misspelt() -> None:
+    assert not misspelt(KEY)
+
+
+def test_what_may_not_be_read_is_no_finding_and_is_said() -> None:
+    poor = replace(healthy(), gateways=None, nodes=None, pods=None, unseen=["Nodes: not yours"])
+    assert found(poor) == []
+    assert "not seen: Nodes: not yours" in text([], list(poor.unseen))
+
+
+def test_every_code_has_a_paragraph() -> None:
+    page = (Path(__file__).parents[2] / "docs/checks.md").read_text()
+    assert set(re.findall(r"^## (EG\d+)", page, re.MULTILINE)) == set(TITLES)
+    assert {f[2] for f in FAULTS} == set(TITLES), "each is shown by a fault"
+
+
+# --- trace -----------------------------------------------------------------------------------
+
+
+def traced(
+    facts: Facts, name: str = "web-0", to: str | None = None, namespace: str = "shop"
+) -> dict[str, tuple[str, str]]:
+    address = ipaddress.ip_address(to) if to else None
+    way = hops(facts, summarize(facts, NOW), (namespace, name), address, CLUSTER)
+    return {hop.name: (hop.verdict, hop.text) for hop in way}
+
+
+def test_a_healthy_pods_way_is_good_to_its_address() -> None:
+    way = traced(healthy(), to="198.51.100.7")
+    assert list(way) == ["pod", "route", "configuration", "tunnel", "gateway", "address", "azure"]
+    assert {verdict for verdict, _ in way.values()} == {"good"}
+    assert "203.0.113.0, as servers on the Internet see it" in way["address"][1]
+
+
+@pytest.mark.parametrize(
+    ("to", "excluded", "words"),
+    [
+        ("10.244.3.4", [], "clusterCidrs"),
+        ("192.0.2.9", ["192.0.2.0/24"], "192.0.2.0/24 of excludeCidrs"),
+        ("8.8.8.8", ["0.0.0.0/0"], "0.0.0.0/0 of excludeCidrs"),
+    ],
+)
+def test_a_destination_that_is_not_the_gateways_is_said(
+    to: str, excluded: list[str], words: str
+) -> None:
+    facts = healthy()
+    (sgc,) = facts.configurations
+    spec = replace(sgc.spec, exclude_cidrs=excluded)
+    way = traced(replace(facts, configurations=[replace(sgc, spec=spec)]), to=to)
+    assert list(way) == ["pod", "route"]
+    assert words in way["route"][1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "hop"),
+    [
+        ("UDP filtered", "tunnel"),
+        ("a gateway's Internet side is dead", "gateway"),
+        ("the prefix is gone", "configuration"),
+        ("the credential has expired", "azure"),
+        ("a gateway is cordoned", "gateway"),
+    ],
+)
+def test_the_hop_that_is_broken_is_bad(fault: str, hop: str) -> None:
+    how = next(f[1] for f in FAULTS if f[0] == fault)
+    way = traced(how(healthy()))
+    assert way[hop][0] == "bad"
+
+
+def test_an_address_that_nobody_sees_is_bad_and_one_that_nobody_asked_for_is_unknown() -> None:
+    facts = healthy()
+    (sgc,) = facts.configurations
+    first, *more = sgc.status.gateways
+    for seen, verdict in (("", "bad"), ("192.0.2.1", "bad"), (first.public_ip, "good")):
+        status = replace(sgc.status, gateways=[replace(first, seen_ip=seen), *more])
+        way = traced(replace(facts, configurations=[replace(sgc, status=status)]))
+        assert way["address"][0] == verdict
+
+
+def test_pods_that_are_not_there_or_ask_for_nothing_are_told() -> None:
+    assert traced(healthy(), "nobody")["pod"] == ("bad", "there is no pod shop/nobody")
+    assert traced(healthy(), "plain")["pod"][0] == "unknown"
+    waiting = replace(healthy(), pods=[pod("p", {KEY: "nowhere"}, phase="Pending")], endpoints=[])
+    assert traced(waiting, "p")["configuration"][0] == "bad"
+    late = replace(healthy(), pods=[pod("p", {KEY: "partner"}, phase="Pending")])
+    assert traced(late, "p")["tunnel"][0] == "bad"

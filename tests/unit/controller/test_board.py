@@ -1,0 +1,61 @@
+"""Trouble with the cloud is told when a person must mend it, or when it lasts."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from egress_gateway.api.conditions import Reason
+from egress_gateway.controller.board import LASTING, StatusBoard
+from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.verdict import Verdict
+from tests.unit.controller.test_status import SERVING
+
+GOOD = Verdict(serving=SERVING, settled=True)
+
+
+class Played:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.told: list[str] = []
+        nothing = SimpleNamespace()
+        self.board = StatusBoard(
+            nothing,  # type: ignore[arg-type]
+            nothing,  # type: ignore[arg-type]
+            told=self.told.append,
+            clock=lambda: self.now,
+        )
+        self.board.set_verdict("a", GOOD)
+
+    def trouble(self, reason: str, seconds: float = 0.0) -> Problem | None:
+        """What is said of the cloud after it refused again, so much later."""
+        self.now += seconds
+        self.board.trouble("a", Problem(reason=reason, message="no"))
+        verdict = self.board.verdict("a")
+        assert verdict is not None
+        assert verdict.serving == SERVING
+        assert verdict.problem is None
+        return verdict.cloud
+
+
+@pytest.mark.parametrize("reason", [Reason.CREDENTIAL_REJECTED, Reason.AUTHORIZATION_FAILED])
+def test_what_a_person_must_mend_is_told_at_once(reason: str) -> None:
+    said = Played().trouble(reason)
+    assert said is not None
+    assert said.message == "what is in place serves, but is not looked after: no"
+
+
+def test_an_outage_is_told_when_it_lasts_and_ends_with_the_next_look() -> None:
+    played = Played()
+    assert played.trouble(Reason.AZURE_ERROR) is None
+    assert played.trouble(Reason.AZURE_ERROR, LASTING / 2) is None
+    assert played.trouble(Reason.AZURE_ERROR, LASTING / 2) is not None
+    played.board.set_verdict("a", GOOD)
+    assert played.trouble(Reason.AZURE_ERROR, 1.0) is None
+
+
+@pytest.mark.parametrize("reason", [Reason.THROTTLED, Reason.CONFLICT])
+def test_a_cloud_that_asks_to_wait_is_there(reason: str) -> None:
+    played = Played()
+    assert [played.trouble(reason, LASTING) for _ in range(4)] == [None] * 4

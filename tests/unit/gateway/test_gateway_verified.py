@@ -1,0 +1,117 @@
+"""What the Internet sees of a gateway, and when that makes it ask to be left."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_gateway.api.types import SeenAddress
+from egress_gateway.datapath.gateway import reach, stun
+from egress_gateway.datapath.gateway.reach import Answer, ProbeTarget
+from egress_gateway.datapath.linux.echo import checksum
+from egress_gateway.gateway.health.verified import Expected, Sight, Verification, judged, saw
+from egress_gateway.gateway.settings import host_and_port
+
+A, B = IPv4Address("10.0.0.8"), IPv4Address("10.0.0.9")
+GOOD, OTHER = ip_address("203.0.113.1"), ip_address("203.0.113.9")
+SERVERS = [ProbeTarget(IPv4Address(f"198.51.100.{n}"), 3478, stun=True) for n in (1, 2, 3)]
+EXPECTED = {"shop/a": Expected(secondary=A, public=str(GOOD))}
+
+
+def after(*rounds: list[object], expected: str = str(GOOD)) -> Sight:
+    sight = Sight()
+    for answers in rounds:
+        sight.round(answers, expected)  # type: ignore[arg-type]
+    return sight
+
+
+def reasons(sight: Sight) -> list[str]:
+    return [v.reason for v in judged(EXPECTED, {A: sight}, "x")]
+
+
+def test_what_most_of_those_that_answer_say_counts() -> None:
+    assert after([GOOD, OTHER, GOOD]).shown == str(GOOD)
+    assert after([GOOD]).shown == str(GOOD)
+    assert reasons(after([GOOD, OTHER, GOOD])) == []
+
+
+def test_silence_is_told_after_two_rounds_and_only_of_who_was_answered_before() -> None:
+    assert reasons(after([GOOD], [])) == []
+    assert reasons(after([GOOD], [], [])) == ["InternetUnreachable"]
+    assert reasons(after([GOOD], [], [], [GOOD])) == []
+    assert reasons(after([], [], [])) == [], "these servers may be out of reach for everybody"
+    assert after([GOOD], [], []).shown == ""
+
+
+def test_another_address_is_told_after_two_rounds() -> None:
+    assert reasons(after([GOOD], [OTHER])) == []
+    assert reasons(after([GOOD], [OTHER], [OTHER])) == ["AddressNotVerified"]
+    assert reasons(after([GOOD], [OTHER], [GOOD], [OTHER])) == []
+    (veto,) = judged(EXPECTED, {A: after([OTHER], [OTHER])}, "x")
+    assert "sees 203.0.113.9 in place of 203.0.113.1" in veto.message
+
+
+def test_an_address_that_is_being_exchanged_is_no_strange_one() -> None:
+    sight = after([GOOD])
+    sight.round([GOOD], str(OTHER))
+    assert sight.shown == ""
+    assert judged({"shop/a": Expected(secondary=A, public=str(OTHER))}, {A: sight}, "x") == []
+    sight.round([OTHER], str(OTHER))
+    assert sight.shown == str(OTHER)
+
+
+@pytest.mark.parametrize("public", ["", "203.0.113.77"])
+def test_nothing_is_judged_by_an_expectation_of_before(public: str) -> None:
+    expected = {"shop/a": Expected(secondary=A, public=public)}
+    assert judged(expected, {A: after([GOOD], [], [])}, "x") == []
+
+
+def test_a_server_has_one_word() -> None:
+    answers = [
+        Answer(A, SERVERS[0], 900, 0, OTHER),
+        Answer(A, SERVERS[0], 901, 0, GOOD),
+        Answer(A, SERVERS[1], 900, 0, GOOD),
+        Answer(B, SERVERS[2], 900, 0, OTHER),
+    ]
+    assert saw(answers, A) == [GOOD, GOOD]
+
+
+def test_the_report_names_who_was_asked() -> None:
+    verification = Verification([("stun.example.com", 3478)], lambda: EXPECTED, interval=10)
+    assert verification.seen == []
+    verification._sights = {A: after([GOOD])}  # noqa: SLF001
+    told = SeenAddress(
+        static_gateway_configuration="shop/a", expected_ip=str(GOOD), seen_ip=str(GOOD)
+    )
+    assert verification.seen == [told]
+
+
+@given(st.integers(0, 2**40), st.ip_addresses(v=4))
+def test_a_question_by_udp_is_answered_with_what_was_seen(
+    number: int, address: IPv4Address
+) -> None:
+    target = SERVERS[0]
+    packet = reach.question(A, target, number)
+    assert packet[9] == 17
+    ours, theirs, length, _ = struct.unpack_from("!HHHH", packet, 20)
+    assert (theirs, length) == (3478, len(packet) - 20)
+    pseudo = packet[12:20] + struct.pack("!BBH", 0, 17, length)
+    assert checksum(pseudo + packet[20:]) in (0, 0xFFFF)
+    answer = stun.response(packet[28:], address, ours)
+    assert answer is not None
+    back = packet[:9] + b"\x11" + packet[10:12] + packet[16:20] + packet[12:16]
+    back += struct.pack("!HHHH", theirs, ours, 8 + len(answer), 0) + answer
+    found = reach.parse(back)
+    assert found == Answer(A, target, ours, 0, address)
+    assert reach.farewell(found) is None
+
+
+@pytest.mark.parametrize("text", ["stun.example.com", ":3478", "a:0", "a:65536", "a:b", ""])
+def test_a_server_without_a_port_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="host:port"):
+        host_and_port(text)
+    assert host_and_port(" stun.example.com:3478 ") == ("stun.example.com", 3478)
