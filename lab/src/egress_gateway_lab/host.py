@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from egress_gateway_lab import golang, wireguard
 from egress_gateway_lab.realcluster import binaries, cgroups, release
 
 BASE: Final = Path("/run/egress-gateway-lab")
@@ -100,9 +101,16 @@ def missing_packages() -> list[str]:
         missing.add("containernetworking-plugins")
     if not _library("libnftables.so.1"):
         missing.add("libnftables1")
-    if not Path("/sys/module/wireguard").exists() and shutil.which("wireguard-go") is None:
+    if not Path("/sys/module/wireguard").exists() and _wireguard_go() is None:
         missing.add("wireguard-go")
     return sorted(missing)
+
+
+def _wireguard_go() -> Path | None:
+    try:
+        return wireguard.program()
+    except golang.Unavailable as error:
+        raise LabError(str(error)) from error
 
 
 def require_host(kubernetes: str = "embedded") -> None:
@@ -148,6 +156,8 @@ def start(
     Raises ``LabError`` when a lab of that name runs, or this one fails to start.
     """
     require_host((options or {}).get("kubernetes", "embedded"))
+    if line := wireguard.describe():
+        progress(line)
     directory = BASE / name
     with _lock():
         old = find(name)

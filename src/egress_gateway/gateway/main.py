@@ -15,6 +15,7 @@ from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.door import HostFolder
 from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.wireguard import backends
+from egress_gateway.gateway import metrics
 from egress_gateway.gateway.agent import (
     STRUCTURE,
     Agent,
@@ -131,6 +132,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
             group.create_task(cache.run())
         group.create_task(recorder.run())
         group.create_task(HostFolder(settings.run_path).watch())
+        group.create_task(backends.tell_version(probes.side.backend, metrics.wireguard))
         for cache in caches:
             # Nothing is decided on half the truth: a missing list must not remove peers.
             await cache.synced()
@@ -162,9 +164,7 @@ def _internet(settings: Settings, agent: Agent) -> Internet | None:
 
 
 def _side(settings: Settings) -> GatewaySide:
-    backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
-    log.info("chose the WireGuard back end", extra={"wireguard": backend.kind})
-    return GatewaySide(backend=backend)
+    return GatewaySide(backend=backends.detect(tunnel_socket=settings.run_path / "tunnels.sock"))
 
 
 async def _machine(settings: Settings, client: Client) -> Machine:

@@ -49,6 +49,17 @@ LOG_GAPS: Final = Counter(
     "egress_gateway_gateway_connection_log_gaps", "Times that connections went by unlogged"
 )
 
+WIREGUARD: Final = Gauge(
+    "egress_gateway_gateway_wireguard_info",
+    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version",
+    ["backend", "version"],
+)
+
+
+def wireguard(backend: str, version: str) -> None:
+    WIREGUARD.clear()
+    WIREGUARD.labels(backend, version).set(1)
+
 
 def use(name: str, used: Use | None) -> None:
     _PORTS_USED.labels(name).set(used.ports if used else 0)

@@ -46,6 +46,17 @@ LOCAL_STATE_UNWRITABLE: Final = Gauge(
     "1: the run directory cannot be written (full or read-only); pods keep what they have.",
 )
 
+WIREGUARD: Final = Gauge(
+    f"{_PREFIX}_wireguard_info",
+    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version.",
+    labelnames=("backend", "version"),
+)
+
+
+def wireguard(backend: str, version: str) -> None:
+    WIREGUARD.clear()
+    WIREGUARD.labels(backend, version).set(1)
+
 
 class _Pod(Protocol):
     @property

@@ -29,6 +29,7 @@ from typing import Final
 
 import egress_gateway
 from egress_gateway.api.manifests import deploy_dir
+from egress_gateway_lab import wireguard
 from egress_gateway_lab.runtime import programs
 
 PYTHON: Final = "/opt/python/bin/python3"
@@ -41,7 +42,7 @@ _DISTRIBUTION: Final = "static-egress-gateway"
 _SKIPPED: Final = frozenset({"test", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages",
                              "dist-packages", "turtledemo"})  # fmt: skip
 _LIBRARIES: Final = ("libnftables.so.1", "libnss_dns.so.2", "libnss_files.so.2")
-_OURS: Final = ("wireguard-go", "setpriv")
+_OURS: Final = ("setpriv",)
 """NB: without ``setpriv``, which every Debian image has, all tunnels of a machine would run as one
 user, and a user has 128 inotify instances, shared with all that runs on the machine."""
 _SHELL: Final = ("sh",)
@@ -194,7 +195,7 @@ def _commands_facts() -> list[object]:
 
 def _python_facts(distributions: Iterable[importlib.metadata.Distribution]) -> list[object]:
     packages = sorted(f"{d.name}=={d.version}" for d in distributions)
-    files = [Path(sys.executable).resolve(), *_found(_OURS)]
+    files = [Path(sys.executable).resolve(), *_ours()]
     return [sys.version, packages, [_identity(path) for path in files], sorted(_FILES.items())]
 
 
@@ -215,6 +216,12 @@ def _found(names: Iterable[str]) -> list[Path]:
     """Where the host has programs; those that it lacks are left out."""
     found = (shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") for name in names)
     return [Path(path) for path in found if path]
+
+
+def _ours() -> list[Path]:
+    """Programs that the agents call."""
+    tunnels = wireguard.program()
+    return _found(_OURS) + ([tunnels] if tunnels else [])
 
 
 def _closure(name: str) -> list[importlib.metadata.Distribution]:
@@ -270,7 +277,7 @@ def _python(root: Path) -> None:
     """What the Containerfile installs below our package."""
     _skeleton(root)
     _interpreter(root)
-    for program in _found(_OURS):
+    for program in _ours():
         shutil.copy2(program.resolve(), root / "usr/bin" / program.name)
     packages = root / PACKAGES.lstrip("/")
     for distribution in _closure(_DISTRIBUTION):
