@@ -95,4 +95,4 @@ clean:
 # The image of all components, without a registry: an OCI archive in dist/. Minutes the first time.
 image:
 	$(prepare) image
-	@tools/image/build.py
+	@PYTHONPATH=tools python3 -m image.build $(IMAGE_ARGS)

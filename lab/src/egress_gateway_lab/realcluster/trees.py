@@ -225,7 +225,8 @@ def _ours() -> list[Path]:
 
 
 def _closure(name: str) -> list[importlib.metadata.Distribution]:
-    """A distribution and all that it needs at run time, as this environment has them."""
+    """A distribution and all that it needs at run time, as this environment has them; of ours all
+    extras, as an image has them."""
     found: dict[str, importlib.metadata.Distribution] = {}
     waiting = [name]
     while waiting:
@@ -237,7 +238,7 @@ def _closure(name: str) -> list[importlib.metadata.Distribution]:
         except importlib.metadata.PackageNotFoundError:
             continue  # for another Python or platform
         for requirement in distribution.requires or ():
-            if "extra ==" not in requirement:
+            if key == _DISTRIBUTION or "extra ==" not in requirement:
                 matched = re.match(r"[A-Za-z0-9._-]+", requirement)
                 waiting += [matched.group()] if matched else []
     return list(found.values())
