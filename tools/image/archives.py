@@ -25,8 +25,9 @@ class Archive:
     architecture: str
     user: str
     entrypoint: tuple[str, ...]
-    packages: tuple[str, ...]
-    """Debian's and Python's, each ``name version``."""
+    debian: tuple[str, ...]
+    python: tuple[str, ...]
+    """Packages in it, each ``name version``."""
     largest: tuple[tuple[str, int], ...]
     """Folders that hold most, with what is below them."""
     unpacked: int
@@ -41,7 +42,8 @@ class Archive:
             "architecture": self.architecture,
             "user": self.user,
             "entrypoint": list(self.entrypoint),
-            "packages": list(self.packages),
+            "debian": list(self.debian),
+            "python": list(self.python),
         }
 
     def text(self) -> str:
@@ -51,7 +53,8 @@ class Archive:
             (
                 f"digest      {self.digest}",
                 f"compressed  {parts}; unpacked {self.unpacked / 1e6:.0f} MB: {sizes}",
-                f"contents    {len(self.packages)} packages: {', '.join(self.packages)}",
+                f"of Debian   {len(self.debian)} packages: {', '.join(self.debian)}",
+                f"of PyPI     {len(self.python)} packages: {', '.join(self.python)}",
                 f"runs        {' '.join(self.entrypoint)} as {self.user} on {self.architecture}",
             )
         )
@@ -122,7 +125,7 @@ def differences(first: Path, second: Path) -> list[str]:
 def read(path: Path) -> Archive:
     with tarfile.open(path) as tar:
         digest, found, config = manifest(tar)
-        packages = tuple(sorted(_packages(tar)))
+        packages = sorted(_packages(tar))
     seen = files(path)
     return Archive(
         path=path,
@@ -132,7 +135,8 @@ def read(path: Path) -> Archive:
         architecture=config["architecture"],
         user=config["config"].get("User", ""),
         entrypoint=tuple(config["config"].get("Entrypoint", ())),
-        packages=packages,
+        debian=tuple(f"{name} {version}" for key, name, version in packages if key == "Package"),
+        python=tuple(f"{name} {version}" for key, name, version in packages if key == "Name"),
         largest=_largest(seen),
         unpacked=sum(size for _, size in seen.values()),
     )
@@ -148,7 +152,8 @@ def _largest(seen: dict[str, tuple[str, int]]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(sizes.items(), key=lambda item: -item[1])[:6])
 
 
-def _packages(tar: tarfile.TarFile) -> Iterator[str]:
+def _packages(tar: tarfile.TarFile) -> Iterator[tuple[str, str, str]]:
+    """(``Package`` for Debian's and ``Name`` for Python's, name, version)."""
     for layer in layers(tar):
         for member in layer:
             debian = re.search(r"var/lib/dpkg/status\.d/[^/]+$|var/lib/dpkg/status$", member.name)
@@ -157,12 +162,12 @@ def _packages(tar: tarfile.TarFile) -> Iterator[str]:
                 yield from _named(_text(layer, member), "Package" if debian else "Name")
 
 
-def _named(text: str, key: str) -> Iterator[str]:
+def _named(text: str, key: str) -> Iterator[tuple[str, str, str]]:
     stanzas = text.split("\n\n") if key == "Package" else [text]
     for stanza in stanzas:
         fields = dict(re.findall(r"^(\w+): *(.*)$", stanza, re.MULTILINE)[::-1])
         if key in fields:
-            yield f"{fields[key]} {fields['Version']}"
+            yield key, fields[key], fields["Version"]
 
 
 def _text(layer: tarfile.TarFile, member: tarfile.TarInfo) -> str:

@@ -67,7 +67,17 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> str:
 def commit_time() -> int:
     """Seconds since the epoch of the checkout's commit: the time of everything in the image."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
-    return int(given or run(["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]))
+    return int(given or _git("log", "-1", "--format=%ct"))
+
+
+def revision() -> str:
+    """The commit of what is built; it says so if something of it is changed."""
+    changed = _git("status", "--porcelain", "--", "src", "deploy", "uv.lock", "tools/wireguard")
+    return _git("rev-parse", "HEAD") + ("-changed" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return run(["git", "-c", "safe.directory=*", "-C", str(ROOT), *arguments]).strip()
 
 
 def version() -> str:
@@ -156,6 +166,8 @@ class Builder:
             *(["--pull-never"] if base is None else []),
             *(["--no-cache"] if fresh else []),
             *("--signature-policy", str(self._policy)),
+            *("--label", f"org.opencontainers.image.revision={revision()}"),
+            *("--label", f"org.opencontainers.image.version={version()}"),
             *("--platform", f"linux/{architecture}", "--timestamp", str(self._epoch)),
             *(word for argument in arguments for word in ("--build-arg", argument)),
             *shown,

@@ -21,7 +21,8 @@ from image.archives import Archive
 
 FILES = 1024
 """What podman and buildah let a container open by default."""
-_QEMU = {"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static"}
+_QEMU = "qemu-aarch64-static"
+_UNTRIED = "NOT TRIED: this machine has nothing that stands in for the image's processor"
 _PROGRAM = "/opt/egress-gateway/bin/python"
 
 
@@ -36,7 +37,7 @@ def try_version(archive: Archive, own: str) -> str:
         unpack(archive.path, root)
         if archive.architecture == own:
             return _contained(Path(scratch))
-        return _emulated(root, _QEMU[archive.architecture])
+        return _emulated(root) if archive.architecture == "arm64" else _UNTRIED
 
 
 def unpack(archive: Path, root: Path) -> None:
@@ -60,18 +61,24 @@ def _contained(bundle: Path) -> str:
     return f"{said} (runc: user 65532, read-only root, {FILES} files)"
 
 
-def _emulated(root: Path, qemu: str) -> str:
-    found = shutil.which(qemu)
+def _emulated(root: Path) -> str:
+    found = shutil.which(_QEMU)
     if found is None:
-        return f"NOT TRIED: no {qemu} here (apt-get install qemu-user-static)"
-    shutil.copy2(found, root / "qemu")
+        return f"{_UNTRIED} (apt-get install qemu-user-static)"
+    shutil.copy2(found, root / _QEMU)
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
 
-    inside = ["/qemu", _PROGRAM, "-I", "/opt/egress-gateway/bin/egress-gateway", "--version"]
+    inside = [
+        "/qemu-aarch64-static",
+        _PROGRAM,
+        "-I",
+        "/opt/egress-gateway/bin/egress-gateway",
+        "--version",
+    ]
     command = ["chroot", "--userspec=65532:65532", str(root), *inside]
-    return f"{_said(command, limited)} ({qemu} in a chroot: user 65532, {FILES} files)"
+    return f"{_said(command, limited)} ({_QEMU} in a chroot: user 65532, {FILES} files)"
 
 
 def _said(command: list[str], prepare: Any = None) -> str:

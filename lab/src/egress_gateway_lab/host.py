@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from egress_gateway_lab import golang, wireguard
-from egress_gateway_lab.realcluster import binaries, cgroups, release
+from egress_gateway_lab.realcluster import binaries, cgroups, release, shipped
 
 BASE: Final = Path("/run/egress-gateway-lab")
 _PR_SET_PDEATHSIG: Final = 1
@@ -137,7 +137,8 @@ def _require_programs() -> None:
     try:
         binaries.find(*binaries.CONTROL_PLANE, *binaries.NODE, *binaries.CNI)
         release.find_helm()
-    except binaries.Unavailable as error:
+        shipped.chosen()
+    except (binaries.Unavailable, shipped.NotAnImage) as error:
         raise LabError(str(error)) from error
     if not cgroups.hierarchies():
         raise LabError("kubelets need cgroups, and no cgroup file system is mounted here")
@@ -158,6 +159,8 @@ def start(
     require_host((options or {}).get("kubernetes", "embedded"))
     if line := wireguard.describe():
         progress(line)
+    if (options or {}).get("kubernetes") == "real":
+        progress(shipped.describe())
     directory = BASE / name
     with _lock():
         old = find(name)

@@ -40,6 +40,8 @@ AREAS = (
 NOT_THERE = {
     "fuzz": "a test has just built it",
     "nosuch": "tests start it because there is none",
+    "complete": "bash has it",
+    "_egress_gateway_completion": "a function of the script that a test has just read",
     "exit": "a test's answering runtime knows it",
     "python": "of an environment that the caller has just made",
 }

@@ -37,6 +37,8 @@ PACKAGES: Final = "/opt/egress-gateway/lib"
 COMMAND: Final = "/opt/egress-gateway/bin/egress-gateway"
 NGINX: Final = "/opt/lab/nginx.py"
 CURL: Final = "/opt/lab/curl"
+SHIPPED: Final = "shipped"
+"""The layer of the image that users get (``shipped``)."""
 _FORMAT: Final = 1
 _DISTRIBUTION: Final = "static-egress-gateway"
 _SKIPPED: Final = frozenset({"test", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages",
@@ -143,17 +145,21 @@ class Trees:
     commands: Path
     python: Path
     project: Path
+    shipped: Path | None = None
 
     def items(self) -> Iterator[tuple[str, Path]]:
         """(name of the layer, its folder)."""
         yield "commands", self.commands
         yield "python", self.python
         yield "project", self.project
+        if self.shipped:
+            yield SHIPPED, self.shipped
 
 
-def build(project: Path) -> Trees:
+def build(project: Path, shipped: Path | None = None) -> Trees:
     """All trees; those that the cache has are taken as they are. ``project``: where our own
-    package goes, a folder of the lab. Blocks for seconds the first time."""
+    package goes, a folder of the lab; ``shipped``: what runs in its place. Blocks for seconds the
+    first time."""
     distributions = _closure(_DISTRIBUTION)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     base = cache / "static-egress-gateway" / "lab-images"
@@ -162,6 +168,7 @@ def build(project: Path) -> Trees:
         commands=_cached(base, "commands", _commands_facts(), _commands),
         python=_cached(base, "python", _python_facts(distributions), _python),
         project=project,
+        shipped=shipped,
     )
 
 
