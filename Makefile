@@ -24,6 +24,7 @@ check:
 	.venv/bin/python -m egress_gateway.api.crd --check
 	.venv/bin/python tools/chart_schema.py --check
 	.venv/bin/python tools/settings_page.py --check
+	.venv/bin/python tools/chart_page.py --check
 	.venv/bin/python tools/version.py --check
 
 bench:
@@ -43,6 +44,7 @@ crds:
 manifests: crds
 	@.venv/bin/python tools/chart_schema.py --write
 	@.venv/bin/python tools/settings_page.py --write
+	@.venv/bin/python tools/chart_page.py --write
 	@.venv/bin/python tools/version.py --write
 	@tools/manifests.py --write
 
