@@ -26,6 +26,7 @@ check:
 	.venv/bin/python tools/settings_page.py --check
 	.venv/bin/python tools/chart_page.py --check
 	.venv/bin/python tools/version.py --check
+	.venv/bin/zizmor --quiet --offline --no-progress .github/workflows
 
 bench:
 	$(prepare) bench
