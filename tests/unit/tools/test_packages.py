@@ -23,7 +23,7 @@ packages: Any = tool("packages")
 TABLE = packages.read(packages.TABLE.read_text())
 
 AREAS = (
-    (r"tools/image/", "image"),
+    (r"tools/(image|release)/", "image"),
     (r"tools/fuzz\.sh", "fuzz"),
     (r"(.*/)?tests/kube/|tools/kubernetes/", "kube"),
     (r"(.*/)?tests/azure_cli/|tools/azure_cli\.py", "azure-cli"),
