@@ -207,7 +207,7 @@ def test_what_is_no_image_is_said_in_one_line(
         tarfile.open(given, "w").close()
     elif kind == "another machine's":
         archive(given, layer({}))
-        monkeypatch.setattr(shipped.platform, "machine", lambda: "riscv64")
+        monkeypatch.setattr("platform.machine", lambda: "riscv64")
     monkeypatch.setenv(shipped.VARIABLE, str(given))
     with pytest.raises(shipped.NotAnImage, match=str(given)) as caught:
         shipped.chosen()

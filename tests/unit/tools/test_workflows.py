@@ -15,7 +15,8 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
 def lint(path: Path) -> int:
-    command = [Path(sys.executable).with_name("zizmor"), "--offline", "--no-progress", path]
+    program = str(Path(sys.executable).with_name("zizmor"))
+    command = [program, "--offline", "--no-progress", str(path)]
     return subprocess.run(command, capture_output=True, check=False).returncode
 
 
