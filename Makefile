@@ -25,7 +25,9 @@ check:
 	.venv/bin/python tools/chart_schema.py --check
 	.venv/bin/python tools/settings_page.py --check
 	.venv/bin/python tools/metrics_page.py --check
+	.venv/bin/python tools/chart_page.py --check
 	.venv/bin/python tools/version.py --check
+	.venv/bin/zizmor --quiet --offline --no-progress .github/workflows
 
 bench:
 	$(prepare) bench
@@ -45,6 +47,7 @@ manifests: crds
 	@.venv/bin/python tools/chart_schema.py --write
 	@.venv/bin/python tools/settings_page.py --write
 	@.venv/bin/python tools/metrics_page.py --write
+	@.venv/bin/python tools/chart_page.py --write
 	@.venv/bin/python tools/version.py --write
 	@tools/manifests.py --write
 
@@ -93,8 +96,33 @@ fuzz:
 clean:
 	rm -rf .venv .tools build dist
 
-.PHONY: image
+.PHONY: release
+# Everything of a release in dist/, signed with RELEASE_KEY: docs/verify.md.
+release:
+	$(prepare) image
+	@PYTHONPATH=tools .venv/bin/python -m release.make $(RELEASE_ARGS)
+
+.PHONY: image image-lock test-image
 # The image of all components, without a registry: an OCI archive in dist/. Minutes the first time.
 image:
 	$(prepare) image
-	@tools/image/build.py
+	@PYTHONPATH=tools python3 -m image.build $(IMAGE_ARGS)
+
+# What the image is built with, by hash: tools/image/requirements.txt.
+image-lock:
+	$(prepare) install
+	@.tools/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 -o tools/image/requirements.txt tools/image/requirements.in
+
+# The image that users get: built twice, which must be the same; what is in it; and labs on real
+# Kubernetes whose components run from it. TEST_IMAGE_ARGS chooses other tests.
+TEST_IMAGE_ARGS ?= tests/kube/lab/test_story.py tests/kube/lab/test_promises.py
+test-image:
+	$(prepare) image
+	@PYTHONPATH=tools python3 -m image.build --twice
+	$(prepare) kube
+	@tools/kubernetes_clients.py >/dev/null
+	@.venv/bin/python tools/kubernetes/build.py >/dev/null
+	@.venv/bin/pytest -m image tests/image
+	@LAB_IMAGE=$$(ls dist/*-$$(dpkg --print-architecture).oci.tar) \
+		.venv/bin/pytest -m kube $(TEST_IMAGE_ARGS) $(PYTEST_ARGS)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from egress_gateway_lab import wireguard
 from egress_gateway_lab.realcluster import binaries
 from tests.kube.real import real_plane
 
 __all__ = ["real_plane"]
 
 _MISSING = pytest.StashKey[str]()
+
+# Tests of the data path run on the current wireguard-go, if `make` has built it, as the lab does.
+os.environ["PATH"] = wireguard.path(os.environ["PATH"])
 
 # The same examples in every run: whoever changes something else does not find old bugs by luck.
 # Those who look for them: pytest --hypothesis-profile=hunt
@@ -37,6 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    if line := wireguard.describe():
+        terminalreporter.write_line(line, red=True, bold=True)
     reports = terminalreporter.stats.get("skipped", [])
     skipped = sum("NO KUBERNETES" in str(report.longrepr) for report in reports)
     if skipped:

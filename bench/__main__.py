@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import importlib
 import json
+import os
 import signal
 import sys
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from bench import machine
 from bench.errors import BenchError
 from bench.options import Options, numbers, runs
+from egress_gateway_lab import wireguard
 from egress_gateway_lab.demo.report import StepFailed
 from egress_gateway_lab.host import LabError
 
@@ -36,6 +38,8 @@ def main() -> None:
         idle_seconds=given.idle,
         azure_headers=given.azure_headers,
     )
+    # What is set up by hand to compare with runs the same wireguard-go as the lab.
+    os.environ["PATH"] = wireguard.path(os.environ["PATH"])
     signal.signal(signal.SIGTERM, _interrupt)
     found: dict[str, Any] = {}
     try:

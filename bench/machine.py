@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from egress_gateway.datapath.wireguard.host import release
+from egress_gateway_lab import wireguard
+
 
 def describe() -> dict[str, Any]:
     """Processors, memory, kernel, WireGuard's back end, and how busy others kept the machine."""
@@ -18,9 +21,14 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(memory / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "wireguard": "kernel" if Path("/sys/module/wireguard").exists() else "wireguard-go",
+        "wireguard": "kernel" if Path("/sys/module/wireguard").exists() else _wireguard_go(),
         "load_average": round(os.getloadavg()[0], 1),
     }
+
+
+def _wireguard_go() -> str:
+    found = wireguard.program()
+    return f"wireguard-go {release(str(found))}" if found else "none"
 
 
 _started = time.monotonic()

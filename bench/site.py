@@ -260,7 +260,12 @@ async def site(
         async with World(handle) as world:
             made = Site(handle, world)
             try:
-                settings = {"node": node_settings or {}, "gateway": gateway_settings or {}}
+                # Gateways refuse mirror pods' claims otherwise: nobody admitted such a pod.
+                mirrored = {"EGRESS_GATEWAY_MIRROR_PODS": "true"}
+                settings = {
+                    "node": node_settings or {},
+                    "gateway": mirrored | (gateway_settings or {}),
+                }
                 await _populate(made, workers, gateways, settings)
                 yield made
             finally:

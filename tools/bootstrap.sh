@@ -14,7 +14,8 @@ command -v "$python" >/dev/null || { say "python3 is missing: apt-get install py
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     { say "Python 3.11 or later is needed; $python is $("$python" -V). Set PYTHON=/path/to/python3.11"; exit 1; }
 
-"$python" tools/packages.py "${1:?a target}"
+target=${1:?a target}
+"$python" tools/packages.py "$target"
 shift
 
 if [ ! -x .tools/bin/uv ]; then
@@ -28,3 +29,7 @@ export UV_PYTHON="${PYTHON:-$python}"
 # Azure models anew would cost each start of the controller four seconds and 200 MB.
 .tools/bin/uv sync --quiet --locked --compile-bytecode "$@"
 .venv/bin/python -m compileall -q src lab/src
+# What runs tunnels, runs the current wireguard-go: built once. Debian's serves without it.
+case $target in run | test | bench | kube | azure-cli)
+    [ -e /sys/module/wireguard ] || .venv/bin/python tools/wireguard/build.py >/dev/null || true ;;
+esac

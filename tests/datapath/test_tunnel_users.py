@@ -52,12 +52,12 @@ async def test_tunnels_do_not_wake_for_what_happens_to_others_links() -> None:
     tunnels = Tunnels("wireguard-go", Path("/run/wireguard"))
     try:
         await tunnels.create("one")
-        assert _subscriptions() == [], "wireguard-go asks for groups 1, 5 and 9"
+        assert subscriptions() == [], "wireguard-go asks for groups 1, 5 and 9"
     finally:
         await tunnels.close()
 
 
-def _subscriptions() -> list[str]:
+def subscriptions() -> list[str]:
     """Groups of rtnetlink sockets in this namespace (a mask in hexadecimal), but for nobody's."""
     lines = Path("/proc/net/netlink").read_text().splitlines()[1:]
     return [

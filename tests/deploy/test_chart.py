@@ -17,6 +17,7 @@ from tests.deploy.conftest import CHART, Document, Helm, tool
 
 Render = Callable[..., list[Document]]
 MUTATING, VALIDATING = "MutatingAdmissionPolicy", "ValidatingAdmissionPolicy"
+TEST = "egress-gateway-test"
 WEBHOOK, HOOKS = "egress-gateway-webhook", "MutatingWebhookConfiguration"
 EVERYTHING = (
     "namespace.create=true",
@@ -107,6 +108,7 @@ def test_what_can_be_left_out_is_left_out(render: Render) -> None:
         apis=(f"v1/{MUTATING}", f"v1/{VALIDATING}"),
         hooks=True,
     )
+    found = [d for d in found if d["metadata"]["name"] != TEST]
     assert kinds(found)["DaemonSet"] == 2
     gone = {
         "CustomResourceDefinition",
@@ -260,19 +262,28 @@ def test_only_agents_are_privileged_and_all_roots_are_sealed(render: Render) -> 
         if d["kind"] in ("Deployment", "DaemonSet")
     }
     specs |= {d["metadata"]["name"]: d["spec"] for d in found if d["kind"] == "Pod"}
-    assert len(specs) == 6
+    assert len(specs) == 7
     for name, spec in specs.items():
         context = spec["containers"][0]["securityContext"]
         assert context["readOnlyRootFilesystem"] is True
         assert spec["priorityClassName"].startswith("system-")
         assert spec["containers"][0]["resources"]["requests"]
-        if name in ("egress-gateway-controller", "egress-gateway-uninstall", WEBHOOK):
+        if name in ("egress-gateway-controller", "egress-gateway-uninstall", TEST, WEBHOOK):
             assert spec["securityContext"]["runAsNonRoot"] is True
             assert context["capabilities"] == {"drop": ["ALL"]}
             assert context["allowPrivilegeEscalation"] is False
         else:
             assert context["privileged"] is True
             assert context["runAsUser"] == 0
+
+
+def test_helm_test_asks_what_a_person_would_and_may_write_nothing(render: Render) -> None:
+    found = [d for d in render(hooks=True) if d["metadata"]["name"] == TEST]
+    assert all(d["metadata"]["annotations"]["helm.sh/hook"] == "test" for d in found)
+    (pod,) = [d for d in found if d["kind"] == "Pod"]
+    assert pod["spec"]["containers"][0]["command"][:2] == ["egress-gateway", "status"]
+    (role,) = [d for d in found if d["kind"] == "ClusterRole"]
+    assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"list"}
 
 
 def test_every_agent_follows_a_changed_network(render: Render) -> None:

@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
 """`make image`: the image of all components, from Debian's packages, PyPI and the Go module proxy.
 
-No registry is needed: the base is made by mmdebstrap and named to deploy/Containerfile, which
-buildah follows. What it leaves is an OCI archive in dist/, and its digest, size and contents on
-standard output. Two builds of one commit on one day's packages have one digest: every time stamp is
-the commit's. Images, layers and the base stay in the user's cache; nothing else is touched.
+No registry is needed: Debian's packages are fetched by mmdebstrap, the final image's base is made
+of their files (``runtime``), and buildah follows deploy/Containerfile. What is left is an OCI
+archive in dist/, and its digest, size and contents on standard output (``archives``); then its
+program runs once in a container that may open 1,024 files (``containers``). Two builds of one
+commit on one day's packages are the same: every time stamp is the commit's, and the archive is
+written in a fixed order. Images, layers and packages stay in the user's cache; nothing else is
+touched.
 
-    tools/image/build.py [--base IMAGE] [--platform linux/amd64] [--output text|json]
+    build.py [--platform linux/arm64] [--base IMAGE] [--twice] [--no-run] [--output text|json]
 
-``--base`` takes any image of a registry in place of the base made here. Needs root, mmdebstrap and
-buildah. One line on standard error and status 1 where that is impossible.
+``--base`` takes an image of a registry, as the Containerfile would. ``--twice`` builds once more
+without anything that the first time left, and compares. Needs root, mmdebstrap and buildah. One
+line on standard error and status 1 where that is impossible.
 """
 
 from __future__ import annotations
@@ -20,12 +24,13 @@ import os
 import platform
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from image import archives, containers, runtime
+from image.archives import Archive
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
@@ -33,8 +38,6 @@ PACKAGES = ("ca-certificates", "libnftables1", "python3")
 """What the final image needs of Debian, as deploy/Containerfile has it (a test holds that)."""
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 NAME = "static-egress-gateway"
-_LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
-_KEPT = "/usr/share/doc/*/copyright"
 _HOST_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
 """How this machine reaches PyPI; shown to the build's steps, never part of the image."""
 
@@ -64,7 +67,17 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> str:
 def commit_time() -> int:
     """Seconds since the epoch of the checkout's commit: the time of everything in the image."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
-    return int(given or run(["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]))
+    return int(given or _git("log", "-1", "--format=%ct"))
+
+
+def revision() -> str:
+    """The commit of what is built; it says so if something of it is changed."""
+    changed = _git("status", "--porcelain", "--", "src", "deploy", "uv.lock", "tools/wireguard")
+    return _git("rev-parse", "HEAD") + ("-changed" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return run(["git", "-c", "safe.directory=*", "-C", str(ROOT), *arguments]).strip()
 
 
 def version() -> str:
@@ -88,84 +101,107 @@ class Builder:
         store = ["--root", str(self._cache / "store"), "--runroot", str(self._cache / "run")]
         return run(["buildah", *store, verb, *arguments]).strip()
 
-    def base(self, architecture: str) -> str:
-        """The name of a base of Debian's packages, made once a day."""
-        name = f"localhost/debian:{SUITE}-{architecture}-{time.strftime('%Y%m%d')}"
-        if self.buildah("images", "--quiet", "--filter", f"reference={name}"):
+    def has(self, name: str) -> bool:
+        return bool(self.buildah("images", "--quiet", "--filter", f"reference={name}"))
+
+    def base(self, architecture: str, *, fresh: bool = False) -> str:
+        """The name of an installed Debian to build in, made once a day."""
+        name = f"localhost/debian:{SUITE}-{architecture}"
+        made = f"{name}-{time.strftime('%Y%m%d')}"
+        if self.has(made) and self.has(name) and not fresh:
             return name
         say(f"base: Debian {SUITE} ({architecture}) from its packages, a minute …")
         with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
             tar = f"{scratch}/base.tar"
-            rules = [f"--dpkgopt=path-exclude={path}" for path in _LEFT_OUT]
-            run(
-                [
-                    *("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar"),
-                    f"--architectures={architecture}",
-                    f"--include={','.join(PACKAGES)}",
-                    *rules,
-                    f"--dpkgopt=path-include={_KEPT}",
-                    '--customize-hook=rm -rf "$1"/var/cache/ldconfig "$1"/var/log/*',
-                    *(SUITE, tar),
-                ],
-                env={"SOURCE_DATE_EPOCH": str(self._epoch)},
-            )
-            container = self.buildah("from", "scratch")
-            try:
-                self.buildah("add", "--quiet", container, tar, "/")
-                self.buildah("config", "--arch", architecture, container)
-                self.buildah("commit", "--quiet", "--timestamp", str(self._epoch), container, name)
-            finally:
-                self.buildah("rm", container)
+            command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar"]
+            command += [f"--architectures={architecture}", f"--include={','.join(PACKAGES)}"]
+            run([*command, SUITE, tar], env={"SOURCE_DATE_EPOCH": str(self._epoch)})
+            self._take(tar, architecture, name, made)
         return name
 
-    def build(self, base: str, architecture: str) -> str:
+    def runtime(self, architecture: str, *, fresh: bool = False) -> str:
+        """The name of the final image's base, made once a day."""
+        name = f"localhost/{NAME}-runtime:{architecture}"
+        made = f"{name}-{time.strftime('%Y%m%d')}"
+        if self.has(made) and self.has(name) and not fresh:
+            return name
+        say(f"runtime: files of Debian's packages ({architecture}), half a minute …")
+        with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
+            debs = Path(scratch, "debs")
+            debs.mkdir()
+            command = ["mmdebstrap", "--quiet", "--variant=extract", "--format=null"]
+            command += [f"--architectures={architecture}"]
+            command += [f"--include={','.join(runtime.WANTED)}"]
+            command += [f'--extract-hook=cp "$1"/var/cache/apt/archives/*.deb {debs}/']
+            run([*command, SUITE])
+            runtime.build(debs, Path(scratch, "runtime.tar"), epoch=0)
+            self._take(f"{scratch}/runtime.tar", architecture, name, made)
+        return name
+
+    def _take(self, tar: str, architecture: str, *names: str) -> None:
+        """The tree as an image of one layer, all times 0: it is the packages' and no commit's."""
+        container = self.buildah("from", "scratch")
+        try:
+            self.buildah("add", "--quiet", container, tar, "/")
+            self.buildah("config", "--arch", architecture, container)
+            self.buildah("commit", "--quiet", "--timestamp", "0", container, names[0])
+            for name in names[1:]:
+                self.buildah("tag", names[0], name)
+        finally:
+            self.buildah("rm", container)
+
+    def build(self, base: str | None, architecture: str, *, fresh: bool = False) -> str:
         """The image's name. The build's own steps run in chroots: no daemon, no runtime."""
+        own = ARCHITECTURES[platform.machine()]
         name = f"localhost/{NAME}:{version()}-{architecture}"
+        bases = [f"BASE={base or self.base(own, fresh=fresh)}"]
+        if base is None:
+            bases.append(f"RUNTIME={self.runtime(architecture, fresh=fresh)}")
         say(f"image: {name}, some minutes the first time …")
         shown = [f"--volume={path}:{path}:ro" for path in _HOST_FILES if Path(path).exists()]
+        arguments = [*bases, f"TARGETARCH={architecture}", f"SOURCE_DATE_EPOCH={self._epoch}"]
         self.buildah(
             "build",
-            *("--quiet", "--layers", "--isolation", "chroot", "--pull-never"),
+            *("--quiet", "--layers", "--isolation", "chroot"),
+            *(["--pull-never"] if base is None else []),
+            *(["--no-cache"] if fresh else []),
             *("--signature-policy", str(self._policy)),
+            *("--label", f"org.opencontainers.image.revision={revision()}"),
+            *("--label", f"org.opencontainers.image.version={version()}"),
             *("--platform", f"linux/{architecture}", "--timestamp", str(self._epoch)),
-            *("--build-arg", f"BASE={base}", "--build-arg", f"TARGETARCH={architecture}"),
-            *("--build-arg", f"SOURCE_DATE_EPOCH={self._epoch}"),
+            *(word for argument in arguments for word in ("--build-arg", argument)),
             *shown,
             *("--file", str(ROOT / "deploy/Containerfile"), "--tag", name, str(ROOT)),
         )
         return name
 
     def export(self, image: str, target: Path) -> None:
-        """Writes ``image`` as an OCI archive."""
+        """Writes ``image`` as an OCI archive whose bytes follow from its contents."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        policy = ("--signature-policy", str(self._policy))
-        self.buildah("push", "--quiet", *policy, image, f"oci-archive:{target}")
+        with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
+            policy = ("--signature-policy", str(self._policy))
+            fresh = Path(scratch, "image.tar")
+            self.buildah("push", "--quiet", *policy, image, f"oci-archive:{fresh}:{version()}")
+            archives.settle(fresh, target, epoch=self._epoch)
 
 
-def describe(archive: Path) -> dict[str, Any]:
-    """Digest, compressed bytes and contents of an OCI archive."""
-    with tarfile.open(archive) as tar:
+def made(builder: Builder, base: str | None, architecture: str, target: Path) -> Archive:
+    builder.export(builder.build(base, architecture), target)
+    return archives.read(target)
 
-        def blob(digest: str) -> Any:
-            member = tar.extractfile("blobs/" + digest.replace(":", "/"))
-            assert member is not None
-            return json.load(member)
 
-        index = tar.extractfile("index.json")
-        assert index is not None
-        (entry,) = json.load(index)["manifests"]
-        manifest = blob(entry["digest"])
-        config = blob(manifest["config"]["digest"])
-    return {
-        "archive": str(archive),
-        "digest": entry["digest"],
-        "compressedBytes": sum(layer["size"] for layer in manifest["layers"]),
-        "layers": len(manifest["layers"]),
-        "architecture": config["architecture"],
-        "user": config["config"].get("User", ""),
-        "entrypoint": config["config"].get("Entrypoint", []),
-    }
+def compare(builder: Builder, first: Archive, base: str | None) -> None:
+    """Builds once more, from nothing. Raises ``ImageError`` that says what differs."""
+    say("once more, from nothing …")
+    with tempfile.TemporaryDirectory() as scratch:
+        again = Path(scratch, "again.tar")
+        builder.export(builder.build(base, first.architecture, fresh=True), again)
+        second = archives.read(again)
+        if first.digest != second.digest:
+            differences = archives.differences(first.path, again)
+            raise ImageError("two builds differ:\n" + "\n".join(differences[:20]))
+        if first.path.read_bytes() != again.read_bytes():
+            raise ImageError("two builds have one digest, and their archives differ")
 
 
 def main() -> int:
@@ -173,31 +209,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Builds the image of all components.")
     parser.add_argument("--base", help="any Debian image, in place of one from packages")
     parser.add_argument("--platform", default=f"linux/{own}", help="linux/amd64 or linux/arm64")
+    parser.add_argument("--twice", action="store_true", help="build twice and compare")
+    parser.add_argument("--no-run", action="store_true", help="do not try its program")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     given = parser.parse_args()
     architecture = given.platform.removeprefix("linux/")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    target = ROOT / "dist" / f"{NAME}-{version()}-{architecture}.oci.tar"
     try:
         if os.geteuid():
             raise ImageError("building the image needs root: sudo make image")
+        if own not in ARCHITECTURES.values() or architecture not in ARCHITECTURES.values():
+            raise ImageError(f"{own} → {architecture}: there are images of amd64 and arm64 only")
         builder = Builder(home / NAME / "image", commit_time())
-        image = builder.build(given.base or builder.base(architecture), architecture)
-        archive = ROOT / "dist" / f"{NAME}-{version()}-{architecture}.oci.tar"
-        builder.export(image, archive)
-        found = describe(archive)
-    except ImageError as error:
+        found = made(builder, given.base, architecture, target)
+        if given.twice:
+            compare(builder, found, given.base)
+        said = "not tried" if given.no_run else containers.try_version(found, own)
+    except (ImageError, containers.ContainerError) as error:
         say(f"image: {error}")
         return 1
     except KeyboardInterrupt:
         say("interrupted")
         return 130
     if given.output == "json":
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found.shown() | {"tried": said, "twice": given.twice}, indent=2))
         return 0
-    print(f"archive     {archive.relative_to(ROOT)}")
-    print(f"digest      {found['digest']}")
-    print(f"compressed  {found['compressedBytes'] / 1e6:.0f} MB in {found['layers']} layers")
-    print(f"runs        {' '.join(found['entrypoint'])} as {found['user']} on {architecture}")
+    print(f"archive     {target.relative_to(ROOT)}")
+    print(found.text())
+    print(f"tried       {said}")
+    if given.twice:
+        print("twice       the same, byte by byte")
     return 0
 
 

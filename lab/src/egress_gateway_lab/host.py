@@ -27,7 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from egress_gateway_lab.realcluster import binaries, cgroups, release
+from egress_gateway_lab import golang, wireguard
+from egress_gateway_lab.realcluster import binaries, cgroups, release, shipped
 
 BASE: Final = Path("/run/egress-gateway-lab")
 _PR_SET_PDEATHSIG: Final = 1
@@ -100,9 +101,16 @@ def missing_packages() -> list[str]:
         missing.add("containernetworking-plugins")
     if not _library("libnftables.so.1"):
         missing.add("libnftables1")
-    if not Path("/sys/module/wireguard").exists() and shutil.which("wireguard-go") is None:
+    if not Path("/sys/module/wireguard").exists() and _wireguard_go() is None:
         missing.add("wireguard-go")
     return sorted(missing)
+
+
+def _wireguard_go() -> Path | None:
+    try:
+        return wireguard.program()
+    except golang.Unavailable as error:
+        raise LabError(str(error)) from error
 
 
 def require_host(kubernetes: str = "embedded") -> None:
@@ -129,7 +137,8 @@ def _require_programs() -> None:
     try:
         binaries.find(*binaries.CONTROL_PLANE, *binaries.NODE, *binaries.CNI)
         release.find_helm()
-    except binaries.Unavailable as error:
+        shipped.chosen()
+    except (binaries.Unavailable, shipped.NotAnImage) as error:
         raise LabError(str(error)) from error
     if not cgroups.hierarchies():
         raise LabError("kubelets need cgroups, and no cgroup file system is mounted here")
@@ -148,6 +157,10 @@ def start(
     Raises ``LabError`` when a lab of that name runs, or this one fails to start.
     """
     require_host((options or {}).get("kubernetes", "embedded"))
+    if line := wireguard.describe():
+        progress(line)
+    if (options or {}).get("kubernetes") == "real":
+        progress(shipped.describe())
     directory = BASE / name
     with _lock():
         old = find(name)

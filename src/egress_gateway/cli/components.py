@@ -50,13 +50,26 @@ class _ComponentCommand(click.Command):
             settings = load(self._schema, file=config, environment=os.environ, flags=flags)
         except SettingsError as error:
             raise click.ClickException(str(error)) from error
-        run: Run = imported(self._run)
+        try:
+            run: Run = imported(self._run)
+        except ModuleNotFoundError as error:
+            raise _lacking(self.name or "", error) from error
         sys.exit(asyncio.run(_until_signal(run, settings)))
 
 
 def _resolve(path: str) -> Any:
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _lacking(component: str, error: ModuleNotFoundError) -> click.ClickException:
+    """What to install; a module of ours that is missing is a fault. Raises ``error`` then."""
+    if (error.name or "").startswith("egress_gateway"):
+        raise error
+    return click.ClickException(
+        f"the {component} needs the Python package {error.name}: "
+        f"pip install 'static-egress-gateway[{component}]' (the image has it)"
+    )
 
 
 def imported(path: str) -> Any:

@@ -16,21 +16,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from egress_gateway.api import names
-from egress_gateway.cli import options
+from egress_gateway.cli import cluster, options
 from egress_gateway.cli.migrate_report import Report, render, report
 from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.controller.migration.adopt import Leftovers, misplaced, names_of, plan_adoption
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube import config, resources
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import Resource
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 _INTERVAL: Final = 1.0
 _FIELD_MANAGER: Final = "egress-gateway-cli"
@@ -89,7 +91,7 @@ class _Seen:
 
 
 async def _migrate(options: _Options) -> Report:
-    async with Client(config.load(options.kubeconfig), _FIELD_MANAGER) as client:
+    async with cluster.connect(options.kubeconfig, _FIELD_MANAGER) as client:
         takeover = Takeover(client, system_namespace=options.system_namespace, advice=AzureAdvice())
         if options.stop and not options.dry_run:
             await _stop(takeover, options.timeout)

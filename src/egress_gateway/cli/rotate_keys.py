@@ -14,18 +14,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
 from egress_gateway.api import names
 from egress_gateway.api.conditions import KEYS_ROTATED, Reason, find
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cli import options
+from egress_gateway.cli import cluster, options
 from egress_gateway.kube import config
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Conflict, NotFound, Unavailable
 from egress_gateway.kube.resources import SGCS, Key
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 State = Literal["under way", "done", "abandoned", "refused", "timed out"]
 _INTERVAL: Final = 0.5
@@ -109,7 +111,7 @@ async def _rotate(
     follow: bool,
     timeout: float,
 ) -> list[Progress]:
-    async with Client(config.load(kubeconfig), "egress-gateway-cli") as client:
+    async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
         keys = await _keys(client, given, namespace)
         tell = _Teller()
         work = (_one(client, key, follow=follow, timeout=timeout, tell=tell) for key in keys)

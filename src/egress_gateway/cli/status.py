@@ -15,12 +15,12 @@ import textwrap
 import time
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
 
-from egress_gateway.cli import options
+from egress_gateway.cli import cluster, options
 from egress_gateway.cli.overview import (
     ComponentView,
     ConfigurationView,
@@ -29,9 +29,11 @@ from egress_gateway.cli.overview import (
     summarize,
 )
 from egress_gateway.kube import config, resources
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Forbidden, NotFound, Unauthorized
 from egress_gateway.kube.resources import Resource, Untyped
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 T = TypeVar("T")
 
@@ -104,7 +106,7 @@ async def read(kubeconfig: str | None, namespace: str | None, system: str) -> Fa
             unseen.append(f"{what}: the cluster has no such kind; is the chart installed?")
         return None
 
-    async with Client(config.load(kubeconfig), "egress-gateway-cli") as client:
+    async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
 
         async def items(resource: Resource[T], where: str | None) -> Sequence[T]:
             return (await client.list(resource, namespace=where)).items

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from egress_gateway.cli import options
+from egress_gateway.cli import cluster, options
 from egress_gateway.kube import config
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import DAEMON_SETS, PODS, SGCS
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 DAEMON_SET: Final = "egress-gateway-node"
 CONTAINER: Final = "node"
@@ -59,7 +61,7 @@ def uninstall(kubeconfig: str | None, system_namespace: str, timeout: float, for
 async def _uninstall(
     kubeconfig: str | None, namespace: str, *, timeout: float, force: bool
 ) -> None:
-    async with Client(config.load(kubeconfig), "egress-gateway-uninstall") as client:
+    async with cluster.connect(kubeconfig, "egress-gateway-uninstall") as client:
         if not force:
             await refuse_while_configured(client)
         await retire_nodes(client, namespace, timeout=timeout)

@@ -142,6 +142,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
             group.create_task(cache.run())
         group.create_task(recorder.run())
         group.create_task(HostFolder(settings.run_path).watch())
+        group.create_task(backends.tell_version(probes.side.backend, metrics.wireguard))
         for cache in caches:
             # Nothing is decided on half the truth: a missing list must not remove peers.
             await cache.synced()
@@ -186,9 +187,7 @@ def _verification(settings: Settings, agent: Agent) -> Verification | None:
 
 
 def _side(settings: Settings) -> GatewaySide:
-    backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
-    log.info("chose the WireGuard back end", extra={"wireguard": backend.kind})
-    return GatewaySide(backend=backend)
+    return GatewaySide(backend=backends.detect(tunnel_socket=settings.run_path / "tunnels.sock"))
 
 
 async def _machine(settings: Settings, client: Client) -> Machine:

@@ -123,6 +123,17 @@ FIGURES: Final = (
     VERIFIED,
 )
 
+WIREGUARD: Final = Gauge(
+    "egress_gateway_gateway_wireguard_info",
+    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version",
+    ["backend", "version"],
+)
+
+
+def wireguard(backend: str, version: str) -> None:
+    WIREGUARD.clear()
+    WIREGUARD.labels(backend, version).set(1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationFigures:

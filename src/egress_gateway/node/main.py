@@ -25,7 +25,7 @@ from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS, Reference
 from egress_gateway.kube.review import MetricsReader
-from egress_gateway.node import clusterranges
+from egress_gateway.node import clusterranges, metrics
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
@@ -82,9 +82,10 @@ async def _serve(
     exceptions = await _exceptions(settings, client, recorder)
     rules = Rules(misses=settings.probe_misses, hold_down=settings.hold_down)
     prober = Prober(rules, interval=settings.probe_interval)
+    kernel = _kernel(settings, exceptions, executor)
     agent = Agent(
         settings=settings,
-        kernel=_kernel(settings, exceptions, executor),
+        kernel=kernel,
         knowledge=Knowledge(configurations, pods, statuses),
         endpoints=Endpoints(client, present, node),
         prober=prober,
@@ -110,6 +111,7 @@ async def _serve(
         # The socket is there before the chain names the plugin that calls it.
         group.create_task(answering.run())
         group.create_task(readiness.run())
+        group.create_task(backends.tell_version(kernel.backend, metrics.wireguard))
 
 
 async def _exceptions(
@@ -134,7 +136,7 @@ def _kernel(
 ) -> Kernel:
     mtu = settings.node_mtu or default_route_mtu()
     backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
-    log.info("prepared data path", extra={"wireguard": backend.kind, "node_mtu": mtu})
+    log.info("prepared data path", extra={"node_mtu": mtu})
     return Kernel(
         facts=NodeFacts(mtu=mtu, exceptions=exceptions),
         backend=backend,

@@ -89,6 +89,17 @@ ROUND_TRIP: Final = Figure(
 )
 FIGURES: Final = (PODS, HELD, GATEWAY_UP, PROBES, ANSWERS, ROUND_TRIP)
 
+WIREGUARD: Final = Gauge(
+    f"{_PREFIX}_wireguard_info",
+    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version.",
+    labelnames=("backend", "version"),
+)
+
+
+def wireguard(backend: str, version: str) -> None:
+    WIREGUARD.clear()
+    WIREGUARD.labels(backend, version).set(1)
+
 
 class Probed(Protocol):
     """What is told of one gateway's machine."""

@@ -299,6 +299,20 @@ class Echoes:
         return len(self.seen)
 
 
+async def test_helm_test_tells_whether_all_is_at_work(lab: Operator) -> None:
+    world = lab.world
+    await configured(world, "healthy")
+    said = await lab.call("test", release.RELEASE, "--timeout", "180s", "--logs")
+    assert "Succeeded" in said
+    await world.configure("sick", {"gatewayNodepoolName": "nowhere"})
+    await world.configuration_condition(
+        "sick", lambda c: c["reason"] == "GatewayPoolNotFound", timeout=60
+    )
+    with pytest.raises(AssertionError, match="egress-gateway-test"):
+        await lab.call("test", release.RELEASE, "--timeout", "180s")
+    await remove(world, "sick", "healthy")
+
+
 async def test_removing_the_chart_gives_every_node_its_chain_back(lab: Operator) -> None:
     """``helm uninstall`` restores the base CNI configuration byte for byte; it can come again."""
     world = lab.world

@@ -23,7 +23,7 @@ packages: Any = tool("packages")
 TABLE = packages.read(packages.TABLE.read_text())
 
 AREAS = (
-    (r"tools/image/", "image"),
+    (r"tools/(image|release)/", "image"),
     (r"tools/fuzz\.sh", "fuzz"),
     (r"(.*/)?tests/kube/|tools/kubernetes/", "kube"),
     (r"(.*/)?tests/azure_cli/|tools/azure_cli\.py", "azure-cli"),
@@ -40,6 +40,8 @@ AREAS = (
 NOT_THERE = {
     "fuzz": "a test has just built it",
     "nosuch": "tests start it because there is none",
+    "complete": "bash has it",
+    "_egress_gateway_completion": "a function of the script that a test has just read",
     "exit": "a test's answering runtime knows it",
     "python": "of an environment that the caller has just made",
 }

@@ -103,6 +103,13 @@ helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 
+{{/* What of `helm test` failed stays, to be read. */}}
+{{- define "seg.testHook" -}}
+helm.sh/hook: test
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
 {{/* The newest version of MutatingAdmissionPolicy that the cluster serves; empty: none. */}}
 {{- define "seg.policyVersion" -}}
 {{- $found := "" }}

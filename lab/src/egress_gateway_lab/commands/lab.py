@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import signal
 import sys
@@ -55,9 +56,25 @@ kubernetes_option = click.option(
 )
 
 
+def _choose_image(_: click.Context, __: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["LAB_IMAGE"] = "checkout"
+
+
+checkout_option = click.option(
+    "--from-checkout",
+    is_flag=True,
+    expose_value=False,
+    callback=_choose_image,
+    help="With --kubernetes real: run the components from this checkout, even if there is an image "
+    "of this commit (make image).",
+)
+
+
 @lab.command()
 @output_option
 @kubernetes_option
+@checkout_option
 @click.option("--keep", is_flag=True, help="Leave the lab running when the story failed.")
 def demo(output: str, keep: bool, kubernetes: str) -> None:
     """Play the story: a pod gets an address of its own, with real packets."""
@@ -71,6 +88,7 @@ def demo(output: str, keep: bool, kubernetes: str) -> None:
 @name_option
 @output_option
 @kubernetes_option
+@checkout_option
 @click.option("--empty", is_flag=True, help="Only Azure: no resource group, no cluster.")
 @click.option("--nodes", default=3, show_default=True, help="Nodes of the system pool.")
 @click.option(

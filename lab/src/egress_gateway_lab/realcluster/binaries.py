@@ -23,6 +23,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from egress_gateway_lab import golang
+from egress_gateway_lab.golang import Unavailable as Unavailable
+
 VARIABLE: Final = "EGRESS_GATEWAY_KUBERNETES"
 RELEASES: Final = {"1.36": "1.36.3", "1.37": "1.37.2"}
 """Kubernetes versions that can be built, by their minor version; ``VARIABLE`` chooses one."""
@@ -58,10 +61,6 @@ CNI_CLIENT: Final = ("cnitool",)
 ALL: Final = (*CONTROL_PLANE, *NODE, *CNI, *CNI_CLIENT)
 
 
-class Unavailable(Exception):
-    """Programs are missing here; the text names them and what would mend it, in one line."""
-
-
 @dataclass(frozen=True, slots=True)
 class Programs:
     """The programs that were asked for, by name."""
@@ -79,9 +78,8 @@ class Programs:
 
 def folder() -> Path:
     """Where built programs of these versions are, or would be put."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     versions = f"{KUBERNETES}+etcd-{ETCD}+containerd-{CONTAINERD}+cni-{CNI_PLUGINS}"
-    return cache / "static-egress-gateway" / "kubernetes" / versions
+    return golang.cache() / "kubernetes" / versions
 
 
 def find(*names: str) -> Programs:

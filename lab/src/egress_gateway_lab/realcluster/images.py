@@ -35,7 +35,7 @@ _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _INDEX: Final = "application/vnd.oci.image.index.v1+json"
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +100,13 @@ class Blob:
 
 
 class Store:
-    """Every image's blobs."""
+    """Every image's blobs; ``ours`` in place of what is taken from the checkout."""
 
-    def __init__(self) -> None:
+    def __init__(self, ours: Image | None = None) -> None:
         self.manifests: dict[str, Blob] = {}
         self.blobs: dict[str, Blob] = {}
-        for name, image in IMAGES.items():
+        for name, known in IMAGES.items():
+            image = ours if ours and known is _OURS else known
             layers = [_layer(layer) for layer in image.layers]
             config = _document(_config(image, layers), _CONFIG)
             manifest = _document(
@@ -166,7 +167,7 @@ def _config(image: Image, layers: Sequence[Blob]) -> dict[str, Any]:
         config["User"] = image.user
     machine = platform.machine()
     return {
-        "architecture": _ARCHITECTURES.get(machine, machine),
+        "architecture": ARCHITECTURES.get(machine, machine),
         "os": "linux",
         "config": config,
         # Uncompressed, so a layer's digest is its diff id.

@@ -25,7 +25,7 @@ from egress_gateway_lab.apiserver.kubeconfig import token_kubeconfig
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.apiserver.wire.transport import HttpTransport, KubeError
 from egress_gateway_lab.protocols import BackendError, ClusterSpec, Fabric, MachineSpec
-from egress_gateway_lab.realcluster import assertions, binaries, images, release, trees
+from egress_gateway_lab.realcluster import assertions, binaries, images, release, shipped, trees
 from egress_gateway_lab.realcluster.control_plane import ControlPlane, ControlPlaneError, Settings
 from egress_gateway_lab.realcluster.nodes import NodesSettings, RealMachines
 from egress_gateway_lab.realcluster.relay import Relay
@@ -59,7 +59,8 @@ class RealKubernetes:
         self._fabric = fabric
         self._url = "https://{}:{}".format(*listening.getsockname()[:2])
         self._relay = Relay(listening)
-        self._store = images.Store()
+        self._shipped = shipped.chosen()
+        self._store = images.Store(self._shipped.image() if self._shipped else None)
         self._runner: web.AppRunner | None = None
         self._plane: ControlPlane | None = None
         self._machines: RealMachines | None = None
@@ -117,7 +118,8 @@ class RealKubernetes:
 
     async def _start_control_plane(self, spec: ClusterSpec) -> None:
         settings = self._settings
-        built = await asyncio.to_thread(trees.build, settings.directory / "image")
+        image = await asyncio.to_thread(shipped.tree, self._shipped) if self._shipped else None
+        built = await asyncio.to_thread(trees.build, settings.directory / "image", image)
         folder = self._folder
         await asyncio.to_thread(_mount, folder)
         tokens = folder / "tokens.csv"

@@ -29,6 +29,7 @@ from typing import Final
 
 import egress_gateway
 from egress_gateway.api.manifests import deploy_dir
+from egress_gateway_lab import wireguard
 from egress_gateway_lab.runtime import programs
 
 PYTHON: Final = "/opt/python/bin/python3"
@@ -36,12 +37,14 @@ PACKAGES: Final = "/opt/egress-gateway/lib"
 COMMAND: Final = "/opt/egress-gateway/bin/egress-gateway"
 NGINX: Final = "/opt/lab/nginx.py"
 CURL: Final = "/opt/lab/curl"
+SHIPPED: Final = "shipped"
+"""The layer of the image that users get (``shipped``)."""
 _FORMAT: Final = 1
 _DISTRIBUTION: Final = "static-egress-gateway"
 _SKIPPED: Final = frozenset({"test", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages",
                              "dist-packages", "turtledemo"})  # fmt: skip
 _LIBRARIES: Final = ("libnftables.so.1", "libnss_dns.so.2", "libnss_files.so.2")
-_OURS: Final = ("wireguard-go", "setpriv")
+_OURS: Final = ("setpriv",)
 """NB: without ``setpriv``, which every Debian image has, all tunnels of a machine would run as one
 user, and a user has 128 inotify instances, shared with all that runs on the machine."""
 _SHELL: Final = ("sh",)
@@ -142,17 +145,21 @@ class Trees:
     commands: Path
     python: Path
     project: Path
+    shipped: Path | None = None
 
     def items(self) -> Iterator[tuple[str, Path]]:
         """(name of the layer, its folder)."""
         yield "commands", self.commands
         yield "python", self.python
         yield "project", self.project
+        if self.shipped:
+            yield SHIPPED, self.shipped
 
 
-def build(project: Path) -> Trees:
+def build(project: Path, shipped: Path | None = None) -> Trees:
     """All trees; those that the cache has are taken as they are. ``project``: where our own
-    package goes, a folder of the lab. Blocks for seconds the first time."""
+    package goes, a folder of the lab; ``shipped``: what runs in its place. Blocks for seconds the
+    first time."""
     distributions = _closure(_DISTRIBUTION)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     base = cache / "static-egress-gateway" / "lab-images"
@@ -161,6 +168,7 @@ def build(project: Path) -> Trees:
         commands=_cached(base, "commands", _commands_facts(), _commands),
         python=_cached(base, "python", _python_facts(distributions), _python),
         project=project,
+        shipped=shipped,
     )
 
 
@@ -194,7 +202,7 @@ def _commands_facts() -> list[object]:
 
 def _python_facts(distributions: Iterable[importlib.metadata.Distribution]) -> list[object]:
     packages = sorted(f"{d.name}=={d.version}" for d in distributions)
-    files = [Path(sys.executable).resolve(), *_found(_OURS)]
+    files = [Path(sys.executable).resolve(), *_ours()]
     return [sys.version, packages, [_identity(path) for path in files], sorted(_FILES.items())]
 
 
@@ -217,8 +225,15 @@ def _found(names: Iterable[str]) -> list[Path]:
     return [Path(path) for path in found if path]
 
 
+def _ours() -> list[Path]:
+    """Programs that the agents call."""
+    tunnels = wireguard.program()
+    return _found(_OURS) + ([tunnels] if tunnels else [])
+
+
 def _closure(name: str) -> list[importlib.metadata.Distribution]:
-    """A distribution and all that it needs at run time, as this environment has them."""
+    """A distribution and all that it needs at run time, as this environment has them; of ours all
+    extras, as an image has them."""
     found: dict[str, importlib.metadata.Distribution] = {}
     waiting = [name]
     while waiting:
@@ -230,7 +245,7 @@ def _closure(name: str) -> list[importlib.metadata.Distribution]:
         except importlib.metadata.PackageNotFoundError:
             continue  # for another Python or platform
         for requirement in distribution.requires or ():
-            if "extra ==" not in requirement:
+            if key == _DISTRIBUTION or "extra ==" not in requirement:
                 matched = re.match(r"[A-Za-z0-9._-]+", requirement)
                 waiting += [matched.group()] if matched else []
     return list(found.values())
@@ -270,7 +285,7 @@ def _python(root: Path) -> None:
     """What the Containerfile installs below our package."""
     _skeleton(root)
     _interpreter(root)
-    for program in _found(_OURS):
+    for program in _ours():
         shutil.copy2(program.resolve(), root / "usr/bin" / program.name)
     packages = root / PACKAGES.lstrip("/")
     for distribution in _closure(_DISTRIBUTION):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from egress_gateway_lab import golang
 from egress_gateway_lab.realcluster import binaries
 
 SCRIPT = Path(__file__).parents[4] / "tools/kubernetes/build.py"
@@ -39,7 +40,7 @@ def test_without_go_and_a_way_to_it_one_line_says_what_to_do(
     build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    monkeypatch.setattr(build, "HERE", tmp_path / "tools" / "kubernetes")
+    monkeypatch.setattr(golang, "_UV", tmp_path / "uv")
     monkeypatch.setattr("sys.argv", ["build.py", "etcd"])
     assert build.main() == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -104,7 +104,7 @@ class GatewaySide:
         directory: Path = netns.DIRECTORY,
         namespace: str = NAMESPACE,
     ) -> None:
-        self._backend = backend
+        self.backend = backend
         self._node = node or NetNS.current()
         self._directory = directory
         self._name = namespace
@@ -158,7 +158,7 @@ class GatewaySide:
                 for name in (server.interface for server in servers):
                     where = self._node if name in node.links else inside
                     if name in node.links or name in gateway.links:
-                        device = self._backend.status(Interface(name, where, name))
+                        device = self.backend.status(Interface(name, where, name))
                         if device is not None:
                             devices[name] = device
                 return GatewayObserved(
@@ -226,16 +226,16 @@ class GatewaySide:
                         "(ss -ulpn shows whose it is)"
                     )
             case steps.CreateTunnel(name):
-                self._backend.create(name)
+                self.backend.create(name)
             case steps.ConfigureTunnel(name, config):
                 with self._interface(name) as interface:
-                    self._backend.configure(interface, config)
+                    self.backend.configure(interface, config)
             case steps.MoveTunnel(name):
                 with self._must() as inside, Links(self._node) as links:
                     links.move(name, inside, name)
             case steps.DeleteTunnel(name):
                 with self._interface(name) as interface:
-                    self._backend.delete(interface)
+                    self.backend.delete(interface)
                     # A link whose process the tunnel host no longer knows.
                     with Links(interface.netns) as links:
                         links.delete(name)
@@ -255,7 +255,7 @@ class GatewaySide:
                         names = [n for n in others.links() if n.startswith("wg-")]
                     unmoved += [Interface(n, inside, n) for n in names]
                 for interface in unmoved:
-                    self._backend.delete(interface)
+                    self.backend.delete(interface)
             links.delete(NODE_LINK)
             netns.delete(self._name, directory=self._directory)
             if filtered:
@@ -278,12 +278,12 @@ class GatewaySide:
         addresses that go are forgotten, in the conntrack ``zone`` (that of a configuration is
         known). Takes no turn with other methods: one server's peers delay nothing else."""
         with self._interface(server.interface) as interface:
-            device = self._backend.status(interface)
+            device = self.backend.status(interface)
             have = device.peers if device else {}
             config = peer_changes(wanted, have)
             if config == Config():
                 return False
-            self._backend.configure(interface, config)
+            self.backend.configure(interface, config)
             kept = {network for networks in wanted.values() for network in networks}
             gone = {n for key in config.remove_peers for n in have[key].allowed_ips}
         self._forget_connections(gone - kept, zone or _zone(server))
@@ -304,7 +304,7 @@ class GatewaySide:
             peers=tuple(Peer(public_key=k, allowed_ips=tuple(n)) for k, n in add.items()),
         )
         with self._interface(server.interface) as interface:
-            self._backend.configure(interface, config)
+            self.backend.configure(interface, config)
         kept = {network for networks in add.values() for network in networks}
         gone = {network for networks in remove.values() for network in networks}
         self._forget_connections(gone - kept, zone or _zone(server))
@@ -436,7 +436,7 @@ class GatewaySide:
     @contextlib.contextmanager
     def _interface(self, name: str) -> Iterator[Interface]:
         """The handle of an interface wherever it is now."""
-        if self._backend.kind == "userspace":
+        if self.backend.kind == "userspace":
             # Known by its name alone. Nobody is asked about links: who moves one, to start a pod,
             # has the kernel's answers to all such questions wait.
             yield Interface(name, self._node, name)

@@ -8,7 +8,8 @@ Protocol, one JSON line each way over a unix socket, any number of requests per 
 ``{"op": "create", "name": N}`` starts an interface N in this process's network namespace;
 ``{"op": "connect", "name": N}`` is answered with a descriptor (SCM_RIGHTS): a connected
 configuration socket of N, so that callers need not share a mount namespace with it;
-``{"op": "delete", "name": N}``, ``{"op": "list"}``. Errors: ``{"error": words, "code": WORD}``.
+``{"op": "delete", "name": N}``; ``{"op": "list"}`` is answered with their ``names`` and the
+``version`` of the program. Errors: ``{"error": words, "code": WORD}``.
 
 Each process runs as a user of its own with two capabilities. It watches its socket by inotify, and
 Linux allows a user 128 watchers on the whole machine (fs.inotify.max_user_instances): as root,
@@ -43,6 +44,7 @@ SOCKET: Final = Path("/run/egress-gateway/tunnels.sock")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 # wireguard-go insists that its socket's path exists here: it ends when the file goes.
 _SOCKETS: Final = Path("/var/run/wireguard")
+_MODULE: Final = re.compile(rb"\tgolang\.zx2c4\.com/wireguard\t(v[0-9][^\t\n]*)")
 _USERS: Final = range(0x70000000, 0x71000000)
 """Numbers that nobody else gives to users (https://systemd.io/UIDS-GIDS, "unused")."""
 _CAPABILITIES: Final = "+net_admin,+dac_override"
@@ -116,6 +118,11 @@ class Tunnels:
                 "tunnels run as this user: with setpriv (util-linux), and as root outside a user "
                 "namespace, more than a hundred could run on a machine"
             )
+
+    @property
+    def version(self) -> str:
+        """The program's, as it is installed now: processes that run may be older."""
+        return release(self._program)
 
     def names(self) -> list[str]:
         return sorted(n for n, p in self._processes.items() if not p.ended.is_set())
@@ -207,6 +214,23 @@ def command(program: str, name: str, *, own_user: bool) -> Sequence[str]:
     return ["setpriv", *identity, *kept, "--", program, name]
 
 
+def release(program: str) -> str:
+    """Version of a ``wireguard-go``: its module's, which Go writes into what it builds
+    (https://pkg.go.dev/runtime/debug#BuildInfo), else the one that it tells, as Debian's does.
+    Releases are rare: of the module's versions of four years three tell the same."""
+    try:
+        found = shutil.which(program) or program
+        if built := _MODULE.search(Path(found).read_bytes()):
+            return built[1].decode()
+        told = subprocess.run(
+            [found, "--version"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    matched = re.match(r"wireguard-go (v\S+)", told.stdout)
+    return matched[1] if matched else "unknown"
+
+
 def _knows_users() -> bool:
     """Whether this process may become any user: it is root, and not of a user namespace."""
     try:
@@ -267,7 +291,7 @@ class TunnelServer:
             request = json.loads(line)
             operation, name = request["op"], request.get("name", "")
             if operation == "list":
-                return {"names": self._tunnels.names()}, None
+                return {"names": self._tunnels.names(), "version": self._tunnels.version}, None
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise TunnelError("invalid", f"{name!r} is not an interface name")
             if operation == "connect":
@@ -300,6 +324,7 @@ async def _send(
 async def run(settings: Settings) -> None:
     """Serves until cancelled; then ends every interface (its pod is going away)."""
     tunnels = Tunnels(settings.wireguard_go)
+    log.info("hosting tunnels", extra={"wireguard_go": tunnels.version})
     try:
         await TunnelServer(tunnels).serve(Path(settings.socket))
     finally:

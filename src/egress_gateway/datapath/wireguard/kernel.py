@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import platform
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,9 @@ class KernelBackend:
     def __init__(self, *, node: NetNS | None = None) -> None:
         self._node = node or NetNS.current()
         self._family = 0
+
+    def version(self) -> str:
+        return f"linux {platform.release()}"
 
     def create(self, name: str) -> Interface:
         with Links(self._node) as links:

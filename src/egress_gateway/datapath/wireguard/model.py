@@ -98,6 +98,11 @@ class Backend(Protocol):
         """``kernel`` or ``userspace``."""
         ...
 
+    def version(self) -> str:
+        """Which one makes the interfaces here: a kernel's release, or a ``wireguard-go``'s.
+        Raises ``DatapathError`` where nobody tells yet."""
+        ...
+
     def create(self, name: str) -> Interface:
         """Makes the interface in the node's namespace, down and unconfigured. An interface
         of that name which is still there is deleted first."""

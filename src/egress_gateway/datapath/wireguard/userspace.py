@@ -33,6 +33,11 @@ class UserspaceBackend:
         self._locks: dict[str, threading.Lock] = {}
         self._sockets: dict[str, socket.socket] = {}
 
+    def version(self) -> str:
+        """A host of an older version does not tell."""
+        answer, _ = self._exchange({"op": "list"}, descriptors=0)
+        return f"wireguard-go {answer.get('version', '')}".strip()
+
     def create(self, name: str) -> Interface:
         with self._lock(name):
             self._forget(name)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import egress_gateway
+from egress_gateway_lab import wireguard
 from egress_gateway_lab.runtime.containers.streams import Stdio, open_stdio
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _PROGRAM = (
 _DATAGRAM = 1 << 20
 _CREDENTIALS = struct.Struct("3i")
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = wireguard.path()
 
 # As an AKS node forwards for its pods; all are per network namespace.
 SYSCTLS = {
