@@ -130,7 +130,7 @@ def _configuration(
     condition = find(sgc.status.conditions, READY)
     gateways = [_gateway(_name(sgc), g, agents, nodes, now) for g in sgc.status.gateways]
     attached = sorted(
-        e.metadata.name
+        e.pod_name
         for e in facts.endpoints or ()
         if e.metadata.namespace == sgc.metadata.namespace
         and e.spec.static_gateway_configuration == sgc.metadata.name
