@@ -130,3 +130,7 @@ def test_tunnels_made_in_advance_are_used_and_made_again() -> None:
 
 def test_ipv6_is_carried_or_held_as_the_pods_gateway_has_it() -> None:
     play("ipv6_follows_the_gateways")
+
+
+def test_raw_frames_are_dropped_and_told() -> None:
+    play("raw_frames_are_dropped_and_told")

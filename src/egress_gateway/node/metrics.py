@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -47,6 +47,17 @@ LOCAL_STATE_UNWRITABLE: Final = Gauge(
 )
 
 
+LINK_DROPPED: Final = Gauge(
+    f"{_PREFIX}_link_dropped_packets",
+    "Packets that attached pods sent around their hold, dropped at the node's end of their links.",
+    labelnames=("reason",),
+)
+UNGUARDED: Final = Gauge(
+    f"{_PREFIX}_unguarded_pods",
+    "Attached pods whose node's end cannot be held: raw frames of theirs may leave by the side.",
+)
+
+
 class _Pod(Protocol):
     @property
     def namespace(self) -> str: ...
@@ -75,3 +86,10 @@ async def observe(sandboxes: Sequence[_Sandbox]) -> None:
         held = await sandbox.held()
         if not sandbox.gone:
             HELD.labels(state.namespace, state.pod).set(held)
+
+
+def observe_links(*, unguarded: int, dropped: Mapping[str, int]) -> None:
+    """Takes stock of the node's ends of pods' links. ``dropped``: packets by reason."""
+    UNGUARDED.set(unguarded)
+    for reason, packets in dropped.items():
+        LINK_DROPPED.labels(reason).set(packets)

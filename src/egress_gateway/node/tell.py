@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 NOT_READY: Final = "EgressNotReady"
 HOST_NETWORK: Final = "EgressRefused"
+FORGED: Final = "EgressForgedPackets"
 
 
 _REPEAT: Final = 60.0
@@ -52,6 +53,17 @@ class Teller:
             NOT_READY,
             "the pod was started before the CNI plugin was installed on its node and still uses "
             "the cluster's ordinary egress; delete it so that it is started anew",
+        )
+
+    def forged(self, node: str) -> None:
+        """Attached pods of the node sent packets around their holds."""
+        # NB: a Node's Events carry its name for a UID, as the kubelet has it.
+        self._warn(
+            Reference(api_version="v1", kind="Node", name=node, uid=node),
+            FORGED,
+            "annotated pods of this node wrote packets around their gateway, or with sources that "
+            "are not theirs (raw frames); they were dropped; look for annotated pods with NET_RAW, "
+            "and drop that capability",
         )
 
     def attached(self, attachment: Attachment, seconds: float) -> None:
