@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.link import Links, Route
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod.linkguard import FORGED, LEAVING, TABLE, LinkGuard, host_end
@@ -384,6 +385,35 @@ def test_a_change_beside_a_damage_is_made_whole() -> None:
     Nftables(scene.world.worker.netns).apply("flush ruleset")
     scene.pod.side.detach({}, [20000])
     assert Nftables(scene.world.worker.netns).table("inet", TABLE) is None
+
+
+@boxed
+def test_a_kernel_that_cannot_hold_links_lets_pods_start_and_says_so() -> None:
+    scene = Scene()
+    scene.pod.side.detach({}, [20000])
+
+    def refuse(*_: object) -> None:
+        raise DatapathError("no fib expression")
+
+    scene.guard.hold = refuse  # type: ignore[method-assign]
+    pair, _ = serve(scene.world, scene.pod)
+    attach(scene.pod, pair, scene.world.gateways[0])
+    assert scene.pod.seen_as() == SECONDARIES[0]
+    assert len(scene.guard.unguarded) == 1
+
+
+@boxed
+def test_exclusions_that_change_without_end_leave_nothing_behind() -> None:
+    """Whoever may edit a configuration edits the rules of every node of its pods."""
+    scene = Scene()
+    for third in range(100):
+        excluded = (ipaddress.ip_network(f"192.0.{third}.0/24"),)
+        scene.desired = dataclasses.replace(scene.desired, excluded=excluded)
+        scene.pod.side.converge(scene.desired)
+        scene.guard.sync([scene.pod.address])
+    listing = Nftables(scene.world.worker.netns).table("inet", TABLE) or []
+    assert sum("chain" in item for item in listing) < 50
+    nothing_leaves(scene)
 
 
 @boxed

@@ -457,7 +457,7 @@ TARGETS: Final[Mapping[str, Target]] = {
     "ARM documents": Target(_arm, (), [_SET]),
     "ARM errors": Target(_arm_error, (), [_ARM_ERROR]),
     "azure.json": Target(
-        _file(azure_config.load), (azure_config.ConfigError,), [_AZURE], slow=True
+        _file(azure_config.load), (cloud_errors.ConfigError,), [_AZURE], slow=True
     ),
     "settings file": Target(
         _file(lambda p: settings.load(Settings, file=p, environment={}, flags={"node_name": "n"})),

@@ -186,7 +186,7 @@ def test_a_later_claim_of_another_node_takes_nothing_from_anybody(
 ) -> None:
     before = resolve(accepted)
     everything = nets("10.0.0.1", "10.0.0.2", "2001:db8::1")
-    thief = AcceptedClaim(key, everything, f"evil-{node}", ("2026-02-01T00:00:00Z", "z"))
+    thief = AcceptedClaim(key, everything, f"evil-{node}", ("2026-02-01T00:00:00Z", 0, "z"))
     after = resolve({**accepted, Key("ns", "thief"): thief})
     for public_key, networks in before.peers.items():
         assert after.peers[public_key] == networks

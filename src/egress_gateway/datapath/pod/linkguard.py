@@ -46,6 +46,9 @@ MARK: Final = 0x0800_0000
 """Bit of a packet's mark, from a bridge's hook to the one of IP, which takes it off."""
 _OTHERS: Final = 0xFFFF_FFFF & ~MARK
 
+_UNUSED: Final = 32
+"""Chains that no link has any more; with more of them the table is made anew."""
+
 Family = Literal["inet", "bridge"]
 _FAMILIES: Final[tuple[Family, ...]] = ("inet", "bridge")
 
@@ -216,23 +219,30 @@ class LinkGuard:
             )
 
     def sync(self, attached: Collection[IPAddress]) -> bool:
-        """Repairs what somebody has damaged, and removes what is said of links that are gone or of
-        pods that are not ``attached``. Returns whether something had to be changed."""
+        """Repairs what somebody has damaged, and removes what is said of links that are gone, and
+        what an earlier agent said of pods that are not ``attached``. Returns whether something had
+        to be changed."""
         with self._lock:
             found = self._left()
             names = self._links()
             self.unguarded = {pod for pod in self.unguarded if pod.exists()}
+            for end in [end for end in found if not found[end].addresses & {*attached}]:
+                del found[end]
             for rules in (self._rules, found):
-                for end in [*rules]:
-                    if names.get(end.index) != end.name or not rules[end].addresses & {*attached}:
-                        del rules[end]
+                for end in [end for end in rules if names.get(end.index) != end.name]:
+                    del rules[end]
+            used = {rule.chain for rule in self._rules.values()}
+            self._splits = {name: split for name, split in self._splits.items() if name in used}
             return any([self._repair(family, names) for family in _FAMILIES])
 
     def counters(self) -> dict[str, int]:
         """Packets that were dropped, by reason."""
         found = dict.fromkeys((FORGED, LEAVING), 0)
-        for family, name in {(family, n) for family, made in self._made for n in found}:
-            found[name] += self._nft.counter(family, TABLE, name) or 0
+        with self._lock:
+            families = {family for family, _ in self._made}
+        for family in families:
+            for name in found:
+                found[name] += self._nft.counter(family, TABLE, name) or 0
         return found
 
     def _links(self) -> dict[int, str]:
@@ -268,7 +278,9 @@ class LinkGuard:
         if listing is None and not needed:
             return False
         chains = {rule.chain: self._splits[rule.chain] for rule in ours.values()}
+        unused = {n for f, n in self._made if f == family} - {TABLE, *chains}
         whole = listing is not None and needed and _is_whole(listing, family, chains)
+        whole = whole and len(unused) <= _UNUSED
         if whole and _rules(listing or [], family, names) == ours | left:
             return False
         self._replace(family)

@@ -186,7 +186,9 @@ class PodSide:
                 if done is not None:
                     done()
             self._apply_all(pod, desired, rest)
-            return actions
+            # What the kernel refuses at each pass mends nothing.
+            refused = self._guard is not None and self._path in self._guard.unguarded
+            return [a for a in actions if not (refused and isinstance(a, GuardLink))]
 
     def _send_ahead(self, pod: _Open, desired: PodDesired) -> None:
         """Moving a link makes the kernel wait for all its readers: longer than all the rest takes.
@@ -323,8 +325,10 @@ class PodSide:
         if self._guard is None or link is None:
             return True
         self._end = end = linkguard.host_end(desired.interface, pod.netns, self._node)
-        self._guard.note(self._path, found=end is not None)
-        return end is None or self._guard.holds(end, desired.addresses, desired.split)
+        if end is None:
+            self._guard.note(self._path, found=False)
+            return True
+        return self._guard.holds(end, desired.addresses, desired.split)
 
     def _guard_link(self, desired: PodDesired) -> None:
         """A kernel that cannot do it must not keep pods from starting: ``LinkGuard.unguarded``
@@ -335,6 +339,8 @@ class PodSide:
             self._guard.hold(self._end, desired.addresses, desired.split)
         except DatapathError as error:
             self._guard.note(self._path, found=False, error=str(error))
+        else:
+            self._guard.note(self._path, found=True)
 
     def _tunnel(
         self, pod: _Open, desired: PodDesired, name: str, link: Link | None
