@@ -6,6 +6,7 @@ request or a start ends with a traceback in place of a line that says what is wr
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import struct
@@ -417,8 +418,21 @@ def _packets(content: bytes) -> object:
     return reach.parse(content), echo.echo_reply(content, 7)
 
 
+_MADE: Final = certificates.make(["a.example"], now=1_700_000_000.0, validity=3600)
+
+
 def _secret(content: bytes) -> object:
-    return certificates.decode({"1.crt": _text(content), "1.key": _text(content), "1.ca": "YQ=="})
+    """In the place of each of the three."""
+    whole = (_MADE.certificate, _MADE.key, _MADE.authority)
+    found = []
+    for at in range(3):
+        parts = [content if i == at else part for i, part in enumerate(whole)]
+        data = {
+            f"1.{name}": base64.b64encode(part).decode()
+            for name, part in zip(("crt", "key", "ca"), parts, strict=True)
+        }
+        found.append(certificates.decode(data | {"2.crt": _text(content)}))
+    return found
 
 
 _DATAPATH = (DatapathError,)
@@ -436,7 +450,7 @@ TARGETS: Final[Mapping[str, Target]] = {
     "CNI cache": Target(libcni.parse, (msgspec.MsgspecError, UnicodeDecodeError), [_CACHED]),
     "attachment": Target(earlier.decode, (msgspec.MsgspecError, UnicodeDecodeError), [_EARLIER]),
     "admission review": Target(_review, (review.ReviewError,), [_REVIEW]),
-    "webhook's Secret": Target(_secret, (), [b"LS0t", b"YQ=="]),
+    "webhook's Secret": Target(_secret, (), [_MADE.certificate, _MADE.key]),
     "list": Target(lambda c: wire.decode_list(PODS, c), (msgspec.DecodeError,), [_LIST]),
     "watch": Target(
         lambda c: wire.decode_event(NODES, c),
