@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
@@ -392,12 +393,10 @@ def test_a_kernel_that_cannot_hold_links_lets_pods_start_and_says_so() -> None:
     scene = Scene()
     scene.pod.side.detach({}, [20000])
 
-    def refuse(*_: object) -> None:
-        raise DatapathError("no fib expression")
-
-    scene.guard.hold = refuse  # type: ignore[method-assign]
-    pair, _ = serve(scene.world, scene.pod)
-    attach(scene.pod, pair, scene.world.gateways[0])
+    refused = DatapathError("no fib expression")
+    with mock.patch.object(scene.guard, "hold", side_effect=refused):
+        pair, _ = serve(scene.world, scene.pod)
+        attach(scene.pod, pair, scene.world.gateways[0])
     assert scene.pod.seen_as() == SECONDARIES[0]
     assert len(scene.guard.unguarded) == 1
 
