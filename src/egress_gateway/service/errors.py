@@ -38,9 +38,7 @@ class OperatorError(ExpectedError):
     and is started again by its host."""
 
 
-def understood(
-    error: Callable[[str], Exception], what: str
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def understood(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """For a function that reads foreign bytes, which are ``what``: whatever it stumbles over is
     raised as ``error``, which its callers expect. The text quotes little: it may be a secret."""
 
@@ -52,6 +50,8 @@ def understood(
             except ExpectedError:
                 raise
             except MALFORMED as found:
+                if isinstance(found, error):
+                    raise  # it says more
                 raise error(f"{what} makes no sense ({type(found).__name__})") from found
 
         return reading
