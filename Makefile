@@ -87,7 +87,7 @@ test-kernel:
 	@tools/uml/run.sh
 
 .PHONY: fuzz
-# The CNI plugin's scanner under sanitizers, for longer than the tests.
+# The CNI plugin's scanner under sanitizers, and Python's parsers, for longer than the tests.
 FUZZ_RUNS ?= 1000000
 fuzz:
 	$(prepare) fuzz

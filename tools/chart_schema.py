@@ -29,7 +29,7 @@ EVERYWHERE = {
     "system_namespace",
 }
 MANAGED = {
-    "controller": EVERYWHERE | {"azure_config", "health_address", "identity"},
+    "controller": EVERYWHERE | {"agent_pools", "azure_config", "health_address", "identity"},
     "gateway": EVERYWHERE | {"refused_cidrs"},
     "node": EVERYWHERE
     | {

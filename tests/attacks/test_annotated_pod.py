@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from collections.abc import Iterator
 
 from egress_gateway.datapath.gateway.ruleset import GATEWAY_TABLE
 from egress_gateway.datapath.linux import connections, conntrack, netns
+from egress_gateway.datapath.linux.echo import checksum
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.kube.resources import EVENTS
@@ -131,3 +133,22 @@ def test_idle_connections_are_remembered_for_little_more_than_two_hours() -> Non
     with scene(), NetNS.open(INSIDE) as inside:
         key = "net/netfilter/nf_conntrack_tcp_timeout_established"
         until(lambda: netns.read_sysctl(inside, key) == "7500", "RFC 5382, REQ-5")
+
+
+@boxed
+def test_connections_of_other_protocols_count_like_any_other() -> None:
+    """Echo requests by identifier, for a pod that may write them."""
+    with scene(connections_per_pod=LIMIT, connection_rate=RATE) as (_, _, greedy, neighbour):
+
+        def pings() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+                for identifier in range(60000):
+                    head = struct.pack("!BBHHH", 8, 0, 0, identifier, 1)
+                    sealed = struct.pack("!BBHHH", 8, 0, checksum(head), identifier, 1)
+                    with contextlib.suppress(OSError):
+                        raw.sendto(sealed, (INTERNET, 0))
+
+        greedy.place.netns.run(pings)
+        until(lambda: dropped("over_rate") > 0, "what comes too fast is refused")
+        assert neighbour.seen_as() == SECONDARY
+        assert counted(greedy) <= LIMIT + 20 * RATE

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import yaml
 
 from egress_gateway.api import names
-from egress_gateway_lab.apiserver.wire.client import KubeClient
+from egress_gateway.kube import config
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.informer.cache import Cache
+from egress_gateway.kube.resources import POD_ENDPOINTS
+from egress_gateway.node.endpoints import Endpoints
+from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
 from lab.tests.apiserver.conftest import Cluster
 from lab.tests.apiserver.test_admission import (
     SYSTEM,
+    account_token,
     agent_token,
     endpoint,
     forbidden,
@@ -18,6 +28,7 @@ from lab.tests.apiserver.test_admission import (
     two_agents,
 )
 from lab.tests.apiserver.test_objects import pod
+from tests.unit.node.node_values import attachment
 
 TAINT = {"key": names.CNI_NOT_READY_TAINT, "effect": "NoSchedule"}
 OTHER = {"key": "example.com/quarantine", "effect": "NoExecute", "value": "yes"}
@@ -226,3 +237,64 @@ async def test_an_agents_events_carry_its_own_name(cluster: Cluster) -> None:
             change = agent.patch("events", name, {"count": 7}, namespace="kube-system")
             await forbidden(change, "Event")
         await a.patch("events", "mine", {"count": 2}, namespace="kube-system")
+
+
+async def test_a_pods_name_that_is_squatted_with_its_true_uid_hinders_nobody(
+    cluster: Cluster,
+) -> None:
+    """Its owner is there, so nobody collects it, and only its own node may change it. The pod's
+    node has a name that nobody else can take."""
+    async with two_agents(cluster) as (a, b):
+        theirs = await owned(cluster, "web-0", "node-b")
+        labels = {f"{names.GROUP}/node": "node-a"}
+        owners = theirs["metadata"]["ownerReferences"]
+        uid = theirs["spec"]["podUid"]
+        squat = endpoint("web-0", "node-a", podUid=uid)
+        await a.create("podendpoints", forged(squat, ownerReferences=owners, labels=labels))
+        await forbidden(b.apply(theirs, resource="podendpoints"), 'of node "node-a"')
+        for name in ("web-0.node-b", "web-0.node-a.node-b", "web-0.", "web-0.node-c"):
+            document = forged(squat, name=name, ownerReferences=owners, labels=labels)
+            with pytest.raises(KubeError, match=r"exactly one owner|[Ii]nvalid"):
+                await a.create("podendpoints", document)
+        own = forged(theirs, name="web-0.node-b")
+        await b.apply(own, resource="podendpoints")
+        await forbidden(a.delete("podendpoints", "web-0.node-b", namespace="default"), "node-b")
+
+
+async def test_an_agent_goes_on_under_its_own_name(cluster: Cluster, tmp_path: Path) -> None:
+    """The same with the shipped agent's code: published, changed, withdrawn."""
+    async with two_agents(cluster) as (a, _):
+        theirs = await owned(cluster, "p", "node-b")
+        labels = {f"{names.GROUP}/node": "node-a"}
+        squat = endpoint("p", "node-a", podUid=theirs["spec"]["podUid"])
+        owners = theirs["metadata"]["ownerReferences"]
+        await a.create("podendpoints", forged(squat, ownerReferences=owners, labels=labels))
+        agent = "egress-gateway-node-node-b"
+        running = await cluster.admin.get("pods", agent, namespace=SYSTEM)
+        bound = {"kind": "Pod", "name": agent, "uid": running["metadata"]["uid"]}
+        account = "egress-gateway-node"
+        token = await account_token(cluster, account, SYSTEM, boundObjectRef=bound)
+        document = yaml.safe_load(cluster.kubeconfig)
+        document["users"][0]["user"] = {"token": token}
+        (tmp_path / "agent").write_text(yaml.safe_dump(document))
+        async with Client(config.load(str(tmp_path / "agent")), "agent") as client:
+            cache = Cache(client, POD_ENDPOINTS, labels=Endpoints.selector("node-b"))
+            watching = asyncio.create_task(cache.run())
+            await cache.synced()
+            endpoints = Endpoints(client, cache, "node-b")
+            state = attachment(namespace="default", pod="p", uid=theirs["spec"]["podUid"])
+            await endpoints.publish(state)
+            found = await cluster.admin.get("podendpoints", "p.node-b", namespace="default")
+            assert found["spec"]["podPublicKey"] == state.public_key
+            async with asyncio.timeout(30):
+                while not len(cache):
+                    await asyncio.sleep(0.02)
+            changed = msgspec.structs.replace(state, addresses=["10.244.9.9"])
+            await endpoints.publish(changed)
+            found = await cluster.admin.get("podendpoints", "p.node-b", namespace="default")
+            assert found["spec"]["podIps"] == ["10.244.9.9"]
+            await endpoints.withdraw(changed)
+            assert await cluster.admin.find("podendpoints", "p.node-b", namespace="default") is None
+            assert await cluster.admin.find("podendpoints", "p", namespace="default")
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)

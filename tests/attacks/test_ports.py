@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
+import time
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -11,7 +14,9 @@ from aiohttp import web
 
 from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
+from egress_gateway.service.metrics import load_pem
 from egress_gateway.service.server import Limits, Server
+from egress_gateway.webhook import certificates
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -152,3 +157,83 @@ def test_a_handler_that_hangs_is_cut() -> None:
         await server.close()
 
     asyncio.run(main())
+
+
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+"""The beginning of a ClientHello."""
+
+
+async def page(_: web.Request) -> web.Response:
+    return web.Response(text="page")
+
+
+async def over_tls(port: int) -> str:
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"https://127.0.0.1:{port}/", ssl=trusting) as answer,
+    ):
+        return await answer.text()
+
+
+def secured(story: Callable[[Server], Awaitable[None]], limits: Limits) -> None:
+    async def main() -> None:
+        made = certificates.make(["localhost"], now=time.time(), validity=3600)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        load_pem(context, made.certificate, made.key)
+        server = Server(port=0, address="127.0.0.1", limits=limits, tls=context)
+        server.add_route("/", page)
+        await server.start()
+        try:
+            await story(server)
+        finally:
+            await server.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sent", [b"", HELLO, b"GET / HTTP/1.1\r\n\r\n"])
+def test_whoever_never_shakes_hands_has_a_place_like_others(sent: bytes) -> None:
+    """Else any number of them would be held for as long as a handshake may take."""
+
+    async def story(server: Server) -> None:
+        held = []
+        for _ in range(32):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(sent)
+            held.append((reader, writer))
+        assert await over_tls(server.port) == "page"
+        for streams in held[:24]:
+            await is_cut(streams)
+        for _, writer in held:
+            writer.close()
+
+    secured(story, Limits(connections=8, seconds=600))
+
+
+def test_a_handshake_that_is_half_done_is_cut_in_time() -> None:
+    async def story(server: Server) -> None:
+        streams = await asyncio.open_connection("127.0.0.1", server.port)
+        streams[1].write(HELLO)
+        assert await is_cut(streams)
+        assert await over_tls(server.port) == "page"
+
+    secured(story, Limits(seconds=0.5))
+
+
+def test_a_request_that_trickles_is_cut_in_time() -> None:
+    """However steadily it goes on."""
+
+    async def story(server: HealthServer) -> None:
+        reader, writer = await opened(server, b"GET /readyz HTTP/1.1\r\nX: ")
+        ended = asyncio.ensure_future(reader.read())
+        while not ended.done():
+            writer.write(b"a")
+            await asyncio.wait([ended], timeout=0.02)
+        with contextlib.suppress(ConnectionError):
+            assert b"200" not in await ended
+        writer.close()
+        assert await ready(server) == 200
+
+    play(story, Limits(seconds=0.5))

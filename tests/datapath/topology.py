@@ -29,6 +29,7 @@ from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.link import Links, Route
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
+from egress_gateway.datapath.pod.linkguard import LinkGuard
 from egress_gateway.datapath.pod.side import (
     PodDesired,
     PodSide,
@@ -307,6 +308,7 @@ class World:
         self._wire()
         self.internet.serve()
         self.sources: SourceFilter | None = None
+        self.guard = LinkGuard(self.worker.netns)
         self._pods = 0
 
     def _wire(self) -> None:
@@ -372,6 +374,7 @@ class World:
             Path("/run/netns", name),
             backend=self.worker.backend(),
             sources=self.sources,
+            guard=self.guard,
             node=self.worker.netns,
         )
         return Pod(place, IPv4Address(address), keys.generate(), side, address6)

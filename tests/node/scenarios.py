@@ -12,6 +12,9 @@ from prometheus_client import REGISTRY
 
 from egress_gateway.api import keys
 from egress_gateway.api.types import KeyRotation, RotationPhase
+from egress_gateway.datapath.linux.netns import NetNS
+from tests.attacks.test_pod_on_a_gateway_node import datagram
+from tests.attacks.test_raw_frames import checksum
 from tests.node.world import INTERNET6, NODE6, RUN, CniError, RunningPod, World, sh, until
 
 
@@ -546,3 +549,31 @@ async def status_survives_the_agent_and_the_api_server(world: World) -> None:
     world.api.down = False
     moved = endpoint.status.egress_ip
     await until(lambda: world.endpoints.get("default", "web").status.egress_ip != moved, seconds=60)
+
+
+async def raw_frames_are_dropped_and_told(world: World) -> None:
+    """And what is said of the pod's link goes with the pod, or with the next agent."""
+    pod = await world.start_pod("web")
+    await world.rounds(2)
+    address = pod.result["ips"][0]["address"].partition("/")[0]
+    whole = datagram(address, "198.51.100.1", 5000, 9)
+    whole = whole[:10] + checksum(whole[:20]).to_bytes(2) + whole[12:]
+
+    def write() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as raw:
+            raw.sendto(whole, ("eth0", 0x0800, 0, 1, b"\xff" * 6))
+
+    with NetNS.open(f"/run/netns/{pod.ns}") as inside:
+        inside.run(write)
+    await until(lambda: any(e[1] == "EgressForgedPackets" for e in world.recorder.events))
+    dropped = REGISTRY.get_sample_value(
+        "egress_gateway_node_link_dropped_packets", {"reason": "around_gateway"}
+    )
+    assert dropped == 1
+    assert REGISTRY.get_sample_value("egress_gateway_node_unguarded_pods") == 0
+    assert await pod.whoami() in {g.public for g in world.gateways}
+    await world.stop_agent()
+    assert "egress_gateway_links" in sh("nft list tables"), "held while no agent is there"
+    await pod.delete()
+    await world.start_agent()
+    await until(lambda: "egress_gateway_links" not in sh("nft list tables"))

@@ -138,3 +138,7 @@ def test_what_a_pod_does_is_told_as_it_changes_and_never_at_rest() -> None:
 
 def test_what_is_told_of_a_pod_outlives_the_agent_and_an_absent_api_server() -> None:
     play("status_survives_the_agent_and_the_api_server")
+
+
+def test_raw_frames_are_dropped_and_told() -> None:
+    play("raw_frames_are_dropped_and_told")

@@ -42,6 +42,7 @@ from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux import netns
+from egress_gateway.datapath.pod.linkguard import LinkGuard
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.datapath.wireguard import host as tunnels
@@ -502,6 +503,7 @@ class World:
             store=AttachmentStore(RUN),
             executor=self._executor,
             ports=range(20000, 30000),
+            guard=LinkGuard(),
         )
         prober = Prober(Rules(hold_down=self.settings.hold_down), interval=0.075)
         self.agent = Agent(

@@ -14,7 +14,9 @@ if kernel=$("$here/build.sh"); then :; else
     exit
 fi
 
-[ $# -gt 0 ] || set -- .venv/bin/python -m pytest -q -n 0 -p no:cacheprovider tests/datapath tests/node
+# Of the attacks those that carry packets: they have the mark "root".
+[ $# -gt 0 ] || set -- .venv/bin/python -m pytest -q -n 0 -p no:cacheprovider -m root \
+    tests/datapath tests/node tests/attacks
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 {

@@ -46,6 +46,7 @@ class Reason:
     PREFIX_SIZE: Final = "PublicIPPrefixSizeMismatch"
     PREFIX_SUBSCRIPTION: Final = "PublicIPPrefixWrongSubscription"
     PREFIX_NOT_ALLOWED: Final = "PrefixNotAllowed"
+    PREFIX_SHARE_USED: Final = "PrefixShareUsed"
     PREFIX_UNUSABLE: Final = "PublicIPPrefixUnusable"
     POOL_UNUSABLE: Final = "GatewayPoolUnusable"
     PREFIX_EXHAUSTED: Final = "PublicIPPrefixExhausted"

@@ -219,13 +219,22 @@ class PodEndpointStatus(_Struct, frozen=True, omit_defaults=False):
 
 
 class PodEndpoint(_Struct, frozen=True):
-    """Namespaced; named as its Pod, owned by it, written by the Pod's node agent alone."""
+    """Namespaced; owned by its Pod, written by the Pod's node agent alone. It has the Pod's name,
+    or, where that is taken by an endpoint of another node, the node's name behind it."""
 
     metadata: ObjectMeta
     spec: PodEndpointSpec = PodEndpointSpec()
     status: PodEndpointStatus = PodEndpointStatus()
     api_version: str = names.API_VERSION
     kind: str = "PodEndpoint"
+
+    @property
+    def pod_name(self) -> str:
+        """Of its Pod."""
+        for owner in self.metadata.owner_references:
+            if owner.kind == "Pod" and self.metadata.name == f"{owner.name}.{self.spec.node_name}":
+                return owner.name
+        return self.metadata.name
 
 
 class ReadyGatewayConfiguration(_Struct, frozen=True):

@@ -79,7 +79,7 @@ def _hops(
             return  # it does not go by the gateway
     yield _configuration(sgc)
     endpoint = next(
-        (e for e in facts.endpoints or () if (e.metadata.namespace, e.metadata.name) == key), None
+        (e for e in facts.endpoints or () if (e.metadata.namespace, e.pod_name) == key), None
     )
     yield _tunnel(endpoint, pod)
     view = next(c for c in overview.configurations if c.configuration == f"{key[0]}/{asked}")

@@ -147,9 +147,9 @@ def _configuration(
             if e.metadata.namespace == sgc.metadata.namespace
             and e.spec.static_gateway_configuration == sgc.metadata.name
         ),
-        key=lambda e: e.metadata.name,
+        key=lambda e: e.pod_name,
     )
-    attached = None if facts.endpoints is None else [e.metadata.name for e in endpoints]
+    attached = None if facts.endpoints is None else [e.pod_name for e in endpoints]
     lost = [_lost(e) for e in endpoints if e.status.state in ("Lost", "Waiting")]
     troubled = [*lost, *_troubled(sgc, facts.pods or (), attached)]
     ready = condition is not None and condition.status == "True"
@@ -252,7 +252,7 @@ def _silence(heartbeat: str, now: datetime.datetime) -> float:
 def _attached(endpoint: PodEndpoint) -> AttachedView:
     told = endpoint.status
     return AttachedView(
-        pod=endpoint.metadata.name,
+        pod=endpoint.pod_name,
         state=told.state,
         gateway=told.gateway,
         egress_ip=told.egress_ip,
@@ -263,7 +263,7 @@ def _attached(endpoint: PodEndpoint) -> AttachedView:
 def _lost(endpoint: PodEndpoint) -> PodView:
     told = endpoint.status
     since = f" (since {told.since})" if told.since else ""
-    return PodView(pod=endpoint.metadata.name, reason=told.reason, message=f"{told.message}{since}")
+    return PodView(pod=endpoint.pod_name, reason=told.reason, message=f"{told.message}{since}")
 
 
 def _troubled(

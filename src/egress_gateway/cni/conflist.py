@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from egress_gateway.api import names
 from egress_gateway.cni.protocol import SUPPORTED_VERSIONS
-from egress_gateway.service.errors import ExpectedError
+from egress_gateway.service.errors import ExpectedError, understood
 
 EXTENSIONS: Final = (".conf", ".conflist", ".json")
 """What libcni takes for a configuration; the first in the folder by name is the network."""
@@ -34,6 +34,7 @@ def entry(*, run_dir: str, agent_timeout: float) -> dict[str, Any]:
     }
 
 
+@understood(ConflistError, "the CNI configuration")
 def with_plugin(content: bytes, plugin: dict[str, Any]) -> bytes | None:
     """``content`` (a conflist, or a single configuration) with ``plugin`` last in the chain;
     None if it is so already. Raises ``ConflistError``."""
@@ -71,6 +72,7 @@ def _number(version: Any) -> list[int]:
         return [sys.maxsize]  # what cannot be read is what we cannot chain
 
 
+@understood(ConflistError, "the CNI configuration")
 def without_plugin(content: bytes) -> bytes | None:
     """``content`` without the plugin; None if it is not in there."""
     network = _parse(content)
@@ -79,6 +81,7 @@ def without_plugin(content: bytes) -> bytes | None:
     return None if chain == plugins else _text({**network, "plugins": chain})
 
 
+@understood(ConflistError, "the CNI configuration")
 def has_plugin(content: bytes) -> bool:
     """Whether the chain names the plugin, wherever. Raises ``ConflistError``."""
     return any(_ours(plugin) for plugin in _parse(content).get("plugins", []))

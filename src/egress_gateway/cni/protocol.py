@@ -105,7 +105,7 @@ class Call(_Loose, frozen=True, kw_only=True):
             return ""
         try:
             annotations = msgspec.json.decode(raw, type=dict[str, str] | None) or {}
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ProtocolError(f"runtimeConfig {names.CNI_CAPABILITY!r}: {error}") from error
         return names.asked_configuration(annotations)
 
@@ -127,7 +127,7 @@ def decode(raw: bytes) -> Call:
     """A call or a record. Raises ``ProtocolError``."""
     try:
         return _call.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"call of the CNI plugin: {error}") from error
 
 

@@ -37,11 +37,13 @@ class DesiredPool:
         self._in_use = in_use
         self._backoff = backoff
         self.unidentified: Mapping[str, Problem] = {}
+        self._beyond_share: Mapping[str, Problem] = {}
 
     def of(self, pool: PoolRef) -> list[Wanted]:
         """What this pool should hold, and what it should hold no more."""
         clinging = self._inventory.clinging(pool.key)
         live = self._cluster.configurations()
+        self._beyond_share = self._cluster.grants.beyond_share(live.values())
         found = [w for sgc in live.values() if (w := self._wish(sgc, pool, clinging))]
         lost = (self._cluster.recorded() & set(clinging)) - live.keys()
         return found + [
@@ -89,7 +91,8 @@ class DesiredPool:
     def _ungranted(self, sgc: StaticGatewayConfiguration) -> Problem | None:
         spec = sgc.spec
         prefixes = (spec.public_ip_prefix_id, spec.public_ip_prefix_id_v6)
-        return self._cluster.grants.problem(sgc.metadata.namespace, prefixes)
+        refused = self._cluster.grants.problem(sgc.metadata.namespace, prefixes)
+        return refused or self._beyond_share.get(sgc.metadata.uid)
 
     def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:
         """Whether the pool ``target`` serves, and nobody uses the gateways of another any more."""

@@ -63,6 +63,8 @@ async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client
         recorder,
         system_namespace=settings.system_namespace,
         strict_prefixes=settings.strict_prefixes,
+        agent_pools=settings.agent_pools,
+        prefix_share=settings.prefix_share,
     )
     review = MetricsReader(client) if settings.metrics_auth else None
     figures = Figures(

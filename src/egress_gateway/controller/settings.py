@@ -6,6 +6,7 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.service.settings import (
+    Amount,
     Count,
     DnsLabel,
     Interval,
@@ -46,9 +47,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     rotation_timeout: Seconds = 600.0
     """Seconds that pods have to move to a new key pair. If none could, the former one stays; else
     it goes, and who still uses it is named. 0: it stays until nobody does."""
+    agent_pools: list[DnsLabel] = []
+    """Gateway pools whose agents have an account of their own: the Role that names a pool's keys is
+    that account's. All other pools' agents share one."""
     strict_prefixes: bool = False
     """A namespace uses the public IP prefixes that its own annotation names, and no others. False:
     any namespace may use a prefix that no Namespace's annotation names."""
+    prefix_share: Amount = 0
+    """Configurations of one namespace that may use the same public IP prefix, unless the prefix is
+    reserved for that namespace alone. 0: as many as there is room for."""
     workers: Count = 4
     """Pools worked on at once."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from egress_gateway.service.errors import ExpectedError
+from egress_gateway.service.errors import understood as understood
 
 
 class DatapathError(ExpectedError):

@@ -71,7 +71,7 @@ class KeyStore:
         except errors.Forbidden as error:
             raise ValueError(
                 f"{where} may not be read ({error}); the controller adds it to the Role "
-                "egress-gateway-keys"
+                "egress-gateway-keys of this agent's account"
             ) from None
         try:
             return keysecret.private_keys(secret.data)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from egress_gateway.service.errors import OperatorError
+from egress_gateway.service.errors import OperatorError, understood
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TOKEN_MAX_AGE: Final = 60.0
@@ -80,6 +80,7 @@ def in_cluster(
     )
 
 
+@understood(ConfigError, "the kubeconfig")
 def from_kubeconfig(path: Path, *, context: str | None = None) -> ClusterAccess:
     """Access as user and cluster of ``context`` (default: the current one). Client
     certificates, tokens and token files are understood; exec plugins are not."""
@@ -157,7 +158,12 @@ def _kubeconfig_ssl(
         with tempfile.NamedTemporaryFile(prefix="egress-gateway-") as pair:
             pair.write(certificate + b"\n" + key)
             pair.flush()
-            context.load_cert_chain(pair.name)
+            try:
+                context.load_cert_chain(pair.name)
+            except ssl.SSLError as error:
+                raise ConfigError(
+                    f"{path}: client certificate and key cannot be used: {error.reason}"
+                ) from None
     return context
 
 

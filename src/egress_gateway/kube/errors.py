@@ -118,7 +118,7 @@ def from_response(
     """The exception for an HTTP answer of 400 or above, whatever its body is."""
     try:
         status = msgspec.json.decode(body, type=Status)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = body[:200].decode("utf-8", "replace").strip()
         status = Status(message=text or f"HTTP {http_status}", code=http_status)
     status.code = http_status  # a proxy in between may answer with another body

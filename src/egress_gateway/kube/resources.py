@@ -207,7 +207,8 @@ class PolicyRule(_Struct, frozen=True):
 
 class Role(_Struct, frozen=True):
     metadata: ObjectMeta
-    rules: list[PolicyRule] = []
+    rules: list[PolicyRule] | None = None
+    """None where there is none: kube-apiserver answers null, whatever was written."""
 
 
 class LeaseSpec(_Struct, frozen=True):

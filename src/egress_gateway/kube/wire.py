@@ -17,6 +17,7 @@ import msgspec
 from egress_gateway.api.types import ObjectMeta
 from egress_gateway.kube import errors
 from egress_gateway.kube.resources import Key, Resource
+from egress_gateway.service.errors import understood
 
 T = TypeVar("T")
 WatchType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
@@ -96,6 +97,7 @@ _HEADED: Final = msgspec.json.Decoder(_Headed)
 _STATUS: Final = msgspec.json.Decoder(errors.Status)
 
 
+@understood(msgspec.ValidationError, "the API server's answer")
 def decode_object(resource: Resource[T], body: bytes | msgspec.Raw) -> T:
     """Raises ``msgspec.ValidationError``."""
     type_: Any = resource.type
@@ -103,6 +105,7 @@ def decode_object(resource: Resource[T], body: bytes | msgspec.Raw) -> T:
     return obj
 
 
+@understood(msgspec.ValidationError, "the API server's answer")
 def decode_list(resource: Resource[T], body: bytes) -> ListPage[T]:
     """A list answer; objects that do not decode are in ``undecodable``."""
     bad: list[Undecodable] = []
@@ -126,6 +129,7 @@ def decode_list(resource: Resource[T], body: bytes) -> ListPage[T]:
     )
 
 
+@understood(msgspec.ValidationError, "the API server's answer")
 def decode_event(resource: Resource[T], line: bytes) -> WatchEvent[T]:
     """One line of a watch. Raises ``ApiError`` for an ERROR event (``Gone`` for 410)."""
     event = _EVENTS.decode(line)

@@ -1,5 +1,9 @@
 """Tells gateways about this node's attached pods: one PodEndpoint each, owned by its Pod.
 
+It has its Pod's name. Where another node's endpoint has that already (one that nobody has
+collected yet, or a stolen token's), the name of this node follows it, which the policy lets no
+other node use: no pod waits for another node.
+
 A label with the node's name lets an agent watch its own endpoints only, so that one which somebody
 deleted or changed comes back, and one whose pod is gone goes, at the cost of this node's pods.
 """
@@ -16,7 +20,7 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.types import PodEndpoint, PodEndpointSpec, PodEndpointStatus
 from egress_gateway.kube.client import Client
-from egress_gateway.kube.errors import Conflict, NotFound
+from egress_gateway.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import POD_ENDPOINTS, Key
 from egress_gateway.node.attachment.model import Attachment
@@ -45,15 +49,20 @@ def spec_of(attachment: Attachment, node: str) -> PodEndpointSpec:
     )
 
 
-def document(attachment: Attachment, node: str) -> dict[str, Any]:
-    """The whole PodEndpoint, as server-side apply wants it."""
+def names_of(pod: str, node: str) -> tuple[str, ...]:
+    """What a pod's endpoint may be called, in order. Objects' names have at most 253 characters."""
+    return (pod, further) if len(further := f"{pod}.{node}") <= 253 else (pod,)
+
+
+def document(attachment: Attachment, node: str, name: str = "") -> dict[str, Any]:
+    """The whole PodEndpoint, as server-side apply wants it. ``name``: if it is not the pod's."""
     owner = {"apiVersion": "v1", "kind": "Pod", "name": attachment.pod, "uid": attachment.uid}
     spec = spec_of(attachment, node)
     return {
         "apiVersion": names.API_VERSION,
         "kind": "PodEndpoint",
         "metadata": {
-            "name": attachment.pod,
+            "name": name or attachment.pod,
             "namespace": attachment.namespace,
             "labels": {NODE_LABEL: label_value(node)},
             "ownerReferences": [owner],
@@ -92,11 +101,12 @@ class Endpoints:
         return f"{NODE_LABEL}={label_value(node)}"
 
     def on_deleted(self, callback: Callable[[Key], None]) -> None:
-        """``callback`` is told each of this node's endpoints that has gone. It may not block."""
+        """``callback`` is told the pod of each of this node's endpoints that has gone. It may not
+        block."""
 
         def changed(key: Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
-            if new is None:
-                callback(key)
+            if new is None and old is not None:
+                callback(Key(key.namespace, old.pod_name))
 
         self._cache.on_change(changed)
 
@@ -105,23 +115,52 @@ class Endpoints:
         held back for lack of a configuration has none."""
         if attachment.configuration.uid is None:
             return
-        present = self._cache.get(attachment.namespace, attachment.pod)
+        present = self._present(attachment)
         if present is not None and present.spec.pod_public_key != attachment.public_key:
             # A key's first holder keeps it, by the age of the PodEndpoint: no key is ever changed.
-            await self._delete(Key(attachment.namespace, attachment.pod), present)
-        if present is None or not self._matches(present, attachment):
-            await self._client.apply(POD_ENDPOINTS, document(attachment, self._node))
+            await self._delete(POD_ENDPOINTS.key(present), present)
+        if present is None:
+            await self._create(attachment)
+        elif not self._matches(present, attachment):
+            await self._apply(attachment, present.metadata.name)
+
+    async def _create(self, attachment: Attachment) -> None:
+        own, *further = names_of(attachment.pod, self._node)
+        try:
+            await self._apply(attachment, own)
+        except (Forbidden, Invalid) as error:  # by the policy, or because no key changes
+            if not further:
+                raise
+            log.warning(
+                "another node's PodEndpoint has the pod's name; used this node's",
+                extra={
+                    "pod": f"{attachment.namespace}/{attachment.pod}",
+                    "error": str(error),
+                },
+            )
+            await self._apply(attachment, further[0])
+
+    async def _apply(self, attachment: Attachment, name: str) -> None:
+        await self._client.apply(POD_ENDPOINTS, document(attachment, self._node, name))
+
+    def _present(self, attachment: Attachment) -> PodEndpoint | None:
+        for name in names_of(attachment.pod, self._node):
+            found = self._cache.get(attachment.namespace, name)
+            if found is not None and found.spec.node_name == self._node:
+                return found
+        return None
 
     def present(self, attachment: Attachment) -> PodEndpoint | None:
         """The pod's endpoint, as far as the API server was heard; no namesake's."""
-        found = self._cache.get(attachment.namespace, attachment.pod)
+        found = self._present(attachment)
         return found if found is not None and found.spec.pod_uid == attachment.uid else None
 
     async def tell(self, attachment: Attachment, status: PodEndpointStatus) -> None:
         """Writes the status of the pod's endpoint. Raises ``NotFound`` if there is none."""
+        present = self._present(attachment)
         await self._client.merge_patch(
             POD_ENDPOINTS,
-            attachment.pod,
+            present.metadata.name if present else attachment.pod,
             {"status": msgspec.to_builtins(status)},
             attachment.namespace,
             subresource="status",
@@ -129,10 +168,11 @@ class Endpoints:
 
     async def withdraw(self, attachment: Attachment) -> None:
         """Deletes the pod's endpoint unless it already belongs to a namesake."""
-        present = self._cache.get(attachment.namespace, attachment.pod)
+        present = self._present(attachment)
         if present is not None and present.spec.pod_uid != attachment.uid:
             return
-        await self._delete(Key(attachment.namespace, attachment.pod), present)
+        name = present.metadata.name if present else attachment.pod
+        await self._delete(Key(attachment.namespace, name), present)
 
     async def sweep(self, pods: Collection[str]) -> None:
         """Deletes endpoints that a crash left over. ``pods``: UIDs of those that are attached or

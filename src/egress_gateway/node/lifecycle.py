@@ -300,8 +300,9 @@ class Lifecycle:
         self._sandboxes.remove(sandbox)
         self.watch_gateways()
         if not self._sandboxes:
-            # The last one takes the node's own table along.
+            # The last one takes the node's own tables along.
             await self._kernel.run(self._kernel.sources.sync)
+            await self._kernel.run(self._kernel.sync_links, [])
         state = sandbox.attachment
         self._teller.detached(state)
         if state.uid in self._sandboxes.uids():

@@ -17,6 +17,7 @@ from egress_gateway.cni.install import Installer
 from egress_gateway.cni.tenure import Tenure
 from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.mtu import default_route_mtu
+from egress_gateway.datapath.pod.linkguard import LinkGuard
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.kube import config
@@ -144,6 +145,7 @@ def _kernel(
         store=AttachmentStore(settings.run_path),
         executor=executor,
         ports=range(settings.listen_port_first, settings.listen_port_last + 1),
+        guard=LinkGuard() if settings.guard_links else None,
     )
 
 

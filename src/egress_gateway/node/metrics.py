@@ -43,6 +43,20 @@ LOCAL_STATE_UNWRITABLE: Final = Gauge(
     f"{_PREFIX}_local_state_unwritable",
     "1: the run directory cannot be written (full or read-only); pods keep what they have.",
 )
+WIREGUARD: Final = Gauge(
+    f"{_PREFIX}_wireguard_info",
+    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version.",
+    labelnames=("backend", "version"),
+)
+LINK_DROPPED: Final = Gauge(
+    f"{_PREFIX}_link_dropped_packets",
+    "Packets that attached pods sent around their hold, dropped at the node's end of their links.",
+    labelnames=("reason",),
+)
+UNGUARDED: Final = Gauge(
+    f"{_PREFIX}_unguarded_pods",
+    "Attached pods whose node's end cannot be held: raw frames of theirs may leave by the side.",
+)
 INSTRUMENTS: Final = (
     ATTACH_SECONDS,
     ATTACH_FAILURES,
@@ -51,6 +65,9 @@ INSTRUMENTS: Final = (
     PLUGIN_IN_PLACE,
     LOCAL_STATE_REBUILT,
     LOCAL_STATE_UNWRITABLE,
+    WIREGUARD,
+    LINK_DROPPED,
+    UNGUARDED,
 )
 
 PODS: Final = Figure(
@@ -88,12 +105,6 @@ ROUND_TRIP: Final = Figure(
     labels=("gateway",),
 )
 FIGURES: Final = (PODS, HELD, GATEWAY_UP, PROBES, ANSWERS, ROUND_TRIP)
-
-WIREGUARD: Final = Gauge(
-    f"{_PREFIX}_wireguard_info",
-    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version.",
-    labelnames=("backend", "version"),
-)
 
 
 def wireguard(backend: str, version: str) -> None:
@@ -168,3 +179,10 @@ def snapshot(
         yield from held.samples()
 
     return Snapshot(FIGURES, read)
+
+
+def observe_links(*, unguarded: int, dropped: Mapping[str, int]) -> None:
+    """Takes stock of the node's ends of pods' links. ``dropped``: packets by reason."""
+    UNGUARDED.set(unguarded)
+    for reason, packets in dropped.items():
+        LINK_DROPPED.labels(reason).set(packets)

@@ -25,6 +25,7 @@ from egress_gateway.datapath.errors import DatapathError, NoSuchNamespace, PortI
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
+from egress_gateway.datapath.pod.linkguard import LinkGuard
 from egress_gateway.datapath.pod.ruleset import LINKS, TABLE
 from egress_gateway.datapath.pod.side import PodDesired, PodSide, tunnel_name
 from egress_gateway.datapath.pod.sources import SourceFilter
@@ -57,8 +58,11 @@ class Kernel:
         store: AttachmentStore,
         executor: Executor,
         ports: range,
+        guard: LinkGuard | None = None,
     ) -> None:
+        """``guard`` None: the node's end of pods' links is left alone."""
         self.facts = facts
+        self.guard = guard
         self.backend = backend
         self.sources = sources
         self.store = store
@@ -80,6 +84,16 @@ class Kernel:
                 for port, address in attachment.ports.items()
             }
         )
+
+    def side(self, netns: Path) -> PodSide:
+        """The pod's side of the data path in the namespace."""
+        return PodSide(netns, backend=self.backend, sources=self.sources, guard=self.guard)
+
+    def sync_links(self, attachments: Sequence[Attachment]) -> None:
+        """Repairs and tidies what is said of the node's ends of pods' links. Blocks."""
+        if self.guard is not None:
+            addresses = {a for attachment in attachments for a in attachment.addresses}
+            self.guard.sync({ipaddress.ip_address(a) for a in addresses})
 
     def free_port(self) -> int:
         """A listen port that no tunnel of this node has, different each time."""
@@ -125,7 +139,7 @@ class Sandbox:
         self._lock = asyncio.Lock()
         self._kept = kept
         self._kernel = kernel
-        self._side = PodSide(Path(attachment.netns), backend=kernel.backend, sources=kernel.sources)
+        self._side = kernel.side(Path(attachment.netns))
         self._mute_until = 0.0
         self._wanted: tuple[Attachment, PodDesired] | None = None
         for port in attachment.ports:
@@ -255,7 +269,8 @@ class Sandbox:
         state = self.attachment
         names = {link: state.birth_name(link) for link in LINKS}
         async with self._lock:
-            await self._kernel.run(self._side.detach, names, state.ports)
+            detach = functools.partial(self._side.detach, interface=state.if_name)
+            await self._kernel.run(detach, names, state.ports)
         for port in state.ports:
             self._kernel.release_port(port)
         self._kernel.store.forget(state.id)
@@ -342,7 +357,7 @@ def clear_forgotten(kernel: Kernel, record: Call) -> bool:
     except NoSuchNamespace:
         return False
     made = {link: tunnel_name(record.container_id, record.if_name, link) for link in LINKS}
-    PodSide(path, backend=kernel.backend, sources=kernel.sources).detach(made)
+    kernel.side(path).detach(made, interface=record.if_name)
     return True
 
 

@@ -79,6 +79,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Kubernetes' NodePorts."""
     node_mtu: Mtu = 0
     """Bytes; 0: that of the link with the node's default route."""
+    guard_links: bool = True
+    """Hold what comes out of attached pods at the node's end of their links too: raw frames, and
+    sources that are not theirs. Needs connections that come in to pass the node's own connection
+    tracking both ways; turn it off where they do not."""
     health_port: Port = 8083
     """TCP port of /healthz and /readyz on loopback, for the kubelet's probes."""
     metrics_port: Port = 0

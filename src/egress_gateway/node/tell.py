@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 NOT_READY: Final = "EgressNotReady"
 HOST_NETWORK: Final = "EgressRefused"
+FORGED: Final = "EgressForgedPackets"
 
 
 _REPEAT: Final = 60.0
@@ -65,6 +66,17 @@ class Teller:
             uid=attachment.uid,
         )
         self._recorder.event(target, type, reason, message)
+
+    def forged(self, node: str) -> None:
+        """Attached pods of the node sent packets around their holds."""
+        # NB: a Node's Events carry its name for a UID, as the kubelet has it.
+        self._warn(
+            Reference(api_version="v1", kind="Node", name=node, uid=node),
+            FORGED,
+            "annotated pods of this node wrote packets around their gateway, or with sources that "
+            "are not theirs (raw frames); they were dropped; look for annotated pods with NET_RAW, "
+            "and drop that capability",
+        )
 
     def attached(self, attachment: Attachment, seconds: float) -> None:
         extra = {**_fields(attachment), "milliseconds": round(seconds * 1000)}

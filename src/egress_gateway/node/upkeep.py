@@ -33,6 +33,7 @@ class Upkeep:
         self._sandboxes = parts.sandboxes
         self._queues = parts.queues
         self.held = metrics.HeldPackets()
+        self._dropped: int | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -79,6 +80,14 @@ class Upkeep:
         await self._count_held()
         await self._find_stalled()
         await self._kernel.run(self._kernel.sources.sync)
+        await self._kernel.run(self._kernel.sync_links, [s.attachment for s in self._sandboxes])
+        if (guard := self._kernel.guard) is not None:
+            dropped = await self._kernel.run(guard.counters)
+            metrics.observe_links(unguarded=len(guard.unguarded), dropped=dropped)
+            before, self._dropped = self._dropped, sum(dropped.values())
+            # A table that was made anew counts from nothing.
+            if before is not None and self._dropped > before:
+                self._teller.forged(self._settings.node_name)
         attached = self._sandboxes.uids()
         if self._knowledge.pods.is_synced:
             await self._records.find_missing(attached)

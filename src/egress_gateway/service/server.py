@@ -70,12 +70,12 @@ class Server:
         loop = asyncio.get_running_loop()
         try:
             self._listening = await loop.create_server(
-                lambda: _Connection(make(), self._limits, self._open),
+                # NB: asyncio's own ``ssl`` would show us connections only once they have shaken
+                # hands: those that never do would be nobody's to count.
+                lambda: _Connection(make(), self._limits, self._open, self._tls),
                 self._address,
                 self.port,
                 reuse_address=True,
-                ssl=self._tls,
-                ssl_handshake_timeout=self._limits.seconds if self._tls else None,
             )
         except OSError as error:
             await runner.cleanup()
@@ -106,14 +106,24 @@ async def _once(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 class _Connection(asyncio.Protocol):
-    """Passes everything on to aiohttp's protocol while the limits hold."""
+    """Passes everything on to aiohttp's protocol while the limits hold, by TLS if there is some."""
 
     def __init__(
-        self, inner: asyncio.Protocol, limits: Limits, others: dict[_Connection, None]
+        self,
+        inner: asyncio.Protocol,
+        limits: Limits,
+        others: dict[_Connection, None],
+        tls: ssl.SSLContext | None,
     ) -> None:
         self._inner = inner
         self._limits = limits
         self._others = others
+        self._tls = tls
+        self._securing: asyncio.Task[None] | None = None
+        self._begun = False
+        """aiohttp's protocol has its transport."""
+        self._early: list[bytes] = []
+        """What came in the same packet as the end of the handshake."""
         self._bytes = 0
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -126,23 +136,50 @@ class _Connection(asyncio.Protocol):
         self._others[self] = None
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._limits.seconds, self.cut)
+        if self._tls is None:
+            self._begin(transport)
+            return
+        transport.pause_reading()
+        self._securing = loop.create_task(self._secure(transport, self._tls))
+
+    async def _secure(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            secured = await loop.start_tls(
+                transport, self, tls, server_side=True, ssl_handshake_timeout=self._limits.seconds
+            )
+        except OSError:  # ssl.SSLError and the end of the connection among them
+            self.cut()
+            return
+        if secured is None or transport.is_closing():
+            self.cut()
+            return
+        self._begin(secured)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        self._begun = True
         self._inner.connection_made(transport)
+        while self._early:
+            self._inner.data_received(self._early.pop(0))
 
     def data_received(self, data: bytes) -> None:
         self._bytes += len(data)
         if self._bytes > self._limits.size:
             self.cut()
-            return
-        self._inner.data_received(data)
+        elif self._begun:
+            self._inner.data_received(data)
+        else:
+            self._early.append(data)
 
     def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
+        return self._inner.eof_received() if self._begun else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._others.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
-        self._inner.connection_lost(exc)
+        if self._begun:
+            self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()

@@ -244,7 +244,7 @@ def _one_line(text: str) -> str:
 def _from_file(file: Path, known: set[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SettingsError(_one_line(f"settings file {file}: {error}")) from error
     if content is None:
         return {}

@@ -9,7 +9,6 @@ been served for a while, so that no order of events makes an API server meet a s
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime
 import ipaddress
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -25,6 +25,17 @@ SETTLE: Final = 600.0
 """Seconds in which every API server and every replica of ours has heard of a change."""
 _BACKDATE: Final = 300.0
 """Seconds that clocks may differ."""
+_NOT_WHOLE: Final = (
+    KeyError,
+    TypeError,
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""binascii.Error is a ValueError."""
 _PARTS: Final = ("crt", "key", "ca")
 
 
@@ -91,7 +102,7 @@ def decode(secret: Mapping[str, str]) -> list[Generation]:
             x509.load_pem_x509_certificate(ca)
             extension = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
             made, ends = int(stem) / 1000, parsed.not_valid_after_utc.timestamp()
-        except (KeyError, ValueError, TypeError, binascii.Error, x509.ExtensionNotFound):
+        except _NOT_WHOLE:
             continue
         hosts = tuple(str(name.value) for name in extension.value)
         found.append(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.api.conditions import Reason
+from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.controller.planning.grants import Grants
 
 BASE = (
@@ -93,3 +96,59 @@ def test_the_message_has_the_command_that_grants() -> None:
     assert granted.allows("b", PA)
     assert granted.allows("b", PB)
     assert "namespace a" not in problem.message, "who has it is no business of b's"
+
+
+def configuration(name: str, *, age: int = 0, namespace: str = "a", **spec: object) -> Any:
+    meta = {
+        "name": name,
+        "namespace": namespace,
+        "uid": f"{namespace}-{name}",
+        "creationTimestamp": f"2026-01-01T00:00:{age:02}Z",
+    }
+    given = {"gatewayNodepoolName": "np", "publicIpPrefixId": PA} | spec
+    return msgspec.convert({"metadata": meta, "spec": given}, StaticGatewayConfiguration)
+
+
+def test_a_namespace_uses_its_share_of_a_prefix_and_who_was_first_stays() -> None:
+    live = [configuration(f"c{age}", age=age) for age in (3, 1, 2)]
+    live.append(configuration("theirs", age=9, namespace="b"))
+    found = Grants(annotations={}, share=2).beyond_share(live)
+    assert found.keys() == {"a-c3"}
+    assert found["a-c3"].reason == Reason.PREFIX_SHARE_USED
+    assert "c1, c2" in found["a-c3"].message
+    assert "prefixShare" in found["a-c3"].message
+    assert Grants(annotations={}).beyond_share(live) == {}, "off by default"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [configuration("upper", age=1, publicIpPrefixId=PA.upper())],
+        [configuration("six", age=1, publicIpPrefixId=PB, publicIpPrefixIdV6=PA)],
+        [configuration("pool", age=1, gatewayNodepoolName="another")],
+    ],
+    ids=["another spelling", "as the prefix of IPv6", "by another pool"],
+)
+def test_the_share_is_of_the_prefix_however_it_is_used(others: list[Any]) -> None:
+    found = Grants(annotations={}, share=1).beyond_share([configuration("first"), *others])
+    assert found.keys() == {other.metadata.uid for other in others}
+
+
+def test_what_takes_no_address_counts_for_nothing() -> None:
+    leaving = configuration("leaving")
+    meta = msgspec.structs.replace(leaving.metadata, deletion_timestamp="2026-01-01T00:00:00Z")
+    live = [
+        msgspec.structs.replace(leaving, metadata=meta),
+        configuration("private", age=1, publicIpPrefixId="", provisionPublicIps=False),
+        configuration("managed", age=2, publicIpPrefixId=""),
+        configuration("managed-too", age=3, publicIpPrefixId=""),
+        configuration("uses", age=4),
+    ]
+    assert Grants(annotations={}, share=1).beyond_share(live) == {}
+
+
+def test_a_prefix_of_one_namespace_alone_is_shared_with_nobody() -> None:
+    live = [configuration("c1", age=1), configuration("c2", age=2)]
+    assert Grants(annotations={"a": PA}, share=1).beyond_share(live) == {}
+    shared = Grants(annotations={"a": PA, "b": PA}, share=1)
+    assert shared.beyond_share(live).keys() == {"a-c2"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,7 +113,7 @@ def test_an_address_of_any_length_is_refused_in_few_words() -> None:
 
 
 def claim(key: str, *addresses: str, node: str = "w1", since: str = OLD) -> AcceptedClaim:
-    return AcceptedClaim(key, nets(*addresses), node, (since, f"uid-{key}-{node}"))
+    return AcceptedClaim(key, nets(*addresses), node, (since, 0, f"uid-{key}-{node}"))
 
 
 def test_a_key_belongs_to_its_first_holder() -> None:
@@ -184,7 +186,7 @@ def test_a_later_claim_of_another_node_takes_nothing_from_anybody(
 ) -> None:
     before = resolve(accepted)
     everything = nets("10.0.0.1", "10.0.0.2", "2001:db8::1")
-    thief = AcceptedClaim(key, everything, f"evil-{node}", ("2026-02-01T00:00:00Z", "z"))
+    thief = AcceptedClaim(key, everything, f"evil-{node}", ("2026-02-01T00:00:00Z", 0, "z"))
     after = resolve({**accepted, Key("ns", "thief"): thief})
     for public_key, networks in before.peers.items():
         assert after.peers[public_key] == networks
@@ -481,3 +483,95 @@ def test_a_flood_of_refused_claims_makes_a_short_report() -> None:
     world.later(refusals.GRACE)
     told.look()
     assert len(told.lines) == refusals.REPORTED
+
+
+def at(revision: int, made: PodEndpoint) -> PodEndpoint:
+    meta = msgspec.structs.replace(made.metadata, resource_version=str(revision))
+    return msgspec.structs.replace(made, metadata=meta)
+
+
+@pytest.mark.parametrize("thief_first", [False, True], ids=["in order", "listed after a restart"])
+@pytest.mark.parametrize("uid", ["a-less", "z-more"])
+def test_a_key_copied_in_the_same_second_stays_with_its_holder(thief_first: bool, uid: str) -> None:
+    """Creation times have whole seconds, and UIDs are anybody's luck."""
+    world = Book()
+    world.pods.put(pod())
+    world.pods.put(pod("t", ips=["10.244.2.2"], node="w2"))
+    victim = at(99, endpoint(uid="m"))
+    thief = at(100, endpoint("t", uid=uid, pod_ips=["10.244.2.2"], node_name="w2"))
+    for one in (thief, victim) if thief_first else (victim, thief):
+        world.endpoints.put(one)
+    assert world.book.peers("ns/one") == {KEY: nets("10.244.1.2")}
+    assert world.why("t") == rules.KEY_TAKEN
+    # What its own agent writes later makes nobody younger.
+    world.endpoints.put(at(200, endpoint(uid="m", gateway_public_key=OTHER_KEY)))
+    assert world.why("t") == rules.KEY_TAKEN
+
+
+def test_an_address_is_not_kept_from_pods_that_are_yet_to_come() -> None:
+    """A running pod claims, beside its own, addresses that nobody has yet."""
+    world = Book()
+    world.pods.put(pod("t", ips=["10.244.2.2"], node="w2"))
+    squat = endpoint(
+        "t", node_name="w2", pod_ips=["10.244.2.2", "10.244.1.2"], pod_public_key=OTHER_KEY
+    )
+    world.endpoints.put(squat)
+    world.pods.put(pod(ips=()))
+    world.endpoints.put(endpoint(created=NEW))
+    assert world.book.peers("ns/one")[KEY] == nets("10.244.1.2")
+    assert world.why("t") == rules.ADDRESS_TAKEN
+
+
+def test_a_squatted_name_is_no_peer_and_hides_none() -> None:
+    world = Book()
+    world.pods.put(pod())
+    world.endpoints.put(endpoint(node_name="w2", pod_public_key=OTHER_KEY))
+    assert (world.peers(), world.why("a")) == (set(), rules.WRONG_NODE)
+    own = endpoint(created=NEW)
+    meta = msgspec.structs.replace(own.metadata, name="a.w1", uid="own")
+    world.endpoints.put(msgspec.structs.replace(own, metadata=meta))
+    assert world.peers() == {KEY}
+    assert world.book.owner("ns/one", nets("10.244.1.2")[0].network_address) == Key("ns", "a")
+    world.pods.put(pod(phase="Succeeded"))
+    assert world.peers() == set(), "it ends with its pod"
+    world.pods.put(pod(annotation="two"))
+    world.later(ANNOTATION_GRACE + 1)
+    assert world.peers() == set()
+
+
+def test_only_the_latest_of_gone_pods_are_remembered() -> None:
+    world = Book()
+    count = 5000
+    addresses = [f"10.{200 + i // 65536}.{i // 256 % 256}.{i % 256}" for i in range(count)]
+    world.pods.put(pod())
+    world.endpoints.put(endpoint())
+    for i, address in enumerate(addresses):
+        name = f"p{i}"
+        world.pods.put(pod(name, ips=[address]))
+        key = base64.b64encode(i.to_bytes(32)).decode()
+        world.endpoints.put(endpoint(name, pod_ips=[address], pod_public_key=key))
+        world.endpoints.remove(name)
+        world.pods.remove(name)
+
+    def owner(address: str) -> Key | None:
+        return world.book.owner("ns/one", nets(address)[0].network_address)
+
+    assert owner(addresses[-1]) == Key("ns", f"p{count - 1}"), "its last connections end now"
+    assert owner(addresses[0]) is None
+    assert owner("10.244.1.2") == Key("ns", "a"), "who is there is known"
+
+
+@pytest.mark.parametrize("count", [9, 40_000])
+def test_a_claim_of_many_addresses_costs_no_more_than_one_too_many(count: int) -> None:
+    """Where the definition in the cluster is an older one, without bounds."""
+    addresses = [f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}" for i in range(count)]
+    world = Book()
+    world.pods.put(pod())
+    many = endpoint(pod_ips=addresses)
+    world.endpoints.put(many)
+    assert world.why("a") == rules.INVALID_ADDRESS
+    assert world.peers() == set()
+    assert len(list(world.endpoints.indices["address"](many))) == rules.MOST_ADDRESSES + 1
+    assert len(world.book.refused[Key("ns", "a")].message) < 400
+    world.endpoints.put(endpoint(pod_ips=addresses[: rules.MOST_ADDRESSES]))
+    assert len(world.book.peers("ns/one")[KEY]) == rules.MOST_ADDRESSES, "so many are honest"

@@ -16,10 +16,10 @@ app.kubernetes.io/name: static-egress-gateway
 app.kubernetes.io/component: {{ . }}
 {{- end }}
 
-{{/* Labels of a pod: (list component values). */}}
+{{/* Labels of a pod: (list component values), and its name where that is not the component's. */}}
 {{- define "seg.podLabels" -}}
 {{- $component := index . 0 -}}
-app: egress-gateway-{{ $component }}
+app: {{ gt (len .) 2 | ternary (last .) (printf "egress-gateway-%s" $component) }}
 {{ include "seg.labels" $component }}
 {{- with (index . 1).podLabels }}
 {{ toYaml . }}
@@ -128,4 +128,44 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- fail "admission.mode is \"policy\", but this cluster serves no MutatingAdmissionPolicy (Kubernetes 1.36 has it): set it to \"webhook\", or leave it at \"auto\"" }}
 {{- end }}
 {{- $mode }}
+{{- end }}
+
+{{/* Pools whose gateway agents have accounts of their own, and "" for all others', as JSON. */}}
+{{- define "seg.pools" -}}
+{{- concat (list "") .Values.gateway.pools | toJson -}}
+{{- end }}
+
+{{/* Name of the gateway agents of a pool, and of their account. Call with the pool. */}}
+{{- define "seg.gatewayName" -}}
+egress-gateway-gateway{{ with . }}-{{ . }}{{ end }}
+{{- end }}
+
+{{/* User names of all gateway agents' accounts, for CEL. */}}
+{{- define "seg.gatewayUsers" -}}
+{{- $root := . -}}
+{{- $users := list -}}
+{{- range fromJsonArray (include "seg.pools" .) -}}
+{{- $users = append $users (printf "'system:serviceaccount:%s:%s'" $root.Release.Namespace (include "seg.gatewayName" .)) -}}
+{{- end -}}
+{{- join ", " $users -}}
+{{- end }}
+
+{{/* The affinity of a pool's gateway agents: the common one, on nodes of that pool; of the others':
+     on nodes of none that is named. Call with (list root pool). */}}
+{{- define "seg.gatewayAffinity" -}}
+{{- $g := (index . 0).Values.gateway -}}
+{{- $pool := index . 1 -}}
+{{- $affinity := deepCopy ($g.affinity | default dict) -}}
+{{- if $g.pools -}}
+{{- $of := dict "key" $g.poolLabel "operator" ($pool | empty | ternary "NotIn" "In") "values" ($pool | empty | ternary $g.pools (list $pool)) -}}
+{{- $required := dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" dict $affinity -}}
+{{- $terms := list -}}
+{{- range (get $required "nodeSelectorTerms" | default (list dict)) -}}
+{{- $expressions := get . "matchExpressions" | default list -}}
+{{- $terms = append $terms (merge (dict "matchExpressions" (append $expressions $of)) .) -}}
+{{- end -}}
+{{- $node := merge (dict "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms)) (get $affinity "nodeAffinity" | default dict) -}}
+{{- $affinity = merge (dict "nodeAffinity" $node) (omit $affinity "nodeAffinity") -}}
+{{- end -}}
+{{- $affinity | toJson -}}
 {{- end }}

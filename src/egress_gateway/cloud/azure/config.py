@@ -17,6 +17,7 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway.cloud.errors import ConfigError
+from egress_gateway.service.errors import understood
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ _FIELDS: Final = {f.encode_name.lower(): f.encode_name for f in msgspec.structs.
 _IGNORED_BEGINNINGS: Final = ("cloudprovider",)
 
 
+@understood(ConfigError, "the Azure configuration")
 def load(file: Path) -> AzureConfig:
     """Reads and checks ``file``. Raises ``ConfigError`` naming the field and what mends it."""
     try:

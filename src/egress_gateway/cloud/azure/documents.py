@@ -37,6 +37,7 @@ from egress_gateway.cloud.protocol import (
     Rule,
     WriteBalancer,
 )
+from egress_gateway.service.errors import understood
 
 _READ_ONLY: Final = frozenset(
     {
@@ -52,6 +53,7 @@ _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRul
 # --- load balancer ---------------------------------------------------------------------------
 
 
+@understood(errors.Unavailable, "Azure's answer")
 def read_balancer(document: Json | None) -> Balancer:
     if document is None:
         return Balancer()
@@ -246,6 +248,7 @@ def needed_subnet(subnet: str, owner: str) -> str:
     )
 
 
+@understood(errors.Unavailable, "Azure's answer")
 def read_attachment(nics: list[Json], backend_id: str) -> Attachment:
     nic = primary(nics)
     if nic is None:
@@ -282,6 +285,7 @@ def joins(config: Json | None, backend_id: str) -> bool:
     return any(same_id(pool.get("id") or "", backend_id) for pool in pools)
 
 
+@understood(errors.Unavailable, "Azure's answer")
 def subnet_of(nics: list[Json]) -> str:
     """Id of the subnet of the primary ipConfig."""
     nic = primary(nics)
@@ -369,6 +373,7 @@ def ip_version(config: str) -> str:
 # --- pools, instances, prefixes --------------------------------------------------------------
 
 
+@understood(errors.Unavailable, "Azure's answer")
 def model_nics(scale_set: Json) -> list[Json]:
     profile = properties_of(scale_set).get("virtualMachineProfile") or {}
     network = profile.get("networkProfile") or {}
@@ -379,11 +384,13 @@ def _dicts(listed: Iterable[Any] | None) -> list[Json]:
     return [item for item in listed or () if isinstance(item, dict)]
 
 
+@understood(errors.Unavailable, "Azure's answer")
 def instance_nics(instance: Json) -> list[Json]:
     network = properties_of(instance).get("networkProfileConfiguration") or {}
     return _dicts(network.get("networkInterfaceConfigurations"))
 
 
+@understood(errors.Unavailable, "Azure's answer")
 def read_pool(scale_set: Json) -> PoolRef:
     tags = scale_set.get("tags") or {}
     size = str(tags.get(names.POOL_PREFIX_SIZE_TAG) or "")
@@ -420,6 +427,7 @@ def _unusable_set(scale_set: Json, nics: list[Json]) -> str:
     return ""
 
 
+@understood(errors.Unavailable, "Azure's answer")
 def read_instance(
     instance: Json, interface: Json | None, publics: Mapping[str, str], backend_id: str
 ) -> Instance:
@@ -451,6 +459,7 @@ def _addresses(config: Json, publics: Mapping[str, str]) -> Address:
     )
 
 
+@understood(errors.Unavailable, "Azure's answer")
 def read_prefix(document: Json, *, location: str = "") -> Prefix:
     """``location``: the region of the gateway pools; empty: it was made there."""
     properties = properties_of(document)

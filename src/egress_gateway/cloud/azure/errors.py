@@ -191,10 +191,10 @@ def _words(error: HttpResponseError) -> tuple[str, str]:
     body = error.error
     if body is None or not body.code:
         return "", _one_line(error.message)
-    code, message = body.code, body.message or ""
+    code, message = str(body.code), body.message or ""
     for detail in body.details or ():
         if detail.code and detail.message:
-            code, message = detail.code, detail.message
+            code, message = str(detail.code), detail.message
             break
     return code, _one_line(message)
 

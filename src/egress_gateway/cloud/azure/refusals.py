@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 from egress_gateway.cloud import errors
@@ -260,7 +260,7 @@ TABLE: Final = (
 )
 
 
-@cache
+@lru_cache(maxsize=1024)
 def known(code: str) -> Refusal | None:
     """The row of the table for ``code``; the first that fits."""
     for refusal in TABLE:

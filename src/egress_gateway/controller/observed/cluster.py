@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 _USED: Final = "configuration"
 ROTATE: Final = names.ROTATE_KEYS_ANNOTATION
 KEYS_ROLE: Final = "egress-gateway-keys"
-"""Role in the system namespace; ``deploy/manifests/rbac.yaml`` binds it to gateway agents."""
+"""Role in the system namespace; ``deploy/manifests/rbac.yaml`` binds it to gateway agents. A pool
+whose agents have an account of their own has one of its own too, with the pool's name behind it."""
 
 
 class Cluster:
@@ -64,6 +65,8 @@ class Cluster:
         *,
         system_namespace: str,
         strict_prefixes: bool = False,
+        agent_pools: Collection[str] = (),
+        prefix_share: int = 0,
     ) -> None:
         self._client = client
         self._recorder = recorder
@@ -79,10 +82,13 @@ class Cluster:
         self.endpoints = Cache(client, resources.POD_ENDPOINTS)
         self.endpoints.set_index(_USED, lambda e: [_used(e)])
         self._strict_prefixes = strict_prefixes
+        self._prefix_share = prefix_share
         self._grants: Grants | None = None
         self._fresh: dict[str, resources.Secret] = {}
         self._names: dict[str, Names] = {}
-        self._role: tuple[str, ...] | None = None
+        self._agent_pools = frozenset(agent_pools)
+        self._roles: dict[str, tuple[str, ...]] = {}
+        self._sharing: frozenset[str] = frozenset()
         self.rotating: dict[str, Facts] = {}
         """By UID, how far changes of key pairs were when last looked at."""
 
@@ -109,7 +115,9 @@ class Cluster:
                 for namespace in self.namespaces.values()
                 if (text := _grant(namespace))
             }
-            self._grants = Grants(annotations=written, strict=self._strict_prefixes)
+            self._grants = Grants(
+                annotations=written, strict=self._strict_prefixes, share=self._prefix_share
+            )
         return self._grants
 
     def on_grants(self, changed: Callable[[], None]) -> None:
@@ -198,14 +206,38 @@ class Cluster:
         self._names.pop(uid, None)
 
     def invalidate_role(self) -> None:
-        """The Role is written again although we know of no change: somebody may have edited it."""
-        self._role = None
+        """Roles are written again although we know of no change: somebody may have edited them."""
+        self._roles.clear()
 
     async def grant_keys(self) -> None:
-        """The agents' Role names exactly the Secrets of live configurations."""
-        live = self.configurations().keys() & self.recorded()
-        secrets = tuple(sorted(names.key_secret(uid) for uid in live))
-        if secrets == self._role:
+        """Each account of agents is granted exactly the Secrets of its pools' live
+        configurations."""
+        recorded = self.recorded()
+        granted: dict[str, set[str]] = {pool: set() for pool in ("", *self._agent_pools)}
+        sharing = set()
+        for uid, sgc in self.configurations().items():
+            pool = _pool(sgc)
+            account = pool if pool in self._agent_pools else ""
+            if uid in recorded:
+                granted[account].add(names.key_secret(uid))
+            if not account:
+                sharing.add(pool)
+        self._tell_sharing(frozenset(sharing))
+        for pool, secrets in sorted(granted.items()):
+            await self._grant(pool, tuple(sorted(secrets)))
+
+    def _tell_sharing(self, pools: frozenset[str]) -> None:
+        if len(pools) > 1 and pools != self._sharing:
+            log.warning(
+                "gateway agents of several pools share one account, so that each can read the "
+                "keys of all of them; give each pool its own by gateway.pools of the chart "
+                "(docs/security.md)",
+                extra={"pools": sorted(pools)},
+            )
+        self._sharing = pools
+
+    async def _grant(self, pool: str, secrets: tuple[str, ...]) -> None:
+        if secrets == self._roles.get(pool):
             return
         rule = {
             "apiGroups": [""],
@@ -213,15 +245,16 @@ class Cluster:
             "verbs": ["get", "list", "watch"],
             "resourceNames": list(secrets),
         }
+        name = f"{KEYS_ROLE}-{pool}" if pool else KEYS_ROLE
         role = {
             "apiVersion": resources.ROLES.api_version,
             "kind": "Role",
-            "metadata": {"name": KEYS_ROLE, "namespace": self.system_namespace},
+            "metadata": {"name": name, "namespace": self.system_namespace},
             # NB: an empty list of names would mean every Secret.
             "rules": [rule] if secrets else [],
         }
         await self._client.apply(resources.ROLES, role)
-        self._role = secrets
+        self._roles[pool] = secrets
 
     # --- finalizer and status ------------------------------------------------------------
 
@@ -449,6 +482,12 @@ def _mentioned(status: GatewayStatus | None) -> set[str]:
 
 
 _NO_NODE: Final = resources.Node(metadata=ObjectMeta())
+
+
+def _pool(sgc: StaticGatewayConfiguration) -> str:
+    """The configuration's gateway pool: of AKS, or a scale set of one's own."""
+    profile = sgc.spec.gateway_vmss_profile
+    return sgc.spec.gateway_nodepool_name or (profile.vmss_name if profile else "")
 
 
 def _gateway_pool(labels: Mapping[str, str]) -> bool:

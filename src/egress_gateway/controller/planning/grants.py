@@ -7,6 +7,9 @@ ids of prefixes, separated by commas or blanks, ``*`` for any run of characters 
 *Open* (the default, as AKS has it): any namespace may use a prefix that no Namespace names; one
 that some Namespace names is for those alone. *Strict*: a namespace uses the prefixes that its own
 annotation names. Managed prefixes and private mode impersonate nobody, and need no grant.
+
+A *share* keeps one namespace from using up what several may use: so many of its configurations, the
+oldest, may use a prefix, unless the prefix is reserved for that namespace alone.
 See docs/design/0014-prefix-grants.md.
 """
 
@@ -19,6 +22,7 @@ from typing import Final
 
 from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
+from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.controller.planning.problem import Problem
 
 _SEPARATOR: Final = re.compile(r"[,\s]+")
@@ -47,6 +51,8 @@ class Grants:
 
     annotations: Mapping[str, str]
     strict: bool = False
+    share: int = 0
+    """Configurations of a namespace on one prefix; 0: any number."""
     _patterns: dict[str, list[_Pattern]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,6 +81,35 @@ class Grants:
                 return self._refusal(namespace, prefix_id)
         return None
 
+    def beyond_share(self, live: Iterable[StaticGatewayConfiguration]) -> dict[str, Problem]:
+        """By UID, those of ``live`` that are more than their namespace's share of a prefix. Who was
+        there first stays."""
+        if not self.share:
+            return {}
+        users: dict[tuple[str, str], list[StaticGatewayConfiguration]] = {}
+        for sgc in live:
+            for prefix_id in {_known(p) for p in _brought(sgc)} - {""}:
+                users.setdefault((sgc.metadata.namespace, prefix_id), []).append(sgc)
+        found: dict[str, Problem] = {}
+        for (namespace, prefix_id), sharing in users.items():
+            if len(sharing) <= self.share or self.owners(prefix_id) == [namespace]:
+                continue
+            sharing.sort(key=lambda s: (s.metadata.creation_timestamp or "", s.metadata.uid))
+            kept = ", ".join(sgc.metadata.name for sgc in sharing[: self.share])
+            for sgc in sharing[self.share :]:
+                found.setdefault(sgc.metadata.uid, self._too_many(namespace, prefix_id, kept))
+        return found
+
+    def _too_many(self, namespace: str, prefix_id: str, kept: str) -> Problem:
+        return Problem(
+            reason=Reason.PREFIX_SHARE_USED,
+            message=f"namespace {namespace} uses its share of public IP prefix {prefix_id} "
+            f"({self.share}: {kept}); delete one of these, use another prefix, or ask an "
+            "administrator of the cluster to raise controller.settings.prefixShare or to reserve "
+            f"the prefix for the namespace ({names.ALLOWED_PREFIXES_ANNOTATION})",
+            accepted=False,
+        )
+
     def _refusal(self, namespace: str, prefix_id: str) -> Problem:
         why = (
             "prefixes are used by namespaces that are granted them (strictPrefixes)"
@@ -91,3 +126,15 @@ class Grants:
             f"--overwrite '{names.ALLOWED_PREFIXES_ANNOTATION}={value}'",
             accepted=False,
         )
+
+
+def _brought(sgc: StaticGatewayConfiguration) -> tuple[str, ...]:
+    """Prefixes that it wants addresses of."""
+    if sgc.metadata.deletion_timestamp or not sgc.spec.provision_public_ips:
+        return ()
+    return sgc.spec.public_ip_prefix_id, sgc.spec.public_ip_prefix_id_v6
+
+
+def _known(prefix_id: str) -> str:
+    """As Azure compares ids."""
+    return prefix_id.strip().rstrip("/").casefold()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.errors import DatapathError, understood
 from egress_gateway.datapath.linux import netlink
 from egress_gateway.datapath.linux.netlink import Message, NetlinkSocket
 from egress_gateway.datapath.linux.netns import NetNS
@@ -201,6 +202,7 @@ class ConnectionEvents:
         self._socket.close()
 
 
+@understood(DatapathError, "the kernel's word on a connection")
 def decode(message: Message) -> Connection | None:
     """An event; None if it is of another kind."""
     if message.kind not in (_NEW, _DELETE) or message.payload[0] not in _PLACES:
@@ -231,6 +233,7 @@ class Tuple:
     destination_port: int
 
 
+@understood(DatapathError, "the kernel's word on a connection")
 def read_tuple(raw: bytes) -> Tuple:
     """From the attributes inside ``CTA_TUPLE_ORIG`` or ``CTA_TUPLE_REPLY``; protocols without
     ports have none (0)."""

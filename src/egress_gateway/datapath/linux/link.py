@@ -11,12 +11,13 @@ import errno
 import ipaddress
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from egress_gateway.datapath.addresses import IPAddress, IPNetwork
-from egress_gateway.datapath.errors import NoSuchLink
+from egress_gateway.datapath.errors import DatapathError, NoSuchLink, understood
 from egress_gateway.datapath.linux import netlink
 from egress_gateway.datapath.linux.netlink import Message, NetlinkError, NetlinkSocket
 from egress_gateway.datapath.linux.netns import NetNS, read_sysctl
@@ -32,7 +33,9 @@ _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 4, 18, 28
 _IFLA_STATS64 = 23
 _STATS64 = struct.Struct("=QQQQ")
 """Begins ``struct rtnl_link_stats64``: packets and bytes that were received and sent."""
-_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_IFLA_LINK, _IFLA_LINK_NETNSID = 5, 37
+_INFO_KIND, _INFO_DATA, _PORT_KIND, _VETH_PEER = 1, 2, 4, 1
+_GETNSID, _NETNSA_NSID, _NETNSA_FD = 90, 1, 3
 _UP: Final = 1
 _UNICAST, _BLACKHOLE, _UNREACHABLE, _PROHIBIT, _THROW = 1, 6, 7, 8, 9
 _TYPES: Final = {
@@ -66,6 +69,12 @@ class Link:
     kind: str = ""
     """As ``ip link add ... type`` has it; "" of hardware and the loopback link."""
     traffic: Traffic = field(default=Traffic(), compare=False)
+    peer: int = 0
+    """Index of the other end (of a veth) or of the link below; 0: none."""
+    peer_netns: int = -1
+    """``Links.namespace_id`` of the namespace that the peer is in; -1: this one."""
+    bridged: bool = False
+    """A port of a bridge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +129,16 @@ class Links:
         return {link.name: link for link in map(_link, answers)}
 
     def link(self, name: str) -> Link | None:
-        asked = Message(_GETLINK, 0, _link_header() + netlink.text(_IFLA_IFNAME, name))
+        return self._one(_link_header() + netlink.text(_IFLA_IFNAME, name), name)
+
+    def at(self, index: int) -> Link | None:
+        """The link of this index."""
+        return self._one(_link_header(index), str(index))
+
+    def _one(self, payload: bytes, what: str) -> Link | None:
+        asked = Message(_GETLINK, 0, payload)
         try:
-            answers = self._netlink.query(asked, f"looking for link {name} in {self._where}")
+            answers = self._netlink.query(asked, f"looking for link {what} in {self._where}")
         except NetlinkError as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -169,6 +185,15 @@ class Links:
             payload = _link_header(self._index(name))
             message = Message(_DELLINK, 0, payload)
             self._ask(message, f"deleting link {name}", fine=(errno.ENODEV,))
+
+    def namespace_id(self, other: NetNS) -> int:
+        """The number that this namespace knows ``other`` by; -1 if it has none."""
+        asked = Message(
+            _GETNSID, 0, struct.pack("=Bxxx", 0) + netlink.u32(_NETNSA_FD, other.fileno())
+        )
+        answers = self._netlink.query(asked, f"asking for a namespace's id in {self._where}")
+        found = netlink.attributes(answers[0].payload, 4)
+        return int(struct.unpack("=i", found[_NETNSA_NSID])[0])
 
     # Addresses.
 
@@ -306,6 +331,7 @@ def _link_header(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("=BxHiII", 0, 0, index, flags, change)
 
 
+@understood(DatapathError, "the kernel's answer about a link")
 def _link(message: Message) -> Link:
     _, _, index, flags, _ = struct.unpack_from("=BxHiII", message.payload)
     found = netlink.attributes(message.payload, 16)
@@ -322,6 +348,9 @@ def _link(message: Message) -> Link:
         struct.unpack("=I", found[_IFLA_MTU])[0],
         traffic=Traffic(received, sent, received_bytes, sent_bytes),
         kind=about.get(_INFO_KIND, b"").rstrip(b"\0").decode(),
+        peer=int.from_bytes(found.get(_IFLA_LINK, b""), sys.byteorder),
+        peer_netns=struct.unpack("=i", found.get(_IFLA_LINK_NETNSID, b"\xff" * 4))[0],
+        bridged=about.get(_PORT_KIND, b"").rstrip(b"\0") == b"bridge",
     )
 
 
@@ -351,6 +380,7 @@ def _encode_route(route: Route, indices: dict[str, int]) -> bytes:
     return payload
 
 
+@understood(DatapathError, "the kernel's answer about a route")
 def _route(message: Message, names: dict[int, str]) -> Route | None:
     header = struct.unpack_from("=BBBBBBBBI", message.payload)
     family, length, table, kind, flags = header[0], header[1], header[4], header[7], header[8]
@@ -382,6 +412,7 @@ def _encode_rule(rule: RoutingRule) -> bytes:
     return payload
 
 
+@understood(DatapathError, "the kernel's answer about a rule")
 def _rule(message: Message, family: Literal[4, 6]) -> RoutingRule | None:
     found = netlink.attributes(message.payload, 12)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.errors import DatapathError, understood
 from egress_gateway.datapath.linux import netlink
 from egress_gateway.datapath.linux.netlink import Message, NetlinkError, NetlinkSocket
 from egress_gateway.datapath.linux.netns import NetNS
@@ -122,6 +123,7 @@ def _dump(connection: NetlinkSocket, family: int, protocol: int) -> Iterator[Soc
             yield found
 
 
+@understood(DatapathError, "the kernel's answer about a socket")
 def decode(payload: bytes, protocol: int) -> Socket | None:
     """An answer of sock_diag; None for a socket that carries nothing."""
     state = payload[1]
@@ -221,18 +223,23 @@ def _read(netns: NetNS, name: str) -> list[_Line]:
     def read() -> str:
         return path.read_text() if path.exists() else ""
 
-    return list(parse(netns.run(read)))
+    return parse(netns.run(read))
 
 
-def parse(table: str) -> Iterator[_Line]:
+@understood(DatapathError, "a table of sockets in /proc/net")
+def parse(table: str) -> list[_Line]:
     """Lines of ``/proc/net/{tcp,udp}{,6}`` (proc(5)): words of addresses are in host order."""
+    found = []
     for line in table.splitlines()[1:]:
         _, local, remote, state, *_ = line.split()
         own, _, own_port = local.partition(":")
         address, _, port = remote.partition(":")
-        yield _Line(
-            _address(own), int(own_port, 16), _address(address), int(port, 16), int(state, 16)
+        found.append(
+            _Line(
+                _address(own), int(own_port, 16), _address(address), int(port, 16), int(state, 16)
+            )
         )
+    return found
 
 
 def _address(text: str) -> IPAddress:

@@ -21,6 +21,11 @@ class ApplyFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardLink:
+    """At the node's end of the pod's link."""
+
+
+@dataclass(frozen=True, slots=True)
 class SetSysctl:
     name: str
     value: str
@@ -72,6 +77,7 @@ class ReplaceRoutes:
 
 Action = (
     ApplyFilter
+    | GuardLink
     | SetSysctl
     | AllowSource
     | ForgetSource

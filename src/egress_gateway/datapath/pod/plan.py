@@ -27,6 +27,7 @@ from egress_gateway.datapath.pod.actions import (
     DeleteRoutes,
     DeleteRule,
     ForgetSource,
+    GuardLink,
     MoveTunnel,
     RaiseLink,
     ReplaceRoutes,
@@ -198,6 +199,8 @@ class PodObserved:
     filter: str | None = None
     origins: Origins = NO_ORIGINS
     """Of connections older than the table; nothing if this version's table is there."""
+    guarded: bool = True
+    """Whether the node's end of the link is held as far as it can be (see ``linkguard``)."""
     sysctls: tuple[tuple[str, str | None], ...] = ()
     tunnels: Mapping[str, TunnelObserved] = field(default_factory=dict)
     """By link."""
@@ -226,6 +229,7 @@ def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
     """The steps from ``observed`` to ``desired``; none when they agree."""
     return [
         *_filter(desired, observed),
+        *(() if observed.guarded else (GuardLink(),)),
         *_reverse_path(observed),
         *(step for tunnel in desired.tunnels for step in _tunnel(desired, tunnel, observed)),
         *(

@@ -2,8 +2,8 @@
 
 Guarantee: once the first action of a plan has been applied, nothing that belongs to the gateway
 leaves the pod by another link. The hold does not depend on any link or process of ours; the
-tunnel may come, go and move behind it. Its limit: a pod with NET_ADMIN is its own master, and
-one with NET_RAW can write frames below netfilter.
+tunnel may come, go and move behind it. What is written below netfilter (NET_RAW) is held at the
+node's end of the link. The limit: a pod with NET_ADMIN is its own master inside, though not there.
 
 Level-triggered, from a worker thread (everything here blocks)::
 
@@ -28,6 +28,7 @@ from egress_gateway.datapath.linux.link import MAIN, Link, Links, families
 from egress_gateway.datapath.linux.netns import NetNS, read_sysctl, write_sysctl
 from egress_gateway.datapath.linux.nft import Nftables, fingerprint
 from egress_gateway.datapath.linux.sockets import Flow
+from egress_gateway.datapath.pod import linkguard
 from egress_gateway.datapath.pod import plan as podplan
 from egress_gateway.datapath.pod.actions import (
     Action,
@@ -40,11 +41,13 @@ from egress_gateway.datapath.pod.actions import (
     DeleteRoutes,
     DeleteRule,
     ForgetSource,
+    GuardLink,
     MoveTunnel,
     RaiseLink,
     ReplaceRoutes,
     SetSysctl,
 )
+from egress_gateway.datapath.pod.linkguard import HostEnd, LinkGuard
 from egress_gateway.datapath.pod.origins import (
     NO_ORIGINS,
     Origins,
@@ -116,9 +119,12 @@ class PodSide:
         *,
         backend: Backend,
         sources: SourceFilter,
+        guard: LinkGuard | None = None,
         node: NetNS | None = None,
     ) -> None:
         self._path = netns
+        self._guard = guard
+        self._end: HostEnd | None = None
         self._backend = backend
         self._sources = sources
         self._node = node or NetNS.current()
@@ -180,7 +186,9 @@ class PodSide:
                 if done is not None:
                     done()
             self._apply_all(pod, desired, rest)
-            return actions
+            # What the kernel refuses at each pass mends nothing.
+            refused = self._guard is not None and self._path in self._guard.unguarded
+            return [a for a in actions if not (refused and isinstance(a, GuardLink))]
 
     def _send_ahead(self, pod: _Open, desired: PodDesired) -> None:
         """Moving a link makes the kernel wait for all its readers: longer than all the rest takes.
@@ -243,13 +251,17 @@ class PodSide:
         """The port is no longer a tunnel's."""
         self._sources.forget(listen_port)
 
-    def detach(self, names: Mapping[str, str], ports: Iterable[int] = ()) -> None:
+    def detach(
+        self, names: Mapping[str, str], ports: Iterable[int] = (), *, interface: str = "eth0"
+    ) -> None:
         """Takes everything away, the hold last. Works (and frees the node's half) when the
         namespace is gone. ``names``: birth names of tunnels by link; ``ports``: their listen
         ports, as far as they are known."""
         with self._lock:
             with contextlib.suppress(NoSuchNamespace), self._open() as pod:
                 self._clear(pod, names)
+                if self._guard and (end := linkguard.host_end(interface, pod.netns, self._node)):
+                    self._guard.release(end)
                 names = {}
             for name in names.values():
                 self._backend.delete(Interface(name, self._node, name))
@@ -298,6 +310,7 @@ class PodSide:
         return PodObserved(
             filter=current,
             origins=NO_ORIGINS if tells else self._origins(pod, desired),
+            guarded=self._is_guarded(pod, desired, found.get(desired.interface)),
             sysctls=tuple((n, read_sysctl(pod.netns, n)) for n in podplan.sysctls(found)),
             tunnels=tunnels,
             routes=frozenset(r for f in known for t in tables for r in pod.links.routes(t, f)),
@@ -307,6 +320,27 @@ class PodSide:
             ),
             ipv6=_has_ipv6(pod.netns, desired.interface),
         )
+
+    def _is_guarded(self, pod: _Open, desired: PodDesired, link: Link | None) -> bool:
+        if self._guard is None or link is None:
+            return True
+        self._end = end = linkguard.host_end(desired.interface, pod.netns, self._node)
+        if end is None:
+            self._guard.note(self._path, found=False)
+            return True
+        return self._guard.holds(end, desired.addresses, desired.split)
+
+    def _guard_link(self, desired: PodDesired) -> None:
+        """A kernel that cannot do it must not keep pods from starting: ``LinkGuard.unguarded``
+        tells."""
+        if self._guard is None or self._end is None:
+            return
+        try:
+            self._guard.hold(self._end, desired.addresses, desired.split)
+        except DatapathError as error:
+            self._guard.note(self._path, found=False, error=str(error))
+        else:
+            self._guard.note(self._path, found=True)
 
     def _tunnel(
         self, pod: _Open, desired: PodDesired, name: str, link: Link | None
@@ -364,6 +398,8 @@ class PodSide:
         match action:
             case ApplyFilter(ruleset, present, known):
                 self._apply_filter(pod, desired, ruleset, present, known)
+            case GuardLink():
+                self._guard_link(desired)
             case SetSysctl(name, value):
                 write_sysctl(pod.netns, name, value)
             case AllowSource(port, source):

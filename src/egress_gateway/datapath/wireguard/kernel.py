@@ -15,7 +15,13 @@ from typing import Final
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import IPNetwork, parse_network
-from egress_gateway.datapath.errors import DatapathError, KernelRefused, NoSuchLink, PortInUse
+from egress_gateway.datapath.errors import (
+    DatapathError,
+    KernelRefused,
+    NoSuchLink,
+    PortInUse,
+    understood,
+)
 from egress_gateway.datapath.linux import netlink
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netlink import Message, NetlinkError, NetlinkSocket
@@ -179,6 +185,7 @@ def _socket_address(endpoint: Endpoint) -> bytes:
     return family + port + bytes(4) + endpoint.address.packed + bytes(4)
 
 
+@understood(DatapathError, "the kernel's answer about a WireGuard interface")
 def decode(payloads: Sequence[bytes]) -> Device:
     """A device out of its dump, which may take several messages."""
     device: dict[int, bytes] = {}

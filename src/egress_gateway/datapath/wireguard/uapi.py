@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import parse_network
-from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.errors import DatapathError, understood
 from egress_gateway.datapath.wireguard.model import Config, Device, Endpoint, Peer, PeerStatus
 
 GET = "get=1\n\n"
@@ -49,6 +49,7 @@ def _peer_lines(peer: Peer) -> Iterator[str]:
         yield f"allowed_ip={network}"
 
 
+@understood(DatapathError, "WireGuard's answer")
 def decode_errno(answer: str) -> int:
     """0, or the errno that refused a ``set``."""
     for line in answer.splitlines():
@@ -58,6 +59,7 @@ def decode_errno(answer: str) -> int:
     raise DatapathError("WireGuard's answer carries no errno")
 
 
+@understood(DatapathError, "WireGuard's answer")
 def decode(answer: str) -> Device:
     """The device out of the answer to ``get``."""
     device: dict[str, str] = {}

@@ -24,6 +24,7 @@ from egress_gateway.gateway.peers.rules import (
     addresses_of,
     annotated,
     configuration_of,
+    first_known,
     judge,
     resolve,
 )
@@ -36,7 +37,11 @@ agent hears of the change on its own, and moves the pod then."""
 _ELECTION: Final = 30.0
 """Seconds between two looks at whether pods' addresses come from podCIDRs."""
 
+_REMEMBERED: Final = 4096
+"""Addresses of pods that are gone, whose last connections may still end."""
+
 _ADDRESS: Final = "address"
+_POD: Final = "pod"
 _NODE: Final = "node"
 
 
@@ -70,12 +75,14 @@ class PeerBook:
         self._where: dict[Key, str] = {}
         self._refused: dict[Key, RefusedClaim] = {}
         self._owners: dict[tuple[str, str], Key] = {}
+        self._former: dict[tuple[str, str], Key] = {}
         self._before: dict[Key, tuple[str, float]] = {}
         """What pods' annotations named before, and until when that counts."""
         self._by_pod_cidrs = False
         self._election_due = float("inf")
         caches.pods.set_index(_ADDRESS, lambda pod: [] if pod.spec.host_network else pod.ips)
         caches.endpoints.set_index(_ADDRESS, addresses_of)
+        caches.endpoints.set_index(_POD, lambda endpoint: [str(_pod_key(endpoint))])
         caches.endpoints.set_index(_NODE, lambda endpoint: [endpoint.spec.node_name])
         caches.nodes.on_change(self._on_node)
         caches.endpoints.on_change(self._on_endpoint)
@@ -87,7 +94,8 @@ class PeerBook:
 
     def owner(self, name: str, address: IPAddress) -> Key | None:
         """The pod that has, or had last, an address under a configuration. From any thread."""
-        return self._owners.get((name, str(address)))
+        place = (name, str(address))
+        return self._owners.get(place) or self._former.get(place)
 
     @property
     def refused(self) -> dict[Key, RefusedClaim]:
@@ -111,7 +119,7 @@ class PeerBook:
         now = self._now()
         for key in [key for key, (_, until) in self._before.items() if until <= now]:
             del self._before[key]
-            self._judge(key, self._caches.endpoints.get(*key))
+            self._judge_pods(key)
         if now >= self._election_due:
             self._elect()
 
@@ -147,25 +155,31 @@ class PeerBook:
                 self._before[key] = (name, self._now() + ANNOTATION_GRACE)
         else:
             self._before.pop(key, None)
-        endpoint = self._caches.endpoints.get(*key)
-        if endpoint is not None:
-            self._judge(key, endpoint)
+        self._judge_pods(key)
         for address in {a for pod in (old, new) if pod for a in pod.ips}:
             for other in self._caches.endpoints.by_index(_ADDRESS, address):
-                if _key(other) != key:
+                if _pod_key(other) != key:
                     self._judge(_key(other), other)
 
+    def _judge_pods(self, pod: Key) -> None:
+        """What is claimed for the pod."""
+        for endpoint in self._caches.endpoints.by_index(_POD, str(pod)):
+            self._judge(_key(endpoint), endpoint)
+
     def _judge(self, key: Key, endpoint: PodEndpoint | None) -> None:
-        verdict = judge(endpoint, self._evidence(key, endpoint)) if endpoint is not None else None
+        verdict = judge(endpoint, self._evidence(endpoint)) if endpoint is not None else None
         before = self._where.pop(key, None)
         had = self._accepted[before].pop(key, None) if before else None
         name = configuration_of(endpoint) if endpoint else None
         changed = {before} if before else set()
-        if isinstance(verdict, AcceptedClaim) and name is not None:
+        if before and had:
+            self._part(before, had)
+        if isinstance(verdict, AcceptedClaim) and name is not None and endpoint is not None:
+            verdict = first_known(verdict, had)
             self._accepted.setdefault(name, {})[key] = verdict
             self._where[key] = name
-            # Kept when the pod goes, because its last connections end after it.
-            self._owners.update({(name, str(n.network_address)): key for n in verdict.networks})
+            pod = _pod_key(endpoint)
+            self._owners.update({(name, str(n.network_address)): pod for n in verdict.networks})
             changed = set() if (before, had) == (name, verdict) else {*changed, name}
         if isinstance(verdict, RefusedClaim):
             self._refused[key] = verdict
@@ -175,7 +189,20 @@ class PeerBook:
             self._resolved.pop(one, None)
             self._dirty(one)
 
-    def _evidence(self, key: Key, endpoint: PodEndpoint) -> Evidence:
+    def _part(self, name: str, claim: AcceptedClaim) -> None:
+        """Whose addresses they were is known for a while: a pod's last connections end after it."""
+        for network in claim.networks:
+            place = (name, str(network.network_address))
+            pod = self._owners.get(place)
+            if pod is not None and str(pod) == claim.pod:
+                del self._owners[place]
+                self._former.pop(place, None)
+                self._former[place] = pod
+        while len(self._former) > _REMEMBERED:
+            del self._former[next(iter(self._former))]
+
+    def _evidence(self, endpoint: PodEndpoint) -> Evidence:
+        key = _pod_key(endpoint)
         pod = self._caches.pods.get(*key)
         named = {annotated(pod)} if pod else set()
         if key in self._before:
@@ -218,6 +245,10 @@ def by_pod_cidrs(pods: Iterable[Pod], cidrs: dict[str, tuple[IPNetwork, ...]]) -
 
 def _key(endpoint: PodEndpoint) -> Key:
     return Key(endpoint.metadata.namespace, endpoint.metadata.name)
+
+
+def _pod_key(endpoint: PodEndpoint) -> Key:
+    return Key(endpoint.metadata.namespace, endpoint.pod_name)
 
 
 def _same(old: Pod, new: Pod) -> bool:

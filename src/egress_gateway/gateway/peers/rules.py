@@ -11,14 +11,18 @@ sandbox that the kubelet makes again, whose old address the status still shows. 
 node the status decides nothing either: that node gives the addresses, and gives them again.
 
 *First holder*: of two claims of one key the older PodEndpoint has it, by the API server's own
-``creationTimestamp`` (ties by UID). The definition of the kind lets nobody put another key into a
-PodEndpoint that exists, so its age is the age of its claim.
+``creationTimestamp``, and inside of its second by ``resourceVersion``, as it was when this gateway
+heard of it first (a number that grows, KEP-5504). The definition of the kind lets nobody put
+another key into a PodEndpoint that exists, so its age is the age of its claim.
+
+An address has a first holder too. But a claim that its own pod's status contradicts yields to any
+other: with it a node would keep addresses from pods that are yet to come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from egress_gateway.api import keys, names
@@ -58,8 +62,13 @@ class AcceptedClaim:
     public_key: str
     networks: tuple[IPNetwork, ...]
     node: str
-    rank: tuple[str, str]
-    """Creation time and UID of the PodEndpoint; the least is the first holder."""
+    rank: tuple[str, int, str]
+    """Creation time, first known version and UID of the PodEndpoint; the least is the first
+    holder."""
+    contradicted: bool = False
+    """The pod's status has addresses, and not these."""
+    pod: str = ""
+    """``namespace/name``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +137,23 @@ def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | RefusedClai
     if refused:
         return refused
     meta = endpoint.metadata
-    rank = (meta.creation_timestamp or "", meta.uid)
-    return AcceptedClaim(endpoint.spec.pod_public_key, networks, pod.spec.node_name, rank)
+    version = meta.resource_version
+    rank = (meta.creation_timestamp or "", int(version) if version.isdecimal() else 0, meta.uid)
+    return AcceptedClaim(
+        endpoint.spec.pod_public_key,
+        networks,
+        pod.spec.node_name,
+        rank,
+        contradicted=bool(pod.ips) and any(str(n.network_address) not in pod.ips for n in networks),
+        pod=f"{pod.metadata.namespace}/{pod.metadata.name}",
+    )
+
+
+def first_known(claim: AcceptedClaim, before: AcceptedClaim | None) -> AcceptedClaim:
+    """The claim, as old as when it was first heard of."""
+    if before is None or (before.rank[0], before.rank[2]) != (claim.rank[0], claim.rank[2]):
+        return claim
+    return replace(claim, rank=min(claim.rank, before.rank))
 
 
 def _other_pod(endpoint: PodEndpoint, pod: Pod) -> RefusedClaim | None:
@@ -233,28 +257,36 @@ def resolve(accepted: Mapping[Key, AcceptedClaim]) -> Resolved:
     owners: dict[IPNetwork, AcceptedClaim] = {}
     for key, one in sorted(accepted.items(), key=lambda item: item[1].rank):
         if one.public_key in holders:
+            holder = _pod(holders[one.public_key], accepted)
             found.refused[key] = RefusedClaim(
-                KEY_TAKEN, f"its key is that of pod {holders[one.public_key]}, which had it first"
+                KEY_TAKEN, f"its key is that of pod {holder}, which had it first"
             )
             continue
+        holders[one.public_key] = key
+    in_turn = sorted(holders.values(), key=lambda k: (accepted[k].contradicted, accepted[k].rank))
+    for key in in_turn:
+        one = accepted[key]
         taken = next((n for n in one.networks if n in owners and owners[n].node != one.node), None)
         if taken is not None:
-            holder = holders[owners[taken].public_key]
+            holder = _pod(holders[owners[taken].public_key], accepted)
             found.refused[key] = RefusedClaim(
                 ADDRESS_TAKEN,
                 f"address {taken.network_address} is that of pod {holder}, which had it first",
             )
             continue
-        holders[one.public_key] = key
         owners.update(dict.fromkeys(one.networks, one))
     for network, one in owners.items():
         found.peers[one.public_key] = (*found.peers.get(one.public_key, ()), network)
     for public_key, key in holders.items():
-        if public_key not in found.peers:
+        if public_key not in found.peers and key not in found.refused:
             found.refused[key] = RefusedClaim(
                 ADDRESS_TAKEN, "another pod of its node claimed its address later"
             )
     return found
+
+
+def _pod(key: Key, accepted: Mapping[Key, AcceptedClaim]) -> str:
+    return accepted[key].pod or str(key)
 
 
 def difference(

@@ -76,7 +76,10 @@ class _Attachment(msgspec.Struct, frozen=True):
 
 def decode(raw: bytes) -> Attachment:
     """Raises ``msgspec.MsgspecError`` for what is neither form."""
-    fields = msgspec.json.decode(raw)
+    try:
+        fields = msgspec.json.decode(raw)
+    except RecursionError:
+        raise msgspec.DecodeError("it is nested too deeply") from None
     configuration = fields.get("configuration") if isinstance(fields, dict) else None
     if isinstance(configuration, dict) and "server_key" in configuration:
         return _upgraded(msgspec.convert(fields, _Attachment))

@@ -46,7 +46,10 @@ class _Cached(msgspec.Struct, frozen=True, rename="camel"):
 def parse(content: bytes) -> Call:
     """The file's content as the record that our plugin would have written. Raises
     ``msgspec.MsgspecError``."""
-    cached = msgspec.json.decode(content, type=_Cached)
+    try:
+        cached = msgspec.json.decode(content, type=_Cached)
+    except RecursionError:
+        raise msgspec.DecodeError("it is nested too deeply") from None
     interfaces = msgspec.json.decode(cached.result, type=_Result).interfaces or []
     inside = (i.sandbox for i in interfaces if i.name == cached.if_name and i.sandbox)
     return Call(

@@ -1,0 +1,395 @@
+"""On the node: what comes out of an attached pod's link, whatever wrote it.
+
+The hold in the pod sees what its IP stack sends. A raw frame (AF_PACKET, which NET_RAW allows)
+passes it by, so the node's end of the link asks the same once more, where the pod has no hand:
+
+- a source that is neither the pod's nor routed to its link is dropped, before connection tracking
+  hears of it. Otherwise a pod could make up an inbound connection, and then answer it;
+- what goes to a destination of the gateway's passes only as a reply of a connection that the node's
+  connection tracking saw coming in.
+
+A rule must not outlive its pod, even when no agent is there to remove it. So each names the link's
+index, its name and the pod's address, and holds where all three agree. Neither alone would do:
+kernels bind chains of the ``netdev`` family to the next link of the same name (from 6.16 on), some
+CNIs name a link after its pod, and a link that was made in a pod's namespace keeps its small index
+when it is moved.
+
+Ports of a bridge are looked at by the bridge's own hook, which marks what is the gateway's:
+connection tracking comes after it. eBPF that takes packets from the link without the node's stack
+passes all of this by, and so do links that are no veth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.linux.link import Links
+from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.linux.nft import Nftables
+from egress_gateway.datapath.pod.ruleset import Split
+
+log = logging.getLogger(__name__)
+
+TABLE: Final = "egress_gateway_links"
+FORGED: Final = "forged_source"
+LEAVING: Final = "around_gateway"
+MARK: Final = 0x0800_0000
+"""Bit of a packet's mark, from a bridge's hook to the one of IP, which takes it off."""
+_OTHERS: Final = 0xFFFF_FFFF & ~MARK
+
+_UNUSED: Final = 32
+"""Chains that no link has any more; with more of them the table is made anew."""
+
+Family = Literal["inet", "bridge"]
+_FAMILIES: Final[tuple[Family, ...]] = ("inet", "bridge")
+
+_SETS: Final = """\
+  set links { type iface_index . ifname; }
+  set own4 { type iface_index . ifname . ipv4_addr; }
+  set own6 { type iface_index . ifname . ipv6_addr; }
+  map pods4 { type iface_index . ifname . ipv4_addr : verdict; }
+  map pods6 { type iface_index . ifname . ipv6_addr : verdict; }
+"""
+# Link-local sources go no further than the link; "::" asks whether an address is free (RFC 4862).
+_LOCAL: Final = """\
+    ip6 saddr fe80::/10 return
+    ip6 saddr :: ip6 daddr ff02::/16 return
+"""
+_BASE: Final[Mapping[Family, str]] = {
+    # Packets of neighbour discovery are not tracked, whatever they carry and wherever they go.
+    "inet": f"""\
+table inet {TABLE} {{
+  counter {FORGED} {{ }}
+  counter {LEAVING} {{ }}
+{_SETS}  chain sources {{
+    type filter hook prerouting priority raw - 10; policy accept;
+    iif . iifname @links jump source
+  }}
+  chain source {{
+    iif . iifname . ip saddr @own4 return
+    iif . iifname . ip6 saddr @own6 return
+{_LOCAL}    fib saddr . iif oif exists return
+    counter name {FORGED} drop
+  }}
+  chain destinations {{
+    type filter hook prerouting priority mangle + 10; policy accept;
+    iif . iifname . ip saddr vmap @pods4
+    iif . iifname . ip6 saddr vmap @pods6
+    meta mark & {MARK:#x} == {MARK:#x} goto marked
+  }}
+  chain marked {{
+    meta mark set meta mark & {_OTHERS:#x}
+    goto leaving
+  }}
+  chain leaving {{
+    icmpv6 type 133-137 counter name {LEAVING} drop
+    ct state untracked return
+    ct direction reply return
+    counter name {LEAVING} drop
+  }}
+}}
+""",
+    "bridge": f"""\
+table bridge {TABLE} {{
+  counter {FORGED} {{ }}
+{_SETS}  chain sources {{
+    type filter hook prerouting priority -310; policy accept;
+    iif . iifname @links jump source
+  }}
+  chain source {{
+    iif . iifname . ip saddr @own4 goto destinations
+    iif . iifname . ip6 saddr @own6 goto destinations
+    iif . iifname . arp saddr ip @own4 return
+{_LOCAL}    counter name {FORGED} drop
+  }}
+  chain destinations {{
+    iif . iifname . ip saddr vmap @pods4
+    iif . iifname . ip6 saddr vmap @pods6
+  }}
+  chain leaving {{
+    meta mark set meta mark | {MARK:#x}
+  }}
+}}
+""",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HostEnd:
+    """The node's end of a pod's link. ``bridged``: it is a port of a bridge."""
+
+    index: int
+    name: str
+    bridged: bool = False
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Of the tables that look at it; the first has its elements."""
+        return ("bridge", "inet") if self.bridged else ("inet",)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What is said of a link: its pod's addresses, and the chain of its destinations."""
+
+    addresses: frozenset[IPAddress]
+    chain: str
+
+
+class LinkGuard:
+    """The rules of a node. Thread-safe. ``sync`` now and then, to repair them."""
+
+    def __init__(self, node: NetNS | None = None) -> None:
+        self._node = node or NetNS.current()
+        self._nft = Nftables(self._node)
+        self._lock = threading.Lock()
+        self._rules: dict[HostEnd, _Rule] = {}
+        self._found: dict[HostEnd, _Rule] | None = None
+        """What an earlier agent has left, until its pod is looked at; None: not looked for yet."""
+        self._splits: dict[str, Split] = {}
+        self._made: set[tuple[Family, str]] = set()
+        """Tables, and chains in them."""
+        self.unguarded: set[Path] = set()
+        """Namespaces of pods that raw frames may leave."""
+
+    def holds(self, end: HostEnd, addresses: Collection[IPAddress], split: Split) -> bool:
+        """Whether this object has made the link so."""
+        with self._lock:
+            return self._rules.get(end) == _Rule(frozenset(addresses), _name(split))
+
+    def hold(self, end: HostEnd, addresses: Collection[IPAddress], split: Split) -> None:
+        """What comes out of the link is held from now on. Raises ``DatapathError`` where the kernel
+        cannot do it."""
+        rule = _Rule(frozenset(addresses), _name(split))
+        with self._lock:
+            self._splits[rule.chain] = split
+            lines = [_BASE[f] for f in end.families if (f, TABLE) not in self._made]
+            family = end.families[0]
+            if (family, rule.chain) not in self._made:
+                lines.append(_chain(family, split))
+            before = self._left().pop(end, None) or self._rules.get(end)
+            self._rules[end] = rule
+            try:
+                lines += _elements("delete", end, before) if before else []
+                self._nft.apply("\n".join([*lines, *_elements("add", end, rule)]))
+            except DatapathError:
+                self._make_anew(end)
+            self._made |= {(f, TABLE) for f in end.families} | {(family, rule.chain)}
+
+    def release(self, end: HostEnd) -> None:
+        """What comes out of the link passes again."""
+        with self._lock:
+            known = self._left().pop(end, None) or self._rules.pop(end, None)
+            self._rules.pop(end, None)
+            if known is None:
+                return
+            try:
+                self._nft.apply("\n".join(_elements("delete", end, known)))
+            except DatapathError:
+                self._make_anew(end)
+
+    def _make_anew(self, end: HostEnd) -> None:
+        """What is there is not what was thought."""
+        try:
+            for family in end.families:
+                self._replace(family)
+        except DatapathError:
+            self._rules.pop(end, None)
+            raise
+
+    def note(self, pod: Path, *, found: bool, error: str = "") -> None:
+        """Whether the node's end of the pod's link can be held, and what the kernel said."""
+        if found:
+            self.unguarded.discard(pod)
+        elif pod not in self.unguarded:
+            self.unguarded.add(pod)
+            log.warning(
+                "cannot hold the node's end of a pod's link: raw frames of the pod may leave "
+                "around its gateway; drop NET_RAW there",
+                extra={"netns": str(pod), "error": error or "it is no veth of the node's"},
+            )
+
+    def sync(self, attached: Collection[IPAddress]) -> bool:
+        """Repairs what somebody has damaged, and removes what is said of links that are gone, and
+        what an earlier agent said of pods that are not ``attached``. Returns whether something had
+        to be changed."""
+        with self._lock:
+            found = self._left()
+            names = self._links()
+            self.unguarded = {pod for pod in self.unguarded if pod.exists()}
+            for end in [end for end in found if not found[end].addresses & {*attached}]:
+                del found[end]
+            for rules in (self._rules, found):
+                for end in [end for end in rules if names.get(end.index) != end.name]:
+                    del rules[end]
+            used = {rule.chain for rule in self._rules.values()}
+            self._splits = {name: split for name, split in self._splits.items() if name in used}
+            return any([self._repair(family, names) for family in _FAMILIES])
+
+    def counters(self) -> dict[str, int]:
+        """Packets that were dropped, by reason."""
+        found = dict.fromkeys((FORGED, LEAVING), 0)
+        with self._lock:
+            families = {family for family, _ in self._made}
+        for family in families:
+            for name in found:
+                found[name] += self._nft.counter(family, TABLE, name) or 0
+        return found
+
+    def _links(self) -> dict[int, str]:
+        with Links(self._node) as links:
+            return {link.index: link.name for link in links.links().values()}
+
+    def _left(self) -> dict[HostEnd, _Rule]:
+        """What an earlier agent has left holds on until its pod is looked at."""
+        if self._found is None:
+            found: dict[HostEnd, _Rule] = {}
+            names = self._links()
+            for family in _FAMILIES:
+                listing = self._table(family)
+                if listing is not None and _is_whole(listing, family, {}):
+                    found |= _rules(listing, family, names)
+                    self._made.add((family, TABLE))
+                elif listing is not None:
+                    self._nft.apply(f"delete table {family} {TABLE}")
+            self._found = found
+        return self._found
+
+    def _table(self, family: Family) -> list[dict[str, Any]] | None:
+        try:
+            return self._nft.table(family, TABLE)
+        except DatapathError:
+            return None  # a kernel without this family has no such table
+
+    def _repair(self, family: Family, names: Mapping[int, str]) -> bool:
+        ours = {end: rule for end, rule in self._rules.items() if end.families[0] == family}
+        left = {end: rule for end, rule in self._left().items() if end.families[0] == family}
+        needed = any(family in end.families for end in (*self._rules, *self._left()))
+        listing = self._table(family)
+        if listing is None and not needed:
+            return False
+        chains = {rule.chain: self._splits[rule.chain] for rule in ours.values()}
+        unused = {n for f, n in self._made if f == family} - {TABLE, *chains}
+        whole = listing is not None and needed and _is_whole(listing, family, chains)
+        whole = whole and len(unused) <= _UNUSED
+        if whole and _rules(listing or [], family, names) == ours | left:
+            return False
+        self._replace(family)
+        return True
+
+    def _replace(self, family: Family) -> None:
+        """The whole table, in one step."""
+        ours = {end: rule for end, rule in self._rules.items() if end.families[0] == family}
+        chains = {rule.chain: self._splits[rule.chain] for rule in ours.values()}
+        needed = any(family in end.families for end in self._rules)
+        lines = [f"add table {family} {TABLE}", f"delete table {family} {TABLE}"]
+        lines += [_BASE[family]] if needed else []
+        lines += [_chain(family, split) for split in chains.values()]
+        lines += [line for end, rule in ours.items() for line in _elements("add", end, rule)]
+        self._nft.apply("\n".join(lines))
+        # Pods of an earlier agent's rules are not known to be held: their next pass holds them.
+        self._found = {e: r for e, r in self._left().items() if e.families[0] != family}
+        self._made = {(f, name) for f, name in self._made if f != family}
+        self._made |= {(family, name) for name in (TABLE, *chains)} if needed else set()
+
+
+def host_end(interface: str, pod: NetNS, node: NetNS) -> HostEnd | None:
+    """The node's end of the pod's link; None if it is no veth, or leads elsewhere. A pod with
+    NET_ADMIN can name any link as its own's other end, so that the kernel is asked whether it lies
+    in the node's namespace, and the node's link whether its other end is the pod's."""
+    with Links(pod) as inside, Links(node) as outside:
+        link = inside.link(interface)
+        if link is None or link.kind != "veth" or link.peer_netns != inside.namespace_id(node):
+            return None
+        end = outside.at(link.peer)
+        if end is None or end.kind != "veth" or end.peer != link.index:
+            return None
+        if end.peer_netns != outside.namespace_id(pod):
+            return None
+        return HostEnd(end.index, end.name, end.bridged)
+
+
+def _name(split: Split) -> str:
+    """Of the chain; at most 128 characters (NFT_NAME_MAXLEN)."""
+    return "to_" + hashlib.sha256(repr(split).encode()).hexdigest()[:16]
+
+
+def _steps(split: Split) -> list[str]:
+    return [
+        f"ip{'' if version == 4 else 6} daddr {{ {', '.join(found)} }} {verdict}"
+        for networks, verdict in ((split.direct, "return"), (split.tunneled, "goto leaving"))
+        for version in (4, 6)
+        if (found := [str(n) for n in networks if n.version == version])
+    ]
+
+
+def _chain(family: Family, split: Split) -> str:
+    """Flushed first, so that another agent's chain of this name is no trouble."""
+    name = _name(split)
+    rules = [f"add rule {family} {TABLE} {name} {step}" for step in _steps(split)]
+    chain = f"chain {family} {TABLE} {name}"
+    return "\n".join([f"add {chain}", f"flush {chain}", *rules])
+
+
+def _elements(verb: str, end: HostEnd, rule: _Rule) -> list[str]:
+    link = f'{end.index} . "{end.name}"'
+    where = f"{verb} element {end.families[0]} {TABLE}"
+    lines = [f"{where} links {{ {link} }}"]
+    for address in sorted(rule.addresses, key=str):
+        key = f"{link} . {address}"
+        lines.append(f"{where} own{address.version} {{ {key} }}")
+        lines.append(f"{where} pods{address.version} {{ {key} : goto {rule.chain} }}")
+    return lines
+
+
+def _is_whole(listing: list[dict[str, Any]], family: Family, chains: Mapping[str, Split]) -> bool:
+    """Whether sets and rules are those of this version, as far as numbers of them tell."""
+    found: dict[str, int] = {}
+    for item in listing:
+        if "rule" in item:
+            name = item["rule"]["chain"]
+            found[name] = found.get(name, 0) + 1
+    wanted = _RULES[family] | {name: len(_steps(split)) for name, split in chains.items()}
+    return all(found.get(name, 0) == number for name, number in wanted.items())
+
+
+_RULES: Final[Mapping[Family, dict[str, int]]] = {
+    "inet": {"sources": 1, "source": 6, "destinations": 3, "marked": 2, "leaving": 4},
+    "bridge": {"sources": 1, "source": 6, "destinations": 2, "leaving": 1},
+}
+
+
+def _rules(
+    listing: list[dict[str, Any]], family: Family, names: Mapping[int, str]
+) -> dict[HostEnd, _Rule]:
+    """What a listing says of links, as far as its sets agree with one another. nft shows an index
+    that is some link's as that link's name."""
+    indices = {name: index for index, name in names.items()}
+    bridged = family == "bridge"
+    found: dict[str, dict[HostEnd, set[IPAddress]]] = {}
+    chains: dict[HostEnd, str] = {}
+    for declared in (item.get("set") or item.get("map", {}) for item in listing):
+        ends = found.setdefault(declared.get("name", "").rstrip("46"), {})
+        for element in declared.get("elem", []):
+            key, verdict = element if isinstance(element, list) else (element, {})
+            index, name, *address = key["concat"]
+            end = HostEnd(index if isinstance(index, int) else indices.get(index, 0), name, bridged)
+            ends.setdefault(end, set()).update(map(ipaddress.ip_address, address))
+            if verdict:
+                chains[end] = verdict["goto"]["target"]
+    links, own, pods = (found.get(name, {}) for name in ("links", "own", "pods"))
+    return {
+        end: _Rule(frozenset(own.get(end, ())), chains.get(end, ""))
+        if end in links and own.get(end) == pods.get(end)
+        else _Rule(frozenset(), "")
+        for end in {*links, *own, *pods}
+    }
