@@ -167,7 +167,9 @@ for n in $(ls /run/netns | grep static-egress); do nsenter --net=/run/netns/$n s
 nft -s list ruleset; ip -o -br link; ip rule; ip route show table all"; done
 ls /run/egress-gateway/pods /run/egress-gateway/attached
 """
-_VOLATILE: Final = re.compile(r"# handle \d+|@if\d+|expires \S+|counter packets \d+ bytes \d+")
+_VOLATILE: Final = re.compile(
+    r"# handle \d+|@if\d+|expires \S+|counter packets \d+ bytes \d+|elements = .* limit rate .*"
+)
 
 
 async def kernel(place: Place) -> dict[str, Counter[str]]:
@@ -204,7 +206,7 @@ async def renewed(storm: Storm) -> list[str]:
     return wrong
 
 
-async def cleared(storm: Storm, *, limit: float = 60) -> list[str]:
+async def cleared(storm: Storm, *, limit: float = 40) -> list[str]:
     """Users take away what is theirs; nothing of ours stays."""
     place, kube = storm.place, storm.place.world.kube
     for name in list(storm.pods):

@@ -80,7 +80,7 @@ class Edge:
         loop = asyncio.get_running_loop()
         self._capture = self._space.run(_capturing)
         beats, streams = self._space.run(lambda: (_datagrams(7), _datagrams(82)))
-        asked, pushed = self._space.run(lambda: (_listening(80), _listening(81)))
+        asked, pushed = self._space.run(lambda: (_listening(8080), _listening(8081)))
         self._sockets = [self._capture, beats, streams]
         loop.add_reader(self._capture, self._read)
         loop.add_reader(beats, _echo, beats)
@@ -254,7 +254,7 @@ def _echo(opened: socket.socket) -> None:
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+    with contextlib.suppress(OSError, asyncio.CancelledError):
         async with asyncio.timeout(5):
             await reader.readline()
             writer.write(f"{writer.get_extra_info('peername')[0]}\n".encode())
@@ -263,7 +263,8 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 async def _push(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    # The server's own end is no error: asyncio would log each connection's.
+    with contextlib.suppress(OSError, asyncio.CancelledError):
         while True:
             writer.write(b"x" * 200)
             await asyncio.wait_for(writer.drain(), 10)

@@ -2,7 +2,7 @@
 
 It talks to one address of the Internet, its own and nobody else's, in every way that pods do: one
 socket for life and one that is new every two seconds (UDP, port 7), a new connection for each
-question (TCP, port 80), a connection on which the other side sends (TCP, port 81), and datagrams
+question (TCP, port 8080), a connection on which the other side sends (TCP, port 8081), and datagrams
 that the other side sends (UDP, port 82). Every word counts what was answered so far, so who sees
 the words knows that both ways work.
 """
@@ -53,7 +53,7 @@ def _datagrams(where: str, port: int) -> socket.socket:
 def asks(where: str) -> None:
     while True:
         with contextlib.suppress(OSError):
-            with socket.create_connection((where, 80), timeout=PATIENCE) as asked:
+            with socket.create_connection((where, 8080), timeout=PATIENCE) as asked:
                 asked.sendall(b"who am I?\n")
                 COUNTS["asked"] += bool(asked.recv(64))
         time.sleep(ASK)
@@ -62,7 +62,7 @@ def asks(where: str) -> None:
 def downloads(where: str) -> None:
     while True:
         with contextlib.suppress(OSError):
-            with socket.create_connection((where, 81), timeout=SILENCE) as opened:
+            with socket.create_connection((where, 8081), timeout=SILENCE) as opened:
                 while content := opened.recv(4096):
                     COUNTS["loaded"] += len(content)
         time.sleep(0.3)
