@@ -1,10 +1,10 @@
 """What runs in a storm's pods: ``python -I -S -c <this file> ADDRESS``. Standard library alone.
 
 It talks to one address of the Internet, its own and nobody else's, in every way that pods do: one
-socket for life and one that is new every two seconds (UDP, port 7), a new connection for each
-question (TCP, port 8080), a connection on which the other side sends (TCP, port 8081), and datagrams
-that the other side sends (UDP, port 82). Every word counts what was answered so far, so who sees
-the words knows that both ways work.
+socket for life and one that is new every few seconds (UDP, port 7), a new connection for each
+question (TCP, port 8080), a connection on which the other side sends (TCP, port 8081), and
+datagrams that the other side sends (UDP, port 82). Every word counts what was answered so far, so
+who sees the words knows that both ways work.
 """
 
 import contextlib

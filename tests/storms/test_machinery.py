@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.storms.ledger import Ledger, Seen
 from tests.storms.script import SECONDS, WRITERS, Event, Script, dumped, loaded, written
 from tests.storms.shrink import shrunk
+from tests.storms.soak import grown
 from tests.storms.storm import ACTS
 
 A, B = IPv4Network("203.0.113.0/30"), IPv4Network("203.0.113.4/30")
@@ -142,3 +143,13 @@ async def test_shrinking_ends_with_its_trials_and_answers_what_failed() -> None:
     assert trials == 4
     assert 3 in {int(e.at) for e in few}
     assert len(few) < 25
+
+
+def test_what_grows_from_round_to_round_is_told_and_what_comes_and_goes_is_not() -> None:
+    leaking = [{"node descriptors": 30 + n, "node memory": 50 << 20} for n in range(12)]
+    assert grown(leaking) == ["node descriptors grew from 32 to 39 in 10 rounds"]
+    waving = [{"gateway conntrack": 9000 * (n % 2), "node threads": 5} for n in range(12)]
+    assert grown(waving) == []
+    # Whatever is made once is made in the first rounds.
+    warming = [{"controller memory": (60 if n else 20) << 20} for n in range(12)]
+    assert grown(warming) == []
