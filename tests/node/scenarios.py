@@ -430,6 +430,18 @@ async def tunnels_are_made_in_advance(world: World) -> None:
     await world.start_agent()
     await world.rounds(2)
     assert links_of_the_node("egspare") == before
+    # Those that are lost (their host began anew, somebody deletes them) are made again: one of
+    # them, all of them, and all of them at the moment at which a pod comes.
+    for lost in (sorted(before)[:1], sorted(before)):
+        for name in lost:
+            sh(f"ip link delete {name}")
+        await until(lambda: len(links_of_the_node("egspare")) == world.settings.spare_tunnels)
+    for name in links_of_the_node("egspare"):
+        sh(f"ip link delete {name}")
+    at_once = await world.start_pod("at-once")
+    assert await at_once.whoami() in {g.public for g in world.gateways}
+    await at_once.delete()
+    await until(lambda: len(links_of_the_node("egspare")) == world.settings.spare_tunnels)
     # Damage: the tunnel is made again under the name it had.
     sh("ip link delete wg0", ns=pod.ns)
     await until_seen(pod, {g.public for g in world.gateways})

@@ -150,7 +150,8 @@ def _tell(name: str, script: Script, outcome: Outcome) -> None:
     for problem in outcome.problems:
         print(f"    {problem[:1500]}", flush=True)
     if outcome.problems:
-        print("".join(f"      {event}\n" for event in script), end="", flush=True)
+        print("".join(f"      {event}\n" for event in script), end="")
+        print("".join(f"    | {line}\n" for line in outcome.evidence), end="", flush=True)
 
 
 def _summed_up(scripts: dict[str, Script], outcomes: dict[str, Outcome], seconds: float) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from egress_gateway.api import names
+from egress_gateway_lab.apiserver.wire.client import KubeError
 from egress_gateway_lab.demo.world import is_ready
 from tests.storms import processes
 from tests.storms.place import Place
@@ -124,6 +125,23 @@ async def converged(storm: Storm, *, limit: float = CONVERGED * 3) -> tuple[floa
         if since is None and now - began > limit:
             return now - began, seen
         await asyncio.sleep(0.25)
+
+
+async def evidence(storm: Storm) -> list[str]:
+    """What those who are not well say of themselves: last Events, last lines."""
+    world, found = storm.place.world, []
+    for pod in await world.kube.list("pods"):
+        if is_ready(pod):
+            continue
+        name, namespace = _name(pod), pod["metadata"]["namespace"]
+        state = [c.get("state") for c in pod.get("status", {}).get("containerStatuses", [])]
+        found.append(f"{name} on {pod['spec'].get('nodeName')}: {state}")
+        found.append(f"  Events: {await world.why(name, namespace=namespace)}")
+        if namespace == names.SYSTEM_NAMESPACE:
+            with contextlib.suppress(KubeError):
+                log = await world.kube.logs(namespace, name, tail=8)
+                found += [f"  {line[:400]}" for line in log.splitlines()]
+    return found
 
 
 async def planned(place: Place) -> list[str]:
@@ -240,11 +258,12 @@ async def _left(storm: Storm) -> list[str]:
     inventory = await place.world.inventory()
     found += _differ("machines", set(inventory), set(place.inventory))
     for node in set(inventory) & set(place.inventory):
-        for kind, before in place.inventory[node].items():
-            now = inventory[node].get(kind, [])
-            left, lost = set(now) - set(before), set(before) - set(now)
-            if left or lost:
-                found.append(f"{node}: {kind}: left {sorted(left)}, lost {sorted(lost)}")
+        for kind in place.inventory[node]:
+            before, now = (
+                {_VOLATILE.sub("", line) for line in one[node].get(kind, [])}
+                for one in (place.inventory, inventory)
+            )
+            found += _differ(f"{node}: {kind}", now, before)
     for role in WORKERS:
         files = await place.run(role, "ls -A /run/egress-gateway/pods /run/egress-gateway/attached")
         found += [f"{role}: file {f}" for f in files.split() if f.endswith(".json")]
@@ -274,7 +293,7 @@ def grown(before: Mapping[str, Holding], after: Mapping[str, Holding]) -> list[s
             continue
         for what, most in (
             ("memory", was.memory * 1.5 + (32 << 20)),
-            ("descriptors", was.descriptors + 16),
+            ("descriptors", 2 * was.descriptors + 32),
             ("threads", was.threads + 8),
         ):
             if getattr(now, what) > most:

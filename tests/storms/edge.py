@@ -134,6 +134,8 @@ class Edge:
     def _note(self, packet: bytes, at: float) -> None:
         protocol = packet[9]
         source, destination = struct.unpack_from("!II", packet, 12)
+        if protocol == 1 and _tells_of_itself(packet):
+            return
         self._seen[destination, source, protocol, int(at / _BUCKET)] += 1
         if protocol != 17:
             return
@@ -175,6 +177,14 @@ class Edge:
                     del self._streams[key]
                 with contextlib.suppress(OSError):
                     _send(opened, b"more", key[2], (key[0], key[1]))
+
+
+def _tells_of_itself(packet: bytes) -> bool:
+    """An ICMP error about a packet that was sent to the very address that it comes from: whoever
+    has, or had, the address says that there is no way any more. No pod sent it (RFC 792)."""
+    inner = (packet[0] & 15) * 4
+    kind = packet[inner]
+    return kind in (3, 11) and packet[12:16] == packet[inner + 8 + 16 : inner + 8 + 20]
 
 
 def _moment(extra: list[tuple[int, int, bytes]]) -> float:

@@ -25,6 +25,8 @@ class Outcome:
     packets: int = 0
     converged: float = 0.0
     trouble: list[str] = field(default_factory=list)
+    evidence: list[str] = field(default_factory=list)
+    """What those who were not well said of themselves."""
     seconds: dict[str, float] = field(default_factory=dict)
     holdings: dict[str, Any] = field(default_factory=dict)
 
@@ -63,6 +65,7 @@ async def ridden(name: str, script: Script, options: Options) -> Outcome:
                 if outcome.converged > options.limit:
                     waited = f"{outcome.converged:.1f} s after the storm: "
                     outcome.problems += [waited + p for p in still or ["only then well"]]
+                outcome.evidence = await calm.evidence(storm) if still else []
                 stages.done("converged")
                 if not still and not options.quick:
                     await _examined(storm, outcome)
