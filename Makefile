@@ -76,6 +76,13 @@ test-storm:
 	$(prepare) test
 	@.venv/bin/python -m tests.storms --seeds $(SEEDS) --shrink 12 $(STORM_ARGS)
 
+.PHONY: soak
+# Churn on one lab for SECONDS; our processes and the kernels hold no more in the end.
+SECONDS ?= 3600
+soak:
+	$(prepare) test
+	@.venv/bin/python -m tests.storms.soak --seconds $(SECONDS)
+
 .PHONY: test-azure-cli
 # docs/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).
 test-azure-cli:

@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from egress_gateway.api import keys
-from egress_gateway.api.types import KeyRotation, RotationPhase
+from egress_gateway.api.types import KeyRotation, ObjectMeta, RotationPhase
+from egress_gateway.kube.resources import Pod, PodSpec, PodStatus
 from tests.node.world import INTERNET6, NODE6, RUN, CniError, RunningPod, World, sh, until
 
 
@@ -450,6 +451,33 @@ async def tunnels_are_made_in_advance(world: World) -> None:
     assert links_of_the_node("egw") == set()
     # A node without attached pods looks as if we had never been there.
     await until(lambda: not links_of_the_node("egspare"))
+
+
+async def ended_pod_sends_nothing_by_the_side(world: World, how: str) -> None:
+    """Its sockets outlive it: they close, and repeat what was not acknowledged. However a pod ends,
+    its namespace stays held until it is gone."""
+    pod = await world.start_pod("web")
+    publics = {g.public for g in world.gateways}
+    assert await pod.whoami() in publics
+    if how == "annotated":  # by a user, while it ran
+        pod.annotate(None)
+        await until_seen(pod, {"10.224.0.4"})
+        pod.annotate("egress")
+        await until_seen(pod, publics)
+    if how == "finished":
+        meta = ObjectMeta(name="web", namespace="default", uid=pod.uid)
+        over = PodStatus(phase="Succeeded")
+        world.pods.put(
+            "default", "web", Pod(metadata=meta, spec=PodSpec(node_name="n"), status=over)
+        )
+    else:
+        await pod.end()
+    await until(lambda: not world.agent.sandboxes)
+    for _ in range(3):
+        assert await pod.whoami(timeout=0.3) == ""
+    await world.rounds(2)
+    assert await pod.whoami(timeout=0.3) == ""
+    await pod.delete()
 
 
 async def ipv6_follows_the_gateways() -> None:

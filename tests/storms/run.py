@@ -68,8 +68,7 @@ async def ridden(name: str, script: Script, options: Options) -> Outcome:
                 outcome.evidence = await calm.evidence(storm) if still else []
                 stages.done("converged")
                 if not still and not options.quick:
-                    await _examined(storm, outcome)
-                    stages.done("examined")
+                    await _examined(storm, outcome, stages)
                     outcome.problems += calm.grown(before, await calm.holdings(place))
                 held = await calm.holdings(place)
                 outcome.holdings = {k: asdict(v) for k, v in held.items()}
@@ -83,12 +82,15 @@ async def ridden(name: str, script: Script, options: Options) -> Outcome:
     return outcome
 
 
-async def _examined(storm: Storm, outcome: Outcome) -> None:
+async def _examined(storm: Storm, outcome: Outcome, stages: _Stages) -> None:
     since = time.time()
     outcome.problems += await calm.planned(storm.place)
     outcome.problems += await calm.complaints(storm.place, since)
+    stages.done("planned")
     outcome.problems += await calm.renewed(storm)
+    stages.done("renewed")
     outcome.problems += [f"left behind: {one}" for one in await calm.cleared(storm)]
+    stages.done("cleared")
 
 
 def _words(storm: Storm, wrong: Wrong) -> str:

@@ -306,7 +306,8 @@ def written(seed: int, *, seconds: float = SECONDS, kinds: Sequence[str] = ()) -
 def _over_by(event: Event, seconds: float) -> Event:
     if event.at + event.how.get("seconds", 0) <= seconds or event.kind == "azure_fault":
         return event
-    return Event(event.at, event.kind, event.subject, {**event.how, "seconds": seconds - event.at})
+    how = {**event.how, "seconds": round(seconds - event.at, 1)}
+    return Event(event.at, event.kind, event.subject, how)
 
 
 def dumped(script: Iterable[Event]) -> str:

@@ -239,8 +239,9 @@ class Sandbox:
         """Packets held back so far."""
         return await self._kernel.run(self._side.held)
 
-    async def detach(self) -> None:
-        """Takes everything down, whether or not the namespace still exists."""
+    async def detach(self, *, held: bool) -> None:
+        """Takes everything down, whether or not the namespace still exists. ``held``: all but the
+        hold, since the pod is over."""
         self.gone = True
         for task in (self.verifier, self.joiner):
             if task:
@@ -248,7 +249,9 @@ class Sandbox:
         state = self.attachment
         names = {link: state.birth_name(link) for link in LINKS}
         async with self._lock:
-            await self._kernel.run(self._side.detach, names, state.ports)
+            await self._kernel.run(
+                functools.partial(self._side.detach, names, state.ports, held=held)
+            )
         for port in state.ports:
             self._kernel.release_port(port)
         self._kernel.store.forget(state.id)

@@ -31,7 +31,7 @@ _LINGER: Final = 5.0
 """Seconds for which the stock outlives the node's last attached pod; then nothing is left."""
 _AGAIN: Final = 10.0
 _COUNT: Final = 1.0
-"""Seconds between looks whether the stock is still there: it goes with the process that hosts it."""
+"""Seconds between looks whether the stock is still there: its host may have begun anew."""
 
 
 class Spares:
