@@ -471,23 +471,26 @@ def _happened(state: State) -> Iterator[tuple[str, State]]:
 def calmed(state: State) -> State:
     """What comes of it when nothing more happens, all messages arrive and everybody works: gateways
     stay as they are. Raises ``AssertionError`` if that has no end."""
+    return rested(_all_heard(state))
+
+
+@cache
+def rested(state: State) -> State:
     for _ in range(60):
         before = state
-        for _, after in _all_heard(state):
-            state = after
         for pod in PODS:
             state = published(shook_hands(looked(state, pod, _LATER), pod), pod)
         for gateway in GATEWAYS:
             if state.up[gateway]:
                 state = reported(state, gateway)
-        state = controlled(state, asked=state.phase != "")
+        state = _all_heard(controlled(state, asked=state.phase != ""))
         if state == before:
             return state
     raise AssertionError(f"it never comes to rest: {state}")
 
 
-def _all_heard(state: State) -> Iterator[tuple[str, State]]:
-    known = replace(
+def _all_heard(state: State) -> State:
+    return replace(
         state,
         node_annotation=state.annotation,
         node_phase=(state.phase,) * 2,
@@ -499,4 +502,3 @@ def _all_heard(state: State) -> Iterator[tuple[str, State]]:
         gate_ends=tuple(state.ends if state.up[g] else state.gate_ends[g] for g in GATEWAYS),
         gate_phase=tuple(state.phase if state.up[g] else state.gate_phase[g] for g in GATEWAYS),
     )
-    yield "all is heard", known
