@@ -402,7 +402,7 @@ async def accepted(c: Cluster, obj: dict[str, Any]) -> None:
         try:
             await c.client.create(SGCS, obj)
             return
-        except errors.Invalid:
+        except (errors.Invalid, errors.Unavailable):
             await asyncio.sleep(0.1)
 
 
@@ -413,5 +413,7 @@ async def refused(c: Cluster) -> None:
             await c.client.create(SGCS, sgc(c, "probe", gatewayNodepoolName=""))
         except errors.Invalid:
             return
+        except errors.Unavailable:
+            continue
         await c.client.delete(SGCS, "probe", c.namespace)
         await asyncio.sleep(0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -127,6 +128,41 @@ async def test_a_later_process_of_ours_keeps_the_socket(tmp_path: Path) -> None:
         socket.socket(socket.AF_UNIX) as client,
     ):
         client.connect(str(path))
+
+
+async def test_waits_for_descriptors_without_keeping_the_loop_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, woken = asyncio.get_running_loop(), 0
+    add_reader = loop.add_reader
+
+    def counted(fd: int, callback: Callable[[], object]) -> None:
+        def wake() -> None:
+            nonlocal woken
+            woken += 1
+            callback()
+
+        add_reader(fd, wake)
+
+    async with serving(tmp_path / "s"):
+        pass
+    monkeypatch.setattr(loop, "add_reader", counted)
+    monkeypatch.setattr(door, "LOOK_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as second:
+        client.setblocking(False)
+        async with serving(tmp_path / "s"):
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            client.connect(str(tmp_path / "s"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (second.fileno() + 1, hard))
+            try:
+                while not woken:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.1)
+                assert woken == 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            async with asyncio.timeout(30):
+                assert await loop.sock_recv(client, 100) == b"hello"
 
 
 async def test_says_why_it_cannot_be_made_and_makes_it_when_it_can(tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ class Api:
         rt = self.registry.find(target.group, target.version, target.plural)
         if rt is None:
             raise errors.no_such_path()
+        if rt.storage in self.registry.replaced:
+            self.registry.replaced.discard(rt.storage)
+            raise errors.shutting_down()
         if target.subresource and target.subresource not in rt.all_subresources:
             raise errors.no_such_path()
         return rt

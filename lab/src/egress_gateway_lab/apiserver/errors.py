@@ -134,6 +134,12 @@ def forbidden(resource: str, group: str, name: str, why: str) -> StatusError:
     )
 
 
+def shutting_down() -> StatusError:
+    """What kube-apiserver says while it replaces the handlers of a changed definition
+    (apiextensions-apiserver, customresource_handler.go): nothing was carried out."""
+    return StatusError(503, "ServiceUnavailable", "apiserver is shutting down")
+
+
 def unauthorized() -> StatusError:
     return StatusError(401, "Unauthorized", "Unauthorized")
 

@@ -169,7 +169,8 @@ async def _accept(
 
     # NB: loop.sock_accept loses a connection whose accept is cancelled as it comes in.
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(listening, readable.set)
+    number = listening.fileno()  # who cancels us may have closed the socket already
+    loop.add_reader(number, readable.set)
     try:
         while True:
             await readable.wait()
@@ -179,9 +180,12 @@ async def _accept(
             except BlockingIOError:
                 continue
             except OSError as error:
-                # Out of descriptors or memory, or the client is gone again.
+                # Out of descriptors or memory, or the client is gone again. The socket stays
+                # readable meanwhile and would keep the loop busy.
                 log.warning("cannot accept connection", extra={"error": str(error)})
+                loop.remove_reader(number)
                 await asyncio.sleep(LOOK_SECONDS)
+                loop.add_reader(number, readable.set)
                 continue
             connection.setblocking(False)
             begun: list[bool] = []
@@ -190,7 +194,7 @@ async def _accept(
             task.add_done_callback(conversations.discard)
             task.add_done_callback(partial(_close_unheard, connection, begun))
     finally:
-        loop.remove_reader(listening)
+        loop.remove_reader(number)
 
 
 def _close_unheard(connection: socket.socket, begun: list[bool], _: asyncio.Task[None]) -> None:

@@ -278,6 +278,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._types: dict[tuple[str, str, str], ResourceType] = {}
+        self.replaced: set[str] = set()
+        """Storages whose definition changed: their next request still meets the old handlers."""
         for rt in BUILT_IN:
             self.add(rt)
 

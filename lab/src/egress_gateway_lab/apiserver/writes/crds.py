@@ -132,6 +132,9 @@ def follow(registry: Registry, event: Event) -> None:
     if event.type == "MODIFIED" and unchanged:
         return
     registry.remove_custom(spec["group"], spec["names"]["plural"])
-    if event.type != "DELETED":
-        for rt in resource_types(event.obj):
-            registry.add(rt)
+    if event.type == "DELETED":
+        return
+    for rt in resource_types(event.obj):
+        registry.add(rt)
+        if event.type == "MODIFIED":
+            registry.replaced.add(rt.storage)
