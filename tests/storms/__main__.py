@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="length of a storm")
     parser.add_argument("--settle", type=float, default=SETTLE, help="seconds to act on a change")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds to be well again")
+    parser.add_argument("--patience", type=float, default=40.0, help="seconds to leave nothing")
     parser.add_argument("--beside", type=int, default=2, help="storms side by side")
     parser.add_argument("--shrink", type=int, default=0, help="trials to shrink a failing storm")
     parser.add_argument("--quick", action="store_true", help="packets and convergence alone")
@@ -54,7 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _one(options: argparse.Namespace) -> Outcome:
     say = lambda text: print(f"{options.one}: {text}", file=sys.stderr, flush=True)  # noqa: E731
-    asked = Options(settle=options.settle, limit=options.limit, quick=options.quick, say=say)
+    asked = Options(
+        settle=options.settle,
+        limit=options.limit,
+        quick=options.quick,
+        patience=options.patience,
+        say=say,
+    )
     return await ridden(options.one, loaded(options.events), asked)
 
 
@@ -101,7 +108,8 @@ async def _apart(script: Script, options: argparse.Namespace) -> Outcome:
     """The storm in a process of its own."""
     command = [sys.executable, "-m", "tests.storms", "--events", dumped(script)]
     command += ["--one", f"storm-{os.getpid()}-{random.randrange(16**6):06x}"]
-    command += ["--settle", str(options.settle), "--limit", str(options.limit)]
+    for name in ("settle", "limit", "patience"):
+        command += [f"--{name}", str(getattr(options, name))]
     command += ["--quick"] if options.quick else []
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

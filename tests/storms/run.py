@@ -34,11 +34,13 @@ class Outcome:
 @dataclass(slots=True, kw_only=True)
 class Options:
     """``settle``: seconds in which a change has to be acted on. ``limit``: seconds in which all
-    has to be well after a storm. ``quick``: no more than packets and convergence."""
+    has to be well after a storm. ``quick``: no more than packets and convergence. ``patience``:
+    seconds in which nothing of ours may be left any more."""
 
     settle: float = SETTLE
     limit: float = calm.CONVERGED
     quick: bool = False
+    patience: float = 40.0
     say: Callable[[str], None] = lambda _: None
 
 
@@ -68,7 +70,7 @@ async def ridden(name: str, script: Script, options: Options) -> Outcome:
                 outcome.evidence = await calm.evidence(storm) if still else []
                 stages.done("converged")
                 if not still and not options.quick:
-                    await _examined(storm, outcome, stages)
+                    await _examined(storm, outcome, stages, options.patience)
                     outcome.problems += calm.grown(before, await calm.holdings(place))
                 held = await calm.holdings(place)
                 outcome.holdings = {k: asdict(v) for k, v in held.items()}
@@ -82,14 +84,15 @@ async def ridden(name: str, script: Script, options: Options) -> Outcome:
     return outcome
 
 
-async def _examined(storm: Storm, outcome: Outcome, stages: _Stages) -> None:
+async def _examined(storm: Storm, outcome: Outcome, stages: _Stages, patience: float) -> None:
     since = time.time()
     outcome.problems += await calm.planned(storm.place)
     outcome.problems += await calm.complaints(storm.place, since)
     stages.done("planned")
     outcome.problems += await calm.renewed(storm)
     stages.done("renewed")
-    outcome.problems += [f"left behind: {one}" for one in await calm.cleared(storm)]
+    left = await calm.cleared(storm, limit=patience)
+    outcome.problems += [f"left behind: {one}" for one in left]
     stages.done("cleared")
 
 
