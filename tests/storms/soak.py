@@ -34,7 +34,7 @@ _SLACK: Final = {"memory": 16 << 20, "descriptors": 4, "threads": 4, "nft": 12, 
 """What may differ between two rounds by chance."""
 _COUNTS: Final = """
 for n in /proc/1/ns/net /run/netns/*static-egress*; do [ -e "$n" ] && nsenter --net=$n sh -c '
-echo "nft $(nft list ruleset | wc -l)"
+echo "nft $(nft list ruleset | grep -c "")"
 echo "conntrack $(cat /proc/sys/net/netfilter/nf_conntrack_count)"'
 done
 """
