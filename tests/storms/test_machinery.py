@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.storms.calm import settled
 from tests.storms.ledger import Ledger, Seen
 from tests.storms.script import SECONDS, WRITERS, Event, Script, dumped, loaded, written
 from tests.storms.shrink import shrunk
@@ -153,3 +154,26 @@ def test_what_grows_from_round_to_round_is_told_and_what_comes_and_goes_is_not()
     # Whatever is made once is made in the first rounds.
     warming = [{"controller memory": (60 if n else 20) << 20} for n in range(12)]
     assert grown(warming) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        (
+            "veth47f65ea5 UP ba:d2:8e:fd:d7:f1 <UP>",
+            "vethfbb352f6  UP  d2:0e:fc:6a:62:bb <UP>",
+            True,
+        ),
+        ("10.244.1.9 dev veth47f65ea5 scope host", "10.244.1.2 dev vethfbb352f6 scope host", True),
+        ("cni-6bd50c71-4a73", "cni-df4637ee-b782", True),
+        ("eth0@if7 UP 00:0d:3a:f9:4f:ca", "eth0@if9    UP  00:0d:3a:f9:4f:ca", True),
+        ("table inet egress_gateway", "table inet egress_gateway_orphan", False),
+        ("cni-6bd50c71-4a73", "ns-static-egress-gateway", False),
+        ("default via 10.224.0.1 dev eth0", "default via 10.224.0.2 dev eth0", False),
+        ("eth0 UP", "wg0 UP", False),
+    ],
+)
+def test_what_is_another_one_after_a_restart_is_no_difference(
+    before: str, after: str, same: bool
+) -> None:
+    assert (settled(before) == settled(after)) is same
