@@ -1,7 +1,7 @@
 """Storms on the whole system, and proof that the machinery can fail.
 
-``make test`` plays the first two, shorter ones, side by side; ``make test-storm`` plays as many as
-asked for and shrinks what fails.
+``make test-storm`` begins with these, then plays as many as asked for and shrinks what fails.
+``make test`` has what needs no lab of it (``test_machinery.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 from tests.storms.script import Event, dumped, loaded
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.storm]
 HARMLESS = Event(0.5, "pod_annotated", "n0", {"configuration": "c0"})
 LEAK = Event(1.0, "planted_leak", "a0")
 ORPHAN = Event(1.5, "planted_orphan", "g1")
@@ -49,7 +49,6 @@ async def test_storms_pass_and_what_is_planted_is_found() -> None:
     assert "left ['table inet egress_gateway_orphan']" in found
 
 
-@pytest.mark.storm
 async def test_a_wrong_address_is_shrunk_to_the_event_that_sent_it() -> None:
     rotated = Event(0.8, "keys_rotated", "c1")
     script = dumped([HARMLESS, rotated, LEAK])
