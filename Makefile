@@ -73,6 +73,22 @@ test-kube:
 	@.venv/bin/python tools/kubernetes/build.py >/dev/null || true
 	@.venv/bin/pytest -m kube $(PYTEST_ARGS)
 
+.PHONY: test-storm
+# Random faults and user actions on labs, each storm written by its seed: SEEDS=3,7 or SEEDS=0-199.
+# One that fails is shrunk to the fewest events. STORM_ARGS: python -m tests.storms --help.
+SEEDS ?= 0-9
+test-storm:
+	$(prepare) test
+	@.venv/bin/pytest -q -m storm tests/storms
+	@.venv/bin/python -m tests.storms --seeds $(SEEDS) --shrink 12 $(STORM_ARGS)
+
+.PHONY: soak
+# Churn on one lab for SECONDS; our processes and the kernels hold no more in the end.
+SECONDS ?= 3600
+soak:
+	$(prepare) test
+	@.venv/bin/python -m tests.storms.soak --seconds $(SECONDS)
+
 .PHONY: test-azure-cli
 # docs/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).
 test-azure-cli:

@@ -11,8 +11,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from egress_gateway.api import keys
-from egress_gateway.api.types import KeyRotation, RotationPhase
+from egress_gateway.api.types import KeyRotation, ObjectMeta, RotationPhase
 from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.kube.resources import Pod, PodSpec, PodStatus
 from tests.attacks.test_pod_on_a_gateway_node import datagram
 from tests.attacks.test_raw_frames import checksum
 from tests.node.world import INTERNET6, NODE6, RUN, CniError, RunningPod, World, sh, until
@@ -436,6 +437,18 @@ async def tunnels_are_made_in_advance(world: World) -> None:
     await world.start_agent()
     await world.rounds(2)
     assert links_of_the_node("egspare") == before
+    # Those that are lost (their host began anew, somebody deletes them) are made again: one of
+    # them, all of them, and all of them at the moment at which a pod comes.
+    for most in (1, world.settings.spare_tunnels):
+        for name in sorted(links_of_the_node("egspare"))[:most]:
+            sh(f"ip link delete {name}")
+        await until(lambda: len(links_of_the_node("egspare")) == world.settings.spare_tunnels)
+    for name in links_of_the_node("egspare"):
+        sh(f"ip link delete {name}")
+    at_once = await world.start_pod("at-once")
+    assert await at_once.whoami() in {g.public for g in world.gateways}
+    await at_once.delete()
+    await until(lambda: len(links_of_the_node("egspare")) == world.settings.spare_tunnels)
     # Damage: the tunnel is made again under the name it had.
     sh("ip link delete wg0", ns=pod.ns)
     await until_seen(pod, {g.public for g in world.gateways})
@@ -444,6 +457,33 @@ async def tunnels_are_made_in_advance(world: World) -> None:
     assert links_of_the_node("egw") == set()
     # A node without attached pods looks as if we had never been there.
     await until(lambda: not links_of_the_node("egspare"))
+
+
+async def ended_pod_sends_nothing_by_the_side(world: World, how: str) -> None:
+    """Its sockets outlive it: they close, and repeat what was not acknowledged. However a pod ends,
+    its namespace stays held until it is gone."""
+    pod = await world.start_pod("web")
+    publics = {g.public for g in world.gateways}
+    assert await pod.whoami() in publics
+    if how == "annotated":  # by a user, while it ran
+        pod.annotate(None)
+        await until_seen(pod, {"10.224.0.4"})
+        pod.annotate("egress")
+        await until_seen(pod, publics)
+    if how == "finished":
+        meta = ObjectMeta(name="web", namespace="default", uid=pod.uid)
+        over = PodStatus(phase="Succeeded")
+        world.pods.put(
+            "default", "web", Pod(metadata=meta, spec=PodSpec(node_name="n"), status=over)
+        )
+    else:
+        await pod.end()
+    await until(lambda: not world.agent.sandboxes)
+    for _ in range(3):
+        assert await pod.whoami(timeout=0.3) == ""
+    await world.rounds(2)
+    assert await pod.whoami(timeout=0.3) == ""
+    await pod.delete()
 
 
 async def ipv6_follows_the_gateways() -> None:

@@ -128,6 +128,11 @@ def test_tunnels_made_in_advance_are_used_and_made_again() -> None:
     play("tunnels_are_made_in_advance")
 
 
+@pytest.mark.parametrize("how", ["deleted", "annotated", "finished"])
+def test_a_pod_that_has_ended_sends_nothing_by_the_side(how: str) -> None:
+    play("ended_pod_sends_nothing_by_the_side", how)
+
+
 def test_ipv6_is_carried_or_held_as_the_pods_gateway_has_it() -> None:
     play("ipv6_follows_the_gateways")
 

@@ -612,7 +612,12 @@ class RunningPod:
         netns.delete(self.ns)
         self._world.pods.put("default", self.name, None)
 
-    async def _chain(self, command: str) -> None:
+    async def end(self) -> None:
+        """DEL of our plugin alone, the first of the chain to be called: the others' links and
+        addresses are there for a moment more."""
+        await self._chain("DEL", until=names.CNI_PLUGIN)
+
+    async def _chain(self, command: str, *, until: str = "") -> None:
         network = json.loads(next(CONF.glob("*.conflist")).read_text())
         plugins = network["plugins"] if command == "ADD" else network["plugins"][::-1]
         for plugin in plugins:
@@ -625,6 +630,8 @@ class RunningPod:
             out = await self._plugin(command, plugin["type"], conf)
             if command == "ADD":
                 self.result = json.loads(out)
+            if plugin["type"] == until:
+                return
 
     async def _plugin(self, command: str, kind: str, conf: dict[str, Any]) -> bytes:
         program = BIN / kind if (BIN / kind).exists() else Path(PLUGINS, kind)
@@ -690,17 +697,17 @@ def main() -> None:
     modules = (scenarios, chains, losses, damages, floods)
     [scenario] = [f for m in modules if (f := getattr(m, sys.argv[1], None))]
     in_a_world = [*inspect.signature(scenario).parameters][:1] == ["world"]
-    asyncio.run(in_world(scenario) if in_a_world else scenario(*sys.argv[2:]))
+    asyncio.run(in_world(scenario, *sys.argv[2:]) if in_a_world else scenario(*sys.argv[2:]))
 
 
-async def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
+async def in_world(scenario: Callable[..., Awaitable[None]], *arguments: str) -> None:
     """A scenario whose first parameter is ``world`` starts with two gateways, a configuration that
     serves and a running agent. One without builds its own."""
     world = World()
     world.build()
     world.configure()
     async with world.running():
-        await scenario(world)
+        await scenario(world, *arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from egress_gateway_lab.runtime.containers.cni import CONFIGURATIONS, PLUGINS
-from lab.tests.runtime.test_pods import World, world
+from lab.tests.runtime.test_pods import PODS, World, world
 
 pytestmark = pytest.mark.root
 
@@ -59,3 +59,21 @@ async def running_once(w: World) -> bool:
     listed = await w.node.run(["sh", "-c", "ls /run/netns; pgrep -fc 'sleep 100[0]'"])
     lines = listed.stdout.decode().split()
     return len([line for line in lines if line.startswith("cni-")]) == 1 and lines[-1] == "1"
+
+
+@pytest.mark.parametrize("kind", ["Ready", "ContainersReady", "Initialized"])
+async def test_a_kubelet_writes_its_own_over_what_others_say_of_its_pods(kind: str) -> None:
+    """As the node controller does with the pods of a node that is silent for a moment."""
+    async with world() as w:
+        await w.create("p", {"image": "busybox", "command": ["sleep", "1000"]})
+        pod = await w.ready("p")
+        for condition in pod["status"]["conditions"]:
+            if condition["type"] == kind:
+                condition["status"] = "False"
+        await w.api.put(f"{PODS}/p", pod)
+        await w.until(
+            "p",
+            lambda found: all(
+                c["status"] == "True" for c in found["status"]["conditions"] if c["type"] == kind
+            ),
+        )

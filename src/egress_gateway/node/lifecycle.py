@@ -130,7 +130,7 @@ class Lifecycle:
         """Detaches the call's sandbox, if it is attached. Nothing of it is remembered."""
         async with self._sandboxes.lock(call.id):
             self._records.forget(call.id)
-            await self._take_down(call.id)
+            await self._take_down(call.id, over=True)
             self._store.forget(call.id)
 
     def check_pod(self, call: Call) -> str | None:
@@ -176,7 +176,7 @@ class Lifecycle:
         async with self._sandboxes.lock(sandbox_id):
             sandbox = self._sandboxes.get(sandbox_id)
             if self._records.is_over(sandbox_id):
-                await self._take_down(sandbox_id)
+                await self._take_down(sandbox_id, over=True)
                 return
             record = self._records.living(sandbox_id, sandbox.attachment if sandbox else None)
             pod = self._knowledge.pod_of(record)
@@ -184,8 +184,9 @@ class Lifecycle:
             known = self._knowledge.pods.is_synced
             wanted = want(record, pod, known=known, attached=attached)
             if record is None or not wanted:
-                await self._take_down(sandbox_id)
-                if record is not None and sandbox is None and known:
+                over = wanted is None or (pod is not None and pod.finished)
+                await self._take_down(sandbox_id, over=over)
+                if record is not None and sandbox is None and known and not over:
                     await self._clear_forgotten(record)
                 return
             namespace, name, uid = record.pod
@@ -289,14 +290,15 @@ class Lifecycle:
         elif done and before.verified and before == after:
             self._teller.repaired(after, done)
 
-    async def _take_down(self, sandbox_id: str) -> None:
+    async def _take_down(self, sandbox_id: str, *, over: bool) -> None:
+        """``over``: the pod ends; otherwise it goes on without us."""
         sandbox = self._sandboxes.get(sandbox_id)
         if sandbox is None:
             return
         self._liveness.paths.forget(sandbox)
         self._liveness.hearing.forget(sandbox_id)
         self._liveness.pacer.complete(sandbox_id)
-        await sandbox.detach()
+        await sandbox.detach(held=over)
         self._sandboxes.remove(sandbox)
         self.watch_gateways()
         if not self._sandboxes:

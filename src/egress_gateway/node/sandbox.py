@@ -260,8 +260,9 @@ class Sandbox:
         """Packets held back so far."""
         return await self._kernel.run(self._side.held)
 
-    async def detach(self) -> None:
-        """Takes everything down, whether or not the namespace still exists."""
+    async def detach(self, *, held: bool) -> None:
+        """Takes everything down, whether or not the namespace still exists. ``held``: all but the
+        hold, since the pod is over."""
         self.gone = True
         for task in (self.verifier, self.joiner):
             if task:
@@ -269,7 +270,7 @@ class Sandbox:
         state = self.attachment
         names = {link: state.birth_name(link) for link in LINKS}
         async with self._lock:
-            detach = functools.partial(self._side.detach, interface=state.if_name)
+            detach = functools.partial(self._side.detach, interface=state.if_name, held=held)
             await self._kernel.run(detach, names, state.ports)
         for port in state.ports:
             self._kernel.release_port(port)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -29,6 +30,8 @@ _MAKE_AFTER: Final = 0.1
 _LINGER: Final = 5.0
 """Seconds for which the stock outlives the node's last attached pod; then nothing is left."""
 _AGAIN: Final = 10.0
+_COUNT: Final = 1.0
+"""Seconds between looks whether the stock is still there: its host may have begun anew."""
 
 
 class Spares:
@@ -53,15 +56,19 @@ class Spares:
     def take(self) -> str | None:
         """The name of a tunnel that nobody has; None if none is ready."""
         self._taken_at = asyncio.get_running_loop().time()
+        self._count()
         return self._names.pop() if self._names else None
 
     async def run(self) -> None:
         """Keeps the stock until cancelled."""
         loop = asyncio.get_running_loop()
-        wanted_at = loop.time()
+        wanted_at = counted_at = loop.time()
         while self._size:
             await asyncio.sleep(_LOOK)
             now = loop.time()
+            if now - counted_at > _COUNT:
+                self._count()
+                counted_at = now
             if self._wanted():
                 wanted_at = now
             try:
@@ -76,6 +83,9 @@ class Spares:
     def _short(self, now: float) -> bool:
         return len(self._names) < self._size and now - self._taken_at > _MAKE_AFTER
 
+    def _count(self) -> None:
+        self._names = [name for name in self._names if _exists(name)]
+
     async def _make(self) -> None:
         name = f"{PREFIX}{secrets.token_hex(3)}"
         await self._kernel.run(self._kernel.backend.create, name)
@@ -85,6 +95,14 @@ class Spares:
         while self._names:
             name = self._names.pop()
             await self._kernel.run(_delete, self._kernel.backend, name)
+
+
+def _exists(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
 
 
 def _delete(backend: Backend, name: str) -> None:

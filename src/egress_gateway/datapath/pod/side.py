@@ -252,14 +252,20 @@ class PodSide:
         self._sources.forget(listen_port)
 
     def detach(
-        self, names: Mapping[str, str], ports: Iterable[int] = (), *, interface: str = "eth0"
+        self,
+        names: Mapping[str, str],
+        ports: Iterable[int] = (),
+        *,
+        interface: str = "eth0",
+        held: bool = False,
     ) -> None:
         """Takes everything away, the hold last. Works (and frees the node's half) when the
         namespace is gone. ``names``: birth names of tunnels by link; ``ports``: their listen
-        ports, as far as they are known."""
+        ports, as far as they are known. ``held``: the hold stays, and goes with the namespace. Of a
+        pod that is over sockets may still close, or repeat what was not acknowledged."""
         with self._lock:
             with contextlib.suppress(NoSuchNamespace), self._open() as pod:
-                self._clear(pod, names)
+                self._clear(pod, names, held=held)
                 if self._guard and (end := linkguard.host_end(interface, pod.netns, self._node)):
                     self._guard.release(end)
                 names = {}
@@ -477,7 +483,7 @@ class PodSide:
         wrong = wrongly_marked(found, desired.addresses, certain=not fresh)
         conntrack.clear_mark(pod.netns, MARK, wrong)
 
-    def _clear(self, pod: _Open, names: Mapping[str, str]) -> None:
+    def _clear(self, pod: _Open, names: Mapping[str, str], *, held: bool) -> None:
         """``names``: birth names of tunnels by link, as far as they are known."""
         known = families(pod.netns)
         rules = (*RULES, *(r for kept in KEPT_RULES.values() for r in kept), *EARLIER_RULES)
@@ -491,8 +497,9 @@ class PodSide:
             self._backend.delete(Interface(name, pod.netns, link))
         for link in LINKS:
             pod.links.delete(link)
-        # Removed only now: the ordinary path is what the pod is to have from here on.
-        pod.nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+        if not held:
+            # Removed only now: the ordinary path is what the pod is to have from here on.
+            pod.nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
         self._applied = ("", "")
         self._reached = None
 

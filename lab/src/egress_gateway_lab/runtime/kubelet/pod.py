@@ -95,6 +95,7 @@ class Pod:
         self._gone = False
         self._dirty = asyncio.Event()
         self._posted: Object = {}
+        self._contradicted = False
         self._started_at = now()
 
     # What the containers ask of their pod.
@@ -131,6 +132,9 @@ class Pod:
         self.pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             self._deleted.set()
+        if self._posted and podstatus.contradicted(self._posted, pod.get("status") or {}):
+            self._contradicted = True
+            self.changed()
 
     def lose_sandbox(self) -> None:
         """The sandbox's own process has ended, as when somebody kills the pause container."""
@@ -336,21 +340,26 @@ class Pod:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            await self._post_status()
+            if not await self._post_status():
+                await asyncio.sleep(_RETRY_FIRST)
+                self._dirty.set()
 
-    async def _post_status(self) -> None:
+    async def _post_status(self) -> bool:
+        """False if the API server did not take it."""
         status = self._status()
-        if status == self._posted:
-            return
+        if status == self._posted and not self._contradicted:
+            return True
+        self._contradicted = False
         try:
             answer = await self._api.patch(
                 f"{self._path()}/status", {"metadata": {"uid": self.uid}, "status": status}
             )
         except ApiError as error:
             log.warning("status of pod %s refused: %s", self._path(), error)
-            return
+            return False
         if answer is not None:
             self._posted = status
+        return True
 
     def _status(self) -> Object:
         phase = podstatus.phase(self.containers, self.inits, created=True)

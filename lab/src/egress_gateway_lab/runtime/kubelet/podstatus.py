@@ -45,6 +45,16 @@ def conditions(
     return result
 
 
+def contradicted(posted: Object, shown: Object) -> bool:
+    """Whether somebody else has written another state of our conditions over what we posted, as the
+    node controller does with a node that is silent. A kubelet writes its own again."""
+    ours, theirs = (
+        {c["type"]: c["status"] for c in one.get("conditions") or [] if c["type"] in _OURS}
+        for one in (posted, shown)
+    )
+    return any(theirs.get(kind, status) != status for kind, status in ours.items())
+
+
 def condition_states(
     now_phase: str,
     containers: Sequence[Container],

@@ -1,0 +1,167 @@
+"""A lab with all that a storm needs before it begins, and the names that its roles have there."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, Final
+
+from egress_gateway.api import names
+from egress_gateway_lab import host
+from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, World, is_ready, until
+from tests.storms import processes
+from tests.storms.script import GATEWAYS, PREFIXES, WORKERS
+
+POOL: Final = "npegress"
+CLUSTER: Final = IPv4Network("192.0.2.0/24")
+"""What plain pods leave from."""
+_TALKER: Final = Path(__file__).with_name("talker.py").read_text()
+_PATIENCE: Final = 120.0
+
+
+@dataclass(slots=True)
+class Place:
+    """Handles on a running lab. ``prefixes``: networks by role."""
+
+    world: World
+    handle: host.LabHandle
+    prefixes: dict[str, IPv4Network] = field(default_factory=dict)
+    azure: dict[str, Any] = field(default_factory=dict)
+    inventory: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    internet: str = ""
+
+    async def machines(self) -> dict[str, dict[str, Any]]:
+        """By role: name, state and process of each machine."""
+        status = await self.world.control.call("status")
+        ours = sorted(status["machines"], key=lambda m: m["name"])
+        workers = [m for m in ours if m["pool"] != POOL]
+        gateways = [m for m in ours if m["pool"] == POOL]
+        found = {f"w{n}": m for n, m in enumerate(workers)}
+        return found | {f"g{n}": m for n, m in enumerate(gateways)}
+
+    async def name(self, role: str) -> str:
+        """What the lab calls the machine. Raises ``LookupError``."""
+        found: str = (await self.machines())[role]["name"]
+        return found
+
+    async def run(self, role: str, script: str, *, limit: float = 20) -> str:
+        """A shell script on a machine; what it printed, whatever it ended with."""
+        command = ["sh", "-c", script]
+        done = await self.world.control.call(
+            "run", node=await self.name(role), command=command, limit=limit
+        )
+        return str(done["stdout"])
+
+    async def ours(self, component: str, role: str = "") -> list[int]:
+        """Process ids (the host's) of a component, of one machine or of all."""
+        found = [p for p in processes.of_lab(self.handle.pid) if p.component == component]
+        if role:
+            machine = (await self.machines())[role]["pid"]
+            if machine is None:
+                return []
+            network = os.readlink(f"/proc/{self.handle.pid}/root/proc/{machine}/ns/net")
+            found = [p for p in found if p.network == network]
+        return [p.pid for p in found]
+
+    async def in_pod(self, address: str, command: str) -> None:
+        """A shell command in the network namespace of the pod that talks to ``address``."""
+        for process in processes.of_lab(self.handle.pid):
+            if process.command.rstrip(b"\0").endswith(b"\0" + address.encode()):
+                entered = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "sh", "-c", command]
+                done = await asyncio.create_subprocess_exec(
+                    *entered, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+                )
+                await done.wait()
+                return
+
+    async def scale(self, count: int) -> None:
+        """Raises ``RequestFailed`` while Azure is busy with the pool."""
+        await self.world.add_gateway_pool(POOL, nodes=count, prefix_size=30)
+
+    async def ready(self, *, gateways: int = len(GATEWAYS)) -> None:
+        async def all_of_ours() -> bool:
+            pods = await self.world.kube.list("pods", namespace=names.SYSTEM_NAMESPACE)
+            return len(pods) >= 2 * len(WORKERS) + 3 * gateways + 1 and all(map(is_ready, pods))
+
+        await until(all_of_ours, timeout=_PATIENCE, what="our components to be ready")
+
+    def spec(self, prefix: str, exclude: list[str]) -> dict[str, Any]:
+        spec: dict[str, Any] = {
+            "gatewayNodepoolName": POOL,
+            "publicIpPrefixId": self.world.prefix_id(prefix),
+        }
+        return spec | ({"excludeCidrs": exclude} if exclude else {})
+
+    async def azure_json(self) -> Path:
+        """The controller's own configuration, for who stands outside of the lab."""
+        secret = await self.world.kube.get(
+            "secrets", "egress-gateway-azure", namespace=names.SYSTEM_NAMESPACE
+        )
+        known = json.loads(base64.b64decode(secret["data"]["azure.json"]))
+        for one in ("useFederatedWorkloadIdentityExtension", "aadFederatedTokenFile"):
+            del known[one]
+        endpoint = self.handle.azure
+        known |= {
+            "aadClientId": "demo",
+            "aadClientSecret": "any",
+            "resourceManagerEndpoint": endpoint,
+            "activeDirectoryEndpoint": endpoint,
+            "caBundle": str(self.handle.ca),
+        }
+        path = self.handle.path / "azure.json"
+        path.write_text(json.dumps(known))
+        return path
+
+
+@contextlib.asynccontextmanager
+async def built(name: str) -> AsyncIterator[Place]:
+    """The lab, its cluster, the gateway pool and prefixes; our components are ready."""
+    host.require_host()
+    # NB: in this thread, whose end (and no other's) is the lab's.
+    handle = host.start(name, options={"least_gateways": 0}, detach=False)
+    try:
+        async with World(handle) as world:
+            place = Place(world, handle)
+            await world.create_group()
+            await world.create_cluster(nodes=len(WORKERS))
+            await world.get_credentials()
+            await world.add_gateway_pool(POOL, nodes=len(GATEWAYS), prefix_size=30)
+            await place.ready()
+            cluster = await world.arm.get(world.cluster_id, "2026-06-01")
+            for prefix in PREFIXES:
+                made = await world.create_prefix(prefix, length=30)
+                place.prefixes[prefix] = IPv4Network(made["properties"]["ipPrefix"])
+                await world.grant(
+                    cluster["identity"]["principalId"], NETWORK_CONTRIBUTOR, world.prefix_id(prefix)
+                )
+            inside = (await world.control.call("status"))["internet"]
+            place.internet = f"/proc/{handle.pid}/fd/{inside.rpartition('/')[2]}"
+            place.azure = await world.fingerprint()
+            place.inventory = await world.inventory()
+            yield place
+    finally:
+        host.stop(handle)
+
+
+def pod(name: str, worker: str, configuration: str, address: str) -> dict[str, Any]:
+    """A pod that talks to ``address`` from its first moment on. ``worker``: the node's name."""
+    annotations = {names.POD_ANNOTATION: configuration} if configuration else {}
+    command = [sys.executable, "-I", "-S", "-c", _TALKER, address]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "annotations": annotations},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": worker},
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "talker", "image": "busybox", "command": command}],
+        },
+    }

@@ -1,0 +1,118 @@
+"""One storm from beginning to end, and what is to be said of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tests.storms import calm
+from tests.storms.edge import Edge
+from tests.storms.ledger import SETTLE, Ledger, Wrong
+from tests.storms.place import built
+from tests.storms.script import Script
+from tests.storms.storm import Storm
+
+
+@dataclass(slots=True)
+class Outcome:
+    """``problems``: empty if the storm was survived. ``converged``: seconds of calm until all was
+    well; ``trouble``: events that had no subject."""
+
+    problems: list[str] = field(default_factory=list)
+    wrong: int = 0
+    packets: int = 0
+    converged: float = 0.0
+    trouble: list[str] = field(default_factory=list)
+    evidence: list[str] = field(default_factory=list)
+    """What those who were not well said of themselves."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    holdings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Options:
+    """``settle``: seconds in which a change has to be acted on. ``limit``: seconds in which all
+    has to be well after a storm. ``quick``: no more than packets and convergence. ``patience``:
+    seconds in which nothing of ours may be left any more."""
+
+    settle: float = SETTLE
+    limit: float = calm.CONVERGED
+    quick: bool = False
+    patience: float = 40.0
+    say: Callable[[str], None] = lambda _: None
+
+
+async def ridden(name: str, script: Script, options: Options) -> Outcome:
+    """A lab of that name goes through the storm. Raises what keeps a lab from beginning."""
+    outcome = Outcome()
+    stages = _Stages(outcome, options)
+    async with built(name) as place:
+        async with Edge(place.internet) as edge:
+            ledger = Ledger(settle=options.settle)
+            async with Storm(place, edge, ledger) as storm:
+                stages.done("built")
+                await storm.begin()
+                _, still = await calm.converged(storm)
+                if still:
+                    outcome.problems = [f"before the storm: {problem}" for problem in still]
+                    return outcome
+                before = await calm.holdings(place)
+                stages.done("begun")
+                await storm.play(script)
+                outcome.trouble = storm.trouble
+                stages.done("played")
+                outcome.converged, still = await calm.converged(storm)
+                if outcome.converged > options.limit:
+                    waited = f"{outcome.converged:.1f} s after the storm: "
+                    outcome.problems += [waited + p for p in still or ["only then well"]]
+                outcome.evidence = await calm.evidence(storm) if still else []
+                stages.done("converged")
+                if not still and not options.quick:
+                    await _examined(storm, outcome, stages, options.patience)
+                    outcome.problems += calm.grown(before, await calm.holdings(place))
+                held = await calm.holdings(place)
+                outcome.holdings = {k: asdict(v) for k, v in held.items()}
+                outcome.packets = edge.packets
+                if edge.missed():
+                    outcome.problems.append(f"{edge.lost} packets were not seen: nothing is proven")
+                wrong = ledger.judged(edge.seen())
+                outcome.wrong = sum(one.packets for one in wrong)
+                outcome.problems += [_words(storm, one) for one in wrong]
+    stages.done("ended")
+    return outcome
+
+
+async def _examined(storm: Storm, outcome: Outcome, stages: _Stages, patience: float) -> None:
+    since = time.time()
+    outcome.problems += await calm.planned(storm.place)
+    outcome.problems += await calm.complaints(storm.place, since)
+    stages.done("planned")
+    outcome.problems += await calm.renewed(storm)
+    stages.done("renewed")
+    left = await calm.cleared(storm, limit=patience)
+    outcome.problems += [f"left behind: {one}" for one in left]
+    stages.done("cleared")
+
+
+def _words(storm: Storm, wrong: Wrong) -> str:
+    began = storm.began
+    return (
+        f"wrong address: {wrong.packets} {wrong.protocol} packets of {wrong.pod} from "
+        f"{wrong.source}, {wrong.at - began:.2f} to {wrong.last - began:.2f} s"
+    )
+
+
+class _Stages:
+    """How long each part took."""
+
+    def __init__(self, outcome: Outcome, options: Options) -> None:
+        self._outcome, self._say = outcome, options.say
+        self._last = time.monotonic()
+
+    def done(self, stage: str) -> None:
+        now = time.monotonic()
+        self._outcome.seconds[stage] = round(now - self._last, 1)
+        self._say(f"{stage} after {now - self._last:.1f} s")
+        self._last = now
