@@ -72,8 +72,8 @@ INTERNET: Final = SiteSettings(
     ),
     near6=IPv6Interface("2001:db8:ffff:1::1/64"),
 )
-"""Two hosts for people, four for tests that want a destination of their own, and those that gateways
-ask what is seen of them: by themselves, since packets to the others are counted."""
+"""Two hosts for people, four for tests that want a destination of their own, and two that gateways
+ask what is seen of them. Those are hosts of their own, since packets to the others are counted."""
 
 ON_PREMISES: Final = SiteSettings(
     near=IPv4Interface("172.16.255.1/30"),
