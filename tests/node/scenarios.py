@@ -570,6 +570,17 @@ async def status_of_a_pod_follows_its_tunnel(world: World) -> None:
     assert len(world.api.written) <= 6
 
 
+async def status_that_is_not_kept_is_written_once(world: World) -> None:
+    """The definitions are of an earlier version, and have no status: each look would write."""
+    world.api.drops_status = True
+    pod = await world.start_pod("web")
+    await until(lambda: len(world.api.written) == 1)
+    await asyncio.sleep(12)  # what the cache may lag behind, and a look
+    assert len(world.api.written) == 1
+    world.gateway_of(await pod.whoami()).refuse_handshakes()
+    await until(lambda: len(world.api.written) == 2)
+
+
 async def status_survives_the_agent_and_the_api_server(world: World) -> None:
     pod = await world.start_pod("web")
     await until(lambda: world.endpoints.get("default", "web").status.state == "Connected")

@@ -141,6 +141,10 @@ def test_what_a_pod_does_is_told_as_it_changes_and_never_at_rest() -> None:
     play("status_of_a_pod_follows_its_tunnel")
 
 
+def test_a_status_that_the_server_does_not_keep_is_written_once() -> None:
+    play("status_that_is_not_kept_is_written_once")
+
+
 def test_what_is_told_of_a_pod_outlives_the_agent_and_an_absent_api_server() -> None:
     play("status_survives_the_agent_and_the_api_server")
 

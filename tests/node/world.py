@@ -112,6 +112,7 @@ class PlayedApi:
         self._world = world
         self.delay = 0.0
         self.down = False
+        self.drops_status = False
         self.written: list[PodEndpointStatus] = []
 
     async def apply(self, resource: Any, document: dict[str, Any]) -> None:
@@ -130,15 +131,17 @@ class PlayedApi:
         namespace: str,
         *,
         subresource: str,
-    ) -> None:
+    ) -> PodEndpoint:
         if self.down:
             raise Unavailable(0, "Unreachable", "the API server is down")
         assert subresource == "status"
         found = self._world.endpoints.get(namespace, name)
         status = msgspec.convert(patch["status"], PodEndpointStatus)
         self.written.append(status)
-        told = msgspec.structs.replace(found, status=status)
+        kept = PodEndpointStatus() if self.drops_status else status
+        told: PodEndpoint = msgspec.structs.replace(found, status=kept)
         self._world.endpoints.put(namespace, name, told)
+        return told
 
     async def delete(
         self, resource: Any, name: str, namespace: str, *, uid: str | None = None

@@ -44,6 +44,10 @@ _COMMANDS: Final = {
         "egress_gateway.cli.status:status",
         "Show configurations, gateways, pods and components.",
     ),
+    "stun": (
+        "egress_gateway.cli.stun:stun",
+        "Run a STUN server of your own, for gateways' verify_targets.",
+    ),
     "trace": (
         "egress_gateway.cli.trace:trace",
         "Follow a pod's packets hop by hop, to one destination.",

@@ -155,16 +155,18 @@ class Endpoints:
         found = self._present(attachment)
         return found if found is not None and found.spec.pod_uid == attachment.uid else None
 
-    async def tell(self, attachment: Attachment, status: PodEndpointStatus) -> None:
-        """Writes the status of the pod's endpoint. Raises ``NotFound`` if there is none."""
+    async def tell(self, attachment: Attachment, status: PodEndpointStatus) -> bool:
+        """Writes the status of the pod's endpoint; whether the server keeps it. Raises ``NotFound``
+        if there is none."""
         present = self._present(attachment)
-        await self._client.merge_patch(
+        stored = await self._client.merge_patch(
             POD_ENDPOINTS,
             present.metadata.name if present else attachment.pod,
             {"status": msgspec.to_builtins(status)},
             attachment.namespace,
             subresource="status",
         )
+        return stored.status == status
 
     async def withdraw(self, attachment: Attachment) -> None:
         """Deletes the pod's endpoint unless it already belongs to a namesake."""

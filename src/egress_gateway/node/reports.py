@@ -131,10 +131,11 @@ class Reports:
         if shown is None or self._endpoints.present(sandbox.attachment) is None:
             return None
         try:
-            await self._endpoints.tell(sandbox.attachment, shown)
+            kept = await self._endpoints.tell(sandbox.attachment, shown)
         except NotFound:
             return None  # it is made again, and then told
-        page.written, page.at = shown, loop.time()
+        # A definition of an earlier version drops the status: nothing is gained by repeating it.
+        page.written, page.at = shown, loop.time() if kept else float("inf")
         return None
 
 

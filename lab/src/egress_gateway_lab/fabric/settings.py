@@ -55,22 +55,25 @@ INTERNET: Final = SiteSettings(
     hosts=(
         Host(
             address=IPv4Address("198.51.100.10"),
-            names=("ifconfig.me", "stun.cloudflare.com"),
+            names=("ifconfig.me",),
             address6=IPv6Address("2001:db8:ffff::10"),
         ),
         Host(
             address=IPv4Address("198.51.100.11"),
-            names=("ifconf.me", "stun.l.google.com"),
+            names=("ifconf.me",),
             address6=IPv6Address("2001:db8:ffff::11"),
         ),
         *(
             Host(address=IPv4Address("198.51.100.20") + n, names=(f"probe{n}.lab.example",))
             for n in range(4)
         ),
+        Host(address=IPv4Address("198.51.100.30"), names=("stun.cloudflare.com",)),
+        Host(address=IPv4Address("198.51.100.31"), names=("stun.l.google.com",)),
     ),
     near6=IPv6Interface("2001:db8:ffff:1::1/64"),
 )
-"""Two hosts for people, four for tests that want a destination of their own."""
+"""Two hosts for people, four for tests that want a destination of their own, and two that gateways
+ask what is seen of them. Those are hosts of their own, since packets to the others are counted."""
 
 ON_PREMISES: Final = SiteSettings(
     near=IPv4Interface("172.16.255.1/30"),

@@ -128,7 +128,11 @@ class Pod:
     # What the kubelet tells.
 
     def update(self, pod: Object) -> None:
-        """A newer version of the object."""
+        """A newer version of the object. If it is not as ready as it is here (its node was out of
+        reach, and the node controller said so), the status is told again."""
+        if self._posted and _ready(pod.get("status", {})) != _ready(self._posted):
+            self._posted = {}
+            self.changed()
         self.pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             self._deleted.set()
@@ -442,3 +446,8 @@ def _port_mappings(pod: Object) -> tuple[Object, ...]:
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
+
+
+def _ready(status: Object) -> str:
+    found = (c["status"] for c in status.get("conditions") or [] if c["type"] == "Ready")
+    return next(found, "")
