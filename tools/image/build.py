@@ -19,6 +19,7 @@ line on standard error and status 1 where that is impossible.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -122,7 +123,8 @@ class Builder:
     def runtime(self, architecture: str, *, fresh: bool = False) -> str:
         """The name of the final image's base, made once a day."""
         name = f"localhost/{NAME}-runtime:{architecture}"
-        made = f"{name}-{time.strftime('%Y%m%d')}"
+        how = hashlib.sha256(Path(runtime.__file__).read_bytes()).hexdigest()[:8]
+        made = f"{name}-{time.strftime('%Y%m%d')}-{how}"
         if self.has(made) and self.has(name) and not fresh:
             return name
         say(f"runtime: files of Debian's packages ({architecture}), half a minute …")
