@@ -232,7 +232,7 @@ def test_what_is_known_of_older_connections_comes_with_the_table() -> None:
     known = Origins(accepted=frozenset({flow}), ports=frozenset({50001}), older=True)
     first = p.plan(desired(), p.PodObserved(origins=known))[0]
     assert first == pa.ApplyFilter(desired().filter, False, known)
-    text = replacement(desired().filter, known, present=False)
+    text = replacement(desired().filter, known, None)
     assert "inbound4 { 198.51.100.10 . 50000 . 8080 }" in text
     assert "unclear_ports { 50001 }" in text
 

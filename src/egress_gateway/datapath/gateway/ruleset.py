@@ -253,9 +253,8 @@ table inet {GATEWAY_TABLE} {{
     type filter hook forward priority filter; policy drop;
     iifname "{INSIDE_LINK}" oifname "wg-*" ct state established,related accept
     meta nfproto ipv6 iifname != @carries6 counter name "{REFUSED}" drop
-    iifname "wg-*" oifname "{INSIDE_LINK}" meta nfproto vmap {{
-      ipv4 : goto out4, ipv6 : goto out6
-    }}
+    iifname "wg-*" oifname "{INSIDE_LINK}" meta nfproto ipv4 goto out4
+    iifname "wg-*" oifname "{INSIDE_LINK}" meta nfproto ipv6 goto out6
   }}
 {_beginning(4, rate)}
 {_beginning(6, rate)}

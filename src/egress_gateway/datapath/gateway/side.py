@@ -69,7 +69,7 @@ from egress_gateway.datapath.wireguard.model import (
 log = logging.getLogger(__name__)
 
 NAMESPACE = "ns-static-egress-gateway"
-_TABLES: dict[Where, tuple[str, tuple[str, ...]]] = {
+TABLES: dict[Where, tuple[str, tuple[str, ...]]] = {
     "node": (NODE_TABLE, NODE_SETS),
     "gateway": (GATEWAY_TABLE, GATEWAY_SETS),
 }
@@ -443,7 +443,7 @@ class GatewaySide:
         wanted = desired.node_filter if where == "node" else desired.gateway_filter
         end = NODE_LINK if where == "node" else INSIDE_LINK
         found = links.links()
-        listing = Nftables(namespace).table("inet", _TABLES[where][0])
+        listing = Nftables(namespace).table("inet", TABLES[where][0])
         text, listed = self._applied.get(where, ("", ""))
         intact = text == wanted and fingerprint(listing, without=DYNAMIC_SETS) == listed
         tables = {MAIN} if where == "node" else {MAIN, *_ports(found)}
@@ -466,11 +466,12 @@ class GatewaySide:
         )
 
     def _apply_filter(self, where: Where, ruleset: str, present: bool) -> None:
-        table, sets = _TABLES[where]
+        table, sets = TABLES[where]
         with self._at(where) as namespace:
             rules = Nftables(namespace)
             try:
-                rules.apply(nft.amend(table, sets, ruleset) if present else ruleset)
+                listing = rules.table("inet", table) if present else None
+                rules.apply(nft.amend(table, sets, ruleset, listing) if present else ruleset)
             except DatapathError:
                 if not present:
                     raise

@@ -7,13 +7,16 @@ without an instant in which it is missing.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
+import ipaddress
 import json
 import os
+import re
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -98,11 +101,92 @@ def fingerprint(listing: list[dict[str, Any]] | None, *, without: tuple[str, ...
     return json.dumps(_strip(listing or [], without), sort_keys=True)
 
 
-def amend(table: str, sets: Iterable[str], ruleset: str) -> str:
-    """A transaction that makes an existing ``inet`` table equal ``ruleset``: rules and the named
-    sets and maps anew, counters and other sets kept. Packets see the old rules or the new."""
-    flushes = [f"flush set inet {table} {name}" for name in sets]
-    return "\n".join([f"flush table inet {table}", *flushes, ruleset])
+def amend(
+    table: str, sets: Iterable[str], ruleset: str, listing: Sequence[Mapping[str, Any]] | None
+) -> str:
+    """A transaction that makes an existing ``inet`` table, which is as ``listing`` says, equal
+    ``ruleset``: rules anew, of the named sets and maps what differs, counters and other sets kept.
+    Packets see the old rules or the new.
+
+    Elements that stay are not touched: kernels before 6.17 may find neither the old nor the new
+    one at the instant of the change (kernel commit "netfilter: nf_tables: restart set lookup on
+    base_seq change"). For the same reason ``ruleset`` must have no verdict map without a name:
+    what is in it goes with its rule, before packets that are at that rule have left it."""
+    found = {
+        item["name"]: (kind, _listed(item.get("elem", [])))
+        for entry in listing or ()
+        for kind, item in entry.items()
+        if kind in ("set", "map")
+    }
+    changes = [
+        change
+        for name in sets
+        if name in found
+        for change in _changes(f"inet {table} {name}", *found[name], _written(name, ruleset))
+    ]
+    return "\n".join([f"flush table inet {table}", *changes, ruleset])
+
+
+_Key = tuple[str, ...]
+
+
+def _changes(where: str, kind: str, have: frozenset[_Key], want: frozenset[_Key]) -> list[str]:
+    gone = have - want
+    if not gone:
+        return []
+    if all(len(key) == 1 and _is_network(key[0]) for key in gone):
+        networks = ", ".join(sorted(key[0] for key in gone))
+        return [f"delete element {where} {{ {networks} }}"]
+    return [f"flush {kind} {where}"]
+
+
+def _written(name: str, ruleset: str) -> frozenset[_Key]:
+    """The elements of a set or map in nft's text."""
+    found = re.search(
+        rf"(?:set|map) {re.escape(name)} \{{[^{{}}]*elements = \{{([^{{}}]*)\}}", ruleset
+    )
+    elements = found[1].split(",") if found else []
+    return frozenset(
+        tuple(_plain(part.strip(' "')) for part in re.split(r" [.:] ", element.strip()))
+        for element in elements
+    )
+
+
+def _listed(elements: Iterable[Any]) -> frozenset[_Key]:
+    """The same of nft's JSON: values, networks, concatenations of them; pairs in maps."""
+    return frozenset(tuple(_parts(element)) for element in elements)
+
+
+def _parts(element: Any) -> Iterator[str]:
+    match element:
+        case {"elem": {"val": value}}:
+            yield from _parts(value)
+        case {"prefix": {"addr": address, "len": length}}:
+            yield _plain(f"{address}/{length}")
+        case {"concat": parts} | [*parts]:
+            for part in parts:
+                yield from _parts(part)
+        case str() | int():
+            yield _plain(str(element))
+        case _:
+            yield json.dumps(element)  # equals nothing that we write
+
+
+def _plain(text: str) -> str:
+    """Numbers as decimals, addresses without a length, networks with one, all else as it is."""
+    with contextlib.suppress(ValueError):
+        return str(int(text, 0))
+    with contextlib.suppress(ValueError):
+        network = ipaddress.ip_network(text)
+        alone = network.prefixlen == network.max_prefixlen
+        return str(network.network_address if alone else network)
+    return text
+
+
+def _is_network(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_network(text))
+    return False
 
 
 def _strip(value: Any, without: tuple[str, ...]) -> Any:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal
 
 from egress_gateway.datapath.addresses import ALWAYS_REFUSED, IPNetwork, collapse, within
 from egress_gateway.datapath.linux.nft import amend
@@ -43,6 +43,9 @@ _EVERYTHING: Final[tuple[IPNetwork, ...]] = (
     ipaddress.IPv4Network("0.0.0.0/0"),
     ipaddress.IPv6Network("::/0"),
 )
+
+
+_IP: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def render(destinations: Split, *, kept: str | None = None, leaves: bool = True)
     the others go; without ``leaves`` what comes in by it is taken, and nothing leaves by it."""
     ours = ", ".join(f'"{link}"' for link in ("lo", *LINKS))
     within = ", ".join(f'"{kind}"' for kind in WITHIN_KINDS)
-    legs = ", ".join(f'"{link}" : goto by_{link}' for link in LINKS)
+    legs = "\n".join(f'    oifname "{link}" goto by_{link}' for link in LINKS)
     stay = _stay(kept) if kept and leaves else ""
     taken = _taken(kept) if kept and not leaves else ""
     return f"""\
@@ -126,17 +129,27 @@ table inet {TABLE} {{
   }}
   chain hold {{
     type filter hook postrouting priority 300; policy accept;
-    oifname vmap {{ "lo" : accept, {legs} }}
+    oifname "lo" accept
+{legs}
     ct mark & {MARK:#x} == {MARK:#x} accept
     meta oifkind {{ {within} }} accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} jump neighbours
     ip daddr @direct4 accept
     ip6 daddr @direct6 accept
-    ip daddr @tunneled4 counter name "{COUNTER}" drop
-    ip6 daddr @tunneled6 counter name "{COUNTER}" drop
+{_held(4, destinations)}
+{_held(6, destinations)}
   }}
 }}
 """
+
+
+def _held(family: Literal[4, 6], destinations: Split) -> str:
+    """Where everything is the gateway's that is not direct, nothing that the kernel finds or does
+    not find in a set lets a packet go."""
+    everything = any(n.version == family and n.prefixlen == 0 for n in destinations.tunneled)
+    which = f"{_IP[family]} daddr @tunneled{family}"
+    which = f"meta nfproto ipv{family}" if everything else which
+    return f'    {which} counter name "{COUNTER}" drop'
 
 
 def _stay(link: str) -> str:
@@ -159,11 +172,11 @@ def _notes() -> str:
     )
 
 
-def replacement(ruleset: str, origins: Origins, *, present: bool) -> str:
-    """``ruleset`` as a transaction. What is there keeps its counter and what is known of older
-    connections."""
+def replacement(ruleset: str, origins: Origins, listing: Sequence[Mapping[str, Any]] | None) -> str:
+    """``ruleset`` as a transaction. The table that is there (None: none is) keeps its counter and
+    what is known of older connections."""
     sets = [f"{kind}{family}" for kind in ("direct", "tunneled") for family in (4, 6)]
-    base = amend(TABLE, sets, ruleset) if present else ruleset
+    base = ruleset if listing is None else amend(TABLE, sets, ruleset, listing)
     return "\n".join([base, seeds(origins)]) + "\n"
 
 

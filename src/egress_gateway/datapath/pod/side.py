@@ -410,13 +410,14 @@ class PodSide:
     ) -> None:
         before = pod.nft.generation()
         try:
-            pod.nft.apply(replacement(ruleset, known, present=present))
+            listing = pod.nft.table("inet", TABLE) if present else None
+            pod.nft.apply(replacement(ruleset, known, listing))
         except DatapathError:
             if not present:
                 raise
             # What is there cannot be amended (another version's, or damaged): replaced whole.
             known = merged(known, self._origins(pod, desired))
-            whole = replacement(ruleset, known, present=False)
+            whole = replacement(ruleset, known, None)
             pod.nft.apply(f"delete table inet {TABLE}\n{whole}")
         after = pod.nft.generation()
         if known.older or not present:
