@@ -56,7 +56,7 @@ def test_it_is_small_and_nobodys(image: archives.Archive) -> None:
         r"^var/cache/.*/.",
         r"^var/lib/apt/.*/.",
         r"^var/log/.",
-        r"(^|/)(apt|apt-get|dpkg|perl|sh|bash|dash)$",
+        r"(^|/)s?bin/(apt|apt-get|dpkg|perl|sh|bash|dash)$",
         r"/tests?/test_",
         r"(^|/)(\.git|\.cache|\.venv)(/|$)",
         r"^root/.",

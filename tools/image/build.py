@@ -19,6 +19,7 @@ line on standard error and status 1 where that is impossible.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -116,13 +117,14 @@ class Builder:
             command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar"]
             command += [f"--architectures={architecture}", f"--include={','.join(PACKAGES)}"]
             run([*command, SUITE, tar], env={"SOURCE_DATE_EPOCH": str(self._epoch)})
-            self._take(tar, architecture, name, made)
+            self._take(tar, name, made)
         return name
 
     def runtime(self, architecture: str, *, fresh: bool = False) -> str:
         """The name of the final image's base, made once a day."""
         name = f"localhost/{NAME}-runtime:{architecture}"
-        made = f"{name}-{time.strftime('%Y%m%d')}"
+        how = hashlib.sha256(Path(runtime.__file__).read_bytes()).hexdigest()[:8]
+        made = f"{name}-{time.strftime('%Y%m%d')}-{how}"
         if self.has(made) and self.has(name) and not fresh:
             return name
         say(f"runtime: files of Debian's packages ({architecture}), half a minute …")
@@ -135,15 +137,15 @@ class Builder:
             command += [f'--extract-hook=cp "$1"/var/cache/apt/archives/*.deb {debs}/']
             run([*command, SUITE])
             runtime.build(debs, Path(scratch, "runtime.tar"), epoch=0)
-            self._take(f"{scratch}/runtime.tar", architecture, name, made)
+            self._take(f"{scratch}/runtime.tar", name, made)
         return name
 
-    def _take(self, tar: str, architecture: str, *names: str) -> None:
-        """The tree as an image of one layer, all times 0: it is the packages' and no commit's."""
+    def _take(self, tar: str, *names: str) -> None:
+        """The tree as an image of one layer, all times 0: it is the packages' and no commit's. It
+        is called this machine's whatever it holds, for builds of buildah 1.28 find no other."""
         container = self.buildah("from", "scratch")
         try:
             self.buildah("add", "--quiet", container, tar, "/")
-            self.buildah("config", "--arch", architecture, container)
             self.buildah("commit", "--quiet", "--timestamp", "0", container, names[0])
             for name in names[1:]:
                 self.buildah("tag", names[0], name)
@@ -168,12 +170,23 @@ class Builder:
             *("--signature-policy", str(self._policy)),
             *("--label", f"org.opencontainers.image.revision={revision()}"),
             *("--label", f"org.opencontainers.image.version={version()}"),
-            *("--platform", f"linux/{architecture}", "--timestamp", str(self._epoch)),
+            *("--platform", f"linux/{own}", "--timestamp", str(self._epoch)),
             *(word for argument in arguments for word in ("--build-arg", argument)),
             *shown,
             *("--file", str(ROOT / "deploy/Containerfile"), "--tag", name, str(ROOT)),
         )
+        if architecture != own:
+            self._call_it(architecture, name)
         return name
+
+    def _call_it(self, architecture: str, name: str) -> None:
+        """Nothing of the image ran in the build, so only its name says for what it is."""
+        container = self.buildah("from", "--pull-never", name)
+        try:
+            self.buildah("config", "--arch", architecture, container)
+            self.buildah("commit", "--quiet", "--timestamp", str(self._epoch), container, name)
+        finally:
+            self.buildah("rm", container)
 
     def export(self, image: str, target: Path) -> None:
         """Writes ``image`` as an OCI archive whose bytes follow from its contents."""

@@ -122,6 +122,7 @@ def _written(tree: dict[str, Entry]) -> Iterator[Entry]:
     for name in _EMPTY:
         yield _folder(name, 0o1777 if name.endswith("tmp") else 0o755)
     yield _link("var/run", "/run")
+    yield _link("var/lock", "/run/lock")
     found = sorted(name for name in tree if name.startswith(_CERTIFICATES) and name[-4:] == ".crt")
     bundle = b"".join(tree[name].content.rstrip(b"\n") + b"\n" for name in found)
     yield _file("etc/ssl/certs/ca-certificates.crt", bundle)
