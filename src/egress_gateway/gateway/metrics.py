@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from egress_gateway.datapath.linux.connections import PORTS
 from egress_gateway.datapath.linux.link import Traffic
@@ -23,7 +23,12 @@ CLAIMS_REFUSED: Final = Counter(
 LOG_GAPS: Final = Counter(
     f"{_PREFIX}_connection_log_gaps_total", "Times that connections went by unlogged."
 )
-INSTRUMENTS: Final = (CLAIMS_REFUSED, LOG_GAPS)
+WIREGUARD: Final = Gauge(
+    f"{_PREFIX}_wireguard_info",
+    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version.",
+    ["backend", "version"],
+)
+INSTRUMENTS: Final = (CLAIMS_REFUSED, LOG_GAPS, WIREGUARD)
 
 CONFIGURATIONS: Final = Figure(
     name=f"{_PREFIX}_configurations",
@@ -121,12 +126,6 @@ FIGURES: Final = (
     LIMITED,
     VETOES,
     VERIFIED,
-)
-
-WIREGUARD: Final = Gauge(
-    "egress_gateway_gateway_wireguard_info",
-    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version",
-    ["backend", "version"],
 )
 
 

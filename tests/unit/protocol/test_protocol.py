@@ -139,7 +139,7 @@ def _deaf(record: Any, *_: Any, attached: str, **__: Any) -> str | None:
 def _believed(pod: int, end: model.End, annotation: str) -> AcceptedClaim:
     """Without a look at the pod."""
     network = ipaddress.ip_network(model.ADDRESS[pod])
-    return AcceptedClaim(OF_POD[pod], (network,), f"n{model.NODE_OF[pod]}", ("", str(pod)))
+    return AcceptedClaim(OF_POD[pod], (network,), f"n{model.NODE_OF[pod]}", ("", 0, str(pod)))
 
 
 @pytest.mark.parametrize("story", STORIES)
