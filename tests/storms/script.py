@@ -87,7 +87,8 @@ POD_DAMAGES: Final = (
 )
 INSIDE: Final = "ip netns exec ns-static-egress-gateway "
 GATEWAY_DAMAGES: Final = (
-    "nft flush ruleset",
+    # All of the node's tables would be the masquerade's too, which nobody makes again here.
+    "nft delete table inet egress_gateway_gateway",
     INSIDE + "nft flush ruleset",
     INSIDE + "ip route flush table main",
     INSIDE + "ip rule flush",
@@ -171,10 +172,11 @@ def _state_lost(rng: random.Random, _: _World, at: float) -> Event:
 
 
 def _pod_damaged(rng: random.Random, world: _World, at: float) -> Event | None:
-    if not world.pods:
+    """Of pods that are ours to mend: nobody gives a plain pod its rules back."""
+    ours = sorted(pod for pod, (_, configuration) in world.pods.items() if configuration)
+    if not ours:
         return None
-    how = {"command": rng.choice(POD_DAMAGES)}
-    return Event(at, "pod_damaged", rng.choice(sorted(world.pods)), how)
+    return Event(at, "pod_damaged", rng.choice(ours), {"command": rng.choice(POD_DAMAGES)})
 
 
 def _gateway_damaged(rng: random.Random, world: _World, at: float) -> Event | None:
