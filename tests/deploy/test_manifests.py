@@ -24,6 +24,6 @@ def test_manifests_are_the_chart_rendered(clients: Path) -> None:
 def test_what_old_clusters_do_not_serve_lies_apart() -> None:
     folder = deploy_dir() / "manifests"
     apart = {path.name for path in (folder / "admission").glob("*.yaml")}
-    assert apart == {"pods.yaml", "writers.yaml"}
+    assert apart == {"hints.yaml", "pods.yaml", "writers.yaml"}
     assert [path.name for path in (folder / "webhook").glob("*")] == ["webhook.yaml"]
     assert not any("AdmissionPolicy\n" in path.read_text() for path in folder.glob("*.yaml"))

@@ -27,7 +27,8 @@ class InProcess:
 
     def __init__(self, **options: Any) -> None:
         self.loop = asyncio.new_event_loop()
-        options = {"operation_seconds": 0, **options}
+        # No buckets: hundreds of requests a second are asked here.
+        options = {"operation_seconds": 0, "compute_share": None, **options}
         self.machines = Machines()
         self.emulator = self.loop.run_until_complete(self._make(options))
         self.azure = self.emulator.azure
