@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
+import threading
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -628,3 +631,25 @@ async def raw_frames_are_dropped_and_told(world: World) -> None:
     await pod.delete()
     await world.start_agent()
     await until(lambda: "egress_gateway_links" not in sh("nft list tables"))
+
+
+async def pods_that_went_hold_nothing(world: World) -> None:
+    """Descriptors and threads: a node's pods come and go for months."""
+
+    async def round_of_pods() -> tuple[int, int]:
+        pods = [await world.start_pod(f"web-{n}") for n in range(4)]
+        for pod in pods:
+            await pod.whoami()
+        for pod in pods:
+            await pod.delete()
+        await until(lambda: not world.endpoints.values())
+        await world.rounds(1)
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    await round_of_pods()
+    first = await round_of_pods()
+    for _ in range(3):
+        last = await round_of_pods()
+    assert last[0] <= first[0] + 2, f"descriptors: {first[0]}, then {last[0]}"
+    assert last[1] <= first[1] + 1, f"threads: {first[1]}, then {last[1]}"

@@ -151,3 +151,7 @@ def test_what_is_told_of_a_pod_outlives_the_agent_and_an_absent_api_server() -> 
 
 def test_raw_frames_are_dropped_and_told() -> None:
     play("raw_frames_are_dropped_and_told")
+
+
+def test_pods_that_went_hold_nothing() -> None:
+    play("pods_that_went_hold_nothing")

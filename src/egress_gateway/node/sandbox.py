@@ -68,6 +68,7 @@ class Kernel:
         self.store = store
         self._executor = executor
         self._ports = ports
+        self._node = NetNS.current()
         self._used: set[int] = set()
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
@@ -87,7 +88,13 @@ class Kernel:
 
     def side(self, netns: Path) -> PodSide:
         """The pod's side of the data path in the namespace."""
-        return PodSide(netns, backend=self.backend, sources=self.sources, guard=self.guard)
+        return PodSide(
+            netns,
+            backend=self.backend,
+            sources=self.sources,
+            guard=self.guard,
+            node=self._node,
+        )
 
     def sync_links(self, attachments: Sequence[Attachment]) -> None:
         """Repairs and tidies what is said of the node's ends of pods' links. Blocks."""

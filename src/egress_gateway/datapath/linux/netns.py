@@ -94,6 +94,10 @@ class NetNS:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def __del__(self) -> None:
+        # A backend or a pod's side keeps one for its life, and has no end to close it at.
+        self.close()
+
     def __enter__(self) -> NetNS:
         return self
 
