@@ -79,7 +79,8 @@ RUN_FILES: Final = (
 POD_DAMAGES: Final = (
     "nft flush ruleset",
     "nft delete table inet egress_gateway",
-    "ip rule flush",
+    # The main table's rule is nobody's to make again in a pod that is plain later.
+    "ip rule delete priority 32765",
     "ip route flush table all dev wg0",
     "ip link delete wg0",
     "ip link set wg0 down",
