@@ -310,6 +310,8 @@ async def test_helm_test_tells_whether_all_is_at_work(lab: Operator) -> None:
     )
     with pytest.raises(AssertionError, match="egress-gateway-test"):
         await lab.call("test", release.RELEASE, "--timeout", "180s")
+    # The pod of a test that failed stays for its log, until the next one.
+    await world.kube.delete("pods", "egress-gateway-test", namespace=SYSTEM)
     await remove(world, "sick", "healthy")
 
 
