@@ -235,7 +235,7 @@ async def clean_up(
         return await world.inventory() == nodes
 
     try:
-        await until(nodes_back, timeout=20, what="nodes to be what they were")
+        await until(nodes_back, timeout=60, what="nodes to be what they were")
     except StepFailed:
         raise StepFailed(_leftovers(nodes, await world.inventory())) from None
     report.see(f"{len(nodes)} nodes: links, namespaces, rules and tables are what they were")
