@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Final
 
 from egress_gateway.datapath.addresses import IPAddress
@@ -140,6 +141,12 @@ class Asker:
 
     def __init__(self, inside: NetNS) -> None:
         self._send, self._hear = inside.run(_open)
+
+    @classmethod
+    def open(cls, namespace: Path) -> Asker:
+        """Raises ``NoSuchNamespace``."""
+        with NetNS.open(namespace) as inside:
+            return cls(inside)
 
     def ask(self, secondary: IPv4Address, targets: Iterable[ProbeTarget], number: int) -> None:
         for target in targets:

@@ -19,7 +19,6 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.reach import Asker, ProbeTarget
 from egress_gateway.datapath.gateway.side import NAMESPACE
 from egress_gateway.datapath.linux import netns
-from egress_gateway.datapath.linux.netns import NetNS
 
 _LOOKS: Final = 10
 """Looks for answers in one round."""
@@ -88,7 +87,7 @@ class Internet:
     async def _ask(self, addresses: set[IPv4Address]) -> set[IPv4Address] | None:
         """Which addresses were answered; None if nothing could be asked."""
         try:
-            asker = await asyncio.to_thread(_asker, self._namespace)
+            asker = await asyncio.to_thread(Asker.open, self._namespace)
         except (DatapathError, OSError):
             return None  # the structure pass makes the namespace, and tells what hinders it
         try:
@@ -102,8 +101,3 @@ class Internet:
             return answered
         finally:
             asker.close()
-
-
-def _asker(namespace: Path) -> Asker:
-    with NetNS.open(namespace) as inside:
-        return Asker(inside)

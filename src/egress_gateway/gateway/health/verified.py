@@ -25,7 +25,6 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.reach import Answer, Asker, ProbeTarget
 from egress_gateway.datapath.gateway.side import NAMESPACE
 from egress_gateway.datapath.linux import netns
-from egress_gateway.datapath.linux.netns import NetNS
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ class Verification:
     ) -> list[Answer] | None:
         """None if nothing could be asked."""
         try:
-            asker = await asyncio.to_thread(_asker, self._namespace)
+            asker = await asyncio.to_thread(Asker.open, self._namespace)
         except (DatapathError, OSError):
             return None  # the structure pass makes the namespace, and tells what hinders it
         found: list[Answer] = []
@@ -210,8 +209,3 @@ async def _resolve(host: str, port: int) -> IPv4Address | None:
         log.info("cannot resolve a verify target", extra={"host": host, "error": str(error)})
         return None
     return IPv4Address(found[0][4][0]) if found else None
-
-
-def _asker(namespace: Path) -> Asker:
-    with NetNS.open(namespace) as inside:
-        return Asker(inside)
