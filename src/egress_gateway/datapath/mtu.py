@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
@@ -20,7 +19,7 @@ def default_route_mtu(node: NetNS | None = None) -> int:
     """MTU in bytes of the link that the IPv4 default route of ``node`` (by default the caller's
     namespace) uses. Raises ``DatapathError`` if there is none: no guess is safe, since one that
     is too large loses packets."""
-    with nullcontext(node) if node else NetNS.current() as namespace, Links(namespace) as links:
+    with Links(node or NetNS.current()) as links:
         known = links.links()
         for route in links.routes(MAIN, 4):
             if route.destination.prefixlen == 0 and route.device in known:

@@ -13,6 +13,7 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway.api.manifests import deploy_dir
+from egress_gateway_lab import golang
 from egress_gateway_lab.realcluster.binaries import Unavailable
 
 RELEASE: Final = "egress-gateway"
@@ -27,8 +28,7 @@ def find_helm() -> Path:
     """``$KUBERNETES_CLIENTS/helm``, what ``make clients`` fetched, or the PATH's. Raises
     ``Unavailable``."""
     chosen = os.environ.get("KUBERNETES_CLIENTS")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    fetched = sorted((cache / "static-egress-gateway").glob("kubernetes-clients-*"), reverse=True)
+    fetched = sorted(golang.cache().glob("kubernetes-clients-*"), reverse=True)
     for folder in [Path(chosen)] if chosen else fetched:
         if os.access(folder / "helm", os.X_OK):
             return folder / "helm"

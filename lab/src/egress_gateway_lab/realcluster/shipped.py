@@ -18,7 +18,6 @@ import io
 import json
 import os
 import platform
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from typing import Any, Final
 import egress_gateway
 from egress_gateway_lab import golang
 from egress_gateway_lab.realcluster.images import ARCHITECTURES, Image
-from egress_gateway_lab.realcluster.trees import SHIPPED
+from egress_gateway_lab.realcluster.trees import SHIPPED, filled
 
 VARIABLE: Final = "LAB_IMAGE"
 REVISION: Final = "org.opencontainers.image.revision"
@@ -105,25 +104,14 @@ def read(archive: Path) -> Shipped:
 def tree(shipped: Shipped) -> Path:
     """The image's files, unpacked once. Raises ``NotAnImage`` if a blob is not what its digest
     says."""
-    base = golang.cache() / "lab-images"
-    target = base / f"{SHIPPED}-{shipped.digest.removeprefix('sha256:')[:16]}"
-    if target.is_dir():
-        return target
-    fresh = base / f".{target.name}.{os.getpid()}"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+
+    def fill(fresh: Path) -> None:
         with tarfile.open(shipped.archive) as tar:
             for layer in _layers(tar, shipped.archive):
                 layer.extractall(fresh, **_as_it_is())  # noqa: S202 (links are meant)
-        fresh.chmod(0o755)
-        fresh.rename(target)
-    except OSError:
-        if not target.is_dir():  # another lab was faster
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return target
+
+    name = f"{SHIPPED}-{shipped.digest.removeprefix('sha256:')[:16]}"
+    return filled(golang.cache() / "lab-images" / name, fill)
 
 
 def _layers(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarFile]:

@@ -22,14 +22,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import egress_gateway
 from egress_gateway.api.manifests import deploy_dir
-from egress_gateway_lab import wireguard
+from egress_gateway_lab import golang, wireguard
 from egress_gateway_lab.runtime import programs
 
 PYTHON: Final = "/opt/python/bin/python3"
@@ -161,8 +161,7 @@ def build(project: Path, shipped: Path | None = None) -> Trees:
     package goes, a folder of the lab; ``shipped``: what runs in its place. Blocks for seconds the
     first time."""
     distributions = _closure(_DISTRIBUTION)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = cache / "static-egress-gateway" / "lab-images"
+    base = golang.cache() / "lab-images"
     _project(project)
     return Trees(
         commands=_cached(base, "commands", _commands_facts(), _commands),
@@ -172,16 +171,19 @@ def build(project: Path, shipped: Path | None = None) -> Trees:
     )
 
 
-def _cached(base: Path, name: str, facts: object, fill: object) -> Path:
+def _cached(base: Path, name: str, facts: object, fill: Callable[[Path], None]) -> Path:
     digest = hashlib.sha256(json.dumps([_FORMAT, facts]).encode()).hexdigest()[:16]
-    target = base / f"{name}-{digest}"
+    return filled(base / f"{name}-{digest}", fill)
+
+
+def filled(target: Path, fill: Callable[[Path], None]) -> Path:
+    """``target``, which ``fill`` makes once for all labs; nobody sees half of it."""
     if target.is_dir():
         return target
-    fresh = base / f".{name}-{digest}.{os.getpid()}"
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        assert callable(fill)
         fill(fresh)
         fresh.chmod(0o755)
         fresh.rename(target)
