@@ -139,6 +139,32 @@ def test_what_differs_becomes_as_if_made_anew() -> None:
 
 
 @boxed
+def test_what_somebody_did_to_a_table_is_undone() -> None:
+    rules = Nftables(NetNS.current())
+    table, sets = TABLES["gateway"]
+    text = gateway(ONE, OTHER)
+    for damage in (
+        "add chain inet T extra { type filter hook forward priority -9; policy drop; }",
+        "add chain inet T extra\nadd rule inet T extra drop",
+        "add rule inet T forward drop\nadd rule inet T input accept",
+        "add set inet T extra { type ipv4_addr; }\nadd rule inet T forward ip saddr @extra drop",
+        "add counter inet T extra",
+        "add element inet T refused4 { 203.0.113.5-203.0.113.9 }",
+        "delete element inet T secondaries4 { 10.1.1.101 }",
+        'add element inet T zone_out { "wg-6099" : 77 }',
+        "flush map inet T snat4",
+        "flush chain inet T forward",
+        "add chain inet T forward { policy accept; }",
+    ):
+        rules.apply(f"add table inet {table}\ndelete table inet {table}\n{text}")
+        whole = nft.fingerprint(rules.table("inet", table), without=DYNAMIC_SETS)
+        rules.apply(damage.replace(" T ", f" {table} "))
+        assert nft.fingerprint(rules.table("inet", table), without=DYNAMIC_SETS) != whole
+        rules.apply(nft.amend(table, sets, text, rules.table("inet", table)))
+        assert nft.fingerprint(rules.table("inet", table), without=DYNAMIC_SETS) == whole, damage
+
+
+@boxed
 def test_counters_go_on_when_a_configuration_comes() -> None:
     rules = Nftables(NetNS.current())
     table, sets = TABLES["gateway"]

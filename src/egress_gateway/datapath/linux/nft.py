@@ -106,17 +106,28 @@ def amend(
 ) -> str:
     """A transaction that makes an existing ``inet`` table, which is as ``listing`` says, equal
     ``ruleset``: rules anew, of the named sets and maps what differs, counters and other sets kept.
-    Packets see the old rules or the new.
+    What ``ruleset`` does not declare goes. Packets see the old rules or the new.
 
     Elements that stay are not touched: kernels before 6.17 may find neither the old nor the new
     one at the instant of the change (kernel commit "netfilter: nf_tables: restart set lookup on
     base_seq change"). For the same reason ``ruleset`` must have no verdict map without a name:
     what is in it goes with its rule, before packets that are at that rule have left it."""
-    found = {
-        item["name"]: (kind, _listed(item.get("elem", [])))
+    declared = set(re.findall(r"^ *(?:chain|counter|map|set) (\S+) \{", ruleset, re.MULTILINE))
+    there = [
+        (kind, item)
         for entry in listing or ()
         for kind, item in entry.items()
-        if kind in ("set", "map")
+        if kind in ("chain", "counter", "map", "set")
+    ]
+    strange = [
+        f"delete {kind} inet {table} {item['name']}"
+        for kind, item in there
+        if item["name"] not in declared
+    ]
+    found = {
+        item["name"]: (kind, _listed(item.get("elem", [])))
+        for kind, item in there
+        if kind in ("map", "set")
     }
     changes = [
         change
@@ -124,7 +135,7 @@ def amend(
         if name in found
         for change in _changes(f"inet {table} {name}", *found[name], _written(name, ruleset))
     ]
-    return "\n".join([f"flush table inet {table}", *changes, ruleset])
+    return "\n".join([f"flush table inet {table}", *strange, *changes, ruleset])
 
 
 _Key = tuple[str, ...]
