@@ -15,6 +15,7 @@ from bench import compare, machine
 from bench.errors import BenchError
 from bench.options import Options, numbers, runs
 from egress_gateway_lab import wireguard
+from egress_gateway_lab.azure.client import RequestFailed
 from egress_gateway_lab.demo.report import StepFailed
 from egress_gateway_lab.host import LabError
 
@@ -50,7 +51,7 @@ def main() -> None:
             found[name] = _run(name, options, as_json=given.output == "json")
             if before is not None and name in before:
                 worse |= _compared(name, before[name], found[name])
-    except (LabError, BenchError, StepFailed) as error:
+    except (LabError, BenchError, StepFailed, RequestFailed) as error:
         sys.exit(f"bench: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -189,7 +189,7 @@ class Program:
             seconds, at_once
         )
         times = spread(found.seconds, "p50", "p99")
-        return {"opened": len(found.seconds), "failed": found.failed, **times}
+        return {"opened": len(found.seconds), "unanswered": found.failed, **times}
 
 
 def _network(*, without_us: bool) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """New connections from pods' namespaces as fast as they are answered, and who answers them.
 
 In a pod: ``Opener``. In the lab's Internet: ``python -m bench.opener ADDRESS``, which listens on
-``PORTS`` with TCP and echoes UDP there. Many ports, because one address has 64,512 source ports
+``PORTS`` with TCP and echoes UDP there, until its standard input ends. Many ports, because one address has 64,512 source ports
 towards one destination, and what is closed keeps its port in connection tracking for ten seconds.
 """
 
@@ -143,7 +143,7 @@ def allow_files(count: int) -> None:
 
 
 def answer(address: str) -> None:
-    """Accepts and closes, echoes datagrams; until it is killed."""
+    """Accepts and closes, echoes datagrams; until standard input ends."""
     events = select.epoll()
     listeners, echoes = {}, {}
     for port in PORTS:
@@ -156,9 +156,12 @@ def answer(address: str) -> None:
         echoes[echo.fileno()] = echo
     for descriptor in (*listeners, *echoes):
         events.register(descriptor, select.EPOLLIN)
+    events.register(sys.stdin.fileno(), select.EPOLLIN)
     print("listening", flush=True)
     while True:
         for descriptor, _ in events.poll():
+            if descriptor == sys.stdin.fileno():
+                return
             with contextlib.suppress(OSError):
                 while descriptor in listeners:
                     listeners[descriptor].accept()[0].close()
