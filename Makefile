@@ -127,10 +127,10 @@ image-lock:
 TEST_IMAGE_ARGS ?= tests/kube/lab/test_story.py tests/kube/lab/test_promises.py
 test-image:
 	$(prepare) image
-	@PYTHONPATH=tools python3 -m image.build --twice
 	$(prepare) kube
 	@tools/kubernetes_clients.py >/dev/null
 	@.venv/bin/python tools/kubernetes/build.py >/dev/null
+	@PYTHONPATH=tools python3 -m image.build --twice
 	@.venv/bin/pytest -m image tests/image
 	@LAB_IMAGE=$$(ls dist/*-$$(dpkg --print-architecture).oci.tar) \
 		.venv/bin/pytest -m kube $(TEST_IMAGE_ARGS) $(PYTEST_ARGS)
