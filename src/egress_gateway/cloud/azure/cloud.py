@@ -136,7 +136,8 @@ class AzureCloud:
         return [pool for pool in found if pool.key]
 
     async def balancer(self) -> Balancer:
-        return documents.read_balancer(await self._read_balancer())
+        document = await self._read_balancer()
+        return documents.read_balancer(document, location=self._config.location)
 
     async def _read_balancer(self) -> Json | None:
         return await self._arm.balancer(self._config.balancer_group, self._config.load_balancer)
