@@ -31,6 +31,7 @@ from egress_gateway.cloud.azure.shapes import (
     identified,
     named,
     properties_of,
+    strings_of,
 )
 from egress_gateway.cloud.protocol import (
     Action,
@@ -176,7 +177,9 @@ class AzureCloud:
             # Not every identity may read subnets; what Azure then refuses, it names.
             return None
         properties = properties_of(found)
-        listed = properties.get("addressPrefixes") or [properties.get("addressPrefix") or ""]
+        listed = strings_of(properties.get("addressPrefixes")) or strings_of(
+            [properties.get("addressPrefix")]
+        )
         return any(":" in prefix for prefix in listed)
 
     async def _prefix(self, prefix_id: str) -> Prefix:
