@@ -122,6 +122,20 @@ def test_a_key_in_another_spelling_is_no_key(spelling: int) -> None:
     assert verdict.reason == rules.INVALID_KEY
 
 
+@pytest.mark.parametrize(
+    "spelling", ["2001:DB8::2", "2001:db8:0::2", "2001:0db8::0002", "2001:db8::0.0.0.2"]
+)
+def test_an_address_is_taken_however_a_kubelet_spells_it(spelling: str) -> None:
+    claim = endpoint(pod_ips=["2001:db8::2"])
+    victim = pod("victim", ips=[spelling], node="w2")
+    verdict = judged(claim, pod(ips=()), victim)
+    assert isinstance(verdict, RefusedClaim)
+    assert verdict.reason == rules.ADDRESS_TAKEN
+    own = judged(claim, pod(ips=[spelling]))
+    assert isinstance(own, AcceptedClaim)
+    assert not own.contradicted
+
+
 def test_an_address_of_any_length_is_refused_in_few_words() -> None:
     verdict = judged(endpoint(pod_ips=["x" * 9000]), pod())
     assert isinstance(verdict, RefusedClaim)
