@@ -43,6 +43,8 @@ ROTATE_KEYS_ANNOTATION: Final = f"{GROUP}/rotate-keys"
 """Ours, on a StaticGatewayConfiguration: each new value asks for a new key pair."""
 KEY_ROTATION_ANNOTATION: Final = f"{GROUP}/key-rotation"
 """Ours, on a key Secret: how far the change of its pair is (JSON)."""
+RECORDED: Final = frozenset({RULE_ANNOTATION, IP_CONFIGURATION_ANNOTATION, KEY_ROTATION_ANNOTATION})
+"""What a key Secret says besides the pair."""
 
 GO_CONTROLLER_LABEL: Final = "kube-egress-gateway-control-plane"
 """Label (value ``controller-manager``) of the Go project's controller Deployment."""
