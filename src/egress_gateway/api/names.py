@@ -30,6 +30,8 @@ NODE_READY_LABEL: Final = "egressgateway.kubernetes.azure.com/cni-ready"
 
 OWNING_NAMESPACE_LABEL: Final = f"{GROUP}/owning-gateway-config-namespace"
 OWNING_NAME_LABEL: Final = f"{GROUP}/owning-gateway-config-name"
+VETOES_LABEL: Final = f"{GROUP}/vetoes"
+"""Ours, on a GatewayStatus with vetoes (value ``true``): node agents watch no others."""
 RULE_ANNOTATION: Final = f"{GROUP}/load-balancer-rule"
 """Ours, on a key Secret: the name of the configuration's load balancing rule and probe."""
 IP_CONFIGURATION_ANNOTATION: Final = f"{GROUP}/ip-configuration"
