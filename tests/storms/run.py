@@ -65,7 +65,9 @@ async def ridden(place: Place, script: Script, options: Options) -> Outcome:
         outcome.converged, still = await calm.converged(storm)
         if outcome.converged > options.limit:
             waited = f"{outcome.converged:.1f} s after the storm: "
-            outcome.problems += [waited + p for p in still or ["only then well"]]
+            outcome.problems += [
+                waited + p for p in still or [f"well, last of all {storm.last_missing}"]
+            ]
         outcome.evidence = await calm.evidence(storm) if still else []
         stages.done("converged")
         if not still and not options.quick:

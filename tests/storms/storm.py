@@ -50,6 +50,8 @@ class Storm:
         """When the first event was due, Unix seconds."""
         self.trouble: list[str] = []
         """What the driver itself could not do."""
+        self.last_missing: list[str] = []
+        """What was last not as it should be, when somebody looked."""
         self._served: dict[str, set[IPv4Network]] = {}
         """Networks that a configuration's pods may use at the moment."""
         self._locks: dict[str, asyncio.Lock] = {}
