@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -70,6 +70,8 @@ class Edge:
         self._seen: Counter[tuple[int, int, int, int]] = Counter()
         self._streams: dict[tuple[str, int, str], float] = {}
         self._pushing: asyncio.Task[None] | None = None
+        self._streaks: dict[tuple[int, int], deque[tuple[float, str]]] = {}
+        """Of TCP, the last segments by destination and source, in words."""
         self.lives: dict[str, Life] = {}
         self.lost = 0
         """Packets that the kernel could not keep for us: nothing can be said of them."""
@@ -120,6 +122,16 @@ class Edge:
             known = _PROTOCOLS.get(protocol, str(protocol))
             yield Seen(name, whence, known, bucket * _BUCKET, packets)
 
+    def segments(self, pod: str, source: IPv4Address, at: float) -> list[str]:
+        """TCP segments of about that time, as far as they are remembered."""
+        return [
+            words
+            for (destination, whence), kept in self._streaks.items()
+            if whence == int(source) and self._names.get(IPv4Address(destination)) == pod
+            for when, words in kept
+            if abs(when - at) < 2 * _BUCKET
+        ]
+
     @property
     def packets(self) -> int:
         return sum(self._seen.values())
@@ -137,6 +149,9 @@ class Edge:
         if protocol == 1 and _tells_of_itself(packet):
             return
         self._seen[destination, source, protocol, int(at / _BUCKET)] += 1
+        if protocol == 6:
+            kept = self._streaks.setdefault((destination, source), deque(maxlen=50))
+            kept.append((at, _segment(packet)))
         if protocol != 17:
             return
         words = packet[(packet[0] & 15) * 4 :]
@@ -177,6 +192,15 @@ class Edge:
                     del self._streams[key]
                 with contextlib.suppress(OSError):
                     _send(opened, b"more", key[2], (key[0], key[1]))
+
+
+def _segment(packet: bytes) -> str:
+    """Ports, flags (RFC 9293) and length, in words."""
+    header = (packet[0] & 15) * 4
+    source, destination = struct.unpack_from("!HH", packet, header)
+    flags = "".join(c for n, c in enumerate("FSRPA") if packet[header + 13] >> n & 1)
+    length = int.from_bytes(packet[2:4]) - header - (packet[header + 12] >> 4) * 4
+    return f"{source}>{destination} {flags} {length} bytes"
 
 
 def _tells_of_itself(packet: bytes) -> bool:

@@ -109,7 +109,8 @@ def _words(storm: Storm, wrong: Wrong) -> str:
     began = storm.began
     return (
         f"wrong address: {wrong.packets} {wrong.protocol} packets of {wrong.pod} from "
-        f"{wrong.source}, {wrong.at - began:.2f} to {wrong.last - began:.2f} s"
+        f"{wrong.source}, {wrong.at - began:.2f} to {wrong.last - began:.2f} s "
+        f"{storm.edge.segments(wrong.pod, wrong.source, wrong.at)}".rstrip(" []")
     )
 
 
