@@ -1,10 +1,8 @@
 """The whole node agent, killed after each single thing that it does. Run by ``test_kills.py``.
 
-``Effects`` stands where the agent touches the world: netlink, nftables, tunnels, sysctls, files,
-the API server. It lets the n-th change happen and none after it, whoever tries: what a killed
-process has done is done, and what it would have done next never comes. A new agent then finds what
-is left. In the end everything is as if nobody had been killed: packets, rules, routes, files,
-objects. Meanwhile a pod that has started, or is held, sends nothing by the cluster's address.
+A new agent finds what is left. In the end everything is as if nobody had been killed: packets,
+rules, routes, files, objects. Meanwhile a pod that has started, or is held, sends nothing by the
+cluster's address.
 """
 
 from __future__ import annotations
@@ -14,109 +12,24 @@ import contextlib
 import random
 import re
 import socket
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from egress_gateway.datapath.linux import netns
-from egress_gateway.datapath.linux.netlink import NetlinkSocket
-from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod import side
-from egress_gateway.datapath.wireguard.kernel import KernelBackend
-from egress_gateway.datapath.wireguard.userspace import UserspaceBackend
-from egress_gateway.kube.errors import Unavailable
 from egress_gateway.node.files import Folder
+from tests.effects import KERNEL, Effects, Killed
 from tests.node.world import INTERNET, RUN, CniError, PlayedApi, RunningPod, World, sh, until
 
 _TOUCHES: Final[tuple[tuple[Any, str], ...]] = (
-    (NetlinkSocket, "ask"),
-    (NetlinkSocket, "batch"),
-    (Nftables, "apply"),
+    *KERNEL,
     (side, "write_sysctl"),
-    *((kind, step) for kind in (UserspaceBackend, KernelBackend)
-      for step in ("create", "configure", "delete")),
     *((Folder, step) for step in ("write", "remove", "make")),
-)  # fmt: skip
-_CALLS: Final = ("apply", "merge_patch", "delete")
+)
+_CALLS: Final = tuple((PlayedApi, name) for name in ("apply", "merge_patch", "delete"))
 CLUSTER: Final = "10.224.0.4"
 """What plain pods leave from."""
-
-
-class Killed(BaseException):
-    """Whoever meets it is dead. Nobody in the product may catch it."""
-
-
-class Effects:
-    """``count``: changes since ``arm``. Whatever thread makes them, they take no turns."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._at = 0
-        self._how = ""
-        self.count = 0
-        self.calls = 0
-        self.dead = False
-        self.last = ""
-
-    def arm(self, at: int, how: str = "killed") -> None:
-        """``how``: ``killed`` after change ``at``; or what becomes of API call ``at``: ``lost``,
-        ``unheard`` (done, and the answer lost) or ``repeated``. Zero: nothing happens."""
-        with self._lock:
-            self._at, self._how, self.count, self.calls, self.dead = at, how, 0, 0, False
-
-    def _before(self) -> None:
-        if self.dead:
-            raise Killed
-
-    def _after(self, what: str) -> None:
-        with self._lock:
-            self.count += 1
-            if self._how == "killed" and self.count == self._at:
-                self.dead, self.last = True, what
-        if self.dead:
-            raise Killed
-
-    def touch(self, original: Callable[..., Any], what: str) -> Callable[..., Any]:
-        def touched(*arguments: Any, **named: Any) -> Any:
-            self._before()
-            done = original(*arguments, **named)
-            self._after(what)
-            return done
-
-        return touched
-
-    def call(self, original: Callable[..., Awaitable[Any]], what: str) -> Callable[..., Any]:
-        async def called(*arguments: Any, **named: Any) -> Any:
-            self._before()
-            self.calls += 1
-            chosen = self._how if self.calls == self._at else ""
-            if chosen == "lost":
-                raise Unavailable(0, "Lost", "nobody heard the question")
-            done = await original(*arguments, **named)
-            if chosen == "repeated":
-                with contextlib.suppress(Unavailable):
-                    done = await original(*arguments, **named)
-            if chosen == "unheard":
-                raise Unavailable(0, "Lost", "nobody heard the answer")
-            self._after(what)
-            return done
-
-        return called
-
-    @contextlib.contextmanager
-    def everywhere(self) -> Any:
-        with contextlib.ExitStack() as stack:
-            for owner, name in _TOUCHES:
-                self._put(stack, owner, name, self.touch)
-            for name in _CALLS:
-                self._put(stack, PlayedApi, name, self.call)
-            yield self
-
-    def _put(self, stack: contextlib.ExitStack, owner: Any, name: str, wrap: Any) -> None:
-        original = getattr(owner, name)
-        stack.callback(setattr, owner, name, original)
-        setattr(owner, name, wrap(original, f"{getattr(owner, '__name__', '')}.{name}"))
 
 
 class Talker:
@@ -301,7 +214,7 @@ class Bench:
                 return
             with contextlib.suppress(TimeoutError):
                 await until(lambda: self.effects.dead, seconds=2)
-            if not self.effects.dead:
+            if not self.effects.disarm():
                 return
             again = 0
 
@@ -320,10 +233,11 @@ class Bench:
         self.effects.arm(at, how)
         acting: asyncio.Task[None] = asyncio.create_task(act(trial))  # type: ignore[arg-type]
         await self._over(acting)
+        dead = self.effects.disarm()
         made = self.effects.count if how == "killed" else self.effects.calls
         what = f"{story}, {how} after {at} ({self.effects.last}), again {again}"
         try:
-            if self.effects.dead:
+            if dead:
                 await self.revive(again)
             async with asyncio.timeout(90):
                 await acting
@@ -392,7 +306,7 @@ async def benched() -> AsyncIterator[Bench]:
     world.configure()
     world.configure("other")
     watch_the_edge()
-    with Effects().everywhere() as effects:
+    with Effects(_TOUCHES, _CALLS).everywhere() as effects:
         async with world.running():
             # What is made once for all pods is there before the first.
             first = Trial(world, "first")
