@@ -14,7 +14,7 @@ import struct
 import subprocess
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final
@@ -72,6 +72,9 @@ class Edge:
         self._pushing: asyncio.Task[None] | None = None
         self._streaks: dict[tuple[int, int], deque[tuple[float, str]]] = {}
         """Of TCP, the last segments by destination and source, in words."""
+        self._flows: set[tuple[int, int, bytes]] = set()
+        """TCP connections so far: destination, source, ports."""
+        self._forgotten: set[tuple[int, int, bytes]] = set()
         self.lives: dict[str, Life] = {}
         self.lost = 0
         """Packets that the kernel could not keep for us: nothing can be said of them."""
@@ -122,6 +125,20 @@ class Edge:
             known = _PROTOCOLS.get(protocol, str(protocol))
             yield Seen(name, whence, known, bucket * _BUCKET, packets)
 
+    def _denied(self, packet: bytes, destination: int, source: int) -> bool:
+        """A bare reset (RFC 9293, 3.5.2) of a connection that its machine has forgotten: the
+        machine sent it, which had no pod any more whose it was."""
+        header = (packet[0] & 15) * 4
+        flow = destination, source, packet[header : header + 4]
+        if packet[header + 13] & 0x3F == 0x04 and flow in self._forgotten:
+            return True
+        self._flows.add(flow)
+        return False
+
+    def rebooted(self, pods: Collection[str]) -> None:
+        """The machine of these pods lost what it knew of the connections that they had."""
+        self._forgotten |= {f for f in self._flows if self._names.get(IPv4Address(f[0])) in pods}
+
     def segments(self, pod: str, source: IPv4Address, at: float) -> list[str]:
         """TCP segments of about that time, as far as they are remembered."""
         return [
@@ -141,12 +158,15 @@ class Edge:
         with contextlib.suppress(BlockingIOError):
             for _ in range(200):
                 packet, extra, _, _ = self._capture.recvmsg(256, 64)
-                self._note(packet, _moment(extra))
+                self.note(packet, _moment(extra))
 
-    def _note(self, packet: bytes, at: float) -> None:
+    def note(self, packet: bytes, at: float) -> None:
+        """One packet of IPv4 that arrived at that moment, Unix seconds."""
         protocol = packet[9]
         source, destination = struct.unpack_from("!II", packet, 12)
         if protocol == 1 and _tells_of_itself(packet):
+            return
+        if protocol == 6 and self._denied(packet, destination, source):
             return
         self._seen[destination, source, protocol, int(at / _BUCKET)] += 1
         if protocol == 6:

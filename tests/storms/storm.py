@@ -260,6 +260,7 @@ class Storm:
         node = await self.place.name(event.subject)
         with self._deaf(event.subject):
             await self.place.world.control.call("power_cut", node=node)
+            self.edge.rebooted([p for p, (on, _) in self.pods.items() if on == event.subject])
             await asyncio.sleep(event.how["seconds"])
             await self.place.world.control.call("power_on", node=node)
             if event.subject in WORKERS:
