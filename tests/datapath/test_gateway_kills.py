@@ -30,8 +30,8 @@ from tests.datapath.test_gateway_agent import SECONDARY, Story, attach, begin
 from tests.datapath.topology import Gateway, World, until
 from tests.effects import KERNEL, Effects
 
-STEP: Final = int(os.environ.get("KILLS_STEP", "3"))
-"""After each third change, from a random one on; 1 for all of them."""
+STEP: Final = int(os.environ.get("KILLS_STEP", "5"))
+"""After each fifth change, from a random one on; 1 for all of them."""
 OTHER: Final = "10.1.1.102"
 _TOUCHES: Final = (
     *KERNEL,
@@ -266,9 +266,9 @@ def killed(tale: Tale) -> None:
         numbers = range(draw.randint(1, STEP), most + 1, STEP)
         for number in numbers:
             bench.trial(tale, number)
-        for _ in range(4):
+        for _ in range(3):
             bench.trial(tale, draw.randint(1, most), again=draw.randint(1, 10))
-        print(f"{tale.name}: {most} changes, killed after {len(numbers)} of them and 4 pairs")
+        print(f"{tale.name}: {most} changes, killed after {len(numbers)} of them and 3 pairs")
 
 
 @boxed

@@ -316,31 +316,23 @@ async def benched() -> AsyncIterator[Bench]:
             yield Bench(world, effects)
 
 
-async def killed_after_everything(story: str, step: str = "1") -> None:
-    """After each change; with ``step`` after every so many of them, from a random one on."""
+async def killed(story: str, step: str, pairs: str) -> None:
+    """After each ``step``-th change, from a random one on; ``pairs`` times after one change, and
+    the next agent after one of its own; and each call to the API server is lost, or its answer, or
+    it is made twice."""
     async with benched() as bench:
+        draw = random.Random(story)
         most = await bench.trial(story, 0)
-        first = random.Random(story).randrange(1, int(step) + 1)
-        numbers = range(first, most + 1, int(step))
+        numbers = range(draw.randint(1, int(step)), most + 1, int(step))
         for number in numbers:
             await bench.trial(story, number)
-        print(f"{story}: {most} changes, killed after {len(numbers)} of them")
-
-
-async def killed_twice(story: str, pairs: str) -> None:
-    """After one change, and the next agent after one of its own."""
-    async with benched() as bench:
-        most = await bench.trial(story, 0)
-        draw = random.Random(story)
         for _ in range(int(pairs)):
             await bench.trial(story, draw.randint(1, most), again=draw.randint(1, 12))
-
-
-async def answers_go_astray(story: str) -> None:
-    """Each call to the API server is lost, or its answer, or it is made twice."""
-    async with benched() as bench:
         calls = await bench.trial(story, 0, "lost")
         for how in ("lost", "unheard", "repeated"):
             for number in range(1, calls + 1):
                 await bench.trial(story, number, how)
-        print(f"{story}: {calls} calls, each lost, unheard and repeated")
+        print(
+            f"{story}: {most} changes, killed after {len(numbers)} of them and {pairs} pairs; "
+            f"{calls} calls, each lost, unheard and repeated"
+        )
