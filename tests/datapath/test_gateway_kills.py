@@ -23,6 +23,7 @@ from egress_gateway.datapath.linux import conntrack, netns
 from egress_gateway.gateway import main
 from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube.client import Client
+from egress_gateway.kube.errors import NotFound
 from egress_gateway.kube.resources import POD_ENDPOINTS, PODS
 from egress_gateway.service.errors import OperatorError
 from tests.datapath.box import boxed
@@ -100,6 +101,16 @@ class Bench:
         self.other = world.pod("pod-b")
         self.seen: Callable[[], str | None] = lambda: None
         self._agent: Running | None = None
+        client = story.api.client
+        story.pod(self.other)
+        self.uid = story.api.call(client.get(PODS.untyped(), "pod-b", "default"))["metadata"]["uid"]
+        self.others = attach(story, self.other, listen=20001)
+
+    def withdraw(self) -> None:
+        """The other pod's claim, if it is there."""
+        with contextlib.suppress(NotFound):
+            deleted = self.story.api.client.delete(POD_ENDPOINTS, "pod-b", "default")
+            self.story.api.call(deleted)
 
     def start(self) -> None:
         self._agent = Running(self.gateway, str(self.story.api.kubeconfig))
@@ -208,25 +219,38 @@ class Gone(Tale):
 
 
 class Joined(Tale):
-    """A pod comes, and one that was there goes."""
+    """Another pod's claim comes."""
 
     name = "joined"
 
     def before(self, bench: Bench) -> None:
         bench.story.listed()
-        for name in ("pod-b",):
-            with contextlib.suppress(Exception):
-                client = bench.story.api.client
-                bench.story.api.call(client.delete(POD_ENDPOINTS, name, "default"))
-                bench.story.api.call(client.delete(PODS, name, "default"))
+        bench.withdraw()
 
     def act(self, bench: Bench) -> None:
-        bench.story.pod(bench.other)
+        bench.story.endpoint(bench.other, bench.uid)
 
     def over(self, bench: Bench) -> bool:
-        return bench.seen() == SECONDARY and attach(bench.story, bench.other, listen=20001)() == (
-            SECONDARY
-        )
+        return bench.seen() == SECONDARY and bench.others() == SECONDARY
+
+
+class Left(Joined):
+    """And goes."""
+
+    name = "left"
+
+    def before(self, bench: Bench) -> None:
+        bench.story.listed()
+        bench.story.endpoint(bench.other, bench.uid)
+
+    def ready(self, bench: Bench) -> bool:
+        return Joined.over(self, bench)
+
+    def act(self, bench: Bench) -> None:
+        bench.withdraw()
+
+    def over(self, bench: Bench) -> bool:
+        return bench.seen() == SECONDARY and bench.others() is None
 
 
 def _shape(gateway: Gateway) -> Counter[str]:
@@ -284,3 +308,8 @@ def test_killed_while_the_last_configuration_goes() -> None:
 @boxed
 def test_killed_while_a_pod_joins() -> None:
     killed(Joined())
+
+
+@boxed
+def test_killed_while_a_pod_leaves() -> None:
+    killed(Left())
