@@ -10,6 +10,7 @@ from egress_gateway.service.settings import (
     Count,
     DnsLabel,
     Interval,
+    OptionalLabel,
     Port,
     Seconds,
     address,
@@ -22,7 +23,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     azure_config: str = "/etc/egress-gateway/azure.json"
     """File with the Azure configuration (JSON or YAML); the Go project's is accepted."""
     system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
-    """Where key Secrets, the agents' Role, GatewayStatus objects and the Lease live."""
+    """Where GatewayStatus objects and the Lease live."""
+    keys_namespace: OptionalLabel = ""
+    """Where key Secrets and the agents' Role live; empty: the system namespace. In one of their own
+    the controller's token reads keys and no other Secret."""
     kubeconfig: str = ""
     """Empty: the pod's ServiceAccount, $KUBECONFIG or ~/.kube/config."""
     identity: str = ""

@@ -20,6 +20,7 @@ from egress_gateway.service.settings import (
     DnsName,
     Interval,
     Mtu,
+    OptionalLabel,
     Percent,
     Port,
     mtu,
@@ -46,7 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kubeconfig: str = ""
     """Empty: the ServiceAccount of the pod that we run in."""
     system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
-    """Where key Secrets and GatewayStatus objects live."""
+    """Where GatewayStatus objects live."""
+    keys_namespace: OptionalLabel = ""
+    """Where key Secrets live; empty: the system namespace. As the controller has it."""
     health_port: Port = names.HEALTH_PORT
     """The load balancer probes ``/gw/<uid>`` here; part of the contract."""
     probe_port: Port = 8085
