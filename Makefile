@@ -22,11 +22,7 @@ check:
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/python -m egress_gateway.api.crd --check
-	.venv/bin/python tools/chart_schema.py --check
-	.venv/bin/python tools/settings_page.py --check
-	.venv/bin/python tools/metrics_page.py --check
-	.venv/bin/python tools/chart_page.py --check
-	.venv/bin/python tools/version.py --check
+	.venv/bin/python tools/generated.py --check
 	.venv/bin/zizmor --quiet --offline --no-progress .github/workflows
 
 bench:
@@ -44,11 +40,7 @@ crds:
 .PHONY: manifests clients
 # The chart, rendered: deploy/manifests; and what the chart repeats of the code: CRDs, settings.
 manifests: crds
-	@.venv/bin/python tools/chart_schema.py --write
-	@.venv/bin/python tools/settings_page.py --write
-	@.venv/bin/python tools/metrics_page.py --write
-	@.venv/bin/python tools/chart_page.py --write
-	@.venv/bin/python tools/version.py --write
+	@.venv/bin/python tools/generated.py --write
 	@tools/manifests.py --write
 
 # kubectl and helm, once and outside the repository: for `make manifests` and tests with real clients.
@@ -135,10 +127,10 @@ image-lock:
 TEST_IMAGE_ARGS ?= tests/kube/lab/test_story.py tests/kube/lab/test_promises.py
 test-image:
 	$(prepare) image
-	@PYTHONPATH=tools python3 -m image.build --twice
 	$(prepare) kube
 	@tools/kubernetes_clients.py >/dev/null
 	@.venv/bin/python tools/kubernetes/build.py >/dev/null
+	@PYTHONPATH=tools python3 -m image.build --twice
 	@.venv/bin/pytest -m image tests/image
 	@LAB_IMAGE=$$(ls dist/*-$$(dpkg --print-architecture).oci.tar) \
 		.venv/bin/pytest -m kube $(TEST_IMAGE_ARGS) $(PYTEST_ARGS)

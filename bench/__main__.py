@@ -11,14 +11,15 @@ import signal
 import sys
 from typing import Any, Final
 
-from bench import machine
+from bench import compare, machine
 from bench.errors import BenchError
 from bench.options import Options, numbers, runs
 from egress_gateway_lab import wireguard
+from egress_gateway_lab.azure.client import RequestFailed
 from egress_gateway_lab.demo.report import StepFailed
 from egress_gateway_lab.host import LabError
 
-NAMES: Final = ("attach", "failover", "drain", "throughput", "peers", "controller")
+NAMES: Final = ("attach", "failover", "drain", "throughput", "connections", "peers", "controller")
 
 
 def main() -> None:
@@ -31,6 +32,7 @@ def main() -> None:
         by_pods=given.by_pods,
         peers=given.peers,
         connections=given.connections,
+        connection_pods=given.connection_pods,
         departures=tuple(given.departures.split(",")),
         stream_seconds=given.seconds,
         rounds=given.rounds,
@@ -42,15 +44,46 @@ def main() -> None:
     os.environ["PATH"] = wireguard.path(os.environ["PATH"])
     signal.signal(signal.SIGTERM, _interrupt)
     found: dict[str, Any] = {}
+    worse = False
     try:
+        before = _read(given.compare, given.name) if given.compare else None
         for name in [given.name] if given.name else NAMES:
             found[name] = _run(name, options, as_json=given.output == "json")
-    except (LabError, BenchError, StepFailed) as error:
+            if before is not None and name in before:
+                worse |= _compared(name, before[name], found[name])
+    except (LabError, BenchError, StepFailed, RequestFailed) as error:
         sys.exit(f"bench: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     if given.output == "json":
         print(json.dumps(found[given.name] if given.name else found, indent=2))
+    sys.exit(1 if worse else 0)
+
+
+def _read(path: str, name: str | None) -> dict[str, Any]:
+    """An earlier run's JSON: of one benchmark, or of several by name."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            known = json.load(file)
+    except (OSError, ValueError) as error:
+        raise BenchError(f"--compare {path}: {error}; it is made by --output json") from None
+    # One benchmark's figures, or several benchmarks' by name.
+    found = {name: known} if name and isinstance(known, dict) and "machine" in known else known
+    if not isinstance(found, dict) or not found.keys() & set(NAMES):
+        raise BenchError(f"--compare {path}: holds the figures of none of {', '.join(NAMES)}")
+    return found
+
+
+def _compared(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tells the two runs apart, on standard error; whether something is worse."""
+    if not now.get("samples"):
+        return False
+    differs = compare.other_machine(before, now)
+    if differs:
+        machine.say(f"{name}: another machine before ({differs}): ratios alone may compare")
+    found = compare.compare(before, now)
+    print(f"\n{name}, compared\n\n{compare.shown(found)}\n", file=sys.stderr, flush=True)
+    return any(one.verdict == "worse" for one in found)
 
 
 def _run(name: str, options: Options, *, as_json: bool) -> dict[str, Any]:
@@ -69,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("name", nargs="?", choices=NAMES, help="which; all without")
     parser.add_argument("--output", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--compare",
+        metavar="OLD.json",
+        help="what --output json printed before; exits with 1 if a figure is worse than there",
+    )
     parser.add_argument("--pods", type=int, default=usual.attach_pods, help="attach: how many")
     parser.add_argument("--losses", type=int, default=usual.losses, help="failover: of each kind")
     parser.add_argument("--kinds", default=",".join(usual.kinds), help="failover: which kinds")
@@ -85,10 +123,19 @@ def _parser() -> argparse.ArgumentParser:
         "--departures", default=",".join(usual.departures), help="drain: which of them"
     )
     parser.add_argument(
-        "--seconds", type=int, default=usual.stream_seconds, help="throughput: of each stream"
+        "--connection-pods",
+        type=numbers,
+        default=usual.connection_pods,
+        help="connections: of how many pods, e.g. 1,100",
     )
     parser.add_argument(
-        "--rounds", type=int, default=usual.rounds, help="throughput: runs of each path"
+        "--seconds",
+        type=int,
+        default=usual.stream_seconds,
+        help="throughput, connections: of each stream, of each round",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=usual.rounds, help="throughput, connections: of each path"
     )
     parser.add_argument(
         "--configurations",

@@ -8,8 +8,10 @@ attached beside up to as many others.
 from __future__ import annotations
 
 import asyncio
+from operator import truediv
 from typing import Any, Final
 
+from bench.compare import samples
 from bench.figures import milliseconds, percentile, spread, table
 from bench.machine import say
 from bench.options import Options
@@ -83,6 +85,14 @@ def result(times: dict[str, list[float]], *, failures: int, wrong: int) -> dict[
         "last_to_first_quarter": {
             "annotated": _growth(times["annotated"]),
             "chain_without_us": _growth(times["without"]),
+        },
+        "samples": {
+            label: samples("lower", list(map(truediv, times[ours], times[other])))
+            for label, ours, other in (
+                ("ADD, annotated, to chain without us", "annotated", "without"),
+                ("ADD, plain, with us to without", "with", "without"),
+                ("our part for a plain pod to any process", "ours", "process"),
+            )
         },
         "first_request_ms": milliseconds(medians["first"]),
         "first_request": {

@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bench.compare import samples
 from bench.errors import BenchError
 from bench.figures import Answer, outage, spread, table
 from bench.losses import LOSSES, Loss
@@ -87,9 +88,10 @@ async def run(options: Options) -> dict[str, Any]:
     ) as lab:
         pods = await lab.make_pods(_PODS, stem="pod", nodes=lab.workers)
         await lab.attach_all(pods)
-        kinds = {}
+        kinds, outages = {}, {}
         for kind in options.kinds:
-            kinds[kind] = (await _losses(lab, LOSSES[kind], options.losses, pods)).figures()
+            tally = await _losses(lab, LOSSES[kind], options.losses, pods)
+            kinds[kind], outages[f"outage, {kind}"] = tally.figures(), tally.outages
         by_pods = {}
         for count in sorted(options.by_pods):
             # All that are attached have to move: none more than ``count``.
@@ -103,7 +105,13 @@ async def run(options: Options) -> dict[str, Any]:
             tally = await _losses(lab, LOSSES["power_cut"], times, sample, kind="datagrams")
             sampled = {"sampled_pods": len(sample), "requests_per_second": _rate(len(sample))}
             by_pods[str(count)] = {**tally.figures(), **sampled}
-        return {"requests_per_second": RATE, "kinds": kinds, "by_pods": by_pods}
+            outages[f"outage, power cut, {count} pods"] = tally.outages
+        return {
+            "requests_per_second": RATE,
+            "kinds": kinds,
+            "by_pods": by_pods,
+            "samples": {name: samples("lower", values) for name, values in outages.items()},
+        }
 
 
 async def _more(lab: Site, count: int) -> list[LeanPod]:

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from bench.figures import spread
 from bench.longlived import LongLived
+from bench.opener import Kind, Opener
 from bench.traffic import Datagrams, Requests, ask_once
 from egress_gateway.api import names
 from egress_gateway.datapath.linux import netns
@@ -130,6 +132,7 @@ class Program:
             "hold": self.hold,
             "alive": self.alive,
             "release": self.release,
+            "open": self.open,
         }
         return operations[request.pop("op")](**request)
 
@@ -177,6 +180,16 @@ class Program:
         over = self._held.stop() if self._held else 0
         self._held = None
         return {"over": over}
+
+    def open(
+        self, pods: list[str], destination: str, kind: Kind, seconds: float, at_once: int
+    ) -> dict[str, Any]:
+        """Opens new flows from ``pods`` as fast as they are answered, ``at_once`` at a time."""
+        found = Opener([self._runtime.path(p) for p in pods], destination, kind).run(
+            seconds, at_once
+        )
+        times = spread(found.seconds, "p50", "p99")
+        return {"opened": len(found.seconds), "unanswered": found.failed, **times}
 
 
 def _network(*, without_us: bool) -> dict[str, Any]:

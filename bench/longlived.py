@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import heapq
-import resource
 import selectors
 import socket
 import threading
@@ -17,6 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from bench.opener import allow_files
 from egress_gateway.datapath.linux.netns import NetNS
 
 _ECHO: Final = 7
@@ -40,7 +40,7 @@ class LongLived:
     """``count`` connections, spread over ``paths`` (namespaces by pod), to an echo of TCP."""
 
     def __init__(self, paths: dict[str, str], destination: str, count: int, period: float) -> None:
-        _allow(count)
+        allow_files(count)
         self._period = period
         self._stopping = threading.Event()
         self._known: list[_Connection] = []
@@ -133,11 +133,3 @@ def _patiently(destination: str) -> socket.socket:
         with contextlib.suppress(TimeoutError):
             return socket.create_connection((destination, _ECHO), timeout=3 + attempt)
     raise OSError(errno.ETIMEDOUT, f"no connection to {destination}:{_ECHO}")
-
-
-def _allow(count: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 256
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -17,6 +17,8 @@ class Options:
     peers: tuple[int, ...] = (100, 1000, 10_000)
     connections: int = 1000
     """Long connections through a gateway that goes by plan."""
+    connection_pods: tuple[int, ...] = (1, 100, 1000)
+    """Pods that open new connections through one gateway."""
     departures: tuple[str, ...] = ("scale_in", "cordon", "upgrade", "shutdown", "kill")
     stream_seconds: int = 3
     rounds: int = 5

@@ -27,6 +27,8 @@ POOL: Final = "npegress"
 CONFIGURATION: Final = "bench"
 DESTINATION: Final = "198.51.100.20"
 """A host of the lab's Internet that nobody else talks to."""
+_FEWEST: Final = 2
+"""Gateways of a pool that AKS allows."""
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _AT_ONCE: Final = 16
@@ -251,6 +253,7 @@ async def site(
 ) -> AsyncIterator[Site]:
     """A lab with a cluster, a gateway pool and one configuration, all ready.
 
+    Of ``gateways`` AKS wants two or more: of one, the second machine's power is cut.
     ``node_settings`` and ``gateway_settings`` are added to the agents' environment.
     """
     say(f"starting a lab: {workers} nodes, {gateways} gateways")
@@ -284,13 +287,16 @@ async def _populate(
     for agent, environment in settings.items():
         if environment:
             await _set_environment(world, f"egress-gateway-{agent}", environment)
-    size = 31 if gateways <= 2 else 28
-    await world.add_gateway_pool(POOL, nodes=gateways, prefix_size=size)
+    nodes = max(gateways, _FEWEST)
+    size = 31 if nodes <= 2 else 28
+    await world.add_gateway_pool(POOL, nodes=nodes, prefix_size=size)
     for machine in (await made.machines()).values():
         (made.gateways if machine["pool"] == POOL else made.workers).append(machine["name"])
-    await _agents_ready(world, workers + gateways)
+    await _agents_ready(world, workers + nodes)
     say("configuring")
     await made.configure()
+    while len(made.gateways) > gateways:
+        await world.control.call("power_cut", node=made.gateways.pop())
 
 
 async def _set_environment(world: World, name: str, environment: dict[str, str]) -> None:

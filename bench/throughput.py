@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any, Final
 
 from bench import byhand
+from bench.compare import samples as comparable
 from bench.errors import BenchError
 from bench.figures import table
 from bench.machine import say
@@ -194,15 +195,22 @@ def result(
 ) -> dict[str, Any]:
     """The figures: medians over the rounds."""
 
-    def ratio(mode: str, way: str, other: str) -> float:
-        """Median of the rounds' own ratios: what disturbs a round disturbs both."""
+    def ratios(mode: str, way: str, other: str) -> list[float]:
+        """The rounds' own: what disturbs a round disturbs both."""
         pairs = zip(samples[mode][way], samples[mode][other], strict=True)
-        return round(median(a["mbits"] / b["mbits"] for a, b in pairs if b["mbits"]), 3)
+        return [a["mbits"] / b["mbits"] for a, b in pairs if b["mbits"]]
+
+    def ratio(mode: str, way: str, other: str) -> float:
+        return round(median(ratios(mode, way, other)), 3)
 
     return {
         "ratio_to_bare_wireguard": ratio("tcp_1", "gateway", "bare_wireguard"),
         "ratio_to_plain_veth": ratio("tcp_1", "gateway", "plain_veth"),
         "ratios_to_bare_wireguard": {m: ratio(m, "gateway", "bare_wireguard") for m in _MODES},
+        "samples": {
+            f"{mode} to bare": comparable("higher", ratios(mode, "gateway", "bare_wireguard"))
+            for mode in _MODES
+        },
         "rounds": options.rounds,
         "seconds": options.stream_seconds,
         **{

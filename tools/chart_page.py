@@ -1,14 +1,12 @@
-#!/usr/bin/env python3
-"""Keeps the chart's README.md what ``values.yaml`` says: every value, its default, its comment.
+"""The chart's README.md, from ``values.yaml``: every value, its default, its comment.
 
-``--write`` or ``--check``. Registries and Artifact Hub show that page for the chart.
+Registries and Artifact Hub show that page for the chart.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,20 +106,3 @@ def row(value: Value) -> str:
     default = f"`{value.default}`" if value.default else ""
     cells = (f"`{'.'.join(value.path)}`", default, value.text.replace("<", "&lt;"))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def main() -> int:
-    wanted = text()
-    if sys.argv[1:] == ["--write"]:
-        PAGE.write_text(wanted)
-        return 0
-    if not PAGE.exists() or PAGE.read_text() != wanted:
-        print(
-            f"{PAGE.name} of the chart is not values.yaml's; run `make manifests`", file=sys.stderr
-        )
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

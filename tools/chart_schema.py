@@ -1,15 +1,13 @@
-#!/usr/bin/env python3
-"""Keeps ``settings`` in the chart's ``values.schema.json`` what the programs' settings are.
+"""``settings`` in the chart's ``values.schema.json``, from the programs' settings.
 
-``--write`` or ``--check``. What the chart gives a program by itself is not offered: one value in
-two places would be a riddle. Everything else in the schema is written by hand and left alone.
+What the chart gives a program by itself is not offered: one value in two places would be a riddle.
+Everything else in the schema is written by hand and left alone.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +89,3 @@ def text() -> str:
         place = schema["properties"][component]["properties"]["settings"]
         place["properties"] = settings(component)
     return json.dumps(schema, indent=2) + "\n"
-
-
-def main() -> int:
-    wanted = text()
-    if sys.argv[1:] == ["--write"]:
-        SCHEMA.write_text(wanted)
-        return 0
-    if SCHEMA.read_text() != wanted:
-        print(
-            f"{SCHEMA.name}: settings are not the programs'; run `make manifests`", file=sys.stderr
-        )
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

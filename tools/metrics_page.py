@@ -1,11 +1,9 @@
-#!/usr/bin/env python3
-"""Writes (``--write``) or checks (``--check``) ``docs/metrics.md``: every metric of every
-component, from what the programs themselves declare."""
+"""``docs/metrics.md``: every metric of every component, from what the programs themselves
+declare."""
 
 from __future__ import annotations
 
 import importlib
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +65,7 @@ def every() -> dict[str, list[Described]]:
     }
 
 
-def page() -> str:
+def text() -> str:
     """The whole page."""
     build = "## All components\n\n" + _entry(_of_figure(BUILD))
     return (
@@ -82,22 +80,5 @@ def page() -> str:
 
 def _entry(one: Described) -> str:
     labels = f"; by {', '.join(f'`{name}`' for name in one.labels)}" if one.labels else ""
-    text = f"- `{one.name}` ({one.kind}{labels}): {one.help}"
-    return textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False) + "\n"
-
-
-def main(arguments: list[str]) -> int:
-    if arguments == ["--write"]:
-        PAGE.write_text(page())
-        return 0
-    if arguments != ["--check"]:
-        print(f"usage: {Path(sys.argv[0]).name} --write | --check", file=sys.stderr)
-        return 2
-    if not PAGE.exists() or PAGE.read_text() != page():
-        print("docs/metrics.md is not what the code declares: run `make manifests`")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    line = f"- `{one.name}` ({one.kind}{labels}): {one.help}"
+    return textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) + "\n"

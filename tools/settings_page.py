@@ -1,20 +1,16 @@
-#!/usr/bin/env python3
-"""Writes (``--write``) or checks (``--check``) ``docs/settings.md``: every setting of every
-component, from the schemas that the programs themselves read."""
+"""``docs/settings.md``: every setting of every component, from the schemas that the programs
+themselves read."""
 
 from __future__ import annotations
 
 import importlib
-import sys
 import textwrap
 from pathlib import Path
 
+import chart_schema
 import msgspec
 
 from egress_gateway.service.settings import Setting, describe
-
-sys.path.insert(0, str(Path(__file__).parent))
-import chart_schema
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/settings.md"
 SCHEMAS = {
@@ -42,7 +38,7 @@ at once with one line that names the setting, the value and its source.
 """
 
 
-def page() -> str:
+def text() -> str:
     """The whole page."""
     return HEADER + "".join(_component(name, module) for name, module in SCHEMAS.items())
 
@@ -72,18 +68,3 @@ def _entry(setting: Setting, managed: bool) -> str:
         break_on_hyphens=False,
     )
     return "\n" + "\n".join(lines) + "\n"
-
-
-def main() -> int:
-    wanted = page()
-    if sys.argv[1:] == ["--write"]:
-        PAGE.write_text(wanted)
-        return 0
-    if not PAGE.exists() or PAGE.read_text() != wanted:
-        print(f"{PAGE.name}: not what the programs say; run `make manifests`", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

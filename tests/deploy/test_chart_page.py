@@ -12,10 +12,6 @@ from tests.deploy.conftest import CHART, tool
 page: Any = tool("chart_page")
 
 
-def test_the_page_is_what_the_values_say() -> None:
-    assert (CHART / "README.md").read_text() == page.text()
-
-
 def test_every_value_is_on_it_once() -> None:
     source = (CHART / "values.yaml").read_text()
     shown = [value.path for value in page.values(source)]

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image import archives, runtime
+from image import archives, build, runtime
 
 from egress_gateway_lab.realcluster import shipped
 
@@ -97,6 +98,40 @@ def test_the_same_packages_make_the_same_tree_whenever_and_in_whatever_order(
         assert {member.mtime for member in members.values()} == {7}
         texts.append((folder / "tree.tar").read_bytes())
     assert texts[0] == texts[1]
+
+
+# -- builds
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+@pytest.mark.parametrize("fresh", [True, False], ids=["from nothing", "with what is kept"])
+def test_no_layer_says_by_which_commits_build_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, fresh: bool
+) -> None:
+    """buildah takes a kept layer as it is: two builds of one commit differed, if the first of them
+    found what an earlier commit had left."""
+    monkeypatch.setattr(runtime, "build", lambda *_, **__: None)
+    monkeypatch.setattr(build, "revision", lambda: "c0ffee")
+
+    def called(epoch: int) -> list[list[str]]:
+        commands = []
+
+        def run(command: list[str], *, env: Mapping[str, str] | None = None) -> str:
+            words = [str(word).replace(str(tmp_path), "") for word in command]
+            # A scratch folder has a name of its own each time.
+            words = [re.sub(r"/tmp\w{8}/", "/scratch/", word) for word in words]
+            commands.append([*words, *(f"{k}={v}" for k, v in (env or {}).items())])
+            return ""
+
+        monkeypatch.setattr(build, "run", run)
+        build.Builder(tmp_path, epoch).build(None, architecture, fresh=fresh)
+        return commands
+
+    one, other = called(1_000_000_000), called(2_000_000_000)
+    pairs = [pair for a, b in zip(one, other, strict=True) for pair in zip(a, b, strict=True)]
+    differing = [(a, b) for a, b in pairs if a != b]
+    label = "org.opencontainers.image.created="
+    assert differing == [(f"{label}2001-09-09T01:46:40Z", f"{label}2033-05-18T03:33:20Z")]
 
 
 # -- archives

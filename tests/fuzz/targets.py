@@ -11,7 +11,7 @@ import contextlib
 import json
 import struct
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +40,7 @@ from egress_gateway.node.cni import libcni
 from egress_gateway.node.settings import Settings
 from egress_gateway.service import settings
 from egress_gateway.webhook import certificates, review, server
+from tests.fuzz.mutate import Mutator
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,8 @@ _EARLIER = _j(
             "uid": "u",
             "server_key": "k",
             "port": 6000,
-            "gateways": [["gw", "10.1.1.4"]],
+            "balancer": "",
+            "gateways": [{"name": "gw", "address": "10.1.1.4"}],
             "default_route": True,
             "exclude_cidrs": [],
         },
@@ -288,8 +290,11 @@ kind: Config
 current-context: lab
 contexts: [{name: lab, context: {cluster: lab, user: me, namespace: d}}]
 clusters: [{name: lab, cluster: {server: "https://127.0.0.1:1", insecure-skip-tls-verify: true}}]
-users: [{name: me, user: {token: t, client-certificate-data: "YQ==", client-key-data: "YQ=="}}]
+users: [{name: me, user: {token: t}}]
 """
+_KUBECONFIG_KEYS = _KUBECONFIG.replace(
+    b"token: t", b'client-certificate-data: "YQ==", client-key-data: "YQ=="'
+)
 _KUBECONFIG_JSON = _j(
     {
         "current-context": "a",
@@ -465,7 +470,7 @@ TARGETS: Final[Mapping[str, Target]] = {
     "kubeconfig": Target(
         _file(kube_config.from_kubeconfig),
         (kube_config.ConfigError,),
-        [_KUBECONFIG, _KUBECONFIG_JSON],
+        [_KUBECONFIG, _KUBECONFIG_KEYS, _KUBECONFIG_JSON],
         slow=True,
     ),
     "ARM documents": Target(_arm, (), [_SET]),
@@ -481,3 +486,18 @@ TARGETS: Final[Mapping[str, Target]] = {
     ),
     "words": Target(_words, (), [b"10.0.0.1/24", b"[::1]:53", b"a=b;c=d", b"A" * 44]),
 }
+
+
+def surprises(name: str, inputs: int, *, seed: int) -> Iterator[tuple[Exception, bytes]]:
+    """What that parser raises for mutated inputs and its callers do not expect, each with its
+    input. A slow parser has a tenth of ``inputs``."""
+    target = TARGETS[name]
+    mutator = Mutator(target.seeds, seed)
+    for _ in range(inputs // 10 if target.slow else inputs):
+        content = mutator.next()
+        try:
+            target.parse(content)
+        except target.answers:
+            continue
+        except Exception as error:
+            yield error, content

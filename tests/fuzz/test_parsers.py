@@ -7,32 +7,37 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.mutate import Mutator
-from tests.fuzz.targets import TARGETS
+from tests.fuzz import targets
+from tests.fuzz.targets import TARGETS, Target, surprises
 
 RUNS = 1500
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_good_input_is_understood(name: str) -> None:
+def test_a_seed_is_understood(name: str) -> None:
     """Else the mutations below would be of nonsense."""
-    target = TARGETS[name]
+    target, refusals = TARGETS[name], []
     for seed in target.seeds:
         try:
             target.parse(seed)
-        except target.answers:
-            continue
+            return
+        except target.answers as error:
+            refusals.append(error)
+    raise AssertionError(refusals)
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_input_is_answered_with_a_surprise(name: str) -> None:
-    target = TARGETS[name]
-    mutator = Mutator(target.seeds, seed=1)
-    for _ in range(RUNS // 10 if target.slow else RUNS):
-        content = mutator.next()
-        try:
-            target.parse(content)
-        except target.answers:
-            continue
-        except Exception as error:
-            raise AssertionError(f"{name}: {error!r} for {content[:300]!r}") from error
+    for error, content in surprises(name, RUNS, seed=1):
+        raise AssertionError(f"{name}: {error!r} for {content[:300]!r}") from error
+
+
+def test_a_surprise_is_seen_and_an_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(content: bytes) -> None:
+        raise (ValueError if len(content) % 2 else KeyError)(content)
+
+    target = Target(parse, (ValueError,), [b"some seed"])
+    monkeypatch.setattr(targets, "TARGETS", {"odd": target})
+    found = list(surprises("odd", 200, seed=1))
+    assert 0 < len(found) < 200
+    assert all(isinstance(error, KeyError) for error, _ in found)

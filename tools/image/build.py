@@ -5,9 +5,9 @@ No registry is needed: Debian's packages are fetched by mmdebstrap, the final im
 of their files (``runtime``), and buildah follows deploy/Containerfile. What is left is an OCI
 archive in dist/, and its digest, size and contents on standard output (``archives``); then its
 program runs once in a container that may open 1,024 files (``containers``). Two builds of one
-commit on one day's packages are the same: every time stamp is the commit's, and the archive is
-written in a fixed order. Images, layers and packages stay in the user's cache; nothing else is
-touched.
+commit on one day's packages are the same: all times in the image are 0, whichever commit's build
+made a layer that is kept, and the archive is written in a fixed order. Images, layers and packages
+stay in the user's cache; nothing else is touched.
 
     build.py [--platform linux/arm64] [--base IMAGE] [--twice] [--no-run] [--output text|json]
 
@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from image import archives, containers, runtime
@@ -41,6 +42,9 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 NAME = "static-egress-gateway"
 _HOST_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
 """How this machine reaches PyPI; shown to the build's steps, never part of the image."""
+_TIMELESS = ("--timestamp", "0")
+"""A layer that another commit's build left is taken as it is, with that build's time. A label
+says when the image's commit was made."""
 
 
 class ImageError(Exception):
@@ -66,7 +70,7 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> str:
 
 
 def commit_time() -> int:
-    """Seconds since the epoch of the checkout's commit: the time of everything in the image."""
+    """Seconds since the epoch: when the checkout's commit was made."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     return int(given or _git("log", "-1", "--format=%ct"))
 
@@ -116,7 +120,7 @@ class Builder:
             tar = f"{scratch}/base.tar"
             command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar"]
             command += [f"--architectures={architecture}", f"--include={','.join(PACKAGES)}"]
-            run([*command, SUITE, tar], env={"SOURCE_DATE_EPOCH": str(self._epoch)})
+            run([*command, SUITE, tar], env={"SOURCE_DATE_EPOCH": "0"})
             self._take(tar, name, made)
         return name
 
@@ -141,12 +145,12 @@ class Builder:
         return name
 
     def _take(self, tar: str, *names: str) -> None:
-        """The tree as an image of one layer, all times 0: it is the packages' and no commit's. It
-        is called this machine's whatever it holds, for builds of buildah 1.28 find no other."""
+        """The tree as an image of one layer. It is called this machine's whatever it holds, for
+        builds of buildah 1.28 find no other."""
         container = self.buildah("from", "scratch")
         try:
             self.buildah("add", "--quiet", container, tar, "/")
-            self.buildah("commit", "--quiet", "--timestamp", "0", container, names[0])
+            self.buildah("commit", "--quiet", *_TIMELESS, container, names[0])
             for name in names[1:]:
                 self.buildah("tag", names[0], name)
         finally:
@@ -161,16 +165,18 @@ class Builder:
             bases.append(f"RUNTIME={self.runtime(architecture, fresh=fresh)}")
         say(f"image: {name}, some minutes the first time …")
         shown = [f"--volume={path}:{path}:ro" for path in _HOST_FILES if Path(path).exists()]
-        arguments = [*bases, f"TARGETARCH={architecture}", f"SOURCE_DATE_EPOCH={self._epoch}"]
+        arguments = [*bases, f"TARGETARCH={architecture}"]
+        created = datetime.fromtimestamp(self._epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self.buildah(
             "build",
             *("--quiet", "--layers", "--isolation", "chroot"),
             *(["--pull-never"] if base is None else []),
             *(["--no-cache"] if fresh else []),
             *("--signature-policy", str(self._policy)),
+            *("--label", f"org.opencontainers.image.created={created}"),
             *("--label", f"org.opencontainers.image.revision={revision()}"),
             *("--label", f"org.opencontainers.image.version={version()}"),
-            *("--platform", f"linux/{own}", "--timestamp", str(self._epoch)),
+            *("--platform", f"linux/{own}", *_TIMELESS),
             *(word for argument in arguments for word in ("--build-arg", argument)),
             *shown,
             *("--file", str(ROOT / "deploy/Containerfile"), "--tag", name, str(ROOT)),
@@ -184,7 +190,7 @@ class Builder:
         container = self.buildah("from", "--pull-never", name)
         try:
             self.buildah("config", "--arch", architecture, container)
-            self.buildah("commit", "--quiet", "--timestamp", str(self._epoch), container, name)
+            self.buildah("commit", "--quiet", *_TIMELESS, container, name)
         finally:
             self.buildah("rm", container)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import controller, drain, failover, peers, throughput
+from bench import connections, controller, drain, failover, peers, throughput
 from bench.attach import result as attach_result
 from bench.departures import DEPARTURES
 from bench.failover import Tally
@@ -87,7 +87,25 @@ def test_throughput_compares_within_a_round() -> None:
     found = plain(throughput.result(Options(), samples))
     assert found["ratio_to_bare_wireguard"] == 0.98
     assert found["tcp_1"]["gateway"]["mbits"] == 98
+    assert found["samples"]["tcp_16 to bare"]["values"] == [0.98] * 3
     assert "tcp_16, plain_veth" in throughput.shown(found)
+
+
+def test_connections_compares_within_a_round() -> None:
+    def round_of(per_second: float) -> dict[str, float]:
+        figures = dict.fromkeys(("per_cpu_second", "p50_ms", "p99_ms", "failed", "wrong"), 1.0)
+        return {"per_second": per_second, **figures}
+
+    ways = {
+        "gateway": [round_of(90), round_of(9), round_of(90)],
+        "bare_wireguard": [round_of(100), round_of(10), round_of(100)],
+        "gateway_100": [round_of(80), round_of(80), round_of(80)],
+    }
+    found = plain(connections.result(Options(), {"tcp": ways, "udp": ways}))
+    assert found["ratios_to_bare_wireguard"] == {"tcp": 0.9, "udp": 0.9}
+    assert found["wrong_address_packets"] == 18
+    assert found["tcp"]["gateway_100"]["per_second"] == 80
+    assert "udp, gateway_100" in connections.shown(found)
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,3 @@ def test_a_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load(SCHEMAS["node"], file=file, environment={}, flags={})
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_the_page_of_settings_is_in_sync() -> None:
-    tool = Path(__file__).resolve().parents[3] / "tools/settings_page.py"
-    subprocess.run([sys.executable, str(tool), "--check"], check=True, timeout=120)

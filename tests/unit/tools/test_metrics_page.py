@@ -16,10 +16,6 @@ metrics_page = importlib.import_module("metrics_page")
 EVERY = [d for found in metrics_page.every().values() for d in found]
 
 
-def test_the_page_is_in_sync() -> None:
-    assert metrics_page.PAGE.read_text() == metrics_page.page()
-
-
 def test_a_name_is_declared_once() -> None:
     names = [d.name for d in EVERY]
     assert len(names) == len(set(names))

@@ -424,3 +424,27 @@ def test_one_thing_that_lacks_is_enough(lacks: dict[str, Any]) -> None:
     }
     assert packages.Package("x", frozenset(), "", **there).present
     assert not packages.Package("x", frozenset(), "", **{**there, **lacks}).present
+
+
+def recipes() -> dict[str, list[str]]:
+    """The Makefile's targets that do something, with their lines."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT / "Makefile").read_text().replace("\\\n", " ").splitlines():
+        if named := re.match(r"([a-z][\w-]*):(?! *=)", line):
+            lines = found.setdefault(named[1], [])
+        elif line.startswith("\t"):
+            lines.append(line.strip().lstrip("@"))
+    return found
+
+
+@pytest.mark.parametrize("target", sorted(recipes()))
+def test_a_target_installs_what_it_needs_before_it_works(target: str) -> None:
+    """Else somebody waits for minutes, and then reads what is missing."""
+    getting = (
+        "$(prepare)",
+        "tools/kubernetes_clients.py",
+        ".venv/bin/python tools/kubernetes/build.py",
+    )
+    gets = [line.startswith(getting) for line in recipes()[target]]
+    assert gets == sorted(gets, reverse=True)
+    assert target in ("clean", "manifests") or gets[0], "manifests has crds, which does"

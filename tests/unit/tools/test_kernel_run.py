@@ -1,0 +1,84 @@
+"""`make test-kernel` gives the command's exit code, and says at once where no kernel runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).parents[3] / "tools/uml/run.sh"
+# What a kernel does as far as run.sh sees it: runs the script that its command line names.
+WORKS = """\
+for word; do case $word in job=*) job=${word#job=} ;; esac; done
+bash "$job"
+echo "kernel tests: exit code $?"
+"""
+TESTS_END_IT = f"""\
+case "$*" in *job=*/nothing*) {WORKS} ;; *) echo Kernel panic; exit 1 ;; esac
+"""
+
+
+def ran(
+    tmp_path: Path, kernel: str, *command: str, seconds: int = 60
+) -> subprocess.CompletedProcess[str]:
+    program = tmp_path / "linux"
+    program.write_text(f"#!/bin/bash\n{kernel}")
+    program.chmod(0o755)
+    return subprocess.run(
+        [str(RUN), *command],
+        env={**os.environ, "UML_KERNEL": str(program), "UML_BOOT_SECONDS": str(seconds)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "code"),
+    [
+        (["echo", "it's", "a  b"], "it's a  b\n", 0),
+        (["bash", "-c", "echo $EGRESS_GATEWAY_TEST_WIREGUARD; exit 3"], "kernel\n", 3),
+        (["false"], "", 1),
+    ],
+)
+def test_the_commands_output_and_exit_code_come_out(
+    tmp_path: Path, command: list[str], said: str, code: int
+) -> None:
+    done = ran(tmp_path, WORKS, *command)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout == f"{said}kernel tests: exit code {code}\n"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        (
+            "echo 'userspace - ptrace set fp regs failed, errno = 14' >&2; exit 1",
+            "floating point state",
+        ),
+        ("echo 'userspace - ptrace set fp regs failed, errno = 14'", "floating point state"),
+        ("echo 'check_ptrace: ptrace is not permitted' >&2; exit 1", "ptrace is not permitted"),
+        ("kill -SEGV $$", "does not run on this machine"),
+        ("echo 'kernel tests: exit code 125'", "does not run on this machine"),
+        ("exec tail -f /dev/null", "it had 2 s"),
+    ],
+)
+def test_a_kernel_that_does_not_run_is_told_of_before_the_command_begins(
+    tmp_path: Path, kernel: str, said: str
+) -> None:
+    began = tmp_path / "began"
+    done = ran(tmp_path, kernel, "touch", str(began), seconds=2)
+    assert done.returncode == 1
+    assert "NOTHING was tested" in done.stderr
+    assert said in done.stderr
+    assert not began.exists()
+
+
+def test_a_kernel_that_ends_during_the_command_is_no_success(tmp_path: Path) -> None:
+    done = ran(tmp_path, TESTS_END_IT, "true")
+    assert done.returncode == 1
+    assert "ended early" in done.stderr
+    assert "Kernel panic" in done.stderr
