@@ -221,7 +221,9 @@ class Writer:
             if known is None or known.times < 2 or known.content != _content(step.action):
                 continue
             what = difference(step.action, state)
-            message = f"Azure does not keep what is written: {what} (written {known.times} times)"
+            message = (
+                f"Azure accepted a write and does not show it: {what} (written {known.times} times)"
+            )
             notes |= dict.fromkeys(step.uids, Note(Reason.NOT_KEPT, message))
         return notes
 

@@ -249,7 +249,7 @@ class Reconciler:
             sgc = live.get(uid)
             if sgc is not None and self._clock() >= since + LINGER_SECONDS:
                 log.warning(
-                    "deleted a configuration of which a busy machine still holds an address",
+                    "deleted a configuration while a busy machine still holds one of its addresses",
                     extra={"uid": uid, "configuration": sgc.metadata.name},
                 )
                 await self._cluster.release(sgc)
@@ -438,5 +438,7 @@ def _placed(state: PoolState, wanted: Iterable[Wanted]) -> set[str]:
 
 def _deleting() -> Verdict:
     return Verdict(
-        problem=Problem(reason=Reason.DELETING, message="its Azure resources are being removed")
+        problem=Problem(
+            reason=Reason.DELETING, message="the controller is removing its Azure resources"
+        )
     )

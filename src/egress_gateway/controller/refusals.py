@@ -235,7 +235,8 @@ class RefusalBackoff:
 
 _SUSPECTED: Final = Problem(
     reason=Reason.PROVISIONING,
-    message="a write for several configurations was refused; they are tried in smaller groups",
+    message="Azure refused a write for several configurations; the controller tries them in "
+    "smaller groups",
 )
 
 

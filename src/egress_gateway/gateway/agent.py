@@ -453,7 +453,7 @@ class Agent:
                 "Warning",
                 "EgressForgedPackets",
                 "a pod or process on this gateway node used a configuration's address in packets "
-                "of its own; they were dropped (egress_gateway_dropped_packets_total counts "
+                "of its own; the gateway dropped them (egress_gateway_dropped_packets_total counts "
                 "them); keep foreign pods off gateway nodes",
             )
 

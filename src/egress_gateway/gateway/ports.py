@@ -125,8 +125,8 @@ class PortWatch:
             if zone in self._served:
                 warnings[self._served[zone].name] = (
                     f"its pods have {number} connections here, its share of the connection table "
-                    f"is {self._limits.share} % of {limit}: new ones are refused until there are "
-                    "fewer; close idle connections, or use more gateway nodes"
+                    f"is {self._limits.share} % of {limit}: the gateway refuses new ones until "
+                    "there are fewer; close idle connections, or use more gateway nodes"
                 )
         # Figures change at every look; who is warned does not.
         news = warnings.keys() != self.warnings.keys()
@@ -146,8 +146,8 @@ class PortWatch:
             if (zone, address) not in before.pods and zone in served:
                 text = (
                     f"pod {address} has {number} connections through {served[zone].name}, a pod "
-                    f"may have {self._limits.pod}: new ones are refused until it has fewer; close "
-                    "idle connections, or use more pods (setting connections_per_pod)"
+                    f"may have {self._limits.pod}: the gateway refuses new ones until it has "
+                    "fewer; close idle connections, or use more pods (setting connections_per_pod)"
                 )
                 log.warning(
                     "held back new connections",
@@ -173,8 +173,8 @@ def judge(
             there = f"{host}:{most.port}/{most.protocol}"
             warnings[one.name] = (
                 f"{most.ports} of {PORTS} ports of {one.address(most.family)} towards {there} "
-                "are in use; at the last one new connections there fail: reuse connections, or use "
-                "more gateway nodes"
+                "are in use; when all are in use, new connections there fail: reuse connections, "
+                "or use more gateway nodes"
             )
     return warnings
 

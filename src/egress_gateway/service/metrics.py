@@ -31,7 +31,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 # They double the series of a scrape, and Prometheus has its own way of seeing a restart.
 
 Review = Callable[[str], Awaitable[bool | None]]
-"""Whether the bearer of a token may read metrics; None: the token is nobody's. Raises
+"""Whether the bearer of a token may read metrics; None: the token belongs to nobody. Raises
 ``ExpectedError`` when that cannot be found out."""
 
 _LIMITS: Final = Limits(connections=16, size=16384, seconds=20.0)
@@ -74,7 +74,7 @@ class MetricsServer(Server):
             return None
         allowed = await review(token)
         if allowed is None:
-            return web.Response(status=401, text="the token is nobody's\n")
+            return web.Response(status=401, text="the token belongs to nobody\n")
         if not allowed:
             text = "not allowed to get the non-resource URL /metrics (RBAC: nonResourceURLs)\n"
             return web.Response(status=403, text=text)

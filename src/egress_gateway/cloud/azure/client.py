@@ -181,7 +181,7 @@ async def _finish(operation: str, name: str, write: Awaitable[None], limit: floa
     except TimeoutError as error:
         raise errors.Overdue(
             f"{operation} {name}: Azure has not finished within {limit:g} s; "
-            "what is in place is looked at again",
+            "the controller looks again",
             code="OperationOverdue",
             resource=name,
         ) from error

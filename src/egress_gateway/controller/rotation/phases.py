@@ -179,7 +179,7 @@ def asks(record: Record, request: str) -> bool:
 
 def _prepared(record: Record, facts: Facts, late: bool) -> Record:
     if not facts.request:
-        return _to(record, "Abandoned", facts, note="the request was taken back")
+        return _to(record, "Abandoned", facts, note="the request was withdrawn")
     missing = sorted(facts.gateways - facts.prepared)
     if facts.second_port and facts.gateways and not missing:
         return _to(record, "Moving", facts)
@@ -261,7 +261,7 @@ def condition(
 ) -> tuple[Literal["True", "False", "Unknown"], str, str] | None:
     """Status, reason and message of ``KeysRotated``; None: nobody ever asked."""
     queued = facts.request and facts.request != record.request
-    also = "; another one was asked for, and begins after it" if queued else ""
+    also = "; another rotation is requested and begins after it" if queued else ""
     # NB: what was counted in the phase before says nothing of this one.
     looked = facts.phase == record.phase
     users = facts.users if looked else Users()
@@ -270,27 +270,32 @@ def condition(
         case "" if not asks(record, facts.request):
             return None
         case "" | "Done" | "Abandoned" if asks(record, facts.request):
-            why = "asked for; begins when the configuration is in service"
+            why = "requested; begins when the configuration is in service"
             return "False", Reason.ROTATION_WAITING, why
         case "Preparing":
             ready = len(facts.gateways & facts.prepared)
             said = f"{ready} of {len(facts.gateways)} gateways serve the next key pair"
-            said = said if looked else "gateways are to serve the next key pair"
+            said = said if looked else "waiting for gateways to serve the next key pair"
             return "False", Reason.ROTATION_PREPARING, said + also
         case "Moving":
             waits = f"; waiting for {_listed(users)}" if users.lagging else ""
-            said = count + waits if looked else "pods are to use the next key pair"
+            said = count + waits if looked else "waiting for pods to use the next key pair"
             return "False", Reason.ROTATION_MOVING, said + also
         case "Retiring" if users.lagging and record.note:
-            waits = f"{count}; the former one goes, although {_listed(users)} still use it"
+            left = f"although {_listed(users)} still use it"
+            waits = f"{count}; the controller removes the previous one, {left}"
             return "False", Reason.ROTATION_LAGGING, waits + also
         case "Retiring" | "Closing" | "Settling":
-            return "False", Reason.ROTATION_RETIRING, "the former key pair is being retired" + also
+            return (
+                "False",
+                Reason.ROTATION_RETIRING,
+                "the controller is removing the previous key pair" + also,
+            )
         case "Abandoned":
             return "False", Reason.ROTATION_ABANDONED, f"the key pair is unchanged: {record.note}"
         case "Done":
             amiss = f"; {record.note}" if record.note else ""
-            return "True", Reason.ROTATED, f"the key pair was changed{amiss}"
+            return "True", Reason.ROTATED, f"the key pair has changed{amiss}"
     return None
 
 

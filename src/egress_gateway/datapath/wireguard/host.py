@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not self.socket.startswith("/"):
-            raise ValueError(f"socket: {self.socket!r} is no absolute path")
+            raise ValueError(f"socket: {self.socket!r} is not an absolute path")
         if shutil.which(self.wireguard_go) is None:
             raise ValueError(f"wireguard_go: there is no program {self.wireguard_go!r}")
 

@@ -123,7 +123,7 @@ def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | RefusedClai
     if refused:
         return refused
     if not keys.valid(endpoint.spec.pod_public_key):
-        return RefusedClaim(INVALID_KEY, "podPublicKey is no WireGuard key")
+        return RefusedClaim(INVALID_KEY, "podPublicKey is not a WireGuard key")
     claimed = addresses_of(endpoint)
     if len(claimed) > MOST_ADDRESSES:
         return RefusedClaim(INVALID_ADDRESS, f"it claims more than {MOST_ADDRESSES} addresses")
@@ -132,7 +132,7 @@ def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | RefusedClai
     except ValueError as error:
         return RefusedClaim(INVALID_ADDRESS, f"podIps: {str(error)[:100]}")
     if not networks or not all(_of_a_pod(n) for n in networks):
-        return RefusedClaim(INVALID_ADDRESS, "it claims no address that a pod may have")
+        return RefusedClaim(INVALID_ADDRESS, "it claims no address that a pod can have")
     refused = _not_its_address(pod, networks, known)
     if refused:
         return refused
@@ -259,7 +259,7 @@ def resolve(accepted: Mapping[Key, AcceptedClaim]) -> Resolved:
         if one.public_key in holders:
             holder = _pod(holders[one.public_key], accepted)
             found.refused[key] = RefusedClaim(
-                KEY_TAKEN, f"its key is that of pod {holder}, which had it first"
+                KEY_TAKEN, f"its key is that of pod {holder}, which claimed it first"
             )
             continue
         holders[one.public_key] = key
@@ -271,7 +271,7 @@ def resolve(accepted: Mapping[Key, AcceptedClaim]) -> Resolved:
             holder = _pod(holders[owners[taken].public_key], accepted)
             found.refused[key] = RefusedClaim(
                 ADDRESS_TAKEN,
-                f"address {taken.network_address} is that of pod {holder}, which had it first",
+                f"address {taken.network_address} is that of pod {holder}, which claimed it first",
             )
             continue
         owners.update(dict.fromkeys(one.networks, one))
