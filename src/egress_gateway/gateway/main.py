@@ -30,7 +30,7 @@ from egress_gateway.gateway.health.internet import Internet
 from egress_gateway.gateway.health.verified import Verification
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
-from egress_gateway.gateway.limits import Limits
+from egress_gateway.gateway.limits import ConnectionLimits
 from egress_gateway.gateway.metrics import GatewayFigures
 from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
 from egress_gateway.gateway.peers.refusals import Refusals
@@ -117,7 +117,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         percent=settings.ports_warning,
         interval=settings.ports_interval,
         changed=lambda: queue.add(STRUCTURE),
-        limits=Limits(pod=settings.connections_per_pod, share=settings.connection_share),
+        limits=ConnectionLimits(pod=settings.connections_per_pod, share=settings.connection_share),
         tell=lambda name, address, text: pod_events.limited(
             book.owner(name, address), f"node {machine.name}: {text}"
         ),

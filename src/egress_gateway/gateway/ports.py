@@ -20,14 +20,14 @@ from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.connections import PORTS, Survey, Use
 from egress_gateway.datapath.linux.link import Traffic
-from egress_gateway.gateway.limits import Excess, Limits, excess
+from egress_gateway.gateway.limits import ConnectionLimits, Excess, excess
 from egress_gateway.gateway.limits import full as full_of
 
 log = logging.getLogger(__name__)
 
 _RELIEF: Final = 10
 """Percent below the threshold at which a warning ends, so that it does not come and go."""
-_UNLIMITED: Final = Limits()
+_UNLIMITED: Final = ConnectionLimits()
 _HELD_BACK: Final = 120
 """Seconds that the kernel refuses, if nobody looks again."""
 _PAUSE: Final = 1.0
@@ -49,7 +49,7 @@ class PortWatch:
         percent: int,
         interval: float,
         changed: Callable[[], None],
-        limits: Limits = _UNLIMITED,
+        limits: ConnectionLimits = _UNLIMITED,
         tell: Callable[[str, IPAddress, str], None] = lambda *_: None,
     ) -> None:
         self._side = side

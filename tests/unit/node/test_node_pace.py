@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.node.liveness.pace import Pacer, Window
-from egress_gateway.node.liveness.schedule import SILENCE, STALL, Hearing, Schedule, Traffic
+from egress_gateway.node.liveness.schedule import SILENCE, STALL, Hearing, Schedule, StallDetector
 from egress_gateway.service.bucket import Bucket
 
 
@@ -129,23 +129,23 @@ class TestHearing:
 
 class TestTraffic:
     def test_silence_while_we_say_nothing_means_nothing(self) -> None:
-        traffic = Traffic()
+        traffic = StallDetector()
         assert not any(traffic.stalled(received=5, sent=5, now=t) for t in range(0, 1000, 10))
 
     def test_one_word_after_a_long_silence_is_not_yet_unanswered(self) -> None:
-        traffic = Traffic()
+        traffic = StallDetector()
         traffic.stalled(received=5, sent=5, now=0)
         assert not traffic.stalled(received=5, sent=6, now=1000)
 
     def test_unanswered_for_long(self) -> None:
-        traffic = Traffic()
+        traffic = StallDetector()
         traffic.stalled(received=5, sent=5, now=0)
         traffic.stalled(received=5, sent=6, now=10)
         assert not traffic.stalled(received=5, sent=7, now=10 + STALL)
         assert traffic.stalled(received=5, sent=7, now=11 + STALL)
 
     def test_answered_in_between(self) -> None:
-        traffic = Traffic()
+        traffic = StallDetector()
         traffic.stalled(received=5, sent=5, now=0)
         traffic.stalled(received=5, sent=6, now=10)
         traffic.stalled(received=6, sent=7, now=20)

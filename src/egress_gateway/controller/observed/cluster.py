@@ -31,9 +31,9 @@ from egress_gateway.controller.planning.grants import Grants
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.controller.rotation.phases import (
-    Facts,
     Pairs,
     Record,
+    RotationFacts,
     condition,
     pairs_of,
     record_of,
@@ -89,7 +89,7 @@ class Cluster:
         self._agent_pools = frozenset(agent_pools)
         self._roles: dict[str, tuple[str, ...]] = {}
         self._sharing: frozenset[str] = frozenset()
-        self.rotating: dict[str, Facts] = {}
+        self.rotating: dict[str, RotationFacts] = {}
         """By UID, how far changes of key pairs were when last looked at."""
 
     @property
@@ -361,7 +361,7 @@ class Cluster:
             gateways,
             pairs=pairs,
             pods=self.pods(sgc),
-            rotated=condition(pairs.record, self.rotating.get(uid, Facts(request=request))),
+            rotated=condition(pairs.record, self.rotating.get(uid, RotationFacts(request=request))),
             system_namespace=self.system_namespace,
             now=_now(),
         )

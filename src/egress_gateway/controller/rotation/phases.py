@@ -81,7 +81,7 @@ class Users:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class RotationFacts:
     """What a step is decided by. ``port`` and ``second_port``: of the load balancer's rules of the
     usual name and of the second; 0: none. ``phase``: in which they were looked at.
     ``gateways``: nodes that should serve it and are up;
@@ -139,7 +139,7 @@ def users_of(
     return Users(moved=moved, lagging=dict(lagging))
 
 
-def following(record: Record, facts: Facts) -> Record:
+def following(record: Record, facts: RotationFacts) -> Record:
     """The record after what there is to see; the same one while nothing has come to an end."""
     waited = facts.now - record.since
     late = 0 < facts.timeout <= waited
@@ -177,7 +177,7 @@ def asks(record: Record, request: str) -> bool:
     return bool(request) and request != record.request and record.phase not in ACTIVE
 
 
-def _prepared(record: Record, facts: Facts, late: bool) -> Record:
+def _prepared(record: Record, facts: RotationFacts, late: bool) -> Record:
     if not facts.request:
         return _to(record, "Abandoned", facts, note="the request was withdrawn")
     missing = sorted(facts.gateways - facts.prepared)
@@ -196,7 +196,7 @@ _PORTS: Final = f"is a port of {names.PORT_FIRST}-{names.PORT_LAST} free?"
 
 
 def _to(
-    record: Record, phase: Phase, facts: Facts, *, note: str | None = None, port: int = 0
+    record: Record, phase: Phase, facts: RotationFacts, *, note: str | None = None, port: int = 0
 ) -> Record:
     return Record(
         request=record.request,
@@ -231,7 +231,8 @@ def servers(
     pairs: Pairs, port: int, second_port: int, before: GatewayServerProfile
 ) -> tuple[int, KeyRotation]:
     """The profile's port, and what the status says of the rotation. ``port`` and ``second_port``
-    as in ``Facts``; ``before``: the profile so far, which stays while the rule is not there."""
+    as in ``RotationFacts``; ``before``: the profile so far, which stays while the rule is not
+    there."""
     record = pairs.record
     switched = record.phase in ("Retiring", "Closing")
     profile = second_port or before.port if switched else record.port or port
@@ -257,7 +258,7 @@ _SHOWN: Final[dict[str, RotationPhase]] = {
 
 
 def condition(
-    record: Record, facts: Facts
+    record: Record, facts: RotationFacts
 ) -> tuple[Literal["True", "False", "Unknown"], str, str] | None:
     """Status, reason and message of ``KeysRotated``; None: nobody ever asked."""
     queued = facts.request and facts.request != record.request
