@@ -270,7 +270,7 @@ def _ipv6(
     counted = f"{len(carrying)} of {len(status.gateways)} gateway nodes have an IPv6 address"
     problem = verdict.problem6 or verdict.problem
     if problem:
-        held = f"; {counted} from before" if carrying else "; pods' IPv6 traffic is dropped"
+        held = f"; {counted} from before" if carrying else "; pods' IPv6 is held back"
         return "False", problem.reason, problem.message + held
     said = {n: p for n, p in gateways.problems.items() if _of_ipv6_alone(p)}
     if said:

@@ -126,7 +126,7 @@ def test_conditions_say_who_is_waited_for_and_what_to_do() -> None:
     assert late is not None
     assert late[1] == Reason.ROTATION_LAGGING
     assert said("Done")[0] == "True"
-    assert "another one was asked for" in said("Moving", request="s")[2]
+    assert "another rotation is requested" in said("Moving", request="s")[2]
     assert said("Done", request="s")[1] == Reason.ROTATION_WAITING
     blocked = following(record("Moving"), replace(BASE, users=NONE, now=600.0))
     found = condition(blocked, BASE)
