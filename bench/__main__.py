@@ -19,7 +19,16 @@ from egress_gateway_lab.azure.client import RequestFailed
 from egress_gateway_lab.demo.report import StepFailed
 from egress_gateway_lab.host import LabError
 
-NAMES: Final = ("attach", "failover", "drain", "throughput", "connections", "peers", "controller")
+NAMES: Final = (
+    "attach",
+    "failover",
+    "drain",
+    "throughput",
+    "connections",
+    "peers",
+    "flood",
+    "controller",
+)
 
 
 def main() -> None:
@@ -38,6 +47,7 @@ def main() -> None:
         rounds=given.rounds,
         configurations=given.configurations,
         idle_seconds=given.idle,
+        flood_pods=given.flood_pods,
         azure_headers=given.azure_headers,
     )
     # What is set up by hand to compare with runs the same wireguard-go as the lab.
@@ -145,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--idle", type=int, default=usual.idle_seconds, help="controller: seconds of rest, 0: none"
+    )
+    parser.add_argument(
+        "--flood-pods", type=int, default=usual.flood_pods, help="flood: how many pods, 2 to 60"
     )
     parser.add_argument(
         "--azure-headers",

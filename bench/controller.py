@@ -11,6 +11,7 @@ import collections
 import re
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from bench.figures import table
 from bench.machine import say
 from bench.options import Options
 from bench.paper import SGCS, Paper, paper
+from egress_gateway.api import names
+from tests.contract.controller.azure_lab import report_ready
 
 OPERATION_SECONDS: Final = 1.0
 _LIMIT: Final = 600.0
@@ -45,12 +48,16 @@ async def run(options: Options) -> dict[str, Any]:
                 measured, at_rest = _failed(configurations, pools, error), {}
         found.append(measured)
         idle = idle or at_rest
-    return {
+    result = {
         "runs": found,
         "operation_seconds": _AZURE_SECONDS if options.azure_headers else OPERATION_SECONDS,
         "idle_requests_per_hour": idle.get("per_configuration"),
         "idle": idle,
     }
+    if options.azure_headers:
+        with tempfile.TemporaryDirectory(prefix="egress-gateway-bench-") as folder:
+            result["hanging_instance"] = await _hanging(Path(folder))
+    return result
 
 
 def _failed(configurations: int, pools: int, error: BenchError) -> dict[str, Any]:
@@ -63,13 +70,13 @@ async def _run(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     seconds_each = _AZURE_SECONDS if azure else OPERATION_SECONDS
     async with paper(folder, operation_seconds=seconds_each, azure_headers=azure) as world:
-        names = [f"npegress{n}" for n in range(pools)]
-        await asyncio.gather(*(world.add_pool(name) for name in names))
+        named = [f"npegress{n}" for n in range(pools)]
+        await asyncio.gather(*(world.add_pool(name) for name in named))
         async with world.controller() as process:
             await _quiet(world)
             say(f"controller: {configurations} configurations on {pools} pool(s)")
             before, started = world.requests(), time.monotonic()
-            created = await _create(world, configurations, names)
+            created = await _create(world, configurations, named)
             settled = await _settled(world, configurations, process)
             seconds = settled - started
             requests = world.requests() - before
@@ -83,7 +90,8 @@ async def _run(
             }
             say(f"controller: {seconds:.1f} s, {requests} requests")
             if azure:
-                deleted = await _deleted(world, configurations, process)
+                all_of_them = [f"c{number}" for number in range(configurations)]
+                deleted = await _deleted(world, all_of_them, process)
                 throttled = sum(one.status == 429 for one in world.emulator.requests)
                 measured |= {"deleting_seconds": round(deleted, 2), "throttled": throttled}
                 say(f"controller: deleted after {deleted:.1f} s, {throttled} times 429")
@@ -95,17 +103,21 @@ async def _create(world: Paper, count: int, pools: list[str]) -> float:
     turn = asyncio.Semaphore(_AT_ONCE)
 
     async def create(number: int) -> None:
-        document = {
-            "apiVersion": "egressgateway.kubernetes.azure.com/v1alpha1",
-            "kind": "StaticGatewayConfiguration",
-            "metadata": {"name": f"c{number}", "namespace": "default"},
-            "spec": {"gatewayNodepoolName": pools[number % len(pools)]},
-        }
         async with turn:
+            document = _configuration(f"c{number}", pools[number % len(pools)])
             await world.kube.create(SGCS, document)
 
     await asyncio.gather(*(create(number) for number in range(count)))
     return time.monotonic()
+
+
+def _configuration(name: str, pool: str) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "StaticGatewayConfiguration",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"gatewayNodepoolName": pool},
+    }
 
 
 async def _settled(world: Paper, count: int, process: asyncio.subprocess.Process) -> float:
@@ -115,7 +127,7 @@ async def _settled(world: Paper, count: int, process: asyncio.subprocess.Process
     deadline = shown + _LIMIT
     while waiting:
         for item in await world.kube.list(SGCS, namespace="default"):
-            if _provisioned(item):
+            if _condition(item, "Provisioned"):
                 waiting.discard(item["metadata"]["name"])
         now = time.monotonic()
         if waiting and now - shown > 5:
@@ -130,21 +142,63 @@ async def _settled(world: Paper, count: int, process: asyncio.subprocess.Process
     return time.monotonic()
 
 
-async def _deleted(world: Paper, count: int, process: asyncio.subprocess.Process) -> float:
-    """Deletes all; seconds until the last object is gone."""
+async def _deleted(
+    world: Paper, going: Collection[str], process: asyncio.subprocess.Process
+) -> float:
+    """Deletes these; seconds until the last of them is gone."""
     started = time.monotonic()
-    for number in range(count):
-        await world.kube.delete(SGCS, f"c{number}", namespace="default")
-    while await world.kube.list(SGCS, namespace="default"):
+    for name in going:
+        await world.kube.delete(SGCS, name, namespace="default")
+    while {i["metadata"]["name"] for i in await world.kube.list(SGCS, namespace="default")} & {
+        *going
+    }:
         if process.returncode is not None or time.monotonic() > started + _LIMIT:
             raise BenchError("configurations are not deleted")
-        await asyncio.sleep(0.05 + count / 1000)
+        await asyncio.sleep(0.05 + len(going) / 1000)
     return time.monotonic() - started
 
 
-def _provisioned(item: dict[str, Any]) -> bool:
+async def _hanging(folder: Path) -> dict[str, Any]:
+    """One of two instances whose writes Azure takes and never ends: seconds until a configuration
+    that comes then is Ready by the other, and until one that goes then is gone."""
+    async with paper(folder, operation_seconds=_AZURE_SECONDS, azure_headers=True) as world:
+        await world.add_pool("npegress0")
+        async with world.controller() as process:
+            await _quiet(world)
+            await _create(world, 1, ["npegress0"])
+            await _settled(world, 1, process)
+            world.emulator.faults.add("hang", method="PUT", path=r"virtualMachines/0$", times=None)
+            say("controller: an instance hangs for ever")
+            started = time.monotonic()
+            await world.kube.create(SGCS, _configuration("beside", "npegress0"))
+            ready = await _ready(world, "beside") - started
+            deleted = await _deleted(world, ["c0"], process)
+            throttled = sum(one.status == 429 for one in world.emulator.requests)
+            say(f"controller: beside it a new one Ready after {ready:.1f} s, the old one deleted")
+            say(f"controller: after {deleted:.1f} s, {throttled} times 429")
+            return {
+                "ready_seconds": round(ready, 2),
+                "deleting_seconds": round(deleted, 2),
+                "throttled": throttled,
+            }
+
+
+async def _ready(world: Paper, name: str) -> float:
+    """The moment when it became Ready; gateway agents answer for each gateway at once."""
+    deadline = time.monotonic() + _LIMIT
+    while time.monotonic() < deadline:
+        found = await world.kube.get(SGCS, name, namespace="default")
+        if _condition(found, "Ready"):
+            return time.monotonic()
+        if found.get("status", {}).get("gateways"):
+            await report_ready(world.kube, found)
+        await asyncio.sleep(0.1)
+    raise BenchError(f"{name} is not Ready")
+
+
+def _condition(item: dict[str, Any], kind: str) -> bool:
     conditions = item.get("status", {}).get("conditions", [])
-    return any(c["type"] == "Provisioned" and c["status"] == "True" for c in conditions)
+    return any(c["type"] == kind and c["status"] == "True" for c in conditions)
 
 
 async def _quiet(world: Paper, seconds: float = 1.0) -> None:
@@ -199,11 +253,15 @@ def kind_of(path: str) -> str:
 
 
 def shown(result: dict[str, Any]) -> str:
-    rows = [
-        (run["configurations"], run["pools"], run["seconds"], run["requests"])
-        for run in result["runs"]
-    ]
-    text = table(("configurations", "pools", "seconds", "requests"), rows)
+    kinds = ("configurations", "pools", "seconds", "requests", "deleting_seconds", "throttled")
+    head = [kind for kind in kinds if any(kind in run for run in result["runs"])]
+    rows = [tuple(run.get(kind) for kind in head) for run in result["runs"]]
+    text = table(head, rows)
+    if hanging := result.get("hanging_instance"):
+        text += (
+            f"\n\nbeside an instance that hangs for ever: a new configuration Ready after "
+            f"{hanging['ready_seconds']} s, another deleted after {hanging['deleting_seconds']} s"
+        )
     idle = result["idle"]
     if idle:
         text += (

@@ -26,6 +26,8 @@ class Options:
     configurations: tuple[tuple[int, int], ...] = ((1, 1), (10, 1), (50, 1), (250, 1), (1000, 4))
     """(configurations, pools)."""
     idle_seconds: int = 150
+    flood_pods: int = 20
+    """Pods that start under a flood; half of them lose their gateway."""
     azure_headers: bool = False
     """As in Azure: operations of three seconds, answers without ``Retry-After``, the controller's
     own interval between polls, and what deleting takes."""

@@ -65,8 +65,10 @@ class Paper:
                 "kind": "Node",
                 "metadata": {"name": machine.name, "labels": dict(machine.labels)},
                 "spec": {"providerID": machine.provider_id},
+                "status": {"conditions": [{"type": "Ready", "status": "True"}]},
             }
             await self.kube.create("nodes", node)
+            await self.kube.patch("nodes", machine.name, node, subresource="status")
 
     def requests(self) -> int:
         """Answered so far, polls of operations included; sign-in left out, as Azure's."""

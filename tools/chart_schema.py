@@ -18,6 +18,7 @@ SCHEMA = (
 )
 EVERYWHERE = {
     "health_port",
+    "keys_namespace",
     "kubeconfig",
     "metrics_auth",
     "metrics_port",

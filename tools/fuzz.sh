@@ -13,7 +13,7 @@ if command -v clang >/dev/null; then
     # shellcheck disable=SC2086
     clang $flags -DLIBFUZZER -fsanitize=fuzzer,address,undefined \
         -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c
-    exec build/fuzz-plugin "-runs=$inputs"
+    exec build/fuzz-plugin "-runs=$inputs" -len_control=0 -max_len=4096 -print_final_stats=1
 fi
 # shellcheck disable=SC2086
 gcc $flags -fsanitize=address,undefined -o build/fuzz-plugin tests/cni/fuzz/fuzz_plugin.c

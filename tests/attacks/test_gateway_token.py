@@ -35,11 +35,12 @@ _APPLIED = ("Namespace", "CustomResourceDefinition")
 _LEFT_OUT = ("Deployment", "DaemonSet", "PodDisruptionBudget")
 
 
-async def install(cluster: Cluster, clients: Path) -> None:
+async def install(cluster: Cluster, clients: Path, *values: str) -> None:
     """The chart without its programs, with accounts for the pools."""
     command = [str(clients / "helm"), "template", "egress-gateway", str(CHART), "--no-hooks"]
     command += ["--namespace", SYSTEM, "--set", "namespace.create=true"]
-    command += ["--set", f"gateway.pools={{{','.join(POOLS)}}}"]
+    for value in (f"gateway.pools={{{','.join(POOLS)}}}", *values):
+        command += ["--set", value]
     for kind in ("MutatingAdmissionPolicy", "ValidatingAdmissionPolicy"):
         command += ["--api-versions", f"admissionregistration.k8s.io/v1/{kind}"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -53,7 +54,7 @@ async def install(cluster: Cluster, clients: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def controller(
-    cluster: Cluster, folder: Path, pools: Sequence[str] = POOLS
+    cluster: Cluster, folder: Path, pools: Sequence[str] = POOLS, *, keys_namespace: str = ""
 ) -> AsyncIterator[observed.Cluster]:
     """The controller's hands, with its account's token."""
     token = await account_token(cluster, "egress-gateway-controller", SYSTEM)
@@ -63,7 +64,11 @@ async def controller(
     path.write_text(yaml.safe_dump(document))
     async with Client(config.load(str(path)), names.FIELD_MANAGER_CONTROLLER) as client:
         hands = observed.Cluster(
-            client, Recorder(client, "test"), system_namespace=SYSTEM, agent_pools=pools
+            client,
+            Recorder(client, "test"),
+            system_namespace=SYSTEM,
+            agent_pools=pools,
+            keys_namespace=keys_namespace,
         )
         watching = [asyncio.create_task(cache.run()) for cache in hands.caches]
         try:
@@ -106,8 +111,8 @@ async def seen(hands: observed.Cluster, uid: str, pool: str | None = None) -> No
             await asyncio.sleep(0.02)
 
 
-async def reads(client: KubeClient, name: str) -> bool:
-    path = f"/api/v1/namespaces/{SYSTEM}/secrets/{name}"
+async def reads(client: KubeClient, name: str, namespace: str = SYSTEM) -> bool:
+    path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
     answer = await client.transport.request("GET", path)
     assert answer.status in (200, 403), answer
     return answer.status == 200

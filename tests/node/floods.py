@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
 
-from tests.node.world import World, until
+from tests.node.world import RunningPod, World, until
 
 _PROGRAM = """
-import base64, hashlib, os, socket, sys, time
+import base64, hashlib, os, select, socket, sys, time
 key = hashlib.blake2s(b"mac1----" + base64.b64decode(sys.argv[1])).digest()
 packets = []
 for _ in range(256):
@@ -26,33 +27,83 @@ for _ in range(256):
     packets.append(body + mac1 + bytes(16))
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 print("up", flush=True)
-end = time.monotonic() + 60
-while time.monotonic() < end:
+began, sent = time.monotonic(), 0
+while time.monotonic() < began + 120 and not select.select([sys.stdin], [], [], 0)[0]:
     for address in sys.argv[2:]:
         for packet in packets:
             try:
                 udp.sendto(packet, (address, 6000))
+                sent += 1
             except OSError:
                 pass
     time.sleep(0.035)
+print(round(sent / (time.monotonic() - began)), flush=True)
 """
 
 
 @contextlib.asynccontextmanager
-async def flooded(world: World) -> AsyncIterator[None]:
-    """Some 7,000 initiations a second to each gateway."""
+async def flooded(world: World) -> AsyncIterator[list[int]]:
+    """Some 7,000 initiations a second to each gateway. How many they were to all of them together
+    is in the list afterwards."""
     addresses = [gateway.address for gateway in world.gateways]
     command = [sys.executable, "-c", _PROGRAM, world.pair.public, *addresses]
-    flood = subprocess.Popen(["nsenter", "--net=/run/netns/inet", *command], stdout=subprocess.PIPE)
+    flood = subprocess.Popen(
+        ["nsenter", "--net=/run/netns/inet", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert flood.stdout is not None
+    assert flood.stdin is not None
+    rate: list[int] = []
     flood.stdout.readline()
     await asyncio.sleep(0.5)  # WireGuard calls itself under load for a second after a full queue
     try:
-        yield
+        yield rate
         assert flood.poll() is None, "the flood lasts until the end"
+        flood.stdin.close()
+        rate.append(int(flood.stdout.readline()))
     finally:
         flood.kill()
         flood.wait()
+
+
+async def figures(pods: str, under: str) -> None:
+    """For ``python -m bench flood``: seconds of each pod's ADD, two at a time, then from the loss
+    of a gateway until each of its pods has a verified tunnel again. ``under``: ``flood`` or
+    ``nothing``. Prints JSON."""
+    world = World()
+    world.build()
+    world.configure()
+    turn = asyncio.Semaphore(2)
+    started: list[RunningPod] = []
+    attached: list[float] = []
+    moved: list[float] = []
+
+    async def start(number: int) -> None:
+        async with turn:
+            began = time.monotonic()
+            started.append(await world.start_pod(f"p{number}"))
+            attached.append(time.monotonic() - began)
+
+    async with world.running():
+        async with flooded(world) if under == "flood" else contextlib.nullcontext([0]) as rate:
+            await asyncio.gather(*(start(number) for number in range(int(pods))))
+            homes = {pod.name: await pod.whoami(timeout=20) for pod in started}
+            lost = world.gateway_of(homes[started[0].name])
+            going = {name for name, home in homes.items() if home == lost.public}
+            waiting = [s for s in world.agent.sandboxes if s.attachment.pod in going]
+            lost.cut()
+            began = time.monotonic()
+
+            async def moves(verified: asyncio.Event) -> None:
+                await until(lambda: not verified.is_set(), seconds=30)
+                await until(verified.is_set, seconds=30)
+                moved.append(time.monotonic() - began)
+
+            await asyncio.gather(*(moves(sandbox.verified) for sandbox in waiting))
+            answers = {name: await p.whoami(timeout=10) for p in started if (name := p.name)}
+            assert not {answers[name] for name in going} & {"", lost.public}
+    print(json.dumps({"attach": attached, "failover": moved, "initiations": rate[0]}))
 
 
 async def pods_start_under_a_flood() -> None:

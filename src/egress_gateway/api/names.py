@@ -30,6 +30,8 @@ NODE_READY_LABEL: Final = "egressgateway.kubernetes.azure.com/cni-ready"
 
 OWNING_NAMESPACE_LABEL: Final = f"{GROUP}/owning-gateway-config-namespace"
 OWNING_NAME_LABEL: Final = f"{GROUP}/owning-gateway-config-name"
+VETOES_LABEL: Final = f"{GROUP}/vetoes"
+"""Ours, on a GatewayStatus with vetoes (value ``true``): node agents watch no others."""
 RULE_ANNOTATION: Final = f"{GROUP}/load-balancer-rule"
 """Ours, on a key Secret: the name of the configuration's load balancing rule and probe."""
 IP_CONFIGURATION_ANNOTATION: Final = f"{GROUP}/ip-configuration"
@@ -41,6 +43,8 @@ ROTATE_KEYS_ANNOTATION: Final = f"{GROUP}/rotate-keys"
 """Ours, on a StaticGatewayConfiguration: each new value asks for a new key pair."""
 KEY_ROTATION_ANNOTATION: Final = f"{GROUP}/key-rotation"
 """Ours, on a key Secret: how far the change of its pair is (JSON)."""
+RECORDED: Final = frozenset({RULE_ANNOTATION, IP_CONFIGURATION_ANNOTATION, KEY_ROTATION_ANNOTATION})
+"""What a key Secret says besides the pair."""
 
 GO_CONTROLLER_LABEL: Final = "kube-egress-gateway-control-plane"
 """Label (value ``controller-manager``) of the Go project's controller Deployment."""

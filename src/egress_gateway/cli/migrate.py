@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +42,7 @@ _FIELD_MANAGER: Final = "egress-gateway-cli"
 class _Options:
     kubeconfig: str | None
     system_namespace: str
+    keys_namespace: str
     azure_config: Path | None
     dry_run: bool
     stop: bool
@@ -55,6 +56,7 @@ class _Options:
 @options.output
 @options.kubeconfig
 @options.system_namespace
+@options.keys_namespace
 @click.option(
     "--azure-config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -88,22 +90,28 @@ class _Seen:
     leftovers: Leftovers
     blockers: list[dict[str, str]] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
+    copies: list[resources.Secret] = field(default_factory=list)
 
 
 async def _migrate(options: _Options) -> Report:
     async with cluster.connect(options.kubeconfig, _FIELD_MANAGER) as client:
-        takeover = Takeover(client, system_namespace=options.system_namespace, advice=AzureAdvice())
+        takeover = Takeover(
+            client,
+            system_namespace=options.system_namespace,
+            keys_namespace=options.keys_namespace,
+            advice=AzureAdvice(),
+        )
         if options.stop and not options.dry_run:
             await _stop(takeover, options.timeout)
         seen = await _look(client, takeover)
         acted = not options.dry_run and not seen.blockers
         adoptions = plan_adoption(seen.leftovers)
         if acted:
-            await takeover.copy_keys(seen.lost)
+            await takeover.copy_keys(seen.copies)
             for adoption in adoptions:
                 if not adoption.dispute:
                     await takeover.adopt(adoption)
-        azure = await _azure(options, seen.leftovers)
+        azure = await _azure(options, seen.leftovers, takeover.keys_namespace)
         return report(
             seen.leftovers,
             adoptions,
@@ -112,7 +120,7 @@ async def _migrate(options: _Options) -> Report:
             remains=await _remains(client, seen.blockers),
             azure=azure,
             acted=acted,
-            system_namespace=options.system_namespace,
+            keys_namespace=takeover.keys_namespace,
         )
 
 
@@ -123,7 +131,10 @@ async def _look(client: Client, takeover: Takeover) -> _Seen:
     if rival is not None:
         seen.blockers.append({"what": rival.who, "mend": rival.mend})
     seen.blockers += await _webhooks(client)
-    seen.lost = misplaced(seen.leftovers, takeover.system_namespace)
+    seen.lost = misplaced(seen.leftovers, takeover.keys_namespace)
+    seen.copies = await takeover.lost_keys(seen.lost)
+    known = [*seen.leftovers.secrets, *seen.copies]
+    seen.leftovers = replace(seen.leftovers, secrets=known)
     return seen
 
 
@@ -167,7 +178,9 @@ async def _stop(takeover: Takeover, timeout: float) -> None:
         await asyncio.sleep(_INTERVAL)
 
 
-async def _azure(options: _Options, found: Leftovers) -> Mapping[str, Any] | None:
+async def _azure(
+    options: _Options, found: Leftovers, keys_namespace: str
+) -> Mapping[str, Any] | None:
     if options.azure_config is None:
         return None
     from egress_gateway.cloud.providers import open_cloud
@@ -179,7 +192,7 @@ async def _azure(options: _Options, found: Leftovers) -> Mapping[str, Any] | Non
             cloud,
             found.configurations,
             _in_force(found),
-            system_namespace=options.system_namespace,
+            keys_namespace=keys_namespace,
         )
     finally:
         await cloud.close()

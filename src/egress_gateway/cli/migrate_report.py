@@ -21,17 +21,17 @@ def report(
     remains: Sequence[str],
     azure: Mapping[str, Any] | None,
     acted: bool,
-    system_namespace: str,
+    keys_namespace: str,
 ) -> Report:
     """``acted``: the actions were carried out, not merely planned."""
     by_uid = {adoption.uid: adoption for adoption in adoptions}
     entries = [
-        _configuration(sgc, by_uid.pop(sgc.metadata.uid, None), found, lost, system_namespace)
+        _configuration(sgc, by_uid.pop(sgc.metadata.uid, None), found, lost, keys_namespace)
         for sgc in sorted(
             found.configurations, key=lambda s: (s.metadata.namespace, s.metadata.name)
         )
     ]
-    entries += [_orphan(adoption, system_namespace) for adoption in by_uid.values()]
+    entries += [_orphan(adoption, keys_namespace) for adoption in by_uid.values()]
     return {
         "acted": acted,
         "blockers": [
@@ -49,7 +49,7 @@ def _configuration(
     adoption: Adoption | None,
     found: Leftovers,
     lost: Mapping[str, str],
-    system_namespace: str,
+    keys_namespace: str,
 ) -> Report:
     uid = sgc.metadata.uid
     secret = names.key_secret(uid)
@@ -58,9 +58,9 @@ def _configuration(
     profile = sgc.status.gateway_server_profile
     actions = []
     if uid in lost:
-        actions.append(_action(f"Secret {lost[uid]}/{secret}", "copy", f"to {system_namespace}"))
+        actions.append(_action(f"Secret {lost[uid]}/{secret}", "copy", f"to {keys_namespace}"))
     if adoption and not adoption.dispute:
-        actions += _actions(adoption, system_namespace)
+        actions += _actions(adoption, keys_namespace)
     return {
         "configuration": f"{sgc.metadata.namespace}/{sgc.metadata.name}",
         "uid": uid,
@@ -82,7 +82,7 @@ def _state(adoption: Adoption | None, foreign: bool) -> str:
     return "disputed" if adoption.dispute else "to be taken over"
 
 
-def _orphan(adoption: Adoption, system_namespace: str) -> Report:
+def _orphan(adoption: Adoption, keys_namespace: str) -> Report:
     """Objects whose configuration is gone: they are released, what they made is removed."""
     return {
         "configuration": str(adoption.configuration),
@@ -92,7 +92,7 @@ def _orphan(adoption: Adoption, system_namespace: str) -> Report:
             adoption.names.rule, adoption.names.ip_config, names.key_secret(adoption.uid)
         ),
         "keeps": {},
-        "actions": [] if adoption.dispute else _actions(adoption, system_namespace),
+        "actions": [] if adoption.dispute else _actions(adoption, keys_namespace),
     }
 
 
@@ -100,10 +100,10 @@ def _names(rule: str, ip_config: str, secret: str) -> Report:
     return {"loadBalancerRule": rule, "ipConfiguration": ip_config, "secret": secret}
 
 
-def _actions(adoption: Adoption, system_namespace: str) -> list[dict[str, str]]:
+def _actions(adoption: Adoption, keys_namespace: str) -> list[dict[str, str]]:
     actions = []
     if adoption.record:
-        secret = f"Secret {system_namespace}/{names.key_secret(adoption.uid)}"
+        secret = f"Secret {keys_namespace}/{names.key_secret(adoption.uid)}"
         text = ", ".join(f"{key}={value}" for key, value in sorted(adoption.record.items()))
         actions.append(_action(secret, "annotate", text))
     for release in adoption.releases:

@@ -21,6 +21,13 @@ system_namespace: Final = click.option(
     show_default=True,
     help="Namespace that the components run in.",
 )
+keys_namespace: Final = click.option(
+    "--keys-namespace",
+    envvar="EGRESS_GATEWAY_KEYS_NAMESPACE",
+    default="",
+    help="Namespace of the key Secrets (keys.namespace of the chart). Default: that of the "
+    "components.",
+)
 output: Final = click.option(
     "--output",
     type=click.Choice(["text", "json"]),

@@ -74,7 +74,8 @@ class Rule:
 class Balancer:
     """The internal load balancer. ``frontends`` maps a frontend's name to its address (None
     until there is one); ``ports`` are all ports in use per backend pool, other people's too.
-    ``failed``: the last write of it was accepted and then failed; ``busy``: one is under way."""
+    ``failed``: the last write of it was accepted and then failed; ``busy``: one is under way.
+    ``unusable``: why no gateway can stand behind it, and what mends that; empty: one can."""
 
     exists: bool = False
     failed: bool = False
@@ -83,6 +84,7 @@ class Balancer:
     frontends: Mapping[str, IPv4Address | None] = field(default_factory=dict)
     backends: frozenset[str] = frozenset()
     ports: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    unusable: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

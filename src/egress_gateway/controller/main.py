@@ -65,6 +65,7 @@ async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client
         strict_prefixes=settings.strict_prefixes,
         agent_pools=settings.agent_pools,
         prefix_share=settings.prefix_share,
+        keys_namespace=settings.keys_namespace,
     )
     review = MetricsReader(client) if settings.metrics_auth else None
     figures = Figures(
@@ -95,7 +96,12 @@ async def _when_synced(
         log.info("leading")
         figures.leading = lambda: True
         await posture.warn(client)
-        takeover = Takeover(client, system_namespace=settings.system_namespace, advice=cloud.advice)
+        takeover = Takeover(
+            client,
+            system_namespace=settings.system_namespace,
+            keys_namespace=settings.keys_namespace,
+            advice=cloud.advice,
+        )
         await _reconcile(settings, cloud, cluster, figures, client, takeover)
 
     await _lead(settings, lease, work)

@@ -10,6 +10,7 @@ from egress_gateway.service.settings import (
     Count,
     DnsLabel,
     Interval,
+    OptionalLabel,
     Port,
     Seconds,
     address,
@@ -22,7 +23,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     azure_config: str = "/etc/egress-gateway/azure.json"
     """Path of the Azure configuration (JSON or YAML). The Go project's file works too."""
     system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
-    """Namespace of the key Secrets, the agents' Role, the GatewayStatus objects and the Lease."""
+    """Namespace of the GatewayStatus objects and the Lease."""
+    keys_namespace: OptionalLabel = ""
+    """Namespace of the key Secrets and the agents' Role. Empty: the system namespace. With a
+    namespace of their own, the controller's token can read the keys and no other Secret."""
     kubeconfig: str = ""
     """Path of a kubeconfig. Empty: the pod's ServiceAccount, $KUBECONFIG or ~/.kube/config."""
     identity: str = ""

@@ -88,7 +88,7 @@ def status_of(
     gateways: Gateways,
     *,
     pairs: Pairs,
-    system_namespace: str,
+    keys_namespace: str,
     now: str,
     rotated: Said | None = None,
     pods: Pods = Pods(),
@@ -113,7 +113,7 @@ def status_of(
                 private_key_secret_ref=ObjectReference(
                     api_version="v1",
                     kind="Secret",
-                    namespace=system_namespace,
+                    namespace=keys_namespace,
                     name=names.key_secret(sgc.metadata.uid),
                 ),
             ),

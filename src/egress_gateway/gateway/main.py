@@ -123,7 +123,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         ),
     )
     connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
-    keystore = KeyStore(client, settings.system_namespace)
+    keystore = KeyStore(client, settings.keys_namespace or settings.system_namespace)
     agent = Agent(
         settings,
         machine,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import (
     GatewayProblem,
@@ -149,10 +150,14 @@ class Reporter:
 
     def _document(self, spec: GatewayStatusSpec) -> GatewayStatus:
         meta = self._node.metadata
+        labels = {names.VETOES_LABEL: "true"} if spec.vetoes else {}
         owner = OwnerReference(api_version="v1", kind="Node", name=meta.name, uid=meta.uid)
         return GatewayStatus(
             metadata=ObjectMeta(
-                name=meta.name, namespace=self._namespace, owner_references=[owner]
+                name=meta.name,
+                namespace=self._namespace,
+                labels=labels,
+                owner_references=[owner],
             ),
             spec=spec,
         )

@@ -20,6 +20,7 @@ from egress_gateway.service.settings import (
     DnsName,
     Interval,
     Mtu,
+    OptionalLabel,
     Percent,
     Port,
     mtu,
@@ -46,7 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kubeconfig: str = ""
     """Path of a kubeconfig. Empty: the agent uses its pod's ServiceAccount."""
     system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
-    """Namespace of the key Secrets and GatewayStatus objects."""
+    """Namespace of the GatewayStatus objects."""
+    keys_namespace: OptionalLabel = ""
+    """Namespace of the key Secrets. Empty: the system namespace. Set it as for the controller."""
     health_port: Port = names.HEALTH_PORT
     """TCP port on which the load balancer probes ``/gw/<uid>``. Part of the contract with Azure."""
     probe_port: Port = 8085

@@ -24,7 +24,8 @@ _LOOK_SECONDS: Final = 0.5
 
 
 class Knowledge:
-    """``configurations`` and gateways' ``statuses`` of the whole cluster, ``pods`` of this node."""
+    """``configurations`` of the whole cluster, the ``statuses`` of gateways that ask to be left,
+    ``pods`` of this node."""
 
     def __init__(
         self,

@@ -77,7 +77,13 @@ async def _serve(
     node = settings.node_name
     configurations = Cache(client, SGCS)
     pods = Cache(client, PODS, fields=f"spec.nodeName={node}")
-    statuses = Cache(client, GATEWAY_STATUSES, namespace=settings.system_namespace)
+    # Of gateways that ask to be left: the others' reports, with a heartbeat in each, are many.
+    statuses = Cache(
+        client,
+        GATEWAY_STATUSES,
+        namespace=settings.system_namespace,
+        labels=names.VETOES_LABEL,
+    )
     present = Cache(client, POD_ENDPOINTS, labels=Endpoints.selector(node))
     recorder = Recorder(client, "static-egress-gateway-node", instance=node)
     exceptions = await _exceptions(settings, client, recorder)

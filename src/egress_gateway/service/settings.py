@@ -54,6 +54,9 @@ Mtu = Annotated[int, _meta("bytes", ge=0, le=65535)]
 AbsolutePath = Annotated[str, _meta("path", pattern="^(/|$)", max_length=4096)]
 """Empty only where the docstring says what that means."""
 DnsLabel = Annotated[str, _meta("name", pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+OptionalLabel = Annotated[
+    str, _meta("name", pattern="^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$", max_length=63)
+]
 DnsName = Annotated[str, _meta("name", pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Cidrs = Annotated[list[str], _meta("CIDRs", max_length=1000)]
 """The schema's ``__post_init__`` reads them."""

@@ -95,7 +95,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t length) {
     return 0;
 }
 
-#ifndef LIBFUZZER
 static uint64_t state;
 
 static uint32_t random_below(uint32_t limit) {
@@ -155,6 +154,26 @@ static size_t mutate(char *text, size_t length) {
     }
 }
 
+#ifdef LIBFUZZER
+size_t LLVMFuzzerMutate(uint8_t *input, size_t length, size_t limit);
+size_t LLVMFuzzerCustomMutator(uint8_t *input, size_t length, size_t limit, unsigned seed);
+/* Half by our words, which it would not find byte by byte, half by its own ways. */
+size_t LLVMFuzzerCustomMutator(uint8_t *input, size_t length, size_t limit, unsigned seed) {
+    static char text[LONGEST + 1];
+    state = seed * 0x9e3779b97f4a7c15u + 1;
+    if (length > LONGEST || (length > 2 && random_below(2))) return LLVMFuzzerMutate(input, length, limit);
+    memcpy(text, input, length);
+    if (length <= 2) {
+        const char *begun = SEEDS[random_below(SEED_COUNT)];
+        length = strlen(begun);
+        memcpy(text, begun, length);
+    }
+    for (uint32_t steps = random_below(4); steps; steps--) length = mutate(text, length);
+    if (length > limit) length = limit;
+    memcpy(input, text, length);
+    return length;
+}
+#else
 int main(int count, char **words) {
     long runs = count > 1 ? atol(words[1]) : 100000;
     state = count > 2 ? strtoull(words[2], NULL, 10) : 1;

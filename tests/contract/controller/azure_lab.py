@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from egress_gateway.api import names
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway_lab import pki
+from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure.client import ArmClient
 from egress_gateway_lab.azure.emulator import ADDON_SUBJECT, SUBSCRIPTION, TENANT, Emulator
 from egress_gateway_lab.protocols import ClusterSpec, MachineSpec
@@ -53,6 +55,24 @@ class Verifier:
         if assertion != TOKEN:
             raise PermissionError("not our token")
         return "https://cluster.lab.invalid", ADDON_SUBJECT
+
+
+async def report_ready(kube: KubeClient, sgc: dict[str, Any]) -> None:
+    """What gateway agents report for the nodes that the status lists."""
+    namespace, name = sgc["metadata"]["namespace"], sgc["metadata"]["name"]
+    ready = {
+        "staticGatewayConfiguration": f"{namespace}/{name}",
+        "uid": sgc["metadata"]["uid"],
+        "interfaceName": "wg-6000",
+    }
+    for gateway in sgc["status"]["gateways"]:
+        report = {
+            "apiVersion": names.API_VERSION,
+            "kind": "GatewayStatus",
+            "metadata": {"name": gateway["node"], "namespace": names.SYSTEM_NAMESPACE},
+            "spec": {"readyGatewayConfigurations": [ready]},
+        }
+        await kube.apply(report, resource="gatewaystatuses")
 
 
 @dataclass

@@ -24,7 +24,7 @@ from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure.emulator import COMPUTE_SHARE
-from tests.contract.controller.azure_lab import AzureLab, azure_lab
+from tests.contract.controller.azure_lab import AzureLab, azure_lab, report_ready
 
 SGCS = "staticgatewayconfigurations"
 SYSTEM = names.SYSTEM_NAMESPACE
@@ -81,22 +81,7 @@ class World:
 
     async def agents_are_ready(self, sgc: dict[str, Any]) -> None:
         """What gateway agents report for the nodes that the status lists."""
-        for gateway in sgc["status"]["gateways"]:
-            report = {
-                "apiVersion": names.API_VERSION,
-                "kind": "GatewayStatus",
-                "metadata": {"name": gateway["node"], "namespace": SYSTEM},
-                "spec": {
-                    "readyGatewayConfigurations": [
-                        {
-                            "staticGatewayConfiguration": f"default/{sgc['metadata']['name']}",
-                            "uid": sgc["metadata"]["uid"],
-                            "interfaceName": "wg-6000",
-                        }
-                    ]
-                },
-            }
-            await self.kube.apply(report, resource="gatewaystatuses")
+        await report_ready(self.kube, sgc)
 
 
 def condition(sgc: dict[str, Any], kind: str) -> dict[str, Any]:

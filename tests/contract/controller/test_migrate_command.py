@@ -97,6 +97,45 @@ async def test_it_refuses_while_the_old_controller_runs_and_can_stop_it(tmp_path
         assert all(not c["actions"] for c in again["configurations"])
 
 
+@pytest.mark.parametrize("rotation", ["", '{"request": "1"}'])
+async def test_keys_move_to_a_namespace_of_their_own_with_what_is_recorded(
+    tmp_path: Path, rotation: str
+) -> None:
+    """The same pairs, names and change of keys; what is not ours to know stays behind."""
+    async with moved_cluster(tmp_path) as moved:
+        assert (await migrate(moved, "--output", "json")).exit_code == 0
+        here = await moved.kube.list("secrets", namespace=SYSTEM)
+        keys = [s for s in here if s["metadata"]["name"].startswith("sgw-")]
+        assert keys
+        written = {"example.com/note": "mine"}
+        written |= {names.KEY_ROTATION_ANNOTATION: rotation} if rotation else {}
+        for secret in keys:
+            patch = {"metadata": {"annotations": written}}
+            await moved.kube.patch("secrets", secret["metadata"]["name"], patch, namespace=SYSTEM)
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "keys"}}
+        await moved.kube.create("namespaces", namespace)
+        there = ("--output", "json", "--keys-namespace", "keys")
+
+        planned = document(await migrate(moved, "--dry-run", *there))
+        names_before = {c["configuration"]: c["names"] for c in planned["configurations"]}
+        assert await moved.kube.list("secrets", namespace="keys") == []
+        result = await migrate(moved, *there, "--azure-config", str(moved.azure_json))
+        found = document(result)
+        assert result.exit_code == 0
+        assert found["azure"] == {"writes": [], "problems": {}}
+        assert {c["configuration"]: c["names"] for c in found["configurations"]} == names_before
+        copies = await moved.kube.list("secrets", namespace="keys")
+        assert {s["metadata"]["name"]: s["data"] for s in copies} == {
+            s["metadata"]["name"]: s["data"] for s in keys
+        }
+        for copy in copies:
+            annotations = copy["metadata"]["annotations"]
+            assert annotations.keys() <= names.RECORDED
+            assert annotations.get(names.KEY_ROTATION_ANNOTATION, "") == rotation
+        for entry in document(await migrate(moved, *there))["configurations"]:
+            assert entry["actions"] == []
+
+
 @pytest.mark.parametrize(("seconds_ago", "runs"), [(1, True), (3600, False)])
 async def test_a_controller_without_its_deployment_shows_by_a_lease_that_is_renewed(
     tmp_path: Path, seconds_ago: int, runs: bool

@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
-from egress_gateway.api import conditions, crd
+from egress_gateway.api import conditions, crd, names
 from egress_gateway.api.types import (
     GatewayServerProfile,
+    GatewayStatus,
+    GatewayVeto,
     ObjectMeta,
     PodEndpoint,
     PodEndpointSpec,
     StaticGatewayConfigurationStatus,
 )
+from egress_gateway.gateway.report import Reporter, status_spec
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
@@ -26,8 +29,10 @@ from egress_gateway.kube.leader.lease import LeaderElection
 from egress_gateway.kube.resources import (
     CONFIG_MAPS,
     EVENTS,
+    GATEWAY_STATUSES,
     LEASES,
     NAMESPACES,
+    NODES,
     POD_ENDPOINTS,
     PODS,
     ROLES,
@@ -214,6 +219,36 @@ async def test_a_cache_sees_every_kind_of_change(c: Cluster) -> None:
     found = cache.get(c.namespace, "before")
     assert found is not None
     assert found.spec.exclude_cidrs == ["10.0.0.0/8"]
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_nodes_hear_of_gateways_that_ask_to_be_left_and_of_no_heartbeat(c: Cluster) -> None:
+    """A thousand nodes that hear each gateway's heartbeat would be most of what we cost."""
+    cache = Cache(c.client, GATEWAY_STATUSES, c.namespace, labels=names.VETOES_LABEL)
+    heard: list[list[str]] = []
+
+    def note(key: Key, old: object, new: GatewayStatus | None) -> None:
+        heard.append([veto.reason for veto in new.spec.vetoes] if new else [])
+
+    cache.on_change(note)
+    # The report's owner: without it the report is garbage.
+    node = await c.client.create(NODES, {"metadata": {"name": f"gw-{c.namespace}"}})
+    reporter = Reporter(c.client, node, c.namespace, heartbeat=0.0)
+    task = asyncio.create_task(cache.run())
+    await cache.synced()
+    for number in range(5):
+        problems = {"default/a": f"number {number}"}
+        await reporter.publish(status_spec({}, {}, problems))
+    await reporter.veto([GatewayVeto(reason="Draining", message="cordoned")])
+    await until(lambda: len(heard) == 1)
+    await reporter.veto([])
+    await until(lambda: len(heard) == 2)
+    await reporter.publish(status_spec({}, {}, {}))
+    await reporter.veto([GatewayVeto(reason="InternetUnreachable")])
+    await until(lambda: len(heard) == 3)
+    assert heard == [["Draining"], [], ["InternetUnreachable"]]
+    await c.client.delete(NODES, node.metadata.name)
     task.cancel()
     await asyncio.wait([task])
 

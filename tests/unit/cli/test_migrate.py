@@ -23,7 +23,7 @@ def said(*adoptions: Adoption, acted: bool = False, **given: Any) -> Report:
         adoptions,
         {},
         acted=acted,
-        system_namespace="system",
+        keys_namespace="system",
         **(usual | given),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from azure.core.polling.base_polling import BadStatus
 
-from egress_gateway.cloud.azure.pacing import GAP, Pace, Polling
+from egress_gateway.cloud.azure.pacing import GAPS, Pace, Polling
 from egress_gateway_lab.azure.arm.buckets import Buckets
 
 INSTANCE = "/subscriptions/s/providers/Microsoft.Compute/virtualMachineScaleSets/v/x/1"
@@ -103,16 +103,36 @@ async def test_reads_of_what_is_scarce_are_apart_and_others_are_not() -> None:
     time = Time()
     pace = Pace(time.time, time.sleep)
     await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;32")
-    await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;3")
+    await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;0")
     await ask(pace, "", url=URL.replace("/a", "/b"))
     await ask(pace, "", method="PUT")
     assert time.slept == []
-    await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;3")
+    await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;0")
     await ask(pace, "Microsoft.Compute/GetVMScaleSetResource;20", url=URL.upper())
-    assert time.slept == [GAP, GAP]
-    time.now += GAP
+    assert time.slept == [GAPS[0], GAPS[0]]
+    time.now += GAPS[0]
     await ask(pace, "")
-    assert time.slept == [GAP, GAP]
+    assert time.slept == [GAPS[0], GAPS[0]]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 1.0])
+async def test_polls_slow_down_before_the_bucket_is_empty(share: float) -> None:
+    """Write after write of one scale set, each asked about after 0, 1 and 3 seconds: the fewer
+    tokens are left, the later the next poll. None is refused, and none waits without need."""
+    time = Time()
+    buckets, pace = Buckets(time, share), Pace(time.time, time.sleep)
+    held = []
+    for number in range(8):
+        url = f"{URL.removesuffix('1')}{number}"
+        for gap in (0.0, 1.0, 2.0):
+            time.now += gap
+            before = time.now
+            await pace.on_request(request(url=url))
+            left = buckets.poll(INSTANCE)
+            pace.on_response(request(url=url), answer(headers=left))
+            held.append(time.now - before)
+    assert sum(held[:6]) <= 2 * GAPS[3], "making and deleting is two writes"
+    assert max(held) <= GAPS[0]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def said(
         verdict,
         gateways,
         pairs=Pairs(public="k"),
-        system_namespace="system",
+        keys_namespace="system",
         now="2026-01-01T00:00:00Z",
     )
     return made, conditions.find(made.conditions, conditions.IPV6_READY)

@@ -43,7 +43,7 @@ def test_nothing_is_sent(given: StaticGatewayConfigurationSpec) -> None:
     )
     gateways = Gateways(nodes=NODES, ready=frozenset(NODES.values()), problems={})
     verdict = Verdict(serving=SERVING, settled=True)
-    status = status_of(sgc, verdict, gateways, pairs=Pairs(), system_namespace="s", now="")
+    status = status_of(sgc, verdict, gateways, pairs=Pairs(), keys_namespace="s", now="")
     for kind in (conditions.ACCEPTED, conditions.READY):
         found = conditions.find(status.conditions, kind)
         assert found is not None

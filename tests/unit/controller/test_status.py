@@ -62,7 +62,7 @@ def status(
         verdict,
         gateways,
         pairs=Pairs(public="PUB"),
-        system_namespace="sys",
+        keys_namespace="sys",
         now=now,
         pods=pods or Pods(),
     )
@@ -292,9 +292,7 @@ def seen(
         seen=told,
         answered=answered,
     )
-    return status_of(
-        sgc, GOOD, gateways, pairs=Pairs(public="PUB"), system_namespace="sys", now="t"
-    )
+    return status_of(sgc, GOOD, gateways, pairs=Pairs(public="PUB"), keys_namespace="sys", now="t")
 
 
 def verified(of: StaticGatewayConfigurationStatus) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from egress_gateway.service import settings
 from egress_gateway.service.settings import SettingsError
 
 NONSENSE = "nonsense"
-FREE_TEXT = {"node_name", "kubeconfig", "system_namespace", "run_dir"}
+FREE_TEXT = {"node_name", "keys_namespace", "kubeconfig", "system_namespace", "run_dir"}
 
 
 def load(**flags: object) -> Settings:

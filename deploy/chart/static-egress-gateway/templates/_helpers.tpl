@@ -64,6 +64,11 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* Where key Secrets live. */}}
+{{- define "seg.keysNamespace" -}}
+{{ .Values.keys.namespace | default .Release.Namespace }}
+{{- end }}
+
 {{/* Where a component's metrics are, if anywhere: (list root component). */}}
 {{- define "seg.metrics" -}}
 {{- $m := (index . 0).Values.metrics -}}

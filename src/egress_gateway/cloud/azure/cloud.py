@@ -31,6 +31,7 @@ from egress_gateway.cloud.azure.shapes import (
     identified,
     named,
     properties_of,
+    strings_of,
 )
 from egress_gateway.cloud.protocol import (
     Action,
@@ -136,7 +137,8 @@ class AzureCloud:
         return [pool for pool in found if pool.key]
 
     async def balancer(self) -> Balancer:
-        return documents.read_balancer(await self._read_balancer())
+        document = await self._read_balancer()
+        return documents.read_balancer(document, location=self._config.location)
 
     async def _read_balancer(self) -> Json | None:
         return await self._arm.balancer(self._config.balancer_group, self._config.load_balancer)
@@ -175,7 +177,9 @@ class AzureCloud:
             # Not every identity may read subnets; what Azure then refuses, it names.
             return None
         properties = properties_of(found)
-        listed = properties.get("addressPrefixes") or [properties.get("addressPrefix") or ""]
+        listed = strings_of(properties.get("addressPrefixes")) or strings_of(
+            [properties.get("addressPrefix")]
+        )
         return any(":" in prefix for prefix in listed)
 
     async def _prefix(self, prefix_id: str) -> Prefix:

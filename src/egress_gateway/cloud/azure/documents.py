@@ -54,7 +54,8 @@ _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRul
 
 
 @understood(errors.Unavailable, "Azure's answer")
-def read_balancer(document: Json | None) -> Balancer:
+def read_balancer(document: Json | None, *, location: str = "") -> Balancer:
+    """``location``: the region of the gateway pools; empty: it was made there."""
     if document is None:
         return Balancer()
     probes = {name_of(probe): probe for probe in items_of(document, "probes")}
@@ -74,6 +75,26 @@ def read_balancer(document: Json | None) -> Balancer:
         },
         backends=frozenset(name_of(item) for item in items_of(document, "backendAddressPools")),
         ports={pool: frozenset(used) for pool, used in ports.items()},
+        unusable=_unusable_balancer(document, location),
+    )
+
+
+def _unusable_balancer(document: Json, location: str) -> str:
+    """We make it Standard, regional and where the pools are; somebody else's may be otherwise, and
+    Azure changes none of that.
+    https://learn.microsoft.com/azure/load-balancer/skus"""
+    region, sku = document.get("location") or "", document.get("sku") or {}
+    named, tier = sku.get("name") or "Standard", sku.get("tier") or "Regional"
+    what = ""
+    if named != "Standard":
+        what = f"is of SKU {named}, and gateways need one of SKU Standard"
+    elif tier != "Regional":
+        what = f"is of tier {tier}, and gateways need a Regional one"
+    elif location and region and _folded(region) != _folded(location):
+        what = f"is in region {region}, and the gateway pools are in {location}"
+    return what and (
+        f"load balancer {document.get('name') or ''} {what}; delete it (we make another), or name "
+        "another one in gatewayLoadBalancerName of the Azure configuration"
     )
 
 

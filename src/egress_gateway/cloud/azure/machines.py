@@ -226,11 +226,12 @@ def _free(public: Json, prefix: str, config: str) -> bool:
 
 
 def written_again(address: Json) -> Json:
-    """The write that mends a public address of which the last write has failed."""
-    given = ("publicIPPrefix", "publicIPAllocationMethod", "publicIPAddressVersion")
-    properties = properties_of(address)
-    kept: Json = {k: address[k] for k in ("location", "sku", "zones", "tags") if k in address}
-    return {**kept, "properties": {k: properties[k] for k in given if k in properties}}
+    """The write that mends a public address of which the last write has failed. What somebody
+    has added to it (a DNS name, protection) stays."""
+    result = documents.writable(address)
+    for told in ("ipAddress", "ipConfiguration"):  # Azure's to say
+        properties_of(result).pop(told, None)
+    return result
 
 
 def new_address(name: str, prefix: str, *, location: str, pool: str, config: str) -> Json:

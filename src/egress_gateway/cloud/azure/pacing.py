@@ -4,9 +4,9 @@ Microsoft.Compute lets each scale set be read 12 times a minute and each resourc
 polled 15 times, by us, AKS and the autoscaler together, and says in each answer what is left
 (https://learn.microsoft.com/azure/virtual-machines/compute-throttling-limits, header:
 https://learn.microsoft.com/troubleshoot/azure/virtual-machines/troubleshooting-throttling-errors).
-We go at full speed while there is plenty, and take half of what comes in once it is scarce. Writes
-are never held back: what is gathered meanwhile would not be in them. One that is refused is tried
-when Azure says.
+We go at full speed while there is plenty. The fewer are left, the longer we wait for the next: with
+the last of them we take no more than half of what comes in. Writes are never held back: what is
+gathered meanwhile would not be in them. One that is refused is tried when Azure says.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from azure.core.pipeline.policies import SansIOHTTPPolicy
 from azure.core.polling.base_polling import BadStatus
 from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
 
-SCARCE: Final = 4
-"""So few tokens left are for others first."""
-GAP: Final = 10.0
-"""Seconds between two reads of what is scarce: half of the 12 a minute that come in."""
+GAPS: Final = (10.0, 10.0, 5.0, 2.5)
+"""Seconds until the next read, by tokens left; at 10 it takes half of the 12 a minute that come
+in. More than these is plenty."""
 EARLY: Final = (1.0, 2.0)
 """Seconds between the first polls: most writes of ours are over within three seconds."""
 _HEADER: Final = "x-ms-ratelimit-remaining-resource"
@@ -41,23 +40,30 @@ class Pace(SansIOHTTPPolicy[Any, Any]):
     ) -> None:
         self._clock = clock
         self._sleep = sleep
-        self._not_before: dict[str, float] = {}
+        self._not_before: dict[str, tuple[float, float]] = {}
+        """By what is read: when it may be read again, and how far apart the reads after it are."""
 
     async def on_request(self, request: Any) -> None:
         key = _read(request)
         now = self._clock()
-        self._not_before = {k: until for k, until in self._not_before.items() if until > now}
-        until = self._not_before.get(key)
-        if until is not None:
-            self._not_before[key] = until + GAP  # NB: whoever asks meanwhile comes after us
+        self._not_before = {k: held for k, held in self._not_before.items() if held[0] > now}
+        held = self._not_before.get(key)
+        if held is not None:
+            until, gap = held
+            self._not_before[key] = until + gap, gap  # NB: whoever asks meanwhile comes after us
             await self._sleep(until - now)
 
     def on_response(self, request: Any, response: Any) -> None:
         key = _read(request)
         left = _LEFT.findall(response.http_response.headers.get(_HEADER) or "")
-        if key and left and min(map(int, left)) < SCARCE:
-            until = self._clock() + GAP
-            self._not_before[key] = max(until, self._not_before.get(key, until))
+        gap = _gap(min(map(int, left), default=len(GAPS)))
+        if key and gap:
+            until = self._clock() + gap
+            self._not_before[key] = max(until, self._not_before.get(key, (until,))[0]), gap
+
+
+def _gap(left: int) -> float:
+    return GAPS[left] if left < len(GAPS) else 0.0
 
 
 def _read(request: Any) -> str:

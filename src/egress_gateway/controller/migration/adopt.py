@@ -33,7 +33,7 @@ from egress_gateway.kube.resources import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftovers:
-    """What a look at the cluster found. ``secrets`` are the key Secrets of our system namespace."""
+    """What a look at the cluster found. ``secrets`` are the key Secrets in their namespace."""
 
     configurations: Sequence[StaticGatewayConfiguration] = ()
     balancing: Sequence[GoGatewayConfiguration] = ()
@@ -97,14 +97,14 @@ def annotations_of(known: Names) -> dict[str, str]:
     }
 
 
-def misplaced(found: Leftovers, system_namespace: str) -> dict[str, str]:
+def misplaced(found: Leftovers, keys_namespace: str) -> dict[str, str]:
     """Configurations (by UID) whose key pair is in another namespace, and in which: a new pair
     for them would cut off every pod."""
     here = {secret.metadata.name for secret in found.secrets}
     result = {}
     for sgc in found.configurations:
         reference = sgc.status.gateway_server_profile.private_key_secret_ref
-        elsewhere = reference is not None and reference.namespace not in ("", system_namespace)
+        elsewhere = reference is not None and reference.namespace not in ("", keys_namespace)
         if elsewhere and reference and names.key_secret(sgc.metadata.uid) not in here:
             result[sgc.metadata.uid] = reference.namespace
     return result

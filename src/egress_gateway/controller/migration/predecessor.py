@@ -59,7 +59,7 @@ class Predecessor:
             {uid: self._cluster.names(uid) for uid in live},
             pools,
             balancer=balancer,
-            system_namespace=self._takeover.system_namespace,
+            keys_namespace=self._takeover.keys_namespace,
         )
         for uid, known in found.told.items():
             self._cluster.adopted(await self._takeover.remember(live[uid], known))

@@ -72,7 +72,7 @@ async def recognise_all(
     pools: Collection[PoolRef],
     *,
     balancer: Balancer,
-    system_namespace: str,
+    keys_namespace: str,
 ) -> Recognised:
     """Looks at the pools of those in ``live`` who have no rule under the names in ``known``.
     Raises ``CloudError``; asks the cloud nothing if there are none."""
@@ -91,7 +91,7 @@ async def recognise_all(
             told[uid] = found
         else:
             options = candidates(sgc, state, taken)
-            untold[uid] = unrecognised(uid, rule, options, system_namespace)
+            untold[uid] = unrecognised(uid, rule, options, keys_namespace)
     return Recognised(told, untold)
 
 
@@ -112,7 +112,7 @@ def _secondaries(name: str, state: PoolState) -> set[str]:
     return {str(a.secondary) for a in addresses if a and a.secondary}
 
 
-def unrecognised(uid: str, rule: str, found: list[str], system_namespace: str) -> Problem:
+def unrecognised(uid: str, rule: str, found: list[str], keys_namespace: str) -> Problem:
     """What a person must do."""
     some = f"it could be any of {', '.join(found)}" if found else "no ipConfig of the pool fits"
     known = replace(Names.of(uid), rule=rule, ip_config="egressgateway-<uid>")
@@ -121,5 +121,5 @@ def unrecognised(uid: str, rule: str, found: list[str], system_namespace: str) -
         reason=Reason.CONFLICT,
         message=f"load balancing rule {rule} was made for this configuration under a name that "
         f"nobody recorded, and its ipConfig cannot be told ({some}); write both down: kubectl "
-        f"annotate secret -n {system_namespace} {key_secret(uid)} --overwrite {spelled}",
+        f"annotate secret -n {keys_namespace} {key_secret(uid)} --overwrite {spelled}",
     )

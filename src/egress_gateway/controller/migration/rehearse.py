@@ -44,7 +44,7 @@ async def rehearse(
     configurations: Iterable[StaticGatewayConfiguration],
     recorded: Mapping[str, Names],
     *,
-    system_namespace: str,
+    keys_namespace: str,
 ) -> Rehearsal:
     """Raises ``CloudError``. Configurations that are being deleted are left out."""
     live = [sgc for sgc in configurations if not sgc.metadata.deletion_timestamp]
@@ -57,7 +57,7 @@ async def rehearse(
         known,
         pools,
         balancer=await cloud.balancer(),
-        system_namespace=system_namespace,
+        keys_namespace=keys_namespace,
     )
     known |= found.told
     problems: dict[Key, str] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -29,7 +29,7 @@ from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube import resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Conflict, NotFound
-from egress_gateway.kube.resources import GoGatewayConfiguration, Resource
+from egress_gateway.kube.resources import GoGatewayConfiguration, Resource, Secret
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,13 @@ class Rival:
 class Takeover:
     """Reads and writes raise ``kube.errors.ApiError``."""
 
-    def __init__(self, client: Client, *, system_namespace: str, advice: Advice) -> None:
+    def __init__(
+        self, client: Client, *, system_namespace: str, keys_namespace: str = "", advice: Advice
+    ) -> None:
         self._client = client
         self._advice = advice
-        self.system_namespace = system_namespace
+        self._system_namespace = system_namespace
+        self.keys_namespace = keys_namespace or system_namespace
 
     # --- who else is there ---------------------------------------------------------------
 
@@ -108,7 +111,7 @@ class Takeover:
         """A controller without a Deployment of the usual label shows by its Lease."""
         try:
             lease = await self._client.get(
-                resources.LEASES, names.GO_CONTROLLER_LEASE, self.system_namespace
+                resources.LEASES, names.GO_CONTROLLER_LEASE, self._system_namespace
             )
         except NotFound:
             return None
@@ -117,7 +120,7 @@ class Takeover:
             return None
         return Rival(
             f"the Go project's controller {spec.holder_identity} still holds the Lease "
-            f"{self.system_namespace}/{names.GO_CONTROLLER_LEASE}",
+            f"{self._system_namespace}/{names.GO_CONTROLLER_LEASE}",
             "stop it; the Lease ends by itself within seconds",
         )
 
@@ -134,11 +137,11 @@ class Takeover:
         found = Leftovers(
             configurations=configurations, balancing=balancing, machines=machines, secrets=()
         )
-        needed = secrets or balancing or machines or misplaced(found, self.system_namespace)
+        needed = secrets or balancing or machines or misplaced(found, self.keys_namespace)
         if not needed:
             return found
         listed = await self._client.list(
-            resources.SECRETS, self.system_namespace, labels=names.OWNING_NAME_LABEL
+            resources.SECRETS, self.keys_namespace, labels=names.OWNING_NAME_LABEL
         )
         return Leftovers(
             configurations=configurations,
@@ -163,9 +166,9 @@ class Takeover:
         if rival is not None:
             return TakeoverOutcome(blocked=str(rival))
         found = await self.look(configurations)
-        lost = misplaced(found, self.system_namespace)
+        lost = misplaced(found, self.keys_namespace)
         if lost:
-            return TakeoverOutcome(blocked=_misplaced(lost, self.system_namespace))
+            return TakeoverOutcome(blocked=_misplaced(lost, self.keys_namespace))
         taken: dict[str, Names] = {}
         for adoption in plan_adoption(found):
             if adoption.dispute:
@@ -210,35 +213,42 @@ class Takeover:
             "kind": "Secret",
             "metadata": {
                 "name": names.key_secret(adoption.uid),
-                "namespace": self.system_namespace,
+                "namespace": self.keys_namespace,
                 "annotations": dict(adoption.record),
             },
         }
         name = names.key_secret(adoption.uid)
         try:
             written = await self._client.merge_patch(
-                resources.SECRETS, name, document, self.system_namespace
+                resources.SECRETS, name, document, self.keys_namespace
             )
         except NotFound:
             document["metadata"]["labels"] = labels(adoption.configuration)  # type: ignore[index]
             written = await self._client.create(resources.SECRETS, document)
         return dict(written.metadata.annotations)
 
-    async def copy_keys(self, lost: Mapping[str, str]) -> None:
-        """Key pairs (UID → namespace) into our namespace. Needs a person's rights."""
-        for uid, namespace in lost.items():
-            name = names.key_secret(uid)
-            found = await self._client.get(resources.SECRETS, name, namespace)
+    async def lost_keys(self, lost: Mapping[str, str]) -> list[Secret]:
+        """The Secrets of ``lost`` (UID → namespace). Needs a person's rights."""
+        get = self._client.get
+        asked = (get(resources.SECRETS, names.key_secret(u), n) for u, n in lost.items())
+        return list(await asyncio.gather(*asked))
+
+    async def copy_keys(self, found: Iterable[Secret]) -> None:
+        """Key pairs, and what is recorded with them, into the keys' namespace. Needs a person's
+        rights."""
+        for secret in found:
+            written = secret.metadata.annotations
             document = {
                 "apiVersion": "v1",
                 "kind": "Secret",
                 "type": "Opaque",
                 "metadata": {
-                    "name": name,
-                    "namespace": self.system_namespace,
-                    "labels": found.metadata.labels,
+                    "name": secret.metadata.name,
+                    "namespace": self.keys_namespace,
+                    "labels": secret.metadata.labels,
+                    "annotations": {k: v for k, v in written.items() if k in names.RECORDED},
                 },
-                "data": found.data,
+                "data": secret.data,
             }
             await self._client.create(resources.SECRETS, document)
 
@@ -300,10 +310,11 @@ def _held(spec: resources.LeaseSpec, now: datetime) -> bool:
     return now - renewed < timedelta(seconds=spec.lease_duration_seconds or 15)
 
 
-def _misplaced(lost: dict[str, str], system_namespace: str) -> str:
+def _misplaced(lost: Mapping[str, str], keys_namespace: str) -> str:
     elsewhere = ", ".join(sorted(set(lost.values())))
     return (
         f"the key pairs of {len(lost)} configurations are in namespace {elsewhere}, not in "
-        f"{system_namespace}: copy them with `egress-gateway migrate`, or run all components with "
-        f"EGRESS_GATEWAY_SYSTEM_NAMESPACE={elsewhere}"
+        f"{keys_namespace}: copy them with `egress-gateway migrate --keys-namespace "
+        f"{keys_namespace}`, or run controller and gateway agents with "
+        f"EGRESS_GATEWAY_KEYS_NAMESPACE={elsewhere} (keys.namespace of the chart)"
     )

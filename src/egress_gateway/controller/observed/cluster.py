@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 _USED: Final = "configuration"
 ROTATE: Final = names.ROTATE_KEYS_ANNOTATION
 KEYS_ROLE: Final = "egress-gateway-keys"
-"""Role in the system namespace; ``deploy/manifests/rbac.yaml`` binds it to gateway agents. A pool
+"""Role beside the key Secrets; ``deploy/manifests/rbac.yaml`` binds it to gateway agents. A pool
 whose agents have an account of their own has one of its own too, with the pool's name behind it."""
 
 
@@ -67,16 +67,17 @@ class Cluster:
         strict_prefixes: bool = False,
         agent_pools: Collection[str] = (),
         prefix_share: int = 0,
+        keys_namespace: str = "",
     ) -> None:
         self._client = client
         self._recorder = recorder
-        self.system_namespace = system_namespace
+        self._keys_namespace = keys_namespace or system_namespace
         self.sgcs = Cache(client, resources.SGCS)
         self.sgcs.set_index("uid", lambda sgc: [sgc.metadata.uid])
         self.nodes = Cache(client, resources.NODES)
         self.statuses = Cache(client, resources.GATEWAY_STATUSES, system_namespace)
         self.secrets = Cache(
-            client, resources.SECRETS, system_namespace, labels=names.OWNING_NAME_LABEL
+            client, resources.SECRETS, self._keys_namespace, labels=names.OWNING_NAME_LABEL
         )
         self.namespaces = Cache(client, resources.NAMESPACES)
         self.endpoints = Cache(client, resources.POD_ENDPOINTS)
@@ -168,7 +169,7 @@ class Cluster:
         return record_of(self.secret(uid))
 
     def secret(self, uid: str) -> resources.Secret | None:
-        cached = self.secrets.get(self.system_namespace, names.key_secret(uid))
+        cached = self.secrets.get(self._keys_namespace, names.key_secret(uid))
         if cached is not None:
             self._fresh.pop(uid, None)
             return cached
@@ -179,19 +180,19 @@ class Cluster:
         uid = sgc.metadata.uid
         if self.public_key(uid):
             return
-        document = _key_secret(sgc, self.system_namespace, self.names(uid))
+        document = _key_secret(sgc, self._keys_namespace, self.names(uid))
         name = names.key_secret(uid)
         try:
             self._fresh[uid] = await self._client.create(resources.SECRETS, document)
         except AlreadyExists:
-            found = await self._client.get(resources.SECRETS, name, self.system_namespace)
+            found = await self._client.get(resources.SECRETS, name, self._keys_namespace)
             if not _public_key(found):
                 # NB: what it says of names counts, even if the cache has not seen it.
                 said = annotations_of(self.names(uid)) | found.metadata.annotations
                 metadata = {"labels": labels(resources.SGCS.key(sgc)), "annotations": said}
                 patch = {"data": document["data"], "metadata": metadata}
                 found = await self._client.merge_patch(
-                    resources.SECRETS, name, patch, self.system_namespace
+                    resources.SECRETS, name, patch, self._keys_namespace
                 )
                 log.warning("replaced an unusable key pair", extra={"secret": name})
             self._fresh[uid] = found
@@ -199,7 +200,7 @@ class Cluster:
     async def forget_keys(self, uid: str) -> None:
         try:
             name = names.key_secret(uid)
-            await self._client.delete(resources.SECRETS, name, self.system_namespace)
+            await self._client.delete(resources.SECRETS, name, self._keys_namespace)
         except NotFound:
             pass
         self._fresh.pop(uid, None)
@@ -249,7 +250,7 @@ class Cluster:
         role = {
             "apiVersion": resources.ROLES.api_version,
             "kind": "Role",
-            "metadata": {"name": name, "namespace": self.system_namespace},
+            "metadata": {"name": name, "namespace": self._keys_namespace},
             # NB: an empty list of names would mean every Secret.
             "rules": [rule] if secrets else [],
         }
@@ -362,7 +363,7 @@ class Cluster:
             pairs=pairs,
             pods=self.pods(sgc),
             rotated=condition(pairs.record, self.rotating.get(uid, RotationFacts(request=request))),
-            system_namespace=self.system_namespace,
+            keys_namespace=self._keys_namespace,
             now=_now(),
         )
         if status == sgc.status:

@@ -70,6 +70,8 @@ def judge(wanted: Wanted, state: PoolState, advice: Advice) -> Problem | None:
         return None
     if wanted.problem:
         return wanted.problem
+    if state.balancer.unusable:
+        return Problem(reason=Reason.AZURE_ERROR, message=state.balancer.unusable)
     if wanted.private:
         return None
     if wanted.prefix_id:
