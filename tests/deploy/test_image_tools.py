@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from image import archives, build, runtime
 
+from egress_gateway_lab import host, wireguard
 from egress_gateway_lab.realcluster import shipped
 
 
@@ -268,3 +269,34 @@ def test_the_checkout_runs_where_there_is_no_image_of_this_commit(
     monkeypatch.setenv(shipped.VARIABLE, "checkout")
     assert shipped.chosen() is None
     assert shipped.describe() == "components: this checkout"
+
+
+@pytest.mark.parametrize(
+    "variable", [shipped.VARIABLE, wireguard.VARIABLE, "KUBEBUILDER_ASSETS", "KUBERNETES_CLIENTS"]
+)
+@pytest.mark.parametrize("given", ["one/file", "./one/file", "../here/one/file", "file"])
+def test_a_path_from_where_the_user_stands_reaches_the_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, given: str
+) -> None:
+    """The lab's process works in /: make test-image started none, for want of /dist."""
+    for file in (tmp_path / "here/one/file", tmp_path / "here/file"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv(variable, given)
+    there = Path(host._environment()[variable])  # noqa: SLF001
+    assert there.is_absolute()
+    assert there.samefile(given)
+
+
+@pytest.mark.parametrize(
+    ("variable", "word"),
+    [(shipped.VARIABLE, "checkout"), (wireguard.VARIABLE, "system"), (shipped.VARIABLE, "")],
+)
+def test_a_word_stays_a_word_whatever_files_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, word: str
+) -> None:
+    (tmp_path / (word or "x")).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, word)
+    assert host._environment()[variable] == word  # noqa: SLF001

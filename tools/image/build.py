@@ -45,6 +45,8 @@ _HOST_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
 _TIMELESS = ("--timestamp", "0")
 """A layer that another commit's build left is taken as it is, with that build's time. A label
 says when the image's commit was made."""
+_STORE = "layers"
+"""Not the folder "store" of before, whose layers have times of commits."""
 
 
 class ImageError(Exception):
@@ -103,7 +105,7 @@ class Builder:
         self._policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
 
     def buildah(self, verb: str, *arguments: str) -> str:
-        store = ["--root", str(self._cache / "store"), "--runroot", str(self._cache / "run")]
+        store = ["--root", str(self._cache / _STORE), "--runroot", str(self._cache / "run")]
         return run(["buildah", *store, verb, *arguments]).strip()
 
     def has(self, name: str) -> bool:

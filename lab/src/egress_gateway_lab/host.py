@@ -49,6 +49,15 @@ CNI_BIN: Final = Path("/usr/lib/cni")
 CNI_PLUGINS: Final = ("host-local", "ptp", "bridge", "portmap", "loopback")
 
 
+_FILES = {
+    "KUBEBUILDER_ASSETS",
+    "KUBERNETES_CLIENTS",
+    "LAB_IMAGE",
+    "LAB_WIREGUARD_GO",
+    "XDG_CACHE_HOME",
+}
+"""Variables that a user may give as a path from where he stands."""
+_WORDS = ("", "checkout", "system")
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Labs that this process started, by pid, to be waited for."""
 
@@ -281,18 +290,26 @@ def _spawn(
     command = ["unshare", "--pid", "--mount", "--net", "--uts", "--ipc", "--fork"]
     command += ["--kill-child=SIGKILL", "--mount-proc", "--propagation", "private"]
     command += [sys.executable, "-m", "egress_gateway_lab.main", json.dumps(config)]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("EGRESS_GATEWAY_")}
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         pass_fds=fds,
-        env=environment,
+        env=_environment(),
         cwd="/",
         start_new_session=True,
         preexec_fn=in_child,
     )
+
+
+def _environment() -> dict[str, str]:
+    """The lab's: what names a file still does in another folder."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("EGRESS_GATEWAY_")}
+    for name in _FILES & kept.keys():
+        if kept[name] not in _WORDS and Path(kept[name]).exists():
+            kept[name] = os.path.abspath(kept[name])
+    return kept
 
 
 def _await_ready(lines: IO[str], handle: LabHandle, progress: Callable[[str], None]) -> None:
