@@ -401,17 +401,52 @@ def test_a_kernel_that_cannot_hold_links_lets_pods_start_and_says_so() -> None:
     assert len(scene.guard.unguarded) == 1
 
 
+def change_exclusions(scene: Scene, third: int) -> None:
+    excluded = (ipaddress.ip_network(f"192.0.{third}.0/24"),)
+    scene.desired = dataclasses.replace(scene.desired, excluded=excluded)
+    scene.pod.side.converge(scene.desired)
+
+
+def chains(scene: Scene) -> int:
+    listing = Nftables(scene.world.worker.netns).table("inet", TABLE) or []
+    return sum("chain" in item for item in listing)
+
+
 @boxed
 def test_exclusions_that_change_without_end_leave_nothing_behind() -> None:
     """Whoever may edit a configuration edits the rules of every node of its pods."""
     scene = Scene()
-    for third in range(100):
-        excluded = (ipaddress.ip_network(f"192.0.{third}.0/24"),)
-        scene.desired = dataclasses.replace(scene.desired, excluded=excluded)
-        scene.pod.side.converge(scene.desired)
-        scene.guard.sync([scene.pod.address])
-    listing = Nftables(scene.world.worker.netns).table("inet", TABLE) or []
-    assert sum("chain" in item for item in listing) < 50
+    before = chains(scene)
+    for third in range(40):
+        change_exclusions(scene, third)
+        assert scene.guard.sync([scene.pod.address]) is False, "what is tidied was no damage"
+        assert chains(scene) == before
+    nothing_leaves(scene)
+    # What it said first is said again.
+    change_exclusions(scene, 0)
+    nothing_leaves(scene)
+
+
+@boxed
+def test_many_changes_between_two_looks_leave_nothing_behind() -> None:
+    scene = Scene()
+    before = chains(scene)
+    for third in range(5):
+        change_exclusions(scene, third)
+    scene.guard.sync([scene.pod.address])
+    assert chains(scene) == before
+    nothing_leaves(scene)
+
+
+@boxed
+def test_what_an_earlier_agent_left_is_tidied_and_what_it_holds_is_kept() -> None:
+    scene = Scene()
+    before = chains(scene)
+    for third in range(3):
+        change_exclusions(scene, third)
+    scene.guard = scene.world.guard = LinkGuard(scene.world.worker.netns)
+    assert scene.guard.sync([scene.pod.address]) is False
+    assert chains(scene) == before
     nothing_leaves(scene)
 
 

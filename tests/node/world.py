@@ -608,19 +608,19 @@ class RunningPod:
         (folder / f"lab-{self.container}-eth0").write_text(json.dumps(cached))
 
     async def add(self) -> None:
-        await self._chain("ADD")
+        await self.chain("ADD")
 
     async def delete(self) -> None:
-        await self._chain("DEL")
+        await self.chain("DEL")
         netns.delete(self.ns)
         self._world.pods.put("default", self.name, None)
 
     async def end(self) -> None:
         """DEL of our plugin alone, the first of the chain to be called: the others' links and
         addresses are there for a moment more."""
-        await self._chain("DEL", until=names.CNI_PLUGIN)
+        await self.chain("DEL", until=names.CNI_PLUGIN)
 
-    async def _chain(self, command: str, *, until: str = "") -> None:
+    async def chain(self, command: str, *, until: str = "") -> None:
         network = json.loads(next(CONF.glob("*.conflist")).read_text())
         plugins = network["plugins"] if command == "ADD" else network["plugins"][::-1]
         for plugin in plugins:
@@ -693,11 +693,11 @@ async def until(condition: Callable[[], object], *, seconds: float = 20) -> None
 
 
 def main() -> None:
-    from tests.node import chains, damages, floods, losses, scenarios
+    from tests.node import chains, damages, floods, kills, losses, scenarios
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-    modules = (scenarios, chains, losses, damages, floods)
+    modules = (scenarios, chains, losses, damages, floods, kills)
     [scenario] = [f for m in modules if (f := getattr(m, sys.argv[1], None))]
     in_a_world = [*inspect.signature(scenario).parameters][:1] == ["world"]
     asyncio.run(in_world(scenario, *sys.argv[2:]) if in_a_world else scenario(*sys.argv[2:]))

@@ -5,14 +5,16 @@
     python -m tests.storms --events '[…]'         # one storm, as a shrunk one is printed
     python -m tests.storms --each                 # one of each kind: how long each takes to be over
 
-Each storm is a process of its own with a lab of its own. The last line sums up; exit code 1 when
-one of them failed.
+``--beside`` labs, each with a process of its own, go through one storm after another. A lab from
+which a storm took nothing and in which it left nothing, which each storm's end proves, goes through
+the next one; any other is given up. The last line sums up; exit code 1 when a storm failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -22,6 +24,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tests.storms.ledger import SETTLE
+from tests.storms.place import built
 from tests.storms.run import Options, Outcome, ridden
 from tests.storms.script import SECONDS, WRITERS, Event, Script, dumped, loaded, written
 from tests.storms.shrink import shrunk
@@ -30,9 +33,8 @@ from tests.storms.shrink import shrunk
 def main() -> None:
     options = _parser().parse_args()
     if options.one:
-        outcome = asyncio.run(_one(options))
-        print(json.dumps(asdict(outcome)))
-        sys.exit(1 if outcome.problems else 0)
+        asyncio.run(_lab(options))
+        return
     sys.exit(asyncio.run(_all(options)))
 
 
@@ -53,16 +55,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _one(options: argparse.Namespace) -> Outcome:
+async def _lab(options: argparse.Namespace) -> None:
+    """One lab: ``[quick, script]`` on each line of the standard input, an outcome on each of the
+    output, until a storm leaves something behind."""
     say = lambda text: print(f"{options.one}: {text}", file=sys.stderr, flush=True)  # noqa: E731
-    asked = Options(
-        settle=options.settle,
-        limit=options.limit,
-        quick=options.quick,
-        patience=options.patience,
-        say=say,
-    )
-    return await ridden(options.one, loaded(options.events), asked)
+    async with built(options.one) as place:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            quick, events = json.loads(line)
+            asked = Options(
+                settle=options.settle,
+                limit=options.limit,
+                quick=quick,
+                patience=options.patience,
+                say=say,
+            )
+            outcome = await ridden(place, loaded(events), asked)
+            print(json.dumps(asdict(outcome)), flush=True)
+            if not outcome.clean:
+                return
 
 
 def _scripts(options: argparse.Namespace) -> dict[str, Script]:
@@ -86,52 +96,99 @@ def alone(kind: str, *, seed: int = 0) -> Script:
 
 
 async def _all(options: argparse.Namespace) -> int:
-    scripts, free = _scripts(options), asyncio.Semaphore(options.beside)
+    scripts = _scripts(options)
+    waiting = iter(scripts.items())
     outcomes: dict[str, Outcome] = {}
 
-    async def storm(name: str, script: Script) -> None:
-        async with free:
-            outcomes[name] = await _apart(script, options)
-            _tell(name, script, outcomes[name])
-            if outcomes[name].problems and options.shrink:
-                few = await _shrunk(script, outcomes[name], options)
-                print(f"{name}: fewest events that fail:")
-                print("".join(f"    {event}\n" for event in few), end="")
-                print(f"    python -m tests.storms --events '{dumped(few)}'", flush=True)
+    async def storms() -> None:
+        async with Labs(options) as lab:
+            for name, script in waiting:
+                outcomes[name] = await lab.ride(script)
+                _tell(name, script, outcomes[name])
+                if outcomes[name].problems and options.shrink:
+                    few = await _shrunk(script, outcomes[name], options, lab)
+                    print(f"{name}: fewest events that fail:")
+                    print("".join(f"    {event}\n" for event in few), end="")
+                    print(f"    python -m tests.storms --events '{dumped(few)}'", flush=True)
 
     began = time.monotonic()
-    await asyncio.gather(*(storm(*item) for item in scripts.items()))
+    await asyncio.gather(*(storms() for _ in range(min(options.beside, len(scripts)))))
     return _summed_up(scripts, outcomes, time.monotonic() - began)
 
 
-async def _apart(script: Script, options: argparse.Namespace) -> Outcome:
-    """The storm in a process of its own."""
-    command = [sys.executable, "-m", "tests.storms", "--events", dumped(script)]
-    command += ["--one", f"storm-{os.getpid()}-{random.randrange(16**6):06x}"]
-    for name in ("settle", "limit", "patience"):
-        command += [f"--{name}", str(getattr(options, name))]
-    command += ["--quick"] if options.quick else []
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        said, words = await process.communicate()
-    except asyncio.CancelledError:
-        process.terminate()
-        raise
-    try:
-        return Outcome(**json.loads(said.decode().splitlines()[-1]))
-    except (ValueError, IndexError, TypeError):
-        return Outcome(problems=[f"no outcome: {words.decode(errors='replace')[-2000:]}"])
+class Labs:
+    """One lab after the other: each as long as it is as good as new. An async context manager."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._process: asyncio.subprocess.Process | None = None
+        self._words: asyncio.Task[bytes] | None = None
+        self.built = 0
+        """Labs so far."""
+
+    async def __aenter__(self) -> Labs:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def ride(self, script: Script, *, quick: bool = False) -> Outcome:
+        """The script on a lab that is as good as new. Never raises for what a lab does."""
+        process = self._process or await self._begin()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = json.dumps([quick or self._options.quick, dumped(script)])
+        process.stdin.write(line.encode() + b"\n")
+        said = await process.stdout.readline()
+        try:
+            outcome = Outcome(**json.loads(said))
+        except (ValueError, TypeError):
+            words = await self._end()
+            return Outcome(problems=[f"no outcome: {words.decode(errors='replace')[-2000:]}"])
+        if not outcome.clean:
+            await self._end()
+        return outcome
+
+    async def _begin(self) -> asyncio.subprocess.Process:
+        options, self.built = self._options, self.built + 1
+        command = [sys.executable, "-m", "tests.storms"]
+        command += ["--one", f"storm-{os.getpid()}-{random.randrange(16**6):06x}"]
+        for name in ("settle", "limit", "patience"):
+            command += [f"--{name}", str(getattr(options, name))]
+        pipes = asyncio.subprocess.PIPE
+        process = self._process = await asyncio.create_subprocess_exec(
+            *command, stdin=pipes, stdout=pipes, stderr=pipes, limit=1 << 24
+        )
+        assert process.stderr is not None
+        # Read all the time, or a lab that says much waits for us.
+        self._words = asyncio.create_task(process.stderr.read())
+        return process
+
+    async def _end(self) -> bytes:
+        """What the lab's process said on its way."""
+        process, words = self._process, self._words
+        self._process = self._words = None
+        if process is None or words is None:
+            return b""
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(60):
+                return await words
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            await process.wait()
 
 
-async def _shrunk(script: Script, outcome: Outcome, options: argparse.Namespace) -> Script:
+async def _shrunk(
+    script: Script, outcome: Outcome, options: argparse.Namespace, lab: Labs
+) -> Script:
     kinds = {_kind(problem) for problem in outcome.problems}
 
     async def fails(candidate: Script) -> bool:
         # A leak shows in packets: nothing else need be waited for.
-        options.quick = kinds <= {"wrong address"}
-        seen = await _apart(_early(candidate), options)
+        seen = await lab.ride(_early(candidate), quick=kinds <= {"wrong address"})
         return bool(kinds & {_kind(problem) for problem in seen.problems})
 
     return await shrunk(script, fails, trials=options.shrink)

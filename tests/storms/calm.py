@@ -118,6 +118,7 @@ async def converged(storm: Storm, *, limit: float = CONVERGED * 3) -> tuple[floa
     began, since, seen = time.monotonic(), None, ["nobody has looked"]
     while True:
         seen = await missing(storm)
+        storm.last_missing = seen or storm.last_missing
         now = time.monotonic()
         since = None if seen else since or now
         if since is not None and now - since >= 2.0:

@@ -13,8 +13,8 @@ import socket
 import struct
 import subprocess
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final
@@ -70,6 +70,11 @@ class Edge:
         self._seen: Counter[tuple[int, int, int, int]] = Counter()
         self._streams: dict[tuple[str, int, str], float] = {}
         self._pushing: asyncio.Task[None] | None = None
+        self._streaks: dict[tuple[int, int], deque[tuple[float, str]]] = {}
+        """Of TCP, the last segments by destination and source, in words."""
+        self._flows: set[tuple[int, int, bytes]] = set()
+        """TCP connections so far: destination, source, ports."""
+        self._forgotten: set[tuple[int, int, bytes]] = set()
         self.lives: dict[str, Life] = {}
         self.lost = 0
         """Packets that the kernel could not keep for us: nothing can be said of them."""
@@ -120,6 +125,30 @@ class Edge:
             known = _PROTOCOLS.get(protocol, str(protocol))
             yield Seen(name, whence, known, bucket * _BUCKET, packets)
 
+    def _denied(self, packet: bytes, destination: int, source: int) -> bool:
+        """A bare reset (RFC 9293, 3.5.2) of a connection that its machine has forgotten: the
+        machine sent it, which had no pod any more whose it was."""
+        header = (packet[0] & 15) * 4
+        flow = destination, source, packet[header : header + 4]
+        if packet[header + 13] & 0x3F == 0x04 and flow in self._forgotten:
+            return True
+        self._flows.add(flow)
+        return False
+
+    def rebooted(self, pods: Collection[str]) -> None:
+        """The machine of these pods lost what it knew of the connections that they had."""
+        self._forgotten |= {f for f in self._flows if self._names.get(IPv4Address(f[0])) in pods}
+
+    def segments(self, pod: str, source: IPv4Address, at: float) -> list[str]:
+        """TCP segments of about that time, as far as they are remembered."""
+        return [
+            words
+            for (destination, whence), kept in self._streaks.items()
+            if whence == int(source) and self._names.get(IPv4Address(destination)) == pod
+            for when, words in kept
+            if abs(when - at) < 2 * _BUCKET
+        ]
+
     @property
     def packets(self) -> int:
         return sum(self._seen.values())
@@ -129,14 +158,20 @@ class Edge:
         with contextlib.suppress(BlockingIOError):
             for _ in range(200):
                 packet, extra, _, _ = self._capture.recvmsg(256, 64)
-                self._note(packet, _moment(extra))
+                self.note(packet, _moment(extra))
 
-    def _note(self, packet: bytes, at: float) -> None:
+    def note(self, packet: bytes, at: float) -> None:
+        """One packet of IPv4 that arrived at that moment, Unix seconds."""
         protocol = packet[9]
         source, destination = struct.unpack_from("!II", packet, 12)
         if protocol == 1 and _tells_of_itself(packet):
             return
+        if protocol == 6 and self._denied(packet, destination, source):
+            return
         self._seen[destination, source, protocol, int(at / _BUCKET)] += 1
+        if protocol == 6:
+            kept = self._streaks.setdefault((destination, source), deque(maxlen=50))
+            kept.append((at, _segment(packet)))
         if protocol != 17:
             return
         words = packet[(packet[0] & 15) * 4 :]
@@ -177,6 +212,15 @@ class Edge:
                     del self._streams[key]
                 with contextlib.suppress(OSError):
                     _send(opened, b"more", key[2], (key[0], key[1]))
+
+
+def _segment(packet: bytes) -> str:
+    """Ports, flags (RFC 9293) and length, in words."""
+    header = (packet[0] & 15) * 4
+    source, destination = struct.unpack_from("!HH", packet, header)
+    flags = "".join(c for n, c in enumerate("FSRPA") if packet[header + 13] >> n & 1)
+    length = int.from_bytes(packet[2:4]) - header - (packet[header + 12] >> 4) * 4
+    return f"{source}>{destination} {flags} {length} bytes"
 
 
 def _tells_of_itself(packet: bytes) -> bool:

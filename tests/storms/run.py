@@ -10,7 +10,7 @@ from typing import Any
 from tests.storms import calm
 from tests.storms.edge import Edge
 from tests.storms.ledger import SETTLE, Ledger, Wrong
-from tests.storms.place import built
+from tests.storms.place import Place
 from tests.storms.script import Script
 from tests.storms.storm import Storm
 
@@ -28,6 +28,8 @@ class Outcome:
     evidence: list[str] = field(default_factory=list)
     """What those who were not well said of themselves."""
     seconds: dict[str, float] = field(default_factory=dict)
+    clean: bool = False
+    """Whether all was well and nothing was left behind: the lab can go through another storm."""
     holdings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,63 +46,71 @@ class Options:
     say: Callable[[str], None] = lambda _: None
 
 
-async def ridden(name: str, script: Script, options: Options) -> Outcome:
-    """A lab of that name goes through the storm. Raises what keeps a lab from beginning."""
+async def ridden(place: Place, script: Script, options: Options) -> Outcome:
+    """The lab goes through the storm; it may go through another one if it is ``clean`` then."""
     outcome = Outcome()
     stages = _Stages(outcome, options)
-    async with built(name) as place:
-        async with Edge(place.internet) as edge:
-            ledger = Ledger(settle=options.settle)
-            async with Storm(place, edge, ledger) as storm:
-                stages.done("built")
-                await storm.begin()
-                _, still = await calm.converged(storm)
-                if still:
-                    outcome.problems = [f"before the storm: {problem}" for problem in still]
-                    return outcome
-                before = await calm.holdings(place)
-                stages.done("begun")
-                await storm.play(script)
-                outcome.trouble = storm.trouble
-                stages.done("played")
-                outcome.converged, still = await calm.converged(storm)
-                if outcome.converged > options.limit:
-                    waited = f"{outcome.converged:.1f} s after the storm: "
-                    outcome.problems += [waited + p for p in still or ["only then well"]]
-                outcome.evidence = await calm.evidence(storm) if still else []
-                stages.done("converged")
-                if not still and not options.quick:
-                    await _examined(storm, outcome, stages, options.patience)
-                    outcome.problems += calm.grown(before, await calm.holdings(place))
-                held = await calm.holdings(place)
-                outcome.holdings = {k: asdict(v) for k, v in held.items()}
-                outcome.packets = edge.packets
-                if edge.missed():
-                    outcome.problems.append(f"{edge.lost} packets were not seen: nothing is proven")
-                wrong = ledger.judged(edge.seen())
-                outcome.wrong = sum(one.packets for one in wrong)
-                outcome.problems += [_words(storm, one) for one in wrong]
-    stages.done("ended")
+    ledger = Ledger(settle=options.settle)
+    async with Edge(place.internet) as edge, Storm(place, edge, ledger) as storm:
+        await storm.begin()
+        _, still = await calm.converged(storm)
+        if still:
+            outcome.problems = [f"before the storm: {problem}" for problem in still]
+            return outcome
+        before = await calm.holdings(place)
+        stages.done("begun")
+        await storm.play(script)
+        outcome.trouble = storm.trouble
+        stages.done("played")
+        outcome.converged, still = await calm.converged(storm)
+        if outcome.converged > options.limit:
+            waited = f"{outcome.converged:.1f} s after the storm: "
+            outcome.problems += [
+                waited + p for p in still or [f"well, last of all {storm.last_missing}"]
+            ]
+        outcome.evidence = await calm.evidence(storm) if still else []
+        stages.done("converged")
+        if not still and not options.quick:
+            await _examined(storm, outcome, stages)
+            outcome.problems += calm.grown(before, await calm.holdings(place))
+        held = await calm.holdings(place)
+        outcome.holdings = {k: asdict(v) for k, v in held.items()}
+        await _judged(storm, outcome)
+        if not still and not (options.quick and outcome.problems):
+            left = await calm.cleared(storm, limit=options.patience)
+            outcome.problems += [f"left behind: {one}" for one in left if not options.quick]
+            await _judged(storm, outcome)
+            outcome.clean = not left and not outcome.problems
+            stages.done("cleared")
     return outcome
 
 
-async def _examined(storm: Storm, outcome: Outcome, stages: _Stages, patience: float) -> None:
+async def _judged(storm: Storm, outcome: Outcome) -> None:
+    """Every packet so far. What was said of them before is said anew."""
+    outcome.packets = storm.edge.packets
+    outcome.problems = [p for p in outcome.problems if not p.startswith("wrong address")]
+    if storm.edge.missed():
+        outcome.problems.append(f"{storm.edge.lost} packets were not seen: nothing is proven")
+    wrong = storm.ledger.judged(storm.edge.seen())
+    outcome.wrong = sum(one.packets for one in wrong)
+    outcome.problems += [_words(storm, one) for one in wrong]
+
+
+async def _examined(storm: Storm, outcome: Outcome, stages: _Stages) -> None:
     since = time.time()
     outcome.problems += await calm.planned(storm.place)
     outcome.problems += await calm.complaints(storm.place, since)
     stages.done("planned")
     outcome.problems += await calm.renewed(storm)
     stages.done("renewed")
-    left = await calm.cleared(storm, limit=patience)
-    outcome.problems += [f"left behind: {one}" for one in left]
-    stages.done("cleared")
 
 
 def _words(storm: Storm, wrong: Wrong) -> str:
     began = storm.began
     return (
         f"wrong address: {wrong.packets} {wrong.protocol} packets of {wrong.pod} from "
-        f"{wrong.source}, {wrong.at - began:.2f} to {wrong.last - began:.2f} s"
+        f"{wrong.source}, {wrong.at - began:.2f} to {wrong.last - began:.2f} s "
+        f"{storm.edge.segments(wrong.pod, wrong.source, wrong.at)}".rstrip(" []")
     )
 
 

@@ -50,6 +50,8 @@ class Storm:
         """When the first event was due, Unix seconds."""
         self.trouble: list[str] = []
         """What the driver itself could not do."""
+        self.last_missing: list[str] = []
+        """What was last not as it should be, when somebody looked."""
         self._served: dict[str, set[IPv4Network]] = {}
         """Networks that a configuration's pods may use at the moment."""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -249,16 +251,16 @@ class Storm:
 
     async def _link_cut(self, event: Event) -> None:
         node, how = await self.place.name(event.subject), event.how
-        with self._deaf(event.subject):
+        with self._deaf(event.subject, longer=_REJOIN):
             await self.place.world.control.call("cut", node=node, direction=how["direction"])
             await asyncio.sleep(how["seconds"])
             await self.place.world.control.call("mend", node=node)
-            await self._rejoins(event.subject)
 
     async def _power_cut(self, event: Event) -> None:
         node = await self.place.name(event.subject)
         with self._deaf(event.subject):
             await self.place.world.control.call("power_cut", node=node)
+            self.edge.rebooted([p for p, (on, _) in self.pods.items() if on == event.subject])
             await asyncio.sleep(event.how["seconds"])
             await self.place.world.control.call("power_on", node=node)
             if event.subject in WORKERS:
@@ -270,11 +272,10 @@ class Storm:
             for hook in ("output", "prerouting")
         )
         cut = f"nft 'table inet storm {{ {rules} }}'"
-        with self._deaf(event.subject):
+        with self._deaf(event.subject, longer=_REJOIN):
             await self.place.run(event.subject, cut)
             await asyncio.sleep(event.how["seconds"])
             await self.place.run(event.subject, "nft delete table inet storm")
-            await self._rejoins(event.subject)
 
     async def _azure_fault(self, event: Event) -> None:
         await self.place.world.control.call("fault", path=_AZURE, **event.how)
@@ -321,17 +322,13 @@ class Storm:
     # -- who hears
 
     @contextlib.contextmanager
-    def _deaf(self, role: str) -> Any:
+    def _deaf(self, role: str, *, longer: float = 0.0) -> Any:
+        """``longer``: seconds that the agent needs afterwards until it hears again."""
         begun = self.ledger.deaf(role, time.time())
         try:
             yield
         finally:
-            self.ledger.hears(begun, time.time())
-
-    async def _rejoins(self, role: str) -> None:
-        """Waits until an agent that was cut off hears again; nobody waits for a gateway's."""
-        if role in WORKERS:
-            await asyncio.sleep(_REJOIN)
+            self.ledger.hears(begun, time.time() + longer)
 
     async def _node_agent_hears(self, role: str) -> None:
         """Waits until the node agent, which was lost, has read the world again."""

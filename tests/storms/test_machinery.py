@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.storms.calm import settled
+from tests.storms.edge import Edge
 from tests.storms.ledger import Ledger, Seen
 from tests.storms.script import SECONDS, WRITERS, Event, Script, dumped, loaded, written
 from tests.storms.shrink import shrunk
@@ -107,6 +109,40 @@ def test_deafness_after_deafness_adds_up() -> None:
     book.hears(book.deaf("w0", 16.5), 20.0)
     assert not book.judged([packet("192.0.2.1", 21.9)])
     assert book.judged([packet("192.0.2.1", 22.1)])
+
+
+def segment(source: str, destination: str, flags: int, *, port: int = 40400) -> bytes:
+    addresses = IPv4Address(source).packed + IPv4Address(destination).packed
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 6, 0) + addresses
+    return header + struct.pack("!HHIIBBHHH", port, 8081, 1, 1, 5 << 4, flags, 0, 0, 0)
+
+
+RESET, RESET_OF_A_SOCKET, PUSHED = 0x04, 0x14, 0x18
+
+
+@pytest.mark.parametrize(
+    ("flags", "port", "rebooted", "counted"),
+    [
+        (RESET, 40400, ["p"], False),  # the machine's answer about what it has forgotten
+        (RESET, 40400, [], True),
+        (RESET, 40400, ["another"], True),
+        (RESET, 40401, ["p"], True),  # of a connection that nobody saw before
+        (RESET_OF_A_SOCKET, 40400, ["p"], True),
+        (PUSHED, 40400, ["p"], True),
+    ],
+)
+def test_a_machine_that_lost_power_denies_old_connections_and_that_is_no_pods_packet(
+    flags: int, port: int, rebooted: list[str], counted: bool
+) -> None:
+    edge = Edge("")
+    to = str(edge.address("p"))
+    edge.note(segment("192.0.2.1", to, PUSHED), 1.0)
+    edge.rebooted(rebooted)
+    before = edge.packets
+    edge.note(segment("192.0.2.1", to, flags, port=port), 20.0)
+    assert edge.packets - before == counted
+    if counted:
+        assert len(edge.segments("p", IPv4Address("192.0.2.1"), 20.0)) == 1
 
 
 def test_what_arrives_for_nobody_is_wrong() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
@@ -162,6 +164,15 @@ class PodStatus(_Struct, frozen=True):
     host_ip: str = msgspec.field(name="hostIP", default="")
 
 
+@lru_cache(4096)
+def _spelled(address: str) -> str:
+    """RFC 5952's spelling. The API server takes any (KEP-4858), and we compare texts."""
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return address
+
+
 class Pod(_Struct, frozen=True):
     """Trimmed: where it runs, its addresses and whether it is over."""
 
@@ -171,10 +182,10 @@ class Pod(_Struct, frozen=True):
 
     @property
     def ips(self) -> list[str]:
-        """Every address that the kubelet has reported, in its order."""
+        """Every address that the kubelet has reported, in its order, spelled as we spell them."""
         if self.status.pod_ips:
-            return [entry.ip for entry in self.status.pod_ips]
-        return [self.status.pod_ip] if self.status.pod_ip else []
+            return [_spelled(entry.ip) for entry in self.status.pod_ips]
+        return [_spelled(self.status.pod_ip)] if self.status.pod_ip else []
 
     @property
     def finished(self) -> bool:

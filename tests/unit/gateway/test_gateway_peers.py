@@ -105,6 +105,37 @@ def judged(
     return judge(claim, Evidence(pod=known, having=having, **{"named": named, **more}))
 
 
+def respelled(key: str) -> list[str]:
+    """Other texts of the same 32 bytes: two bits of the last letter mean nothing."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    at = letters.index(key[42])
+    return [f"{key[:42]}{letters[at + more]}=" for more in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("spelling", range(3))
+def test_a_key_in_another_spelling_is_no_key(spelling: int) -> None:
+    """To WireGuard it is its owner's peer, which would get the thief's addresses."""
+    stolen = respelled(KEY)[spelling]
+    assert base64.b64decode(stolen) == base64.b64decode(KEY)
+    verdict = judged(endpoint(pod_public_key=stolen), pod())
+    assert isinstance(verdict, RefusedClaim)
+    assert verdict.reason == rules.INVALID_KEY
+
+
+@pytest.mark.parametrize(
+    "spelling", ["2001:DB8::2", "2001:db8:0::2", "2001:0db8::0002", "2001:db8::0.0.0.2"]
+)
+def test_an_address_is_taken_however_a_kubelet_spells_it(spelling: str) -> None:
+    claim = endpoint(pod_ips=["2001:db8::2"])
+    victim = pod("victim", ips=[spelling], node="w2")
+    verdict = judged(claim, pod(ips=()), victim)
+    assert isinstance(verdict, RefusedClaim)
+    assert verdict.reason == rules.ADDRESS_TAKEN
+    own = judged(claim, pod(ips=[spelling]))
+    assert isinstance(own, AcceptedClaim)
+    assert not own.contradicted
+
+
 def test_an_address_of_any_length_is_refused_in_few_words() -> None:
     verdict = judged(endpoint(pod_ips=["x" * 9000]), pod())
     assert isinstance(verdict, RefusedClaim)

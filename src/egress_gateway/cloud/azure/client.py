@@ -11,6 +11,8 @@ Azure may still finish it; whoever asked looks again instead of waiting on.
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from azure.core.exceptions import AzureError
 from azure.core.pipeline.policies import AsyncRetryPolicy, SansIOHTTPPolicy
+from azure.core.pipeline.transport import AioHttpTransport
 from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.mgmt.network.aio import NetworkManagementClient
 from prometheus_client import Counter, Histogram
@@ -117,6 +120,35 @@ class _Retry(AsyncRetryPolicy[Any, Any]):
         return not lasting and super().is_retry(settings, response)
 
 
+class KeptTransport(AioHttpTransport):  # type: ignore[misc]  # the SDK loads it lazily
+    """Connections that outlive their request also where a CA bundle is given.
+
+    The SDK reads the bundle and makes a TLS context for each request, and aiohttp lends a
+    connection to requests of the same context alone: each one shook hands anew, and its connection
+    lay idle for a quarter of a minute. A bundle that is replaced is read again.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._read: tuple[tuple[str, int, int, int], ssl.SSLContext] | None = None
+
+    def _build_ssl_config(self, cert: Any, verify: Any) -> Any:
+        # The SDK's own method. Were it ever called otherwise, connections would be made anew again.
+        if cert or not isinstance(verify, str):
+            return super()._build_ssl_config(cert, verify)
+        file = os.stat(verify)
+        stamp = verify, file.st_ino, file.st_mtime_ns, file.st_size
+        if self._read is None or self._read[0] != stamp:
+            self._read = stamp, ssl.create_default_context(cafile=verify)
+        return self._read[1]
+
+
+def _transport(config: AzureConfig) -> KeptTransport:
+    """``connection_timeout`` and ``read_timeout`` in seconds."""
+    verify = config.ca_bundle or True
+    return KeptTransport(connection_verify=verify, connection_timeout=10, read_timeout=60)
+
+
 class ArmClient:
     """Thin calls by resource group and name. Every method raises ``CloudError``."""
 
@@ -126,18 +158,19 @@ class ArmClient:
         options: dict[str, Any] = {
             "base_url": base,
             "credential_scopes": [f"{base}/.default"],
-            "connection_verify": config.ca_bundle or True,
             "user_agent": config.user_agent,
             "retry_policy": _Retry(retry_total=2, retry_backoff_factor=0.5),
-            "connection_timeout": 10,
-            "read_timeout": 60,
             "per_retry_policies": [pace or Pace(), _Count(), _OwnHosts(base)],
         }
         self.interval = config.polling_interval or (1.0 if config.custom else POLL)
         self._machine_limit = config.machine_timeout
         self._document_limit = config.document_timeout
-        self._network = NetworkManagementClient(self._credential, config.subscription_id, **options)
-        self._compute = ComputeManagementClient(self._credential, config.subscription_id, **options)
+        self._network = NetworkManagementClient(
+            self._credential, config.subscription_id, transport=_transport(config), **options
+        )
+        self._compute = ComputeManagementClient(
+            self._credential, config.subscription_id, transport=_transport(config), **options
+        )
 
     async def close(self) -> None:
         await self._network.close()

@@ -46,8 +46,8 @@ MARK: Final = 0x0800_0000
 """Bit of a packet's mark, from a bridge's hook to the one of IP, which takes it off."""
 _OTHERS: Final = 0xFFFF_FFFF & ~MARK
 
-_UNUSED: Final = 32
-"""Chains that no link has any more; with more of them the table is made anew."""
+_DESTINATIONS: Final = "to_"
+"""How names of chains begin that tell destinations apart; the rest is of what they say."""
 
 Family = Literal["inet", "bridge"]
 _FAMILIES: Final[tuple[Family, ...]] = ("inet", "bridge")
@@ -278,13 +278,20 @@ class LinkGuard:
         if listing is None and not needed:
             return False
         chains = {rule.chain: self._splits[rule.chain] for rule in ours.values()}
-        unused = {n for f, n in self._made if f == family} - {TABLE, *chains}
         whole = listing is not None and needed and _is_whole(listing, family, chains)
-        whole = whole and len(unused) <= _UNUSED
         if whole and _rules(listing or [], family, names) == ours | left:
+            self._tidy(family, listing or [], {*chains, *(rule.chain for rule in left.values())})
             return False
         self._replace(family)
         return True
+
+    def _tidy(self, family: Family, listing: list[dict[str, Any]], used: Collection[str]) -> None:
+        """Deletes chains of destinations that no link leads to any more."""
+        found = {item["chain"]["name"] for item in listing if "chain" in item}
+        unused = sorted(name for name in found - {*used} if name.startswith(_DESTINATIONS))
+        if unused:
+            self._nft.apply("\n".join(f"delete chain {family} {TABLE} {n}" for n in unused))
+            self._made -= {(family, name) for name in unused}
 
     def _replace(self, family: Family) -> None:
         """The whole table, in one step."""
@@ -320,7 +327,7 @@ def host_end(interface: str, pod: NetNS, node: NetNS) -> HostEnd | None:
 
 def _name(split: Split) -> str:
     """Of the chain; at most 128 characters (NFT_NAME_MAXLEN)."""
-    return "to_" + hashlib.sha256(repr(split).encode()).hexdigest()[:16]
+    return _DESTINATIONS + hashlib.sha256(repr(split).encode()).hexdigest()[:16]
 
 
 def _steps(split: Split) -> list[str]:

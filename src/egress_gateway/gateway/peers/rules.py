@@ -123,7 +123,9 @@ def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | RefusedClai
     if refused:
         return refused
     if not keys.valid(endpoint.spec.pod_public_key):
-        return RefusedClaim(INVALID_KEY, "podPublicKey is no WireGuard key")
+        return RefusedClaim(
+            INVALID_KEY, "podPublicKey is no WireGuard key, or not as `wg pubkey` spells it"
+        )
     claimed = addresses_of(endpoint)
     if len(claimed) > MOST_ADDRESSES:
         return RefusedClaim(INVALID_ADDRESS, f"it claims more than {MOST_ADDRESSES} addresses")
