@@ -418,8 +418,9 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.GatewayVeto: {
         "reason": Field(
-            "Draining (it works, and will go), InternetUnreachable (nothing gets through) or "
-            "AddressNotVerified (what gets through leaves from another address).",
+            "Draining (it works, and will go), InternetUnreachable (nothing gets through), "
+            "AddressNotVerified (what gets through leaves from another address) or "
+            "LargePacketsLost (small packets get through, and large ones do not).",
             _REASON,
         ),
         "message": Field("Why, in words.", _MESSAGE),
@@ -431,6 +432,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
         "expectedIp": Field("The public address that it should be.", _ADDRESS),
         "seenIp": Field("The address that is seen; empty: no server answers.", _ADDRESS),
+        "largeLost": Field("Packets of full size are no more answered, and small ones are."),
     },
     types.GatewayProblem: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
