@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from egress_gateway.api import names
-from egress_gateway.cli.proof.plan import NAME, Case, Verdict, cases, excluded, judged, pod, table
+from egress_gateway.cli.proof.plan import Case, Verdict, cases, excluded, judged, pod, table
 from egress_gateway.cli.proof.probe import Asked, Round, round_of
 from egress_gateway.cli.stun import Server
 from tests.faults.table import healthy, node
@@ -76,7 +76,8 @@ def test_a_pod_fits_the_strictest_standard_and_ends_by_itself() -> None:
         (Round(asked=[GOOD]), "full size", True),
         (Round(asked=[GOOD]), "dns", True),
         (Round(asked=[GOOD]), "excluded", None),
-        (Round(asked=[GOOD], unresolved={NAME: "no such name"}), "dns", False),
+        (Round(asked=[GOOD], unresolved={"s": "no such name"}), "dns", False),
+        (Round(asked=[replace(GOOD, server="192.0.2.1:3478")]), "dns", None),
         (Round(asked=[replace(GOOD, seen="192.0.2.1")]), "egress", False),
         (Round(asked=[GOOD, replace(GOOD, seen="192.0.2.1")]), "egress", False),
         (Round(asked=[replace(GOOD, seen="")]), "egress", False),

@@ -18,8 +18,6 @@ from egress_gateway.kube.resources import Node
 RUN_LABEL: Final = f"{names.GROUP}/test-run"
 DEADLINE: Final = 300
 """Seconds after which a pod of a test ends by itself, if nobody was left to delete it."""
-NAME: Final = "kubernetes.default.svc"
-"""Resolves in every cluster."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +78,8 @@ def pod(
     case: Case, image: str, run: str, servers: Sequence[str], *, every: float
 ) -> dict[str, Any]:
     """Fits the strictest Pod Security Standard; ends by itself."""
-    command = ["egress-gateway", "probe", "--name", NAME, "--every", str(every)]
+    command = ["egress-gateway", "probe", "--every", str(every)]
+    command += [part for name in hosts(servers) for part in ("--name", name)]
     command += [part for server in servers for part in ("--server", server)]
     command += [part for way in excluded(case.configuration)[:1] for part in ("--way", way)]
     return {
@@ -144,12 +143,25 @@ def judged(
             configuration=case.name, node=case.node, check=check, passed=passed, text=text
         )
 
-    lost = found.unresolved.get(NAME)
-    yield verdict("dns", lost is None, lost or f"{NAME} resolves")
+    yield verdict("dns", *_dns(found))
     ours, others = _by_way(case, found.asked, cluster)
     yield verdict("egress", *_egress(ours, public))
     yield verdict("full size", *_full(ours))
     yield verdict("excluded", *_excluded(found.ways, others, public))
+
+
+def hosts(servers: Iterable[str]) -> list[str]:
+    """Those of host:port that are names."""
+    found = (server.rpartition(":")[0] for server in servers)
+    return [host for host in found if not host.replace(".", "").isdecimal()]
+
+
+def _dns(found: Round) -> tuple[bool | None, str]:
+    named = hosts(one.server for one in found.asked)
+    if not named:
+        return None, "every server is an address; name another with --server"
+    lost = [f"{name}: {why}" for name, why in found.unresolved.items()]
+    return not lost, "; ".join(lost) or f"{named[0]} resolves"
 
 
 def _by_way(
