@@ -13,7 +13,7 @@ from egress_gateway.service.figures import BUILD, Figure
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/metrics.md"
 MODULES = {
-    "controller": ("egress_gateway.controller.metrics", "egress_gateway.cloud.azure.client"),
+    "controller": ("egress_gateway.controller.metrics", "egress_gateway.cloud.azure.arm"),
     "gateway": ("egress_gateway.gateway.metrics",),
     "node": ("egress_gateway.node.metrics",),
     "webhook": ("egress_gateway.webhook.server",),

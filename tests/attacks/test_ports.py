@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from typing import TypeVar
 
 import aiohttp
 import pytest
@@ -14,23 +15,25 @@ from aiohttp import web
 
 from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
-from egress_gateway.service.metrics import load_pem
+from egress_gateway.service.selfsigned import load_pem
 from egress_gateway.service.server import Limits, Server
 from egress_gateway.webhook import certificates
 
+S = TypeVar("S", bound=Server)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-def play(story: Callable[[HealthServer], Awaitable[None]], limits: Limits) -> None:
-    async def main() -> None:
-        server = HealthServer(port=0, limits=limits)
-        await server.start()
-        try:
-            await story(server)
-        finally:
-            await server.close()
+@contextlib.asynccontextmanager
+async def started(server: S) -> AsyncIterator[S]:
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.close()
 
-    asyncio.run(main())
+
+def probed(limits: Limits) -> contextlib.AbstractAsyncContextManager[HealthServer]:
+    return started(HealthServer(port=0, limits=limits))
 
 
 async def ready(server: HealthServer) -> int:
@@ -60,8 +63,8 @@ async def is_cut(streams: Streams) -> bool:
         writer.close()
 
 
-def test_places_held_open_do_not_keep_a_probe_out() -> None:
-    async def story(server: HealthServer) -> None:
+async def test_places_held_open_do_not_keep_a_probe_out() -> None:
+    async with probed(Limits(connections=8, seconds=600)) as server:
         held = [await opened(server, b"GET /readyz HTTP/1.1\r\n") for _ in range(64)]
         assert await ready(server) == 200
         more = [await opened(server, b"GET /readyz HTTP/1.1\r\n") for _ in range(8)]
@@ -69,8 +72,6 @@ def test_places_held_open_do_not_keep_a_probe_out() -> None:
         assert await is_cut(held[0]), "the one that waited longest went"
         for _, writer in (*held, *more):
             writer.close()
-
-    play(story, Limits(connections=8, seconds=600))
 
 
 @pytest.mark.parametrize(
@@ -83,13 +84,11 @@ def test_places_held_open_do_not_keep_a_probe_out() -> None:
         b"POST /readyz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n",
     ],
 )
-def test_half_a_request_is_cut_in_time(sent: bytes) -> None:
-    async def story(server: HealthServer) -> None:
+async def test_half_a_request_is_cut_in_time(sent: bytes) -> None:
+    async with probed(Limits(seconds=0.5)) as server:
         streams = await opened(server, sent)
         await is_cut(streams)
         assert await ready(server) == 200
-
-    play(story, Limits(seconds=0.5))
 
 
 @pytest.mark.parametrize(
@@ -102,8 +101,8 @@ def test_half_a_request_is_cut_in_time(sent: bytes) -> None:
         b"POST /readyz HTTP/1.1\r\nContent-Length: 900000\r\n\r\n" + b"x" * 60_000,
     ],
 )
-def test_a_large_request_is_cut_at_once(sent: bytes) -> None:
-    async def story(server: HealthServer) -> None:
+async def test_a_large_request_is_cut_at_once(sent: bytes) -> None:
+    async with probed(Limits(seconds=600)) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(sent)
         async with asyncio.timeout(60):
@@ -115,11 +114,9 @@ def test_a_large_request_is_cut_at_once(sent: bytes) -> None:
         writer.close()
         assert await ready(server) == 200
 
-    play(story, Limits(seconds=600))
 
-
-def test_a_connection_carries_one_request() -> None:
-    async def story(server: HealthServer) -> None:
+async def test_a_connection_carries_one_request() -> None:
+    async with probed(Limits(seconds=600)) as server:
         request = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"
         reader, writer = await opened(server, request)
         async with asyncio.timeout(60):
@@ -128,35 +125,35 @@ def test_a_connection_carries_one_request() -> None:
         assert b"connection: close" in answer.lower()
         writer.close()
 
-    play(story, Limits(seconds=600))
 
-
-def test_a_port_that_is_taken_is_one_line() -> None:
-    async def story(server: HealthServer) -> None:
+async def test_a_port_that_is_taken_is_one_line() -> None:
+    async with probed(Limits()) as server:
         second = HealthServer(port=server.port)
         with pytest.raises(OperatorError, match=f"port {server.port}") as caught:
             await second.start()
         assert len(str(caught.value).splitlines()) == 1
 
-    play(story, Limits())
 
+async def test_a_handler_that_hangs_is_cut() -> None:
+    server = Server(port=0, address="127.0.0.1", limits=Limits(seconds=0.5))
 
-def test_a_handler_that_hangs_is_cut() -> None:
-    async def main() -> None:
-        server = Server(port=0, address="127.0.0.1", limits=Limits(seconds=0.5))
+    ended = asyncio.Event()
 
-        async def hang(_: web.Request) -> web.Response:
+    async def hang(_: web.Request) -> web.Response:
+        try:
             await asyncio.Event().wait()
-            raise AssertionError
+        finally:
+            ended.set()
+        raise AssertionError
 
-        server.add_route("/gw/{uid}", hang)
-        await server.start()
-        async with aiohttp.ClientSession() as session:
-            with pytest.raises(aiohttp.ClientError):
-                await session.get(f"http://127.0.0.1:{server.port}/gw/x")
-        await server.close()
-
-    asyncio.run(main())
+    server.add_route("/gw/{uid}", hang)
+    await server.start()
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientError):
+            await session.get(f"http://127.0.0.1:{server.port}/gw/x")
+    async with asyncio.timeout(60):
+        await ended.wait()
+    await server.close()
 
 
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -177,27 +174,19 @@ async def over_tls(port: int) -> str:
         return await answer.text()
 
 
-def secured(story: Callable[[Server], Awaitable[None]], limits: Limits) -> None:
-    async def main() -> None:
-        made = certificates.make(["localhost"], now=time.time(), validity=3600)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        load_pem(context, made.certificate, made.key)
-        server = Server(port=0, address="127.0.0.1", limits=limits, tls=context)
-        server.add_route("/", page)
-        await server.start()
-        try:
-            await story(server)
-        finally:
-            await server.close()
-
-    asyncio.run(main())
+def secured(limits: Limits) -> contextlib.AbstractAsyncContextManager[Server]:
+    made = certificates.make(["localhost"], now=time.time(), validity=3600)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_pem(context, made.certificate, made.key)
+    server = Server(port=0, address="127.0.0.1", limits=limits, tls=context)
+    server.add_route("/", page)
+    return started(server)
 
 
 @pytest.mark.parametrize("sent", [b"", HELLO, b"GET / HTTP/1.1\r\n\r\n"])
-def test_whoever_never_shakes_hands_has_a_place_like_others(sent: bytes) -> None:
+async def test_whoever_never_shakes_hands_has_a_place_like_others(sent: bytes) -> None:
     """Else any number of them would be held for as long as a handshake may take."""
-
-    async def story(server: Server) -> None:
+    async with secured(Limits(connections=8, seconds=600)) as server:
         held = []
         for _ in range(32):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -209,23 +198,18 @@ def test_whoever_never_shakes_hands_has_a_place_like_others(sent: bytes) -> None
         for _, writer in held:
             writer.close()
 
-    secured(story, Limits(connections=8, seconds=600))
 
-
-def test_a_handshake_that_is_half_done_is_cut_in_time() -> None:
-    async def story(server: Server) -> None:
+async def test_a_handshake_that_is_half_done_is_cut_in_time() -> None:
+    async with secured(Limits(seconds=0.5)) as server:
         streams = await asyncio.open_connection("127.0.0.1", server.port)
         streams[1].write(HELLO)
         assert await is_cut(streams)
         assert await over_tls(server.port) == "page"
 
-    secured(story, Limits(seconds=0.5))
 
-
-def test_a_request_that_trickles_is_cut_in_time() -> None:
+async def test_a_request_that_trickles_is_cut_in_time() -> None:
     """However steadily it goes on."""
-
-    async def story(server: HealthServer) -> None:
+    async with probed(Limits(seconds=0.5)) as server:
         reader, writer = await opened(server, b"GET /readyz HTTP/1.1\r\nX: ")
         ended = asyncio.ensure_future(reader.read())
         while not ended.done():
@@ -235,5 +219,3 @@ def test_a_request_that_trickles_is_cut_in_time() -> None:
             assert b"200" not in await ended
         writer.close()
         assert await ready(server) == 200
-
-    play(story, Limits(seconds=0.5))

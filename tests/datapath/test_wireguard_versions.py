@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,13 @@ from egress_gateway.datapath.wireguard.host import Tunnels, TunnelServer, releas
 from egress_gateway.datapath.wireguard.userspace import UserspaceBackend
 from egress_gateway.gateway import metrics as gateway_metrics
 from egress_gateway.node import metrics as node_metrics
+from egress_gateway.service.figures import Fact, Figure
 from egress_gateway_lab import wireguard
 from tests.datapath.box import boxed
 from tests.datapath.test_tunnel_users import subscriptions
 
 CURRENT, DEBIANS = wireguard.built(), Path("/usr/bin/wireguard-go")
 HERE = [program for program in (CURRENT, DEBIANS) if program.exists()]
-GAUGES = (node_metrics.WIREGUARD, gateway_metrics.WIREGUARD)
 
 
 def test_each_program_tells_its_release() -> None:
@@ -103,7 +102,7 @@ class _Backend:
         return answer
 
 
-@pytest.mark.parametrize("tell", [node_metrics.wireguard, gateway_metrics.wireguard])
+@pytest.mark.parametrize("figure", [node_metrics.WIREGUARD, gateway_metrics.WIREGUARD])
 @pytest.mark.parametrize(
     ("answers", "told"),
     [
@@ -118,17 +117,16 @@ class _Backend:
 async def test_a_version_is_told_once_and_when_it_changes(
     answers: tuple[str | None, ...],
     told: list[str],
-    tell: Callable[[str, str], None],
+    figure: Figure,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backends, "_LOOK_SECONDS", 0)
     monkeypatch.setattr(backends, "_FIRST_LOOK_SECONDS", 0)
-    for gauge in GAUGES:
-        gauge.clear()
+    fact = Fact(figure)
     backend, heard = _Backend(*answers), list[str]()
 
     def hear(kind: str, version: str) -> None:
-        tell(kind, version)
+        fact.tell(kind, version)
         heard.append(version)
 
     task = asyncio.create_task(backends.tell_version(backend, hear))  # type: ignore[arg-type]
@@ -138,9 +136,5 @@ async def test_a_version_is_told_once_and_when_it_changes(
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert heard == told
-    assert _shown() == {("userspace", told[-1])}
-
-
-def _shown() -> set[tuple[str, str]]:
-    samples = [one for gauge in GAUGES for metric in gauge.collect() for one in metric.samples]
-    return {(one.labels["backend"], one.labels["version"]) for one in samples}
+    (metric,) = fact.collect()
+    assert [one.labels for one in metric.samples] == [{"backend": "userspace", "version": told[-1]}]

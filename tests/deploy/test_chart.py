@@ -233,6 +233,32 @@ def test_webhook_is_filled_by_itself_and_may_write_nothing_else(render: Render) 
     assert (defaults.name, defaults.configuration) == (WEBHOOK, "egress-gateway-pods")
 
 
+def test_keys_have_the_namespace_that_is_given_and_the_controller_no_other_secrets(
+    render: Render,
+) -> None:
+    for values, expected in (((), "somewhere"), (("keys.namespace=keys",), "keys")):
+        documents = render(*values)
+        roles = [
+            d
+            for d in documents
+            if d["kind"] in ("Role", "ClusterRole")
+            and d["metadata"]["name"].startswith("egress-gateway-controller")
+        ]
+        reach = {
+            d["metadata"].get("namespace")
+            for d in roles
+            for rule in d["rules"]
+            if "secrets" in rule["resources"]
+        }
+        assert reach == {expected}
+        for kind in ("Role", "RoleBinding"):
+            assert find(documents, kind, "egress-gateway-keys")["metadata"]["namespace"] == expected
+        for kind, name in (("Deployment", "controller"), ("DaemonSet", "gateway")):
+            given = container(documents, kind, f"egress-gateway-{name}")["env"]
+            told = [e["value"] for e in given if e["name"] == "EGRESS_GATEWAY_KEYS_NAMESPACE"]
+            assert told == (["keys"] if values else [])
+
+
 def test_policies_spell_the_contract(render: Render) -> None:
     found = render(apis=(f"v1/{MUTATING}", f"v1/{VALIDATING}"))
     text = json.dumps(find(found, MUTATING, "egress-gateway-pods"))

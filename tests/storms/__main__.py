@@ -175,6 +175,8 @@ class Labs:
         try:
             async with asyncio.timeout(60):
                 return await words
+        except TimeoutError:  # the lab dies with its process
+            return b"its lab did not end within a minute"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()

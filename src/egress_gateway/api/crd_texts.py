@@ -160,7 +160,7 @@ RULES: Final[dict[type, tuple[Rule, ...]]] = {
 FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.StaticGatewayConfiguration: {
         "spec": Field("Which gateway nodes to use, and with which addresses."),
-        "status": Field("What the controller has made of the spec. Written by it alone."),
+        "status": Field("What the controller has made of the spec. Only the controller writes it."),
     },
     types.StaticGatewayConfigurationSpec: {
         "gatewayNodepoolName": Field(
@@ -185,30 +185,32 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         ),
         "publicIpPrefixId": Field(
             "Resource id of an existing public IP prefix to take the addresses from: in the "
-            "cluster's subscription, and exactly as large as the pool asks for. If empty, a "
-            "prefix is made and removed with the configuration. Only with provisionPublicIps.",
+            "cluster's subscription, and exactly as large as the pool asks for. If empty, the "
+            "controller makes a prefix, and removes it with the configuration. Only with "
+            "provisionPublicIps.",
             {"maxLength": 1024, "x-kubernetes-validations": (_LINE_END, _BLANK, PREFIX_ID_RULE)},
         ),
         "publicIpPrefixIdV6": Field(
-            "Resource id of an existing IPv6 public IP prefix that pods' IPv6 leaves from: in the "
+            "Resource id of an existing IPv6 public IP prefix for the pods' IPv6 traffic: in the "
             "cluster's subscription, with as many addresses as the pool asks for (length 124 to "
-            "127 for 28 to 31). If empty, IPv6 that belongs to the gateway is held back. Only "
-            "with provisionPublicIps.",
+            "127 for 28 to 31). If empty, pods' IPv6 traffic that belongs to the gateway is "
+            "dropped. Only with provisionPublicIps.",
             {"maxLength": 1024, "x-kubernetes-validations": (_LINE_END, _BLANK, PREFIX_ID_RULE)},
         ),
         "excludeCidrs": Field(
-            "Destinations that take the other way than defaultRoute says, as CIDRs.",
+            "CIDRs of destinations that do not follow defaultRoute: their traffic takes the other "
+            "of the two ways.",
             {"maxItems": 1000},
             {"maxLength": 64, "x-kubernetes-validations": (CIDR_RULE,)},
         ),
         "connectionLog": Field(
-            "Whether gateway nodes write a line to their log for each connection that begins or "
-            "ends: time, pod, address, port, destination. For audits; off if not set."
+            "Whether gateway nodes log a line for each connection that begins or ends, with time, "
+            "pod, address, port and destination. For audits; off if not set."
         ),
         "startPolicy": Field(
-            "What a pod does that gets no tunnel in time: Wait (the default) keeps it from "
-            "starting; HeldBack lets it start, with everything that belongs to the gateway held "
-            "back until it has a tunnel."
+            "What happens to a pod that gets no tunnel in time. Wait (the default): the pod does "
+            "not start. HeldBack: the pod starts, and all its traffic that belongs to the gateway "
+            "is dropped until it has a tunnel."
         ),
     },
     types.GatewayVmssProfile: {
@@ -224,21 +226,20 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.StaticGatewayConfigurationStatus: {
         "egressIpPrefix": Field(
-            "What pods leave from: the public IP prefix (with IPv6, both prefixes separated by a "
-            "comma), or in private mode the gateways' secondary addresses separated by commas.",
+            "The source addresses of the pods' traffic: the public IP prefix (with IPv6, both "
+            "prefixes separated by a comma), or in private mode the gateways' secondary addresses "
+            "separated by commas.",
             _bounded(16384, pattern="^[0-9a-fA-F:./,]*$"),
         ),
         "gatewayServerProfile": Field("How pods reach the gateways."),
-        "keyRotation": Field(
-            "The change of the key pair that was asked for last (egress-gateway rotate-keys)."
-        ),
+        "keyRotation": Field("The latest change of the key pair (egress-gateway rotate-keys)."),
         "gateways": Field("The gateway nodes that serve this configuration.", {"maxItems": 256}),
         "pods": Field("The attached pods, and how many of them have a working tunnel."),
         "conditions": Field(
             "Ready sums up Accepted (the spec is valid and its pool exists), Provisioned (Azure "
-            "holds what it asks for) and GatewaysReady (gateway nodes serve it). KeysRotated tells "
-            "of the change of the key pair that was asked for last, if one ever was. Degraded is "
-            "True while something is amiss that Ready does not say.",
+            "holds what it asks for) and GatewaysReady (gateway nodes serve it). KeysRotated "
+            "describes the latest change of the key pair, if there was one. Degraded is True "
+            "while there is a problem that Ready does not show.",
             {
                 "maxItems": 32,
                 "x-kubernetes-list-type": "map",
@@ -246,7 +247,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             },
         ),
         "observedGeneration": Field(
-            "Generation of the spec that the status speaks of.", {"format": "int64", "minimum": 0}
+            "Generation of the spec that the status describes.", {"format": "int64", "minimum": 0}
         ),
     },
     types.GatewayServerProfile: {
@@ -265,11 +266,11 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         ),
     },
     types.KeyRotation: {
-        "request": Field("Value of the annotation that asked for it.", _bounded(262144)),
+        "request": Field("Value of the annotation that requested it.", _bounded(262144)),
         "phase": Field(
-            "Preparing (gateways get a second interface), Moving (pods move to it), Retiring (it "
-            "is the profile now, the former one is about to go), Closing (nothing leaves by the "
-            "former one), Done or Abandoned."
+            "Preparing (gateways get a second interface), Moving (pods move to it), Retiring (the "
+            "profile names it, and the previous one is about to go), Closing (nothing leaves by "
+            "the previous one), Done or Abandoned."
         ),
         "port": Field(
             "UDP port of the second WireGuard server, while there is one.",
@@ -302,16 +303,16 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             _ADDRESS,
         ),
         "secondaryIpV6": Field(
-            "Private IPv6 address that this configuration's IPv6 traffic leaves from. Empty: IPv6 "
-            "is held back there.",
+            "Private IPv6 address that this configuration's IPv6 traffic leaves from. Empty: the "
+            "gateway drops its IPv6 traffic.",
             _ADDRESS,
         ),
         "publicIpV6": Field(
             "Public IPv6 address that the Internet sees. Empty while unknown.", _ADDRESS
         ),
         "seenIp": Field(
-            "What servers on the Internet see of IPv4 traffic that leaves it; the same as publicIp "
-            "if all is well. Empty while none has answered.",
+            "Source address that servers on the Internet see on IPv4 traffic of this gateway. It "
+            "should equal publicIp. Empty while no server has answered.",
             _ADDRESS,
         ),
     },
@@ -326,34 +327,34 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
                 "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
             },
         ),
-        "message": Field("Why, in words, with what mends it. May be empty.", {"maxLength": 32768}),
+        "message": Field("Why, in words, and what fixes it. May be empty.", {"maxLength": 32768}),
         "lastTransitionTime": Field("When the status last changed.", {"format": "date-time"}),
         "observedGeneration": Field(
-            "Generation of the spec that the condition speaks of.",
+            "Generation of the spec that the condition describes.",
             {"format": "int64", "minimum": 0},
         ),
     },
     types.PodEndpoint: {
-        "spec": Field("The pod's end of its tunnel. Written by the agent of the pod's node."),
-        "status": Field("Whether the tunnel works, and where it leads. Written by that agent."),
+        "spec": Field("The pod's end of its tunnel. The agent of the pod's node writes it."),
+        "status": Field("Whether the tunnel works, and where it leads. The same agent writes it."),
     },
     types.PodEndpointStatus: {
         "state": Field(
-            "Connected (the tunnel works), Lost (it worked and does so no more) or Waiting (it has "
-            "not worked yet)."
+            "Connected (the tunnel works), Lost (it worked before) or Waiting (it has not worked "
+            "yet)."
         ),
         "gateway": Field("Gateway node that the tunnel leads to; empty without one.", _GATEWAY),
         "egressIp": Field(
-            "Address that the pod leaves the cluster from: a public one, or in private mode the "
-            "gateway's. Empty without a tunnel, or where it is not known.",
+            "Source address of the pod's traffic outside the cluster: a public address, or in "
+            "private mode the gateway's. Empty without a tunnel, or if unknown.",
             _ADDRESS,
         ),
         "egressIpV6": Field("The same of IPv6.", _ADDRESS),
         "since": Field(
-            "When the pod came to this state, gateway and address.", {"format": "date-time"}
+            "When the pod got its present state, gateway and address.", {"format": "date-time"}
         ),
         "reason": Field("Why it has no tunnel, in CamelCase, for programs.", _REASON),
-        "message": Field("The same in words, with what mends it.", _MESSAGE),
+        "message": Field("The same in words, and what fixes it.", _MESSAGE),
     },
     types.PodEndpointSpec: {
         "staticGatewayConfiguration": Field(
@@ -362,8 +363,8 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         ),
         "podIpAddress": Field("The pod's IPv4 address.", _ADDRESS),
         "podPublicKey": Field(
-            "WireGuard public key of the pod's end. Who holds a key longest keeps it, so that the "
-            "age of the object is the age of its claim: it never changes.",
+            "WireGuard public key of the pod's end. It never changes: if two objects claim a key, "
+            "the older one keeps it.",
             _KEY,
         ),
         "podIps": Field("Every address of the pod.", {"maxItems": 8}, _ADDRESS),
@@ -374,26 +375,25 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         ),
     },
     types.GatewayStatus: {
-        "spec": Field("What the gateway node serves. Written by its gateway agent."),
+        "spec": Field("What the gateway node serves. Its gateway agent writes it."),
     },
     types.GatewayStatusSpec: {
         "readyGatewayConfigurations": Field(
             "Configurations that the node serves at this moment.", _REPORTED
         ),
         "problems": Field("Why the node does not serve a configuration that lists it.", _REPORTED),
-        "vetoes": Field(
-            "Why pods should use other gateways than this one, while there are some.", _REPORTED
-        ),
+        "vetoes": Field("Why pods should use other gateways, if there are any.", _REPORTED),
         "refusedClaims": Field(
-            "PodEndpoints that the gateway does not believe, and so does not serve; a few of them.",
+            "Some of the PodEndpoints that the gateway does not serve, because they do not agree "
+            "with the cluster.",
             {"maxItems": types.CLAIMS},
         ),
         "heartbeat": Field(
-            "When the agent last wrote; it writes from time to time even without a change.",
+            "When the agent last wrote. It writes regularly, even without a change.",
             {"format": "date-time"},
         ),
-        "verified": Field("What servers on the Internet see of this node's addresses.", _REPORTED),
-        "summary": Field("What the lists come to."),
+        "verified": Field("Which addresses servers on the Internet see for this node.", _REPORTED),
+        "summary": Field("The lists in numbers."),
     },
     types.GatewaySummary: {
         "serves": Field("Configurations that the node serves.", {"format": "int32", "minimum": 0}),
@@ -406,7 +406,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "uid": Field("UID of the configuration.", _UID),
         "publicKey": Field("WireGuard public key that the interface has.", _KEY),
         "secondPublicKey": Field(
-            "That of the second interface, while the configuration's key pair is being changed.",
+            "Public key of the second interface, while the key pair of the configuration changes.",
             _KEY,
         ),
     },
@@ -418,8 +418,8 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.GatewayVeto: {
         "reason": Field(
-            "Draining (it works, and will go), InternetUnreachable (nothing gets through), "
-            "AddressNotVerified (what gets through leaves from another address) or "
+            "Draining (the gateway works, and is about to go), InternetUnreachable (no traffic "
+            "gets through), AddressNotVerified (traffic leaves from another address) or "
             "LargePacketsLost (small packets get through, and large ones do not).",
             _REASON,
         ),
@@ -430,16 +430,16 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     },
     types.SeenAddress: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
-        "expectedIp": Field("The public address that it should be.", _ADDRESS),
-        "seenIp": Field("The address that is seen; empty: no server answers.", _ADDRESS),
-        "largeLost": Field("Packets of full size are no more answered, and small ones are."),
+        "expectedIp": Field("The expected public address.", _ADDRESS),
+        "seenIp": Field("The address that servers see. Empty: no server answers.", _ADDRESS),
+        "largeLost": Field("Servers answer small packets, and full-size packets no longer."),
     },
     types.GatewayProblem: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
         "message": Field("What is wrong, in words.", _MESSAGE),
         "reason": Field(
-            "Which kind of problem it is: GatewayWithoutIPv6 (IPv4 is served). Empty: nothing is "
-            "served.",
+            "Kind of the problem: GatewayWithoutIPv6 (the node serves IPv4 only). Empty: the node "
+            "does not serve the configuration.",
             _REASON,
         ),
     },

@@ -86,7 +86,7 @@ class Installer:
             return
         with self.tenure.held() as ours:
             if not ours:
-                raise Superseded("a later agent of this node sees to the CNI plugin")
+                raise Superseded("a later agent of this node manages the CNI plugin")
             yield
 
     def _sweep(self) -> None:

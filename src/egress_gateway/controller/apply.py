@@ -39,6 +39,7 @@ from egress_gateway.controller.planning.plan import Plan
 from egress_gateway.controller.planning.problem import Note
 from egress_gateway.controller.planning.unkept import difference
 from egress_gateway.controller.planning.wanted import Step
+from egress_gateway.service.backoff import doubled
 
 AT_ONCE: Final = 32
 """Writes in flight: enough to hide Azure's latency, few enough for its write quota."""
@@ -220,7 +221,9 @@ class Writer:
             if known is None or known.times < 2 or known.content != _content(step.action):
                 continue
             what = difference(step.action, state)
-            message = f"Azure does not keep what is written: {what} (written {known.times} times)"
+            message = (
+                f"Azure accepted a write and does not show it: {what} (written {known.times} times)"
+            )
             notes |= dict.fromkeys(step.uids, Note(Reason.NOT_KEPT, message))
         return notes
 
@@ -244,7 +247,7 @@ class Writer:
         document, content = _document(action), _content(action)
         before = known.get(document)
         times = before.times + 1 if before and before.content == content else 1
-        pause = min(LAST_REPEAT, FIRST_REPEAT * 2.0 ** min(times - 1, 10))
+        pause = doubled(times, FIRST_REPEAT, LAST_REPEAT)
         known[document] = _Repeat(content, times, self._clock() + pause)
 
 

@@ -22,6 +22,7 @@ _PASSING: Final = frozenset({Reason.THROTTLED, Reason.CONFLICT})
 """A cloud that says so answers."""
 LASTING: Final = 30.0
 """Seconds of refusals after which any other is told."""
+STAYS: Final = "existing addresses stay in service, but the controller cannot apply changes"
 
 
 class StatusBoard:
@@ -66,7 +67,7 @@ class StatusBoard:
             )
         elif problem and problem.reason not in _PASSING:
             since = self._since.setdefault(uid, self._clock())
-            text = f"what is in place serves, but is not looked after: {problem.message}"
+            text = f"{STAYS}: {problem.message}"
             told = replace(problem, message=text)
             if problem.reason in _FOR_A_PERSON:
                 self._set(uid, replace(before, note=Note(problem.reason, text), cloud=told))

@@ -183,7 +183,7 @@ async def _health(settings: Settings, cluster: Cluster) -> AsyncIterator[None]:
 
     def caches() -> str | None:
         behind = [c for c in cluster.caches if not c.is_synced]
-        return f"{len(behind)} caches have not heard from the API server yet" if behind else None
+        return f"{len(behind)} caches have no list from the API server yet" if behind else None
 
     server.add_check("caches", caches)
     await server.start()

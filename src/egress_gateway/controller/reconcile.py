@@ -43,6 +43,7 @@ from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Wanted
 from egress_gateway.controller.refusals import RefusalBackoff, Setback
 from egress_gateway.kube.workqueue.queue import WorkQueue
+from egress_gateway.service.backoff import doubled
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Reconciler:
         self._backoff = RefusalBackoff(limit=retry_limit, clock=clock)
         self._in_use = GatewaysInUse(cluster, clock=clock)
         self._writer = Writer(cloud, clock=clock, finished=self.work.add)
-        self._looks: dict[str, float] = {}
+        self._looks: dict[str, int] = {}
         self._clock = clock
         self._lingering: dict[str, float] = {}
         self._inventory = Inventory(cloud.resource_group, cloud.advice)
@@ -173,9 +174,8 @@ class Reconciler:
 
     def _look(self, key: str) -> float:
         """How long until the next look at a pool that waits for something: 2, 4, 8, 15 s."""
-        delay = self._looks.get(key, LOOK_SECONDS)
-        self._looks[key] = min(LAST_LOOK, 2 * delay)
-        return delay
+        self._looks[key] = looks = self._looks.get(key, 0) + 1
+        return doubled(looks, LOOK_SECONDS, LAST_LOOK)
 
     def _due(self, key: str, wanted: Iterable[Wanted], gone: set[str]) -> float | None:
         """When to look again although nothing is left to do."""
@@ -249,7 +249,7 @@ class Reconciler:
             sgc = live.get(uid)
             if sgc is not None and self._clock() >= since + LINGER_SECONDS:
                 log.warning(
-                    "deleted a configuration of which a busy machine still holds an address",
+                    "deleted a configuration while a busy machine still holds one of its addresses",
                     extra={"uid": uid, "configuration": sgc.metadata.name},
                 )
                 await self._cluster.release(sgc)
@@ -438,5 +438,7 @@ def _placed(state: PoolState, wanted: Iterable[Wanted]) -> set[str]:
 
 def _deleting() -> Verdict:
     return Verdict(
-        problem=Problem(reason=Reason.DELETING, message="its Azure resources are being removed")
+        problem=Problem(
+            reason=Reason.DELETING, message="the controller is removing its Azure resources"
+        )
     )

@@ -21,6 +21,7 @@ from egress_gateway.controller.apply import Refusal
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Wanted
+from egress_gateway.service.backoff import doubled
 
 log = logging.getLogger(__name__)
 
@@ -229,13 +230,13 @@ class RefusalBackoff:
         entry.attempts += 1
 
     def _delay(self, attempts: int) -> float:
-        delay: float = min(self._limit, FIRST_RETRY * 2.0 ** min(attempts, 10))
-        return delay * (0.85 + 0.15 * self._jitter())
+        return doubled(attempts + 1, FIRST_RETRY, self._limit) * (0.85 + 0.15 * self._jitter())
 
 
 _SUSPECTED: Final = Problem(
     reason=Reason.PROVISIONING,
-    message="a write for several configurations was refused; they are tried in smaller groups",
+    message="Azure refused a write for several configurations; the controller tries them in "
+    "smaller groups",
 )
 
 

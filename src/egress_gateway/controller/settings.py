@@ -1,4 +1,4 @@
-"""Everything that the controller can be told: one schema for flags, environment and file."""
+"""The settings of the controller: one schema for flags, environment and file."""
 
 from __future__ import annotations
 
@@ -21,47 +21,51 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """``EGRESS_GATEWAY_<FIELD>`` in the environment."""
 
     azure_config: str = "/etc/egress-gateway/azure.json"
-    """File with the Azure configuration (JSON or YAML); the Go project's is accepted."""
+    """Path of the Azure configuration (JSON or YAML). The Go project's file works too."""
     system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
-    """Where GatewayStatus objects and the Lease live."""
+    """Namespace of the GatewayStatus objects and the Lease."""
     keys_namespace: OptionalLabel = ""
-    """Where key Secrets and the agents' Role live; empty: the system namespace. In one of their own
-    the controller's token reads keys and no other Secret."""
+    """Namespace of the key Secrets and the agents' Role. Empty: the system namespace. With a
+    namespace of their own, the controller's token can read the keys and no other Secret."""
     kubeconfig: str = ""
-    """Empty: the pod's ServiceAccount, $KUBECONFIG or ~/.kube/config."""
+    """Path of a kubeconfig. Empty: the pod's ServiceAccount, $KUBECONFIG or ~/.kube/config."""
     identity: str = ""
-    """Name in the Lease; empty: $POD_NAME, else the host's name with a random part."""
+    """The controller's name in the Lease. Empty: $POD_NAME, or else the host name and a random
+    suffix."""
     leader_elect: bool = True
-    """Off only when exactly one controller runs."""
+    """Whether controllers elect a leader. Turn it off only if exactly one controller runs."""
     lease_duration: Interval = 12.0
-    """Seconds after which a silent leader is replaced. Fifteen are promised, to the successor's
-    first act; a leader that cannot renew acts for two thirds of it."""
+    """Seconds after which another controller replaces a silent leader. A leader that cannot renew
+    its Lease stops after two thirds of this time. We promise 15 s until the successor's first
+    action."""
     health_address: str = "0.0.0.0"  # noqa: S104  (the kubelet probes it)
-    """IP address that the port is bound to."""
+    """IP address on which the controller serves the health port."""
     health_port: Port = 8081
     """TCP port of /healthz and /readyz, for the kubelet's probes."""
     metrics_port: Port = 0
-    """TCP port of /metrics; 0: none."""
+    """TCP port of /metrics. 0: the controller serves no metrics."""
     metrics_auth: bool = False
-    """Metrics over TLS, for bearers of a token who may get the non-resource URL /metrics."""
+    """Serve metrics over TLS, and only to clients whose token may get the non-resource URL
+    /metrics."""
     drift_interval: Interval = 60.0
-    """Seconds between looks at a settled pool."""
+    """Seconds between two checks of a pool in which nothing changes."""
     retry_limit: Interval = 30.0
-    """Seconds, at most, between tries of what was refused."""
+    """Maximum number of seconds between two attempts at a write that Azure refused."""
     rotation_timeout: Seconds = 600.0
-    """Seconds that pods have to move to a new key pair. If none could, the former one stays; else
-    it goes, and who still uses it is named. 0: it stays until nobody does."""
+    """Seconds that pods have to move to a new key pair. If no pod could move, the previous key pair
+    stays. Otherwise the controller removes it and names the pods that still use it. 0: the previous
+    key pair stays until no pod uses it."""
     agent_pools: list[DnsLabel] = []
-    """Gateway pools whose agents have an account of their own: the Role that names a pool's keys is
-    that account's. All other pools' agents share one."""
+    """Gateway pools whose agents have a ServiceAccount of their own. That account may read the keys
+    of its pool only. The agents of all other pools share one account."""
     strict_prefixes: bool = False
-    """A namespace uses the public IP prefixes that its own annotation names, and no others. False:
-    any namespace may use a prefix that no Namespace's annotation names."""
+    """A namespace may use only the public IP prefixes that its own annotation names. False: any
+    namespace may also use a prefix that no Namespace's annotation names."""
     prefix_share: Amount = 0
-    """Configurations of one namespace that may use the same public IP prefix, unless the prefix is
-    reserved for that namespace alone. 0: as many as there is room for."""
+    """How many configurations of one namespace may share a public IP prefix that is not reserved
+    for that namespace alone. 0: no limit."""
     workers: Count = 4
-    """Pools worked on at once."""
+    """How many pools the controller works on at the same time."""
 
     def __post_init__(self) -> None:
         address("health_address", self.health_address)

@@ -207,7 +207,7 @@ def _tunnels(pods: Pods) -> Said:
 
 def _lost(pods: Pods) -> str:
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(pods.lost.items()))
-    return f"{pods.counted} ({why}); kubectl get podendpoints shows which have none"
+    return f"{pods.counted} ({why}); kubectl get podendpoints shows which pods have none"
 
 
 def _degraded(
@@ -245,10 +245,10 @@ def _verified(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> S
         if (seen := gateways.seen.get(g.node)) is not None and seen.expected_ip == g.public_ip
     ]
     if not asked:
-        return "Unknown", Reason.NOT_ASKED, "no gateway has asked what the Internet sees of it"
+        return "Unknown", Reason.NOT_ASKED, "no gateway has verified its address yet"
     before = conditions.find(status.conditions, conditions.EGRESS_VERIFIED)
     if not gateways.answered and (before is None or before.status == "Unknown"):
-        return "Unknown", Reason.NOT_ANSWERED, "none of verify_targets has answered any gateway"
+        return "Unknown", Reason.NOT_ANSWERED, "no verify target has answered any gateway"
     found = {g.node: gateways.seen[g.node].seen_ip for g in asked}
     wrong = [_sight(g, found[g.node]) for g in asked if found[g.node] != g.public_ip]
     if wrong:
@@ -264,7 +264,7 @@ def _verified(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> S
 def _sight(gateway: Gateway, seen: str) -> str:
     if seen:
         return f"{gateway.node}: the Internet sees {seen} in place of {gateway.public_ip}"
-    return f"{gateway.node}: nobody on the Internet answers {gateway.public_ip}"
+    return f"{gateway.node}: no server on the Internet answers {gateway.public_ip}"
 
 
 def _ipv6(
@@ -310,7 +310,7 @@ def _provisioned(
         return "False", problem.reason, problem.message + held
     if serving is None:
         if verdict.note is None:
-            return "False", Reason.PROVISIONING, "Azure resources are being made"
+            return "False", Reason.PROVISIONING, "the controller is creating Azure resources"
         return "False", verdict.note.reason, verdict.note.message
     if verdict.note:
         reason = verdict.note.reason

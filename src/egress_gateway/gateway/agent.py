@@ -49,8 +49,8 @@ from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Key, Node, Pod
-from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
+from egress_gateway.service.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -455,7 +455,7 @@ class Agent:
                 "Warning",
                 "EgressForgedPackets",
                 "a pod or process on this gateway node used a configuration's address in packets "
-                "of its own; they were dropped (egress_gateway_dropped_packets_total counts "
+                "of its own; the gateway dropped them (egress_gateway_dropped_packets_total counts "
                 "them); keep foreign pods off gateway nodes",
             )
 

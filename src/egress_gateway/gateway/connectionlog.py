@@ -87,7 +87,9 @@ class ConnectionLog:
                     connections = events.read(_PATIENCE)
                 except Overrun:
                     metrics.LOG_GAPS.inc()
-                    log.warning("lost lines of the connection log: too many connections a second")
+                    log.warning(
+                        "dropped lines of the connection log: too many connections a second"
+                    )
                     continue
                 for connection in connections:
                     self._write(connection, budget, stop)

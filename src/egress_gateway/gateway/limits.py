@@ -18,7 +18,7 @@ from egress_gateway.datapath.gateway.side import Full
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ConnectionLimits:
     """``pod``: connections of one pod; ``share``: percent of the connection table that one
     configuration may fill. 0: no limit."""
 
@@ -38,7 +38,10 @@ class Excess:
 
 
 def excess(
-    sources: Mapping[tuple[int, IPAddress], int], table: int, limits: Limits, before: Excess
+    sources: Mapping[tuple[int, IPAddress], int],
+    table: int,
+    limits: ConnectionLimits,
+    before: Excess,
 ) -> Excess:
     """``table``: entries that the connection table holds at most; ``before``: the last answer."""
     totals: Counter[int] = Counter()

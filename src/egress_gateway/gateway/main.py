@@ -30,7 +30,7 @@ from egress_gateway.gateway.health.internet import Internet
 from egress_gateway.gateway.health.verified import Verification
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
-from egress_gateway.gateway.limits import Limits
+from egress_gateway.gateway.limits import ConnectionLimits
 from egress_gateway.gateway.metrics import GatewayFigures
 from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
 from egress_gateway.gateway.peers.refusals import Refusals
@@ -44,10 +44,10 @@ from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Node
 from egress_gateway.kube.review import MetricsReader
-from egress_gateway.kube.workqueue.backoff import Backoff
 from egress_gateway.kube.workqueue.queue import WorkQueue
+from egress_gateway.service.backoff import Backoff
 from egress_gateway.service.errors import OperatorError
-from egress_gateway.service.figures import build
+from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
 from egress_gateway.service.server import Server
@@ -61,7 +61,7 @@ async def run(settings: Settings) -> None:
     async with Client(access, names.FIELD_MANAGER_GATEWAY) as client:
         probes = _Probes(_side(settings), Answers(settings.run_path / "gateway.json"))
         review = MetricsReader(client) if settings.metrics_auth else None
-        told = [build("gateway"), metrics.snapshot(probes.figures)]
+        told = [build("gateway"), metrics.snapshot(probes.figures), probes.wireguard]
         async with (
             _answering(settings, probes),
             serving_metrics(settings.metrics_port, review, told),
@@ -77,6 +77,7 @@ class _Probes:
         self.side = side
         self.answers = answers
         self.agent: Agent | None = None
+        self.wireguard = Fact(metrics.WIREGUARD)
 
     async def probe(self, request: web.Request) -> web.Response:
         uid = request.match_info["uid"]
@@ -116,7 +117,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         percent=settings.ports_warning,
         interval=settings.ports_interval,
         changed=lambda: queue.add(STRUCTURE),
-        limits=Limits(pod=settings.connections_per_pod, share=settings.connection_share),
+        limits=ConnectionLimits(pod=settings.connections_per_pod, share=settings.connection_share),
         tell=lambda name, address, text: pod_events.limited(
             book.owner(name, address), f"node {machine.name}: {text}"
         ),
@@ -142,7 +143,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
             group.create_task(cache.run())
         group.create_task(recorder.run())
         group.create_task(HostFolder(settings.run_path).watch())
-        group.create_task(backends.tell_version(probes.side.backend, metrics.wireguard))
+        group.create_task(backends.tell_version(probes.side.backend, probes.wireguard.tell))
         for cache in caches:
             # Nothing is decided on half the truth: a missing list must not remove peers.
             await cache.synced()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 
 from egress_gateway.datapath.linux.connections import PORTS
 from egress_gateway.datapath.linux.link import Traffic
@@ -23,12 +23,7 @@ CLAIMS_REFUSED: Final = Counter(
 LOG_GAPS: Final = Counter(
     f"{_PREFIX}_connection_log_gaps_total", "Times that connections went by unlogged."
 )
-WIREGUARD: Final = Gauge(
-    f"{_PREFIX}_wireguard_info",
-    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version.",
-    ["backend", "version"],
-)
-INSTRUMENTS: Final = (CLAIMS_REFUSED, LOG_GAPS, WIREGUARD)
+INSTRUMENTS: Final = (CLAIMS_REFUSED, LOG_GAPS)
 
 CONFIGURATIONS: Final = Figure(
     name=f"{_PREFIX}_configurations",
@@ -110,7 +105,13 @@ VERIFIED: Final = Figure(
     "should have; 0: it sees another, or nobody answers. Absent where nobody was asked.",
     labels=CONFIGURATION,
 )
-FIGURES: Final = (
+WIREGUARD: Final = Figure(
+    name=f"{_PREFIX}_wireguard_info",
+    help="1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its "
+    "version.",
+    labels=("backend", "version"),
+)
+_OF_AGENT: Final = (
     CONFIGURATIONS,
     PEERS,
     RECEIVED_BYTES,
@@ -127,11 +128,7 @@ FIGURES: Final = (
     VETOES,
     VERIFIED,
 )
-
-
-def wireguard(backend: str, version: str) -> None:
-    WIREGUARD.clear()
-    WIREGUARD.labels(backend, version).set(1)
+FIGURES: Final = (*_OF_AGENT, WIREGUARD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +162,7 @@ class GatewayFigures:
 
 def snapshot(look: Callable[[], GatewayFigures]) -> Snapshot:
     """``look`` must not block."""
-    return Snapshot(FIGURES, lambda: _samples(look()))
+    return Snapshot(_OF_AGENT, lambda: _samples(look()))
 
 
 def _samples(found: GatewayFigures) -> Iterator[Sample]:

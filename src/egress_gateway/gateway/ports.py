@@ -20,14 +20,14 @@ from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.connections import PORTS, Survey, Use
 from egress_gateway.datapath.linux.link import Traffic
-from egress_gateway.gateway.limits import Excess, Limits, excess
+from egress_gateway.gateway.limits import ConnectionLimits, Excess, excess
 from egress_gateway.gateway.limits import full as full_of
 
 log = logging.getLogger(__name__)
 
 _RELIEF: Final = 10
 """Percent below the threshold at which a warning ends, so that it does not come and go."""
-_UNLIMITED: Final = Limits()
+_UNLIMITED: Final = ConnectionLimits()
 _HELD_BACK: Final = 120
 """Seconds that the kernel refuses, if nobody looks again."""
 _PAUSE: Final = 1.0
@@ -49,7 +49,7 @@ class PortWatch:
         percent: int,
         interval: float,
         changed: Callable[[], None],
-        limits: Limits = _UNLIMITED,
+        limits: ConnectionLimits = _UNLIMITED,
         tell: Callable[[str, IPAddress, str], None] = lambda *_: None,
     ) -> None:
         self._side = side
@@ -125,8 +125,8 @@ class PortWatch:
             if zone in self._served:
                 warnings[self._served[zone].name] = (
                     f"its pods have {number} connections here, its share of the connection table "
-                    f"is {self._limits.share} % of {limit}: new ones are refused until there are "
-                    "fewer; close idle connections, or use more gateway nodes"
+                    f"is {self._limits.share} % of {limit}: the gateway refuses new ones until "
+                    "there are fewer; close idle connections, or use more gateway nodes"
                 )
         # Figures change at every look; who is warned does not.
         news = warnings.keys() != self.warnings.keys()
@@ -146,8 +146,8 @@ class PortWatch:
             if (zone, address) not in before.pods and zone in served:
                 text = (
                     f"pod {address} has {number} connections through {served[zone].name}, a pod "
-                    f"may have {self._limits.pod}: new ones are refused until it has fewer; close "
-                    "idle connections, or use more pods (setting connections_per_pod)"
+                    f"may have {self._limits.pod}: the gateway refuses new ones until it has "
+                    "fewer; close idle connections, or use more pods (setting connections_per_pod)"
                 )
                 log.warning(
                     "held back new connections",
@@ -173,8 +173,8 @@ def judge(
             there = f"{host}:{most.port}/{most.protocol}"
             warnings[one.name] = (
                 f"{most.ports} of {PORTS} ports of {one.address(most.family)} towards {there} "
-                "are in use; at the last one new connections there fail: reuse connections, or use "
-                "more gateway nodes"
+                "are in use; when all are in use, new connections there fail: reuse connections, "
+                "or use more gateway nodes"
             )
     return warnings
 

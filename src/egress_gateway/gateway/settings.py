@@ -1,4 +1,4 @@
-"""Everything that the gateway agent can be told."""
+"""The settings of the gateway agent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from egress_gateway.service.settings import (
 )
 
 STUN_SERVERS: Final = ("stun.cloudflare.com:3478", "stun.l.google.com:19302")
-"""Of two operators, open to everybody."""
+"""Run by two operators, open to everybody."""
 
 
 def host_and_port(text: str) -> tuple[str, int]:
@@ -43,72 +43,80 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """``node_name`` comes from the downward API. Times are in seconds."""
 
     node_name: DnsName
-    """Name of the Node that the agent runs on; the downward API gives it."""
+    """Name of the Node that the agent runs on, from the downward API."""
     kubeconfig: str = ""
-    """Empty: the ServiceAccount of the pod that we run in."""
+    """Path of a kubeconfig. Empty: the agent uses its pod's ServiceAccount."""
     system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
-    """Where GatewayStatus objects live."""
+    """Namespace of the GatewayStatus objects."""
     keys_namespace: OptionalLabel = ""
-    """Where key Secrets live; empty: the system namespace. As the controller has it."""
+    """Namespace of the key Secrets. Empty: the system namespace. Set it as for the controller."""
     health_port: Port = names.HEALTH_PORT
-    """The load balancer probes ``/gw/<uid>`` here; part of the contract."""
+    """TCP port on which the load balancer probes ``/gw/<uid>``. Part of the contract with Azure."""
     probe_port: Port = 8085
     """TCP port of /healthz and /readyz on loopback, for the kubelet's probes."""
     metrics_port: Port = 0
-    """TCP port of /metrics; 0: none."""
+    """TCP port of /metrics. 0: the agent serves no metrics."""
     metrics_auth: bool = False
-    """Metrics over TLS, for bearers of a token who may get the non-resource URL /metrics."""
+    """Serve metrics over TLS, and only to clients whose token may get the non-resource URL
+    /metrics."""
     primary_ip: str = ""
-    """The node's own IPv4 address; empty: the Node object's first InternalIP."""
+    """The node's own IPv4 address. Empty: the first InternalIP of its Node object."""
     node_mtu: Mtu = 0
-    """Bytes; 0: that of the link that the default route uses."""
+    """MTU of the node's network in bytes. 0: the agent takes the MTU of the default route's
+    link."""
     refused_cidrs: Cidrs = []
-    """Destinations that no pod may reach through this gateway (pods and Services of the
-    cluster, say). The node's own address, link-local ones and Azure's are always refused."""
+    """Destinations that pods must not reach through this gateway, such as the cluster's pods and
+    Services. The gateway always refuses the node's own address, link-local addresses and
+    Azure's."""
     run_dir: AbsolutePath = "/run/egress-gateway"
-    """Shared with the tunnel host; what the load balancer was last told is kept here too."""
+    """Directory that the agent shares with the tunnel host. The agent also keeps its last answer to
+    the load balancer here."""
     resync: Interval = 30.0
-    """How often everything is compared with the kernel, though nothing has changed."""
+    """How often the agent compares everything with the kernel, even if nothing has changed."""
     heartbeat: Interval = 30.0
-    """How often GatewayStatus is written though nothing has changed."""
+    """How often the agent writes its GatewayStatus, even if nothing has changed."""
     internet_targets: list[str] = []
-    """Hosts that should answer whatever pods do: ``198.51.100.10:443`` (TCP) or
-    ``198.51.100.10`` (ICMP echo). When none answers a configuration's address here, its pods use
-    other gateways, if there are others. Empty: nothing is asked."""
+    """Hosts on the Internet that always answer: ``198.51.100.10:443`` (TCP) or ``198.51.100.10``
+    (ICMP echo). If no host answers a configuration's address on this node, the configuration's pods
+    move to other gateways, if there are any. Empty: the agent does not check."""
     internet_interval: Interval = 1.0
-    """Between two questions to an internet target."""
+    """Time between two checks of an internet target."""
     internet_misses: Count = 3
-    """Unanswered questions in a row after which a target counts as lost."""
+    """A target counts as lost after this many unanswered checks in a row."""
     verify_targets: list[str] = msgspec.field(default_factory=lambda: list(STUN_SERVERS))
-    """STUN servers (RFC 8489), as host:port over UDP, that say what the Internet sees of each
-    configuration's address. Two or more: what most of those that answer say counts. Empty: nothing
-    is asked."""
+    """STUN servers (RFC 8489) as host:port, over UDP. They tell which address the Internet sees for
+    each configuration. With two or more, the majority of the answers counts. Empty: the agent does
+    not verify addresses."""
     verify_interval: Interval = 10.0
-    """Between two questions to them."""
+    """Time between two questions to the STUN servers."""
     ports_interval: Interval = 10.0
-    """How often connections are counted."""
+    """How often the agent counts connections."""
     ports_warning: Percent = 80
-    """Percent of an address's ports towards one destination that are worth a warning."""
+    """The agent warns when this percentage of an address's ports towards one destination is in
+    use."""
     tunnel_sources: Cidrs = []
-    """CIDRs that may speak to the gateway's WireGuard ports besides the InternalIPs of the
-    cluster's Nodes: where nodes reach gateways from other addresses. ``0.0.0.0/0`` lets everybody
-    in."""
+    """CIDRs that may use the gateway's WireGuard ports, besides the InternalIPs of the cluster's
+    Nodes. Set this where nodes reach gateways from other addresses. ``0.0.0.0/0`` admits
+    everybody."""
     handshake_rate: Amount = 600
-    """First messages of WireGuard handshakes a second that one node may send; 0: any number. Node
-    agents start fewer (``move_rate``)."""
+    """WireGuard handshake initiations that one node may send in a second. 0: no limit. Node agents
+    send fewer (``move_rate``)."""
     connections_per_pod: Amount = 16384
-    """Connections that one pod may have through a gateway; 0: any number. A configuration's address
-    has 64,512 ports for one destination, which its pods share."""
+    """Connections that one pod may have through a gateway. 0: no limit. The pods of a configuration
+    share 64,512 ports of its address towards each destination."""
     connection_share: Amount = 50
-    """Percent of the node's connection table that one configuration's pods may fill; 0: all."""
+    """Percentage of the node's connection table that the pods of one configuration may fill. 0: no
+    limit."""
     connection_rate: Amount = 2000
-    """Connections that one pod may begin in a second, with twice as many at once; 0: any number.
+    """Connections that one pod may open in a second, with bursts of twice that number. 0: no limit.
     It bounds what a pod can do between two counts of its connections."""
     mirror_pods: bool = False
-    """Whether mirror pods (of static pods, which come from a file of their node) may use a gateway.
-    Whoever holds a kubelet's credential can make one in any namespace, with any annotation."""
+    """Whether mirror pods may use a gateway. A mirror pod stands for a static pod, which comes from
+    a file on its node. Anybody with a kubelet's credential can create one in any namespace with any
+    annotation."""
     connection_log_rate: Count = 1000
-    """Lines a second that the connection log writes at most; see ``spec.connectionLog``."""
+    """Maximum number of lines that the connection log writes in a second
+    (``spec.connectionLog``)."""
 
     def __post_init__(self) -> None:
         mtu("node_mtu", self.node_mtu)

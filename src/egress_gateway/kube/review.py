@@ -44,7 +44,7 @@ class MetricsReader:
         self._client = client
 
     async def __call__(self, token: str) -> bool | None:
-        """Whether the bearer may get /metrics; None: the token is nobody's. Raises
+        """Whether the bearer may get /metrics; None: the token belongs to nobody. Raises
         ``ApiError``."""
         made = await self._post(
             "/apis/authentication.k8s.io/v1/tokenreviews", "TokenReview", {"token": token}

@@ -80,11 +80,15 @@ def document(attachment: Attachment, node: str, name: str = "") -> dict[str, Any
 
 
 def leftovers(present: Collection[PodEndpoint], node: str, pods: Collection[str]) -> list[Key]:
-    """Endpoints of this node that belong to none of ``pods`` (UIDs of attached pods)."""
+    """Endpoints of this node that belong to none of ``pods`` (UIDs of attached pods), and second
+    ones of a pod that has one of its own name with the same key."""
+    ours = [e for e in present if e.spec.node_name == node]
+    named = {(e.spec.pod_uid, e.spec.pod_public_key) for e in ours if e.metadata.name == e.pod_name}
     return [
         Key(e.metadata.namespace, e.metadata.name)
-        for e in present
-        if e.spec.node_name == node and e.spec.pod_uid not in pods
+        for e in ours
+        if e.spec.pod_uid not in pods
+        or (e.metadata.name != e.pod_name and (e.spec.pod_uid, e.spec.pod_public_key) in named)
     ]
 
 
@@ -129,6 +133,9 @@ class Endpoints:
         try:
             await self._apply(attachment, own)
         except (Forbidden, Invalid) as error:  # by the policy, or because no key changes
+            if await self._cleared(own, attachment.namespace):
+                await self._apply(attachment, own)
+                return
             if not further:
                 raise
             log.warning(
@@ -139,6 +146,18 @@ class Endpoints:
                 },
             )
             await self._apply(attachment, further[0])
+
+    async def _cleared(self, name: str, namespace: str) -> bool:
+        """Whether the name is free now: what had it was this node's own, with an earlier key, and
+        the cache of an agent that has just begun did not know it yet."""
+        try:
+            found = await self._client.get(POD_ENDPOINTS, name, namespace)
+        except NotFound:
+            return True
+        if found.spec.node_name != self._node:
+            return False
+        await self._delete(Key(namespace, name), found)
+        return True
 
     async def _apply(self, attachment: Attachment, name: str) -> None:
         await self._client.apply(POD_ENDPOINTS, document(attachment, self._node, name))

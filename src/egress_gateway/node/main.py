@@ -39,7 +39,7 @@ from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.sandbox import Kernel
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
-from egress_gateway.service.figures import build
+from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
 
@@ -105,9 +105,11 @@ async def _serve(
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
     health.add_check("socket", lambda: answering.problem)
     review = MetricsReader(client) if settings.metrics_auth else None
+    wireguard = Fact(metrics.WIREGUARD)
+    told = [build("node"), agent.snapshot(), wireguard]
     async with (
         _serving(health),
-        serving_metrics(settings.metrics_port, review, [build("node"), agent.snapshot()]),
+        serving_metrics(settings.metrics_port, review, told),
         asyncio.TaskGroup() as group,
     ):
         for cache in (configurations, pods, statuses, present):
@@ -118,7 +120,7 @@ async def _serve(
         # The socket is there before the chain names the plugin that calls it.
         group.create_task(answering.run())
         group.create_task(readiness.run())
-        group.create_task(backends.tell_version(kernel.backend, metrics.wireguard))
+        group.create_task(backends.tell_version(kernel.backend, wireguard.tell))
 
 
 async def _exceptions(

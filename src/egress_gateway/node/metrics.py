@@ -43,11 +43,6 @@ LOCAL_STATE_UNWRITABLE: Final = Gauge(
     f"{_PREFIX}_local_state_unwritable",
     "1: the run directory cannot be written (full or read-only); pods keep what they have.",
 )
-WIREGUARD: Final = Gauge(
-    f"{_PREFIX}_wireguard_info",
-    "1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its version.",
-    labelnames=("backend", "version"),
-)
 LINK_DROPPED: Final = Gauge(
     f"{_PREFIX}_link_dropped_packets",
     "Packets that attached pods sent around their hold, dropped at the node's end of their links.",
@@ -65,7 +60,6 @@ INSTRUMENTS: Final = (
     PLUGIN_IN_PLACE,
     LOCAL_STATE_REBUILT,
     LOCAL_STATE_UNWRITABLE,
-    WIREGUARD,
     LINK_DROPPED,
     UNGUARDED,
 )
@@ -104,12 +98,14 @@ ROUND_TRIP: Final = Figure(
     help="Seconds that the last answered probe took.",
     labels=("gateway",),
 )
-FIGURES: Final = (PODS, HELD, GATEWAY_UP, PROBES, ANSWERS, ROUND_TRIP)
-
-
-def wireguard(backend: str, version: str) -> None:
-    WIREGUARD.clear()
-    WIREGUARD.labels(backend, version).set(1)
+WIREGUARD: Final = Figure(
+    name=f"{_PREFIX}_wireguard_info",
+    help="1: what makes this node's tunnels: the kernel's WireGuard or wireguard-go, and its "
+    "version.",
+    labels=("backend", "version"),
+)
+_OF_AGENT: Final = (PODS, HELD, GATEWAY_UP, PROBES, ANSWERS, ROUND_TRIP)
+FIGURES: Final = (*_OF_AGENT, WIREGUARD)
 
 
 class Probed(Protocol):
@@ -178,7 +174,7 @@ def snapshot(
                 yield ROUND_TRIP(probed.round_trip, name)
         yield from held.samples()
 
-    return Snapshot(FIGURES, read)
+    return Snapshot(_OF_AGENT, read)
 
 
 def observe_links(*, unguarded: int, dropped: Mapping[str, int]) -> None:

@@ -39,7 +39,7 @@ from egress_gateway.node.attachment.model import (
     pod_desired,
 )
 from egress_gateway.node.attachment.store import AttachmentStore, rebuilt
-from egress_gateway.node.liveness.schedule import Traffic
+from egress_gateway.node.liveness.schedule import StallDetector
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Sandbox:
         keepalive), or just adopted (it writes the filter, whose text it cannot know)."""
         self._silent_since: float | None = None
         """When the tunnel that worked was last doubted or led elsewhere (``time.monotonic``)."""
-        self._traffic = Traffic()
+        self._traffic = StallDetector()
         self._avoid: dict[str, float] = {}
         self._lock = asyncio.Lock()
         self._kept = kept
@@ -250,7 +250,7 @@ class Sandbox:
                 received=peer.received, sent=peer.sent, now=now
             ):
                 return False
-            self._traffic = Traffic()
+            self._traffic = StallDetector()
             self._remember(self.attachment.with_active(verified=False))
             await self._kernel.run(self._side.handshake_again, self._desired())
             return True

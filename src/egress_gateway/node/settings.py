@@ -1,4 +1,4 @@
-"""Everything that the node agent can be told."""
+"""The settings of the node agent."""
 
 from __future__ import annotations
 
@@ -31,67 +31,72 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """``node_name`` comes from the downward API. Times are in seconds."""
 
     node_name: DnsName
-    """Name of the Node that the agent runs on; the downward API gives it."""
+    """Name of the Node that the agent runs on, from the downward API."""
     kubeconfig: str = ""
-    """Empty: the ServiceAccount of the pod that we run in."""
+    """Path of a kubeconfig. Empty: the agent uses its pod's ServiceAccount."""
     system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
-    """Where GatewayStatus objects live."""
+    """Namespace of the GatewayStatus objects."""
     cluster_cidrs: Cidrs = []
-    """Pods, Services and nodes of the cluster: never through a gateway, whatever a configuration
-    says. What gateways always refuse (``datapath.addresses``: link-local, Azure's DNS, multicast)
-    stays with the pod without being named here."""
+    """CIDRs of the cluster's pods, Services and nodes. Traffic to them never uses a gateway,
+    whatever a configuration says. The same holds for what gateways always refuse, which needs no
+    entry here: link-local addresses, Azure's DNS, multicast (``datapath.addresses``)."""
     run_dir: AbsolutePath = "/run/egress-gateway"
-    """Sockets and records of attached pods; shared with the tunnel host."""
+    """Directory of the sockets and the records of attached pods. The agent shares it with the
+    tunnel host."""
     cni_bin_dir: AbsolutePath = "/opt/cni/bin"
-    """Where the container runtime looks for plugins."""
+    """Directory where the container runtime looks for plugins."""
     cni_conf_dir: AbsolutePath = "/etc/cni/net.d"
-    """Where the container runtime looks for network configurations."""
+    """Directory where the container runtime looks for network configurations."""
     cni_cache_dir: AbsolutePath = "/var/lib/cni"
-    """Where container runtimes keep the results of earlier ADDs: pods that were started before
-    the plugin was here are found there."""
+    """Directory where container runtimes keep the results of earlier ADDs. The agent finds there
+    the pods that started before the plugin was installed."""
     host_run_dir: AbsolutePath = ""
-    """``run_dir`` as the container runtime sees it; empty: the same path."""
+    """``run_dir`` as the container runtime sees it. Empty: the same path."""
     attach_timeout: Interval = 10.0
-    """How long CNI ADD may wait for a verified tunnel before the pod is told to try again."""
+    """How long CNI ADD waits for a verified tunnel. After that, the container runtime tries
+    again."""
     resync_interval: Interval = 10.0
-    """How often every attached pod is looked at, whether or not anything was heard of it."""
+    """How often the agent checks every attached pod, even if it has heard of no change."""
     probe_interval: Interval = 0.075
-    """Between two probes of a gateway."""
+    """Time between two probes of a gateway."""
     probe_misses: Count = 3
-    """A gateway is lost after so many unanswered probes in a row."""
+    """A gateway counts as lost after this many unanswered probes in a row."""
     path_misses: Count = 4
-    """A tunnel is suspected after so many unanswered echoes in a row, and left unless a new
-    handshake proves it."""
+    """The agent suspects a tunnel after this many unanswered echoes in a row. It leaves the tunnel
+    unless a new handshake succeeds."""
     drain_grace: Seconds = 60.0
-    """How long connections may finish on a gateway that is to go."""
+    """How long connections may take to finish on a gateway that is about to go."""
     hold_down: Seconds = 3.0
-    """A lost gateway is used again after it has answered for so long; twice as long each time it
-    is lost again soon."""
+    """The agent uses a lost gateway again after the gateway has answered for this long. The time
+    doubles each time the gateway is soon lost again."""
     spare_tunnels: Amount = 2
-    """``wireguard-go`` interfaces that wait for pods to come; each takes some 5 MB."""
+    """Number of ``wireguard-go`` interfaces that the agent keeps ready for new pods. Each takes
+    about 5 MB."""
     move_rate: Rate = 500.0
-    """Handshakes a second that this node starts at most; gateways ask for cookies, which costs
-    five seconds, beyond about one a millisecond."""
+    """Maximum number of handshakes that this node starts in a second. Beyond about one a
+    millisecond a gateway asks for cookies, which costs five seconds."""
     listen_port_first: Port = 20000
-    """First UDP port of the tunnels' encrypted sockets on the node."""
+    """First UDP port for the tunnels' encrypted sockets on the node."""
     listen_port_last: Port = 29999
-    """Last UDP port of these sockets. The range lies below the kernel's ephemeral ports and
+    """Last UDP port for these sockets. Keep the range below the kernel's ephemeral ports and
     Kubernetes' NodePorts."""
     node_mtu: Mtu = 0
-    """Bytes; 0: that of the link with the node's default route."""
+    """MTU of the node's network in bytes. 0: the agent takes the MTU of the default route's
+    link."""
     guard_links: bool = True
-    """Hold what comes out of attached pods at the node's end of their links too: raw frames, and
-    sources that are not theirs. Needs connections that come in to pass the node's own connection
-    tracking both ways; turn it off where they do not."""
+    """Also filter attached pods at the node's end of their links. This stops raw frames and forged
+    source addresses. Incoming connections must pass the node's connection tracking in both
+    directions; turn the setting off where they do not."""
     health_port: Port = 8083
     """TCP port of /healthz and /readyz on loopback, for the kubelet's probes."""
     metrics_port: Port = 0
-    """TCP port of /metrics; 0: none."""
+    """TCP port of /metrics. 0: the agent serves no metrics."""
     metrics_auth: bool = False
-    """Metrics over TLS, for bearers of a token who may get the non-resource URL /metrics."""
+    """Serve metrics over TLS, and only to clients whose token may get the non-resource URL
+    /metrics."""
     uninstall: bool = False
-    """Take the plugin out of the node's CNI chain, take the node's label off, keep it so until
-    stopped, and be ready when it is done."""
+    """Remove the plugin from the node's CNI chain and the label from the Node, and keep both
+    removed until the process stops. The process is ready when both are gone."""
 
     def __post_init__(self) -> None:
         _ = self.exceptions

@@ -103,7 +103,11 @@ class Standing:
         self.shown = after
         if never:
             return []  # it is told as EgressNotReady
-        return [Told("Warning", LOST, f"{look.message}; nothing leaves until a tunnel works again")]
+        return [
+            Told(
+                "Warning", LOST, f"{look.message}; the pod sends nothing until a tunnel works again"
+            )
+        ]
 
 
 def _status(state: PodState, look: Look, wall: str) -> PodEndpointStatus:

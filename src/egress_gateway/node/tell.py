@@ -53,7 +53,7 @@ class Teller:
             PODS.reference(pod),
             NOT_READY,
             "the pod was started before the CNI plugin was installed on its node and still uses "
-            "the cluster's ordinary egress; delete it so that it is started anew",
+            "the cluster's ordinary egress; delete it, so that its controller recreates it",
         )
 
     def stands(self, attachment: Attachment, type: EventType, reason: str, message: str) -> None:
@@ -73,9 +73,9 @@ class Teller:
         self._warn(
             Reference(api_version="v1", kind="Node", name=node, uid=node),
             FORGED,
-            "annotated pods of this node wrote packets around their gateway, or with sources that "
-            "are not theirs (raw frames); they were dropped; look for annotated pods with NET_RAW, "
-            "and drop that capability",
+            "annotated pods of this node wrote packets around their gateway, or with foreign "
+            "source addresses (raw frames); the node dropped them; find annotated pods with "
+            "NET_RAW, and drop that capability",
         )
 
     def attached(self, attachment: Attachment, seconds: float) -> None:
@@ -105,7 +105,9 @@ class Teller:
         log.info("left %s for good", what, extra=extra)
 
     def started_held(self, pod: tuple[str, str, str], reason: str) -> None:
-        self.not_ready(pod, f"{reason}; the pod starts held back, as its configuration chooses")
+        self.not_ready(
+            pod, f"{reason}; the pod starts, and its traffic is held back (spec.startPolicy)"
+        )
 
     def way_lost(self, address: str, port: int) -> None:
         extra = {"gateway": address, "port": port}

@@ -66,6 +66,22 @@ class Snapshot(Collector):
             yield family
 
 
+class Fact(Snapshot):
+    """What is so: 1, with labels that say it. Nothing until somebody has told it."""
+
+    def __init__(self, figure: Figure) -> None:
+        self._figure = figure
+        self._labels: tuple[str, ...] | None = None
+        super().__init__([figure], self._samples)
+
+    def tell(self, *labels: str) -> None:
+        self._labels = labels
+
+    def _samples(self) -> Iterator[Sample]:
+        if self._labels is not None:
+            yield self._figure(1, *self._labels)
+
+
 class Tally:
     """Counts by labels that outlive what was counted, for a ``Figure`` of kind counter."""
 

@@ -8,10 +8,7 @@ over TLS alone, with a certificate made at start, which proves nothing and hides
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import ipaddress
-import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -19,10 +16,6 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
@@ -38,7 +31,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 # They double the series of a scrape, and Prometheus has its own way of seeing a restart.
 
 Review = Callable[[str], Awaitable[bool | None]]
-"""Whether the bearer of a token may read metrics; None: the token is nobody's. Raises
+"""Whether the bearer of a token may read metrics; None: the token belongs to nobody. Raises
 ``ExpectedError`` when that cannot be found out."""
 
 _LIMITS: Final = Limits(connections=16, size=16384, seconds=20.0)
@@ -46,7 +39,6 @@ _LIMITS: Final = Limits(connections=16, size=16384, seconds=20.0)
 _REMEMBERED: Final = 60.0
 """Seconds for which a good answer counts: a scrape each 15 s asks once a minute."""
 _TOKENS: Final = 64
-_DAYS: Final = 3650
 
 
 class MetricsServer(Server):
@@ -60,8 +52,7 @@ class MetricsServer(Server):
         registry: CollectorRegistry = REGISTRY,
         review: Review | None = None,
     ) -> None:
-        tls = _context() if review else None
-        super().__init__(port=port, address=address, limits=_LIMITS, tls=tls)
+        super().__init__(port=port, address=address, limits=_LIMITS, tls=_tls() if review else None)
         self._registry = registry
         self._review = review
         self._allowed: dict[bytes, float] = {}
@@ -83,7 +74,7 @@ class MetricsServer(Server):
             return None
         allowed = await review(token)
         if allowed is None:
-            return web.Response(status=401, text="the token is nobody's\n")
+            return web.Response(status=401, text="the token belongs to nobody\n")
         if not allowed:
             text = "not allowed to get the non-resource URL /metrics (RBAC: nonResourceURLs)\n"
             return web.Response(status=403, text=text)
@@ -126,45 +117,7 @@ async def serving(
         await server.close()
 
 
-def _context() -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "egress-gateway-metrics")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=_DAYS))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    load_pem(
-        context,
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
-    return context
+def _tls() -> ssl.SSLContext:
+    from egress_gateway.service.selfsigned import context  # X.509: 20 ms, for those who ask for it
 
-
-def load_pem(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Gives ``context`` a certificate chain that never touches a disk."""
-    # Python's ssl reads keys from files alone: one that is in memory and has no name.
-    file = os.memfd_create("certificate", os.MFD_CLOEXEC)
-    try:
-        with open(file, "wb", closefd=False) as out:
-            out.write(certificate + key)
-        context.load_cert_chain(f"/proc/self/fd/{file}")
-    finally:
-        os.close(file)
+    return context("egress-gateway-metrics")

@@ -62,7 +62,12 @@ class Server:
     async def start(self) -> None:
         """Raises ``OperatorError`` when the port is taken."""
         runner = self._runner = web.AppRunner(
-            self._app, access_log=None, keepalive_timeout=0, lingering_time=0
+            self._app,
+            access_log=None,
+            keepalive_timeout=0,
+            lingering_time=0,
+            # A handler ends with its connection; else one that hangs would hold up ``close``.
+            handler_cancellation=True,
         )
         await runner.setup()
         assert runner.server is not None

@@ -60,7 +60,7 @@ class Keeper:
         self._served: Generation | None = None
         self._changed = asyncio.Event()
         self.certified = asyncio.Event()
-        self.problem: str | None = "the API server has not been told of this webhook yet"
+        self.problem: str | None = "the webhook is not registered with the API server yet"
         namespaces.on_change(self._on_namespace)
 
     async def run(self) -> None:

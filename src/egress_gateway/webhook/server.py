@@ -20,7 +20,7 @@ from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NAMESPACES, Namespace
-from egress_gateway.service.metrics import load_pem
+from egress_gateway.service.selfsigned import load_pem
 from egress_gateway.service.server import Limits
 from egress_gateway.service.server import Server as BoundedServer
 from egress_gateway.webhook.certificates import Generation

@@ -17,35 +17,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """``EGRESS_GATEWAY_<FIELD>`` in the environment. Times are in seconds."""
 
     system_namespace: DnsLabel = names.SYSTEM_NAMESPACE
-    """Where the Secret of the certificate is; no pod of it is ever held up."""
+    """Namespace of the certificate's Secret. The webhook never holds up a pod of this namespace."""
     kubeconfig: str = ""
-    """Empty: the pod's ServiceAccount, $KUBECONFIG or ~/.kube/config."""
+    """Path of a kubeconfig. Empty: the pod's ServiceAccount, $KUBECONFIG or ~/.kube/config."""
     name: DnsLabel = "egress-gateway-webhook"
-    """Of the Service in front of us, and of the Secret with our certificate."""
+    """Name of the webhook's Service, and of the Secret with its certificate."""
     configuration: DnsName = "egress-gateway-pods"
-    """The MutatingWebhookConfiguration that is ours to fill."""
+    """Name of the MutatingWebhookConfiguration that the webhook fills in."""
     url: str = ""
-    """Where the API server finds us when that is not by the Service: ``https://host:port``."""
+    """URL under which the API server reaches the webhook without the Service:
+    ``https://host:port``."""
     address: str = "0.0.0.0"  # noqa: S104  (the API server comes from anywhere)
-    """IP address that the port is bound to."""
+    """IP address on which the webhook serves admission reviews."""
     port: Port = 9443
     """TCP port of admission reviews."""
     health_port: Port = 8084
     """TCP port of /healthz and /readyz, for the kubelet's probes."""
     health_address: str = "0.0.0.0"  # noqa: S104  (the kubelet probes it)
-    """IP address that this port is bound to."""
+    """IP address on which the webhook serves the health port."""
     metrics_port: Port = 0
-    """TCP port of /metrics; 0: none."""
+    """TCP port of /metrics. 0: the webhook serves no metrics."""
     metrics_auth: bool = False
-    """Metrics over TLS, for bearers of a token who may get the non-resource URL /metrics."""
+    """Serve metrics over TLS, and only to clients whose token may get the non-resource URL
+    /metrics."""
     certificate_validity: Interval = 90 * 86400.0
-    """A new certificate is made when two thirds of that are over."""
+    """How long a certificate is valid. The webhook makes a new one after two thirds of that
+    time."""
     interval: Interval = 10.0
-    """Between looks at certificate and configuration."""
+    """Time between two checks of the certificate and the MutatingWebhookConfiguration."""
 
     def __post_init__(self) -> None:
         if self.certificate_validity < _SHORTEST_VALIDITY:
-            raise ValueError("certificate_validity: an hour is the least")
+            raise ValueError("certificate_validity: it must be at least an hour")
         address("address", self.address)
         address("health_address", self.health_address)
         if self.url and not re.fullmatch(r"https://[^/\s]+", self.url):

@@ -69,7 +69,8 @@ async def talk(world: World, pod: str, address: str) -> None:
     script = f'import base64; exec(base64.b64decode("{text}"))'
     command = [PYTHON, "-IS", "-c", script, address]
     async for words in world.kube.exec_stream("default", pod, command):
-        raise AssertionError(f"the talker in {pod} said {words!r}")
+        assert not words, f"the talker in {pod} said {words!r}"
+    raise AssertionError(f"the talker in {pod} ended")
 
 
 async def answered(edge: Edge, network: IPv4Network) -> None:

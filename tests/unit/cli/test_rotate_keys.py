@@ -44,11 +44,11 @@ SAID = (Reason.ROTATION_MOVING, "2 of 3 pods")
     ("present", "why"),
     [
         (sgc("", "", "", "", ""), ""),
-        (sgc("1", "1", "Done", "KeysRotated", "the key pair was changed"), ""),
+        (sgc("1", "1", "Done", "KeysRotated", "the key pair has changed"), ""),
         (sgc("1", "1", "Abandoned", Reason.ROTATION_ABANDONED, "x"), ""),
         (sgc("1", "1", "Moving", *SAID), "being changed already (Moving)"),
         (sgc("2", "1", "Moving", *SAID), "being changed already (Moving)"),
-        (sgc("2", "1", "Done", "KeysRotated", "the key pair was changed"), "no controller"),
+        (sgc("2", "1", "Done", "KeysRotated", "the key pair has changed"), "no controller"),
         (sgc("2", "1", "Done", Reason.ROTATION_WAITING, "asked for; begins"), "begins"),
         (sgc("1", "", "", "", ""), "no controller"),
     ],

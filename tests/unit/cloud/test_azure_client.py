@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.client import POLL, ArmClient, ForeignHost, _OwnHosts
+from egress_gateway.cloud.azure.arm import ForeignHost, _OwnHosts
+from egress_gateway.cloud.azure.client import POLL, ArmClient
 from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.pacing import Pace
 
 
 class Asked:
@@ -70,21 +72,15 @@ def test_azure_is_polled_every_five_seconds_unless_it_says_otherwise() -> None:
     asyncio.run(run())
 
 
-def test_a_write_that_does_not_end_is_overdue() -> None:
-    async def run() -> None:
-        client = ArmClient(config(machine_timeout=0.01))
+class Silent(Pace):
+    """Azure never answers."""
 
-        class Poller:
-            async def result(self) -> None:
-                await asyncio.Event().wait()
+    async def on_request(self, request: Any) -> None:
+        await asyncio.Event().wait()
 
-        async def begin(*args: Any, **options: Any) -> Poller:
-            return Poller()
 
-        network = client._network  # noqa: SLF001
-        network.public_ip_prefixes.begin_delete = begin  # type: ignore[assignment]
-        with pytest.raises(errors.Overdue, match="has not finished within"):
-            await client.delete_prefix("g", "p")
-        await client.close()
-
-    asyncio.run(run())
+async def test_a_write_that_does_not_end_is_overdue() -> None:
+    client = ArmClient(config(machine_timeout=0.01), Silent())
+    with pytest.raises(errors.Overdue, match="has not finished within"):
+        await client.delete_prefix("g", "p")
+    await client.close()

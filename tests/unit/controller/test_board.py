@@ -43,7 +43,10 @@ class Played:
 def test_what_a_person_must_mend_is_told_at_once(reason: str) -> None:
     said = Played().trouble(reason)
     assert said is not None
-    assert said.message == "what is in place serves, but is not looked after: no"
+    assert (
+        said.message
+        == "existing addresses stay in service, but the controller cannot apply changes: no"
+    )
 
 
 def test_an_outage_is_told_when_it_lasts_and_ends_with_the_next_look() -> None:

@@ -152,7 +152,7 @@ async def test_an_agent_that_does_not_let_go_is_waited_for_a_minute(
     for _ in range(3):
         await world.turn()
     written = len(world.arm.writes)
-    assert "still serve by the old ones" in str(world.verdict("a").note)
+    assert "still use the old ones" in str(world.verdict("a").note)
     world.now += 30
     await world.turn()
     assert len(world.arm.writes) == written

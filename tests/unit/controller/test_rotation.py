@@ -24,9 +24,9 @@ from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.rotation.phases import (
     ACTIVE,
     TWO_PAIRS,
-    Facts,
     Pairs,
     Record,
+    RotationFacts,
     Users,
     change_of,
     condition,
@@ -44,7 +44,7 @@ from tests.unit.controller.test_reconcile import World
 OLD = keys.generate()
 BOTH = frozenset({"gw-1", "gw-2"})
 ALL_MOVED, SOME, NONE = Users(moved=3), Users(moved=2, lagging={"n": 1}), Users(lagging={"n": 3})
-BASE = Facts(
+BASE = RotationFacts(
     now=100.0,
     request="r",
     in_service=True,
@@ -116,7 +116,7 @@ def test_conditions_say_who_is_waited_for_and_what_to_do() -> None:
         assert found is not None
         return found
 
-    assert condition(Record(), Facts()) is None
+    assert condition(Record(), RotationFacts()) is None
     assert said("Moving", users=SOME)[1:] == (
         Reason.ROTATION_MOVING,
         "2 of 3 pods use the next key pair; waiting for pods on n (1)",
@@ -126,7 +126,7 @@ def test_conditions_say_who_is_waited_for_and_what_to_do() -> None:
     assert late is not None
     assert late[1] == Reason.ROTATION_LAGGING
     assert said("Done")[0] == "True"
-    assert "another one was asked for" in said("Moving", request="s")[2]
+    assert "another rotation is requested" in said("Moving", request="s")[2]
     assert said("Done", request="s")[1] == Reason.ROTATION_WAITING
     blocked = following(record("Moving"), replace(BASE, users=NONE, now=600.0))
     found = condition(blocked, BASE)

@@ -310,7 +310,7 @@ def test_an_address_that_the_internet_sees_is_verified_and_in_the_status() -> No
 def test_another_address_and_none_are_degraded_and_name_the_gateway() -> None:
     for second, words in (
         ("192.0.2.9", "node-1: the Internet sees 192.0.2.9 in place of 203.0.113.1"),
-        ("", "node-1: nobody on the Internet answers 203.0.113.1"),
+        ("", "node-1: no server on the Internet answers 203.0.113.1"),
     ):
         found = seen("203.0.113.0", second)
         assert verified(found) == ("False", "AddressNotVerified")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer
-from egress_gateway.gateway.limits import Excess, Limits, excess, full
+from egress_gateway.gateway.limits import ConnectionLimits, Excess, excess, full
 
 A, B = IPv4Address("10.244.1.2"), IPv4Address("10.244.1.3")
 TABLE = 1000
@@ -19,7 +19,7 @@ COUNTS = st.dictionaries(
 
 
 def test_a_pod_is_held_back_at_its_limit_and_until_it_has_a_tenth_less() -> None:
-    limits = Limits(pod=100)
+    limits = ConnectionLimits(pod=100)
     held = Excess()
     for number, expected in ((99, False), (100, True), (95, True), (91, True), (89, False)):
         held = excess({(6000, A): number, (6000, B): 5}, TABLE, limits, held)
@@ -29,7 +29,7 @@ def test_a_pod_is_held_back_at_its_limit_and_until_it_has_a_tenth_less() -> None
 
 
 def test_a_configuration_has_its_share_of_the_table() -> None:
-    limits = Limits(share=50)
+    limits = ConnectionLimits(share=50)
     sources: dict[tuple[int, IPAddress], int] = {(6000, A): 300, (6000, B): 200, (6001, A): 499}
     found = excess(sources, TABLE, limits, Excess())
     assert found.zones == {6000: 500}
@@ -38,7 +38,7 @@ def test_a_configuration_has_its_share_of_the_table() -> None:
 
 @given(COUNTS)
 def test_without_limits_nobody_is_held_back(sources: dict[tuple[int, IPAddress], int]) -> None:
-    assert not excess(sources, TABLE, Limits(), Excess())
+    assert not excess(sources, TABLE, ConnectionLimits(), Excess())
 
 
 @given(COUNTS, COUNTS, st.integers(1, 300), st.integers(1, 100))
@@ -48,7 +48,7 @@ def test_only_who_is_over_his_own_limit_is_held_back(
     pod: int,
     share: int,
 ) -> None:
-    limits = Limits(pod=pod, share=share)
+    limits = ConnectionLimits(pod=pod, share=share)
     found = excess(now, TABLE, limits, excess(before, TABLE, limits, Excess()))
     for source, number in now.items():
         if number >= pod:

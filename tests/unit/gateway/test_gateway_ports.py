@@ -140,7 +140,7 @@ def test_missing_lines_are_admitted(caplog: pytest.LogCaptureFixture) -> None:
     events = PlayedEvents(Overrun("full"), [connection()])
     said = [r.getMessage() for r in lines(caplog, events, {6000: Logged("ns/one", "")})]
     assert said[1:] == [
-        "lost lines of the connection log: too many connections a second",
+        "dropped lines of the connection log: too many connections a second",
         "connection began",
     ]
 

@@ -10,7 +10,7 @@ import pytest
 
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import PODS, SGCS, Key, Pod
-from egress_gateway.kube.workqueue.backoff import Backoff
+from egress_gateway.service.backoff import Backoff
 from tests.unit.kube.kube_scripted import (
     Script,
     bookmark,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +93,18 @@ def test_flapping_moves_pods_ever_more_rarely() -> None:
         line.probe(answers=True, seconds=5)
     # Back after 2 and 4 seconds of answers; the 8 that it owes then it never gives.
     assert line.changes == ["alive", "lost", "alive", "lost", "alive", "lost"]
+
+
+@pytest.mark.parametrize("losses", [64, 1025, 1100])
+def test_a_gateway_may_be_lost_any_number_of_times(losses: int) -> None:
+    """A link that comes and goes for months: twice as long each time is too long for a float."""
+    line = Line()
+    for _ in range(losses):
+        line.probe(answers=False, seconds=0.5)
+        line.probe(answers=True, seconds=line.health.hold_down + 0.5)
+    assert line.health.usable
+    assert line.changes.count("lost") == losses
+    assert line.health.hold_down == RULES.hold_down_limit
 
 
 def test_a_long_life_is_forgiven() -> None:

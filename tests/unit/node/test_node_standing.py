@@ -52,7 +52,7 @@ def test_a_loss_and_its_end_are_told_once_each() -> None:
     standing = Standing()
     looks = [(2.0 + n, AWAY) for n in range(20)]
     assert play(standing, (1, AT_1), *looks) == [
-        "EgressLost: check UDP 6000; nothing leaves until a tunnel works again"
+        "EgressLost: check UDP 6000; the pod sends nothing until a tunnel works again"
     ]
     assert standing.shown == PodEndpointStatus(
         state="Lost",

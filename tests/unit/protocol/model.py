@@ -37,7 +37,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cni.protocol import Call, NetConf
 from egress_gateway.controller.rotation import phases
-from egress_gateway.controller.rotation.phases import Facts, Pairs, Record
+from egress_gateway.controller.rotation.phases import Pairs, Record, RotationFacts
 from egress_gateway.gateway.peers.rules import AcceptedClaim, Evidence, judge, resolve
 from egress_gateway.kube.resources import Key, Pod, PodSpec, PodStatus
 from egress_gateway.node.attachment.choose import Gateway
@@ -366,7 +366,7 @@ def controlled(state: State, *, asked: bool) -> State:
         phase=state.phase,  # type: ignore[arg-type]
         port=_PORTS[2] if settling else 0,
     )
-    facts = Facts(
+    facts = RotationFacts(
         now=5.0,
         request="again" if asked else "",
         in_service=True,

@@ -110,11 +110,6 @@ def observe(resources: Resources) -> Network:
     )
 
 
-def read_nic(document: Resource, resources: Resources) -> Nic | None:
-    """One NIC; None while it has no address yet."""
-    return _nic(document, dict(_subnets(resources)), resources)
-
-
 def _properties(document: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return (document or {}).get("properties") or {}
 

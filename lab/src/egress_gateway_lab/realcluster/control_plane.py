@@ -215,17 +215,6 @@ class ControlPlane:
         """What signatures of ServiceAccount tokens are checked with."""
         return self._token_key.public_key()
 
-    async def compact(self) -> None:
-        """Makes etcd forget every revision but the present one: watches from older ones are 410.
-        (etcd's gRPC gateway; kube-apiserver does the same every five minutes.)"""
-        connector = aiohttp.UnixConnector(path=str(self.settings.directory / _ETCD))
-        async with aiohttp.ClientSession(connector=connector) as session:
-            async with session.post("http://etcd/v3/kv/range", json={"key": _b64(b"x")}) as found:
-                revision = (await found.json())["header"]["revision"]
-            body = {"revision": revision, "physical": True}
-            async with session.post("http://etcd/v3/kv/compaction", json=body) as answer:
-                answer.raise_for_status()
-
     # -- programs
 
     def _launch(self, name: str, *arguments: str) -> None:

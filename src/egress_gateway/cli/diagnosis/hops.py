@@ -171,7 +171,7 @@ def networks(texts: Sequence[str]) -> Iterator[IPNetwork]:
 def _configuration(sgc: StaticGatewayConfiguration) -> Hop:
     ready = find(sgc.status.conditions, READY)
     if ready is None:
-        text = "no controller has looked at it yet; is the controller running?"
+        text = "no controller has looked at it yet; check that the controller runs"
         return Hop(name="configuration", verdict="bad", text=text)
     good = ready.status == "True"
     words = ready.message if good else f"{ready.reason}: {ready.message}"

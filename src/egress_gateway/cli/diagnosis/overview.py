@@ -157,7 +157,7 @@ def _configuration(
     reason, message = (
         (condition.reason, condition.message)
         if condition
-        else ("NotObserved", "no controller has looked at it yet; is the controller running?")
+        else ("NotObserved", "no controller has looked at it yet; check that the controller runs")
     )
     state: State = "Ready"
     if not ready or not serving:

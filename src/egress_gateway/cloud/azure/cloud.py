@@ -304,7 +304,7 @@ class AzureCloud:
         except errors.Failed as error:
             if _asks_for_sku(error):
                 raise errors.Conflict(
-                    f"scale set {pool.resource_name} has gone meanwhile", code=error.code
+                    f"scale set {pool.resource_name} has gone in the meantime", code=error.code
                 ) from error
             raise
 
@@ -369,7 +369,9 @@ def _check_ports(now: Balancer, action: WriteBalancer) -> None:
         if rule.pool != action.pool.key or rule.name in action.names:
             continue
         if rule.port in wanted:
-            raise errors.Conflict(f"port {rule.port} of the load balancer was taken meanwhile")
+            raise errors.Conflict(
+                f"port {rule.port} of the load balancer was taken in the meantime"
+            )
 
 
 async def _caught(call: Any) -> Any:

@@ -23,25 +23,25 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoints:
+class AzureEndpoints:
     """Base URLs of one Azure cloud, without a trailing slash."""
 
     resource_manager: str
     active_directory: str
 
 
-PUBLIC: Final = Endpoints("https://management.azure.com", "https://login.microsoftonline.com")
+PUBLIC: Final = AzureEndpoints("https://management.azure.com", "https://login.microsoftonline.com")
 CLOUDS: Final = {
     "": PUBLIC,
     "azurecloud": PUBLIC,
     "azurepubliccloud": PUBLIC,
-    "azurechinacloud": Endpoints(
+    "azurechinacloud": AzureEndpoints(
         "https://management.chinacloudapi.cn", "https://login.chinacloudapi.cn"
     ),
-    "azureusgovernment": Endpoints(
+    "azureusgovernment": AzureEndpoints(
         "https://management.usgovcloudapi.net", "https://login.microsoftonline.us"
     ),
-    "azureusgovernmentcloud": Endpoints(
+    "azureusgovernmentcloud": AzureEndpoints(
         "https://management.usgovcloudapi.net", "https://login.microsoftonline.us"
     ),
 }
@@ -98,9 +98,9 @@ class AzureConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return bool(self.resource_manager_endpoint) or self.cloud.lower() in CUSTOM
 
     @property
-    def endpoints(self) -> Endpoints:
+    def endpoints(self) -> AzureEndpoints:
         known = CLOUDS.get(self.cloud.lower(), PUBLIC)
-        return Endpoints(
+        return AzureEndpoints(
             self.resource_manager_endpoint.rstrip("/") or known.resource_manager,
             self.active_directory_endpoint.rstrip("/") or known.active_directory,
         )

@@ -109,7 +109,7 @@ def _forbidden(text: str, code: str, message: str, resource: str) -> errors.Clou
             code=code,
             resource=resource,
             related=_ids(message),
-            hint="use resources of the cluster's own tenant; no role assignment mends this",
+            hint="use resources of the cluster's own tenant; no role assignment fixes this",
         )
     return missing_role(text, code, message, resource)
 

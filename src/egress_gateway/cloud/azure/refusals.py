@@ -121,7 +121,7 @@ TABLE: Final = (
     Refusal(
         ("InvalidResourceReference",),
         errors.Failed,
-        "something that the write refers to (prefix, subnet, backend pool) has gone meanwhile",
+        "something that the write refers to (prefix, subnet, backend pool) no longer exists",
         "create what the message names again, or correct the spec",
     ),
     Refusal(

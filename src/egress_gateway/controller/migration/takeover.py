@@ -160,22 +160,22 @@ class Takeover:
 
     # --- taking over ---------------------------------------------------------------------
 
-    async def run(self, configurations: Sequence[StaticGatewayConfiguration]) -> Outcome:
+    async def run(self, configurations: Sequence[StaticGatewayConfiguration]) -> TakeoverOutcome:
         """One pass: everything that can be taken over now is."""
         rival = await self.rival()
         if rival is not None:
-            return Outcome(blocked=str(rival))
+            return TakeoverOutcome(blocked=str(rival))
         found = await self.look(configurations)
         lost = misplaced(found, self.keys_namespace)
         if lost:
-            return Outcome(blocked=_misplaced(lost, self.keys_namespace))
+            return TakeoverOutcome(blocked=_misplaced(lost, self.keys_namespace))
         taken: dict[str, Names] = {}
         for adoption in plan_adoption(found):
             if adoption.dispute:
                 log.warning("%s", adoption.dispute)
                 continue
             taken[adoption.uid] = await self.adopt(adoption)
-        return Outcome(taken=taken)
+        return TakeoverOutcome(taken=taken)
 
     async def adopt(self, adoption: Adoption) -> Names:
         """Records, then releases. Answers the names in force."""
@@ -284,7 +284,7 @@ class Takeover:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class TakeoverOutcome:
     """``taken``: names in force of what was taken over in this pass. ``blocked``: why nothing
     may be done at all, in words for the person who can mend it."""
 

@@ -31,9 +31,9 @@ from egress_gateway.controller.planning.grants import Grants
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.controller.rotation.phases import (
-    Facts,
     Pairs,
     Record,
+    RotationFacts,
     condition,
     pairs_of,
     record_of,
@@ -90,7 +90,7 @@ class Cluster:
         self._agent_pools = frozenset(agent_pools)
         self._roles: dict[str, tuple[str, ...]] = {}
         self._sharing: frozenset[str] = frozenset()
-        self.rotating: dict[str, Facts] = {}
+        self.rotating: dict[str, RotationFacts] = {}
         """By UID, how far changes of key pairs were when last looked at."""
 
     @property
@@ -362,7 +362,7 @@ class Cluster:
             gateways,
             pairs=pairs,
             pods=self.pods(sgc),
-            rotated=condition(pairs.record, self.rotating.get(uid, Facts(request=request))),
+            rotated=condition(pairs.record, self.rotating.get(uid, RotationFacts(request=request))),
             keys_namespace=self._keys_namespace,
             now=_now(),
         )

@@ -222,7 +222,7 @@ def _exchanging(exchange: Exchange) -> Note:
     left = ", ".join(held)
     return Note(
         Reason.PROVISIONING,
-        f"addresses are being exchanged; gateways that still serve by the old ones: {left}",
+        f"the controller is exchanging addresses; gateways that still use the old ones: {left}",
     )
 
 

@@ -81,7 +81,7 @@ class Users:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class RotationFacts:
     """What a step is decided by. ``port`` and ``second_port``: of the load balancer's rules of the
     usual name and of the second; 0: none. ``phase``: in which they were looked at.
     ``gateways``: nodes that should serve it and are up;
@@ -139,7 +139,7 @@ def users_of(
     return Users(moved=moved, lagging=dict(lagging))
 
 
-def following(record: Record, facts: Facts) -> Record:
+def following(record: Record, facts: RotationFacts) -> Record:
     """The record after what there is to see; the same one while nothing has come to an end."""
     waited = facts.now - record.since
     late = 0 < facts.timeout <= waited
@@ -177,9 +177,9 @@ def asks(record: Record, request: str) -> bool:
     return bool(request) and request != record.request and record.phase not in ACTIVE
 
 
-def _prepared(record: Record, facts: Facts, late: bool) -> Record:
+def _prepared(record: Record, facts: RotationFacts, late: bool) -> Record:
     if not facts.request:
-        return _to(record, "Abandoned", facts, note="the request was taken back")
+        return _to(record, "Abandoned", facts, note="the request was withdrawn")
     missing = sorted(facts.gateways - facts.prepared)
     if facts.second_port and facts.gateways and not missing:
         return _to(record, "Moving", facts)
@@ -196,7 +196,7 @@ _PORTS: Final = f"is a port of {names.PORT_FIRST}-{names.PORT_LAST} free?"
 
 
 def _to(
-    record: Record, phase: Phase, facts: Facts, *, note: str | None = None, port: int = 0
+    record: Record, phase: Phase, facts: RotationFacts, *, note: str | None = None, port: int = 0
 ) -> Record:
     return Record(
         request=record.request,
@@ -231,7 +231,8 @@ def servers(
     pairs: Pairs, port: int, second_port: int, before: GatewayServerProfile
 ) -> tuple[int, KeyRotation]:
     """The profile's port, and what the status says of the rotation. ``port`` and ``second_port``
-    as in ``Facts``; ``before``: the profile so far, which stays while the rule is not there."""
+    as in ``RotationFacts``; ``before``: the profile so far, which stays while the rule is not
+    there."""
     record = pairs.record
     switched = record.phase in ("Retiring", "Closing")
     profile = second_port or before.port if switched else record.port or port
@@ -257,11 +258,11 @@ _SHOWN: Final[dict[str, RotationPhase]] = {
 
 
 def condition(
-    record: Record, facts: Facts
+    record: Record, facts: RotationFacts
 ) -> tuple[Literal["True", "False", "Unknown"], str, str] | None:
     """Status, reason and message of ``KeysRotated``; None: nobody ever asked."""
     queued = facts.request and facts.request != record.request
-    also = "; another one was asked for, and begins after it" if queued else ""
+    also = "; another rotation is requested and begins after it" if queued else ""
     # NB: what was counted in the phase before says nothing of this one.
     looked = facts.phase == record.phase
     users = facts.users if looked else Users()
@@ -270,27 +271,32 @@ def condition(
         case "" if not asks(record, facts.request):
             return None
         case "" | "Done" | "Abandoned" if asks(record, facts.request):
-            why = "asked for; begins when the configuration is in service"
+            why = "requested; begins when the configuration is in service"
             return "False", Reason.ROTATION_WAITING, why
         case "Preparing":
             ready = len(facts.gateways & facts.prepared)
             said = f"{ready} of {len(facts.gateways)} gateways serve the next key pair"
-            said = said if looked else "gateways are to serve the next key pair"
+            said = said if looked else "waiting for gateways to serve the next key pair"
             return "False", Reason.ROTATION_PREPARING, said + also
         case "Moving":
             waits = f"; waiting for {_listed(users)}" if users.lagging else ""
-            said = count + waits if looked else "pods are to use the next key pair"
+            said = count + waits if looked else "waiting for pods to use the next key pair"
             return "False", Reason.ROTATION_MOVING, said + also
         case "Retiring" if users.lagging and record.note:
-            waits = f"{count}; the former one goes, although {_listed(users)} still use it"
+            left = f"although {_listed(users)} still use it"
+            waits = f"{count}; the controller removes the previous one, {left}"
             return "False", Reason.ROTATION_LAGGING, waits + also
         case "Retiring" | "Closing" | "Settling":
-            return "False", Reason.ROTATION_RETIRING, "the former key pair is being retired" + also
+            return (
+                "False",
+                Reason.ROTATION_RETIRING,
+                "the controller is removing the previous key pair" + also,
+            )
         case "Abandoned":
             return "False", Reason.ROTATION_ABANDONED, f"the key pair is unchanged: {record.note}"
         case "Done":
             amiss = f"; {record.note}" if record.note else ""
-            return "True", Reason.ROTATED, f"the key pair was changed{amiss}"
+            return "True", Reason.ROTATED, f"the key pair has changed{amiss}"
     return None
 
 

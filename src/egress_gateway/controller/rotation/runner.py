@@ -20,7 +20,7 @@ from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.rotation import phases as rotation
-from egress_gateway.controller.rotation.phases import Facts, Pairs, Record, Users
+from egress_gateway.controller.rotation.phases import Pairs, Record, RotationFacts, Users
 from egress_gateway.kube import resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Conflict, NotFound
@@ -89,10 +89,10 @@ class Rotations:
             self._progressed(uid)
         return min(max(LOOK_SECONDS, facts.users.total / _PODS_A_SECOND), LOOK_LIMIT)
 
-    async def _facts(self, sgc: StaticGatewayConfiguration, pairs: Pairs) -> Facts:
+    async def _facts(self, sgc: StaticGatewayConfiguration, pairs: Pairs) -> RotationFacts:
         verdict = self._board.verdict(sgc.metadata.uid)
         serving = verdict.serving if verdict else None
-        return Facts(
+        return RotationFacts(
             now=self._clock(),
             request=_request(sgc),
             phase=pairs.record.phase,

@@ -111,6 +111,11 @@ class GatewaySide:
         self._lock = threading.RLock()
         # The text last applied and what the kernel made of it.
         self._applied: dict[Where, tuple[str, str]] = {}
+        # Of the last look at the tables: the text that one equals since this generation, addresses
+        # that the gateway's translates to, and what ``apply`` need not list again.
+        self._intact: dict[Where, tuple[str, _Generation]] = {}
+        self._translated: frozenset[IPAddress] = frozenset()
+        self._listed: dict[Where, tuple[_Generation, list[dict[str, Any]] | None]] = {}
         self._shortcut = Shortcut(self._node)
 
     # Structure.
@@ -167,7 +172,7 @@ class GatewaySide:
                     devices=devices,
                     own=own,
                     bound=frozenset(sockets.bound_udp_ports(self._node)),
-                    translated=_secondaries(Nftables(inside).table("inet", GATEWAY_TABLE)),
+                    translated=self._translated,
                 )
 
     def apply(self, step: PlannedAction) -> None:
@@ -262,6 +267,7 @@ class GatewaySide:
                 rules.apply(f"delete table inet {NODE_TABLE}")
             self._shortcut.remove()
             self._applied.clear()
+            self._intact.clear()
             return found
 
     # Peers.
@@ -452,9 +458,6 @@ class GatewaySide:
         wanted = desired.node_filter if where == "node" else desired.gateway_filter
         end = NODE_LINK if where == "node" else INSIDE_LINK
         found = links.links()
-        listing = Nftables(namespace).table("inet", TABLES[where][0])
-        text, listed = self._applied.get(where, ("", ""))
-        intact = text == wanted and fingerprint(listing, without=DYNAMIC_SETS) == listed
         tables = {MAIN} if where == "node" else {MAIN, *_ports(found)}
         keys = {key for place, key, _ in desired.sysctls if place == where}
         if where == "node":
@@ -470,23 +473,55 @@ class GatewaySide:
             rules=frozenset(r for f in families(namespace) for r in links.rules(f))
             if where == "gateway"
             else frozenset(),
-            filter=None if listing is None else (text if intact else ""),
+            filter=self._filter(where, namespace, wanted),
             sysctls={key: netns.read_sysctl(namespace, key) for key in keys},
         )
+
+    def _filter(self, where: Where, namespace: NetNS, wanted: str) -> str | None:
+        """The text that the table is known to equal; None if it is not there."""
+        rules = Nftables(namespace)
+        # NB: asked first; what changes afterwards is seen next time.
+        generation = _generation(namespace, rules)
+        if self._intact.get(where) == (wanted, generation):
+            return wanted
+        listing = self._list(where, rules)
+        text, listed = self._applied.get(where, ("", ""))
+        if text == wanted and fingerprint(listing, without=DYNAMIC_SETS) == listed:
+            self._intact[where] = (text, generation)
+            return text
+        self._listed[where] = (generation, listing)
+        return None if listing is None else ""
+
+    def _list(self, where: Where, rules: Nftables) -> list[dict[str, Any]] | None:
+        listing = rules.table("inet", TABLES[where][0])
+        if where == "gateway":
+            self._translated = _secondaries(listing)
+        return listing
 
     def _apply_filter(self, where: Where, ruleset: str, present: bool) -> None:
         table, sets = TABLES[where]
         with self._at(where) as namespace:
             rules = Nftables(namespace)
+            seen, listing = self._listed.pop(where, (None, None))
             try:
-                listing = rules.table("inet", table) if present else None
+                if present and seen != _generation(namespace, rules):
+                    listing = self._list(where, rules)
                 rules.apply(nft.amend(table, sets, ruleset, listing) if present else ruleset)
             except DatapathError:
                 if not present:
                     raise
                 rules.apply(f"delete table inet {table}\n{ruleset}")
-            made = fingerprint(rules.table("inet", table), without=DYNAMIC_SETS)
+            after = _generation(namespace, rules)
+            made = fingerprint(self._list(where, rules), without=DYNAMIC_SETS)
             self._applied[where] = (ruleset, made)
+            self._intact[where] = (ruleset, after)
+
+
+_Generation = tuple[tuple[int, int], int]
+
+
+def _generation(namespace: NetNS, rules: Nftables) -> _Generation:
+    return namespace.identity, rules.generation()
 
 
 def passing(desired: GatewayDesired, observed: GatewayObserved) -> str | None:

@@ -57,13 +57,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of ``egress-gateway wireguard``."""
 
     socket: str = str(SOCKET)
-    """Unix socket to listen on; agents on the node reach it through a shared host path."""
+    """Unix socket on which the host listens. Agents on the node reach it through a shared host
+    path."""
     wireguard_go: str = "wireguard-go"
-    """Program that makes an interface."""
+    """Program that makes a WireGuard interface."""
 
     def __post_init__(self) -> None:
         if not self.socket.startswith("/"):
-            raise ValueError(f"socket: {self.socket!r} is no absolute path")
+            raise ValueError(f"socket: {self.socket!r} is not an absolute path")
         if shutil.which(self.wireguard_go) is None:
             raise ValueError(f"wireguard_go: there is no program {self.wireguard_go!r}")
 

@@ -120,7 +120,7 @@ class Vetoes:
                 )
                 for veto in found:
                     if veto.static_gateway_configuration:
-                        text = f"{veto.message}; pods use other gateways while there are some"
+                        text = f"{veto.message}; pods use other gateways if there are any"
                         self._warn(veto.static_gateway_configuration, veto.reason, text)
         except ApiError as error:
             # Written with the next report, or the next look.

@@ -124,7 +124,7 @@ def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | RefusedClai
         return refused
     if not keys.valid(endpoint.spec.pod_public_key):
         return RefusedClaim(
-            INVALID_KEY, "podPublicKey is no WireGuard key, or not as `wg pubkey` spells it"
+            INVALID_KEY, "podPublicKey is not a WireGuard key, or not as `wg pubkey` spells it"
         )
     claimed = addresses_of(endpoint)
     if len(claimed) > MOST_ADDRESSES:
@@ -134,7 +134,7 @@ def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | RefusedClai
     except ValueError as error:
         return RefusedClaim(INVALID_ADDRESS, f"podIps: {str(error)[:100]}")
     if not networks or not all(_of_a_pod(n) for n in networks):
-        return RefusedClaim(INVALID_ADDRESS, "it claims no address that a pod may have")
+        return RefusedClaim(INVALID_ADDRESS, "it claims no address that a pod can have")
     refused = _not_its_address(pod, networks, known)
     if refused:
         return refused
@@ -261,7 +261,7 @@ def resolve(accepted: Mapping[Key, AcceptedClaim]) -> Resolved:
         if one.public_key in holders:
             holder = _pod(holders[one.public_key], accepted)
             found.refused[key] = RefusedClaim(
-                KEY_TAKEN, f"its key is that of pod {holder}, which had it first"
+                KEY_TAKEN, f"its key is that of pod {holder}, which claimed it first"
             )
             continue
         holders[one.public_key] = key
@@ -273,7 +273,7 @@ def resolve(accepted: Mapping[Key, AcceptedClaim]) -> Resolved:
             holder = _pod(holders[owners[taken].public_key], accepted)
             found.refused[key] = RefusedClaim(
                 ADDRESS_TAKEN,
-                f"address {taken.network_address} is that of pod {holder}, which had it first",
+                f"address {taken.network_address} is that of pod {holder}, which claimed it first",
             )
             continue
         owners.update(dict.fromkeys(one.networks, one))

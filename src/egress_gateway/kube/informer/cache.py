@@ -22,7 +22,7 @@ from egress_gateway.kube.client import Client
 from egress_gateway.kube.informer.store import Change, Store
 from egress_gateway.kube.resources import Key, Resource
 from egress_gateway.kube.wire import Undecodable, WatchEvent
-from egress_gateway.kube.workqueue.backoff import Backoff
+from egress_gateway.service.backoff import Backoff
 
 T = TypeVar("T")
 Callback = Callable[[Key, T | None, T | None], None]

@@ -11,7 +11,7 @@ from egress_gateway.kube import clock, errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.leader.election import Election, Write
 from egress_gateway.kube.resources import LEASES, Lease
-from egress_gateway.kube.workqueue.backoff import Random, delay
+from egress_gateway.service.backoff import Random, delay
 from egress_gateway.service.errors import OperatorError
 
 log = logging.getLogger(__name__)

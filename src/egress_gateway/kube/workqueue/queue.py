@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from egress_gateway.kube.workqueue.backoff import Random, delay
+from egress_gateway.service.backoff import Random, delay
 from egress_gateway.service.errors import ExpectedError
 
 K = TypeVar("K", bound=Hashable)

@@ -235,7 +235,7 @@ def _cause(sgc: StaticGatewayConfiguration) -> str:
     for condition in (find(sgc.status.conditions, READY), *sgc.status.conditions):
         if condition and condition.status != "True" and condition.message:
             return f"{condition.reason}: {condition.message}"
-    return "the controller has not provisioned it yet; is the controller running?"
+    return "the controller has not provisioned it yet; check that the controller runs"
 
 
 def valid_cidrs(texts: list[str]) -> list[str]:

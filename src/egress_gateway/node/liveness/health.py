@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from egress_gateway.service.backoff import doubled
+
 State = Literal["unknown", "alive", "lost"]
 
 _FORGIVEN_AFTER: Final = 10
@@ -58,8 +60,7 @@ class GatewayHealth:
     @property
     def hold_down(self) -> float:
         """Seconds of answers that a lost gateway owes."""
-        doubled = self._rules.hold_down * float(2 ** max(self._losses - 1, 0))
-        return min(doubled, self._rules.hold_down_limit)
+        return doubled(max(self._losses, 1), self._rules.hold_down, self._rules.hold_down_limit)
 
     def sent(self, now: float) -> int:
         """A probe is about to be sent; returns its number. Look at ``state`` afterwards."""

@@ -22,6 +22,7 @@ from egress_gateway.node.attachment.choose import Gateway
 from egress_gateway.node.attachment.model import TunnelRecord
 from egress_gateway.node.liveness.pathhealth import INTERVAL, PathHealth
 from egress_gateway.node.sandbox import Sandbox
+from egress_gateway.service.backoff import doubled
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ def path_of(tunnel: TunnelRecord) -> TunnelPath:
 class _Absence:
     until: float
     seconds: float
+    losses: int
+    """In a row."""
 
 
 @dataclass(slots=True)
@@ -99,8 +102,9 @@ class Paths:
         now = asyncio.get_running_loop().time()
         before = self._absent.get(path)
         calm = before is None or now - before.until > _FORGIVEN * before.seconds
-        seconds = _LOST if before is None or calm else min(2 * before.seconds, _LOST_LIMIT)
-        self._absent[path] = _Absence(now + seconds, seconds)
+        losses = 1 if before is None or calm else before.losses + 1
+        seconds = doubled(losses, _LOST, _LOST_LIMIT)
+        self._absent[path] = _Absence(now + seconds, seconds, losses)
         self.proven(path)
 
     def proven(self, path: TunnelPath) -> None:

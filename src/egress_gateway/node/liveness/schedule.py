@@ -108,7 +108,7 @@ class Hearing:
 
 
 @dataclass(slots=True)
-class Traffic:
+class StallDetector:
     """Notices a verified tunnel that has died although its gateway answers probes. Pure.
 
     A peer that lives answers everything within ten seconds, if only with a keepalive (WireGuard's

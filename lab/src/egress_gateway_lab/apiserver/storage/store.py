@@ -169,14 +169,6 @@ class Store:
         if subscription in listed:
             listed.remove(subscription)
 
-    def forget_history(self, storage: str) -> None:
-        """Compacts a resource's history, so that watches from before must list again."""
-        self._history.pop(storage, None)
-        self._floor[storage] = self.revision
-
     def listen(self, listener: Listener) -> None:
         """Calls ``listener`` synchronously for every change; it must only take note."""
         self._listeners.append(listener)
-
-    def unlisten(self, listener: Listener) -> None:
-        self._listeners.remove(listener)

@@ -32,7 +32,6 @@ MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 MNT_DETACH = 2
 
-PR_SET_PDEATHSIG = 1
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -167,11 +166,6 @@ def prctl(option: int, first: int = 0, second: int = 0) -> None:
         "prctl",
         str(option),
     )
-
-
-def die_with_parent() -> None:
-    """SIGKILL when the parent thread ends."""
-    prctl(PR_SET_PDEATHSIG, 9)
 
 
 def bound_capabilities(kept: frozenset[str]) -> None:

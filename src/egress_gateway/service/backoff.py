@@ -1,4 +1,4 @@
-"""Delays between tries: doubling, jittered, bounded.
+"""Delays between tries: doubling, jittered, bounded. The one place where a delay is doubled.
 
 Jitter is of the "equal" kind: half of the delay is certain, half is random, so that a thousand
 agents that lost the same server do not come back in step, and none hammers it.
@@ -13,11 +13,15 @@ Random = Callable[[], float]
 """A number in [0, 1)."""
 
 
+def doubled(failures: int, first: float, limit: float) -> float:
+    """Seconds after ``failures`` (≥ 1) in a row: ``first``, twice ``first``, ..., ``limit``."""
+    # The exponent is bounded so that what fails for weeks does not overflow a float.
+    return min(limit, first * 2.0 ** min(failures - 1, 64))
+
+
 def delay(failures: int, first: float, limit: float, rand: Random = random.random) -> float:
     """Seconds to wait after ``failures`` (≥ 1) failures in a row."""
-    # The exponent is bounded so that a key failing for weeks does not overflow a float.
-    whole = min(limit, first * 2.0 ** min(failures - 1, 64))
-    return whole * (0.5 + 0.5 * rand())
+    return doubled(failures, first, limit) * (0.5 + 0.5 * rand())
 
 
 class Backoff:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.kube.workqueue.backoff import Backoff, delay
+from egress_gateway.service.backoff import Backoff, delay
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))

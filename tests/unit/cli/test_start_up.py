@@ -1,0 +1,62 @@
+"""What a process imports before it works: counted, because time depends on the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+AGENTS = ("egress_gateway.node.main", "egress_gateway.gateway.main")
+COMPONENTS = (*AGENTS, "egress_gateway.webhook.main", "egress_gateway.controller.main")
+AZURE = "egress_gateway.cloud.azure.cloud"
+
+FORBIDDEN = {
+    # Microsoft's models of all Azure: 60 MB, 0.4 s of processor time.
+    AZURE: ("azure.mgmt.network", "azure.mgmt.compute", "aiohttp.web", "rich"),
+    # Certificates, and parsers of files that a component in a pod does not have.
+    **{
+        agent: ("cryptography.x509", "yaml", "azure", "click", "egress_gateway.cloud")
+        for agent in AGENTS
+    },
+    "egress_gateway.controller.main": ("azure", "yaml", "cryptography.x509"),
+    "egress_gateway.webhook.main": ("azure", "yaml", "egress_gateway.datapath"),
+    # A person waits for this one.
+    "egress_gateway.cli.main": (
+        "asyncio",
+        "aiohttp",
+        "msgspec",
+        "ssl",
+        "yaml",
+        "importlib.metadata",
+    ),
+    "egress_gateway.cli.components": ("aiohttp", "yaml", "cryptography", "prometheus_client"),
+}
+MOST = {
+    "egress_gateway.cli.main": 120,
+    "egress_gateway.node.main": 520,
+    "egress_gateway.gateway.main": 500,
+    "egress_gateway.webhook.main": 480,
+    "egress_gateway.controller.main": 480,
+    AZURE: 700,
+}
+"""Modules, those of the interpreter included: a tenth more than today on Python 3.11."""
+
+
+def imported(module: str) -> set[str]:
+    """All modules of a fresh interpreter that has imported ``module``."""
+    code = f"import sys, {module}; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", FORBIDDEN)
+def test_a_process_leaves_out_what_it_does_not_need(module: str) -> None:
+    found = imported(module)
+    loaded = [name for name in FORBIDDEN[module] if name in found]
+    assert not loaded, f"{module} imports {', '.join(loaded)}"
+
+
+@pytest.mark.parametrize("module", MOST)
+def test_a_process_imports_few_modules(module: str) -> None:
+    assert len(imported(module)) <= MOST[module]
