@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
+import threading
 from ipaddress import IPv4Address
 
 from egress_gateway.datapath.addresses import ECHO_ADDRESS
+from egress_gateway.datapath.gateway import stun
 from egress_gateway.datapath.gateway.reach import ProbeTarget
 from egress_gateway.datapath.linux import echo, netns
 from egress_gateway.gateway.health.internet import Internet
+from egress_gateway.gateway.health.verified import Expected, Verification
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, attach, serve
 from tests.datapath.topology import INTERNET, World, until
@@ -77,3 +81,59 @@ def test_the_internet_is_asked_from_the_secondary_and_a_dead_way_is_noticed() ->
         assert internet.dead == {}
     until(lambda: pod.seen_as() == SECONDARIES[0], "the pod goes on as if nobody had asked")
     assert world.internet.sources() == {SECONDARIES[0]}
+
+
+def _stun_server(bound: socket.socket) -> None:
+    while True:
+        data, (address, port) = bound.recvfrom(2048)
+        answer = stun.response(data, IPv4Address(address), port)
+        if answer is not None:
+            bound.sendto(answer, (address, port))
+
+
+def _bound() -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bound.bind(("", stun.PORT))
+    return bound
+
+
+@boxed
+def test_a_way_that_drops_large_packets_in_silence_is_noticed_and_a_narrow_one_is_not() -> None:
+    world = World()
+    pod = world.pod("pod-a")
+    pair, _ = serve(world, pod)
+    attach(pod, pair, world.gateways[0])
+    bound = world.internet.netns.run(_bound)
+    threading.Thread(target=_stun_server, args=(bound,), daemon=True).start()
+    secondary = SECONDARIES[0]
+    verification = Verification(
+        [(INTERNET, stun.PORT)],
+        lambda: {"default/c6000": Expected(secondary=IPv4Address(secondary), public=secondary)},
+        interval=0.01,
+        size=1440,
+        namespace=netns.DIRECTORY / f"egress-{world.gateways[0].name}",
+    )
+
+    def rounds(number: int) -> list[str]:
+        for _ in range(number):
+            asyncio.run(verification.round())
+        return [veto.reason for veto in verification.vetoes]
+
+    def dropping(rule: str) -> None:
+        world.router.nft(
+            "add table ip narrow\ndelete table ip narrow\ntable ip narrow { chain f {\n"
+            f"type filter hook forward priority 0;\n{rule}\n}}\n}}"
+        )
+
+    assert rounds(1) == []
+    (seen,) = verification.seen
+    assert (seen.seen_ip, seen.large_lost) == (secondary, False)
+    for rule in ("ip length > 1400 drop", "ip length > 1435 drop"):
+        dropping(rule)
+        assert rounds(4) == ["LargePacketsLost"], rule
+        assert verification.seen[0].large_lost
+        dropping("")
+        assert rounds(2) == [], rule
+    for rule in ("ip length > 1440 drop", "ip length < 100 ip protocol tcp drop"):
+        dropping(rule)
+        assert rounds(4) == [], rule

@@ -21,11 +21,12 @@ from egress_gateway.api.types import (
     PodEndpointSpec,
     PodEndpointStatus,
     ReadyGatewayConfiguration,
+    RefusedClaim,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationSpec,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.cli.overview import ComponentView, Facts
+from egress_gateway.cli.diagnosis.overview import ComponentView, Facts
 from egress_gateway.kube.resources import (
     Node,
     NodeCondition,
@@ -424,6 +425,81 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "EG204",
         "Node gw0",
         "public address",
+    ),
+    (
+        "a gateway loses large packets",
+        first_agent(vetoes=[GatewayVeto(reason="LargePacketsLost", message="small ones pass")]),
+        "EG204",
+        "Node gw0",
+        "MTU",
+    ),
+    (
+        "all gateways lose large packets",
+        said(Degraded=("True", "LargePacketsLost", "gw0, gw1: large packets are lost")),
+        "EG202",
+        "StaticGatewayConfiguration shop/partner",
+        "large packets",
+    ),
+    (
+        "the subnet has no IPv6",
+        said(IPv6Ready=("False", "SubnetWithoutIPv6", "the subnet has no IPv6 prefix")),
+        "EG205",
+        "StaticGatewayConfiguration shop/partner",
+        "IPv4 goes on",
+    ),
+    (
+        "the interface's IPv6 is another's",
+        said(IPv6Ready=("False", "IPv6ConfigurationTaken", "it belongs to shop/other")),
+        "EG205",
+        "StaticGatewayConfiguration shop/partner",
+        "shop/other",
+    ),
+    (
+        "a gateway that carries no IPv6",
+        lambda f: said(IPv6Ready=("False", "GatewayWithoutIPv6", "gw0: MTU of 1,300"))(
+            first_agent(
+                problems=[
+                    GatewayProblem(
+                        static_gateway_configuration="shop/partner",
+                        message="MTU of 1,300",
+                        reason="GatewayWithoutIPv6",
+                    )
+                ]
+            )(f)
+        ),
+        "EG205",
+        "StaticGatewayConfiguration shop/partner",
+        "gw0",
+    ),
+    (
+        "pods that stay with the former key",
+        said(KeysRotated=("False", "RotationLagging", "web-1 still uses it")),
+        "EG206",
+        "StaticGatewayConfiguration shop/partner",
+        "web-1",
+    ),
+    (
+        "a change of keys that was given up",
+        said(KeysRotated=("False", "RotationAbandoned", "the key pair is unchanged")),
+        "EG206",
+        "StaticGatewayConfiguration shop/partner",
+        "unchanged",
+    ),
+    (
+        "a node that claims another's pod",
+        first_agent(
+            refused_claims=[
+                RefusedClaim(
+                    pod="shop/web-9",
+                    static_gateway_configuration="shop/partner",
+                    reason="OtherNode",
+                    message="the pod runs on n1",
+                )
+            ]
+        ),
+        "EG109",
+        "Pod shop/web-9",
+        "suspect its node",
     ),
     (
         "a gateway has no key",

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from egress_gateway.cli.check import text
-from egress_gateway.cli.findings import TITLES, Finding, findings, misspelt
-from egress_gateway.cli.hops import hops
-from egress_gateway.cli.overview import Facts, summarize
-from tests.faults.table import FAULTS, KEY, healthy, last_node, node, pod
+from egress_gateway.cli.diagnosis.check import text
+from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings, misspelt
+from egress_gateway.cli.diagnosis.hops import Probed, hops, probed
+from egress_gateway.cli.diagnosis.overview import Facts, summarize
+from tests.faults.before import BEFORE, MACHINES
+from tests.faults.table import FAULTS, KEY, healthy, last_node, node, pod, said
 
 NOW = datetime.datetime(2030, 1, 1, 3, 0, tzinfo=datetime.UTC)
 CLUSTER = [ipaddress.ip_network("10.244.0.0/16")]
@@ -91,6 +92,17 @@ def test_a_node_that_takes_no_annotated_pods_anyway_is_no_finding(changed: objec
     assert found(last_node(changed)(healthy())) == []  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "reason", ["RotationWaiting", "RotationPreparing", "RotationMoving", "RotationRetiring"]
+)
+def test_a_change_of_keys_that_goes_on_is_no_finding(reason: str) -> None:
+    assert found(said(KeysRotated=("False", reason, "2 of 3 pods"))(healthy())) == []
+
+
+def test_an_ipv6_that_is_being_made_is_no_finding() -> None:
+    assert found(said(IPv6Ready=("False", "Provisioning", "0 of 2"))(healthy())) == []
+
+
 def test_the_key_itself_is_not_misspelt() -> None:
     assert not misspelt(KEY)
 
@@ -104,7 +116,9 @@ def test_what_may_not_be_read_is_no_finding_and_is_said() -> None:
 def test_every_code_has_a_paragraph() -> None:
     page = (Path(__file__).parents[2] / "docs/checks.md").read_text()
     assert set(re.findall(r"^## (EG\d+)", page, re.MULTILINE)) == set(TITLES)
-    assert {f[2] for f in FAULTS} == set(TITLES), "each is shown by a fault"
+    shown = {f[2] for f in FAULTS} | {f[2] for f in BEFORE} | {f[2] for f in MACHINES}
+    assert shown == set(TITLES), "each is shown by a fault"
+    assert len(FAULTS) + len(BEFORE) + len(MACHINES) >= 60
 
 
 # --- trace -----------------------------------------------------------------------------------
@@ -168,6 +182,33 @@ def test_an_address_that_nobody_sees_is_bad_and_one_that_nobody_asked_for_is_unk
         status = replace(sgc.status, gateways=[replace(first, seen_ip=seen), *more])
         way = traced(replace(facts, configurations=[replace(sgc, status=status)]))
         assert way["address"][0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("found", "verdicts", "words"),
+    [
+        (
+            Probed(server="s", seen="203.0.113.1", mtu=1380, full_seen="203.0.113.1"),
+            "good good",
+            "1380",
+        ),
+        (Probed(server="s", seen="203.0.113.1", mtu=1380), "good bad", "drops large"),
+        (
+            Probed(server="s", seen="192.0.2.1", mtu=9, full_seen="192.0.2.1"),
+            "bad good",
+            "192.0.2.1",
+        ),
+        (Probed(server="s", error="Network is unreachable"), "bad", "unreachable"),
+        (Probed(server="s"), "bad", "silence"),
+        ("pods/exec is forbidden", "unknown", "forbidden"),
+    ],
+)
+def test_what_packets_of_the_pod_came_to_are_hops_too(
+    found: Probed | str, verdicts: str, words: str
+) -> None:
+    way = probed(found, ["203.0.113.0", "203.0.113.1"])
+    assert " ".join(hop.verdict for hop in way) == verdicts
+    assert any(words in hop.text for hop in way)
 
 
 def test_pods_that_are_not_there_or_ask_for_nothing_are_told() -> None:

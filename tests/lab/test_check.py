@@ -21,6 +21,13 @@ async def codes(world: World) -> set[str]:
     return {finding["code"] for finding in found}
 
 
+async def narrowed(world: World, pod: str) -> bool:
+    async with cut(world, "large", *await gateways(world)):
+        code, text = await command(world, "trace", pod)
+        print(text)
+        return code == 1 and "✗ mtu" in text and "✓ internet" in text
+
+
 async def test_a_healthy_cluster_has_no_finding_and_each_fault_its_own(world: World) -> None:
     await configured(world, "checked", exclude=["192.0.2.0/24"])
     (pod,) = await world.deploy("checked", configuration="checked", replicas=1)
@@ -30,9 +37,15 @@ async def test_a_healthy_cluster_has_no_finding_and_each_fault_its_own(world: Wo
         return not await codes(world)
 
     await until(nothing, timeout=60, what="a healthy cluster to have no finding")
+    code, text = await command(world, "check", "--pre")
+    assert code == 0, text
+    assert "not seen: kernels" in text
     code, text = await command(world, "trace", pod, "198.51.100.10")
     assert code == 0, text
     assert "✗" not in text
+    assert "✓ internet" in text
+    assert "✓ mtu" in text
+    assert await narrowed(world, pod), "large packets of the pod are lost, and trace says so"
     code, text = await command(world, "trace", pod, "192.0.2.1")
     assert "192.0.2.0/24 of excludeCidrs" in text
     wrong = annotated("wrong", "checked")

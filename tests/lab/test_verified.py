@@ -57,6 +57,30 @@ async def test_a_gateway_whose_internet_side_is_dead_is_told_and_left(world: Wor
     await remove(world, "proven")
 
 
+async def test_a_way_that_drops_large_packets_is_told_and_left(world: World) -> None:
+    """Small packets pass, so nothing that pings shows it, and large transfers hang."""
+    await configured(world, "narrow")
+    (pod,) = await world.deploy("narrow", configuration="narrow", replicas=1)
+    before = await becomes(world, pod, "Connected")
+    await verified(world, "narrow", "True")
+    begun = time.monotonic()
+    async with cut(world, "large", before["gateway"]):
+        found = await verified(world, "narrow", "False")
+        print(f"told after {time.monotonic() - begun:.1f} s")
+        said = {c["type"]: c for c in found["status"]["conditions"]}  # type: ignore[index]
+        assert said["EgressVerified"]["reason"] == "LargePacketsLost"
+        assert before["gateway"] in said["EgressVerified"]["message"]
+        await degraded(world, "narrow", "True", "LargePacketsLost")
+        await told(world, pod, "EgressMoved", begun)
+        code, text = await command(world, "status")
+        assert code == 1
+        assert "LargePacketsLost" in text, text
+    await verified(world, "narrow", "True")
+    await degraded(world, "narrow", "False", "AsExpected")
+    await world.kube.delete("deployments", "narrow", namespace="default")
+    await remove(world, "narrow")
+
+
 async def test_azure_that_rejects_the_credential_is_told_before_anything_needs_it(
     world: World,
 ) -> None:

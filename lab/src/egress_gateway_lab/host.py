@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -60,6 +61,10 @@ _FILES = {
 _WORDS = ("", "checkout", "system")
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Labs that this process started, by pid, to be waited for."""
+
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,61}")
+"""A lab's name is a folder below ``BASE``, and part of a socket's path (108 bytes, unix(7))."""
 
 
 class LabError(Exception):
@@ -153,6 +158,15 @@ def _require_programs() -> None:
         raise LabError("kubelets need cgroups, and no cgroup file system is mounted here")
 
 
+def require_name(name: str) -> None:
+    """Raises ``LabError`` for a name that would leave the labs' folder, or be no file name."""
+    if not _NAME.fullmatch(name):
+        raise LabError(
+            f"{name!r} is no name for a lab: letters, digits, '-', '_' and '.', at most 62, the "
+            "first a letter or digit"
+        )
+
+
 def start(
     name: str,
     *,
@@ -165,6 +179,7 @@ def start(
     Detached, it outlives the caller; else it dies with it, however the caller ends.
     Raises ``LabError`` when a lab of that name runs, or this one fails to start.
     """
+    require_name(name)
     require_host((options or {}).get("kubernetes", "embedded"))
     if line := wireguard.describe():
         progress(line)

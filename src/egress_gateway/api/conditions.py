@@ -82,6 +82,7 @@ class Reason:
     PODS_WITHOUT_TUNNEL: Final = "PodsWithoutTunnel"
     CLOUD_NOT_REACHABLE: Final = "AzureNotReachable"
     NOT_VERIFIED: Final = "AddressNotVerified"
+    LARGE_LOST: Final = "LargePacketsLost"
     VERIFIED: Final = "AddressesVerified"
     NOT_ASKED: Final = "NotAsked"
     NOT_ANSWERED: Final = "NotAnswered"

@@ -419,7 +419,8 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.GatewayVeto: {
         "reason": Field(
             "Draining (the gateway works, and is about to go), InternetUnreachable (no traffic "
-            "gets through) or AddressNotVerified (traffic leaves from another address).",
+            "gets through), AddressNotVerified (traffic leaves from another address) or "
+            "LargePacketsLost (small packets get through, and large ones do not).",
             _REASON,
         ),
         "message": Field("Why, in words.", _MESSAGE),
@@ -431,6 +432,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
         "expectedIp": Field("The expected public address.", _ADDRESS),
         "seenIp": Field("The address that servers see. Empty: no server answers.", _ADDRESS),
+        "largeLost": Field("Servers answer small packets, and full-size packets no longer."),
     },
     types.GatewayProblem: {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),

@@ -18,6 +18,8 @@ StartPolicy = Literal["Wait", "HeldBack"]
 PodState = Literal["Connected", "Lost", "Waiting"]
 RotationPhase = Literal["Preparing", "Moving", "Retiring", "Closing", "Done", "Abandoned"]
 
+LARGE_LOST: Final = "LargePacketsLost"
+"""Small packets come through the gateway, and large ones do not."""
 DRAINING: Final = "Draining"
 """The gateway works and will go: connections may finish there, new ones should not begin."""
 NOT_VERIFIED: Final = "AddressNotVerified"
@@ -306,6 +308,8 @@ class SeenAddress(_Struct, frozen=True, omit_defaults=False):
     """The public address that it should be."""
     seen_ip: str = ""
     """Empty: no server answers."""
+    large_lost: bool = False
+    """Servers that answered packets of full size answer only small ones now."""
 
 
 class GatewayProblem(_Struct, frozen=True):
@@ -334,7 +338,7 @@ class GatewayVeto(_Struct, frozen=True):
     """Why pods should use other gateways than this one, as long as there are others."""
 
     reason: str
-    """``DRAINING`` or ``INTERNET_UNREACHABLE``."""
+    """``DRAINING``, ``INTERNET_UNREACHABLE``, ``NOT_VERIFIED`` or ``LARGE_LOST``."""
     message: str = ""
     static_gateway_configuration: str = ""
     """``namespace/name``; empty: all."""

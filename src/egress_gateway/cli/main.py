@@ -6,6 +6,7 @@ loads nothing of the others. Every failure is one line on standard error and a n
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from typing import Final
@@ -15,8 +16,12 @@ import click
 from egress_gateway import __version__
 
 _COMMANDS: Final = {
+    "bundle": (
+        "egress_gateway.cli.bundle.command:bundle",
+        "Write one archive for a ticket, with nothing secret in it.",
+    ),
     "check": (
-        "egress_gateway.cli.check:check",
+        "egress_gateway.cli.diagnosis.check:check",
         "Look for what is amiss: codes, causes, fixes.",
     ),
     "controller": (
@@ -28,6 +33,10 @@ _COMMANDS: Final = {
         "egress_gateway.cli.components:gateway",
         "Run a gateway node's agent: serve configurations to pods.",
     ),
+    "inspect": (
+        "egress_gateway.cli.bundle.inspect:inspect",
+        "Print what this node's kernel has of ours; bundle runs it.",
+    ),
     "migrate": (
         "egress_gateway.cli.migrate:migrate",
         "Take a cluster over from the Go project.",
@@ -36,20 +45,28 @@ _COMMANDS: Final = {
         "egress_gateway.cli.components:node",
         "Run a node's agent: attach annotated pods.",
     ),
+    "probe": (
+        "egress_gateway.cli.proof.probe:probe",
+        "Ask what the network gives this pod; test runs it.",
+    ),
     "rotate-keys": (
         "egress_gateway.cli.rotate_keys:rotate_keys",
         "Change the WireGuard key pairs of configurations, without loss.",
     ),
     "status": (
-        "egress_gateway.cli.status:status",
+        "egress_gateway.cli.diagnosis.status:status",
         "Show configurations, gateways, pods and components.",
     ),
     "stun": (
         "egress_gateway.cli.stun:stun",
         "Run a STUN server of your own, for gateways' verify_targets.",
     ),
+    "test": (
+        "egress_gateway.cli.proof.command:test",
+        "Prove a live cluster with pods of its own; leaves nothing.",
+    ),
     "trace": (
-        "egress_gateway.cli.trace:trace",
+        "egress_gateway.cli.diagnosis.trace:trace",
         "Follow a pod's packets hop by hop, to one destination.",
     ),
     "uninstall": (
@@ -89,6 +106,17 @@ class _LazyGroup(click.Group):
         module, _, attribute = entry[0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            # click guesses among commands that are loaded, and none is.
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            guess = f" Did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{guess}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         texts = {name: text for name, (_, text) in _COMMANDS.items()} | _PLUGIN_TEXTS

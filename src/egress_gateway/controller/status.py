@@ -253,6 +253,10 @@ def _verified(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> S
     wrong = [_sight(g, found[g.node]) for g in asked if found[g.node] != g.public_ip]
     if wrong:
         return "False", Reason.NOT_VERIFIED, "; ".join(wrong)
+    narrow = [g.node for g in asked if gateways.seen[g.node].large_lost]
+    if narrow:
+        words = f"{', '.join(narrow)}: large packets are lost on the way to the Internet"
+        return "False", Reason.LARGE_LOST, f"{words}, small ones are not"
     words = f"the Internet sees the addresses of {len(asked)} of {len(public)} gateway nodes"
     return "True", Reason.VERIFIED, words
 

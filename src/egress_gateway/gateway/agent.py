@@ -274,7 +274,9 @@ class Agent:
             limited_pods=pods,
             limited_configurations=configurations,
             verified={
-                one.static_gateway_configuration: one.seen_ip == one.expected_ip
+                one.static_gateway_configuration: (
+                    one.seen_ip == one.expected_ip and not one.large_lost
+                )
                 for one in self._report.reporter.verified
             },
             vetoes=tuple(

@@ -13,7 +13,7 @@ from aiohttp import web
 from egress_gateway.api import names
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.door import HostFolder
-from egress_gateway.datapath.mtu import default_route_mtu
+from egress_gateway.datapath.mtu import OVERHEAD_V4, default_route_mtu
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.gateway import metrics
 from egress_gateway.gateway.agent import (
@@ -164,7 +164,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
             machine.name,
             reporter,
             _internet(settings, agent),
-            verification=_verification(settings, agent),
+            verification=_verification(settings, agent, machine.mtu),
             warn=agent.warn,
         )
         group.create_task(vetoes.run())
@@ -181,10 +181,15 @@ def _internet(settings: Settings, agent: Agent) -> Internet | None:
     )
 
 
-def _verification(settings: Settings, agent: Agent) -> Verification | None:
+def _verification(settings: Settings, agent: Agent, mtu: int) -> Verification | None:
     if not settings.stun_servers:
         return None
-    return Verification(settings.stun_servers, agent.expected, interval=settings.verify_interval)
+    return Verification(
+        settings.stun_servers,
+        agent.expected,
+        interval=settings.verify_interval,
+        size=mtu - OVERHEAD_V4,
+    )
 
 
 def _side(settings: Settings) -> GatewaySide:

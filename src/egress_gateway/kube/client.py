@@ -10,10 +10,11 @@ caches, queues and their callers own backoff.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
@@ -267,6 +268,44 @@ class Client:
                 return await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(what, error) from error
+
+    async def execute(
+        self,
+        namespace: str,
+        pod: str,
+        container: str,
+        command: Sequence[str],
+        *,
+        timeout: float = 30.0,
+    ) -> tuple[int, bytes, bytes]:
+        """A command in a container: exit code, standard output and error. It has no input. Raises
+        ``ApiError``, for one that the kubelet cannot start too."""
+        path = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/exec"
+        query = [("command", part) for part in command]
+        query += [("container", container), ("stdout", "true"), ("stderr", "true")]
+        if self._watches is None:
+            raise RuntimeError("use `async with Client(…)`")
+        heard: dict[int, bytes] = {1: b"", 2: b"", 3: b""}
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                self._watches.ws_connect(
+                    f"{self.access.server}{path}?{urlencode(query)}",
+                    protocols=wire.CHANNELS,
+                    headers=self._headers(False, None),
+                    max_msg_size=MAX_LINE,
+                ) as stream,
+            ):
+                async for message in stream:
+                    if message.type is aiohttp.WSMsgType.BINARY and message.data:
+                        channel = message.data[0]
+                        heard[channel] = heard.get(channel, b"") + message.data[1:]
+        except aiohttp.WSServerHandshakeError as error:
+            refusal = errors.from_response(error.status, b"", context=f"exec {namespace}/{pod}")
+            raise refusal from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unreachable(f"exec {namespace}/{pod}", error) from error
+        return wire.exit_code(heard[3]), heard[1], heard[2]
 
     @asynccontextmanager
     async def _send(

@@ -172,3 +172,38 @@ def apply_document(resource: Resource[T], obj: T | Mapping[str, Any]) -> dict[st
 def _key(raw: msgspec.Raw) -> Key:
     head = _HEADED.decode(raw).metadata
     return Key(head.namespace, head.name)
+
+
+CHANNELS: Final = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+"""Of exec over WebSocket: each message begins with its stream's number (KEP-4006)."""
+
+
+class _Cause(msgspec.Struct):
+    reason: str = ""
+    message: str = ""
+
+
+class _Causes(msgspec.Struct):
+    causes: list[_Cause] = []
+
+
+class _Ended(msgspec.Struct):
+    status: str = ""
+    message: str = ""
+    details: _Causes | None = None
+
+
+def exit_code(status: bytes) -> int:
+    """Of a command, by the Status that ends its error stream. Raises ``Unavailable`` where it did
+    not end, or did not begin."""
+    try:
+        ended = msgspec.json.decode(status or b"{}", type=_Ended)
+    except msgspec.DecodeError:
+        ended = _Ended(message=status.decode(errors="replace"))
+    if ended.status == "Success":
+        return 0
+    for cause in ended.details.causes if ended.details else ():
+        if cause.reason == "ExitCode" and cause.message.isdecimal():
+            return int(cause.message)
+    words = ended.message or "the stream ended without an exit status"
+    raise errors.Unavailable(500, "NoExitStatus", f"exec: {words}")

@@ -8,6 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from egress_gateway.cli.main import cli
 from egress_gateway_lab import host
 from egress_gateway_lab.commands.lab import lab
 
@@ -56,3 +57,31 @@ def test_the_message_about_a_lab_that_does_not_run_names_the_shell_s(
     outcome = CliRunner().invoke(lab, ["status"])
     assert outcome.exit_code != 0
     assert "no lab 'mine' is running" in outcome.output
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil", "Bad Name/..", "", ".", "..", "a/b", "a b", "-x", "x" * 63, "a\nb", "ä"]
+)
+def test_a_name_that_leaves_the_labs_folder_is_refused_in_a_line(name: str) -> None:
+    for words in (["up"], ["down"], ["status"], ["env"]):
+        result = CliRunner().invoke(lab, [*words, "--name", name])
+        assert result.exit_code == 2
+        assert "no name for a lab" in result.output
+    with pytest.raises(host.LabError):
+        host.start(name, detach=False)
+
+
+@pytest.mark.parametrize("nodes", ["0", "-1", "51", "many"])
+def test_a_number_of_nodes_that_no_cluster_has_is_refused(nodes: str) -> None:
+    result = CliRunner().invoke(lab, ["up", "--nodes", nodes])
+    assert result.exit_code == 2
+    assert "--nodes" in result.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("statsu", "status"), ("chek", "check"), ("bundel", "bundle")]
+)
+def test_a_mistyped_command_is_guessed(typed: str, meant: str) -> None:
+    result = CliRunner().invoke(cli, [typed])
+    assert f"Did you mean '{meant}'?" in result.output
+    assert "Did you mean" not in CliRunner().invoke(cli, ["xyzzy"]).output

@@ -26,8 +26,8 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.cli.overview import ComponentView, Facts, Overview, summarize
-from egress_gateway.cli.status import component, render
+from egress_gateway.cli.diagnosis.overview import ComponentView, Facts, Overview, summarize
+from egress_gateway.cli.diagnosis.status import component, render
 from egress_gateway.kube.resources import (
     Node,
     NodeCondition,

@@ -55,6 +55,40 @@ def test_another_address_is_told_after_two_rounds() -> None:
     assert "sees 203.0.113.9 in place of 203.0.113.1" in veto.message
 
 
+def sized(*answered: bool, small: bool = True) -> Sight:
+    sight = after([GOOD])
+    for one in answered:
+        sight.large(one)
+    if not small:
+        sight.round([], str(GOOD))
+        sight.round([], str(GOOD))
+    return sight
+
+
+def test_large_packets_that_are_lost_are_told_after_two_and_only_if_they_once_were_not() -> None:
+    assert reasons(sized(True, False)) == []
+    assert reasons(sized(True, False, False)) == ["LargePacketsLost"]
+    assert reasons(sized(True, False, False, True)) == []
+    assert reasons(sized(False, False, False)) == [], "these servers may answer none of that size"
+    lost = sized(True, False, False, small=False)
+    assert reasons(lost) == ["InternetUnreachable"], "the graver thing"
+
+
+def test_a_new_address_is_asked_for_at_once_and_a_doubt_is_cleared_up() -> None:
+    assert sized().large_pressing
+    assert not sized(True).large_pressing
+    assert sized(True, False).large_pressing
+    assert not sized(True, False, False).large_pressing
+    assert not sized(False, False).large_pressing
+
+
+@pytest.mark.parametrize("size", [0, 100, 1340, 1440, 1441, 8940])
+def test_a_question_has_the_size_that_it_should(size: int) -> None:
+    packet = reach.question(A, SERVERS[0], 1, size=size)
+    assert size - 4 < len(packet) <= max(size, 48)
+    assert stun.response(packet[28:], GOOD, 900) is not None
+
+
 def test_an_address_that_is_being_exchanged_is_no_strange_one() -> None:
     sight = after([GOOD])
     sight.round([GOOD], str(OTHER))

@@ -75,7 +75,7 @@ checkout_option = click.option(
 @output_option
 @kubernetes_option
 @checkout_option
-@click.option("--keep", is_flag=True, help="Leave the lab running when the story failed.")
+@click.option("--keep", is_flag=True, help="Leave the lab running in the end, to look around.")
 def demo(output: str, keep: bool, kubernetes: str) -> None:
     """Play the story: a pod gets an address of its own, with real packets."""
     from egress_gateway_lab.demo.story import play
@@ -90,7 +90,13 @@ def demo(output: str, keep: bool, kubernetes: str) -> None:
 @kubernetes_option
 @checkout_option
 @click.option("--empty", is_flag=True, help="Only Azure: no resource group, no cluster.")
-@click.option("--nodes", default=3, show_default=True, help="Nodes of the system pool.")
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, 50),
+    default=3,
+    show_default=True,
+    help="Nodes of the system pool.",
+)
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
@@ -183,7 +189,7 @@ def list_labs() -> None:
 @click.argument("node")
 @click.option(
     "--direction",
-    type=click.Choice(["both", "inbound", "outbound", "internet", "tunnels"]),
+    type=click.Choice(["both", "inbound", "outbound", "internet", "tunnels", "large"]),
     default="both",
 )
 def cut(name: str, node: str, direction: str) -> None:
@@ -220,9 +226,11 @@ def _describe(handle: host.LabHandle) -> dict[str, Any]:
 
 
 def _guarded(work: Any) -> Any:
+    from egress_gateway_lab.azure.client import RequestFailed
+
     try:
         return asyncio.run(work)
-    except host.LabError as error:
+    except (host.LabError, RequestFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 

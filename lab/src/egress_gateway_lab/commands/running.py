@@ -12,9 +12,20 @@ from egress_gateway_lab import host
 
 LAB_VARIABLE: Final = "EGRESS_GATEWAY_LAB"
 """What `lab env` exports: the lab of that shell, for every command that names none."""
+
+
+def _name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        host.require_name(value)
+    except host.LabError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
 name_option = click.option(
     "--name",
     default="default",
+    callback=_name,
     envvar=LAB_VARIABLE,
     show_default=True,
     show_envvar=True,

@@ -1,7 +1,7 @@
 """Plays the eight steps, in order, on a lab of its own.
 
-Whatever happens the lab ends with the story (unless asked to keep it after a failure), and the
-host is compared with what it was before.
+Whatever happens the lab ends with the story (unless asked to keep it), and the host is compared
+with what it was before.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ async def play(*, as_json: bool, keep: bool = False, kubernetes: str = "embedded
             await _steps(lab, report)
         except _EXPECTED:
             ok = False
-            if keep:
-                lab.keep(report)
-    if ok:
+        if keep:
+            lab.keep(report)
+    if ok and not keep:
         ok = _host_untouched(report, footprint)
     report.finish(ok=ok)
     return 0 if ok else 1
@@ -56,7 +56,7 @@ class _Lab:
     """The story's lab: made in the first step, ended in the last."""
 
     def __init__(self, *, detach: bool, kubernetes: str) -> None:
-        self._detach = detach
+        self.detach = detach
         self.kubernetes = kubernetes
         self.handle: host.LabHandle | None = None
         self.kept = False
@@ -64,7 +64,7 @@ class _Lab:
     def start(self) -> host.LabHandle:
         # NB: not in a thread: the lab dies with the thread that started it.
         options = {"kubernetes": self.kubernetes}
-        self.handle = host.start(f"demo-{os.getpid()}", options=options, detach=self._detach)
+        self.handle = host.start(f"demo-{os.getpid()}", options=options, detach=self.detach)
         return self.handle
 
     def stop(self) -> None:
@@ -75,7 +75,10 @@ class _Lab:
     def keep(self, report: Report) -> None:
         if self.handle is not None:
             self.kept = True
-            report.see(f"the lab is kept: egress-gateway lab status --name {self.handle.name}")
+            report.see(
+                f'the lab is kept: eval "$(egress-gateway lab env --name {self.handle.name})"; '
+                "egress-gateway status shows it, egress-gateway lab down ends it"
+            )
 
 
 @contextlib.contextmanager
@@ -108,6 +111,8 @@ async def _steps(lab: _Lab, report: Report) -> None:
             await steps.second_application(world, report)
         with report.step("failover", "A gateway node is lost"):
             await steps.failover(world, report)
+        if lab.detach:
+            return
         with report.step("clean-up", "Everything goes, nothing is left"):
             await steps.clean_up(world, report, azure, nodes)
             await stack.aclose()

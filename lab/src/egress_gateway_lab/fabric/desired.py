@@ -42,6 +42,7 @@ SETS = (
     "cut_outbound",
     "cut_internet",
     "cut_tunnels",
+    "cut_large",
 )
 MAPS = (
     "instance_public",
@@ -76,6 +77,9 @@ class Cut:
     internet: bool = False
     tunnels: bool = False
     """WireGuard's UDP 6000 to 6999 to it, as a network security group that lacks them does."""
+    large: bool = False
+    """What it sends to the Internet in packets above 1,400 bytes, as a way that drops them in
+    silence does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +351,7 @@ def _balanced(balancer: Balancer) -> tuple[str, ...]:
 def _plan_cut(draft: _Draft, port: Port | None, cut: Cut) -> None:
     if port is None:
         return
-    for name in ("inbound", "outbound", "internet", "tunnels"):
+    for name in ("inbound", "outbound", "internet", "tunnels", "large"):
         if getattr(cut, name):
             draft.add(f"cut_{name}", f'"{port.link}"')
 

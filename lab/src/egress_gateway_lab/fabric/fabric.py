@@ -181,10 +181,12 @@ class Fabric:
         outbound: bool = True,
         internet: bool = False,
         tunnels: bool = False,
+        large: bool = False,
     ) -> None:
         """Drops the NIC's packets: to the machine, from it, or only those that go to or come
-        from the Internet, or those of WireGuard to it. Replaces an earlier cut of the NIC."""
-        self._cuts[nic_id.lower()] = Cut(inbound, outbound, internet, tunnels)
+        from the Internet, those of WireGuard to it, or large ones to the Internet. Replaces an
+        earlier cut of the NIC."""
+        self._cuts[nic_id.lower()] = Cut(inbound, outbound, internet, tunnels, large)
         await self.settle()
 
     async def cut_internet(self, nic_id: str) -> None:

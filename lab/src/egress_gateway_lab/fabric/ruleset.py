@@ -48,6 +48,7 @@ table ip fabric {
   set cut_outbound { type ifname; }
   set cut_internet { type ifname; }
   set cut_tunnels { type ifname; }
+  set cut_large { type ifname; }
   map instance_public { type ipv4_addr : ipv4_addr; }
   map public_instance { type ipv4_addr : ipv4_addr; }
   map outbound { type ipv4_addr : verdict; }
@@ -86,6 +87,7 @@ table ip fabric {
     type filter hook forward priority filter; policy drop;
     oifname "lo" counter name unreachable drop
     iifname @cut_internet oifname "inet" counter name cut drop
+    iifname @cut_large oifname "inet" ip length > 1400 counter name cut drop
     iifname "inet" oifname @cut_internet counter name cut drop
     oifname { "inet", "corp" } ip saddr @overlay counter name spoofed drop
     iifname "inet" oifname "inet" counter name unsolicited drop

@@ -70,11 +70,13 @@ class Answer:
     """Of a STUN server: what it saw."""
 
 
-def question(secondary: IPv4Address, target: ProbeTarget, number: int) -> bytes:
-    """The IPv4 packet that asks ``target``; ``number`` counts rounds."""
+def question(secondary: IPv4Address, target: ProbeTarget, number: int, *, size: int = 0) -> bytes:
+    """The IPv4 packet that asks ``target``; ``number`` counts rounds. With ``size`` a STUN server's
+    has that many bytes, less at most three."""
     if target.stun:
         port = FIRST_PORT + number % PORTS
-        return _datagram(secondary, port, target, stun.request(number.to_bytes(12, "big")))
+        asked = stun.request(number.to_bytes(12, "big"), size=size - 28)
+        return _datagram(secondary, port, target, asked)
     if not target.port:
         return _packet(secondary, target.address, _ICMP, echo_request(_IDENTIFIER, number))
     port = FIRST_PORT + number % PORTS
@@ -148,9 +150,16 @@ class Asker:
         with NetNS.open(namespace) as inside:
             return cls(inside)
 
-    def ask(self, secondary: IPv4Address, targets: Iterable[ProbeTarget], number: int) -> None:
+    def ask(
+        self,
+        secondary: IPv4Address,
+        targets: Iterable[ProbeTarget],
+        number: int,
+        *,
+        size: int = 0,
+    ) -> None:
         for target in targets:
-            self._out(question(secondary, target, number), target)
+            self._out(question(secondary, target, number, size=size), target)
 
     def answers(self) -> list[Answer]:
         """Those that have come since the last call."""

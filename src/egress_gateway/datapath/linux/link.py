@@ -262,6 +262,17 @@ class Links:
         names = {link.index: link.name for link in self.links().values()} if answers else {}
         return {route for a in answers if (route := _route(a, names)) and route.table == table}
 
+    def way(self, destination: IPAddress) -> str:
+        """The link by which a packet of no mark would go there, as ``ip route get`` asks. Raises
+        ``NetlinkError`` if there is no way."""
+        length = destination.max_prefixlen
+        header = struct.pack("=BBBBBBBBI", _family(destination.version), length, *[0] * 6, 0)
+        asked = Message(_GETROUTE, 0, header + netlink.attribute(1, destination.packed))
+        answers = self._netlink.query(asked, f"looking up the way to {destination}")
+        (index,) = struct.unpack("=I", netlink.attributes(answers[0].payload, 12)[4])
+        found = self.at(index)
+        return found.name if found else ""
+
     def replace_routes(self, routes: Sequence[Route]) -> None:
         """Adds all, replacing those of the same destination and table. One batch."""
         self._routes(_NEWROUTE, netlink.CREATE | netlink.REPLACE, routes, fine=())

@@ -5,6 +5,11 @@ packets leave. What most of those that answer say counts: one that is wrong, or 
 A gateway whose address was seen and is so no more, or is another one, asks to be left; node agents
 never leave the last gateway for it. A gateway that nobody ever answered is judged by nobody: where
 these servers cannot be reached, nothing can be told.
+
+Every other round asks with a packet as large as pods' largest too: a way that drops large ones in
+silence hangs connections, and no small packet shows it. Servers that answer none of that size from
+the start may answer none at all, so that is judged by nobody either. Routers may cut the packet
+into fragments, so a way that is narrow and says so is in order.
 """
 
 from __future__ import annotations
@@ -19,7 +24,13 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from egress_gateway.api.types import INTERNET_UNREACHABLE, NOT_VERIFIED, GatewayVeto, SeenAddress
+from egress_gateway.api.types import (
+    INTERNET_UNREACHABLE,
+    LARGE_LOST,
+    NOT_VERIFIED,
+    GatewayVeto,
+    SeenAddress,
+)
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.reach import Answer, Asker, ProbeTarget
@@ -31,6 +42,8 @@ log = logging.getLogger(__name__)
 _TRIES: Final = 3
 """Datagrams to each server in one round: each may be lost."""
 _LOOK_SECONDS: Final = 0.5
+_LARGE_EVERY: Final = 2
+"""Rounds from one question of full size to the next."""
 MISSES: Final = 2
 """Rounds without an answer after which there is none."""
 _HURRY: Final = 2.0
@@ -50,6 +63,10 @@ class Sight:
     misses: int = 0
     strange: int = 0
     """Rounds in a row in which another address was seen: one is a change that is under way."""
+    large_seen: bool = False
+    """A packet of full size has been answered."""
+    large_misses: int = 0
+    """Questions of full size in a row that nobody answered, while small ones were."""
 
     def round(self, answers: Sequence[IPAddress], expected: str) -> None:
         """One round is over; ``answers``: what each server that answered saw."""
@@ -63,6 +80,20 @@ class Sight:
         self.strange = self.strange + 1 if str(found) != expected else 0
         if not self.strange or self.strange >= MISSES:
             self.seen = found
+
+    def large(self, answered: bool) -> None:
+        """A question of full size was answered, or was not while a small one was."""
+        self.large_seen = self.large_seen or answered
+        self.large_misses = 0 if answered else self.large_misses + 1
+
+    @property
+    def large_pressing(self) -> bool:
+        """Whether to ask now: it never was, or one question was not answered."""
+        return self.large_misses == 1 or not (self.large_seen or self.large_misses)
+
+    @property
+    def large_lost(self) -> bool:
+        return self.large_seen and self.large_misses >= MISSES and not self.silent
 
     @property
     def silent(self) -> bool:
@@ -98,6 +129,9 @@ def judged(
         elif str(sight.seen) != one.public:
             text = f"the Internet sees {sight.seen} in place of {one.public}"
             found.append(_veto(NOT_VERIFIED, text, name))
+        elif sight.large_lost:
+            text = f"packets of full size from {one.public} get no answer, small ones do"
+            found.append(_veto(LARGE_LOST, text, name))
     return found
 
 
@@ -106,7 +140,7 @@ def _veto(reason: str, message: str, name: str) -> GatewayVeto:
 
 
 class Verification:
-    """``expected`` tells what is served, by name."""
+    """``expected`` tells what is served, by name. ``size``: bytes of pods' largest packets."""
 
     def __init__(
         self,
@@ -114,8 +148,10 @@ class Verification:
         expected: Callable[[], Mapping[str, Expected]],
         *,
         interval: float,
+        size: int = 0,
         namespace: Path = netns.DIRECTORY / NAMESPACE,
     ) -> None:
+        self._size = size
         self._servers = servers
         self._expected = expected
         self._interval = interval
@@ -124,6 +160,7 @@ class Verification:
         self._resolved: dict[Name, IPv4Address] = {}
         self._resolve_at = float("-inf")
         self._number = 0
+        self._rounds = 0
 
     @property
     def seen(self) -> list[SeenAddress]:
@@ -133,6 +170,7 @@ class Verification:
                 static_gateway_configuration=name,
                 expected_ip=sight.expected,
                 seen_ip=sight.shown,
+                large_lost=sight.large_lost,
             )
             for name, one in sorted(self._expected().items())
             if (sight := self._sights.get(one.secondary)) and (sight.seen or sight.silent)
@@ -156,9 +194,26 @@ class Verification:
         if answers is not None:
             for address, sight in self._sights.items():
                 sight.round(saw(answers, address), expected[address])
-        if any(1 in (sight.misses, sight.strange) for sight in self._sights.values()):
+            await self._large([a for a in addresses if saw(answers, a)], targets)
+        if any(
+            1 in (sight.misses, sight.strange, sight.large_misses)
+            for sight in self._sights.values()
+        ):
             until = min(until, loop.time() + _HURRY)
         await asyncio.sleep(max(until - loop.time(), 0.0))
+
+    async def _large(
+        self, addresses: Sequence[IPv4Address], targets: Sequence[ProbeTarget]
+    ) -> None:
+        """At first, now and then, and again at once where that was not answered."""
+        self._rounds += 1
+        regular = self._rounds % _LARGE_EVERY == 0
+        due = [a for a in addresses if regular or self._sights[a].large_pressing]
+        if not self._size or not due:
+            return
+        answers = await self._ask(due, targets, size=self._size)
+        for address in due if answers is not None else ():
+            self._sights[address].large(bool(saw(answers or (), address)))
 
     async def _targets(self) -> list[ProbeTarget]:
         """Names are resolved now and then; what they were counts as long as nobody answers."""
@@ -172,7 +227,7 @@ class Verification:
         return [ProbeTarget(a, port, stun=True) for (_, port), a in self._resolved.items()]
 
     async def _ask(
-        self, addresses: Iterable[IPv4Address], targets: Sequence[ProbeTarget]
+        self, addresses: Iterable[IPv4Address], targets: Sequence[ProbeTarget], *, size: int = 0
     ) -> list[Answer] | None:
         """None if nothing could be asked."""
         try:
@@ -185,7 +240,7 @@ class Verification:
             for _ in range(_TRIES):
                 self._number += 1
                 for address, target in wanted - {(a.secondary, a.target) for a in found}:
-                    asker.ask(address, [target], self._number)
+                    asker.ask(address, [target], self._number, size=size)
                 await asyncio.sleep(_LOOK_SECONDS)
                 found += asker.answers()
                 if not wanted - {(a.secondary, a.target) for a in found}:

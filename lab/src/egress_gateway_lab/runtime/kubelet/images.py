@@ -77,7 +77,11 @@ def argv(image: Image, command: Sequence[str], args: Sequence[str]) -> list[str]
         line = [*image.entrypoint, *(args or image.command)]
         if image.option_program and args and args[0].startswith(("-", "http:", "https:")):
             line = [image.option_program, *args]
+    return ours(line)
+
+
+def ours(line: Sequence[str]) -> list[str]:
+    """A command line as it is started: our command by name is this checkout's."""
     if line and line[0] == "egress-gateway":
-        ours = IMAGES["static-egress-gateway"].entrypoint
-        line = [*ours, *line[1:]]
-    return line
+        return [*IMAGES["static-egress-gateway"].entrypoint, *line[1:]]
+    return list(line)

@@ -19,6 +19,7 @@ from typing import Any
 from egress_gateway_lab.protocols import ExecSession, KubeTransport, MachineSpec
 from egress_gateway_lab.runtime.containers.containers import Container, now
 from egress_gateway_lab.runtime.containers.sessions import attach, execute
+from egress_gateway_lab.runtime.kubelet import images
 from egress_gateway_lab.runtime.kubelet.api import Api, ApiError
 from egress_gateway_lab.runtime.kubelet.events import Events
 from egress_gateway_lab.runtime.kubelet.pod import Platform, Pod
@@ -313,7 +314,8 @@ class Kubelet:
         self, pod: Pod, container: str | None, command: list[str], *, stdin: bool, tty: bool
     ) -> ExecSession:
         found = choose(pod, container)
-        return await execute(self.node, found, command, pod.base_env, stdin=stdin, tty=tty)
+        line = images.ours(command)
+        return await execute(self.node, found, line, pod.base_env, stdin=stdin, tty=tty)
 
     async def attach(
         self, pod: Pod, container: str | None, *, stdin: bool, tty: bool

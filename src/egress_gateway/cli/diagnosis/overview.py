@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.api.conditions import DEGRADED, READY, find
+from egress_gateway.api.conditions import DEGRADED, READY, Reason, find
 from egress_gateway.api.types import (
     Gateway,
     GatewayStatus,
@@ -228,7 +228,13 @@ def _why_not(
     if veto:
         return veto.reason, veto.message
     problem = next(
-        (p.message for p in agent.spec.problems if p.static_gateway_configuration == name), None
+        (
+            p.message
+            for p in agent.spec.problems
+            # Of IPv6 alone: IPv4 is served. The condition ``IPv6Ready`` tells of it.
+            if p.static_gateway_configuration == name and p.reason != Reason.GATEWAY_WITHOUT_IPV6
+        ),
+        None,
     )
     if problem is not None:
         return "Problem", problem

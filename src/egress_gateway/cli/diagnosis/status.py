@@ -21,7 +21,7 @@ import click
 import msgspec
 
 from egress_gateway.cli import cluster, options
-from egress_gateway.cli.overview import (
+from egress_gateway.cli.diagnosis.overview import (
     ComponentView,
     ConfigurationView,
     Facts,

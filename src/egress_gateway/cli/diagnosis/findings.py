@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.api.conditions import ACCEPTED, DEGRADED, Reason, find
+from egress_gateway.api.conditions import ACCEPTED, DEGRADED, IPV6_READY, KEYS_ROTATED, Reason, find
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cli.overview import ConfigurationView, Facts, Overview
+from egress_gateway.cli.diagnosis.overview import ConfigurationView, Facts, Overview
 from egress_gateway.kube.resources import Node, Pod
 
 _ALIKE: Final = 0.85
@@ -44,12 +44,27 @@ TITLES: Final = {
     "EG106": "an annotated pod is not scheduled",
     "EG107": "an annotated pod runs without a tunnel, or waits for one",
     "EG108": "an attached pod has no working tunnel",
+    "EG109": "a gateway does not believe a pod's claim",
     "EG201": "a configuration is not ready",
     "EG202": "a configuration is degraded",
     "EG203": "a configuration sends nothing through its gateway",
     "EG204": "a gateway does not serve a configuration",
+    "EG205": "a configuration does not carry IPv6",
+    "EG206": "a change of keys does not end",
     "EG301": "a component is not ready",
     "EG302": "a node is not prepared for annotated pods",
+    "EG401": "Kubernetes is too old",
+    "EG402": "there are too few gateway nodes",
+    "EG403": "a gateway node has no taint",
+    "EG404": "a gateway node is no machine of Azure",
+    "EG405": "a container runtime is too old",
+    "EG406": "a right to install is missing",
+    "EG407": "the namespace's Pod Security level refuses the agents",
+    "EG408": "the Go project runs here",
+    "EG411": "a kernel has neither WireGuard nor TUN",
+    "EG412": "nftables does not work",
+    "EG413": "the MTU is too small",
+    "EG414": "the CNI chain cannot take the plugin",
 }
 
 
@@ -59,6 +74,7 @@ def findings(facts: Facts, overview: Overview) -> list[Finding]:
         *_pods(facts),
         *_components(overview),
         *_nodes(facts),
+        *_claims(facts),
         *(f for view in overview.configurations for f in _configuration(view)),
         *(f for sgc in facts.configurations for f in _conditions(sgc)),
     ]
@@ -173,10 +189,27 @@ def _conditions(sgc: StaticGatewayConfiguration) -> Iterator[Finding]:
             evidence=f"{degraded.reason}: {degraded.message}",
             mend="docs/troubleshooting.md has the reason",
         )
+    for kind, code, mend in _MORE:
+        said = find(sgc.status.conditions, kind)
+        if said is not None and said.status == "False" and said.reason not in _PASSING:
+            yield Finding(
+                code=code, object=where, evidence=f"{said.reason}: {said.message}", mend=mend
+            )
     accepted = find(sgc.status.conditions, ACCEPTED)
     if accepted is not None and accepted.reason == Reason.NOTHING_SENT:
         yield Finding(
             code="EG203", object=where, evidence=accepted.message, mend="correct spec.excludeCidrs"
+        )
+
+
+def _claims(facts: Facts) -> Iterator[Finding]:
+    for claim in {c.pod: c for g in facts.gateways or () for c in g.spec.refused_claims}.values():
+        yield Finding(
+            code="EG109",
+            object=f"Pod {claim.pod}",
+            evidence=f"its PodEndpoint for {claim.static_gateway_configuration} is refused: "
+            f"{claim.reason}: {claim.message}",
+            mend="docs/troubleshooting.md has the reason; if the pod is unknown, suspect its node",
         )
 
 
@@ -194,7 +227,7 @@ def _components(overview: Overview) -> Iterator[Finding]:
 def _nodes(facts: Facts) -> Iterator[Finding]:
     """Nodes on which attached or waiting pods could run: all but gateways, those that are down, and
     all of them where no node has the label, as before the node agents have begun."""
-    nodes = [n for n in facts.nodes or () if not _is_gateway(n.metadata.labels)]
+    nodes = [n for n in facts.nodes or () if not is_gateway(n.metadata.labels)]
     ready = [n for n in nodes if n.ready and not n.spec.unschedulable]
     if not any(names.NODE_READY_LABEL in n.metadata.labels for n in nodes):
         return
@@ -209,7 +242,8 @@ def _nodes(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _is_gateway(labels: Mapping[str, str]) -> bool:
+def is_gateway(labels: Mapping[str, str]) -> bool:
+    """Whether a Node of these labels is a gateway's."""
     return names.GATEWAY_NODE_LABEL in labels or labels.get(names.AKS_MODE_LABEL) == "gateway"
 
 
@@ -226,6 +260,18 @@ def _of_pod(pod: Pod) -> str:
     return f"Pod {pod.metadata.namespace}/{pod.metadata.name}"
 
 
+_PASSING: Final = frozenset(
+    {
+        *(Reason.PROVISIONING, Reason.DELETING, Reason.ROTATION_WAITING),
+        *(Reason.ROTATION_PREPARING, Reason.ROTATION_MOVING, Reason.ROTATION_RETIRING),
+    }
+)
+"""Reasons that time mends."""
+_MORE: Final = (
+    (IPV6_READY, "EG205", "IPv4 goes on; docs/troubleshooting.md has the reason"),
+    (KEYS_ROTATED, "EG206", "kubectl get podendpoints shows which pods use the former key pair"),
+)
+"""Conditions that ``Ready`` and ``Degraded`` say nothing of: type, code, fix."""
 _POD_CODES: Final = {
     "HostNetwork": "EG105",
     "NotScheduled": "EG106",
@@ -245,5 +291,6 @@ _GATEWAY_MENDS: Final = {
     "Draining": "nothing, if it is to go; else kubectl uncordon",
     "InternetUnreachable": "look at the node's way to the Internet: address, routes, firewall",
     "AddressNotVerified": "look at the public address of the node's network interface",
+    "LargePacketsLost": "look at the MTU of the node's way out, and at what drops large packets",
     "Problem": "do what the message says",
 }

@@ -16,7 +16,7 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.conditions import DEGRADED, EGRESS_VERIFIED, READY, find
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
-from egress_gateway.cli.overview import ConfigurationView, Facts, Overview
+from egress_gateway.cli.diagnosis.overview import ConfigurationView, Facts, Overview
 from egress_gateway.kube.resources import Pod
 
 Verdict = Literal["good", "bad", "unknown"]
@@ -107,7 +107,7 @@ def _way(sgc: StaticGatewayConfiguration, to: IPAddress, cluster: Sequence[IPNet
     if own is not None:
         text = f"{to} is in {own} of clusterCidrs: the pod's ordinary way, not the gateway's"
         return Hop(name="route", verdict="unknown", text=text)
-    listed = next((n for n in _networks(sgc.spec.exclude_cidrs) if to in n), None)
+    listed = next((n for n in networks(sgc.spec.exclude_cidrs) if to in n), None)
     by_default = sgc.spec.default_route != "azureNetworking"
     if by_default and listed is None:
         return Hop(name="route", verdict="good", text=f"{to} is the gateway's (default route)")
@@ -119,7 +119,48 @@ def _way(sgc: StaticGatewayConfiguration, to: IPAddress, cluster: Sequence[IPNet
     return Hop(name="route", verdict="unknown", text=text)
 
 
-def _networks(texts: Sequence[str]) -> Iterator[IPNetwork]:
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a packet of the pod itself came to. ``seen`` and ``full_seen``: the address that a
+    server saw of a small one, and of one of ``mtu`` bytes; empty: no answer."""
+
+    server: str
+    seen: str = ""
+    mtu: int = 0
+    full_seen: str = ""
+    error: str = ""
+
+
+def probed(found: Probed | str, public: Sequence[str]) -> list[Hop]:
+    """The hops that only packets can show. ``found`` a text: nothing was sent, and why. ``public``:
+    the configuration's addresses."""
+    if isinstance(found, str):
+        return [Hop(name="packets", verdict="unknown", text=f"none were sent: {found}")]
+    if not found.seen:
+        text = f"{found.server} does not answer the pod: {found.error or 'silence'}"
+        return [Hop(name="internet", verdict="bad", text=text)]
+    good = found.seen in public or not public
+    text = f"{found.server} sees the pod as {found.seen}"
+    internet = Hop(name="internet", verdict="good" if good else "bad", text=text)
+    if found.full_seen:
+        mtu = Hop(name="mtu", verdict="good", text=f"packets of {found.mtu} bytes pass")
+    else:
+        text = (
+            f"a packet of {found.mtu} bytes gets no answer, small ones do: the way drops large "
+            "packets, or the server answers none"
+        )
+        mtu = Hop(name="mtu", verdict="bad", text=text)
+    return [internet, mtu]
+
+
+def of_gateway(
+    sgc: StaticGatewayConfiguration, to: IPAddress, cluster: Sequence[IPNetwork]
+) -> bool:
+    """Whether packets to there are the gateway's."""
+    return _way(sgc, to, cluster).verdict == "good"
+
+
+def networks(texts: Sequence[str]) -> Iterator[IPNetwork]:
+    """Those of ``texts`` that are networks."""
     for text in texts:
         try:
             yield ipaddress.ip_network(text, strict=False)

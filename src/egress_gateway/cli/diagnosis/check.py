@@ -1,0 +1,88 @@
+"""``egress-gateway check``: what is amiss, and what mends it. Exit 0 if nothing is."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import sys
+
+import click
+import msgspec
+
+from egress_gateway.cli import options
+from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings
+from egress_gateway.cli.diagnosis.overview import summarize
+from egress_gateway.cli.diagnosis.status import read
+from egress_gateway.kube import config
+from egress_gateway.kube.errors import ApiError
+
+
+@click.command()
+@options.kubeconfig
+@click.option("-n", "--namespace", help="Check only this namespace's pods and configurations.")
+@options.output
+@options.system_namespace
+@click.option("--pre", is_flag=True, help="Look for what would be in the way of an installation.")
+@click.option("--here", is_flag=True, help="With --pre: look at this machine, a node, as root.")
+def check(
+    kubeconfig: str | None,
+    namespace: str | None,
+    output: str,
+    system_namespace: str,
+    pre: bool,
+    here: bool,
+) -> None:
+    """Look for what is amiss. Exit 1 when something is."""
+    if here and not pre:
+        raise click.UsageError("--here goes with --pre")
+    try:
+        found, unseen = asyncio.run(
+            _before(kubeconfig, system_namespace, here=here)
+            if pre
+            else _now(kubeconfig, namespace, system_namespace)
+        )
+    except config.ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    except ApiError as error:
+        raise click.ClickException(f"the Kubernetes API refused: {error}") from error
+    if output == "json":
+        click.echo(msgspec.json.encode({"findings": found, "unseen": unseen}).decode())
+    else:
+        click.echo(text(found, unseen), nl=False)
+    sys.exit(1 if found else 0)
+
+
+async def _now(
+    kubeconfig: str | None, namespace: str | None, system: str
+) -> tuple[list[Finding], list[str]]:
+    facts = await read(kubeconfig, namespace, system)
+    found = findings(facts, summarize(facts, datetime.datetime.now(datetime.UTC)))
+    return found, list(facts.unseen)
+
+
+async def _before(
+    kubeconfig: str | None, system: str, *, here: bool
+) -> tuple[list[Finding], list[str]]:
+    # The data path's libraries: nobody else needs them here.
+    from egress_gateway.cli.diagnosis import preflight, surroundings
+
+    if here:
+        return preflight.on_machine(await surroundings.machine()), []
+    facts, unseen = await surroundings.read(kubeconfig, system)
+    machines = "kernels, CNI folders and MTUs of nodes: run check --pre --here there"
+    return preflight.before(facts), [*unseen, machines]
+
+
+def text(found: list[Finding], unseen: list[str]) -> str:
+    """For people: grouped by code."""
+    lines = []
+    for code in sorted({f.code for f in found}):
+        lines.append(click.style(f"✗ {code} {TITLES[code]}", fg="red", bold=True))
+        for one in (f for f in found if f.code == code):
+            lines += [f"  {one.object}", f"    {one.evidence}", f"    fix: {one.mend}"]
+    if not found:
+        lines.append(click.style("✓ nothing is amiss", fg="green"))
+    lines += [f"not seen: {what}" for what in unseen]
+    if found:
+        lines.append("docs/checks.md has a paragraph on each code")
+    return "\n".join(lines) + "\n"

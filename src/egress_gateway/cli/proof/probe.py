@@ -1,0 +1,147 @@
+"""``egress-gateway probe``: what a pod gets from the network. ``egress-gateway test`` runs it.
+
+Prints one JSON line a round and needs no rights: ordinary sockets, and a look at routes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import time
+from functools import partial
+from typing import Final
+
+import click
+import msgspec
+
+from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.gateway import stun
+from egress_gateway.datapath.linux import netns
+from egress_gateway.datapath.linux.link import Links
+from egress_gateway.datapath.linux.netns import NetNS
+
+_IP_MTU_DISCOVER: Final = 10
+_DO: Final = 2
+"""ip(7): never fragment."""
+_IP_MTU: Final = 14
+"""ip(7): what the kernel takes the path's MTU to be."""
+_HEADERS: Final = 28
+"""Of IPv4 and UDP."""
+_TRIES: Final = 3
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What one server said. ``seen`` empty: no answer; ``full_seen``: to a packet of ``mtu``
+    bytes."""
+
+    server: str
+    address: str = ""
+    device: str = ""
+    seen: str = ""
+    mtu: int = 0
+    full_seen: str = ""
+    error: str = ""
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Names that did not resolve with the reason, what servers said, and the link that packets to
+    each of ``ways`` take."""
+
+    unresolved: dict[str, str] = {}
+    asked: list[Asked] = []
+    ways: dict[str, str] = {}
+
+
+@click.command()
+@click.option("--server", "servers", multiple=True, help="STUN server, as host:port.")
+@click.option("--name", "names", multiple=True, help="A name to resolve.")
+@click.option("--way", "ways", multiple=True, help="An address to look up the way to.")
+@click.option("--every", type=float, default=0.0, help="Seconds between rounds; 0: one round.")
+@click.option("--wait", type=float, default=2.0, show_default=True, help="Seconds for an answer.")
+@click.option("--pod", help="In a node agent: as this pod of the node, namespace/name.")
+def probe(
+    servers: tuple[str, ...],
+    names: tuple[str, ...],
+    ways: tuple[str, ...],
+    every: float,
+    wait: float,
+    pod: str | None,
+) -> None:
+    """Ask STUN servers, resolve names, look up ways; print what came of it as JSON."""
+    where = _of_pod(pod) if pod else netns.here()
+    while True:
+        found = where.run(partial(round_of, servers, names, ways, wait))
+        click.echo(msgspec.json.encode(found).decode())
+        if not every:
+            return
+        time.sleep(every)
+
+
+def _of_pod(pod: str) -> NetNS:
+    # Needs what agents alone have: a person's installation lacks the cryptography of keys.
+    from egress_gateway.cli.bundle.inspect import namespaces
+
+    try:
+        return NetNS.open(namespaces()[f"pod {pod}"])
+    except (KeyError, DatapathError):
+        raise click.ClickException(f"this node has no attached pod {pod}") from None
+
+
+def round_of(
+    servers: tuple[str, ...], names: tuple[str, ...], ways: tuple[str, ...], wait: float
+) -> Round:
+    unresolved = {}
+    for name in names:
+        try:
+            socket.getaddrinfo(name, None)
+        except OSError as error:
+            unresolved[name] = str(error)
+    return Round(
+        unresolved=unresolved,
+        asked=[_ask(server, wait) for server in servers],
+        ways={way: _way(ipaddress.ip_address(way)) for way in ways},
+    )
+
+
+def _way(address: IPAddress) -> str:
+    try:
+        with Links(NetNS.current()) as links:
+            return links.way(address)
+    except DatapathError as error:
+        return f"none: {error}"
+
+
+def _ask(server: str, wait: float) -> Asked:
+    host, _, port = server.rpartition(":")
+    try:
+        where = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_DGRAM)[0][4]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _DO)
+            asking.connect(where)
+            seen = _answer(asking, wait, 0)
+            mtu = asking.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+            full = _answer(asking, wait, mtu - _HEADERS) if seen else ""
+    except OSError as error:
+        return Asked(server=server, error=str(error))
+    address = str(where[0])
+    device = _way(ipaddress.ip_address(address))
+    return Asked(server=server, address=address, device=device, seen=seen, mtu=mtu, full_seen=full)
+
+
+def _answer(asking: socket.socket, wait: float, size: int) -> str:
+    """What the server saw; empty if it does not answer, as if it were too large to send."""
+    asking.settimeout(wait)
+    for _ in range(_TRIES):
+        transaction = os.urandom(12)
+        try:
+            asking.send(stun.request(transaction, size=size))
+            while (found := stun.seen(asking.recv(2048))) is None or (
+                found.transaction != transaction
+            ):
+                pass  # of a question before this one
+            return str(found.address)
+        except OSError:
+            continue
+    return ""

@@ -1,0 +1,40 @@
+"""A person's commands need no library that only components have."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_TRY = """
+import sys
+for missing in ("cryptography", "prometheus_client", "azure"):
+    sys.modules[missing] = None
+from egress_gateway.cli.main import cli
+from click.testing import CliRunner
+result = CliRunner().invoke(cli, sys.argv[1:])
+assert result.exit_code in (0, 1), (result.output, result.exception)
+assert not isinstance(result.exception, ImportError), result.exception
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bundle"],
+        ["check"],
+        ["check", "--pre"],
+        ["check", "--pre", "--here"],
+        ["probe"],
+        ["status"],
+        ["test"],
+        ["trace", "a"],
+    ],
+    ids=" ".join,
+)
+def test_a_persons_command_runs_with_a_persons_packages(words: list[str]) -> None:
+    nowhere = ["--kubeconfig", "/nowhere"] if words[0] != "probe" else []
+    command = [sys.executable, "-c", _TRY, *words, *nowhere]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
