@@ -11,11 +11,12 @@ import os
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from egress_gateway.kube.signin import Credential, SignIn, SignInError
 from egress_gateway.service.errors import OperatorError, understood
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -46,10 +47,13 @@ class ClusterAccess:
 def load(kubeconfig: str | None = None, *, context: str | None = None) -> ClusterAccess:
     """Access from ``kubeconfig``, else from ``$KUBECONFIG``, else from the pod that we run in,
     else from ``~/.kube/config``. Raises ``ConfigError``."""
-    # NB: only the first file of a KUBECONFIG list is read; kubectl merges all of them.
-    path = kubeconfig or os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
-    if path:
-        return from_kubeconfig(Path(path), context=context)
+    if kubeconfig:
+        return from_kubeconfig(Path(kubeconfig), context=context)
+    listed = [Path(p) for p in os.environ.get("KUBECONFIG", "").split(os.pathsep) if p]
+    if listed:
+        # As kubectl: of several files those that are there.
+        there = [path for path in listed if path.exists()] or listed[:1]
+        return from_kubeconfig(*there, context=context)
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return in_cluster()
     home = Path.home() / ".kube" / "config"
@@ -81,9 +85,32 @@ def in_cluster(
 
 
 @understood(ConfigError, "the kubeconfig")
-def from_kubeconfig(path: Path, *, context: str | None = None) -> ClusterAccess:
-    """Access as user and cluster of ``context`` (default: the current one). Client
-    certificates, tokens and token files are understood; exec plugins are not."""
+def from_kubeconfig(*paths: Path, context: str | None = None) -> ClusterAccess:
+    """Access as user and cluster of ``context`` (default: the first current one). Of several files
+    the first that has an entry counts, and paths in it are relative to it. Client certificates,
+    tokens, token files and exec plugins (see ``signin``) are understood. Raises ``ConfigError``."""
+    files = [(path, _document(path)) for path in paths]
+    current = (d.get("current-context") for _, d in files)
+    name = context or next(filter(None, current), "")
+    chosen, _ = _named(files, "contexts", "context", name)
+    cluster, of_cluster = _named(files, "clusters", "cluster", chosen.get("cluster", ""))
+    user, of_user = _named(files, "users", "user", chosen.get("user", ""))
+    if "server" not in cluster:
+        raise ConfigError(f"{of_cluster}: cluster {chosen.get('cluster')!r} has no server")
+    given = _signing_in(user["exec"], cluster, of_user) if "exec" in user else None
+    if given is not None:
+        user = _with_certificate(user, given(False))  # fail now rather than at the first request
+    server = str(cluster["server"]).rstrip("/")
+    secured = server.startswith("https:")
+    return ClusterAccess(
+        server=server,
+        namespace=chosen.get("namespace") or "default",
+        ssl_context=_kubeconfig_ssl(cluster, of_cluster, user, of_user) if secured else None,
+        token=_kubeconfig_token(user, of_user, given),
+    )
+
+
+def _document(path: Path) -> dict[str, Any]:
     import yaml  # 50 ms that a component in a pod never needs
 
     try:
@@ -92,20 +119,7 @@ def from_kubeconfig(path: Path, *, context: str | None = None) -> ClusterAccess:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: not a kubeconfig")
-    name = context or document.get("current-context") or ""
-    chosen = _named(document, "contexts", "context", name, path)
-    cluster = _named(document, "clusters", "cluster", chosen.get("cluster", ""), path)
-    user = _named(document, "users", "user", chosen.get("user", ""), path)
-    if "server" not in cluster:
-        raise ConfigError(f"{path}: cluster {chosen.get('cluster')!r} has no server")
-    return ClusterAccess(
-        server=str(cluster["server"]).rstrip("/"),
-        namespace=chosen.get("namespace") or "default",
-        ssl_context=_kubeconfig_ssl(cluster, user, path)
-        if str(cluster["server"]).startswith("https:")
-        else None,
-        token=_kubeconfig_token(user, path),
-    )
+    return document
 
 
 def file_token(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Token:
@@ -126,12 +140,15 @@ def file_token(path: Path, *, clock: Callable[[], float] = time.monotonic) -> To
 
 
 def _named(
-    document: Mapping[str, Any], section: str, field_name: str, name: str, path: Path
-) -> dict[str, Any]:
-    for entry in document.get(section) or ():
-        if entry.get("name") == name:
-            return dict(entry.get(field_name) or {})
-    raise ConfigError(f"{path}: no {field_name} named {name!r}")
+    files: Sequence[tuple[Path, Mapping[str, Any]]], section: str, field_name: str, name: str
+) -> tuple[dict[str, Any], Path]:
+    """The entry and the file that has it."""
+    for path, document in files:
+        for entry in document.get(section) or ():
+            if entry.get("name") == name:
+                return dict(entry.get(field_name) or {}), path
+    where = ", ".join(str(path) for path, _ in files)
+    raise ConfigError(f"{where}: no {field_name} named {name!r}")
 
 
 def _material(source: Mapping[str, Any], key: str, base: Path) -> bytes | None:
@@ -144,9 +161,9 @@ def _material(source: Mapping[str, Any], key: str, base: Path) -> bytes | None:
 
 
 def _kubeconfig_ssl(
-    cluster: Mapping[str, Any], user: Mapping[str, Any], path: Path
+    cluster: Mapping[str, Any], of_cluster: Path, user: Mapping[str, Any], path: Path
 ) -> ssl.SSLContext:
-    ca = _material(cluster, "certificate-authority", path.parent)
+    ca = _material(cluster, "certificate-authority", of_cluster.parent)
     context = _ssl(ca=ca.decode("ascii") if ca else None)
     if cluster.get("insecure-skip-tls-verify"):
         context.check_hostname = False
@@ -167,14 +184,42 @@ def _kubeconfig_ssl(
     return context
 
 
-def _kubeconfig_token(user: Mapping[str, Any], path: Path) -> Token:
+def _signing_in(
+    program: Mapping[str, Any], cluster: Mapping[str, Any], path: Path
+) -> Callable[[bool], Credential]:
+    """What gives the credential; it asks anew where the argument says so."""
+    try:
+        signing = SignIn(program, cluster, path.parent)
+    except SignInError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+    def given(fresh: bool) -> Credential:
+        try:
+            return signing.credential(fresh)
+        except SignInError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    return given
+
+
+def _with_certificate(user: Mapping[str, Any], given: Credential) -> dict[str, Any]:
+    """The user with the client certificate that a plugin gave, if it gave one."""
+    if not (given.certificate and given.key):
+        return dict(user)
+    return {
+        **user,
+        "client-certificate-data": base64.b64encode(given.certificate.encode()),
+        "client-key-data": base64.b64encode(given.key.encode()),
+    }
+
+
+def _kubeconfig_token(
+    user: Mapping[str, Any], path: Path, given: Callable[[bool], Credential] | None
+) -> Token:
+    if given is not None:
+        return lambda fresh: given(fresh).token
     if name := user.get("tokenFile"):
         return file_token(path.parent / name)
-    if "exec" in user:
-        raise ConfigError(
-            f"{path}: the user signs in through an exec plugin, which is not supported; "
-            "use `az aks get-credentials --admin`, a token or a client certificate"
-        )
     token = user.get("token")
     return lambda fresh: token
 

@@ -38,7 +38,7 @@ MOST = {
     "egress_gateway.gateway.main": 500,
     "egress_gateway.webhook.main": 480,
     "egress_gateway.controller.main": 480,
-    AZURE: 700,
+    AZURE: 820,
 }
 """Modules, those of the interpreter included: a tenth more than today on Python 3.11."""
 

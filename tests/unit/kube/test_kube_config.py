@@ -131,9 +131,29 @@ def test_another_context(tmp_path: Path) -> None:
         from_kubeconfig(path, context="absent")
 
 
-def test_an_exec_plugin_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="az aks get-credentials --admin"):
-        from_kubeconfig(kubeconfig(tmp_path, {"exec": {"command": "kubelogin"}}))
+def test_several_files_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that has an entry counts, and its paths are relative to it."""
+    folders = [tmp_path / name for name in ("a", "b", "absent")]
+    for folder in folders[:2]:
+        folder.mkdir()
+        (folder / "token").write_text(folder.name)
+    kubeconfig(folders[1], {"tokenFile": "token"}, {"server": "http://b"})
+    only_context = {"contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}]}
+    (folders[0] / "config").write_text(yaml.safe_dump({**only_context, "current-context": ""}))
+    listed = [str(folder / "config") for folder in reversed(folders)]
+    monkeypatch.setenv("KUBECONFIG", ":".join(["", *listed]))
+    access = load()
+    assert (access.server, access.token(False)) == ("http://b", "b")
+    assert access.namespace == "ns", "b's context comes first"
+    monkeypatch.setenv("KUBECONFIG", ":".join(reversed(listed)))
+    access = load()
+    assert (access.server, access.token(False)) == ("http://b", "b")
+    assert access.namespace == "default", "a's context comes first"
+    with pytest.raises(ConfigError, match=r"a/config, .*b/config: no context named 'nobody'"):
+        load(context="nobody")
+    monkeypatch.setenv("KUBECONFIG", str(folders[2] / "config"))
+    with pytest.raises(ConfigError, match=r"absent/config: No such file"):
+        load()
 
 
 def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

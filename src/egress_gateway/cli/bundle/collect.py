@@ -307,7 +307,10 @@ def credentials(kubeconfig: str | None) -> list[str]:
     except (OSError, yaml.YAMLError):
         return found
     for entry in (document or {}).get("users") or ():
-        for key, value in (entry.get("user") or {}).items():
+        user = dict(entry.get("user") or {})
+        for added in (user.pop("exec", None) or {}).get("env") or ():
+            user[str(added.get("name"))] = added.get("value")
+        for key, value in user.items():
             if isinstance(value, str) and len(value) >= LEAST and not Path(value).is_absolute():
                 found.append(value)
                 if key.endswith("-data"):
