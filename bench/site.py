@@ -27,8 +27,6 @@ POOL: Final = "npegress"
 CONFIGURATION: Final = "bench"
 DESTINATION: Final = "198.51.100.20"
 """A host of the lab's Internet that nobody else talks to."""
-_FEWEST: Final = 2
-"""Gateways of a pool that AKS allows."""
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _AT_ONCE: Final = 16
@@ -253,12 +251,13 @@ async def site(
 ) -> AsyncIterator[Site]:
     """A lab with a cluster, a gateway pool and one configuration, all ready.
 
-    Of ``gateways`` AKS wants two or more: of one, the second machine's power is cut.
     ``node_settings`` and ``gateway_settings`` are added to the agents' environment.
     """
     say(f"starting a lab: {workers} nodes, {gateways} gateways")
     # NB: in this thread, whose end (and no other's) is the lab's.
-    handle = host.start(f"bench-{os.getpid()}", detach=False)
+    # AKS makes no gateway pool of fewer than two nodes.
+    options = {"least_gateways": gateways}
+    handle = host.start(f"bench-{os.getpid()}", options=options, detach=False)
     try:
         async with World(handle) as world:
             made = Site(handle, world)
@@ -287,16 +286,13 @@ async def _populate(
     for agent, environment in settings.items():
         if environment:
             await _set_environment(world, f"egress-gateway-{agent}", environment)
-    nodes = max(gateways, _FEWEST)
-    size = 31 if nodes <= 2 else 28
-    await world.add_gateway_pool(POOL, nodes=nodes, prefix_size=size)
+    size = 31 if gateways <= 2 else 28
+    await world.add_gateway_pool(POOL, nodes=gateways, prefix_size=size)
     for machine in (await made.machines()).values():
         (made.gateways if machine["pool"] == POOL else made.workers).append(machine["name"])
-    await _agents_ready(world, workers + nodes)
+    await _agents_ready(world, workers + gateways)
     say("configuring")
     await made.configure()
-    while len(made.gateways) > gateways:
-        await world.control.call("power_cut", node=made.gateways.pop())
 
 
 async def _set_environment(world: World, name: str, environment: dict[str, str]) -> None:

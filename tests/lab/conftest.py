@@ -6,7 +6,8 @@ It is started as a person starts one, and ends with the test run however that en
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,12 @@ async def configured(world: World, name: str, *, exclude: list[str] | None = Non
     )
     prefix: str = made["properties"]["ipPrefix"]
     return prefix
+
+
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """What starts hears Ctrl-C, although a shell may have started the tests in its background,
+    where programs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

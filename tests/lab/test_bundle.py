@@ -259,6 +259,7 @@ async def kubeconfig_of_a_viewer(world: World, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 async def test_who_is_interrupted_leaves_nothing(
     world: World, tmp_path: Path, number: signal.Signals

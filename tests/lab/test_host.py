@@ -85,15 +85,6 @@ def test_a_lab_that_is_ended_leaves_nothing(name: str, number: signal.Signals) -
     assert host.find(name) is None
 
 
-@pytest.fixture
-def foreground() -> Iterator[None]:
-    """What starts hears Ctrl-C, although a shell may have started the tests in its background,
-    where programs ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_demo_that_is_interrupted_leaves_nothing(number: signal.Signals) -> None:

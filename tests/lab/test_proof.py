@@ -73,6 +73,7 @@ async def test_a_failover_on_request_moves_a_pod_and_gives_the_node_back(world: 
         assert not node["spec"].get("unschedulable"), node["metadata"]["name"]
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("failover", [False, True])
 async def test_who_is_interrupted_leaves_nothing(
@@ -87,6 +88,7 @@ async def test_who_is_interrupted_leaves_nothing(
     )
 
     async def busy() -> bool:
+        assert process.returncode is None, "it ended before it was interrupted"
         if failover:
             return any(n["spec"].get("unschedulable") for n in await world.nodes())
         return bool(await left(world))
