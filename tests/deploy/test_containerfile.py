@@ -76,7 +76,7 @@ def test_stages_copy_from_earlier_ones() -> None:
             if instruction == "COPY" and rest.startswith("--from="):
                 assert rest.split()[0].removeprefix("--from=") in earlier
         earlier.append(name)
-    assert earlier == ["build", "runtime", "final"]
+    assert earlier == ["runtime", "begun", "build", "final"]
 
 
 def test_final_image_is_nobodys_and_has_what_the_agents_load() -> None:

@@ -100,6 +100,7 @@ class Builder:
     def __init__(self, cache: Path, epoch: int) -> None:
         self._cache = cache
         self._epoch = epoch
+        self._revision = revision()
         cache.mkdir(parents=True, exist_ok=True)
         self._policy = cache / "policy.json"
         self._policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
@@ -176,7 +177,7 @@ class Builder:
             *(["--no-cache"] if fresh else []),
             *("--signature-policy", str(self._policy)),
             *("--label", f"org.opencontainers.image.created={created}"),
-            *("--label", f"org.opencontainers.image.revision={revision()}"),
+            *("--label", f"org.opencontainers.image.revision={self._revision}"),
             *("--label", f"org.opencontainers.image.version={version()}"),
             *("--platform", f"linux/{own}", *_TIMELESS),
             *(word for argument in arguments for word in ("--build-arg", argument)),
