@@ -14,7 +14,7 @@ import struct
 import subprocess
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final
@@ -57,6 +57,9 @@ class Life:
         return min(*self.heard_at, self.asked_at, self.loaded_at)
 
 
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
 class Edge:
     """An async context manager. ``internet``: the path of the site's network namespace."""
 
@@ -64,6 +67,7 @@ class Edge:
         self._internet = internet
         self._space: NetNS | None = None
         self._servers: list[asyncio.Server] = []
+        self._talks: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._capture: socket.socket | None = None
         self._names: dict[IPv4Address, str] = {}
@@ -91,8 +95,8 @@ class Edge:
         loop.add_reader(beats, _echo, beats)
         loop.add_reader(streams, self._hello, streams)
         self._servers = [
-            await asyncio.start_server(_answer, sock=asked),
-            await asyncio.start_server(_push, sock=pushed),
+            await asyncio.start_server(self._until_the_end(_answer), sock=asked),
+            await asyncio.start_server(self._until_the_end(_push), sock=pushed),
         ]
         self._pushing = asyncio.create_task(self._push_streams(streams))
         return self
@@ -100,14 +104,35 @@ class Edge:
     async def __aexit__(self, *_: object) -> None:
         assert self._pushing is not None
         assert self._space is not None
-        self._pushing.cancel()
-        await asyncio.gather(self._pushing, return_exceptions=True)
         for server in self._servers:
             server.close()
+        for task in (going := {self._pushing, *self._talks}):
+            task.cancel()
+        await asyncio.gather(*going, return_exceptions=True)
+        await asyncio.sleep(0)  # what was cut off is closed by then
         for opened in self._sockets:
             asyncio.get_running_loop().remove_reader(opened)
             opened.close()
         self._space.close()
+
+    def _until_the_end(self, talk: Talk) -> Talk:
+        """``talk``, known to whoever ends it all. Its connection is cut off when it ends badly: the
+        other side may be dead, and take nothing of what is still to be sent."""
+
+        async def talking(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._talks.add(task)
+            try:
+                await talk(reader, writer)
+                writer.close()
+            except (OSError, TimeoutError, asyncio.CancelledError):
+                # No error: asyncio would log each connection's.
+                writer.transport.abort()
+            finally:
+                self._talks.discard(task)
+
+        return talking
 
     def address(self, pod: str) -> IPv4Address:
         """The address that is this pod's and nobody else's; its next life has another."""
@@ -308,19 +333,14 @@ def _echo(opened: socket.socket) -> None:
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, asyncio.CancelledError):
-        async with asyncio.timeout(5):
-            await reader.readline()
-            writer.write(f"{writer.get_extra_info('peername')[0]}\n".encode())
-            await writer.drain()
-    writer.close()
+    async with asyncio.timeout(5):
+        await reader.readline()
+        writer.write(f"{writer.get_extra_info('peername')[0]}\n".encode())
+        await writer.drain()
 
 
 async def _push(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    # The server's own end is no error: asyncio would log each connection's.
-    with contextlib.suppress(OSError, asyncio.CancelledError):
-        while True:
-            writer.write(b"x" * 200)
-            await asyncio.wait_for(writer.drain(), 10)
-            await asyncio.sleep(_PUSH)
-    writer.close()
+    while True:
+        writer.write(b"x" * 200)
+        await asyncio.wait_for(writer.drain(), 10)
+        await asyncio.sleep(_PUSH)

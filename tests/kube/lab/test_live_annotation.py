@@ -36,20 +36,20 @@ async def test_a_running_pod_that_is_annotated_keeps_nothing_on_the_clusters_add
     lab: Operator,
 ) -> None:
     world = lab.world
-    prefix = IPv4Network(await configured(world, "live"))
+    prefix = IPv4Network(await configured(world, "longlived"))
     inside = (await world.control.call("status"))["internet"]
     async with Edge(f"/proc/{world.lab.pid}/fd/{inside.rpartition('/')[2]}") as edge:
-        book, address = Ledger(settle=SETTLE), str(edge.address("live"))
-        book.begins("live", "")
-        book.allow("live", [CLUSTER], time.time())
-        await world.run("live")
+        book, address = Ledger(settle=SETTLE), str(edge.address("longlived"))
+        book.begins("longlived", "")
+        book.allow("longlived", [CLUSTER], time.time())
+        await world.run("longlived")
         async with asyncio.TaskGroup() as group:
-            talking = group.create_task(talk(world, "live", address))
+            talking = group.create_task(talk(world, "longlived", address))
             await answered(edge, CLUSTER)
-            book.allow("live", [prefix], time.time())
-            patch = {"metadata": {"annotations": {names.POD_ANNOTATION: "live"}}}
-            await world.kube.patch("pods", "live", patch, namespace="default")
-            book.keep("live", [prefix], time.time())
+            book.allow("longlived", [prefix], time.time())
+            patch = {"metadata": {"annotations": {names.POD_ANNOTATION: "longlived"}}}
+            await world.kube.patch("pods", "longlived", patch, namespace="default")
+            book.keep("longlived", [prefix], time.time())
             await answered(edge, prefix)
             began = time.time()
             await asyncio.sleep(LONG)
@@ -59,8 +59,8 @@ async def test_a_running_pod_that_is_annotated_keeps_nothing_on_the_clusters_add
         protocols = {s.protocol for s in seen if s.source in prefix and s.at > began}
         assert protocols == {"tcp", "udp"}
         print(f"\n{edge.packets} packets")
-    await world.kube.delete("pods", "live", namespace="default", grace_seconds=0)
-    await remove(world, "live")
+    await world.kube.delete("pods", "longlived", namespace="default", grace_seconds=0)
+    await remove(world, "longlived")
 
 
 async def talk(world: World, pod: str, address: str) -> None:
@@ -77,7 +77,7 @@ async def answered(edge: Edge, network: IPv4Network) -> None:
     """Every way to talk works, and the last word came from the network."""
 
     async def whole() -> bool:
-        life = edge.lives.get("live")
+        life = edge.lives.get("longlived")
         return life is not None and life.source in network and time.time() - life.since() < 3
 
     await until(whole, timeout=60, what=f"the pod to be answered as one of {network}")

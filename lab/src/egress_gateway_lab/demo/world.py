@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from egress_gateway.api import names
 from egress_gateway_lab.apiserver.wire.client import HttpTransport, KubeClient
-from egress_gateway_lab.azure.client import ArmClient
+from egress_gateway_lab.azure.client import ArmClient, RequestFailed
 from egress_gateway_lab.control import ControlClient
 from egress_gateway_lab.demo.report import StepFailed
 from egress_gateway_lab.host import LabHandle
@@ -134,6 +134,8 @@ class World:
         return await self.arm.put(self.prefix_id(name), body, "2025-09-01")
 
     async def grant(self, principal: str, role: str, scope: str) -> None:
+        """As ``az role assignment create``: one that is there already will do. It may be older than
+        what it is about, for it outlives that."""
         definitions = (
             f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Authorization/roleDefinitions"
         )
@@ -143,7 +145,11 @@ class World:
             "principalId": principal,
             "principalType": "ServicePrincipal",
         }
-        await self.arm.put(assignment, {"properties": properties}, "2022-04-01")
+        try:
+            await self.arm.put(assignment, {"properties": properties}, "2022-04-01")
+        except RequestFailed as error:
+            if error.code != "RoleAssignmentExists":
+                raise
 
     async def node_group_id(self) -> str:
         cluster = await self.arm.get(self.cluster_id, "2026-06-01")
