@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
+from egress_gateway_lab.apiserver.wire.transport import HttpTransport
 from lab.tests.apiserver.conftest import Cluster, Serving
 from lab.tests.apiserver.fake_runtime import EchoRuntime
 from lab.tests.apiserver.test_objects import add_node, node, pod
@@ -27,6 +28,35 @@ async def test_a_command_has_output_and_an_exit_code(serving: Serving) -> None:
         done = await cluster.admin.exec("default", "p", ["echo", "hello world", "$x"])
         assert (done.code, done.stdout, done.stderr) == (0, b"hello world $x\n", b"to stderr\n")
         assert (await cluster.admin.exec("default", "p", ["exit", "42"])).code == 42
+
+
+@pytest.mark.parametrize(
+    ("accept", "admitted"),
+    [
+        (None, True),
+        ("*/*", True),
+        ("application/json, */*;q=0.1", True),
+        ("application/json", False),
+        ("text/plain, application/json", False),
+    ],
+)
+async def test_who_takes_no_stream_gets_none(
+    serving: Serving, accept: str | None, admitted: bool
+) -> None:
+    """kube-apiserver answers 406, which kept `trace` and `bundle` out of real clusters."""
+    async with serving(runtime=EchoRuntime()) as cluster:
+        await start(cluster)
+        headers = {"Accept": accept} if accept else {}
+        transport = cluster.admin.transport
+        assert isinstance(transport, HttpTransport)
+        path = "/api/v1/namespaces/default/pods/p/exec"
+        connecting = transport.connect(path, "command=echo&stdout=true", headers=headers)
+        if admitted:
+            await (await connecting).close()
+            return
+        with pytest.raises(KubeError) as caught:
+            await connecting
+        assert caught.value.code == 406
 
 
 async def test_a_commands_input_ends(serving: Serving) -> None:

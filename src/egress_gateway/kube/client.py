@@ -292,7 +292,8 @@ class Client:
                 self._watches.ws_connect(
                     f"{self.access.server}{path}?{urlencode(query)}",
                     protocols=wire.CHANNELS,
-                    headers=self._headers(False, None),
+                    # The API server answers 406 to whoever accepts JSON alone.
+                    headers={**self._headers(False, None), "Accept": "*/*"},
                     max_msg_size=MAX_LINE,
                 ) as stream,
             ):

@@ -123,6 +123,12 @@ def check_upgrade(headers: web.BaseRequest) -> None:
             "the embedded API server streams over WebSocket only, not SPDY: use kubectl 1.31 or "
             "later"
         )
+    accepted = headers.headers.get("Accept", "*/*")
+    if not any(one.partition(";")[0].strip() == "*/*" for one in accepted.split(",")):
+        # As kube-apiserver: a connection is of no media type.
+        raise errors.StatusError(
+            406, "NotAcceptable", "only the following media types are accepted: */*"
+        )
 
 
 async def serve(

@@ -132,13 +132,15 @@ class HttpTransport:
                 async for chunk in response.content.iter_any():
                     yield chunk
 
-    async def connect(self, path: str, query: str) -> aiohttp.ClientWebSocketResponse:
+    async def connect(
+        self, path: str, query: str, headers: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientWebSocketResponse:
         """A WebSocket of exec or attach; ``query`` is already encoded (``command`` repeats)."""
         try:
             return await self._open().ws_connect(
                 f"{self.server}{path}?{query}",
                 protocols=[EXEC_PROTOCOL, "v4.channel.k8s.io"],
-                headers=self._headers(),
+                headers={**self._headers(), **(headers or {})},
                 max_msg_size=0,
             )
         except aiohttp.WSServerHandshakeError as error:
