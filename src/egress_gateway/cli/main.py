@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -107,6 +107,14 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if (told := _told(error)) is None:
+                raise
+            raise told from error
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -122,6 +130,16 @@ class _LazyGroup(click.Group):
         texts = {name: text for name, (_, text) in _COMMANDS.items()} | _PLUGIN_TEXTS
         with formatter.section("Commands"):
             formatter.write_dl(sorted(texts.items()))
+
+
+def _told(error: Exception) -> click.ClickException | None:
+    """The one line about what is expected to go wrong; None: nobody expected it."""
+    from egress_gateway.kube.errors import ApiError  # only who fails pays for it
+    from egress_gateway.service.errors import ExpectedError
+
+    if isinstance(error, ApiError):
+        return click.ClickException(f"the Kubernetes API refused: {error}")
+    return click.ClickException(str(error)) if isinstance(error, ExpectedError) else None
 
 
 def _plugin(name: str) -> click.Command:

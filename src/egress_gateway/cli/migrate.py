@@ -27,8 +27,8 @@ from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.controller.migration.adopt import Leftovers, misplaced, names_of, plan_adoption
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.planning.wanted import Names
-from egress_gateway.kube import config, resources
-from egress_gateway.kube.errors import ApiError, NotFound
+from egress_gateway.kube import resources
+from egress_gateway.kube.errors import NotFound
 from egress_gateway.kube.resources import Resource
 
 if TYPE_CHECKING:
@@ -71,14 +71,7 @@ def migrate(output: str, **given: Any) -> None:
 
     Exit code 1 when something stands in the way; the output says what mends it.
     """
-    from egress_gateway.cloud.errors import CloudError, ConfigError
-
-    try:
-        found = asyncio.run(_migrate(_Options(**given)))
-    except (config.ConfigError, ConfigError, CloudError) as error:
-        raise click.ClickException(str(error)) from error
-    except ApiError as error:
-        raise click.ClickException(f"the Kubernetes API refused: {error}") from error
+    found = asyncio.run(_migrate(_Options(**given)))
     click.echo(json.dumps(found) if output == "json" else render(found), nl=output == "json")
     sys.exit(1 if found["blockers"] else 0)
 

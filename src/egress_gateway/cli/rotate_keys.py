@@ -22,9 +22,9 @@ from egress_gateway.api import names
 from egress_gateway.api.conditions import KEYS_ROTATED, Reason, find
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cli import cluster, options
-from egress_gateway.kube import config
-from egress_gateway.kube.errors import ApiError, Conflict, NotFound, Unavailable
+from egress_gateway.kube.errors import Conflict, NotFound, Unavailable
 from egress_gateway.kube.resources import SGCS, Key
+from egress_gateway.service.errors import ExpectedError
 
 if TYPE_CHECKING:
     from egress_gateway.kube.client import Client
@@ -35,7 +35,7 @@ _ENDED: Final = ("", "Done", "Abandoned")
 _UNHEARD: Final = "asked for; no controller has taken it up yet"
 
 
-class Unknown(Exception):
+class Unknown(ExpectedError):
     """There is nothing to rotate; the text says what is missing."""
 
 
@@ -87,14 +87,9 @@ def rotate_keys(
     """
     if bool(configurations) == everyone:
         raise click.UsageError("name configurations, or say --all")
-    try:
-        found = asyncio.run(
-            _rotate(kubeconfig, configurations, namespace, follow=follow, timeout=timeout)
-        )
-    except (config.ConfigError, Unknown) as error:
-        raise click.ClickException(str(error)) from error
-    except ApiError as error:
-        raise click.ClickException(f"the Kubernetes API refused: {error}") from error
+    found = asyncio.run(
+        _rotate(kubeconfig, configurations, namespace, follow=follow, timeout=timeout)
+    )
     if output == "json":
         click.echo(json.dumps([asdict(one) for one in found]))
     else:

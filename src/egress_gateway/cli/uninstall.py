@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from egress_gateway.cli import cluster, options
-from egress_gateway.kube import config
-from egress_gateway.kube.errors import ApiError, NotFound
+from egress_gateway.kube.errors import NotFound
 from egress_gateway.kube.resources import DAEMON_SETS, PODS, SGCS
+from egress_gateway.service.errors import ExpectedError
 
 if TYPE_CHECKING:
     from egress_gateway.kube.client import Client
@@ -29,7 +29,7 @@ _INTERVAL: Final = 1.0
 _SHOWN: Final = 5
 
 
-class NotUninstalled(Exception):
+class NotUninstalled(ExpectedError):
     """Something is in the way; the text says what and what mends it."""
 
 
@@ -49,13 +49,7 @@ def uninstall(kubeconfig: str | None, system_namespace: str, timeout: float, for
     Refuses while StaticGatewayConfigurations exist: their addresses and load balancer rules would
     stay in Azure.
     """
-    work = _uninstall(kubeconfig, system_namespace, timeout=timeout, force=force)
-    try:
-        asyncio.run(work)
-    except (config.ConfigError, NotUninstalled) as error:
-        raise click.ClickException(str(error)) from error
-    except ApiError as error:
-        raise click.ClickException(f"the Kubernetes API refused: {error}") from error
+    asyncio.run(_uninstall(kubeconfig, system_namespace, timeout=timeout, force=force))
 
 
 async def _uninstall(

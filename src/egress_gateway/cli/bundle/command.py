@@ -22,8 +22,6 @@ import click
 from egress_gateway.cli import cluster, options
 from egress_gateway.cli.bundle.collect import Collector, credentials
 from egress_gateway.cli.diagnosis.status import read
-from egress_gateway.kube import config
-from egress_gateway.kube.errors import ApiError
 
 _README: Final = """\
 What `egress-gateway bundle` found, for a ticket. Nothing was changed.
@@ -85,10 +83,6 @@ def bundle(
                 )
             )
             _keep(archive, target)
-    except config.ConfigError as error:
-        raise click.ClickException(str(error)) from error
-    except ApiError as error:
-        raise click.ClickException(f"the Kubernetes API refused: {error}") from error
     except OSError as error:
         raise click.ClickException(f"cannot write {target}: {error.strerror}") from error
     for what in unseen:

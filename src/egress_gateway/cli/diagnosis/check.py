@@ -13,8 +13,6 @@ from egress_gateway.cli import options
 from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings
 from egress_gateway.cli.diagnosis.overview import summarize
 from egress_gateway.cli.diagnosis.status import read
-from egress_gateway.kube import config
-from egress_gateway.kube.errors import ApiError
 
 
 @click.command()
@@ -35,16 +33,11 @@ def check(
     """Look for what is amiss. Exit 1 when something is."""
     if here and not pre:
         raise click.UsageError("--here goes with --pre")
-    try:
-        found, unseen = asyncio.run(
-            _before(kubeconfig, system_namespace, here=here)
-            if pre
-            else _now(kubeconfig, namespace, system_namespace)
-        )
-    except config.ConfigError as error:
-        raise click.ClickException(str(error)) from error
-    except ApiError as error:
-        raise click.ClickException(f"the Kubernetes API refused: {error}") from error
+    found, unseen = asyncio.run(
+        _before(kubeconfig, system_namespace, here=here)
+        if pre
+        else _now(kubeconfig, namespace, system_namespace)
+    )
     if output == "json":
         click.echo(msgspec.json.encode({"findings": found, "unseen": unseen}).decode())
     else:

@@ -28,8 +28,8 @@ from egress_gateway.cli.diagnosis.overview import (
     Overview,
     summarize,
 )
-from egress_gateway.kube import config, resources
-from egress_gateway.kube.errors import ApiError, Forbidden, NotFound, Unauthorized
+from egress_gateway.kube import resources
+from egress_gateway.kube.errors import Forbidden, NotFound, Unauthorized
 from egress_gateway.kube.resources import Resource, Untyped
 
 if TYPE_CHECKING:
@@ -69,20 +69,15 @@ def status(
     """Show configurations, gateways, pods and components. Exit 1 when anything is degraded."""
     if namespace and all_namespaces:
         raise click.UsageError("--namespace and --all-namespaces exclude each other")
-    try:
-        while True:
-            facts = asyncio.run(read(kubeconfig, namespace, system_namespace))
-            overview = summarize(facts, datetime.datetime.now(datetime.UTC))
-            if watch and output != "json":
-                click.clear()
-            _print(overview, output)
-            if not watch:
-                sys.exit(0 if overview.healthy else 1)
-            time.sleep(2)
-    except config.ConfigError as error:
-        raise click.ClickException(str(error)) from error
-    except ApiError as error:
-        raise click.ClickException(f"the Kubernetes API refused: {error}") from error
+    while True:
+        facts = asyncio.run(read(kubeconfig, namespace, system_namespace))
+        overview = summarize(facts, datetime.datetime.now(datetime.UTC))
+        if watch and output != "json":
+            click.clear()
+        _print(overview, output)
+        if not watch:
+            sys.exit(0 if overview.healthy else 1)
+        time.sleep(2)
 
 
 def _print(overview: Overview, output: str) -> None:

@@ -63,12 +63,7 @@ def trace(
     to = _address(destination)
     where, _, name = pod.rpartition("/")
     key = (where or namespace, name)
-    try:
-        facts, cluster = asyncio.run(_look(kubeconfig, key[0], system_namespace))
-    except config.ConfigError as error:
-        raise click.ClickException(str(error)) from error
-    except ApiError as error:
-        raise click.ClickException(f"the Kubernetes API refused: {error}") from error
+    facts, cluster = asyncio.run(_look(kubeconfig, key[0], system_namespace))
     found = hops(facts, summarize(facts, datetime.datetime.now(datetime.UTC)), key, to, cluster)
     if send and any(hop.name == "tunnel" for hop in found):
         found += asyncio.run(_packets(kubeconfig, facts, key, system_namespace))

@@ -1,0 +1,62 @@
+"""What is expected to go wrong is one line, whichever command meets it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from egress_gateway.cli.main import cli
+from egress_gateway.cli.rotate_keys import Unknown
+from egress_gateway.cli.uninstall import NotUninstalled
+from egress_gateway.service.errors import ExpectedError
+
+COMMANDS = (
+    ["bundle"],
+    ["check"],
+    ["check", "--pre"],
+    ["migrate", "--dry-run"],
+    ["rotate-keys", "--all"],
+    ["status"],
+    ["test"],
+    ["trace", "a"],
+    ["uninstall"],
+)
+
+
+def refusing(folder: Path) -> Path:
+    """A kubeconfig of a server at whose port nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    path = folder / "config"
+    document = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_kubeconfig_that_is_not_there(words: list[str]) -> None:
+    result = CliRunner().invoke(cli, [*words, "--kubeconfig", "/nowhere"])
+    assert result.exit_code == 1
+    assert result.output == "Error: /nowhere: No such file or directory\n"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_server_that_does_not_answer(words: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, [*words, "--kubeconfig", str(refusing(tmp_path))])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: the Kubernetes API refused: ")
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [Unknown, NotUninstalled])
+def test_what_commands_refuse_themselves_is_expected(error: type[Exception]) -> None:
+    assert issubclass(error, ExpectedError)
