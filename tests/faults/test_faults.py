@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from egress_gateway.cli.diagnosis.check import text
 from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings, misspelt
-from egress_gateway.cli.diagnosis.hops import Probed, hops, probed
+from egress_gateway.cli.diagnosis.hops import hops, probed
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
+from egress_gateway.cli.proof.answers import Asked
 from tests.faults.before import BEFORE, MACHINES
 from tests.faults.table import FAULTS, KEY, healthy, last_node, node, pod, said
 
@@ -188,23 +189,23 @@ def test_an_address_that_nobody_sees_is_bad_and_one_that_nobody_asked_for_is_unk
     ("found", "verdicts", "words"),
     [
         (
-            Probed(server="s", seen="203.0.113.1", mtu=1380, full_seen="203.0.113.1"),
+            Asked(server="s", seen="203.0.113.1", mtu=1380, full_seen="203.0.113.1"),
             "good good",
             "1380",
         ),
-        (Probed(server="s", seen="203.0.113.1", mtu=1380), "good bad", "drops large"),
+        (Asked(server="s", seen="203.0.113.1", mtu=1380), "good bad", "drops large"),
         (
-            Probed(server="s", seen="192.0.2.1", mtu=9, full_seen="192.0.2.1"),
+            Asked(server="s", seen="192.0.2.1", mtu=9, full_seen="192.0.2.1"),
             "bad good",
             "192.0.2.1",
         ),
-        (Probed(server="s", error="Network is unreachable"), "bad", "unreachable"),
-        (Probed(server="s"), "bad", "silence"),
+        (Asked(server="s", error="Network is unreachable"), "bad", "unreachable"),
+        (Asked(server="s"), "bad", "silence"),
         ("pods/exec is forbidden", "unknown", "forbidden"),
     ],
 )
 def test_what_packets_of_the_pod_came_to_are_hops_too(
-    found: Probed | str, verdicts: str, words: str
+    found: Asked | str, verdicts: str, words: str
 ) -> None:
     way = probed(found, ["203.0.113.0", "203.0.113.1"])
     assert " ".join(hop.verdict for hop in way) == verdicts

@@ -47,22 +47,30 @@ class ClusterAccess:
 def load(kubeconfig: str | None = None, *, context: str | None = None) -> ClusterAccess:
     """Access from ``kubeconfig``, else from ``$KUBECONFIG``, else from the pod that we run in,
     else from ``~/.kube/config``. Raises ``ConfigError``."""
+    if paths := files(kubeconfig):
+        return from_kubeconfig(*paths, context=context)
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return in_cluster()
+    raise ConfigError(
+        "no Kubernetes cluster configured: not in a pod (KUBERNETES_SERVICE_HOST is unset), "
+        f"KUBECONFIG is unset and {_home()} does not exist"
+    )
+
+
+def files(kubeconfig: str | None = None) -> list[Path]:
+    """The kubeconfigs that ``load`` reads; none where it takes the pod that we run in."""
     if kubeconfig:
-        return from_kubeconfig(Path(kubeconfig), context=context)
+        return [Path(kubeconfig)]
     listed = [Path(p) for p in os.environ.get("KUBECONFIG", "").split(os.pathsep) if p]
     if listed:
         # As kubectl: of several files those that are there.
-        there = [path for path in listed if path.exists()] or listed[:1]
-        return from_kubeconfig(*there, context=context)
-    if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        return in_cluster()
-    home = Path.home() / ".kube" / "config"
-    if home.exists():
-        return from_kubeconfig(home, context=context)
-    raise ConfigError(
-        "no Kubernetes cluster configured: not in a pod (KUBERNETES_SERVICE_HOST is unset), "
-        f"KUBECONFIG is unset and {home} does not exist"
-    )
+        return [path for path in listed if path.exists()] or listed[:1]
+    in_pod = os.environ.get("KUBERNETES_SERVICE_HOST")
+    return [_home()] if not in_pod and _home().exists() else []
+
+
+def _home() -> Path:
+    return Path.home() / ".kube" / "config"
 
 
 def in_cluster(

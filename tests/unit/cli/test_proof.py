@@ -13,8 +13,9 @@ import pytest
 from msgspec.structs import replace
 
 from egress_gateway.api import names
+from egress_gateway.cli.proof.answers import Asked, Round
 from egress_gateway.cli.proof.plan import Case, Verdict, cases, excluded, judged, pod, table
-from egress_gateway.cli.proof.probe import Asked, Round, round_of
+from egress_gateway.cli.proof.probe import round_of
 from egress_gateway.cli.stun import Server
 from tests.faults.table import healthy, node
 

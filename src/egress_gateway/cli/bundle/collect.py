@@ -7,7 +7,15 @@ import base64
 import datetime
 import os
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,7 +29,7 @@ from egress_gateway.cli.bundle.redact import LEAST, SECRET_NAME, Redactor
 from egress_gateway.cli.diagnosis import check, status
 from egress_gateway.cli.diagnosis.findings import findings, misspelt
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
-from egress_gateway.kube import resources
+from egress_gateway.kube import config, resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import Resource
@@ -296,26 +304,30 @@ def _telling(value: str) -> bool:
     return not address and any(map(str.isdigit, value)) and any(map(str.isalpha, value))
 
 
-def credentials(kubeconfig: str | None) -> list[str]:
-    """What this process itself must not give away: its way into the cluster, its environment."""
+def credentials(kubeconfig: str | None, token: str | None) -> list[str]:
+    """What this process itself must not give away: its way into the cluster (``token`` is what it
+    shows there), every user's of its kubeconfigs, and its environment."""
+    found = [v for k, v in os.environ.items() if SECRET_NAME.search(k) and len(v) >= LEAST]
+    found += [token] if token else []
+    return [*found, *(v for path in config.files(kubeconfig) for v in _of_users(path))]
+
+
+def _of_users(path: Path) -> Iterator[str]:
     import yaml
 
-    found = [v for k, v in os.environ.items() if SECRET_NAME.search(k) and len(v) >= LEAST]
-    path = kubeconfig or os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
     try:
-        document = yaml.safe_load(Path(path or Path.home() / ".kube/config").read_bytes())
+        document = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError):
-        return found
+        return
     for entry in (document or {}).get("users") or ():
         user = dict(entry.get("user") or {})
         for added in (user.pop("exec", None) or {}).get("env") or ():
             user[str(added.get("name"))] = added.get("value")
         for key, value in user.items():
             if isinstance(value, str) and len(value) >= LEAST and not Path(value).is_absolute():
-                found.append(value)
+                yield value
                 if key.endswith("-data"):
-                    found.append(base64.b64decode(value).decode(errors="replace").strip())
-    return found
+                    yield base64.b64decode(value).decode(errors="replace").strip()
 
 
 def _json(value: Any) -> str:

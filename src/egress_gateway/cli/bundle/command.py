@@ -103,15 +103,15 @@ async def _fill(
     execute: bool,
 ) -> list[str]:
     """Writes everything to ``archive``; what could not be read."""
-    facts = await read(kubeconfig, namespace, system)
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
+        facts = await read(client, namespace, system)
         collector = Collector(
             client,
             facts,
             namespace=namespace,
             system=system,
             lines=lines,
-            credentials=credentials(kubeconfig),
+            credentials=credentials(kubeconfig, client.access.token(False)),
         )
         await _pack(archive, stem, collector.files(execute=execute))
         return sorted(set(collector.unseen))

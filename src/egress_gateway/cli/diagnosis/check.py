@@ -9,7 +9,7 @@ import sys
 import click
 import msgspec
 
-from egress_gateway.cli import options
+from egress_gateway.cli import cluster, options
 from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings
 from egress_gateway.cli.diagnosis.overview import summarize
 from egress_gateway.cli.diagnosis.status import read
@@ -48,7 +48,8 @@ def check(
 async def _now(
     kubeconfig: str | None, namespace: str | None, system: str
 ) -> tuple[list[Finding], list[str]]:
-    facts = await read(kubeconfig, namespace, system)
+    async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
+        facts = await read(client, namespace, system)
     found = findings(facts, summarize(facts, datetime.datetime.now(datetime.UTC)))
     return found, list(facts.unseen)
 

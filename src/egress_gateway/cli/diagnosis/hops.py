@@ -17,6 +17,7 @@ from egress_gateway.api import names
 from egress_gateway.api.conditions import DEGRADED, EGRESS_VERIFIED, READY, find
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.cli.diagnosis.overview import ConfigurationView, Facts, Overview
+from egress_gateway.cli.proof.answers import Asked
 from egress_gateway.kube.resources import Pod
 
 Verdict = Literal["good", "bad", "unknown"]
@@ -119,20 +120,9 @@ def _way(sgc: StaticGatewayConfiguration, to: IPAddress, cluster: Sequence[IPNet
     return Hop(name="route", verdict="unknown", text=text)
 
 
-class Probed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a packet of the pod itself came to. ``seen`` and ``full_seen``: the address that a
-    server saw of a small one, and of one of ``mtu`` bytes; empty: no answer."""
-
-    server: str
-    seen: str = ""
-    mtu: int = 0
-    full_seen: str = ""
-    error: str = ""
-
-
-def probed(found: Probed | str, public: Sequence[str]) -> list[Hop]:
-    """The hops that only packets can show. ``found`` a text: nothing was sent, and why. ``public``:
-    the configuration's addresses."""
+def probed(found: Asked | str, public: Sequence[str]) -> list[Hop]:
+    """The hops that only packets of the pod itself can show. ``found`` a text: nothing was sent,
+    and why. ``public``: the configuration's addresses."""
     if isinstance(found, str):
         return [Hop(name="packets", verdict="unknown", text=f"none were sent: {found}")]
     if not found.seen:

@@ -69,8 +69,9 @@ def status(
     """Show configurations, gateways, pods and components. Exit 1 when anything is degraded."""
     if namespace and all_namespaces:
         raise click.UsageError("--namespace and --all-namespaces exclude each other")
+    client = cluster.connect(kubeconfig, "egress-gateway-cli")
     while True:
-        facts = asyncio.run(read(kubeconfig, namespace, system_namespace))
+        facts = asyncio.run(_look(client, namespace, system_namespace))
         overview = summarize(facts, datetime.datetime.now(datetime.UTC))
         if watch and output != "json":
             click.clear()
@@ -88,8 +89,13 @@ def _print(overview: Overview, output: str) -> None:
     click.echo(render(overview, width=width, wide=output == "wide"), nl=False)
 
 
-async def read(kubeconfig: str | None, namespace: str | None, system: str) -> Facts:
-    """What there is to see with these rights. Raises ``ApiError``, ``config.ConfigError``."""
+async def _look(client: Client, namespace: str | None, system: str) -> Facts:
+    async with client:
+        return await read(client, namespace, system)
+
+
+async def read(client: Client, namespace: str | None, system: str) -> Facts:
+    """What there is to see with these rights. Raises ``ApiError``."""
     unseen: list[str] = []
 
     async def visible(what: str, reading: Awaitable[T]) -> T | None:
@@ -101,19 +107,17 @@ async def read(kubeconfig: str | None, namespace: str | None, system: str) -> Fa
             unseen.append(f"{what}: the cluster has no such kind; is the chart installed?")
         return None
 
-    async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
+    async def items(resource: Resource[T], where: str | None) -> Sequence[T]:
+        return (await client.list(resource, namespace=where)).items
 
-        async def items(resource: Resource[T], where: str | None) -> Sequence[T]:
-            return (await client.list(resource, namespace=where)).items
-
-        configurations, endpoints, gateways, nodes, pods, components = await asyncio.gather(
-            items(resources.SGCS, namespace),
-            visible("PodEndpoints", items(resources.POD_ENDPOINTS, namespace)),
-            visible("GatewayStatuses", items(resources.GATEWAY_STATUSES, system)),
-            visible("Nodes", items(resources.NODES, None)),
-            visible("Pods", items(resources.PODS, namespace)),
-            visible(f"components in {system}", _components(client, system)),
-        )
+    configurations, endpoints, gateways, nodes, pods, components = await asyncio.gather(
+        items(resources.SGCS, namespace),
+        visible("PodEndpoints", items(resources.POD_ENDPOINTS, namespace)),
+        visible("GatewayStatuses", items(resources.GATEWAY_STATUSES, system)),
+        visible("Nodes", items(resources.NODES, None)),
+        visible("Pods", items(resources.PODS, namespace)),
+        visible(f"components in {system}", _components(client, system)),
+    )
     return Facts(
         configurations=configurations,
         endpoints=endpoints,

@@ -14,19 +14,18 @@ import click
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.cli import options
+from egress_gateway.cli import cluster, options
 from egress_gateway.cli.diagnosis.hops import (
     Hop,
     IPAddress,
     IPNetwork,
-    Probed,
     hops,
     networks,
     probed,
 )
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.status import read
-from egress_gateway.kube import config
+from egress_gateway.cli.proof.answers import Asked, Round
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import CONFIG_MAPS, DAEMON_SETS, PODS
@@ -63,15 +62,12 @@ def trace(
     to = _address(destination)
     where, _, name = pod.rpartition("/")
     key = (where or namespace, name)
-    facts, cluster = asyncio.run(_look(kubeconfig, key[0], system_namespace))
-    found = hops(facts, summarize(facts, datetime.datetime.now(datetime.UTC)), key, to, cluster)
-    if send and any(hop.name == "tunnel" for hop in found):
-        found += asyncio.run(_packets(kubeconfig, facts, key, system_namespace))
+    found, unseen = asyncio.run(_followed(kubeconfig, key, to, system_namespace, send=send))
     if output == "json":
         click.echo(msgspec.json.encode(found).decode())
     else:
         click.echo(
-            "".join(map(_line, found)) + "".join(f"not seen: {u}\n" for u in facts.unseen), nl=False
+            "".join(map(_line, found)) + "".join(f"not seen: {u}\n" for u in unseen), nl=False
         )
     sys.exit(1 if any(hop.verdict == "bad" for hop in found) else 0)
 
@@ -88,12 +84,18 @@ def _line(hop: Hop) -> str:
     return f"{click.style(sign, fg=colour)} {hop.name:<13} {hop.text}\n"
 
 
-async def _look(
-    kubeconfig: str | None, namespace: str, system: str
-) -> tuple[Facts, list[IPNetwork]]:
-    facts = await read(kubeconfig, namespace, system)
-    async with Client(config.load(kubeconfig), "egress-gateway-cli") as client:
-        return facts, await cluster_networks(client, system)
+async def _followed(
+    kubeconfig: str | None, key: tuple[str, str], to: IPAddress | None, system: str, *, send: bool
+) -> tuple[list[Hop], Sequence[str]]:
+    """The hops, and what was not to be seen."""
+    async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
+        facts = await read(client, key[0], system)
+        networks = await cluster_networks(client, system)
+        overview = summarize(facts, datetime.datetime.now(datetime.UTC))
+        found = hops(facts, overview, key, to, networks)
+        if send and any(hop.name == "tunnel" for hop in found):
+            found += await _packets(client, facts, key, system)
+        return found, facts.unseen
 
 
 async def cluster_networks(client: Client, system: str) -> list[IPNetwork]:
@@ -106,9 +108,7 @@ async def cluster_networks(client: Client, system: str) -> list[IPNetwork]:
     return list(networks([text.strip() for text in texts if text.strip()]))
 
 
-async def _packets(
-    kubeconfig: str | None, facts: Facts, key: tuple[str, str], system: str
-) -> list[Hop]:
+async def _packets(client: Client, facts: Facts, key: tuple[str, str], system: str) -> list[Hop]:
     """What packets of the pod come to: sent from its network by the agent of its node."""
     pod = next(p for p in facts.pods or () if (p.metadata.namespace, p.metadata.name) == key)
     asked = names.asked_configuration(pod.metadata.annotations)
@@ -119,15 +119,14 @@ async def _packets(
         for gateway in sgc.status.gateways
         if gateway.public_ip
     ]
-    async with Client(config.load(kubeconfig), "egress-gateway-cli") as client:
-        try:
-            found = await _sent(client, pod.spec.node_name, "/".join(key), system)
-        except ApiError as error:
-            found = str(error)
+    try:
+        found = await _sent(client, pod.spec.node_name, "/".join(key), system)
+    except ApiError as error:
+        found = str(error)
     return probed(found, public)
 
 
-async def _sent(client: Client, node: str, pod: str, system: str) -> Probed | str:
+async def _sent(client: Client, node: str, pod: str, system: str) -> Asked | str:
     agents = (await client.list(PODS, system, labels="app=egress-gateway-node")).items
     agent = next((a for a in agents if a.spec.node_name == node), None)
     if agent is None:
@@ -138,11 +137,8 @@ async def _sent(client: Client, node: str, pod: str, system: str) -> Probed | st
     code, out, error = await client.execute(system, agent.metadata.name, "node", command)
     if code:
         return (error or out).decode(errors="replace").strip().rpartition("\n")[2]
-    asked = msgspec.json.decode(out)["asked"]
-    answered = next((one for one in asked if one.get("seen")), asked[0])
-    return msgspec.convert(
-        {**answered, "full_seen": answered.get("fullSeen", "")}, type=Probed, strict=False
-    )
+    asked = msgspec.json.decode(out, type=Round).asked
+    return next((one for one in asked if one.seen), asked[0])
 
 
 async def verify_targets(client: Client, system: str) -> Sequence[str]:

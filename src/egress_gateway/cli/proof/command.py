@@ -22,8 +22,8 @@ from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cli import cluster, options
 from egress_gateway.cli.diagnosis.hops import IPNetwork
 from egress_gateway.cli.diagnosis.trace import cluster_networks, verify_targets
+from egress_gateway.cli.proof.answers import Round
 from egress_gateway.cli.proof.plan import RUN_LABEL, Case, Verdict, cases, judged, pod, table
-from egress_gateway.cli.proof.probe import Round
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import (

@@ -15,6 +15,7 @@ from typing import Final
 import click
 import msgspec
 
+from egress_gateway.cli.proof.answers import Asked, Round
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway import stun
@@ -30,28 +31,6 @@ _IP_MTU: Final = 14
 _HEADERS: Final = 28
 """Of IPv4 and UDP."""
 _TRIES: Final = 3
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What one server said. ``seen`` empty: no answer; ``full_seen``: to a packet of ``mtu``
-    bytes."""
-
-    server: str
-    address: str = ""
-    device: str = ""
-    seen: str = ""
-    mtu: int = 0
-    full_seen: str = ""
-    error: str = ""
-
-
-class Round(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Names that did not resolve with the reason, what servers said, and the link that packets to
-    each of ``ways`` take."""
-
-    unresolved: dict[str, str] = {}
-    asked: list[Asked] = []
-    ways: dict[str, str] = {}
 
 
 @click.command()
