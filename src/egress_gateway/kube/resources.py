@@ -323,6 +323,14 @@ ROLES: Final = Resource(
     namespaced=True,
     type=Role,
 )
+DEPLOYMENTS: Final[Resource[Untyped]] = Resource(
+    group="apps",
+    version="v1",
+    plural="deployments",
+    kind="Deployment",
+    namespaced=True,
+    type=dict,
+)
 DAEMON_SETS: Final = Resource(
     group="apps",
     version="v1",

@@ -16,7 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -37,7 +37,6 @@ from egress_gateway.kube.resources import Resource
 T = TypeVar("T")
 Object = Mapping[str, Any]
 
-_DEPLOYMENTS: Final = replace(resources.DAEMON_SETS, plural="deployments", kind="Deployment")
 _OURS: Final[tuple[Resource[Any], ...]] = (
     resources.SGCS,
     resources.POD_ENDPOINTS,
@@ -107,11 +106,11 @@ class Collector:
             where = self._system if kind is resources.GATEWAY_STATUSES else self._namespace
             cluster.ours[kind.plural] = await self._list(kind, where)
         pods = await self._list(resources.PODS, self._namespace)
-        cluster.components = await self._list(resources.PODS, self._system, labels=pruned.OURS)
+        cluster.components = await self._list(resources.PODS, self._system, labels=names.COMPONENTS)
         cluster.pods = [p for p in pods if _concerns_us(p)]
         cluster.nodes = await self._list(resources.NODES, None)
-        for kind in (_DEPLOYMENTS, resources.DAEMON_SETS):
-            cluster.workloads += await self._list(kind, self._system, labels=pruned.OURS)
+        for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS):
+            cluster.workloads += await self._list(kind, self._system, labels=names.COMPONENTS)
         cluster.config_maps = await self._list(resources.CONFIG_MAPS, self._system)
         cluster.events = await self._list(resources.EVENTS, self._namespace)
         if self._namespace not in (None, self._system):

@@ -13,7 +13,6 @@ from egress_gateway.api import names
 from egress_gateway.cli.bundle.redact import SECRET_NAME
 
 Object = Mapping[str, Any]
-OURS: Final = "app.kubernetes.io/name=static-egress-gateway"
 _DOMAINS: Final = ("kubernetes.io", "kubernetes.azure.com", "kubeegressgateway.azure.com")
 _META: Final = (
     *("name", "namespace", "uid", "generation", "creationTimestamp", "deletionTimestamp"),

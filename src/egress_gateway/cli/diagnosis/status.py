@@ -14,12 +14,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
 
+from egress_gateway.api import names
 from egress_gateway.cli import cluster, options
 from egress_gateway.cli.diagnosis.overview import (
     ComponentView,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_DEPLOYMENTS: Final = replace(resources.DAEMON_SETS, plural="deployments", kind="Deployment")
-_LABEL: Final = "app.kubernetes.io/name=static-egress-gateway"
 _COLOURS: Final = {"Ready": "green", "Degraded": "yellow", "NotReady": "red"}
 _NAMED: Final = 5
 """Attached pods that are named; of more only the number is told (``--output wide``: all)."""
@@ -132,8 +130,8 @@ async def read(client: Client, namespace: str | None, system: str) -> Facts:
 async def _components(client: Client, namespace: str) -> list[ComponentView]:
     """Our Deployments and DaemonSets, by the label that the chart gives them."""
     found: list[ComponentView] = []
-    for kind in (_DEPLOYMENTS, resources.DAEMON_SETS):
-        page = await client.list(kind.untyped(), namespace=namespace, labels=_LABEL)
+    for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS):
+        page = await client.list(kind.untyped(), namespace=namespace, labels=names.COMPONENTS)
         found += [component(obj) for obj in page.items]
     return sorted(found, key=lambda c: c.name)
 

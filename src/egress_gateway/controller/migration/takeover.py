@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from egress_gateway.api import names
 from egress_gateway.api.types import StaticGatewayConfiguration
@@ -34,14 +34,6 @@ from egress_gateway.kube.resources import GoGatewayConfiguration, Resource, Secr
 log = logging.getLogger(__name__)
 
 _CONTROLLERS: Final = f"{names.GO_CONTROLLER_LABEL}=controller-manager"
-_DEPLOYMENTS: Final = Resource(
-    group="apps",
-    version="v1",
-    plural="deployments",
-    kind="Deployment",
-    namespaced=True,
-    type=dict[str, Any],
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +80,16 @@ class Takeover:
 
     async def stop_rivals(self) -> None:
         """Scales the Go project's controller to zero. Needs a person's rights."""
-        listed = await self._client.list(_DEPLOYMENTS, labels=_CONTROLLERS)
+        listed = await self._client.list(resources.DEPLOYMENTS, labels=_CONTROLLERS)
         for found in listed.items:
             meta = found["metadata"]
             patch = {"spec": {"replicas": 0}}
-            await self._client.merge_patch(_DEPLOYMENTS, meta["name"], patch, meta["namespace"])
+            await self._client.merge_patch(
+                resources.DEPLOYMENTS, meta["name"], patch, meta["namespace"]
+            )
 
     async def _deployment(self) -> Rival | None:
-        listed = await self._client.list(_DEPLOYMENTS, labels=_CONTROLLERS)
+        listed = await self._client.list(resources.DEPLOYMENTS, labels=_CONTROLLERS)
         for found in listed.items:
             wanted = found.get("spec", {}).get("replicas", 1)
             running = found.get("status", {}).get("replicas", 0)
