@@ -85,7 +85,7 @@ class SignIn:
                 check=False,
             )
         except OSError as error:
-            hint = str(self._program.get("installHint") or "").strip()
+            hint = " ".join(str(self._program.get("installHint") or "").split())
             raise SignInError(
                 f"{command}, through which the user signs in, cannot be started: "
                 f"{error.strerror}{f'. {hint}' if hint else ''}"

@@ -82,6 +82,8 @@ def test_a_refused_token_is_asked_for_anew(tmp_path: Path) -> None:
         ("2025-12-31T23:00:00Z", 2),
         ("2026-01-01T00:30:00+01:00", 2),
         ("2026-01-01T01:00:00", 1),
+        ("2026-01-01T01:00:00.123456789Z", 1),
+        ("2026-01-01T00:00:05.5+00:00", 2),
         (None, 1),
     ],
 )
@@ -129,6 +131,8 @@ def test_a_name_is_looked_for_in_path(tmp_path: Path, monkeypatch: pytest.Monkey
             "cannot be started.*apt install it",
         ),
         (user("./absent"), "", "cannot be started: No such file"),
+        # kubelogin's own hint has three lines.
+        (user("./absent", installHint="needed.\n\nSee there.\n"), "", r"needed\. See there\.$"),
         (user(), "sys.exit(3)", "ended with status 3"),
         (user(), "os.kill(os.getpid(), 9)", "ended with status -9"),
         (user(), "print('Logged in!')", "printed no ExecCredential"),
