@@ -283,30 +283,39 @@ class Client:
         path = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/exec"
         query = [("command", part) for part in command]
         query += [("container", container), ("stdout", "true"), ("stderr", "true")]
+        url, what = f"{self.access.server}{path}?{urlencode(query)}", f"exec {namespace}/{pod}"
+        try:
+            async with asyncio.timeout(timeout):
+                try:
+                    heard = await self._channels(url, what, fresh=False)
+                except errors.Unauthorized:
+                    heard = await self._channels(url, what, fresh=True)
+        except TimeoutError as error:
+            raise _unreachable(what, error) from error
+        return wire.exit_code(heard[3]), heard[1], heard[2]
+
+    async def _channels(self, url: str, what: str, *, fresh: bool) -> dict[int, bytes]:
+        """What came by each channel of a WebSocket until its end."""
         if self._watches is None:
             raise RuntimeError("use `async with Client(…)`")
         heard: dict[int, bytes] = {1: b"", 2: b"", 3: b""}
         try:
-            async with (
-                asyncio.timeout(timeout),
-                self._watches.ws_connect(
-                    f"{self.access.server}{path}?{urlencode(query)}",
-                    protocols=wire.CHANNELS,
-                    # The API server answers 406 to whoever accepts JSON alone.
-                    headers={**self._headers(False, None), "Accept": "*/*"},
-                    max_msg_size=MAX_LINE,
-                ) as stream,
-            ):
+            async with self._watches.ws_connect(
+                url,
+                protocols=wire.CHANNELS,
+                # The API server answers 406 to whoever accepts JSON alone.
+                headers={**self._headers(fresh, None), "Accept": "*/*"},
+                max_msg_size=MAX_LINE,
+            ) as stream:
                 async for message in stream:
                     if message.type is aiohttp.WSMsgType.BINARY and message.data:
                         channel = message.data[0]
                         heard[channel] = heard.get(channel, b"") + message.data[1:]
         except aiohttp.WSServerHandshakeError as error:
-            refusal = errors.from_response(error.status, b"", context=f"exec {namespace}/{pod}")
-            raise refusal from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _unreachable(f"exec {namespace}/{pod}", error) from error
-        return wire.exit_code(heard[3]), heard[1], heard[2]
+            raise errors.from_response(error.status, b"", context=what) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(what, error) from error
+        return heard
 
     @asynccontextmanager
     async def _send(
