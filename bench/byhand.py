@@ -12,14 +12,38 @@ gateway's machine is an ordinary worker.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from bench.site import LeanPod, Site
+from bench.site import DESTINATION, LeanPod, Site
 
 _PORT: Final = 31820
 """Outside the ports that the node agent's filter watches."""
 _MTU: Final = 1440
 _LINK: Final = "wgbyhand"
+
+
+WAYS: Final = ("gateway", "bare_wireguard", "plain_veth")
+
+
+async def ways(lab: Site) -> dict[str, LeanPod]:
+    """A pod of each way from one node to ``DESTINATION``: through a gateway, through a tunnel made
+    by hand, and through none."""
+    worker, other = lab.workers[:2]
+    (annotated,) = await lab.make_pods(1, stem="gateway", nodes=[worker])
+    await lab.attach(annotated)
+    plain, bare = await lab.make_pods(2, stem="plain", nodes=[worker], annotated=False)
+    for pod in (plain, bare):
+        await lab.attach(pod, plain_chain=True)
+    await tunnel(lab, bare, gateway=other, destination=DESTINATION)
+    return dict(zip(WAYS, (annotated, bare, plain), strict=True))
+
+
+def turned(order: Iterable[str], number: int) -> list[str]:
+    """Another way first in each round."""
+    ways = list(order)
+    first = number % len(ways)
+    return ways[first:] + ways[:first]
 
 
 async def tunnel(lab: Site, pod: LeanPod, *, gateway: str, destination: str) -> None:

@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -27,7 +26,6 @@ from bench.options import Options
 from bench.site import DESTINATION, LeanPod, Site, site
 
 _KINDS: Final = ("tcp", "udp")
-_WAYS: Final = ("gateway", "bare_wireguard", "plain_veth")
 _AT_ONCE: Final = 64
 """Connections that wait for their answer at any time."""
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -41,14 +39,9 @@ _NO_LIMITS: Final = {
 _PER_NODE: Final = 220
 
 Figures = dict[str, float]
+Ways = dict[str, list[LeanPod]]
 Samples = dict[str, dict[str, list[Figures]]]
 """By kind and way (``gateway_100`` for 100 pods), a round each."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    name: str
-    pods: list[LeanPod]
 
 
 async def run(options: Options) -> dict[str, Any]:
@@ -58,25 +51,14 @@ async def run(options: Options) -> dict[str, Any]:
         site(workers=workers, gateways=1, gateway_settings=_NO_LIMITS) as lab,
         _answering(lab),
     ):
-        ways = await _ways(lab)
+        ways = {name: [pod] for name, pod in (await byhand.ways(lab)).items()}
         samples: Samples = {kind: {} for kind in _KINDS}
         await _rounds(lab, ways, options, samples)
-        pods = list(ways[0].pods)
+        pods = list(ways["gateway"])
         for count in more:
             pods += await _more(lab, count - len(pods))
-            await _rounds(lab, [_Way(f"gateway_{count}", pods)], options, samples)
+            await _rounds(lab, {f"gateway_{count}": pods}, options, samples)
         return result(options, samples)
-
-
-async def _ways(lab: Site) -> list[_Way]:
-    worker, other = lab.workers[:2]
-    (annotated,) = await lab.make_pods(1, stem="gateway", nodes=[worker])
-    await lab.attach(annotated)
-    plain, bare = await lab.make_pods(2, stem="plain", nodes=[worker], annotated=False)
-    for pod in (plain, bare):
-        await lab.attach(pod, plain_chain=True)
-    await byhand.tunnel(lab, bare, gateway=other, destination=DESTINATION)
-    return [_Way(n, [p]) for n, p in zip(_WAYS, (annotated, bare, plain), strict=True)]
 
 
 async def _more(lab: Site, count: int) -> list[LeanPod]:
@@ -110,23 +92,24 @@ async def _answering(lab: Site) -> AsyncIterator[None]:
         await server.wait()
 
 
-async def _rounds(lab: Site, ways: list[_Way], options: Options, samples: Samples) -> None:
+async def _rounds(lab: Site, ways: Ways, options: Options, samples: Samples) -> None:
     for number in range(options.rounds + 1):
-        turned = ways[number % len(ways) :] + ways[: number % len(ways)]
         for kind in _KINDS:
-            for way in turned:
+            for way in byhand.turned(ways, number):
                 # The first round warms up: pages, connection tracking, Go's garbage collector.
-                found = await _round(lab, way, kind, options.stream_seconds if number else 1)
+                found = await _round(
+                    lab, way, ways[way], kind, options.stream_seconds if number else 1
+                )
                 if number:
-                    samples[kind].setdefault(way.name, []).append(found)
+                    samples[kind].setdefault(way, []).append(found)
         if number:
-            last = {w.name: samples["tcp"][w.name][-1]["per_second"] for w in ways}
+            last = {w: samples["tcp"][w][-1]["per_second"] for w in ways}
             say(f"connections: round {number} of {options.rounds}: TCP, a second: {last}")
 
 
-async def _round(lab: Site, way: _Way, kind: str, seconds: int) -> Figures:
+async def _round(lab: Site, way: str, pods: list[LeanPod], kind: str, seconds: int) -> Figures:
     by_node: dict[str, list[str]] = {}
-    for pod in way.pods:
+    for pod in pods:
         by_node.setdefault(pod.node, []).append(pod.name)
     at_once = max(_AT_ONCE // len(by_node), 1)
     programs = {node: await lab.program(node) for node in by_node}
@@ -149,7 +132,7 @@ async def _round(lab: Site, way: _Way, kind: str, seconds: int) -> Figures:
     await asyncio.sleep(_REST)
     opened = sum(one["opened"] for one in found)
     if not opened:
-        raise BenchError(f"connections: no {kind} flow of {way.name} was answered")
+        raise BenchError(f"connections: no {kind} flow of {way} was answered")
     return {
         "per_second": round(opened / seconds),
         "per_cpu_second": round(opened / used),
@@ -157,7 +140,7 @@ async def _round(lab: Site, way: _Way, kind: str, seconds: int) -> Figures:
         "p50_ms": max(one["p50_ms"] for one in found),
         "p99_ms": max(one["p99_ms"] for one in found),
         # The other ways leave by their node's address.
-        "wrong": await lab.wrong_packets() - wrong if way.name.startswith("gateway") else 0,
+        "wrong": await lab.wrong_packets() - wrong if way.startswith("gateway") else 0,
     }
 
 

@@ -24,7 +24,7 @@ from bench.errors import BenchError
 from bench.figures import table
 from bench.machine import say
 from bench.options import Options
-from bench.site import DESTINATION, Site, site
+from bench.site import DESTINATION, LeanPod, Site, site
 
 _PORT: Final = 5201
 _GIVE_UP: Final = 20.0
@@ -35,7 +35,6 @@ _MODES: Final[dict[str, list[str]]] = {
     "tcp_16": ["-P", "16"],
     "udp": ["-u", "-l", str(_UDP_PAYLOAD)],
 }
-_WAYS: Final = ("gateway", "bare_wireguard", "plain_veth")
 _UDP_SHARE: Final = 0.8
 """UDP is offered this share of what one TCP stream reached on the bare path: more would measure
 how fast the sender can throw packets away."""
@@ -46,41 +45,22 @@ async def run(options: Options) -> dict[str, Any]:
     if shutil.which("iperf3") is None:
         raise BenchError("throughput needs iperf3: apt-get install --no-install-recommends iperf3")
     async with site(workers=2) as lab:
-        pods = await _pods(lab)
+        pods = await byhand.ways(lab)
         samples: dict[str, dict[str, list[dict[str, float]]]] = {
-            mode: {way: [] for way in _WAYS} for mode in _MODES
+            mode: {way: [] for way in byhand.WAYS} for mode in _MODES
         }
         for number in range(options.rounds + 1):
             # The first round warms up: pages, connection tracking, Go's garbage collector.
             seconds = options.stream_seconds if number else _WARM_UP
             offered = _offered(samples)
             for mode in _MODES:
-                for way in _turned(number):
+                for way in byhand.turned(byhand.WAYS, number):
                     found = await _stream(lab, pods[way], mode, seconds, offered)
                     if number:
                         samples[mode][way].append(found)
             if number:
                 _tell(number, options.rounds, samples)
         return result(options, samples)
-
-
-async def _pods(lab: Site) -> dict[str, tuple[str, str]]:
-    """(node, network namespace) of each way's pod."""
-    worker, other = lab.workers[:2]
-    (annotated,) = await lab.make_pods(1, stem="gateway", nodes=[worker])
-    await lab.attach(annotated)
-    plain, bare = await lab.make_pods(2, stem="plain", nodes=[worker], annotated=False)
-    for pod in (plain, bare):
-        await lab.attach(pod, plain_chain=True)
-    await byhand.tunnel(lab, bare, gateway=other, destination=DESTINATION)
-    chosen = zip(_WAYS, (annotated, bare, plain), strict=True)
-    return {way: (worker, f"/run/netns/cni-{pod.name}") for way, pod in chosen}
-
-
-def _turned(number: int) -> tuple[str, ...]:
-    """Another way first in each round."""
-    first = number % len(_WAYS)
-    return _WAYS[first:] + _WAYS[:first]
 
 
 def _offered(samples: dict[str, dict[str, list[dict[str, float]]]]) -> int:
@@ -90,10 +70,9 @@ def _offered(samples: dict[str, dict[str, list[dict[str, float]]]]) -> int:
 
 
 async def _stream(
-    lab: Site, pod: tuple[str, str], mode: str, seconds: int, offered: int
+    lab: Site, pod: LeanPod, mode: str, seconds: int, offered: int
 ) -> dict[str, float]:
     """One iperf3 run from the pod to the Internet."""
-    node, netns = pod
     serve = ["iperf3", "-s", "-1", "-B", DESTINATION, "-p", str(_PORT)]
     server = await asyncio.create_subprocess_exec(
         *await lab.on_internet(*serve),
@@ -103,7 +82,7 @@ async def _stream(
     ask = ["iperf3", "-c", DESTINATION, "-p", str(_PORT), "-J", "-t", str(seconds), *_MODES[mode]]
     if mode == "udp":
         ask += ["-b", f"{offered}M"]
-    command = await lab.on(node, "nsenter", f"--net={netns}", "--", *ask)
+    command = await lab.on(pod.node, "nsenter", f"--net=/run/netns/cni-{pod.name}", "--", *ask)
     before = _tunnel_seconds(lab.handle.pid)
     try:
         # The server may need a moment to listen; iperf3 does not try twice.
@@ -112,7 +91,7 @@ async def _stream(
             await asyncio.sleep(0.5)
             answer = await _client(command, seconds)
         if "error" in answer:
-            raise BenchError(f"iperf3 {mode} on {node}: {answer['error']}")
+            raise BenchError(f"iperf3 {mode} on {pod.node}: {answer['error']}")
         return _figures(answer, mode, _tunnel_seconds(lab.handle.pid) - before)
     finally:
         await _ended(server)
@@ -186,7 +165,7 @@ def _below(pid: int, root: int, parents: dict[int, int]) -> bool:
 
 
 def _tell(number: int, rounds: int, samples: dict[str, dict[str, list[dict[str, float]]]]) -> None:
-    last = {way: round(samples["tcp_1"][way][-1]["mbits"]) for way in _WAYS}
+    last = {way: round(samples["tcp_1"][way][-1]["mbits"]) for way in byhand.WAYS}
     say(f"throughput: round {number} of {rounds}: one TCP stream, Mbit/s: {last}")
 
 

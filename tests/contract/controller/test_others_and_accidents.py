@@ -32,7 +32,14 @@ from tests.contract.controller.test_controller import (
     reason,
     running,
 )
-from tests.contract.controller.test_own_scale_set import SET, SUBNET, VERSION, build, grant, write
+from tests.contract.controller.test_own_scale_set import (
+    SUBNET,
+    VERSION,
+    build,
+    damage_set,
+    grant,
+    write,
+)
 
 PREFIXES = f"{GROUP}/providers/Microsoft.Network/publicIPPrefixes"
 SOON = 60.0
@@ -312,11 +319,7 @@ async def test_a_scale_set_that_cannot_serve_is_one_s_own_problem(
 ) -> None:
     await build(world)
     await grant(world)
-    kind = ScaleSets(world.azure.emulator.azure)
-    document = copy.deepcopy(world.azure.emulator.azure.store.get(SET))
-    assert document is not None
-    damage(document["properties"])
-    kind.save(document)
+    damage_set(world, damage)
     await write(world, "bad")
     sgc = await world.until("bad", lambda s: reason(s) == "GatewayPoolUnusable")
     assert named in condition(sgc, "Ready")["message"]

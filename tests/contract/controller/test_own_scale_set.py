@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
+from egress_gateway_lab.azure.providers.compute.scalesets import ScaleSets
 from tests.contract.controller.azure_lab import azure_lab
 from tests.contract.controller.test_controller import (
     SGCS,
@@ -44,6 +46,15 @@ async def build(world: World) -> None:
         "properties": {"virtualMachineProfile": profile, "upgradePolicy": {"mode": "Manual"}},
     }
     await person.put(SET, body, VERSION)
+
+
+def damage_set(world: World, damage: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the properties of the scale set as no request could."""
+    azure = world.azure.emulator.azure
+    document = copy.deepcopy(azure.store.get(SET))
+    assert document is not None
+    damage(document["properties"])
+    ScaleSets(azure).save(document)
 
 
 async def grant(world: World) -> str:

@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 
-from egress_gateway_lab.azure.providers.compute.scalesets import ScaleSets
 from egress_gateway_lab.azure.providers.network.loadbalancers import LoadBalancers
 from tests.contract.controller.azure_lab import GROUP
 from tests.contract.controller.test_as_azure_answers import provisioned, scale_set, whole
 from tests.contract.controller.test_controller import World, condition, reason, running
 from tests.contract.controller.test_others_and_accidents import SOON, balancer_id, gone
-from tests.contract.controller.test_own_scale_set import SET, VERSION, build, grant, write
+from tests.contract.controller.test_own_scale_set import (
+    VERSION,
+    build,
+    damage_set,
+    grant,
+    write,
+)
 
 NETWORK = f"{GROUP}/providers/Microsoft.Network"
 PREFIXES = f"{NETWORK}/publicIPPrefixes"
@@ -182,11 +187,7 @@ async def test_a_scale_set_without_a_place_for_our_addresses(
 ) -> None:
     await build(world)
     await grant(world)
-    kind = ScaleSets(world.azure.emulator.azure)
-    document = copy.deepcopy(world.azure.emulator.azure.store.get(SET))
-    assert document is not None
-    damage(document["properties"])
-    kind.save(document)
+    damage_set(world, damage)
     await write(world, "bad")
     sgc = await world.until("bad", lambda s: reason(s) == "GatewayPoolUnusable", timeout=SOON)
     assert "az vmss" in said(sgc), "what mends it"
