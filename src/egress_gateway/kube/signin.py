@@ -99,7 +99,7 @@ class SignIn:
 
     def _executable(self, command: str) -> str:
         """A name with a slash is a path beside the kubeconfig; any other is looked for in PATH."""
-        return str(self._folder / command) if os.sep in command else command
+        return str(self._folder.absolute() / command) if os.sep in command else command
 
     def _environment(self) -> dict[str, str]:
         spec: dict[str, Any] = {"interactive": self._interactive()}

@@ -122,6 +122,21 @@ def test_a_name_is_looked_for_in_path(tmp_path: Path, monkeypatch: pytest.Monkey
     assert from_kubeconfig(kubeconfig(tmp_path, user("kubelogin"))).token(False) == "t"
 
 
+@pytest.mark.parametrize("command", ["./plugin", "../bin/plugin", "{}/plugin"])
+def test_a_path_is_beside_the_kubeconfig_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Also where the kubeconfig itself is named by a relative path."""
+    folder, elsewhere = tmp_path / "bin", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    program(folder, gives(token="t"))
+    kubeconfig(folder, user(command.format(folder)))
+    for there, path in ((folder, "config"), (elsewhere, "../bin/config"), (tmp_path, "bin/config")):
+        monkeypatch.chdir(there)
+        assert from_kubeconfig(Path(path)).token(False) == "t"
+
+
 @pytest.mark.parametrize(
     ("asked", "body", "words"),
     [
