@@ -83,16 +83,16 @@ def _unusable_balancer(document: Json, location: str) -> str:
     """We make it Standard, regional and where the pools are; somebody else's may be otherwise, and
     Azure changes none of that.
     https://learn.microsoft.com/azure/load-balancer/skus"""
-    region, sku = document.get("location") or "", document.get("sku") or {}
-    named, tier = sku.get("name") or "Standard", sku.get("tier") or "Regional"
-    what = ""
-    if named != "Standard":
-        what = f"is of SKU {named}, and gateways need one of SKU Standard"
-    elif tier != "Regional":
-        what = f"is of tier {tier}, and gateways need a Regional one"
-    elif location and region and _folded(region) != _folded(location):
-        what = f"is in region {region}, and the gateway pools are in {location}"
-    return what and (
+    match _otherwise(document, location):
+        case None:
+            return ""
+        case "region", found:
+            what = f"is in region {found}, and the gateway pools are in {location}"
+        case "SKU", found:
+            what = f"is of SKU {found}, and gateways need one of SKU Standard"
+        case _, found:
+            what = f"is of tier {found}, and gateways need a Regional one"
+    return (
         f"load balancer {document.get('name') or ''} {what}; delete it (we make another), or name "
         "another one in gatewayLoadBalancerName of the Azure configuration"
     )
@@ -501,17 +501,35 @@ def _unusable_prefix(document: Json, location: str) -> str:
     """Source: https://learn.microsoft.com/azure/virtual-network/ip-services/public-ip-address-prefix
     (region; SKU Standard for scale sets and network interfaces; tier Global for load balancers
     across regions)."""
+    match _otherwise(document, location):
+        case None:
+            return ""
+        case "region", found:
+            return (
+                f"is in region {found}, and the gateway pools are in {location}; use a prefix of "
+                "that region"
+            )
+        case "SKU", found:
+            return (
+                f"has the SKU {found}, and gateway nodes take addresses of SKU Standard; use such "
+                "one"
+            )
+        case _, found:
+            return f"has the tier {found}, and gateway nodes take Regional addresses; use such one"
+
+
+def _otherwise(document: Json, location: str) -> tuple[str, str] | None:
+    """What of a resource is not as gateways need it, "region", "SKU" or "tier", and how it is. They
+    need SKU Standard and tier Regional, in whatever case Azure spells them, in the pools' region
+    (``location``; empty: unknown). What a document leaves out is so."""
     region, sku = document.get("location") or "", document.get("sku") or {}
     if location and region and _folded(region) != _folded(location):
-        return (
-            f"is in region {region}, and the gateway pools are in {location}; use a prefix of that "
-            "region"
-        )
-    if (name := sku.get("name") or "Standard") != "Standard":
-        return f"has the SKU {name}, and gateway nodes take addresses of SKU Standard; use such one"
-    if (tier := sku.get("tier") or "Regional") != "Regional":
-        return f"has the tier {tier}, and gateway nodes take Regional addresses; use such one"
-    return ""
+        return "region", region
+    for what, key, needed in (("SKU", "name", "Standard"), ("tier", "tier", "Regional")):
+        found = sku.get(key) or needed
+        if found.lower() != needed.lower():
+            return what, found
+    return None
 
 
 def _folded(region: str) -> str:
