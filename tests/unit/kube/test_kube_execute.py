@@ -53,22 +53,22 @@ def client(where: str, known: str, fresh: str) -> Client:
 async def test_output_error_and_exit_code() -> None:
     said = (b"\x01some ", b"\x02oops", b"\x01text", SUCCESS)
     async with server("t", said=said) as where, client(where, "t", "t") as calling:
-        assert await calling.execute("ns", "p", "c", ["x"]) == (0, b"some text", b"oops")
+        assert await calling.execute("ns", "p", "c", ["true"]) == (0, b"some text", b"oops")
 
 
 async def test_a_token_that_has_ended_is_asked_for_anew_once() -> None:
     async with server("new") as where:
         async with client(where, "old", "new") as calling:
-            assert (await calling.execute("ns", "p", "c", ["x"]))[0] == 0
+            assert (await calling.execute("ns", "p", "c", ["true"]))[0] == 0
         async with client(where, "old", "older") as calling:
             with pytest.raises(errors.Unauthorized):
-                await calling.execute("ns", "p", "c", ["x"])
+                await calling.execute("ns", "p", "c", ["true"])
 
 
 async def test_a_command_that_says_nothing_ends_in_time() -> None:
     async with server("t", said=()) as where, client(where, "t", "t") as calling:
         with pytest.raises(errors.Unavailable):
-            await calling.execute("ns", "p", "c", ["x"], timeout=0.2)
+            await calling.execute("ns", "p", "c", ["true"], timeout=0.2)
 
 
 async def test_nobody_listens() -> None:
@@ -76,4 +76,4 @@ async def test_nobody_listens() -> None:
         pass
     async with client(where, "t", "t") as calling:
         with pytest.raises(errors.Unavailable):
-            await calling.execute("ns", "p", "c", ["x"])
+            await calling.execute("ns", "p", "c", ["true"])
