@@ -242,7 +242,7 @@ async def nothing_left_of_what_is_lost() -> None:
         await asyncio.to_thread(runtime.delete, sandbox(pods[0]))
 
 
-async def started_while_the_chain_was_rewritten() -> None:
+async def started_while_the_chain_was_rewritten(phase: str) -> None:
     """The cluster's own plugin writes its configuration anew; for a moment ours is not in it."""
     world = World()
     world.build()
@@ -255,7 +255,7 @@ async def started_while_the_chain_was_rewritten() -> None:
         pod = await world.start_pod("unlucky")
         assert not world.agent.sandboxes
         pod.remember()
-        pod.annotate("egress")  # its phase is Running now
+        pod.annotate("egress", phase=phase)
         await until(lambda: world.agent.sandboxes and world.agent.sandboxes[0].verified.is_set())
         assert await pod.whoami() in {g.public for g in world.gateways}
 

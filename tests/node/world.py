@@ -47,7 +47,7 @@ from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.datapath.wireguard import host as tunnels
 from egress_gateway.kube.errors import Unavailable
-from egress_gateway.kube.resources import Key, Pod, PodSpec, PodStatus, Reference
+from egress_gateway.kube.resources import Key, Pod, PodIP, PodSpec, PodStatus, Reference
 from egress_gateway.node.agent import Agent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
@@ -582,13 +582,17 @@ class RunningPod:
         self.result: dict[str, Any] = {}
         netns.create(self.ns).close()
 
-    def annotate(self, annotation: str | None) -> None:
+    def annotate(self, annotation: str | None, *, phase: str = "") -> None:
+        """As the API server shows the pod from now on. ``phase`` "": as far as it is."""
         self.annotation = annotation
         annotations = {names.POD_ANNOTATION: annotation} if annotation is not None else {}
         meta = ObjectMeta(
             name=self.name, namespace="default", uid=self.uid, annotations=annotations
         )
-        status = PodStatus(phase="Running" if self.result else "Pending")
+        status = PodStatus(
+            phase=phase or ("Running" if self.result else "Pending"),
+            pod_ips=[PodIP(ip["address"].partition("/")[0]) for ip in self.result.get("ips", [])],
+        )
         pod = Pod(metadata=meta, spec=PodSpec(node_name="n"), status=status)
         self._world.pods.put("default", self.name, pod)
 

@@ -188,6 +188,12 @@ class Pod(_Struct, frozen=True):
         return [_spelled(self.status.pod_ip)] if self.status.pod_ip else []
 
     @property
+    def has_network(self) -> bool:
+        """Whether some container of it may be sending: it runs, or, being "Pending" while its init
+        containers run, it has an address."""
+        return self.status.phase == "Running" or bool(self.ips and not self.finished)
+
+    @property
     def finished(self) -> bool:
         """Succeeded or Failed: it will never run again and owns no address."""
         return self.status.phase in ("Succeeded", "Failed")

@@ -144,7 +144,7 @@ def _bare(sgc: StaticGatewayConfiguration) -> StaticGatewayConfigurationStatus:
 
 
 def _asks_anew(old: Pod, new: Pod) -> bool:
-    """A pod that has just begun to run without our knowing came to the node while somebody had
-    rewritten the CNI chain."""
-    runs = old.status.phase != new.status.phase and bool(annotation(new))
-    return runs or annotation(old) != annotation(new)
+    """A pod that gets a network without our knowing came to the node while somebody had rewritten
+    the CNI chain. Its init containers may run for long before it says that it runs."""
+    joined = new.has_network and (not old.has_network or old.ips != new.ips)
+    return (joined and bool(annotation(new))) or annotation(old) != annotation(new)

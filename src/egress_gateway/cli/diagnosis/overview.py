@@ -286,7 +286,7 @@ def _troubled(
             yield _pod(pod, "HostNetwork", "uses its node's network: no gateway can serve it")
         elif not pod.spec.node_name:
             yield _pod(pod, "NotScheduled", "no node takes it; kubectl describe it")
-        elif pod.status.phase == "Running":
+        elif pod.has_network:
             yield _pod(pod, "NotAttached", "runs without a tunnel; kubectl describe it")
         else:
             yield _pod(pod, "Waiting", "has no tunnel yet; kubectl describe it")

@@ -184,5 +184,4 @@ def _rank(interface: str) -> tuple[bool, str]:
 
 
 def _attachable(pod: Pod) -> bool:
-    running = pod.status.phase == "Running" and not pod.spec.host_network
-    return running and bool(annotation(pod))
+    return pod.has_network and not pod.spec.host_network and bool(annotation(pod))
