@@ -17,15 +17,17 @@ import yaml
 from egress_gateway.api import names
 from egress_gateway.api.manifests import deploy_dir
 from egress_gateway.webhook import main
-from egress_gateway.webhook.review import MIRROR
+from egress_gateway.webhook.review import MIRROR, wait_container
 from egress_gateway.webhook.settings import Settings
 from egress_gateway_lab.apiserver.wire.client import HttpTransport, KubeClient, KubeError
 from egress_gateway_lab.realcluster.control_plane import ControlPlane, _free_port
+from tests.kube.chart import rendered
 from tests.kube.real import administrator, settle, until, wipe
 
 pytestmark = pytest.mark.kube
 A, READY = names.POD_ANNOTATION, names.NODE_READY_LABEL
 SYSTEM, USER = names.SYSTEM_NAMESPACE, "egress-gateway-webhook"
+WAIT_IMAGE = "our.example/gateway:v7"
 SELECTED, OTHER = {READY: "true"}, {"disk": "ssd"}
 Pod = dict[str, Any]
 Cases = list[tuple[str, Pod, Pod]]
@@ -89,6 +91,15 @@ async def install(admin: KubeClient, *files: str) -> None:
             await admin.apply(document)
 
 
+async def waiting_policy(admin: KubeClient, clients: Path) -> None:
+    """The policy as it is where pods wait for their tunnels."""
+    repository, tag = WAIT_IMAGE.rsplit(":", 1)
+    values = f"image.repository={repository},image.tag={tag},admission.waitForTunnel=true"
+    for document in rendered(clients, values):
+        if document["kind"].startswith("MutatingAdmissionPolicy"):
+            await admin.apply(document)
+
+
 async def token_of(admin: KubeClient) -> str:
     """The ServiceAccount's, as a kubelet gets it."""
     made = await admin.create("serviceaccounts", {}, namespace=SYSTEM, name=USER, sub="token")
@@ -108,7 +119,9 @@ class Running:
 
 
 @asynccontextmanager
-async def webhook(admin: KubeClient, plane: ControlPlane, folder: Path) -> AsyncIterator[Running]:
+async def webhook(
+    admin: KubeClient, plane: ControlPlane, folder: Path, wait_image: str = ""
+) -> AsyncIterator[Running]:
     kubeconfig = folder / "webhook.kubeconfig"
     document = yaml.safe_load(plane.kubeconfig("nobody"))
     document["users"][0]["user"] = {"token": await token_of(admin)}
@@ -121,6 +134,7 @@ async def webhook(admin: KubeClient, plane: ControlPlane, folder: Path) -> Async
         port=port,
         health_port=0,
         interval=0.2,
+        wait_image=wait_image,
     )
     running = Running(asyncio.create_task(main.run(settings)))
     try:
@@ -131,7 +145,7 @@ async def webhook(admin: KubeClient, plane: ControlPlane, folder: Path) -> Async
 
 @asynccontextmanager
 async def mechanism_in_force(
-    plane: ControlPlane, folder: Path, mechanism: str
+    plane: ControlPlane, folder: Path, mechanism: str, wait_image: str = ""
 ) -> AsyncIterator[tuple[KubeClient, Running | None]]:
     await wipe(plane)
     async with AsyncExitStack() as stack:
@@ -143,7 +157,7 @@ async def mechanism_in_force(
             await install(admin, "admission/pods.yaml")
         else:
             await install(admin, "webhook/webhook.yaml")
-            running = await stack.enter_async_context(webhook(admin, plane, folder))
+            running = await stack.enter_async_context(webhook(admin, plane, folder, wait_image))
         await settle(admin)
         await until(lambda: in_force(admin), f"{mechanism} in force")
         yield admin, running
@@ -176,6 +190,40 @@ async def test_which_pods_are_changed_and_how(
         await until(lambda: stamped(admin, "shop", ""), "no default any more")
         await is_namespace(admin, "plain", "late")
         await until(lambda: stamped(admin, "plain", "late"), "another namespace's default")
+
+
+@pytest.mark.parametrize("mechanism", ["policy", "webhook"])
+async def test_annotated_pods_wait_for_their_tunnels_before_all_else(
+    real_plane: ControlPlane, tmp_path: Path, clients: Path, mechanism: str
+) -> None:
+    ours = wait_container(WAIT_IMAGE)
+    own = {"name": "setup", "image": "busybox"}
+    early = {**own, "name": names.WAIT_CONTAINER}
+    async with mechanism_in_force(real_plane, tmp_path, mechanism, WAIT_IMAGE) as (admin, _):
+        if mechanism == "policy":
+            await waiting_policy(admin, clients)
+        await until(lambda: waits(admin, [], [names.WAIT_CONTAINER]), "pods that wait")
+        for namespace, before, after in CASES:
+            stored = await created(admin, namespace, copy.deepcopy(before))
+            expected = [ours] if seen(after)[1].get(READY) else []
+            assert of_ours(stored) == expected, (namespace, before)
+        assert await waits(admin, [own], [names.WAIT_CONTAINER, "setup"])
+        assert await waits(admin, [own, early], ["setup", names.WAIT_CONTAINER])
+
+
+def of_ours(stored: Pod) -> list[Pod]:
+    """The containers that wait, without what the server adds to every container."""
+    keys = wait_container("").keys()
+    return [
+        {key: value for key, value in container.items() if key in keys}
+        for container in stored["spec"].get("initContainers") or []
+        if container["name"] == names.WAIT_CONTAINER
+    ]
+
+
+async def waits(admin: KubeClient, present: list[Pod], wanted: list[str]) -> bool:
+    stored = await created(admin, "plain", pod({A: "e"}, initContainers=copy.deepcopy(present)))
+    return [c["name"] for c in stored["spec"].get("initContainers") or []] == wanted
 
 
 async def stamped(admin: KubeClient, namespace: str, wanted: str) -> bool:

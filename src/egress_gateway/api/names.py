@@ -28,6 +28,11 @@ CNI_NOT_READY_TAINT: Final = "egressgateway.kubernetes.azure.com/cni-not-ready"
 NODE_READY_LABEL: Final = "egressgateway.kubernetes.azure.com/cni-ready"
 """Ours: a node earns it (value ``true``) when the CNI plugin is in place."""
 
+WAIT_CONTAINER: Final = "egress-gateway-wait"
+"""Ours, an init container: it ends when the pod has a tunnel."""
+TUNNEL_LINKS: Final = ("wg0", "wg1")
+"""The links of a pod's tunnels, in the pod."""
+
 OWNING_NAMESPACE_LABEL: Final = f"{GROUP}/owning-gateway-config-namespace"
 OWNING_NAME_LABEL: Final = f"{GROUP}/owning-gateway-config-name"
 VETOES_LABEL: Final = f"{GROUP}/vetoes"

@@ -73,6 +73,10 @@ _COMMANDS: Final = {
         "egress_gateway.cli.uninstall:uninstall",
         "Remove the plugin from every node's CNI chain.",
     ),
+    "wait": (
+        "egress_gateway.cli.wait:wait",
+        "Wait until this pod has its tunnel; admission runs it.",
+    ),
     "webhook": (
         "egress_gateway.cli.components:webhook",
         "Run the webhook for annotated pods (before Kubernetes 1.36).",

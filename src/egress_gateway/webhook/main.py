@@ -26,7 +26,12 @@ async def run(settings: Settings) -> None:
     async with Client(access, names.FIELD_MANAGER_WEBHOOK) as client:
         namespaces = Cache(client, NAMESPACES)
         lookup = Namespaces(client, namespaces)
-        server = Server(address=settings.address, port=settings.port, default=lookup.default)
+        server = Server(
+            address=settings.address,
+            port=settings.port,
+            default=lookup.default,
+            wait_image=settings.wait_image,
+        )
         keeper = Keeper(client, namespaces, settings, on_certificate=server.use)
         health = HealthServer(port=settings.health_port, address=settings.health_address)
         review = MetricsReader(client) if settings.metrics_auth else None

@@ -1,16 +1,17 @@
 """What becomes of a pod that is being created: a pure function over AdmissionReview documents.
 
-The same as the MutatingAdmissionPolicy of the chart does inside newer API servers: a pod that
-names a configuration gets a node selector by the label that a node earns, a pod that says nothing
-gets its Namespace's annotation, an empty annotation means none. Everything else is left as it is,
-and no pod is ever refused. Format: Kubernetes' reference, "Dynamic Admission Control".
+The same as the MutatingAdmissionPolicy of the chart does inside newer API servers. A pod that
+names a configuration gets a node selector by the label that a node earns and, if an image is given
+for it, an init container that waits for its tunnel. A pod that says nothing gets its Namespace's
+annotation, and an empty annotation means none. Everything else is left as it is, and no pod is ever
+refused. Format: Kubernetes' reference, "Dynamic Admission Control".
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from egress_gateway.api import names
@@ -37,11 +38,12 @@ def asks_default(document: Any) -> str:
     return str(request.get("namespace") or metadata.get("namespace") or "")
 
 
-def review(document: Any, *, default: str = "") -> dict[str, Any]:
+def review(document: Any, *, default: str = "", wait_image: str = "") -> dict[str, Any]:
     """The AdmissionReview that answers ``document``. ``default`` is the annotation of the
-    Namespace that ``asks_default`` named. Raises ``ReviewError``."""
+    Namespace that ``asks_default`` named, ``wait_image`` the image of the container that waits for
+    the tunnel ("": there is none). Raises ``ReviewError``."""
     request = _request(document)
-    operations = _changes(request, default)
+    operations = _changes(request, default, wait_image)
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     if operations:
         patch = json.dumps(operations).encode()
@@ -53,7 +55,7 @@ def review(document: Any, *, default: str = "") -> dict[str, Any]:
     }
 
 
-def _changes(request: Mapping[str, Any], default: str) -> list[Operation]:
+def _changes(request: Mapping[str, Any], default: str, wait_image: str) -> list[Operation]:
     metadata, spec, annotations = _parts(request)
     if _left_alone(request, annotations):
         return []
@@ -65,7 +67,43 @@ def _changes(request: Mapping[str, Any], default: str) -> list[Operation]:
         )
     if stamp or annotations.get(names.POD_ANNOTATION):
         operations.append(_member(spec, "/spec", "nodeSelector", names.NODE_READY_LABEL, "true"))
+        if wait_image:
+            operations += _wait_first(spec, wait_image)
     return operations
+
+
+def _wait_first(spec: Mapping[str, Any], image: str) -> list[Operation]:
+    """Puts the container that waits before all others, unless it is there already."""
+    present = spec.get("initContainers") or []
+    if not isinstance(present, Sequence) or isinstance(present, str):
+        raise ReviewError("spec.initContainers is not a list")
+    if any(isinstance(c, Mapping) and c.get("name") == names.WAIT_CONTAINER for c in present):
+        return []
+    path, value = "/spec/initContainers", wait_container(image)
+    if present:
+        return [{"op": "add", "path": f"{path}/0", "value": value}]
+    return [{"op": "add", "path": path, "value": [value]}]
+
+
+def wait_container(image: str) -> dict[str, Any]:
+    """The init container that waits for the pod's tunnel. Pod Security "restricted" lets it
+    through; requests equal limits, so that a pod of class Guaranteed stays one."""
+    share = {"cpu": "100m", "memory": "64Mi"}
+    return {
+        "name": names.WAIT_CONTAINER,
+        "image": image,
+        "command": ["egress-gateway", "wait"],
+        "resources": {"requests": share, "limits": share},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
 
 
 def _request(document: Any) -> Mapping[str, Any]:

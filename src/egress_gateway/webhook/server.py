@@ -77,6 +77,7 @@ class _Metadata(msgspec.Struct):
 class _Spec(msgspec.Struct, rename="camel"):
     host_network: Any = None
     node_selector: Any = None
+    init_containers: Any = None
 
 
 class _Pod(msgspec.Struct):
@@ -112,8 +113,9 @@ def parse(body: bytes) -> Any:
 class Server:
     """``port`` 0 picks a free one (see ``port`` after ``start``)."""
 
-    def __init__(self, *, address: str, port: int, default: Lookup) -> None:
+    def __init__(self, *, address: str, port: int, default: Lookup, wait_image: str = "") -> None:
         self._default = default
+        self._wait_image = wait_image
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
         self._server = BoundedServer(address=address, port=port, limits=_LIMITS, tls=self._tls)
@@ -147,7 +149,7 @@ class Server:
                 document = parse(bytes(body))
                 namespace = asks_default(document)
                 default = await self._default(namespace) if namespace else ""
-                answer = review(document, default=default)
+                answer = review(document, default=default, wait_image=self._wait_image)
             except ReviewError as error:
                 return _failed(400, f"no review of a pod: {error}")
             except ApiError as error:

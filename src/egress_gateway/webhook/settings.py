@@ -27,6 +27,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     url: str = ""
     """URL under which the API server reaches the webhook without the Service:
     ``https://host:port``."""
+    wait_image: str = ""
+    """Image of the init container that waits in each annotated pod until the pod has its tunnel.
+    Empty: pods get none. The chart sets it (``admission.waitForTunnel``)."""
     address: str = "0.0.0.0"  # noqa: S104  (the API server comes from anywhere)
     """IP address on which the webhook serves admission reviews."""
     port: Port = 9443

@@ -28,9 +28,9 @@ def document(obj: dict[str, Any], namespace: str = "shop") -> dict[str, Any]:
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
 
 
-def judged(obj: dict[str, Any], default: str = "") -> dict[str, Any]:
+def judged(obj: dict[str, Any], default: str = "", wait_image: str = "") -> dict[str, Any]:
     """The pod as it is after the review."""
-    answer = review(document(obj), default=default)
+    answer = review(document(obj), default=default, wait_image=wait_image)
     assert (answer["apiVersion"], answer["kind"]) == ("admission.k8s.io/v1", "AdmissionReview")
     response = answer["response"]
     assert (response["uid"], response["allowed"]) == ("u-1", True)
@@ -118,3 +118,34 @@ def test_nonsense_is_no_answer(nonsense: Any) -> None:
     for judge in (asks_default, review):
         with pytest.raises(ReviewError):
             judge(nonsense)
+
+
+OWN, EARLY = {"name": "setup"}, {"name": names.WAIT_CONTAINER}
+
+
+@pytest.mark.parametrize(
+    ("present", "after"),
+    [
+        ({}, [names.WAIT_CONTAINER]),
+        ({"initContainers": None}, [names.WAIT_CONTAINER]),
+        ({"initContainers": []}, [names.WAIT_CONTAINER]),
+        ({"initContainers": [OWN]}, [names.WAIT_CONTAINER, "setup"]),
+        (
+            {"initContainers": [OWN, {"name": names.WAIT_CONTAINER}]},
+            ["setup", names.WAIT_CONTAINER],
+        ),
+    ],
+)
+def test_the_container_that_waits_is_the_first_and_there_once(
+    present: dict[str, Any], after: list[str]
+) -> None:
+    for before, default in ((pod({A: "e"}, **present), ""), (pod(**present), "d")):
+        found = judged(before, default, wait_image="i")
+        assert [c["name"] for c in found["spec"]["initContainers"]] == after
+    for unasked in (pod(**present), pod({A: ""}, **present), pod({A: "e"}, hostNetwork=True)):
+        assert judged(unasked, wait_image="i") == unasked
+
+
+def test_init_containers_that_are_no_list_are_an_error() -> None:
+    with pytest.raises(ReviewError, match="initContainers"):
+        review(document(pod({A: "e"}, initContainers="x")), wait_image="i")

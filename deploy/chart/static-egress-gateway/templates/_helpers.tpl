@@ -97,6 +97,7 @@ affinity:
 {{/* The annotation and label of the public contract. */}}
 {{- define "seg.annotation" -}}kubernetes.azure.com/static-gateway-configuration{{- end }}
 {{- define "seg.readyLabel" -}}egressgateway.kubernetes.azure.com/cni-ready{{- end }}
+{{- define "seg.waitContainer" -}}egress-gateway-wait{{- end }}
 {{- define "seg.notReadyTaint" -}}egressgateway.kubernetes.azure.com/cni-not-ready{{- end }}
 {{- define "seg.modeLabel" -}}kubeegressgateway.azure.com/mode{{- end }}
 {{- define "seg.group" -}}egressgateway.kubernetes.azure.com{{- end }}

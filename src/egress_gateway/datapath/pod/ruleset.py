@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from egress_gateway.api import names
 from egress_gateway.datapath.addresses import ALWAYS_REFUSED, IPNetwork, collapse, within
 from egress_gateway.datapath.linux.nft import amend
 from egress_gateway.datapath.linux.sockets import UDP
@@ -24,7 +25,7 @@ COUNTER: Final = "held"
 MARK: Final = 0x1000_0000
 """Bit of the packet's and the connection's mark: came in by an ordinary link, goes back so.
 Other bits are left alone, for those who share the namespace."""
-LINKS: Final = ("wg0", "wg1")
+LINKS: Final = names.TUNNEL_LINKS
 """The two tunnels that a pod can have. Mostly there is one; the second is there while a planned
 move lets connections finish where they began."""
 LEGS: Final = 0x0300_0000
