@@ -315,6 +315,10 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "should equal publicIp. Empty while no server has answered.",
             _ADDRESS,
         ),
+        "leaving": Field(
+            "true while pods move away from this gateway, because its address is about to change. "
+            "It serves until it is no longer listed."
+        ),
     },
     types.Condition: {
         "type": Field("Type of the condition, in CamelCase.", {"maxLength": 316}),

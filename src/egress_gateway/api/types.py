@@ -142,6 +142,8 @@ class Gateway(_Struct, frozen=True):
     public_ip_v6: str = ""
     seen_ip: str = ""
     """What servers on the Internet see of IPv4 that leaves it; empty while none has answered."""
+    leaving: bool = False
+    """It serves until the status drops it, which is soon: its pods move to another one first."""
 
 
 class KeyRotation(_Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import Final
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.controller.observed.cluster import Cluster
+from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.observed.inuse import GatewaysInUse
 from egress_gateway.controller.planning.problem import Note, Problem
 from egress_gateway.controller.planning.verdict import Verdict
@@ -44,6 +45,7 @@ class StatusBoard:
         self._told = told
         self._verdicts: dict[str, Verdict] = {}
         self._pools: dict[str, str] = {}
+        self._departures = Departures(clock=clock)
 
     def verdict(self, uid: str) -> Verdict | None:
         return self._verdicts.get(uid)
@@ -94,11 +96,17 @@ class StatusBoard:
         self._verdicts.pop(uid, None)
         self._since.pop(uid, None)
         self._pools.pop(uid, None)
+        self._departures.forget(uid)
+
+    def pods_are_leaving(self, uid: str) -> bool:
+        """Whether some gateway of it is listed only until its pods have left."""
+        return self._departures.due(uid) is not None
 
     async def report(self, uid: str) -> float | None:
-        """Writes one configuration's status."""
+        """Writes one configuration's status; seconds until it changes without anybody's news."""
         verdict = self._verdicts.get(uid)
-        if verdict is not None:
-            with self._in_use.writing(uid, verdict):
-                await self._cluster.report(uid, verdict)
-        return None
+        if verdict is None:
+            return None
+        with self._in_use.writing(uid, verdict):
+            await self._cluster.report(uid, verdict, self._departures)
+        return self._departures.due(uid)

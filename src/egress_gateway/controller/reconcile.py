@@ -107,7 +107,7 @@ class Reconciler:
         cluster.on_configuration(self._changed)
         cluster.on_agents(self._agents_changed)
         cluster.on_machines(self._nodes_changed)
-        cluster.on_pods(lambda uid: self.reports.add_after(uid, GATHER_PODS_SECONDS))
+        cluster.on_pods(self._pods_changed)
         cluster.on_grants(lambda: self.work.add(SURVEY))
 
     @property
@@ -368,6 +368,10 @@ class Reconciler:
         if self._inventory.surveyed:
             for key in self._inventory.occupied():
                 self.work.add_after(key, NODE_SECONDS)
+
+    def _pods_changed(self, uid: str) -> None:
+        waited_for = self._board.pods_are_leaving(uid)
+        self.reports.add_after(uid, GATHER_SECONDS if waited_for else GATHER_PODS_SECONDS)
 
     def _agents_changed(self, uids: Iterable[str]) -> None:
         told = set(uids)

@@ -92,9 +92,12 @@ def status_of(
     now: str,
     rotated: Said | None = None,
     pods: Pods = Pods(),
+    departing: Mapping[str, bool] = {},
 ) -> StaticGatewayConfigurationStatus:
     """The status after ``verdict``. Equal to the present one when nothing has changed.
-    ``rotated``: what ``KeysRotated`` is to say. ``pods``: how its attached pods stand."""
+    ``rotated``: what ``KeysRotated`` is to say. ``pods``: how its attached pods stand.
+    ``departing``: nodes of gateways that are going and still listed, and whether they are marked
+    (see ``departures``)."""
     before = sgc.status
     serving = verdict.serving
     if serving is None:
@@ -117,7 +120,14 @@ def status_of(
                     name=names.key_secret(sgc.metadata.uid),
                 ),
             ),
-            gateways=_gateways(serving.gateways, gateways),
+            gateways=[
+                *_gateways(serving.gateways, gateways),
+                *(
+                    msgspec.structs.replace(g, leaving=departing[g.node])
+                    for g in _gateways(serving.going, gateways)
+                    if g.node in departing
+                ),
+            ],
             conditions=before.conditions,
         )
     generation = sgc.metadata.generation
@@ -158,6 +168,19 @@ def _gateways(serving: Iterable[ServingGateway], known: Gateways) -> list[Gatewa
         for gateway in serving
         if (node := known.nodes.get(gateway.provider_id.lower()))
     ]
+
+
+def going(sgc: StaticGatewayConfiguration, serving: Serving, known: Gateways) -> set[str]:
+    """Nodes of gateways that the status lists, that are to be dropped, and that still serve by the
+    address that it lists."""
+    listed = {(gateway.node, gateway.secondary_ip) for gateway in sgc.status.gateways}
+    found = _gateways(serving.going, known)
+    return {g.node for g in found if (g.node, g.secondary_ip) in listed}
+
+
+def staying(serving: Serving, known: Gateways) -> set[str]:
+    """Nodes of gateways that the status lists from now on."""
+    return {gateway.node for gateway in _gateways(serving.gateways, known)}
 
 
 def _conditions(

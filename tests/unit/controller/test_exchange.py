@@ -116,6 +116,11 @@ async def test_the_status_never_mixes_prefixes(kind: str, world: World) -> None:
         assert serving.gateways
         publics = {g.public for g in serving.gateways}
         assert publics <= set(one) or publics <= set(two)
+        # Those that are about to be exchanged are told apart, while they have their old address.
+        assert {g.public for g in serving.going} <= set(one)
+        assert {g.provider_id for g in serving.going}.isdisjoint(
+            g.provider_id for g in serving.gateways
+        )
     assert publics <= set(two)
 
 

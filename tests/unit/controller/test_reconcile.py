@@ -16,6 +16,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
+from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.planning.grants import Grants
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Names
@@ -96,7 +97,7 @@ class FakeCluster:
 
     async def grant_keys(self) -> None: ...
 
-    async def report(self, uid: str, verdict: Verdict) -> None:
+    async def report(self, uid: str, verdict: Verdict, departures: Departures) -> None:
         self.told[uid] = verdict
 
     # --- the user ------------------------------------------------------------------------
@@ -352,9 +353,9 @@ async def test_a_refusal_goes_on_being_said_while_it_is_tried_again(world: World
     said: list[str | None] = []
     report = world.cluster.report
 
-    async def listen(uid: str, verdict: Verdict) -> None:
+    async def listen(uid: str, verdict: Verdict, departures: Departures) -> None:
         said.append(verdict.problem.reason if verdict.problem else None)
-        await report(uid, verdict)
+        await report(uid, verdict, departures)
 
     def refuse(write: str) -> None:
         raise errors.Quota("enough")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from egress_gateway.api import conditions
@@ -19,7 +20,15 @@ from egress_gateway.api.types import (
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
 from egress_gateway.controller.rotation.phases import Pairs
-from egress_gateway.controller.status import Gateways, Notice, Pods, notices, pods_of, status_of
+from egress_gateway.controller.status import (
+    Gateways,
+    Notice,
+    Pods,
+    going,
+    notices,
+    pods_of,
+    status_of,
+)
 
 SERVING = Serving(
     server=IPv4Address("10.224.0.14"),
@@ -47,6 +56,7 @@ def status(
     now: str = "2026-01-01T00:00:00Z",
     said: dict[str, str] | None = None,
     pods: Pods | None = None,
+    departing: dict[str, bool] | None = None,
 ) -> StaticGatewayConfigurationStatus:
     sgc = StaticGatewayConfiguration(
         metadata=ObjectMeta(name="a", namespace="default", uid="uid-1", generation=3),
@@ -65,6 +75,7 @@ def status(
         keys_namespace="sys",
         now=now,
         pods=pods or Pods(),
+        departing=departing or {},
     )
 
 
@@ -86,6 +97,29 @@ def test_a_served_configuration_is_ready_and_lists_its_gateways() -> None:
     assert result.gateways[1].public_ip == "203.0.113.1"
     assert condition(result, conditions.READY).status == "True"
     assert result.observed_generation == 3
+
+
+def test_a_gateway_that_is_going_stays_listed_while_pods_leave_it() -> None:
+    one, other = SERVING.gateways
+    swapped = replace(SERVING, gateways=(other,), going=(one,))
+    found = status(Verdict(serving=swapped), departing={"node-0": True})
+    assert [(g.node, g.leaving) for g in found.gateways] == [("node-1", False), ("node-0", True)]
+    assert condition(found, conditions.READY).status == "True"
+    after = status(Verdict(serving=swapped), before=found)
+    assert [(g.node, g.leaving) for g in after.gateways] == [("node-1", False)]
+
+
+def test_a_gateway_can_be_going_only_by_the_address_that_is_listed() -> None:
+    before = status(Verdict(serving=SERVING))
+    one, other = SERVING.gateways
+    elsewhere = replace(one, secondary=IPv4Address("10.224.0.77"))
+    sgc = StaticGatewayConfiguration(metadata=ObjectMeta(name="a"), status=before)
+    known = Gateways(nodes=NODES, ready=frozenset(), problems={})
+    for candidate, expected in ((one, {"node-0"}), (elsewhere, set())):
+        assert (
+            going(sgc, replace(SERVING, gateways=(other,), going=(candidate,)), known) == expected
+        )
+    assert going(StaticGatewayConfiguration(metadata=ObjectMeta(name="a")), SERVING, known) == set()
 
 
 def test_no_gateway_ready_means_not_ready() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
+from msgspec.structs import replace
+
 from egress_gateway.api.types import (
     DRAINING,
     INTERNET_UNREACHABLE,
@@ -12,8 +14,14 @@ from egress_gateway.api.types import (
     GatewayVeto,
     ObjectMeta,
 )
-from egress_gateway.node.attachment.choose import choose
-from egress_gateway.node.attachment.model import Attachment, Parting, ServerKey, pod_desired
+from egress_gateway.node.attachment.choose import Gateway, choose
+from egress_gateway.node.attachment.model import (
+    Attachment,
+    Parting,
+    PodConfiguration,
+    ServerKey,
+    pod_desired,
+)
 from egress_gateway.node.attachment.moves import joined, retarget
 from egress_gateway.node.attachment.vetoes import vetoes
 from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, active, at, configuration
@@ -68,6 +76,36 @@ def test_the_pod_keeps_the_old_tunnel_as_it_was_beside_the_new_one() -> None:
 def test_a_cancelled_drain_moves_nobody() -> None:
     before = at(GW1)
     assert go(go(before, DRAIN), {}) == before
+
+
+def listing(*gateways: Gateway) -> PodConfiguration:
+    return configuration(gateways=list(gateways))
+
+
+def test_a_gateway_that_is_leaving_is_left_in_two_steps_and_its_tunnel_goes_with_it() -> None:
+    before, leaving = at(GW1), replace(GW1, leaving=True)
+    first = go(replace(before, configuration=listing(leaving, GW2)), {})
+    assert (active(first).to, first.listen_port, first.verified) == (GW1, 20000, True)
+    assert first.joining is not None
+    second = joined(first, until=160.0)
+    assert go(second, {}).parting is not None
+    dropped = go(replace(second, configuration=listing(GW2)), {})
+    assert (active(dropped).to, dropped.standby) == (GW2, None)
+    # The other one's turn comes at once.
+    third = go(replace(dropped, configuration=listing(GW1, replace(GW2, leaving=True))), {})
+    assert third.joining is not None
+    assert third.joining.to == GW1
+
+
+def test_one_that_is_leaving_and_does_not_work_is_left_at_once() -> None:
+    after = go(replace(at(GW1), configuration=listing(replace(GW1, leaving=True), GW2)), DEAD)
+    assert (active(after).to, after.joining) == (GW2, None)
+
+
+def test_the_last_gateway_is_not_left_for_leaving() -> None:
+    before = replace(at(GW1), configuration=listing(replace(GW1, leaving=True)))
+    after = go(before, {})
+    assert (active(after).to.address, after.joining, after.verified) == (GW1.address, None, True)
 
 
 def test_a_gateway_whose_internet_side_is_dead_is_left_at_once() -> None:

@@ -27,6 +27,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.controller.migration.adopt import annotations_of, names_of
 from egress_gateway.controller.migration.takeover import labels
+from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.planning.grants import Grants
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Names
@@ -38,7 +39,16 @@ from egress_gateway.controller.rotation.phases import (
     pairs_of,
     record_of,
 )
-from egress_gateway.controller.status import Gateways, Notice, Pods, notices, pods_of, status_of
+from egress_gateway.controller.status import (
+    Gateways,
+    Notice,
+    Pods,
+    going,
+    notices,
+    pods_of,
+    status_of,
+    staying,
+)
 from egress_gateway.kube import resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import AlreadyExists, Conflict, NotFound
@@ -336,23 +346,25 @@ class Cluster:
             frozenset(m for name, m in machines.items() if m and name in claimed),
         )
 
-    async def report(self, uid: str, verdict: Verdict) -> None:
+    async def report(self, uid: str, verdict: Verdict, departures: Departures) -> None:
         """Writes the status that ``verdict`` amounts to, if it differs, and its Events."""
         found = self.sgcs.by_index("uid", uid)
         if not found:
             return
         sgc = found[0]
         try:
-            await self._report(sgc, verdict)
+            await self._report(sgc, verdict, departures)
         except Conflict:
             meta = sgc.metadata
             fresh = await self._client.get(resources.SGCS, meta.name, meta.namespace)
             if fresh.metadata.uid == uid:
-                await self._report(fresh, verdict)
+                await self._report(fresh, verdict, departures)
         except NotFound:
             return
 
-    async def _report(self, sgc: StaticGatewayConfiguration, verdict: Verdict) -> None:
+    async def _report(
+        self, sgc: StaticGatewayConfiguration, verdict: Verdict, departures: Departures
+    ) -> None:
         uid = sgc.metadata.uid
         pairs, request = self.pairs(uid), sgc.metadata.annotations.get(ROTATE, "")
         gateways = self.gateways(sgc)
@@ -362,6 +374,7 @@ class Cluster:
             gateways,
             pairs=pairs,
             pods=self.pods(sgc),
+            departing=self._departing(sgc, verdict, gateways, departures),
             rotated=condition(pairs.record, self.rotating.get(uid, RotationFacts(request=request))),
             keys_namespace=self._keys_namespace,
             now=_now(),
@@ -374,6 +387,24 @@ class Cluster:
         complaints = bool(gateways.problems.keys() - gateways.ready)
         for notice in notices(sgc.status.conditions, status.conditions, complaints=complaints):
             self.notify(sgc, notice)
+
+    def _departing(
+        self,
+        sgc: StaticGatewayConfiguration,
+        verdict: Verdict,
+        known: Gateways,
+        departures: Departures,
+    ) -> Mapping[str, bool]:
+        if verdict.serving is None:
+            return {}
+        full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
+        return departures.look(
+            sgc.metadata.uid,
+            going=going(sgc, verdict.serving, known),
+            staying=staying(verdict.serving, known),
+            ready=known.ready,
+            used={e.status.gateway for e in self.endpoints.by_index(_USED, full_name)},
+        )
 
     def notify(self, sgc: StaticGatewayConfiguration, notice: Notice) -> None:
         reference = resources.SGCS.reference(sgc)
@@ -447,15 +478,16 @@ def _used(endpoint: PodEndpoint) -> str:
     return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
 
 
-def _stands(endpoint: PodEndpoint | None) -> tuple[str, str, str, str]:
-    """What of an endpoint a configuration's status counts."""
+def _stands(endpoint: PodEndpoint | None) -> tuple[str, ...]:
+    """What of an endpoint a configuration's status counts, and which gateway it uses."""
     if endpoint is None:
-        return "", "", "", ""
+        return ()
     return (
         _used(endpoint),
         endpoint.spec.node_name,
         endpoint.status.state,
         endpoint.status.reason,
+        endpoint.status.gateway,
     )
 
 

@@ -5,11 +5,12 @@ an address of nobody's choice. So no ipConfig is changed under a gateway that se
 
 1. what can be refused is tried first (the new prefix in the pool's model, the public addresses
    of a pool of machines), with every gateway still in service;
-2. half of the gateways, those that can be written now, are left out of the status; when their
-   agents have let go, they are written;
+2. half of the gateways, those that can be written now, are to be left out of the status; when
+   their pods have left (``observed.departures``) and their agents have let go, they are written;
    (no need to, where another machine is about to get the new address beside them);
 3. as soon as one of them has its new address, the status lists those alone, and the other half
-   follows. The gateways in the status are always of one prefix.
+   follows in the same way. But for those that pods are leaving, the gateways in the status are
+   always of one prefix.
 
 A pool of one gateway serves nobody for the moment of the exchange: no gateway, no egress. Azure
 would let a second ipConfig stand beside the first; but an agent does not say which of a machine's

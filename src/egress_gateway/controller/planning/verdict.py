@@ -44,6 +44,8 @@ class Serving:
     prefix6: str | None = ""
     second_port: int = 0
     """Of the second rule, while there is one."""
+    going: tuple[ServingGateway, ...] = ()
+    """Those that still have an address of before, and are about to lose it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,8 @@ def verdict_of(
     if exchange is not None and (serving is None or not serving.gateways):
         serving, note = _during(exchange, wanted, state, rule), _exchanging(exchange)
     if serving is not None:
-        serving = replace(serving, second_port=_second_port(wanted, state))
+        going = _going(exchange, wanted, serving) if exchange else ()
+        serving = replace(serving, second_port=_second_port(wanted, state), going=going)
     if problem is None and rule is None:
         problem = Problem(
             reason=Reason.QUOTA,
@@ -213,6 +216,12 @@ def _during(
     found = (_gateway(i, wanted, None, None) for i in exchange.serving)
     gateways = tuple(g for g in found if g)
     return Serving(server=server, port=rule.port, prefix=None, gateways=gateways, prefix6=None)
+
+
+def _going(exchange: Exchange, wanted: Wanted, serving: Serving) -> tuple[ServingGateway, ...]:
+    staying = {gateway.provider_id for gateway in serving.gateways}
+    found = (_gateway(i, wanted, None, None) for i in exchange.stale)
+    return tuple(g for g in found if g and g.provider_id not in staying)
 
 
 def _exchanging(exchange: Exchange) -> Note:

@@ -14,12 +14,13 @@ import msgspec
 
 
 class Gateway(msgspec.Struct, frozen=True, tag="gateway"):
-    """A gateway node: its name, the address at which its WireGuard sockets answer, and whether it
-    carries IPv6."""
+    """A gateway node: its name, the address at which its WireGuard sockets answer, whether it
+    carries IPv6, and whether its pods are to leave it before it stops serving."""
 
     name: str
     address: str
     ipv6: bool = False
+    leaving: bool = False
 
 
 class Balancer(msgspec.Struct, frozen=True, tag="balancer"):

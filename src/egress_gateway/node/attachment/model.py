@@ -201,7 +201,7 @@ def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> Po
     if not (keys.valid(server.public_key) and server.port):
         raise NotUsable(f"StaticGatewayConfiguration {key} is not ready: {_cause(sgc)}")
     gateways = [
-        Gateway(g.node, g.primary_ip, bool(g.secondary_ip_v6))
+        Gateway(g.node, g.primary_ip, bool(g.secondary_ip_v6), g.leaving)
         for g in sgc.status.gateways
         if g.primary_ip
     ]

@@ -11,7 +11,13 @@ from collections.abc import Callable, Collection, Mapping
 from msgspec.structs import replace
 
 from egress_gateway.datapath.pod.ruleset import LINKS
-from egress_gateway.node.attachment.choose import Destination, Gateway, choose, same_place
+from egress_gateway.node.attachment.choose import (
+    Balancer,
+    Destination,
+    Gateway,
+    choose,
+    same_place,
+)
 from egress_gateway.node.attachment.model import (
     Attachment,
     Joining,
@@ -34,9 +40,10 @@ def retarget(
 ) -> Attachment:
     """``attachment`` with ``configuration`` and the gateway that should serve it now.
 
-    ``vetoes`` names gateways that ask to be left, and whether they still work: those are left in
-    two steps (``Joining``, then ``joined``), so that connections can finish. So is a server whose
-    key pair is being changed. ``now`` is in seconds since the epoch.
+    ``vetoes`` names gateways that ask to be left, and whether they still work. Those that do, and
+    gateways that the configuration calls leaving, are left in two steps (``Joining``, then
+    ``joined``), so that connections can finish. So is a server whose key pair is being changed.
+    ``now`` is in seconds since the epoch.
 
     Whenever the tunnel's other end changes, so does the listen port: the gateway left behind
     holds the session and would otherwise take the pod back within fifteen seconds.
@@ -45,6 +52,7 @@ def retarget(
         attachment = replace(attachment, active=None, standby=None)
     attachment = replace(attachment, configuration=configuration)
     active = attachment.active
+    vetoes = {g.name: True for g in configuration.gateways if g.leaving} | dict(vetoes)
     target = choose(
         attachment.uid,
         active.to if active else None,
@@ -92,7 +100,10 @@ def _still_parting(
     if not isinstance(standby, Parting):
         return None
     old = standby.tunnel
-    if not usable(old.address) or old.server not in configuration.servers:
+    listed = isinstance(old.to, Balancer) or any(
+        same_place(old.to, gateway) for gateway in configuration.gateways
+    )
+    if not (listed and usable(old.address)) or old.server not in configuration.servers:
         return None
     other_server = same_place(old.to, active.to) and old.server != active.server
     return standby if other_server or standby.until > now else None
