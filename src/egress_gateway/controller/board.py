@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from egress_gateway.api.conditions import Reason
@@ -16,7 +16,7 @@ from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.observed.inuse import GatewaysInUse
 from egress_gateway.controller.planning.problem import Note, Problem
-from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
 
 _FOR_A_PERSON: Final = frozenset({Reason.AUTHORIZATION_FAILED, Reason.CREDENTIAL_REJECTED})
 _PASSING: Final = frozenset({Reason.THROTTLED, Reason.CONFLICT})
@@ -24,6 +24,15 @@ _PASSING: Final = frozenset({Reason.THROTTLED, Reason.CONFLICT})
 LASTING: Final = 30.0
 """Seconds of refusals after which any other is told."""
 STAYS: Final = "existing addresses stay in service, but the controller cannot apply changes"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The pool that a configuration is served by, and its gateways there and in the one before."""
+
+    pool: str
+    gateways: tuple[ServingGateway, ...] = ()
+    former: tuple[ServingGateway, ...] = ()
 
 
 class StatusBoard:
@@ -45,15 +54,26 @@ class StatusBoard:
         self._told = told
         self._verdicts: dict[str, Verdict] = {}
         self._pools: dict[str, str] = {}
+        self._places: dict[str, _Place] = {}
         self._departures = Departures(clock=clock)
 
     def verdict(self, uid: str) -> Verdict | None:
         return self._verdicts.get(uid)
 
-    def set_verdict(self, uid: str, verdict: Verdict) -> None:
-        """What a look at the cloud came to."""
+    def set_verdict(self, uid: str, verdict: Verdict, *, pool: str = "") -> None:
+        """What a look at the cloud came to. ``pool``: the key of the pool that was looked at."""
         self._since.pop(uid, None)
+        if pool and verdict.serving is not None:
+            verdict = replace(verdict, serving=self._moved(uid, pool, verdict.serving))
         self._set(uid, verdict)
+
+    def _moved(self, uid: str, pool: str, serving: Serving) -> Serving:
+        """``serving`` with the gateways of the pool that it moved from: nothing is taken from
+        those until pods have left them."""
+        before = self._places.get(uid, _Place(pool))
+        former = before.former if before.pool == pool else before.gateways
+        self._places[uid] = _Place(pool, serving.gateways, former)
+        return replace(serving, going=serving.going + former)
 
     def _set(self, uid: str, verdict: Verdict) -> None:
         self._verdicts[uid] = verdict
@@ -96,6 +116,7 @@ class StatusBoard:
         self._verdicts.pop(uid, None)
         self._since.pop(uid, None)
         self._pools.pop(uid, None)
+        self._places.pop(uid, None)
         self._departures.forget(uid)
 
     def pods_are_leaving(self, uid: str) -> bool:

@@ -232,7 +232,7 @@ class Reconciler:
             if verdict.settled:
                 self._settle(w.uid, state.ref.key)
             said = _deleting() if w.leaving else self._backoff.lasting(w.uid, verdict)
-            self._board.set_verdict(w.uid, said)
+            self._board.set_verdict(w.uid, said, pool=state.ref.key)
         return gone
 
     def _linger(self, uid: str, lingers: bool) -> None:

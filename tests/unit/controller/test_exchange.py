@@ -318,3 +318,20 @@ async def test_a_managed_prefix_follows_the_size_that_is_asked_for(world: World)
     await world.settle()
     assert world.arm.made == {}
     assert world.cluster.objects == {}
+
+
+async def test_the_gateways_of_the_pool_before_are_told_apart_until_they_are_left(
+    world: World,
+) -> None:
+    world.arm.add_pool("np", instances=2, size=30)
+    world.arm.add_pool("other", instances=2, size=30)
+    before = await serve(world)
+    assert before.serving
+    guard = Guard(world)
+    world.cluster.write("a", gateway_nodepool_name="other")
+    for _ in range(4):
+        await follow(world, guard, rounds=1)
+    after = world.verdict("a").serving
+    assert after
+    assert {g.provider_id for g in after.going} == {g.provider_id for g in before.serving.gateways}
+    assert {g.provider_id for g in after.gateways}.isdisjoint(g.provider_id for g in after.going)
