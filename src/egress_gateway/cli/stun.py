@@ -18,7 +18,7 @@ import click
 from egress_gateway.datapath.gateway import stun as protocol
 
 
-class Server(asyncio.DatagramProtocol):
+class StunResponder(asyncio.DatagramProtocol):
     """Answers by the transport that it is given."""
 
     def __init__(self) -> None:
@@ -48,7 +48,9 @@ def stun(address: str, port: int) -> None:
 async def _serve(address: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     try:
-        transport, _ = await loop.create_datagram_endpoint(Server, local_addr=(address, port))
+        transport, _ = await loop.create_datagram_endpoint(
+            StunResponder, local_addr=(address, port)
+        )
     except OSError as error:
         raise click.ClickException(f"cannot listen on UDP {address} {port}: {error}") from error
     stopped = asyncio.Event()

@@ -92,5 +92,5 @@ class Unauthenticated(Unavailable):
     """The cloud does not accept who we say we are. Nothing works until that is mended."""
 
 
-class ConfigError(OperatorError):
+class CloudConfigError(OperatorError):
     """The cloud's configuration is missing or wrong; names file and field. Never a secret."""

@@ -53,7 +53,7 @@ Document = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class FailedStep:
     """A step that failed, and why."""
 
     step: Step
@@ -66,7 +66,7 @@ class Outcome:
     seconds until the first step may be tried again that was put off; ``waiting``: steps were put
     off, or are under way."""
 
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: list[FailedStep] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
     tried: int = 0
     due: float | None = None
@@ -104,7 +104,7 @@ class Writer:
         self._under_way: dict[
             tuple[str, Document], tuple[Step, asyncio.Task[CloudError | None]]
         ] = {}
-        self._late: dict[str, list[Refusal]] = {}
+        self._late: dict[str, list[FailedStep]] = {}
         self._repeats: dict[str, dict[Document, _Repeat]] = {}
 
     async def apply(self, pool: str, plan: Plan) -> Outcome:
@@ -150,7 +150,7 @@ class Writer:
 
     def _ended(self, pool: str, step: Step, error: CloudError | None, outcome: Outcome) -> None:
         if error is not None:
-            outcome.refusals.append(Refusal(step, error))
+            outcome.refusals.append(FailedStep(step, error))
             return
         if isinstance(step.action, WriteInstance):
             outcome.done |= step.uids
@@ -168,14 +168,14 @@ class Writer:
                 return
             error = ended.result()
             if error is not None:
-                self._late.setdefault(pool, []).append(Refusal(step, error))
+                self._late.setdefault(pool, []).append(FailedStep(step, error))
             else:
                 self._succeeded(pool, step.action)
             self._finished(pool)
 
         task.add_done_callback(over)
 
-    def late(self, pool: str) -> list[Refusal]:
+    def late(self, pool: str) -> list[FailedStep]:
         """Refusals of writes that ended since a pass had gone on without them."""
         return self._late.pop(pool, [])
 

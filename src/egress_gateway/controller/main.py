@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings, *, cloud: Cloud | None = None) -> None:
-    """Runs until cancelled. Raises ``cloud.errors.ConfigError``, ``kube.config.ConfigError`` for
-    configuration that cannot work, ``LeadershipLost`` when another leads."""
+    """Runs until cancelled. Raises ``CloudConfigError`` or ``ClusterAccessError`` for settings
+    that cannot work, ``LeadershipLost`` when another leads."""
     cloud = cloud or open_cloud(Path(settings.azure_config))
     access = kube_config.load(settings.kubeconfig or None)
     try:

@@ -38,10 +38,10 @@ from egress_gateway.gateway.health.verified import Expected
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.metrics import ConfigurationFigures, GatewayFigures
 from egress_gateway.gateway.peers.book import PeerBook
-from egress_gateway.gateway.peers.rules import RefusedClaim
+from egress_gateway.gateway.peers.rules import ClaimRejection
 from egress_gateway.gateway.peers.sync import PeerSync
 from egress_gateway.gateway.ports import PortWatch
-from egress_gateway.gateway.progress import Progress
+from egress_gateway.gateway.progress import PassProgress
 from egress_gateway.gateway.report import Answers, Reporter, status_spec
 from egress_gateway.gateway.serving import Listed, ServingPlan, listed, serving, without_ipv6
 from egress_gateway.gateway.settings import Settings
@@ -73,7 +73,7 @@ _FRESH: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class OwnNode:
     """The node that the agent runs on: its object, its own IPv4 address, and the MTU (bytes) of
     the link that tunnels' packets use."""
 
@@ -97,7 +97,7 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
+class GatewayKernel:
     """What the agent changes, and what looks on."""
 
     side: GatewaySide
@@ -136,17 +136,17 @@ class PodEvents:
             self.recorder.event(POD_ENDPOINTS.reference(endpoint), "Warning", reason, text)
 
 
-class Agent:
+class GatewayAgent:
     """Serves the configurations that list this node. ``queue`` has ``STRUCTURE`` and names of
     configurations."""
 
     def __init__(
         self,
         settings: Settings,
-        machine: Machine,
+        machine: OwnNode,
         *,
         sources: Sources,
-        kernel: Kernel,
+        kernel: GatewayKernel,
         report: Report,
         queue: WorkQueue[str],
     ) -> None:
@@ -170,7 +170,7 @@ class Agent:
         self._found = (0, 0)
         """Configurations that are served, and that have a problem."""
         self._problem: str | None = "the first pass is not done"
-        self._progress = Progress(settings.resync)
+        self._progress = PassProgress(settings.resync)
         self._damage: Watcher | None = None
         sources.configurations.on_change(self._on_configuration)
         sources.nodes.on_change(self._on_node)
@@ -459,7 +459,7 @@ class Agent:
                 "them); keep foreign pods off gateway nodes",
             )
 
-    def tell_pod(self, key: Key, refused: RefusedClaim) -> None:
+    def tell_pod(self, key: Key, refused: ClaimRejection) -> None:
         """An Event on the pod whose claim does not count, or on the claim if there is no pod."""
         text = f"node {self._machine.name}: {refused.reason}: {refused.message}"
         self._report.pods.warn(key, "EgressClaimRefused", text)

@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 
 from egress_gateway.kube import errors, wire
-from egress_gateway.kube.config import ClusterAccess, ConfigError
+from egress_gateway.kube.config import ClusterAccess, ClusterAccessError
 from egress_gateway.kube.resources import Resource
 from egress_gateway.kube.wire import ListPage, WatchEvent
 
@@ -364,7 +364,7 @@ class Client:
         headers = {"Content-Type": content_type} if content_type else {}
         try:
             token = self.access.token(fresh)
-        except ConfigError as error:
+        except ClusterAccessError as error:
             raise errors.Unauthorized(401, "NoToken", str(error)) from error
         if token:
             headers["Authorization"] = f"Bearer {token}"

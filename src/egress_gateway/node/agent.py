@@ -31,7 +31,7 @@ from egress_gateway.node.metrics import PodFigures
 from egress_gateway.node.parts import Parts, Queues, Sandboxes
 from egress_gateway.node.reactor import Reactor
 from egress_gateway.node.reports import Reports
-from egress_gateway.node.sandbox import Kernel, Sandbox
+from egress_gateway.node.sandbox import NodeKernel, Sandbox
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.spares import Spares
 from egress_gateway.node.tell import Teller
@@ -43,12 +43,12 @@ log = logging.getLogger(__name__)
 _WORKERS: Final = 16
 
 
-class Agent:
+class NodeAgent:
     def __init__(
         self,
         *,
         settings: Settings,
-        kernel: Kernel,
+        kernel: NodeKernel,
         knowledge: Knowledge,
         endpoints: Endpoints,
         prober: Prober,

@@ -27,16 +27,16 @@ from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS, Reference
 from egress_gateway.kube.review import MetricsReader
 from egress_gateway.node import clusterranges, metrics
-from egress_gateway.node.agent import Agent
+from egress_gateway.node.agent import NodeAgent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
 from egress_gateway.node.cni.readiness import Readiness
-from egress_gateway.node.cni.server import Server
+from egress_gateway.node.cni.server import PluginServer
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
-from egress_gateway.node.sandbox import Kernel
+from egress_gateway.node.sandbox import NodeKernel
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
 from egress_gateway.service.figures import Fact, build
@@ -90,7 +90,7 @@ async def _serve(
     rules = Rules(misses=settings.probe_misses, hold_down=settings.hold_down)
     prober = Prober(rules, interval=settings.probe_interval)
     kernel = _kernel(settings, exceptions, executor)
-    agent = Agent(
+    agent = NodeAgent(
         settings=settings,
         kernel=kernel,
         knowledge=Knowledge(configurations, pods, statuses),
@@ -99,7 +99,7 @@ async def _serve(
         teller=Teller(recorder),
     )
     agent.lifecycle.adopt_pods()
-    answering = Server(agent.lifecycle, settings.run_path)
+    answering = PluginServer(agent.lifecycle, settings.run_path)
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
@@ -142,11 +142,11 @@ async def _exceptions(
 
 def _kernel(
     settings: Settings, exceptions: tuple[IPNetwork, ...], executor: ThreadPoolExecutor
-) -> Kernel:
+) -> NodeKernel:
     mtu = settings.node_mtu or default_route_mtu()
     backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
     log.info("prepared data path", extra={"node_mtu": mtu})
-    return Kernel(
+    return NodeKernel(
         facts=NodeFacts(mtu=mtu, exceptions=exceptions),
         backend=backend,
         sources=SourceFilter(),

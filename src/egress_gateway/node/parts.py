@@ -12,7 +12,7 @@ from egress_gateway.kube.workqueue.queue import WorkQueue
 from egress_gateway.node.cni.records import Records
 from egress_gateway.node.endpoints import Endpoints
 from egress_gateway.node.knowledge import Knowledge
-from egress_gateway.node.sandbox import Kernel, Sandbox
+from egress_gateway.node.sandbox import NodeKernel, Sandbox
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.tell import Teller
 
@@ -96,7 +96,7 @@ class Parts:
     """Each is made once for a node's agent."""
 
     settings: Settings
-    kernel: Kernel
+    kernel: NodeKernel
     knowledge: Knowledge
     endpoints: Endpoints
     teller: Teller

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Kernel:
+class NodeKernel:
     """What all sandboxes of a node share: the back end, the threads, the ports."""
 
     def __init__(
@@ -125,7 +125,7 @@ class Kernel:
 class Sandbox:
     """Calls take turns. ``attachment`` is what the kernel was last told to look like."""
 
-    def __init__(self, attachment: Attachment, kernel: Kernel, *, kept: bool = False) -> None:
+    def __init__(self, attachment: Attachment, kernel: NodeKernel, *, kept: bool = False) -> None:
         """``kept``: an earlier agent has left its file."""
         self.attachment = attachment
         self.verified = asyncio.Event()
@@ -355,7 +355,7 @@ def belongs(path: Path, interface: str, addresses: Collection[str]) -> bool:
     return not found or not addresses or bool(found & set(addresses))
 
 
-def clear_forgotten(kernel: Kernel, record: Call) -> bool:
+def clear_forgotten(kernel: NodeKernel, record: Call) -> bool:
     """Takes everything of ours out of a sandbox that no attachment is known of. Whether anything
     was there. Blocks."""
     path = Path(record.netns)

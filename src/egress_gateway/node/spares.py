@@ -18,7 +18,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.wireguard.model import Backend, Interface
-from egress_gateway.node.sandbox import Kernel
+from egress_gateway.node.sandbox import NodeKernel
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Spares:
     """``size`` of them while the node has attached pods (``wanted``); none where links are made
     at once."""
 
-    def __init__(self, kernel: Kernel, size: int, *, wanted: Callable[[], bool]) -> None:
+    def __init__(self, kernel: NodeKernel, size: int, *, wanted: Callable[[], bool]) -> None:
         self._kernel = kernel
         self._size = size if kernel.backend.kind == "userspace" else 0
         self._wanted = wanted

@@ -25,7 +25,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from egress_gateway.service.server import Limits, Server
+from egress_gateway.service.server import BoundedServer, Limits
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 # They double the series of a scrape, and Prometheus has its own way of seeing a restart.
@@ -41,7 +41,7 @@ _REMEMBERED: Final = 60.0
 _TOKENS: Final = 64
 
 
-class MetricsServer(Server):
+class MetricsServer(BoundedServer):
     """``review`` None: everybody may read, over plain HTTP."""
 
     def __init__(

@@ -35,7 +35,7 @@ PROBES: Final = Limits()
 """A probe is a GET of some 200 bytes."""
 
 
-class Server:
+class BoundedServer:
     """``port`` 0 picks a free one (see ``port`` after ``start``)."""
 
     def __init__(

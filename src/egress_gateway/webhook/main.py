@@ -16,7 +16,7 @@ from egress_gateway.service import metrics
 from egress_gateway.service.figures import build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.webhook.keeper import Keeper
-from egress_gateway.webhook.server import Namespaces, Server
+from egress_gateway.webhook.server import Namespaces, WebhookServer
 from egress_gateway.webhook.settings import Settings
 
 
@@ -26,7 +26,7 @@ async def run(settings: Settings) -> None:
     async with Client(access, names.FIELD_MANAGER_WEBHOOK) as client:
         namespaces = Cache(client, NAMESPACES)
         lookup = Namespaces(client, namespaces)
-        server = Server(
+        server = WebhookServer(
             address=settings.address,
             port=settings.port,
             default=lookup.default,
@@ -47,7 +47,7 @@ async def run(settings: Settings) -> None:
             group.create_task(_serve(server, keeper))
 
 
-async def _serve(server: Server, keeper: Keeper) -> None:
+async def _serve(server: WebhookServer, keeper: Keeper) -> None:
     await keeper.certified.wait()
     await server.start()
     try:

@@ -21,8 +21,7 @@ from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NAMESPACES, Namespace
 from egress_gateway.service.selfsigned import load_pem
-from egress_gateway.service.server import Limits
-from egress_gateway.service.server import Server as BoundedServer
+from egress_gateway.service.server import BoundedServer, Limits
 from egress_gateway.webhook.certificates import Generation
 from egress_gateway.webhook.keeper import annotation
 from egress_gateway.webhook.registration import PATH
@@ -110,7 +109,7 @@ def parse(body: bytes) -> Any:
         raise ReviewError("it is nested too deeply") from None
 
 
-class Server:
+class WebhookServer:
     """``port`` 0 picks a free one (see ``port`` after ``start``)."""
 
     def __init__(self, *, address: str, port: int, default: Lookup, wait_image: str = "") -> None:

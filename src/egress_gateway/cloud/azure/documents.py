@@ -29,12 +29,12 @@ from egress_gateway.cloud.azure.shapes import (
 )
 from egress_gateway.cloud.protocol import (
     Address,
-    Attachment,
-    Balancer,
+    BalancingRule,
     Instance,
+    InterfaceSpec,
+    LoadBalancer,
     PoolRef,
     Prefix,
-    Rule,
     WriteBalancer,
 )
 from egress_gateway.service.errors import understood
@@ -54,18 +54,18 @@ _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRul
 
 
 @understood(errors.Unavailable, "Azure's answer")
-def read_balancer(document: Json | None, *, location: str = "") -> Balancer:
+def read_balancer(document: Json | None, *, location: str = "") -> LoadBalancer:
     """``location``: the region of the gateway pools; empty: it was made there."""
     if document is None:
-        return Balancer()
+        return LoadBalancer()
     probes = {name_of(probe): probe for probe in items_of(document, "probes")}
-    rules: dict[str, Rule] = {}
+    rules: dict[str, BalancingRule] = {}
     ports: dict[str, set[int]] = {}
     for item in items_of(document, "loadBalancingRules"):
         rule = _read_rule(item, probes)
         rules[rule.name] = rule
         ports.setdefault(rule.pool, set()).update((rule.port, rule.backend_port))
-    return Balancer(
+    return LoadBalancer(
         exists=True,
         failed=properties_of(document).get("provisioningState") == "Failed",
         rules=rules,
@@ -98,10 +98,10 @@ def _unusable_balancer(document: Json, location: str) -> str:
     )
 
 
-def _read_rule(item: Json, probes: Mapping[str, Json]) -> Rule:
+def _read_rule(item: Json, probes: Mapping[str, Json]) -> BalancingRule:
     properties = properties_of(item)
     probe = properties_of(probes.get(id_name(reference_of(item, "probe")), {}))
-    return Rule(
+    return BalancingRule(
         name=name_of(item),
         pool=id_name(reference_of(item, "backendAddressPool")),
         frontend=id_name(reference_of(item, "frontendIPConfiguration")),
@@ -177,7 +177,7 @@ def _frontend(subnet: str) -> Json:
     }
 
 
-def _rule(rule: Rule, balancer_id: str) -> Json:
+def _rule(rule: BalancingRule, balancer_id: str) -> Json:
     return {
         "name": rule.name,
         "properties": {
@@ -194,7 +194,7 @@ def _rule(rule: Rule, balancer_id: str) -> Json:
     }
 
 
-def _probe(rule: Rule) -> Json:
+def _probe(rule: BalancingRule) -> Json:
     return {
         "name": rule.name,
         "properties": {
@@ -270,13 +270,13 @@ def needed_subnet(subnet: str, owner: str) -> str:
 
 
 @understood(errors.Unavailable, "Azure's answer")
-def read_attachment(nics: list[Json], backend_id: str) -> Attachment:
+def read_interface(nics: list[Json], backend_id: str) -> InterfaceSpec:
     nic = primary(nics)
     if nic is None:
-        return Attachment()
+        return InterfaceSpec()
     configs = items_of(nic, "ipConfigurations")
     ours = [c for c in configs if name_of(c).startswith(names.MANAGED_PREFIX)]
-    return Attachment(
+    return InterfaceSpec(
         configs={name_of(c): _prefix_of(c) for c in ours},
         joined=joins(primary(configs), backend_id),
         others=len(configs) - len(ours),
@@ -314,7 +314,7 @@ def subnet_of(nics: list[Json]) -> str:
     return reference_of(config, "subnet") if config else ""
 
 
-def write_attachment(
+def write_interface(
     nics: list[Json],
     *,
     configs: Mapping[str, str | None],
@@ -426,7 +426,7 @@ def read_pool(scale_set: Json) -> PoolRef:
         subnet=subnet_of(nics),
         unusable=_unusable_set(scale_set, nics),
         zones=strings_of(scale_set.get("zones")),
-        traces=frozenset(read_attachment(nics, "").configs),
+        traces=frozenset(read_interface(nics, "").configs),
         rolling=(properties_of(scale_set).get("upgradePolicy") or {}).get("mode", "Manual")
         != "Manual",
     )
@@ -462,7 +462,7 @@ def read_instance(
         base=instance,
         provider_id="azure://" + instance["id"],
         state=properties_of(instance).get("provisioningState") or "",
-        attachment=read_attachment(instance_nics(instance), backend_id),
+        interface=read_interface(instance_nics(instance), backend_id),
         primary=address_of(properties_of(head or {}).get("privateIPAddress")),
         addresses={
             name_of(c): _addresses(c, publics)

@@ -28,7 +28,13 @@ from egress_gateway.cloud.azure.shapes import (
     properties_of,
     reference_of,
 )
-from egress_gateway.cloud.protocol import Address, Attachment, Instance, PoolRef, PublicAddress
+from egress_gateway.cloud.protocol import (
+    Address,
+    Instance,
+    InterfaceSpec,
+    PoolRef,
+    PublicAddress,
+)
 
 POOL_TAG: Final = "egress-gateway-pool"
 CONFIG_TAG: Final = "egress-gateway-ip-config"
@@ -110,7 +116,7 @@ def read_machine(nic: Json, publics: Mapping[str, Json], backend_id: str) -> Ins
         name=id_name(machine) if machine else nic["name"],
         provider_id=f"azure://{machine}" if machine else "",
         state=properties_of(nic).get("provisioningState") or "",
-        attachment=Attachment(
+        interface=InterfaceSpec(
             configs={name_of(c): _prefix_of(c, publics) for c in _ours(nic)},
             joined=documents.joins(documents.primary(configs), backend_id),
             others=len(configs) - len(_ours(nic)),
@@ -142,15 +148,15 @@ def _addresses(config: Json, publics: Mapping[str, Json]) -> Address:
     return Address(secondary=any_address_of(private), public=any_address_of(public or None))
 
 
-def summary(machines: Iterable[Instance]) -> Attachment:
+def summary(machines: Iterable[Instance]) -> InterfaceSpec:
     """What a scale set's model would say: the union of the NICs' ipConfigs."""
     listed = list(machines)
-    configs = {name: prefix for m in listed for name, prefix in m.attachment.configs.items()}
-    return Attachment(
+    configs = {name: prefix for m in listed for name, prefix in m.interface.configs.items()}
+    return InterfaceSpec(
         configs=configs,
-        joined=any(m.attachment.joined for m in listed),
-        others=max((m.attachment.others for m in listed), default=0),
-        others6=max((m.attachment.others6 for m in listed), default=0),
+        joined=any(m.interface.joined for m in listed),
+        others=max((m.interface.others for m in listed), default=0),
+        others6=max((m.interface.others6 for m in listed), default=0),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration, StaticGatewayConfigurationSpec
-from egress_gateway.cloud.protocol import Advice, Balancer, PoolRef
+from egress_gateway.cloud.protocol import Advice, LoadBalancer, PoolRef
 from egress_gateway.controller.observed.groups import Found
 from egress_gateway.controller.planning.pools import Target, resolve
 from egress_gateway.controller.planning.problem import Problem
@@ -97,7 +97,7 @@ class Inventory:
     def learn(
         self,
         found: Found,
-        balancer: Balancer,
+        balancer: LoadBalancer,
         known: Mapping[str, Names],
         *,
         sought: Mapping[str, StaticGatewayConfigurationSpec],
@@ -133,7 +133,7 @@ def _unknown(found: Target | Problem) -> bool:
     return isinstance(found, Problem) and found.reason == Reason.POOL_NOT_FOUND
 
 
-def _traced(pool: PoolRef, balancer: Balancer, known: Mapping[str, Names]) -> set[str]:
+def _traced(pool: PoolRef, balancer: LoadBalancer, known: Mapping[str, Names]) -> set[str]:
     """UIDs of ours of which the pool's model or the load balancer holds something."""
     rules = {rule.name for rule in balancer.rules.values() if rule.pool == pool.key}
     return {

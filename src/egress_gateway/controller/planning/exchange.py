@@ -50,7 +50,7 @@ def exchange(
     """None when no machine carries ``wanted`` otherwise than with ``configs``: ipConfigs and the
     prefixes of their public addresses (ids in lower case; None: private mode)."""
     there = alive(state)
-    stale = [i for i in there if _differs(i.attachment.configs, configs)]
+    stale = [i for i in there if _differs(i.interface.configs, configs)]
     if not stale:
         return None
     stale.sort(key=lambda i: (i.state in LEFT_ALONE, i.id))

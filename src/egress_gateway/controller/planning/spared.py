@@ -25,9 +25,9 @@ LEFT_ALONE: Final = BUSY | {SPARED}
 def has(instance: Instance, name: str) -> bool:
     """Whether a machine has all addresses of the ipConfig ``name`` that its document asks for."""
     address = instance.addresses.get(name)
-    if address is None or name not in instance.attachment.configs:
+    if address is None or name not in instance.interface.configs:
         return False
-    public = instance.attachment.configs[name] is not None
+    public = instance.interface.configs[name] is not None
     return address.secondary is not None and (address.public is not None or not public)
 
 

@@ -18,8 +18,8 @@ from egress_gateway.datapath.addresses import IPAddress, IPNetwork, parse_networ
 from egress_gateway.gateway.peers.rules import (
     MIRROR_ANNOTATION,
     AcceptedClaim,
+    ClaimRejection,
     Evidence,
-    RefusedClaim,
     Resolved,
     addresses_of,
     annotated,
@@ -73,7 +73,7 @@ class PeerBook:
         self._accepted: dict[str, dict[Key, AcceptedClaim]] = {}
         self._resolved: dict[str, Resolved] = {}
         self._where: dict[Key, str] = {}
-        self._refused: dict[Key, RefusedClaim] = {}
+        self._refused: dict[Key, ClaimRejection] = {}
         self._owners: dict[tuple[str, str], Key] = {}
         self._former: dict[tuple[str, str], Key] = {}
         self._before: dict[Key, tuple[str, float]] = {}
@@ -98,7 +98,7 @@ class PeerBook:
         return self._owners.get(place) or self._former.get(place)
 
     @property
-    def refused(self) -> dict[Key, RefusedClaim]:
+    def refused(self) -> dict[Key, ClaimRejection]:
         """Claims that do not count, and why."""
         found = dict(self._refused)
         for name in self._accepted:
@@ -181,7 +181,7 @@ class PeerBook:
             pod = _pod_key(endpoint)
             self._owners.update({(name, str(n.network_address)): pod for n in verdict.networks})
             changed = set() if (before, had) == (name, verdict) else {*changed, name}
-        if isinstance(verdict, RefusedClaim):
+        if isinstance(verdict, ClaimRejection):
             self._refused[key] = verdict
         else:
             self._refused.pop(key, None)

@@ -17,7 +17,7 @@ from egress_gateway.node.attachment.model import Attachment
 from egress_gateway.node.attachment.store import rebuilt
 from egress_gateway.node.cni.libcni import FIRST, Results
 from egress_gateway.node.knowledge import Knowledge, annotation
-from egress_gateway.node.sandbox import Kernel
+from egress_gateway.node.sandbox import NodeKernel
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Records:
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: NodeKernel,
         knowledge: Knowledge,
         results: Results,
         *,
