@@ -315,13 +315,17 @@ class SeenAddress(_Struct, frozen=True, omit_defaults=False):
 
 
 class GatewayProblem(_Struct, frozen=True):
-    """Why a gateway node does not serve a configuration that lists it."""
+    """Why a gateway node does not serve a configuration that lists it.
+
+    Agents and the controller can be of different versions while an upgrade runs. Each side goes by
+    ``reason`` and shows ``message``. A reason that the reader does not know counts as an empty one.
+    """
 
     static_gateway_configuration: str
     message: str
     reason: str = ""
-    """Machine-readable: ``GatewayWithoutIPv6`` for what concerns IPv6 alone, while IPv4 is served;
-    empty: nothing is."""
+    """Machine-readable. ``GatewayWithoutIPv6``: the node serves IPv4 only. Empty: it does not serve
+    the configuration."""
 
 
 class RefusedClaim(_Struct, frozen=True):

@@ -19,7 +19,6 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from egress_gateway.api import keys
-from egress_gateway.api.conditions import IPV6_HELD_BACK
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.datapath.addresses import IPNetwork, parse_network
 from egress_gateway.datapath.errors import DatapathError
@@ -492,7 +491,7 @@ def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> 
         why = "the node has no IPv6 default route; give its network interface an IPv6 address"
     else:
         return {}
-    return {one.name: f"{IPV6_HELD_BACK}: {why}" for one in wanted if one.secondary6}
+    return {one.name: f"IPv6 is held back here: {why}" for one in wanted if one.secondary6}
 
 
 def internal_networks(nodes: Iterable[Node]) -> tuple[IPNetwork, ...]:
