@@ -247,7 +247,7 @@ def files() -> dict[str, str]:
 
 
 def out_of_sync(folder: Path) -> list[str]:
-    """Names of files in ``folder`` that are missing, different or nobody's."""
+    """Names of files in ``folder`` that are missing, differ, or should not be there."""
     wanted = files()
     found = {path.name: path.read_text() for path in folder.glob("*.yaml")}
     return sorted(

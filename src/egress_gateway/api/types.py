@@ -147,10 +147,10 @@ class Gateway(_Struct, frozen=True):
 
 
 class KeyRotation(_Struct, frozen=True):
-    """Ours: the change of a configuration's key pair that was asked for last.
+    """Ours: the last requested change of a configuration's key pair.
 
     While it is under way ``port`` and ``public_key`` are a second server, besides the profile's,
-    that gateways serve too: the next one in ``Preparing`` and ``Moving``, the former one in
+    that gateways serve too: the next one in ``Preparing`` and ``Moving``, the previous one in
     ``Retiring`` and ``Closing``.
     """
 

@@ -201,7 +201,7 @@ async def _ask(
 
 
 def requested(sgc: StaticGatewayConfiguration) -> str:
-    """What was asked for last; empty: nobody ever asked."""
+    """The last request; empty: there was none."""
     return sgc.metadata.annotations.get(names.ROTATE_KEYS_ANNOTATION, "")
 
 
@@ -239,7 +239,8 @@ def progress_of(sgc: StaticGatewayConfiguration, request: str) -> RotationProgre
 
 
 def _waiting(sgc: StaticGatewayConfiguration) -> str:
-    """Why what was asked for has not begun; the condition may still speak of the one before."""
+    """Why the requested rotation has not begun; the condition may still describe the previous
+    one."""
     found = find(sgc.status.conditions, KEYS_ROTATED)
     heard = found is not None and found.reason == Reason.ROTATION_WAITING
     return found.message if found and heard else _UNHEARD

@@ -1,8 +1,9 @@
-"""``egress-gateway stun``: a server for ``verify_targets`` of one's own.
+"""``egress-gateway stun``: your own server for ``verify_targets``.
 
 It answers Binding requests (RFC 8489) with the address that they came from, and nothing else: no
-state, no log of who asked, 32 bytes for at least 20 (44 by IPv6), so that it serves nobody to flood
-others. Run it on a machine outside of the cluster's network: what it sees is what it says.
+state, no log of who asked, 32 bytes for at least 20 (44 by IPv6), so that nobody can use it to
+flood others. Run it on a machine outside the cluster's network: it reports the address that it
+sees.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ class CloudError(ExpectedError):
 
 
 class Forbidden(CloudError):
-    """403: our identity may not do it. ``related`` are the scopes that it lacks a right on; the
-    hint grants it, where a command can."""
+    """403: our identity lacks a right on the scopes in ``related``. The hint has a command that
+    grants it, if one can."""
 
 
 class OutOfReach(CloudError):

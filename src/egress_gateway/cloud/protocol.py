@@ -167,9 +167,9 @@ class PoolState:
     """One pool as it is. ``model`` is its template's; of a pool of machines it sums up the NICs.
     ``prefixes`` is keyed by id in lower case; a prefix that cannot be read is the error that says
     why. ``managed`` are the prefixes that we made, by name; ``publics`` the public addresses that
-    we made for this pool's NICs (a template makes its own). ``ipv6``: whether the pool's subnet
-    has IPv6 addresses (None: nobody asked, or it cannot be told). ``busy``: the template is being
-    written, by whomever, and meanwhile its machines take no write either."""
+    we made for this pool's NICs (a template makes its own). ``ipv6``: whether the pool's subnet has
+    IPv6 addresses (None: not asked, or unknown). ``busy``: somebody is writing the template, and
+    meanwhile its machines take no write either."""
 
     ref: PoolRef
     model: InterfaceSpec = InterfaceSpec()
@@ -317,7 +317,7 @@ class Cloud(Protocol):
         ...
 
     async def has_ipv6(self, subnet: str) -> bool | None:
-        """Whether a subnet (by its id) has IPv6 addresses; None if it may not be read."""
+        """Whether a subnet (by its id) has IPv6 addresses; None if we may not read it."""
         ...
 
     async def apply(self, action: Action) -> None: ...

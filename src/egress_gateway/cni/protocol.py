@@ -132,7 +132,7 @@ def decode(raw: bytes) -> Call:
 
 
 def parse_args(args: str) -> dict[str, str]:
-    """CNI_ARGS: ``KEY=VALUE`` pairs between semicolons. What is none is skipped."""
+    """CNI_ARGS: ``KEY=VALUE`` pairs between semicolons. Anything else is skipped."""
     return dict(pair.split("=", 1) for pair in args.split(";") if "=" in pair)
 
 

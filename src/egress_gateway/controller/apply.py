@@ -1,13 +1,13 @@
-"""A plan carried out: stage after stage, the steps of a stage at the same time.
+"""Carries out a plan: stage after stage, and the steps of a stage at the same time.
 
-What follows a refusal for the sake of the same configurations is skipped: it depends on what
-failed, and the next look at the world plans anew.
+After a failed step, later steps for the same configurations are skipped: they depend on it, and the
+next pass plans anew.
 
 - **Nobody waits for one slow write.** A write that is not over after ``PATIENCE`` seconds goes on
   by itself; the pass goes on without it, and what depends on it waits for the next one. The cloud
   limits how long a write may take at all.
-- **What the cloud does not keep is not written without end.** A write that succeeded and is planned
-  again, unchanged, waits 2, 4, 8 … 300 s; ``unkept`` says of which field that is.
+- **A write that the cloud does not keep is not repeated without end.** A write that succeeded and
+  is planned again, unchanged, waits 2, 4, 8 … 300 s; ``unkept`` says of which field that is.
 
 What is remembered here is about writes of this process alone; being cut off anywhere is an ordinary
 state to observe.
@@ -62,9 +62,9 @@ class FailedStep:
 
 @dataclass(slots=True)
 class Outcome:
-    """``done``: UIDs for whose sake a machine was written. ``tried``: how many steps were. ``due``:
-    seconds until the first step may be tried again that was put off; ``waiting``: steps were put
-    off, or are under way."""
+    """``done``: UIDs of configurations for which a machine was written. ``tried``: number of steps.
+    ``due``: seconds until the first postponed step may be tried again. ``waiting``: some steps were
+    postponed, or are under way."""
 
     refusals: list[FailedStep] = field(default_factory=list)
     done: set[str] = field(default_factory=set)

@@ -108,8 +108,8 @@ async def _when_synced(
 
 
 async def _together(*work: Coroutine[Any, Any, None]) -> None:
-    """All of ``work`` until the first ends; its error is raised as it is (a task group would
-    wrap it, and the operator would read of groups)."""
+    """All of ``work`` until the first ends; raises its error unchanged (a task group would
+    wrap it)."""
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

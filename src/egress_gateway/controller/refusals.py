@@ -1,8 +1,9 @@
-"""Who a refusal is about, and when to try again. Sans-IO; the clock is passed in.
+"""Finds which configuration a refusal is about, and when to try again. Sans-IO; the clock is passed
+in.
 
-A gathered write fails for all although one configuration is the cause. If the refusal names a
-prefix or an ipConfig, its owners are to blame; if it names nobody, the suspects are halved until
-the culprit stands alone, so that the innocent are served after log2(n) writes.
+A gathered write fails for all configurations although one is the cause. If the refusal names a
+prefix or an ipConfig, its owners are the cause. If it names none, the suspects are halved until one
+remains, so that the others are served after log2(n) writes.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ class Pods:
 
 
 def pods_of(endpoints: Iterable[PodEndpoint], alive: Collection[str]) -> Pods:
-    """``endpoints`` of one configuration; ``alive``: nodes that are up. A pod of which its agent
-    has said nothing yet is not counted."""
+    """``endpoints`` of one configuration; ``alive``: nodes that are up. A pod that its agent has
+    not reported yet is not counted."""
     said = [e for e in endpoints if e.spec.node_name in alive and e.status.state]
     lost = Counter(e.status.reason for e in said if e.status.state != "Connected")
     return Pods(attached=len(said), connected=len(said) - lost.total(), lost=dict(lost))

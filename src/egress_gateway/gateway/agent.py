@@ -201,7 +201,7 @@ class GatewayAgent:
         self._queue.add_after(STRUCTURE, self._progress.rest(_SHARE, _LONGEST_REST))
 
     async def _watch(self) -> None:
-        """Hears of damage from now on. What is not watched is found by the clock alone."""
+        """Watches for damage from now on. Without a watch, only routine passes find damage."""
         if self._damage is None:
             return
         for key, (where, tables) in self._side.places.items():
@@ -482,7 +482,7 @@ class GatewayAgent:
 
 
 def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> dict[str, str]:
-    """By name: why IPv6 that was asked for is not carried here."""
+    """By name: why this gateway does not carry the requested IPv6."""
     if mtu - OVERHEAD < IPV6_MTU:
         why = f"the node's MTU is {mtu}, and tunnels need {IPV6_MTU + OVERHEAD} for IPv6"
     elif not around.ipv6:
@@ -495,7 +495,7 @@ def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> 
 
 
 def internal_networks(nodes: Iterable[Node]) -> tuple[IPNetwork, ...]:
-    """The InternalIPs of all Nodes, in a stable order; what is no address is left out."""
+    """The InternalIPs of all Nodes, in a stable order, without texts that are no address."""
     found: set[IPNetwork] = set()
     for text in (text for node in nodes for text in node.internal_ips):
         with contextlib.suppress(ValueError):

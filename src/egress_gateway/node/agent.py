@@ -1,7 +1,7 @@
 """The node agent: its parts, put together.
 
 ``Lifecycle`` attaches, moves and detaches pods, ``Reactor`` turns events into work for it, and
-``Upkeep`` looks at every pod now and then.
+``Upkeep`` looks at every pod regularly.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class NodeAgent:
                         task.cancel()
 
     async def _look(self, sandbox_id: str) -> float | None:
-        """A pass that nobody's connections wait for: after those that somebody's do."""
+        """A pass that no connections wait for: it runs after passes that connections wait for."""
         if self._parts.queues.moves:
             return FULL_PASS_AFTER
         await self.lifecycle.converge_pod(sandbox_id)

@@ -25,7 +25,7 @@ class Sandboxes:
         self._locks: dict[str, asyncio.Lock] = {}
 
     def __iter__(self) -> Iterator[Sandbox]:
-        """A copy is gone through: what is attached or detached meanwhile disturbs nobody."""
+        """Iterates over a copy, so that pods may be attached and detached meanwhile."""
         return iter(list(self._by_id.values()))
 
     def __len__(self) -> int:

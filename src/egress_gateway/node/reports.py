@@ -36,7 +36,7 @@ _WORKERS: Final = 2
 
 @dataclass(slots=True)
 class _Page:
-    """What is known of one sandbox's pod, and how its writes are paced."""
+    """The known state of one sandbox's pod, and the pace of its writes."""
 
     standing: Standing
     bucket: Bucket = field(default_factory=lambda: Bucket(_POD_RATE, _POD_BURST))

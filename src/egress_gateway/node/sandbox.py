@@ -97,7 +97,7 @@ class NodeKernel:
         )
 
     def sync_links(self, attachments: Sequence[Attachment]) -> None:
-        """Repairs and tidies what is said of the node's ends of pods' links. Blocks."""
+        """Repairs and tidies the rules for the node's ends of pods' links. Blocks."""
         if self.guard is not None:
             addresses = {a for attachment in attachments for a in attachment.addresses}
             self.guard.sync({ipaddress.ip_address(a) for a in addresses})
@@ -177,8 +177,8 @@ class Sandbox:
                     return [type(action).__name__ for action in done]
 
     async def clear_tunnels(self) -> None:
-        """Removes tunnels whose file was lost: whoever made them has forgotten which they are. The
-        hold stays, so nothing leaves by the side meanwhile."""
+        """Removes tunnels whose file was lost, because no agent knows them any more. The hold
+        stays, so no packet bypasses the gateway meanwhile."""
         async with self._lock:
             await self._kernel.run(_clear_tunnels, Path(self.attachment.netns))
 

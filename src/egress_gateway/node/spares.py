@@ -54,7 +54,7 @@ class Spares:
             self._names = [name for name in found if name not in used]
 
     def take(self) -> str | None:
-        """The name of a tunnel that nobody has; None if none is ready."""
+        """The name of an unused tunnel; None if none is ready."""
         self._taken_at = asyncio.get_running_loop().time()
         self._count()
         return self._names.pop() if self._names else None

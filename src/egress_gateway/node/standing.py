@@ -1,8 +1,8 @@
-"""How an attached pod stands: has it a tunnel, where does it lead, what is to be told of it. Pure.
+"""The state of an attached pod: its tunnel, where it leads, and what to report. Pure.
 
 A pod's status changes when it moves, loses its tunnel or has it again, and at no other time. A
-tunnel that is away for less than ``LOST_AFTER`` is a failover as it should be: the move is told,
-the loss is not. So an agent that looks every second writes nothing about pods at rest.
+tunnel that is away for less than ``LOST_AFTER`` is a normal failover: the agent reports the move
+and not the loss. So an agent that looks every second writes nothing about pods at rest.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the node agent tells people: Events on pods, and log lines.
 
-The agent's step is repeated as long as something is amiss; people are told once a minute.
+The agent repeats its step as long as something is wrong; it tells people once a minute.
 """
 
 from __future__ import annotations

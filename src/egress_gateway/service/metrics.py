@@ -1,9 +1,9 @@
-"""Metrics on a port of their own, for those who may read them.
+"""Metrics on a port of their own, for readers who may have them.
 
-Names of configurations and pods are in them, so an administrator can turn them off or have each
-reader show a token. Then the API server is asked, as the ecosystem does it: TokenReview says who it
-is, SubjectAccessReview whether he may ``get`` the non-resource URL ``/metrics``. A token is sent
-over TLS alone, with a certificate made at start, which proves nothing and hides the token.
+Metrics contain names of configurations and pods. So an administrator can turn them off, or require
+a token of each reader. The process then asks the API server, as is usual: TokenReview says whose
+token it is, SubjectAccessReview whether that account may ``get`` the non-resource URL ``/metrics``.
+Tokens need TLS. The certificate is made at start; it proves no identity, but hides the token.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def together(*collectors: Collector | CollectorRegistry) -> CollectorRegistry:
 async def serving(
     port: int, review: Review | None = None, snapshots: Sequence[Collector] = ()
 ) -> AsyncIterator[None]:
-    """Metrics on ``port`` while inside; nowhere if it is 0. ``snapshots`` are told beside what the
+    """Metrics on ``port`` while inside; nowhere if it is 0. It adds ``snapshots`` to what the
     process counts."""
     if not port:
         yield

@@ -1,4 +1,4 @@
-"""The webhook's process: as many replicas as one likes, none of which leads."""
+"""The webhook's process: any number of replicas, without a leader."""
 
 from __future__ import annotations
 

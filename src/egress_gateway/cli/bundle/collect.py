@@ -50,7 +50,7 @@ _INSPECT: Final = ("egress-gateway", "inspect")
 
 @dataclass(slots=True)
 class Collected:
-    """Whole objects as they were read; nothing of this goes into a file as it is."""
+    """Whole objects as the API server sent them. No file gets any of them unpruned."""
 
     ours: dict[str, list[Object]] = field(default_factory=dict)
     nodes: list[Object] = field(default_factory=list)

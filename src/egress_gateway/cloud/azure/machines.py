@@ -232,8 +232,8 @@ def _free(public: Json, prefix: str, config: str) -> bool:
 
 
 def written_again(address: Json) -> Json:
-    """The write that mends a public address of which the last write has failed. What somebody
-    has added to it (a DNS name, protection) stays."""
+    """The write that mends a public address whose last write has failed. It keeps what somebody
+    has added to it (a DNS name, protection)."""
     result = documents.writable(address)
     for told in ("ipAddress", "ipConfiguration"):  # Azure's to say
         properties_of(result).pop(told, None)

@@ -51,7 +51,8 @@ class Predecessor:
     async def recognise(
         self, pools: list[PoolRef], balancer: LoadBalancer
     ) -> Mapping[str, Problem]:
-        """Finds names that nobody recorded. Answers who cannot be told, and must hold still."""
+        """Finds names without a record. Returns the configurations whose names remain unknown,
+        which must not be changed."""
         if self._takeover is None:
             return {}
         live = self._cluster.configurations()

@@ -1,10 +1,10 @@
-"""Names that nobody recorded, told from Azure itself. Pure, but for ``recognise_all``.
+"""Finds unrecorded names of resources from Azure itself. Pure, except for ``recognise_all``.
 
 Somebody deleted the Go project's objects by force, and the UIDs that they carried are only in
-Azure's names. The rule gives itself away by its probe path, which has the configuration's UID. Its
-ipConfig is looked for among those of the pool that belong to no configuration we know, by what
-it leads to: the brought prefix, the managed prefix of the status' addresses, or in private mode the
-very addresses. Only a single candidate is believed: a wrong guess would take another's addresses.
+Azure's names. The probe path of the rule contains the configuration's UID. Its ipConfig must
+be one of those in the pool that belong to no configuration we know. It must lead to the brought
+prefix, to the managed prefix of the addresses in the status, or (in private mode) have these very
+addresses. Only a single candidate is believed: a wrong guess would take another's addresses.
 """
 
 from __future__ import annotations

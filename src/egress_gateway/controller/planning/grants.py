@@ -4,12 +4,12 @@ The controller joins prefixes with rights of its own, so it must ask on whose be
 does not is confused). A grant is an annotation of the Namespace, which its tenants cannot write:
 ids of prefixes, separated by commas or blanks, ``*`` for any run of characters but ``/``.
 
-*Open* (the default, as AKS has it): any namespace may use a prefix that no Namespace names; one
-that some Namespace names is for those alone. *Strict*: a namespace uses the prefixes that its own
-annotation names. Managed prefixes and private mode impersonate nobody, and need no grant.
+*Open* (the default, as on AKS): any namespace may use a prefix that no Namespace names. If some
+Namespaces name a prefix, only these may use it. *Strict*: a namespace uses the prefixes that its
+own annotation names. Managed prefixes and private mode impersonate nobody, and need no grant.
 
-A *share* keeps one namespace from using up what several may use: so many of its configurations, the
-oldest, may use a prefix, unless the prefix is reserved for that namespace alone.
+A *share* keeps one namespace from using up a prefix that several may use. Only that number of its
+configurations, the oldest, may use the prefix, unless it is reserved for that namespace alone.
 See docs/design/0014-prefix-grants.md.
 """
 

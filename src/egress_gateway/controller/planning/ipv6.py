@@ -1,7 +1,7 @@
 """What stands in the way of a configuration's IPv6. Pure.
 
-IPv6 never costs IPv4 anything: whatever is wrong with it becomes a problem of its own, and what
-exists of it stays as it is. Azure gives a network interface one IPv6 address at most
+IPv6 never costs IPv4 anything: a fault in IPv6 becomes a problem of its own, and existing parts of
+IPv6 stay as they are. Azure gives a network interface one IPv6 address at most
 (https://learn.microsoft.com/azure/virtual-network/ip-services/virtual-network-network-interface-addresses),
 so one configuration of a pool can have IPv6, and only while nobody else has put one there.
 """

@@ -111,7 +111,7 @@ def plan(
 def _overfull(
     state: PoolState, everyone: Sequence[Wanted], problems: Mapping[str, Problem]
 ) -> dict[str, Problem]:
-    """Newcomers beyond the NIC's limit are told so; those who are there stay."""
+    """Configurations beyond the NIC's limit get a problem; existing ones stay."""
     room = MAX_CONFIGS - state.model.others - len(state.model.configs)
     full = Problem.pool_full(MAX_CONFIGS - state.model.others)
     newcomers = [

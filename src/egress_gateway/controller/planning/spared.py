@@ -1,10 +1,10 @@
-"""Machines that are left as they are for the sake of what cannot be written again.
+"""Machines that stay as they are, because what they carry cannot be written again.
 
 Azure checks every reference of a write, unchanged ones too: when a role is taken away from a
 prefix in use, each write that carries its addresses is refused (``LinkedAuthorizationFailed``).
-Neighbours must not wait for that, and nobody shall lose working addresses by it. So its owner keeps
-half of the machines that it has, and the others are written for everybody else. A pool of one
-machine cannot be shared so: there its owner gives way.
+Other configurations must not wait for that, and the owner must not lose working addresses. So the
+owner keeps half of the machines that it has, and the others are written for everybody else. A pool
+of one machine cannot be shared; there the owner gives way.
 """
 
 from __future__ import annotations

@@ -377,7 +377,7 @@ class GatewaySide:
         return self.survey().use
 
     def hold_back(self, full: Full, seconds: int) -> None:
-        """These begin no connection for ``seconds``, and nobody else is held back any more."""
+        """These pods can open no connection for ``seconds``; all others can again."""
         elements = {
             FULL_INTERFACES: [f'"{name}"' for name in sorted(full.interfaces)],
             **{
@@ -534,7 +534,7 @@ def passing(desired: GatewayDesired, observed: GatewayObserved) -> str | None:
 def peer_changes(
     wanted: Mapping[str, Sequence[IPNetwork]], have: Mapping[str, PeerStatus]
 ) -> Config:
-    """The change from ``have`` to ``wanted``: what is right is left out. Pure."""
+    """The change from ``have`` to ``wanted``, without what is already right. Pure."""
     return Config(
         remove_peers=tuple(sorted(have.keys() - wanted.keys())),
         peers=tuple(

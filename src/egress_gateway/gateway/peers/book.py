@@ -129,8 +129,8 @@ class PeerBook:
         return self._resolved[name]
 
     def _elect(self) -> None:
-        """Some network plugins give addresses of their own and leave podCIDRs unused, which nobody
-        says anywhere. What most pods have decides; no single node can decide it."""
+        """Some network plugins assign addresses of their own and leave podCIDRs unused, and no API
+        says so. The majority of pods decides; no single node can decide it."""
         self._election_due = self._now() + _ELECTION
         cidrs = {n.metadata.name: pod_networks(n) for n in self._caches.nodes.values()}
         used = by_pod_cidrs(self._caches.pods.values(), cidrs)
@@ -221,7 +221,7 @@ class PeerBook:
 
 
 def pod_networks(node: Node) -> tuple[IPNetwork, ...]:
-    """The Node's podCIDRs; what is none is left out."""
+    """The Node's podCIDRs, without texts that are none."""
     found: list[IPNetwork] = []
     for text in node.spec.pod_cidrs:
         with contextlib.suppress(ValueError):

@@ -1,16 +1,16 @@
 """Which pods may send through a configuration: claims judged by what the API server knows. Pure.
 
-A PodEndpoint is a *claim*. The agent of the pod's node writes it, and an agent in wrong hands
-writes anything. So a claim counts only if it agrees with all that others wrote: the Pod's UID,
+A PodEndpoint is a *claim*. The agent of the pod's node writes it, and a compromised agent writes
+anything. So a claim counts only if it agrees with everything that others wrote: the Pod's UID,
 node, annotation and owner reference; the addresses of other nodes' pods; the Node's podCIDRs; the
 claims that were there before.
 
 ``status.podIPs`` may confirm an address, but its silence refuses none. The kubelet writes it after
 the network is up, and the network waits for this verdict. That is so for a new pod, and for a
 sandbox that the kubelet makes again, whose old address the status still shows. Among pods of one
-node the status decides nothing either: that node gives the addresses, and gives them again.
+node the status decides nothing either: that node assigns the addresses, and reuses them.
 
-*First holder*: of two claims of one key the older PodEndpoint has it, by the API server's own
+*First holder*: of two claims of one key, the older PodEndpoint gets it, by the API server's own
 ``creationTimestamp``, and inside of its second by ``resourceVersion``, as it was when this gateway
 heard of it first (a number that grows, KEP-5504). The definition of the kind lets nobody put
 another key into a PodEndpoint that exists, so its age is the age of its claim.

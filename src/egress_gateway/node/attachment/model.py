@@ -48,12 +48,12 @@ class ServerKey(NamedTuple):
 
 
 class PodConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a StaticGatewayConfiguration matters to its pods. Kept with the attachment, so
-    that failover works while the API server is away, even across a restart of the agent.
+    """The part of a StaticGatewayConfiguration that matters to its pods. Kept with the attachment,
+    so that failover works while the API server is away, even across a restart of the agent.
 
     ``server`` is that of the profile, which new pods use. ``next`` and ``previous`` are the second
     server while the key pair is being changed: one that pods should move to, or one that they
-    should leave. ``uid`` and ``server`` are None in a configuration of which nothing is known.
+    should leave. ``uid`` and ``server`` are None in an unknown configuration.
     """
 
     name: str
@@ -236,7 +236,7 @@ def _second(sgc: StaticGatewayConfiguration, *phases: str) -> ServerKey | None:
 
 
 def held_back(name: str) -> PodConfiguration:
-    """Stands for a configuration of which nothing is known: everything is held back."""
+    """Stands for an unknown configuration: everything is held back."""
     return PodConfiguration(name=name)
 
 

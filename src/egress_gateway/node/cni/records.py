@@ -26,8 +26,8 @@ _REMEMBERED: Final = 1000
 
 
 class Records:
-    """``on_found`` is told the id of a sandbox whose record was made up late, ``on_missing`` the
-    pod of which nobody knows a sandbox. Neither may block."""
+    """``on_found`` gets the id of a sandbox whose record was made late, ``on_missing`` a pod
+    without a known sandbox. Neither must block."""
 
     def __init__(
         self,

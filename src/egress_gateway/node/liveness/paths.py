@@ -1,5 +1,5 @@
 """Echoes through tunnels: per node, gateway and configuration one stream, through one pod's tunnel
-at a time, taking turns, so that every tunnel is looked at now and then at no further cost.
+at a time, in turns, so that every tunnel is checked regularly at no further cost.
 
 Every namespace's socket is closed before its pod may go (``forget``).
 """
