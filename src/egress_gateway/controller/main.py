@@ -186,11 +186,8 @@ async def _health(settings: Settings, cluster: Cluster) -> AsyncIterator[None]:
         return f"{len(behind)} caches have no list from the API server yet" if behind else None
 
     server.add_check("caches", caches)
-    await server.start()
-    try:
+    async with server.serving():
         yield
-    finally:
-        await server.close()
 
 
 def _identity(settings: Settings) -> str:

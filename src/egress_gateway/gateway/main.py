@@ -234,10 +234,5 @@ async def _answering(settings: Settings, probes: _Probes) -> AsyncIterator[None]
     health = HealthServer(port=settings.probe_port)
     health.add_check("gateway", probes.problem)
     health.add_check("pass", probes.stalled, live=True)
-    try:
-        for server in (balancer, health):
-            await server.start()
+    async with balancer.serving(), health.serving():
         yield
-    finally:
-        for server in (balancer, health):
-            await server.close()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -67,7 +65,7 @@ async def _retire(settings: Settings, readiness: Readiness) -> None:
     """Until cancelled, so that a DaemonSet that has rolled out says: done on every node."""
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
-    async with _serving(health):
+    async with health.serving():
         await readiness.retire()
 
 
@@ -108,7 +106,7 @@ async def _serve(
     wireguard = Fact(metrics.WIREGUARD)
     told = [build("node"), agent.snapshot(), wireguard]
     async with (
-        _serving(health),
+        health.serving(),
         serving_metrics(settings.metrics_port, review, told),
         asyncio.TaskGroup() as group,
     ):
@@ -168,12 +166,3 @@ def _installer(settings: Settings) -> Installer:
         ),
         tenure=Tenure(settings.run_path),
     )
-
-
-@contextlib.asynccontextmanager
-async def _serving(health: HealthServer) -> AsyncIterator[None]:
-    await health.start()
-    try:
-        yield
-    finally:
-        await health.close()

@@ -110,11 +110,8 @@ async def serving(
         yield
         return
     server = MetricsServer(port=port, review=review, registry=together(REGISTRY, *snapshots))
-    await server.start()
-    try:
+    async with server.serving():
         yield
-    finally:
-        await server.close()
 
 
 def _tls() -> ssl.SSLContext:

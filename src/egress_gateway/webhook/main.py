@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 from egress_gateway.api import names
 from egress_gateway.kube import config
@@ -38,7 +36,7 @@ async def run(settings: Settings) -> None:
         # Once it can answer it stays ready, whatever becomes of a later look.
         health.add_check("webhook", lambda: None if server.started else keeper.problem)
         async with (
-            _serving(health),
+            health.serving(),
             metrics.serving(settings.metrics_port, review, [build("webhook")]),
             asyncio.TaskGroup() as group,
         ):
@@ -54,12 +52,3 @@ async def _serve(server: WebhookServer, keeper: Keeper) -> None:
         await asyncio.Event().wait()
     finally:
         await server.close()
-
-
-@contextlib.asynccontextmanager
-async def _serving(health: HealthServer) -> AsyncIterator[None]:
-    await health.start()
-    try:
-        yield
-    finally:
-        await health.close()
