@@ -51,14 +51,14 @@ from egress_gateway.kube.resources import Key, Pod, PodIP, PodSpec, PodStatus, R
 from egress_gateway.node.agent import NodeAgent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
+from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni import server
-from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
+from egress_gateway.node.reporting.endpoints import Endpoints
+from egress_gateway.node.reporting.tell import Teller
 from egress_gateway.node.sandbox import NodeKernel
 from egress_gateway.node.settings import Settings
-from egress_gateway.node.tell import Teller
 
 RUN = Path("/run/egress-gateway")
 CONF = Path("/run/cni/net.d")

@@ -14,11 +14,10 @@ from typing import Final
 from egress_gateway.kube.workqueue.queue import run_workers
 from egress_gateway.node import metrics
 from egress_gateway.node.attachment.store import AttachmentStore
+from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni.libcni import Results
 from egress_gateway.node.cni.records import Records
 from egress_gateway.node.damage import DamageWatch
-from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.lifecycle import FULL_PASS_AFTER, Lifecycle, Liveness
 from egress_gateway.node.liveness.health import GatewayHealth, State
 from egress_gateway.node.liveness.pace import Pacer
@@ -30,11 +29,12 @@ from egress_gateway.node.liveness.verify import Joiner, Verifier
 from egress_gateway.node.metrics import PodFigures
 from egress_gateway.node.parts import Parts, Queues, Sandboxes
 from egress_gateway.node.reactor import Reactor
+from egress_gateway.node.reporting.endpoints import Endpoints
+from egress_gateway.node.reporting.tell import Teller
 from egress_gateway.node.reports import Reports
 from egress_gateway.node.sandbox import NodeKernel, Sandbox
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.spares import Spares
-from egress_gateway.node.tell import Teller
 from egress_gateway.node.upkeep import Upkeep
 from egress_gateway.service.figures import Snapshot
 

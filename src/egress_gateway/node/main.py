@@ -24,19 +24,20 @@ from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS, Reference
 from egress_gateway.kube.review import MetricsReader
-from egress_gateway.node import clusterranges, metrics
+from egress_gateway.node import metrics
 from egress_gateway.node.agent import NodeAgent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
+from egress_gateway.node.cluster import ranges
+from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni.readiness import Readiness
 from egress_gateway.node.cni.server import PluginServer
-from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
+from egress_gateway.node.reporting.endpoints import Endpoints
+from egress_gateway.node.reporting.tell import Teller
 from egress_gateway.node.sandbox import NodeKernel
 from egress_gateway.node.settings import Settings
-from egress_gateway.node.tell import Teller
 from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
@@ -126,15 +127,15 @@ async def _exceptions(
 ) -> tuple[IPNetwork, ...]:
     """What never belongs to a gateway: as set, and what the cluster says besides."""
     memory = settings.run_path / "cluster-ranges.json"
-    known = await clusterranges.discover(client, settings.node_name, os.environ, memory)
-    found = clusterranges.missing(settings.exceptions, known)
+    known = await ranges.discover(client, settings.node_name, os.environ, memory)
+    found = ranges.missing(settings.exceptions, known)
     if found:
-        text = clusterranges.message(found)
+        text = ranges.message(found)
         log.warning(text)
         # NB: a Node's Events carry its name for a UID, as the kubelet has it.
         name = settings.node_name
         target = Reference(api_version="v1", kind="Node", name=name, uid=name)
-        recorder.event(target, "Warning", clusterranges.REASON, text)
+        recorder.event(target, "Warning", ranges.REASON, text)
     return (*settings.exceptions, *(known.network for known in found))
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from egress_gateway.cni.protocol import Call
 from egress_gateway.kube.resources import Key
 from egress_gateway.kube.workqueue.queue import WorkQueue
+from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni.records import Records
-from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.knowledge import Knowledge
+from egress_gateway.node.reporting.endpoints import Endpoints
+from egress_gateway.node.reporting.tell import Teller
 from egress_gateway.node.sandbox import NodeKernel, Sandbox
 from egress_gateway.node.settings import Settings
-from egress_gateway.node.tell import Teller
 
 
 class Sandboxes:

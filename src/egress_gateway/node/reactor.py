@@ -14,7 +14,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.node.attachment.choose import BalancerAddress, same_place
-from egress_gateway.node.knowledge import annotation
+from egress_gateway.node.cluster.knowledge import annotation
 from egress_gateway.node.lifecycle import FULL_PASS_AFTER
 from egress_gateway.node.liveness.health import State
 from egress_gateway.node.liveness.paths import TunnelPath, path_of

@@ -52,7 +52,7 @@ from egress_gateway.node.attachment.model import (
 )
 from egress_gateway.node.attachment.moves import joined, retarget
 from egress_gateway.node.attachment.vetoes import vetoes
-from egress_gateway.node.endpoints import spec_of
+from egress_gateway.node.reporting.endpoints import spec_of
 
 PODS, NODES, GATEWAYS = range(3), range(2), range(2)
 NODE_OF: Final = (0, 1, 1)

@@ -15,8 +15,8 @@ from egress_gateway.datapath.linux import netns
 from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.node.attachment.model import Attachment
 from egress_gateway.node.attachment.store import rebuilt
+from egress_gateway.node.cluster.knowledge import Knowledge, annotation
 from egress_gateway.node.cni.libcni import FIRST, Results
-from egress_gateway.node.knowledge import Knowledge, annotation
 from egress_gateway.node.sandbox import NodeKernel
 
 log = logging.getLogger(__name__)
