@@ -34,7 +34,7 @@ REVIEWS: Final = Counter(
 )
 ENDS: Final = Gauge(
     "egress_gateway_webhook_certificate_ends_timestamp_seconds",
-    "End of the certificate that the webhook serves. It renews the certificate a month before.",
+    "When the certificate that the webhook serves ends. It renews it a month before.",
 )
 INSTRUMENTS: Final = (REVIEWS, ENDS)
 _LARGEST: Final = 4 << 20
