@@ -37,6 +37,13 @@ crds:
 	$(prepare) install
 	.venv/bin/python -m egress_gateway.api.crd --write deploy/crds
 
+.PHONY: docs
+# The site of docs/, README.md and CHANGELOG.md, in build/docs: complete, and needs no Internet.
+docs:
+	$(prepare) docs --no-default-groups --group docs --inexact
+	@.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going -c tools/site . build/docs
+	@echo build/docs/index.html
+
 .PHONY: manifests clients
 # The chart, rendered: deploy/manifests; and what the chart repeats of the code: CRDs, settings.
 manifests: crds
