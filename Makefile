@@ -88,6 +88,17 @@ soak:
 	$(prepare) test
 	@.venv/bin/python -m tests.storms.soak --seconds $(SECONDS)
 
+.PHONY: test-browser screenshots
+# The live map in a real Chromium, of states made up and of a lab's controller.
+test-browser:
+	$(prepare) browser
+	@.venv/bin/pytest -m browser tests/browser $(PYTEST_ARGS)
+
+# The live map's pictures in docs/images, taken of a lab.
+screenshots:
+	$(prepare) browser
+	@.venv/bin/python -m tests.browser.screenshots
+
 .PHONY: test-azure-cli
 # docs/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).
 test-azure-cli:

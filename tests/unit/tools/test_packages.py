@@ -26,6 +26,7 @@ AREAS = (
     (r"tools/(image|release)/", "image"),
     (r"tools/fuzz\.sh", "fuzz"),
     (r"(.*/)?tests/kube/|tools/kubernetes/", "kube"),
+    (r"(.*/)?tests/browser/", "browser"),
     (r"(.*/)?tests/azure_cli/|tools/azure_cli\.py", "azure-cli"),
     (r"(.*/)?tests/|conftest\.py", "test"),
     (r"(lab/)?src/.*/(kubernetes|realcluster)/|(lab/)?src/.*/host\.py", "kube"),
