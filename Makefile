@@ -37,6 +37,13 @@ crds:
 	$(prepare) install
 	.venv/bin/python -m egress_gateway.api.crd --write deploy/crds
 
+.PHONY: docs
+# The site of docs/, README.md and CHANGELOG.md, in build/docs: complete, and needs no Internet.
+docs:
+	$(prepare) docs --no-default-groups --group docs --inexact
+	@.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going -c tools/site . build/docs
+	@echo build/docs/index.html
+
 .PHONY: manifests clients
 # The chart, rendered: deploy/manifests; and what the chart repeats of the code: CRDs, settings.
 manifests: crds
@@ -80,6 +87,17 @@ SECONDS ?= 3600
 soak:
 	$(prepare) test
 	@.venv/bin/python -m tests.storms.soak --seconds $(SECONDS)
+
+.PHONY: test-browser screenshots
+# The live map in a real Chromium, of states made up and of a lab's controller.
+test-browser:
+	$(prepare) browser
+	@.venv/bin/pytest -m browser tests/browser $(PYTEST_ARGS)
+
+# The live map's pictures in docs/images, taken of a lab.
+screenshots:
+	$(prepare) browser
+	@.venv/bin/python -m tests.browser.screenshots
 
 .PHONY: test-azure-cli
 # docs/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import chart_page
 import chart_schema
+import commands_page
+import fields_page
 import metrics_page
 import settings_page
 import version
@@ -21,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MAKERS: tuple[Callable[[], dict[Path, str]], ...] = (
     version.texts,
     lambda: {chart_schema.SCHEMA: chart_schema.text()},
+    lambda: {fields_page.PAGE: fields_page.text()},
+    lambda: {commands_page.PAGE: commands_page.text()},
     lambda: {settings_page.PAGE: settings_page.text()},
     lambda: {metrics_page.PAGE: metrics_page.text()},
     lambda: {chart_page.PAGE: chart_page.text()},  # shows the version that the chart then has

@@ -4,11 +4,11 @@ themselves read."""
 from __future__ import annotations
 
 import importlib
-import textwrap
 from pathlib import Path
 
 import chart_schema
 import msgspec
+from prose import filled
 
 from egress_gateway.service.settings import Setting, describe
 
@@ -59,12 +59,5 @@ def _entry(setting: Setting, managed: bool) -> str:
         facts.append(f"default `{setting.shown_default}`" if setting.shown_default else "empty")
     if managed:
         facts.append("filled in by the chart")
-    lines = textwrap.wrap(
-        f"`{setting.flag}`: {'; '.join(facts)}. {setting.text}",
-        width=100,
-        initial_indent="- ",
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return "\n" + "\n".join(lines) + "\n"
+    said = f"`{setting.flag}`: {'; '.join(facts)}. {setting.text}"
+    return f"\n{filled(said, '- ')}\n"

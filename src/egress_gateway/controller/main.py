@@ -23,6 +23,8 @@ from egress_gateway.controller import posture
 from egress_gateway.controller.metrics import Figures, timed
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
+from egress_gateway.controller.picture import server as picture
+from egress_gateway.controller.picture.state import State, state_of
 from egress_gateway.controller.reconcile import ROLE, SURVEY, Reconciler
 from egress_gateway.controller.rotation.runner import Rotations
 from egress_gateway.controller.settings import Settings
@@ -74,7 +76,17 @@ async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client
         ages=lambda: {c.plural: c.seconds_behind for c in cluster.caches if c.is_synced},
     )
     told = [build("controller"), figures.snapshot()]
-    async with _health(settings, cluster), metrics.serving(settings.metrics_port, review, told):
+
+    def shown() -> State:
+        return state_of(
+            cluster.sgcs.values(), cluster.endpoints.values(), cluster.statuses.values()
+        )
+
+    async with (
+        _health(settings, cluster),
+        metrics.serving(settings.metrics_port, review, told),
+        picture.serving(settings.ui_port, shown),
+    ):
         await _together(
             *(cache.run() for cache in cluster.caches),
             recorder.run(),

@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     metrics_auth: bool = False
     """Serve metrics over TLS, and only to clients whose token may get the non-resource URL
     /metrics."""
+    ui_port: Port = 0
+    """TCP port of the live map, on loopback: `kubectl port-forward` leads there. 0: no map."""
     drift_interval: Interval = 60.0
     """Seconds between two checks of a pool in which nothing changes."""
     retry_limit: Interval = 30.0

@@ -8,12 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-PAGES = sorted(
-    page
-    for folder in (".", "docs", "docs/design", "lab", "tools/uml", ".github", "deploy")
-    for page in (ROOT / folder).glob("*.md")
-)
+from tests.unit.tools.pages import PAGES, ROOT, without_blocks
+
 DESIGN = ROOT / "docs/design"
 
 
@@ -25,8 +21,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(page.read_text())):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")

@@ -15,10 +15,10 @@ import pytest
 
 from egress_gateway_lab import host
 from tests.deploy.conftest import tool
+from tests.unit.tools.pages import ROOT, script
 from tests.unit.tools.python_programs import Call, Sources
 from tests.unit.tools.shell_programs import HOLE, commands, scripted
 
-ROOT = Path(__file__).resolve().parents[3]
 packages: Any = tool("packages")
 TABLE = packages.read(packages.TABLE.read_text())
 
@@ -26,6 +26,7 @@ AREAS = (
     (r"tools/(image|release)/", "image"),
     (r"tools/fuzz\.sh", "fuzz"),
     (r"(.*/)?tests/kube/|tools/kubernetes/", "kube"),
+    (r"(.*/)?tests/browser/", "browser"),
     (r"(.*/)?tests/azure_cli/|tools/azure_cli\.py", "azure-cli"),
     (r"(.*/)?tests/|conftest\.py", "test"),
     (r"(lab/)?src/.*/(kubernetes|realcluster)/|(lab/)?src/.*/host\.py", "kube"),
@@ -68,16 +69,15 @@ def _shell() -> Iterator[Call]:
         if re.match(rb"#!.*\b(ba|da)?sh\b", text):
             yield from (Call(n, path.relative_to(ROOT), 0) for n in scripted(text.decode()))
     recipes = re.findall(r"^\t[-@+]*(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    script = re.sub(r"\$\(\w+\)", "$x", "\n".join(recipes)).replace("$$", "$")
-    yield from (Call(name, Path("Makefile"), 0) for name in scripted(script))
+    lines = re.sub(r"\$\(\w+\)", "$x", "\n".join(recipes)).replace("$$", "$")
+    yield from (Call(name, Path("Makefile"), 0) for name in scripted(lines))
 
 
 def _pages() -> Iterator[Call]:
-    """What pages tell a person to type; a synopsis with its brackets is no script."""
+    """What pages tell a person to type."""
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        blocks = re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
-        script = "\n".join(block for block in blocks if "[--" not in block)
-        yield from (Call(name, path.relative_to(ROOT), 0) for name in scripted(script))
+        names = scripted(script(path.read_text()))
+        yield from (Call(name, path.relative_to(ROOT), 0) for name in names)
 
 
 def target_of(path: Path) -> str:

@@ -177,6 +177,31 @@ def down(name: str) -> None:
     click.echo(f"lab {name!r} is down")
 
 
+@lab.command()
+@name_option
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8090,
+    show_default=True,
+    help="Of this machine's loopback; 0: any that is free.",
+)
+def ui(name: str, port: int) -> None:
+    """Serve the live map of the lab's pods, gateways and addresses until Ctrl-C."""
+    from egress_gateway_lab import livemap
+
+    async def serve() -> None:
+        click.echo("turning the controllers' live map on", err=True)
+        await livemap.turn_on(handle)
+        async with livemap.relay(handle, port) as chosen:
+            click.echo(f"live map: http://127.0.0.1:{chosen} (Ctrl-C ends)")
+            await asyncio.Event().wait()
+
+    _terminate_as_interrupt()
+    handle = lab_handle(name)
+    _guarded(serve())
+
+
 @lab.command("list")
 def list_labs() -> None:
     """List the labs that run on this machine."""
