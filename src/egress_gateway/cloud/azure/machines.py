@@ -81,15 +81,14 @@ def read_pools(nics: Iterable[Json]) -> list[PoolRef]:
 
 def read_pool(name: str, nics: list[Json]) -> PoolRef:
     """One pool of at least one NIC."""
-    sizes = [(nic.get("tags") or {}).get(names.POOL_PREFIX_SIZE_TAG) or "" for nic in nics]
-    size = next((s for s in sizes if str(s).isdigit()), None)
+    sizes = (documents.prefix_size(nic.get("tags") or {}) for nic in nics)
     return PoolRef(
         key=pool_key(name),
         name=name,
         resource_id=nics[0]["id"],
         resource_group=group_of(nics[0]["id"]),
         resource_name=name,
-        prefix_size=int(size) if size else None,
+        prefix_size=next(filter(None, sizes), None),
         subnet=next((s for nic in nics if (s := documents.subnet_of([nic]))), ""),
         kind="machines",
         traces=frozenset(name_of(c) for nic in nics for c in _ours(nic)),
@@ -188,6 +187,7 @@ def _read_public(
         instance=nic,
         config=holder or made_for,
         attached=bool(holder or reference_of(item, "ipConfiguration")),
+        state=properties_of(item).get("provisioningState") or "Succeeded",
     )
 
 
