@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
+from egress_gateway.cloud.azure import cloud
 from egress_gateway_lab.azure.providers.compute.scalesets import ScaleSets
 from egress_gateway_lab.azure.providers.network.loadbalancers import LoadBalancers
 from tests.contract.controller.azure_lab import GROUP
@@ -105,6 +106,28 @@ async def test_what_is_no_prefix_of_ours(world: World, prefix: str, named: str) 
     sgc = await world.until("a", lambda s: named in said(s), timeout=SOON)
     assert provisioned_false(sgc)
     await goes_on(world)
+
+
+@pytest.mark.parametrize("named", ["prefix", "group"])
+async def test_what_does_not_answer_keeps_only_who_names_it_waiting(
+    world: World, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "NAMED_SECONDS", 2.0)
+    await build(world)
+    await grant(world)
+    slow = await world.azure.add_prefix("slow")
+    await world.azure.grant(slow)
+    path = {"prefix": "publicIPPrefixes/slow$", "group": "rg-own/.*virtualMachineScaleSets$"}[named]
+    world.azure.emulator.faults.add("delay", method="GET", path=path, seconds=600, times=None)
+    if named == "prefix":
+        await world.write("a", publicIpPrefixId=slow)
+    else:
+        await write(world, "a")
+    sgc = await world.until("a", lambda s: "has not answered" in said(s), timeout=SOON)
+    assert reason(sgc) == "AzureError"
+    await goes_on(world)
+    world.azure.emulator.faults.clear()
+    await world.until("a", provisioned, timeout=SOON)
 
 
 # --- load balancers of our name -----------------------------------------------------------------

@@ -14,7 +14,7 @@ import os
 import ssl
 import time
 from typing import Any, Final
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from azure.core.exceptions import (
     AzureError,
@@ -79,8 +79,18 @@ class _OwnHosts(SansIOHTTPPolicy[Any, Any]):
         return host == own or host.endswith(f".{own}")
 
 
+class _OwnPath(SansIOHTTPPolicy[Any, Any]):
+    """A name of ``..`` would make a request one about something else: the HTTP client takes it for
+    a step upwards, encoded or not. Names come from whoever may write a configuration."""
+
+    def on_request(self, request: Any) -> None:
+        if {".", ".."} & {*unquote(urlsplit(request.http_request.url).path).split("/")}:
+            raise ForeignHost("a name of dots alone is none; no request goes where it leads")
+
+
 class ForeignHost(AzureError):
-    """A request was about to carry our token to a host that is not Azure's."""
+    """A request was about to carry our token to a host that is not Azure's, or to a place that
+    nobody named."""
 
 
 def _port(url: SplitResult) -> int:
@@ -186,6 +196,7 @@ class ResourceManager:
                 pace,
                 _Count(),
                 _OwnHosts(base),
+                _OwnPath(),
                 AsyncARMChallengeAuthenticationPolicy(credential, f"{base}/.default"),
                 policies.NetworkTraceLoggingPolicy(),
                 policies.SensitiveHeaderCleanupPolicy(),
