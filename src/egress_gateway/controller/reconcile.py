@@ -102,6 +102,7 @@ class Reconciler:
             board=self._board,
             in_use=self._in_use,
             backoff=self._backoff,
+            managed=cloud.managed_prefix_id,
         )
         self._predecessor = Predecessor(cloud, cluster, self._board, takeover)
         cluster.on_configuration(self._changed)
