@@ -7,6 +7,7 @@ from dataclasses import fields
 from egress_gateway.cloud.protocol import (
     Action,
     Attachment,
+    MakeAddresses,
     PoolState,
     Rule,
     WriteBalancer,
@@ -43,6 +44,8 @@ def difference(action: Action, state: PoolState) -> str:
                 return action.instance
             what = _attachment(action, found.attachment) or _on_nic(action, found.addresses)
             return f"{what or 'the document'} of {found.name}"
+        case MakeAddresses():
+            return f"publicIPPrefix of a public IP address for {action.instance}"
         case _:
             return type(action).__name__
 
