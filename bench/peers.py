@@ -25,7 +25,7 @@ from bench.options import Options
 from bench.site import CONFIGURATION, DESTINATION, LeanPod, Site, site
 from egress_gateway.api import keys, names
 from egress_gateway.datapath.addresses import IPAddress
-from egress_gateway.node.endpoints import NODE_LABEL
+from egress_gateway.node.reporting.endpoints import NODE_LABEL
 
 _NODE: Final = "paper"
 _ADDRESSES: Final = ipaddress.IPv4Network("10.250.0.0/16")

@@ -26,11 +26,11 @@ Each component serves `/metrics` on a port of its own: controller 9081, gateway 
 webhook 9084 (`metrics.enabled` of the chart; `metrics.auth` asks readers for a token). The chart's
 `serviceMonitor.enabled` lets the Prometheus operator find them.
 
-Series of a configuration have the labels `namespace` and `configuration`; none is a pod's. Where
-Prometheus itself sets a label `namespace`, as it does for the chart's ServiceMonitor, that wins and
-ours arrives as `exported_namespace`; the chart's ServiceMonitor sets `honorLabels`, so ours stays.
-A series is there as long as what it tells of: it goes with its configuration or gateway. Besides
-these, every component has Python's and the process' own (`process_cpu_seconds_total`, …).
+Series of a configuration have the labels `namespace` and `configuration`. No series is a pod's. If
+Prometheus itself sets a label `namespace`, its label wins and ours becomes `exported_namespace`.
+The chart's ServiceMonitor sets `honorLabels`, so ours stays. A series exists as long as its
+configuration or gateway does. Every component also has the metrics of Python and the process
+(`process_cpu_seconds_total`, …).
 
 """
 

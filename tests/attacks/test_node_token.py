@@ -15,7 +15,7 @@ from egress_gateway.kube import config
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import POD_ENDPOINTS
-from egress_gateway.node.endpoints import Endpoints
+from egress_gateway.node.reporting.endpoints import Endpoints
 from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
 from lab.tests.apiserver.conftest import Cluster
 from lab.tests.apiserver.test_admission import (

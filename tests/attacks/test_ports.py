@@ -16,10 +16,10 @@ from aiohttp import web
 from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.selfsigned import load_pem
-from egress_gateway.service.server import Limits, Server
+from egress_gateway.service.server import BoundedServer, Limits
 from egress_gateway.webhook import certificates
 
-S = TypeVar("S", bound=Server)
+S = TypeVar("S", bound=BoundedServer)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -135,7 +135,7 @@ async def test_a_port_that_is_taken_is_one_line() -> None:
 
 
 async def test_a_handler_that_hangs_is_cut() -> None:
-    server = Server(port=0, address="127.0.0.1", limits=Limits(seconds=0.5))
+    server = BoundedServer(port=0, address="127.0.0.1", limits=Limits(seconds=0.5))
 
     ended = asyncio.Event()
 
@@ -174,11 +174,11 @@ async def over_tls(port: int) -> str:
         return await answer.text()
 
 
-def secured(limits: Limits) -> contextlib.AbstractAsyncContextManager[Server]:
+def secured(limits: Limits) -> contextlib.AbstractAsyncContextManager[BoundedServer]:
     made = certificates.make(["localhost"], now=time.time(), validity=3600)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_pem(context, made.certificate, made.key)
-    server = Server(port=0, address="127.0.0.1", limits=limits, tls=context)
+    server = BoundedServer(port=0, address="127.0.0.1", limits=limits, tls=context)
     server.add_route("/", page)
     return started(server)
 

@@ -207,7 +207,7 @@ def test_verbs_of_the_newest_version() -> None:
     [asked] = fake.requests
     assert asked["command"] == "GC"
     told = protocol.decode(json.dumps(asked).encode()).config.valid_attachments
-    assert told == [protocol.Attachment(container_id=kept.container, if_name="eth0")]
+    assert told == [protocol.ValidAttachment(container_id=kept.container, if_name="eth0")]
     runtime.check(kept)
     (RUN / "cni.sock").unlink()
     runtime.collect([])  # and without the agent

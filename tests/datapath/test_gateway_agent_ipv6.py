@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from egress_gateway.api import names
-from egress_gateway.api.conditions import IPV6_HELD_BACK
+from egress_gateway.api.conditions import Reason
 from egress_gateway.datapath.linux import connections
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.kube.resources import POD_ENDPOINTS, PODS, SGCS
@@ -112,7 +112,7 @@ def test_ipv6_follows_the_status_without_disturbing_ipv4() -> None:
             until(lambda: bool(story.status().get("problems")), "the missing route is told")
             (problem,) = story.status()["problems"]
             assert "no IPv6 default route" in problem["message"]
-            assert problem["message"].startswith(IPV6_HELD_BACK)
+            assert problem["reason"] == Reason.GATEWAY_WITHOUT_IPV6
             assert story.probe() == 200
             four.sendall(b"untouched")
             assert four.recv(100) == b"untouched"

@@ -368,7 +368,7 @@ _ARM: Final[tuple[Callable[[dict[str, Any]], object], ...]] = (
     documents.read_pool,
     documents.read_balancer,
     documents.read_prefix,
-    lambda d: documents.read_attachment(documents.model_nics(d), "/b"),
+    lambda d: documents.read_interface(documents.model_nics(d), "/b"),
     lambda d: documents.read_instance(d, d, {}, "/b"),
 )
 
@@ -469,14 +469,14 @@ TARGETS: Final[Mapping[str, Target]] = {
     ),
     "kubeconfig": Target(
         _file(kube_config.from_kubeconfig),
-        (kube_config.ConfigError,),
+        (kube_config.ClusterAccessError,),
         [_KUBECONFIG, _KUBECONFIG_KEYS, _KUBECONFIG_JSON],
         slow=True,
     ),
     "ARM documents": Target(_arm, (), [_SET]),
     "ARM errors": Target(_arm_error, (), [_ARM_ERROR]),
     "azure.json": Target(
-        _file(azure_config.load), (cloud_errors.ConfigError,), [_AZURE], slow=True
+        _file(azure_config.load), (cloud_errors.CloudConfigError,), [_AZURE], slow=True
     ),
     "settings file": Target(
         _file(lambda p: settings.load(Settings, file=p, environment={}, flags={"node_name": "n"})),

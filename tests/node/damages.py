@@ -51,7 +51,7 @@ async def damage_is_mended_without_a_clock() -> None:
         resync_interval=600.0,
     )
     async with world.running():
-        await asyncio.sleep(0.5)  # past the first pass, which would mend it all
+        await until(lambda: world.sources.rounds)  # the first pass would mend it all
         pod = await world.start_pod("web")
         intact = intact_rules(pod)
         for damage in DAMAGES:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.pod import side
-from egress_gateway.node.files import Folder
+from egress_gateway.node.attachment.files import Folder
 from tests.effects import KERNEL, Effects, Killed
 from tests.node.world import INTERNET, RUN, CniError, PlayedApi, RunningPod, World, sh, until
 

@@ -290,7 +290,7 @@ async def sandbox_is_made_again() -> None:
             async with watched(pod, allowed=publics(world)):
                 assert "held" in sh("nft list table inet egress_gateway", ns=pod.ns)
                 # Both are looked at many times, and an agent starts anew: the later one stays.
-                await asyncio.sleep(4 * world.settings.resync_interval)
+                await world.rounds(4)
                 await world.stop_agent()
                 await world.start_agent()
                 await answered(again, publics(world))

@@ -48,17 +48,17 @@ from egress_gateway.datapath.wireguard import backends
 from egress_gateway.datapath.wireguard import host as tunnels
 from egress_gateway.kube.errors import Unavailable
 from egress_gateway.kube.resources import Key, Pod, PodIP, PodSpec, PodStatus, Reference
-from egress_gateway.node.agent import Agent
+from egress_gateway.node.agent import NodeAgent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
+from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni import server
-from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
-from egress_gateway.node.sandbox import Kernel
+from egress_gateway.node.reporting.endpoints import Endpoints
+from egress_gateway.node.reporting.tell import Teller
+from egress_gateway.node.sandbox import NodeKernel
 from egress_gateway.node.settings import Settings
-from egress_gateway.node.tell import Teller
 
 RUN = Path("/run/egress-gateway")
 CONF = Path("/run/cni/net.d")
@@ -302,7 +302,7 @@ class World:
         self.recorder = PlayedRecorder()
         self.pair = keys.generate()
         self.gateways: list[GatewayNode] = []
-        self.agent: Agent
+        self.agent: NodeAgent
         self.sources: CountedSources
         self._tasks: list[asyncio.Task[None]] = []
         self.settings = Settings(
@@ -499,7 +499,7 @@ class World:
     async def start_agent(self) -> None:
         self._executor = ThreadPoolExecutor(8)
         self.sources = CountedSources()
-        kernel = Kernel(
+        kernel = NodeKernel(
             facts=NodeFacts(mtu=1500, exceptions=self.settings.exceptions),
             backend=backends.detect(tunnel_socket=RUN / "tunnels.sock"),
             sources=self.sources,
@@ -512,7 +512,7 @@ class World:
         # answers late, and a pod that has left by itself cannot be told to.
         rules = Rules(misses=13, hold_down=self.settings.hold_down)
         prober = Prober(rules, interval=0.075)
-        self.agent = Agent(
+        self.agent = NodeAgent(
             settings=self.settings,
             kernel=kernel,
             knowledge=Knowledge(self.configurations, self.pods, self.statuses),  # type: ignore[arg-type]
@@ -532,7 +532,7 @@ class World:
             for work in (
                 prober.run(),
                 self.agent.run(),
-                server.Server(self.agent.lifecycle, RUN).run(),
+                server.PluginServer(self.agent.lifecycle, RUN).run(),
             )
         ]
         await asyncio.sleep(0)

@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Final
 
 from egress_gateway.api import names
@@ -35,6 +36,8 @@ CONVERGED: Final = 30.0
 _FRESH: Final = 3.0
 """Seconds within which a pod's every way to talk has to have worked."""
 _SILENT: Final = 2.0
+_AGENTS: Final = ("node", "gateway", "controller")
+_RESTART_SECONDS: Final = 120
 _CONFIGURATION: Final = "staticgatewayconfigurations"
 
 
@@ -216,11 +219,14 @@ async def renewed(storm: Storm) -> list[str]:
     """All our agents begin anew, from nothing: what they find is what they want."""
     place = storm.place
     before = await kernel(place)
-    for component in ("node", "gateway", "controller"):
-        for pid in await place.ours(component):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    await asyncio.sleep(1)
+    ended = {component: await place.ours(component) for component in _AGENTS}
+    for pid in chain.from_iterable(ended.values()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for component, pids in ended.items():
+        async with asyncio.timeout(_RESTART_SECONDS):
+            while len(set(await place.ours(component)) - set(pids)) < len(pids):
+                await asyncio.sleep(0.1)
     seconds, still = await converged(storm)
     if still:
         return [f"{seconds:.0f} s after all agents began anew: {s}" for s in still]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -150,21 +151,23 @@ async def test_server_side_apply_and_conflicts(cluster: Cluster, kubectl: Kubect
 
 
 async def test_watching_sees_rows_come(cluster: Cluster, kubectl: Kubectl, tmp_path: Path) -> None:
-    watching = asyncio.create_task(
-        kubectl(
-            cluster,
-            *("get", "configmaps", "-w", "-l", "watched", "--request-timeout=4s"),
-        )
-    )
-    await asyncio.sleep(1)
     body = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": "new", "namespace": "default", "labels": {"watched": "1"}},
+        "metadata": {"name": "seen", "namespace": "default", "labels": {"watched": "1"}},
     }
     await cluster.admin.create("configmaps", body)
-    shown = await watching
-    assert shown.split()[:4] == ["NAME", "DATA", "AGE", "new"]
+    command = ("get", "configmaps", "-w", "-l", "watched", "--request-timeout=4s")
+    watching = asyncio.create_task(kubectl(cluster, *command))
+    for change in itertools.count():
+        patch = {"data": {"changes": str(change)}}
+        await cluster.admin.patch("configmaps", "seen", patch, namespace="default")
+        if (await asyncio.wait([watching], timeout=0.1))[0]:
+            break
+    header, *rows = (await watching).splitlines()
+    assert header.split() == ["NAME", "DATA", "AGE"]
+    assert {row.split()[0] for row in rows} == {"seen"}
+    assert len(rows) > 1, "the first is of the list that a watch begins with"
 
 
 async def test_discovery_names_everything(cluster: Cluster, kubectl: Kubectl) -> None:

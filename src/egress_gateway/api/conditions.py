@@ -30,9 +30,6 @@ DEGRADED: Final = "Degraded"
 IPV6_READY: Final = "IPv6Ready"
 """Pods' IPv6 is carried. No part of ``Ready``: IPv4 does not wait for it. Absent if the spec asks
 for no IPv6."""
-IPV6_HELD_BACK: Final = "IPv6 is held back here"
-"""How the message of a gateway agent's problem begins that concerns IPv6 alone. Agents of 0.1 give
-no ``reason``, so for one version the controller knows such a problem by this."""
 
 
 class Reason:

@@ -24,7 +24,7 @@ import msgspec
 import yaml
 
 from egress_gateway.api import names, types
-from egress_gateway.api.crd_texts import FIELDS, FOREIGN, RULES, Field, Rule
+from egress_gateway.api.crd_texts import FIELDS, FOREIGN, RULES, CelRule, Field
 
 Schema = dict[str, Any]
 
@@ -191,7 +191,7 @@ def _plain(keywords: Mapping[str, Any]) -> Schema:
     }
 
 
-def _rules(rules: Sequence[Rule]) -> list[dict[str, str]]:
+def _rules(rules: Sequence[CelRule]) -> list[dict[str, str]]:
     return [{"rule": rule.rule, "message": rule.message} for rule in rules]
 
 
@@ -247,7 +247,7 @@ def files() -> dict[str, str]:
 
 
 def out_of_sync(folder: Path) -> list[str]:
-    """Names of files in ``folder`` that are missing, different or nobody's."""
+    """Names of files in ``folder`` that are missing, differ, or should not be there."""
     wanted = files()
     found = {path.name: path.read_text() for path in folder.glob("*.yaml")}
     return sorted(

@@ -18,7 +18,7 @@ from egress_gateway.api import types
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class CelRule:
     """A CEL rule on the value of its schema node (``self``)."""
 
     rule: str
@@ -82,21 +82,21 @@ NAME: Final = f"[{NAME_CHARACTERS}]*[A-Za-z0-9_-]"
 GROUP: Final = f"[{GROUP_CHARACTERS}]*[{LETTERS}0-9_()-]"
 """Patterns. No name in Azure ends with a dot; ``..`` in a request's path would lead elsewhere."""
 
-_LINE_END: Final = Rule(
+_LINE_END: Final = CelRule(
     "!self.matches('[\\\\r\\\\n]')",
     "it has a carriage return or line end, as `az ... -o tsv` leaves behind a value on Windows: "
     "remove it (in a shell: tr -d '\\r\\n')",
 )
-_BLANK: Final = Rule("!self.matches('[ \\\\t]')", "it has a blank or tab: remove it")
+_BLANK: Final = CelRule("!self.matches('[ \\\\t]')", "it has a blank or tab: remove it")
 
 
-_LAST_DOT: Final = Rule("!self.matches('[.]$')", "it ends with a dot: remove it")
+_LAST_DOT: Final = CelRule("!self.matches('[.]$')", "it ends with a dot: remove it")
 
 
 def _of(characters: str, shown: str) -> dict[str, Any]:
     """An Azure name: rules that name the character which most often is too much, then all that
     may be there."""
-    allowed = Rule(
+    allowed = CelRule(
         f"self.matches('^[{characters}]*$')", f"it has a character that is not allowed: {shown}"
     )
     return _bounded(256, **{"x-kubernetes-validations": (_LINE_END, _BLANK, allowed, _LAST_DOT)})
@@ -105,35 +105,35 @@ def _of(characters: str, shown: str) -> dict[str, Any]:
 _AZURE_NAME: Final = _of(NAME_CHARACTERS, "use letters, digits, '.', '_' and '-'")
 _GROUP_NAME: Final = _of(GROUP_CHARACTERS, "use letters, digits, '.', '_', '-', '(' and ')'")
 
-CIDR_RULE: Final = Rule(
+CIDR_RULE: Final = CelRule(
     f"self.matches('^({_IPV4_CIDR}|{_IPV6_CIDR})$')",
     "not a CIDR: write address/length, such as 10.0.0.0/8 or 192.0.2.1/32",
 )
-PREFIX_ID_RULE: Final = Rule(
+PREFIX_ID_RULE: Final = CelRule(
     f"self == '' || self.matches('(?i)^/subscriptions/[A-Za-z0-9-]+/resourceGroups/"
     f"{GROUP}/providers/Microsoft[.]Network/publicIPPrefixes/{NAME}$')",
     "not the id of a public IP prefix: use what "
     "`az network public-ip prefix show --query id` prints",
 )
 
-RULES: Final[dict[type, tuple[Rule, ...]]] = {
+RULES: Final[dict[type, tuple[CelRule, ...]]] = {
     types.StaticGatewayConfigurationSpec: (
-        Rule(
+        CelRule(
             f"!({_POOL}) || !({_PROFILE})",
             "gatewayNodepoolName and gatewayVmssProfile are both set: keep one of the two",
         ),
-        Rule(
+        CelRule(
             f"({_POOL}) || ({_PROFILE})",
             "neither gatewayNodepoolName nor gatewayVmssProfile is set: name the gateway node "
             "pool, or the scale set with its resource group",
         ),
-        Rule(
+        CelRule(
             "!has(self.publicIpPrefixId) || self.publicIpPrefixId == '' || "
             "!has(self.provisionPublicIps) || self.provisionPublicIps",
             "publicIpPrefixId is set although provisionPublicIps is false: remove it, or set "
             "provisionPublicIps to true",
         ),
-        Rule(
+        CelRule(
             "!has(self.publicIpPrefixIdV6) || self.publicIpPrefixIdV6 == '' || "
             "!has(self.provisionPublicIps) || self.provisionPublicIps",
             "publicIpPrefixIdV6 is set although provisionPublicIps is false: remove it, or set "
@@ -141,19 +141,19 @@ RULES: Final[dict[type, tuple[Rule, ...]]] = {
         ),
     ),
     types.PodEndpointSpec: (
-        Rule(
+        CelRule(
             "has(self.podPublicKey) == has(oldSelf.podPublicKey) && "
             "(!has(self.podPublicKey) || self.podPublicKey == oldSelf.podPublicKey)",
             "podPublicKey never changes: delete the PodEndpoint and create another one",
         ),
     ),
     types.GatewayVmssProfile: (
-        Rule(
+        CelRule(
             f"({_PROFILE_UNSET}) || ({_GROUP})",
             "vmssResourceGroup is empty: name the scale set's resource group",
         ),
-        Rule(f"({_PROFILE_UNSET}) || ({_VMSS})", "vmssName is empty: name the scale set"),
-        Rule(
+        CelRule(f"({_PROFILE_UNSET}) || ({_VMSS})", "vmssName is empty: name the scale set"),
+        CelRule(
             f"({_PROFILE_UNSET}) || "
             "(has(self.publicIpPrefixSize) && self.publicIpPrefixSize >= 28)",
             "publicIpPrefixSize is not between 28 and 31: choose 28 (16 gateway nodes) to 31 "

@@ -147,10 +147,10 @@ class Gateway(_Struct, frozen=True):
 
 
 class KeyRotation(_Struct, frozen=True):
-    """Ours: the change of a configuration's key pair that was asked for last.
+    """Ours: the last requested change of a configuration's key pair.
 
     While it is under way ``port`` and ``public_key`` are a second server, besides the profile's,
-    that gateways serve too: the next one in ``Preparing`` and ``Moving``, the former one in
+    that gateways serve too: the next one in ``Preparing`` and ``Moving``, the previous one in
     ``Retiring`` and ``Closing``.
     """
 
@@ -315,13 +315,17 @@ class SeenAddress(_Struct, frozen=True, omit_defaults=False):
 
 
 class GatewayProblem(_Struct, frozen=True):
-    """Why a gateway node does not serve a configuration that lists it."""
+    """Why a gateway node does not serve a configuration that lists it.
+
+    Agents and the controller can be of different versions while an upgrade runs. Each side goes by
+    ``reason`` and shows ``message``. A reason that the reader does not know counts as an empty one.
+    """
 
     static_gateway_configuration: str
     message: str
     reason: str = ""
-    """Machine-readable: ``GatewayWithoutIPv6`` for what concerns IPv6 alone, while IPv4 is served;
-    empty: nothing is."""
+    """Machine-readable. ``GatewayWithoutIPv6``: the node serves IPv4 only. Empty: it does not serve
+    the configuration."""
 
 
 class RefusedClaim(_Struct, frozen=True):

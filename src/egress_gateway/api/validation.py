@@ -31,7 +31,7 @@ _LENGTH: Final = re.compile(r"/(0|[1-9][0-9]{0,2})\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class InvalidField:
     """One fault of a spec: the field (JSON path), what is wrong, what mends it."""
 
     field: str
@@ -59,7 +59,7 @@ def parse_prefix_id(text: str) -> PrefixId | None:
     return PrefixId(match["subscription"], match["group"], match["name"])
 
 
-def validate_spec(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+def validate_spec(spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:
     """Every fault of ``spec``, in field order; empty if it is sound."""
     return [*_names(spec), *_pool(spec), *_addresses(spec), *_cidrs(spec.exclude_cidrs)]
 
@@ -84,7 +84,7 @@ _CHARACTERS: Final = {
 }
 
 
-def _names(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+def _names(spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:
     profile = spec.gateway_vmss_profile
     fields = (
         ("spec.gatewayNodepoolName", spec.gateway_nodepool_name, _STRANGE_NAME),
@@ -92,22 +92,22 @@ def _names(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
         ("spec.gatewayVmssProfile.vmssName", profile.vmss_name, _STRANGE_NAME),
     )
     strange = [
-        Problem(field, f"{text!r} has a {strange}", "remove that character")
+        InvalidField(field, f"{text!r} has a {strange}", "remove that character")
         for field, text, pattern in fields
         if (strange := strange_character(text, pattern))
     ]
     return strange + [
-        Problem(field, f"{text!r} ends with a dot", "remove it")
+        InvalidField(field, f"{text!r} ends with a dot", "remove it")
         for field, text, _ in fields
         if text.endswith(".")
     ]
 
 
-def _pool(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+def _pool(spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:
     profile = spec.gateway_vmss_profile
     if spec.gateway_nodepool_name and not profile.unset:
         return [
-            Problem(
+            InvalidField(
                 "spec.gatewayVmssProfile",
                 "set together with spec.gatewayNodepoolName",
                 "keep one of the two",
@@ -117,7 +117,7 @@ def _pool(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
         return []
     if profile.unset:
         return [
-            Problem(
+            InvalidField(
                 "spec.gatewayNodepoolName",
                 "neither gatewayNodepoolName nor gatewayVmssProfile is set",
                 "name the gateway node pool, or the scale set with its resource group",
@@ -126,17 +126,19 @@ def _pool(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
     problems = []
     if not profile.vmss_resource_group:
         problems.append(
-            Problem(
+            InvalidField(
                 "spec.gatewayVmssProfile.vmssResourceGroup",
                 "empty",
                 "name the scale set's resource group",
             )
         )
     if not profile.vmss_name:
-        problems.append(Problem("spec.gatewayVmssProfile.vmssName", "empty", "name the scale set"))
+        problems.append(
+            InvalidField("spec.gatewayVmssProfile.vmssName", "empty", "name the scale set")
+        )
     if profile.public_ip_prefix_size not in PREFIX_SIZES:
         problems.append(
-            Problem(
+            InvalidField(
                 "spec.gatewayVmssProfile.publicIpPrefixSize",
                 f"{profile.public_ip_prefix_size} is not between 28 and 31",
                 "choose 28 (16 gateway nodes) to 31 (2 gateway nodes)",
@@ -145,11 +147,11 @@ def _pool(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
     return problems
 
 
-def _addresses(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+def _addresses(spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:
     problems = []
     if spec.default_route not in ("", "staticEgressGateway", "azureNetworking"):
         problems.append(
-            Problem(
+            InvalidField(
                 "spec.defaultRoute",
                 f"{spec.default_route!r} is unknown",
                 "use staticEgressGateway or azureNetworking",
@@ -163,21 +165,21 @@ def _addresses(spec: StaticGatewayConfigurationSpec) -> list[Problem]:
     return problems
 
 
-def _prefix(field: str, prefix: str, spec: StaticGatewayConfigurationSpec) -> list[Problem]:
+def _prefix(field: str, prefix: str, spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:
     problems = []
     if not spec.provision_public_ips:
         problems.append(
-            Problem(
+            InvalidField(
                 field,
                 "set although provisionPublicIps is false",
                 "remove it, or set provisionPublicIps to true",
             )
         )
     if strange := strange_character(prefix, _STRANGE_ID):
-        problems.append(Problem(field, f"{prefix!r} has a {strange}", "remove that character"))
+        problems.append(InvalidField(field, f"{prefix!r} has a {strange}", "remove that character"))
     elif parse_prefix_id(prefix) is None:
         problems.append(
-            Problem(
+            InvalidField(
                 field,
                 f"{prefix!r} is not the id of a public IP prefix",
                 "use the id that `az network public-ip prefix show --query id` prints",
@@ -186,18 +188,18 @@ def _prefix(field: str, prefix: str, spec: StaticGatewayConfigurationSpec) -> li
     return problems
 
 
-def _cidrs(cidrs: list[str]) -> list[Problem]:
+def _cidrs(cidrs: list[str]) -> list[InvalidField]:
     problems = []
     for index, text in enumerate(cidrs):
         field = f"spec.excludeCidrs[{index}]"
         # NB: ip_network() alone also takes netmasks (/255.0.0.0), padded lengths and zones.
         if not _LENGTH.search(text) or "%" in text:
             problems.append(
-                Problem(field, f"{text!r} is not a CIDR", "write address/length, such as /32")
+                InvalidField(field, f"{text!r} is not a CIDR", "write address/length, such as /32")
             )
             continue
         try:
             ipaddress.ip_network(text, strict=False)
         except ValueError as error:
-            problems.append(Problem(field, str(error), "write it as address/length"))
+            problems.append(InvalidField(field, str(error), "write it as address/length"))
     return problems

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def connect(kubeconfig: str | None, manager: str) -> Client:
-    """A client that is yet to be entered. Raises ``config.ConfigError``."""
+    """A client that is yet to be entered. Raises ``config.ClusterAccessError``."""
     from egress_gateway.kube.client import Client
 
     return Client(config.load(kubeconfig), manager)

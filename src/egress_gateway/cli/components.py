@@ -73,8 +73,8 @@ def _lacking(component: str, error: ModuleNotFoundError) -> click.ClickException
 
 
 def imported(path: str) -> Any:
-    """What makes up the component, imported without looks for garbage: a sixth of the time. What
-    is imported stays, so later looks need not go through it either."""
+    """The component's modules, imported without garbage collection: a sixth of the time. Modules
+    stay, so later collections skip them too."""
     gc.disable()
     try:
         return _resolve(path)
@@ -158,7 +158,7 @@ async def _until_signal(run: Run, settings: Any) -> int:
 
 def expected_lines(error: BaseException) -> list[str]:
     """One line for each expected error of ``error``, which may be a task group's. Empty if it holds
-    anything that nobody expected: then the traceback is the story."""
+    an unexpected error; its traceback tells more."""
     if isinstance(error, ExpectedError):
         return [str(error)]
     if not isinstance(error, BaseExceptionGroup):

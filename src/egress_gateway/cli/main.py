@@ -137,7 +137,7 @@ class _LazyGroup(click.Group):
 
 
 def _told(error: Exception) -> click.ClickException | None:
-    """The one line about what is expected to go wrong; None: nobody expected it."""
+    """One line about an expected error; None: the error is unexpected."""
     from egress_gateway.kube.errors import ApiError  # only who fails pays for it
     from egress_gateway.service.errors import ExpectedError
 

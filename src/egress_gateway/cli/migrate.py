@@ -205,7 +205,7 @@ def _in_force(found: Leftovers) -> dict[str, Names]:
 
 
 async def _remains(client: Client, blockers: Sequence[Mapping[str, str]]) -> list[str]:
-    """Commands for what is left of the Go project and is the person's to remove, later."""
+    """Commands with which the person later removes what is left of the Go project."""
     commands = []
     for found in (await client.list(resources.DAEMON_SETS)).items:
         meta = found.metadata

@@ -40,7 +40,7 @@ class Unknown(ExpectedError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class RotationProgress:
     """How far one configuration is. ``seconds``: since it was asked for."""
 
     configuration: str
@@ -105,7 +105,7 @@ async def _rotate(
     *,
     follow: bool,
     timeout: float,
-) -> list[Progress]:
+) -> list[RotationProgress]:
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
         keys = await _keys(client, given, namespace)
         tell = _Teller()
@@ -136,7 +136,7 @@ class _Teller:
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: RotationProgress) -> None:
         line = f"{progress.configuration}: {progress.phase or 'asked'}: {progress.message}"
         if self._said.get(progress.configuration) != line:
             self._said[progress.configuration] = line
@@ -144,8 +144,13 @@ class _Teller:
 
 
 async def _one(
-    client: Client, key: Key, *, follow: bool, timeout: float, tell: Callable[[Progress], None]
-) -> Progress:
+    client: Client,
+    key: Key,
+    *,
+    follow: bool,
+    timeout: float,
+    tell: Callable[[RotationProgress], None],
+) -> RotationProgress:
     started = time.monotonic()
     sgc = await _get(client, key)
     request = requested(sgc)
@@ -196,7 +201,7 @@ async def _ask(
 
 
 def requested(sgc: StaticGatewayConfiguration) -> str:
-    """What was asked for last; empty: nobody ever asked."""
+    """The last request; empty: there was none."""
     return sgc.metadata.annotations.get(names.ROTATE_KEYS_ANNOTATION, "")
 
 
@@ -210,7 +215,7 @@ def refusal(sgc: StaticGatewayConfiguration) -> str:
     return ""
 
 
-def progress_of(sgc: StaticGatewayConfiguration, request: str) -> Progress:
+def progress_of(sgc: StaticGatewayConfiguration, request: str) -> RotationProgress:
     """What the status says of ``request``. Pure."""
     rotation, profile = sgc.status.key_rotation, sgc.status.gateway_server_profile
     state: State = "under way"
@@ -223,7 +228,7 @@ def progress_of(sgc: StaticGatewayConfiguration, request: str) -> Progress:
         state, message = "abandoned", "its key Secret was made anew meanwhile, with a new pair"
     elif requested(sgc) != request and rotation.request != request:
         state, message = "refused", "somebody else asked for one after this, or took it back"
-    return Progress(
+    return RotationProgress(
         configuration=f"{sgc.metadata.namespace}/{sgc.metadata.name}",
         state=state,
         phase=rotation.phase if rotation.request == request else "",
@@ -234,7 +239,8 @@ def progress_of(sgc: StaticGatewayConfiguration, request: str) -> Progress:
 
 
 def _waiting(sgc: StaticGatewayConfiguration) -> str:
-    """Why what was asked for has not begun; the condition may still speak of the one before."""
+    """Why the requested rotation has not begun; the condition may still describe the previous
+    one."""
     found = find(sgc.status.conditions, KEYS_ROTATED)
     heard = found is not None and found.reason == Reason.ROTATION_WAITING
     return found.message if found and heard else _UNHEARD
@@ -245,8 +251,8 @@ def _message(sgc: StaticGatewayConfiguration) -> str:
     return found.message if found else ""
 
 
-def _at(progress: Progress, state: State, message: str, started: float) -> Progress:
-    return Progress(
+def _at(progress: RotationProgress, state: State, message: str, started: float) -> RotationProgress:
+    return RotationProgress(
         configuration=progress.configuration,
         state=state,
         phase=progress.phase,

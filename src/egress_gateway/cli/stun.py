@@ -1,8 +1,9 @@
-"""``egress-gateway stun``: a server for ``verify_targets`` of one's own.
+"""``egress-gateway stun``: your own server for ``verify_targets``.
 
 It answers Binding requests (RFC 8489) with the address that they came from, and nothing else: no
-state, no log of who asked, 32 bytes for at least 20 (44 by IPv6), so that it serves nobody to flood
-others. Run it on a machine outside of the cluster's network: what it sees is what it says.
+state, no log of who asked, 32 bytes for at least 20 (44 by IPv6), so that nobody can use it to
+flood others. Run it on a machine outside the cluster's network: it reports the address that it
+sees.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import click
 from egress_gateway.datapath.gateway import stun as protocol
 
 
-class Server(asyncio.DatagramProtocol):
+class StunResponder(asyncio.DatagramProtocol):
     """Answers by the transport that it is given."""
 
     def __init__(self) -> None:
@@ -48,7 +49,9 @@ def stun(address: str, port: int) -> None:
 async def _serve(address: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     try:
-        transport, _ = await loop.create_datagram_endpoint(Server, local_addr=(address, port))
+        transport, _ = await loop.create_datagram_endpoint(
+            StunResponder, local_addr=(address, port)
+        )
     except OSError as error:
         raise click.ClickException(f"cannot listen on UDP {address} {port}: {error}") from error
     stopped = asyncio.Event()

@@ -1,8 +1,9 @@
 """``egress-gateway uninstall``: what must happen in a cluster before our objects may go.
 
-The chart runs it as its pre-delete hook; who installed the plain manifests runs it by hand. Two
-things would otherwise be left behind: Azure resources of configurations that nobody would release
-any more, and the plugin in every node's CNI chain, which only a node's own agent can take out.
+The chart runs it as its pre-delete hook. If you installed the plain manifests, run it by hand.
+Otherwise two things would stay behind: Azure resources of configurations, which nothing would
+release any more, and the plugin in every node's CNI chain, which only the node's own agent can
+remove.
 """
 
 from __future__ import annotations

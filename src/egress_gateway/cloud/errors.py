@@ -43,8 +43,8 @@ class CloudError(ExpectedError):
 
 
 class Forbidden(CloudError):
-    """403: our identity may not do it. ``related`` are the scopes that it lacks a right on; the
-    hint grants it, where a command can."""
+    """403: our identity lacks a right on the scopes in ``related``. The hint has a command that
+    grants it, if one can."""
 
 
 class OutOfReach(CloudError):
@@ -92,5 +92,5 @@ class Unauthenticated(Unavailable):
     """The cloud does not accept who we say we are. Nothing works until that is mended."""
 
 
-class ConfigError(OperatorError):
+class CloudConfigError(OperatorError):
     """The cloud's configuration is missing or wrong; names file and field. Never a secret."""

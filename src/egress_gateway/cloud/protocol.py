@@ -52,7 +52,7 @@ class PoolRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class BalancingRule:
     """A load balancing rule and its probe (both named ``name``). Defaults are the shape that
     the Go project writes, so a rule that somebody edited compares unequal."""
 
@@ -71,7 +71,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Balancer:
+class LoadBalancer:
     """The internal load balancer. ``frontends`` maps a frontend's name to its address (None
     until there is one); ``ports`` are all ports in use per backend pool, other people's too.
     ``failed``: the last write of it was accepted and then failed; ``busy``: one is under way.
@@ -80,7 +80,7 @@ class Balancer:
     exists: bool = False
     failed: bool = False
     busy: bool = False
-    rules: Mapping[str, Rule] = field(default_factory=dict)
+    rules: Mapping[str, BalancingRule] = field(default_factory=dict)
     frontends: Mapping[str, IPv4Address | None] = field(default_factory=dict)
     backends: frozenset[str] = frozenset()
     ports: Mapping[str, frozenset[int]] = field(default_factory=dict)
@@ -96,11 +96,12 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attachment:
-    """How a model or an instance is attached: its managed ipConfigs (name → id of the public
-    IP prefix in lower case, None in private mode), and whether its primary ipConfig is in the
-    pool's backend. ``others`` counts the ipConfigs that are not ours, ``others6`` those of IPv6
-    among them."""
+class InterfaceSpec:
+    """What the document of a model or an instance asks for on its network interface.
+
+    ``configs`` are the managed ipConfigs (name → id of the public IP prefix in lower case, None in
+    private mode). ``joined``: the primary ipConfig is in the pool's backend. ``others`` counts the
+    ipConfigs that are not ours, ``others6`` those of IPv6 among them."""
 
     configs: Mapping[str, str | None] = field(default_factory=dict)
     joined: bool = False
@@ -112,14 +113,14 @@ class Attachment:
 class Instance:
     """One gateway machine, by the document that carries its ipConfigs. ``provider_id`` is its
     Node's ``spec.providerID``; empty: the NIC belongs to no machine, so it can serve nobody.
-    ``attachment`` is what that document asks for, ``addresses`` what the network interface has.
+    ``interface`` is what that document asks for, ``addresses`` what the network interface has.
     """
 
     id: str
     name: str
     provider_id: str
     state: str
-    attachment: Attachment
+    interface: InterfaceSpec
     primary: IPv4Address | None = None
     addresses: Mapping[str, Address] = field(default_factory=dict)
     base: object = field(default=None, repr=False, compare=False)
@@ -181,14 +182,14 @@ class PoolState:
     """One pool as it is. ``model`` is its template's; of a pool of machines it sums up the NICs.
     ``prefixes`` is keyed by id in lower case; a prefix that cannot be read is the error that says
     why. ``managed`` are the prefixes that we made, by name; ``publics`` the public addresses that
-    we made for this pool's NICs (a template makes its own). ``ipv6``: whether the pool's subnet
-    has IPv6 addresses (None: nobody asked, or it cannot be told). ``busy``: the template is being
-    written, by whomever, and meanwhile its machines take no write either."""
+    we made for this pool's NICs (a template makes its own). ``ipv6``: whether the pool's subnet has
+    IPv6 addresses (None: not asked, or unknown). ``busy``: somebody is writing the template, and
+    meanwhile its machines take no write either."""
 
     ref: PoolRef
-    model: Attachment = Attachment()
+    model: InterfaceSpec = InterfaceSpec()
     instances: tuple[Instance, ...] = ()
-    balancer: Balancer = Balancer()
+    balancer: LoadBalancer = LoadBalancer()
     prefixes: Mapping[str, Prefix | CloudError] = field(default_factory=dict)
     managed: Mapping[str, Prefix] = field(default_factory=dict)
     publics: tuple[PublicAddress, ...] = ()
@@ -233,7 +234,7 @@ class WriteBalancer:
     when nothing is left on it."""
 
     pool: PoolRef
-    rules: tuple[Rule, ...]
+    rules: tuple[BalancingRule, ...]
     names: frozenset[str]
     present: bool
 
@@ -323,7 +324,7 @@ class Cloud(Protocol):
         """The pools of another group; none if that does not exist."""
         ...
 
-    async def balancer(self) -> Balancer: ...
+    async def balancer(self) -> LoadBalancer: ...
 
     async def observe(self, pool: PoolRef, prefixes: Iterable[str]) -> PoolState:
         """The pool, the load balancer, the managed prefixes and those named by ``prefixes``; a
@@ -331,7 +332,7 @@ class Cloud(Protocol):
         ...
 
     async def has_ipv6(self, subnet: str) -> bool | None:
-        """Whether a subnet (by its id) has IPv6 addresses; None if it may not be read."""
+        """Whether a subnet (by its id) has IPv6 addresses; None if we may not read it."""
         ...
 
     async def apply(self, action: Action) -> None: ...

@@ -47,7 +47,7 @@ class Superseded(ExpectedError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installer:
     """``plugin`` is the executable to install, ``entry`` its part of the chain. Without
-    ``tenure`` nobody else is reckoned with."""
+    ``tenure`` it assumes that no other agent runs on the node."""
 
     plugin: Path
     bin_dir: Path

@@ -53,7 +53,7 @@ class Result(_Loose, frozen=True, kw_only=True):
     ips: list[ResultIP] | None = None
 
 
-class Attachment(_Loose, frozen=True, kw_only=True):
+class ValidAttachment(_Loose, frozen=True, kw_only=True):
     """One of GC's valid attachments."""
 
     container_id: str = msgspec.field(name="containerID", default="")
@@ -67,7 +67,7 @@ class NetConf(_Loose, frozen=True, kw_only=True):
     name: str = ""
     runtime_config: dict[str, msgspec.Raw] | None = None
     prev_result: Result | None = None
-    valid_attachments: list[Attachment] | None = msgspec.field(
+    valid_attachments: list[ValidAttachment] | None = msgspec.field(
         name="cni.dev/valid-attachments", default=None
     )
 
@@ -132,7 +132,7 @@ def decode(raw: bytes) -> Call:
 
 
 def parse_args(args: str) -> dict[str, str]:
-    """CNI_ARGS: ``KEY=VALUE`` pairs between semicolons. What is none is skipped."""
+    """CNI_ARGS: ``KEY=VALUE`` pairs between semicolons. Anything else is skipped."""
     return dict(pair.split("=", 1) for pair in args.split(";") if "=" in pair)
 
 

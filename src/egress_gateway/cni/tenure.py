@@ -1,12 +1,13 @@
 """Which of a node's agents may change its CNI chain: the one that started last.
 
 While a DaemonSet rolls, an old and a new agent can run side by side, and each would put its own
-plugin and settings back as soon as the other had changed them. Whoever starts claims the node; all
-earlier claims end with that, and do not come back when the later agent dies: it is started again.
-A claim says when it was made, so that the latest wins also when the file is lost meanwhile.
+plugin and settings back as soon as the other had changed them. An agent claims the node when it
+starts. This ends all earlier claims, and they do not come back when the later agent dies: it is
+started again. A claim says when it was made, so that the latest wins even if the file is lost
+meanwhile.
 
-A file holds the claim, and a lock (flock(2)) is held while the chain is changed, so that nobody
-writes after he has lost it. The kernel lets go of the lock when its process dies.
+A file holds the claim. An agent holds a lock (flock(2)) while it changes the chain, so that it
+cannot write after it has lost the claim. The kernel lets go of the lock when its process dies.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _LONGEST: Final = 128
 
 
 class Tenure:
-    """A claim to the node whose run directory is ``folder``. Where the claim cannot be made at
-    first, it is made when it is asked for."""
+    """A claim to the node whose run directory is ``folder``. If the claim cannot be made at
+    once, ``held`` makes it."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
@@ -39,8 +40,8 @@ class Tenure:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
-        """Whether the claim still stands. No later one is made before the block ends. A claim
-        that was lost, with its file or what is in it, is made again. Raises ``OSError``."""
+        """Whether the claim still stands. No other agent can make one before the block ends. If the
+        file or its content was lost, the claim is made again. Raises ``OSError``."""
         with self._locked() as file:
             if _since(os.pread(file, _LONGEST, 0)) <= self._since:
                 # In place: a file of another name would be another lock.

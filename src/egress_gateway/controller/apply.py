@@ -1,4 +1,4 @@
-"""A plan carried out: stage after stage, the steps of a stage at the same time.
+"""Carries out a plan: stage after stage, and the steps of a stage at the same time.
 
 What follows a refusal for the sake of the same configurations is skipped: it depends on what
 failed, and the next look at the world plans anew. Nothing in a pass depends on addresses that are
@@ -7,8 +7,8 @@ made ahead.
 - **Nobody waits for one slow write.** A write that is not over after ``PATIENCE`` seconds goes on
   by itself; the pass goes on without it, and what depends on it waits for the next one. The cloud
   limits how long a write may take at all.
-- **What the cloud does not keep is not written without end.** A write that succeeded and is planned
-  again, unchanged, waits 2, 4, 8 … 300 s; ``unkept`` says of which field that is.
+- **A write that the cloud does not keep is not repeated without end.** A write that succeeded and
+  is planned again, unchanged, waits 2, 4, 8 … 300 s; ``unkept`` says of which field that is.
 
 What is remembered here is about writes of this process alone; being cut off anywhere is an ordinary
 state to observe.
@@ -56,7 +56,7 @@ Document = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class FailedStep:
     """A step that failed, and why."""
 
     step: Step
@@ -69,7 +69,7 @@ class Outcome:
     seconds until the first step may be tried again that was put off; ``waiting``: steps were put
     off, or are under way. ``hurt``: UIDs for whose sake nothing more is to be done in this pass."""
 
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: list[FailedStep] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
     tried: int = 0
     due: float | None = None
@@ -77,7 +77,7 @@ class Outcome:
     hurt: set[str] = field(default_factory=set)
 
     def refuse(self, step: Step, error: CloudError) -> None:
-        self.refusals.append(Refusal(step, error))
+        self.refusals.append(FailedStep(step, error))
         self._hurt(step)
 
     def _hurt(self, step: Step) -> None:
@@ -116,7 +116,7 @@ class Writer:
         self._under_way: dict[
             tuple[str, Document], tuple[Step, asyncio.Task[CloudError | None]]
         ] = {}
-        self._late: dict[str, list[Refusal]] = {}
+        self._late: dict[str, list[FailedStep]] = {}
         self._repeats: dict[str, dict[Document, _Repeat]] = {}
         self._refused: dict[str, dict[str, CloudError]] = {}
 
@@ -183,14 +183,14 @@ class Writer:
             error = ended.result()
             if error is not None:
                 self._remember(pool, step.action, error)
-                self._late.setdefault(pool, []).append(Refusal(step, error))
+                self._late.setdefault(pool, []).append(FailedStep(step, error))
             else:
                 self._succeeded(pool, step.action)
             self._finished(pool)
 
         task.add_done_callback(over)
 
-    def late(self, pool: str) -> list[Refusal]:
+    def late(self, pool: str) -> list[FailedStep]:
         """Refusals of writes that ended since a pass had gone on without them."""
         return self._late.pop(pool, [])
 

@@ -1,7 +1,8 @@
-"""How each configuration stands: what it was last found to be, and what its status is to say.
+"""The last verdict on each configuration, and what its status should say.
 
-Whoever is in service stays in service when the cloud says no. That is told at once if a person must
-mend it, and else when it lasts: the next failover or scale would need the cloud.
+A configuration in service stays in service when the cloud refuses. Its status reports the refusal
+at once if a person must mend it, otherwise only if it lasts: the next failover or scale would need
+the cloud.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Place:
 
 
 class StatusBoard:
-    """``told`` is called with the UID of whoever has something new to hear."""
+    """``told`` is called with the UID of a configuration whose status changes."""
 
     def __init__(
         self,
@@ -80,8 +81,8 @@ class StatusBoard:
         self._told(uid)
 
     def trouble(self, uid: str, problem: Problem | None) -> None:
-        """Says ``problem``; whoever is in service all the same hears of it if a person must mend
-        it, or if it lasts."""
+        """Records ``problem``. The status of a configuration in service reports it if a person must
+        mend it, or if it lasts."""
         before = self._verdicts.get(uid)
         if before is None or before.serving is None or before.problem is not None:
             self.set_verdict(

@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings, *, cloud: Cloud | None = None) -> None:
-    """Runs until cancelled. Raises ``cloud.errors.ConfigError``, ``kube.config.ConfigError`` for
-    configuration that cannot work, ``LeadershipLost`` when another leads."""
+    """Runs until cancelled. Raises ``CloudConfigError`` or ``ClusterAccessError`` for settings
+    that cannot work, ``LeadershipLost`` when another leads."""
     cloud = cloud or open_cloud(Path(settings.azure_config))
     access = kube_config.load(settings.kubeconfig or None)
     try:
@@ -108,8 +108,8 @@ async def _when_synced(
 
 
 async def _together(*work: Coroutine[Any, Any, None]) -> None:
-    """All of ``work`` until the first ends; its error is raised as it is (a task group would
-    wrap it, and the operator would read of groups)."""
+    """All of ``work`` until the first ends; raises its error unchanged (a task group would
+    wrap it)."""
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -186,11 +186,8 @@ async def _health(settings: Settings, cluster: Cluster) -> AsyncIterator[None]:
         return f"{len(behind)} caches have no list from the API server yet" if behind else None
 
     server.add_check("caches", caches)
-    await server.start()
-    try:
+    async with server.serving():
         yield
-    finally:
-        await server.close()
 
 
 def _identity(settings: Settings) -> str:

@@ -23,9 +23,9 @@ K = TypeVar("K")
 
 RECONCILE_SECONDS: Final = Histogram(
     f"{_PREFIX}_reconcile_seconds",
-    "Seconds that one unit of work took: pool (a pool of gateways, or the survey of all), report "
-    "(a configuration's status) or rotation (a look at a key pair's change), by result: done or "
-    "error.",
+    "Seconds that one unit of work took. Kinds of work: pool (a pool of gateways, or the survey of "
+    "all), report (a configuration's status), rotation (a look at a key pair's change). Results: "
+    "done, error.",
     ["work", "result"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300),
 )
@@ -34,13 +34,13 @@ INSTRUMENTS: Final = (RECONCILE_SECONDS,)
 LEADER: Final = Figure(name=f"{_PREFIX}_leader", help="1: this process leads; 0: it stands by.")
 QUEUE: Final = Figure(
     name=f"{_PREFIX}_queue_length",
-    help="Units of work that are ready to be done, by kind of work.",
+    help="Units of work that wait to be done, by kind.",
     labels=("work",),
 )
 CACHE_AGE: Final = Figure(
     name=f"{_PREFIX}_cache_age_seconds",
-    help="Seconds since the API server was last heard of about a kind of object. Below 120 while "
-    "all is well.",
+    help="Seconds since the API server last sent anything about a kind of object. Below 120 in "
+    "normal operation.",
     labels=("resource",),
 )
 IS_READY: Final = Figure(
@@ -139,7 +139,7 @@ def addresses(prefixes: str) -> int:
 def timed(
     work: str, handler: Callable[[K], Awaitable[float | None]]
 ) -> Callable[[K], Awaitable[float | None]]:
-    """``handler``, each call of which is observed."""
+    """``handler``; observes each call."""
 
     async def handle(key: K) -> float | None:
         began, result = time.monotonic(), "error"

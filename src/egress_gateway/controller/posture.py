@@ -1,7 +1,7 @@
-"""What protects this installation and is not there: said in the log, at each start of a leader.
+"""Logs missing protections of this installation, at each start of a leader.
 
-Helm leaves the policies out where the API server does not serve them, and says so once, to whoever
-installs. The log says it to whoever looks later.
+Helm leaves the policies out where the API server does not serve them, and says so once, to the
+person who installs. The log tells people who look later.
 """
 
 from __future__ import annotations

@@ -409,7 +409,8 @@ class Reconciler:
                 self.work.add_after(key, LOOK_SECONDS)
 
     def _cloud_down(self, key: str, error: CloudError) -> float:
-        """The cloud refused to be looked at: whoever is not in service hears why."""
+        """The cloud refused to be observed: configurations that are not in service get the
+        reason."""
         problem = Problem.of(error)
         log.warning("%s", error, extra={"key": key, "code": error.code})
         pool = self._inventory.pool(key)

@@ -1,8 +1,9 @@
-"""Who a refusal is about, and when to try again. Sans-IO; the clock is passed in.
+"""Finds which configuration a refusal is about, and when to try again. Sans-IO; the clock is passed
+in.
 
-A gathered write fails for all although one configuration is the cause. If the refusal names a
-prefix or an ipConfig, its owners are to blame; if it names nobody, the suspects are halved until
-the culprit stands alone, so that the innocent are served after log2(n) writes.
+A gathered write fails for all configurations although one is the cause. If the refusal names a
+prefix or an ipConfig, its owners are the cause. If it names none, the suspects are halved until one
+remains, so that the others are served after log2(n) writes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 from egress_gateway.api.conditions import Reason
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import WriteInstance, WriteModel
-from egress_gateway.controller.apply import TRANSIENT, Refusal
+from egress_gateway.controller.apply import TRANSIENT, FailedStep
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Wanted
@@ -158,7 +159,7 @@ class RefusalBackoff:
     def judge(
         self,
         key: str,
-        refusals: Iterable[Refusal],
+        refusals: Iterable[FailedStep],
         wanted: Sequence[Wanted],
         *,
         placed: Collection[str] = (),
@@ -202,7 +203,9 @@ class RefusalBackoff:
                 seconds = FIRST_RETRY
         return seconds
 
-    def _suspect(self, refusal: Refusal, wanted: Sequence[Wanted], placed: Collection[str]) -> None:
+    def _suspect(
+        self, refusal: FailedStep, wanted: Sequence[Wanted], placed: Collection[str]
+    ) -> None:
         error, uids = refusal.error, refusal.step.uids
         meant = [w for w in wanted if w.uid in uids]
         if sixes := _named6(error, meant):
@@ -239,7 +242,7 @@ _SUSPECTED: Final = Problem(
 )
 
 
-def _machine_fault(refusal: Refusal, wanted: Iterable[Wanted], placed: Collection[str]) -> bool:
+def _machine_fault(refusal: FailedStep, wanted: Iterable[Wanted], placed: Collection[str]) -> bool:
     """An instance refused for reasons of its own, or is gone: nobody is named, and another machine
     has taken all of those for whose sake it was written."""
     if not isinstance(refusal.step.action, WriteInstance):
@@ -253,7 +256,9 @@ def _machine_fault(refusal: Refusal, wanted: Iterable[Wanted], placed: Collectio
     )
 
 
-def _carried(refusal: Refusal, wanted: Iterable[Wanted], placed: Collection[str] = ()) -> set[str]:
+def _carried(
+    refusal: FailedStep, wanted: Iterable[Wanted], placed: Collection[str] = ()
+) -> set[str]:
     """Configurations that the refusal names, none of which was to be changed by the write: they
     are in it with what they have. Of a prefix that is full, those who got nothing of it."""
     if not isinstance(refusal.step.action, WriteModel | WriteInstance):
@@ -266,7 +271,7 @@ def _carried(refusal: Refusal, wanted: Iterable[Wanted], placed: Collection[str]
     return there - set(placed) if isinstance(refusal.error, errors.Exhausted) else there
 
 
-def _problem(refusal: Refusal) -> Problem:
+def _problem(refusal: FailedStep) -> Problem:
     if isinstance(refusal.step.action, WriteInstance) and isinstance(
         refusal.error, errors.Failed | errors.NotFound
     ):

@@ -66,8 +66,8 @@ class Pods:
 
 
 def pods_of(endpoints: Iterable[PodEndpoint], alive: Collection[str]) -> Pods:
-    """``endpoints`` of one configuration; ``alive``: nodes that are up. A pod of which its agent
-    has said nothing yet is not counted."""
+    """``endpoints`` of one configuration; ``alive``: nodes that are up. A pod that its agent has
+    not reported yet is not counted."""
     said = [e for e in endpoints if e.spec.node_name in alive and e.status.state]
     lost = Counter(e.status.reason for e in said if e.status.state != "Connected")
     return Pods(attached=len(said), connected=len(said) - lost.total(), lost=dict(lost))
@@ -299,7 +299,7 @@ def _ipv6(
     if problem:
         held = f"; {counted} from before" if carrying else "; pods' IPv6 is held back"
         return "False", problem.reason, problem.message + held
-    said = {n: p for n, p in gateways.problems.items() if _of_ipv6_alone(p)}
+    said = {n: p for n, p in gateways.problems.items() if p.reason == Reason.GATEWAY_WITHOUT_IPV6}
     if said:
         message = "; ".join(f"{node}: {problem.message}" for node, problem in sorted(said.items()))
         return "False", Reason.GATEWAY_WITHOUT_IPV6, message
@@ -307,12 +307,6 @@ def _ipv6(
         return "False", Reason.PROVISIONING, counted
     prefix = next((p for p in status.egress_ip_prefix.split(",") if ":" in p), "")
     return "True", Reason.IPV6_CARRIED, f"pods' IPv6 leaves from {prefix}"
-
-
-def _of_ipv6_alone(problem: GatewayProblem) -> bool:
-    if not problem.reason:  # an agent of the version before
-        return problem.message.startswith(conditions.IPV6_HELD_BACK)
-    return problem.reason == Reason.GATEWAY_WITHOUT_IPV6
 
 
 def _accepted(verdict: Verdict) -> tuple[Truth, str, str]:

@@ -19,7 +19,6 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from egress_gateway.api import keys
-from egress_gateway.api.conditions import IPV6_HELD_BACK
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.datapath.addresses import IPNetwork, parse_network
 from egress_gateway.datapath.errors import DatapathError
@@ -38,10 +37,10 @@ from egress_gateway.gateway.health.verified import Expected
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.metrics import ConfigurationFigures, GatewayFigures
 from egress_gateway.gateway.peers.book import PeerBook
-from egress_gateway.gateway.peers.rules import RefusedClaim
+from egress_gateway.gateway.peers.rules import ClaimRejection
 from egress_gateway.gateway.peers.sync import PeerSync
 from egress_gateway.gateway.ports import PortWatch
-from egress_gateway.gateway.progress import Progress
+from egress_gateway.gateway.progress import PassProgress
 from egress_gateway.gateway.report import Answers, Reporter, status_spec
 from egress_gateway.gateway.serving import Listed, ServingPlan, listed, serving, without_ipv6
 from egress_gateway.gateway.settings import Settings
@@ -73,7 +72,7 @@ _FRESH: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class OwnNode:
     """The node that the agent runs on: its object, its own IPv4 address, and the MTU (bytes) of
     the link that tunnels' packets use."""
 
@@ -97,7 +96,7 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
+class GatewayKernel:
     """What the agent changes, and what looks on."""
 
     side: GatewaySide
@@ -136,17 +135,17 @@ class PodEvents:
             self.recorder.event(POD_ENDPOINTS.reference(endpoint), "Warning", reason, text)
 
 
-class Agent:
+class GatewayAgent:
     """Serves the configurations that list this node. ``queue`` has ``STRUCTURE`` and names of
     configurations."""
 
     def __init__(
         self,
         settings: Settings,
-        machine: Machine,
+        machine: OwnNode,
         *,
         sources: Sources,
-        kernel: Kernel,
+        kernel: GatewayKernel,
         report: Report,
         queue: WorkQueue[str],
     ) -> None:
@@ -170,7 +169,7 @@ class Agent:
         self._found = (0, 0)
         """Configurations that are served, and that have a problem."""
         self._problem: str | None = "the first pass is not done"
-        self._progress = Progress(settings.resync)
+        self._progress = PassProgress(settings.resync)
         self._damage: Watcher | None = None
         sources.configurations.on_change(self._on_configuration)
         sources.nodes.on_change(self._on_node)
@@ -202,7 +201,7 @@ class Agent:
         self._queue.add_after(STRUCTURE, self._progress.rest(_SHARE, _LONGEST_REST))
 
     async def _watch(self) -> None:
-        """Hears of damage from now on. What is not watched is found by the clock alone."""
+        """Watches for damage from now on. Without a watch, only routine passes find damage."""
         if self._damage is None:
             return
         for key, (where, tables) in self._side.places.items():
@@ -459,7 +458,7 @@ class Agent:
                 "them); keep foreign pods off gateway nodes",
             )
 
-    def tell_pod(self, key: Key, refused: RefusedClaim) -> None:
+    def tell_pod(self, key: Key, refused: ClaimRejection) -> None:
         """An Event on the pod whose claim does not count, or on the claim if there is no pod."""
         text = f"node {self._machine.name}: {refused.reason}: {refused.message}"
         self._report.pods.warn(key, "EgressClaimRefused", text)
@@ -483,7 +482,7 @@ class Agent:
 
 
 def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> dict[str, str]:
-    """By name: why IPv6 that was asked for is not carried here."""
+    """By name: why this gateway does not carry the requested IPv6."""
     if mtu - OVERHEAD < IPV6_MTU:
         why = f"the node's MTU is {mtu}, and tunnels need {IPV6_MTU + OVERHEAD} for IPv6"
     elif not around.ipv6:
@@ -492,11 +491,11 @@ def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> 
         why = "the node has no IPv6 default route; give its network interface an IPv6 address"
     else:
         return {}
-    return {one.name: f"{IPV6_HELD_BACK}: {why}" for one in wanted if one.secondary6}
+    return {one.name: f"IPv6 is held back here: {why}" for one in wanted if one.secondary6}
 
 
 def internal_networks(nodes: Iterable[Node]) -> tuple[IPNetwork, ...]:
-    """The InternalIPs of all Nodes, in a stable order; what is no address is left out."""
+    """The InternalIPs of all Nodes, in a stable order, without texts that are no address."""
     found: set[IPNetwork] = set()
     for text in (text for node in nodes for text in node.internal_ips):
         with contextlib.suppress(ValueError):

@@ -1,8 +1,8 @@
-"""Who spoke to whom from which address: a line for each connection, for audits. Off by default.
+"""A line for each connection, for audits: pod, destination and address. Off by default.
 
-Only configurations with ``connectionLog`` are logged, and never more than so many lines a second:
-beyond, a thread of its own stops reading, the kernel drops its notices, and one line says that some
-are missing. Traffic never waits for the log.
+Only configurations with ``connectionLog`` are logged, up to a limit of lines a second. Beyond it,
+the log's own thread stops reading, the kernel drops its notices, and one line says that some are
+missing. Traffic never waits for the log.
 """
 
 from __future__ import annotations

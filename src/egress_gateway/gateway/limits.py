@@ -1,9 +1,10 @@
-"""How many connections a pod and a configuration may have, so that nobody uses up what is shared.
+"""Limits the connections of each pod and configuration, so that none uses up what all share.
 
 Pods of one configuration share the ports of its address towards each destination, and all
 configurations of a gateway share its connection table. The agent counts connections. It puts a pod
-that has too many into a set of the kernel's, where it begins no new one until it has a tenth less;
-those that it has go on. Between two counts the kernel bounds how many a pod may begin. Pure.
+that has too many into a set in the kernel. Such a pod can open no new connection until it has a
+tenth less; existing ones continue. Between two counts the kernel limits how many a pod may open.
+Pure.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from egress_gateway.datapath.wireguard import backends
 from egress_gateway.gateway import metrics
 from egress_gateway.gateway.agent import (
     STRUCTURE,
-    Agent,
-    Kernel,
-    Machine,
+    GatewayAgent,
+    GatewayKernel,
+    OwnNode,
     PodEvents,
     Report,
     Sources,
@@ -50,7 +50,7 @@ from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
-from egress_gateway.service.server import Server
+from egress_gateway.service.server import BoundedServer
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class _Probes:
     def __init__(self, side: GatewaySide, answers: Answers) -> None:
         self.side = side
         self.answers = answers
-        self.agent: Agent | None = None
+        self.agent: GatewayAgent | None = None
         self.wireguard = Fact(metrics.WIREGUARD)
 
     async def probe(self, request: web.Request) -> web.Response:
@@ -99,7 +99,7 @@ class _Probes:
         return self.agent.stalled if self.agent else None
 
 
-async def _serve(settings: Settings, client: Client, machine: Machine, probes: _Probes) -> None:
+async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _Probes) -> None:
     configurations = Cache(client, SGCS)
     endpoints = Cache(client, POD_ENDPOINTS)
     pods = Cache(client, PODS)
@@ -124,11 +124,11 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
     )
     connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
     keystore = KeyStore(client, settings.keys_namespace or settings.system_namespace)
-    agent = Agent(
+    agent = GatewayAgent(
         settings,
         machine,
         sources=Sources(configurations=configurations, nodes=nodes, book=book, keystore=keystore),
-        kernel=Kernel(side=probes.side, ports=ports, connection_log=connection_log),
+        kernel=GatewayKernel(side=probes.side, ports=ports, connection_log=connection_log),
         report=Report(
             reporter=reporter,
             answers=probes.answers,
@@ -170,7 +170,7 @@ async def _serve(settings: Settings, client: Client, machine: Machine, probes: _
         group.create_task(vetoes.run())
 
 
-def _internet(settings: Settings, agent: Agent) -> Internet | None:
+def _internet(settings: Settings, agent: GatewayAgent) -> Internet | None:
     if not settings.targets:
         return None
     return Internet(
@@ -181,7 +181,7 @@ def _internet(settings: Settings, agent: Agent) -> Internet | None:
     )
 
 
-def _verification(settings: Settings, agent: Agent, mtu: int) -> Verification | None:
+def _verification(settings: Settings, agent: GatewayAgent, mtu: int) -> Verification | None:
     if not settings.stun_servers:
         return None
     return Verification(
@@ -196,10 +196,10 @@ def _side(settings: Settings) -> GatewaySide:
     return GatewaySide(backend=backends.detect(tunnel_socket=settings.run_path / "tunnels.sock"))
 
 
-async def _machine(settings: Settings, client: Client) -> Machine:
+async def _machine(settings: Settings, client: Client) -> OwnNode:
     node = await _own_node(client, settings.node_name)
     mtu = settings.node_mtu or await asyncio.to_thread(default_route_mtu)
-    machine = Machine(node=node, primary=_primary(settings, node), mtu=mtu)
+    machine = OwnNode(node=node, primary=_primary(settings, node), mtu=mtu)
     log.info("started the agent", extra={"primary": str(machine.primary), "mtu": mtu})
     return machine
 
@@ -229,15 +229,10 @@ def _primary(settings: Settings, node: Node) -> IPv4Address:
 @contextlib.asynccontextmanager
 async def _answering(settings: Settings, probes: _Probes) -> AsyncIterator[None]:
     """The load balancer's probes on the node's addresses, the kubelet's on loopback alone."""
-    balancer = Server(port=settings.health_port, address="0.0.0.0")  # noqa: S104
+    balancer = BoundedServer(port=settings.health_port, address="0.0.0.0")  # noqa: S104
     balancer.add_route(names.HEALTH_PATH + "{uid}", probes.probe)
     health = HealthServer(port=settings.probe_port)
     health.add_check("gateway", probes.problem)
     health.add_check("pass", probes.stalled, live=True)
-    try:
-        for server in (balancer, health):
-            await server.start()
+    async with balancer.serving(), health.serving():
         yield
-    finally:
-        for server in (balancer, health):
-            await server.close()

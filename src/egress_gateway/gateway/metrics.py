@@ -17,61 +17,63 @@ _PREFIX: Final = "egress_gateway"
 
 CLAIMS_REFUSED: Final = Counter(
     f"{_PREFIX}_claims_refused_total",
-    "PodEndpoints of served configurations that did not agree with the cluster.",
+    "PodEndpoints of served configurations that the gateway refused, because they do not agree "
+    "with the cluster.",
     ["reason"],
 )
 LOG_GAPS: Final = Counter(
-    f"{_PREFIX}_connection_log_gaps_total", "Times that connections went by unlogged."
+    f"{_PREFIX}_connection_log_gaps_total", "Times that the connection log left connections out."
 )
 INSTRUMENTS: Final = (CLAIMS_REFUSED, LOG_GAPS)
 
 CONFIGURATIONS: Final = Figure(
     name=f"{_PREFIX}_configurations",
-    help="Configurations that list this node: those that are served (ready), and those of which "
-    "something is wrong (problem).",
+    help="Configurations that list this node, by state: ready (the gateway serves them) or problem "
+    "(something is wrong).",
     labels=("state",),
 )
 PEERS: Final = Figure(
     name=f"{_PREFIX}_peers",
-    help="Pods that may send through the configuration here.",
+    help="Pods that may send through the configuration on this gateway.",
     labels=CONFIGURATION,
 )
 RECEIVED_BYTES: Final = Figure(
     name=f"{_PREFIX}_received_bytes_total",
-    help="Bytes that came out of the configuration's tunnels here.",
+    help="Bytes that this gateway received from the configuration's tunnels.",
     labels=CONFIGURATION,
     kind="counter",
 )
 SENT_BYTES: Final = Figure(
     name=f"{_PREFIX}_sent_bytes_total",
-    help="Bytes that went back into the configuration's tunnels here.",
+    help="Bytes that this gateway sent back into the configuration's tunnels.",
     labels=CONFIGURATION,
     kind="counter",
 )
 RECEIVED_PACKETS: Final = Figure(
     name=f"{_PREFIX}_received_packets_total",
-    help="Packets that came out of the configuration's tunnels here.",
+    help="Packets that this gateway received from the configuration's tunnels.",
     labels=CONFIGURATION,
     kind="counter",
 )
 SENT_PACKETS: Final = Figure(
     name=f"{_PREFIX}_sent_packets_total",
-    help="Packets that went back into the configuration's tunnels here.",
+    help="Packets that this gateway sent back into the configuration's tunnels.",
     labels=CONFIGURATION,
     kind="counter",
 )
 DROPPED: Final = Figure(
     name=f"{_PREFIX}_dropped_packets_total",
-    help="Packets dropped: stray (not the configuration's address), refused (destination), "
-    "forged_source and forged_destination (a stranger on this node used a secondary address), "
-    "over_limit and over_rate (a pod began too many connections), "
+    help="Packets that this gateway dropped, by reason: stray (not the configuration's address), "
+    "refused (destination), "
+    "forged_source and forged_destination (another pod or process used a secondary address), "
+    "over_limit and over_rate (a pod opened too many connections), "
     "foreign_tunnel (UDP 6000-6999 from no node), handshake_rate (too many from one node).",
     labels=("reason",),
     kind="counter",
 )
 PORTS_USED: Final = Figure(
     name=f"{_PREFIX}_ports_used",
-    help="Source ports in use towards the destination that has most of them.",
+    help="Source ports in use towards the destination that uses most.",
     labels=CONFIGURATION,
 )
 PORTS_LIMIT: Final = Figure(
@@ -79,7 +81,7 @@ PORTS_LIMIT: Final = Figure(
 )
 CONNECTIONS: Final = Figure(
     name=f"{_PREFIX}_connections",
-    help="Connections that are translated here.",
+    help="Connections that this gateway translates.",
     labels=CONFIGURATION,
 )
 TABLE: Final = Figure(
@@ -91,18 +93,19 @@ TABLE_LIMIT: Final = Figure(
 )
 LIMITED: Final = Figure(
     name=f"{_PREFIX}_limited",
-    help="Pods and configurations that have all the connections that they may have here.",
+    help="Pods and configurations that have reached their limit of connections on this gateway.",
     labels=("kind",),
 )
 VETOES: Final = Figure(
     name=f"{_PREFIX}_vetoes",
-    help="1: pods are asked to use other gateways; empty labels concern all configurations.",
+    help="1: this gateway asks pods to use other gateways. Empty labels: for all configurations.",
     labels=("reason", *CONFIGURATION),
 )
 VERIFIED: Final = Figure(
     name=f"{_PREFIX}_address_verified",
-    help="1: the Internet sees the configuration's packets from here with the address that they "
-    "should have; 0: it sees another, or nobody answers. Absent where nobody was asked.",
+    help="1: the Internet sees the configuration's packets from this gateway with the right "
+    "address; 0: it sees another address, or no server answers. Absent: the gateway has asked no "
+    "server.",
     labels=CONFIGURATION,
 )
 WIREGUARD: Final = Figure(

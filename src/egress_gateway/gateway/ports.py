@@ -82,7 +82,7 @@ class PortWatch:
         self.warnings = {n: w for n, w in self.warnings.items() if n not in gone}
 
     async def run(self) -> None:
-        """Looks now and then, until cancelled."""
+        """Looks regularly, until cancelled."""
         while True:
             began = time.monotonic()
             try:

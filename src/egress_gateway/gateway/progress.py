@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 
-class Progress:
+class PassProgress:
     """A context manager around each pass. ``interval``: seconds between passes at most."""
 
     def __init__(self, interval: float, now: Callable[[], float] = time.monotonic) -> None:

@@ -2,9 +2,9 @@
 
 Two connection pools: a bounded one for requests, so that a burst of work does not become a burst of
 TLS handshakes, and one for watches, each of which holds a connection for its whole life. Every
-refusal becomes an ``ApiError`` that says what was asked. 429 is
-retried as the server asks; 401 once with a token read anew. Nothing else is retried here:
-caches, queues and their callers own backoff.
+refusal becomes an ``ApiError`` that names the request. The client retries a 429 as the server asks,
+and a 401 once with a new token. It retries nothing else: caches, queues and their callers own
+backoff.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 
 from egress_gateway.kube import errors, wire
-from egress_gateway.kube.config import ClusterAccess, ConfigError
+from egress_gateway.kube.config import ClusterAccess, ClusterAccessError
 from egress_gateway.kube.resources import Resource
 from egress_gateway.kube.wire import ListPage, WatchEvent
 
@@ -364,7 +364,7 @@ class Client:
         headers = {"Content-Type": content_type} if content_type else {}
         try:
             token = self.access.token(fresh)
-        except ConfigError as error:
+        except ClusterAccessError as error:
             raise errors.Unauthorized(401, "NoToken", str(error)) from error
         if token:
             headers["Authorization"] = f"Bearer {token}"

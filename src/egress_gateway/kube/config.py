@@ -26,7 +26,7 @@ _TOKEN_MAX_AGE: Final = 60.0
 Token = Callable[[bool], str | None]
 
 
-class ConfigError(OperatorError):
+class ClusterAccessError(OperatorError):
     """The access configuration is missing or wrong; names the file or variable."""
 
 
@@ -46,12 +46,12 @@ class ClusterAccess:
 
 def load(kubeconfig: str | None = None, *, context: str | None = None) -> ClusterAccess:
     """Access from ``kubeconfig``, else from ``$KUBECONFIG``, else from the pod that we run in,
-    else from ``~/.kube/config``. Raises ``ConfigError``."""
+    else from ``~/.kube/config``. Raises ``ClusterAccessError``."""
     if paths := files(kubeconfig):
         return from_kubeconfig(*paths, context=context)
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return in_cluster()
-    raise ConfigError(
+    raise ClusterAccessError(
         "no Kubernetes cluster configured: not in a pod (KUBERNETES_SERVICE_HOST is unset), "
         f"KUBECONFIG is unset and {_home()} does not exist"
     )
@@ -80,7 +80,7 @@ def in_cluster(
     try:
         host, port = environ["KUBERNETES_SERVICE_HOST"], environ["KUBERNETES_SERVICE_PORT"]
     except KeyError as error:
-        raise ConfigError(f"environment variable {error} is unset: not in a pod") from None
+        raise ClusterAccessError(f"environment variable {error} is unset: not in a pod") from None
     token = file_token(folder / "token")
     token(True)  # fail now, with the file's name, rather than at the first request
     namespace = folder / "namespace"
@@ -92,11 +92,12 @@ def in_cluster(
     )
 
 
-@understood(ConfigError, "the kubeconfig")
+@understood(ClusterAccessError, "the kubeconfig")
 def from_kubeconfig(*paths: Path, context: str | None = None) -> ClusterAccess:
     """Access as user and cluster of ``context`` (default: the first current one). Of several files
     the first that has an entry counts, and paths in it are relative to it. Client certificates,
-    tokens, token files and exec plugins (see ``signin``) are understood. Raises ``ConfigError``."""
+    tokens, token files and exec plugins (see ``signin``) are understood. Raises
+    ``ClusterAccessError``."""
     files = [(path, _document(path)) for path in paths]
     current = (d.get("current-context") for _, d in files)
     name = context or next(filter(None, current), "")
@@ -104,7 +105,7 @@ def from_kubeconfig(*paths: Path, context: str | None = None) -> ClusterAccess:
     cluster, of_cluster = _named(files, "clusters", "cluster", chosen.get("cluster", ""))
     user, of_user = _named(files, "users", "user", chosen.get("user", ""))
     if "server" not in cluster:
-        raise ConfigError(f"{of_cluster}: cluster {chosen.get('cluster')!r} has no server")
+        raise ClusterAccessError(f"{of_cluster}: cluster {chosen.get('cluster')!r} has no server")
     given = _signing_in(user["exec"], cluster, of_user) if "exec" in user else None
     if given is not None:
         user = _with_certificate(user, given(False))  # fail now rather than at the first request
@@ -124,9 +125,9 @@ def _document(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(_read(path))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ClusterAccessError(f"{path}: {error}") from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{path}: not a kubeconfig")
+        raise ClusterAccessError(f"{path}: not a kubeconfig")
     return document
 
 
@@ -141,7 +142,7 @@ def file_token(path: Path, *, clock: Callable[[], float] = time.monotonic) -> To
             text = _read(path).decode("ascii").strip()
             read_at = clock()
             if not text:
-                raise ConfigError(f"{path}: empty")
+                raise ClusterAccessError(f"{path}: empty")
         return text
 
     return token
@@ -156,7 +157,7 @@ def _named(
             if entry.get("name") == name:
                 return dict(entry.get(field_name) or {}), path
     where = ", ".join(str(path) for path, _ in files)
-    raise ConfigError(f"{where}: no {field_name} named {name!r}")
+    raise ClusterAccessError(f"{where}: no {field_name} named {name!r}")
 
 
 def _material(source: Mapping[str, Any], key: str, base: Path) -> bytes | None:
@@ -186,7 +187,7 @@ def _kubeconfig_ssl(
             try:
                 context.load_cert_chain(pair.name)
             except ssl.SSLError as error:
-                raise ConfigError(
+                raise ClusterAccessError(
                     f"{path}: client certificate and key cannot be used: {error.reason}"
                 ) from None
     return context
@@ -199,13 +200,13 @@ def _signing_in(
     try:
         signing = SignIn(program, cluster, path.parent)
     except SignInError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ClusterAccessError(f"{path}: {error}") from None
 
     def given(fresh: bool) -> Credential:
         try:
             return signing.credential(fresh)
         except SignInError as error:
-            raise ConfigError(f"{path}: {error}") from None
+            raise ClusterAccessError(f"{path}: {error}") from None
 
     return given
 
@@ -236,11 +237,11 @@ def _ssl(*, ca: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cadata=ca)
     except ssl.SSLError as error:
-        raise ConfigError(f"the cluster's CA certificate cannot be read: {error}") from None
+        raise ClusterAccessError(f"the cluster's CA certificate cannot be read: {error}") from None
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ClusterAccessError(f"{path}: {error.strerror}") from None

@@ -96,7 +96,7 @@ class _Struct(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, k
 
 
 class Partial(_Struct, frozen=True):
-    """An object of which only the metadata is read."""
+    """An object; only its metadata is read."""
 
     metadata: ObjectMeta
 

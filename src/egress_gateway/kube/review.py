@@ -1,4 +1,4 @@
-"""Who bears a token, and whether he may read metrics: asked of the API server.
+"""Asks the API server whose token it is, and whether that account may read metrics.
 
 https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/ and
 https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access.
@@ -44,7 +44,7 @@ class MetricsReader:
         self._client = client
 
     async def __call__(self, token: str) -> bool | None:
-        """Whether the bearer may get /metrics; None: the token belongs to nobody. Raises
+        """Whether the bearer may get /metrics; None: the token is not valid. Raises
         ``ApiError``."""
         made = await self._post(
             "/apis/authentication.k8s.io/v1/tokenreviews", "TokenReview", {"token": token}

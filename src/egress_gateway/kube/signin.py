@@ -1,4 +1,4 @@
-"""Credentials that a program gives: ``exec`` of a kubeconfig's user, as ``kubelogin`` has it.
+"""Credentials from a program: ``exec`` of a kubeconfig's user, as for ``kubelogin``.
 
 The program is called with ``KUBERNETES_EXEC_INFO`` and answers with an ExecCredential on standard
 output; what it says to the person goes to standard error, as it is

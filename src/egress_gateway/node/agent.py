@@ -1,7 +1,7 @@
 """The node agent: its parts, put together.
 
 ``Lifecycle`` attaches, moves and detaches pods, ``Reactor`` turns events into work for it, and
-``Upkeep`` looks at every pod now and then.
+``Upkeep`` looks at every pod regularly.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import Final
 from egress_gateway.kube.workqueue.queue import run_workers
 from egress_gateway.node import metrics
 from egress_gateway.node.attachment.store import AttachmentStore
+from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni.libcni import Results
 from egress_gateway.node.cni.records import Records
 from egress_gateway.node.damage import DamageWatch
-from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.knowledge import Knowledge
 from egress_gateway.node.lifecycle import FULL_PASS_AFTER, Lifecycle, Liveness
 from egress_gateway.node.liveness.health import GatewayHealth, State
 from egress_gateway.node.liveness.pace import Pacer
@@ -30,11 +29,12 @@ from egress_gateway.node.liveness.verify import Joiner, Verifier
 from egress_gateway.node.metrics import PodFigures
 from egress_gateway.node.parts import Parts, Queues, Sandboxes
 from egress_gateway.node.reactor import Reactor
+from egress_gateway.node.reporting.endpoints import Endpoints
+from egress_gateway.node.reporting.tell import Teller
 from egress_gateway.node.reports import Reports
-from egress_gateway.node.sandbox import Kernel, Sandbox
+from egress_gateway.node.sandbox import NodeKernel, Sandbox
 from egress_gateway.node.settings import Settings
 from egress_gateway.node.spares import Spares
-from egress_gateway.node.tell import Teller
 from egress_gateway.node.upkeep import Upkeep
 from egress_gateway.service.figures import Snapshot
 
@@ -43,12 +43,12 @@ log = logging.getLogger(__name__)
 _WORKERS: Final = 16
 
 
-class Agent:
+class NodeAgent:
     def __init__(
         self,
         *,
         settings: Settings,
-        kernel: Kernel,
+        kernel: NodeKernel,
         knowledge: Knowledge,
         endpoints: Endpoints,
         prober: Prober,
@@ -117,7 +117,7 @@ class Agent:
                         task.cancel()
 
     async def _look(self, sandbox_id: str) -> float | None:
-        """A pass that nobody's connections wait for: after those that somebody's do."""
+        """A pass that no connections wait for: it runs after passes that connections wait for."""
         if self._parts.queues.moves:
             return FULL_PASS_AFTER
         await self.lifecycle.converge_pod(sandbox_id)

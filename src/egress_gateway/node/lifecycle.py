@@ -147,7 +147,7 @@ class Lifecycle:
             self._queues.routine.add(sandbox_id)
 
     def adopt_pods(self) -> None:
-        """Takes over what an earlier agent left, moving nobody. Blocks; call it before ``run``."""
+        """Takes over pods from an earlier agent and moves none. Blocks; call it before ``run``."""
         self._inherited = self._store.record_ids()
         for attachment in filter(self._is_sound, self._store.attachments()):
             self._sandboxes.add(Sandbox(attachment, self._kernel, kept=True))

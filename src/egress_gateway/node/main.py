@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -26,19 +24,20 @@ from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS, Reference
 from egress_gateway.kube.review import MetricsReader
-from egress_gateway.node import clusterranges, metrics
-from egress_gateway.node.agent import Agent
+from egress_gateway.node import metrics
+from egress_gateway.node.agent import NodeAgent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
+from egress_gateway.node.cluster import ranges
+from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni.readiness import Readiness
-from egress_gateway.node.cni.server import Server
-from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.knowledge import Knowledge
+from egress_gateway.node.cni.server import PluginServer
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
-from egress_gateway.node.sandbox import Kernel
+from egress_gateway.node.reporting.endpoints import Endpoints
+from egress_gateway.node.reporting.tell import Teller
+from egress_gateway.node.sandbox import NodeKernel
 from egress_gateway.node.settings import Settings
-from egress_gateway.node.tell import Teller
 from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
@@ -67,7 +66,7 @@ async def _retire(settings: Settings, readiness: Readiness) -> None:
     """Until cancelled, so that a DaemonSet that has rolled out says: done on every node."""
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
-    async with _serving(health):
+    async with health.serving():
         await readiness.retire()
 
 
@@ -90,7 +89,7 @@ async def _serve(
     rules = Rules(misses=settings.probe_misses, hold_down=settings.hold_down)
     prober = Prober(rules, interval=settings.probe_interval)
     kernel = _kernel(settings, exceptions, executor)
-    agent = Agent(
+    agent = NodeAgent(
         settings=settings,
         kernel=kernel,
         knowledge=Knowledge(configurations, pods, statuses),
@@ -99,7 +98,7 @@ async def _serve(
         teller=Teller(recorder),
     )
     agent.lifecycle.adopt_pods()
-    answering = Server(agent.lifecycle, settings.run_path)
+    answering = PluginServer(agent.lifecycle, settings.run_path)
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
@@ -108,7 +107,7 @@ async def _serve(
     wireguard = Fact(metrics.WIREGUARD)
     told = [build("node"), agent.snapshot(), wireguard]
     async with (
-        _serving(health),
+        health.serving(),
         serving_metrics(settings.metrics_port, review, told),
         asyncio.TaskGroup() as group,
     ):
@@ -128,25 +127,25 @@ async def _exceptions(
 ) -> tuple[IPNetwork, ...]:
     """What never belongs to a gateway: as set, and what the cluster says besides."""
     memory = settings.run_path / "cluster-ranges.json"
-    known = await clusterranges.discover(client, settings.node_name, os.environ, memory)
-    found = clusterranges.missing(settings.exceptions, known)
+    known = await ranges.discover(client, settings.node_name, os.environ, memory)
+    found = ranges.missing(settings.exceptions, known)
     if found:
-        text = clusterranges.message(found)
+        text = ranges.message(found)
         log.warning(text)
         # NB: a Node's Events carry its name for a UID, as the kubelet has it.
         name = settings.node_name
         target = Reference(api_version="v1", kind="Node", name=name, uid=name)
-        recorder.event(target, "Warning", clusterranges.REASON, text)
+        recorder.event(target, "Warning", ranges.REASON, text)
     return (*settings.exceptions, *(known.network for known in found))
 
 
 def _kernel(
     settings: Settings, exceptions: tuple[IPNetwork, ...], executor: ThreadPoolExecutor
-) -> Kernel:
+) -> NodeKernel:
     mtu = settings.node_mtu or default_route_mtu()
     backend = backends.detect(tunnel_socket=settings.run_path / "tunnels.sock")
     log.info("prepared data path", extra={"node_mtu": mtu})
-    return Kernel(
+    return NodeKernel(
         facts=NodeFacts(mtu=mtu, exceptions=exceptions),
         backend=backend,
         sources=SourceFilter(),
@@ -168,12 +167,3 @@ def _installer(settings: Settings) -> Installer:
         ),
         tenure=Tenure(settings.run_path),
     )
-
-
-@contextlib.asynccontextmanager
-async def _serving(health: HealthServer) -> AsyncIterator[None]:
-    await health.start()
-    try:
-        yield
-    finally:
-        await health.close()

@@ -18,17 +18,19 @@ ATTACH_SECONDS: Final = Histogram(
     buckets=(0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10),
 )
 ATTACH_FAILURES: Final = Counter(
-    f"{_PREFIX}_attach_failures_total", "CNI ADDs of annotated pods that were told to try again."
+    f"{_PREFIX}_attach_failures_total",
+    'CNI ADDs of annotated pods that ended with "try again later".',
 )
 MOVES: Final = Counter(
     f"{_PREFIX}_moves_total",
-    "Tunnels that were led elsewhere: lost (their gateway was), drained (it asked to be left) or "
-    "rotated (to another key pair of the same gateway).",
+    "Tunnels that the agent moved, by reason: lost (the gateway was lost), drained (the gateway "
+    "asked pods to leave) or rotated (to another key pair of the same gateway).",
     ["reason"],
 )
 FAILOVER_SECONDS: Final = Histogram(
     f"{_PREFIX}_failover_seconds",
-    "Seconds that a verified tunnel was without a handshake: doubted, or led elsewhere.",
+    "Seconds without a verified tunnel: from the doubt about it, or its move, to the next "
+    "handshake.",
     buckets=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300),
 )
 PLUGIN_IN_PLACE: Final = Gauge(
@@ -36,21 +38,22 @@ PLUGIN_IN_PLACE: Final = Gauge(
 )
 LOCAL_STATE_REBUILT: Final = Counter(
     f"{_PREFIX}_local_state_rebuilt_total",
-    "Files and sockets below the run directory that were lost or damaged and were made again.",
+    "Lost or damaged files and sockets below the run directory that the agent made again.",
     labelnames=("what",),
 )
 LOCAL_STATE_UNWRITABLE: Final = Gauge(
     f"{_PREFIX}_local_state_unwritable",
-    "1: the run directory cannot be written (full or read-only); pods keep what they have.",
+    "1: the agent cannot write to the run directory (full or read-only); pods keep what they have.",
 )
 LINK_DROPPED: Final = Gauge(
     f"{_PREFIX}_link_dropped_packets",
-    "Packets that attached pods sent around their hold, dropped at the node's end of their links.",
+    "Packets of attached pods that bypassed their hold, and that the node dropped at its end of "
+    "the link.",
     labelnames=("reason",),
 )
 UNGUARDED: Final = Gauge(
     f"{_PREFIX}_unguarded_pods",
-    "Attached pods whose node's end cannot be held: raw frames of theirs may leave by the side.",
+    "Attached pods whose link the node cannot guard: their raw frames may bypass the gateway.",
 )
 INSTRUMENTS: Final = (
     ATTACH_SECONDS,
@@ -67,12 +70,12 @@ INSTRUMENTS: Final = (
 PODS: Final = Figure(
     name=f"{_PREFIX}_pods",
     help="Attached pods by gateway (its node; empty without a tunnel) and state: Connected, Lost "
-    "(the tunnel worked and does so no more) or Waiting (it has not worked yet).",
+    "(the tunnel worked before, but does not now) or Waiting (it has not worked yet).",
     labels=(*CONFIGURATION, "gateway", "state"),
 )
 HELD: Final = Figure(
     name=f"{_PREFIX}_held_packets_total",
-    help="Packets that pods' holds have kept from leaving by the side.",
+    help="Packets that pods' holds have dropped, because they would have bypassed the gateway.",
     labels=CONFIGURATION,
     kind="counter",
 )
@@ -83,7 +86,7 @@ GATEWAY_UP: Final = Figure(
 )
 PROBES: Final = Figure(
     name=f"{_PREFIX}_gateway_probes_total",
-    help="Probes (ICMP echoes) that were sent to the gateway's machine.",
+    help="Probes (ICMP echoes) that this node has sent to the gateway's machine.",
     labels=("gateway",),
     kind="counter",
 )

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from egress_gateway.cni.protocol import Call
 from egress_gateway.kube.resources import Key
 from egress_gateway.kube.workqueue.queue import WorkQueue
+from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni.records import Records
-from egress_gateway.node.endpoints import Endpoints
-from egress_gateway.node.knowledge import Knowledge
-from egress_gateway.node.sandbox import Kernel, Sandbox
+from egress_gateway.node.reporting.endpoints import Endpoints
+from egress_gateway.node.reporting.tell import Teller
+from egress_gateway.node.sandbox import NodeKernel, Sandbox
 from egress_gateway.node.settings import Settings
-from egress_gateway.node.tell import Teller
 
 
 class Sandboxes:
@@ -25,7 +25,7 @@ class Sandboxes:
         self._locks: dict[str, asyncio.Lock] = {}
 
     def __iter__(self) -> Iterator[Sandbox]:
-        """A copy is gone through: what is attached or detached meanwhile disturbs nobody."""
+        """Iterates over a copy, so that pods may be attached and detached meanwhile."""
         return iter(list(self._by_id.values()))
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class Parts:
     """Each is made once for a node's agent."""
 
     settings: Settings
-    kernel: Kernel
+    kernel: NodeKernel
     knowledge: Knowledge
     endpoints: Endpoints
     teller: Teller

@@ -13,8 +13,8 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.kube.resources import Key, Pod
-from egress_gateway.node.attachment.choose import Balancer, same_place
-from egress_gateway.node.knowledge import annotation
+from egress_gateway.node.attachment.choose import BalancerAddress, same_place
+from egress_gateway.node.cluster.knowledge import annotation
 from egress_gateway.node.lifecycle import FULL_PASS_AFTER
 from egress_gateway.node.liveness.health import State
 from egress_gateway.node.liveness.paths import TunnelPath, path_of
@@ -83,7 +83,7 @@ class Reactor:
             state = sandbox.attachment
             listed = address in {g.address for g in state.configuration.gateways}
             to = state.active.to if state.active else None
-            returns = new == "alive" and listed and isinstance(to, Balancer)
+            returns = new == "alive" and listed and isinstance(to, BalancerAddress)
             if returns or (new == "lost" and to is not None and to.address == address):
                 self._queues.moves.add(sandbox.attachment.id)
 

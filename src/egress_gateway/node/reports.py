@@ -18,8 +18,8 @@ from egress_gateway.kube.errors import NotFound
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 from egress_gateway.node.liveness.health import State
 from egress_gateway.node.parts import Parts
+from egress_gateway.node.reporting.standing import Standing, look_at
 from egress_gateway.node.sandbox import Sandbox
-from egress_gateway.node.standing import Standing, look_at
 from egress_gateway.service.bucket import Bucket
 
 _LOOK_SECONDS: Final = 1.0
@@ -36,7 +36,7 @@ _WORKERS: Final = 2
 
 @dataclass(slots=True)
 class _Page:
-    """What is known of one sandbox's pod, and how its writes are paced."""
+    """The known state of one sandbox's pod, and the pace of its writes."""
 
     standing: Standing
     bucket: Bucket = field(default_factory=lambda: Bucket(_POD_RATE, _POD_BURST))

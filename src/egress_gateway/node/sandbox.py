@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Kernel:
+class NodeKernel:
     """What all sandboxes of a node share: the back end, the threads, the ports."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Kernel:
         )
 
     def sync_links(self, attachments: Sequence[Attachment]) -> None:
-        """Repairs and tidies what is said of the node's ends of pods' links. Blocks."""
+        """Repairs and tidies the rules for the node's ends of pods' links. Blocks."""
         if self.guard is not None:
             addresses = {a for attachment in attachments for a in attachment.addresses}
             self.guard.sync({ipaddress.ip_address(a) for a in addresses})
@@ -125,7 +125,7 @@ class Kernel:
 class Sandbox:
     """Calls take turns. ``attachment`` is what the kernel was last told to look like."""
 
-    def __init__(self, attachment: Attachment, kernel: Kernel, *, kept: bool = False) -> None:
+    def __init__(self, attachment: Attachment, kernel: NodeKernel, *, kept: bool = False) -> None:
         """``kept``: an earlier agent has left its file."""
         self.attachment = attachment
         self.verified = asyncio.Event()
@@ -177,8 +177,8 @@ class Sandbox:
                     return [type(action).__name__ for action in done]
 
     async def clear_tunnels(self) -> None:
-        """Removes tunnels whose file was lost: whoever made them has forgotten which they are. The
-        hold stays, so nothing leaves by the side meanwhile."""
+        """Removes tunnels whose file was lost, because no agent knows them any more. The hold
+        stays, so no packet bypasses the gateway meanwhile."""
         async with self._lock:
             await self._kernel.run(_clear_tunnels, Path(self.attachment.netns))
 
@@ -355,7 +355,7 @@ def belongs(path: Path, interface: str, addresses: Collection[str]) -> bool:
     return not found or not addresses or bool(found & set(addresses))
 
 
-def clear_forgotten(kernel: Kernel, record: Call) -> bool:
+def clear_forgotten(kernel: NodeKernel, record: Call) -> bool:
     """Takes everything of ours out of a sandbox that no attachment is known of. Whether anything
     was there. Blocks."""
     path = Path(record.netns)

@@ -18,7 +18,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.wireguard.model import Backend, Interface
-from egress_gateway.node.sandbox import Kernel
+from egress_gateway.node.sandbox import NodeKernel
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Spares:
     """``size`` of them while the node has attached pods (``wanted``); none where links are made
     at once."""
 
-    def __init__(self, kernel: Kernel, size: int, *, wanted: Callable[[], bool]) -> None:
+    def __init__(self, kernel: NodeKernel, size: int, *, wanted: Callable[[], bool]) -> None:
         self._kernel = kernel
         self._size = size if kernel.backend.kind == "userspace" else 0
         self._wanted = wanted
@@ -54,7 +54,7 @@ class Spares:
             self._names = [name for name in found if name not in used]
 
     def take(self) -> str | None:
-        """The name of a tunnel that nobody has; None if none is ready."""
+        """The name of an unused tunnel; None if none is ready."""
         self._taken_at = asyncio.get_running_loop().time()
         self._count()
         return self._names.pop() if self._names else None

@@ -1,4 +1,4 @@
-"""Routine work: looks at every pod now and then, finds lost files, removes what is left over."""
+"""Routine work: looks at every pod regularly, finds lost files, removes leftovers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Upkeep:
 
     async def _resync(self) -> None:
         """At once after a start, when anything may have happened; later one pod after another
-        over the interval: hundreds at a time would hold up whoever starts a pod meanwhile."""
+        over the interval: hundreds at a time would delay pods that start meanwhile."""
         loop, interval = asyncio.get_running_loop(), self._settings.resync_interval
         first = True
         while True:

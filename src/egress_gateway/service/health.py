@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from egress_gateway.service.server import PROBES, Limits, Server
+from egress_gateway.service.server import PROBES, BoundedServer, Limits
 
 Check = Callable[[], str | None]
 """None when all is well, else the reason in words."""
 
 
-class HealthServer(Server):
+class HealthServer(BoundedServer):
     """``port`` 0 picks a free one (see ``port`` after ``start``)."""
 
     def __init__(self, *, port: int, address: str = "127.0.0.1", limits: Limits = PROBES) -> None:

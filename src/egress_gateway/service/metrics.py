@@ -1,9 +1,9 @@
-"""Metrics on a port of their own, for those who may read them.
+"""Metrics on a port of their own, for readers who may have them.
 
-Names of configurations and pods are in them, so an administrator can turn them off or have each
-reader show a token. Then the API server is asked, as the ecosystem does it: TokenReview says who it
-is, SubjectAccessReview whether he may ``get`` the non-resource URL ``/metrics``. A token is sent
-over TLS alone, with a certificate made at start, which proves nothing and hides the token.
+Metrics contain names of configurations and pods. So an administrator can turn them off, or require
+a token of each reader. The process then asks the API server, as is usual: TokenReview says whose
+token it is, SubjectAccessReview whether that account may ``get`` the non-resource URL ``/metrics``.
+Tokens need TLS. The certificate is made at start; it proves no identity, but hides the token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from egress_gateway.service.server import Limits, Server
+from egress_gateway.service.server import BoundedServer, Limits
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 # They double the series of a scrape, and Prometheus has its own way of seeing a restart.
@@ -41,7 +41,7 @@ _REMEMBERED: Final = 60.0
 _TOKENS: Final = 64
 
 
-class MetricsServer(Server):
+class MetricsServer(BoundedServer):
     """``review`` None: everybody may read, over plain HTTP."""
 
     def __init__(
@@ -104,17 +104,14 @@ def together(*collectors: Collector | CollectorRegistry) -> CollectorRegistry:
 async def serving(
     port: int, review: Review | None = None, snapshots: Sequence[Collector] = ()
 ) -> AsyncIterator[None]:
-    """Metrics on ``port`` while inside; nowhere if it is 0. ``snapshots`` are told beside what the
+    """Metrics on ``port`` while inside; nowhere if it is 0. It adds ``snapshots`` to what the
     process counts."""
     if not port:
         yield
         return
     server = MetricsServer(port=port, review=review, registry=together(REGISTRY, *snapshots))
-    await server.start()
-    try:
+    async with server.serving():
         yield
-    finally:
-        await server.close()
 
 
 def _tls() -> ssl.SSLContext:

@@ -9,8 +9,9 @@ who holds places open cannot keep the next probe out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +36,7 @@ PROBES: Final = Limits()
 """A probe is a GET of some 200 bytes."""
 
 
-class Server:
+class BoundedServer:
     """``port`` 0 picks a free one (see ``port`` after ``start``)."""
 
     def __init__(
@@ -96,6 +97,15 @@ class Server:
             self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Answers while inside. Raises ``OperatorError`` when the port is taken."""
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.close()
 
 
 @web.middleware

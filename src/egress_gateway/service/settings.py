@@ -5,7 +5,7 @@ environment (``EGRESS_GATEWAY_HEALTH_PORT``) and the keys of the YAML file (``he
 ``health_port``). An unknown key, a wrong value or a missing one is one clear line, not a trace,
 before anything starts.
 
-The schema is the only source of what is said about a setting. ``describe`` reads each field's type,
+The schema is the only source for descriptions of settings. ``describe`` reads each field's type,
 unit, default and docstring; ``--help``, the chart's schema and ``docs/settings.md`` are made of it.
 """
 

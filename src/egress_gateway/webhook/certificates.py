@@ -55,7 +55,7 @@ class Generation:
 def plan(
     generations: Iterable[Generation], *, names: Iterable[str], now: float, validity: float
 ) -> tuple[list[Generation], bool]:
-    """What is to be kept, newest last, and whether another one is due."""
+    """The generations to keep, newest last, and whether a new one is due."""
     of_use = [g for g in generations if g.ends > now and set(names) <= set(g.names)]
     kept = sorted(of_use, key=lambda g: g.made)
     if len(kept) > 1 and kept[-1].made + 2 * SETTLE <= now:
@@ -90,7 +90,7 @@ def encode(generation: Generation) -> dict[str, str]:
 
 
 def decode(secret: Mapping[str, str]) -> list[Generation]:
-    """The generations of a Secret's ``data``. What is not whole is none."""
+    """The generations of a Secret's ``data``. Incomplete ones are left out."""
     found = []
     for stem in {key.partition(".")[0] for key in secret}:
         try:

@@ -1,10 +1,8 @@
-"""The webhook's process: as many replicas as one likes, none of which leads."""
+"""The webhook's process: any number of replicas, without a leader."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 from egress_gateway.api import names
 from egress_gateway.kube import config
@@ -16,7 +14,7 @@ from egress_gateway.service import metrics
 from egress_gateway.service.figures import build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.webhook.keeper import Keeper
-from egress_gateway.webhook.server import Namespaces, Server
+from egress_gateway.webhook.server import Namespaces, WebhookServer
 from egress_gateway.webhook.settings import Settings
 
 
@@ -26,7 +24,7 @@ async def run(settings: Settings) -> None:
     async with Client(access, names.FIELD_MANAGER_WEBHOOK) as client:
         namespaces = Cache(client, NAMESPACES)
         lookup = Namespaces(client, namespaces)
-        server = Server(
+        server = WebhookServer(
             address=settings.address,
             port=settings.port,
             default=lookup.default,
@@ -38,7 +36,7 @@ async def run(settings: Settings) -> None:
         # Once it can answer it stays ready, whatever becomes of a later look.
         health.add_check("webhook", lambda: None if server.started else keeper.problem)
         async with (
-            _serving(health),
+            health.serving(),
             metrics.serving(settings.metrics_port, review, [build("webhook")]),
             asyncio.TaskGroup() as group,
         ):
@@ -47,19 +45,10 @@ async def run(settings: Settings) -> None:
             group.create_task(_serve(server, keeper))
 
 
-async def _serve(server: Server, keeper: Keeper) -> None:
+async def _serve(server: WebhookServer, keeper: Keeper) -> None:
     await keeper.certified.wait()
     await server.start()
     try:
         await asyncio.Event().wait()
     finally:
         await server.close()
-
-
-@contextlib.asynccontextmanager
-async def _serving(health: HealthServer) -> AsyncIterator[None]:
-    await health.start()
-    try:
-        yield
-    finally:
-        await health.close()

@@ -1,4 +1,4 @@
-"""What becomes of a pod that is being created: a pure function over AdmissionReview documents.
+"""Decides about a pod that is being created: a pure function over AdmissionReview documents.
 
 The same as the MutatingAdmissionPolicy of the chart does inside newer API servers. A pod that
 names a configuration gets a node selector by the label that a node earns and, if an image is given

@@ -21,8 +21,7 @@ from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NAMESPACES, Namespace
 from egress_gateway.service.selfsigned import load_pem
-from egress_gateway.service.server import Limits
-from egress_gateway.service.server import Server as BoundedServer
+from egress_gateway.service.server import BoundedServer, Limits
 from egress_gateway.webhook.certificates import Generation
 from egress_gateway.webhook.keeper import annotation
 from egress_gateway.webhook.registration import PATH
@@ -31,11 +30,11 @@ from egress_gateway.webhook.review import ReviewError, asks_default, review
 log = logging.getLogger(__name__)
 
 REVIEWS: Final = Counter(
-    "egress_gateway_webhook_reviews_total", "Pods that were judged, by outcome.", ["outcome"]
+    "egress_gateway_webhook_reviews_total", "Pods that the webhook judged, by outcome.", ["outcome"]
 )
 ENDS: Final = Gauge(
     "egress_gateway_webhook_certificate_ends_timestamp_seconds",
-    "When the certificate that is served ends; it is renewed a month before.",
+    "When the certificate that the webhook serves ends. It renews it a month before.",
 )
 INSTRUMENTS: Final = (REVIEWS, ENDS)
 _LARGEST: Final = 4 << 20
@@ -50,8 +49,8 @@ Lookup = Callable[[str], Awaitable[str]]
 
 
 class Namespaces:
-    """The cache answers what it knows; before "no default" is believed the API server is asked,
-    since this replica may have heard less than the one that registered the Namespace."""
+    """Answers from the cache. Before it believes "no default" it asks the API server, because
+    this replica may know less than the one that registered the Namespace."""
 
     def __init__(self, client: Client, cache: Cache[Namespace]) -> None:
         self._client = client
@@ -92,8 +91,8 @@ class _Request(msgspec.Struct):
 
 
 class _Review(msgspec.Struct, rename="camel"):
-    """What is read of an AdmissionReview. Anything else is skipped without being built: whoever
-    sends three megabytes of brackets costs no more than these."""
+    """The fields that we read of an AdmissionReview. The decoder skips everything else without
+    building it: three megabytes of brackets cost no more than these fields."""
 
     api_version: Any = None
     kind: Any = None
@@ -110,7 +109,7 @@ def parse(body: bytes) -> Any:
         raise ReviewError("it is nested too deeply") from None
 
 
-class Server:
+class WebhookServer:
     """``port`` 0 picks a free one (see ``port`` after ``start``)."""
 
     def __init__(self, *, address: str, port: int, default: Lookup, wait_image: str = "") -> None:

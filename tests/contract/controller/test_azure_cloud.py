@@ -9,7 +9,7 @@ import pytest
 
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import CreatePrefix, DeletePrefix
-from egress_gateway.controller.apply import Refusal, Writer
+from egress_gateway.controller.apply import FailedStep, Writer
 from egress_gateway.controller.planning.plan import Plan, plan
 from egress_gateway.controller.planning.wanted import Names, Wanted
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
@@ -37,7 +37,7 @@ async def look(lab: AzureLab, wishes: Iterable[Wanted], name: str) -> Plan:
 
 async def one_pass(
     lab: AzureLab, wishes: Iterable[Wanted], pool: str = "npegress"
-) -> tuple[Plan, list[Refusal]]:
+) -> tuple[Plan, list[FailedStep]]:
     decided = await look(lab, wishes, pool)
     return decided, (await Writer(lab.cloud).apply("pool", decided)).refusals
 

@@ -25,7 +25,7 @@ from egress_gateway.webhook import certificates
 from egress_gateway.webhook.certificates import SETTLE, Generation
 from egress_gateway.webhook.keeper import REGISTRATIONS, Keeper
 from egress_gateway.webhook.registration import ANNOTATED, DEFAULTED, PATH
-from egress_gateway.webhook.server import Namespaces, Server
+from egress_gateway.webhook.server import Namespaces, WebhookServer
 from egress_gateway.webhook.settings import Settings
 
 SETTINGS = Settings(system_namespace="system", certificate_validity=90 * 86400.0)
@@ -123,7 +123,7 @@ class Replica:
         self.heard = Heard()
         client, cache = cast(Client, api), cast("Cache[Namespace]", self.heard)
         lookup = Namespaces(client, cache)
-        self.server = Server(address="127.0.0.1", port=0, default=lookup.default)
+        self.server = WebhookServer(address="127.0.0.1", port=0, default=lookup.default)
         self.served: list[Generation] = []
         self.keeper = Keeper(client, cache, SETTINGS, on_certificate=self._use, clock=clock)
 

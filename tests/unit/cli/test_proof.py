@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from egress_gateway.api import names
 from egress_gateway.cli.proof.answers import Asked, Round
-from egress_gateway.cli.proof.plan import Case, Verdict, cases, excluded, judged, pod, table
+from egress_gateway.cli.proof.plan import Case, ProofResult, cases, excluded, judged, pod, table
 from egress_gateway.cli.proof.probe import round_of
-from egress_gateway.cli.stun import Server
+from egress_gateway.cli.stun import StunResponder
 from tests.faults.table import healthy, node
 
 (SGC,) = healthy().configurations
@@ -118,8 +118,10 @@ def test_an_address_of_each_excluded_network_is_looked_up() -> None:
 def test_a_table_has_columns() -> None:
     lines = table(
         [
-            Verdict(configuration="a/b", node="n", check="dns", passed=True, text="x"),
-            Verdict(configuration="a/long", node="node", check="egress", passed=False, text="y"),
+            ProofResult(configuration="a/b", node="n", check="dns", passed=True, text="x"),
+            ProofResult(
+                configuration="a/long", node="node", check="egress", passed=False, text="y"
+            ),
         ]
     )
     assert lines == ["✓ a/b     n     dns     x", "✗ a/long  node  egress  y"]
@@ -128,7 +130,7 @@ def test_a_table_has_columns() -> None:
 async def test_a_probe_hears_small_and_full_size_answers() -> None:
 
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(Server, local_addr=("127.0.0.1", 0))
+    transport, _ = await loop.create_datagram_endpoint(StunResponder, local_addr=("127.0.0.1", 0))
     try:
         port = transport.get_extra_info("sockname")[1]
         asked = (f"127.0.0.1:{port}", "127.0.0.1:1", "nowhere.invalid:3478")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 
-from egress_gateway.cli.stun import Server
+from egress_gateway.cli.stun import StunResponder
 from egress_gateway.datapath.gateway import stun
 
 
@@ -19,7 +19,7 @@ class Asker(asyncio.DatagramProtocol):
 
 async def test_it_answers_with_the_address_that_it_sees() -> None:
     loop = asyncio.get_running_loop()
-    server, _ = await loop.create_datagram_endpoint(Server, local_addr=("127.0.0.1", 0))
+    server, _ = await loop.create_datagram_endpoint(StunResponder, local_addr=("127.0.0.1", 0))
     where = server.get_extra_info("sockname")
     transport, asker = await loop.create_datagram_endpoint(Asker, remote_addr=where)
     try:

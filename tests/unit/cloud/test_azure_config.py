@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from egress_gateway.cloud.azure.config import load, parse
-from egress_gateway.cloud.errors import ConfigError
+from egress_gateway.cloud.errors import CloudConfigError
 
 GO_FILE = {
     "cloud": "AzurePublicCloud",
@@ -67,7 +67,7 @@ def test_sovereign_clouds_have_endpoints_of_their_own(cloud: str, manager: str) 
     ],
 )
 def test_what_cannot_work_is_one_clear_line(change: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(CloudConfigError) as caught:
         parse(GO_FILE | change)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -77,7 +77,7 @@ def test_what_cannot_work_is_one_clear_line(change: dict[str, object], words: st
 def test_a_broken_file_is_named_and_not_quoted(tmp_path: Path) -> None:
     file = tmp_path / "azure.json"
     file.write_text('{"aadClientSecret": "hush", ')
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(CloudConfigError) as caught:
         load(file)
     assert str(file) in str(caught.value)
     assert "hush" not in str(caught.value)

@@ -16,7 +16,7 @@ from azure.identity.aio import (
 
 from egress_gateway.cloud.azure.config import parse
 from egress_gateway.cloud.azure.credentials import SecretFileCredential, credential
-from egress_gateway.cloud.errors import ConfigError
+from egress_gateway.cloud.errors import CloudConfigError
 
 BASE = {"subscriptionID": "s", "resourceGroup": "g", "location": "x"}
 PERSON = BASE | {"tenantId": "00000000-0000-0000-0000-000000000001", "aadClientId": "c"}
@@ -91,5 +91,5 @@ def test_a_secret_file_that_says_nothing_is_named(tmp_path: Path, content: str |
     file = tmp_path / "secret"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(ConfigError, match=str(file)):
+    with pytest.raises(CloudConfigError, match=str(file)):
         credential(parse(PERSON | {"aadClientSecretFile": str(file)}))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.protocol import PoolRef
-from egress_gateway.controller.apply import Refusal, Writer
+from egress_gateway.controller.apply import FailedStep, Writer
 from egress_gateway.controller.planning.plan import Plan, plan
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.wanted import Names, Wanted
@@ -31,8 +31,8 @@ async def _look(cloud: AzureCloud, pool: PoolRef, wishes: list[Wanted]) -> Plan:
     return plan(state, wishes, advice=cloud.advice, managed_ids=ids)
 
 
-def one_pass(arm: FakeArm, wishes: list[Wanted], key: str) -> tuple[Plan, list[Refusal]]:
-    async def run() -> tuple[Plan, list[Refusal]]:
+def one_pass(arm: FakeArm, wishes: list[Wanted], key: str) -> tuple[Plan, list[FailedStep]]:
+    async def run() -> tuple[Plan, list[FailedStep]]:
         cloud = arm.cloud()
         pool = next(p for p in await cloud.pools() if p.key == key)
         decided = await _look(cloud, pool, wishes)

@@ -14,13 +14,13 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cloud.protocol import (
     Address,
-    Attachment,
-    Balancer,
+    BalancingRule,
     Instance,
+    InterfaceSpec,
+    LoadBalancer,
     PoolRef,
     PoolState,
     Prefix,
-    Rule,
 )
 from egress_gateway.controller.migration.recognise import (
     candidates,
@@ -56,7 +56,7 @@ def state(configs: dict[str, str | None], secondaries: dict[str, str] | None = N
         name="vm",
         provider_id="azure://vm",
         state="Succeeded",
-        attachment=Attachment(configs=configs),
+        interface=InterfaceSpec(configs=configs),
         addresses=addresses,
     )
     managed = {
@@ -66,7 +66,7 @@ def state(configs: dict[str, str | None], secondaries: dict[str, str] | None = N
     }
     return PoolState(
         ref=PoolRef(key="pool"),
-        model=Attachment(configs=configs),
+        model=InterfaceSpec(configs=configs),
         instances=(machine,),
         managed=managed,
     )
@@ -111,8 +111,8 @@ def test_what_belongs_to_others_is_no_candidate() -> None:
     assert candidates(configuration(prefix=BROUGHT), seen, taken={A}) == [B]
 
 
-def rule(name: str, path: str) -> Rule:
-    return Rule(
+def rule(name: str, path: str) -> BalancingRule:
+    return BalancingRule(
         name=name,
         pool="pool",
         port=6000,
@@ -124,7 +124,7 @@ def rule(name: str, path: str) -> Rule:
 
 
 def test_only_a_rule_of_another_name_for_the_same_configuration_raises_the_question() -> None:
-    balancer = Balancer(
+    balancer = LoadBalancer(
         rules={"lb-1": rule("lb-1", "/gw/u"), "v": rule("v", "/gw/v"), "w": rule("w", "/gw/x")}
     )
     known = [Names.of(uid) for uid in ("u", "v", "new")]

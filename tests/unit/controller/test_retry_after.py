@@ -6,7 +6,7 @@ import pytest
 
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import CreatePrefix
-from egress_gateway.controller.apply import Refusal
+from egress_gateway.controller.apply import FailedStep
 from egress_gateway.controller.planning.wanted import Names, Step, Wanted
 from egress_gateway.controller.refusals import RefusalBackoff
 
@@ -21,7 +21,7 @@ def test_whoever_is_told_when_does_not_ask_before(
 ) -> None:
     backoff = RefusalBackoff(limit=30, clock=lambda: 0.0)
     for _ in range(5):
-        refusal = Refusal(STEP, kind("not now", code="RetryableError", retry_after=seconds))
+        refusal = FailedStep(STEP, kind("not now", code="RetryableError", retry_after=seconds))
         setback = backoff.judge("np", [refusal], WANTED)
         assert setback is not None
         assert setback.seconds >= seconds
@@ -29,7 +29,7 @@ def test_whoever_is_told_when_does_not_ask_before(
 
 def test_a_lost_race_is_nobody_s_news_and_is_run_again_at_once() -> None:
     backoff = RefusalBackoff(limit=30, clock=lambda: 0.0)
-    refusal = Refusal(STEP, errors.Conflict("lost", code="PreconditionFailed"))
+    refusal = FailedStep(STEP, errors.Conflict("lost", code="PreconditionFailed"))
     first, second, third = (backoff.judge("np", [refusal], WANTED) for _ in range(3))
     assert first is not None
     assert second is not None

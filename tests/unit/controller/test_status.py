@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+import pytest
+from msgspec import structs
+
 from egress_gateway.api import conditions
 from egress_gateway.api.types import (
     Condition,
@@ -55,6 +58,7 @@ def status(
     before: StaticGatewayConfigurationStatus | None = None,
     now: str = "2026-01-01T00:00:00Z",
     said: dict[str, str] | None = None,
+    problems: dict[str, GatewayProblem] | None = None,
     pods: Pods | None = None,
     departing: dict[str, bool] | None = None,
 ) -> StaticGatewayConfigurationStatus:
@@ -65,7 +69,7 @@ def status(
     problems = {
         node: GatewayProblem(static_gateway_configuration="default/a", message=message)
         for node, message in (said or {}).items()
-    }
+    } | (problems or {})
     gateways = Gateways(nodes=nodes, ready=frozenset(ready), problems=problems)
     return status_of(
         sgc,
@@ -200,6 +204,23 @@ def course(*looks: StaticGatewayConfigurationStatus) -> list[tuple[str, str]]:
         before = look.conditions
     quiet = ("Provisioned", "Valid")
     return [(n.type, n.reason) for n in told if n.reason not in quiet]
+
+
+@pytest.mark.parametrize("reason", ["", "OfALaterVersion"])
+def test_a_problem_is_known_by_its_reason_and_never_by_its_words(reason: str) -> None:
+    """Agents of another version: an older one gives no reason, a newer one gives its own."""
+    words = "IPv6 is held back here: the node's kernel has no IPv6"
+    told = GatewayProblem(static_gateway_configuration="default/a", message=words, reason=reason)
+    problems = {"node-1": told}
+    asked = Verdict(serving=SERVING, settled=True, ipv6=True)
+    got = status(asked, ready=("node-0",), problems=problems)
+    assert condition(got, "IPv6Ready").reason != "GatewayWithoutIPv6"
+    assert words in condition(got, "GatewaysReady").message
+    problems = {"node-1": structs.replace(told, reason="GatewayWithoutIPv6")}
+    got = status(asked, problems=problems)
+    assert condition(got, "IPv6Ready").reason == "GatewayWithoutIPv6"
+    assert words in condition(got, "IPv6Ready").message
+    assert words not in condition(got, "GatewaysReady").message
 
 
 def test_a_lost_gateway_and_its_return_are_told_and_the_last_word_is_good() -> None:

@@ -25,8 +25,8 @@ from egress_gateway.gateway.peers.book import (
 from egress_gateway.gateway.peers.refusals import Refusals
 from egress_gateway.gateway.peers.rules import (
     AcceptedClaim,
+    ClaimRejection,
     Evidence,
-    RefusedClaim,
     difference,
     judge,
     resolve,
@@ -96,7 +96,7 @@ def nets(*texts: str) -> tuple[IPNetwork, ...]:
 
 def judged(
     claim: PodEndpoint, known: Pod | None, *others: Pod, **more: Any
-) -> AcceptedClaim | RefusedClaim:
+) -> AcceptedClaim | ClaimRejection:
     def having(address: str) -> list[Pod]:
         everybody = (*others, *([known] if known else []))
         return [p for p in everybody if address in p.ips and not p.spec.host_network]
@@ -118,7 +118,7 @@ def test_a_key_in_another_spelling_is_no_key(spelling: int) -> None:
     stolen = respelled(KEY)[spelling]
     assert base64.b64decode(stolen) == base64.b64decode(KEY)
     verdict = judged(endpoint(pod_public_key=stolen), pod())
-    assert isinstance(verdict, RefusedClaim)
+    assert isinstance(verdict, ClaimRejection)
     assert verdict.reason == rules.INVALID_KEY
 
 
@@ -129,7 +129,7 @@ def test_an_address_is_taken_however_a_kubelet_spells_it(spelling: str) -> None:
     claim = endpoint(pod_ips=["2001:db8::2"])
     victim = pod("victim", ips=[spelling], node="w2")
     verdict = judged(claim, pod(ips=()), victim)
-    assert isinstance(verdict, RefusedClaim)
+    assert isinstance(verdict, ClaimRejection)
     assert verdict.reason == rules.ADDRESS_TAKEN
     own = judged(claim, pod(ips=[spelling]))
     assert isinstance(own, AcceptedClaim)
@@ -138,7 +138,7 @@ def test_an_address_is_taken_however_a_kubelet_spells_it(spelling: str) -> None:
 
 def test_an_address_of_any_length_is_refused_in_few_words() -> None:
     verdict = judged(endpoint(pod_ips=["x" * 9000]), pod())
-    assert isinstance(verdict, RefusedClaim)
+    assert isinstance(verdict, ClaimRejection)
     assert verdict.reason == rules.INVALID_ADDRESS
     assert 0 < len(verdict.message) < 400
 

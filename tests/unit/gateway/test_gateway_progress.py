@@ -12,7 +12,7 @@ from typing import Any, cast
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.gateway.peers.sync import PeerSync
-from egress_gateway.gateway.progress import Progress
+from egress_gateway.gateway.progress import PassProgress
 
 
 class Clock:
@@ -25,7 +25,7 @@ class Clock:
 
 def test_a_pass_that_does_not_end_is_told() -> None:
     clock = Clock()
-    progress = Progress(30, clock)
+    progress = PassProgress(30, clock)
     with progress:
         clock.now += 50
         assert progress.stalled(60) is None
@@ -37,7 +37,7 @@ def test_a_pass_that_does_not_end_is_told() -> None:
 
 def test_passes_that_do_not_begin_are_told() -> None:
     clock = Clock()
-    progress = Progress(30, clock)
+    progress = PassProgress(30, clock)
     clock.now += 90
     assert progress.stalled(60) is None
     clock.now += 1
@@ -46,7 +46,7 @@ def test_passes_that_do_not_begin_are_told() -> None:
 
 def test_a_pass_that_fails_has_ended() -> None:
     clock = Clock()
-    progress = Progress(30, clock)
+    progress = PassProgress(30, clock)
     try:
         with progress:
             raise DatapathError("no")
@@ -58,7 +58,7 @@ def test_a_pass_that_fails_has_ended() -> None:
 
 def test_passes_take_their_share_of_the_time_and_no_more() -> None:
     clock = Clock()
-    progress = Progress(30, clock)
+    progress = PassProgress(30, clock)
     assert progress.rest(10, 5) == 0, "nothing has taken any time yet"
     with progress:
         clock.now += 0.1

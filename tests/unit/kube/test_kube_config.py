@@ -13,7 +13,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from egress_gateway.kube.config import ConfigError, file_token, from_kubeconfig, in_cluster, load
+from egress_gateway.kube.config import (
+    ClusterAccessError,
+    file_token,
+    from_kubeconfig,
+    in_cluster,
+    load,
+)
 
 
 def certificate() -> tuple[bytes, bytes]:
@@ -83,7 +89,7 @@ def test_a_rotated_token_is_seen_within_a_minute_or_at_once_when_asked(tmp_path:
 @pytest.mark.parametrize("missing", ["token", "ca.crt"])
 def test_a_missing_file_of_the_pod_is_named(tmp_path: Path, missing: str) -> None:
     (service_account(tmp_path) / missing).unlink()
-    with pytest.raises(ConfigError, match=missing):
+    with pytest.raises(ClusterAccessError, match=missing):
         in_cluster(IN_POD, tmp_path)
 
 
@@ -127,7 +133,7 @@ def test_a_certificate_user_with_embedded_and_relative_material(tmp_path: Path) 
 def test_another_context(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, {"token": "t"})
     assert from_kubeconfig(path, context="other").namespace == "default"
-    with pytest.raises(ConfigError, match="no context named 'absent'"):
+    with pytest.raises(ClusterAccessError, match="no context named 'absent'"):
         from_kubeconfig(path, context="absent")
 
 
@@ -149,10 +155,12 @@ def test_several_files_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     access = load()
     assert (access.server, access.token(False)) == ("http://b", "b")
     assert access.namespace == "default", "a's context comes first"
-    with pytest.raises(ConfigError, match=r"a/config, .*b/config: no context named 'nobody'"):
+    with pytest.raises(
+        ClusterAccessError, match=r"a/config, .*b/config: no context named 'nobody'"
+    ):
         load(context="nobody")
     monkeypatch.setenv("KUBECONFIG", str(folders[2] / "config"))
-    with pytest.raises(ConfigError, match=r"absent/config: No such file"):
+    with pytest.raises(ClusterAccessError, match=r"absent/config: No such file"):
         load()
 
 
@@ -163,5 +171,5 @@ def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match="no Kubernetes cluster configured"):
+    with pytest.raises(ClusterAccessError, match="no Kubernetes cluster configured"):
         load()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from egress_gateway.kube.config import ConfigError, from_kubeconfig
+from egress_gateway.kube.config import ClusterAccessError, from_kubeconfig
 from egress_gateway.kube.signin import SignIn
 from tests.unit.kube.test_kube_config import certificate, kubeconfig
 
@@ -102,7 +102,7 @@ def test_a_certificate_of_a_program(tmp_path: Path) -> None:
     assert access.token(False) is None
     assert access.ssl_context is not None
     program(tmp_path, gives(clientCertificateData=cert, clientKeyData="no key"))
-    with pytest.raises(ConfigError, match="client certificate and key cannot be used"):
+    with pytest.raises(ClusterAccessError, match="client certificate and key cannot be used"):
         from_kubeconfig(kubeconfig(tmp_path, user()))
 
 
@@ -177,7 +177,7 @@ def test_what_goes_wrong_is_one_line_that_names_the_program(
 ) -> None:
     program(tmp_path, body)
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(ConfigError, match=words) as failed:
+    with pytest.raises(ClusterAccessError, match=words) as failed:
         from_kubeconfig(kubeconfig(tmp_path, asked))
     assert "\n" not in str(failed.value)
 
@@ -185,6 +185,6 @@ def test_what_goes_wrong_is_one_line_that_names_the_program(
 def test_no_message_holds_what_the_program_printed(tmp_path: Path) -> None:
     for body in ("print('secret-1')", 'print(\'{"token": "secret-1"}\')'):
         program(tmp_path, body)
-        with pytest.raises(ConfigError) as failed:
+        with pytest.raises(ClusterAccessError) as failed:
             from_kubeconfig(kubeconfig(tmp_path, user()))
         assert "secret-1" not in str(failed.value)

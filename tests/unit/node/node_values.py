@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from egress_gateway.api import keys
-from egress_gateway.node.attachment.choose import Balancer, Destination, Gateway
+from egress_gateway.node.attachment.choose import BalancerAddress, Destination, GatewayNode
 from egress_gateway.node.attachment.model import (
     Attachment,
     NodeFacts,
@@ -19,9 +19,9 @@ from egress_gateway.node.attachment.model import (
 
 KEY = keys.generate().public
 SERVER = ServerKey(KEY, 6000)
-BALANCER = Balancer("10.224.0.99")
+BALANCER = BalancerAddress("10.224.0.99")
 FACTS = NodeFacts(mtu=1500, exceptions=(ipaddress.ip_network("169.254.169.254/32"),))
-GW1, GW2 = Gateway("gw-1", "10.224.0.10"), Gateway("gw-2", "10.224.0.11")
+GW1, GW2 = GatewayNode("gw-1", "10.224.0.10"), GatewayNode("gw-2", "10.224.0.11")
 
 
 def configuration(**changes: Any) -> PodConfiguration:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from egress_gateway.node.attachment import earlier
-from egress_gateway.node.attachment.choose import Balancer, Gateway
+from egress_gateway.node.attachment.choose import BalancerAddress, GatewayNode
 from egress_gateway.node.attachment.model import (
     Attachment,
     Joining,
@@ -29,7 +29,7 @@ RECORDED: dict[str, msgspec.Raw] = msgspec.json.decode(
 )
 FIRST = ServerKey("QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=", 6000)
 SECOND = ServerKey("QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=", 6001)
-GW2 = Gateway("gw-2", "10.224.0.11", ipv6=True)
+GW2 = GatewayNode("gw-2", "10.224.0.11", ipv6=True)
 AT_GW1 = TunnelRecord(to=GW1, server=FIRST, listen_port=20000, verified=True)
 AT_GW2 = TunnelRecord(to=GW2, server=FIRST, listen_port=30000, link="wg1", verified=True)
 
@@ -44,7 +44,7 @@ def read(name: str) -> Attachment:
         ("at a gateway", AT_GW1, None),
         (
             "at the load balancer",
-            TunnelRecord(to=Balancer("10.224.0.99"), server=FIRST, listen_port=20000),
+            TunnelRecord(to=BalancerAddress("10.224.0.99"), server=FIRST, listen_port=20000),
             None,
         ),
         ("without a gateway", None, None),

@@ -21,7 +21,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cni import protocol
 from egress_gateway.kube.resources import Pod, PodSpec, PodStatus
-from egress_gateway.node.attachment.choose import Gateway as GatewayNode
+from egress_gateway.node.attachment.choose import GatewayNode
 from egress_gateway.node.attachment.model import (
     Attachment,
     NotUsable,

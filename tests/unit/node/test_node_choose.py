@@ -9,28 +9,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.node.attachment.choose import (
-    Balancer,
+    BalancerAddress,
     Destination,
-    Gateway,
+    GatewayNode,
     choose,
     rendezvous,
 )
 
-A, B, C = (Gateway(n, f"10.0.0.{i}") for i, n in enumerate("abc"))
-BALANCER = Balancer("10.0.0.99")
+A, B, C = (GatewayNode(n, f"10.0.0.{i}") for i, n in enumerate("abc"))
+BALANCER = BalancerAddress("10.0.0.99")
 names = st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1)
 
 
-def candidates(of: list[str]) -> list[Gateway]:
-    return [Gateway(name, f"10.0.0.{ord(name)}") for name in of]
+def candidates(of: list[str]) -> list[GatewayNode]:
+    return [GatewayNode(name, f"10.0.0.{ord(name)}") for name in of]
 
 
 def pick(
-    *listed: Gateway,
+    *listed: GatewayNode,
     current: Destination | None = None,
     lost: str = "",
     avoid: tuple[Destination, ...] = (),
-    balancer: Balancer | None = BALANCER,
+    balancer: BalancerAddress | None = BALANCER,
     uid: str = "u",
 ) -> Destination | None:
     return choose(

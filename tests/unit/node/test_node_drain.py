@@ -14,7 +14,7 @@ from egress_gateway.api.types import (
     GatewayVeto,
     ObjectMeta,
 )
-from egress_gateway.node.attachment.choose import Gateway, choose
+from egress_gateway.node.attachment.choose import GatewayNode, choose
 from egress_gateway.node.attachment.model import (
     Attachment,
     Parting,
@@ -78,7 +78,7 @@ def test_a_cancelled_drain_moves_nobody() -> None:
     assert go(go(before, DRAIN), {}) == before
 
 
-def listing(*gateways: Gateway) -> PodConfiguration:
+def listing(*gateways: GatewayNode) -> PodConfiguration:
     return configuration(gateways=list(gateways))
 
 

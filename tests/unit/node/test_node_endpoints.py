@@ -10,7 +10,7 @@ import pytest
 from egress_gateway.api.types import ObjectMeta, PodEndpoint, PodEndpointSpec
 from egress_gateway.kube.errors import Forbidden, Invalid, NotFound
 from egress_gateway.kube.resources import Key
-from egress_gateway.node.endpoints import (
+from egress_gateway.node.reporting.endpoints import (
     Endpoints,
     document,
     label_value,

@@ -7,17 +7,17 @@ import ipaddress
 import msgspec
 import pytest
 
-from egress_gateway.node.attachment.choose import Balancer, Destination, Gateway
+from egress_gateway.node.attachment.choose import BalancerAddress, Destination, GatewayNode
 from egress_gateway.node.attachment.model import Attachment, NodeFacts, pod_desired
 from tests.unit.node.node_values import at, attachment, configuration
 
-SIX = Gateway("gw-6", "10.224.0.16", ipv6=True)
-FOUR = Gateway("gw-4", "10.224.0.14")
+SIX = GatewayNode("gw-6", "10.224.0.16", ipv6=True)
+FOUR = GatewayNode("gw-4", "10.224.0.14")
 FACTS = NodeFacts(mtu=1500, exceptions=(ipaddress.ip_network("2001:db8:244::/48"),))
 
 
 def of(
-    gateway: Destination, gateways: list[Gateway], addresses: tuple[str, ...] = ("2001:db8::2",)
+    gateway: Destination, gateways: list[GatewayNode], addresses: tuple[str, ...] = ("2001:db8::2",)
 ) -> Attachment:
     made = at(gateway, configuration=configuration(gateways=gateways))
     return msgspec.structs.replace(made, addresses=["10.244.1.2", *addresses])
@@ -28,12 +28,12 @@ def of(
     [
         (SIX, [SIX, FOUR], True),
         (FOUR, [SIX, FOUR], False),
-        (Balancer("10.1.200.4"), [SIX, FOUR], True),
-        (Balancer("10.1.200.4"), [FOUR], False),
+        (BalancerAddress("10.1.200.4"), [SIX, FOUR], True),
+        (BalancerAddress("10.1.200.4"), [FOUR], False),
     ],
 )
 def test_the_pods_gateway_decides(
-    gateway: Destination, gateways: list[Gateway], carried: bool
+    gateway: Destination, gateways: list[GatewayNode], carried: bool
 ) -> None:
     assert pod_desired(of(gateway, gateways), FACTS).tunnel_ipv6 is carried
 

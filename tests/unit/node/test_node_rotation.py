@@ -25,7 +25,7 @@ from egress_gateway.node.attachment.model import (
     usable_configuration,
 )
 from egress_gateway.node.attachment.moves import joined, retarget
-from egress_gateway.node.endpoints import spec_of
+from egress_gateway.node.reporting.endpoints import spec_of
 from tests.unit.node.node_values import (
     BALANCER,
     FACTS,

@@ -81,7 +81,7 @@ async def test_nonsense(raw: bytes) -> None:
 
 async def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Path) -> None:
     (tmp_path / protocol.SOCKET).write_text("left by a crash")
-    serving = asyncio.create_task(server.Server(Agent(), tmp_path).run())  # type: ignore[arg-type]
+    serving = asyncio.create_task(server.PluginServer(Agent(), tmp_path).run())  # type: ignore[arg-type]
     path = tmp_path / protocol.SOCKET
     while not path.is_socket():
         await asyncio.sleep(0.001)
@@ -98,7 +98,7 @@ async def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Pat
 
 async def test_plugin_that_dies_in_the_middle_harms_nobody(tmp_path: Path) -> None:
     agent = Agent()
-    serving = asyncio.create_task(server.Server(agent, tmp_path).run())  # type: ignore[arg-type]
+    serving = asyncio.create_task(server.PluginServer(agent, tmp_path).run())  # type: ignore[arg-type]
     path = tmp_path / protocol.SOCKET
     while not path.is_socket():
         await asyncio.sleep(0.001)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from egress_gateway.api.types import PodEndpointStatus
 from egress_gateway.node.liveness.health import State
-from egress_gateway.node.standing import LOST_AFTER, Look, Standing, look_at
+from egress_gateway.node.reporting.standing import LOST_AFTER, Look, Standing, look_at
 from tests.unit.node.node_values import BALANCER, GW1, GW2, at, attachment
 
 ADDRESSES = {"gw-1": ("203.0.113.1", "2001:db8::1"), "gw-2": ("203.0.113.2", "")}

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from egress_gateway.cni import protocol
+from egress_gateway.node.attachment.files import Damaged, Folder
 from egress_gateway.node.attachment.store import AttachmentStore
-from egress_gateway.node.files import Damaged, Folder
 
 
 def unwritable() -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from egress_gateway.api.types import ObjectMeta
 from egress_gateway.kube.resources import Pod, PodSpec, Reference
-from egress_gateway.node.tell import Teller
+from egress_gateway.node.reporting.tell import Teller
 
 
 class Recorder:

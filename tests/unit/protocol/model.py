@@ -40,7 +40,7 @@ from egress_gateway.controller.rotation import phases
 from egress_gateway.controller.rotation.phases import Pairs, Record, RotationFacts
 from egress_gateway.gateway.peers.rules import AcceptedClaim, Evidence, judge, resolve
 from egress_gateway.kube.resources import Key, Pod, PodSpec, PodStatus
-from egress_gateway.node.attachment.choose import Gateway
+from egress_gateway.node.attachment.choose import GatewayNode
 from egress_gateway.node.attachment.model import (
     Attachment,
     Joining,
@@ -52,7 +52,7 @@ from egress_gateway.node.attachment.model import (
 )
 from egress_gateway.node.attachment.moves import joined, retarget
 from egress_gateway.node.attachment.vetoes import vetoes
-from egress_gateway.node.endpoints import spec_of
+from egress_gateway.node.reporting.endpoints import spec_of
 
 PODS, NODES, GATEWAYS = range(3), range(2), range(2)
 NODE_OF: Final = (0, 1, 1)
@@ -257,7 +257,7 @@ def carries(state: State, pod: int, tunnel: TunnelRecord) -> bool:
     """Whether the other end of a pod's tunnel takes its packets. Of the load balancer: whether any
     gateway that is up does, which is more than it promises and enough for safety."""
     ends = [g for g in GATEWAYS if state.up[g]]
-    if isinstance(tunnel.to, Gateway):
+    if isinstance(tunnel.to, GatewayNode):
         ends = [g for g in ends if NAMES[g] == tunnel.to.name]
     key = KEY_BY_TEXT[tunnel.server.public_key]
     configuration = "b" if key == 3 else "a"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.gateway.peers.rules import AcceptedClaim
-from egress_gateway.node.attachment.choose import Gateway
+from egress_gateway.node.attachment.choose import GatewayNode
 from egress_gateway.node.attachment.model import Joining
 from tests.unit.protocol import model
 from tests.unit.protocol.model import (
@@ -91,7 +91,7 @@ def served(state: State) -> str:
             return f"p{pod} is not attached to {asked}"
         if not had.active.verified or not carries(state, pod, had.active):
             return f"p{pod} is not carried: {had.active}"
-        if not isinstance(had.active.to, Gateway):
+        if not isinstance(had.active.to, GatewayNode):
             return f"p{pod} is left to the load balancer"
         gateway = NAMES.index(had.active.to.name)
         if state.veto[gateway] and all(state.up):

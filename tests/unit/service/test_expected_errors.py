@@ -23,7 +23,7 @@ from egress_gateway.webhook.review import ReviewError
 
 EXPECTED: list[ExpectedError] = [
     cloud.NotFound("x"),
-    cloud.ConfigError("x"),
+    cloud.CloudConfigError("x"),
     kube.NotFound(404, "NotFound", "x"),
     datapath.DatapathError("x"),
     datapath.KernelRefused("x", 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -43,3 +44,17 @@ def test_every_design_page_is_in_the_index_under_its_own_title() -> None:
         assert title.startswith(f"# {number}: "), f"{page.name} begins with {title!r}"
         row = f"| [{number}]({page.name}) | {title.removeprefix(f'# {number}: ')} |"
         assert row in index, f"docs/design/README.md lacks {row}"
+
+
+WALK = re.compile(r"^\| \d+ \| `([\w/.]+)` `([\w.]+)` \|", re.MULTILINE)
+
+
+def test_the_walks_through_the_code_name_functions_that_are_there() -> None:
+    steps = WALK.findall((ROOT / "docs/architecture.md").read_text())
+    assert len(steps) > 20
+    for path, name in steps:
+        holder: ast.AST = ast.parse((ROOT / "src/egress_gateway" / path).read_text())
+        for part in name.split("."):
+            found = [n for n in ast.iter_child_nodes(holder) if getattr(n, "name", "") == part]
+            assert found, f"{path} has no {name}"
+            (holder,) = found

@@ -49,8 +49,8 @@ _INSPECT: Final = ("egress-gateway", "inspect")
 
 
 @dataclass(slots=True)
-class Cluster:
-    """Whole objects as they were read; nothing of this goes into a file as it is."""
+class Collected:
+    """Whole objects as the API server sent them. No file gets any of them unpruned."""
 
     ours: dict[str, list[Object]] = field(default_factory=dict)
     nodes: list[Object] = field(default_factory=list)
@@ -100,8 +100,8 @@ class Collector:
                 yield name, redactor.text(text)
         yield "not-read.txt", redactor.text("".join(f"{u}\n" for u in sorted(set(self.unseen))))
 
-    async def _read(self) -> Cluster:
-        cluster = Cluster()
+    async def _read(self) -> Collected:
+        cluster = Collected()
         for kind in _OURS:
             where = self._system if kind is resources.GATEWAY_STATUSES else self._namespace
             cluster.ours[kind.plural] = await self._list(kind, where)
@@ -138,7 +138,7 @@ class Collector:
             self.unseen.append(f"{what}: {error}")
             return None
 
-    def _redactor(self, cluster: Cluster) -> Redactor:
+    def _redactor(self, cluster: Collected) -> Redactor:
         everything = [*(o for found in cluster.ours.values() for o in found), *cluster.nodes]
         everything += [*cluster.pods, *cluster.components, *cluster.workloads, *cluster.config_maps]
         known = [v for o in cluster.secrets for v in _secret_values(o)]
@@ -148,7 +148,7 @@ class Collector:
         public |= {str((o.get("metadata") or {}).get("name")) for o in everything}
         return Redactor(known, public)
 
-    async def _versions(self, cluster: Cluster) -> dict[str, Any]:
+    async def _versions(self, cluster: Collected) -> dict[str, Any]:
         server = await self._tried(
             "the API server's version", self._client.request("GET", "/version")
         )
@@ -240,7 +240,7 @@ def _containers(pod: Object) -> list[tuple[str, bool]]:
     ]
 
 
-def _pruned(cluster: Cluster) -> list[tuple[str, Any]]:
+def _pruned(cluster: Collected) -> list[tuple[str, Any]]:
     shapes: list[tuple[str, Sequence[Object], Callable[[Object], dict[str, Any]]]] = [
         *((kind, found, pruned.ours) for kind, found in cluster.ours.items()),
         ("nodes", cluster.nodes, pruned.node),
@@ -259,7 +259,7 @@ def _pruned(cluster: Cluster) -> list[tuple[str, Any]]:
     return [*files, ("objects/events.json", [*map(pruned.event, _told(cluster))])]
 
 
-def _told(cluster: Cluster) -> list[Object]:
+def _told(cluster: Collected) -> list[Object]:
     """Events about what is in the bundle."""
     kept = {
         (o.get("kind"), (o["metadata"].get("namespace") or ""), o["metadata"]["name"])

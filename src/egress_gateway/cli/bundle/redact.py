@@ -64,7 +64,7 @@ class Redactor:
         self._known = re.compile("|".join(map(re.escape, longest))) if longest else None
 
     def text(self, text: str) -> str:
-        """``text`` without secrets. What was replaced once is not looked at again."""
+        """``text`` without secrets. A replaced part is not searched again."""
         if self._known is not None:
             text = self._known.sub(lambda m: self._tag(m[0]), text)
         for pattern in _PATTERNS:

@@ -1,7 +1,7 @@
-"""What is amiss in a cluster, each thing with a code, evidence and what mends it. Pure.
+"""Finds what is wrong in a cluster: each finding has a code, evidence and a mend. Pure.
 
-Guarantee: a healthy cluster has no finding, whatever its shape, and nothing is reported twice: what
-is wrong with a gateway or a pod is not repeated for its configuration. Codes are part of the
+Guarantee: a healthy cluster has no finding, whatever its shape. Nothing is reported twice: a
+finding about a gateway or a pod is not repeated for its configuration. Codes are part of the
 contract: scripts may look for them, and docs/checks.md has a paragraph on each.
 """
 

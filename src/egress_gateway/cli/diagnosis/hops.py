@@ -103,7 +103,8 @@ def _pod(pod: Pod, asked: str) -> Hop:
 
 
 def _way(sgc: StaticGatewayConfiguration, to: IPAddress, cluster: Sequence[IPNetwork]) -> Hop:
-    """Good: it is the gateway's. Unknown: it goes the ordinary way, of which nothing is known."""
+    """Good: the gateway carries it. Unknown: it takes the ordinary path, of which we know
+    nothing."""
     own = next((n for n in cluster if to in n), None)
     if own is not None:
         text = f"{to} is in {own} of clusterCidrs: the pod's ordinary way, not the gateway's"

@@ -1,9 +1,9 @@
 """What ``egress-gateway status`` says, decided from objects alone. Pure.
 
-Guarantee: nothing is called healthy that somebody in the cluster calls broken. A gateway serves a
-configuration only when its Node is ready, its agent has been heard from within three heartbeats,
-nobody vetoes it and the agent itself lists the configuration. What could not be read (a person's
-rights end somewhere) is named in ``unseen`` and never counted as good.
+Guarantee: it calls nothing healthy that some part of the cluster calls broken. A gateway serves a
+configuration only if its Node is ready, its agent was heard from within three heartbeats, there is
+no veto, and the agent itself lists the configuration. ``unseen`` names what the person may not
+read; that never counts as good.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class PodView(_Value, frozen=True):
 
 
 class AttachedView(_Value, frozen=True):
-    """An attached pod, as its node's agent last told. ``state``: ``Connected``, ``Lost``,
-    ``Waiting``, or empty where nothing was told yet."""
+    """An attached pod, as its node's agent last reported. ``state``: ``Connected``, ``Lost``,
+    ``Waiting``, or empty before the first report."""
 
     pod: str
     state: str
@@ -275,7 +275,7 @@ def _lost(endpoint: PodEndpoint) -> PodView:
 def _troubled(
     sgc: StaticGatewayConfiguration, pods: Iterable[Pod], attached: Sequence[str] | None
 ) -> Iterable[PodView]:
-    """Pods that ask for ``sgc`` and have no endpoint; ``attached`` None: nobody knows."""
+    """Pods that ask for ``sgc`` and have no endpoint; ``attached`` None: unknown."""
     for pod in sorted(pods, key=lambda p: p.metadata.name):
         asked = pod.metadata.annotations.get(names.POD_ANNOTATION)
         if pod.metadata.namespace != sgc.metadata.namespace or asked != sgc.metadata.name:

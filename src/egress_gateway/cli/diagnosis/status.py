@@ -1,8 +1,8 @@
-"""``egress-gateway status``: what a person asks at three in the morning, on one screen.
+"""``egress-gateway status``: what an on-call engineer needs at three in the morning, on one screen.
 
 For each configuration: ready, degraded or not, and why; its addresses, gateways and pods. Below
 that the components. The exit code is 1 when anything is less than healthy, so that a script can
-wait on it. It needs no more rights than its caller has: what he may not read is said.
+wait on it. It needs no more rights than its caller has, and says what the caller may not read.
 """
 
 from __future__ import annotations

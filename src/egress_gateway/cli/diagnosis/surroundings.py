@@ -37,7 +37,7 @@ table inet probe {
 
 
 async def read(kubeconfig: str | None, system: str) -> tuple[Before, list[str]]:
-    """What there is to see, and what is not. Raises ``ApiError`` if nobody answers."""
+    """The cluster before an installation. Raises ``ApiError`` if the API server does not answer."""
     unseen: list[str] = []
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
         version = msgspec.json.decode(await client.request("GET", "/version"))["gitVersion"]
@@ -99,8 +99,8 @@ async def _refused(client: Client, system: str) -> list[str]:
 
 
 async def machine() -> Machine:
-    """This machine, as root. Nothing stays changed: what is tried is tried in a namespace that is
-    thrown away."""
+    """This machine, as root. Leaves no change: each trial runs in a namespace of its own that is
+    then deleted."""
     return await asyncio.to_thread(_machine)
 
 

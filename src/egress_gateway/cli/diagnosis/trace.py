@@ -142,7 +142,7 @@ async def _sent(client: Client, node: str, pod: str, system: str) -> Asked | str
 
 
 async def verify_targets(client: Client, system: str) -> Sequence[str]:
-    """The STUN servers that gateways ask; the default ones where nobody says others."""
+    """The STUN servers that gateways ask: those of the settings, else the default ones."""
     told = ""
     with contextlib.suppress(ApiError):
         found = await client.get(DAEMON_SETS.untyped(), "egress-gateway-gateway", system)

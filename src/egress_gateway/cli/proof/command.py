@@ -23,7 +23,7 @@ from egress_gateway.cli import cluster, options
 from egress_gateway.cli.diagnosis.hops import IPNetwork
 from egress_gateway.cli.diagnosis.trace import cluster_networks, verify_targets
 from egress_gateway.cli.proof.answers import Round
-from egress_gateway.cli.proof.plan import RUN_LABEL, Case, Verdict, cases, judged, pod, table
+from egress_gateway.cli.proof.plan import RUN_LABEL, Case, ProofResult, cases, judged, pod, table
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import (
@@ -110,7 +110,7 @@ def test(kubeconfig: str | None, output: str, **given: Any) -> None:
     sys.exit(1 if failed or not found else 0)
 
 
-async def _test(kubeconfig: str | None, asked: _Options, tell: Tell) -> list[Verdict]:
+async def _test(kubeconfig: str | None, asked: _Options, tell: Tell) -> list[ProofResult]:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -205,7 +205,7 @@ async def _delete(client: Client, namespaces: set[str], run: str, tell: Tell) ->
 
 async def _prove(
     client: Client, case: Case, networks: Sequence[IPNetwork], asked: _Options, tell: Tell
-) -> list[Verdict]:
+) -> list[ProofResult]:
     found = await _heard(client, case, asked.timeout)
     if isinstance(found, str):
         tell(f"{case.name} on {case.node}: {found}")
@@ -215,8 +215,10 @@ async def _prove(
     return list(judged(case, found, sgc.status.gateways, networks))
 
 
-def _failed(case: Case, check: str, text: str) -> Verdict:
-    return Verdict(configuration=case.name, node=case.node, check=check, passed=False, text=text)
+def _failed(case: Case, check: str, text: str) -> ProofResult:
+    return ProofResult(
+        configuration=case.name, node=case.node, check=check, passed=False, text=text
+    )
 
 
 async def _heard(client: Client, case: Case, timeout: float) -> Round | str:
@@ -248,14 +250,14 @@ async def _why(client: Client, case: Case, timeout: float) -> str:
     return words
 
 
-async def _fail_over(client: Client, case: Case, asked: _Options, tell: Tell) -> Verdict:
+async def _fail_over(client: Client, case: Case, asked: _Options, tell: Tell) -> ProofResult:
     """Cordons the gateway that the pod uses, as long as another one serves."""
     name = case.configuration.metadata.name
     sgc = await client.get(SGCS, name, case.namespace)
     gateway = await _gateway(client, case)
     if gateway is None or len(sgc.status.gateways) < 2:
         text = "needs two gateways and a pod that uses one of them"
-        return Verdict(
+        return ProofResult(
             configuration=case.name, node=case.node, check="failover", passed=None, text=text
         )
     before = {g.public_ip for g in sgc.status.gateways if g.node == gateway}
@@ -269,7 +271,7 @@ async def _fail_over(client: Client, case: Case, asked: _Options, tell: Tell) ->
             seen = set() if isinstance(found, str) else {a.seen for a in found.asked if a.seen}
             if seen & public and not seen & before:
                 text = f"moved from {gateway} in {clock() - begun:.1f} s, to {min(seen & public)}"
-                return Verdict(
+                return ProofResult(
                     configuration=case.name,
                     node=case.node,
                     check="failover",

@@ -36,7 +36,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.namespace}/{self.configuration.metadata.name}"
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class ProofResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What was proven. ``passed`` None: it could not be tried."""
 
     configuration: str
@@ -134,12 +134,12 @@ def excluded(sgc: StaticGatewayConfiguration) -> list[str]:
 
 def judged(
     case: Case, found: Round, gateways: Sequence[Gateway], cluster: Sequence[IPNetwork]
-) -> Iterator[Verdict]:
+) -> Iterator[ProofResult]:
     """``gateways`` as the configuration has them now."""
     public = {g.public_ip for g in gateways if g.public_ip}
 
-    def verdict(check: str, passed: bool | None, text: str) -> Verdict:
-        return Verdict(
+    def verdict(check: str, passed: bool | None, text: str) -> ProofResult:
+        return ProofResult(
             configuration=case.name, node=case.node, check=check, passed=passed, text=text
         )
 
@@ -219,7 +219,7 @@ def _excluded(
     return (True, fine[0]) if fine else (None, "the configuration excludes nothing")
 
 
-def table(verdicts: Sequence[Verdict]) -> list[str]:
+def table(verdicts: Sequence[ProofResult]) -> list[str]:
     """A line a verdict, in columns."""
     signs = {True: "✓", False: "✗", None: "-"}
     rows = [(v.configuration, v.node, v.check) for v in verdicts]

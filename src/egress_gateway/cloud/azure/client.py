@@ -1,7 +1,7 @@
-"""What we ask of Azure Resource Manager, by resource group and name: typed errors, and limits.
+"""Requests to Azure Resource Manager, by resource group and name, with typed errors and limits.
 
-No write is waited for without end: an operation that is not over within its limit is ``Overdue``.
-Azure may still finish it; whoever asked looks again instead of waiting on.
+Every wait for a write ends: an operation that takes longer than its limit is ``Overdue``. Azure may
+still finish it. The caller looks again instead of waiting longer.
 """
 
 from __future__ import annotations

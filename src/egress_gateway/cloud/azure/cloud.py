@@ -35,12 +35,12 @@ from egress_gateway.cloud.azure.shapes import (
 )
 from egress_gateway.cloud.protocol import (
     Action,
-    Attachment,
-    Balancer,
     CreatePrefix,
     DeleteAddress,
     DeletePrefix,
     Instance,
+    InterfaceSpec,
+    LoadBalancer,
     MakeAddresses,
     PoolRef,
     PoolState,
@@ -68,7 +68,7 @@ class _Machines:
     """The machines of a pool. ``base``: the scale set's document; ``busy``: it is being written."""
 
     ref: PoolRef
-    model: Attachment
+    model: InterfaceSpec
     instances: tuple[Instance, ...] = ()
     publics: tuple[PublicAddress, ...] = ()
     busy: bool = False
@@ -144,7 +144,7 @@ class AzureCloud:
         found = [documents.read_pool(scale_set) for scale_set in identified(listed)]
         return [pool for pool in found if pool.key]
 
-    async def balancer(self) -> Balancer:
+    async def balancer(self) -> LoadBalancer:
         document = await self._read_balancer()
         return documents.read_balancer(document, location=self._config.location)
 
@@ -222,7 +222,7 @@ class AzureCloud:
         group, name = pool.resource_group, pool.resource_name
         scale_set = await self._arm.scale_set(group, name)
         if scale_set is None:
-            return _Machines(replace(pool, kind="vanished"), Attachment(others=0))
+            return _Machines(replace(pool, kind="vanished"), InterfaceSpec(others=0))
         async with asyncio.TaskGroup() as tasks:
             listed = tasks.create_task(_caught(self._arm.instances(group, name)))
             interfaces = tasks.create_task(_caught(self._arm.interfaces(group, name)))
@@ -237,7 +237,7 @@ class AzureCloud:
             backend,
         )
         ref = replace(documents.read_pool(scale_set), name=pool.name)
-        model = documents.read_attachment(nics, backend)
+        model = documents.read_interface(nics, backend)
         busy = properties_of(scale_set).get("provisioningState") in ("Updating", "Migrating")
         return _Machines(ref, model, instances, busy=busy, base=scale_set)
 
@@ -331,7 +331,7 @@ class AzureCloud:
         )
 
     def _rewritten(self, nics: list[Json], action: WriteModel | WriteInstance) -> list[Json]:
-        return documents.write_attachment(
+        return documents.write_interface(
             nics,
             configs=action.configs,
             owned=action.owned,
@@ -371,7 +371,7 @@ def _instances(
     )
 
 
-def _check_ports(now: Balancer, action: WriteBalancer) -> None:
+def _check_ports(now: LoadBalancer, action: WriteBalancer) -> None:
     """Ports were chosen from an earlier reading; somebody may have taken one meanwhile."""
     wanted = {rule.port: rule.name for rule in action.rules}
     for rule in now.rules.values():

@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from egress_gateway.api import names
-from egress_gateway.cloud.errors import ConfigError
+from egress_gateway.cloud.errors import CloudConfigError
 from egress_gateway.service.errors import understood
 
 log = logging.getLogger(__name__)
@@ -126,23 +126,23 @@ _FIELDS: Final = {f.encode_name.lower(): f.encode_name for f in msgspec.structs.
 _IGNORED_BEGINNINGS: Final = ("cloudprovider",)
 
 
-@understood(ConfigError, "the Azure configuration")
+@understood(CloudConfigError, "the Azure configuration")
 def load(file: Path) -> AzureConfig:
-    """Reads and checks ``file``. Raises ``ConfigError`` naming the field and what mends it."""
+    """Reads and checks ``file``. Raises ``CloudConfigError`` naming the field and what mends it."""
     try:
         content = yaml.safe_load(file.read_text())
     except OSError as error:
-        raise ConfigError(f"Azure configuration {file}: {error.strerror or error}") from error
+        raise CloudConfigError(f"Azure configuration {file}: {error.strerror or error}") from error
     except yaml.YAMLError as error:
         # NB: the parser's text quotes the file, which may hold a secret.
-        raise ConfigError(f"Azure configuration {file}: not valid JSON or YAML") from error
+        raise CloudConfigError(f"Azure configuration {file}: not valid JSON or YAML") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"Azure configuration {file}: an object is expected")
+        raise CloudConfigError(f"Azure configuration {file}: an object is expected")
     return parse(content, source=str(file))
 
 
 def parse(content: dict[str, Any], *, source: str = "Azure configuration") -> AzureConfig:
-    """``content`` as configuration. Raises ``ConfigError``."""
+    """``content`` as configuration. Raises ``CloudConfigError``."""
     known: dict[str, Any] = {}
     for key, value in content.items():
         name = _FIELDS.get(str(key).lower())
@@ -153,7 +153,7 @@ def parse(content: dict[str, Any], *, source: str = "Azure configuration") -> Az
     try:
         config = msgspec.convert(known, AzureConfig, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        raise CloudConfigError(f"{source}: {error}") from error
     _check(config, source)
     return config
 
@@ -169,26 +169,28 @@ def _check(config: AzureConfig, source: str) -> None:
         if not value
     ]
     if empty:
-        raise ConfigError(f"{source}: {empty[0]} is empty")
+        raise CloudConfigError(f"{source}: {empty[0]} is empty")
     if config.cloud.lower() not in CLOUDS and config.cloud.lower() not in CUSTOM:
-        raise ConfigError(
+        raise CloudConfigError(
             f"{source}: cloud {config.cloud!r} is unknown; use AzurePublicCloud, AzureChinaCloud, "
             "AzureUSGovernment, or AzureStackCloud with resourceManagerEndpoint"
         )
     if config.cloud.lower() in CUSTOM and not config.resource_manager_endpoint:
-        raise ConfigError(f"{source}: cloud {config.cloud} needs resourceManagerEndpoint")
+        raise CloudConfigError(f"{source}: cloud {config.cloud} needs resourceManagerEndpoint")
     if config.user_assigned_identity_id and not config.use_managed_identity:
-        raise ConfigError(
+        raise CloudConfigError(
             f"{source}: userAssignedIdentityID needs useManagedIdentityExtension: true"
         )
     if config.use_managed_identity:
         return
     if not (config.tenant_id and config.client_id):
-        raise ConfigError(f"{source}: tenantId and aadClientId are needed without managed identity")
+        raise CloudConfigError(
+            f"{source}: tenantId and aadClientId are needed without managed identity"
+        )
     if config.use_workload_identity:
         return
     if not (config.client_secret or config.client_secret_file):
-        raise ConfigError(
+        raise CloudConfigError(
             f"{source}: no credential: set useManagedIdentityExtension, "
             "useFederatedWorkloadIdentityExtension, or aadClientSecret(File)"
         )

@@ -22,14 +22,14 @@ from azure.identity.aio import (
 )
 
 from egress_gateway.cloud.azure.config import AzureConfig
-from egress_gateway.cloud.errors import ConfigError
+from egress_gateway.cloud.errors import CloudConfigError
 
 TOKEN_FILE: Final = "/var/run/secrets/azure/tokens/azure-identity-token"  # noqa: S105
 """Where the workload identity webhook, and our manifest, put the ServiceAccount token."""
 
 
 def credential(config: AzureConfig) -> AsyncTokenCredential:
-    """The credential that ``config`` describes. Raises ``ConfigError``."""
+    """The credential that ``config`` describes. Raises ``CloudConfigError``."""
     options: dict[str, Any] = {"connection_verify": config.ca_bundle or True}
     if config.use_managed_identity:
         return _managed(config.user_assigned_identity_id, options)
@@ -63,7 +63,7 @@ def _managed(identity: str, options: dict[str, Any]) -> AsyncTokenCredential:
 
 
 class SecretFileCredential(AsyncTokenCredential):
-    """A client secret that lives in ``file``. Raises ``ConfigError`` if it cannot be read at
+    """A client secret that lives in ``file``. Raises ``CloudConfigError`` if it cannot be read at
     the start; later a file that cannot be read leaves the secret before in use."""
 
     def __init__(self, file: Path, opened: Callable[[str], AsyncTokenCredential]) -> None:
@@ -91,7 +91,7 @@ class SecretFileCredential(AsyncTokenCredential):
     async def _changed(self) -> bool:
         try:
             secret = _read(self._file)
-        except ConfigError:
+        except CloudConfigError:
             return False
         if secret == self._secret:
             return False
@@ -115,7 +115,7 @@ def _read(file: Path) -> str:
     try:
         secret = file.read_text().strip()
     except OSError as error:
-        raise ConfigError(f"aadClientSecretFile {file}: {error.strerror or error}") from error
+        raise CloudConfigError(f"aadClientSecretFile {file}: {error.strerror or error}") from error
     if not secret:
-        raise ConfigError(f"aadClientSecretFile {file}: empty")
+        raise CloudConfigError(f"aadClientSecretFile {file}: empty")
     return secret

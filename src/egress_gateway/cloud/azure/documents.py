@@ -31,12 +31,12 @@ from egress_gateway.cloud.azure.shapes import (
 )
 from egress_gateway.cloud.protocol import (
     Address,
-    Attachment,
-    Balancer,
+    BalancingRule,
     Instance,
+    InterfaceSpec,
+    LoadBalancer,
     PoolRef,
     Prefix,
-    Rule,
     WriteBalancer,
 )
 from egress_gateway.service.errors import understood
@@ -57,18 +57,18 @@ _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRul
 
 
 @understood(errors.Unavailable, "Azure's answer")
-def read_balancer(document: Json | None, *, location: str = "") -> Balancer:
+def read_balancer(document: Json | None, *, location: str = "") -> LoadBalancer:
     """``location``: the region of the gateway pools; empty: it was made there."""
     if document is None:
-        return Balancer()
+        return LoadBalancer()
     probes = {name_of(probe): probe for probe in items_of(document, "probes")}
-    rules: dict[str, Rule] = {}
+    rules: dict[str, BalancingRule] = {}
     ports: dict[str, set[int]] = {}
     for item in items_of(document, "loadBalancingRules"):
         rule = _read_rule(item, probes)
         rules[rule.name] = rule
         ports.setdefault(rule.pool, set()).update((rule.port, rule.backend_port))
-    return Balancer(
+    return LoadBalancer(
         exists=True,
         failed=properties_of(document).get("provisioningState") == "Failed",
         rules=rules,
@@ -101,10 +101,10 @@ def _unusable_balancer(document: Json, location: str) -> str:
     )
 
 
-def _read_rule(item: Json, probes: Mapping[str, Json]) -> Rule:
+def _read_rule(item: Json, probes: Mapping[str, Json]) -> BalancingRule:
     properties = properties_of(item)
     probe = properties_of(probes.get(id_name(reference_of(item, "probe")), {}))
-    return Rule(
+    return BalancingRule(
         name=name_of(item),
         pool=id_name(reference_of(item, "backendAddressPool")),
         frontend=id_name(reference_of(item, "frontendIPConfiguration")),
@@ -180,7 +180,7 @@ def _frontend(subnet: str) -> Json:
     }
 
 
-def _rule(rule: Rule, balancer_id: str) -> Json:
+def _rule(rule: BalancingRule, balancer_id: str) -> Json:
     return {
         "name": rule.name,
         "properties": {
@@ -197,7 +197,7 @@ def _rule(rule: Rule, balancer_id: str) -> Json:
     }
 
 
-def _probe(rule: Rule) -> Json:
+def _probe(rule: BalancingRule) -> Json:
     return {
         "name": rule.name,
         "properties": {
@@ -275,13 +275,13 @@ def needed_subnet(subnet: str, owner: str) -> str:
 
 
 @understood(errors.Unavailable, "Azure's answer")
-def read_attachment(nics: list[Json], backend_id: str) -> Attachment:
+def read_interface(nics: list[Json], backend_id: str) -> InterfaceSpec:
     nic = primary(nics)
     if nic is None:
-        return Attachment()
+        return InterfaceSpec()
     configs = items_of(nic, "ipConfigurations")
     ours = [c for c in configs if name_of(c).startswith(names.MANAGED_PREFIX)]
-    return Attachment(
+    return InterfaceSpec(
         configs={name_of(c): _prefix_of(c) for c in ours},
         joined=joins(primary(configs), backend_id),
         others=len(configs) - len(ours),
@@ -319,7 +319,7 @@ def subnet_of(nics: list[Json]) -> str:
     return reference_of(config, "subnet") if config else ""
 
 
-def write_attachment(
+def write_interface(
     nics: list[Json],
     *,
     configs: Mapping[str, str | None],
@@ -430,7 +430,7 @@ def read_pool(scale_set: Json) -> PoolRef:
         subnet=subnet_of(nics),
         unusable=_unusable_set(scale_set, nics),
         zones=strings_of(scale_set.get("zones")),
-        traces=frozenset(read_attachment(nics, "").configs),
+        traces=frozenset(read_interface(nics, "").configs),
         rolling=(properties_of(scale_set).get("upgradePolicy") or {}).get("mode", "Manual")
         != "Manual",
     )
@@ -466,17 +466,17 @@ def read_instance(
     public IP address to the address."""
     configs = items_of(interface or {}, "ipConfigurations")
     head = primary(configs)
-    attachment = read_attachment(instance_nics(instance), backend_id)
+    interface_spec = read_interface(instance_nics(instance), backend_id)
     if head is not None and not joins(head, backend_id):
         # What counts is the network interface: a rollout may strip it and leave the document.
-        attachment = replace(attachment, joined=False)
+        interface_spec = replace(interface_spec, joined=False)
     return Instance(
         id=instance["id"],
         name=instance.get("name") or id_name(instance["id"]),
         base=instance,
         provider_id="azure://" + instance["id"],
         state=properties_of(instance).get("provisioningState") or "",
-        attachment=attachment,
+        interface=interface_spec,
         primary=address_of(properties_of(head or {}).get("privateIPAddress")),
         addresses={
             name_of(c): _addresses(c, publics)

@@ -28,7 +28,13 @@ from egress_gateway.cloud.azure.shapes import (
     properties_of,
     reference_of,
 )
-from egress_gateway.cloud.protocol import Address, Attachment, Instance, PoolRef, PublicAddress
+from egress_gateway.cloud.protocol import (
+    Address,
+    Instance,
+    InterfaceSpec,
+    PoolRef,
+    PublicAddress,
+)
 
 POOL_TAG: Final = "egress-gateway-pool"
 CONFIG_TAG: Final = "egress-gateway-ip-config"
@@ -122,7 +128,7 @@ def read_machine(nic: Json, publics: Mapping[str, Json], backend_id: str) -> Ins
         name=id_name(machine) if machine else nic["name"],
         provider_id=f"azure://{machine}" if machine else "",
         state=properties_of(nic).get("provisioningState") or "",
-        attachment=Attachment(
+        interface=InterfaceSpec(
             configs={name_of(c): _prefix_of(c, publics) for c in _ours(nic)},
             joined=documents.joins(documents.primary(configs), backend_id),
             others=len(configs) - len(_ours(nic)),
@@ -154,15 +160,15 @@ def _addresses(config: Json, publics: Mapping[str, Json]) -> Address:
     return Address(secondary=any_address_of(private), public=any_address_of(public or None))
 
 
-def summary(machines: Iterable[Instance]) -> Attachment:
+def summary(machines: Iterable[Instance]) -> InterfaceSpec:
     """What a scale set's model would say: the union of the NICs' ipConfigs."""
     listed = list(machines)
-    configs = {name: prefix for m in listed for name, prefix in m.attachment.configs.items()}
-    return Attachment(
+    configs = {name: prefix for m in listed for name, prefix in m.interface.configs.items()}
+    return InterfaceSpec(
         configs=configs,
-        joined=any(m.attachment.joined for m in listed),
-        others=max((m.attachment.others for m in listed), default=0),
-        others6=max((m.attachment.others6 for m in listed), default=0),
+        joined=any(m.interface.joined for m in listed),
+        others=max((m.interface.others for m in listed), default=0),
+        others6=max((m.interface.others6 for m in listed), default=0),
     )
 
 
@@ -247,8 +253,8 @@ def _free(public: Json, prefix: str, config: str) -> bool:
 
 
 def written_again(address: Json) -> Json:
-    """The write that mends a public address of which the last write has failed. What somebody
-    has added to it (a DNS name, protection) stays."""
+    """The write that mends a public address whose last write has failed. It keeps what somebody
+    has added to it (a DNS name, protection)."""
     result = documents.writable(address)
     for told in ("ipAddress", "ipConfiguration"):  # Azure's to say
         properties_of(result).pop(told, None)

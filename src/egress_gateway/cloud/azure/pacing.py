@@ -1,12 +1,12 @@
-"""How often Azure is asked, so that others who share its token buckets get their turn.
+"""Limits how often we ask Azure, so that others who share its token buckets get their turn.
 
 Microsoft.Compute lets each scale set be read 12 times a minute and each resource's operations be
 polled 15 times, by us, AKS and the autoscaler together, and says in each answer what is left
 (https://learn.microsoft.com/azure/virtual-machines/compute-throttling-limits, header:
 https://learn.microsoft.com/troubleshoot/azure/virtual-machines/troubleshooting-throttling-errors).
 We go at full speed while there is plenty. The fewer are left, the longer we wait for the next: with
-the last of them we take no more than half of what comes in. Writes are never held back: what is
-gathered meanwhile would not be in them. One that is refused is tried when Azure says.
+the last of them we take no more than half of what comes in. Writes never wait here, because
+they would lack the changes gathered meanwhile. A refused write is repeated when Azure says.
 """
 
 from __future__ import annotations

@@ -53,8 +53,11 @@ def named(document: Json, resource_id: str) -> Json:
     return given | {k: v for k, v in document.items() if v is not None}
 
 
-def strings_of(listed: Iterable[str | None] | None) -> frozenset[str]:
-    return frozenset(each for each in listed or () if each)
+def strings_of(value: object) -> frozenset[str]:
+    """The strings of a JSON list; empty ones, and whatever is no string, are left out. Anything but
+    a list has none: text is not a list of its characters."""
+    listed = value if isinstance(value, list) else []
+    return frozenset(each for each in listed if isinstance(each, str) and each)
 
 
 def items_of(owner: Mapping[str, Any], key: str) -> list[Json]:

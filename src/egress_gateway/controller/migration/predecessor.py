@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from egress_gateway.api.conditions import Reason
-from egress_gateway.cloud.protocol import Balancer, Cloud, PoolRef
+from egress_gateway.cloud.protocol import Cloud, LoadBalancer, PoolRef
 from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.migration.recognise import recognise_all
 from egress_gateway.controller.migration.takeover import Takeover
@@ -48,8 +48,11 @@ class Predecessor:
             problem = Problem(reason=Reason.OTHER_CONTROLLER, message=self._blocked)
             self._board.trouble(uid, problem)
 
-    async def recognise(self, pools: list[PoolRef], balancer: Balancer) -> Mapping[str, Problem]:
-        """Finds names that nobody recorded. Answers who cannot be told, and must hold still."""
+    async def recognise(
+        self, pools: list[PoolRef], balancer: LoadBalancer
+    ) -> Mapping[str, Problem]:
+        """Finds names without a record. Returns the configurations whose names remain unknown,
+        which must not be changed."""
         if self._takeover is None:
             return {}
         live = self._cluster.configurations()

@@ -1,10 +1,10 @@
-"""Names that nobody recorded, told from Azure itself. Pure, but for ``recognise_all``.
+"""Finds unrecorded names of resources from Azure itself. Pure, except for ``recognise_all``.
 
 Somebody deleted the Go project's objects by force, and the UIDs that they carried are only in
-Azure's names. The rule gives itself away by its probe path, which has the configuration's UID. Its
-ipConfig is looked for among those of the pool that belong to no configuration we know, by what
-it leads to: the brought prefix, the managed prefix of the status' addresses, or in private mode the
-very addresses. Only a single candidate is believed: a wrong guess would take another's addresses.
+Azure's names. The probe path of the rule contains the configuration's UID. Its ipConfig must
+be one of those in the pool that belong to no configuration we know. It must lead to the brought
+prefix, to the managed prefix of the addresses in the status, or (in private mode) have these very
+addresses. Only a single candidate is believed: a wrong guess would take another's addresses.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.names import is_ipv6_config, key_secret
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cloud.protocol import Balancer, Cloud, PoolRef, PoolState
+from egress_gateway.cloud.protocol import Cloud, LoadBalancer, PoolRef, PoolState
 from egress_gateway.controller.migration.adopt import annotations_of
 from egress_gateway.controller.planning.pools import resolve
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.wanted import SECOND, Names
 
 
-def nameless(known: Iterable[Names], balancer: Balancer) -> dict[Names, str]:
+def nameless(known: Iterable[Names], balancer: LoadBalancer) -> dict[Names, str]:
     """Of those in ``known`` who have no rule of their name: the rule with their probe path."""
     usual = (rule for rule in balancer.rules.values() if not rule.name.endswith(SECOND))
     by_path = {rule.probe_path: rule.name for rule in usual}
@@ -49,7 +49,7 @@ def candidates(
     """ipConfigs of the pool that could be ``sgc``'s, by name."""
     seen: dict[str, str | None] = dict(state.model.configs)
     for instance in state.instances:
-        seen |= instance.attachment.configs
+        seen |= instance.interface.configs
     return [
         name
         for name, prefix in sorted(seen.items())
@@ -71,7 +71,7 @@ async def recognise_all(
     known: Mapping[str, Names],
     pools: Collection[PoolRef],
     *,
-    balancer: Balancer,
+    balancer: LoadBalancer,
     keys_namespace: str,
 ) -> Recognised:
     """Looks at the pools of those in ``live`` who have no rule under the names in ``known``.

@@ -153,8 +153,8 @@ class Cluster:
         } | set(self._fresh)
 
     def names(self, uid: str) -> Names:
-        """Under which names its resources live: as its Secret says, else our own. What was once
-        read stays in force if the Secret is lost: other names would be other addresses."""
+        """The names of its resources: as its Secret says, else our own. Names that were once read
+        stay in force if the Secret is lost: other names would mean other addresses."""
         secret = self.secret(uid)
         written = secret.metadata.annotations if secret else {}
         complete = written.keys() >= annotations_of(Names.of(uid)).keys()
@@ -163,7 +163,8 @@ class Cluster:
         return self._names[uid]
 
     def adopted(self, taken: Mapping[str, Names]) -> None:
-        """Names that were just recorded: the cache of Secrets may not have heard of it yet."""
+        """Notes names that were just recorded, because the cache of Secrets may not have them
+        yet."""
         self._names.update(taken)
 
     def public_key(self, uid: str) -> str:
@@ -329,8 +330,8 @@ class Cluster:
         )
 
     def pods(self, sgc: StaticGatewayConfiguration) -> Pods:
-        """How the attached pods of ``sgc`` stand, as their nodes' agents say. Pods on nodes that
-        are down are left out: nobody speaks for them, and Kubernetes makes them anew."""
+        """The state of the attached pods of ``sgc``, as their nodes' agents report it. Pods on
+        nodes that are down are left out: no agent reports them, and Kubernetes recreates them."""
         alive = {node.metadata.name for node in self.nodes.values() if node.ready}
         full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
         return pods_of(self.endpoints.by_index(_USED, full_name), alive)

@@ -1,7 +1,7 @@
 """Gateway pools in the controller's own resource group and in those that configurations name.
 
-Anybody who may write a configuration may write the name of a group there. What cannot be read in
-such a group is the trouble of those who name it, and of nobody else.
+A user who may write a configuration can name any group in it. If we cannot read a group, only the
+configurations that name it have a problem.
 """
 
 from __future__ import annotations

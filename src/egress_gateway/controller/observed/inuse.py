@@ -37,7 +37,7 @@ class GatewaysInUse:
 
     @contextmanager
     def writing(self, uid: str, verdict: Verdict) -> Iterator[None]:
-        """While a status is on its way, nobody knows whether it has arrived."""
+        """While a write of a status is under way, it may have arrived or not."""
         self._writing[uid] = machines_of(verdict)
         try:
             yield

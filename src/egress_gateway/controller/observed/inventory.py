@@ -11,7 +11,7 @@ from typing import Final
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration, StaticGatewayConfigurationSpec
-from egress_gateway.cloud.protocol import Advice, Balancer, PoolRef
+from egress_gateway.cloud.protocol import Advice, LoadBalancer, PoolRef
 from egress_gateway.controller.observed.groups import Found
 from egress_gateway.controller.planning.pools import Target, resolve
 from egress_gateway.controller.planning.problem import Problem
@@ -19,8 +19,8 @@ from egress_gateway.controller.planning.wanted import Names
 
 
 class Inventory:
-    """Configurations are meant by their UID, pools by their key. A configuration clings to a pool
-    of which it holds something, whether it still lives or not."""
+    """Configurations are known by their UID, pools by their key. A configuration clings to a pool
+    if it holds something of it, whether the configuration still exists or not."""
 
     def __init__(self, resource_group: str, advice: Advice) -> None:
         self._resource_group = resource_group
@@ -34,15 +34,15 @@ class Inventory:
 
     @property
     def keys(self) -> Collection[str]:
-        """Of all pools, also of those of which only the load balancer knows."""
+        """Keys of all pools, also of those that only the load balancer knows."""
         return self._pools.keys()
 
     def pool(self, key: str) -> PoolRef | None:
         return self._pools.get(key)
 
     def resolve(self, sgc: StaticGatewayConfiguration) -> Target | Problem:
-        """The pool that a configuration names, or why there is none. Of a pool that is not known
-        nobody says that it does not exist before a survey has looked for it."""
+        """The pool that a configuration names, or why there is none. An unknown pool counts as
+        missing only after a survey has looked for it."""
         found = self._look_up(sgc.spec)
         return _SEEKING if _unknown(found) and sgc.metadata.uid in self._sought else found
 
@@ -76,7 +76,7 @@ class Inventory:
     # --- who clings to what --------------------------------------------------------------
 
     def clinging(self, key: str) -> Collection[str]:
-        """The configurations of which a pool holds something."""
+        """The configurations that hold something of a pool."""
         return self._clinging.get(key, set())
 
     def holding(self, uid: str) -> set[str]:
@@ -97,7 +97,7 @@ class Inventory:
     def learn(
         self,
         found: Found,
-        balancer: Balancer,
+        balancer: LoadBalancer,
         known: Mapping[str, Names],
         *,
         sought: Mapping[str, StaticGatewayConfigurationSpec],
@@ -133,7 +133,7 @@ def _unknown(found: Target | Problem) -> bool:
     return isinstance(found, Problem) and found.reason == Reason.POOL_NOT_FOUND
 
 
-def _traced(pool: PoolRef, balancer: Balancer, known: Mapping[str, Names]) -> set[str]:
+def _traced(pool: PoolRef, balancer: LoadBalancer, known: Mapping[str, Names]) -> set[str]:
     """UIDs of ours of which the pool's model or the load balancer holds something."""
     rules = {rule.name for rule in balancer.rules.values() if rule.pool == pool.key}
     return {

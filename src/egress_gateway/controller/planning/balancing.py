@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from egress_gateway.api import names
-from egress_gateway.cloud.protocol import PoolState, Rule, WriteBalancer
+from egress_gateway.cloud.protocol import BalancingRule, PoolState, WriteBalancer
 from egress_gateway.controller.planning.wanted import BUSY, Step, Wanted
 
 MAX_RULES: Final = 300
@@ -37,14 +37,14 @@ class Balancing:
         self._by_rule = {rule: w.uid for w in everyone for rule in _rules_of(w)}
         self._rules = self._desired_rules()
 
-    def rule_of(self, wanted: Wanted) -> Rule | None:
+    def rule_of(self, wanted: Wanted) -> BalancingRule | None:
         return self._rules.get(wanted.names.rule)
 
-    def _desired_rules(self) -> dict[str, Rule]:
+    def _desired_rules(self) -> dict[str, BalancingRule]:
         key = self._state.ref.key
         here = {n: r for n, r in self._state.balancer.rules.items() if r.pool == key}
         taken = set(self._state.balancer.ports.get(key, frozenset()))
-        rules: dict[str, Rule] = {}
+        rules: dict[str, BalancingRule] = {}
         claimed: set[int] = set()
         newcomers = []
         for w, name in self._wanted(here):
@@ -66,7 +66,7 @@ class Balancing:
                 rules[name] = self._rule(w, name, free)
         return rules
 
-    def _wanted(self, here: Mapping[str, Rule]) -> Iterable[tuple[Wanted, str]]:
+    def _wanted(self, here: Mapping[str, BalancingRule]) -> Iterable[tuple[Wanted, str]]:
         """Which rules there are to be. Who is in trouble keeps those that there are."""
         for w in self._everyone:
             kept = w.uid in self._kept
@@ -75,7 +75,7 @@ class Balancing:
             if not w.leaving and (w.names.second_rule in here if kept else w.second):
                 yield w, w.names.second_rule
 
-    def _given(self, wanted: Wanted, name: str, here: Mapping[str, Rule]) -> int:
+    def _given(self, wanted: Wanted, name: str, here: Mapping[str, BalancingRule]) -> int:
         """The port that the rule of the usual name takes over from the second; 0: none."""
         if wanted.uid in self._kept or name != wanted.names.rule:
             return 0
@@ -83,9 +83,9 @@ class Balancing:
         others = {rule.port for rule in here.values() if rule.name not in own}
         return 0 if wanted.port in others else wanted.port
 
-    def _rule(self, wanted: Wanted, name: str, port: int) -> Rule:
+    def _rule(self, wanted: Wanted, name: str, port: int) -> BalancingRule:
         key = self._state.ref.key
-        return Rule(
+        return BalancingRule(
             name=name,
             pool=key,
             frontend=key,
@@ -95,7 +95,7 @@ class Balancing:
             probe_port=names.HEALTH_PORT,
         )
 
-    def _here(self) -> dict[str, Rule]:
+    def _here(self) -> dict[str, BalancingRule]:
         """Our rules that this pool's backend has now."""
         key = self._state.ref.key
         return {
@@ -144,6 +144,6 @@ class Balancing:
     def _joined_elsewhere(self) -> bool:
         """A busy instance that we may not write now still refers to the backend."""
         return any(
-            i.attachment.joined and i.state in BUSY and i.state != "Deleting"
+            i.interface.joined and i.state in BUSY and i.state != "Deleting"
             for i in self._state.instances
         )

@@ -1,9 +1,9 @@
 """Exchanging a configuration's addresses under traffic: which gateways step back, and when. Pure.
 
 While Azure gives an ipConfig another public address (or takes it away), packets could leave with
-an address of nobody's choice. So no ipConfig is changed under a gateway that serves:
+an address that nobody chose. So no ipConfig is changed under a gateway that serves:
 
-1. what can be refused is tried first (the new prefix in the pool's model, the public addresses
+1. writes that Azure may refuse come first (the new prefix in the pool's model, the public addresses
    of a pool of machines), with every gateway still in service;
 2. half of the gateways, those that can be written now, are to be left out of the status; when
    their pods have left (``observed.departures``) and their agents have let go, they are written;
@@ -12,7 +12,7 @@ an address of nobody's choice. So no ipConfig is changed under a gateway that se
    follows in the same way. But for those that pods are leaving, the gateways in the status are
    always of one prefix.
 
-A pool of one gateway serves nobody for the moment of the exchange: no gateway, no egress. Azure
+A pool of one gateway serves no pod during the exchange: no gateway, no egress. Azure
 would let a second ipConfig stand beside the first; but an agent does not say which of a machine's
 addresses it sends from, so nobody could tell when the first may go.
 """
@@ -50,7 +50,7 @@ def exchange(
     """None when no machine carries ``wanted`` otherwise than with ``configs``: ipConfigs and the
     prefixes of their public addresses (ids in lower case; None: private mode)."""
     there = alive(state)
-    stale = [i for i in there if _differs(i.attachment.configs, configs)]
+    stale = [i for i in there if _differs(i.interface.configs, configs)]
     if not stale:
         return None
     stale.sort(key=lambda i: (i.state in LEFT_ALONE, i.id))

@@ -9,8 +9,8 @@ that some Namespace names is for those alone. *Strict*: a namespace uses the pre
 annotation names. Private mode and a managed prefix impersonate nobody, and need no grant. The
 managed prefix of another namespace's configuration is that namespace's, as if it named it.
 
-A *share* keeps one namespace from using up what several may use: so many of its configurations, the
-oldest, may use a prefix, unless the prefix is reserved for that namespace alone.
+A *share* keeps one namespace from using up a prefix that several may use. Only that number of its
+configurations, the oldest, may use the prefix, unless it is reserved for that namespace alone.
 See docs/design/0014-prefix-grants.md.
 """
 

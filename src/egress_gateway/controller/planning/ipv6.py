@@ -1,7 +1,7 @@
 """What stands in the way of a configuration's IPv6. Pure.
 
-IPv6 never costs IPv4 anything: whatever is wrong with it becomes a problem of its own, and what
-exists of it stays as it is. Azure gives a network interface one IPv6 address at most
+IPv6 never costs IPv4 anything: a fault in IPv6 becomes a problem of its own, and existing parts of
+IPv6 stay as they are. Azure gives a network interface one IPv6 address at most
 (https://learn.microsoft.com/azure/virtual-network/ip-services/virtual-network-network-interface-addresses),
 so one configuration of a pool can have IPv6, and only while nobody else has put one there.
 """
@@ -56,7 +56,7 @@ def addresses6(instance: Instance, wanted: Wanted) -> tuple[IPv6Address | None, 
 
 def _has(wanted: Wanted, state: PoolState) -> bool:
     """Whether anything of its IPv6 is there."""
-    documents = (state.model, *(i.attachment for i in state.instances))
+    documents = (state.model, *(i.interface for i in state.instances))
     return any(wanted.names.ip_config6 in d.configs for d in documents)
 
 
@@ -79,7 +79,7 @@ def _crowd(
     wanting: Collection[Wanted], having: Collection[Wanted], state: PoolState
 ) -> dict[str, Problem]:
     """One address of IPv6 is all that a network interface has room for."""
-    documents = (state.model, *(i.attachment for i in state.instances))
+    documents = (state.model, *(i.interface for i in state.instances))
     foreign = any(d.others6 for d in documents)
     holder = next(iter(having), None) or next(iter(wanting), None)
     found = {}

@@ -25,11 +25,11 @@ from typing import Final
 
 from egress_gateway.cloud.protocol import (
     Advice,
-    Attachment,
     CreatePrefix,
     DeleteAddress,
     DeletePrefix,
     Instance,
+    InterfaceSpec,
     MakeAddresses,
     PoolState,
     Prefix,
@@ -111,7 +111,7 @@ def plan(
 def _overfull(
     state: PoolState, everyone: Sequence[Wanted], problems: Mapping[str, Problem]
 ) -> dict[str, Problem]:
-    """Newcomers beyond the NIC's limit are told so; those who are there stay."""
+    """Configurations beyond the NIC's limit get a problem; existing ones stay."""
     room = MAX_CONFIGS - state.model.others - len(state.model.configs)
     full = Problem.pool_full(MAX_CONFIGS - state.model.others)
     newcomers = [
@@ -156,7 +156,7 @@ class _Desired:
 
     def _configs(
         self,
-        observed: Attachment,
+        observed: InterfaceSpec,
         *,
         got: Collection[str],
         serving: bool = True,
@@ -210,7 +210,7 @@ class _Desired:
         """Names of the ipConfigs whose addresses the machine has."""
         return frozenset(
             name
-            for name, prefix in instance.attachment.configs.items()
+            for name, prefix in instance.interface.configs.items()
             if (address := instance.addresses.get(name)) is not None
             and address.secondary
             # NB: a list of public addresses may lag behind; a failed write does not.
@@ -232,7 +232,7 @@ class _Desired:
 
     def _change(
         self,
-        observed: Attachment,
+        observed: InterfaceSpec,
         *,
         got: Collection[str],
         serving: bool = True,
@@ -284,7 +284,7 @@ class _Desired:
     def _instance(self, instance: Instance) -> Step | None:
         held = self._held(instance)
         change = self._change(
-            instance.attachment,
+            instance.interface,
             got=self._got(instance),
             serving=bool(instance.provider_id),
             held=held,
@@ -323,7 +323,7 @@ class _Desired:
         ]
         if not lacking:
             return None
-        configs = self._configs(instance.attachment, got=self._got(instance), without=without)
+        configs = self._configs(instance.interface, got=self._got(instance), without=without)
         return configs, bool(configs), frozenset(w.uid for w in lacking)
 
     def _lacks(self, instance: Instance, name: str, prefix: str | None) -> bool:
@@ -376,7 +376,7 @@ class _Desired:
     def _unmade(self, instance: Instance, wanted: Wanted) -> tuple[tuple[str, str], ...]:
         """ipConfigs, and the prefixes of the public addresses that they lack. What Azure is at
         work on is left to it."""
-        held = instance.attachment.configs
+        held = instance.interface.configs
         return tuple(
             (name, prefix)
             for name, prefix in self._configs_of(wanted).items()
@@ -394,7 +394,7 @@ class _Desired:
             for w in self._active
             for name, prefix in self._configs_of(w).items()
             if prefix
-            and name not in instance.attachment.configs
+            and name not in instance.interface.configs
             and ((made := self._made(instance, name, prefix)) is None or not made.ready)
         )
 
@@ -433,7 +433,7 @@ class _Desired:
         owner = next((i for i in self._state.instances if i.id == public.instance), None)
         if owner is None or not owner.provider_id:
             return True
-        return owner.attachment.configs.get(public.config) == public.prefix
+        return owner.interface.configs.get(public.config) == public.prefix
 
     def removed_prefixes(self) -> tuple[Step, ...]:
         wanted = self._managing()
@@ -457,7 +457,7 @@ class _Desired:
     def _freed(self, prefix_id: str) -> bool:
         """Whether this very pass takes the prefix from all machines that have it: its removal
         comes last and is skipped if one of the writes before it fails or is not over."""
-        holding = [i for i in self._state.instances if prefix_id in i.attachment.configs.values()]
+        holding = [i for i in self._state.instances if prefix_id in i.interface.configs.values()]
         return bool(holding) and all(i.state not in LEFT_ALONE for i in holding)
 
     def _exchanging(self, wanted: Wanted) -> bool:

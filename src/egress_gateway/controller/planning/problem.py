@@ -33,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Said beside good news: what is still amiss although it serves, or how far it is."""
+    """Added to a good verdict: what is still wrong although it serves, or how far it is."""
 
     reason: str
     message: str

@@ -1,10 +1,10 @@
-"""Machines that are left as they are for the sake of what cannot be written again.
+"""Machines that stay as they are, because what they carry cannot be written again.
 
 Azure checks every reference of a write, unchanged ones too: when a role is taken away from a
 prefix in use, each write that carries its addresses is refused (``LinkedAuthorizationFailed``).
-Neighbours must not wait for that, and nobody shall lose working addresses by it. So its owner keeps
-half of the machines that it has, and the others are written for everybody else. A pool of one
-machine cannot be shared so: there its owner gives way.
+Other configurations must not wait for that, and the owner must not lose working addresses. So the
+owner keeps half of the machines that it has, and the others are written for everybody else. A pool
+of one machine cannot be shared; there the owner gives way.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LEFT_ALONE: Final = BUSY | {SPARED}
 def has(instance: Instance, name: str) -> bool:
     """Whether a machine has all addresses of the ipConfig ``name`` that its document asks for."""
     address = instance.addresses.get(name)
-    if address is None or name not in instance.attachment.configs:
+    if address is None or name not in instance.interface.configs:
         return False
-    public = instance.attachment.configs[name] is not None
+    public = instance.interface.configs[name] is not None
     return address.secondary is not None and (address.public is not None or not public)
 
 

@@ -6,10 +6,10 @@ from dataclasses import fields
 
 from egress_gateway.cloud.protocol import (
     Action,
-    Attachment,
+    BalancingRule,
+    InterfaceSpec,
     MakeAddresses,
     PoolState,
-    Rule,
     WriteBalancer,
     WriteInstance,
     WriteModel,
@@ -37,12 +37,12 @@ def difference(action: Action, state: PoolState) -> str:
         case WriteBalancer():
             return _balancer(action, state)
         case WriteModel():
-            return f"{_attachment(action, state.model)} of the pool's model"
+            return f"{_interface(action, state.model)} of the pool's model"
         case WriteInstance():
             found = next((i for i in state.instances if i.id == action.instance), None)
             if found is None:
                 return action.instance
-            what = _attachment(action, found.attachment) or _on_nic(action, found.addresses)
+            what = _interface(action, found.interface) or _on_nic(action, found.addresses)
             return f"{what or 'the document'} of {found.name}"
         case MakeAddresses():
             return f"publicIPPrefix of a public IP address for {action.instance}"
@@ -50,7 +50,7 @@ def difference(action: Action, state: PoolState) -> str:
             return type(action).__name__
 
 
-def _attachment(action: WriteModel | WriteInstance, found: Attachment) -> str:
+def _interface(action: WriteModel | WriteInstance, found: InterfaceSpec) -> str:
     """Empty if nothing differs."""
     for name, prefix in action.configs.items():
         if name not in found.configs:
@@ -87,6 +87,8 @@ def _balancer(action: WriteBalancer, state: PoolState) -> str:
     return f"what pool {action.pool.key} has on the load balancer"
 
 
-def _field(wanted: Rule, found: Rule) -> str:
-    differs = (f.name for f in fields(Rule) if getattr(wanted, f.name) != getattr(found, f.name))
+def _field(wanted: BalancingRule, found: BalancingRule) -> str:
+    differs = (
+        f.name for f in fields(BalancingRule) if getattr(wanted, f.name) != getattr(found, f.name)
+    )
     return next((_FIELDS[name] for name in differs if name in _FIELDS), "a field")

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
-from egress_gateway.cloud.protocol import Advice, Instance, PoolState, Prefix, Rule
+from egress_gateway.cloud.protocol import Advice, BalancingRule, Instance, PoolState, Prefix
 from egress_gateway.controller.planning.exchange import Exchange, alive
 from egress_gateway.controller.planning.ipv6 import addresses6, network6
 from egress_gateway.controller.planning.prefixes import judge_prefix
@@ -104,7 +104,7 @@ def verdict_of(
     wanted: Wanted,
     state: PoolState,
     problem: Problem | None,
-    rule: Rule | None,
+    rule: BalancingRule | None,
     busy: bool,
     *,
     exchange: Exchange | None = None,
@@ -145,7 +145,7 @@ def _second_port(wanted: Wanted, state: PoolState) -> int:
 def _traces(wanted: Wanted, state: PoolState) -> bool:
     rule = state.balancer.rules.get(wanted.names.rule)
     ours = {wanted.names.ip_config, wanted.names.ip_config6}
-    there = (i.attachment.configs for i in state.instances if i.state != "Deleting")
+    there = (i.interface.configs for i in state.instances if i.state != "Deleting")
     return (
         (rule is not None and rule.pool == state.ref.key)
         or _second_port(wanted, state) != 0
@@ -173,7 +173,7 @@ def _lingers(wanted: Wanted, state: PoolState) -> bool:
 
 
 def _serving(
-    wanted: Wanted, state: PoolState, rule: Rule | None, *, kept: bool, kept6: bool
+    wanted: Wanted, state: PoolState, rule: BalancingRule | None, *, kept: bool, kept6: bool
 ) -> tuple[Serving | None, Note | None]:
     """What pods can use now, and what is still amiss."""
     if rule is None or rule.name not in state.balancer.rules:
@@ -208,7 +208,7 @@ def _privates(wanted: Wanted, state: PoolState) -> list[str]:
 
 
 def _during(
-    exchange: Exchange, wanted: Wanted, state: PoolState, rule: Rule | None
+    exchange: Exchange, wanted: Wanted, state: PoolState, rule: BalancingRule | None
 ) -> Serving | None:
     """While no new address is there: the gateways that still have their old one."""
     server = state.balancer.frontends.get(rule.frontend) if rule else None
@@ -265,7 +265,7 @@ def _gateway(
         return None
     if not isinstance(address.secondary, IPv4Address):
         return None
-    if quiet and (address.public or instance.attachment.configs.get(wanted.names.ip_config)):
+    if quiet and (address.public or instance.interface.configs.get(wanted.names.ip_config)):
         return None
     if network and (address.public is None or address.public not in network):
         return None

@@ -73,7 +73,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An action, and the configurations for whose sake it is taken."""
+    """An action, and the configurations that it is for."""
 
     action: Action
     uids: frozenset[str]

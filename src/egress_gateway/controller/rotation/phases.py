@@ -10,9 +10,10 @@ Closing     the next one          the former one: only heard          no gateway
 Settling    the next one          none: its rule takes the usual name Azure has it so
 =========== ===================== =================================== ======================
 
-The record lies beside the keys, on their Secret, and a step writes both at once: whoever leads next
-goes on from there. Nothing that works is given up before its successor has been seen to work, up to
-the end of ``Moving``; a rotation whose next pair nobody could use is abandoned and costs nothing.
+The record lies beside the keys, on their Secret, and a step writes both at once: the next leader
+continues from there. Nothing that works is given up before its successor has been seen to work, up
+to the end of ``Moving``; a rotation whose next pair nobody could use is abandoned and costs
+nothing.
 """
 
 from __future__ import annotations
@@ -260,7 +261,7 @@ _SHOWN: Final[dict[str, RotationPhase]] = {
 def condition(
     record: Record, facts: RotationFacts
 ) -> tuple[Literal["True", "False", "Unknown"], str, str] | None:
-    """Status, reason and message of ``KeysRotated``; None: nobody ever asked."""
+    """Status, reason and message of ``KeysRotated``; None: no rotation was ever requested."""
     queued = facts.request and facts.request != record.request
     also = "; another rotation is requested and begins after it" if queued else ""
     # NB: what was counted in the phase before says nothing of this one.

@@ -37,8 +37,8 @@ _PODS_A_SECOND: Final = 2000
 
 
 class Rotations:
-    """``changed`` is called with the UID of a configuration whose pairs are others now,
-    ``progressed`` with one of which there is something new to say."""
+    """``changed`` is called with the UID of a configuration whose pairs have changed,
+    ``progressed`` with one whose rotation has something new to report."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Rotations:
         cluster.on_agents(self._agents_changed)
 
     async def handle(self, uid: str) -> float | None:
-        """One look at a configuration; seconds until the next, None while nobody asks."""
+        """Looks at a configuration; returns seconds until the next look, None without a request."""
         sgc = self._cluster.configurations().get(uid)
         secret = self._cluster.secret(uid)
         if sgc is None or sgc.metadata.deletion_timestamp or secret is None:

@@ -75,8 +75,8 @@ class DeleteTunnel:
 
 @dataclass(frozen=True, slots=True)
 class CheckPort:
-    """Fails if somebody else has the UDP port. Asked first, because a userspace interface opens
-    its socket only when it comes up, and then tells nobody that it could not."""
+    """Fails if another program has the UDP port. Checked first, because a userspace interface opens
+    its socket only when it comes up, and then does not report a failure."""
 
     port: int
 

@@ -151,7 +151,7 @@ def surroundings(routes: Iterable[Route]) -> Surroundings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayDesired:
     """``mtu`` is the node's, in bytes; interfaces get 60 less. ``refused``: destinations that
-    no pod may reach through this gateway, besides those that nobody ever may."""
+    no pod may reach through this gateway, besides those that are always refused."""
 
     primary: IPv4Address
     mtu: int = 1500
@@ -174,7 +174,7 @@ class GatewayDesired:
     @property
     def advertised(self) -> tuple[str, ...]:
         """Sysctls of uplinks: a node that forwards IPv6 forgets the default route that its
-        router advertised, unless its link is told to listen all the same (2)."""
+        router advertised, unless its link is set to listen anyway (2)."""
         if 6 not in self.families:
             return ()
         return tuple(f"net/ipv6/conf/{n}/accept_ra" for n in sorted(self.surroundings.uplinks))
@@ -358,8 +358,8 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
 
 
 def _connected(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
-    """The kernel makes them with the addresses; whoever flushes routes takes them away, and then
-    no other route may name the pair's far end."""
+    """The kernel makes them with the addresses. A flush of routes removes them, and then no other
+    route can name the pair's far end."""
     actions: list[Action] = []
     ends: tuple[tuple[Where, Place, str], ...] = (
         ("node", observed.node, NODE_LINK),

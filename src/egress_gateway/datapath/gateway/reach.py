@@ -1,10 +1,10 @@
-"""Whether hosts of the Internet answer a gateway's secondary address: packets made by hand.
+"""Whether hosts on the Internet answer a gateway's secondary address: packets made by hand.
 
-Nobody has the secondary address for his own, so no ordinary socket can send from it. A question is
-sent raw from the gateway's namespace, the way that pods' translated packets take; the answer is
-seen as it comes in by the pair of links, before the filter drops it for belonging to no connection.
-A TCP target is asked with a SYN, answered by whatever it says, and let go with an RST (RFC 9293).
-A STUN server is asked with one datagram, and says which address it came from.
+No link has the secondary address, so no ordinary socket can send from it. We send a raw packet from
+the gateway's namespace, by the path of pods' translated packets. We read the answer as it comes in
+by the pair of links, before the filter drops it because it belongs to no connection. A TCP target
+gets a SYN; any answer counts, and an RST ends the exchange (RFC 9293). A STUN server gets one
+datagram, and says which address it came from.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _SO_ATTACH_FILTER: Final = 26
 
 @dataclass(frozen=True, slots=True)
 class ProbeTarget:
-    """A host that is asked: by TCP, or with ``port`` 0 by ICMP echo; with ``stun`` by UDP what
-    address it sees."""
+    """A host to ask: by TCP, with ``port`` 0 by ICMP echo, with ``stun`` by UDP for the address
+    that it sees."""
 
     address: IPv4Address
     port: int = 0

@@ -174,9 +174,9 @@ class ServedConfiguration:
 def zones(
     configurations: Iterable[ServedConfiguration], before: Mapping[IPv4Address, int]
 ) -> list[ServedConfiguration]:
-    """The configurations with the conntrack zones that their addresses had ``before``, since
-    connections are known by them: the port may be another one by now. New ones get that of their
-    port, or the first that nobody has."""
+    """The configurations with the conntrack zones that their addresses had ``before``, because
+    zones identify connections, and the port may have changed since. New configurations get the zone
+    of their port's number, or the first free one."""
     ordered = list(configurations)
     found: dict[IPv4Address, int] = {}
     for address in (c.secondary for c in ordered):
@@ -394,9 +394,9 @@ def node_ruleset(
     ``uplinks``: what pods send leaves by one of these links, not by one towards the node's own
     pods or containers, and replies come by one of them; none: by any.
 
-    Nobody else on the node speaks with a secondary address, and nobody but an uplink's neighbours
-    speaks to one, whatever packets he writes: neither a pod beside us nor, but with addresses that
-    are the node's, a process of the node. Nobody but ``tunnels`` speaks to WireGuard."""
+    Nothing else on the node can send from a secondary address, and only neighbours of an uplink can
+    send to one. This holds for pods on the node, and for processes of the node unless they use
+    addresses of the node. Only ``tunnels`` can send to WireGuard."""
     ordered = sorted(configurations, key=lambda c: c.port)
     frontends = sorted({str(c.frontend) for c in ordered if c.frontend and c.frontend.version == 4})
     secondaries6 = _elements(str(c.secondary6) for c in ordered if c.secondary6)

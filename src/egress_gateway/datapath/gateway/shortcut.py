@@ -1,11 +1,11 @@
-"""On a gateway node: translated packets pass the node's FORWARD rules by.
+"""On a gateway node: translated packets bypass the node's FORWARD rules.
 
-Docker, and those who harden nodes, let FORWARD drop what it does not know, with iptables of either
-kind or with nftables; an ``accept`` of ours ends nothing but our own table. So packets between the
-pair of links and the uplink are handed over at ingress, before any of those rules is asked
-(nft(8), ``fwd``). It is a shortcut and no filter: what it does not take, because its destination is
-near (the node's own addresses, and networks that have routes of their own), its hop limit is at an
-end, or the kernel knows no ``fwd``, goes the ordinary way.
+Docker, and people who harden nodes, let FORWARD drop unknown packets, with iptables of either kind
+or with nftables. An ``accept`` of ours ends only our own table. So our rules hand packets between
+the pair of links and the uplink over at ingress, before the kernel evaluates any of those rules
+(nft(8), ``fwd``). This is a shortcut and not a filter. A packet takes the ordinary path if its
+destination is near (the node's own addresses, and networks with routes of their own), if its hop
+limit is used up, or if the kernel has no ``fwd``.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Shortcut:
         self._refused: str | None = None
 
     def converge(self, wanted: str | None) -> bool:
-        """Makes the table equal ``wanted``; returns whether something had to be changed. A
-        kernel that refuses is told of once: without the shortcut the ordinary way is left."""
+        """Makes the table equal ``wanted``; returns whether it changed something. If the kernel
+        refuses, logs it once; packets then take the ordinary path."""
         if wanted is None:
             return self.remove()
         try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import ipaddress
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,7 +36,6 @@ from egress_gateway.datapath.gateway.plan import (
     surroundings,
 )
 from egress_gateway.datapath.gateway.ruleset import (
-    DYNAMIC_SETS,
     FULL_INTERFACES,
     FULL_PODS,
     GATEWAY_COUNTERS,
@@ -52,11 +50,12 @@ from egress_gateway.datapath.gateway.ruleset import (
     WireGuardServer,
 )
 from egress_gateway.datapath.gateway.shortcut import Shortcut
-from egress_gateway.datapath.linux import connections, conntrack, netns, nft, sockets
+from egress_gateway.datapath.gateway.tables import KeptTable
+from egress_gateway.datapath.linux import connections, conntrack, netns, sockets
 from egress_gateway.datapath.linux.connections import ConnectionEvents, Survey, Use
 from egress_gateway.datapath.linux.link import MAIN, Links, Traffic, families
 from egress_gateway.datapath.linux.netns import NetNS
-from egress_gateway.datapath.linux.nft import Nftables, fingerprint
+from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.wireguard.model import (
     Backend,
     Config,
@@ -109,13 +108,7 @@ class GatewaySide:
         self._directory = directory
         self._name = namespace
         self._lock = threading.RLock()
-        # The text last applied and what the kernel made of it.
-        self._applied: dict[Where, tuple[str, str]] = {}
-        # Of the last look at the tables: the text that one equals since this generation, addresses
-        # that the gateway's translates to, and what ``apply`` need not list again.
-        self._intact: dict[Where, tuple[str, _Generation]] = {}
-        self._translated: frozenset[IPAddress] = frozenset()
-        self._listed: dict[Where, tuple[_Generation, list[dict[str, Any]] | None]] = {}
+        self._tables = _unknown_tables()
         self._shortcut = Shortcut(self._node)
 
     # Structure.
@@ -172,7 +165,7 @@ class GatewaySide:
                     devices=devices,
                     own=own,
                     bound=frozenset(sockets.bound_udp_ports(self._node)),
-                    translated=self._translated,
+                    translated=self._tables["gateway"].secondaries,
                 )
 
     def apply(self, step: PlannedAction) -> None:
@@ -203,7 +196,8 @@ class GatewaySide:
                 with self._at(where) as namespace, Links(namespace) as links:
                     links.set_up(link, mtu=mtu)
             case steps.ApplyFilter(where, ruleset, present):
-                self._apply_filter(where, ruleset, present)
+                with self._at(where) as namespace:
+                    self._tables[where].apply(namespace, ruleset, present=present)
             case steps.ForgetTranslated(address):
                 with self._must() as inside:
                     conntrack.forget_translated(inside, address)
@@ -266,8 +260,7 @@ class GatewaySide:
             if filtered:
                 rules.apply(f"delete table inet {NODE_TABLE}")
             self._shortcut.remove()
-            self._applied.clear()
-            self._intact.clear()
+            self._tables = _unknown_tables()
             return found
 
     # Peers.
@@ -363,8 +356,7 @@ class GatewaySide:
     def zones(self) -> dict[IPv4Address, int]:
         """The conntrack zone of each secondary address at the moment."""
         with self._inside() as inside:
-            listing = Nftables(inside).table("inet", GATEWAY_TABLE) if inside is not None else None
-        return _zones(listing)
+            return self._tables["gateway"].zones(inside) if inside is not None else {}
 
     def survey(self) -> Survey:
         """All connections, counted: how near each address is to its last free port, and how many
@@ -377,7 +369,7 @@ class GatewaySide:
         return self.survey().use
 
     def hold_back(self, full: Full, seconds: int) -> None:
-        """These begin no connection for ``seconds``, and nobody else is held back any more."""
+        """These pods can open no connection for ``seconds``; all others can again."""
         elements = {
             FULL_INTERFACES: [f'"{name}"' for name in sorted(full.interfaces)],
             **{
@@ -443,8 +435,8 @@ class GatewaySide:
     def _interface(self, name: str) -> Iterator[Interface]:
         """The handle of an interface wherever it is now."""
         if self.backend.kind == "userspace":
-            # Known by its name alone. Nobody is asked about links: who moves one, to start a pod,
-            # has the kernel's answers to all such questions wait.
+            # The name is enough. A question about links would wait for the kernel's lock (RTNL)
+            # while another process moves a link to start a pod.
             yield Interface(name, self._node, name)
             return
         with Links(self._node) as links:
@@ -473,55 +465,13 @@ class GatewaySide:
             rules=frozenset(r for f in families(namespace) for r in links.rules(f))
             if where == "gateway"
             else frozenset(),
-            filter=self._filter(where, namespace, wanted),
+            filter=self._tables[where].text(namespace, wanted),
             sysctls={key: netns.read_sysctl(namespace, key) for key in keys},
         )
 
-    def _filter(self, where: Where, namespace: NetNS, wanted: str) -> str | None:
-        """The text that the table is known to equal; None if it is not there."""
-        rules = Nftables(namespace)
-        # NB: asked first; what changes afterwards is seen next time.
-        generation = _generation(namespace, rules)
-        if self._intact.get(where) == (wanted, generation):
-            return wanted
-        listing = self._list(where, rules)
-        text, listed = self._applied.get(where, ("", ""))
-        if text == wanted and fingerprint(listing, without=DYNAMIC_SETS) == listed:
-            self._intact[where] = (text, generation)
-            return text
-        self._listed[where] = (generation, listing)
-        return None if listing is None else ""
 
-    def _list(self, where: Where, rules: Nftables) -> list[dict[str, Any]] | None:
-        listing = rules.table("inet", TABLES[where][0])
-        if where == "gateway":
-            self._translated = _secondaries(listing)
-        return listing
-
-    def _apply_filter(self, where: Where, ruleset: str, present: bool) -> None:
-        table, sets = TABLES[where]
-        with self._at(where) as namespace:
-            rules = Nftables(namespace)
-            seen, listing = self._listed.pop(where, (None, None))
-            try:
-                if present and seen != _generation(namespace, rules):
-                    listing = self._list(where, rules)
-                rules.apply(nft.amend(table, sets, ruleset, listing) if present else ruleset)
-            except DatapathError:
-                if not present:
-                    raise
-                rules.apply(f"delete table inet {table}\n{ruleset}")
-            after = _generation(namespace, rules)
-            made = fingerprint(self._list(where, rules), without=DYNAMIC_SETS)
-            self._applied[where] = (ruleset, made)
-            self._intact[where] = (ruleset, after)
-
-
-_Generation = tuple[tuple[int, int], int]
-
-
-def _generation(namespace: NetNS, rules: Nftables) -> _Generation:
-    return namespace.identity, rules.generation()
+def _unknown_tables() -> dict[Where, KeptTable]:
+    return {where: KeptTable(name, sets) for where, (name, sets) in TABLES.items()}
 
 
 def passing(desired: GatewayDesired, observed: GatewayObserved) -> str | None:
@@ -534,7 +484,7 @@ def passing(desired: GatewayDesired, observed: GatewayObserved) -> str | None:
 def peer_changes(
     wanted: Mapping[str, Sequence[IPNetwork]], have: Mapping[str, PeerStatus]
 ) -> Config:
-    """The change from ``have`` to ``wanted``: what is right is left out. Pure."""
+    """The change from ``have`` to ``wanted``, without what is already right. Pure."""
     return Config(
         remove_peers=tuple(sorted(have.keys() - wanted.keys())),
         peers=tuple(
@@ -551,22 +501,3 @@ def _zone(server: WireGuardServer | ServedConfiguration) -> int | None:
 
 def _ports(links: Mapping[str, Any]) -> set[int]:
     return {int(n[3:]) for n in links if n.startswith("wg-") and n[3:].isdigit()}
-
-
-def _zones(listing: list[dict[str, Any]] | None) -> dict[IPv4Address, int]:
-    declared = (item.get("map", {}) for item in listing or [])
-    found: list[Any] = []
-    for known in (m for m in declared if m.get("name") == "zone_in4"):
-        found = known.get("elem", [])
-    return {IPv4Address(address): int(zone) for address, zone in found}
-
-
-def _secondaries(listing: list[dict[str, Any]] | None) -> frozenset[IPAddress]:
-    """The secondary addresses that a filter found in place translates to."""
-    sets = [item.get("set", {}) for item in listing or []]
-    return frozenset(
-        ipaddress.ip_address(element)
-        for declared in sets
-        if declared.get("name") in ("secondaries4", "secondaries6")
-        for element in declared.get("elem", [])
-    )

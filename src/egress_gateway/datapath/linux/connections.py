@@ -186,8 +186,8 @@ def table(netns: NetNS) -> tuple[int, int]:
 
 
 class ConnectionEvents:
-    """Connections of a namespace as they begin and end, from now on. Close it before the
-    namespace is to go. While nobody listens the kernel makes no events."""
+    """Connections of a namespace as they begin and end, from now on. Close it before you delete
+    the namespace. The kernel makes events only while a program listens."""
 
     def __init__(self, netns: NetNS) -> None:
         self._socket = NetlinkSocket(netlink.NETFILTER, netns)

@@ -74,8 +74,9 @@ def _as_seen_by_source(t: Tuple) -> Flow:
 
 
 def clear_mark(netns: NetNS, bit: int, wrong: Callable[[IPAddress, Flow], bool]) -> int:
-    """Takes ``bit`` off the marks of connections that are ``wrong``, which is asked with the source
-    that began one and the flow as its destination sees it, behind translation. Returns how many."""
+    """Takes ``bit`` off the marks of connections that are ``wrong``. Calls ``wrong`` with the
+    source that opened the connection, and with the flow as its destination sees it, behind
+    translation. Returns how many."""
     connection = NetlinkSocket(netlink.NETFILTER, netns)
     marked = netlink.attribute(_MARK, struct.pack("!I", bit))
     mask = netlink.attribute(_MARK_MASK, struct.pack("!I", bit))

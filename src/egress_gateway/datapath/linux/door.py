@@ -137,7 +137,7 @@ class Door:
         return True
 
     def _open(self) -> socket.socket:
-        """Bound under another name first, so that nobody finds a socket that does not listen."""
+        """Binds under another name first, so that no client finds a socket that does not listen."""
         new = self._path.with_name(f".{self._path.name}.new")
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         clear(new)
@@ -210,7 +210,7 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
 
 
 def clear(path: Path) -> None:
-    """Removes what is at ``path``, whatever it is; nothing happens if nothing is."""
+    """Removes whatever is at ``path``, if anything."""
     try:
         path.unlink(missing_ok=True)
     except IsADirectoryError:

@@ -104,14 +104,15 @@ def fingerprint(listing: list[dict[str, Any]] | None, *, without: tuple[str, ...
 def amend(
     table: str, sets: Iterable[str], ruleset: str, listing: Sequence[Mapping[str, Any]] | None
 ) -> str:
-    """A transaction that makes an existing ``inet`` table, which is as ``listing`` says, equal
-    ``ruleset``: rules anew, of the named sets and maps what differs, counters and other sets kept.
-    What ``ruleset`` does not declare goes. Packets see the old rules or the new.
+    """A transaction that makes an existing ``inet`` table, whose state is ``listing``, equal
+    ``ruleset``. It replaces rules, changes only the differences of the named sets and maps, keeps
+    counters and other sets, and removes what ``ruleset`` does not declare. Packets see the old
+    rules or the new.
 
-    Elements that stay are not touched: kernels before 6.17 may find neither the old nor the new
+    It does not touch elements that stay: kernels before 6.17 may find neither the old nor the new
     one at the instant of the change (kernel commit "netfilter: nf_tables: restart set lookup on
-    base_seq change"). For the same reason ``ruleset`` must have no verdict map without a name:
-    what is in it goes with its rule, before packets that are at that rule have left it."""
+    base_seq change"). For the same reason ``ruleset`` must have no anonymous verdict map:
+    its elements go with its rule, before packets that are at that rule have left it."""
     declared = set(re.findall(r"^ *(?:chain|counter|map|set) (\S+) \{", ruleset, re.MULTILINE))
     there = [
         (kind, item)

@@ -7,8 +7,8 @@ the call, because an open socket would keep the namespace, and every link in it,
 
 A call says *look*, not *what*. The caller compares the kernel with what it wants and repairs the
 difference. Its own changes cause one more call, which finds nothing to do, and then it is silent.
-At rest there is no cost but two sockets a namespace. Nobody is told of WireGuard peers (the kernel
-has no notice for them) nor of other programs' nftables tables (``tables``).
+At rest it costs only two sockets a namespace. It does not report changes of WireGuard peers (the
+kernel has no notice for them) or of other programs' nftables tables (``tables``).
 
 Sources: rtnetlink(7), linux/rtnetlink.h, linux/netfilter/nf_tables.h; proc(5) for poll(2) on
 ``/proc/self/mountinfo``.

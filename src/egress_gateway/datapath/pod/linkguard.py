@@ -139,14 +139,14 @@ class HostEnd:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What is said of a link: its pod's addresses, and the chain of its destinations."""
+    """The entry of a link: its pod's addresses, and the chain of its destinations."""
 
     addresses: frozenset[IPAddress]
     chain: str
 
 
 class LinkGuard:
-    """The rules of a node. Thread-safe. ``sync`` now and then, to repair them."""
+    """The rules of a node. Thread-safe. Call ``sync`` regularly to repair them."""
 
     def __init__(self, node: NetNS | None = None) -> None:
         self._node = node or NetNS.current()
@@ -198,7 +198,7 @@ class LinkGuard:
                 self._make_anew(end)
 
     def _make_anew(self, end: HostEnd) -> None:
-        """What is there is not what was thought."""
+        """The table differs from what we believed."""
         try:
             for family in end.families:
                 self._replace(family)
@@ -219,9 +219,9 @@ class LinkGuard:
             )
 
     def sync(self, attached: Collection[IPAddress]) -> bool:
-        """Repairs what somebody has damaged, and removes what is said of links that are gone, and
-        what an earlier agent said of pods that are not ``attached``. Returns whether something had
-        to be changed."""
+        """Repairs damaged rules, and removes entries of links that are gone, and those that an
+        earlier agent made for pods that are not ``attached``. Returns whether it changed
+        something."""
         with self._lock:
             found = self._left()
             names = self._links()
@@ -311,8 +311,8 @@ class LinkGuard:
 
 def host_end(interface: str, pod: NetNS, node: NetNS) -> HostEnd | None:
     """The node's end of the pod's link; None if it is no veth, or leads elsewhere. A pod with
-    NET_ADMIN can name any link as its own's other end, so that the kernel is asked whether it lies
-    in the node's namespace, and the node's link whether its other end is the pod's."""
+    NET_ADMIN can name any link as the other end of its own. So we ask the kernel whether that link
+    is in the node's namespace, and whether its other end is the pod's."""
     with Links(pod) as inside, Links(node) as outside:
         link = inside.link(interface)
         if link is None or link.kind != "veth" or link.peer_netns != inside.namespace_id(node):

@@ -1,9 +1,10 @@
-"""Who opened the connections that a pod had before its table was there. Pure.
+"""Which side opened the connections that a pod had before its table existed. Pure.
 
 Connection tracking began with the table. The next packet of an older connection looks like its
-first one, and when it comes in, like that of a connection that came in. So the sockets of the
-namespace are asked, and the node's own connection tracking, which saw the pod's packets pass. What
-nobody knows counts as opened by the pod: it is held rather than sent by the ordinary link.
+first one, and when it comes in, like that of a connection that came in. So we look at the sockets
+of the namespace, and at the node's own connection tracking, which saw the pod's packets pass. An
+unknown connection counts as opened by the pod: the hold drops it rather than send it by the
+ordinary link.
 
 - TCP: the socket's counters tell (``sockets.opener``). Whatever else is in the middle of its
   stream counts as the pod's.
@@ -30,8 +31,8 @@ _ICMP: Final = frozenset({1, 58})
 @dataclass(frozen=True, slots=True)
 class Origins:
     """``accepted``: TCP connections that came in. ``opened``: TCP connections that the pod is known
-    to have opened, and UDP flows that it opened or might have. ``ports``: UDP ports at which nobody
-    can tell. ``older``: there were sockets at all, so other protocols are in doubt."""
+    to have opened, and UDP flows that it opened or might have. ``ports``: UDP ports where this is
+    unknown. ``older``: there were sockets at all, so other protocols are in doubt."""
 
     accepted: frozenset[Flow] = frozenset()
     opened: frozenset[Flow] = frozenset()
@@ -86,7 +87,7 @@ def merged(first: Origins, second: Origins) -> Origins:
 
 
 def undecided(samples: Sequence[Sequence[Socket]]) -> bool:
-    """Whether another look might tell more: a TCP connection of which all say nothing."""
+    """Whether another look might tell more: no source knows of some TCP connection."""
     said: dict[Flow, bool] = {}
     for socket in (s for sample in samples for s in sample):
         if socket.protocol == TCP and socket.flow is not None:

@@ -193,8 +193,8 @@ _NOTHING: Final = TunnelObserved()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodObserved:
-    """What is there. ``filter`` is the text the table is known to equal ("" if there is a table
-    of which that is not known, None if there is none)."""
+    """What exists. ``filter`` is the text that the table is known to equal ("" if the table is
+    unknown, None if there is none)."""
 
     filter: str | None = None
     origins: Origins = NO_ORIGINS
@@ -242,9 +242,9 @@ def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:
 
 
 def move(desired: PodDesired, reached: PodDesired | None) -> list[Action] | None:
-    """The steps to ``desired`` for a pod that was last seen to be ``reached``, if nothing but its
-    tunnel's other end is to change; None if there is more to do, or no move. What is there need not
-    be looked at for them: when a gateway is lost, hundreds of pods wait for their turn."""
+    """The steps from ``reached``, the last known state, to ``desired`` if only the tunnel's other
+    end changes; None if there is more to do, or no move. These steps need no look at the pod: when
+    a gateway is lost, hundreds of pods wait for their turn."""
     old, new = (reached.active if reached else None), desired.active
     if reached is None or old is None or new is None or old.listen_port == new.listen_port:
         return None
@@ -289,8 +289,8 @@ def sysctls(links: Iterable[str]) -> list[str]:
 
 
 def _reverse_path(observed: PodObserved) -> list[SetSysctl]:
-    """What comes in by an ordinary link from an address of the gateway's has its way back by the
-    tunnel, as long as nobody has marked it. ARP knows no marks at all: a strict pod would answer no
+    """A packet that comes in by an ordinary link from a destination of the gateway has its return
+    path through the tunnel, unless it has a mark. ARP knows no marks: a strict pod would answer no
     node that asks with such an address (169.254.1.1, say)."""
     common = REVERSE_PATH.format("all")
     everywhere = dict(observed.sysctls).get(common) or "0"

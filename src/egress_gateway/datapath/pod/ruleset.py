@@ -194,7 +194,7 @@ def amendment(before: Origins, after: Origins) -> str:
 
 
 def seeds(origins: Origins) -> str:
-    """What is known of connections that are older than the table, for its sets."""
+    """Elements of the table's sets for connections that are older than the table."""
     elements: dict[str, list[str]] = {}
     for flow in origins.accepted:
         key = f"{flow.remote} . {flow.remote_port} . {flow.local_port}"

@@ -2,8 +2,9 @@
 
 Guarantee: once the first action of a plan has been applied, nothing that belongs to the gateway
 leaves the pod by another link. The hold does not depend on any link or process of ours; the
-tunnel may come, go and move behind it. What is written below netfilter (NET_RAW) is held at the
-node's end of the link. The limit: a pod with NET_ADMIN is its own master inside, though not there.
+tunnel may come, go and move behind it. The node's end of the link drops what a program writes
+below netfilter (NET_RAW). The limit: a pod with NET_ADMIN controls its own namespace, but not the
+node's end.
 
 Level-triggered, from a worker thread (everything here blocks)::
 
@@ -217,7 +218,7 @@ class PodSide:
             self._apply(pod, desired, action)
 
     def observe(self, desired: PodDesired) -> PodObserved:
-        """What is there, as far as ``desired`` is concerned."""
+        """The state of all that ``desired`` concerns."""
         with self._lock, self._open() as pod:
             return self._observe(pod, desired)
 
@@ -227,8 +228,7 @@ class PodSide:
             self._apply(pod, desired, action)
 
     def status(self, desired: PodDesired, *, standby: bool = False) -> Device | None:
-        """The active tunnel (or the standby) as it is now: handshake, counters. None if it is
-        gone."""
+        """The active tunnel (or the standby) now: handshake, counters. None if it is gone."""
         tunnel = desired.standby if standby else desired.active
         if tunnel is None:
             return None

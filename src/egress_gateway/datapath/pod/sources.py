@@ -1,14 +1,15 @@
 """On the node: outer UDP to a pod's listen port is taken from that pod's gateway alone.
 
-All gateways of a configuration share one key, so a gateway that was left but lives can re-initiate
-and take the pod back. A new listen port at every move, and this filter, make that impossible.
+All gateways of a configuration share one key. So a living gateway that the pod has left can start a
+handshake and take the pod back. A new listen port at every move, and this filter, make that
+impossible.
 
-What leaves from such a port keeps it: it is bound to itself before the node's masquerade rules
-are asked. At a port of their choice the gateway's packets would come in only while connection
-tracking remembers, and be lost after minutes of silence.
+Packets from such a port keep it: a rule maps the port to itself before the node's masquerade rules
+run. At a port that these choose, the gateway's packets would come in only while connection tracking
+remembers it, and be lost after minutes of silence.
 
 The filter also notes which ports get cookies: a gateway under load answers an initiation with one
-(WireGuard's paper, 5.3), and WireGuard tells nobody. Who begins anew then throws the cookie away.
+(WireGuard's paper, 5.3), and WireGuard does not report it. A new tunnel would lose the cookie.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ _RULES: Final = 7
 
 
 class SourceFilter:
-    """The node's filter. Thread-safe. ``sync`` once before use, and now and then to repair."""
+    """The node's filter. Thread-safe. Call ``sync`` once before use, and
+    regularly to repair."""
 
     def __init__(self, node: NetNS | None = None) -> None:
         self._nft = Nftables(node or NetNS.current())

@@ -99,8 +99,8 @@ class Backend(Protocol):
         ...
 
     def version(self) -> str:
-        """Which one makes the interfaces here: a kernel's release, or a ``wireguard-go``'s.
-        Raises ``DatapathError`` where nobody tells yet."""
+        """The version of what makes the interfaces here: of the kernel, or of ``wireguard-go``.
+        Raises ``DatapathError`` while it is unknown."""
         ...
 
     def create(self, name: str) -> Interface:

@@ -1,19 +1,19 @@
-"""Two requests that ``wireguard-go`` makes of the kernel and is better off without.
+"""Suppresses two requests of ``wireguard-go`` to the kernel.
 
-A filter of system calls (seccomp(2)) answers them with success, and they are not made.
+A filter of system calls (seccomp(2)) answers them with success, and the kernel never runs them.
 
-- Its subscription to every change of any link, address and route in the node's namespace
-  (rtnetlink(7)). A pod's start makes some twenty: with a hundred attached pods on a node, two
-  thousand awakenings a start, more than all the rest of it. What the process listens for is its own
-  link, which lives in the pod's namespace and is never heard of there; and routes, after a change
-  of which it chooses its source address anew, as it also does when a packet is refused. It is
-  bind(2) of a netlink address, known by its length of 12 bytes, the only thing that such a filter
-  can see of it.
-- Its setting of the new link's MTU to 1,420 (SIOCSIFMTU of netdevice(7)). It reads the MTU once,
-  then; it never hears that the link got another in its pod's namespace; and it pads packets as if
-  they were split at what it read. Believing in 1,420 it makes 1,452 bytes of a packet of 1,440,
-  which leave in two fragments. A new TUN link has 1,500, with which none of the packets outgrows
-  what the usual networks (1,500 and 9,000 less the tunnel's 60) bear.
+- The subscription to every change of any link, address and route in the node's namespace
+  (rtnetlink(7)). The start of a pod makes some twenty changes. With a hundred attached pods on a
+  node, that is two thousand wake-ups for each start, more than all its other work. The process
+  listens for its own link, which lives in the pod's namespace, so it could never hear of it. It
+  also listens for routes, and then chooses its source address anew; it does so too when a packet is
+  refused. The call is bind(2) of a netlink address. The filter recognises it by its length of 12
+  bytes, the only thing that such a filter can see.
+- The setting of the new link's MTU to 1,420 (SIOCSIFMTU of netdevice(7)). The process reads the MTU
+  once, at that moment. It never hears that the link got another MTU in the pod's namespace, and it
+  pads packets to the MTU that it has read. With 1,420 it makes 1,452 bytes of a packet of 1,440,
+  and these leave in two fragments. A new TUN link has MTU 1,500. With that, no packet exceeds what
+  common networks (1,500 and 9,000 less the tunnel's 60) carry.
 """
 
 from __future__ import annotations

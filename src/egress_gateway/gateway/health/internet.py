@@ -1,9 +1,9 @@
 """Whether the Internet answers this gateway's secondary addresses. Off without targets.
 
-A node whose inner side lives while its outer side is dead is worse than a dead one: pods stay. So
-targets are asked from each secondary address, as pods' packets leave; when none of them has
-answered for some rounds, pods are asked to use other gateways. That is a request: node agents
-never leave the last gateway for it, so a target that is down itself does no harm.
+A node whose inner side works while its outer side is dead is worse than a dead one: pods stay
+there. So the agent asks targets from each secondary address, by the path of pods' packets. If none
+has answered for some rounds, the agent asks pods to use other gateways. Node agents never leave the
+last gateway for such a request, so a target that is down itself does no harm.
 """
 
 from __future__ import annotations

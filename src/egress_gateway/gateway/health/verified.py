@@ -1,15 +1,15 @@
-"""What the Internet sees of this gateway's addresses, asked all the time.
+"""Checks continually which addresses of this gateway the Internet sees.
 
-Every ``interval`` seconds each STUN server is asked from each configuration's address, as pods'
-packets leave. What most of those that answer say counts: one that is wrong, or down, does no harm.
-A gateway whose address was seen and is so no more, or is another one, asks to be left; node agents
-never leave the last gateway for it. A gateway that nobody ever answered is judged by nobody: where
-these servers cannot be reached, nothing can be told.
+Every ``interval`` seconds the agent asks each STUN server from each configuration's address, by the
+path of pods' packets. The majority of the answers counts, so a server that is wrong or down does no
+harm. If servers saw the right address before and now see none or another one, the gateway asks pods
+to leave it. Node agents never leave the last gateway for it. If no server ever answered, there is
+no verdict: these servers may be out of reach.
 
-Every other round asks with a packet as large as pods' largest too: a way that drops large ones in
-silence hangs connections, and no small packet shows it. Servers that answer none of that size from
-the start may answer none at all, so that is judged by nobody either. Routers may cut the packet
-into fragments, so a way that is narrow and says so is in order.
+Every other round also sends a packet as large as pods' largest. A path that silently drops large
+packets hangs connections, and no small packet shows it. If servers answer none of that size from
+the start, there is no verdict either: they may never answer such packets. Routers may cut the
+packet into fragments, so a narrow path that reports its MTU is fine.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ Name = tuple[str, int]
 
 @dataclass(slots=True)
 class Sight:
-    """Of one address. Pure. ``seen`` None: nobody has answered yet. ``expected``: what should be
-    seen, as it was known at the last round."""
+    """The state of one address. Pure. ``seen`` None: no server has answered yet. ``expected``: what
+    should be seen, as it was known at the last round."""
 
     seen: IPAddress | None = None
     expected: str = ""
@@ -117,7 +117,7 @@ class Expected:
 def judged(
     expected: Mapping[str, Expected], sights: Mapping[IPv4Address, Sight], asked: str
 ) -> list[GatewayVeto]:
-    """Why pods should leave, for each configuration of which something is wrong. Pure."""
+    """Why pods should leave, for each configuration that has a problem. Pure."""
     found = []
     for name, one in sorted(expected.items()):
         sight = sights.get(one.secondary)
@@ -216,7 +216,7 @@ class Verification:
             self._sights[address].large(bool(saw(answers or (), address)))
 
     async def _targets(self) -> list[ProbeTarget]:
-        """Names are resolved now and then; what they were counts as long as nobody answers."""
+        """Resolves names regularly; the last result counts while the resolver does not answer."""
         loop = asyncio.get_running_loop()
         missing = [s for s in self._servers if s not in self._resolved]
         if missing or loop.time() >= self._resolve_at:

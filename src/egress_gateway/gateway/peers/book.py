@@ -18,8 +18,8 @@ from egress_gateway.datapath.addresses import IPAddress, IPNetwork, parse_networ
 from egress_gateway.gateway.peers.rules import (
     MIRROR_ANNOTATION,
     AcceptedClaim,
+    ClaimRejection,
     Evidence,
-    RefusedClaim,
     Resolved,
     addresses_of,
     annotated,
@@ -73,7 +73,7 @@ class PeerBook:
         self._accepted: dict[str, dict[Key, AcceptedClaim]] = {}
         self._resolved: dict[str, Resolved] = {}
         self._where: dict[Key, str] = {}
-        self._refused: dict[Key, RefusedClaim] = {}
+        self._refused: dict[Key, ClaimRejection] = {}
         self._owners: dict[tuple[str, str], Key] = {}
         self._former: dict[tuple[str, str], Key] = {}
         self._before: dict[Key, tuple[str, float]] = {}
@@ -98,7 +98,7 @@ class PeerBook:
         return self._owners.get(place) or self._former.get(place)
 
     @property
-    def refused(self) -> dict[Key, RefusedClaim]:
+    def refused(self) -> dict[Key, ClaimRejection]:
         """Claims that do not count, and why."""
         found = dict(self._refused)
         for name in self._accepted:
@@ -129,8 +129,8 @@ class PeerBook:
         return self._resolved[name]
 
     def _elect(self) -> None:
-        """Some network plugins give addresses of their own and leave podCIDRs unused, which nobody
-        says anywhere. What most pods have decides; no single node can decide it."""
+        """Some network plugins assign addresses of their own and leave podCIDRs unused, and no API
+        says so. The majority of pods decides; no single node can decide it."""
         self._election_due = self._now() + _ELECTION
         cidrs = {n.metadata.name: pod_networks(n) for n in self._caches.nodes.values()}
         used = by_pod_cidrs(self._caches.pods.values(), cidrs)
@@ -181,7 +181,7 @@ class PeerBook:
             pod = _pod_key(endpoint)
             self._owners.update({(name, str(n.network_address)): pod for n in verdict.networks})
             changed = set() if (before, had) == (name, verdict) else {*changed, name}
-        if isinstance(verdict, RefusedClaim):
+        if isinstance(verdict, ClaimRejection):
             self._refused[key] = verdict
         else:
             self._refused.pop(key, None)
@@ -221,7 +221,7 @@ class PeerBook:
 
 
 def pod_networks(node: Node) -> tuple[IPNetwork, ...]:
-    """The Node's podCIDRs; what is none is left out."""
+    """The Node's podCIDRs, without texts that are none."""
     found: list[IPNetwork] = []
     for text in node.spec.pod_cidrs:
         with contextlib.suppress(ValueError):

@@ -16,7 +16,7 @@ from typing import Final
 from egress_gateway.api import types
 from egress_gateway.gateway import metrics
 from egress_gateway.gateway.peers.book import PeerBook
-from egress_gateway.gateway.peers.rules import PASSING, RefusedClaim
+from egress_gateway.gateway.peers.rules import PASSING, ClaimRejection
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import Key
 
@@ -30,7 +30,7 @@ PASSING_GRACE: Final = 60.0
 """The same for what the end of each pod looks like until its PodEndpoint is collected."""
 _LOOK: Final = 1.0
 
-Tell = Callable[[Key, RefusedClaim], None]
+Tell = Callable[[Key, ClaimRejection], None]
 Publish = Callable[[list[types.RefusedClaim]], Awaitable[object]]
 
 
@@ -52,8 +52,8 @@ class Refusals:
         self._tell = tell
         self._publish = publish
         self._now = now
-        self._since: dict[Key, tuple[RefusedClaim, float]] = {}
-        self._told: dict[Key, RefusedClaim] = {}
+        self._since: dict[Key, tuple[ClaimRejection, float]] = {}
+        self._told: dict[Key, ClaimRejection] = {}
 
     async def run(self) -> None:
         """Looks about once a second, until cancelled."""

@@ -1,16 +1,16 @@
 """Which pods may send through a configuration: claims judged by what the API server knows. Pure.
 
-A PodEndpoint is a *claim*. The agent of the pod's node writes it, and an agent in wrong hands
-writes anything. So a claim counts only if it agrees with all that others wrote: the Pod's UID,
+A PodEndpoint is a *claim*. The agent of the pod's node writes it, and a compromised agent writes
+anything. So a claim counts only if it agrees with everything that others wrote: the Pod's UID,
 node, annotation and owner reference; the addresses of other nodes' pods; the Node's podCIDRs; the
 claims that were there before.
 
 ``status.podIPs`` may confirm an address, but its silence refuses none. The kubelet writes it after
 the network is up, and the network waits for this verdict. That is so for a new pod, and for a
 sandbox that the kubelet makes again, whose old address the status still shows. Among pods of one
-node the status decides nothing either: that node gives the addresses, and gives them again.
+node the status decides nothing either: that node assigns the addresses, and reuses them.
 
-*First holder*: of two claims of one key the older PodEndpoint has it, by the API server's own
+*First holder*: of two claims of one key, the older PodEndpoint gets it, by the API server's own
 ``creationTimestamp``, and inside of its second by ``resourceVersion``, as it was when this gateway
 heard of it first (a number that grows, KEP-5504). The definition of the kind lets nobody put
 another key into a PodEndpoint that exists, so its age is the age of its claim.
@@ -72,7 +72,7 @@ class AcceptedClaim:
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedClaim:
+class ClaimRejection:
     """``reason`` is one of the names above; ``message`` says in words what does not agree."""
 
     reason: str
@@ -114,27 +114,27 @@ def addresses_of(endpoint: PodEndpoint) -> list[str]:
     return claimed[: MOST_ADDRESSES + 1]
 
 
-def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | RefusedClaim:
+def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | ClaimRejection:
     """The verdict on one claim, other claims left aside; see ``resolve`` for those."""
     pod = known.pod
     if pod is None:
-        return RefusedClaim(POD_MISSING, "there is no such pod")
+        return ClaimRejection(POD_MISSING, "there is no such pod")
     refused = _other_pod(endpoint, pod) or _not_entitled(endpoint, pod, known)
     if refused:
         return refused
     if not keys.valid(endpoint.spec.pod_public_key):
-        return RefusedClaim(
+        return ClaimRejection(
             INVALID_KEY, "podPublicKey is not a WireGuard key, or not as `wg pubkey` spells it"
         )
     claimed = addresses_of(endpoint)
     if len(claimed) > MOST_ADDRESSES:
-        return RefusedClaim(INVALID_ADDRESS, f"it claims more than {MOST_ADDRESSES} addresses")
+        return ClaimRejection(INVALID_ADDRESS, f"it claims more than {MOST_ADDRESSES} addresses")
     try:
         networks = tuple(parse_network(address) for address in claimed)
     except ValueError as error:
-        return RefusedClaim(INVALID_ADDRESS, f"podIps: {str(error)[:100]}")
+        return ClaimRejection(INVALID_ADDRESS, f"podIps: {str(error)[:100]}")
     if not networks or not all(_of_a_pod(n) for n in networks):
-        return RefusedClaim(INVALID_ADDRESS, "it claims no address that a pod can have")
+        return ClaimRejection(INVALID_ADDRESS, "it claims no address that a pod can have")
     refused = _not_its_address(pod, networks, known)
     if refused:
         return refused
@@ -158,36 +158,36 @@ def first_known(claim: AcceptedClaim, before: AcceptedClaim | None) -> AcceptedC
     return replace(claim, rank=min(claim.rank, before.rank))
 
 
-def _other_pod(endpoint: PodEndpoint, pod: Pod) -> RefusedClaim | None:
+def _other_pod(endpoint: PodEndpoint, pod: Pod) -> ClaimRejection | None:
     """The Pod is not the one that the claim is about."""
     spec, meta = endpoint.spec, pod.metadata
     if meta.uid != spec.pod_uid:
-        return RefusedClaim(POD_REPLACED, "the pod has another UID: it was replaced")
+        return ClaimRejection(POD_REPLACED, "the pod has another UID: it was replaced")
     if pod.finished:
-        return RefusedClaim(POD_FINISHED, "the pod has finished")
+        return ClaimRejection(POD_FINISHED, "the pod has finished")
     if not spec.node_name or pod.spec.node_name != spec.node_name:
-        return RefusedClaim(
+        return ClaimRejection(
             WRONG_NODE, f"the pod runs on {pod.spec.node_name!r}, not on {spec.node_name[:253]!r}"
         )
     owners = endpoint.metadata.owner_references
     if not any((o.kind, o.name, o.uid) == ("Pod", meta.name, meta.uid) for o in owners):
-        return RefusedClaim(NOT_OWNED, "the PodEndpoint has no owner reference to the pod")
+        return ClaimRejection(NOT_OWNED, "the PodEndpoint has no owner reference to the pod")
     return None
 
 
-def _not_entitled(endpoint: PodEndpoint, pod: Pod, known: Evidence) -> RefusedClaim | None:
+def _not_entitled(endpoint: PodEndpoint, pod: Pod, known: Evidence) -> ClaimRejection | None:
     """The Pod is the right one, and must not use the configuration."""
     if pod.spec.host_network:
-        return RefusedClaim(HOST_NETWORK, "the pod is on its node's network")
+        return ClaimRejection(HOST_NETWORK, "the pod is on its node's network")
     if MIRROR_ANNOTATION in pod.metadata.annotations and not known.mirror_pods:
-        return RefusedClaim(
+        return ClaimRejection(
             MIRROR_POD,
             "the pod comes from a file of its node (a static pod), so nobody admitted its "
             "annotation; set mirrorPods of the gateway agents to allow such pods",
         )
     claimed = endpoint.spec.static_gateway_configuration
     if not claimed or claimed not in known.named:
-        return RefusedClaim(
+        return ClaimRejection(
             NOT_ANNOTATED,
             f"the pod's annotation {names.POD_ANNOTATION} is {annotated(pod)[:100]!r}, "
             f"not {claimed[:100]!r}",
@@ -209,13 +209,13 @@ def _of_a_pod(network: IPNetwork) -> bool:
 
 def _not_its_address(
     pod: Pod, networks: Iterable[IPNetwork], known: Evidence
-) -> RefusedClaim | None:
+) -> ClaimRejection | None:
     for network in networks:
         address = str(network.network_address)
         around = [n for n in known.networks if n.version == network.version]
         if around and not any(within(network, n) for n in around):
             cidrs = ", ".join(map(str, around))
-            return RefusedClaim(
+            return ClaimRejection(
                 FOREIGN_ADDRESS, f"address {address} is not in the podCIDRs of its node ({cidrs})"
             )
         if address in pod.ips:
@@ -223,7 +223,7 @@ def _not_its_address(
         for other in known.having(address):
             if not other.finished and other.spec.node_name != pod.spec.node_name:
                 owner = f"{other.metadata.namespace}/{other.metadata.name}"
-                return RefusedClaim(
+                return ClaimRejection(
                     ADDRESS_TAKEN,
                     f"address {address} is pod {owner}'s, on node {other.spec.node_name}",
                 )
@@ -247,7 +247,7 @@ class Resolved:
 
     peers: dict[str, tuple[IPNetwork, ...]] = field(default_factory=dict)
     """Public key -> addresses. No key and no address is there twice."""
-    refused: dict[Key, RefusedClaim] = field(default_factory=dict)
+    refused: dict[Key, ClaimRejection] = field(default_factory=dict)
     """Claims that others have precedence over."""
 
 
@@ -260,7 +260,7 @@ def resolve(accepted: Mapping[Key, AcceptedClaim]) -> Resolved:
     for key, one in sorted(accepted.items(), key=lambda item: item[1].rank):
         if one.public_key in holders:
             holder = _pod(holders[one.public_key], accepted)
-            found.refused[key] = RefusedClaim(
+            found.refused[key] = ClaimRejection(
                 KEY_TAKEN, f"its key is that of pod {holder}, which claimed it first"
             )
             continue
@@ -271,7 +271,7 @@ def resolve(accepted: Mapping[Key, AcceptedClaim]) -> Resolved:
         taken = next((n for n in one.networks if n in owners and owners[n].node != one.node), None)
         if taken is not None:
             holder = _pod(holders[owners[taken].public_key], accepted)
-            found.refused[key] = RefusedClaim(
+            found.refused[key] = ClaimRejection(
                 ADDRESS_TAKEN,
                 f"address {taken.network_address} is that of pod {holder}, which claimed it first",
             )
@@ -281,7 +281,7 @@ def resolve(accepted: Mapping[Key, AcceptedClaim]) -> Resolved:
         found.peers[one.public_key] = (*found.peers.get(one.public_key, ()), network)
     for public_key, key in holders.items():
         if public_key not in found.peers and key not in found.refused:
-            found.refused[key] = RefusedClaim(
+            found.refused[key] = ClaimRejection(
                 ADDRESS_TAKEN, "another pod of its node claimed its address later"
             )
     return found

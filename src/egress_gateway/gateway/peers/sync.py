@@ -111,9 +111,9 @@ class PeerSync:
     async def sync_all(
         self, configurations: Iterable[ServedConfiguration], *, patience: float
     ) -> dict[str, str]:
-        """``sync`` of all at once. After ``patience`` seconds those that are not done go on by
-        themselves. Returns what is wrong, by name: what the kernel refused, and what is late
-        before it was ever done."""
+        """Runs ``sync`` for all at once. After ``patience`` seconds, unfinished ones continue in
+        the background. Returns problems by name: refusals of the kernel, and interfaces that are
+        late and were never in sync."""
         wanted = {c.name: c for c in configurations}
         for name, one in wanted.items():
             if name not in self._running:

@@ -2,10 +2,10 @@
 
 Guarantees: callbacks report every object's appearance, its latest state and its disappearance,
 deletions missed while disconnected included; states in between may be skipped. Reads never block
-and never fail. The server is asked with backoff and jitter, and never in a tight loop, whatever
-it answers (a watch that ends at once, 410 again and again). A connection on which not even a
-bookmark comes (a half-open TCP connection after a failover) is given up after ``inactivity``.
-Not guaranteed: order between caches.
+and never fail. It asks the server with backoff and jitter, and never in a tight loop, whatever the
+server answers (a watch that ends at once, 410 again and again). A connection on which not even a
+bookmark comes (a half-open TCP connection after a failover) is given up after ``inactivity``. Not
+guaranteed: order between caches.
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ class Election:
         return Write(resource_version=self._lease.metadata.resource_version, spec=spec)
 
     def release(self, wall: datetime) -> Write | None:
-        """The write that gives the Lease up, so that nobody has to wait; None if not held."""
+        """The write that gives up the Lease, so that the next leader need not wait; None if not
+        held."""
         if self._lease is None or self.holder != self.identity:
             return None
         return Write(

@@ -35,7 +35,7 @@ class Subject(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """An Event that was seen ``count`` times, ``written`` of which the server knows.
+    """An Event that occurred ``count`` times; the server knows of ``written`` times.
 
     ``name`` is empty until the server holds it."""
 

@@ -148,7 +148,7 @@ async def run_workers(
     workers: int = 1,
 ) -> None:
     """Works until cancelled. A handler that raises is logged and its key retried with backoff;
-    one that returns a number is called again after so many seconds; None is success."""
+    one that returns a number is called again after that many seconds; None is success."""
 
     async def work() -> None:
         while True:

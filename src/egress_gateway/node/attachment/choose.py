@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 
-class Gateway(msgspec.Struct, frozen=True, tag="gateway"):
+class GatewayNode(msgspec.Struct, frozen=True, tag="gateway"):
     """A gateway node: its name, the address at which its WireGuard sockets answer, whether it
     carries IPv6, and whether its pods are to leave it before it stops serving."""
 
@@ -23,24 +23,24 @@ class Gateway(msgspec.Struct, frozen=True, tag="gateway"):
     leaving: bool = False
 
 
-class Balancer(msgspec.Struct, frozen=True, tag="balancer"):
+class BalancerAddress(msgspec.Struct, frozen=True, tag="balancer"):
     """The load balancer's address, which reaches some gateway."""
 
     address: str
 
 
-Destination = Gateway | Balancer
+Destination = GatewayNode | BalancerAddress
 """Where a tunnel can lead."""
 
 
 def same_place(one: Destination, other: Destination) -> bool:
     """Whether both are the same gateway node, or both the load balancer."""
-    if isinstance(one, Gateway) and isinstance(other, Gateway):
+    if isinstance(one, GatewayNode) and isinstance(other, GatewayNode):
         return one.name == other.name
-    return isinstance(one, Balancer) and isinstance(other, Balancer)
+    return isinstance(one, BalancerAddress) and isinstance(other, BalancerAddress)
 
 
-def rendezvous(uid: str, candidates: Sequence[Gateway]) -> Gateway:
+def rendezvous(uid: str, candidates: Sequence[GatewayNode]) -> GatewayNode:
     """The highest of ``candidates`` in the pod's own random order. Order of the input and
     presence of the others do not matter (highest random weight, Thaler and Ravishankar 1998)."""
     return max(candidates, key=lambda c: (_weight(uid, c.name), c.name))
@@ -49,10 +49,10 @@ def rendezvous(uid: str, candidates: Sequence[Gateway]) -> Gateway:
 def choose(
     uid: str,
     current: Destination | None,
-    candidates: Sequence[Gateway],
+    candidates: Sequence[GatewayNode],
     *,
-    balancer: Balancer | None,
-    usable: Callable[[Gateway], bool],
+    balancer: BalancerAddress | None,
+    usable: Callable[[GatewayNode], bool],
     avoid: Collection[str] = (),
     vetoed: Collection[str] = (),
 ) -> Destination | None:

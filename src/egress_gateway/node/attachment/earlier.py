@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from egress_gateway.datapath.pod.ruleset import LINKS
-from egress_gateway.node.attachment.choose import Balancer, Destination, Gateway
+from egress_gateway.node.attachment.choose import BalancerAddress, Destination, GatewayNode
 from egress_gateway.node.attachment.model import (
     Attachment,
     Joining,
@@ -111,8 +111,8 @@ def _configuration(old: _Configuration) -> PodConfiguration:
         name=old.name,
         uid=old.uid or None,
         server=ServerKey(old.server_key, old.port) if old.server_key and old.port else None,
-        balancer=Balancer(old.balancer) if old.balancer else None,
-        gateways=[Gateway(g.name, g.address, g.ipv6) for g in old.gateways],
+        balancer=BalancerAddress(old.balancer) if old.balancer else None,
+        gateways=[GatewayNode(g.name, g.address, g.ipv6) for g in old.gateways],
         default_route=old.default_route,
         exclude_cidrs=old.exclude_cidrs,
         next=old.next,
@@ -150,6 +150,6 @@ def _standby(old: _Attachment, configuration: PodConfiguration) -> Joining | Par
 
 def _destination(name: str, address: str, configuration: PodConfiguration) -> Destination:
     if not name:
-        return Balancer(address)
+        return BalancerAddress(address)
     ipv6 = any(g.ipv6 for g in configuration.gateways if g.name == name)
-    return Gateway(name, address, ipv6)
+    return GatewayNode(name, address, ipv6)

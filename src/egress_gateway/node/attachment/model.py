@@ -27,7 +27,12 @@ from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.datapath.pod.side import PodDesired, Tunnel, tunnel_name
 from egress_gateway.datapath.wireguard.model import Endpoint
 from egress_gateway.kube.resources import Pod
-from egress_gateway.node.attachment.choose import Balancer, Destination, Gateway, same_place
+from egress_gateway.node.attachment.choose import (
+    BalancerAddress,
+    Destination,
+    GatewayNode,
+    same_place,
+)
 
 VERIFYING_KEEPALIVE: Final = 25
 """Seconds. Setting it makes WireGuard speak at once, so a handshake happens without traffic; it
@@ -43,19 +48,19 @@ class ServerKey(NamedTuple):
 
 
 class PodConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a StaticGatewayConfiguration matters to its pods. Kept with the attachment, so
-    that failover works while the API server is away, even across a restart of the agent.
+    """The part of a StaticGatewayConfiguration that matters to its pods. Kept with the attachment,
+    so that failover works while the API server is away, even across a restart of the agent.
 
     ``server`` is that of the profile, which new pods use. ``next`` and ``previous`` are the second
     server while the key pair is being changed: one that pods should move to, or one that they
-    should leave. ``uid`` and ``server`` are None in a configuration of which nothing is known.
+    should leave. ``uid`` and ``server`` are None in an unknown configuration.
     """
 
     name: str
     uid: str | None = None
     server: ServerKey | None = None
-    balancer: Balancer | None = None
-    gateways: list[Gateway] = []
+    balancer: BalancerAddress | None = None
+    gateways: list[GatewayNode] = []
     default_route: bool = True
     exclude_cidrs: list[str] = []
     next: ServerKey | None = None
@@ -155,7 +160,11 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
         """The second tunnel leads to the previous server of the gateway that the active one leads
         to. Both sides translate alike there, so every connection goes on through the active one;
         what the gateway still sends through the second is heard."""
-        if self.active is None or self.parting is None or isinstance(self.active.to, Balancer):
+        if (
+            self.active is None
+            or self.parting is None
+            or isinstance(self.active.to, BalancerAddress)
+        ):
             return False
         return same_place(self.parting.to, self.active.to)
 
@@ -201,7 +210,7 @@ def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> Po
     if not (keys.valid(server.public_key) and server.port):
         raise NotUsable(f"StaticGatewayConfiguration {key} is not ready: {_cause(sgc)}")
     gateways = [
-        Gateway(g.node, g.primary_ip, bool(g.secondary_ip_v6), g.leaving)
+        GatewayNode(g.node, g.primary_ip, bool(g.secondary_ip_v6), g.leaving)
         for g in sgc.status.gateways
         if g.primary_ip
     ]
@@ -211,7 +220,7 @@ def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> Po
         name=sgc.metadata.name,
         uid=sgc.metadata.uid,
         server=ServerKey(server.public_key, server.port),
-        balancer=Balancer(server.ip) if server.ip else None,
+        balancer=BalancerAddress(server.ip) if server.ip else None,
         gateways=gateways,
         default_route=sgc.spec.default_route != "azureNetworking",
         exclude_cidrs=valid_cidrs(sgc.spec.exclude_cidrs),
@@ -227,7 +236,7 @@ def _second(sgc: StaticGatewayConfiguration, *phases: str) -> ServerKey | None:
 
 
 def held_back(name: str) -> PodConfiguration:
-    """Stands for a configuration of which nothing is known: everything is held back."""
+    """Stands for an unknown configuration: everything is held back."""
     return PodConfiguration(name=name)
 
 
@@ -295,7 +304,7 @@ def _carries_ipv6(attachment: Attachment, facts: NodeFacts) -> bool:
     carries = {g.name: g.ipv6 for g in attachment.configuration.gateways}
     to = attachment.active.to if attachment.active else None
     some = any(carries.values())
-    return carries.get(to.name, some) if isinstance(to, Gateway) else some
+    return carries.get(to.name, some) if isinstance(to, GatewayNode) else some
 
 
 def _tunnel(attachment: Attachment, record: TunnelRecord, facts: NodeFacts) -> Tunnel:

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.node.attachment.choose import (
-    Balancer,
+    BalancerAddress,
     Destination,
-    Gateway,
+    GatewayNode,
     choose,
     same_place,
 )
@@ -75,7 +75,7 @@ def retarget(
     staying = same_place(active.to, target) and active.address == target.address
     if staying and active.server == server:
         return replace(attachment, active=replace(active, to=target), standby=parting)
-    asked = vetoes.get(active.to.name) if isinstance(active.to, Gateway) else None
+    asked = vetoes.get(active.to.name) if isinstance(active.to, GatewayNode) else None
     if works and asked is not False and (asked or active.server != server):
         return _join(attachment, active, parting, target, server, free_port)
     moved = replace(
@@ -100,7 +100,7 @@ def _still_parting(
     if not isinstance(standby, Parting):
         return None
     old = standby.tunnel
-    listed = isinstance(old.to, Balancer) or any(
+    listed = isinstance(old.to, BalancerAddress) or any(
         same_place(old.to, gateway) for gateway in configuration.gateways
     )
     if not (listed and usable(old.address)) or old.server not in configuration.servers:

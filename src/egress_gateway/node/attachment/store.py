@@ -23,8 +23,8 @@ import msgspec
 from egress_gateway.cni import protocol
 from egress_gateway.node import metrics
 from egress_gateway.node.attachment.earlier import decode
+from egress_gateway.node.attachment.files import Damaged, Folder
 from egress_gateway.node.attachment.model import Attachment
-from egress_gateway.node.files import Damaged, Folder
 
 log = logging.getLogger(__name__)
 

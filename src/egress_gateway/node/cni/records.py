@@ -15,9 +15,9 @@ from egress_gateway.datapath.linux import netns
 from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.node.attachment.model import Attachment
 from egress_gateway.node.attachment.store import rebuilt
+from egress_gateway.node.cluster.knowledge import Knowledge, annotation
 from egress_gateway.node.cni.libcni import FIRST, Results
-from egress_gateway.node.knowledge import Knowledge, annotation
-from egress_gateway.node.sandbox import Kernel
+from egress_gateway.node.sandbox import NodeKernel
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,12 @@ _REMEMBERED: Final = 1000
 
 
 class Records:
-    """``on_found`` is told the id of a sandbox whose record was made up late, ``on_missing`` the
-    pod of which nobody knows a sandbox. Neither may block."""
+    """``on_found`` gets the id of a sandbox whose record was made late, ``on_missing`` a pod
+    without a known sandbox. Neither must block."""
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: NodeKernel,
         knowledge: Knowledge,
         results: Results,
         *,

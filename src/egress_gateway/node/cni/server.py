@@ -27,7 +27,7 @@ _LONGEST_REASON: Final = 1024
 """Characters; what an Event holds (https://kubernetes.io/docs/reference/kubernetes-api, Event)."""
 
 
-class Server:
+class PluginServer:
     """Answers on the socket below ``run_dir``. ``problem`` says why the plugin cannot reach it;
     None if it can."""
 

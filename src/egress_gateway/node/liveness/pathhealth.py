@@ -3,7 +3,7 @@
 The echo goes through a pod's own tunnel and is answered by the gateway's kernel behind the
 translation. So it finds what a probe of the machine cannot: UDP that is filtered, an interface that
 is gone, a session that the gateway has forgotten. Silence is only a suspicion: a flooded tunnel
-drops echoes too, so whoever asks looks for proof (a handshake) before anything moves.
+drops echoes too, so the agent looks for proof (a handshake) before a pod moves.
 """
 
 from __future__ import annotations

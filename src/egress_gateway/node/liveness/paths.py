@@ -1,5 +1,5 @@
 """Echoes through tunnels: per node, gateway and configuration one stream, through one pod's tunnel
-at a time, taking turns, so that every tunnel is looked at now and then at no further cost.
+at a time, in turns, so that every tunnel is checked regularly at no further cost.
 
 Every namespace's socket is closed before its pod may go (``forget``).
 """
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from egress_gateway.datapath.addresses import ECHO_ADDRESS
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux import echo
-from egress_gateway.node.attachment.choose import Gateway
+from egress_gateway.node.attachment.choose import GatewayNode
 from egress_gateway.node.attachment.model import TunnelRecord
 from egress_gateway.node.liveness.pathhealth import INTERVAL, PathHealth
 from egress_gateway.node.sandbox import Sandbox
@@ -144,7 +144,7 @@ class Paths:
         for sandbox in self._sandboxes():
             active = sandbox.attachment.active
             works = sandbox.attachment.verified and not sandbox.gone and not sandbox.mute(now)
-            if works and active and isinstance(active.to, Gateway):
+            if works and active and isinstance(active.to, GatewayNode):
                 found.setdefault(path_of(active), []).append(sandbox)
         for path in self._streams.keys() - found.keys():
             if self._streams[path].checking is None:

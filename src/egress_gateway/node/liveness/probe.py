@@ -1,7 +1,7 @@
 """Probes gateways: one ICMP echo stream per node and gateway, whatever the number of pods.
 
-The gateway's kernel answers, so its silence means that the machine or the way to it is gone, not
-that a program on it restarts. It is the same way that the tunnels' packets take.
+The gateway's kernel answers, so its silence means that the machine or the path to it is gone, not
+that a program on it restarts. The tunnels' packets take the same path.
 """
 
 from __future__ import annotations

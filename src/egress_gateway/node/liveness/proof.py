@@ -1,8 +1,8 @@
 """Looks for proof that a path works although its echoes are missing.
 
-A handshake is proof, through whichever tunnel of that path: a pod that drops echoes, or drowns
-them, moves nobody, and a gateway that is busy with the handshakes of many is there. Without one,
-all pods that use the path leave it.
+A handshake through any tunnel of that path is proof. So a pod that drops echoes, or floods its
+tunnel, moves no other pod, and a gateway that is busy with many handshakes counts as alive. Without
+proof, all pods that use the path leave it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MUTE_SECONDS: Final = 30.0
 
 class Prover:
     """``heard(path, then)`` says whether any handshake was complete after ``then`` (in the loop's
-    time); ``on_lost`` is told of a path that no tunnel gets through. Neither may block."""
+    time); ``on_lost`` gets a path that no tunnel gets through. Neither must block."""
 
     def __init__(
         self,

@@ -120,7 +120,7 @@ class StallDetector:
     unanswered_since: float | None = None
 
     def stalled(self, *, received: int, sent: int, now: float) -> bool:
-        """Whether what was sent has gone unanswered for too long. ``received`` and ``sent`` are
+        """Whether packets have gone unanswered for too long. ``received`` and ``sent`` are
         the peer's byte counters."""
         if received != self.received:
             self.received, self.sent, self.unanswered_since = received, sent, None

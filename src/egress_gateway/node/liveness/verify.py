@@ -74,7 +74,7 @@ class Verifier:
 
 
 class Joiner:
-    """The same for the second tunnel of a planned move; nobody waits for it, so one silence is
+    """The same for the second tunnel of a planned move. Nothing waits for it, so one silence is
     enough to look for another gateway."""
 
     def __init__(

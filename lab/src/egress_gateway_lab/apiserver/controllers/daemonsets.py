@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from egress_gateway_lab.apiserver.controllers.loop import Controller, Loop
+from egress_gateway_lab.apiserver.controllers.loop import Loop
 from egress_gateway_lab.apiserver.controllers.placement import selected, untolerated
 from egress_gateway_lab.apiserver.controllers.pods import (
     PodIndex,
+    Workloads,
     create_pod,
     delete_pod,
     is_active,
@@ -19,9 +20,7 @@ from egress_gateway_lab.apiserver.controllers.pods import (
 from egress_gateway_lab.apiserver.objects import (
     Object,
     clone,
-    controller_of,
     dig,
-    key_of,
     labels_of,
 )
 from egress_gateway_lab.apiserver.storage.store import Event
@@ -56,24 +55,18 @@ def with_tolerations(template: Object) -> Object:
     return result
 
 
-class DaemonSets(Controller):
+class DaemonSets(Workloads):
+    storage = "daemonsets.apps"
+    kind = "DaemonSet"
+
     def __init__(self, api: Api, loop: Loop, pods: PodIndex) -> None:
         super().__init__(api, loop)
         self._pods = pods
 
-    def start(self) -> None:
-        for obj in self.store.list("daemonsets.apps"):
-            self.mark(key_of(obj))
-
     def touched(self, event: Event) -> None:
-        if event.storage == "daemonsets.apps":
-            self.mark(key_of(event.obj))
-        elif event.storage == "nodes" and _placement_changed(event):
+        super().touched(event)
+        if event.storage == "nodes" and _placement_changed(event):
             self.start()
-        elif event.storage == "pods":
-            owner = controller_of(event.obj)
-            if owner is not None and owner["kind"] == "DaemonSet":
-                self.mark((event.obj["metadata"]["namespace"], owner["name"]))
 
     def reconcile(self, key: Hashable) -> None:
         assert isinstance(key, tuple)

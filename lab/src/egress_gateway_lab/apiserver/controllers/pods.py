@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
 from egress_gateway_lab.apiserver.controllers.events import record
+from egress_gateway_lab.apiserver.controllers.loop import Controller
 from egress_gateway_lab.apiserver.objects import (
     Key,
     Object,
@@ -46,6 +47,26 @@ def is_active(pod: Object) -> bool:
     """Neither finished nor on its way out."""
     phase = (pod.get("status") or {}).get("phase")
     return phase not in ("Succeeded", "Failed") and not pod["metadata"].get("deletionTimestamp")
+
+
+class Workloads(Controller):
+    """Controls the objects of one kind. A change of one, or of an object that it owns, marks it."""
+
+    storage: ClassVar[str]
+    kind: ClassVar[str]
+    owned: ClassVar[str] = "pods"
+
+    def start(self) -> None:
+        for obj in self.store.list(self.storage):
+            self.mark(key_of(obj))
+
+    def touched(self, event: Event) -> None:
+        if event.storage == self.storage:
+            self.mark(key_of(event.obj))
+        elif event.storage == self.owned:
+            owner = controller_of(event.obj)
+            if owner is not None and owner["kind"] == self.kind:
+                self.mark((event.obj["metadata"]["namespace"], owner["name"]))
 
 
 class PodIndex:

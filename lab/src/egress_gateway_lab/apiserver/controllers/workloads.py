@@ -6,9 +6,10 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from egress_gateway_lab.apiserver.controllers.events import record
-from egress_gateway_lab.apiserver.controllers.loop import Controller, Loop
+from egress_gateway_lab.apiserver.controllers.loop import Loop
 from egress_gateway_lab.apiserver.controllers.pods import (
     PodIndex,
+    Workloads,
     create_pod,
     delete_pod,
     is_active,
@@ -36,24 +37,15 @@ _REVISION = "deployment.kubernetes.io/revision"
 _HASH = "pod-template-hash"
 
 
-class ReplicaSets(Controller):
+class ReplicaSets(Workloads):
     """Keeps as many pods as asked for; the least useful go first."""
+
+    storage = "replicasets.apps"
+    kind = "ReplicaSet"
 
     def __init__(self, api: Api, loop: Loop, pods: PodIndex) -> None:
         super().__init__(api, loop)
         self._pods = pods
-
-    def start(self) -> None:
-        for obj in self.store.list("replicasets.apps"):
-            self.mark(key_of(obj))
-
-    def touched(self, event: Event) -> None:
-        if event.storage == "replicasets.apps":
-            self.mark(key_of(event.obj))
-        elif event.storage == "pods":
-            owner = controller_of(event.obj)
-            if owner is not None and owner["kind"] == "ReplicaSet":
-                self.mark((event.obj["metadata"]["namespace"], owner["name"]))
 
     def reconcile(self, key: Hashable) -> None:
         assert isinstance(key, tuple)
@@ -108,23 +100,18 @@ def _share(value: int | str, of: int, *, up: bool) -> int:
     return int(value)
 
 
-class Deployments(Controller):
+class Deployments(Workloads):
     """A ReplicaSet per template; moves replicas from the old to the new."""
 
-    def start(self) -> None:
-        for obj in self.store.list("deployments.apps"):
-            self.mark(key_of(obj))
+    storage = "deployments.apps"
+    kind = "Deployment"
+    owned = "replicasets.apps"
 
     def touched(self, event: Event) -> None:
-        if event.storage == "deployments.apps":
-            self.mark(key_of(event.obj))
-        elif event.storage == "replicasets.apps":
-            owner = controller_of(event.obj)
-            if owner is not None and owner["kind"] == "Deployment":
-                self.mark((event.obj["metadata"]["namespace"], owner["name"]))
-        elif event.storage == "pods" and event.type == "DELETED":
+        super().touched(event)
+        if event.storage == "pods" and event.type == "DELETED":
             # Recreate waits for the old pods to be gone, not only for them to be ending.
-            for obj in self.store.list("deployments.apps", event.obj["metadata"]["namespace"]):
+            for obj in self.store.list(self.storage, event.obj["metadata"]["namespace"]):
                 if obj["spec"]["strategy"].get("type") == "Recreate":
                     self.mark(key_of(obj))
 

@@ -56,6 +56,14 @@ def status_view(machine: Document) -> Document:
     }
 
 
+def with_view(answer: Answer, call: Call, machine: Document) -> Answer:
+    """``answer`` about a machine, with its ``instanceView`` if the call asks for that."""
+    if call.query.get("$expand") != "instanceView":
+        return answer
+    properties = {**answer.body["properties"], "instanceView": status_view(machine)}
+    return Answer(200, {**answer.body, "properties": properties}, answer.headers)
+
+
 def summary_view(scale_set: Document, instances: Iterable[Document]) -> Document:
     """A scale set's ``instanceView``: how many machines are in which state."""
     counted = Counter(s["code"] for i in instances for s in status_view(i)["statuses"])

@@ -320,12 +320,7 @@ class Instances(ComputeKind):
                 self.azure.store.put(ScaleSets.type, scale_set)
 
     async def get(self, call: Call) -> Answer:
-        answer = await super().get(call)
-        if call.query.get("$expand") == "instanceView":
-            shown = power.status_view(self.read(call.id))
-            properties = {**answer.body["properties"], "instanceView": shown}
-            return Answer(200, {**answer.body, "properties": properties}, answer.headers)
-        return answer
+        return power.with_view(await super().get(call), call, self.read(call.id))
 
     def view(self, document: Document) -> Document:
         model = self.azure.store.get(scale_set_of(document["id"]))

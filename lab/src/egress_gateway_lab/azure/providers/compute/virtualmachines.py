@@ -41,9 +41,4 @@ class VirtualMachines(ComputeKind):
         return self.async_answer(call, operation, 202, None, location=True)
 
     async def get(self, call: Call) -> Answer:
-        answer = await super().get(call)
-        if call.query.get("$expand") == "instanceView":
-            shown = power.status_view(self.read(call.id))
-            properties = {**answer.body["properties"], "instanceView": shown}
-            return Answer(200, {**answer.body, "properties": properties}, answer.headers)
-        return answer
+        return power.with_view(await super().get(call), call, self.read(call.id))

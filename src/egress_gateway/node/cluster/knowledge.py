@@ -68,9 +68,9 @@ class Knowledge:
     def for_running(
         self, attachment: Attachment | None, namespace: str, name: str
     ) -> tuple[PodConfiguration, str]:
-        """What a running pod follows, and what is amiss with it ("" if nothing): the
-        configuration if it is usable, else the last that was known of it, else one that holds
-        everything back. A running pod is never released for lack of knowledge."""
+        """What a running pod follows, and what is wrong with it ("" if nothing): the configuration
+        if it is usable, else its last known state, else one that holds everything back. Missing
+        knowledge never releases a running pod."""
         try:
             return self.usable_now(namespace, name), ""
         except NotUsable as error:

@@ -12,7 +12,7 @@ from egress_gateway.api.types import ObjectMeta
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.resources import Node, NodeAddress, NodeSpec, NodeStatus
-from egress_gateway.node import clusterranges
+from egress_gateway.node.cluster import ranges
 from egress_gateway.node.settings import Settings
 
 SERVICES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
@@ -41,13 +41,13 @@ class Api:
         return json.dumps({"items": items}).encode()
 
 
-def missing(settings: Settings, known: list[clusterranges.Known]) -> set[str]:
-    return {str(k.network) for k in clusterranges.missing(settings.exceptions, known)}
+def missing(settings: Settings, known: list[ranges.Known]) -> set[str]:
+    return {str(k.network) for k in ranges.missing(settings.exceptions, known)}
 
 
-async def known(memory: Path, **options: Any) -> list[clusterranges.Known]:
+async def known(memory: Path, **options: Any) -> list[ranges.Known]:
     client = cast(Client, Api(**options))
-    return await clusterranges.discover(client, "node-1", SERVICES, memory)
+    return await ranges.discover(client, "node-1", SERVICES, memory)
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1", "none"])
@@ -65,7 +65,7 @@ async def test_what_the_cluster_says_is_asked_for(tmp_path: Path, version: str) 
     without = Settings(
         node_name="node-1", cluster_cidrs=["10.244.0.0/16", "10.224.0.0/12", "fd00::/16"]
     )
-    said = clusterranges.message(clusterranges.missing(without.exceptions, found))
+    said = ranges.message(ranges.missing(without.exceptions, found))
     assert "10.0.0.1/32 (KUBERNETES_SERVICE_HOST)" in said
     assert "cluster.cidrs" in said
 
@@ -81,4 +81,4 @@ async def test_an_agent_that_restarts_without_the_api_decides_the_same(tmp_path:
 
 @pytest.mark.parametrize("host", ["", "api.example.org", "9.9.9.9", "2620:fe::fe", "10.0.0."])
 def test_a_name_or_a_public_address_takes_nothing_from_the_gateway(host: str) -> None:
-    assert clusterranges.of_environment({"KUBERNETES_SERVICE_HOST": host}) == []
+    assert ranges.of_environment({"KUBERNETES_SERVICE_HOST": host}) == []

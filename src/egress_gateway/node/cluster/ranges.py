@@ -1,11 +1,11 @@
-"""What the cluster itself says of its ranges, held against the setting ``cluster_cidrs``.
+"""Compares the ranges that the cluster itself reports with the setting ``cluster_cidrs``.
 
-Whoever leaves the Services' range out of the setting has pods that start and reach no Service and
-no DNS, and nobody says why. So the agent asks: where the API server's Service is
-(``KUBERNETES_SERVICE_HOST``), the Node's ``podCIDRs`` and addresses, ServiceCIDR objects
-(Kubernetes 1.31 and later). What is missing is added to what never leaves by a gateway, and told
-once: a line of the log and an Event on the Node. What was found is kept in a file, so that an agent
-that restarts while the API server is away decides the same.
+If the setting lacks the Services' range, pods start but reach no Service and no DNS, and nothing
+says why. So the agent looks: where the API server's Service is (``KUBERNETES_SERVICE_HOST``), the
+Node's ``podCIDRs`` and addresses, ServiceCIDR objects (Kubernetes 1.31 and later). It adds missing
+ranges to those that never leave by a gateway, and reports them once: a line in the log and an Event
+on the Node. It keeps the result in a file, so that an agent that restarts while the API server is
+away decides the same.
 """
 
 from __future__ import annotations

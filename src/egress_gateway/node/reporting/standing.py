@@ -1,8 +1,8 @@
-"""How an attached pod stands: has it a tunnel, where does it lead, what is to be told of it. Pure.
+"""The state of an attached pod: its tunnel, where it leads, and what to report. Pure.
 
 A pod's status changes when it moves, loses its tunnel or has it again, and at no other time. A
-tunnel that is away for less than ``LOST_AFTER`` is a failover as it should be: the move is told,
-the loss is not. So an agent that looks every second writes nothing about pods at rest.
+tunnel that is away for less than ``LOST_AFTER`` is a normal failover: the agent reports the move
+and not the loss. So an agent that looks every second writes nothing about pods at rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from egress_gateway.api.types import PodEndpointStatus, PodState, cut
-from egress_gateway.node.attachment.choose import Gateway
+from egress_gateway.node.attachment.choose import GatewayNode
 from egress_gateway.node.attachment.model import Attachment
 from egress_gateway.node.liveness.health import State
 
@@ -153,7 +153,7 @@ def look_at(
             reason="NoGateway",
             message=amiss or "its configuration has no gateway now",
         )
-    name = active.to.name if isinstance(active.to, Gateway) else LOAD_BALANCER
+    name = active.to.name if isinstance(active.to, GatewayNode) else LOAD_BALANCER
     four, six = addresses.get(name, ("", ""))
     if active.verified:
         return Look(connected=True, gateway=name, egress_ip=four, egress_ip_v6=six)
@@ -174,7 +174,7 @@ def look_at(
     )
 
 
-def _listed(gateways: Iterable[Gateway]) -> str:
+def _listed(gateways: Iterable[GatewayNode]) -> str:
     found = sorted(f"{g.name} ({g.address})" for g in gateways)
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return ", ".join(found[:_NAMED]) + more

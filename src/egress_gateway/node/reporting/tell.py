@@ -1,6 +1,6 @@
 """What the node agent tells people: Events on pods, and log lines.
 
-The agent's step is repeated as long as something is amiss; people are told once a minute.
+The agent repeats its step as long as something is wrong; it tells people once a minute.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.resources import PODS, Pod, Reference
 from egress_gateway.kube.workqueue.ledger import EventType
-from egress_gateway.node.attachment.choose import Gateway, same_place
+from egress_gateway.node.attachment.choose import GatewayNode, same_place
 from egress_gateway.node.attachment.model import Attachment, TunnelRecord
 
 log = logging.getLogger(__name__)
@@ -140,4 +140,4 @@ def _fields(attachment: Attachment) -> dict[str, str]:
 def _gateway(tunnel: TunnelRecord | None) -> str:
     if tunnel is None:
         return "none"
-    return tunnel.to.name if isinstance(tunnel.to, Gateway) else "load balancer"
+    return tunnel.to.name if isinstance(tunnel.to, GatewayNode) else "load balancer"

@@ -1,8 +1,8 @@
 """A folder of small JSON files that anybody may damage: each file is whole, or it counts as lost.
 
 Nothing here trusts what it finds. A link, a folder, a pipe or too large a file in the place of one
-of ours is as good as none, and whoever writes puts the file in its place. What a lost file means is
-not decided here: never that a pod is gone.
+of ours counts as none, and a write replaces it. What a lost file means is not decided here: never
+that a pod is gone.
 """
 
 from __future__ import annotations

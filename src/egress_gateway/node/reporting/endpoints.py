@@ -1,11 +1,12 @@
 """Tells gateways about this node's attached pods: one PodEndpoint each, owned by its Pod.
 
-It has its Pod's name. Where another node's endpoint has that already (one that nobody has
-collected yet, or a stolen token's), the name of this node follows it, which the policy lets no
-other node use: no pod waits for another node.
+It has its Pod's name. If another node's endpoint has that name already (one that is not collected
+yet, or one of a stolen token), this node's name follows. The policy lets no other node use such a
+name, so no pod waits for another node.
 
-A label with the node's name lets an agent watch its own endpoints only, so that one which somebody
-deleted or changed comes back, and one whose pod is gone goes, at the cost of this node's pods.
+A label with the node's name lets an agent watch only its own endpoints. It restores one that
+somebody deleted or changed, and deletes one whose pod is gone. The cost depends only on this node's
+pods.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Endpoints:
         return f"{NODE_LABEL}={label_value(node)}"
 
     def on_deleted(self, callback: Callable[[Key], None]) -> None:
-        """``callback`` is told the pod of each of this node's endpoints that has gone. It may not
+        """``callback`` gets the pod of each of this node's endpoints that was deleted. It must not
         block."""
 
         def changed(key: Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
