@@ -57,7 +57,7 @@ class Paper:
         profile = {"mode": "Gateway", "count": 2, "vmSize": _SIZE}
         body = {"properties": {**profile, "gatewayProfile": {"publicIPPrefixSize": 31}}}
         await self.person.put(f"{CLUSTER}/agentPools/{name}", body, "2025-01-01")
-        for machine in self.machines.machines.values():
+        for machine in list(self.machines.machines.values()):
             if machine.pool != name:
                 continue
             node = {

@@ -42,3 +42,30 @@ async def test_a_reserved_prefix_is_not_joined_for_another_until_it_is_granted(
     grant = {"metadata": {"annotations": {key: value}}}
     await world.kube.patch("namespaces", "default", grant)
     await world.until("steal", lambda s: condition(s, "Provisioned").get("status") == "True")
+
+
+async def test_a_prefix_that_was_made_for_another_is_not_joined(world: World) -> None:
+    """Its id is no secret: it is in Azure's portal, and made of the configuration's UID."""
+    await world.write("owner")
+    owner = await world.until(
+        "owner", lambda s: condition(s, "Provisioned").get("status") == "True"
+    )
+    managed = world.azure.cloud.managed_prefix_id(names.managed(owner["metadata"]["uid"]))
+    await world.kube.create(
+        "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mallory"}}
+    )
+    for name, stolen in (("steal", managed), ("again", managed.upper())):
+        document = {
+            "apiVersion": names.API_VERSION,
+            "kind": "StaticGatewayConfiguration",
+            "metadata": {"name": name, "namespace": "mallory"},
+            "spec": {"gatewayNodepoolName": "npegress", "publicIpPrefixId": stolen},
+        }
+        await world.kube.apply(document, resource="staticgatewayconfigurations")
+        await world.kube.wait_for(
+            "staticgatewayconfigurations",
+            name,
+            lambda s: s is not None and reason(s) == "PrefixNotAllowed",
+            namespace="mallory",
+            timeout=30,
+        )

@@ -47,7 +47,8 @@ async def pod(world: World, name: str, configuration: str | None = None) -> None
 
 async def resolver(world: World, name: str) -> str:
     found = await world.kube.exec("default", name, ["cat", "/etc/resolv.conf"])
-    return str(found.stdout.decode().split()[1])
+    lines = (line.split() for line in found.stdout.decode().splitlines())
+    return next(words[1] for words in lines if words[:1] == ["nameserver"])
 
 
 @pytest.mark.parametrize("default_route", ["staticEgressGateway", "azureNetworking"])

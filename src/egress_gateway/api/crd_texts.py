@@ -78,6 +78,9 @@ LETTERS: Final = (
 """Azure takes letters of any script in names of resource groups."""
 NAME_CHARACTERS: Final = "A-Za-z0-9._-"
 GROUP_CHARACTERS: Final = f"{LETTERS}0-9._()-"
+NAME: Final = f"[{NAME_CHARACTERS}]*[A-Za-z0-9_-]"
+GROUP: Final = f"[{GROUP_CHARACTERS}]*[{LETTERS}0-9_()-]"
+"""Patterns. No name in Azure ends with a dot; ``..`` in a request's path would lead elsewhere."""
 
 _LINE_END: Final = CelRule(
     "!self.matches('[\\\\r\\\\n]')",
@@ -87,13 +90,16 @@ _LINE_END: Final = CelRule(
 _BLANK: Final = CelRule("!self.matches('[ \\\\t]')", "it has a blank or tab: remove it")
 
 
+_LAST_DOT: Final = CelRule("!self.matches('[.]$')", "it ends with a dot: remove it")
+
+
 def _of(characters: str, shown: str) -> dict[str, Any]:
     """An Azure name: rules that name the character which most often is too much, then all that
     may be there."""
     allowed = CelRule(
         f"self.matches('^[{characters}]*$')", f"it has a character that is not allowed: {shown}"
     )
-    return _bounded(256, **{"x-kubernetes-validations": (_LINE_END, _BLANK, allowed)})
+    return _bounded(256, **{"x-kubernetes-validations": (_LINE_END, _BLANK, allowed, _LAST_DOT)})
 
 
 _AZURE_NAME: Final = _of(NAME_CHARACTERS, "use letters, digits, '.', '_' and '-'")
@@ -105,8 +111,7 @@ CIDR_RULE: Final = CelRule(
 )
 PREFIX_ID_RULE: Final = CelRule(
     f"self == '' || self.matches('(?i)^/subscriptions/[A-Za-z0-9-]+/resourceGroups/"
-    f"[{GROUP_CHARACTERS}]+/providers/Microsoft[.]Network/publicIPPrefixes/"
-    f"[{NAME_CHARACTERS}]+$')",
+    f"{GROUP}/providers/Microsoft[.]Network/publicIPPrefixes/{NAME}$')",
     "not the id of a public IP prefix: use what "
     "`az network public-ip prefix show --query id` prints",
 )

@@ -13,15 +13,15 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
-from egress_gateway.api.crd_texts import GROUP_CHARACTERS, NAME_CHARACTERS
+from egress_gateway.api.crd_texts import GROUP, GROUP_CHARACTERS, NAME, NAME_CHARACTERS
 from egress_gateway.api.types import StaticGatewayConfigurationSpec
 
 PREFIX_SIZES: Final = range(28, 32)
 IPV6_LONGER: Final = 96
 """Bits by which an IPv6 prefix with as many addresses is longer: 31 and 127, 28 and 124."""
 _PREFIX_ID: Final = re.compile(
-    rf"/subscriptions/(?P<subscription>[A-Za-z0-9-]+)/resourceGroups/(?P<group>[{GROUP_CHARACTERS}]+)"
-    rf"/providers/Microsoft\.Network/publicIPPrefixes/(?P<name>[{NAME_CHARACTERS}]+)",
+    rf"/subscriptions/(?P<subscription>[A-Za-z0-9-]+)/resourceGroups/(?P<group>{GROUP})"
+    rf"/providers/Microsoft\.Network/publicIPPrefixes/(?P<name>{NAME})",
     re.IGNORECASE,
 )
 _STRANGE_NAME: Final = re.compile(f"[^{NAME_CHARACTERS}]")
@@ -91,10 +91,15 @@ def _names(spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:
         ("spec.gatewayVmssProfile.vmssResourceGroup", profile.vmss_resource_group, _STRANGE_GROUP),
         ("spec.gatewayVmssProfile.vmssName", profile.vmss_name, _STRANGE_NAME),
     )
-    return [
+    strange = [
         InvalidField(field, f"{text!r} has a {strange}", "remove that character")
         for field, text, pattern in fields
         if (strange := strange_character(text, pattern))
+    ]
+    return strange + [
+        InvalidField(field, f"{text!r} ends with a dot", "remove it")
+        for field, text, _ in fields
+        if text.endswith(".")
     ]
 
 

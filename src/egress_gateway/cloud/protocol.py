@@ -131,13 +131,23 @@ class PublicAddress:
     """A public IP address that we made for one NIC of a pool of machines. ``prefix`` is the id
     of its prefix (lower case), ``instance`` the NIC's id (empty: it is gone), ``config`` the
     ipConfig for which it was made, as far as that can be told, ``attached`` whether an ipConfig
-    holds it."""
+    holds it. No ipConfig may refer to one that is not ``ready``."""
 
     name: str
     prefix: str
     instance: str = ""
     config: str = ""
     attached: bool = False
+    state: str = "Succeeded"
+
+    @property
+    def going(self) -> bool:
+        """Whether the cloud is deleting it."""
+        return self.state == "Deleting"
+
+    @property
+    def ready(self) -> bool:
+        return self.state == "Succeeded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +165,11 @@ class Prefix:
     unusable: str = ""
     zones: frozenset[str] = frozenset()
     """Availability zones of its addresses; empty: of no zone."""
+
+    @property
+    def going(self) -> bool:
+        """Whether the cloud is deleting it."""
+        return self.state == "Deleting"
 
     @property
     def ipv6(self) -> bool:
@@ -197,7 +212,7 @@ class DeletePrefix:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakeAddresses:
     """Makes the public addresses that ``configs`` (name → id of the prefix) will need on a
-    machine, without giving them to it."""
+    machine, or makes them well, without giving them to it."""
 
     pool: PoolRef
     instance: str

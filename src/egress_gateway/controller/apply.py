@@ -1,7 +1,8 @@
 """Carries out a plan: stage after stage, and the steps of a stage at the same time.
 
-After a failed step, later steps for the same configurations are skipped: they depend on it, and the
-next pass plans anew.
+What follows a refusal for the sake of the same configurations is skipped: it depends on what
+failed, and the next look at the world plans anew. Nothing in a pass depends on addresses that are
+made ahead.
 
 - **Nobody waits for one slow write.** A write that is not over after ``PATIENCE`` seconds goes on
   by itself; the pass goes on without it, and what depends on it waits for the next one. The cloud
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from egress_gateway.api.conditions import Reason
+from egress_gateway.cloud import errors
 from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import (
     Action,
@@ -42,9 +44,10 @@ from egress_gateway.controller.planning.wanted import Step
 from egress_gateway.service.backoff import doubled
 
 AT_ONCE: Final = 32
-"""Writes in flight: enough to hide Azure's latency, few enough for its write quota."""
+"""Writes of a stage in flight: enough to hide Azure's latency, few enough for its write quota."""
 PATIENCE: Final = 6.0
 """Seconds that a pass waits for the writes of one stage."""
+TRANSIENT: Final = (errors.Throttled, errors.Conflict, errors.Unavailable, errors.InUse)
 FIRST_REPEAT: Final = 2.0
 LAST_REPEAT: Final = 300.0
 
@@ -62,18 +65,28 @@ class FailedStep:
 
 @dataclass(slots=True)
 class Outcome:
-    """``done``: UIDs of configurations for which a machine was written. ``tried``: number of steps.
-    ``due``: seconds until the first postponed step may be tried again. ``waiting``: some steps were
-    postponed, or are under way."""
+    """``done``: UIDs for whose sake a machine was written. ``tried``: how many steps were. ``due``:
+    seconds until the first step may be tried again that was put off; ``waiting``: steps were put
+    off, or are under way. ``hurt``: UIDs for whose sake nothing more is to be done in this pass."""
 
     refusals: list[FailedStep] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
     tried: int = 0
     due: float | None = None
     waiting: set[str] = field(default_factory=set)
+    hurt: set[str] = field(default_factory=set)
+
+    def refuse(self, step: Step, error: CloudError) -> None:
+        self.refusals.append(FailedStep(step, error))
+        self._hurt(step)
+
+    def _hurt(self, step: Step) -> None:
+        if not isinstance(step.action, MakeAddresses):
+            self.hurt |= step.uids
 
     def put_off(self, step: Step, seconds: float | None = None) -> None:
         self.waiting |= step.uids
+        self._hurt(step)
         if seconds is not None:
             self.due = seconds if self.due is None else min(self.due, seconds)
 
@@ -100,31 +113,31 @@ class Writer:
         self._clock = clock
         self._finished = finished
         self._patience = patience
-        self._gate = asyncio.Semaphore(AT_ONCE)
         self._under_way: dict[
             tuple[str, Document], tuple[Step, asyncio.Task[CloudError | None]]
         ] = {}
         self._late: dict[str, list[FailedStep]] = {}
         self._repeats: dict[str, dict[Document, _Repeat]] = {}
+        self._refused: dict[str, dict[str, CloudError]] = {}
 
     async def apply(self, pool: str, plan: Plan) -> Outcome:
         """Carries out ``plan`` for the pool with this key."""
         self._kept(pool, {_document(s.action) for stage in plan.stages for s in stage})
         outcome = Outcome()
         for stage in plan.stages:
-            hurt = {uid for refusal in outcome.refusals for uid in refusal.step.uids}
-            hurt |= outcome.waiting
-            await self._stage(pool, [step for step in stage if not hurt & step.uids], outcome)
+            steps = [step for step in stage if not outcome.hurt & step.uids]
+            await self._stage(pool, steps, outcome)
         return outcome
 
     async def _stage(self, pool: str, steps: Collection[Step], outcome: Outcome) -> None:
         tasks: dict[asyncio.Task[CloudError | None], Step] = {}
+        gate = asyncio.Semaphore(AT_ONCE)  # NB: of this stage alone: writes that hang keep it
         for step in steps:
             wait = self._wait(pool, step.action)
             if self._blocked(pool, step.action) or wait > 0:
                 outcome.put_off(step, wait or None)
                 continue
-            tasks[asyncio.create_task(self._try(step.action))] = step
+            tasks[asyncio.create_task(self._try(step.action, gate))] = step
         outcome.tried += len(tasks)
         if not tasks:
             return
@@ -140,8 +153,8 @@ class Writer:
             outcome.put_off(tasks[task])
             self._leave(pool, tasks[task], task)
 
-    async def _try(self, action: Action) -> CloudError | None:
-        async with self._gate:
+    async def _try(self, action: Action, gate: asyncio.Semaphore) -> CloudError | None:
+        async with gate:
             try:
                 await self._cloud.apply(action)
             except CloudError as error:
@@ -150,7 +163,8 @@ class Writer:
 
     def _ended(self, pool: str, step: Step, error: CloudError | None, outcome: Outcome) -> None:
         if error is not None:
-            outcome.refusals.append(FailedStep(step, error))
+            self._remember(pool, step.action, error)
+            outcome.refuse(step, error)
             return
         if isinstance(step.action, WriteInstance):
             outcome.done |= step.uids
@@ -168,6 +182,7 @@ class Writer:
                 return
             error = ended.result()
             if error is not None:
+                self._remember(pool, step.action, error)
                 self._late.setdefault(pool, []).append(FailedStep(step, error))
             else:
                 self._succeeded(pool, step.action)
@@ -227,6 +242,23 @@ class Writer:
             notes |= dict.fromkeys(step.uids, Note(Reason.NOT_KEPT, message))
         return notes
 
+    def refused(self, pool: str, plan: Plan, state: PoolState) -> Mapping[str, str]:
+        """By UID: why a machine that is to be written for its sake does not take it."""
+        there = {i.id for i in state.instances}
+        known = {i: e for i, e in self._refused.get(pool, {}).items() if i in there}
+        self._refused[pool] = known
+        return {
+            uid: str(known[step.action.instance])
+            for step in (step for stage in plan.stages for step in stage)
+            if isinstance(step.action, WriteInstance) and step.action.instance in known
+            for uid in step.uids
+        }
+
+    def _remember(self, pool: str, action: Action, error: CloudError) -> None:
+        """What passes by itself is no news."""
+        if isinstance(action, WriteInstance) and not isinstance(error, TRANSIENT):
+            self._refused.setdefault(pool, {})[action.instance] = error
+
     def settled(self, pool: str) -> None:
         """Everything is as it was written."""
         self._repeats.pop(pool, None)
@@ -243,6 +275,8 @@ class Writer:
         return max(0.0, known.until - self._clock())
 
     def _succeeded(self, pool: str, action: Action) -> None:
+        if isinstance(action, WriteInstance):
+            self._refused.get(pool, {}).pop(action.instance, None)
         known = self._repeats.setdefault(pool, {})
         document, content = _document(action), _content(action)
         before = known.get(document)
@@ -258,7 +292,7 @@ def _document(action: Action) -> Document:
         case DeleteAddress():
             return "address", action.name
         case MakeAddresses():
-            return "addresses", action.instance
+            return "addresses", " ".join((action.instance, *(name for name, _ in action.configs)))
         case WriteBalancer():
             return "balancer", ""
         case WriteModel():

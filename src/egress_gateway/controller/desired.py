@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.protocol import PoolRef
@@ -20,7 +21,7 @@ from egress_gateway.controller.rotation.phases import TWO_PAIRS
 
 class DesiredPool:
     """``unidentified``: why it cannot be told under which names a configuration's resources live;
-    it holds still."""
+    it holds still. ``managed``: the id of the managed prefix of a name."""
 
     def __init__(
         self,
@@ -30,12 +31,14 @@ class DesiredPool:
         board: StatusBoard,
         in_use: GatewaysInUse,
         backoff: RefusalBackoff,
+        managed: Callable[[str], str],
     ) -> None:
         self._cluster = cluster
         self._inventory = inventory
         self._board = board
         self._in_use = in_use
         self._backoff = backoff
+        self._managed = managed
         self.unidentified: Mapping[str, Problem] = {}
         self._beyond_share: Mapping[str, Problem] = {}
 
@@ -91,8 +94,19 @@ class DesiredPool:
     def _ungranted(self, sgc: StaticGatewayConfiguration) -> Problem | None:
         spec = sgc.spec
         prefixes = (spec.public_ip_prefix_id, spec.public_ip_prefix_id_v6)
-        refused = self._cluster.grants.problem(sgc.metadata.namespace, prefixes)
+        refused = self._cluster.grants.problem(sgc.metadata.namespace, prefixes, self._made_for)
         return refused or self._beyond_share.get(sgc.metadata.uid)
+
+    def _made_for(self, prefix_id: str) -> str:
+        """The namespace of the configuration whose managed prefix it is; empty: nobody's."""
+        asked = prefix_id.strip().rstrip("/").lower()
+        if f"/{names.MANAGED_PREFIX}" not in asked:
+            return ""
+        for uid, sgc in self._cluster.configurations().items():
+            managed = self._managed(self._cluster.names(uid).ip_config).lower()
+            if asked == managed or asked.startswith(f"{managed}-"):
+                return sgc.metadata.namespace
+        return ""
 
     def _moved(self, sgc: StaticGatewayConfiguration, target: Target) -> bool:
         """Whether the pool ``target`` serves, and nobody uses the gateways of another any more."""

@@ -37,7 +37,7 @@ from egress_gateway.controller.observed.inuse import GatewaysInUse
 from egress_gateway.controller.observed.inventory import Inventory
 from egress_gateway.controller.planning.plan import Plan, plan
 from egress_gateway.controller.planning.pools import Target
-from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.problem import Note, Problem
 from egress_gateway.controller.planning.spared import has
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Wanted
@@ -102,6 +102,7 @@ class Reconciler:
             board=self._board,
             in_use=self._in_use,
             backoff=self._backoff,
+            managed=cloud.managed_prefix_id,
         )
         self._predecessor = Predecessor(cloud, cluster, self._board, takeover)
         cluster.on_configuration(self._changed)
@@ -214,10 +215,14 @@ class Reconciler:
         answers those that have left it."""
         gone: set[str] = set()
         unkept = self._writer.unkept(state.ref.key, decided, state)
+        refused = self._writer.refused(state.ref.key, decided, state)
         for w in wanted:
             verdict = decided.verdicts[w.uid]
             if note := unkept.get(w.uid):
                 verdict = replace(verdict, note=note)
+            elif verdict.note and (why := refused.get(w.uid)):
+                told = Note(Reason.INSTANCE_FAILED, f"{verdict.note.message}: {why}")
+                verdict = replace(verdict, note=told)
             left = w.leaving and verdict.gone
             if w.leaving and not w.elsewhere:
                 self._linger(w.uid, verdict.lingering)

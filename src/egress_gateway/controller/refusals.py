@@ -18,7 +18,7 @@ from typing import Final
 from egress_gateway.api.conditions import Reason
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import WriteInstance, WriteModel
-from egress_gateway.controller.apply import FailedStep
+from egress_gateway.controller.apply import TRANSIENT, FailedStep
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Wanted
@@ -32,7 +32,6 @@ PATIENT_REFUSALS: Final = 2
 way to them."""
 QUIET_CONFLICTS: Final = 2
 """So many lost races in a row are nobody's news."""
-_TRANSIENT: Final = (errors.Throttled, errors.Conflict, errors.Unavailable, errors.InUse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +175,11 @@ class RefusalBackoff:
             log.warning("%s", error, extra={"code": error.code})
             if isinstance(error, errors.Overdue):
                 continue  # it may still end; meanwhile the cloud says that the document is busy
-            if not isinstance(error, _TRANSIENT) and (others := _carried(refusal, wanted, placed)):
+            if not isinstance(error, TRANSIENT) and (others := _carried(refusal, wanted, placed)):
                 if first := self._stand_aside(others, error):
                     seconds.append(first)
                 continue
-            blameless = isinstance(error, _TRANSIENT) or not uids
+            blameless = isinstance(error, TRANSIENT) or not uids
             if blameless or _machine_fault(refusal, wanted, placed) or uids & leaving:
                 attempts = self._pauses.get(key, 0)
                 delay = self.pause(key, error)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import copy
+import operator
+import re
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
+from egress_gateway_lab.azure.providers.compute.nics import NIC
 from tests.contract.controller.test_controller import (
     SGCS,
     World,
@@ -167,21 +171,92 @@ async def test_addresses_that_a_rollout_strips_are_written_again_and_missed_mean
     await quick.until("a", whole, timeout=60)
 
 
-async def test_a_scale_set_made_by_hand_carries_no_primary_and_serves(quick: World) -> None:
+def ip_configs_of_nics(world: World, damage: Callable[[dict[str, Any]], Any], which: str) -> None:
+    """Changes the ipConfigs of the pool's NICs whose id fits, and no document: a rollout."""
+    store = world.azure.emulator.azure.store
+    for nic in store.of_type(NIC):
+        if re.search(f"npegress.*{which}", nic["id"], re.IGNORECASE):
+            changed = copy.deepcopy(nic)
+            for config in changed["properties"]["ipConfigurations"]:
+                damage(config["properties"])
+            store.put(NIC, changed)
+
+
+async def test_a_public_address_that_one_network_interface_lacks_is_given_again(
+    quick: World,
+) -> None:
+    await quick.write("a")
+    await quick.until("a", whole)
+    lose = operator.methodcaller("pop", "publicIPAddress", None)
+    ip_configs_of_nics(quick, lose, "virtualMachines/1/")
+    sgc = await quick.until("a", lambda s: len(s["status"].get("gateways", [])) == 1)
+    assert "_1 " in condition(sgc, "Provisioned")["message"]
+    await quick.until("a", whole, timeout=60)
+
+
+async def test_a_network_interface_that_left_the_backend_pool_joins_it_again(quick: World) -> None:
+    """Its document says that it is in it: without this, the load balancer has nobody."""
+    await quick.write("a")
+    await quick.until("a", whole)
+    member = "loadBalancerBackendAddressPools"
+    ip_configs_of_nics(quick, operator.methodcaller("pop", member, None), "")
+    nics = quick.azure.emulator.azure.store.of_type
+    async with asyncio.timeout(60):
+        while not all(
+            any(c["properties"].get(member) for c in nic["properties"]["ipConfigurations"])
+            for nic in nics(NIC)
+            if "npegress" in nic["id"]
+        ):
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("path", [MODEL, r"virtualMachines/\d+$", "loadBalancers/"])
+async def test_a_race_that_is_lost_again_and_again_is_won_in_the_end(
+    quick: World, path: str
+) -> None:
+    rule = quick.azure.emulator.faults.add(
+        "error", method="PUT", path=path, times=7, status=412, code="PreconditionFailed"
+    )
+    await quick.write("a")
+    await quick.until("a", whole, timeout=60)
+    assert rule.hits == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "drop"),
+    [
+        ("loadBalancers/", "enableFloatingIP"),
+        ("loadBalancers/", "loadBalancingRules"),
+        (MODEL, "loadBalancerBackendAddressPools"),
+        (r"virtualMachines/\d+$", "publicIPAddressConfiguration"),
+    ],
+)
+async def test_whatever_a_policy_takes_away_is_told(quick: World, path: str, drop: str) -> None:
+    faults = quick.azure.emulator.faults
+    rule = faults.add("modify", method="PUT", path=path, drop=drop, times=None)
+    await quick.write("a")
+    await quick.until("a", lambda s: reason(s, "Provisioned") == "WriteNotKept", timeout=60)
+    assert rule.hits <= 8
+    faults.clear()
+    await quick.until("a", whole, timeout=60)
+
+
+@pytest.mark.parametrize("flag", [None, False], ids=["none", "false"])
+async def test_a_scale_set_made_by_hand_carries_no_primary_and_serves(
+    quick: World, flag: bool | None
+) -> None:
     await build(quick)
     document = await quick.azure.person.get(SET, VERSION)
     (nic,) = document["properties"]["virtualMachineProfile"]["networkProfile"][
         "networkInterfaceConfigurations"
     ]
-    for config in nic["properties"]["ipConfigurations"]:
-        config["properties"].pop("primary", None)
+    unflag(nic, flag)
     await quick.azure.person.put(SET, document, VERSION)
     for instance in await quick.azure.person.list(f"{SET}/virtualMachines", VERSION):
         (nic,) = instance["properties"]["networkProfileConfiguration"][
             "networkInterfaceConfigurations"
         ]
-        for config in nic["properties"]["ipConfigurations"]:
-            config["properties"].pop("primary", None)
+        unflag(nic, flag)
         await quick.azure.person.put(instance["id"], instance, VERSION)
     await grant(quick)
     for name in ("one", "two"):
@@ -189,6 +264,13 @@ async def test_a_scale_set_made_by_hand_carries_no_primary_and_serves(quick: Wor
         await quick.until(name, provisioned, timeout=60)
     await delete(quick, "one")
     await quick.until_gone("one")
+
+
+def unflag(nic: dict[str, Any], flag: bool | None) -> None:
+    for config in nic["properties"]["ipConfigurations"]:
+        config["properties"].pop("primary", None)
+        if flag is not None:
+            config["properties"]["primary"] = flag
 
 
 async def test_what_cannot_be_a_gateway_pool_is_one_s_own_problem(quick: World) -> None:

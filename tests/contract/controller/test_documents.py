@@ -429,7 +429,8 @@ class Recorded:
 
     async def put_address(self, group: str, name: str, document: Json) -> None:
         if name == self.documents["address"].get("name"):  # others are made anew
-            self.put["address"] = (document, None)
+            self.put.setdefault("address", (document, None))
+            (self.documents["address"].get("properties") or {})["provisioningState"] = "Succeeded"
 
     async def delete_address(self, group: str, name: str) -> None: ...
 
@@ -443,12 +444,13 @@ class Recorded:
 
 
 def written(arm: Recorded) -> None:
-    """Observes, plans and writes both pools as one configuration each asks for."""
+    """Observes, plans and writes both pools, twice, as one configuration each asks for."""
 
     async def run() -> None:
         cloud = AzureCloud(CONFIG, arm)  # type: ignore[arg-type]
         for pool in await cloud.pools():
-            await one(cloud, pool)
+            for _ in range(2):  # addresses first, then what refers to them
+                await one(cloud, pool)
 
     async def one(cloud: AzureCloud, pool: PoolRef) -> None:
         state = await cloud.observe(pool, [PREFIX])

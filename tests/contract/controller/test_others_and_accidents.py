@@ -356,6 +356,44 @@ async def test_what_is_denied_is_told_as_such_and_others_go_on(
     await world.until("denied", whole, timeout=SOON)
 
 
+async def test_what_one_machine_is_denied_is_told_where_the_others_serve(world: World) -> None:
+    faults = world.azure.emulator.faults
+    faults.add("deny", method="PUT", path="virtualMachines/1$", times=None)
+    await world.write("a")
+    sgc = await world.until(
+        "a", lambda s: reason(s, "Provisioned") == "GatewayInstanceFailed", SOON
+    )
+    assert provisioned(sgc)
+    assert len(sgc["status"]["gateways"]) == 1
+    assert "deny assignment" in condition(sgc, "Provisioned")["message"]
+    faults.clear()
+    await world.until("a", whole, timeout=SOON)
+
+
+@pytest.mark.parametrize("code", ["OperationNotAllowed", "AnotherOperationInProgress", "SoNew"])
+@pytest.mark.parametrize("pause", ["4", "Fri, 31 Dec 1999 23:59:59 GMT", "-1", "soon"])
+async def test_another_operation_is_waited_for_whatever_its_words(
+    world: World, code: str, pause: str
+) -> None:
+    body = json.dumps({"error": {"code": code, "message": "Not now."}})
+    rule = world.azure.emulator.faults.add(
+        "answer",
+        method="PUT",
+        path=MODEL,
+        times=3,
+        status=409,
+        body=body,
+        headers={"Retry-After": pause},
+    )
+    for name in ("a", "b"):
+        await world.write(name)
+    for name in ("a", "b"):
+        await world.until(name, whole, timeout=SOON)
+    assert rule.hits == 3
+    told = [e["message"] for e in await world.kube.list("events", namespace="default")]
+    assert not any("smaller groups" in each for each in told)
+
+
 @pytest.mark.parametrize("path", [MODEL, "loadBalancers/"])
 async def test_a_deny_assignment_on_what_all_need_costs_nobody_what_he_has(
     world: World, path: str

@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 
+from egress_gateway.api import names
+from egress_gateway.cloud.azure import cloud
+from egress_gateway_lab.azure.providers.compute.scalesets import ScaleSets
 from egress_gateway_lab.azure.providers.network.loadbalancers import LoadBalancers
 from tests.contract.controller.azure_lab import GROUP
 from tests.contract.controller.test_as_azure_answers import provisioned, scale_set, whole
 from tests.contract.controller.test_controller import World, condition, reason, running
 from tests.contract.controller.test_others_and_accidents import SOON, balancer_id, gone
 from tests.contract.controller.test_own_scale_set import (
+    SET,
+    SUBNET,
     VERSION,
     build,
     damage_set,
@@ -101,6 +106,28 @@ async def test_what_is_no_prefix_of_ours(world: World, prefix: str, named: str) 
     sgc = await world.until("a", lambda s: named in said(s), timeout=SOON)
     assert provisioned_false(sgc)
     await goes_on(world)
+
+
+@pytest.mark.parametrize("named", ["prefix", "group"])
+async def test_what_does_not_answer_keeps_only_who_names_it_waiting(
+    world: World, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "NAMED_SECONDS", 2.0)
+    await build(world)
+    await grant(world)
+    slow = await world.azure.add_prefix("slow")
+    await world.azure.grant(slow)
+    path = {"prefix": "publicIPPrefixes/slow$", "group": "rg-own/.*virtualMachineScaleSets$"}[named]
+    world.azure.emulator.faults.add("delay", method="GET", path=path, seconds=600, times=None)
+    if named == "prefix":
+        await world.write("a", publicIpPrefixId=slow)
+    else:
+        await write(world, "a")
+    sgc = await world.until("a", lambda s: "has not answered" in said(s), timeout=SOON)
+    assert reason(sgc) == "AzureError"
+    await goes_on(world)
+    world.azure.emulator.faults.clear()
+    await world.until("a", provisioned, timeout=SOON)
 
 
 # --- load balancers of our name -----------------------------------------------------------------
@@ -193,3 +220,41 @@ async def test_a_scale_set_without_a_place_for_our_addresses(
     assert "az vmss" in said(sgc), "what mends it"
     await goes_on(world)
     await gone(world, "bad")
+
+
+@pytest.mark.parametrize("size", ["33", "0", "thirty", "-4"])
+async def test_a_pool_whose_tag_names_no_length_of_a_prefix(world: World, size: str) -> None:
+    await goes_on(world, "old")
+    pool = copy.deepcopy(world.azure.emulator.azure.store.get((await scale_set(world))["id"]))
+    assert pool is not None
+    pool["tags"][names.POOL_PREFIX_SIZE_TAG] = size
+    ScaleSets(world.azure.emulator.azure).save(pool)
+    await world.write("a")
+    sgc = await world.until("a", lambda s: reason(s) == "GatewayPoolNotFound", timeout=SOON)
+    assert "28 to 31" in said(sgc)
+    assert len((await world.until("old", lambda s: True))["status"]["gateways"]) == 2
+
+
+async def test_a_subnet_without_an_address_left(world: World) -> None:
+    await build(world)
+    await grant(world)
+    network = SUBNET.partition("/subnets/")[0]
+    document = await world.azure.person.get(network, VERSION)
+    small = {"name": "small", "properties": {"addressPrefix": "10.77.2.0/29"}}
+    document["properties"]["subnets"].append(small)
+    await world.azure.person.put(network, document, VERSION)
+    body = await world.azure.person.get(SET, VERSION)
+    profile = body["properties"]["virtualMachineProfile"]["networkProfile"]
+    (nic,) = profile["networkInterfaceConfigurations"]
+    nic["properties"]["ipConfigurations"][0]["properties"]["subnet"]["id"] = (
+        f"{network}/subnets/small"
+    )
+    path = SET.replace("own-gateways", "small")
+    made = {key: body[key] for key in ("location", "sku", "properties")}
+    await world.azure.person.put(path, made, VERSION)
+    await write(world, "a", vmssName="small")
+    sgc = await world.until("a", lambda s: reason(s) == "QuotaExceeded", timeout=SOON)
+    assert "SubnetIsFull" in said(sgc)
+    assert "larger" in said(sgc), "what mends it"
+    await goes_on(world)
+    await gone(world, "a")

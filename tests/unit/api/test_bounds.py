@@ -143,3 +143,20 @@ def test_a_report_is_cut_to_what_the_schema_takes() -> None:
     assert (spec.summary.problems, spec.summary.vetoes) == (2000, "Draining,InternetUnreachable")
     assert len(spec.problems) == types.REPORTED
     assert len(spec.problems[0].message) == types.REPORTED_MESSAGE
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("name", [".", "..", "...", "x."])
+def test_a_name_of_dots_which_would_lead_elsewhere_is_refused_at_apply(
+    field: str, name: str
+) -> None:
+    sound = FIELDS[field]
+    texts = [name]
+    if sound == PREFIX:
+        group = PREFIX.split("/")[4]
+        texts = [PREFIX.replace(f"/{group}/", f"/{name}/"), f"{PREFIX.rpartition('/')[0]}/{name}"]
+    for text in texts:
+        (problem,) = validate_spec(spec_with(field, text))
+        assert problem.field == f"spec.{field}"
+        assert problem.mend
+        assert refused_by_schema(spec_with(field, text)), text

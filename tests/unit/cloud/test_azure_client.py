@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.arm import ForeignHost, _OwnHosts
+from egress_gateway.cloud.azure.arm import ForeignHost, _OwnHosts, _OwnPath
 from egress_gateway.cloud.azure.client import POLL, ArmClient
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.pacing import Pace
@@ -53,6 +53,16 @@ def test_and_to_nobody_else(url: str) -> None:
         _OwnHosts(HOME).on_request(Asked(url))
 
 
+@pytest.mark.parametrize("name", ["..", "."])
+def test_no_request_goes_where_a_name_of_dots_leads(name: str) -> None:
+    """The HTTP client takes ``..`` for a step upwards, also as ``%2E%2E``: of all groups then."""
+    for written in (name, name.replace(".", "%2E"), name.replace(".", "%2e")):
+        path = f"/subscriptions/s/resourceGroups/{written}/providers/Microsoft.Compute/x"
+        with pytest.raises(ForeignHost):
+            _OwnPath().on_request(Asked(f"{HOME}{path}"))
+    _OwnPath().on_request(Asked(f"{HOME}/subscriptions/s/resourceGroups/a..b/providers/x"))
+
+
 def config(**fields: Any) -> AzureConfig:
     return AzureConfig(
         subscription_id="s",
@@ -70,6 +80,15 @@ def test_azure_is_polled_every_five_seconds_unless_it_says_otherwise() -> None:
         await client.close()
 
     asyncio.run(run())
+
+
+async def test_a_group_of_dots_lists_nobody_s_pools() -> None:
+    client = ArmClient(config())
+    try:
+        with pytest.raises(errors.Unavailable, match="dots"):
+            await client.scale_sets("..")
+    finally:
+        await client.close()
 
 
 class Silent(Pace):

@@ -39,7 +39,7 @@ class Azure:
         assert request.transport is not None
         self.asked[request.transport.get_extra_info("peername")] += 1
         await asyncio.sleep(0.01)
-        return web.json_response({"name": "n", "properties": {}})
+        return web.json_response({"id": "/n", "name": "n", "properties": {}})
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[AzureConfig]:

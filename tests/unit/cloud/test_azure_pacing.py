@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 from azure.core.polling.base_polling import BadStatus
+from azure.mgmt.core.polling.arm_polling import AzureAsyncOperationPolling
+from multidict import CIMultiDict
 
-from egress_gateway.cloud.azure.pacing import GAPS, Pace, Polling
+from egress_gateway.cloud.azure.pacing import (
+    GAPS,
+    LONGEST,
+    LostSight,
+    Pace,
+    Polling,
+    pause_of,
+)
 from egress_gateway_lab.azure.arm.buckets import Buckets
 
 INSTANCE = "/subscriptions/s/providers/Microsoft.Compute/virtualMachineScaleSets/v/x/1"
@@ -30,11 +39,14 @@ class Time:
 
 
 def answer(status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
-    return SimpleNamespace(http_response=SimpleNamespace(status_code=status, headers=headers or {}))
+    told = CIMultiDict(headers or {})
+    return SimpleNamespace(http_response=SimpleNamespace(status_code=status, headers=told))
 
 
 class Asking(Polling):
     """What the SDK keeps to itself: the last answer, and how long until the next poll."""
+
+    _operation = AzureAsyncOperationPolling()
 
     def hear(self, heard: Any) -> None:
         self._pipeline_response = heard
@@ -71,6 +83,38 @@ def test_azure_s_own_word_for_when_to_ask_goes_first() -> None:
     assert [asks.gap() for _ in range(5)] == [17.0] * 5
 
 
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("17", 17.0),
+        ("0.5", 0.5),
+        ("0", 0.0),
+        ("-3", 0.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST),
+        ("inf", LONGEST),
+        ("86400", LONGEST),
+        ("nan", 0.0),
+        ("soon", None),
+        ("1e999999", LONGEST),
+        ("Sun, 99 Nov 1994 08:49:37 GMT", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date_and_never_stops_us_for_good(
+    header: str | None, seconds: float | None
+) -> None:
+    assert pause_of(header) == seconds
+
+
+@pytest.mark.parametrize("header", ["0", "0.001", "-1", "nan", "soon"])
+def test_no_word_of_azure_makes_us_ask_without_pause(header: str) -> None:
+    asks = polling(5.0)
+    asks.hear(answer(headers={"Retry-After": header}))
+    assert min(asks.gap() for _ in range(5)) >= 1.0
+
+
 @pytest.mark.parametrize(("status", "goes_on"), [(429, True), (500, False), (403, False)])
 async def test_one_poll_too_many_says_nothing_of_the_write(
     status: int, goes_on: bool, monkeypatch: pytest.MonkeyPatch
@@ -86,7 +130,7 @@ async def test_one_poll_too_many_says_nothing_of_the_write(
         await asks.update_status()
         assert asks.gap() == 8.0
         return
-    with pytest.raises(BadStatus):
+    with pytest.raises(LostSight, match=str(status)):
         await asks.update_status()
 
 

@@ -45,6 +45,19 @@ def test_strict_needs_a_grant_and_managed_prefixes_do_not() -> None:
     assert grants.problem("mallory", ["", ""]) is None
 
 
+def test_what_was_made_for_another_namespace_is_that_namespace_s() -> None:
+    made = {PA: "tenant-a"}.get
+    grants = Grants(annotations={"friend": PA})
+
+    def refused(namespace: str) -> bool:
+        return grants.problem(namespace, [PA], lambda p: made(p, "")) is not None
+
+    assert not Grants(annotations={}).problem("tenant-a", [PA], lambda p: made(p, ""))
+    assert Grants(annotations={}).problem("mallory", [PA], lambda p: made(p, ""))
+    assert not refused("friend")
+    assert refused("mallory")
+
+
 def test_the_ipv6_prefix_is_asked_too() -> None:
     assert Grants(annotations={"b": PB}).problem("a", [PA, PB]) is not None
 

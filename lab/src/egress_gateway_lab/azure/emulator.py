@@ -224,10 +224,9 @@ class Emulator:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = unquote(request.rel_url.raw_path)
         fault = self.faults.take(request.method, path)
-        if fault is not None and fault.kind == "html":
+        if fault is not None and fault.kind in ("html", "answer"):
             self.requests.append(Seen(request.method, path, fault.status, ""))
-            page = _FRONT_DOOR.format(status=fault.status)
-            return web.Response(status=fault.status, text=page, content_type="text/html")
+            return _spoilt(fault)
         who = ""
         try:
             self._apply_before(fault, path)
@@ -253,6 +252,8 @@ class Emulator:
             self._state.flush()
         if fault is not None and fault.kind == "cut":
             return await _cut(request, answer)
+        if fault is not None and fault.kind == "garble":
+            return _spoilt(fault)
         return _respond(answer)
 
     async def _answer(
@@ -418,6 +419,15 @@ def _respond(answer: Answer) -> web.Response:
         content_type="application/json",
         charset="utf-8",
     )
+
+
+def _spoilt(fault: Fault) -> web.Response:
+    """What a front door or a proxy answers in Azure's place."""
+    if fault.kind == "html":
+        page = _FRONT_DOOR.format(status=fault.status)
+        return web.Response(status=fault.status, text=page, content_type="text/html")
+    told = {**fault.headers, "Content-Type": fault.content_type}
+    return web.Response(status=fault.status, body=fault.body.encode(), headers=told)
 
 
 async def _cut(request: web.Request, answer: Answer) -> web.StreamResponse:

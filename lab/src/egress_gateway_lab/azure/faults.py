@@ -22,6 +22,8 @@ Kind = Literal[
     "delay",
     "shape",
     "html",
+    "answer",
+    "garble",
     "deny",
     "fail-operation",
     "cancel-operation",
@@ -47,7 +49,9 @@ class Fault:
     Failed with ``status`` and ``code``; ``delay`` keeps the answer back for ``seconds``;
     ``shape`` announces the accepted operation by the headers of ``shape``.
 
-    ``html`` answers ``status`` with a front door's page in place of JSON; ``deny`` refuses for the
+    ``html`` answers ``status`` with a front door's page in place of JSON; ``answer`` answers
+    ``status``, ``headers`` and ``body`` as they are given, and ``garble`` does so when the request
+    has been carried out (a proxy that spoils what passes); ``deny`` refuses for the
     reason ``denial``, whatever roles there are; ``cancel-operation`` lets the accepted operation
     end as Canceled.
 
@@ -74,6 +78,9 @@ class Fault:
     seconds: float = 1.0
     shape: OperationShape = "both"
     denial: Denial = "assignment"
+    body: str = ""
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
     drop: str = "publicIPPrefix"
     pool: str = ""
     id: int = field(default_factory=count(1).__next__)

@@ -28,6 +28,8 @@ def fault() -> None:
     delay           the answer comes --seconds later
     shape           the operation is announced by other headers (--shape)
     html            --status and a front door's page in place of JSON
+    answer          --status, --header and --body in place of Azure's answer
+    garble          the same, and the request is carried out all the same
     deny            403 by a deny assignment or for a foreign tenant (--denial)
     cancel-operation  accepted, then the operation ends as Canceled
     hang            accepted, then the operation does not end until the fault is cleared
@@ -53,7 +55,7 @@ def fault() -> None:
 )
 @click.option("--times", type=click.IntRange(1), default=1, show_default=True, help="Requests.")
 @click.option("--always", is_flag=True, help="Until it is cleared, however many requests.")
-@click.option("--status", type=click.IntRange(400, 599), default=500, show_default=True)
+@click.option("--status", type=click.IntRange(200, 599), default=500, show_default=True)
 @click.option("--code", default="InternalServerError", show_default=True, help="ARM error code.")
 @click.option("--message", default="An error occurred.", show_default=True)
 @click.option(
@@ -74,11 +76,27 @@ def fault() -> None:
     show_default=True,
     help="A deny assignment at the resource, at what it refers to, or another tenant.",
 )
+@click.option("--body", default="", help="Of the answer.")
+@click.option("--content-type", default="application/json", show_default=True)
+@click.option(
+    "--header",
+    "headers",
+    type=(str, str),
+    multiple=True,
+    help="NAME VALUE, of the answer; may be repeated.",
+)
 @click.option("--drop", default="publicIPPrefix", show_default=True, help="Name of a JSON member.")
 @click.option("--pool", default="", help="Id of a load balancer's backend pool.")
-def add(name: str, output: str, always: bool, times: int, **rule: Any) -> None:
+def add(
+    name: str,
+    output: str,
+    always: bool,
+    times: int,
+    headers: tuple[tuple[str, str], ...],
+    **rule: Any,
+) -> None:
     """Add a rule of KIND; prints its number."""
-    arguments = {**rule, "times": None if always else times}
+    arguments = {**rule, "headers": dict(headers), "times": None if always else times}
     added = call_lab(lab_handle(name), "fault", **arguments)["added"]
     click.echo(json.dumps(added) if output == "json" else added["id"])
 

@@ -13,7 +13,8 @@ class AzureAdvice:
 
     def no_gateway_pool(self) -> str:
         return (
-            f"its scale set has no tag {names.POOL_PREFIX_SIZE_TAG}; create one with --mode gateway"
+            f"its scale set has no tag {names.POOL_PREFIX_SIZE_TAG} of 28 to 31; create one with "
+            "--mode gateway"
         )
 
     def no_such_pool(self, group: str, name: str) -> str:

@@ -14,9 +14,14 @@ import os
 import ssl
 import time
 from typing import Any, Final
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    TooManyRedirectsError,
+)
 from azure.core.pipeline import policies
 from azure.core.pipeline.policies import AsyncRetryPolicy, SansIOHTTPPolicy
 from azure.core.pipeline.transport import AioHttpTransport
@@ -32,7 +37,7 @@ from azure.mgmt.core.policies import (
 from prometheus_client import Counter, Histogram
 
 from egress_gateway.cloud.azure.config import AzureConfig
-from egress_gateway.cloud.azure.pacing import Pace, Polling
+from egress_gateway.cloud.azure.pacing import SENSELESS, Pace, Polling, pause_of
 from egress_gateway.cloud.azure.shapes import Json
 
 CALLS: Final = Counter(
@@ -74,8 +79,18 @@ class _OwnHosts(SansIOHTTPPolicy[Any, Any]):
         return host == own or host.endswith(f".{own}")
 
 
+class _OwnPath(SansIOHTTPPolicy[Any, Any]):
+    """A name of ``..`` would make a request one about something else: the HTTP client takes it for
+    a step upwards, encoded or not. Names come from whoever may write a configuration."""
+
+    def on_request(self, request: Any) -> None:
+        if {".", ".."} & {*unquote(urlsplit(request.http_request.url).path).split("/")}:
+            raise ForeignHost("a name of dots alone is none; no request goes where it leads")
+
+
 class ForeignHost(AzureError):
-    """A request was about to carry our token to a host that is not Azure's."""
+    """A request was about to carry our token to a host that is not Azure's, or to a place that
+    nobody named."""
 
 
 def _port(url: SplitResult) -> int:
@@ -109,12 +124,27 @@ def resource_type(url: str) -> str:
     return "/".join(part for part in parts[1::2] if part.isalpha()) or "other"
 
 
+class Unreadable(AzureError):
+    """An answer that says nothing: no JSON, not of the shape that was asked for, or a redirection
+    without end. A proxy or a front door gives such."""
+
+
+RETRIED: Final = frozenset({408, 500, 502, 503, 504})
+PATIENCE: Final = 5.0
+"""Seconds: a longer wait is left to the reconciler, which has others to serve meanwhile."""
+
+
 class _Retry(AsyncRetryPolicy[Any, Any]):
-    """Waiting out a 429 or 409 in here would hide it from the reconciler and hold up others."""
+    """Waiting out a 429 or 409 in here would hide it from the reconciler and hold up others. So
+    would a long Retry-After."""
+
+    def get_retry_after(self, response: Any) -> float | None:
+        return pause_of(response.http_response.headers.get("Retry-After"))
 
     def is_retry(self, settings: dict[str, Any], response: Any) -> bool:
-        lasting = response.http_response.status_code in (409, 429)
-        return not lasting and super().is_retry(settings, response)
+        passing = response.http_response.status_code in RETRIED
+        soon = (self.get_retry_after(response) or 0.0) <= PATIENCE
+        return passing and soon and super().is_retry(settings, response)
 
 
 class KeptTransport(AioHttpTransport):  # type: ignore[misc]  # the SDK loads it lazily
@@ -166,6 +196,7 @@ class ResourceManager:
                 pace,
                 _Count(),
                 _OwnHosts(base),
+                _OwnPath(),
                 AsyncARMChallengeAuthenticationPolicy(credential, f"{base}/.default"),
                 policies.NetworkTraceLoggingPolicy(),
                 policies.SensitiveHeaderCleanupPolicy(),
@@ -183,17 +214,40 @@ class ResourceManager:
         return f"{self._groups}/{quote(group, safe='')}/providers/{provider}/{path}"
 
     async def get(self, url: str, version: str) -> Json:
-        answer = await self._send(HttpRequest("GET", url, params={"api-version": version}))
-        body: Json = answer.http_response.json()
-        return body
+        """A resource: what has no id is none. Taken for one it would be overwritten as if it were
+        empty."""
+        found = await self._json(HttpRequest("GET", url, params={"api-version": version}))
+        if not isinstance(found.get("id"), str):
+            raise Unreadable(f"the answer is no resource: it has {_members(found)}")
+        return found
 
     async def list(self, url: str, version: str) -> list[Json]:
         """All pages. Azure's link to the next page carries the version."""
-        page = await self.get(url, version)
-        found: list[Json] = page.get("value") or []
-        while link := page.get("nextLink"):
-            page = (await self._send(HttpRequest("GET", link))).http_response.json()
-            found += page.get("value") or []
+        found: list[Json] = []
+        asked = HttpRequest("GET", url, params={"api-version": version})
+        links: set[str] = set()
+        while True:
+            page = await self._json(asked)
+            listed = page.get("value")
+            if not isinstance(listed, list) or not all(isinstance(i, dict) for i in listed):
+                raise Unreadable(f"the answer is no list of resources: it has {_members(page)}")
+            found += listed
+            link = page.get("nextLink")
+            if not link:
+                return found
+            if not isinstance(link, str) or link in links:
+                raise Unreadable("the list does not end: it leads to the same page again")
+            links.add(link)
+            asked = HttpRequest("GET", link)
+
+    async def _json(self, request: HttpRequest) -> Json:
+        response = (await self._send(request)).http_response
+        try:
+            found = response.json()
+        except SENSELESS as error:
+            raise Unreadable(f"the answer is no JSON (HTTP {response.status_code})") from error
+        if not isinstance(found, dict):
+            raise Unreadable(f"the answer is no JSON object but {type(found).__name__}")
         return found
 
     async def put(
@@ -212,18 +266,30 @@ class ResourceManager:
 
     async def _finish(self, request: HttpRequest, polling: Polling) -> None:
         begun = await self._send(request)
-        await AsyncLROPoller(self._client, begun, _nothing, polling).result()
+        try:
+            await AsyncLROPoller(self._client, begun, _nothing, polling).result()
+        except SENSELESS as error:
+            raise Unreadable("Azure took the write, and its answer makes no sense") from error
 
     async def _send(self, request: HttpRequest) -> Any:
         """The pipeline's response, which pollers start from."""
         request.headers.setdefault("Accept", "application/json")
-        answer: Any = await self._client.send_request(request, _return_pipeline_response=True)
+        try:
+            answer: Any = await self._client.send_request(request, _return_pipeline_response=True)
+        except (*SENSELESS, TooManyRedirectsError) as error:
+            raise Unreadable(f"the answer makes no sense ({type(error).__name__})") from error
         response = answer.http_response
         if 200 <= response.status_code < 300:
             return answer
+        if response.status_code < 400:
+            raise Unreadable(f"the answer is HTTP {response.status_code} and leads nowhere")
         if response.status_code == 401:
             raise ClientAuthenticationError(response=response, error_format=ARMErrorFormat)
         raise HttpResponseError(response=response, error_format=ARMErrorFormat)
+
+
+def _members(answer: Json) -> str:
+    return ", ".join(sorted(answer)[:5]) or "nothing"
 
 
 def _nothing(response: Any) -> None:

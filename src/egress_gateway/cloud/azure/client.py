@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from azure.core.exceptions import AzureError
 
@@ -20,6 +20,8 @@ from egress_gateway.cloud.azure.credentials import credential
 from egress_gateway.cloud.azure.errors import translated
 from egress_gateway.cloud.azure.pacing import Pace, Polling
 from egress_gateway.cloud.azure.shapes import Json
+
+T = TypeVar("T")
 
 POLL: Final = 5.0
 """Seconds after which a write that takes long is asked about, and ever after every twice as many,
@@ -165,12 +167,22 @@ class ArmClient:
         return self._arm.url(group, _COMPUTE, "virtualMachineScaleSets", *names)
 
     async def _read(self, operation: str, resource: str, url: str, version: str) -> Json:
-        async with _said(operation, resource):
-            return await self._arm.get(url, version)
+        return await _limited(operation, resource, self._arm.get(url, version), self._machine_limit)
 
     async def _list(self, operation: str, resource: str, url: str, version: str) -> list[Json]:
-        async with _said(operation, resource):
-            return await self._arm.list(url, version)
+        look = self._arm.list(url, version)
+        return await _limited(operation, resource, look, self._machine_limit)
+
+
+async def _limited(operation: str, resource: str, look: Awaitable[T], limit: float) -> T:
+    """A look at Azure, ``limit`` seconds long at most: others wait for it."""
+    try:
+        async with _said(operation, resource), asyncio.timeout(limit):
+            return await look
+    except TimeoutError as error:
+        raise errors.Unavailable(
+            f"{operation} {resource}: Azure has not answered within {limit:g} s", resource=resource
+        ) from error
 
 
 async def _finish(operation: str, name: str, write: Awaitable[None], limit: float) -> None:

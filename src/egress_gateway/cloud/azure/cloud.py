@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cloud import errors
@@ -51,9 +51,16 @@ from egress_gateway.cloud.protocol import (
     WriteModel,
 )
 
+T = TypeVar("T")
+
 PREFIX_SECONDS: Final = 1800.0
 """How long a brought prefix is believed. Its size cannot change, and Azure does not delete it
 under our addresses; a write that is refused forgets all of them."""
+
+
+NAMED_SECONDS: Final = 15.0
+"""How long a look at what a configuration names (a prefix, a group) may take: everybody else waits
+for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +136,9 @@ class AzureCloud:
         return [pool for pool in found if pool.key]
 
     async def pools_of(self, group: str) -> list[PoolRef]:
+        look = self._arm.scale_sets(group)
         try:
-            listed = await self._arm.scale_sets(group)
+            listed = await (look if group == self.resource_group else _soon(group, look))
         except errors.NotFound:
             return []  # a group that does not exist holds no pool
         found = [documents.read_pool(scale_set) for scale_set in identified(listed)]
@@ -200,7 +208,8 @@ class AzureCloud:
                 resource=prefix_id,
                 hint="use a prefix of that subscription",
             )
-        document = await self._arm.prefix(parsed.resource_group, parsed.name, prefix_id)
+        look = self._arm.prefix(parsed.resource_group, parsed.name, prefix_id)
+        document = await _soon(prefix_id, look)
         return documents.read_prefix(named(document, prefix_id), location=self._config.location)
 
     async def _machines(self, pool: PoolRef) -> _Machines:
@@ -372,6 +381,16 @@ def _check_ports(now: LoadBalancer, action: WriteBalancer) -> None:
             raise errors.Conflict(
                 f"port {rule.port} of the load balancer was taken in the meantime"
             )
+
+
+async def _soon(named: str, look: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(NAMED_SECONDS):
+            return await look
+    except TimeoutError as error:
+        raise errors.Unavailable(
+            f"read {named}: Azure has not answered within {NAMED_SECONDS:g} s", resource=named
+        ) from error
 
 
 async def _caught(call: Any) -> Any:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, Final
 
 from egress_gateway.api import names
+from egress_gateway.api.validation import PREFIX_SIZES
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.shapes import (
     Json,
@@ -47,6 +49,7 @@ _READ_ONLY: Final = frozenset(
         "backendIPConfigurations",
     }
 )
+_SIZES: Final = frozenset(map(str, PREFIX_SIZES))
 _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRules")
 
 
@@ -252,7 +255,9 @@ def primary(items: Iterable[Json]) -> Json | None:
 def flagged(configs: list[Json]) -> list[Json]:
     """ipConfigs as Azure takes them: of several, one is marked as primary (else 400
     ``VMScaleSetNetworkInterfaceConfigurationMustHaveOneIpConfigAsPrimary``)."""
-    head = primary(configs)
+    head = primary(configs) or primary(
+        c for c in configs if not name_of(c).startswith(names.MANAGED_PREFIX)
+    )
     if len(configs) > 1 and head is not None:
         head.setdefault("properties", {})["primary"] = True
     return configs
@@ -414,7 +419,6 @@ def instance_nics(instance: Json) -> list[Json]:
 @understood(errors.Unavailable, "Azure's answer")
 def read_pool(scale_set: Json) -> PoolRef:
     tags = scale_set.get("tags") or {}
-    size = str(tags.get(names.POOL_PREFIX_SIZE_TAG) or "")
     nics = model_nics(scale_set)
     return PoolRef(
         key=properties_of(scale_set).get("uniqueId") or "",
@@ -422,7 +426,7 @@ def read_pool(scale_set: Json) -> PoolRef:
         resource_id=scale_set["id"],
         resource_group=group_of(scale_set["id"]),
         resource_name=scale_set["name"],
-        prefix_size=int(size) if size.isdigit() else None,
+        prefix_size=prefix_size(tags),
         subnet=subnet_of(nics),
         unusable=_unusable_set(scale_set, nics),
         zones=strings_of(scale_set.get("zones")),
@@ -430,6 +434,12 @@ def read_pool(scale_set: Json) -> PoolRef:
         rolling=(properties_of(scale_set).get("upgradePolicy") or {}).get("mode", "Manual")
         != "Manual",
     )
+
+
+def prefix_size(tags: Mapping[str, Any]) -> int | None:
+    """What a gateway pool's tag says; None for none, and for what no gateway pool has."""
+    size = str(tags.get(names.POOL_PREFIX_SIZE_TAG) or "")
+    return int(size) if size in _SIZES else None
 
 
 def _unusable_set(scale_set: Json, nics: list[Json]) -> str:
@@ -456,13 +466,17 @@ def read_instance(
     public IP address to the address."""
     configs = items_of(interface or {}, "ipConfigurations")
     head = primary(configs)
+    interface_spec = read_interface(instance_nics(instance), backend_id)
+    if head is not None and not joins(head, backend_id):
+        # What counts is the network interface: a rollout may strip it and leave the document.
+        interface_spec = replace(interface_spec, joined=False)
     return Instance(
         id=instance["id"],
         name=instance.get("name") or id_name(instance["id"]),
         base=instance,
         provider_id="azure://" + instance["id"],
         state=properties_of(instance).get("provisioningState") or "",
-        interface=read_interface(instance_nics(instance), backend_id),
+        interface=interface_spec,
         primary=address_of(properties_of(head or {}).get("privateIPAddress")),
         addresses={
             name_of(c): _addresses(c, publics)

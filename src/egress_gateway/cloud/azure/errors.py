@@ -16,6 +16,7 @@ from azure.core.exceptions import (
 )
 
 from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure.pacing import pause_of
 from egress_gateway.cloud.azure.refusals import known
 
 _AUTHORIZATION: Final = re.compile(
@@ -38,6 +39,8 @@ _ROLES: Final = {
 """The least built-in role that allows what we do, by resource provider. For others we know none,
 so we offer none."""
 _IDS: Final = re.compile(r"/subscriptions/[^\s'\",;()]+", re.IGNORECASE)
+_PLAIN: Final = frozenset({200, 412, 429})
+"""What an answer's status says without a code: an operation that failed, a lost race, too many."""
 _SIGN_IN: Final = re.compile(r"AADSTS[0-9]+")
 
 
@@ -49,6 +52,8 @@ def translated(error: AzureError, *, operation: str, resource: str) -> errors.Cl
         return errors.Unavailable(f"{operation}: {_one_line(str(error))}", resource=resource)
     code, message = _words(error)
     status = error.status_code or 0
+    if not code and status not in _PLAIN:
+        return _not_azure(operation, message, status, resource, error)
     text = f"{operation}: {message}"
     kind = _kind(status, code, message)
     if kind is errors.Forbidden:
@@ -61,6 +66,19 @@ def translated(error: AzureError, *, operation: str, resource: str) -> errors.Cl
         related=_ids(message),
         retry_after=_retry_after(error),
         hint=row.mend if row and row.kind is kind else "",
+    )
+
+
+def _not_azure(
+    operation: str, message: str, status: int, resource: str, error: HttpResponseError
+) -> errors.Unavailable:
+    """Azure gives every refusal a code. What has none comes from something in between, and says
+    nothing of the resource: not that it is gone, and not that a role is missing."""
+    return errors.Unavailable(
+        f"{operation}: {message} (HTTP {status}, without a word of Azure)",
+        resource=resource,
+        retry_after=_retry_after(error),
+        hint="if it lasts, see what answers in Azure's place: a proxy, a firewall, a front door",
     )
 
 
@@ -201,10 +219,7 @@ def _words(error: HttpResponseError) -> tuple[str, str]:
 
 def _retry_after(error: HttpResponseError) -> float | None:
     headers = getattr(error.response, "headers", None) or {}
-    try:
-        return float(headers.get("Retry-After", ""))
-    except ValueError:
-        return None
+    return pause_of(headers.get("Retry-After"))
 
 
 def _one_line(text: str) -> str:

@@ -39,6 +39,11 @@ from egress_gateway.cloud.protocol import (
 POOL_TAG: Final = "egress-gateway-pool"
 CONFIG_TAG: Final = "egress-gateway-ip-config"
 """Ours, on public addresses: whose they are even when the NIC that they were made for is gone."""
+LONGEST_NAME: Final = 80
+"""Characters: https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
+(Microsoft.Network, publicIPAddresses)."""
+_HASH: Final = 17
+"""Characters of a hash with the hyphen before it, at most."""
 _FNV_OFFSET: Final = 0xCBF29CE484222325
 _FNV_PRIME: Final = 0x100000001B3
 _NAMESPACE: Final = uuid.UUID(names.VM_POOL_NAMESPACE)
@@ -59,12 +64,20 @@ def fnv1a(text: str) -> str:
 
 def address_name(prefix: str, nic: str) -> str:
     """Name of the public address of ``nic`` from the prefix with this name."""
-    return f"{prefix}-{fnv1a(nic)}"
+    return _named(prefix, fnv1a(nic))
 
 
 def spare_name(prefix: str, nic: str, config: str) -> str:
     """The same when another ipConfig of the NIC has that name already."""
-    return f"{address_name(prefix, nic)}-{fnv1a(config)}"
+    return _named(prefix, fnv1a(nic), fnv1a(config))
+
+
+def _named(prefix: str, *hashes: str) -> str:
+    """A prefix's name may be as long as any: then its hash stands for its end."""
+    room = LONGEST_NAME - len(hashes) * _HASH
+    if len(prefix) > room:
+        prefix = f"{prefix[: room - _HASH]}-{fnv1a(prefix)}"
+    return "-".join((prefix, *hashes))
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -87,15 +100,14 @@ def read_pools(nics: Iterable[Json]) -> list[PoolRef]:
 
 def read_pool(name: str, nics: list[Json]) -> PoolRef:
     """One pool of at least one NIC."""
-    sizes = [(nic.get("tags") or {}).get(names.POOL_PREFIX_SIZE_TAG) or "" for nic in nics]
-    size = next((s for s in sizes if str(s).isdigit()), None)
+    sizes = (documents.prefix_size(nic.get("tags") or {}) for nic in nics)
     return PoolRef(
         key=pool_key(name),
         name=name,
         resource_id=nics[0]["id"],
         resource_group=group_of(nics[0]["id"]),
         resource_name=name,
-        prefix_size=int(size) if size else None,
+        prefix_size=next(filter(None, sizes), None),
         subnet=next((s for nic in nics if (s := documents.subnet_of([nic]))), ""),
         kind="machines",
         traces=frozenset(name_of(c) for nic in nics for c in _ours(nic)),
@@ -169,21 +181,21 @@ def read_publics(
         for nic in nics
         for config in _ours(nic)
     }
-    hashes = {fnv1a(nic["name"]): nic["id"] for nic in nics}
-    return tuple(
-        made for item in addresses if (made := _read_public(item, pool.key, hashes, holders))
-    )
+    ids = {nic["name"]: nic["id"] for nic in nics}
+    return tuple(made for item in addresses if (made := _read_public(item, pool.key, ids, holders)))
 
 
 def _read_public(
-    item: Json, key: str, hashes: Mapping[str, str], holders: Mapping[str, str]
+    item: Json, key: str, ids: Mapping[str, str], holders: Mapping[str, str]
 ) -> PublicAddress | None:
+    """``ids`` of NICs by name. What is of no prefix is ours by its tag alone: somebody took the
+    prefix out of what we wrote."""
     prefix = reference_of(item, "publicIPPrefix")
     tags = item.get("tags") or {}
-    if not prefix or tags.get(POOL_TAG, key) != key:
+    if tags.get(POOL_TAG, key if prefix else "") != key:
         return None
     name = id_name(prefix)
-    nic = next((i for h, i in hashes.items() if name_of(item).startswith(f"{name}-{h}")), "")
+    nic = next((i for of, i in ids.items() if _is_named(item, name, of)), "")
     if POOL_TAG not in tags and not nic:
         return None
     made_for = tags.get(CONFIG_TAG) or (name if name.startswith(names.MANAGED_PREFIX) else "")
@@ -194,6 +206,15 @@ def _read_public(
         instance=nic,
         config=holder or made_for,
         attached=bool(holder or reference_of(item, "ipConfiguration")),
+        state=properties_of(item).get("provisioningState") or "Succeeded",
+    )
+
+
+def _is_named(item: Json, prefix: str, nic: str) -> bool:
+    """Whether a public address has a name that we, or the Go project, give one of ``nic``."""
+    found = name_of(item)
+    return found == address_name(prefix, nic) or found.startswith(
+        spare_name(prefix, nic, "").removesuffix(fnv1a(""))
     )
 
 

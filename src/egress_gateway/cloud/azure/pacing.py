@@ -14,18 +14,34 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from azure.core.pipeline.policies import SansIOHTTPPolicy
-from azure.core.polling.base_polling import BadStatus
+from azure.core.exceptions import AzureError, DecodeError
+from azure.core.pipeline.policies import RetryPolicy, SansIOHTTPPolicy
+from azure.core.polling.base_polling import (
+    BadResponse,
+    BadStatus,
+    LocationPolling,
+    StatusCheckPolling,
+)
+from azure.mgmt.core.polling.arm_polling import AzureAsyncOperationPolling, BodyContentPolling
 from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
+
+from egress_gateway.service.errors import MALFORMED
 
 GAPS: Final = (10.0, 10.0, 5.0, 2.5)
 """Seconds until the next read, by tokens left; at 10 it takes half of the 12 a minute that come
 in. More than these is plenty."""
 EARLY: Final = (1.0, 2.0)
 """Seconds between the first polls: most writes of ours are over within three seconds."""
+SENSELESS: Final = (*MALFORMED, DecodeError, BadResponse, zlib.error)
+"""What azure-core raises for bytes that are no answer."""
+LONGEST: Final = 1800.0
+"""Seconds: the longest window in which Azure counts requests is half an hour. Whoever names a
+longer pause (a proxy, a clock that is wrong) does not stop us for it."""
+_RETRIES: Final = RetryPolicy()  # type: ignore[no-untyped-call, unused-ignore]
 _HEADER: Final = "x-ms-ratelimit-remaining-resource"
 _LEFT: Final = re.compile(r";\s*(\d+)")
 
@@ -72,22 +88,58 @@ def _read(request: Any) -> str:
     return str(asked.url).partition("?")[0].lower() if asked.method == "GET" else ""
 
 
+def pause_of(header: str | None) -> float | None:
+    """What ``Retry-After`` says, in seconds: a number or a date (RFC 9110, 10.2.3). None for none,
+    and for what makes no sense."""
+    try:
+        seconds = _RETRIES.parse_retry_after(header) if header else None
+    except MALFORMED:
+        return None
+    return None if seconds is None else min(seconds, LONGEST)
+
+
+class LostSight(AzureError):
+    """Azure took a write, and its answer to how far that is says nothing."""
+
+
+class _Operation(AzureAsyncOperationPolling[Any, Any]):
+    """Without the GET of the resource that the SDK ends with: nobody reads it, and Compute counts
+    each (a scale set may be read 12 times a minute)."""
+
+    def get_final_get_url(self, pipeline_response: Any) -> None:
+        return None
+
+
 class Polling(AsyncARMPolling):
     """Polls at once, after 1 and 2 s more, then after ``timeout`` and ever after twice ``timeout``
     seconds, unless Azure says when (Retry-After). A poll that is one too many (429) says nothing of
-    the write: it goes on, and is asked about when Azure says."""
+    the write: it goes on, and is asked about when Azure says. Neither does one that is refused or
+    answers no sense: it is ``LostSight``, and a look shows what became of the write."""
 
     def __init__(self, timeout: float, **options: Any) -> None:
-        super().__init__(timeout, **options)
+        ways = [_Operation(), LocationPolling(), BodyContentPolling(), StatusCheckPolling()]
+        super().__init__(timeout, lro_algorithms=ways, **options)
         self._gaps = iter((*(min(early, timeout) for early in EARLY), timeout))
 
     def _extract_delay(self) -> float:
-        delay = super()._extract_delay()
-        return next(self._gaps, 2 * delay) if delay == self._timeout else delay
+        told = pause_of(self._pipeline_response.http_response.headers.get("Retry-After"))
+        if told:
+            return max(told, min(EARLY[0], self._timeout))
+        return next(self._gaps, 2 * self._timeout)
 
     async def update_status(self) -> None:
         try:
             await super().update_status()
-        except BadStatus:
-            if self._pipeline_response.http_response.status_code != 429:
-                raise
+        except BadStatus as error:
+            status = self._pipeline_response.http_response.status_code
+            if status == 429:
+                return
+            if isinstance(self._operation, LocationPolling):
+                raise  # there the answer is the result of the write
+            raise LostSight(
+                f"Azure took the write and answers HTTP {status} to how far it is"
+            ) from error
+        except SENSELESS as error:
+            raise LostSight(
+                "Azure took the write, and its answer to how far it is makes no sense"
+            ) from error

@@ -74,5 +74,5 @@ def _prepared(state: PoolState, configs: Mapping[str, str | None], stale: list[I
     if state.ref.kind == "template":
         written = state.model.configs
         return state.ref.rolling or all(written.get(n, "") == p for n, p in configs.items())
-    made = {(p.instance, p.config, p.prefix) for p in state.publics}
+    made = {(p.instance, p.config, p.prefix) for p in state.publics if p.ready}
     return all((i.id, n, p) in made for i in stale for n, p in configs.items() if p is not None)

@@ -4,9 +4,10 @@ The controller joins prefixes with rights of its own, so it must ask on whose be
 does not is confused). A grant is an annotation of the Namespace, which its tenants cannot write:
 ids of prefixes, separated by commas or blanks, ``*`` for any run of characters but ``/``.
 
-*Open* (the default, as on AKS): any namespace may use a prefix that no Namespace names. If some
-Namespaces name a prefix, only these may use it. *Strict*: a namespace uses the prefixes that its
-own annotation names. Managed prefixes and private mode impersonate nobody, and need no grant.
+*Open* (the default, as AKS has it): any namespace may use a prefix that no Namespace names; one
+that some Namespace names is for those alone. *Strict*: a namespace uses the prefixes that its own
+annotation names. Private mode and a managed prefix impersonate nobody, and need no grant. The
+managed prefix of another namespace's configuration is that namespace's, as if it named it.
 
 A *share* keeps one namespace from using up a prefix that several may use. Only that number of its
 configurations, the oldest, may use the prefix, unless it is reserved for that namespace alone.
@@ -16,7 +17,7 @@ See docs/design/0014-prefix-grants.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -60,11 +61,12 @@ class Grants:
             found = [_Pattern.of(part) for part in _SEPARATOR.split(text) if part]
             self._patterns[namespace] = found
 
-    def allows(self, namespace: str, prefix_id: str) -> bool:
-        """Whether configurations of ``namespace`` may use ``prefix_id``."""
+    def allows(self, namespace: str, prefix_id: str, *, made_for: str = "") -> bool:
+        """Whether configurations of ``namespace`` may use ``prefix_id``. ``made_for``: the
+        namespace of the configuration for which the controller has made it."""
         if any(p.matches(prefix_id) for p in self._patterns.get(namespace, ())):
             return True
-        return not self.strict and not self.owners(prefix_id)
+        return not self.strict and made_for in ("", namespace) and not self.owners(prefix_id)
 
     def owners(self, prefix_id: str) -> list[str]:
         """Namespaces that name it, in order."""
@@ -74,10 +76,16 @@ class Grants:
             if any(p.text != _EVERY and p.matches(prefix_id) for p in patterns)
         )
 
-    def problem(self, namespace: str, prefix_ids: Iterable[str]) -> Problem | None:
-        """The first of ``prefix_ids`` (empty ones aside) that ``namespace`` may not use."""
+    def problem(
+        self,
+        namespace: str,
+        prefix_ids: Iterable[str],
+        made_for: Callable[[str], str] = lambda _: "",
+    ) -> Problem | None:
+        """The first of ``prefix_ids`` (empty ones aside) that ``namespace`` may not use.
+        ``made_for``: see ``allows``, by id."""
         for prefix_id in prefix_ids:
-            if prefix_id and not self.allows(namespace, prefix_id):
+            if prefix_id and not self.allows(namespace, prefix_id, made_for=made_for(prefix_id)):
                 return self._refusal(namespace, prefix_id)
         return None
 

@@ -38,7 +38,7 @@ from egress_gateway.cloud.protocol import (
     WriteModel,
 )
 from egress_gateway.controller.planning.balancing import Balancing
-from egress_gateway.controller.planning.exchange import exchange
+from egress_gateway.controller.planning.exchange import alive, exchange
 from egress_gateway.controller.planning.ipv6 import judge6
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.spared import LEFT_ALONE, spared
@@ -87,8 +87,8 @@ def plan(
     desired = _Desired(state, everyone, problems, problems6, managed_ids)
     stages = (
         desired.prefixes() + desired.balancing.grows(),
-        desired.model() + desired.addresses() + desired.removed_addresses(),
-        desired.instances(),
+        desired.model() + desired.removed_addresses(),
+        desired.instances() + desired.addresses(),
         desired.balancing.shrinks() + desired.removed_prefixes(),
     )
     busy = {uid for stage in stages for step in stage for uid in step.uids}
@@ -161,10 +161,11 @@ class _Desired:
         got: Collection[str],
         serving: bool = True,
         held: Collection[str] = (),
+        without: Collection[str] = (),
     ) -> dict[str, str | None]:
         """The managed ipConfigs that this document should have. ``got``: names of those whose
         addresses exist. ``serving`` False: a NIC without a machine holds public addresses that
-        others need. ``held``: UIDs that stay as they are."""
+        others need. ``held``: UIDs that stay as they are. ``without``: names that must wait."""
         result = {n: p for n, p in observed.configs.items() if self._stays(n, got)}
         for w in self._active:
             if not serving and not w.private:
@@ -173,7 +174,7 @@ class _Desired:
             stays += [w.names.ip_config, w.names.ip_config6] if w.uid in held else []
             result |= self._configs_of(w)
             result |= {n: observed.configs[n] for n in stays if n in observed.configs}
-        return result
+        return {n: p for n, p in result.items() if n not in without}
 
     def _configs_of(self, wanted: Wanted) -> dict[str, str | None]:
         """The ipConfigs of one configuration, and the prefixes of their public addresses."""
@@ -236,8 +237,9 @@ class _Desired:
         got: Collection[str],
         serving: bool = True,
         held: Collection[str] = (),
+        without: Collection[str] = (),
     ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
-        configs = self._configs(observed, got=got, serving=serving, held=held)
+        configs = self._configs(observed, got=got, serving=serving, held=held, without=without)
         # What goes only because its owner is in trouble goes along with the write of somebody
         # else; it is no reason for one.
         along = {
@@ -286,6 +288,7 @@ class _Desired:
             got=self._got(instance),
             serving=bool(instance.provider_id),
             held=held,
+            without=self._unready(instance),
         )
         if change is None and not held and instance.provider_id:
             change = self._retry(instance)
@@ -308,14 +311,19 @@ class _Desired:
         """An instance whose document is right and whose network interface lacks an address, or
         has one of the prefix before (a failed write, a rollout in place): the same write again is
         what mends it. One that has its addresses failed for reasons of its own."""
+        without = self._unready(instance)
         lacking = [
             w
             for w in self._active
-            if any(self._lacks(instance, *config) for config in self._configs_of(w).items())
+            if any(
+                self._lacks(instance, name, prefix)
+                for name, prefix in self._configs_of(w).items()
+                if name not in without
+            )
         ]
         if not lacking:
             return None
-        configs = self._configs(instance.interface, got=self._got(instance))
+        configs = self._configs(instance.interface, got=self._got(instance), without=without)
         return configs, bool(configs), frozenset(w.uid for w in lacking)
 
     def _lacks(self, instance: Instance, name: str, prefix: str | None) -> bool:
@@ -346,25 +354,59 @@ class _Desired:
         )
 
     def addresses(self) -> tuple[Step, ...]:
-        """Public addresses made ahead of an exchange."""
+        """Public addresses made ahead of the ipConfigs that will refer to them, each for itself:
+        one that Azure does not finish keeps no other from its machine."""
         if self._state.ref.kind != "machines":
             return ()
-        steps = []
-        for w in self._active:
-            found = self.exchanges.get(w.uid)
-            configs = tuple((name, p) for name, p in self._configs_of(w).items() if p)
-            if found is None or found.prepared or not configs:
-                continue
-            steps += [
-                Step(
-                    MakeAddresses(
-                        pool=self._state.ref, instance=i.id, configs=configs, base=i.base
-                    ),
-                    frozenset({w.uid}),
-                )
-                for i in found.stale
-            ]
-        return tuple(steps)
+        return tuple(
+            Step(
+                MakeAddresses(pool=self._state.ref, instance=i.id, configs=configs, base=i.base),
+                frozenset({w.uid}),
+            )
+            for w in self._active
+            for i in self._to_be_given(w)
+            if (configs := self._unmade(i, w))
+        )
+
+    def _to_be_given(self, wanted: Wanted) -> list[Instance]:
+        found = self.exchanges.get(wanted.uid)
+        stale = found.stale if found else ()
+        return [i for i in alive(self._state) if i in stale or i.state not in LEFT_ALONE]
+
+    def _unmade(self, instance: Instance, wanted: Wanted) -> tuple[tuple[str, str], ...]:
+        """ipConfigs, and the prefixes of the public addresses that they lack. What Azure is at
+        work on is left to it."""
+        held = instance.interface.configs
+        return tuple(
+            (name, prefix)
+            for name, prefix in self._configs_of(wanted).items()
+            if prefix
+            and held.get(name) != prefix.lower()
+            and ((made := self._made(instance, name, prefix)) is None or made.state == "Failed")
+        )
+
+    def _unready(self, instance: Instance) -> frozenset[str]:
+        """ipConfigs that the machine lacks because their public addresses are not there yet."""
+        if self._state.ref.kind != "machines":
+            return frozenset()
+        return frozenset(
+            name
+            for w in self._active
+            for name, prefix in self._configs_of(w).items()
+            if prefix
+            and name not in instance.interface.configs
+            and ((made := self._made(instance, name, prefix)) is None or not made.ready)
+        )
+
+    def _made(self, instance: Instance, name: str, prefix: str) -> PublicAddress | None:
+        """The address made for an ipConfig, or one of which nobody can tell for which (the Go
+        project's)."""
+        fits = (
+            p
+            for p in self._state.publics
+            if p.instance == instance.id and p.prefix == prefix.lower() and p.config in (name, "")
+        )
+        return min(fits, key=lambda p: p.config != name, default=None)
 
     def removed_addresses(self) -> tuple[Step, ...]:
         """Public addresses that no NIC holds any more and none is about to."""

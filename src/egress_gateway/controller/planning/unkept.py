@@ -8,6 +8,7 @@ from egress_gateway.cloud.protocol import (
     Action,
     BalancingRule,
     InterfaceSpec,
+    MakeAddresses,
     PoolState,
     WriteBalancer,
     WriteInstance,
@@ -43,6 +44,8 @@ def difference(action: Action, state: PoolState) -> str:
                 return action.instance
             what = _interface(action, found.interface) or _on_nic(action, found.addresses)
             return f"{what or 'the document'} of {found.name}"
+        case MakeAddresses():
+            return f"publicIPPrefix of a public IP address for {action.instance}"
         case _:
             return type(action).__name__
 

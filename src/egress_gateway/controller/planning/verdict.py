@@ -157,16 +157,17 @@ def _traces(wanted: Wanted, state: PoolState) -> bool:
 
 
 def _lingers(wanted: Wanted, state: PoolState) -> bool:
-    """Whether all that is left of it waits for what cannot be written now: machines, their
-    template, or the load balancer, to which everything refers."""
+    """Whether all that is left of it waits for what cannot be written now (machines, their
+    template, or the load balancer, to which everything refers) or for the end of a deletion."""
     if state.balancer.busy or state.busy:
         return True
     busy = {i.id for i in state.instances if i.state in LEFT_ALONE}
+    held = busy or any(p.going for p in state.publics)
     free = replace(
         state,
         instances=tuple(i for i in state.instances if i.id not in busy),
-        publics=tuple(p for p in state.publics if p.instance not in busy),
-        managed={} if busy else state.managed,
+        publics=tuple(p for p in state.publics if not (p.going or p.instance in busy)),
+        managed={} if held else {n: p for n, p in state.managed.items() if not p.going},
     )
     return not _traces(wanted, free)
 
