@@ -302,13 +302,27 @@ def test_only_agents_are_privileged_and_all_roots_are_sealed(render: Render) -> 
             assert context["runAsUser"] == 0
 
 
-def test_helm_test_asks_what_a_person_would_and_may_write_nothing(render: Render) -> None:
-    found = [d for d in render(hooks=True) if d["metadata"]["name"] == TEST]
-    assert all(d["metadata"]["annotations"]["helm.sh/hook"] == "test" for d in found)
-    (pod,) = [d for d in found if d["kind"] == "Pod"]
-    assert pod["spec"]["containers"][0]["command"][:2] == ["egress-gateway", "status"]
-    (role,) = [d for d in found if d["kind"] == "ClusterRole"]
-    assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"list"}
+def test_helm_test_sends_packets_and_is_held_by_a_policy(render: Render) -> None:
+    def found(*apis: str) -> list[Document]:
+        return [d for d in render(apis=apis, hooks=True) if d["metadata"]["name"] == TEST]
+
+    def verbs(documents: list[Document]) -> set[str]:
+        (role,) = [d for d in documents if d["kind"] == "ClusterRole"]
+        return {verb for rule in role["rules"] for verb in rule["verbs"]}
+
+    def command(documents: list[Document]) -> str:
+        (made,) = [d for d in documents if d["kind"] == "Pod"]
+        text: str = made["spec"]["containers"][0]["command"][1]
+        return text
+
+    held = found(f"v1/{VALIDATING}")
+    assert all(d["metadata"]["annotations"]["helm.sh/hook"] == "test" for d in held)
+    assert command(held) == "test"
+    assert verbs(held) == {"get", "list", "create", "delete"}
+    assert {d["kind"] for d in held} > {VALIDATING, f"{VALIDATING}Binding"}
+    # Nothing would say which pods it may make: then it makes none.
+    assert command(found()) == "status"
+    assert verbs(found()) == {"get", "list"}
 
 
 def test_every_agent_follows_a_changed_network(render: Render) -> None:
