@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from egress_gateway.api import names
+from egress_gateway.gateway.settings import STUN_SERVERS
 from tests.deploy.conftest import CHART, Document, Helm, tool
 
 Render = Callable[..., list[Document]]
@@ -26,6 +27,7 @@ EVERYTHING = (
     "serviceMonitor.enabled=true",
     "prometheusRule.enabled=true",
     "dashboard.enabled=true",
+    "echo.enabled=true",
     "image.pullSecrets[0]=registry",
     'controller.tolerations=[{"operator": "Exists"}]',
     'controller.affinity={"nodeAffinity": {}}',
@@ -323,6 +325,27 @@ def test_helm_test_sends_packets_and_is_held_by_a_policy(render: Render) -> None
     # Nothing would say which pods it may make: then it makes none.
     assert command(found()) == "status"
     assert verbs(found()) == {"get", "list"}
+
+
+def test_the_echo_is_asked_beside_the_public_servers(render: Render) -> None:
+    def asked(*values: str) -> list[str] | None:
+        env = container(render(*values), "DaemonSet", "egress-gateway-gateway")["env"]
+        name = "EGRESS_GATEWAY_VERIFY_TARGETS"
+        found = [e["value"] for e in env if e["name"] == name]
+        assert len(found) < 2
+        return found[0].split(",") if found else None
+
+    assert asked() is None
+    assert asked("echo.enabled=true") is None
+    on = ("echo.enabled=true", "echo.host=echo.example.com")
+    assert asked(*on) == ["echo.example.com:3478", *STUN_SERVERS]
+    assert asked(*on, 'gateway.settings.verifyTargets=["a:1"]') == ["a:1"]
+    found = render(*on, "echo.port=3500")
+    assert container(found, "Deployment", "egress-gateway-echo")["command"][-1] == "3500"
+    service = find(found, "Service", "egress-gateway-echo")["spec"]
+    # Another policy would show the server a node's address in place of the gateway's.
+    assert (service["type"], service["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
+    assert service["ports"][0]["protocol"] == "UDP"
 
 
 def test_every_agent_follows_a_changed_network(render: Render) -> None:

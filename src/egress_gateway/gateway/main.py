@@ -181,14 +181,13 @@ def _internet(settings: Settings, agent: GatewayAgent) -> Internet | None:
     )
 
 
-def _verification(settings: Settings, agent: GatewayAgent, mtu: int) -> Verification | None:
-    if not settings.stun_servers:
-        return None
+def _verification(settings: Settings, agent: GatewayAgent, mtu: int) -> Verification:
     return Verification(
         settings.stun_servers,
         agent.expected,
         interval=settings.verify_interval,
         size=mtu - OVERHEAD_V4,
+        refused=settings.refused,
     )
 
 

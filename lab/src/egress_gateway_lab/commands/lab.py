@@ -189,7 +189,7 @@ def list_labs() -> None:
 @click.argument("node")
 @click.option(
     "--direction",
-    type=click.Choice(["both", "inbound", "outbound", "internet", "tunnels", "large"]),
+    type=click.Choice(["both", "inbound", "outbound", "internet", "internet6", "tunnels", "large"]),
     default="both",
 )
 def cut(name: str, node: str, direction: str) -> None:
