@@ -11,7 +11,6 @@ TCP and echoes only over IPv4.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import ipaddress
 import socket
 import struct
@@ -24,6 +23,7 @@ from typing import Final
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.gateway import stun
 from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK, REACH_MARK
+from egress_gateway.datapath.linux import bpf
 from egress_gateway.datapath.linux.echo import checksum, echo_request
 from egress_gateway.datapath.linux.netns import NetNS
 
@@ -34,7 +34,6 @@ _IDENTIFIER: Final = 0x6567
 _TCP, _UDP, _ICMP = 6, 17, 1
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
-_SO_ATTACH_FILTER: Final = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,22 +214,20 @@ def _open() -> dict[int, tuple[socket.socket, socket.socket]]:
 
 
 def _open_family(
-    family: socket.AddressFamily, ethertype: int, program: Program
+    family: socket.AddressFamily, ethertype: int, program: bpf.Program
 ) -> tuple[socket.socket, socket.socket]:
     # Raw sockets of IPPROTO_RAW take whole packets, of either family (raw(7), ipv6(7)).
     send = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
     send.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, REACH_MARK)
     send.setblocking(False)
     hear = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
-    _attach_filter(hear, program)
+    bpf.attach(hear, program)
     hear.bind((INSIDE_LINK, ethertype))
     hear.setblocking(False)
     return send, hear
 
 
-Program = tuple[tuple[int, int, int, int], ...]
-
-_PROGRAM: Final[Program] = (
+_PROGRAM: Final[bpf.Program] = (
     # Classic BPF (bpf(2)), relative to the IPv4 header: all else stays in the kernel.
     (0x30, 0, 0, 9),  # protocol
     (0x15, 1, 0, _TCP),
@@ -249,7 +246,7 @@ _PROGRAM: Final[Program] = (
 )
 
 
-_PROGRAM6: Final[Program] = (
+_PROGRAM6: Final[bpf.Program] = (
     # The same of UDP over IPv6.
     (0x30, 0, 0, 6),  # next header
     (0x15, 0, 4, _UDP),
@@ -259,10 +256,3 @@ _PROGRAM6: Final[Program] = (
     (0x06, 0, 0, 0xFFFF),
     (0x06, 0, 0, 0),
 )
-
-
-def _attach_filter(listening: socket.socket, program: Program) -> None:
-    code = b"".join(struct.pack("=HBBI", *step) for step in program)
-    held = ctypes.create_string_buffer(code, len(code))
-    given = struct.pack("@HP", len(program), ctypes.addressof(held))
-    listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, given)
