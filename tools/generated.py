@@ -15,6 +15,7 @@ import chart_page
 import chart_schema
 import metrics_page
 import settings_page
+import slo
 import version
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +24,7 @@ MAKERS: tuple[Callable[[], dict[Path, str]], ...] = (
     lambda: {chart_schema.SCHEMA: chart_schema.text()},
     lambda: {settings_page.PAGE: settings_page.text()},
     lambda: {metrics_page.PAGE: metrics_page.text()},
+    slo.texts,
     lambda: {chart_page.PAGE: chart_page.text()},  # shows the version that the chart then has
 )
 """Each answers by file its text as it should be. In this order: a later one reads what an earlier

@@ -367,13 +367,20 @@ def test_alerts_and_dashboard_are_those_of_the_files(render: Render) -> None:
         "prometheusRule.enabled=true", "dashboard.enabled=true", f"prometheusRule.runbooks={base}"
     )
     rule = find(found, "PrometheusRule", "egress-gateway")
-    written = yaml.safe_load((CHART / "files/alerts.yaml").read_text())["groups"]
+    files = [yaml.safe_load((CHART / f"files/{n}.yaml").read_text()) for n in ("alerts", "slo")]
+    written = [group for file in files for group in file["groups"]]
     rendered = rule["spec"]["groups"]
     for group, shown in zip(written, rendered, strict=True):
         for one, other in zip(group["rules"], shown["rules"], strict=True):
+            if "record" in one:
+                assert other == one
+                continue
             link = other["annotations"].pop("runbook_url")
             assert link == f"{base}docs/alerts.md#{one['alert'].lower()}"
             assert other == one
+    stricter = render("prometheusRule.enabled=true", "prometheusRule.objective=99.99")
+    (group,) = find(stricter, "PrometheusRule", "egress-gateway")["spec"]["groups"][1:]
+    assert group["rules"][0]["expr"] == "vector((100 - 99.99) / 100)"
     dashboard = find(found, "ConfigMap", "egress-gateway-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     text = (CHART / "files/dashboard.json").read_text()
