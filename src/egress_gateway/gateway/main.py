@@ -123,7 +123,9 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
         ),
     )
     connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
-    keystore = KeyStore(client, settings.keys_namespace or settings.system_namespace)
+    keystore = KeyStore(
+        client, names.keys_namespace(settings.keys_namespace, settings.system_namespace)
+    )
     agent = GatewayAgent(
         settings,
         machine,

@@ -33,6 +33,7 @@ from egress_gateway.kube.errors import Forbidden, NotFound, Unauthorized
 from egress_gateway.kube.resources import Resource, Untyped
 
 if TYPE_CHECKING:
+    from egress_gateway.cli.once import Lists
     from egress_gateway.kube.client import Client
 
 T = TypeVar("T")
@@ -92,7 +93,7 @@ async def _look(client: Client, namespace: str | None, system: str) -> Facts:
         return await read(client, namespace, system)
 
 
-async def read(client: Client, namespace: str | None, system: str) -> Facts:
+async def read(client: Lists, namespace: str | None, system: str) -> Facts:
     """What there is to see with these rights. Raises ``ApiError``."""
     unseen: list[str] = []
 
@@ -127,7 +128,7 @@ async def read(client: Client, namespace: str | None, system: str) -> Facts:
     )
 
 
-async def components(client: Client, namespace: str) -> list[ComponentView]:
+async def components(client: Lists, namespace: str) -> list[ComponentView]:
     """Our Deployments and DaemonSets, by the label that the chart gives them."""
     found: list[ComponentView] = []
     for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS):
