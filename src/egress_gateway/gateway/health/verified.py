@@ -198,6 +198,7 @@ class Verification:
         self._interval = interval
         self._namespace = namespace
         self._sights: dict[IPAddress, Sight] = {}
+        self._by: dict[IPAddress, tuple[Name, ...]] = {}
         self._resolved: dict[Name, tuple[IPAddress, ...]] = {}
         self._resolve_at = float("-inf")
         self._number = 0
@@ -242,7 +243,10 @@ class Verification:
         served = self._expected().values()
         expected = {way: ip for one in served for way, ip in one.ways.items()}
         addresses = expected.keys()
-        self._sights = {a: self._sights.get(a) or Sight() for a in addresses}
+        # Servers that are new have answered nobody yet, whatever others did before them.
+        before, self._by = self._by, {way: one.servers for one in served for way in one.ways}
+        known = {a: sight for a, sight in self._sights.items() if before.get(a) == self._by.get(a)}
+        self._sights = {a: known.get(a) or Sight() for a in addresses}
         await self._resolve({server for one in served for server in one.servers or self._servers})
         targets = {way: self._targets(one) for one in served for way in one.ways}
         answers = await self._ask(addresses, targets) if any(targets.values()) else None
