@@ -79,14 +79,14 @@ def host_and_port(text: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def _targets(targets: list[str]) -> list[Problem]:
+def _targets(targets: list[str]) -> list[InvalidField]:
     problems = []
     for index, text in enumerate(targets):
         try:
             host_and_port(text)
         except ValueError as error:
             field = f"spec.verifyTargets[{index}]"
-            problems.append(Problem(field, str(error), "write it as stun.example.com:3478"))
+            problems.append(InvalidField(field, str(error), "write it as stun.example.com:3478"))
     return problems
 
 

@@ -1,8 +1,8 @@
 """What the node agent tells people: Events on pods, and log lines.
 
 The agent repeats its step as long as something is wrong; it tells people once a minute. A pod that
-finds no gateway moves on every few seconds, and a node may have a hundred of them: the first move of
-each is a warning, and so are a few a minute of the others.
+finds no gateway moves on every few seconds, and a node may have a hundred of them: the first move
+of each is a warning, and so are a few a minute of the others.
 """
 
 from __future__ import annotations
