@@ -23,7 +23,7 @@ _HEAD = """# {name}
 
 ```sh
 helm install egress-gateway {name}-{version}.tgz --namespace egress-gateway --create-namespace
-helm test egress-gateway --namespace egress-gateway    # are all components there and at work?
+helm test egress-gateway --namespace egress-gateway    # with packets: does it work?
 ```
 
 The notes after the installation say what is missing on your cluster. The guides:

@@ -17,6 +17,7 @@ import commands_page
 import fields_page
 import metrics_page
 import settings_page
+import slo
 import version
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,7 @@ MAKERS: tuple[Callable[[], dict[Path, str]], ...] = (
     lambda: {commands_page.PAGE: commands_page.text()},
     lambda: {settings_page.PAGE: settings_page.text()},
     lambda: {metrics_page.PAGE: metrics_page.text()},
+    slo.texts,
     lambda: {chart_page.PAGE: chart_page.text()},  # shows the version that the chart then has
 )
 """Each answers by file its text as it should be. In this order: a later one reads what an earlier

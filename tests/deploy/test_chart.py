@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from egress_gateway.api import names
+from egress_gateway.gateway.settings import STUN_SERVERS
 from tests.deploy.conftest import CHART, Document, Helm, tool
 
 Render = Callable[..., list[Document]]
@@ -26,6 +27,7 @@ EVERYTHING = (
     "serviceMonitor.enabled=true",
     "prometheusRule.enabled=true",
     "dashboard.enabled=true",
+    "echo.enabled=true",
     "image.pullSecrets[0]=registry",
     'controller.tolerations=[{"operator": "Exists"}]',
     'controller.affinity={"nodeAffinity": {}}',
@@ -302,13 +304,48 @@ def test_only_agents_are_privileged_and_all_roots_are_sealed(render: Render) -> 
             assert context["runAsUser"] == 0
 
 
-def test_helm_test_asks_what_a_person_would_and_may_write_nothing(render: Render) -> None:
-    found = [d for d in render(hooks=True) if d["metadata"]["name"] == TEST]
-    assert all(d["metadata"]["annotations"]["helm.sh/hook"] == "test" for d in found)
-    (pod,) = [d for d in found if d["kind"] == "Pod"]
-    assert pod["spec"]["containers"][0]["command"][:2] == ["egress-gateway", "status"]
-    (role,) = [d for d in found if d["kind"] == "ClusterRole"]
-    assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"list"}
+def test_helm_test_sends_packets_and_is_held_by_a_policy(render: Render) -> None:
+    def found(*apis: str) -> list[Document]:
+        return [d for d in render(apis=apis, hooks=True) if d["metadata"]["name"] == TEST]
+
+    def verbs(documents: list[Document]) -> set[str]:
+        (role,) = [d for d in documents if d["kind"] == "ClusterRole"]
+        return {verb for rule in role["rules"] for verb in rule["verbs"]}
+
+    def command(documents: list[Document]) -> str:
+        (made,) = [d for d in documents if d["kind"] == "Pod"]
+        text: str = made["spec"]["containers"][0]["command"][1]
+        return text
+
+    held = found(f"v1/{VALIDATING}")
+    assert all(d["metadata"]["annotations"]["helm.sh/hook"] == "test" for d in held)
+    assert command(held) == "test"
+    assert verbs(held) == {"get", "list", "create", "delete"}
+    assert {d["kind"] for d in held} > {VALIDATING, f"{VALIDATING}Binding"}
+    # Nothing would say which pods it may make: then it makes none.
+    assert command(found()) == "status"
+    assert verbs(found()) == {"get", "list"}
+
+
+def test_the_echo_is_asked_beside_the_public_servers(render: Render) -> None:
+    def asked(*values: str) -> list[str] | None:
+        env = container(render(*values), "DaemonSet", "egress-gateway-gateway")["env"]
+        name = "EGRESS_GATEWAY_VERIFY_TARGETS"
+        found = [e["value"] for e in env if e["name"] == name]
+        assert len(found) < 2
+        return found[0].split(",") if found else None
+
+    assert asked() is None
+    assert asked("echo.enabled=true") is None
+    on = ("echo.enabled=true", "echo.host=echo.example.com")
+    assert asked(*on) == ["echo.example.com:3478", *STUN_SERVERS]
+    assert asked(*on, 'gateway.settings.verifyTargets=["a:1"]') == ["a:1"]
+    found = render(*on, "echo.port=3500")
+    assert container(found, "Deployment", "egress-gateway-echo")["command"][-1] == "3500"
+    service = find(found, "Service", "egress-gateway-echo")["spec"]
+    # Another policy would show the server a node's address in place of the gateway's.
+    assert (service["type"], service["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
+    assert service["ports"][0]["protocol"] == "UDP"
 
 
 def test_every_agent_follows_a_changed_network(render: Render) -> None:
@@ -330,13 +367,20 @@ def test_alerts_and_dashboard_are_those_of_the_files(render: Render) -> None:
         "prometheusRule.enabled=true", "dashboard.enabled=true", f"prometheusRule.runbooks={base}"
     )
     rule = find(found, "PrometheusRule", "egress-gateway")
-    written = yaml.safe_load((CHART / "files/alerts.yaml").read_text())["groups"]
+    files = [yaml.safe_load((CHART / f"files/{n}.yaml").read_text()) for n in ("alerts", "slo")]
+    written = [group for file in files for group in file["groups"]]
     rendered = rule["spec"]["groups"]
     for group, shown in zip(written, rendered, strict=True):
         for one, other in zip(group["rules"], shown["rules"], strict=True):
+            if "record" in one:
+                assert other == one
+                continue
             link = other["annotations"].pop("runbook_url")
             assert link == f"{base}docs/alerts.md#{one['alert'].lower()}"
             assert other == one
+    stricter = render("prometheusRule.enabled=true", "prometheusRule.objective=99.99")
+    (group,) = find(stricter, "PrometheusRule", "egress-gateway")["spec"]["groups"][1:]
+    assert group["rules"][0]["expr"] == "vector((100 - 99.99) / 100)"
     dashboard = find(found, "ConfigMap", "egress-gateway-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     text = (CHART / "files/dashboard.json").read_text()

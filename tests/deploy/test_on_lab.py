@@ -24,6 +24,7 @@ from egress_gateway_lab.demo.traffic import Traffic
 from egress_gateway_lab.demo.world import World, until
 from tests.deploy.conftest import CHART, ROOT
 from tests.lab.conftest import POOL, configured
+from tests.lab.test_running_pods import cut
 
 SYSTEM = names.SYSTEM_NAMESPACE
 RELEASE = "egress-gateway"
@@ -117,6 +118,7 @@ async def test_installed_upgraded_and_removed(lab: host.LabHandle, clients: Path
         prefix = await configured(site.world, "chart")
         (pod,) = await site.world.deploy("chart", configuration="chart", replicas=1)
         await an_upgrade_leaves_grants_and_traffic_alone(site, pod, IPv4Network(prefix))
+        await the_chart_proves_itself(site)
         await configurations_hinder_removal(site)
         await removal_restores_the_chains(site)
         await site.install("--force-conflicts")  # over the definitions that stayed
@@ -154,6 +156,37 @@ async def an_upgrade_leaves_grants_and_traffic_alone(
 
 async def _some(traffic: Traffic) -> bool:
     return traffic.last_address is not None
+
+
+async def the_chart_proves_itself(site: Site) -> None:
+    """``helm test`` sends packets, says what is wrong, and leaves nothing either way."""
+    said = await site.helm("test", RELEASE, "--timeout", "180s")
+    assert "Phase:          Succeeded" in said, said
+    for check in ("egress-gateway-node", "egress", "full size", "dns"):
+        assert any("✓" in line and check in line for line in said.splitlines()), said
+    await nothing_of_it_is_left(site)
+    nodes = [n["metadata"]["name"] for n in await site.world.nodes(pool=POOL)]
+    async with cut(site.world, "tunnels", *nodes):
+        said = await site.helm("test", RELEASE, "--timeout", "240s", fails=True)
+    assert "UDP" in said, said
+    await nothing_of_it_is_left(site)
+
+
+async def nothing_of_it_is_left(site: Site) -> None:
+    group = "rbac.authorization.k8s.io/v1"
+    policy = "admissionregistration.k8s.io/v1"
+    for kind in (
+        "pods",
+        "serviceaccounts",
+        f"roles.{group}",
+        f"rolebindings.{group}",
+        f"clusterroles.{group}",
+        f"clusterrolebindings.{group}",
+        f"validatingadmissionpolicies.{policy}",
+        f"validatingadmissionpolicybindings.{policy}",
+    ):
+        found = [o["metadata"]["name"] for o in await site.world.kube.list(kind)]
+        assert not [name for name in found if name.startswith("egress-gateway-test")], kind
 
 
 async def configurations_hinder_removal(site: Site) -> None:

@@ -9,6 +9,14 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from egress_gateway.api import names
+from egress_gateway.cli.diagnosis.azure import (
+    IN_GROUP,
+    AzureBefore,
+    Permission,
+    Prefix,
+    Room,
+    Usage,
+)
 from egress_gateway.cli.diagnosis.preflight import Before, Machine
 from egress_gateway.kube.resources import Node, NodeSpec, Taint
 from tests.faults.table import GATEWAY, node
@@ -130,4 +138,57 @@ MACHINES: Final[list[tuple[str, Machine, str, str]]] = [
         "EG414",
         "0.2.0",
     ),
+]
+ID: Final = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPPrefixes/p"
+GROUP_ID: Final = "/subscriptions/s/resourceGroups/nodes"
+
+
+def document(**properties: object) -> dict[str, object]:
+    known: dict[str, object] = {"prefixLength": 30, "publicIPAddressVersion": "IPv4"}
+    return {"location": "Sweden Central", "properties": known | properties}
+
+
+CONTRIBUTOR: Final = Permission(["*"], ["Microsoft.Authorization/*/write"])
+ACCOUNT: Final = AzureBefore(
+    who="you",
+    subscription="s",
+    location="swedencentral",
+    rights=[(GROUP_ID, IN_GROUP, [CONTRIBUTOR])],
+    usages=[Usage(name="PublicIPAddresses", used=10, limit=1000)],
+    rooms=[Room(subnet="/subnet", used=10, size=251)],
+    pools={"np": 30},
+    nodes=2,
+    prefixes=[Prefix(id=ID, document=document())],
+)
+
+
+def _usage(name: str, used: int, limit: int) -> AzureBefore:
+    return replace(ACCOUNT, usages=[Usage(name=name, used=used, limit=limit)])
+
+
+def _prefix(document: dict[str, object] | None, of: str = ID) -> AzureBefore:
+    return replace(ACCOUNT, prefixes=[Prefix(id=of, document=document)])
+
+
+def _used(number: int) -> AzureBefore:
+    return replace(ACCOUNT, rooms=[Room(subnet="/subnet", used=number, size=251)])
+
+
+def _rights(*permissions: Permission) -> AzureBefore:
+    return replace(ACCOUNT, rights=[(GROUP_ID, IN_GROUP, permissions)])
+
+
+ACCOUNTS: Final[list[tuple[str, AzureBefore, str, str]]] = [
+    ("an expired secret", replace(ACCOUNT, refused="AADSTS7000222"), "EG420", "az login"),
+    ("half of the roles", _rights(Permission(["Microsoft.Network/*"])), "EG421", "Machine"),
+    ("no role", _rights(), "EG421", "loadBalancers/read"),
+    ("three addresses left", _usage("PublicIPAddresses", 997, 1000), "EG422", "takes 4"),
+    ("no static address left", _usage("StaticPublicIPAddresses", 20, 20), "EG422", "20 of 20"),
+    ("a subnet with two addresses", _used(249), "EG423", "2 of 251"),
+    ("an overfull subnet", _used(300), "EG423", "0 of 251"),
+    ("no id of a prefix", _prefix(None, "nonsense"), "EG424", "no id"),
+    ("a prefix that is not there", _prefix(None), "EG424", "not exist"),
+    ("a foreign prefix", _prefix(document(), ID.replace("/s/", "/t/")), "EG424", "subscription t"),
+    ("a larger prefix", _prefix(document(prefixLength=28)), "EG424", "ask for /30"),
+    ("another region", replace(ACCOUNT, location="westeurope"), "EG424", "westeurope"),
 ]

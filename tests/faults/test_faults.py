@@ -19,7 +19,7 @@ from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings, mis
 from egress_gateway.cli.diagnosis.hops import hops, probed
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.proof.answers import Asked
-from tests.faults.before import BEFORE, MACHINES
+from tests.faults.before import ACCOUNTS, BEFORE, MACHINES
 from tests.faults.table import FAULTS, KEY, healthy, last_node, node, pod, said
 
 NOW = datetime.datetime(2030, 1, 1, 3, 0, tzinfo=datetime.UTC)
@@ -118,6 +118,7 @@ def test_every_code_has_a_paragraph() -> None:
     page = (Path(__file__).parents[2] / "docs/checks.md").read_text()
     assert set(re.findall(r"^## (EG\d+)", page, re.MULTILINE)) == set(TITLES)
     shown = {f[2] for f in FAULTS} | {f[2] for f in BEFORE} | {f[2] for f in MACHINES}
+    shown |= {f[2] for f in ACCOUNTS}
     assert shown == set(TITLES), "each is shown by a fault"
     assert len(FAULTS) + len(BEFORE) + len(MACHINES) >= 60
 

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from egress_gateway_lab import host
-from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, World
+from egress_gateway_lab.demo.world import World
 
 POOL = "npegress"
 
@@ -64,19 +64,7 @@ def in_the_labs_loop(items: list[pytest.Item], folder: Path) -> None:
 
 async def configured(world: World, name: str, *, exclude: list[str] | None = None) -> str:
     """A ready configuration with a brought prefix of its own; returns the prefix."""
-    made = await world.create_prefix(f"pip-{name}", length=30)
-    scope = world.prefix_id(f"pip-{name}")
-    cluster = await world.arm.get(world.cluster_id, "2026-06-01")
-    await world.grant(cluster["identity"]["principalId"], NETWORK_CONTRIBUTOR, scope)
-    spec: dict[str, Any] = {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope}
-    if exclude:
-        spec["excludeCidrs"] = exclude
-    await world.configure(name, spec)
-    await world.configuration_condition(
-        name, lambda c: c["type"] == "Ready" and c["status"] == "True", timeout=60
-    )
-    prefix: str = made["properties"]["ipPrefix"]
-    return prefix
+    return await world.provide(name, POOL, exclude=exclude or [])
 
 
 @pytest.fixture

@@ -23,11 +23,13 @@ _PATIENCE = 120
 
 def at_once() -> dict[str, Any]:
     """The chart's rules, without their patience."""
-    rules: dict[str, Any] = yaml.safe_load((_FILES / "alerts.yaml").read_text())
-    for group in rules["groups"]:
+    files = [yaml.safe_load((_FILES / name).read_text()) for name in ("alerts.yaml", "slo.yaml")]
+    groups = [group for file in files for group in file["groups"]]
+    for group in groups:
         for rule in group["rules"]:
-            rule["for"] = "0s"
-    return rules
+            if "alert" in rule:
+                rule["for"] = "0s"
+    return {"groups": groups}
 
 
 async def fires(prometheus: Prometheus, alert: str, **labels: str) -> None:
@@ -57,10 +59,15 @@ async def test_each_alert_fires_by_its_fault_and_none_without(world: World, tmp_
         assert [n for n, found in firing.items() if of.items() <= found[0].items()] == []
         async with cut(world, "tunnels", *await gateways(world)):
             await fires(prometheus, "EgressPodsWithoutTunnel", **of)
+            await fires(prometheus, "EgressBudgetBurnsFast", severity="critical", **of)
+            await fires(prometheus, "EgressBudgetBurnsSlowly", severity="warning", **of)
             await world.kube.create("pods", annotated("late", "watched"))
             await fires(prometheus, "EgressPodsDoNotStart")
+            await fires(prometheus, "EgressAttachBudgetBurnsFast")
+            await fires(prometheus, "EgressAttachBudgetBurnsSlowly")
             await fires(prometheus, "EgressConfigurationNotReady", reason="PodsWithoutTunnel", **of)
         await ends(prometheus, "EgressPodsWithoutTunnel", **of)
+        await prometheus.becomes('configuration:egress_lost:ratio{configuration="watched"} == 0')
         await world.kube.delete("pods", "late", namespace="default", grace_seconds=0)
         lost = (await gateways(world))[0]
         async with cut(world, "both", lost):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from pathlib import Path
 
 import pytest
 
-from egress_gateway_lab.demo.world import World, until
+from egress_gateway.api.names import SYSTEM_NAMESPACE
+from egress_gateway_lab.azure.emulator import TENANT
+from egress_gateway_lab.demo.world import LOCATION, SUBSCRIPTION, World, until
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import annotated, remove
 from tests.lab.test_running_pods import becomes, command, cut, gateways
@@ -65,3 +69,71 @@ async def test_a_healthy_cluster_has_no_finding_and_each_fault_its_own(world: Wo
     await becomes(world, pod, "Connected")
     await world.kube.delete("deployments", "checked", namespace="default")
     await remove(world, "checked")
+
+
+def azure_json(world: World, file: Path, **others: object) -> Path:
+    """As a person has it: with a secret, and where the lab's Azure is."""
+    content = {
+        "cloud": "custom",
+        "tenantId": TENANT,
+        "subscriptionID": SUBSCRIPTION,
+        "resourceGroup": others.pop("group"),
+        "location": LOCATION,
+        "aadClientId": "demo",
+        "aadClientSecret": "any",
+        "resourceManagerEndpoint": world.lab.azure,
+        "activeDirectoryEndpoint": world.lab.azure,
+        "caBundle": str(world.lab.ca),
+    }
+    file.write_text(json.dumps(content | others))
+    return file
+
+
+async def azures(world: World, file: Path, *prefixes: str) -> dict[str, str]:
+    """Evidence by code."""
+    options = [part for prefix in prefixes for part in ("--prefix", prefix)]
+    _, said = await command(
+        world, "check", "--pre", "--azure-config", str(file), *options, "--output", "json"
+    )
+    document = json.loads(said)
+    print(document)
+    return {f["code"]: f["evidence"] for f in document["findings"] if f["code"] >= "EG420"}
+
+
+async def test_what_azure_has_in_the_way_is_told_before_an_installation(
+    world: World, tmp_path: Path
+) -> None:
+    group = (await world.node_group_id()).rpartition("/")[2]
+    file = azure_json(world, tmp_path / "azure.json", group=group)
+    good, small = world.prefix_id("pip-good"), world.prefix_id("pip-small")
+    await world.create_prefix("pip-good", length=30)
+    await world.create_prefix("pip-small", length=31)
+    assert await azures(world, file, good) == {}
+    assert "/31" in (await azures(world, file, small))["EG424"]
+    assert "not exist" in (await azures(world, file, world.prefix_id("none")))["EG424"]
+    foreign = good.replace(SUBSCRIPTION, "11111111-1111-1111-1111-111111111111")
+    assert "subscription" in (await azures(world, file, foreign))["EG424"]
+    told = await world.control.call("quota")
+    await world.control.call("quota", public_addresses=told["used"] + 3)
+    try:
+        assert "takes 4" in (await azures(world, file))["EG422"]
+    finally:
+        await world.control.call("quota", public_addresses=told["public_addresses"])
+    # The lab knows no secret of the cluster's own identity.
+    others = await world.kube.get("secrets", "egress-gateway-azure", namespace=SYSTEM_NAMESPACE)
+    client = json.loads(base64.b64decode(others["data"]["azure.json"]))["aadClientId"]
+    wrong = azure_json(world, tmp_path / "wrong.json", group=group, aadClientId=client)
+    assert (await azures(world, wrong, good)).keys() == {"EG420"}
+    for prefix in (good, small):
+        await world.arm.delete(prefix, "2025-09-01")
+
+
+async def test_a_managed_identity_is_not_looked_for_on_a_persons_machine(
+    world: World, tmp_path: Path
+) -> None:
+    """No packet to 169.254.169.254, which is another machine's on somebody else's network."""
+    file = azure_json(world, tmp_path / "azure.json", group="rg", useManagedIdentityExtension=True)
+    code, said = await command(world, "check", "--pre", "--azure-config", str(file))
+    assert "yours are judged" in said, said
+    assert "az" in said
+    assert code == 0, said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -83,6 +84,54 @@ def test_a_lab_that_is_ended_leaves_nothing(name: str, number: signal.Signals) -
     assert wait_gone(processes) == set()
     assert host_footprint() == before
     assert host.find(name) is None
+
+
+@pytest.mark.usefixtures("foreground")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["starting", "creating", "adding", "making", "deploying"])
+def test_a_start_that_is_interrupted_leaves_nothing(
+    name: str, number: signal.Signals, when: str
+) -> None:
+    before = host_footprint()
+    up = subprocess.Popen(
+        [*COMMAND, "lab", "up", "--nodes", "1", "--name", name],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert up.stderr is not None
+    for line in up.stderr:
+        if line.startswith(when):
+            break
+    up.send_signal(number)
+    said = up.stderr.read()
+    up.stderr.close()
+    assert up.wait(timeout=60) != 0
+    assert "Traceback" not in said, said
+    assert host.find(name) is None
+    assert host_footprint() == before
+
+
+def test_a_lab_has_something_to_play_with_and_says_how(name: str) -> None:
+    """The three commands that it prints, in one shell, as a person pastes them."""
+    done = command("lab", "up", "--name", name)
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert len(lines) == 3, done.stdout
+    assert "az " not in done.stdout
+    assert "kubectl" not in done.stdout
+    program = shlex.join(COMMAND)
+    script = "\n".join(line.replace("egress-gateway ", f"{program} ") for line in lines)
+    shell = subprocess.run(
+        ["bash", "-euc", f"{script}\n{program} lab status"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shell.returncode == 0, shell.stdout + shell.stderr
+    assert "✓ internet" in shell.stdout
+    assert "✗" not in shell.stdout
+    assert f"lab {name!r}" in shell.stdout, "the shell's commands mean the lab that it was given"
 
 
 @pytest.mark.usefixtures("foreground")

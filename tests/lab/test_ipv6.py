@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, VM_SIZE, World, is_ready
+from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, VM_SIZE, World, is_ready, until
 from tests.lab.test_bad_input import remove
 
 pytestmark = pytest.mark.root
 API = "2024-05-01"
+SGCS = "staticgatewayconfigurations"
 
 
 async def network(world: World, *prefixes: str, space: str = "") -> None:
@@ -83,6 +84,28 @@ async def condition(world: World, name: str, kind: str, status: str) -> dict[str
     return dict(found["status"])
 
 
+async def ipv6_is_verified_and_its_loss_is_told(world: World, name: str) -> None:
+    """Servers on the Internet are asked by IPv6 too; IPv4 alone would be in order."""
+
+    async def verified() -> bool:
+        status = (await world.kube.get(SGCS, name, namespace="default"))["status"]
+        return all(g.get("seenIpV6") == g["publicIpV6"] != "" for g in status["gateways"])
+
+    await until(verified, timeout=90, what="the Internet to see the IPv6 address")
+    await condition(world, name, "EgressVerified", "True")
+    (node,) = await world.nodes(pool="npsix")
+    await world.control.call("cut", node=node["metadata"]["name"], direction="internet6")
+    try:
+        status = await condition(world, name, "EgressVerified", "False")
+        (said,) = [c for c in status["conditions"] if c["type"] == "EgressVerified"]
+        (gateway,) = status["gateways"]
+        assert f"answers {gateway['publicIpV6']}" in said["message"]
+        assert gateway["seenIp"] == gateway["publicIp"]
+    finally:
+        await world.control.call("mend", node=node["metadata"]["name"])
+    await condition(world, name, "EgressVerified", "True")
+
+
 async def test_ipv6_leaves_from_its_prefix_or_is_held_back(world: World) -> None:
     await network(world, "2001:db8:24::/64", space="2001:db8:24::/56")
     await asyncio.gather(
@@ -107,6 +130,7 @@ async def test_ipv6_leaves_from_its_prefix_or_is_held_back(world: World) -> None
         assert [ip_address(a).version for a in addresses] == [4, 6]
         assert ip_address(await seen(world, "both", "-4")) in four
         assert ip_address(await seen(world, "both")) in prefix
+        await ipv6_is_verified_and_its_loss_is_told(world, "six")
         assert len(await start(world, "held", "four")) == 2
         assert await seen(world, "held", seconds="1") == ""
         assert ip_address(await seen(world, "held", "-4")) not in four

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,3 +197,46 @@ async def reasons(world: World, name: str) -> set[str]:
 
     found: set[str] = await until(look, timeout=_PATIENCE, what="the loss to be told")
     return found
+
+
+def told_of(line: str) -> set[str]:
+    """The addresses of a line of tcpdump, with and without a port."""
+    words = [word.rstrip(":") for word in line.split()]
+    return {*words, *(word.rpartition(".")[0] + "." for word in words)}
+
+
+async def test_a_hop_of_a_traced_pod_is_written_as_a_file_that_tcpdump_reads(
+    world: World, tmp_path: Path
+) -> None:
+    await configured(world, "heard")
+    pod, other = await world.deploy("heard", configuration="heard", replicas=2)
+    for name in (pod, other):
+        await becomes(world, name, "Connected")
+    endpoint = await world.kube.get("podendpoints", pod, namespace="default")
+    own = endpoint["spec"]["podIpAddress"]
+    sgc = await world.kube.get("staticgatewayconfigurations", "heard", namespace="default")
+    used = endpoint["status"]["gateway"]
+    (secondary,) = [g["secondaryIp"] for g in sgc["status"]["gateways"] if g["node"] == used]
+    for hop, address in (("tunnel", own), ("gateway", own), ("address", secondary)):
+        file = tmp_path / f"{hop}.pcap"
+        options = ("--pcap", hop, "--write", str(file), "--packets", "40", "--seconds", "60")
+        code, said = await command(world, "trace", pod, *options)
+        assert code == 0, said
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["tcpdump", "-nr", str(file)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = done.stdout.splitlines()
+        assert len(lines) == 40, (hop, lines)
+        # Beside what trace sends, the agent's own echoes to the gateway.
+        assert all({address, f"{address}."} & told_of(line) for line in lines), (hop, lines)
+        assert any(".3478" in line or ".19302" in line for line in lines), (hop, lines)
+    quiet = ("--pcap", "pod", "--seconds", "1", "--no-probe", "--write", str(tmp_path / "quiet"))
+    assert (await command(world, "trace", pod, *quiet))[0] == 0
+    assert (await command(world, "trace", pod, "--pcap", "azure"))[0] == 2
+    assert (await command(world, "trace", "nobody", "--pcap", "pod"))[0] == 1
+    await world.kube.delete("deployments", "heard", namespace="default")
+    await remove(world, "heard")

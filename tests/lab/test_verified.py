@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from egress_gateway_lab.apiserver.wire.client import KubeError
 from egress_gateway_lab.demo.world import World, until
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import remove
@@ -107,3 +108,27 @@ async def test_azure_that_rejects_the_credential_is_told_before_anything_needs_i
         timeout=180,
     )
     await remove(world, "expired")
+
+
+async def test_a_configuration_has_verify_targets_of_its_own(world: World) -> None:
+    await configured(world, "theirs")
+    await configured(world, "own")
+    target = {"spec": {"verifyTargets": ["198.51.100.31:3478"]}}
+    await world.kube.patch("staticgatewayconfigurations", "own", target, namespace="default")
+    await verified(world, "own", "True")
+    await verified(world, "theirs", "True")
+    # One that does not answer is told, of this configuration alone.
+    target = {"spec": {"verifyTargets": ["198.51.100.31:3477"]}}
+    await world.kube.patch("staticgatewayconfigurations", "own", target, namespace="default")
+    found = await verified(world, "own", "False")
+    said = {c["type"]: c for c in found["status"]["conditions"]}  # type: ignore[index]
+    assert "no server on the Internet answers" in said["EgressVerified"]["message"]
+    # It never answered, so no gateway is left for it: a slip of the pen is no outage.
+    code, text = await command(world, "status")
+    assert "NOT SERVING" not in text, text
+    assert code == 1
+    await verified(world, "theirs", "True")
+    bad = {"spec": {"verifyTargets": ["no port"]}}
+    with pytest.raises(KubeError, match="verifyTargets"):
+        await world.kube.patch("staticgatewayconfigurations", "own", bad, namespace="default")
+    await remove(world, "own", "theirs")

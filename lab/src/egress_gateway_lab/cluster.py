@@ -223,8 +223,8 @@ class Lab:
             await self.fabric.cut_internet(nic)
         elif direction == "tunnels":
             await self.fabric.cut_tunnels(nic)
-        elif direction == "large":
-            await self.fabric.cut(nic, inbound=False, outbound=False, large=True)
+        elif direction in ("large", "internet6"):
+            await self.fabric.cut(nic, inbound=False, outbound=False, **{direction: True})
         else:
             await self.fabric.cut(
                 nic,

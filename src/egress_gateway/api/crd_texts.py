@@ -162,6 +162,9 @@ RULES: Final[dict[type, tuple[CelRule, ...]]] = {
     ),
 }
 
+VERIFY_TARGET: Final = r"^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"
+"""``host:port``; an IPv6 address stands in brackets."""
+
 FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.StaticGatewayConfiguration: {
         "spec": Field("Which gateway nodes to use, and with which addresses."),
@@ -211,6 +214,13 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "connectionLog": Field(
             "Whether gateway nodes log a line for each connection that begins or ends, with time, "
             "pod, address, port and destination. For audits; off if not set."
+        ),
+        "verifyTargets": Field(
+            "STUN servers, as host:port, that verify this configuration's addresses. They must be "
+            "outside of the cluster's networks. Empty: the servers of the gateways' setting "
+            "verify_targets.",
+            {"maxItems": 8},
+            {"maxLength": 261, "pattern": VERIFY_TARGET},
         ),
         "startPolicy": Field(
             "What happens to a pod that gets no tunnel in time. Wait (the default): the pod does "
@@ -324,6 +334,7 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
             "true while pods move away from this gateway, because its address is about to change. "
             "It serves until it is no longer listed."
         ),
+        "seenIpV6": Field("The same of IPv6 traffic, beside publicIpV6.", _ADDRESS),
     },
     types.Condition: {
         "type": Field("Type of the condition, in CamelCase.", {"maxLength": 316}),
@@ -441,6 +452,8 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "staticGatewayConfiguration": Field("The configuration, as namespace/name.", _QUALIFIED),
         "expectedIp": Field("The expected public address.", _ADDRESS),
         "seenIp": Field("The address that servers see. Empty: no server answers.", _ADDRESS),
+        "expectedIpV6": Field("The expected public IPv6 address.", _ADDRESS),
+        "seenIpV6": Field("The IPv6 address that servers see. Empty: no server answers.", _ADDRESS),
         "largeLost": Field("Servers answer small packets, and full-size packets no longer."),
     },
     types.GatewayProblem: {

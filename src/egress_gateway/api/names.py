@@ -121,3 +121,8 @@ def asked_configuration(annotations: Mapping[str, str]) -> str:
     Cut to 256 characters: a name has at most 253, and what a pod's owner writes goes into log lines
     and Events."""
     return annotations.get(POD_ANNOTATION, "")[:256]
+
+
+def keys_namespace(chosen: str, system: str) -> str:
+    """Where the key Secrets are: ``keys.namespace`` of the chart, or else beside the components."""
+    return chosen or system

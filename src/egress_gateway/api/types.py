@@ -111,6 +111,9 @@ class StaticGatewayConfigurationSpec(_Struct, frozen=True):
     exclude_cidrs: list[str] = []
     connection_log: bool = False
     """Ours. Gateways log each connection (time, pod, address, port, destination), for audits."""
+    verify_targets: list[str] = []
+    """Ours. STUN servers, as host:port, that say what the Internet sees of this configuration;
+    empty: those of the gateways' settings."""
     start_policy: StartPolicy | Literal[""] = ""
     """Ours. What a pod does that gets no tunnel in time: ``Wait`` (the default) or start with
     everything ``HeldBack`` until it has one."""
@@ -144,6 +147,8 @@ class Gateway(_Struct, frozen=True):
     """What servers on the Internet see of IPv4 that leaves it; empty while none has answered."""
     leaving: bool = False
     """It serves until the status drops it, which is soon: its pods move to another one first."""
+    seen_ip_v6: str = ""
+    """The same of IPv6."""
 
 
 class KeyRotation(_Struct, frozen=True):
@@ -310,8 +315,15 @@ class SeenAddress(_Struct, frozen=True, omit_defaults=False):
     """The public address that it should be."""
     seen_ip: str = ""
     """Empty: no server answers."""
+    expected_ip_v6: str = ""
+    """The same of IPv6; empty where it is not carried, or no server was ever reached by it."""
+    seen_ip_v6: str = ""
     large_lost: bool = False
     """Servers that answered packets of full size answer only small ones now."""
+
+    @property
+    def as_expected(self) -> bool:
+        return (self.seen_ip, self.seen_ip_v6) == (self.expected_ip, self.expected_ip_v6)
 
 
 class GatewayProblem(_Struct, frozen=True):

@@ -13,7 +13,13 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
-from egress_gateway.api.crd_texts import GROUP, GROUP_CHARACTERS, NAME, NAME_CHARACTERS
+from egress_gateway.api.crd_texts import (
+    GROUP,
+    GROUP_CHARACTERS,
+    NAME,
+    NAME_CHARACTERS,
+    VERIFY_TARGET,
+)
 from egress_gateway.api.types import StaticGatewayConfigurationSpec
 
 PREFIX_SIZES: Final = range(28, 32)
@@ -61,7 +67,33 @@ def parse_prefix_id(text: str) -> PrefixId | None:
 
 def validate_spec(spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:
     """Every fault of ``spec``, in field order; empty if it is sound."""
-    return [*_names(spec), *_pool(spec), *_addresses(spec), *_cidrs(spec.exclude_cidrs)]
+    return [
+        *_names(spec),
+        *_pool(spec),
+        *_addresses(spec),
+        *_cidrs(spec.exclude_cidrs),
+        *_targets(spec.verify_targets),
+    ]
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """``stun.example.com:3478`` or ``[2001:db8::1]:3478``. Raises ``ValueError``."""
+    host, _, port = text.strip().rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not re.fullmatch(VERIFY_TARGET, text.strip()) or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is no host:port")
+    return bare, int(port)
+
+
+def _targets(targets: list[str]) -> list[InvalidField]:
+    problems = []
+    for index, text in enumerate(targets):
+        try:
+            host_and_port(text)
+        except ValueError as error:
+            field = f"spec.verifyTargets[{index}]"
+            problems.append(InvalidField(field, str(error), "write it as stun.example.com:3478"))
+    return problems
 
 
 def strange_character(text: str, strange: re.Pattern[str] = _STRANGE_NAME) -> str:

@@ -24,6 +24,10 @@ _COMMANDS: Final = {
         "egress_gateway.cli.diagnosis.check:check",
         "Look for what is amiss: codes, causes, fixes.",
     ),
+    "capture": (
+        "egress_gateway.cli.diagnosis.capture:command",
+        "Write packets of one hop as pcap; trace --pcap runs it.",
+    ),
     "controller": (
         "egress_gateway.cli.components:controller",
         "Run the controller: reconcile configurations with Azure.",

@@ -7,7 +7,7 @@ in service: address, port, key and gateways stay as reported until something bet
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -164,6 +164,7 @@ def _gateways(serving: Iterable[ServingGateway], known: Gateways) -> list[Gatewa
             secondary_ip_v6=str(gateway.secondary6) if gateway.secondary6 else "",
             public_ip_v6=str(gateway.public6) if gateway.public6 else "",
             seen_ip=known.seen[node].seen_ip if node in known.seen else "",
+            seen_ip_v6=known.seen[node].seen_ip_v6 if node in known.seen else "",
         )
         for gateway in serving
         if (node := known.nodes.get(gateway.provider_id.lower()))
@@ -272,8 +273,7 @@ def _verified(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> S
     before = conditions.find(status.conditions, conditions.EGRESS_VERIFIED)
     if not gateways.answered and (before is None or before.status == "Unknown"):
         return "Unknown", Reason.NOT_ANSWERED, "no verify target has answered any gateway"
-    found = {g.node: gateways.seen[g.node].seen_ip for g in asked}
-    wrong = [_sight(g, found[g.node]) for g in asked if found[g.node] != g.public_ip]
+    wrong = [words for g in asked for words in _sights(g, gateways.seen[g.node])]
     if wrong:
         return "False", Reason.NOT_VERIFIED, "; ".join(wrong)
     narrow = [g.node for g in asked if gateways.seen[g.node].large_lost]
@@ -284,10 +284,19 @@ def _verified(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> S
     return "True", Reason.VERIFIED, words
 
 
-def _sight(gateway: Gateway, seen: str) -> str:
-    if seen:
-        return f"{gateway.node}: the Internet sees {seen} in place of {gateway.public_ip}"
-    return f"{gateway.node}: no server on the Internet answers {gateway.public_ip}"
+def _sights(gateway: Gateway, found: SeenAddress) -> Iterator[str]:
+    """What is wrong with what the Internet sees. IPv6 that nobody ever answered is not judged, nor
+    what an agent has not heard of yet."""
+    ways = [(found.seen_ip, gateway.public_ip)]
+    if found.expected_ip_v6 == gateway.public_ip_v6:
+        ways.append((found.seen_ip_v6, gateway.public_ip_v6))
+    for seen, public in ways:
+        if seen == public:
+            continue
+        if seen:
+            yield f"{gateway.node}: the Internet sees {seen} in place of {public}"
+        else:
+            yield f"{gateway.node}: no server on the Internet answers {public}"
 
 
 def _ipv6(

@@ -33,7 +33,7 @@ from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.datapath.linux.notify import Watcher
 from egress_gateway.datapath.mtu import IPV6_MTU
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
-from egress_gateway.gateway.health.verified import Expected
+from egress_gateway.gateway.health.verified import Expected, own_servers
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.metrics import ConfigurationFigures, GatewayFigures
 from egress_gateway.gateway.peers.book import PeerBook
@@ -242,11 +242,18 @@ class GatewayAgent:
     def expected(self) -> dict[str, Expected]:
         """What each configuration's packets leave with, and what the Internet should see."""
         wanted = listed(self._configurations.values(), self._machine.name)
-        public = {one.name: one.public for one in wanted}
-        return {
-            name: Expected(secondary=one.secondary, public=public.get(name, ""))
-            for name, one in self._peers.served.items()
-        }
+        told = {one.name: one for one in wanted}
+        found = {}
+        for name, one in self._peers.served.items():
+            known = told.get(name)
+            found[name] = Expected(
+                secondary=one.secondary,
+                public=known.public if known else "",
+                secondary6=one.secondary6,
+                public6=known.public6 if known else "",
+                servers=own_servers(known.verify_targets) if known else (),
+            )
+        return found
 
     def figures(self) -> GatewayFigures:
         """What a scrape tells."""
@@ -273,9 +280,7 @@ class GatewayAgent:
             limited_pods=pods,
             limited_configurations=configurations,
             verified={
-                one.static_gateway_configuration: (
-                    one.seen_ip == one.expected_ip and not one.large_lost
-                )
+                one.static_gateway_configuration: one.as_expected and not one.large_lost
                 for one in self._report.reporter.verified
             },
             vetoes=tuple(

@@ -123,7 +123,9 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
         ),
     )
     connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
-    keystore = KeyStore(client, settings.keys_namespace or settings.system_namespace)
+    keystore = KeyStore(
+        client, names.keys_namespace(settings.keys_namespace, settings.system_namespace)
+    )
     agent = GatewayAgent(
         settings,
         machine,
@@ -181,14 +183,13 @@ def _internet(settings: Settings, agent: GatewayAgent) -> Internet | None:
     )
 
 
-def _verification(settings: Settings, agent: GatewayAgent, mtu: int) -> Verification | None:
-    if not settings.stun_servers:
-        return None
+def _verification(settings: Settings, agent: GatewayAgent, mtu: int) -> Verification:
     return Verification(
         settings.stun_servers,
         agent.expected,
         interval=settings.verify_interval,
         size=mtu - OVERHEAD_V4,
+        refused=settings.refused,
     )
 
 

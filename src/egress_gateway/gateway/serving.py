@@ -35,6 +35,7 @@ class Listed:
     public: str = ""
     """What the Internet sees of this node's address; empty if nothing else."""
     connection_log: bool = False
+    verify_targets: tuple[str, ...] = ()
     secondary6: str = ""
     """Empty: IPv6 is not carried."""
     public6: str = ""
@@ -79,6 +80,7 @@ def listed(objects: Iterable[StaticGatewayConfiguration], node: str) -> list[Lis
                 destinations=_destinations(sgc.spec),
                 public=entry.public_ip,
                 connection_log=sgc.spec.connection_log,
+                verify_targets=tuple(sgc.spec.verify_targets),
                 secondary6=entry.secondary_ip_v6,
                 public6=entry.public_ip_v6,
                 second=_second(sgc),

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from egress_gateway.api import names
+from egress_gateway.api.validation import host_and_port
 from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.gateway.reach import ProbeTarget
 from egress_gateway.service.settings import (
@@ -29,14 +30,6 @@ from egress_gateway.service.settings import (
 
 STUN_SERVERS: Final = ("stun.cloudflare.com:3478", "stun.l.google.com:19302")
 """Run by two operators, open to everybody."""
-
-
-def host_and_port(text: str) -> tuple[str, int]:
-    """``stun.example.com:3478``. Raises ``ValueError``."""
-    host, _, port = text.strip().rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is no host:port")
-    return host, int(port)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -139,7 +139,7 @@ def _same_for_pods(old: StaticGatewayConfiguration, new: StaticGatewayConfigurat
 
 
 def _bare(sgc: StaticGatewayConfiguration) -> StaticGatewayConfigurationStatus:
-    gateways = [replace(gateway, seen_ip="") for gateway in sgc.status.gateways]
+    gateways = [replace(gateway, seen_ip="", seen_ip_v6="") for gateway in sgc.status.gateways]
     return replace(sgc.status, gateways=gateways, pods=None, conditions=[], observed_generation=0)
 
 

@@ -20,3 +20,11 @@ class Bucket:
         self.level = max(0.0, self.level - (now - self.at) * self.rate) + 1
         self.at = now
         return max(0.0, self.level - self.burst) / self.rate
+
+    def take_now(self, now: float) -> bool:
+        """Takes one token if there is one."""
+        left = max(0.0, self.level - (now - self.at) * self.rate)
+        if left + 1 > self.burst:
+            return False
+        self.level, self.at = left + 1, now
+        return True

@@ -302,16 +302,16 @@ class Echoes:
 async def test_helm_test_tells_whether_all_is_at_work(lab: Operator) -> None:
     world = lab.world
     await configured(world, "healthy")
-    said = await lab.call("test", release.RELEASE, "--timeout", "180s", "--logs")
+    said = await lab.call("test", release.RELEASE, "--timeout", "180s")
     assert "Succeeded" in said
+    assert "leaves from" in said
     await world.configure("sick", {"gatewayNodepoolName": "nowhere"})
     await world.configuration_condition(
         "sick", lambda c: c["reason"] == "GatewayPoolNotFound", timeout=60
     )
     with pytest.raises(AssertionError, match="egress-gateway-test"):
         await lab.call("test", release.RELEASE, "--timeout", "180s")
-    # The pod of a test that failed stays for its log, until the next one.
-    await world.kube.delete("pods", "egress-gateway-test", namespace=SYSTEM)
+    assert await world.kube.find("pods", "egress-gateway-test", namespace=SYSTEM) is None
     await remove(world, "sick", "healthy")
 
 

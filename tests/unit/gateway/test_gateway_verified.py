@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, ip_address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from egress_gateway.api.types import SeenAddress
+from egress_gateway.api.validation import host_and_port
+from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.gateway import reach, stun
 from egress_gateway.datapath.gateway.reach import Answer, ProbeTarget
 from egress_gateway.datapath.linux.echo import checksum
-from egress_gateway.gateway.health.verified import Expected, Sight, Verification, judged, saw
-from egress_gateway.gateway.settings import host_and_port
+from egress_gateway.gateway.health.verified import (
+    Expected,
+    Sight,
+    Verification,
+    judged,
+    own_servers,
+    saw,
+)
 
 A, B = IPv4Address("10.0.0.8"), IPv4Address("10.0.0.9")
 GOOD, OTHER = ip_address("203.0.113.1"), ip_address("203.0.113.9")
@@ -30,7 +39,7 @@ def after(*rounds: list[object], expected: str = str(GOOD)) -> Sight:
 
 
 def reasons(sight: Sight) -> list[str]:
-    return [v.reason for v in judged(EXPECTED, {A: sight}, "x")]
+    return [v.reason for v in judged(EXPECTED, {A: sight})]
 
 
 def test_what_most_of_those_that_answer_say_counts() -> None:
@@ -51,7 +60,7 @@ def test_another_address_is_told_after_two_rounds() -> None:
     assert reasons(after([GOOD], [OTHER])) == []
     assert reasons(after([GOOD], [OTHER], [OTHER])) == ["AddressNotVerified"]
     assert reasons(after([GOOD], [OTHER], [GOOD], [OTHER])) == []
-    (veto,) = judged(EXPECTED, {A: after([OTHER], [OTHER])}, "x")
+    (veto,) = judged(EXPECTED, {A: after([OTHER], [OTHER])})
     assert "sees 203.0.113.9 in place of 203.0.113.1" in veto.message
 
 
@@ -93,7 +102,7 @@ def test_an_address_that_is_being_exchanged_is_no_strange_one() -> None:
     sight = after([GOOD])
     sight.round([GOOD], str(OTHER))
     assert sight.shown == ""
-    assert judged({"shop/a": Expected(secondary=A, public=str(OTHER))}, {A: sight}, "x") == []
+    assert judged({"shop/a": Expected(secondary=A, public=str(OTHER))}, {A: sight}) == []
     sight.round([OTHER], str(OTHER))
     assert sight.shown == str(OTHER)
 
@@ -101,7 +110,7 @@ def test_an_address_that_is_being_exchanged_is_no_strange_one() -> None:
 @pytest.mark.parametrize("public", ["", "203.0.113.77"])
 def test_nothing_is_judged_by_an_expectation_of_before(public: str) -> None:
     expected = {"shop/a": Expected(secondary=A, public=public)}
-    assert judged(expected, {A: after([GOOD], [], [])}, "x") == []
+    assert judged(expected, {A: after([GOOD], [], [])}) == []
 
 
 def test_a_server_has_one_word() -> None:
@@ -122,6 +131,78 @@ def test_the_report_names_who_was_asked() -> None:
         static_gateway_configuration="shop/a", expected_ip=str(GOOD), seen_ip=str(GOOD)
     )
     assert verification.seen == [told]
+
+
+A6, GOOD6 = IPv6Address("fd00::8"), IPv6Address("2001:db8::1")
+SERVER6 = ProbeTarget(IPv6Address("2001:db8:ffff::30"), 3478, stun=True)
+BOTH = {"shop/a": replace(EXPECTED["shop/a"], secondary6=A6, public6=str(GOOD6))}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "reason"),
+    [
+        ([[GOOD6]], ""),
+        ([[], [], []], ""),  # never answered: the cluster may have no IPv6 Internet
+        ([[GOOD6], [], []], "InternetUnreachable"),
+        ([[GOOD6], [ip_address("2001:db8::2")], [ip_address("2001:db8::2")]], "AddressNotVerified"),
+    ],
+)
+def test_ipv6_is_judged_as_ipv4_is(rounds: list[list[object]], reason: str) -> None:
+    sights: dict[IPAddress, Sight] = {A: after([GOOD]), A6: after(*rounds, expected=str(GOOD6))}
+    assert [v.reason for v in judged(BOTH, sights)] == ([reason] if reason else [])
+    both: dict[IPAddress, Sight] = {
+        A: after([GOOD], [], []),
+        A6: after([GOOD6], [], [], expected=str(GOOD6)),
+    }
+    assert len(judged(BOTH, both)) == 1, "one reason a configuration"
+
+
+def test_ipv6_is_reported_where_a_server_ever_answered_it() -> None:
+    verification = Verification([("s", 3478)], lambda: BOTH, interval=10.0)
+    verification._sights = {A: after([GOOD]), A6: after([], [], expected=str(GOOD6))}  # noqa: SLF001
+    (told,) = verification.seen
+    assert (told.seen_ip, told.expected_ip_v6, told.as_expected) == (str(GOOD), "", True)
+    lost = after([GOOD6], [], [], expected=str(GOOD6))
+    verification._sights = {A: after([GOOD]), A6: lost}  # noqa: SLF001
+    (told,) = verification.seen
+    assert (told.expected_ip_v6, told.seen_ip_v6, told.as_expected) == (str(GOOD6), "", False)
+
+
+def test_a_configurations_own_servers_count_for_it_alone_and_are_outside() -> None:
+    own = replace(EXPECTED["shop/a"], servers=(("mine.example.com", 1), ("inside", 2), ("meta", 3)))
+    refused = [ip_network("10.0.0.0/8")]
+    verification = Verification([("s", 3478)], dict, interval=10.0, refused=refused)
+    verification._resolved = {  # noqa: SLF001
+        ("s", 3478): (ip_address("198.51.100.1"),),
+        ("mine.example.com", 1): (ip_address("198.51.100.2"), ip_address("2001:db8::3")),
+        ("inside", 2): (ip_address("10.0.0.7"),),
+        ("meta", 3): (ip_address("169.254.169.254"), ip_address("::1")),
+    }
+    targets = verification._targets  # noqa: SLF001
+    assert [str(t.address) for t in targets(own)] == ["198.51.100.2", "2001:db8::3"]
+    assert [str(t.address) for t in targets(EXPECTED["shop/a"])] == ["198.51.100.1"]
+    assert own_servers(["[2001:db8::1]:99", "nonsense"]) == (("2001:db8::1", 99),)
+
+
+@given(st.integers(0, 2**40), st.ip_addresses(v=6))
+@example(0, ip_address("2001:db8::1"))
+def test_a_question_by_ipv6_is_answered_with_what_was_seen(
+    number: int, address: IPv6Address
+) -> None:
+    packet = reach.question(A6, SERVER6, number, size=1200)
+    assert (packet[0] >> 4, packet[6], len(packet)) == (6, 17, 1200)
+    ours, theirs, length, _ = struct.unpack_from("!HHHH", packet, 40)
+    assert (theirs, length) == (3478, len(packet) - 40)
+    pseudo = packet[8:40] + struct.pack("!IHBB", length, 0, 0, 17)  # RFC 8200, section 8.1
+    assert checksum(pseudo + packet[40:]) in (0, 0xFFFF)
+    answer = stun.response(packet[48:], address, ours)
+    assert answer is not None
+    back = packet[:8] + packet[24:40] + packet[8:24]
+    back += struct.pack("!HHHH", theirs, ours, 8 + len(answer), 0) + answer
+    assert reach.parse(back) == Answer(A6, SERVER6, ours, 0, address)
+    for cut in range(0, len(back), 7):
+        reach.parse(back[:cut])
+    assert reach.parse(back[:6] + b"\x2c" + back[7:]) is None, "a fragment"
 
 
 @given(st.integers(0, 2**40), st.ip_addresses(v=4))

@@ -16,10 +16,13 @@ from tests.unit.tools.test_metrics_page import EVERY
 
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "deploy/chart/static-egress-gateway/files"
+BOTH = ("alerts.yaml", "slo.yaml")
 RULES: list[dict[str, Any]] = [
     rule
-    for group in yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"]
+    for file in BOTH
+    for group in yaml.safe_load((FILES / file).read_text())["groups"]
     for rule in group["rules"]
+    if "alert" in rule
 ]
 DASHBOARD = json.loads((FILES / "dashboard.json").read_text())
 
@@ -60,9 +63,10 @@ def test_a_panel_has_metrics_that_exist(panel: dict[str, Any]) -> None:
 
 
 @needs_promtool
-def test_promtool_finds_no_fault() -> None:
+@pytest.mark.parametrize("file", BOTH)
+def test_promtool_finds_no_fault(file: str) -> None:
     done = subprocess.run(
-        ["promtool", "check", "rules", str(FILES / "alerts.yaml")],
+        ["promtool", "check", "rules", str(FILES / file)],
         capture_output=True,
         text=True,
         check=False,
@@ -117,6 +121,76 @@ def test_alerts_whose_fault_a_lab_cannot_make_fire_when_they_should(tmp_path: Pa
     """64,000 connections, fifteen minutes of throttling."""
     play = tmp_path / "play.yaml"
     play.write_text(PLAYED.format(rules=FILES / "alerts.yaml"))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(play)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+BURNS = """
+rule_files: [{rules}]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      # Half of the pods for 20 minutes, then none.
+      - series: 'egress_gateway_node_pods{{namespace="shop",configuration="a",state="Connected"}}'
+        values: '10x30 5x19 10x400'
+      - series: 'egress_gateway_node_pods{{namespace="shop",configuration="a",state="Lost"}}'
+        values: '0x30 5x19 0x400'
+      # No pod is connected, and no series says 0; later they are gone.
+      - series: 'egress_gateway_node_pods{{namespace="shop",configuration="b",state="Lost"}}'
+        values: '_x60 3x60 _x300'
+      # One gateway of two that nobody sees moves pods, and costs nothing; both do.
+      - series: 'egress_gateway_address_verified{{namespace="shop",configuration="c",node="g1"}}'
+        values: '1x30 0x300'
+      - series: 'egress_gateway_address_verified{{namespace="shop",configuration="c",node="g2"}}'
+        values: '1x150 0x200'
+      # 0.4 %: slow, for a day.
+      - series: 'egress_gateway_node_pods{{namespace="shop",configuration="d",state="Connected"}}'
+        values: '996x3000'
+      - series: 'egress_gateway_node_pods{{namespace="shop",configuration="d",state="Waiting"}}'
+        values: '4x3000'
+      - series: 'egress_gateway_node_attach_failures_total'
+        values: '0x100 0+10x60 600x400'
+      - series: 'egress_gateway_node_attach_seconds_count'
+        values: '0+10x600'
+    promql_expr_test:
+      - {{expr: "configuration:egress_lost:ratio{{configuration='a'}}", eval_time: 35m,
+          exp_samples: [{{labels: "configuration:egress_lost:ratio{{namespace='shop',
+          configuration='a'}}", value: 0.5}}]}}
+      - {{expr: "configuration:egress_lost:ratio{{configuration='c'}}", eval_time: 100m,
+          exp_samples: [{{labels: "configuration:egress_lost:ratio{{namespace='shop',
+          configuration='c'}}", value: 0}}]}}
+    alert_rule_test:
+      - {{eval_time: 29m, alertname: EgressBudgetBurnsFast, exp_alerts: []}}
+      - {{eval_time: 45m, alertname: EgressBudgetBurnsFast, exp_alerts: [{a}]}}
+      # The outage of a is over, though the hours are still bad ones: the short windows let go.
+      - {{eval_time: 85m, alertname: EgressBudgetBurnsFast, exp_alerts: [{b}]}}
+      - {{eval_time: 200m, alertname: EgressBudgetBurnsFast, exp_alerts: [{c}]}}
+      - {{eval_time: 1600m, alertname: EgressBudgetBurnsSlowly, exp_alerts: [{d}]}}
+      - {{eval_time: 99m, alertname: EgressAttachBudgetBurnsFast, exp_alerts: []}}
+      - eval_time: 130m
+        alertname: EgressAttachBudgetBurnsFast
+        exp_alerts:
+          - exp_labels: {{severity: critical}}
+            exp_annotations: {{summary: "annotated pods are told to wait at their start, more than 6
+              times as fast as the objective allows"}}
+"""
+
+
+@needs_promtool
+def test_a_budget_that_burns_is_told_by_how_fast_it_burns(tmp_path: Path) -> None:
+    def of(name: str, severity: str, times: int) -> str:
+        summary = (
+            f"shop/{name} loses egress, more than {times} times as fast as the objective allows"
+        )
+        labels = {"severity": severity, "namespace": "shop", "configuration": name}
+        return json.dumps({"exp_labels": labels, "exp_annotations": {"summary": summary}})
+
+    play = tmp_path / "play.yaml"
+    told = {name: of(name, "critical", 6) for name in "abc"} | {"d": of("d", "warning", 1)}
+    play.write_text(BURNS.format(rules=FILES / "slo.yaml", **told))
     done = subprocess.run(
         ["promtool", "test", "rules", str(play)], capture_output=True, text=True, check=False
     )

@@ -109,11 +109,11 @@ helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 
-{{/* What of `helm test` failed stays, to be read. */}}
+{{/* Nothing of `helm test` stays: what it has to say, Helm prints. */}}
 {{- define "seg.testHook" -}}
 helm.sh/hook: test
 helm.sh/hook-weight: {{ . | quote }}
-helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
 
 {{/* The newest version of MutatingAdmissionPolicy that the cluster serves; empty: none. */}}

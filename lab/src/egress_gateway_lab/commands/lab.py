@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from egress_gateway_lab.commands.running import (
     name_suffix,
     output_option,
 )
+
+if TYPE_CHECKING:
+    from egress_gateway_lab.demo.setup import Playground
 
 
 class _Lab(click.Group):
@@ -90,6 +93,7 @@ def demo(output: str, keep: bool, kubernetes: str) -> None:
 @kubernetes_option
 @checkout_option
 @click.option("--empty", is_flag=True, help="Only Azure: no resource group, no cluster.")
+@click.option("--bare", is_flag=True, help="Only the cluster: no gateway pool, no app.")
 @click.option(
     "--nodes",
     type=click.IntRange(1, 50),
@@ -103,16 +107,24 @@ def demo(output: str, keep: bool, kubernetes: str) -> None:
     help="Keep Azure's resources in this file, and begin with those that it holds.",
 )
 def up(
-    name: str, output: str, kubernetes: str, empty: bool, nodes: int, state: Path | None
+    name: str,
+    output: str,
+    kubernetes: str,
+    empty: bool,
+    bare: bool,
+    nodes: int,
+    state: Path | None,
 ) -> None:
-    """Start a lab that stays: resource group, AKS-like cluster, kubeconfig."""
+    """Start a lab that stays: an AKS-like cluster with a gateway pool and an app that uses it."""
     from egress_gateway_lab.demo.setup import bring_up
 
+    if empty and bare:
+        raise click.UsageError("--empty and --bare exclude each other")
     _terminate_as_interrupt()
-    handle = _guarded(
+    handle, playground = _guarded(
         bring_up(
             name,
-            empty=empty,
+            content="azure" if empty else "cluster" if bare else "app",
             nodes=nodes,
             state=state,
             kubernetes=kubernetes,
@@ -122,8 +134,22 @@ def up(
     if output == "json":
         click.echo(json.dumps(_describe(handle)))
     else:
-        click.echo(f"lab {name!r} is up. Point this shell at it:")
-        click.echo(f'  eval "$(egress-gateway lab env{name_suffix(name)})"')
+        click.echo(f"lab {name!r} is up. Next:")
+        for line in _next(name, playground):
+            click.echo(f"  {line}")
+
+
+def _next(name: str, playground: Playground | None) -> list[str]:
+    """Three commands that need neither kubectl nor az, in the order in which a person wants them.
+    The first names the lab for the others."""
+    lines = [f'eval "$(egress-gateway lab env{name_suffix(name)})"']
+    if playground is None:
+        return lines
+    return [
+        *lines,
+        f"egress-gateway trace {playground.pod}   # how its packets come to {playground.prefix}",
+        f"egress-gateway lab cut {playground.gateway}   # and: egress-gateway status; lab mend",
+    ]
 
 
 @lab.command()
@@ -214,7 +240,7 @@ def list_labs() -> None:
 @click.argument("node")
 @click.option(
     "--direction",
-    type=click.Choice(["both", "inbound", "outbound", "internet", "tunnels", "large"]),
+    type=click.Choice(["both", "inbound", "outbound", "internet", "internet6", "tunnels", "large"]),
     default="both",
 )
 def cut(name: str, node: str, direction: str) -> None:
@@ -251,11 +277,13 @@ def _describe(handle: host.LabHandle) -> dict[str, Any]:
 
 
 def _guarded(work: Any) -> Any:
+    from egress_gateway_lab.apiserver.wire.client import KubeError
     from egress_gateway_lab.azure.client import RequestFailed
+    from egress_gateway_lab.demo.report import StepFailed
 
     try:
         return asyncio.run(work)
-    except (host.LabError, RequestFailed, OSError) as error:
+    except (host.LabError, RequestFailed, KubeError, StepFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 

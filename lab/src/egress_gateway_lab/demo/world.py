@@ -11,7 +11,7 @@ import base64
 import ssl
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -287,6 +287,23 @@ class World:
             "spec": spec,
         }
         await self.kube.apply(document, resource=_SGCS)
+
+    async def provide(self, name: str, pool: str, *, exclude: Sequence[str] = ()) -> str:
+        """A ready configuration with a prefix of its own, ``pip-NAME``, as a person brings one with
+        ``az``; returns its addresses."""
+        made = await self.create_prefix(f"pip-{name}", length=30)
+        scope = self.prefix_id(f"pip-{name}")
+        cluster = await self.arm.get(self.cluster_id, "2026-06-01")
+        await self.grant(cluster["identity"]["principalId"], NETWORK_CONTRIBUTOR, scope)
+        spec: dict[str, Any] = {"gatewayNodepoolName": pool, "publicIpPrefixId": scope}
+        if exclude:
+            spec["excludeCidrs"] = list(exclude)
+        await self.configure(name, spec)
+        await self.configuration_condition(
+            name, lambda c: c["type"] == "Ready" and c["status"] == "True", timeout=60
+        )
+        prefix: str = made["properties"]["ipPrefix"]
+        return prefix
 
     async def configuration_condition(
         self, name: str, accept: Callable[[dict[str, Any]], bool], *, timeout: float

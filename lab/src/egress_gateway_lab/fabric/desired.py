@@ -80,6 +80,8 @@ class Cut:
     large: bool = False
     """What it sends to the Internet in packets above 1,400 bytes, as a way that drops them in
     silence does."""
+    internet6: bool = False
+    """The Internet by IPv6 alone."""
 
 
 @dataclass(frozen=True, slots=True)

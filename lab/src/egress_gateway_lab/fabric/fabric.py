@@ -182,11 +182,12 @@ class Fabric:
         internet: bool = False,
         tunnels: bool = False,
         large: bool = False,
+        internet6: bool = False,
     ) -> None:
         """Drops the NIC's packets: to the machine, from it, or only those that go to or come
-        from the Internet, those of WireGuard to it, or large ones to the Internet. Replaces an
+        from the Internet (by IPv6), those of WireGuard to it, or large ones. Replaces an
         earlier cut of the NIC."""
-        self._cuts[nic_id.lower()] = Cut(inbound, outbound, internet, tunnels, large)
+        self._cuts[nic_id.lower()] = Cut(inbound, outbound, internet, tunnels, large, internet6)
         await self.settle()
 
     async def cut_internet(self, nic_id: str) -> None:

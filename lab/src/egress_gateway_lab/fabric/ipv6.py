@@ -111,9 +111,13 @@ def table6(
         side: _elements(
             f'"{ports[nic].link}"'
             for nic, one in cuts.items()
-            if nic in ports and getattr(one, side)
+            if nic in ports and any(getattr(one, name) for name in names)
         )
-        for side in ("inbound", "outbound", "internet")
+        for side, names in {
+            "inbound": ("inbound",),
+            "outbound": ("outbound",),
+            "internet": ("internet", "internet6"),
+        }.items()
     }
     neighbours = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept"
     return f"""

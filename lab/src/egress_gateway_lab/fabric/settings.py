@@ -67,8 +67,16 @@ INTERNET: Final = SiteSettings(
             Host(address=IPv4Address("198.51.100.20") + n, names=(f"probe{n}.lab.example",))
             for n in range(4)
         ),
-        Host(address=IPv4Address("198.51.100.30"), names=("stun.cloudflare.com",)),
-        Host(address=IPv4Address("198.51.100.31"), names=("stun.l.google.com",)),
+        Host(
+            address=IPv4Address("198.51.100.30"),
+            names=("stun.cloudflare.com",),
+            address6=IPv6Address("2001:db8:ffff::30"),
+        ),
+        Host(
+            address=IPv4Address("198.51.100.31"),
+            names=("stun.l.google.com",),
+            address6=IPv6Address("2001:db8:ffff::31"),
+        ),
     ),
     near6=IPv6Interface("2001:db8:ffff:1::1/64"),
 )

@@ -29,6 +29,7 @@ from egress_gateway.cli.bundle.redact import LEAST, SECRET_NAME, Redactor
 from egress_gateway.cli.diagnosis import check, status
 from egress_gateway.cli.diagnosis.findings import findings, misspelt
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
+from egress_gateway.cli.once import Lists
 from egress_gateway.kube import config, resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
@@ -63,11 +64,13 @@ class Collected:
 
 
 class Collector:
-    """``files`` yields the bundle's files, one by one. ``unseen`` grows meanwhile."""
+    """``files`` yields the bundle's files, one by one. ``unseen`` grows meanwhile. ``facts`` were
+    read from ``lists`` too, so that nothing is read twice."""
 
     def __init__(
         self,
         client: Client,
+        lists: Lists,
         facts: Facts,
         *,
         namespace: str | None,
@@ -76,6 +79,7 @@ class Collector:
         credentials: Iterable[str],
     ) -> None:
         self._client = client
+        self._lists = lists
         self._facts = facts
         self._namespace = namespace
         self._system = system
@@ -123,7 +127,7 @@ class Collector:
         self, kind: Resource[Any], namespace: str | None, labels: str | None = None
     ) -> list[Object]:
         where = f" in {namespace}" if namespace else ""
-        reading = self._client.list(kind.untyped(), namespace, labels=labels)
+        reading = self._lists.list(kind.untyped(), namespace, labels=labels)
         page = await self._tried(f"{kind.kind}s{where}", reading)
         if page is None:
             return []

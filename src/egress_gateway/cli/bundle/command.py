@@ -22,6 +22,7 @@ import click
 from egress_gateway.cli import cluster, options
 from egress_gateway.cli.bundle.collect import Collector, credentials
 from egress_gateway.cli.diagnosis.status import read
+from egress_gateway.cli.once import Once
 
 _README: Final = """\
 What `egress-gateway bundle` found, for a ticket. Nothing was changed.
@@ -104,9 +105,11 @@ async def _fill(
 ) -> list[str]:
     """Writes everything to ``archive``; what could not be read."""
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
-        facts = await read(client, namespace, system)
+        lists = Once(client)
+        facts = await read(lists, namespace, system)
         collector = Collector(
             client,
+            lists,
             facts,
             namespace=namespace,
             system=system,

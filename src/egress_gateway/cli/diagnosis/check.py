@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -22,6 +25,15 @@ from egress_gateway.cli.diagnosis.status import read
 @options.system_namespace
 @click.option("--pre", is_flag=True, help="Look for what would be in the way of an installation.")
 @click.option("--here", is_flag=True, help="With --pre: look at this machine, a node, as root.")
+@click.option(
+    "--azure-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --pre: ask Azure too, as this azure.json of the controller says.",
+)
+@click.option("--as-me", is_flag=True, help="Ask Azure with your own sign-in of az instead.")
+@click.option(
+    "--prefix", "prefixes", multiple=True, help="Id of a public IP prefix that you will bring."
+)
 def check(
     kubeconfig: str | None,
     namespace: str | None,
@@ -29,12 +41,15 @@ def check(
     system_namespace: str,
     pre: bool,
     here: bool,
+    **azure: Any,
 ) -> None:
     """Look for what is amiss. Exit 1 when something is."""
     if here and not pre:
         raise click.UsageError("--here goes with --pre")
+    if any(azure.values()) and not (pre and azure["azure_config"]):
+        raise click.UsageError("--azure-config goes with --pre, the others with --azure-config")
     found, unseen = asyncio.run(
-        _before(kubeconfig, system_namespace, here=here)
+        _before(kubeconfig, system_namespace, here=here, **azure)
         if pre
         else _now(kubeconfig, namespace, system_namespace)
     )
@@ -55,7 +70,13 @@ async def _now(
 
 
 async def _before(
-    kubeconfig: str | None, system: str, *, here: bool
+    kubeconfig: str | None,
+    system: str,
+    *,
+    here: bool,
+    azure_config: Path | None,
+    as_me: bool,
+    prefixes: Sequence[str],
 ) -> tuple[list[Finding], list[str]]:
     # The data path's libraries: nobody else needs them here.
     from egress_gateway.cli.diagnosis import preflight, surroundings
@@ -64,7 +85,14 @@ async def _before(
         return preflight.on_machine(await surroundings.machine()), []
     facts, unseen = await surroundings.read(kubeconfig, system)
     machines = "kernels, CNI folders and MTUs of nodes: run check --pre --here there"
-    return preflight.before(facts), [*unseen, machines]
+    found = preflight.before(facts)
+    if azure_config is None:
+        return found, [*unseen, machines, "Azure: --azure-config names where it is"]
+    from egress_gateway.cli.diagnosis.azure import before_azure
+    from egress_gateway.cli.diagnosis.azure_look import look
+
+    seen, hidden = await look(azure_config, prefixes, as_me=as_me)
+    return [*found, *before_azure(seen)], [*unseen, *hidden, machines]
 
 
 def text(found: list[Finding], unseen: list[str]) -> str:

@@ -65,6 +65,11 @@ TITLES: Final = {
     "EG412": "nftables does not work",
     "EG413": "the MTU is too small",
     "EG414": "the CNI chain cannot take the plugin",
+    "EG420": "Azure does not take the credential",
+    "EG421": "a right in Azure is missing",
+    "EG422": "the quota of public addresses is too small",
+    "EG423": "a subnet has too few free addresses",
+    "EG424": "a public IP prefix cannot be used",
 }
 
 

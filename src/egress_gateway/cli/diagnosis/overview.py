@@ -9,7 +9,8 @@ read; that never counts as good.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -114,12 +115,30 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarize(facts: Facts, now: datetime.datetime) -> Overview:
-    """``now`` with a time zone, as heartbeats have one."""
-    agents = None if facts.gateways is None else {g.metadata.name: g for g in facts.gateways}
+    """``now`` with a time zone, as heartbeats have one. Time grows with the number of objects, and
+    not with configurations times pods."""
+    agents = (
+        None if facts.gateways is None else {g.metadata.name: _Agent(g) for g in facts.gateways}
+    )
     nodes = None if facts.nodes is None else {n.metadata.name: n for n in facts.nodes}
+    endpoints: dict[Key, list[PodEndpoint]] = defaultdict(list)
+    for endpoint in facts.endpoints or ():
+        named = endpoint.spec.static_gateway_configuration
+        endpoints[endpoint.metadata.namespace, named].append(endpoint)
+    pods: dict[Key, list[Pod]] = defaultdict(list)
+    for pod in facts.pods or ():
+        if asked := pod.metadata.annotations.get(names.POD_ANNOTATION):
+            pods[pod.metadata.namespace, asked].append(pod)
     return Overview(
         configurations=[
-            _configuration(sgc, facts, agents, nodes, now)
+            _configuration(
+                sgc,
+                None if facts.endpoints is None else endpoints[_key(sgc)],
+                pods[_key(sgc)],
+                agents,
+                nodes,
+                now,
+            )
             for sgc in sorted(facts.configurations, key=_name)
         ],
         components=list(facts.components),
@@ -127,31 +146,48 @@ def summarize(facts: Facts, now: datetime.datetime) -> Overview:
     )
 
 
+Key = tuple[str, str]
+"""A configuration's namespace and name."""
+
+
+class _Agent:
+    """What a gateway's agent reports, by configuration."""
+
+    def __init__(self, status: GatewayStatus) -> None:
+        self.heartbeat = status.spec.heartbeat
+        self.vetoes = status.spec.vetoes
+        self.problems: dict[str, str] = {}
+        for problem in status.spec.problems:
+            # Of IPv6 alone: IPv4 is served. The condition ``IPv6Ready`` tells of it.
+            if problem.reason != Reason.GATEWAY_WITHOUT_IPV6:
+                self.problems.setdefault(problem.static_gateway_configuration, problem.message)
+        self.served = {
+            r.static_gateway_configuration for r in status.spec.ready_gateway_configurations
+        }
+
+
+def _key(sgc: StaticGatewayConfiguration) -> Key:
+    return sgc.metadata.namespace, sgc.metadata.name
+
+
 def _name(sgc: StaticGatewayConfiguration) -> str:
-    return f"{sgc.metadata.namespace}/{sgc.metadata.name}"
+    return "/".join(_key(sgc))
 
 
 def _configuration(
     sgc: StaticGatewayConfiguration,
-    facts: Facts,
-    agents: Mapping[str, GatewayStatus] | None,
+    attached: Sequence[PodEndpoint] | None,
+    pods: Sequence[Pod],
+    agents: Mapping[str, _Agent] | None,
     nodes: Mapping[str, Node] | None,
     now: datetime.datetime,
 ) -> ConfigurationView:
     condition = find(sgc.status.conditions, READY)
     gateways = [_gateway(_name(sgc), g, agents, nodes, now) for g in sgc.status.gateways]
-    endpoints = sorted(
-        (
-            e
-            for e in facts.endpoints or ()
-            if e.metadata.namespace == sgc.metadata.namespace
-            and e.spec.static_gateway_configuration == sgc.metadata.name
-        ),
-        key=lambda e: e.pod_name,
-    )
-    attached = None if facts.endpoints is None else [e.pod_name for e in endpoints]
+    endpoints = sorted(attached or (), key=lambda e: e.pod_name)
+    known = None if attached is None else {e.pod_name for e in endpoints}
     lost = [_lost(e) for e in endpoints if e.status.state in ("Lost", "Waiting")]
-    troubled = [*lost, *_troubled(sgc, facts.pods or (), attached)]
+    troubled = [*lost, *_troubled(pods, known)]
     ready = condition is not None and condition.status == "True"
     serving = sum(g.serving for g in gateways)
     reason, message = (
@@ -188,7 +224,7 @@ def _configuration(
 def _gateway(
     name: str,
     gateway: Gateway,
-    agents: Mapping[str, GatewayStatus] | None,
+    agents: Mapping[str, _Agent] | None,
     nodes: Mapping[str, Node] | None,
     now: datetime.datetime,
 ) -> GatewayView:
@@ -206,7 +242,7 @@ def _gateway(
 def _why_not(
     name: str,
     node: str,
-    agents: Mapping[str, GatewayStatus] | None,
+    agents: Mapping[str, _Agent] | None,
     nodes: Mapping[str, Node] | None,
     now: datetime.datetime,
 ) -> tuple[str, str] | None:
@@ -221,25 +257,17 @@ def _why_not(
     agent = agents.get(node)
     if agent is None:
         return "NoAgent", "no gateway agent has reported from this node"
-    silent = _silence(agent.spec.heartbeat, now)
+    silent = _silence(agent.heartbeat, now)
     if silent > SILENT_AFTER:
         return "AgentSilent", f"its agent was last heard from {silent:.0f} s ago"
-    veto = next((v for v in agent.spec.vetoes if _concerns(v, name)), None)
+    veto = next((v for v in agent.vetoes if _concerns(v, name)), None)
     if veto:
         return veto.reason, veto.message
-    problem = next(
-        (
-            p.message
-            for p in agent.spec.problems
-            # Of IPv6 alone: IPv4 is served. The condition ``IPv6Ready`` tells of it.
-            if p.static_gateway_configuration == name and p.reason != Reason.GATEWAY_WITHOUT_IPV6
-        ),
-        None,
-    )
+    problem = agent.problems.get(name)
     if problem is not None:
         return "Problem", problem
-    listed = {r.static_gateway_configuration for r in agent.spec.ready_gateway_configurations}
-    return None if name in listed else ("NotServing", "its agent does not list the configuration")
+    served = name in agent.served
+    return None if served else ("NotServing", "its agent does not list the configuration")
 
 
 def _concerns(veto: GatewayVeto, name: str) -> bool:
@@ -272,14 +300,10 @@ def _lost(endpoint: PodEndpoint) -> PodView:
     return PodView(pod=endpoint.pod_name, reason=told.reason, message=f"{told.message}{since}")
 
 
-def _troubled(
-    sgc: StaticGatewayConfiguration, pods: Iterable[Pod], attached: Sequence[str] | None
-) -> Iterable[PodView]:
-    """Pods that ask for ``sgc`` and have no endpoint; ``attached`` None: unknown."""
+def _troubled(pods: Iterable[Pod], attached: Container[str] | None) -> Iterable[PodView]:
+    """Of ``pods``, which ask for one configuration, those without an endpoint; ``attached`` None:
+    unknown."""
     for pod in sorted(pods, key=lambda p: p.metadata.name):
-        asked = pod.metadata.annotations.get(names.POD_ANNOTATION)
-        if pod.metadata.namespace != sgc.metadata.namespace or asked != sgc.metadata.name:
-            continue
         if pod.finished or attached is None or pod.metadata.name in attached:
             continue
         if pod.spec.host_network:

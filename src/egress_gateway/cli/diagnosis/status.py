@@ -33,6 +33,7 @@ from egress_gateway.kube.errors import Forbidden, NotFound, Unauthorized
 from egress_gateway.kube.resources import Resource, Untyped
 
 if TYPE_CHECKING:
+    from egress_gateway.cli.once import Lists
     from egress_gateway.kube.client import Client
 
 T = TypeVar("T")
@@ -92,7 +93,7 @@ async def _look(client: Client, namespace: str | None, system: str) -> Facts:
         return await read(client, namespace, system)
 
 
-async def read(client: Client, namespace: str | None, system: str) -> Facts:
+async def read(client: Lists, namespace: str | None, system: str) -> Facts:
     """What there is to see with these rights. Raises ``ApiError``."""
     unseen: list[str] = []
 
@@ -108,13 +109,13 @@ async def read(client: Client, namespace: str | None, system: str) -> Facts:
     async def items(resource: Resource[T], where: str | None) -> Sequence[T]:
         return (await client.list(resource, namespace=where)).items
 
-    configurations, endpoints, gateways, nodes, pods, components = await asyncio.gather(
+    configurations, endpoints, gateways, nodes, pods, workloads = await asyncio.gather(
         items(resources.SGCS, namespace),
         visible("PodEndpoints", items(resources.POD_ENDPOINTS, namespace)),
         visible("GatewayStatuses", items(resources.GATEWAY_STATUSES, system)),
         visible("Nodes", items(resources.NODES, None)),
         visible("Pods", items(resources.PODS, namespace)),
-        visible(f"components in {system}", _components(client, system)),
+        visible(f"components in {system}", components(client, system)),
     )
     return Facts(
         configurations=configurations,
@@ -122,12 +123,12 @@ async def read(client: Client, namespace: str | None, system: str) -> Facts:
         gateways=gateways,
         nodes=nodes,
         pods=pods,
-        components=components or (),
+        components=workloads or (),
         unseen=sorted(unseen),
     )
 
 
-async def _components(client: Client, namespace: str) -> list[ComponentView]:
+async def components(client: Lists, namespace: str) -> list[ComponentView]:
     """Our Deployments and DaemonSets, by the label that the chart gives them."""
     found: list[ComponentView] = []
     for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS):

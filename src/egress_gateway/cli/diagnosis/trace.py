@@ -8,6 +8,7 @@ import datetime
 import ipaddress
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import click
@@ -15,6 +16,8 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.cli import cluster, options
+from egress_gateway.cli.diagnosis import pcap
+from egress_gateway.cli.diagnosis.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
 from egress_gateway.cli.diagnosis.hops import (
     Hop,
     IPAddress,
@@ -27,12 +30,14 @@ from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.status import read
 from egress_gateway.cli.proof.answers import Asked, Round
 from egress_gateway.kube.client import Client
-from egress_gateway.kube.errors import ApiError
-from egress_gateway.kube.resources import CONFIG_MAPS, DAEMON_SETS, PODS
+from egress_gateway.kube.errors import ApiError, Forbidden
+from egress_gateway.kube.resources import CONFIG_MAPS, DAEMON_SETS, PODS, Pod
 
 _TARGETS: Final = "EGRESS_GATEWAY_VERIFY_TARGETS"
 _PUBLIC: Final = ("stun.cloudflare.com:3478", "stun.l.google.com:19302")
 """The gateway agents' default (``gateway.settings``), which needs libraries of its own."""
+_CAPTURE: Final = 90.0
+"""Seconds for the longest capture, and its way through the API server."""
 _SIGNS: Final = {"good": ("✓", "green"), "bad": ("✗", "red"), "unknown": ("?", "yellow")}
 
 
@@ -47,6 +52,29 @@ _SIGNS: Final = {"good": ("✓", "green"), "bad": ("✗", "red"), "unknown": ("?
     default=True,
     help="Send packets as the pod, small and of full size, through its node's agent (default).",
 )
+@click.option(
+    "--pcap",
+    "hop",
+    metavar="HOP",
+    help=f"Write the packets of this hop to a file: {', '.join(pcap.HOPS)}.",
+)
+@click.option(
+    "--write",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="That file. Default: POD-HOP.pcap here; -: standard output.",
+)
+@click.option("--seconds", type=SECONDS, default=10.0, show_default=True, help="Of the capture.")
+@click.option(
+    "--packets", type=PACKETS, default=1000, show_default=True, help="At most; and 10 MiB."
+)
+@click.option(
+    "--snaplen",
+    type=click.IntRange(64, SNAPLEN),
+    default=HEADERS,
+    show_default=True,
+    help="Bytes that are kept of each packet.",
+)
 @click.argument("pod")
 @click.argument("destination", required=False)
 def trace(
@@ -55,13 +83,27 @@ def trace(
     output: str,
     system_namespace: str,
     send: bool,
+    hop: str | None,
+    file: Path | None,
     pod: str,
     destination: str | None,
+    **bounds: float,
 ) -> None:
     """Follow the packets of POD (to the address DESTINATION). Exit 1 when a hop is bad."""
     to = _address(destination)
     where, _, name = pod.rpartition("/")
     key = (where or namespace, name)
+    if hop is not None:
+        if reason := pcap.refusal(hop):
+            raise click.UsageError(reason)
+        limits = [part for name, value in bounds.items() for part in (f"--{name}", str(value))]
+        capturing = _capture(kubeconfig, key, hop, system_namespace, limits, send=send)
+        captured, said = asyncio.run(capturing)
+        target = file or Path(f"{name}-{hop}.pcap")
+        with click.open_file(str(target), "wb") as out:
+            out.write(captured)
+        click.echo(f"{said}; written to {target}", err=True)
+        return
     found, unseen = asyncio.run(_followed(kubeconfig, key, to, system_namespace, send=send))
     if output == "json":
         click.echo(msgspec.json.encode(found).decode())
@@ -70,6 +112,54 @@ def trace(
             "".join(map(_line, found)) + "".join(f"not seen: {u}\n" for u in unseen), nl=False
         )
     sys.exit(1 if any(hop.verdict == "bad" for hop in found) else 0)
+
+
+async def _capture(
+    kubeconfig: str | None,
+    key: tuple[str, str],
+    hop: str,
+    system: str,
+    limits: Sequence[str],
+    *,
+    send: bool,
+) -> tuple[bytes, str]:
+    """The file, and what the agent says of it. Meanwhile packets are sent as the pod (``send``),
+    so that there is something to see."""
+    async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
+        facts = await read(client, key[0], system)
+        place = pcap.place(facts, key, hop)
+        if isinstance(place, str):
+            raise click.ClickException(place)
+        agent = await _agent(client, place.component, place.node, system)
+        if agent is None:
+            raise click.ClickException(
+                f"no {place.component} agent runs on {place.node}: nobody is there to listen"
+            )
+        command = ["egress-gateway", "capture", *limits, *place.arguments]
+        sending = asyncio.create_task(_keep_sending(client, facts, key, system)) if send else None
+        try:
+            code, out, error = await client.execute(
+                system, agent.metadata.name, place.component, command, timeout=_CAPTURE
+            )
+        except Forbidden as refused:
+            raise click.ClickException(
+                f"{refused}; --pcap needs to create pods/exec in {system} "
+                f"(of {agent.metadata.name}) besides what trace reads"
+            ) from None
+        finally:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+        said = error.decode(errors="replace").strip().rpartition("\n")[2]
+        if code:
+            raise click.ClickException(said.removeprefix("Error: ") or "the agent's capture failed")
+        return out, said
+
+
+async def _keep_sending(client: Client, facts: Facts, key: tuple[str, str], system: str) -> None:
+    """Until it is cancelled: nobody says when the other agent has begun to listen."""
+    while True:
+        await _packets(client, facts, key, system)
 
 
 def _address(text: str | None) -> IPAddress | None:
@@ -126,9 +216,15 @@ async def _packets(client: Client, facts: Facts, key: tuple[str, str], system: s
     return probed(found, public)
 
 
+async def _agent(client: Client, component: str, node: str, system: str) -> Pod | None:
+    """The pod of a component on a node; pools' gateway agents have DaemonSets of their own."""
+    labels = f"{names.COMPONENTS},app.kubernetes.io/component={component}"
+    agents = (await client.list(PODS, system, labels=labels)).items
+    return next((a for a in agents if a.spec.node_name == node and not a.finished), None)
+
+
 async def _sent(client: Client, node: str, pod: str, system: str) -> Asked | str:
-    agents = (await client.list(PODS, system, labels="app=egress-gateway-node")).items
-    agent = next((a for a in agents if a.spec.node_name == node), None)
+    agent = await _agent(client, "node", node, system)
     if agent is None:
         return f"no egress-gateway-node pod runs on {node or 'its node'}"
     servers = await verify_targets(client, system)

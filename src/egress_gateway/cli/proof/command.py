@@ -21,9 +21,21 @@ import msgspec
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cli import cluster, options
 from egress_gateway.cli.diagnosis.hops import IPNetwork
+from egress_gateway.cli.diagnosis.status import components
 from egress_gateway.cli.diagnosis.trace import cluster_networks, verify_targets
 from egress_gateway.cli.proof.answers import Round
-from egress_gateway.cli.proof.plan import RUN_LABEL, Case, ProofResult, cases, judged, pod, table
+from egress_gateway.cli.proof.plan import (
+    RUN_LABEL,
+    Case,
+    ProofResult,
+    cases,
+    judged,
+    last_words,
+    nothing_to_send,
+    pod,
+    table,
+    working,
+)
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import (
@@ -117,12 +129,16 @@ async def _test(kubeconfig: str | None, asked: _Options, tell: Tell) -> list[Pro
     run = secrets.token_hex(3)
     async with cluster.connect(kubeconfig, "egress-gateway-test") as client:
         chosen = await _configurations(client, asked)
+        at_work = working(await components(client, asked.system_namespace))
+        if not chosen:
+            return [*at_work, nothing_to_send()]
         nodes = (await client.list(NODES)).items
         made, left = cases(chosen, nodes, run, per_configuration=asked.nodes, most=asked.pods)
         if not made:
+            click.echo("\n".join(table(at_work)), err=True)
             raise click.ClickException(
-                "there is nothing to test: no StaticGatewayConfiguration, or no node is ready for "
-                "annotated pods; egress-gateway check says why"
+                "there is nothing to test: no node is ready for annotated pods; "
+                "egress-gateway check says why"
             )
         if left:
             tell(f"{left} more pairs of configuration and node are left out (--pods)")
@@ -133,7 +149,7 @@ async def _test(kubeconfig: str | None, asked: _Options, tell: Tell) -> list[Pro
             for case in made:
                 await client.create(PODS.untyped(), pod(case, image, run, servers, every=every))
             tried = [_prove(client, case, networks, asked, tell) for case in made]
-            verdicts = [v for found in await asyncio.gather(*tried) for v in found]
+            verdicts = at_work + [v for found in await asyncio.gather(*tried) for v in found]
             if asked.failover:
                 first = {case.name: case for case in reversed(made)}
                 for case in first.values():
@@ -222,15 +238,16 @@ def _failed(case: Case, check: str, text: str) -> ProofResult:
 
 
 async def _heard(client: Client, case: Case, timeout: float) -> Round | str:
-    """What the pod's last whole round found, or why there is none."""
+    """What the pod's last whole round found, or why there is none. A pod that has ended said it
+    in its termination message; only one that goes on is asked for its log."""
     clock = asyncio.get_running_loop().time
     until = clock() + timeout
     path = PODS.path(case.namespace, case.pod, "log")
     while clock() < until:
-        with contextlib.suppress(ApiError):  # it has no log until it runs
-            log = await client.request("GET", path, params={"tailLines": "1"})
-            with contextlib.suppress(msgspec.DecodeError):
-                return msgspec.json.decode(log, type=Round)
+        with contextlib.suppress(ApiError, msgspec.DecodeError):  # no log until it runs
+            said = last_words(await client.get(PODS.untyped(), case.pod, case.namespace))
+            said = said or await client.request("GET", path, params={"tailLines": "1"})
+            return msgspec.json.decode(said, type=Round)
         await asyncio.sleep(_LOOK)
     return await _why(client, case, timeout)
 

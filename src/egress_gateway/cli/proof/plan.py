@@ -11,9 +11,10 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.types import Gateway, StaticGatewayConfiguration
 from egress_gateway.cli.diagnosis.hops import IPNetwork, networks, of_gateway
+from egress_gateway.cli.diagnosis.overview import ComponentView
 from egress_gateway.cli.proof.answers import Asked, Round
 from egress_gateway.datapath.pod.ruleset import LINKS
-from egress_gateway.kube.resources import Node
+from egress_gateway.kube.resources import Node, Untyped
 
 RUN_LABEL: Final = f"{names.GROUP}/test-run"
 DEADLINE: Final = 300
@@ -122,6 +123,32 @@ def pod(
             ],
         },
     }
+
+
+def last_words(pod: Untyped) -> bytes:
+    """The termination message of the probe; empty while it runs, or from an image without one."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or [{}]
+    ended = (statuses[0].get("state") or {}).get("terminated") or {}
+    return str(ended.get("message", "")).encode()
+
+
+def working(found: Iterable[ComponentView]) -> list[ProofResult]:
+    """Whether each component's pods are ready."""
+    return [
+        ProofResult(
+            configuration="-",
+            node="-",
+            check=component.name,
+            passed=component.ready >= component.wanted,
+            text=component.message or f"{component.ready} of {component.wanted} ready",
+        )
+        for component in found
+    ]
+
+
+def nothing_to_send() -> ProofResult:
+    text = "there is no StaticGatewayConfiguration, so no packet was sent"
+    return ProofResult(configuration="-", node="-", check="egress", passed=None, text=text)
 
 
 def excluded(sgc: StaticGatewayConfiguration) -> list[str]:

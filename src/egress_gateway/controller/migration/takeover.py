@@ -56,7 +56,7 @@ class Takeover:
         self._client = client
         self._advice = advice
         self._system_namespace = system_namespace
-        self.keys_namespace = keys_namespace or system_namespace
+        self.keys_namespace = names.keys_namespace(keys_namespace, system_namespace)
 
     # --- who else is there ---------------------------------------------------------------
 

@@ -81,7 +81,7 @@ class Cluster:
     ) -> None:
         self._client = client
         self._recorder = recorder
-        self._keys_namespace = keys_namespace or system_namespace
+        self._keys_namespace = names.keys_namespace(keys_namespace, system_namespace)
         self.sgcs = Cache(client, resources.SGCS)
         self.sgcs.set_index("uid", lambda sgc: [sgc.metadata.uid])
         self.nodes = Cache(client, resources.NODES)

@@ -281,6 +281,7 @@ table inet {GATEWAY_TABLE} {{
     icmp type destination-unreachable ip saddr @secondaries4 accept
     icmpv6 type {{ destination-unreachable, packet-too-big }} ip6 saddr @secondaries6 accept
     meta mark {REACH_MARK:#x} ip saddr @secondaries4 accept
+    meta mark {REACH_MARK:#x} ip6 saddr @secondaries6 accept
     {_NEIGHBOURS} accept
     ip6 daddr ff02::/16 drop
     counter name "{STRAY}" drop

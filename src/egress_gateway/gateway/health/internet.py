@@ -15,6 +15,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.reach import Asker, ProbeTarget
 from egress_gateway.datapath.gateway.side import NAMESPACE
@@ -84,7 +85,7 @@ class Internet:
         for address, reach in self._reach.items():
             reach.round(address in answered)
 
-    async def _ask(self, addresses: set[IPv4Address]) -> set[IPv4Address] | None:
+    async def _ask(self, addresses: set[IPv4Address]) -> set[IPAddress] | None:
         """Which addresses were answered; None if nothing could be asked."""
         try:
             asker = await asyncio.to_thread(Asker.open, self._namespace)
@@ -94,7 +95,7 @@ class Internet:
             self._number += 1
             for address in addresses:
                 asker.ask(address, self._targets, self._number)
-            answered: set[IPv4Address] = set()
+            answered: set[IPAddress] = set()
             for _ in range(_LOOKS):
                 await asyncio.sleep(self._interval / _LOOKS)
                 answered |= {answer.secondary for answer in asker.answers()}

@@ -1,10 +1,11 @@
 """Checks continually which addresses of this gateway the Internet sees.
 
-Every ``interval`` seconds the agent asks each STUN server from each configuration's address, by the
-path of pods' packets. The majority of the answers counts, so a server that is wrong or down does no
-harm. If servers saw the right address before and now see none or another one, the gateway asks pods
-to leave it. Node agents never leave the last gateway for it. If no server ever answered, there is
-no verdict: these servers may be out of reach.
+Every ``interval`` seconds the agent asks each STUN server from each configuration's addresses, IPv4
+and IPv6, by the path of pods' packets. The majority of the answers counts, so a server that is
+wrong or down does no harm. If servers saw the right address before and now see none or another one,
+the gateway asks pods to leave it. Node agents never leave the last gateway for it. If no server
+ever answered, there is no verdict: these servers may be out of reach. A configuration may name
+servers of its own, which count for it alone.
 
 Every other round also sends a packet as large as pods' largest. A path that silently drops large
 packets hangs connections, and no small packet shows it. If servers answer none of that size from
@@ -15,12 +16,14 @@ packet into fragments, so a narrow path that reports its MTU is fine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +34,8 @@ from egress_gateway.api.types import (
     GatewayVeto,
     SeenAddress,
 )
-from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.api.validation import host_and_port
+from egress_gateway.datapath.addresses import ALWAYS_REFUSED, IPAddress, IPNetwork
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.reach import Answer, Asker, ProbeTarget
 from egress_gateway.datapath.gateway.side import NAMESPACE
@@ -112,27 +116,61 @@ class Expected:
 
     secondary: IPv4Address
     public: str = ""
+    secondary6: IPv6Address | None = None
+    public6: str = ""
+    servers: tuple[Name, ...] = ()
+    """Of its own; empty: the agent's."""
+
+    @property
+    def ways(self) -> dict[IPAddress, str]:
+        """What leaves, and what should be seen of it, where that is known."""
+        found: dict[IPAddress, str] = {self.secondary: self.public} if self.public else {}
+        if self.secondary6 and self.public6:
+            found[self.secondary6] = self.public6
+        return found
+
+
+def own_servers(targets: Iterable[str]) -> tuple[Name, ...]:
+    """A configuration's own, without those that are none: the controller says which."""
+    found = []
+    for text in targets:
+        with contextlib.suppress(ValueError):
+            found.append(host_and_port(text))
+    return tuple(found)
 
 
 def judged(
-    expected: Mapping[str, Expected], sights: Mapping[IPv4Address, Sight], asked: str
+    expected: Mapping[str, Expected],
+    sights: Mapping[IPAddress, Sight],
+    servers: Sequence[Name] = (),
 ) -> list[GatewayVeto]:
-    """Why pods should leave, for each configuration that has a problem. Pure."""
+    """Why pods should leave, for each configuration that has a problem: one reason each, IPv4's
+    first. Pure."""
     found = []
     for name, one in sorted(expected.items()):
-        sight = sights.get(one.secondary)
-        if sight is None or sight.seen is None or sight.expected != one.public or not one.public:
-            continue
-        if sight.silent:
-            text = f"none of {asked} answers {one.secondary}, and they did before"
-            found.append(_veto(INTERNET_UNREACHABLE, text, name))
-        elif str(sight.seen) != one.public:
-            text = f"the Internet sees {sight.seen} in place of {one.public}"
-            found.append(_veto(NOT_VERIFIED, text, name))
-        elif sight.large_lost:
-            text = f"packets of full size from {one.public} get no answer, small ones do"
-            found.append(_veto(LARGE_LOST, text, name))
+        asked = ", ".join(f"{host}:{port}" for host, port in one.servers or servers)
+        said = (
+            _amiss(name, sights.get(way), way, public, asked) for way, public in one.ways.items()
+        )
+        if (veto := next(filter(None, said), None)) is not None:
+            found.append(veto)
     return found
+
+
+def _amiss(
+    name: str, sight: Sight | None, way: IPAddress, public: str, asked: str
+) -> GatewayVeto | None:
+    if sight is None or sight.seen is None or sight.expected != public:
+        return None
+    if sight.silent:
+        text = f"none of {asked} answers {way}, and they did before"
+        return _veto(INTERNET_UNREACHABLE, text, name)
+    if str(sight.seen) != public:
+        return _veto(NOT_VERIFIED, f"the Internet sees {sight.seen} in place of {public}", name)
+    if sight.large_lost:
+        text = f"packets of full size from {public} get no answer, small ones do"
+        return _veto(LARGE_LOST, text, name)
+    return None
 
 
 def _veto(reason: str, message: str, name: str) -> GatewayVeto:
@@ -140,7 +178,8 @@ def _veto(reason: str, message: str, name: str) -> GatewayVeto:
 
 
 class Verification:
-    """``expected`` tells what is served, by name. ``size``: bytes of pods' largest packets."""
+    """``expected`` tells what is served, by name. ``size``: bytes of pods' largest packets.
+    ``refused``: where a configuration's own servers must not be."""
 
     def __init__(
         self,
@@ -149,48 +188,68 @@ class Verification:
         *,
         interval: float,
         size: int = 0,
+        refused: Sequence[IPNetwork] = (),
         namespace: Path = netns.DIRECTORY / NAMESPACE,
     ) -> None:
         self._size = size
+        self._refused = (*refused, *ALWAYS_REFUSED)
         self._servers = servers
         self._expected = expected
         self._interval = interval
         self._namespace = namespace
-        self._sights: dict[IPv4Address, Sight] = {}
-        self._resolved: dict[Name, IPv4Address] = {}
+        self._sights: dict[IPAddress, Sight] = {}
+        self._by: dict[IPAddress, tuple[Name, ...]] = {}
+        self._resolved: dict[Name, tuple[IPAddress, ...]] = {}
         self._resolve_at = float("-inf")
         self._number = 0
         self._rounds = 0
 
     @property
     def seen(self) -> list[SeenAddress]:
-        """What the report says. An address that was not asked for is left out."""
-        return [
-            SeenAddress(
-                static_gateway_configuration=name,
-                expected_ip=sight.expected,
-                seen_ip=sight.shown,
-                large_lost=sight.large_lost,
+        """What the report says. An address that was not asked for is left out, and so is IPv6 that
+        nobody ever answered."""
+        found = []
+        for name, one in sorted(self._expected().items()):
+            four, six = (
+                sight if sight and (sight.seen or sight.silent) else None
+                for sight in (
+                    self._sights.get(one.secondary),
+                    self._sights.get(one.secondary6) if one.secondary6 else None,
+                )
             )
-            for name, one in sorted(self._expected().items())
-            if (sight := self._sights.get(one.secondary)) and (sight.seen or sight.silent)
-        ]
+            six = six if six and six.seen else None
+            if four or six:
+                found.append(
+                    SeenAddress(
+                        static_gateway_configuration=name,
+                        expected_ip=four.expected if four else "",
+                        seen_ip=four.shown if four else "",
+                        expected_ip_v6=six.expected if six else "",
+                        seen_ip_v6=six.shown if six else "",
+                        large_lost=any(s.large_lost for s in (four, six) if s),
+                    )
+                )
+        return found
 
     @property
     def vetoes(self) -> list[GatewayVeto]:
-        asked = ", ".join(f"{host}:{port}" for host, port in self._servers)
-        return judged(self._expected(), self._sights, asked)
+        return judged(self._expected(), self._sights, self._servers)
 
     async def round(self) -> None:
         """Asks, and judges; takes ``interval`` seconds, or fewer if something seems to be wrong
         for the first time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._interval
-        expected = {one.secondary: one.public for one in self._expected().values() if one.public}
+        served = self._expected().values()
+        expected = {way: ip for one in served for way, ip in one.ways.items()}
         addresses = expected.keys()
-        self._sights = {a: self._sights.get(a) or Sight() for a in addresses}
-        targets = await self._targets()
-        answers = await self._ask(addresses, targets) if addresses and targets else None
+        # Servers that are new have answered nobody yet, whatever others did before them.
+        before, self._by = self._by, {way: one.servers for one in served for way in one.ways}
+        known = {a: sight for a, sight in self._sights.items() if before.get(a) == self._by.get(a)}
+        self._sights = {a: known.get(a) or Sight() for a in addresses}
+        await self._resolve({server for one in served for server in one.servers or self._servers})
+        targets = {way: self._targets(one) for one in served for way in one.ways}
+        answers = await self._ask(addresses, targets) if any(targets.values()) else None
         if answers is not None:
             for address, sight in self._sights.items():
                 sight.round(saw(answers, address), expected[address])
@@ -203,7 +262,7 @@ class Verification:
         await asyncio.sleep(max(until - loop.time(), 0.0))
 
     async def _large(
-        self, addresses: Sequence[IPv4Address], targets: Sequence[ProbeTarget]
+        self, addresses: Sequence[IPAddress], targets: Mapping[IPAddress, Sequence[ProbeTarget]]
     ) -> None:
         """At first, now and then, and again at once where that was not answered."""
         self._rounds += 1
@@ -215,19 +274,32 @@ class Verification:
         for address in due if answers is not None else ():
             self._sights[address].large(bool(saw(answers or (), address)))
 
-    async def _targets(self) -> list[ProbeTarget]:
+    async def _resolve(self, servers: set[Name]) -> None:
         """Resolves names regularly; the last result counts while the resolver does not answer."""
         loop = asyncio.get_running_loop()
-        missing = [s for s in self._servers if s not in self._resolved]
-        if missing or loop.time() >= self._resolve_at:
+        self._resolved = {s: found for s, found in self._resolved.items() if s in servers}
+        if servers - self._resolved.keys() or loop.time() >= self._resolve_at:
             self._resolve_at = loop.time() + _RESOLVE_SECONDS
-            for server in self._servers:
-                if (address := await _resolve(*server)) is not None:
-                    self._resolved[server] = address
-        return [ProbeTarget(a, port, stun=True) for (_, port), a in self._resolved.items()]
+            for server in sorted(servers):
+                if addresses := await _resolve(*server):
+                    self._resolved[server] = addresses
+
+    def _targets(self, one: Expected) -> list[ProbeTarget]:
+        """Of one configuration. Its own must not be where its pods may not go: whoever writes a
+        configuration is no guest of the node's network."""
+        return [
+            ProbeTarget(address, server[1], stun=True)
+            for server in one.servers or self._servers
+            for address in self._resolved.get(server, ())
+            if not (one.servers and any(address in network for network in self._refused))
+        ]
 
     async def _ask(
-        self, addresses: Iterable[IPv4Address], targets: Sequence[ProbeTarget], *, size: int = 0
+        self,
+        addresses: Iterable[IPAddress],
+        targets: Mapping[IPAddress, Sequence[ProbeTarget]],
+        *,
+        size: int = 0,
     ) -> list[Answer] | None:
         """None if nothing could be asked."""
         try:
@@ -235,7 +307,12 @@ class Verification:
         except (DatapathError, OSError):
             return None  # the structure pass makes the namespace, and tells what hinders it
         found: list[Answer] = []
-        wanted = {(address, target) for address in addresses for target in targets}
+        wanted = {
+            (address, target)
+            for address in addresses
+            for target in targets[address]
+            if address.version == target.address.version
+        }
         try:
             for _ in range(_TRIES):
                 self._number += 1
@@ -250,17 +327,20 @@ class Verification:
             asker.close()
 
 
-def saw(answers: Iterable[Answer], address: IPv4Address) -> list[IPAddress]:
+def saw(answers: Iterable[Answer], address: IPAddress) -> list[IPAddress]:
     """What each server saw of ``address``: one word each, the last. Pure."""
     said = {a.target: a.seen for a in answers if a.secondary == address and a.seen}
     return list(said.values())
 
 
-async def _resolve(host: str, port: int) -> IPv4Address | None:
+async def _resolve(host: str, port: int) -> tuple[IPAddress, ...]:
+    """The first address of each family that there is."""
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_DGRAM)
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except OSError as error:
         log.info("cannot resolve a verify target", extra={"host": host, "error": str(error)})
-        return None
-    return IPv4Address(found[0][4][0]) if found else None
+        return ()
+    addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
+    firsts = (next((a for a in addresses if a.version == v), None) for v in (4, 6))
+    return tuple(filter(None, firsts))

@@ -108,7 +108,8 @@ class Prober:
         if before == after:
             return
         if before != "unknown" or after == "lost":
-            log.warning("gateway is %s", after, extra={"gateway": address})
+            level = logging.WARNING if after == "lost" else logging.INFO
+            log.log(level, "gateway is %s", after, extra={"gateway": address})
         for callback in self._callbacks:
             callback(address, before, after)
 

@@ -1,6 +1,8 @@
 """What the node agent tells people: Events on pods, and log lines.
 
-The agent repeats its step as long as something is wrong; it tells people once a minute.
+The agent repeats its step as long as something is wrong; it tells people once a minute. A pod that
+finds no gateway moves on every few seconds, and a node may have a hundred of them: the first move
+of each is a warning, and so are a few a minute of the others.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from egress_gateway.kube.resources import PODS, Pod, Reference
 from egress_gateway.kube.workqueue.ledger import EventType
 from egress_gateway.node.attachment.choose import GatewayNode, same_place
 from egress_gateway.node.attachment.model import Attachment, TunnelRecord
+from egress_gateway.service.bucket import Bucket
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,10 @@ FORGED: Final = "EgressForgedPackets"
 
 
 _REPEAT: Final = 60.0
+_SETTLED: Final = 300.0
+"""Seconds without a move after which the next one is a first one again."""
+_REPEATED: Final = (1 / 15, 2.0)
+"""Of all further moves of a node's pods: lines a second, and how many at once."""
 _MOST: Final = 1000
 """Events that are remembered as told; beyond that all are forgotten, and told again."""
 
@@ -33,6 +40,9 @@ class Teller:
         self._recorder = recorder
         self._clock = clock
         self._told: dict[tuple[Reference, str, str], float] = {}
+        self._moved: dict[str, float] = {}
+        self._further = Bucket(*_REPEATED)
+        self._unsaid = 0
 
     def not_ready(self, pod: tuple[str, str, str], reason: str) -> None:
         """``pod``: (namespace, name, uid)."""
@@ -90,8 +100,23 @@ class Teller:
         old, new = before.active, after.active
         if old and new and same_place(old.to, new.to) and old.server != new.server:
             log.info("moved pod to another key pair of its gateway", extra=extra)
+        elif self._worth_saying(after.uid):
+            unsaid = {"unsaid": self._unsaid} if self._unsaid else {}
+            log.warning("moved pod to another gateway", extra={**extra, **unsaid})
+            self._unsaid = 0
         else:
-            log.warning("moved pod to another gateway", extra=extra)
+            self._unsaid += 1
+
+    def _worth_saying(self, uid: str) -> bool:
+        """Whether a move is the pod's first one for long, or one of the few others."""
+        now = self._clock()
+        before = self._moved.get(uid)
+        if len(self._moved) >= _MOST:
+            self._moved.clear()
+        self._moved[uid] = now
+        if before is None or now - before > _SETTLED:
+            return True
+        return self._further.take_now(now)
 
     def joining(self, attachment: Attachment) -> None:
         joining, active = attachment.joining, attachment.active

@@ -183,7 +183,7 @@ class Access:
 
     def allows(self, principal: Principal, action: str, scope: str) -> bool:
         """Whether an assignment at the scope or above grants the action."""
-        return any(role.allows(action) for role in self._roles(principal, scope))
+        return any(role.allows(action) for role in self.roles(principal, scope))
 
     def sees_below(self, principal: Principal, scope: str) -> bool:
         """Whether the principal holds any role at, above or below a scope."""
@@ -207,7 +207,7 @@ class Access:
             who = principal.client_id, principal.object_id
             raise link_unauthorized(*who, action, scope, lacking)
 
-    def _roles(self, principal: Principal, scope: str) -> Iterator[Role]:
+    def roles(self, principal: Principal, scope: str) -> Iterator[Role]:
         for at, role in self._assignments(principal):
             if ids.within(scope, at):
                 yield role

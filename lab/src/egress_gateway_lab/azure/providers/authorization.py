@@ -40,6 +40,20 @@ class RoleDefinitions(Kind):
         return Answer(200, rbac.definition(role, self.azure.subscription))
 
 
+class Permissions(Kind):
+    """What the caller himself may do at a scope: those of his roles there and above."""
+
+    type = "Microsoft.Authorization/permissions"
+    tracked = False
+
+    async def list(self, call: Call) -> Answer:
+        found = [
+            {"actions": list(role.actions), "notActions": list(role.not_actions)}
+            for role in self.azure.access.roles(call.principal, call.id.scope)
+        ]
+        return Answer(200, {"value": found})
+
+
 class RoleAssignments(Kind):
     """Who has which role where."""
 

@@ -21,13 +21,15 @@ from egress_gateway_lab.runtime.kubelet.api import ApiError
 from egress_gateway_lab.runtime.kubelet.probes import Prober
 from egress_gateway_lab.runtime.kubelet.surroundings import Surroundings
 from egress_gateway_lab.runtime.kubelet.volumes import VolumeError
-from egress_gateway_lab.runtime.nodes.node import ContainerSpec, MachineError, Process
+from egress_gateway_lab.runtime.nodes.node import ContainerSpec, MachineError, Mount, Process
 
 Object = dict[str, Any]
 
 _FIRST_BACKOFF = 1.0
 _LAST_BACKOFF = 30.0
 _GOOD_RUN = 60.0
+_LAST_WORDS = 4096
+"""Bytes of a termination message (kubelet's MaxContainerTerminationMessageLength)."""
 
 
 class CannotStart(Exception):
@@ -250,7 +252,7 @@ class Container:
             netns=self._pod.netns,
             hostname=self._pod.hostname,
             host_pid=bool(pod_spec.get("hostPID")),
-            mounts=self._pod.mounts(self.spec),
+            mounts=(*self._pod.mounts(self.spec), self._last_words()),
             files=self._pod.files,
             privileged=rights.privileged,
             capabilities=rights.capabilities,
@@ -260,6 +262,25 @@ class Container:
             read_only_root=rights.read_only_root,
             working_directory=self.spec.get("workingDir") or "",
         )
+
+    def _last_words(self) -> Mount:
+        """The file that this run may write its termination message to, empty."""
+        file = self._pod.node.path(self._words)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+        file.chmod(0o666)
+        return Mount(source=self._words, target=self.spec["terminationMessagePath"])
+
+    @property
+    def _words(self) -> str:
+        uid = self._pod.pod["metadata"]["uid"]
+        return f"/var/lib/kubelet/pods/{uid}/containers/{self.name}/{self.restarts}"
+
+    def _message(self) -> str:
+        with contextlib.suppress(OSError):  # the machine is off
+            said = self._pod.node.path(self._words).read_bytes()
+            return said[-_LAST_WORDS:].decode(errors="replace")
+        return ""
 
     def _terminated(self, code: int, started: str) -> None:
         self.ready = self.started = False
@@ -271,6 +292,7 @@ class Container:
                 "startedAt": started,
                 "finishedAt": now(),
                 "containerID": self.container_id,
+                **({"message": message} if (message := self._message()) else {}),
             }
         }
         self._pod.changed()

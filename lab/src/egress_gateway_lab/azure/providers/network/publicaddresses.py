@@ -14,7 +14,7 @@ from egress_gateway_lab.azure.arm.addressing import (
     OverQuota,
 )
 from egress_gateway_lab.azure.arm.errors import ArmError
-from egress_gateway_lab.azure.arm.kinds import Azure, Call, one
+from egress_gateway_lab.azure.arm.kinds import Answer, Azure, Call, Kind, one
 from egress_gateway_lab.azure.arm.store import Document
 from egress_gateway_lab.azure.providers.network.kinds import NetworkKind, check_zones_kept
 
@@ -255,3 +255,22 @@ def allocate_public(
             f"There are no public IP addresses left in public IP prefix {prefix['id']}.",
             code="PublicIpPrefixOutOfIpAddresses",
         ) from error
+
+
+class Usages(Kind):
+    """What of a region's quotas is used; of those that the emulator holds anybody to."""
+
+    type = "Microsoft.Network/locations/usages"
+    tracked = False
+
+    async def list(self, call: Call) -> Answer:
+        told = self.azure.addresses.command({})
+        name = "PublicIPAddresses"
+        usage = {
+            "id": f"{call.id.text}/{name}",
+            "name": {"value": name, "localizedValue": "Public IP Addresses"},
+            "currentValue": told["used"],
+            "limit": told["public_addresses"],
+            "unit": "Count",
+        }
+        return Answer(200, {"value": [usage]})

@@ -1,0 +1,181 @@
+"""Reads what ``check --pre`` judges of Azure. It changes nothing.
+
+Guarantee: the metadata service (169.254.169.254) is never asked. A managed or workload identity is
+the machine's or the pod's, not a person's: with a file that names one, the person's own sign-in of
+``az`` is used, and the rights that are judged are said to be his.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+from azure.identity import CredentialUnavailableError
+
+from egress_gateway.api import names
+from egress_gateway.cli.diagnosis.azure import (
+    IN_GROUP,
+    ON_PREFIX,
+    ON_SUBNET,
+    AzureBefore,
+    Permission,
+    Prefix,
+    Room,
+    Usage,
+    usable,
+)
+from egress_gateway.cloud.azure import config as azure_config
+from egress_gateway.cloud.azure.arm import ResourceManager
+from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.credentials import credential
+from egress_gateway.cloud.azure.pacing import Pace
+
+T = TypeVar("T")
+_AUTHORIZATION: Final = "2022-04-01"
+_NETWORK: Final = "2025-05-01"
+_COMPUTE: Final = "2025-04-01"
+
+
+async def look(
+    file: Path, prefixes: Sequence[str], *, as_me: bool
+) -> tuple[AzureBefore, list[str]]:
+    """What there is to see, and what is not. Raises ``cloud.errors.ConfigError``."""
+    # The library logs what it raises: a person reads it once.
+    logging.getLogger("azure").setLevel(logging.CRITICAL)
+    config = azure_config.load(file)
+    unseen: list[str] = []
+    own = as_me or config.use_managed_identity or config.use_workload_identity
+    if own and not as_me:
+        unseen.append(
+            "rights of the identity that azure.json names: it is not here, so yours are judged"
+        )
+    signed_in = _own(config) if own else credential(config)
+    manager = ResourceManager(config, signed_in, Pace())
+    try:
+        who = "you" if own else f"the identity {config.client_id}"
+        return await _Look(config, manager, unseen).everything(who, prefixes), unseen
+    finally:
+        await manager.close()
+        await signed_in.close()
+
+
+def _own(config: AzureConfig) -> Any:
+    from azure.identity.aio import AzureCliCredential
+
+    return AzureCliCredential(tenant_id=config.tenant_id, process_timeout=30)
+
+
+class _Look:
+    def __init__(self, config: AzureConfig, manager: ResourceManager, unseen: list[str]) -> None:
+        self._config = config
+        self._manager = manager
+        self._unseen = unseen
+        self._refused = ""
+        base = config.endpoints.resource_manager
+        self._base = base
+        self._subscription = f"/subscriptions/{config.subscription_id}"
+        self._group = f"{self._subscription}/resourceGroups/{config.resource_group}"
+
+    async def everything(self, who: str, prefixes: Sequence[str]) -> AzureBefore:
+        sets = await self._list("scale sets", f"{self._group}{_SETS}", _COMPUTE)
+        pools = {s["name"]: int(size) for s in sets if (size := _size_of(s))}
+        gateways = [s for s in sets if s["name"] in pools]
+        subnets = {self._config.subnet, *(_subnet(s) for s in gateways)} - {""}
+        wanted = [(self._group, IN_GROUP), *((p, ON_PREFIX) for p in prefixes if "/" in p)]
+        outside = f"{self._group}/".lower()
+        wanted += [(s, ON_SUBNET) for s in sorted(subnets) if not s.lower().startswith(outside)]
+        facts = AzureBefore(
+            who=who,
+            subscription=self._config.subscription_id,
+            location=self._config.location,
+            rights=[
+                (scope, needed, found)
+                for scope, needed in wanted
+                if (found := await self._rights(scope)) is not None
+            ],
+            usages=await self._usages(),
+            rooms=[room for s in sorted(subnets) if (room := await self._room(s)) is not None],
+            pools=pools,
+            nodes=max(
+                (int((s.get("sku") or {}).get("capacity") or 0) for s in gateways), default=0
+            ),
+            prefixes=[Prefix(id=p, document=await self._prefix(p)) for p in prefixes],
+        )
+        return msgspec.structs.replace(facts, refused=self._refused)
+
+    async def _tried(self, what: str, reading: Awaitable[T]) -> T | None:
+        try:
+            return await reading
+        except AzureError as error:
+            if isinstance(error, ClientAuthenticationError) and not isinstance(
+                error, CredentialUnavailableError
+            ):
+                self._refused = str(error.message).strip().splitlines()[0]
+            told = str(getattr(error, "message", error)).strip().splitlines()
+            self._unseen.append(f"{what}: {told[0] if told else type(error).__name__}")
+            return None
+
+    async def _list(self, what: str, path: str, version: str) -> list[dict[str, Any]]:
+        found: Any = await self._tried(what, self._manager.list(f"{self._base}{path}", version))
+        return found or []
+
+    async def _rights(self, scope: str) -> list[Permission] | None:
+        """None where nobody can tell. Who may not even ask for his rights has none there."""
+        path = f"{self._base}{scope}/providers/Microsoft.Authorization/permissions"
+
+        async def asked() -> list[dict[str, Any]]:
+            try:
+                return await self._manager.list(path, _AUTHORIZATION)
+            except HttpResponseError as error:
+                if error.status_code == 403:
+                    return []
+                raise
+
+        found = await self._tried(f"rights at {scope}", asked())
+        return None if found is None else msgspec.convert(found, list[Permission])
+
+    async def _usages(self) -> list[Usage]:
+        path = f"/providers/Microsoft.Network/locations/{self._config.location}/usages"
+        found = await self._list("quota", f"{self._subscription}{path}", _NETWORK)
+        return [
+            Usage(name=u["name"]["value"], used=int(u["currentValue"]), limit=int(u["limit"]))
+            for u in found
+        ]
+
+    async def _room(self, subnet: str) -> Room | None:
+        found: Any = await self._tried(
+            f"subnet {subnet}", self._manager.get(f"{self._base}{subnet}", _NETWORK)
+        )
+        if found is None:
+            return None
+        has = found["properties"]
+        texts = [has["addressPrefix"]] if has.get("addressPrefix") else has["addressPrefixes"]
+        four = [n for n in map(ipaddress.ip_network, texts) if n.version == 4]
+        used = len(has.get("ipConfigurations") or [])
+        return Room(subnet=subnet, used=used, size=usable([n.num_addresses for n in four]))
+
+    async def _prefix(self, prefix: str) -> dict[str, Any] | None:
+        if not prefix.lower().startswith(f"{self._subscription}/".lower()):
+            return None
+        found: Any = await self._tried(
+            f"prefix {prefix}", self._manager.get(f"{self._base}{prefix}", _NETWORK)
+        )
+        return found  # type: ignore[no-any-return]
+
+
+_SETS: Final = "/providers/Microsoft.Compute/virtualMachineScaleSets"
+
+
+def _size_of(scale_set: dict[str, Any]) -> str:
+    return str((scale_set.get("tags") or {}).get(names.POOL_PREFIX_SIZE_TAG) or "")
+
+
+def _subnet(scale_set: dict[str, Any]) -> str:
+    profile = scale_set["properties"]["virtualMachineProfile"]["networkProfile"]
+    interface = profile["networkInterfaceConfigurations"][0]["properties"]
+    return str(interface["ipConfigurations"][0]["properties"]["subnet"]["id"])
