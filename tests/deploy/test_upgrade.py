@@ -27,7 +27,7 @@ from tests.lab.conftest import POOL, configured
 from tests.lab.steady import Echoes, answered, going_on
 
 pytestmark = pytest.mark.root
-EARLIER = os.environ.get("UPGRADE_FROM") or "87486ffa67698800ba4cca0197026fba06d4730d"
+EARLIER = os.environ.get("UPGRADE_FROM") or "0560b27e45415d8aca2245080128341537c9f0d7"
 OBSERVED = "probe1.lab.example"
 """A host that only this test talks to: every packet that reaches it is accounted for."""
 CHARTS = Path("deploy/chart/static-egress-gateway")
@@ -50,7 +50,7 @@ def earlier() -> Path:
     made = filled(golang.cache() / f"earlier-{commit[:12]}", fill)
     # Where nothing changed this takes half a second. Bytecode: nodes cannot write it.
     sync = ["sync", "--quiet", "--locked", "--no-default-groups", "--all-extras"]
-    run(str(UV), *sync, "--compile-bytecode", "--no-editable", cwd=made)
+    run(str(UV), *sync, "--compile-bytecode", cwd=made)
     return made
 
 
