@@ -161,12 +161,21 @@ class Bench:
         return made
 
     def alike(self, tale: Tale, what: str) -> None:
-        shape = _shape(self.gateway)
-        first = tale.shapes.setdefault(tale.name, shape)
+        if tale.name not in tale.shapes:
+            tale.shapes[tale.name] = self.settled()
+        first = tale.shapes[tale.name]
         deadline = time.monotonic() + 20
         while first != (shape := _shape(self.gateway)) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert shape == first, f"{what}: left {shape - first}, lacks {first - shape}"
+
+    def settled(self) -> Counter[str]:
+        """What is left when nothing changes any more: packets pass before the agent is done."""
+        shape, before = _shape(self.gateway), None
+        while shape != before:
+            self.quiet()
+            shape, before = _shape(self.gateway), shape
+        return shape
 
 
 class Tale:
