@@ -269,15 +269,18 @@ def _shape(gateway: Gateway) -> Counter[str]:
     for place in (gateway.name, _INSIDE):
         if netns.exists(place):
             command = ["nsenter", f"--net=/run/netns/{place}", "sh", "-c", show]
-            found += subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+            said = subprocess.run(command, capture_output=True, text=True).stdout
+            found += _ELEMENTS.sub("", said).splitlines()
     return Counter(filter(None, (" ".join(_VOLATILE.sub("", line).split()) for line in found)))
 
 
 _VOLATILE: Final = re.compile(
     # A network's route that the kernel made with its address is as good as ours.
-    r"@\S+|\bproto \w+|[0-9a-f]{0,4}(?:::?[0-9a-f]+)+\b|^\d+: |elements = .*|expires \S+"
-    r"|valid_lft.*|.*\b(?:fe80:|ff00:).*|^[0-9a-z\"., ]*( \}|,)$"
+    r"@\S+|\bproto \w+|[0-9a-f]{0,4}(?:::?[0-9a-f]+)+\b|^\d+: "
+    r"|valid_lft.*|.*\b(?:fe80:|ff00:).*"
 )
+_ELEMENTS: Final = re.compile(r"elements = \{[^}]*\}")
+"""On as many lines as they need. Some of them go with time."""
 
 
 @contextlib.contextmanager
