@@ -19,7 +19,7 @@ from egress_gateway_lab import host
 from egress_gateway_lab.demo.traffic import Traffic
 from egress_gateway_lab.demo.world import until
 from tests.deploy.conftest import ROOT
-from tests.deploy.site import RELEASE, SYSTEM, Site, cluster
+from tests.deploy.installed import RELEASE, SYSTEM, Site, cluster
 from tests.lab.conftest import POOL, configured
 
 pytestmark = pytest.mark.root

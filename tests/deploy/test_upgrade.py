@@ -22,7 +22,7 @@ from egress_gateway_lab.demo.world import World, until
 from egress_gateway_lab.realcluster.trees import filled
 from egress_gateway_lab.runtime.kubelet.images import PREVIOUS
 from tests.deploy.conftest import CHART, ROOT
-from tests.deploy.site import RELEASE, SYSTEM, WAIT, cluster
+from tests.deploy.installed import RELEASE, SYSTEM, WAIT, cluster
 from tests.lab.conftest import POOL, configured
 from tests.lab.steady import Echoes, answered, going_on
 
@@ -45,21 +45,21 @@ def earlier() -> Path:
     def fill(fresh: Path) -> None:
         archive = fresh / "tree.tar"
         git("archive", f"--output={archive}", commit.strip())
-        run("tar", "-C", str(fresh), "-xf", str(archive))
+        run(["tar", "-C", str(fresh), "-xf", str(archive)])
 
     made = filled(golang.cache() / f"earlier-{commit[:12]}", fill)
     # Where nothing changed this takes half a second. Bytecode: nodes cannot write it.
-    sync = ["sync", "--quiet", "--locked", "--no-default-groups", "--all-extras"]
-    run(str(UV), *sync, "--compile-bytecode", cwd=made)
+    sync = [str(UV), "sync", "--quiet", "--locked", "--no-default-groups", "--all-extras"]
+    run([*sync, "--compile-bytecode"], cwd=made)
     return made
 
 
 def git(*arguments: str) -> str:
     """The checkout may be another user's than root's."""
-    return run("git", "-c", "safe.directory=*", *arguments)
+    return run(["git", "-c", "safe.directory=*", *arguments])
 
 
-def run(*command: str, cwd: Path = ROOT) -> str:
+def run(command: list[str], cwd: Path = ROOT) -> str:
     """Standard output. What goes wrong is the caller's."""
     ours = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
     return subprocess.run(
