@@ -9,6 +9,7 @@ wrong address, a connection that breaks, or a pod that cannot start.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -106,7 +107,10 @@ async def test_an_upgrade_from_the_version_before_and_back_under_traffic(
             await going_on(streams)
         assert await world.wrong_packets(OBSERVED, prefix) == 0
         asked = [r for t in traffic for r in t.requests]
-        print(f"\n{len(asked)} requests, {sum(r.address is None for r in asked)} unanswered; "
+        moments = [[r.at for r in t.requests if r.address] for t in traffic]
+        silence = max(b - a for at in moments for a, b in itertools.pairwise(at))
+        print(f"\n{len(asked)} requests, {sum(r.address is None for r in asked)} unanswered, "
+              f"{silence:.1f} s the longest without an answer; "
               f"{len(streams)} connections went on")  # fmt: skip
 
 
