@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import tarfile
@@ -133,6 +134,24 @@ def test_no_layer_says_by_which_commits_build_it_was_made(
     differing = [(a, b) for a, b in pairs if a != b]
     label = "org.opencontainers.image.created="
     assert differing == [(f"{label}2001-09-09T01:46:40Z", f"{label}2033-05-18T03:33:20Z")]
+
+
+@pytest.mark.root
+def test_nothing_that_a_build_mounts_outlives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """buildah left a mount in the user's cache for each build."""
+    monkeypatch.setattr(build, "revision", lambda: "c0ffee")
+    program = tmp_path / "bin/buildah"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/bin/sh\nmkdir -p /mnt && mount -t tmpfs left /mnt && grep left /proc/mounts\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    said = build.Builder(tmp_path / "cache", 0).buildah("build")
+    assert said.startswith("left /mnt tmpfs")
+    assert "left /mnt" not in Path("/proc/mounts").read_text()
 
 
 # -- archives

@@ -5,15 +5,11 @@ The lab's own installation (the plain manifests) is taken over, as on any cluste
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -21,13 +17,12 @@ import yaml
 from egress_gateway.api import names
 from egress_gateway_lab import host
 from egress_gateway_lab.demo.traffic import Traffic
-from egress_gateway_lab.demo.world import World, until
-from tests.deploy.conftest import CHART, ROOT
+from egress_gateway_lab.demo.world import until
+from tests.deploy.conftest import ROOT
+from tests.deploy.installed import RELEASE, SYSTEM, Site, cluster
 from tests.lab.conftest import POOL, configured
 from tests.lab.test_running_pods import cut
 
-SYSTEM = names.SYSTEM_NAMESPACE
-RELEASE = "egress-gateway"
 pytestmark = pytest.mark.root
 
 
@@ -37,77 +32,6 @@ def lab(clients: Path) -> Iterator[host.LabHandle]:
     handle = host.start(f"deploy-{os.getpid()}", detach=False)
     yield handle
     host.stop(handle)
-
-
-@dataclass
-class Site:
-    """A lab's cluster, and a person with helm and kubectl before it."""
-
-    world: World
-    clients: Path
-
-    async def call(self, program: str, *arguments: str, fails: bool = False) -> str:
-        process = await asyncio.create_subprocess_exec(
-            str(self.clients / program),
-            *arguments,
-            env={**os.environ, "KUBECONFIG": str(self.world.lab.kubeconfig)},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        said = (out + err).decode()
-        assert (process.returncode != 0) == fails, said
-        return said
-
-    async def helm(self, *arguments: str, fails: bool = False) -> str:
-        return await self.call("helm", "--namespace", SYSTEM, *arguments, fails=fails)
-
-    async def install(self, *options: str) -> None:
-        wait = ("--wait", "--timeout", "90s")
-        await self.helm("upgrade", "--install", RELEASE, str(CHART), *wait, *options)
-
-    async def chains(self, files: str = "*") -> dict[str, str]:
-        """Node and the text of its CNI configuration, read by a pod on it."""
-        found = {}
-        for node in await self.world.nodes(pool="nodepool1"):
-            name = node["metadata"]["name"]
-            await self.world.kube.create("pods", reader(name))
-            await self.world.pod_ready(f"reader-{name}")
-            done = await self.world.kube.exec(
-                "default", f"reader-{name}", ["sh", "-c", f"cat /chain/{files}"]
-            )
-            found[name] = done.stdout.decode()
-            await self.world.kube.delete("pods", f"reader-{name}", namespace="default")
-        return found
-
-
-def reader(node: str) -> dict[str, Any]:
-    container = {
-        "name": "reader",
-        "image": "busybox",
-        "command": ["sleep", "1000"],
-        "volumeMounts": [{"name": "chain", "mountPath": "/chain", "readOnly": True}],
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": f"reader-{node}", "namespace": "default"},
-        "spec": {
-            "nodeName": node,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [container],
-            "volumes": [{"name": "chain", "hostPath": {"path": "/etc/cni/net.d"}}],
-        },
-    }
-
-
-@asynccontextmanager
-async def cluster(lab: host.LabHandle, clients: Path) -> AsyncIterator[Site]:
-    async with World(lab) as world:
-        await world.create_group()
-        await world.create_cluster(nodes=2, version="1.34")
-        await world.get_credentials()
-        yield Site(world, clients)
 
 
 async def test_installed_upgraded_and_removed(lab: host.LabHandle, clients: Path) -> None:

@@ -12,7 +12,8 @@ from egress_gateway.datapath.wireguard.host import release
 from egress_gateway_lab import wireguard
 
 ROOT = Path(__file__).parents[2]
-FOUND = sorted((ROOT / "dist").glob("*.oci.tar"))
+FOUND = sorted((ROOT / "dist").glob("static-egress-gateway-[0-9]*.oci.tar"))
+"""Not the chart, which a release has as an archive of the same kind."""
 MOST = 110e6
 """Compressed bytes."""
 
@@ -91,7 +92,7 @@ def test_nothing_in_it_becomes_root_or_is_writable(root: Path) -> None:
 def test_every_module_has_bytecode_that_no_time_makes_stale(root: Path) -> None:
     """The root is read-only: what is not there is compiled anew at each start."""
     modules = [*root.glob("opt/**/*.py"), *root.glob("usr/lib/python3.11/*.py")]
-    assert len(modules) > 1000
+    assert len(modules) > 500
     lacking = []
     for module in modules:
         compiled = module.parent / "__pycache__" / f"{module.stem}.cpython-311.pyc"

@@ -45,6 +45,8 @@ _HOST_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
 _TIMELESS = ("--timestamp", "0")
 """A layer that another commit's build left is taken as it is, with that build's time. A label
 says when the image's commit was made."""
+_APART = ("unshare", "--mount", "--propagation=private", "--")
+"""What buildah mounts ends with it: 1.28 leaves a mount for each build that copies from a stage."""
 _STORE = "layers"
 """Not the folder "store" of before, whose layers have times of commits."""
 
@@ -67,7 +69,8 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> str:
         raise ImageError(f"{command[0]} is missing: apt-get install {command[0]}") from error
     if done.returncode:
         words = [line for line in done.stderr.splitlines() if line.strip()][-12:]
-        raise ImageError(f"{' '.join(command[:3])} … failed:\n" + "\n".join(words))
+        shown = " ".join(command).removeprefix(" ".join(_APART)).strip()
+        raise ImageError(f"{shown[:60]} … failed:\n" + "\n".join(words))
     return done.stdout
 
 
@@ -107,7 +110,7 @@ class Builder:
 
     def buildah(self, verb: str, *arguments: str) -> str:
         store = ["--root", str(self._cache / _STORE), "--runroot", str(self._cache / "run")]
-        return run(["buildah", *store, verb, *arguments]).strip()
+        return run([*_APART, "buildah", *store, verb, *arguments]).strip()
 
     def has(self, name: str) -> bool:
         return bool(self.buildah("images", "--quiet", "--filter", f"reference={name}"))

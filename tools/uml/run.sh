@@ -15,8 +15,12 @@ if kernel=${UML_KERNEL:-$("$here/build.sh")}; then :; else
     exit
 fi
 
-# Of the attacks those that carry packets: they have the mark "root".
-[ $# -gt 0 ] || set -- .venv/bin/python -m pytest -q -n 0 -p no:cacheprovider -m root \
+# Of the attacks those that carry packets: they have the mark "root". One processor, and slow system
+# calls: agents are killed after each 25th of their changes, in place of each fifth. After
+# KERNEL_SECONDS pytest ends as by Ctrl-C, and says what has failed so far.
+[ $# -gt 0 ] || set -- env "KILLS_STEP=${KILLS_STEP:-25}" "KILLS_PAIRS=${KILLS_PAIRS:-1}" \
+    timeout --signal INT "${KERNEL_SECONDS:-5400}" .venv/bin/python -m pytest -v \
+    -o console_output_style=times -n 0 -p no:cacheprovider -m root \
     tests/datapath tests/node tests/attacks
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

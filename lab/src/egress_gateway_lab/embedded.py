@@ -17,6 +17,7 @@ from egress_gateway.api.manifests import deploy_dir
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
 from egress_gateway_lab.protocols import BackendError, ClusterSpec, Fabric, MachineSpec
+from egress_gateway_lab.runtime.kubelet.images import previous
 from egress_gateway_lab.runtime.kubelet.pod import Platform
 from egress_gateway_lab.runtime.nodes.machines import Machines, MachinesSettings
 from egress_gateway_lab.runtime.nodes.node import MachineError
@@ -78,11 +79,13 @@ class EmbeddedKubernetes:
         await self.server.stop()
 
     async def create(self, spec: ClusterSpec, azure: Mapping[str, Any]) -> None:
-        """What `kubectl apply -f deploy/` and one Secret do."""
+        """What `kubectl apply -f deploy/` and one Secret do. Where another checkout is named, whose
+        chart is to be installed, the namespace alone."""
         self.server.api.version = f"v{spec.kubernetes_version}"
         for folder in ("crds", "manifests", "manifests/admission"):
             for document in _manifests(folder):
-                await self.admin.apply(document)
+                if document["kind"] == "Namespace" or not previous():
+                    await self.admin.apply(document)
         content = {"azure.json": json.dumps(azure), "ca.crt": self._settings.ca.decode()}
         secret = {
             "apiVersion": "v1",

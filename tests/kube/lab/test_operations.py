@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
 import json
@@ -17,11 +16,11 @@ from egress_gateway_lab.apiserver.wire.client import KubeError
 from egress_gateway_lab.demo.traffic import Traffic
 from egress_gateway_lab.demo.world import World, until
 from egress_gateway_lab.realcluster import release
-from egress_gateway_lab.realcluster.trees import PYTHON
 from egress_gateway_lab.runtime.containers.cni import base_configuration
 from tests.deploy.conftest import CHART
 from tests.kube.lab.conftest import SYSTEM, Operator, all_ready
 from tests.lab.conftest import configured
+from tests.lab.steady import Echoes, answered, going_on
 from tests.lab.test_bad_input import annotated, remove
 from tests.lab.test_promises import sources
 
@@ -31,26 +30,6 @@ OBSERVED = "probe1.lab.example"
 UPGRADED = "probe2.lab.example"
 CHAIN = "/etc/cni/net.d/10-azure.conflist"
 SAMPLES = 4
-_ECHO = """
-import socket, sys, time
-peer = socket.create_connection((sys.argv[1], 7), timeout=20)
-print("connected from", peer.getsockname(), flush=True)
-number = 0
-while True:
-    number += 1
-    line = b"%d\\n" % number
-    peer.sendall(line)
-    got = b""
-    while not got.endswith(b"\\n"):
-        chunk = peer.recv(64)
-        if not chunk:
-            sys.exit("the connection was closed")
-        got += chunk
-    if got != line:
-        sys.exit("not an echo: %r" % got)
-    print(number, flush=True)
-    time.sleep(0.05)
-"""
 
 
 async def agents(world: World, component: str) -> list[dict[str, Any]]:
@@ -67,21 +46,21 @@ async def test_nothing_from_a_wrong_address_while_agents_and_gateways_are_killed
     async with contextlib.AsyncExitStack() as stack:
         url = f"http://{OBSERVED}"
         traffic = [await stack.enter_async_context(Traffic(world, p, url)) for p in pods]
-        await _answered(traffic)
+        await answered(traffic)
         for node in [n["metadata"]["name"] for n in await world.nodes()]:
             # SIGKILL, of every process of ours but the tunnels' host and the tunnels.
             await lab.on(node, _kill("egress-gateway (node|gateway)"))
-        await _answered(traffic)
+        await answered(traffic)
         later = await world.deploy("watched-later", configuration="watched", replicas=2)
         gateway = (await world.nodes(pool="npegress"))[0]["metadata"]["name"]
         await world.control.call("cut", node=gateway, direction="both")
-        await _answered(traffic)
+        await answered(traffic)
         await world.control.call("mend", node=gateway)
-        await _answered(traffic)
+        await answered(traffic)
         await world.control.call("power_cut", node=gateway)
-        await _answered(traffic)
+        await answered(traffic)
         await world.control.call("power_on", node=gateway)
-        await _answered(traffic)
+        await answered(traffic)
     for pod in later:
         await world.curl(pod, f"http://{OBSERVED}/traffic/{pod}/0")
     assert await world.wrong_packets(OBSERVED, prefix) == 0
@@ -93,17 +72,6 @@ async def test_nothing_from_a_wrong_address_while_agents_and_gateways_are_killed
     for agent in await agents(world, "node"):
         (status,) = agent["status"]["containerStatuses"]
         assert status["restartCount"] > 0, f"{agent['metadata']['name']} was not killed"
-
-
-async def _answered(traffic: list[Traffic]) -> None:
-    """Waits until every stream of requests has been answered three more times."""
-    seen = [len([r for r in t.requests if r.address]) for t in traffic]
-
-    async def more() -> bool:
-        now = [len([r for r in t.requests if r.address]) for t in traffic]
-        return all(n >= s + 3 for n, s in zip(now, seen, strict=True))
-
-    await until(more, timeout=60, what="answers from everywhere")
 
 
 def _kill(pattern: str) -> str:
@@ -248,17 +216,12 @@ async def test_an_upgrade_of_all_agents_drops_no_connection(lab: Operator) -> No
     before = {p["metadata"]["uid"] for c in ("node", "gateway") for p in await agents(world, c)}
     async with contextlib.AsyncExitStack() as stack:
         traffic = await stack.enter_async_context(Traffic(world, pods[0], f"http://{UPGRADED}"))
-        streams = [await stack.enter_async_context(Echoes(world, pod)) for pod in pods]
-        await _answered([traffic])
+        streams = [await stack.enter_async_context(Echoes(world, pod, UPGRADED)) for pod in pods]
+        await answered([traffic])
         await lab.upgrade("logging.level=debug", "gateway.maxUnavailable=1")
         after = {p["metadata"]["uid"] for c in ("node", "gateway") for p in await agents(world, c)}
         assert not before & after, "agents that were not rolled"
-        marks = [len(stream.seen) for stream in streams]
-
-        async def going_on() -> bool:
-            return all(s.alive() > m + 20 for s, m in zip(streams, marks, strict=True))
-
-        await until(going_on, timeout=60, what="every connection to go on after the upgrade")
+        await going_on(streams)
     assert await world.wrong_packets(UPGRADED, prefix) == 0
     lost = [r for r in traffic.requests if r.address is None]
     print(f"\n{len(traffic.requests)} requests while all agents were rolled, {len(lost)} "
@@ -266,37 +229,6 @@ async def test_an_upgrade_of_all_agents_drops_no_connection(lab: Operator) -> No
     await lab.upgrade("node.settings=null")
     await world.kube.delete("deployments", "rolled", namespace="default")
     await remove(world, "rolled")
-
-
-class Echoes:
-    """One TCP connection from a pod to an echo port, for as long as the context is open."""
-
-    def __init__(self, world: World, pod: str) -> None:
-        self._world = world
-        self._pod = pod
-        self.seen: list[bytes] = []
-
-    async def __aenter__(self) -> Echoes:
-        self._task = asyncio.create_task(self._follow())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _follow(self) -> None:
-        script = f"exec {PYTHON} -IS -c '{_ECHO}' {UPGRADED} 2>&1"
-        command = ["sh", "-c", script]
-        async for chunk in self._world.kube.exec_stream("default", self._pod, command):
-            self.seen.extend(chunk.splitlines())
-        told = await self._world.why(self._pod)
-        raise AssertionError(f"the connection of {self._pod} ended: {self.seen[-1:]}; {told}")
-
-    def alive(self) -> int:
-        """How many lines came back; raises what ended the connection."""
-        if self._task.done():
-            self._task.result()
-        return len(self.seen)
 
 
 async def test_helm_test_tells_whether_all_is_at_work(lab: Operator) -> None:

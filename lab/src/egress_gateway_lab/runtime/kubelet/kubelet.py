@@ -314,7 +314,7 @@ class Kubelet:
         self, pod: Pod, container: str | None, command: list[str], *, stdin: bool, tty: bool
     ) -> ExecSession:
         found = choose(pod, container)
-        line = images.ours(command)
+        line = images.ours(command, images.find(found.spec["image"]))
         return await execute(self.node, found, line, pod.base_env, stdin=stdin, tty=tty)
 
     async def attach(

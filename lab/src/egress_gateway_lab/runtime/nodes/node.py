@@ -24,6 +24,7 @@ from typing import Any
 import egress_gateway
 from egress_gateway_lab import wireguard
 from egress_gateway_lab.runtime.containers.streams import Stdio, open_stdio
+from egress_gateway_lab.runtime.kubelet import images
 
 log = logging.getLogger(__name__)
 
@@ -384,6 +385,7 @@ def _program_directories() -> list[str]:
         sys.prefix,
         _SOURCE,
         _PRODUCT,
+        *map(str, filter(None, [images.previous()])),
     }
     return sorted(path for path in found if path not in ("/", "/usr", "/usr/local"))
 
