@@ -39,6 +39,7 @@ HANGS = {
     "prefix creation": ("PUT", "publicIPPrefixes/"),
     "prefix deletion": ("DELETE", "publicIPPrefixes/"),
     "balancer": ("PUT", "loadBalancers/"),
+    "interface": ("PUT", r"(networkInterfaces/|virtualMachines/\d+$)"),
     "address creation": ("PUT", "publicIPAddresses/"),
     "address deletion": ("DELETE", "publicIPAddresses/"),
     "model": ("PUT", r"virtualMachineScaleSets/[^/]+$"),

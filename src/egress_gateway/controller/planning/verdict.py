@@ -11,7 +11,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
-from egress_gateway.cloud.protocol import Advice, BalancingRule, Instance, PoolState, Prefix
+from egress_gateway.cloud.protocol import (
+    Advice,
+    BalancingRule,
+    Instance,
+    InterfaceSpec,
+    PoolState,
+    Prefix,
+)
 from egress_gateway.controller.planning.exchange import Exchange, alive
 from egress_gateway.controller.planning.ipv6 import addresses6, network6
 from egress_gateway.controller.planning.prefixes import judge_prefix
@@ -165,6 +172,8 @@ def _lingers(wanted: Wanted, state: PoolState) -> bool:
     held = busy or any(p.going for p in state.publics)
     free = replace(
         state,
+        # Of a pool of machines it is no document, but the sum of what all its interfaces carry.
+        model=state.model if state.ref.kind == "template" else InterfaceSpec(),
         instances=tuple(i for i in state.instances if i.id not in busy),
         publics=tuple(p for p in state.publics if not (p.going or p.instance in busy)),
         managed={} if held else {n: p for n, p in state.managed.items() if not p.going},
