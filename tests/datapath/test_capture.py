@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from egress_gateway.datapath.errors import KernelRefused
 from egress_gateway.datapath.linux import bpf, netns
-from egress_gateway.datapath.linux.capture import Captured, Limits, capture
+from egress_gateway.datapath.linux.capture import Captured, CaptureLimits, capture
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, attach, serve
 from tests.datapath.topology import INTERNET, World
 
-LIMITS = Limits(seconds=30, packets=4, size=1 << 20, snaplen=128)
+LIMITS = CaptureLimits(seconds=30, packets=4, size=1 << 20, snaplen=128)
 
 
 def read(found: Captured) -> list[str]:
@@ -59,7 +59,9 @@ def test_packets_of_a_pod_are_seen_before_and_behind_the_translation() -> None:
     with pytest.raises(KernelRefused, match="nowhere0"):
         pods[0].place.netns.run(lambda: capture(["nowhere0"], (), LIMITS))
     timed = pods[0].place.netns.run(
-        lambda: capture(["wg0"], (), Limits(seconds=0.1, packets=9, size=1 << 20, snaplen=64))
+        lambda: capture(
+            ["wg0"], (), CaptureLimits(seconds=0.1, packets=9, size=1 << 20, snaplen=64)
+        )
     )
     assert (timed.packets, timed.ended) == (0, "time")
     assert read(timed) == []

@@ -12,8 +12,8 @@ from egress_gateway.api import names
 from egress_gateway.cli.diagnosis.azure import (
     IN_GROUP,
     AzureBefore,
+    FoundPrefix,
     Permission,
-    Prefix,
     Room,
     Usage,
 )
@@ -158,7 +158,7 @@ ACCOUNT: Final = AzureBefore(
     rooms=[Room(subnet="/subnet", used=10, size=251)],
     pools={"np": 30},
     nodes=2,
-    prefixes=[Prefix(id=ID, document=document())],
+    prefixes=[FoundPrefix(id=ID, document=document())],
 )
 
 
@@ -167,7 +167,7 @@ def _usage(name: str, used: int, limit: int) -> AzureBefore:
 
 
 def _prefix(document: dict[str, object] | None, of: str = ID) -> AzureBefore:
-    return replace(ACCOUNT, prefixes=[Prefix(id=of, document=document)])
+    return replace(ACCOUNT, prefixes=[FoundPrefix(id=of, document=document)])
 
 
 def _used(number: int) -> AzureBefore:

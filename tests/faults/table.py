@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ from egress_gateway.kube.resources import (
 )
 
 KEY: Final = names.POD_ANNOTATION
+NOW: Final = datetime.datetime(2030, 1, 1, 3, 0, tzinfo=datetime.UTC)
 HEARTBEAT: Final = "2030-01-01T02:59:45Z"
 
 
@@ -59,6 +61,7 @@ def healthy(gateways: int = 2, pods: int = 3, workers: int = 2, namespace: str =
     names_ = [f"gw{n}" for n in range(gateways)]
     full = f"{namespace}/partner"
     return Facts(
+        at=NOW,
         configurations=[
             StaticGatewayConfiguration(
                 metadata=ObjectMeta(name="partner", namespace=namespace),

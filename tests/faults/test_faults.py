@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import re
 from collections.abc import Callable
@@ -22,12 +21,11 @@ from egress_gateway.cli.proof.answers import Asked
 from tests.faults.before import ACCOUNTS, BEFORE, MACHINES
 from tests.faults.table import FAULTS, KEY, healthy, last_node, node, pod, said
 
-NOW = datetime.datetime(2030, 1, 1, 3, 0, tzinfo=datetime.UTC)
 CLUSTER = [ipaddress.ip_network("10.244.0.0/16")]
 
 
 def found(facts: Facts) -> list[Finding]:
-    return findings(facts, summarize(facts, NOW))
+    return findings(facts, summarize(facts))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +75,7 @@ def test_a_healthy_cluster_has_no_finding_whatever_its_shape(
 ) -> None:
     with_others = replace(facts, pods=[*(facts.pods or ()), pod("x", annotations)])
     assert found(with_others) == []
-    assert summarize(with_others, NOW).healthy
+    assert summarize(with_others).healthy
 
 
 @pytest.mark.parametrize(
@@ -130,7 +128,7 @@ def traced(
     facts: Facts, name: str = "web-0", to: str | None = None, namespace: str = "shop"
 ) -> dict[str, tuple[str, str]]:
     address = ipaddress.ip_address(to) if to else None
-    way = hops(facts, summarize(facts, NOW), (namespace, name), address, CLUSTER)
+    way = hops(facts, summarize(facts), (namespace, name), address, CLUSTER)
     return {hop.name: (hop.verdict, hop.text) for hop in way}
 
 

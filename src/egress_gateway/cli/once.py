@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -16,6 +17,8 @@ T = TypeVar("T")
 class Lists(Protocol):
     """What ``kube.client.Client`` is to those who only list."""
 
+    def now(self) -> datetime.datetime: ...
+
     async def list(
         self, resource: Resource[T], namespace: str | None = None, *, labels: str | None = None
     ) -> wire.ListPage[T]: ...
@@ -27,6 +30,10 @@ class Once:
     def __init__(self, client: Lists) -> None:
         self._client = client
         self._found: dict[tuple[str, ...], asyncio.Task[wire.ListPage[Untyped]]] = {}
+
+    def now(self) -> datetime.datetime:
+        """As ``kube.client.Client.now``."""
+        return self._client.now()
 
     async def list(
         self, resource: Resource[T], namespace: str | None = None, *, labels: str | None = None

@@ -10,6 +10,7 @@ backoff.
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -19,7 +20,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 import msgspec
 
-from egress_gateway.kube import errors, wire
+from egress_gateway.kube import clock, errors, wire
 from egress_gateway.kube.config import ClusterAccess, ClusterAccessError
 from egress_gateway.kube.resources import Resource
 from egress_gateway.kube.wire import ListPage, WatchEvent
@@ -54,6 +55,12 @@ class Client:
         self._timeout = timeout
         self._requests: aiohttp.ClientSession | None = None
         self._watches: aiohttp.ClientSession | None = None
+        self._ahead = datetime.timedelta()
+
+    def now(self) -> datetime.datetime:
+        """The API server's time, as it said last: RFC 9110's Date, which is in whole seconds. This
+        machine's until it has spoken."""
+        return clock.now() + self._ahead
 
     async def __aenter__(self) -> Client:
         self._requests = self._pool(CONNECTIONS)
@@ -342,6 +349,7 @@ class Client:
                 headers=headers,
                 timeout=timeout,
             ) as response:
+                self._ahead = clock.ahead(response.headers.get("Date", ""), self._ahead)
                 if response.status < 400:
                     yield response
                     return

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+_COARSE: Final = timedelta(seconds=2)
+"""What a date in whole seconds, and the way that it took, cannot tell."""
 
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def ahead(date: str, before: timedelta) -> timedelta:
+    """How far the clock of who just said ``date`` (RFC 9110) is ahead of this machine's; ``before``
+    if it is no date."""
+    try:
+        found = parsedate_to_datetime(date).astimezone(UTC) - now()
+    except ValueError:
+        return before
+    return found if abs(found) > _COARSE else timedelta()
 
 
 def timestamp(moment: datetime) -> str:

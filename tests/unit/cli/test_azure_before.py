@@ -13,8 +13,8 @@ from egress_gateway.cli.diagnosis import azure_look
 from egress_gateway.cli.diagnosis.azure import (
     IN_GROUP,
     AzureBefore,
+    FoundPrefix,
     Permission,
-    Prefix,
     Usage,
     before_azure,
     missing,
@@ -30,7 +30,7 @@ def codes(facts: AzureBefore) -> list[str]:
 def test_an_account_in_order_has_no_finding() -> None:
     assert codes(ACCOUNT) == []
     six = document(prefixLength=126, publicIPAddressVersion="IPv6")
-    assert codes(replace(ACCOUNT, prefixes=[Prefix(id=ID.upper(), document=six)])) == []
+    assert codes(replace(ACCOUNT, prefixes=[FoundPrefix(id=ID.upper(), document=six)])) == []
 
 
 @pytest.mark.parametrize(("facts", "code", "words"), [a[1:] for a in ACCOUNTS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ class Server:
         self.asked: list[tuple[str, str | None, str | None]] = []
         self._items = items
         self._error = error
+
+    def now(self) -> datetime.datetime:
+        return datetime.datetime.now(datetime.UTC)
 
     async def list(
         self, resource: Any, namespace: str | None = None, *, labels: str | None = None

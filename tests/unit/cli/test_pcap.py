@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from egress_gateway.api.types import GatewayServerProfile, PodEndpointStatus
 from egress_gateway.cli.diagnosis.capture import command
-from egress_gateway.cli.diagnosis.pcap import HOPS, Place, place, refusal
+from egress_gateway.cli.diagnosis.pcap import HOPS, CaptureSite, place, refusal
 from egress_gateway.cli.diagnosis.trace import trace
 from tests.faults.table import healthy
 
@@ -28,9 +28,9 @@ FACTS = replace(
 )
 
 
-def at(hop: str) -> Place:
+def at(hop: str) -> CaptureSite:
     found = place(FACTS, KEY, hop)
-    assert isinstance(found, Place), found
+    assert isinstance(found, CaptureSite), found
     return found
 
 
@@ -66,7 +66,7 @@ def test_a_pod_that_uses_no_gateway_has_no_packets_there() -> None:
     said = place(lost, KEY, "gateway")
     assert isinstance(said, str)
     assert "tunnel" in said
-    assert isinstance(place(lost, KEY, "tunnel"), Place)
+    assert isinstance(place(lost, KEY, "tunnel"), CaptureSite)
     assert "no pod" in str(place(FACTS, ("shop", "nobody"), "pod"))
     assert "not attached" in str(place(replace(FACTS, endpoints=[]), KEY, "pod"))
 

@@ -101,6 +101,7 @@ def endpoint(
 
 
 HEALTHY = Facts(
+    at=NOW,
     configurations=[sgc()],
     endpoints=[endpoint("web-1"), endpoint("web-2", namespace="other")],
     gateways=[agent(0), agent(1)],
@@ -111,7 +112,7 @@ HEALTHY = Facts(
 
 
 def overview(**changed: Any) -> Overview:
-    return summarize(msgspec.structs.replace(HEALTHY, **changed), NOW)
+    return summarize(msgspec.structs.replace(HEALTHY, **changed))
 
 
 def text(found: Overview, width: int = 80) -> str:
@@ -345,6 +346,6 @@ def test_objects_are_gone_through_once_however_many_configurations_there_are(
         endpoints=Walked(e for f in many for e in f.endpoints or ()),
         pods=Walked(p for f in many for p in f.pods or ()),
     )
-    overview = summarize(facts, NOW)
+    overview = summarize(facts)
     assert Walked.walks == 2
     assert [len(c.pods) for c in overview.configurations] == [3] * configurations

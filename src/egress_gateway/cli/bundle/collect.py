@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import datetime
 import os
 import platform
 from collections.abc import (
@@ -170,7 +169,7 @@ class Collector:
         }
 
     def _judged(self) -> list[tuple[str, str]]:
-        overview = summarize(self._facts, datetime.datetime.now(datetime.UTC))
+        overview = summarize(self._facts)
         found = findings(self._facts, overview)
         return [
             ("status.txt", status.render(overview, width=100, wide=True)),

@@ -64,7 +64,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
-class Prefix(msgspec.Struct, frozen=True, kw_only=True):
+class FoundPrefix(msgspec.Struct, frozen=True, kw_only=True):
     """A public IP prefix as Azure has it; ``document`` None: there is none."""
 
     id: str
@@ -84,7 +84,7 @@ class AzureBefore(msgspec.Struct, frozen=True, kw_only=True):
     """Of each gateway pool the length of the prefixes that it wants."""
     nodes: int = 0
     """Instances of those pools."""
-    prefixes: Sequence[Prefix] = ()
+    prefixes: Sequence[FoundPrefix] = ()
     refused: str = ""
     """Why Azure does not take the credential; empty: it does."""
 
@@ -169,7 +169,7 @@ def _prefixes(facts: AzureBefore) -> Iterator[Finding]:
             yield Finding(code="EG424", object=prefix.id, evidence=evidence, mend=mend)
 
 
-def _amiss(prefix: Prefix, facts: AzureBefore) -> Iterator[tuple[str, str]]:
+def _amiss(prefix: FoundPrefix, facts: AzureBefore) -> Iterator[tuple[str, str]]:
     parts = prefix.id.strip("/").split("/")
     if len(parts) < 8 or parts[6].lower() != "publicipprefixes":
         yield "it is no id of a public IP prefix", "az network public-ip prefix show --query id"

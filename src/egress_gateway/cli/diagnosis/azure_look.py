@@ -23,8 +23,8 @@ from egress_gateway.cli.diagnosis.azure import (
     ON_PREFIX,
     ON_SUBNET,
     AzureBefore,
+    FoundPrefix,
     Permission,
-    Prefix,
     Room,
     Usage,
     usable,
@@ -104,7 +104,7 @@ class _Look:
             nodes=max(
                 (int((s.get("sku") or {}).get("capacity") or 0) for s in gateways), default=0
             ),
-            prefixes=[Prefix(id=p, document=await self._prefix(p)) for p in prefixes],
+            prefixes=[FoundPrefix(id=p, document=await self._prefix(p)) for p in prefixes],
         )
         return msgspec.structs.replace(facts, refused=self._refused)
 

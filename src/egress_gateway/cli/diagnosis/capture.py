@@ -15,7 +15,7 @@ from egress_gateway.api import names
 from egress_gateway.cli.diagnosis.bounds import HEADERS, PACKETS, SECONDS, SIZE, SNAPLEN
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK
-from egress_gateway.datapath.linux.capture import Limits, capture
+from egress_gateway.datapath.linux.capture import CaptureLimits, capture
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.pod.ruleset import LINKS
@@ -47,7 +47,7 @@ def command(
         raise click.UsageError(str(error)) from None
     if hop in ("gateway", "address") and not chosen:
         raise click.UsageError(f"--hop {hop} needs --address: it shows no other pod's packets")
-    limits = Limits(seconds=seconds, packets=packets, size=SIZE, snaplen=snaplen)
+    limits = CaptureLimits(seconds=seconds, packets=packets, size=SIZE, snaplen=snaplen)
     try:
         with _where(hop, pod) as where:
             links = where.run(lambda: _links(hop, where, ports))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +64,7 @@ async def _now(
 ) -> tuple[list[Finding], list[str]]:
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
         facts = await read(client, namespace, system)
-    found = findings(facts, summarize(facts, datetime.datetime.now(datetime.UTC)))
+    found = findings(facts, summarize(facts))
     return found, list(facts.unseen)
 
 

@@ -103,8 +103,10 @@ class Overview(_Value, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read. None: it could not be; ``unseen`` says why."""
+    """What was read. None: it could not be; ``unseen`` says why. ``at``: the API server's time, by
+    which the age of heartbeats counts, since a person's clock may be wrong."""
 
+    at: datetime.datetime
     configurations: Sequence[StaticGatewayConfiguration]
     endpoints: Sequence[PodEndpoint] | None = ()
     gateways: Sequence[GatewayStatus] | None = ()
@@ -114,9 +116,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     unseen: Sequence[str] = ()
 
 
-def summarize(facts: Facts, now: datetime.datetime) -> Overview:
-    """``now`` with a time zone, as heartbeats have one. Time grows with the number of objects, and
-    not with configurations times pods."""
+def summarize(facts: Facts) -> Overview:
+    """Time grows with the number of objects, and not with configurations times pods."""
     agents = (
         None if facts.gateways is None else {g.metadata.name: _Agent(g) for g in facts.gateways}
     )
@@ -137,7 +138,7 @@ def summarize(facts: Facts, now: datetime.datetime) -> Overview:
                 pods[_key(sgc)],
                 agents,
                 nodes,
-                now,
+                facts.at,
             )
             for sgc in sorted(facts.configurations, key=_name)
         ],

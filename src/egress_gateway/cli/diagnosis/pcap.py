@@ -26,7 +26,7 @@ _ELSEWHERE: Final = {
 }
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class CaptureSite(msgspec.Struct, frozen=True, kw_only=True):
     """``component`` of ``node`` is asked for ``arguments``."""
 
     component: str
@@ -42,7 +42,7 @@ def refusal(hop: str) -> str | None:
     return f"no packets of the hop {hop!r}: {why}. Hops with packets: {', '.join(HOPS)}"
 
 
-def place(facts: Facts, key: tuple[str, str], hop: str) -> Place | str:
+def place(facts: Facts, key: tuple[str, str], hop: str) -> CaptureSite | str:
     """Where the packets of the pod ``key`` are at ``hop``, or why nowhere."""
     pods = [p for p in facts.pods or () if (p.metadata.namespace, p.metadata.name) == key]
     name = "/".join(key)
@@ -56,7 +56,7 @@ def place(facts: Facts, key: tuple[str, str], hop: str) -> Place | str:
         return f"{name} is not attached to a gateway: no agent of ours sees its packets"
     if hop in ("pod", "tunnel"):
         arguments = ("--hop", hop, "--pod", name)
-        return Place(component="node", node=pod.spec.node_name, arguments=arguments)
+        return CaptureSite(component="node", node=pod.spec.node_name, arguments=arguments)
     asked = names.asked_configuration(pod.metadata.annotations)
     sgc = next(
         (
@@ -71,7 +71,9 @@ def place(facts: Facts, key: tuple[str, str], hop: str) -> Place | str:
     return _at_gateway(sgc, endpoint, hop)
 
 
-def _at_gateway(sgc: StaticGatewayConfiguration, endpoint: PodEndpoint, hop: str) -> Place | str:
+def _at_gateway(
+    sgc: StaticGatewayConfiguration, endpoint: PodEndpoint, hop: str
+) -> CaptureSite | str:
     used = endpoint.status.gateway
     gateway = next((g for g in sgc.status.gateways if g.node == used), None)
     if gateway is None:
@@ -87,4 +89,4 @@ def _at_gateway(sgc: StaticGatewayConfiguration, endpoint: PodEndpoint, hop: str
         arguments = []
         addresses = [gateway.secondary_ip, gateway.secondary_ip_v6]
     arguments += [part for ip in addresses if ip for part in ("--address", ip)]
-    return Place(component="gateway", node=used, arguments=("--hop", hop, *arguments))
+    return CaptureSite(component="gateway", node=used, arguments=("--hop", hop, *arguments))

@@ -8,7 +8,6 @@ wait on it. It needs no more rights than its caller has, and says what the calle
 from __future__ import annotations
 
 import asyncio
-import datetime
 import shutil
 import sys
 import textwrap
@@ -71,7 +70,7 @@ def status(
     client = cluster.connect(kubeconfig, "egress-gateway-cli")
     while True:
         facts = asyncio.run(_look(client, namespace, system_namespace))
-        overview = summarize(facts, datetime.datetime.now(datetime.UTC))
+        overview = summarize(facts)
         if watch and output != "json":
             click.clear()
         _print(overview, output)
@@ -118,6 +117,7 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
         visible(f"components in {system}", components(client, system)),
     )
     return Facts(
+        at=client.now(),
         configurations=configurations,
         endpoints=endpoints,
         gateways=gateways,

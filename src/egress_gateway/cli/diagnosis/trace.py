@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import ipaddress
 import sys
 from collections.abc import Sequence
@@ -181,7 +180,7 @@ async def _followed(
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
         facts = await read(client, key[0], system)
         networks = await cluster_networks(client, system)
-        overview = summarize(facts, datetime.datetime.now(datetime.UTC))
+        overview = summarize(facts)
         found = hops(facts, overview, key, to, networks)
         if send and any(hop.name == "tunnel" for hop in found):
             found += await _packets(client, facts, key, system)

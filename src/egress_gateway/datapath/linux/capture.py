@@ -29,7 +29,7 @@ _BUFFER: Final = 4 * 1024 * 1024
 _LARGEST: Final = 65535
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class CaptureLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The first that is reached ends a capture. ``snaplen``: bytes that are kept of a packet."""
 
     seconds: float
@@ -57,7 +57,9 @@ def record(packet: bytes, length: int, nanoseconds: int) -> bytes:
     return struct.pack("=IIII", second, rest, len(packet), length) + packet
 
 
-def capture(links: Sequence[str], addresses: Sequence[IPAddress], limits: Limits) -> Captured:
+def capture(
+    links: Sequence[str], addresses: Sequence[IPAddress], limits: CaptureLimits
+) -> Captured:
     """Packets of ``links`` of the thread's namespace from or to ``addresses`` (none: all of them).
     Raises ``KernelRefused``."""
     parts = [header(limits.snaplen)]

@@ -1,0 +1,31 @@
+"""Whose time counts: the API server's, where it says one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from egress_gateway.kube import clock
+
+NONE, BEFORE = timedelta(), timedelta(hours=3)
+
+
+def said(offset: timedelta) -> str:
+    return format_datetime(datetime.now(UTC) + offset, usegmt=True)
+
+
+@pytest.mark.parametrize("minutes", [-600, -5, 5, 600])
+def test_another_clock_is_followed(minutes: int) -> None:
+    wrong = timedelta(minutes=minutes)
+    assert abs(clock.ahead(said(wrong), BEFORE) - wrong) < timedelta(seconds=2)
+
+
+def test_what_whole_seconds_cannot_tell_is_no_difference() -> None:
+    assert clock.ahead(said(NONE), BEFORE) == NONE
+
+
+@pytest.mark.parametrize("date", ["", "soon", "2030-01-01T00:00:00Z", "Mon, 99 Foo 2030 0:0:0 GMT"])
+def test_what_is_no_date_changes_nothing(date: str) -> None:
+    assert clock.ahead(date, BEFORE) == BEFORE
