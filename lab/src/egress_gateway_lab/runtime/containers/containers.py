@@ -29,6 +29,8 @@ _FIRST_BACKOFF = 1.0
 _LAST_BACKOFF = 30.0
 _GOOD_RUN = 60.0
 _LAST_WORDS = 4096
+_LAST_WORDS_FILE = "/dev/termination-log"
+"""The API server's default."""
 """Bytes of a termination message (kubelet's MaxContainerTerminationMessageLength)."""
 
 
@@ -269,7 +271,9 @@ class Container:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"")
         file.chmod(0o666)
-        return Mount(source=self._words, target=self.spec["terminationMessagePath"])
+        return Mount(
+            source=self._words, target=self.spec.get("terminationMessagePath", _LAST_WORDS_FILE)
+        )
 
     @property
     def _words(self) -> str:
