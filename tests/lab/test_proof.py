@@ -90,7 +90,9 @@ async def test_who_is_interrupted_leaves_nothing(
     )
 
     async def busy() -> bool:
-        assert process.returncode is None, "it ended before it was interrupted"
+        if process.returncode is not None:
+            said, _ = await process.communicate()
+            raise AssertionError(f"it ended before it was interrupted:\n{said.decode()}")
         if failover:
             return any(n["spec"].get("unschedulable") for n in await world.nodes())
         return bool(await left(world))
