@@ -14,6 +14,7 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway.cli.proof.plan import Case, pod
+from egress_gateway.webhook.review import wait_container
 from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
 from lab.tests.apiserver.conftest import Cluster
 from lab.tests.apiserver.test_admission import SYSTEM, account_token
@@ -25,12 +26,13 @@ IMAGE = "registry.example.com/seg:1"
 (_SGC,) = healthy().configurations
 
 
-async def installed(cluster: Cluster, clients: Path) -> str:
+async def installed(cluster: Cluster, clients: Path, *values: str) -> str:
     """What the chart's test brings, but its pod; the account's token."""
     command = [str(clients / "helm"), "template", "egress-gateway", str(CHART)]
     command += ["--namespace", SYSTEM, "--show-only", "templates/test.yaml"]
     command += ["--set", "image.repository=registry.example.com/seg", "--set-string", "image.tag=1"]
     command += ["--api-versions", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
+    command += [word for value in values for word in ("--set", value)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     await cluster.admin.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
@@ -145,3 +147,32 @@ async def test_the_account_of_helm_test_makes_its_own_pods_and_no_others(
         ):
             answer = await client.transport.request("GET", path)
             assert answer.status in (403, 404), path
+
+
+WAITS: dict[str, dict[str, Any]] = {
+    "another image": {"image": "registry.example.com/other:1"},
+    "another command": {"command": ["sh", "-c", "id"]},
+    "another name": {"name": "first"},
+    "arguments": {"args": ["--help"]},
+    "a secret": {"envFrom": [{"secretRef": {"name": "s"}}]},
+    "privileges": {"securityContext": {"privileged": True}},
+    "root": {"securityContext": {"allowPrivilegeEscalation": False, "runAsNonRoot": False}},
+}
+
+
+async def test_its_pods_may_wait_for_their_tunnel_where_all_do(
+    cluster: Cluster, clients: Path
+) -> None:
+    token = await installed(cluster, clients, "admission.waitForTunnel=true")
+    async with cluster.as_token(token) as client:
+        for what, edit in WAITS.items():
+            made = probing()
+            made["spec"]["initContainers"] = [wait_container(IMAGE) | edit]
+            assert "test" in await refused(client, made), what
+        for what, change in EDITS.items():
+            made = probing()
+            change(made)
+            assert "test" in await refused(client, made), what
+        made = probing()
+        made["spec"]["initContainers"] = [wait_container(IMAGE)]
+        await client.create("pods", made)
