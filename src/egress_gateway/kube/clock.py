@@ -19,7 +19,7 @@ def ahead(date: str, before: timedelta) -> timedelta:
     if it is no date."""
     try:
         found = parsedate_to_datetime(date).astimezone(UTC) - now()
-    except ValueError:
+    except (ValueError, OverflowError):
         return before
     return found if abs(found) > _COARSE else timedelta()
 

@@ -9,6 +9,8 @@ import pytest
 
 from egress_gateway.kube import clock
 
+LATE = "Fri, 31 Dec 9999 23:59:59 -2300"
+"""Later than a date can be in UTC."""
 NONE, BEFORE = timedelta(), timedelta(hours=3)
 
 
@@ -26,6 +28,8 @@ def test_what_whole_seconds_cannot_tell_is_no_difference() -> None:
     assert clock.ahead(said(NONE), BEFORE) == NONE
 
 
-@pytest.mark.parametrize("date", ["", "soon", "2030-01-01T00:00:00Z", "Mon, 99 Foo 2030 0:0:0 GMT"])
+@pytest.mark.parametrize(
+    "date", ["", "soon", "2030-01-01T00:00:00Z", "Mon, 99 Foo 2030 0:0:0 GMT", LATE]
+)
 def test_what_is_no_date_changes_nothing(date: str) -> None:
     assert clock.ahead(date, BEFORE) == BEFORE
