@@ -396,12 +396,14 @@ class Cluster:
         known: Gateways,
         departures: Departures,
     ) -> Mapping[str, bool]:
-        if verdict.serving is None:
+        leaving = going(sgc, verdict.serving, known) if verdict.serving else set()
+        if verdict.serving is None or not leaving:
+            departures.forget(sgc.metadata.uid)
             return {}
         full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
         return departures.look(
             sgc.metadata.uid,
-            going=going(sgc, verdict.serving, known),
+            going=leaving,
             staying=staying(verdict.serving, known),
             ready=known.ready,
             used={e.status.gateway for e in self.endpoints.by_index(_USED, full_name)},
