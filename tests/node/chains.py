@@ -260,6 +260,23 @@ async def started_while_the_chain_was_rewritten(phase: str) -> None:
         assert await pod.whoami() in {g.public for g in world.gateways}
 
 
+async def annotated_while_its_init_containers_run() -> None:
+    """It came as a plain pod, with the plugin in the chain."""
+    world = World()
+    world.build()
+    world.settings = msgspec.structs.replace(world.settings, resync_interval=3600.0)
+    world.configure()
+    async with world.running():
+        await until(lambda: names.CNI_PLUGIN.encode() in (CONF / "10-lab.conflist").read_bytes())
+        pod = await world.start_pod("plain", annotation=None)
+        pod.remember()
+        pod.annotate(None, phase="Pending")
+        assert not world.agent.sandboxes
+        pod.annotate("egress", phase="Pending")
+        await until(lambda: world.agent.sandboxes and world.agent.sandboxes[0].verified.is_set())
+        assert await pod.whoami() in {g.public for g in world.gateways}
+
+
 async def deleted_without_the_api(world: World) -> None:
     """DEL does not wait for it; what could not be told it is told when it is back."""
     pod = await world.start_pod("web")

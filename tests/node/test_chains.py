@@ -48,5 +48,9 @@ def test_pod_that_started_while_the_chain_was_rewritten_is_attached_at_once(phas
     play("started_while_the_chain_was_rewritten", phase)
 
 
+def test_pod_annotated_while_its_init_containers_run_is_attached_at_once() -> None:
+    play("annotated_while_its_init_containers_run")
+
+
 def test_delete_succeeds_without_the_api_server_which_hears_of_it_later() -> None:
     play("deleted_without_the_api")
