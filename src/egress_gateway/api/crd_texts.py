@@ -162,8 +162,10 @@ RULES: Final[dict[type, tuple[CelRule, ...]]] = {
     ),
 }
 
-VERIFY_TARGET: Final = r"^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"
-"""``host:port``; an IPv6 address stands in brackets."""
+_LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+VERIFY_TARGET: Final = rf"^({_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\]):[0-9]{{1,5}}$"
+"""``host:port``; a name's labels have 1 to 63 characters (RFC 1035), an IPv6 address stands in
+brackets."""
 
 FIELDS: Final[dict[type, dict[str, Field]]] = {
     types.StaticGatewayConfiguration: {

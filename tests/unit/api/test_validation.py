@@ -73,6 +73,14 @@ def test_sound_specs_pass(spec: Spec) -> None:
         (Spec(gateway_nodepool_name="np", verify_targets=["a:99999"]), "spec.verifyTargets[0]"),
         (Spec(gateway_nodepool_name="np", verify_targets=["::1:3478"]), "spec.verifyTargets[0]"),
         (Spec(gateway_nodepool_name="np", verify_targets=["a b:3478"]), "spec.verifyTargets[0]"),
+        (Spec(gateway_nodepool_name="np", verify_targets=["a..b:1"]), "spec.verifyTargets[0]"),
+        (Spec(gateway_nodepool_name="np", verify_targets=[".a:1"]), "spec.verifyTargets[0]"),
+        (Spec(gateway_nodepool_name="np", verify_targets=["-a.b:1"]), "spec.verifyTargets[0]"),
+        (Spec(gateway_nodepool_name="np", verify_targets=["a-.b:1"]), "spec.verifyTargets[0]"),
+        (
+            Spec(gateway_nodepool_name="np", verify_targets=["a" * 64 + ".b:1"]),
+            "spec.verifyTargets[0]",
+        ),
     ],
 )
 def test_faults_are_named_by_field(spec: Spec, field: str) -> None:

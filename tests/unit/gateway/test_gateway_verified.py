@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+import threading
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -182,6 +184,34 @@ def test_a_configurations_own_servers_count_for_it_alone_and_are_outside() -> No
     assert [str(t.address) for t in targets(own)] == ["198.51.100.2", "2001:db8::3"]
     assert [str(t.address) for t in targets(EXPECTED["shop/a"])] == ["198.51.100.1"]
     assert own_servers(["[2001:db8::1]:99", "nonsense"]) == (("2001:db8::1", 99),)
+
+
+async def test_names_of_one_configuration_keep_no_other_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+
+    def look_up(host: str, port: int, **_: object) -> list[object]:
+        if host.startswith("slow"):
+            answered.wait(60)
+        if ".." in host:
+            host.encode("idna")  # as the real one does, which raises UnicodeError
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("198.51.100.9", port))]
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    monkeypatch.setattr("egress_gateway.gateway.health.verified._NAMES_SECONDS", 0.2)
+    verification = Verification([("zz", 3478)], dict, interval=10.0)
+    slow = {(f"slow{n}", 1) for n in range(9)}
+    servers = {("zz", 3478), ("a..b", 1), *slow}
+    try:
+        for _ in range(2):
+            await verification._resolve(servers)  # noqa: SLF001
+            assert verification._resolved.keys() == {("zz", 3478)}  # noqa: SLF001
+    finally:
+        answered.set()
+    while not slow <= verification._resolved.keys():  # noqa: SLF001
+        await verification._resolve(servers)  # noqa: SLF001
+    assert ("a..b", 1) not in verification._resolved  # noqa: SLF001
 
 
 @given(st.integers(0, 2**40), st.ip_addresses(v=6))

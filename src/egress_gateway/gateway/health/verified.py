@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -53,6 +55,11 @@ MISSES: Final = 2
 _HURRY: Final = 2.0
 """Seconds between a round that found something wrong and the one that makes sure."""
 _RESOLVE_SECONDS: Final = 300.0
+_RETRY_SECONDS: Final = 60.0
+"""Before a configuration's own server is looked for again that has no address."""
+_NAMES_SECONDS: Final = 2.0
+"""What a round waits for names."""
+_RESOLVERS: Final = 4
 
 Name = tuple[str, int]
 
@@ -200,7 +207,11 @@ class Verification:
         self._sights: dict[IPAddress, Sight] = {}
         self._by: dict[IPAddress, tuple[Name, ...]] = {}
         self._resolved: dict[Name, tuple[IPAddress, ...]] = {}
-        self._resolve_at = float("-inf")
+        self._tried: dict[Name, float] = {}
+        """When a name was last looked for."""
+        self._asked: dict[Name, asyncio.Task[tuple[IPAddress, ...]]] = {}
+        self._names = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="names")
+        """Threads of their own: others do not wait for a resolver."""
         self._number = 0
         self._rounds = 0
 
@@ -275,14 +286,29 @@ class Verification:
             self._sights[address].large(bool(saw(answers or (), address)))
 
     async def _resolve(self, servers: set[Name]) -> None:
-        """Resolves names regularly; the last result counts while the resolver does not answer."""
+        """Resolves names regularly; the last result counts while the resolver does not answer.
+        A name that it answers late, or never, keeps no other waiting: whoever writes a
+        configuration names servers."""
         loop = asyncio.get_running_loop()
         self._resolved = {s: found for s, found in self._resolved.items() if s in servers}
-        if servers - self._resolved.keys() or loop.time() >= self._resolve_at:
-            self._resolve_at = loop.time() + _RESOLVE_SECONDS
-            for server in sorted(servers):
-                if addresses := await _resolve(*server):
-                    self._resolved[server] = addresses
+        self._tried = {s: at for s, at in self._tried.items() if s in servers}
+        for server in sorted(servers, key=lambda s: (s not in self._servers, s)):
+            since = loop.time() - self._tried.get(server, float("-inf"))
+            if server not in self._asked and since >= self._pause(server):
+                self._tried[server] = loop.time()
+                self._asked[server] = loop.create_task(_resolve(self._names, *server))
+        if self._asked:
+            await asyncio.wait(self._asked.values(), timeout=_NAMES_SECONDS)
+        for server, task in [(s, t) for s, t in self._asked.items() if t.done()]:
+            del self._asked[server]
+            if (addresses := task.result()) and server in servers:
+                self._resolved[server] = addresses
+
+    def _pause(self, server: Name) -> float:
+        """Seconds between two looks for a name."""
+        if server in self._resolved:
+            return _RESOLVE_SECONDS
+        return 0.0 if server in self._servers else _RETRY_SECONDS
 
     def _targets(self, one: Expected) -> list[ProbeTarget]:
         """Of one configuration. Its own must not be where its pods may not go: whoever writes a
@@ -333,12 +359,12 @@ def saw(answers: Iterable[Answer], address: IPAddress) -> list[IPAddress]:
     return list(said.values())
 
 
-async def _resolve(host: str, port: int) -> tuple[IPAddress, ...]:
+async def _resolve(names: Executor, host: str, port: int) -> tuple[IPAddress, ...]:
     """The first address of each family that there is."""
-    loop = asyncio.get_running_loop()
+    look = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_DGRAM)
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError as error:
+        found = await asyncio.get_running_loop().run_in_executor(names, look)
+    except (OSError, UnicodeError) as error:  # the latter of what can be no name
         log.info("cannot resolve a verify target", extra={"host": host, "error": str(error)})
         return ()
     addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
