@@ -167,15 +167,15 @@ class ArmClient:
         return self._arm.url(group, _COMPUTE, "virtualMachineScaleSets", *names)
 
     async def _read(self, operation: str, resource: str, url: str, version: str) -> Json:
-        return await _limited(operation, resource, self._arm.get(url, version), self._machine_limit)
+        return await limited(operation, resource, self._arm.get(url, version), self._machine_limit)
 
     async def _list(self, operation: str, resource: str, url: str, version: str) -> list[Json]:
         look = self._arm.list(url, version)
-        return await _limited(operation, resource, look, self._machine_limit)
+        return await limited(operation, resource, look, self._machine_limit)
 
 
-async def _limited(operation: str, resource: str, look: Awaitable[T], limit: float) -> T:
-    """A look at Azure, ``limit`` seconds long at most: others wait for it."""
+async def limited(operation: str, resource: str, look: Awaitable[T], limit: float) -> T:
+    """A look at Azure, at most ``limit`` seconds long: others wait. Raises ``CloudError``."""
     try:
         async with _said(operation, resource), asyncio.timeout(limit):
             return await look

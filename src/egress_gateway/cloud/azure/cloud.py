@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import documents
 from egress_gateway.cloud.azure.advice import AzureAdvice
-from egress_gateway.cloud.azure.client import ArmClient
+from egress_gateway.cloud.azure.client import ArmClient, limited
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.machinepools import MachinePools
 from egress_gateway.cloud.azure.machines import summary
@@ -50,8 +50,6 @@ from egress_gateway.cloud.protocol import (
     WriteInstance,
     WriteModel,
 )
-
-T = TypeVar("T")
 
 PREFIX_SECONDS: Final = 1800.0
 """How long a brought prefix is believed. Its size cannot change, and Azure does not delete it
@@ -138,7 +136,9 @@ class AzureCloud:
     async def pools_of(self, group: str) -> list[PoolRef]:
         look = self._arm.scale_sets(group)
         try:
-            listed = await (look if group == self.resource_group else _soon(group, look))
+            if group != self.resource_group:
+                look = limited("read", group, look, NAMED_SECONDS)
+            listed = await look
         except errors.NotFound:
             return []  # a group that does not exist holds no pool
         found = [documents.read_pool(scale_set) for scale_set in identified(listed)]
@@ -209,7 +209,7 @@ class AzureCloud:
                 hint="use a prefix of that subscription",
             )
         look = self._arm.prefix(parsed.resource_group, parsed.name, prefix_id)
-        document = await _soon(prefix_id, look)
+        document = await limited("read", prefix_id, look, NAMED_SECONDS)
         return documents.read_prefix(named(document, prefix_id), location=self._config.location)
 
     async def _machines(self, pool: PoolRef) -> _Machines:
@@ -381,16 +381,6 @@ def _check_ports(now: LoadBalancer, action: WriteBalancer) -> None:
             raise errors.Conflict(
                 f"port {rule.port} of the load balancer was taken in the meantime"
             )
-
-
-async def _soon(named: str, look: Awaitable[T]) -> T:
-    try:
-        async with asyncio.timeout(NAMED_SECONDS):
-            return await look
-    except TimeoutError as error:
-        raise errors.Unavailable(
-            f"read {named}: Azure has not answered within {NAMED_SECONDS:g} s", resource=named
-        ) from error
 
 
 async def _caught(call: Any) -> Any:
