@@ -84,9 +84,7 @@ async def _pass_on(
 ) -> None:
     inner = await _connected(handle)
     if inner is None:
-        writer.write(
-            b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\nno controller answers\n"
-        )
+        writer.write(_NOBODY)
         return
     from_map, to_map = await asyncio.open_connection(sock=inner)
     try:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cli.diagnosis.findings import Finding
 
 _NETWORK: Final = "Microsoft.Network"
@@ -170,13 +171,14 @@ def _prefixes(facts: AzureBefore) -> Iterator[Finding]:
 
 
 def _amiss(prefix: FoundPrefix, facts: AzureBefore) -> Iterator[tuple[str, str]]:
-    parts = prefix.id.strip("/").split("/")
-    if len(parts) < 8 or parts[6].lower() != "publicipprefixes":
+    parsed = parse_prefix_id(prefix.id)
+    if parsed is None:
         yield "it is no id of a public IP prefix", "az network public-ip prefix show --query id"
         return
-    if parts[1].lower() != facts.subscription.lower():
+    if parsed.subscription.lower() != facts.subscription.lower():
         yield (
-            f"it is of the subscription {parts[1]}; the cluster's is {facts.subscription}",
+            f"it is of the subscription {parsed.subscription}; the cluster's is "
+            f"{facts.subscription}",
             "make a prefix in the cluster's subscription",
         )
         return

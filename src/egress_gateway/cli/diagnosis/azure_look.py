@@ -17,7 +17,6 @@ import msgspec
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 from azure.identity import CredentialUnavailableError
 
-from egress_gateway.api import names
 from egress_gateway.cli.diagnosis.azure import (
     IN_GROUP,
     ON_PREFIX,
@@ -33,7 +32,9 @@ from egress_gateway.cloud.azure import config as azure_config
 from egress_gateway.cloud.azure.arm import ResourceManager
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.credentials import credential
+from egress_gateway.cloud.azure.documents import read_pool
 from egress_gateway.cloud.azure.pacing import Pace
+from egress_gateway.cloud.azure.shapes import identified
 
 T = TypeVar("T")
 _AUTHORIZATION: Final = "2022-04-01"
@@ -58,7 +59,7 @@ async def look(
     manager = ResourceManager(config, signed_in, Pace())
     try:
         who = "you" if own else f"the identity {config.client_id}"
-        return await _Look(config, manager, unseen).everything(who, prefixes), unseen
+        return await AzureLook(config, manager, unseen).everything(who, prefixes), unseen
     finally:
         await manager.close()
         await signed_in.close()
@@ -70,7 +71,9 @@ def _own(config: AzureConfig) -> Any:
     return AzureCliCredential(tenant_id=config.tenant_id, process_timeout=30)
 
 
-class _Look:
+class AzureLook:
+    """One look through ``manager``; what is not to be seen goes into ``unseen``."""
+
     def __init__(self, config: AzureConfig, manager: ResourceManager, unseen: list[str]) -> None:
         self._config = config
         self._manager = manager
@@ -83,9 +86,13 @@ class _Look:
 
     async def everything(self, who: str, prefixes: Sequence[str]) -> AzureBefore:
         sets = await self._list("scale sets", f"{self._group}{_SETS}", _COMPUTE)
-        pools = {s["name"]: int(size) for s in sets if (size := _size_of(s))}
-        gateways = [s for s in sets if s["name"] in pools]
-        subnets = {self._config.subnet, *(_subnet(s) for s in gateways)} - {""}
+        gateways = [
+            (pool, scale_set, pool.prefix_size)
+            for pool, scale_set in ((read_pool(s), s) for s in identified(sets))
+            if pool.prefix_size is not None
+        ]
+        pools = {pool.resource_name: size for pool, _, size in gateways}
+        subnets = {self._config.subnet, *(pool.subnet for pool, _, _ in gateways)} - {""}
         wanted = [(self._group, IN_GROUP), *((p, ON_PREFIX) for p in prefixes if "/" in p)]
         outside = f"{self._group}/".lower()
         wanted += [(s, ON_SUBNET) for s in sorted(subnets) if not s.lower().startswith(outside)]
@@ -102,7 +109,7 @@ class _Look:
             rooms=[room for s in sorted(subnets) if (room := await self._room(s)) is not None],
             pools=pools,
             nodes=max(
-                (int((s.get("sku") or {}).get("capacity") or 0) for s in gateways), default=0
+                (int((s.get("sku") or {}).get("capacity") or 0) for _, s, _ in gateways), default=0
             ),
             prefixes=[FoundPrefix(id=p, document=await self._prefix(p)) for p in prefixes],
         )
@@ -169,13 +176,3 @@ class _Look:
 
 
 _SETS: Final = "/providers/Microsoft.Compute/virtualMachineScaleSets"
-
-
-def _size_of(scale_set: dict[str, Any]) -> str:
-    return str((scale_set.get("tags") or {}).get(names.POOL_PREFIX_SIZE_TAG) or "")
-
-
-def _subnet(scale_set: dict[str, Any]) -> str:
-    profile = scale_set["properties"]["virtualMachineProfile"]["networkProfile"]
-    interface = profile["networkInterfaceConfigurations"][0]["properties"]
-    return str(interface["ipConfigurations"][0]["properties"]["subnet"]["id"])

@@ -1,0 +1,50 @@
+"""What Azure lists is read as the controller reads it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from egress_gateway.api import names
+from egress_gateway.cli.diagnosis.azure_look import AzureLook
+
+SET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/p"
+
+
+class Manager:
+    def __init__(self, tags: Any) -> None:
+        self._set = {"id": SET, "name": "p", "tags": tags, "sku": {"capacity": 3}}
+
+    async def list(self, path: str, version: str) -> list[Any]:
+        return [self._set] if "virtualMachineScaleSets" in path else []
+
+    async def get(self, path: str, version: str) -> Any:
+        raise AssertionError(path)
+
+
+@pytest.mark.parametrize(
+    ("tags", "pools", "nodes"),
+    [
+        ({names.POOL_PREFIX_SIZE_TAG: "30"}, {"p": 30}, 3),
+        ({names.POOL_PREFIX_SIZE_TAG: "abc"}, {}, 0),
+        ({names.POOL_PREFIX_SIZE_TAG: "0"}, {}, 0),
+        ({names.POOL_PREFIX_SIZE_TAG: " 30"}, {}, 0),
+        ({}, {}, 0),
+        (None, {}, 0),
+    ],
+)
+async def test_a_pool_is_what_its_tag_says_and_nonsense_is_none(
+    tags: Any, pools: dict[str, int], nodes: int
+) -> None:
+    config: Any = SimpleNamespace(
+        endpoints=SimpleNamespace(resource_manager="https://azure.example"),
+        subscription_id="s",
+        resource_group="g",
+        subnet="",
+        location="here",
+    )
+    manager: Any = Manager(tags)
+    found = await AzureLook(config, manager, []).everything("you", [])
+    assert (found.pools, found.nodes) == (pools, nodes)
