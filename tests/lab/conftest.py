@@ -5,6 +5,7 @@ It is started as a person starts one, and ends with the test run however that en
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -19,11 +20,15 @@ from egress_gateway_lab import host
 from egress_gateway_lab.demo.world import World
 
 POOL = "npegress"
+_NUMBERS = itertools.count(1)
 
 
 @asynccontextmanager
 async def started(*, kubernetes: str = "embedded", version: str = "1.34") -> AsyncIterator[World]:
-    """A lab with its cluster and gateway pool. Pools of virtual machines need 1.34."""
+    """A lab with its cluster and gateway pool. Pools of virtual machines need 1.34.
+
+    Beside the shared one, which lives until the run ends, a test may have a lab of its own.
+    """
     # AKS makes no gateway pool of fewer than two nodes; a pool can lose them all the same. Many
     # tests share the pool: Compute's token buckets, on for people, would have them wait.
     options: dict[str, Any] = {
@@ -31,7 +36,8 @@ async def started(*, kubernetes: str = "embedded", version: str = "1.34") -> Asy
         "least_gateways": 0,
         "compute_share": None,
     }
-    handle = host.start(f"test-{os.getpid()}", options=options, detach=False)
+    name = f"test-{os.getpid()}-{next(_NUMBERS)}"
+    handle = host.start(name, options=options, detach=False)
     try:
         async with World(handle) as world:
             await world.create_group()
