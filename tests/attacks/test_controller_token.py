@@ -98,7 +98,7 @@ async def test_keys_are_made_and_granted_where_they_live(
     async with controller(cluster, tmp_path, keys_namespace=KEYS) as hands:
         own = await tenant(cluster, hands, "a", gatewayNodepoolName="gw-a")
         other = await tenant(cluster, hands, "b", gatewayNodepoolName="gw-b")
-        await hands.grant_keys()
+        await hands.keypairs.grant(hands.configurations().values())
     await cluster.settled()
     made = await cluster.admin.get("secrets", own, namespace=KEYS)
     assert len(base64.b64decode(base64.b64decode(made["data"]["PrivateKey"]))) == 32

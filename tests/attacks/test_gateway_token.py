@@ -97,7 +97,7 @@ async def tenant(cluster: Cluster, hands: observed.Cluster, name: str, **spec: o
     }
     uid: str = (await cluster.admin.create(SGCS, body))["metadata"]["uid"]
     await seen(hands, uid)
-    await hands.ensure_keys(hands.configurations()[uid])
+    await hands.keypairs.ensure(hands.configurations()[uid])
     return names.key_secret(uid)
 
 
@@ -129,7 +129,7 @@ async def test_a_pools_agents_read_the_keys_of_that_pool_alone(
             "gw-b": await tenant(cluster, hands, "b", gatewayVmssProfile=profile),
             "": await tenant(cluster, hands, "c", gatewayNodepoolName="another"),
         }
-        await hands.grant_keys()
+        await hands.keypairs.grant(hands.configurations().values())
     await cluster.settled()
     for name in ("node-a", "node-b", "node-c"):
         await add_node(cluster, node(name))
@@ -148,11 +148,11 @@ async def test_a_configuration_that_changes_its_pool_is_read_by_the_new_ones_age
     await install(cluster, clients)
     async with controller(cluster, tmp_path) as hands:
         secret = await tenant(cluster, hands, "a", gatewayNodepoolName="gw-a")
-        await hands.grant_keys()
+        await hands.keypairs.grant(hands.configurations().values())
         moved = {"spec": {"gatewayNodepoolName": "gw-b"}}
         await cluster.admin.patch(SGCS, "a", moved, namespace="default")
         await seen(hands, secret.removeprefix(names.key_secret("")), "gw-b")
-        await hands.grant_keys()
+        await hands.keypairs.grant(hands.configurations().values())
     await cluster.settled()
     for name in ("node-a", "node-b"):
         await add_node(cluster, node(name))
@@ -167,7 +167,7 @@ async def test_the_controller_grants_to_no_pool_that_is_not_named(
     await install(cluster, clients)
     async with controller(cluster, tmp_path, ["kube-system"]) as hands:
         with pytest.raises(Forbidden):
-            await hands.grant_keys()
+            await hands.keypairs.grant(hands.configurations().values())
 
 
 async def test_an_agent_of_a_pool_is_held_as_every_gateways_is(

@@ -48,9 +48,10 @@ class DesiredPool:
         live = self._cluster.configurations()
         self._beyond_share = self._cluster.grants.beyond_share(live.values())
         found = [w for sgc in live.values() if (w := self._wish(sgc, pool, clinging))]
-        lost = (self._cluster.recorded() & set(clinging)) - live.keys()
+        lost = (self._cluster.keypairs.recorded() & set(clinging)) - live.keys()
         return found + [
-            Wanted(uid=uid, names=self._cluster.names(uid), leaving=True) for uid in sorted(lost)
+            Wanted(uid=uid, names=self._cluster.keypairs.names(uid), leaving=True)
+            for uid in sorted(lost)
         ]
 
     def _wish(
@@ -61,7 +62,7 @@ class DesiredPool:
         here = isinstance(target, Target) and target.pool.key == pool.key
         if not here and uid not in clinging:
             return None
-        known = self._cluster.names(uid)
+        known = self._cluster.keypairs.names(uid)
         if not here and (refused := self._inventory.refused(sgc)):
             return Wanted(uid=uid, names=known, problem=refused)
         if sgc.metadata.deletion_timestamp:
@@ -73,7 +74,7 @@ class DesiredPool:
         if not here:
             waiting = Problem(reason=Reason.PROVISIONING, message="moving to another gateway pool")
             return Wanted(uid=uid, names=known, problem=waiting, elsewhere=True)
-        rotation = self._cluster.rotation(uid)
+        rotation = self._cluster.keypairs.rotation(uid)
         return Wanted(
             uid=uid,
             names=known,
@@ -103,7 +104,7 @@ class DesiredPool:
         if f"/{names.MANAGED_PREFIX}" not in asked:
             return ""
         for uid, sgc in self._cluster.configurations().items():
-            managed = self._managed(self._cluster.names(uid).ip_config).lower()
+            managed = self._managed(self._cluster.keypairs.names(uid).ip_config).lower()
             if asked == managed or asked.startswith(f"{managed}-"):
                 return sgc.metadata.namespace
         return ""

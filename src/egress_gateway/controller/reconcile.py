@@ -124,7 +124,7 @@ class Reconciler:
         """One unit of work; seconds until it is due again, None when it waits for a change."""
         try:
             if key == ROLE:
-                await self._cluster.grant_keys()
+                await self._cluster.keypairs.grant(self._cluster.configurations().values())
                 return None
             return await (self.survey() if key == SURVEY else self.pool_pass(key))
         except CloudError as error:
@@ -206,7 +206,7 @@ class Reconciler:
         staying = [live[w.uid] for w in wanted if not w.leaving and w.uid in live]
         await asyncio.gather(
             *(self._cluster.hold(sgc) for sgc in staying),
-            *(self._cluster.ensure_keys(sgc) for sgc in staying),
+            *(self._cluster.keypairs.ensure(sgc) for sgc in staying),
         )
         self.work.add(ROLE)
 
@@ -281,19 +281,19 @@ class Reconciler:
         sought = self._inventory.sought()
         found = await find_pools(self._cloud, live.values())
         balancer = await self._cloud.balancer()
-        known = live.keys() | self._cluster.recorded()
+        known = live.keys() | self._cluster.keypairs.recorded()
         self._backoff.reset_backoff(SURVEY)
         unidentified = await self._predecessor.recognise(found.pools, balancer)
         self._desired.unidentified = unidentified  # NB: at once: pools are worked on meanwhile
         for uid, problem in unidentified.items():
             self._board.trouble(uid, problem)
-        names_of = {uid: self._cluster.names(uid) for uid in known}
+        names_of = {uid: self._cluster.keypairs.names(uid) for uid in known}
         self._inventory.learn(found, balancer, names_of, sought=sought)
         homeless = [sgc for sgc in live.values() if not self._enqueue(sgc)]
         for key in self._inventory.occupied():
             self.work.add(key)
         await self._let_go(known, prefixes=True)
-        self._cluster.invalidate_role()
+        self._cluster.keypairs.invalidate_roles()
         self.work.add(ROLE)
         return self._backoff.due(sgc.metadata.uid for sgc in homeless) or self._drift
 
@@ -328,7 +328,7 @@ class Reconciler:
                 continue
             if prefixes and not await self._drop_prefix(uid):
                 continue
-            await self._cluster.forget_keys(uid)
+            await self._cluster.keypairs.forget(uid)
             if sgc is not None:
                 await self._cluster.release(sgc)
             self._backoff.forget(uid)
@@ -338,7 +338,7 @@ class Reconciler:
 
     async def _drop_prefix(self, uid: str) -> bool:
         try:
-            await self._cloud.apply(DeletePrefix(name=self._cluster.names(uid).ip_config))
+            await self._cloud.apply(DeletePrefix(name=self._cluster.keypairs.names(uid).ip_config))
         except CloudError as error:
             log.warning("%s", error, extra={"code": error.code})
             self._board.set_verdict(uid, Verdict(problem=Problem.of(error)))
@@ -355,7 +355,7 @@ class Reconciler:
             self.work.add(SURVEY)  # one may be under way that does not know of it
             return
         if new is None:
-            if old is not None and old.metadata.uid in self._cluster.recorded():
+            if old is not None and old.metadata.uid in self._cluster.keypairs.recorded():
                 self.work.add_after(SURVEY, GATHER_SECONDS)
             return
         if old is not None and _same_wish(old, new):

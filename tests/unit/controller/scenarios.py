@@ -117,7 +117,7 @@ class Play:
                 await self._expect_azure(**_words(wanted))
             elif wanted == "gone":
                 assert name not in self._world.cluster.objects, f"{name} is not gone"
-                assert name not in self._world.cluster.keys, f"the keys of {name} are left"
+                assert name not in self._world.cluster.keypairs.made, f"the keys of {name} are left"
             else:
                 await self._expect_state(
                     name, **({"is_": wanted} if isinstance(wanted, str) else _words(wanted))

@@ -209,7 +209,7 @@ async def is_gone(world: World) -> None:
         world.cluster.delete(uid)
     await mend(world)
     assert world.cluster.objects == {}
-    assert world.cluster.keys == set()
+    assert world.cluster.keypairs.made == set()
     assert world.arm.managed_names() == set()
     assert world.arm.publics == {}
     assert world.arm.made == {}

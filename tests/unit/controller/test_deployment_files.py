@@ -11,7 +11,7 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway.api.manifests import deploy_dir
-from egress_gateway.controller.observed.cluster import KEYS_ROLE
+from egress_gateway.controller.observed.keypairs import KEYS_ROLE
 
 DOCUMENTS: list[dict[str, Any]] = [
     document

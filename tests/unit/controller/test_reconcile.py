@@ -30,13 +30,39 @@ def _machines(verdict: Verdict | None) -> frozenset[str]:
     return frozenset(g.provider_id.lower() for g in serving.gateways) if serving else frozenset()
 
 
+class FakeKeyPairs:
+    """What the reconciler asks of ``controller.observed.keypairs.KeyPairs``."""
+
+    def __init__(self) -> None:
+        self.made: set[str] = set()
+        self.rotations: dict[str, Record] = {}
+
+    def recorded(self) -> set[str]:
+        return set(self.made)
+
+    def names(self, uid: str) -> Names:
+        return Names.of(uid)
+
+    def rotation(self, uid: str) -> Record:
+        return self.rotations.get(uid, Record())
+
+    def invalidate_roles(self) -> None: ...
+
+    async def ensure(self, sgc: StaticGatewayConfiguration) -> None:
+        self.made.add(sgc.metadata.uid)
+
+    async def forget(self, uid: str) -> None:
+        self.made.discard(uid)
+
+    async def grant(self, live: Iterable[StaticGatewayConfiguration]) -> None: ...
+
+
 class FakeCluster:
-    """What the reconciler asks of ``controller.cluster.Cluster``."""
+    """What the reconciler asks of ``controller.observed.cluster.Cluster``."""
 
     def __init__(self) -> None:
         self.objects: dict[str, StaticGatewayConfiguration] = {}
-        self.keys: set[str] = set()
-        self.rotations: dict[str, Record] = {}
+        self.keypairs = FakeKeyPairs()
         self.told: dict[str, Verdict] = {}
         self.listed: dict[str, frozenset[str]] = {}
         self.claimed: dict[str, frozenset[str]] = {}
@@ -45,15 +71,6 @@ class FakeCluster:
 
     def configurations(self) -> dict[str, StaticGatewayConfiguration]:
         return dict(self.objects)
-
-    def recorded(self) -> set[str]:
-        return set(self.keys)
-
-    def names(self, uid: str) -> Names:
-        return Names.of(uid)
-
-    def rotation(self, uid: str) -> Record:
-        return self.rotations.get(uid, Record())
 
     def on_configuration(self, callback: Callable[[Any, Any], None]) -> None:
         self.changed = callback
@@ -80,22 +97,12 @@ class FakeCluster:
 
     def on_grants(self, callback: Callable[[], None]) -> None: ...
 
-    def invalidate_role(self) -> None: ...
-
     async def hold(self, sgc: StaticGatewayConfiguration) -> None:
         meta = msgspec.structs.replace(sgc.metadata, finalizers=[names.FINALIZER])
         self.objects[sgc.metadata.uid] = msgspec.structs.replace(sgc, metadata=meta)
 
     async def release(self, sgc: StaticGatewayConfiguration) -> None:
         del self.objects[sgc.metadata.uid]
-
-    async def ensure_keys(self, sgc: StaticGatewayConfiguration) -> None:
-        self.keys.add(sgc.metadata.uid)
-
-    async def forget_keys(self, uid: str) -> None:
-        self.keys.discard(uid)
-
-    async def grant_keys(self) -> None: ...
 
     async def report(self, uid: str, verdict: Verdict, departures: Departures) -> None:
         self.told[uid] = verdict

@@ -344,12 +344,12 @@ async def test_the_reconciler_wants_what_the_secret_says() -> None:
     world.arm.add_pool("np")
     world.cluster.write("a")
     await world.settle()
-    world.cluster.rotations["a"] = record("Preparing")
+    world.cluster.keypairs.rotations["a"] = record("Preparing")
     world.reconciler.rekeyed("a")
     world.restart()
     await world.settle()
     assert rules(world.arm) == {"a": 6000, "a-second": 6001}
-    world.cluster.rotations["a"] = record("Settling", port=6001)
+    world.cluster.keypairs.rotations["a"] = record("Settling", port=6001)
     await world.settle()
     assert rules(world.arm) == {"a": 6001}
     serving = world.verdict("a").serving

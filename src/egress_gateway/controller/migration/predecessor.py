@@ -40,7 +40,7 @@ class Predecessor:
             return
         live = self._cluster.configurations()
         outcome = await self._takeover.run(list(live.values()))
-        self._cluster.adopted(outcome.taken)
+        self._cluster.keypairs.adopted(outcome.taken)
         if outcome.blocked and outcome.blocked != self._blocked:
             log.error("%s", outcome.blocked)
         self._blocked = outcome.blocked
@@ -59,11 +59,11 @@ class Predecessor:
         found = await recognise_all(
             self._cloud,
             live,
-            {uid: self._cluster.names(uid) for uid in live},
+            {uid: self._cluster.keypairs.names(uid) for uid in live},
             pools,
             balancer=balancer,
             keys_namespace=self._takeover.keys_namespace,
         )
         for uid, known in found.told.items():
-            self._cluster.adopted(await self._takeover.remember(live[uid], known))
+            self._cluster.keypairs.adopted(await self._takeover.remember(live[uid], known))
         return found.untold

@@ -1,14 +1,12 @@
-"""The controller's hands on Kubernetes: caches it reads, and every write it makes.
+"""The controller's hands on Kubernetes: caches it reads, and its writes of configurations.
 
-Writes are level-triggered and repeatable: a key pair Secret before anything in the cloud (it is
-also the record that a UID was ours), the agents' Role with exactly the live Secrets, finalizers,
-and status through its subresource.
+Writes are level-triggered and repeatable: finalizers, and status through its subresource. Key pairs
+have a file of their own, ``keypairs.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
@@ -16,29 +14,28 @@ from typing import Final
 
 import msgspec
 
-from egress_gateway.api import keys, keysecret, names
+from egress_gateway.api import names
 from egress_gateway.api.types import (
-    GatewayProblem,
     GatewayStatus,
     ObjectMeta,
     PodEndpoint,
-    SeenAddress,
     StaticGatewayConfiguration,
 )
-from egress_gateway.controller.migration.adopt import annotations_of, names_of
-from egress_gateway.controller.migration.takeover import labels
 from egress_gateway.controller.observed.departures import Departures
+from egress_gateway.controller.observed.keypairs import ROTATE, KeyPairs
+from egress_gateway.controller.observed.reported import (
+    gateways_of,
+    health,
+    machine,
+    mentioned,
+    serves,
+    stands,
+    told,
+    used,
+)
 from egress_gateway.controller.planning.grants import Grants
 from egress_gateway.controller.planning.verdict import Verdict
-from egress_gateway.controller.planning.wanted import Names
-from egress_gateway.controller.rotation.phases import (
-    Pairs,
-    Record,
-    RotationFacts,
-    condition,
-    pairs_of,
-    record_of,
-)
+from egress_gateway.controller.rotation.phases import RotationFacts, condition
 from egress_gateway.controller.status import (
     Gateways,
     Notice,
@@ -51,18 +48,12 @@ from egress_gateway.controller.status import (
 )
 from egress_gateway.kube import resources
 from egress_gateway.kube.client import Client
-from egress_gateway.kube.errors import AlreadyExists, Conflict, NotFound
+from egress_gateway.kube.errors import Conflict, NotFound
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import Namespace
 
-log = logging.getLogger(__name__)
-
 _USED: Final = "configuration"
-ROTATE: Final = names.ROTATE_KEYS_ANNOTATION
-KEYS_ROLE: Final = "egress-gateway-keys"
-"""Role beside the key Secrets; ``deploy/manifests/rbac.yaml`` binds it to gateway agents. A pool
-whose agents have an account of their own has one of its own too, with the pool's name behind it."""
 
 
 class Cluster:
@@ -81,32 +72,28 @@ class Cluster:
     ) -> None:
         self._client = client
         self._recorder = recorder
-        self._keys_namespace = names.keys_namespace(keys_namespace, system_namespace)
+        self.keypairs = KeyPairs(
+            client,
+            names.keys_namespace(keys_namespace, system_namespace),
+            agent_pools=agent_pools,
+        )
         self.sgcs = Cache(client, resources.SGCS)
         self.sgcs.set_index("uid", lambda sgc: [sgc.metadata.uid])
         self.nodes = Cache(client, resources.NODES)
         self.statuses = Cache(client, resources.GATEWAY_STATUSES, system_namespace)
-        self.secrets = Cache(
-            client, resources.SECRETS, self._keys_namespace, labels=names.OWNING_NAME_LABEL
-        )
         self.namespaces = Cache(client, resources.NAMESPACES)
         self.endpoints = Cache(client, resources.POD_ENDPOINTS)
-        self.endpoints.set_index(_USED, lambda e: [_used(e)])
+        self.endpoints.set_index(_USED, lambda e: [used(e)])
         self._strict_prefixes = strict_prefixes
         self._prefix_share = prefix_share
         self._grants: Grants | None = None
-        self._fresh: dict[str, resources.Secret] = {}
-        self._names: dict[str, Names] = {}
-        self._agent_pools = frozenset(agent_pools)
-        self._roles: dict[str, tuple[str, ...]] = {}
-        self._sharing: frozenset[str] = frozenset()
         self.rotating: dict[str, RotationFacts] = {}
         """By UID, how far changes of key pairs were when last looked at."""
 
     @property
     def caches(self) -> tuple[Cache[object], ...]:
-        found = (self.sgcs, self.nodes, self.statuses, self.secrets, self.namespaces)
-        return (*found, self.endpoints)  # type: ignore[return-value]
+        read = (self.sgcs, self.nodes, self.statuses, self.namespaces, self.endpoints)
+        return (*read, self.keypairs.secrets)  # type: ignore[return-value]
 
     async def synced(self) -> None:
         await asyncio.gather(*(cache.synced() for cache in self.caches))
@@ -141,133 +128,6 @@ class Cluster:
 
         self.namespaces.on_change(look)
 
-    # --- keys ----------------------------------------------------------------------------
-
-    def recorded(self) -> set[str]:
-        """UIDs for which a key Secret exists: they are, or were, ours."""
-        beginning = names.key_secret("")
-        return {
-            secret.metadata.name.removeprefix(beginning)
-            for secret in self.secrets.values()
-            if secret.metadata.name.startswith(beginning)
-        } | set(self._fresh)
-
-    def names(self, uid: str) -> Names:
-        """The names of its resources: as its Secret says, else our own. Names that were once read
-        stay in force if the Secret is lost: other names would mean other addresses."""
-        secret = self.secret(uid)
-        written = secret.metadata.annotations if secret else {}
-        complete = written.keys() >= annotations_of(Names.of(uid)).keys()
-        if complete or uid not in self._names:
-            self._names[uid] = names_of(uid, written)
-        return self._names[uid]
-
-    def adopted(self, taken: Mapping[str, Names]) -> None:
-        """Notes names that were just recorded, because the cache of Secrets may not have them
-        yet."""
-        self._names.update(taken)
-
-    def public_key(self, uid: str) -> str:
-        """Empty while there is no usable key pair."""
-        return _public_key(self.secret(uid))
-
-    def pairs(self, uid: str) -> Pairs:
-        """Its key pairs, and how far their change is."""
-        return pairs_of(self.secret(uid))
-
-    def rotation(self, uid: str) -> Record:
-        """How far the change of its key pair is."""
-        return record_of(self.secret(uid))
-
-    def secret(self, uid: str) -> resources.Secret | None:
-        cached = self.secrets.get(self._keys_namespace, names.key_secret(uid))
-        if cached is not None:
-            self._fresh.pop(uid, None)
-            return cached
-        return self._fresh.get(uid)
-
-    async def ensure_keys(self, sgc: StaticGatewayConfiguration) -> None:
-        """Makes the key pair if there is none; never replaces a usable one."""
-        uid = sgc.metadata.uid
-        if self.public_key(uid):
-            return
-        document = _key_secret(sgc, self._keys_namespace, self.names(uid))
-        name = names.key_secret(uid)
-        try:
-            self._fresh[uid] = await self._client.create(resources.SECRETS, document)
-        except AlreadyExists:
-            found = await self._client.get(resources.SECRETS, name, self._keys_namespace)
-            if not _public_key(found):
-                # NB: what it says of names counts, even if the cache has not seen it.
-                said = annotations_of(self.names(uid)) | found.metadata.annotations
-                metadata = {"labels": labels(resources.SGCS.key(sgc)), "annotations": said}
-                patch = {"data": document["data"], "metadata": metadata}
-                found = await self._client.merge_patch(
-                    resources.SECRETS, name, patch, self._keys_namespace
-                )
-                log.warning("replaced an unusable key pair", extra={"secret": name})
-            self._fresh[uid] = found
-
-    async def forget_keys(self, uid: str) -> None:
-        try:
-            name = names.key_secret(uid)
-            await self._client.delete(resources.SECRETS, name, self._keys_namespace)
-        except NotFound:
-            pass
-        self._fresh.pop(uid, None)
-        self._names.pop(uid, None)
-
-    def invalidate_role(self) -> None:
-        """Roles are written again although we know of no change: somebody may have edited them."""
-        self._roles.clear()
-
-    async def grant_keys(self) -> None:
-        """Each account of agents is granted exactly the Secrets of its pools' live
-        configurations."""
-        recorded = self.recorded()
-        granted: dict[str, set[str]] = {pool: set() for pool in ("", *self._agent_pools)}
-        sharing = set()
-        for uid, sgc in self.configurations().items():
-            pool = _pool(sgc)
-            account = pool if pool in self._agent_pools else ""
-            if uid in recorded:
-                granted[account].add(names.key_secret(uid))
-            if not account:
-                sharing.add(pool)
-        self._tell_sharing(frozenset(sharing))
-        for pool, secrets in sorted(granted.items()):
-            await self._grant(pool, tuple(sorted(secrets)))
-
-    def _tell_sharing(self, pools: frozenset[str]) -> None:
-        if len(pools) > 1 and pools != self._sharing:
-            log.warning(
-                "gateway agents of several pools share one account, so that each can read the "
-                "keys of all of them; give each pool its own by gateway.pools of the chart "
-                "(docs/security.md)",
-                extra={"pools": sorted(pools)},
-            )
-        self._sharing = pools
-
-    async def _grant(self, pool: str, secrets: tuple[str, ...]) -> None:
-        if secrets == self._roles.get(pool):
-            return
-        rule = {
-            "apiGroups": [""],
-            "resources": ["secrets"],
-            "verbs": ["get", "list", "watch"],
-            "resourceNames": list(secrets),
-        }
-        name = f"{KEYS_ROLE}-{pool}" if pool else KEYS_ROLE
-        role = {
-            "apiVersion": resources.ROLES.api_version,
-            "kind": "Role",
-            "metadata": {"name": name, "namespace": self._keys_namespace},
-            # NB: an empty list of names would mean every Secret.
-            "rules": [rule] if secrets else [],
-        }
-        await self._client.apply(resources.ROLES, role)
-        self._roles[pool] = secrets
-
     # --- finalizer and status ------------------------------------------------------------
 
     async def hold(self, sgc: StaticGatewayConfiguration) -> None:
@@ -292,32 +152,7 @@ class Cluster:
 
     def gateways(self, sgc: StaticGatewayConfiguration) -> Gateways:
         """What Nodes and gateway agents say about ``sgc`` at this moment."""
-        nodes = self.nodes.values()
-        alive = {node.metadata.name for node in nodes if node.ready}
-        full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
-        ready: set[str] = set()
-        problems: dict[str, GatewayProblem] = {}
-        seen: dict[str, SeenAddress] = {}
-        answered = False
-        for status in self.statuses.values():
-            node = status.metadata.name
-            if node in alive and _serves(status, sgc):
-                ready.add(node)
-            if node in alive:
-                for one in status.spec.verified:
-                    answered = answered or bool(one.seen_ip)
-                    if one.static_gateway_configuration == full_name:
-                        seen[node] = one
-            for problem in status.spec.problems:
-                if problem.static_gateway_configuration == full_name:
-                    problems[node] = problem
-        return Gateways(
-            nodes={n.spec.provider_id.lower(): n.metadata.name for n in nodes},
-            ready=frozenset(ready),
-            problems=problems,
-            seen=seen,
-            answered=answered,
-        )
+        return gateways_of(sgc, self.nodes.values(), self.statuses.values())
 
     def serving(self) -> dict[str, int]:
         """By UID, how many gateway nodes serve a configuration, in one look at all."""
@@ -339,9 +174,9 @@ class Cluster:
     def using(self, sgc: StaticGatewayConfiguration) -> tuple[frozenset[str], frozenset[str]]:
         """Machines (provider ids in lower case) that the status lists for ``sgc``, and those
         whose agents say that they serve it."""
-        machines = {n.metadata.name: _machine(n) for n in self.nodes.values()}
+        machines = {n.metadata.name: machine(n) for n in self.nodes.values()}
         listed = {gateway.node for gateway in sgc.status.gateways}
-        claimed = {s.metadata.name for s in self.statuses.values() if _serves(s, sgc)}
+        claimed = {s.metadata.name for s in self.statuses.values() if serves(s, sgc)}
         return (
             frozenset(m for name, m in machines.items() if m and name in listed),
             frozenset(m for name, m in machines.items() if m and name in claimed),
@@ -367,7 +202,7 @@ class Cluster:
         self, sgc: StaticGatewayConfiguration, verdict: Verdict, departures: Departures
     ) -> None:
         uid = sgc.metadata.uid
-        pairs, request = self.pairs(uid), sgc.metadata.annotations.get(ROTATE, "")
+        pairs, request = self.keypairs.pairs(uid), sgc.metadata.annotations.get(ROTATE, "")
         gateways = self.gateways(sgc)
         status = status_of(
             sgc,
@@ -377,7 +212,7 @@ class Cluster:
             pods=self.pods(sgc),
             departing=self._departing(sgc, verdict, gateways, departures),
             rotated=condition(pairs.record, self.rotating.get(uid, RotationFacts(request=request))),
-            keys_namespace=self._keys_namespace,
+            keys_namespace=self.keypairs.namespace,
             now=_now(),
         )
         if status == sgc.status:
@@ -430,13 +265,13 @@ class Cluster:
         def status_changed(
             key: resources.Key, old: GatewayStatus | None, new: GatewayStatus | None
         ) -> None:
-            if _told(old) != _told(new):
-                callback(_mentioned(old) | _mentioned(new) | self._named(old, new))
+            if told(old) != told(new):
+                callback(mentioned(old) | mentioned(new) | self._named(old, new))
 
         def node_changed(
             key: resources.Key, old: resources.Node | None, new: resources.Node | None
         ) -> None:
-            if _health(old) != _health(new):
+            if health(old) != health(new):
                 callback(set(self.configurations()))
 
         self.statuses.on_change(status_changed)
@@ -446,9 +281,9 @@ class Cluster:
         """``callback(uid)`` when there is news of a configuration's pods."""
 
         def changed(key: resources.Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
-            if _stands(old) == _stands(new):
+            if stands(old) == stands(new):
                 return
-            for name in {_used(e) for e in (old, new) if e is not None}:
+            for name in {used(e) for e in (old, new) if e is not None}:
                 sgc = self.sgcs.get(*name.split("/", 1))
                 if sgc is not None:
                     callback(sgc.metadata.uid)
@@ -462,7 +297,7 @@ class Cluster:
             key: resources.Key, old: resources.Node | None, new: resources.Node | None
         ) -> None:
             labels = (new or old or _NO_NODE).metadata.labels
-            if _gateway_pool(labels) and _machine(old) != _machine(new):
+            if _gateway_pool(labels) and machine(old) != machine(new):
                 callback()
 
         self.nodes.on_change(changed)
@@ -477,92 +312,12 @@ class Cluster:
         }
 
 
-def _used(endpoint: PodEndpoint) -> str:
-    return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
-
-
-def _stands(endpoint: PodEndpoint | None) -> tuple[str, ...]:
-    """What of an endpoint a configuration's status counts, and which gateway it uses."""
-    if endpoint is None:
-        return ()
-    return (
-        _used(endpoint),
-        endpoint.spec.node_name,
-        endpoint.status.state,
-        endpoint.status.reason,
-        endpoint.status.gateway,
-    )
-
-
-def _serves(status: GatewayStatus, sgc: StaticGatewayConfiguration) -> bool:
-    uid = sgc.metadata.uid
-    full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
-    return any(
-        entry.uid == uid or (not entry.uid and entry.static_gateway_configuration == full_name)
-        for entry in status.spec.ready_gateway_configurations
-    )
-
-
-def _told(status: GatewayStatus | None) -> tuple[object, ...]:
-    """What an agent says, its heartbeat aside."""
-    if status is None:
-        return (), (), ()
-    spec = status.spec
-    return spec.ready_gateway_configurations, spec.problems, spec.verified
-
-
-def _mentioned(status: GatewayStatus | None) -> set[str]:
-    if status is None:
-        return set()
-    return {entry.uid for entry in status.spec.ready_gateway_configurations if entry.uid}
-
-
 _NO_NODE: Final = resources.Node(metadata=ObjectMeta())
-
-
-def _pool(sgc: StaticGatewayConfiguration) -> str:
-    """The configuration's gateway pool: of AKS, or a scale set of one's own."""
-    profile = sgc.spec.gateway_vmss_profile
-    return sgc.spec.gateway_nodepool_name or (profile.vmss_name if profile else "")
 
 
 def _gateway_pool(labels: Mapping[str, str]) -> bool:
     """Whether a Node is of a gateway pool: by the label of AKS, or by that of the Go project."""
     return names.GATEWAY_NODE_LABEL in labels or labels.get(names.AKS_MODE_LABEL) == "gateway"
-
-
-def _machine(node: resources.Node | None) -> str:
-    return node.spec.provider_id.lower() if node else ""
-
-
-def _health(node: resources.Node | None) -> tuple[bool, str]:
-    return (node.ready, node.spec.provider_id) if node else (False, "")
-
-
-def _key_secret(sgc: StaticGatewayConfiguration, namespace: str, known: Names) -> dict[str, object]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "Opaque",
-        "metadata": {
-            "name": names.key_secret(sgc.metadata.uid),
-            "namespace": namespace,
-            "labels": labels(resources.SGCS.key(sgc)),
-            "annotations": annotations_of(known) | _asked(sgc),
-        },
-        "data": keysecret.data_of(keys.generate()),
-    }
-
-
-def _asked(sgc: StaticGatewayConfiguration) -> dict[str, str]:
-    """A pair that is new need not be changed, whatever was asked for before."""
-    request = sgc.metadata.annotations.get(ROTATE, "")
-    record = msgspec.json.encode(Record(request=request)).decode()
-    return {names.KEY_ROTATION_ANNOTATION: record} if request else {}
-
-
-def _public_key(secret: resources.Secret | None) -> str:
-    return keysecret.public_key(secret.data) if secret else ""
 
 
 def _grant(namespace: Namespace | None) -> str:

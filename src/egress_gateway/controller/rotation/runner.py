@@ -62,13 +62,13 @@ class Rotations:
         for sgc in cluster.configurations().values():
             self._wake(sgc)
         cluster.on_configuration(lambda old, new: self._wake(new))
-        cluster.secrets.on_change(self._keys_changed)
+        cluster.keypairs.secrets.on_change(self._keys_changed)
         cluster.on_agents(self._agents_changed)
 
     async def handle(self, uid: str) -> float | None:
         """Looks at a configuration; returns seconds until the next look, None without a request."""
         sgc = self._cluster.configurations().get(uid)
-        secret = self._cluster.secret(uid)
+        secret = self._cluster.keypairs.secret(uid)
         if sgc is None or sgc.metadata.deletion_timestamp or secret is None:
             self._cluster.rotating.pop(uid, None)
             return None
@@ -180,7 +180,7 @@ class Rotations:
             self.work.add(uid)
 
     def _active(self, uid: str) -> bool:
-        phase = self._cluster.rotation(uid).phase
+        phase = self._cluster.keypairs.rotation(uid).phase
         return uid in self._cluster.rotating or phase in rotation.ACTIVE
 
 

@@ -1,0 +1,102 @@
+"""What gateway agents, Nodes and PodEndpoints say about configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from egress_gateway.api.types import (
+    GatewayProblem,
+    GatewayStatus,
+    PodEndpoint,
+    SeenAddress,
+    StaticGatewayConfiguration,
+)
+from egress_gateway.controller.status import Gateways
+from egress_gateway.kube import resources
+
+
+def gateways_of(
+    sgc: StaticGatewayConfiguration,
+    nodes: Iterable[resources.Node],
+    statuses: Iterable[GatewayStatus],
+) -> Gateways:
+    """What Nodes and gateway agents say about ``sgc`` at this moment."""
+    nodes = list(nodes)
+    alive = {node.metadata.name for node in nodes if node.ready}
+    full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
+    ready: set[str] = set()
+    problems: dict[str, GatewayProblem] = {}
+    seen: dict[str, SeenAddress] = {}
+    answered = False
+    for status in statuses:
+        node = status.metadata.name
+        if node in alive and serves(status, sgc):
+            ready.add(node)
+        if node in alive:
+            for one in status.spec.verified:
+                answered = answered or bool(one.seen_ip)
+                if one.static_gateway_configuration == full_name:
+                    seen[node] = one
+        for problem in status.spec.problems:
+            if problem.static_gateway_configuration == full_name:
+                problems[node] = problem
+    return Gateways(
+        nodes={n.spec.provider_id.lower(): n.metadata.name for n in nodes},
+        ready=frozenset(ready),
+        problems=problems,
+        seen=seen,
+        answered=answered,
+    )
+
+
+def serves(status: GatewayStatus, sgc: StaticGatewayConfiguration) -> bool:
+    """Whether the agent of ``status`` says that it serves ``sgc``."""
+    uid = sgc.metadata.uid
+    full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
+    return any(
+        entry.uid == uid or (not entry.uid and entry.static_gateway_configuration == full_name)
+        for entry in status.spec.ready_gateway_configurations
+    )
+
+
+def told(status: GatewayStatus | None) -> tuple[object, ...]:
+    """What an agent says, its heartbeat aside."""
+    if status is None:
+        return (), (), ()
+    spec = status.spec
+    return spec.ready_gateway_configurations, spec.problems, spec.verified
+
+
+def mentioned(status: GatewayStatus | None) -> set[str]:
+    """UIDs of the configurations that an agent serves."""
+    if status is None:
+        return set()
+    return {entry.uid for entry in status.spec.ready_gateway_configurations if entry.uid}
+
+
+def used(endpoint: PodEndpoint) -> str:
+    """The configuration of an endpoint, as ``namespace/name``."""
+    return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
+
+
+def stands(endpoint: PodEndpoint | None) -> tuple[str, ...]:
+    """What of an endpoint a configuration's status counts, and which gateway it uses."""
+    if endpoint is None:
+        return ()
+    return (
+        used(endpoint),
+        endpoint.spec.node_name,
+        endpoint.status.state,
+        endpoint.status.reason,
+        endpoint.status.gateway,
+    )
+
+
+def machine(node: resources.Node | None) -> str:
+    """The provider id of a Node in lower case; empty for none."""
+    return node.spec.provider_id.lower() if node else ""
+
+
+def health(node: resources.Node | None) -> tuple[bool, str]:
+    """What of a Node decides whether its agent is believed."""
+    return (node.ready, node.spec.provider_id) if node else (False, "")
