@@ -256,6 +256,8 @@ def out_of_sync(folder: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the CRD files, or compares them with the code. Returns the exit code: 1 if they
+    differ."""
     parser = argparse.ArgumentParser(
         prog="python -m egress_gateway.api.crd", description="Writes or checks the CRD files."
     )

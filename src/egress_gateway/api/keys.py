@@ -32,6 +32,7 @@ def public_key(private: str) -> str:
 
 
 def encode(raw: bytes) -> str:
+    """Standard base64, as WireGuard's tools spell keys."""
     return base64.b64encode(raw).decode("ascii")
 
 

@@ -46,6 +46,8 @@ class _Struct(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, k
 
 
 class OwnerReference(_Struct, frozen=True):
+    """``metav1.OwnerReference``."""
+
     api_version: str
     kind: str
     name: str
@@ -82,6 +84,8 @@ class Condition(_Struct, frozen=True, omit_defaults=False):
 
 
 class ObjectReference(_Struct, frozen=True):
+    """Which object is meant, across namespaces; empty fields are not known."""
+
     api_version: str = ""
     kind: str = ""
     namespace: str = ""
@@ -101,6 +105,8 @@ class GatewayVmssProfile(_Struct, frozen=True):
 
 
 class StaticGatewayConfigurationSpec(_Struct, frozen=True):
+    """What a user asks for; docs/fields.md has all. "Ours": not a field of the Go project."""
+
     gateway_nodepool_name: str = ""
     gateway_vmss_profile: GatewayVmssProfile = GatewayVmssProfile()
     default_route: RouteType | Literal[""] = "staticEgressGateway"
@@ -175,6 +181,9 @@ class PodCount(_Struct, frozen=True, omit_defaults=False):
 
 
 class StaticGatewayConfigurationStatus(_Struct, frozen=True):
+    """What the controller made of the spec, and who serves it. ``pods`` is None before the first
+    count."""
+
     egress_ip_prefix: str = ""
     gateway_server_profile: GatewayServerProfile = GatewayServerProfile()
     key_rotation: KeyRotation = KeyRotation()
@@ -185,6 +194,8 @@ class StaticGatewayConfigurationStatus(_Struct, frozen=True):
 
 
 class StaticGatewayConfiguration(_Struct, frozen=True):
+    """Namespaced; users write the spec, the controller the status."""
+
     metadata: ObjectMeta
     spec: StaticGatewayConfigurationSpec = StaticGatewayConfigurationSpec()
     status: StaticGatewayConfigurationStatus = StaticGatewayConfigurationStatus()
@@ -247,6 +258,8 @@ class PodEndpoint(_Struct, frozen=True):
 
 
 class ReadyGatewayConfiguration(_Struct, frozen=True):
+    """A configuration that a gateway serves, and with which key."""
+
     static_gateway_configuration: str
     """``namespace/name``."""
     interface_name: str = ""

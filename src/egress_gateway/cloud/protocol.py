@@ -200,12 +200,16 @@ class PoolState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePrefix:
+    """Makes a managed public IPv4 prefix; ``size`` is its prefix length in bits."""
+
     name: str
     size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletePrefix:
+    """Deletes a managed public IP prefix."""
+
     name: str
 
 

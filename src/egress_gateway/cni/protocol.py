@@ -44,6 +44,8 @@ class _Loose(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class ResultIP(_Loose, frozen=True, kw_only=True):
+    """One of a result's addresses, in CIDR form."""
+
     address: str = ""
 
 

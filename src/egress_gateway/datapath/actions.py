@@ -23,4 +23,6 @@ class AddRule:
 
 @dataclass(frozen=True, slots=True)
 class DeleteRule:
+    """In the same namespace; nothing happens if the rule is gone."""
+
     rule: RoutingRule

@@ -39,6 +39,8 @@ class Logged:
 
 
 class Events(Protocol):
+    """The kernel's notices of connections (nfnetlink_conntrack)."""
+
     def read(self, seconds: float) -> list[Connection]: ...
 
     def close(self) -> None: ...

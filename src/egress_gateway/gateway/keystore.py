@@ -21,6 +21,8 @@ _AT_ONCE: Final = 16
 
 
 class KeyStore:
+    """The private keys of the configurations served here, each read from its Secret."""
+
     def __init__(self, client: Client, namespace: str) -> None:
         self._client = client
         self._namespace = namespace

@@ -11,6 +11,7 @@ _COARSE: Final = timedelta(seconds=2)
 
 
 def now() -> datetime:
+    """Wall time of this machine, in UTC."""
     return datetime.now(UTC)
 
 

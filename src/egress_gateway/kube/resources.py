@@ -102,16 +102,22 @@ class Partial(_Struct, frozen=True):
 
 
 class Namespace(_Struct, frozen=True):
+    """core/v1; only its metadata is read."""
+
     metadata: ObjectMeta
 
 
 class Taint(_Struct, frozen=True):
+    """core/v1, of a Node."""
+
     key: str
     effect: str
     value: str = ""
 
 
 class NodeSpec(_Struct, frozen=True):
+    """The part that is read."""
+
     provider_id: str = msgspec.field(name="providerID", default="")
     pod_cidrs: list[str] = msgspec.field(name="podCIDRs", default_factory=list)
     taints: list[Taint] = []
@@ -119,22 +125,30 @@ class NodeSpec(_Struct, frozen=True):
 
 
 class NodeAddress(_Struct, frozen=True):
+    """``type`` is ``InternalIP``, ``Hostname`` and the like."""
+
     type: str
     address: str
 
 
 class NodeCondition(_Struct, frozen=True):
+    """``status`` is ``True``, ``False`` or ``Unknown``."""
+
     type: str
     status: str
     message: str = ""
 
 
 class NodeStatus(_Struct, frozen=True):
+    """The part that is read."""
+
     addresses: list[NodeAddress] = []
     conditions: list[NodeCondition] = []
 
 
 class Node(_Struct, frozen=True):
+    """core/v1, trimmed."""
+
     metadata: ObjectMeta
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
@@ -149,15 +163,21 @@ class Node(_Struct, frozen=True):
 
 
 class PodIP(_Struct, frozen=True):
+    """One of a pod's addresses, in any spelling."""
+
     ip: str = ""
 
 
 class PodSpec(_Struct, frozen=True):
+    """The part that is read."""
+
     node_name: str = ""
     host_network: bool = False
 
 
 class PodStatus(_Struct, frozen=True):
+    """The part that is read."""
+
     phase: str = ""
     pod_ip: str = msgspec.field(name="podIP", default="")
     pod_ips: list[PodIP] = msgspec.field(name="podIPs", default_factory=list)
@@ -211,11 +231,15 @@ class Secret(_Struct, frozen=True):
 
 
 class ConfigMap(_Struct, frozen=True):
+    """core/v1; ``data`` alone."""
+
     metadata: ObjectMeta
     data: dict[str, str] = {}
 
 
 class PolicyRule(_Struct, frozen=True):
+    """rbac.authorization.k8s.io/v1. No ``resource_names`` means all of them."""
+
     api_groups: list[str] = []
     resources: list[str] = []
     verbs: list[str] = []
@@ -223,12 +247,16 @@ class PolicyRule(_Struct, frozen=True):
 
 
 class Role(_Struct, frozen=True):
+    """rbac.authorization.k8s.io/v1."""
+
     metadata: ObjectMeta
     rules: list[PolicyRule] | None = None
     """None where there is none: kube-apiserver answers null, whatever was written."""
 
 
 class LeaseSpec(_Struct, frozen=True):
+    """Times are ``metav1.MicroTime``."""
+
     holder_identity: str | None = None
     lease_duration_seconds: int | None = None
     acquire_time: str | None = None
@@ -237,6 +265,8 @@ class LeaseSpec(_Struct, frozen=True):
 
 
 class Lease(_Struct, frozen=True):
+    """coordination.k8s.io/v1."""
+
     metadata: ObjectMeta
     spec: LeaseSpec = LeaseSpec()
 
@@ -252,6 +282,8 @@ class Reference(_Struct, frozen=True):
 
 
 class EventSource(_Struct, frozen=True):
+    """Which component of which node said it."""
+
     component: str = ""
     host: str = ""
 

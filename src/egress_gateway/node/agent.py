@@ -44,6 +44,8 @@ _WORKERS: Final = 16
 
 
 class NodeAgent:
+    """Attaches a node's annotated pods, keeps them attached, and moves them between gateways."""
+
     def __init__(
         self,
         *,

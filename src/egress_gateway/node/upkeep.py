@@ -22,6 +22,8 @@ keep a processor busy."""
 
 
 class Upkeep:
+    """Looks at attached pods again and again, and mends what has changed under them."""
+
     def __init__(self, parts: Parts) -> None:
         self._settings = parts.settings
         self._kernel = parts.kernel

@@ -39,6 +39,8 @@ class Figure:
 
 
 class Sample(NamedTuple):
+    """A figure's value with its labels, in the figure's order."""
+
     figure: Figure
     value: float
     labels: tuple[str, ...] = ()

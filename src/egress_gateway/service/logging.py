@@ -35,6 +35,8 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (RFC 3339), level, logger, msg, the record's fields."""
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": _time(record),
@@ -49,6 +51,8 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
+    """The same for people: fields as ``key=value`` behind the message."""
+
     def format(self, record: logging.LogRecord) -> str:
         name = record.name.removeprefix("egress_gateway.")
         parts = [_time(record), record.levelname.lower(), name, record.getMessage()]

@@ -25,6 +25,7 @@ _SETTINGS: Final = ("clusterCidrs",)
 
 
 def meta(obj: Object) -> dict[str, Any]:
+    """Names, times and owners, with labels and annotations of known domains only."""
     found = obj.get("metadata") or {}
     kept = {key: found[key] for key in _META if key in found}
     for kind in ("labels", "annotations"):
@@ -47,6 +48,7 @@ def ours(obj: Object) -> dict[str, Any]:
 
 
 def node(obj: Object) -> dict[str, Any]:
+    """What says where a Node is and how it is; no labels of strangers."""
     spec = _only(obj, "spec", "providerID", "podCIDRs", "taints", "unschedulable")
     status = _only(obj, "status", "addresses", "conditions", "nodeInfo", "allocatable", "capacity")
     return _with(obj, spec=spec, status=status)
@@ -76,11 +78,13 @@ def workload(obj: Object) -> dict[str, Any]:
 
 
 def config_map(obj: Object) -> dict[str, Any]:
+    """Its keys; values only of settings that are no secret."""
     data = obj.get("data") or {}
     return _with(obj, data={k: v if k in _SETTINGS else "<left out>" for k, v in data.items()})
 
 
 def event(obj: Object) -> dict[str, Any]:
+    """What an Event says, about what and when."""
     kept = ("type", "reason", "message", "count", "firstTimestamp", "lastTimestamp", "eventTime")
     about = ("kind", "namespace", "name")
     return {

@@ -52,6 +52,8 @@ class Permission(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """One of a region's quotas (Microsoft.Network usages): how much of ``limit`` is used."""
+
     name: str
     used: int
     limit: int

@@ -68,6 +68,9 @@ class AttachedView(_Value, frozen=True):
 
 
 class ConfigurationView(_Value, frozen=True):
+    """A configuration as ``status`` shows it. ``troubled_pods`` includes pods that are not attached
+    yet."""
+
     configuration: str
     state: State
     ready: bool
@@ -90,6 +93,8 @@ class ComponentView(_Value, frozen=True):
 
 
 class Overview(_Value, frozen=True):
+    """All that ``status`` shows."""
+
     configurations: list[ConfigurationView]
     components: list[ComponentView]
     unseen: list[str]

@@ -147,6 +147,7 @@ def working(found: Iterable[ComponentView]) -> list[ProofResult]:
 
 
 def nothing_to_send() -> ProofResult:
+    """The result where no configuration exists: neither passed nor failed."""
     text = "there is no StaticGatewayConfiguration, so no packet was sent"
     return ProofResult(configuration="-", node="-", check="egress", passed=None, text=text)
 

@@ -86,6 +86,8 @@ def _of_pod(pod: str) -> NetNS:
 def round_of(
     servers: tuple[str, ...], names: tuple[str, ...], ways: tuple[str, ...], wait: float
 ) -> Round:
+    """Resolves ``names``, asks each STUN server for at most ``wait`` seconds, and asks the kernel
+    which way packets to ``ways`` would take."""
     unresolved = {}
     for name in names:
         try:

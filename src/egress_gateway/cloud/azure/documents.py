@@ -276,6 +276,7 @@ def needed_subnet(subnet: str, owner: str) -> str:
 
 @understood(errors.Unavailable, "Azure's answer")
 def read_interface(nics: list[Json], backend_id: str) -> InterfaceSpec:
+    """What we have on the primary NIC of a model or an instance, and how much others have."""
     nic = primary(nics)
     if nic is None:
         return InterfaceSpec()
@@ -307,6 +308,7 @@ def _prefix_of(config: Json) -> str | None:
 
 
 def joins(config: Json | None, backend_id: str) -> bool:
+    """Whether an ipConfig is in the load balancer's backend pool."""
     pools = items_of(config or {}, "loadBalancerBackendAddressPools")
     return any(same_id(pool.get("id") or "", backend_id) for pool in pools)
 
@@ -360,6 +362,7 @@ def _as_wanted(config: Json, configs: Mapping[str, str | None]) -> bool:
 
 
 def set_joined(config: Json, backend_id: str, joined: bool) -> None:
+    """Puts an ipConfig into the backend pool or takes it out; other pools stay."""
     properties = config.setdefault("properties", {})
     pools = items_of(config, "loadBalancerBackendAddressPools")
     others = [p for p in pools if not same_id(p.get("id") or "", backend_id)]
@@ -401,6 +404,7 @@ def ip_version(config: str) -> str:
 
 @understood(errors.Unavailable, "Azure's answer")
 def model_nics(scale_set: Json) -> list[Json]:
+    """The NICs of a scale set's model (virtualMachineProfile)."""
     profile = properties_of(scale_set).get("virtualMachineProfile") or {}
     network = profile.get("networkProfile") or {}
     return _dicts(network.get("networkInterfaceConfigurations"))
@@ -412,12 +416,14 @@ def _dicts(listed: Iterable[Any] | None) -> list[Json]:
 
 @understood(errors.Unavailable, "Azure's answer")
 def instance_nics(instance: Json) -> list[Json]:
+    """The NICs of one instance as it was written; the NIC resources may differ."""
     network = properties_of(instance).get("networkProfileConfiguration") or {}
     return _dicts(network.get("networkInterfaceConfigurations"))
 
 
 @understood(errors.Unavailable, "Azure's answer")
 def read_pool(scale_set: Json) -> PoolRef:
+    """Raises ``errors.Unavailable`` for a document that no scale set has."""
     tags = scale_set.get("tags") or {}
     nics = model_nics(scale_set)
     return PoolRef(
@@ -552,6 +558,7 @@ def _folded(region: str) -> str:
 
 
 def new_prefix(name: str, size: int, location: str, zones: Sequence[str] = ()) -> Json:
+    """A public IPv4 prefix to be made; ``size`` is its prefix length in bits."""
     made: Json = {"zones": list(zones)} if zones else {}
     return made | {
         "name": name,

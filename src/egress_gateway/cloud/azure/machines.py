@@ -262,6 +262,8 @@ def written_again(address: Json) -> Json:
 
 
 def new_address(name: str, prefix: str, *, location: str, pool: str, config: str) -> Json:
+    """A public address to be made from ``prefix`` (its id), tagged with the pool and ipConfig that
+    it is for."""
     return {
         "name": name,
         "location": location,

@@ -61,15 +61,18 @@ def strings_of(value: object) -> frozenset[str]:
 
 
 def items_of(owner: Mapping[str, Any], key: str) -> list[Json]:
+    """The objects of a list below ``properties``; what is no object is left out."""
     listed = (owner.get("properties") or {}).get(key) or []
     return [item for item in listed if isinstance(item, dict)]
 
 
 def properties_of(item: Mapping[str, Any]) -> Json:
+    """A resource's ``properties``; empty if there are none."""
     return item.get("properties") or {}
 
 
 def reference_of(item: Mapping[str, Any], key: str) -> str:
+    """The id of the resource that ``properties`` refers to by ``key``; empty if there is none."""
     return ((properties_of(item).get(key)) or {}).get("id") or ""
 
 
@@ -80,4 +83,5 @@ def address_of(text: str | None) -> IPv4Address | None:
 
 
 def any_address_of(text: str | None) -> IPv4Address | IPv6Address | None:
+    """Raises ``ValueError`` for a text that is no address; None for none."""
     return ip_address(text) if text else None

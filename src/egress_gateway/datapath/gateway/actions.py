@@ -19,16 +19,18 @@ IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 @dataclass(frozen=True, slots=True)
 class CreateNamespace:
-    pass
+    """The gateway's network namespace, by its fixed name."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreatePair:
-    pass
+    """The veth pair between the node and the gateway's namespace."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetSysctl:
+    """``name`` with slashes, below ``/proc/sys``."""
+
     where: Where
     name: str
     value: str
@@ -36,6 +38,8 @@ class SetSysctl:
 
 @dataclass(frozen=True, slots=True)
 class AddAddress:
+    """To a link of the node or of the gateway's namespace."""
+
     where: Where
     link: str
     address: IPInterface
@@ -51,6 +55,8 @@ class RemoveAddress:
 
 @dataclass(frozen=True, slots=True)
 class RaiseLink:
+    """Brings a link up, with ``mtu`` bytes unless that is None."""
+
     where: Where
     link: str
     mtu: int | None
@@ -58,6 +64,8 @@ class RaiseLink:
 
 @dataclass(frozen=True, slots=True)
 class ApplyFilter:
+    """Brings a table to ``ruleset`` in one nftables transaction; ``present``: there is one."""
+
     where: Where
     ruleset: str
     present: bool
@@ -65,11 +73,15 @@ class ApplyFilter:
 
 @dataclass(frozen=True, slots=True)
 class ForgetTranslated:
+    """Drops the conntrack entries that were translated to ``address``."""
+
     address: IPAddress
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteTunnel:
+    """A WireGuard interface that is not wanted, or that will be made anew."""
+
     name: str
 
 
@@ -83,23 +95,31 @@ class CheckPort:
 
 @dataclass(frozen=True, slots=True)
 class ConfigureTunnel:
+    """Sets keys, port and peers of a WireGuard interface; its sessions stay where they can."""
+
     name: str
     config: Config
 
 
 @dataclass(frozen=True, slots=True)
 class MoveTunnel:
+    """Takes an interface into the gateway's namespace; its UDP socket stays in the node's."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaceRoutes:
+    """Adds routes, each in place of one to the same destination in its table."""
+
     where: Where
     routes: tuple[Route, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteRoutes:
+    """Routes that are gone already do no harm."""
+
     where: Where
     routes: tuple[Route, ...]
 

@@ -221,6 +221,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayObserved:
+    """What the kernel has of the gateway: on the node, in the namespace, and in between."""
+
     node: Place
     gateway: Place | None = None
     """None: the namespace does not exist."""

@@ -48,6 +48,8 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def header(snaplen: int) -> bytes:
+    """The start of a pcap file with nanoseconds and raw IP packets of at most ``snaplen`` bytes
+    (draft-ietf-opsawg-pcap)."""
     return struct.pack("=IHHiIII", _MAGIC_NANOSECONDS, 2, 4, 0, 0, snaplen, _LINKTYPE_RAW)
 
 

@@ -62,6 +62,8 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Link:
+    """A network interface, as RTM_GETLINK tells it (rtnetlink(7))."""
+
     index: int
     name: str
     up: bool

@@ -69,10 +69,12 @@ def nested(kind: int, *parts: bytes) -> bytes:
 
 
 def u32(kind: int, value: int) -> bytes:
+    """An attribute of 32 bits, in the machine's byte order."""
     return attribute(kind, struct.pack("=I", value))
 
 
 def text(kind: int, value: str) -> bytes:
+    """An attribute of a text that ends with a zero."""
     return attribute(kind, value.encode() + b"\0")
 
 

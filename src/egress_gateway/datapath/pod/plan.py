@@ -390,6 +390,7 @@ def configuration(tunnel: Tunnel, *, ipv6: bool, observed: Device | None) -> Con
 
 
 def as_fresh(peer: Peer) -> Peer:
+    """The same peer without a session: the next packet begins a handshake."""
     return Peer(
         public_key=peer.public_key,
         allowed_ips=peer.allowed_ips,

@@ -61,6 +61,8 @@ class Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStatus:
+    """A peer of a live interface. ``received`` and ``sent`` count bytes, ``keepalive`` seconds."""
+
     public_key: str
     endpoint: Endpoint | None
     allowed_ips: frozenset[IPNetwork]

@@ -26,6 +26,8 @@ class Change(Generic[T]):
 
 
 class Store(Generic[T]):
+    """Objects of one kind by key, with indexes that follow them."""
+
     def __init__(self, resource: Resource[T]) -> None:
         self._resource = resource
         self._objects: dict[Key, T] = {}

@@ -38,6 +38,7 @@ def label_value(node: str) -> str:
 
 
 def spec_of(attachment: Attachment, node: str) -> PodEndpointSpec:
+    """What gateways are told about an attached pod."""
     first_v4 = next((a for a in attachment.addresses if ":" not in a), "")
     return PodEndpointSpec(
         static_gateway_configuration=attachment.configuration.name,

@@ -36,6 +36,8 @@ _MOST: Final = 1000
 
 
 class Teller:
+    """Events on pods and configurations, each told once and in bounded number."""
+
     def __init__(self, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
         self._clock = clock
