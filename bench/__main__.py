@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from bench import compare, machine
 from bench.errors import BenchError
-from bench.options import Options, numbers, runs
+from bench.options import Options, fleet, numbers, runs
 from egress_gateway_lab import wireguard
 from egress_gateway_lab.azure.client import RequestFailed
 from egress_gateway_lab.demo.report import StepFailed
 from egress_gateway_lab.host import LabError
+from egress_gateway_lab.realcluster import binaries
 
 NAMES: Final = (
     "attach",
@@ -28,6 +29,7 @@ NAMES: Final = (
     "peers",
     "flood",
     "controller",
+    "fleet",
 )
 
 
@@ -48,6 +50,7 @@ def main() -> None:
         configurations=given.configurations,
         idle_seconds=given.idle,
         flood_pods=given.flood_pods,
+        fleet=given.fleet,
         azure_headers=given.azure_headers,
     )
     # What is set up by hand to compare with runs the same wireguard-go as the lab.
@@ -57,17 +60,27 @@ def main() -> None:
     worse = False
     try:
         before = _read(given.compare, given.name) if given.compare else None
-        for name in [given.name] if given.name else NAMES:
+        for name in [given.name] if given.name else _all():
             found[name] = _run(name, options, as_json=given.output == "json")
             if before is not None and name in before:
                 worse |= _compared(name, before[name], found[name])
-    except (LabError, BenchError, StepFailed, RequestFailed) as error:
+    except (LabError, BenchError, StepFailed, RequestFailed, binaries.Unavailable) as error:
         sys.exit(f"bench: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     if given.output == "json":
         print(json.dumps(found[given.name] if given.name else found, indent=2))
     sys.exit(1 if worse else 0)
+
+
+def _all() -> list[str]:
+    """Every benchmark that this machine has the programs for."""
+    try:
+        binaries.find(*binaries.CONTROL_PLANE)
+    except binaries.Unavailable as error:
+        machine.say(f"fleet: left out: {error}")
+        return [name for name in NAMES if name != "fleet"]
+    return list(NAMES)
 
 
 def _read(path: str, name: str | None) -> dict[str, Any]:
@@ -155,6 +168,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--idle", type=int, default=usual.idle_seconds, help="controller: seconds of rest, 0: none"
+    )
+    parser.add_argument(
+        "--fleet",
+        type=fleet,
+        default=usual.fleet,
+        metavar="NODES,PODS,CONFIGURATIONS,GATEWAYS",
+        help="fleet: how large",
     )
     parser.add_argument(
         "--flood-pods", type=int, default=usual.flood_pods, help="flood: how many pods, 2 to 60"

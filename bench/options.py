@@ -6,6 +6,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """A cluster on paper. ``churn``: pods that come and go in a second."""
+
+    nodes: int = 1000
+    pods: int = 10_000
+    configurations: int = 1000
+    gateways: int = 16
+    churn: int = 100
+    churn_seconds: int = 20
+    rest_seconds: int = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Defaults are what ``make bench`` runs; docs/benchmarks.md says how long each takes."""
 
@@ -28,6 +41,7 @@ class Options:
     idle_seconds: int = 150
     flood_pods: int = 20
     """Pods that start under a flood; half of them lose their gateway."""
+    fleet: Fleet = Fleet()
     azure_headers: bool = False
     """As in Azure: operations of three seconds, answers without ``Retry-After``, the controller's
     own interval between polls, and what deleting takes."""
@@ -40,6 +54,12 @@ def runs(text: str) -> tuple[tuple[int, int], ...]:
         configurations, _, pools = part.partition("x")
         found.append((int(configurations), int(pools or 1)))
     return tuple(found)
+
+
+def fleet(text: str) -> Fleet:
+    """``1000,10000,1000,16``: nodes, pods, configurations, gateways. Raises ``ValueError``."""
+    nodes, pods, configurations, gateways = map(int, text.split(","))
+    return Fleet(nodes=nodes, pods=pods, configurations=configurations, gateways=gateways)
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
-from bench import connections, controller, drain, failover, peers, throughput
+from bench import connections, controller, drain, failover, fleet, peers, throughput
 from bench.attach import result as attach_result
 from bench.departures import DEPARTURES
 from bench.failover import Tally
 from bench.options import Options, numbers, runs
+from bench.options import fleet as fleet_of
 
 
 def plain(value: Any) -> Any:
@@ -60,6 +62,26 @@ def test_peers_names_its_figures() -> None:
     found = {"lag_s": 0.1, "restart": restart, "from_nothing": restart}
     assert "10,000" in peers.shown({"by_peers": {"10000": found}})
     assert Options().peers == (100, 1000, 10_000)
+
+
+def test_fleet_names_its_figures() -> None:
+    asked = {"bytes_a_second": 1, "requests_a_second": 1, "requests_a_minute": 1, "cpu_percent": 1}
+    agent = {
+        "start": {"seconds": 1.0, "memory_mb": 60.0, "kilobytes": 4321.0},
+        "rest": asked,
+        "churn": asked,
+        "api_restart": {"kilobytes": 9.0},
+    }
+    size = fleet_of("1000,10000,1000,16")
+    assert size == Options().fleet
+    found = {
+        "fleet": dataclasses.asdict(size),
+        "agents": {"node": agent, "gateway": agent},
+        "peers": {"samples": 9, "p50_ms": 12, "p99_ms": 71},
+    }
+    assert "4,321" in fleet.shown(found)
+    with pytest.raises(ValueError, match="not enough values"):
+        fleet_of("1000,10000")
 
 
 def test_failover_names_its_figures() -> None:
