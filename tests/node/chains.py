@@ -12,11 +12,10 @@ from typing import Any
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.cni import binary, conflist
+from egress_gateway.cni import conflist
 from egress_gateway.datapath.linux import netns
-from tests.cni.plugin_calls import call, config
 from tests.cni.runtime import Runtime, Sandbox
-from tests.node.world import BIN, CONF, PLUGINS, RUN, RunningPod, World, sh, until
+from tests.node.world import BIN, CONF, PLUGINS, RUN, RunningPod, World, collect, sh, until
 
 NODE = "10.224.0.4"
 SECOND = Path("/run/cni/second.d")
@@ -191,31 +190,30 @@ async def second_interface_at_once_and_later() -> None:
 
 async def collected(world: World) -> None:
     """GC: what the runtime has lost goes, of its own network; and nothing else."""
-    kept, lost = await world.start_pod("kept"), await world.start_pod("lost")
+    kept, lost, robbed = [await world.start_pod(name) for name in ("kept", "lost", "robbed")]
     plain = await world.start_pod("plain", annotation=None)
     other = plain.container.replace("plain", "other")
     recorded = json.loads((RUN / "pods" / f"{plain.container}-eth0.json").read_bytes())
     recorded["config"]["name"], recorded["containerID"] = "another", other
     (RUN / "pods" / f"{other}-eth0.json").write_text(json.dumps(recorded))
 
-    async def collect(**more: Any) -> None:
-        conf = config(RUN, cniVersion="1.1.0", name="lab", prevResult=None, **more)
-        empty = dict.fromkeys(("CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"), "")
-        done = await asyncio.to_thread(call, "GC", conf, plugin=binary.path(), **empty)
-        assert (done.code, done.out) == (0, b"")
+    record = RUN / "pods" / f"{robbed.container}-eth0.json"
+    record.unlink()
+    await until(record.exists)  # made again, of the same network
 
     everything = sorted(p.name for p in (RUN / "pods").iterdir())
-    await collect()  # without a list nothing is known
+    await collect(None)  # without a list nothing is known
     assert sorted(p.name for p in (RUN / "pods").iterdir()) == everything
-    valid = [{"containerID": kept.container, "ifname": "eth0"}]
-    await collect(**{"cni.dev/valid-attachments": valid})
+    (RUN / "pods" / f"{lost.container}-eth0.json").unlink()  # and not made again in time
+    await collect([kept])
     await until(lambda: len(world.agent.sandboxes) == 1)
     assert sorted(p.stem for p in (RUN / "pods").iterdir()) == sorted(
         [f"{kept.container}-eth0", f"{other}-eth0"]
     )
     await until(lambda: len(world.endpoints.values()) == 1)
     assert await kept.whoami() in {g.public for g in world.gateways}
-    assert await lost.whoami(timeout=1) not in {g.public for g in world.gateways}
+    for pod in (lost, robbed):
+        assert await pod.whoami(timeout=1) == ""
 
 
 async def nothing_left_of_what_is_lost() -> None:

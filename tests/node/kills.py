@@ -14,13 +14,24 @@ import re
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.pod import side
 from egress_gateway.node.attachment.files import Folder
 from tests.effects import KERNEL, Effects, Killed
-from tests.node.world import INTERNET, RUN, CniError, PlayedApi, RunningPod, World, sh, until
+from tests.node.world import (
+    INTERNET,
+    RUN,
+    CniError,
+    PlayedApi,
+    RunningPod,
+    World,
+    collect,
+    sh,
+    until,
+)
 
 _TOUCHES: Final[tuple[tuple[Any, str], ...]] = (
     *KERNEL,
@@ -69,6 +80,11 @@ def wrong_packets() -> int:
     return int(said.partition("packets ")[2].split()[0])
 
 
+def known() -> list[Path]:
+    """Files that say of which sandboxes the node knows."""
+    return [*(RUN / "pods").glob("*"), *(RUN / "attached").glob("*")]
+
+
 class Trial:
     """One pod, from its beginning to its end, with an agent that dies meanwhile."""
 
@@ -91,23 +107,28 @@ class Trial:
         self.pod.annotate(annotation)
         self.talker = Talker(self.pod)
 
+    async def asked(self, verb: Callable[[], Awaitable[None]]) -> None:
+        """As runtimes do: until the plugin says that it is done."""
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(CniError):
+                    await verb()
+                    return
+                await asyncio.sleep(0.05)
+
     async def _given_up(self) -> None:
-        while True:
-            with contextlib.suppress(CniError):
-                await self.pod.chain("DEL")
-                break
-            await asyncio.sleep(0.05)
+        await self.asked(lambda: self.pod.chain("DEL"))
         netns.delete(self.pod.ns)
         annotation, self._sandboxes = self.pod.annotation, self._sandboxes + 1
         self.pod = RunningPod(self.world, self.name, suffix=f"-{self._sandboxes}")
         self.pod.annotate(annotation)
 
     async def ended(self) -> None:
-        while True:
-            with contextlib.suppress(CniError):
-                await self.pod.chain("DEL")
-                break
-            await asyncio.sleep(0.05)
+        await self.asked(lambda: self.pod.chain("DEL"))
+        await self.gone()
+
+    async def gone(self) -> None:
+        """Without another word to the plugin."""
         if self.talker is not None:
             await self.talker.end()
             self.talker = None
@@ -150,6 +171,21 @@ async def bypassed(trial: Trial) -> None:
     trial.pod.annotate("other")
 
 
+async def checked(trial: Trial) -> None:
+    """A runtime checks a sandbox whose tunnel somebody has deleted, until it is well again."""
+    sh("ip link delete wg0", ns=trial.pod.ns)
+    await trial.asked(trial.pod.check)
+
+
+async def lost_and_collected(trial: Trial) -> None:
+    """The runtime has lost the sandbox, and says so now and then. Its namespace is there, and so
+    is its pod."""
+    async with asyncio.timeout(60):
+        while known():
+            await collect([])
+            await asyncio.sleep(0.2)
+
+
 STORIES: Final[dict[str, tuple[Story, str | None]]] = {
     "starts": (starts, "nobody"),
     "ends": (ends, "egress"),
@@ -157,6 +193,8 @@ STORIES: Final[dict[str, tuple[Story, str | None]]] = {
     "released": (released, "egress"),
     "changed": (changed, "egress"),
     "bypassed": (bypassed, "egress"),
+    "checked": (checked, "egress"),
+    "collected": (lost_and_collected, "egress"),
 }
 """What happens, and what the pod's annotation was before; ``nobody``: there was no pod."""
 
@@ -218,9 +256,12 @@ class Bench:
                 return
             again = 0
 
-    async def trial(self, story: str, at: int, how: str = "killed", again: int = 0) -> int:
+    async def trial(
+        self, story: str, at: int, how: str = "killed", again: int = 0, late: str = ""
+    ) -> int:
         """Changes (or calls) that the agent made meanwhile; whoever was killed was killed after
-        change ``at``."""
+        change ``at``. ``late``: the cache in which the agent hears of nothing until it has done
+        all else, or is dead."""
         act, before = STORIES[story]
         self.trials += 1
         trial = Trial(self.world, f"{story[:2]}{self.trials}")
@@ -231,11 +272,15 @@ class Bench:
             await self.world.rounds(1)
         wrong_packets()
         self.effects.arm(at, how)
+        if late:
+            self.world.caches[late].late = True
         acting: asyncio.Task[None] = asyncio.create_task(act(trial))  # type: ignore[arg-type]
         await self._over(acting)
         dead = self.effects.disarm()
+        if late:
+            self.world.caches[late].late = False
         made = self.effects.count if how == "killed" else self.effects.calls
-        what = f"{story}, {how} after {at} ({self.effects.last}), again {again}"
+        what = f"{story}, {how} after {at} ({self.effects.last}), again {again}, late {late}"
         try:
             if dead:
                 await self.revive(again)
@@ -262,7 +307,10 @@ class Bench:
         await self.world.rounds(2)
 
     async def _judge(self, trial: Trial, story: str, publics: set[str]) -> None:
-        if story != "ends":
+        if story == "collected":
+            await self.world.rounds(2)
+            assert not known(), f"came back: {known()}"
+        elif story != "ends":
             await trial.served({CLUSTER} if story == "released" else publics)
             if story == "annotated":
                 # Until the agent heard of it the pod was a plain one.
@@ -271,7 +319,9 @@ class Bench:
             await self._alike(trial, story)
         if story != "released":
             assert (wrong := wrong_packets()) == 0, f"{wrong} packets by the cluster's address"
-        if story != "ends":
+        if story == "collected":
+            await trial.gone()
+        elif story != "ends":
             await trial.ended()
         self.world.configure()
         await self._emptied()
@@ -294,9 +344,8 @@ class Bench:
         assert not left, f"left behind: {left}"
 
     def _left(self) -> object:
-        files = [*(RUN / "pods").glob("*"), *(RUN / "attached").glob("*")]
         shape = _shape(None)
-        return files or self.world.endpoints.values() or shape - self._empty or self._empty - shape
+        return known() or self.world.endpoints.truth or shape - self._empty or self._empty - shape
 
 
 @contextlib.asynccontextmanager
@@ -336,3 +385,15 @@ async def killed(story: str, step: str, pairs: str) -> None:
             f"{story}: {most} changes, killed after {len(numbers)} of them and {pairs} pairs; "
             f"{calls} calls, each lost, unheard and repeated"
         )
+
+
+async def late(step: str) -> None:
+    """Each story with one of the agent's watches late, and the agent killed at some change or at
+    none; each ``step``-th of these trials."""
+    async with benched() as bench:
+        draw = random.Random("late")
+        trials = [(s, cache, at) for s in STORIES for cache in bench.world.caches for at in (0, 1)]
+        draw.shuffle(trials)
+        for story, cache, killed_at in trials[:: int(step)]:
+            await bench.trial(story, killed_at and draw.randint(1, 20), late=cache)
+        print(f"{len(trials[:: int(step)])} trials")

@@ -16,7 +16,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from egress_gateway.datapath.pod.linkguard import LinkGuard
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.datapath.wireguard import host as tunnels
-from egress_gateway.kube.errors import Unavailable
+from egress_gateway.kube.errors import Conflict, Forbidden, NotFound, Unavailable
 from egress_gateway.kube.resources import Key, Pod, PodIP, PodSpec, PodStatus, Reference
 from egress_gateway.node.agent import NodeAgent
 from egress_gateway.node.attachment.model import NodeFacts
@@ -80,12 +80,33 @@ def sh(command: str, *, ns: str | None = None, check: bool = True) -> str:
 
 
 class PlayedCache:
-    """A kube Cache that the test fills."""
+    """A kube Cache that the test fills. While it is ``late`` it shows what was true before."""
 
     def __init__(self) -> None:
+        self.truth: dict[Key, Any] = {}
+        """What the API server holds."""
         self._objects: dict[Key, Any] = {}
+        self._unheard: list[tuple[Key, Any]] = []
+        self._late = False
         self._callbacks: list[Callable[[Key, Any, Any], None]] = []
         self.is_synced = True
+
+    @property
+    def late(self) -> bool:
+        return self._late
+
+    @late.setter
+    def late(self, late: bool) -> None:
+        """As a watch that hangs, and then brings every change that it has kept."""
+        self._late = late
+        while not late and self._unheard:
+            self._show(*self._unheard.pop(0))
+
+    def relist(self) -> None:
+        """As an agent that has just begun: it sees what there is now."""
+        self._late = False
+        self._unheard.clear()
+        self._objects = dict(self.truth)
 
     def on_change(self, callback: Callable[[Key, Any, Any], None]) -> None:
         self._callbacks.append(callback)
@@ -98,6 +119,15 @@ class PlayedCache:
 
     def put(self, namespace: str, name: str, obj: Any) -> None:
         key = Key(namespace, name)
+        self.truth.pop(key, None)
+        if obj is not None:
+            self.truth[key] = obj
+        if self._late:
+            self._unheard.append((key, obj))
+        else:
+            self._show(key, obj)
+
+    def _show(self, key: Key, obj: Any) -> None:
         old = self._objects.pop(key, None)
         if obj is not None:
             self._objects[key] = obj
@@ -114,12 +144,35 @@ class PlayedApi:
         self.down = False
         self.drops_status = False
         self.written: list[PodEndpointStatus] = []
+        self._made = 0
+
+    async def get(self, resource: Any, name: str, namespace: str) -> PodEndpoint:
+        if self.down:
+            raise Unavailable(0, "Unreachable", "the API server is down")
+        return self._held(name, namespace)
+
+    def _held(self, name: str, namespace: str) -> PodEndpoint:
+        found: PodEndpoint | None = self._world.endpoints.truth.get(Key(namespace, name))
+        if found is None:
+            raise NotFound(404, "NotFound", f"no PodEndpoint {namespace}/{name}")
+        return found
 
     async def apply(self, resource: Any, document: dict[str, Any]) -> None:
         if self.down:
             await asyncio.sleep(3600)
         endpoint = msgspec.convert(document, PodEndpoint)
         meta = endpoint.metadata
+        held = self._world.endpoints.truth.get(Key(meta.namespace, meta.name))
+        if held is None:
+            self._made += 1
+        elif held.spec.pod_public_key != endpoint.spec.pod_public_key:
+            raise Forbidden(403, "Forbidden", "a PodEndpoint keeps its key")
+        uid = held.metadata.uid if held else f"uid-of-endpoint-{self._made}"
+        endpoint = msgspec.structs.replace(
+            endpoint,
+            metadata=msgspec.structs.replace(meta, uid=uid),
+            status=held.status if held else PodEndpointStatus(),
+        )
         self._world.endpoints.put(meta.namespace, meta.name, endpoint)
         asyncio.get_running_loop().call_later(self.delay, self._world.sync_peers)
 
@@ -135,7 +188,7 @@ class PlayedApi:
         if self.down:
             raise Unavailable(0, "Unreachable", "the API server is down")
         assert subresource == "status"
-        found = self._world.endpoints.get(namespace, name)
+        found = self._held(name, namespace)
         status = msgspec.convert(patch["status"], PodEndpointStatus)
         self.written.append(status)
         kept = PodEndpointStatus() if self.drops_status else status
@@ -148,6 +201,8 @@ class PlayedApi:
     ) -> None:
         if self.down:
             raise Unavailable(0, "Unreachable", "the API server is down")
+        if uid not in (None, self._held(name, namespace).metadata.uid):
+            raise Conflict(409, "Conflict", f"PodEndpoint {namespace}/{name} is another one")
         self._world.endpoints.put(namespace, name, None)
         self._world.sync_peers()
 
@@ -471,7 +526,7 @@ class World:
 
     def sync_peers(self) -> None:
         for gateway in self.gateways:
-            gateway.sync(self.endpoints.values())
+            gateway.sync(list(self.endpoints.truth.values()))
 
     def veto(self, gateway: GatewayNode, reason: str | None) -> None:
         """The gateway's agent asks pods to leave, or does so no more."""
@@ -496,7 +551,19 @@ class World:
             host.cancel()
             await asyncio.gather(host, return_exceptions=True)
 
+    @property
+    def caches(self) -> dict[str, PlayedCache]:
+        """What the agent watches."""
+        return {
+            "configurations": self.configurations,
+            "pods": self.pods,
+            "statuses": self.statuses,
+            "endpoints": self.endpoints,
+        }
+
     async def start_agent(self) -> None:
+        for cache in self.caches.values():
+            cache.relist()
         self._executor = ThreadPoolExecutor(8)
         self.sources = CountedSources()
         kernel = NodeKernel(
@@ -627,8 +694,12 @@ class RunningPod:
         addresses are there for a moment more."""
         await self.chain("DEL", until=names.CNI_PLUGIN)
 
+    async def check(self) -> None:
+        """CHECK of our plugin alone: others' have their own tests."""
+        await self._plugin("CHECK", names.CNI_PLUGIN, _ours() | {"prevResult": self.result})
+
     async def chain(self, command: str, *, until: str = "") -> None:
-        network = json.loads(next(CONF.glob("*.conflist")).read_text())
+        network = _network()
         plugins = network["plugins"] if command == "ADD" else network["plugins"][::-1]
         for plugin in plugins:
             conf = {"cniVersion": network["cniVersion"], "name": network["name"], **plugin}
@@ -644,26 +715,16 @@ class RunningPod:
                 return
 
     async def _plugin(self, command: str, kind: str, conf: dict[str, Any]) -> bytes:
-        program = BIN / kind if (BIN / kind).exists() else Path(PLUGINS, kind)
-        process = await asyncio.create_subprocess_exec(
-            str(program),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={
-                "CNI_COMMAND": command,
-                "CNI_CONTAINERID": self.container,
-                "CNI_NETNS": f"/run/netns/{self.ns}",
-                "CNI_IFNAME": "eth0",
-                "CNI_PATH": f"{BIN}:{PLUGINS}",
-                "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name};"
-                f"K8S_POD_UID={self.uid}",
-                "PATH": os.environ["PATH"],
-            },
+        return await _called(
+            command,
+            kind,
+            conf,
+            CNI_CONTAINERID=self.container,
+            CNI_NETNS=f"/run/netns/{self.ns}",
+            CNI_IFNAME="eth0",
+            CNI_ARGS=f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name};"
+            f"K8S_POD_UID={self.uid}",
         )
-        out, _ = await process.communicate(json.dumps(conf).encode())
-        if process.returncode:
-            raise CniError(json.loads(out))
-        return out
 
     @property
     def address(self) -> str:
@@ -690,6 +751,45 @@ class RunningPod:
         )
         out, _ = await process.communicate()
         return out.decode()
+
+
+def _network() -> dict[str, Any]:
+    """The node's chain."""
+    found: dict[str, Any] = json.loads(next(CONF.glob("*.conflist")).read_text())
+    return found
+
+
+def _ours() -> dict[str, Any]:
+    """What our plugin is called with, without what the runtime adds."""
+    network = _network()
+    [entry] = [p for p in network["plugins"] if p["type"] == names.CNI_PLUGIN]
+    return {"cniVersion": network["cniVersion"], "name": network["name"], **entry}
+
+
+async def _called(command: str, kind: str, conf: dict[str, Any], **env: str) -> bytes:
+    """Raises ``CniError``."""
+    program = BIN / kind if (BIN / kind).exists() else Path(PLUGINS, kind)
+    path = {"CNI_PATH": f"{BIN}:{PLUGINS}", "PATH": os.environ["PATH"]}
+    process = await asyncio.create_subprocess_exec(
+        str(program),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"CNI_COMMAND": command} | path | env,
+    )
+    out, _ = await process.communicate(json.dumps(conf).encode())
+    if process.returncode:
+        raise CniError(json.loads(out))
+    return out
+
+
+async def collect(valid: Sequence[RunningPod] | None) -> None:
+    """GC of our plugin, by a runtime that knows the ``valid`` ones alone; None: that sends no list.
+    Raises ``CniError``."""
+    conf = _ours() | {"cniVersion": "1.1.0"}
+    if valid is not None:
+        known = [{"containerID": pod.container, "ifname": "eth0"} for pod in valid]
+        conf["cni.dev/valid-attachments"] = known
+    await _called("GC", names.CNI_PLUGIN, conf)
 
 
 async def until(condition: Callable[[], object], *, seconds: float = 20) -> None:

@@ -142,8 +142,9 @@ class Lifecycle:
         return None if sandbox.verified.is_set() else "the tunnel has no handshake yet"
 
     def collect_pods(self, call: Call) -> None:
-        """CNI GC: records of this network whose sandbox the runtime no longer knows."""
-        for sandbox_id in self._records.collect(call):
+        """CNI GC: sandboxes of this network that the runtime no longer knows."""
+        attached = [sandbox.attachment for sandbox in self._sandboxes]
+        for sandbox_id in self._records.collect(call, attached):
             self._queues.routine.add(sandbox_id)
 
     def adopt_pods(self) -> None:
@@ -324,6 +325,7 @@ class Lifecycle:
             container_id=call.container_id,
             if_name=call.if_name,
             netns=call.netns,
+            network=call.config.name,
             namespace=namespace,
             pod=pod,
             uid=uid,

@@ -121,6 +121,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     private_key: str
     public_key: str
     configuration: PodConfiguration
+    network: str = ""
+    """The CNI network whose ADD it was; empty in files of earlier agents."""
     active: TunnelRecord | None = None
     standby: Joining | Parting | None = None
     names: dict[str, str] = {}

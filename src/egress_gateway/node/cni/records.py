@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -110,18 +110,18 @@ class Records:
         interfaces = {r.if_name for r in others if r.container_id == record.container_id}
         return record.if_name == min(interfaces | {record.if_name}, key=_rank)
 
-    def collect(self, call: Call) -> list[str]:
-        """CNI GC: forgets records of the call's network whose sandbox the runtime no longer
-        knows; returns their ids."""
+    def collect(self, call: Call, attached: Iterable[Attachment]) -> list[str]:
+        """CNI GC: forgets the sandboxes of the call's network that the runtime no longer knows,
+        whichever file of theirs is left; returns their ids."""
         if call.config.valid_attachments is None:
             return []
         valid = {f"{a.container_id}-{a.if_name}" for a in call.config.valid_attachments}
-        gone = []
-        for sandbox_id in self._store.record_ids() - valid:
-            record = self._store.record(sandbox_id)
-            if record and record.config.name == call.config.name:
-                self.forget(sandbox_id)
-                gone.append(sandbox_id)
+        networks = {attachment.id: attachment.network for attachment in attached}
+        records = {i: self._store.record(i) for i in self._store.record_ids()}
+        networks |= {i: record.config.name for i, record in records.items() if record}
+        gone = [i for i, its in networks.items() if its == call.config.name and i not in valid]
+        for sandbox_id in gone:
+            self.forget(sandbox_id)
         return gone
 
     async def find_missing(self, attached: Collection[str]) -> None:
@@ -162,6 +162,7 @@ def record_of(attachment: Attachment) -> Call:
         args=f"IgnoreUnknown=1;K8S_POD_NAMESPACE={attachment.namespace};"
         f"K8S_POD_NAME={attachment.pod};K8S_POD_UID={attachment.uid}",
         config=NetConf(
+            name=attachment.network,
             runtime_config={names.CNI_CAPABILITY: msgspec.Raw(msgspec.json.encode(annotations))},
             prev_result=Result(ips=[ResultIP(address=a) for a in attachment.addresses]),
         ),
