@@ -7,16 +7,19 @@ process has done is done, and what it would have done next never comes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 from egress_gateway.datapath.linux.netlink import NetlinkSocket
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.wireguard.kernel import KernelBackend
 from egress_gateway.datapath.wireguard.userspace import UserspaceBackend
+from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Unavailable
+from egress_gateway.kube.resources import Resource
 
 _Place = tuple[Any, str]
 KERNEL: Final[tuple[_Place, ...]] = (
@@ -34,6 +37,35 @@ KERNEL: Final[tuple[_Place, ...]] = (
 
 class Killed(BaseException):
     """Whoever meets it is dead. Nobody in the product may catch it."""
+
+
+class Watches:
+    """Stands where agents watch. While ``late`` names a kind, by its plural, what happens to such
+    objects is not told; it is afterwards, every change of it."""
+
+    def __init__(self) -> None:
+        self.late = ""
+
+    @contextlib.contextmanager
+    def everywhere(self) -> Iterator[Watches]:
+        original = Client.watch
+
+        async def watched(
+            client: Client, resource: Resource[Any], *arguments: Any, **named: Any
+        ) -> AsyncGenerator[Any, None]:
+            async with contextlib.aclosing(
+                original(client, resource, *arguments, **named)
+            ) as events:
+                async for event in events:
+                    while self.late == resource.plural:
+                        await asyncio.sleep(0.01)
+                    yield event
+
+        Client.watch = watched  # type: ignore[method-assign,assignment]
+        try:
+            yield self
+        finally:
+            Client.watch = original  # type: ignore[method-assign]
 
 
 class Effects:

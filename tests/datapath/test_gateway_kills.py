@@ -29,7 +29,7 @@ from egress_gateway.service.errors import OperatorError
 from tests.datapath.box import boxed
 from tests.datapath.test_gateway_agent import SECONDARY, Story, attach, begin
 from tests.datapath.topology import Gateway, World, until
-from tests.effects import KERNEL, Effects
+from tests.effects import KERNEL, Effects, Watches
 
 STEP: Final = int(os.environ.get("KILLS_STEP", "5"))
 """After each fifth change, from a random one on; 1 for all of them."""
@@ -42,7 +42,11 @@ _TOUCHES: Final = (
     (conntrack, "forget_translated"),
     (conntrack, "forget_sources"),
 )
-_CALLS: Final = tuple((Client, name) for name in ("create", "apply", "merge_patch", "delete"))
+_CALLS: Final = tuple(
+    (Client, name) for name in ("get", "list", "create", "apply", "merge_patch", "delete")
+)
+_ANSWERS: Final = ("lost", "unheard", "repeated")
+_WATCHED: Final = ("staticgatewayconfigurations", "podendpoints", "pods", "nodes")
 _INSIDE: Final = "ns-static-egress-gateway"
 _QUIET: Final = 1.0
 """Seconds without a change: all that follows from what was told has been done."""
@@ -97,6 +101,7 @@ class Bench:
 
     def __init__(self, world: World, gateway: Gateway, story: Story, effects: Effects) -> None:
         self.world, self.gateway, self.story, self.effects = world, gateway, story, effects
+        self.watches = Watches()
         self.pod = world.pod("pod-a")
         self.other = world.pod("pod-b")
         self.seen: Callable[[], str | None] = lambda: None
@@ -128,21 +133,27 @@ class Bench:
                 count, since = self.effects.count, time.monotonic()
             time.sleep(0.01)
 
-    def trial(self, tale: Tale, at: int, again: int = 0) -> int:
-        """Changes that the agent made of what the tale tells; it was killed after change ``at``,
-        its successor after ``again`` of its own."""
+    def trial(
+        self, tale: Tale, at: int, again: int = 0, *, how: str = "killed", late: str = ""
+    ) -> int:
+        """Changes (or calls) that the agent made of what the tale tells; it was killed after change
+        ``at``, its successor after ``again`` of its own. ``late``: of this kind of objects it hears
+        nothing until it has done all else, or is dead."""
         tale.before(self)
         self.start()
         until(lambda: tale.ready(self), f"{tale.name} is ready", seconds=60)
         self.quiet()
-        self.effects.arm(at)
+        self.effects.arm(at, how)
+        self.watches.late = late
         tale.act(self)
-        if at == 0:
+        if at == 0 and not late:
             until(lambda: self.effects.count > 0, "the agent begins")
         self.quiet()
         dead = self.effects.disarm()
-        made, last = self.effects.count, self.effects.last
-        print(f"{tale.name}: {at} and {again}: {made} {last}", flush=True)
+        self.watches.late = ""
+        made = self.effects.count if how == "killed" else self.effects.calls
+        last = self.effects.last
+        print(f"{tale.name}, {late} late: {how} {at} and {again}: {made} {last}", flush=True)
         if dead:
             self.end()
             self.effects.arm(again)
@@ -153,7 +164,7 @@ class Bench:
                     self.end()
                     self.start()
         self.effects.arm(0)
-        what = f"{tale.name}, killed after {at} ({last}), again {again}"
+        what = f"{tale.name}, {late} late, {how} after {at} ({last}), again {again}"
         until(lambda: tale.over(self), what, seconds=60)
         self.alike(tale, what)
         self.end()
@@ -292,7 +303,8 @@ def benched() -> Iterator[Bench]:
         bench = Bench(world, gateway, story, effects)
         story.pod(bench.pod)
         bench.seen = attach(story, bench.pod)
-        yield bench
+        with bench.watches.everywhere():
+            yield bench
 
 
 def killed(tale: Tale) -> None:
@@ -305,6 +317,22 @@ def killed(tale: Tale) -> None:
         for _ in range(3):
             bench.trial(tale, draw.randint(1, most), again=draw.randint(1, 10))
         print(f"{tale.name}: {most} changes, killed after {len(numbers)} of them and 3 pairs")
+
+
+def misled() -> None:
+    """Questions to the API server are lost, or its answers; it is asked twice; its watches are
+    late, also those of an agent that dies meanwhile. Some of these trials, all with
+    ``KILLS_STEP=1``."""
+    draw = random.Random("misled")
+    tales = (Served, Gone, Joined, Left)
+    calls = [(t, n, how, "") for t in tales for how in _ANSWERS for n in range(1, 5)]
+    watches = [(t, n, "killed", late) for t in tales for late in _WATCHED for n in (0, 3)]
+    trials = draw.sample(calls, k=len(calls)) + draw.sample(watches, k=len(watches))
+    with benched() as bench:
+        for tale in tales if STEP == 1 else ():
+            bench.trial(tale(), 0)
+        for kind, number, how, late in trials[:: 1 if STEP == 1 else 20]:
+            bench.trial(kind(), number, how=how, late=late)
 
 
 @boxed
@@ -325,3 +353,8 @@ def test_killed_while_a_pod_joins() -> None:
 @boxed
 def test_killed_while_a_pod_leaves() -> None:
     killed(Left())
+
+
+@boxed
+def test_told_late_twice_or_not_at_all() -> None:
+    misled()
