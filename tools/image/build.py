@@ -206,8 +206,8 @@ class Builder:
         with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
             policy = ("--signature-policy", str(self._policy))
             fresh = Path(scratch, "image.tar")
-            self.buildah("push", "--quiet", *policy, image, f"oci-archive:{fresh}:{version()}")
-            archives.settle(fresh, target, epoch=self._epoch)
+            self.buildah("push", "--quiet", *policy, image, f"oci-archive:{fresh}")
+            archives.settle(fresh, target, epoch=self._epoch, name=f"{NAME}:{version()}")
 
 
 def made(builder: Builder, base: str | None, architecture: str, target: Path) -> Archive:
