@@ -137,6 +137,8 @@ def test_what_can_be_left_out_is_left_out(render: Render) -> None:
         ("cluster.cidrs=[]", "minItems"),
         ('cluster.cidrs=["10.0.0.0"]', "/cluster/cidrs/0"),
         ("image.digest=latest", "/image/digest"),
+        ("wireguard.image=registry.example:5000/no-tag", "/wireguard/image"),
+        ("wireguard.image=registry.example/x@sha256:beef", "/wireguard/image"),
         ("node.cniBinDir=opt/cni/bin", "/node/cniBinDir"),
         ("node.maxUnavailable=0", "/node/maxUnavailable"),
         ("node.healthPort=70000", "/node/healthPort"),
@@ -271,6 +273,18 @@ def test_policies_spell_the_contract(render: Render) -> None:
     for policy in (d for d in policies if d["metadata"]["name"] not in others):
         assert "system:serviceaccount:somewhere:egress-gateway-" in json.dumps(policy)
         assert "authentication.kubernetes.io/node-name" in json.dumps(policy)
+
+
+def test_hosts_of_tunnels_may_keep_their_image(render: Render) -> None:
+    kept = "registry.example:5000/before:0.1.0"
+    images = {
+        d["metadata"]["name"]: c["image"]
+        for d in render(f"wireguard.image={kept}", "image.repository=new", "image.tag=v2")
+        if d["kind"] in ("DaemonSet", "Deployment")
+        for c in d["spec"]["template"]["spec"]["containers"]
+    }
+    assert images.pop("egress-gateway-wireguard") == kept
+    assert set(images.values()) == {"new:v2"}
 
 
 def test_definitions_are_kept_unless_told(render: Render) -> None:

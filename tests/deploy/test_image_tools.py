@@ -222,10 +222,19 @@ def test_an_archive_is_settled_whatever_wrote_it(tmp_path: Path) -> None:
             member.mtime, member.uid = 99, 7
             new.addfile(member, data)
     for source in (one, shuffled):
-        archives.settle(source, tmp_path / f"{source.name}.settled", epoch=5)
+        archives.settle(source, tmp_path / f"{source.name}.settled", epoch=5, name="n:1")
     settled = [(tmp_path / f"{n}.settled").read_bytes() for n in ("one", "shuffled")]
     assert settled[0] == settled[1]
     assert archives.read(tmp_path / "one.settled").digest == archives.read(one).digest
+    with tarfile.open(tmp_path / "one.settled") as settled_tar:
+        index = settled_tar.extractfile("index.json")
+        assert index
+        (entry,) = json.loads(index.read())["manifests"]
+    # podman made "localhost/1:latest" of a version alone, and containerd "import-<today>:1".
+    assert entry["annotations"] == {
+        "org.opencontainers.image.ref.name": "n:1",
+        "io.containerd.image.name": "docker.io/library/n:1",
+    }
 
 
 # -- the lab takes such an archive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,12 @@ FILES = {
     "static-egress-gateway-0.1.0.cdx.json": b"{}",
     "release-notes-0.1.0.md": b"# 0.1.0\n",
 }
-ORIGIN = {"buildDefinition": {"resolvedDependencies": [{"digest": {"gitCommit": "c0ffee"}}]}}
+ORIGIN = {
+    "buildDefinition": {
+        "externalParameters": {"version": "0.1.0"},
+        "resolvedDependencies": [{"name": "source", "digest": {"gitCommit": "c0ffee"}}],
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,11 @@ def release(tmp_path: Path, key: ec.EllipticCurvePrivateKey) -> Path:
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     signatures.sign(folder, key, ORIGIN)
-    (tmp_path / "release.pub").write_bytes(signatures.public_pem(key))
+    (tmp_path / "release.pub").write_bytes(
+        key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
     return folder
 
 
@@ -62,7 +72,7 @@ def verified(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_what_was_released_is_verified(release: Path) -> None:
     done = verified(release)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"verified: {len(FILES)} files are what was released\n"
+    assert done.stdout == f"verified: {len(FILES)} files are those of 0.1.0, commit c0ffee\n"
 
 
 def _flip(path: Path) -> None:
@@ -105,6 +115,89 @@ def test_a_file_that_was_added_or_exchanged_is_noticed(release: Path) -> None:
     (release / first).write_bytes(other)
     (release / second).write_bytes(one)
     assert verified(release).returncode == 1
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "dangling", "pipe", "hidden"])
+def test_whatever_else_lies_in_the_folder_is_noticed(release: Path, kind: str) -> None:
+    """A folder beside the files may hold a wheel of the same name."""
+    name = ".more" if kind == "hidden" else "more"
+    there = release / name
+    if kind == "folder":
+        there.mkdir()
+        shutil.copy2(release / sorted(FILES)[0], there)
+    elif kind == "link":
+        there.symlink_to(sorted(FILES)[0])
+    elif kind == "dangling":
+        there.symlink_to("nowhere")
+    elif kind == "pipe":
+        os.mkfifo(there)
+    else:
+        there.write_bytes(b"")
+    (line,) = verified(release).stderr.splitlines()
+    assert f"{name} is of no release" in line
+
+
+def test_a_file_that_became_a_link_to_itself_elsewhere_is_noticed(release: Path) -> None:
+    """Whoever owns the other place can exchange it after it was verified."""
+    name = sorted(FILES)[0]
+    (release / name).rename(release.parent / name)
+    (release / name).symlink_to(release.parent / name)
+    assert f"{name} is of no release" in verified(release).stderr
+
+
+def test_a_renamed_file_is_noticed(release: Path) -> None:
+    name = sorted(FILES)[0]
+    (release / name).rename(release / name.replace("0.1.0", "0.1.1"))
+    assert verified(release).returncode == 1
+
+
+def test_signatures_do_not_serve_for_each_other(release: Path) -> None:
+    """The same key made both."""
+    sums, statement = release / signatures.SIGNATURE, release / signatures.PROVENANCE
+    envelope = json.loads(statement.read_text())
+    one, other = sums.read_text(), envelope["signatures"][0]["sig"]
+    sums.write_text(other)
+    assert f"{signatures.SUMS} is not signed" in verified(release).stderr
+    sums.write_text(one)
+    statement.write_text(json.dumps(envelope | {"signatures": [{"sig": one.strip()}]}))
+    assert f"{signatures.PROVENANCE} is not signed" in verified(release).stderr
+
+
+def test_an_older_release_says_that_it_is_one(
+    release: Path, key: ec.EllipticCurvePrivateKey
+) -> None:
+    """It is as well signed. Its list alone does not fit; in a whole, the version tells."""
+    newer = json.loads(json.dumps(ORIGIN).replace("0.1.0", "0.2.0").replace("c0ffee", "facade"))
+    before = {name: (release / name).read_bytes() for name in signatures.OWN}
+    (release / sorted(FILES)[0]).write_bytes(b"newer")
+    signatures.sign(release, key, newer)
+    assert "0.2.0, commit facade" in verified(release).stdout
+    (release / signatures.SUMS).write_bytes(before[signatures.SUMS])
+    assert f"{signatures.SUMS} is not signed" in verified(release).stderr
+    (release / signatures.SIGNATURE).write_bytes(before[signatures.SIGNATURE])
+    assert "its checksum differs" in verified(release).stderr
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "[]",
+        "5",
+        "[" * 100_000,
+        '{"payloadType": 1, "payload": 2, "signatures": 3}',
+        '{"payloadType": "", "payload": "e30=", "signatures": []}',
+        '{"payloadType": "", "payload": "e30=", "signatures": [{"sig": 5}]}',
+        '{"payloadType": "", "payload": "e30=", "signatures": [{"sig": ""}, {"sig": ""}]}',
+        '{"payloadType": "", "payload": "\u00e9", "signatures": [{"sig": ""}]}',
+    ],
+)
+def test_a_statement_of_any_form_ends_in_one_line(release: Path, written: str) -> None:
+    (release / signatures.PROVENANCE).write_text(written)
+    done = verified(release)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert signatures.PROVENANCE in line
 
 
 def test_anothers_key_and_anothers_checksums_do_not_help(
@@ -230,6 +323,49 @@ def test_an_sbom_is_the_same_twice_and_names_what_pip_does_not_know() -> None:
     assert "pkg:deb/debian/login@1%3A4.13?arch=arm64" in urls
     assert any(url.startswith("pkg:golang/golang.zx2c4.com/wireguard@v0.0.0-") for url in urls)
     assert document["metadata"]["timestamp"] == "1970-01-01T00:00:00Z"
+
+
+def test_two_releases_of_one_commit_are_the_same_wherever_they_are_made(tmp_path: Path) -> None:
+    """By somebody else elsewhere, and whatever lies about in the checkout. Images are compared by
+    make test-image."""
+    private = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (tmp_path / "key").write_bytes(private)
+    made: list[dict[str, bytes]] = []
+    for place, umask, zone in (("one", 0o022, "UTC"), ("another/place", 0o077, "Asia/Kathmandu")):
+        checkout = tmp_path / place
+        subprocess.run(
+            ["git", "-c", "safe.directory=*", "clone", "-q", str(ROOT), str(checkout)],
+            check=True,
+            umask=umask,
+        )
+        if made:
+            for litter in ("src/egress_gateway/mine.py", "deploy/chart/static-egress-gateway/m"):
+                (checkout / litter).write_text("x")
+        target = tmp_path / f"dist-{zone.partition('/')[0]}"
+        subprocess.run(
+            [sys.executable, "-c", _MAKE, str(checkout), str(target)],
+            check=True,
+            umask=umask,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "tools"), "TZ": zone,
+                 "RELEASE_KEY": str(tmp_path / "key"), "HATCH_BUILD_NO_HOOKS": "true"},
+        )  # fmt: skip
+        made.append({path.name: path.read_bytes() for path in target.iterdir()})
+    one, other = made
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+    assert len(one) > 10
+
+
+_MAKE = """
+import sys
+from pathlib import Path
+from release.make import make
+make(Path(sys.argv[1]), Path(sys.argv[2]), with_images=False)
+"""
 
 
 def test_what_is_packed_has_no_clock_and_no_order_of_its_own() -> None:

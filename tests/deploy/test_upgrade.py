@@ -95,12 +95,15 @@ async def test_an_upgrade_from_the_version_before_and_back_under_traffic(
             streams = [await stack.enter_async_context(Echoes(world, p, OBSERVED)) for p in pods]
             await answered(traffic)
             await going_on(streams)
-            await site.install("--set", "image.repository=static-egress-gateway", chart=CHART)
+            # Whoever keeps the hosts of tunnels can wait by Helm 4's own rules.
+            kept = f"wireguard.image={await hosts(world)}"
+            ours = ("--set", f"image.repository=static-egress-gateway,{kept}", "--wait=watcher")
+            await site.install(*ours, chart=CHART)
             new = await replaced(world, old)
             await world.deploy("later", configuration="moved", replicas=2)
             await answered(traffic)
             await going_on(streams)
-            await site.helm("rollback", RELEASE, "1", *WAIT)
+            await site.helm("rollback", RELEASE, "1", *WAIT, "--wait=watcher")
             await replaced(world, new)
             await world.deploy("back", configuration="moved", replicas=2)
             await answered(traffic)
@@ -112,6 +115,13 @@ async def test_an_upgrade_from_the_version_before_and_back_under_traffic(
         print(f"\n{len(asked)} requests, {sum(r.address is None for r in asked)} unanswered, "
               f"{silence:.1f} s the longest without an answer; "
               f"{len(streams)} connections went on")  # fmt: skip
+
+
+async def hosts(world: World) -> str:
+    """The image that tunnels' hosts run."""
+    found = await world.kube.get("daemonsets", "egress-gateway-wireguard", namespace=SYSTEM)
+    image: str = found["spec"]["template"]["spec"]["containers"][0]["image"]
+    return image
 
 
 async def agents(world: World) -> dict[str, str]:

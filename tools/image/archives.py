@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_INDEX = "index.json"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
@@ -60,20 +62,35 @@ class Archive:
         )
 
 
-def settle(source: Path, target: Path, *, epoch: int) -> None:
-    """Writes the archive ``source`` anew, sorted, with one time, without leftovers."""
+def settle(source: Path, target: Path, *, epoch: int, name: str) -> None:
+    """Writes the archive ``source`` anew, sorted, with one time, without leftovers. Who loads it
+    gets an image called ``name``."""
     with tarfile.open(source) as old, tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as new:
         for member in sorted(old.getmembers(), key=lambda member: member.name):
             if not member.isreg():
                 continue
+            content = _read(old, member.name)
+            if member.name == _INDEX:
+                content = _called(json.loads(content), name)
             fixed = tarfile.TarInfo(member.name)
-            fixed.size, fixed.mtime, fixed.mode = member.size, epoch, 0o644
-            new.addfile(fixed, old.extractfile(member))
+            fixed.size, fixed.mtime, fixed.mode = len(content), epoch, 0o644
+            new.addfile(fixed, io.BytesIO(content))
+
+
+def _called(index: dict[str, Any], name: str) -> bytes:
+    """podman asks the first, containerd the second; a node's containerd finds it by the full name
+    where a pod has ``name``."""
+    (entry,) = index["manifests"]
+    entry["annotations"] = {
+        "org.opencontainers.image.ref.name": name,
+        "io.containerd.image.name": f"docker.io/library/{name}",
+    }
+    return json.dumps(index, sort_keys=True).encode()
 
 
 def manifest(tar: tarfile.TarFile) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """(digest, manifest, configuration) of the one image of an archive."""
-    index = json.loads(_read(tar, "index.json"))
+    index = json.loads(_read(tar, _INDEX))
     (entry,) = index["manifests"]
     found = json.loads(_blob(tar, entry["digest"]))
     return entry["digest"], found, json.loads(_blob(tar, found["config"]["digest"]))

@@ -206,8 +206,8 @@ class Builder:
         with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
             policy = ("--signature-policy", str(self._policy))
             fresh = Path(scratch, "image.tar")
-            self.buildah("push", "--quiet", *policy, image, f"oci-archive:{fresh}:{version()}")
-            archives.settle(fresh, target, epoch=self._epoch)
+            self.buildah("push", "--quiet", *policy, image, f"oci-archive:{fresh}")
+            archives.settle(fresh, target, epoch=self._epoch, name=f"{NAME}:{version()}")
 
 
 def made(builder: Builder, base: str | None, architecture: str, target: Path) -> Archive:
@@ -240,6 +240,7 @@ def main() -> int:
     given = parser.parse_args()
     architecture = given.platform.removeprefix("linux/")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.umask(0o022)  # what steps of the build write has it in its permissions
     target = ROOT / "dist" / f"{NAME}-{version()}-{architecture}.oci.tar"
     try:
         if os.geteuid():

@@ -6,6 +6,9 @@ artefact, plain manifests, SBOMs (CycloneDX), notes of the changelog, checksums,
 commit on one day's packages of Debian it is the same, signatures included. docs/verify.md says how
 a user verifies it.
 
+It is made in a fresh clone: what else lies in the checkout is of no commit. Where that is, whose it
+is, and in which zone and language its user lives, shows nowhere.
+
     make.py [--no-images]
 
 One line on standard error and status 1 where something of it cannot be made.
@@ -19,7 +22,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +34,11 @@ from release import artefacts, signatures
 ROOT = Path(__file__).resolve().parents[2]
 DIST = ROOT / "dist"
 NAME = "static-egress-gateway"
-CHART = ROOT / "deploy/chart" / NAME
 UV = ROOT / ".tools/bin/uv"
 KEY = "RELEASE_KEY"
+_TOOLS = "tools/image/requirements.txt"
+"""Versions of what builds: the image's and the wheels' tools are the same."""
+_LOCKS = ("uv.lock", _TOOLS, "tools/wireguard/go.sum")
 
 
 class ReleaseError(Exception):
@@ -42,10 +49,19 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> str:
-    """Standard output. Raises ``ReleaseError`` with the last line of what was said."""
+def git(folder: Path, *arguments: str) -> str:
+    return _run(["git", "-c", "safe.directory=*", *arguments], folder)
+
+
+def _run(command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> str:
+    """Standard output. Raises ``ReleaseError`` with the last lines of what was said."""
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | (env or {})
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TZ": "UTC", "LC_ALL": "C.UTF-8", **(env or {})},
     )
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
@@ -53,106 +69,121 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> str:
     return done.stdout.strip()
 
 
-def git(*arguments: str) -> str:
-    return run(["git", "-c", "safe.directory=*", *arguments])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A clone of the commit that the release is of."""
+
+    folder: Path
+    version: str
+    epoch: int
+    """When the commit was made, in seconds since 1970."""
+
+    def run(self, *command: str) -> str:
+        """Standard output of what is run in it. Raises ``ReleaseError``."""
+        told = {"SOURCE_DATE_EPOCH": str(self.epoch), "PYTHONPATH": str(self.folder / "tools")}
+        return _run(command, self.folder, told)
+
+    def python_packages(self, target: Path) -> None:
+        say("wheels and sdists …")
+        build = ("build", "--quiet", "--all-packages", "--build-constraints", _TOOLS)
+        self.run(str(UV), *build, "--out-dir", str(target))
+        (target / ".gitignore").unlink(missing_ok=True)
+
+    def images(self, target: Path) -> list[archives.Archive]:
+        found = []
+        for architecture in ("amd64", "arm64"):
+            command = (sys.executable, "-m", "image.build", "--output", "json")
+            said = json.loads(self.run(*command, "--platform", f"linux/{architecture}"))
+            say(f"image of {architecture}: {said['tried']}")
+            moved = shutil.move(said["archive"], target / Path(said["archive"]).name)
+            found.append(archives.read(Path(moved)))
+        return found
+
+    def texts(self) -> dict[str, bytes]:
+        """Chart, manifests and notes, by name."""
+        chart = self.folder / "deploy/chart" / NAME
+        package = artefacts.chart(chart, epoch=self.epoch)
+        plain = artefacts.below(self.folder / "deploy/crds", "crds")
+        plain |= artefacts.below(self.folder / "deploy/manifests", "manifests")
+        changelog = (self.folder / "CHANGELOG.md").read_text()
+        return {
+            f"{NAME}-{self.version}.tgz": package,
+            f"{NAME}-chart-{self.version}.oci.tar": artefacts.chart_artefact(
+                chart, package, epoch=self.epoch
+            ),
+            f"{NAME}-manifests-{self.version}.tar.gz": artefacts.packed(plain, epoch=self.epoch),
+            f"release-notes-{self.version}.md": artefacts.notes(changelog, self.version).encode(),
+        }
+
+    def sboms(self, built: Sequence[archives.Archive]) -> dict[str, bytes]:
+        export = ("export", "--quiet", "--locked", "--no-default-groups", "--package", NAME)
+        form = ("--extra", "all", "--format", "cyclonedx1.5", "--preview-features", "sbom-export")
+        exported = self.run(str(UV), *export, *form)
+        modules = artefacts.golang((self.folder / "tools/wireguard/go.mod").read_text())
+        found = {f"{NAME}-{self.version}.cdx.json": artefacts.sbom(exported, epoch=self.epoch)}
+        for image in built:
+            more = [*artefacts.debian(image.debian, image.architecture), *modules]
+            document = artefacts.sbom(exported, epoch=self.epoch, more=more)
+            found[f"{NAME}-{self.version}-{image.architecture}.oci.cdx.json"] = document
+        return found
+
+    def origin(self) -> dict[str, Any]:
+        """The predicate of the provenance statement: of what, and by what, this was made."""
+        revision = git(self.folder, "rev-parse", "HEAD")
+        return {
+            "buildDefinition": {
+                "buildType": "https://slsa.dev/container-based-build/v0.1?draft",
+                "externalParameters": {"command": "make release", "version": self.version},
+                "internalParameters": {"SOURCE_DATE_EPOCH": self.epoch},
+                "resolvedDependencies": [
+                    {"name": "source", "digest": {"gitCommit": revision}},
+                    *({"name": name, "digest": {"sha256": signatures.digest(self.folder / name)}}
+                      for name in _LOCKS),
+                ],
+            },
+            "runDetails": {
+                "builder": {"id": "make release"},
+                "metadata": {"invocationId": revision},
+            },
+        }  # fmt: skip
 
 
-def python_packages(environment: Mapping[str, str]) -> None:
-    say("wheels and sdists …")
-    run([str(UV), "build", "--quiet", "--all-packages", "--out-dir", str(DIST)], env=environment)
-    (DIST / ".gitignore").unlink(missing_ok=True)
-
-
-def images(environment: Mapping[str, str]) -> list[archives.Archive]:
-    found = []
-    for architecture in ("amd64", "arm64"):
-        command = [sys.executable, "-m", "image.build", "--output", "json"]
-        said = run(
-            [*command, "--platform", f"linux/{architecture}"],
-            env={**environment, "PYTHONPATH": str(ROOT / "tools")},
-        )
-        say(f"image of {architecture}: {json.loads(said)['tried']}")
-        found.append(archives.read(Path(json.loads(said)["archive"])))
-    return found
-
-
-def chart_and_manifests(version: str, epoch: int) -> None:
-    package = artefacts.chart(CHART, epoch=epoch)
-    _write(f"{NAME}-{version}.tgz", package)
-    _write(
-        f"{NAME}-chart-{version}.oci.tar",
-        artefacts.chart_artefact(CHART, package, epoch=epoch),
+def cloned(checkout: Path, folder: Path) -> Source:
+    """The checkout's commit, alone. Raises ``ReleaseError`` where something else is meant."""
+    if git(checkout, "status", "--porcelain", "--untracked-files=no"):
+        raise ReleaseError("there are changes that are not committed: a release is of a commit")
+    git(checkout, "clone", "--quiet", "--no-hardlinks", str(checkout), str(folder))
+    version = _version((folder / "pyproject.toml").read_text())
+    return Source(
+        folder=folder, version=version, epoch=int(git(folder, "log", "-1", "--format=%ct"))
     )
-    plain = artefacts.below(ROOT / "deploy/crds", "crds")
-    plain |= artefacts.below(ROOT / "deploy/manifests", "manifests")
-    _write(f"{NAME}-manifests-{version}.tar.gz", artefacts.packed(plain, epoch=epoch))
-    changelog = (ROOT / "CHANGELOG.md").read_text()
-    _write(f"release-notes-{version}.md", artefacts.notes(changelog, version).encode())
 
 
-def sboms(version: str, epoch: int, built: Sequence[archives.Archive]) -> None:
-    command = [str(UV), "export", "--quiet", "--locked", "--no-default-groups", "--package", NAME]
-    command += ["--extra", "all", "--format", "cyclonedx1.5", "--preview-features", "sbom-export"]
-    exported = run(command)
-    _write(f"{NAME}-{version}.cdx.json", artefacts.sbom(exported, epoch=epoch))
-    modules = artefacts.golang((ROOT / "tools/wireguard/go.mod").read_text())
-    for image in built:
-        of_debian = artefacts.debian(image.debian, image.architecture)
-        document = artefacts.sbom(exported, epoch=epoch, more=[*of_debian, *modules])
-        _write(f"{NAME}-{version}-{image.architecture}.oci.cdx.json", document)
-
-
-def origin(version: str, epoch: int) -> dict[str, Any]:
-    """The predicate of the provenance statement: of what, and by what, this was made."""
-    locks = ("uv.lock", "tools/image/requirements.txt", "tools/wireguard/go.sum")
-    revision = git("rev-parse", "HEAD")
-    return {
-        "buildDefinition": {
-            "buildType": "https://slsa.dev/container-based-build/v0.1?draft",
-            "externalParameters": {"command": "make release", "version": version},
-            "internalParameters": {"SOURCE_DATE_EPOCH": epoch},
-            "resolvedDependencies": [
-                {"name": "source", "digest": {"gitCommit": revision}},
-                *({"name": name, "digest": {"sha256": signatures.digest(ROOT / name)}}
-                  for name in locks),
-            ],
-        },
-        "runDetails": {"builder": {"id": "make release"}, "metadata": {"invocationId": revision}},
-    }  # fmt: skip
-
-
-def _write(name: str, data: bytes) -> None:
-    (DIST / name).write_bytes(data)
-
-
-def _version() -> str:
-    for line in (ROOT / "pyproject.toml").read_text().splitlines():
+def _version(project: str) -> str:
+    for line in project.splitlines():
         if line.startswith("version"):
             return line.split('"')[1]
     raise ReleaseError("pyproject.toml names no version")
 
 
-def make(*, with_images: bool) -> None:
-    """Raises ``ReleaseError``."""
-    if git("status", "--porcelain", "--untracked-files=no"):
-        raise ReleaseError("there are changes that are not committed: a release is of a commit")
+def make(checkout: Path, target: Path, *, with_images: bool) -> None:
+    """Fills ``target``. Raises ``ReleaseError``."""
     given = os.environ.get(KEY)
     try:
         private = signatures.key(Path(given).read_bytes()) if given else None
     except (OSError, ValueError) as error:
         raise ReleaseError(f"{KEY}={given}: {error}") from error
-    version, epoch = _version(), int(git("log", "-1", "--format=%ct"))
-    environment = {"SOURCE_DATE_EPOCH": str(epoch)}
-    shutil.rmtree(DIST, ignore_errors=True)
-    DIST.mkdir()
-    python_packages(environment)
-    built = images(environment) if with_images else []
-    chart_and_manifests(version, epoch)
-    sboms(version, epoch, built)
-    if private:
-        _write("release.pub", signatures.public_pem(private))
-    signatures.sign(DIST, private, origin(version, epoch))
-    print((DIST / signatures.SUMS).read_text(), end="")
+    os.umask(0o022)  # others read dist/
+    with tempfile.TemporaryDirectory() as scratch:
+        source = cloned(checkout, Path(scratch, NAME))
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        source.python_packages(target)
+        built = source.images(target) if with_images else []
+        for name, content in (source.texts() | source.sboms(built)).items():
+            (target / name).write_bytes(content)
+        signatures.sign(target, private, source.origin())
+    print((target / signatures.SUMS).read_text(), end="")
     if private is None:
         say(f"UNSIGNED: set {KEY} to a file with the releaser's P-256 key")
 
@@ -162,7 +193,7 @@ def main() -> int:
     parser.add_argument("--no-images", action="store_true", help="everything else alone")
     given = parser.parse_args()
     try:
-        make(with_images=not given.no_images)
+        make(ROOT, DIST, with_images=not given.no_images)
     except ReleaseError as error:
         say(f"release: {error}")
         return 1

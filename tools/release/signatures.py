@@ -12,9 +12,11 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -32,14 +34,31 @@ class NotVerified(Exception):
     """A release that is not what was signed; the text names the file."""
 
 
+class _Signed(msgspec.Struct):
+    sig: str
+
+
+class _Envelope(msgspec.Struct, rename="camel"):
+    """A DSSE envelope (https://github.com/secure-systems-lab/dsse)."""
+
+    payload_type: str
+    payload: str
+    signatures: list[_Signed]
+
+
 def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files(folder: Path) -> list[Path]:
-    """What a release is made of, but for what speaks of it."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.name not in OWN)
+    """What a release is made of, but for what speaks of it. Raises ``NotVerified`` for what is no
+    file: a folder or a link may lead to anything."""
+    found = sorted(path for path in folder.iterdir() if path.name not in OWN)
+    for path in found:
+        if path.is_symlink() or not path.is_file():
+            raise NotVerified(f"{path.name} is of no release: it is no file")
+    return found
 
 
 def sums(paths: Iterable[Path]) -> str:
@@ -79,11 +98,6 @@ def public(pem: bytes) -> ec.EllipticCurvePublicKey:
     return found
 
 
-def public_pem(private: ec.EllipticCurvePrivateKey) -> bytes:
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return private.public_key().public_bytes(serialization.Encoding.PEM, form)
-
-
 def sign(
     folder: Path, private: ec.EllipticCurvePrivateKey | None, origin: Mapping[str, Any]
 ) -> None:
@@ -105,8 +119,20 @@ def sign(
     (folder / PROVENANCE).write_text(json.dumps(envelope) + "\n")
 
 
-def verify(folder: Path, trusted: ec.EllipticCurvePublicKey) -> int:
-    """Number of files that are as they were signed: all. Raises ``NotVerified``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a folder holds, as its releaser signed it."""
+
+    files: int
+    version: str
+    commit: str
+
+
+def verify(folder: Path, trusted: ec.EllipticCurvePublicKey) -> Verified:
+    """What was released: all files of the folder are. Raises ``NotVerified``.
+
+    An older release is as well signed as the newest: whoever asks must look at the version.
+    """
     text = _read(folder / SUMS)
     _hold(trusted, _read(folder / SIGNATURE).decode(errors="replace"), text, SUMS)
     listed = dict(line.split("  ", 1)[::-1] for line in text.decode().splitlines())
@@ -118,23 +144,34 @@ def verify(folder: Path, trusted: ec.EllipticCurvePublicKey) -> int:
             raise NotVerified(f"{name} is of no release: {SUMS} does not name it")
         if digest(folder / name) != listed[name]:
             raise NotVerified(f"{name} is not what was released: its checksum differs")
-    subjects = _subjects(folder, trusted)
+    subjects, found = _stated(folder, trusted)
     if subjects != listed:
         raise NotVerified(f"{PROVENANCE} speaks of other files than {SUMS}")
-    return len(listed)
+    return found
 
 
-def _subjects(folder: Path, trusted: ec.EllipticCurvePublicKey) -> dict[str, str]:
+def _stated(folder: Path, trusted: ec.EllipticCurvePublicKey) -> tuple[dict[str, str], Verified]:
+    """Checksums by name, and of what the files were made. What a statement says is looked at after
+    its signature."""
     try:
-        envelope = json.loads(_read(folder / PROVENANCE))
-        payload = base64.b64decode(envelope["payload"], validate=True)
-        (signature,) = envelope["signatures"]
-        _hold(trusted, signature["sig"], _encoded(payload), PROVENANCE)
-        if envelope["payloadType"] != _PAYLOAD:
+        envelope = msgspec.json.decode(_read(folder / PROVENANCE), type=_Envelope)
+        payload = base64.b64decode(envelope.payload, validate=True)
+        (signature,) = envelope.signatures
+        _hold(trusted, signature.sig, _encoded(payload), PROVENANCE)
+        if envelope.payload_type != _PAYLOAD:
             raise NotVerified(f"{PROVENANCE} is no in-toto statement")
-        return {one["name"]: one["digest"]["sha256"] for one in json.loads(payload)["subject"]}
-    except (ValueError, KeyError, TypeError) as error:
+        said = json.loads(payload)
+        built = said["predicate"]["buildDefinition"]
+        (commit,) = (
+            one["digest"]["gitCommit"]
+            for one in built["resolvedDependencies"]
+            if one["name"] == "source"
+        )
+        subjects = {one["name"]: one["digest"]["sha256"] for one in said["subject"]}
+        version = built["externalParameters"]["version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotVerified(f"{PROVENANCE} cannot be read: {error}") from error
+    return subjects, Verified(files=len(subjects), version=version, commit=commit)
 
 
 def _encoded(payload: bytes) -> bytes:

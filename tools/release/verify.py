@@ -1,6 +1,7 @@
 """`python -m release.verify FOLDER --key release.pub`: is this what was released? Offline.
 
-One line and status 0 if so; one line that names the file, and status 1, if not.
+One line and status 0 if so: it says of which version and commit, for an older release is as well
+signed as the newest. One line that names the file, and status 1, if not.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ def main() -> int:
     parser.add_argument("--key", type=Path, required=True, help="the releaser's public key, PEM")
     given = parser.parse_args()
     try:
-        count = verify(given.folder, public(given.key.read_bytes()))
+        found = verify(given.folder, public(given.key.read_bytes()))
     except (NotVerified, OSError, ValueError) as error:
         print(f"NOT VERIFIED: {error}", file=sys.stderr)
         return 1
-    print(f"verified: {count} files are what was released")
+    print(f"verified: {found.files} files are those of {found.version}, commit {found.commit}")
     return 0
 
 
