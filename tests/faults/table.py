@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -13,6 +13,7 @@ from egress_gateway.api.types import (
     Condition,
     Gateway,
     GatewayProblem,
+    GatewayServerProfile,
     GatewayStatus,
     GatewayStatusSpec,
     GatewayVeto,
@@ -26,6 +27,8 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationSpec,
     StaticGatewayConfigurationStatus,
+    UnreachedGateway,
+    UnreachedReason,
 )
 from egress_gateway.cli.diagnosis.overview import ComponentView, Facts
 from egress_gateway.kube.resources import (
@@ -68,6 +71,7 @@ def healthy(gateways: int = 2, pods: int = 3, workers: int = 2, namespace: str =
                 spec=StaticGatewayConfigurationSpec(gateway_nodepool_name="p"),
                 status=StaticGatewayConfigurationStatus(
                     egress_ip_prefix="203.0.113.0/30",
+                    gateway_server_profile=GatewayServerProfile(port=6000),
                     gateways=[
                         Gateway(
                             node=name,
@@ -83,7 +87,10 @@ def healthy(gateways: int = 2, pods: int = 3, workers: int = 2, namespace: str =
                 ),
             )
         ],
-        endpoints=[endpoint(f"web-{n}", f"gw{n % gateways}", namespace) for n in range(pods)],
+        endpoints=[
+            endpoint(f"web-{n}", f"gw{n % gateways}", namespace, f"n{n % workers}")
+            for n in range(pods)
+        ],
         gateways=[
             GatewayStatus(
                 metadata=ObjectMeta(name=name),
@@ -109,10 +116,10 @@ def healthy(gateways: int = 2, pods: int = 3, workers: int = 2, namespace: str =
     )
 
 
-def endpoint(name: str, gateway: str, namespace: str = "shop") -> PodEndpoint:
+def endpoint(name: str, gateway: str, namespace: str, on: str) -> PodEndpoint:
     return PodEndpoint(
         metadata=ObjectMeta(name=name, namespace=namespace),
-        spec=PodEndpointSpec(static_gateway_configuration="partner"),
+        spec=PodEndpointSpec(static_gateway_configuration="partner", node_name=on),
         status=PodEndpointStatus(
             state="Connected", gateway=gateway, egress_ip="203.0.113.0", reason="Connected"
         ),
@@ -166,6 +173,26 @@ def lost(reason: str, message: str, state: Any = "Lost") -> Callable[[Facts], Fa
         first, *others = facts.endpoints or ()
         told = PodEndpointStatus(state=state, reason=reason, message=message, since=HEARTBEAT)
         return replace(facts, endpoints=[replace(first, status=told), *others])
+
+    return change
+
+
+def not_reached(
+    gateway: str, by: Collection[str], reason: UnreachedReason = "TunnelsUnanswered"
+) -> Callable[[Facts], Facts]:
+    """The first pod of each node tells that its node does not reach the gateway."""
+    found = [UnreachedGateway(gateway=gateway, reason=reason)]
+
+    def change(facts: Facts) -> Facts:
+        speaking, told = set(by), []
+        for one in facts.endpoints or ():
+            status = replace(
+                one.status, unreached_gateways=found if one.spec.node_name in speaking else []
+            )
+            speaking.discard(one.spec.node_name)
+            told.append(replace(one, status=status) if status.unreached_gateways else one)
+        assert not speaking
+        return replace(facts, endpoints=told)
 
     return change
 
@@ -400,6 +427,34 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "Kubelet stopped posting",
     ),
     ("a gateway was deleted", first_node(None), "EG204", "Node gw0", "NodeGone"),
+    (
+        "UDP dropped at one gateway",
+        not_reached("gw1", ("n0", "n1")),
+        "EG207",
+        "Node gw1",
+        "2 of 2 nodes",
+    ),
+    (
+        "UDP between one node and one gateway dropped",
+        not_reached("gw1", ("n1",)),
+        "EG207",
+        "Node gw1",
+        "UDP 6000 passes both ways",
+    ),
+    (
+        "large packets to one gateway dropped",
+        not_reached("gw1", ("n0", "n1"), "LargePacketsLost"),
+        "EG207",
+        "Node gw1",
+        "MTU",
+    ),
+    (
+        "small and large packets to one gateway dropped, by nodes",
+        lambda f: not_reached("gw1", ("n0",), "LargePacketsLost")(not_reached("gw1", ("n1",))(f)),
+        "EG207",
+        "Node gw1",
+        "or lose large packets",
+    ),
     ("a gateway's agent does not run", without_agent, "EG204", "Node gw0", "NoAgent"),
     (
         "a gateway's agent hangs",

@@ -72,6 +72,7 @@ async def test_each_alert_fires_by_its_fault_and_none_without(world: World, tmp_
         lost = (await gateways(world))[0]
         async with cut(world, "both", lost):
             await fires(prometheus, "EgressGatewayUnreachable", gateway=lost)
+            await fires(prometheus, "EgressGatewayNotReached", gateway=lost)
             await fires(prometheus, "EgressRedundancyLost", **of)
         await ends(prometheus, "EgressRedundancyLost", **of)
         async with cut(world, "internet", lost):

@@ -185,6 +185,37 @@ async def test_a_lost_gateway_is_lost_redundancy_until_it_is_back(world: World) 
     await remove(world, "redundant")
 
 
+async def test_one_gateway_that_no_pod_can_move_to_is_lost_redundancy(world: World) -> None:
+    """UDP dropped at one gateway: machines answer, pods move and work, and nothing is left that
+    uses the path."""
+    await configured(world, "lonely")
+    (pod,) = await world.deploy("lonely", configuration="lonely", replicas=1)
+    node = (await becomes(world, pod, "Connected"))["gateway"]
+    await degraded(world, "lonely", "False", "AsExpected")
+    begun = time.monotonic()
+    async with cut(world, "tunnels", node):
+        found = await degraded(world, "lonely", "True", "RedundancyLost")
+        print(f"Degraded after {time.monotonic() - begun:.1f} s")
+        said = {c["type"]: c for c in found["status"]["conditions"]}
+        assert f"{node}: 1 of 1 nodes" in said["Degraded"]["message"]
+        assert said["Ready"]["status"] == "True"
+        assert "RedundancyLost" in await reasons(world, "lonely")
+        code, text = await command(world, "status")
+        assert code == 1
+        assert f"gateway {node}  NOT SERVING (NotReached)" in text, text
+        _, text = await command(world, "check")
+        assert "EG207" in text
+        code, text = await command(world, "trace", pod, "--no-probe")
+        assert code == 1
+        assert "✗ redundancy" in text, text
+        assert await world.curl(pod, WHATSMYIP)
+    await degraded(world, "lonely", "False", "AsExpected")
+    print(f"AsExpected after {time.monotonic() - begun:.1f} s")
+    await good_news_last(world, "lonely")
+    await world.kube.delete("deployments", "lonely", namespace="default")
+    await remove(world, "lonely")
+
+
 async def reasons(world: World, name: str) -> set[str]:
     """Of the configuration's Events."""
 

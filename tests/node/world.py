@@ -800,11 +800,11 @@ async def until(condition: Callable[[], object], *, seconds: float = 20) -> None
 
 
 def main() -> None:
-    from tests.node import chains, damages, floods, kills, losses, scenarios
+    from tests.node import chains, damages, floods, kills, losses, scenarios, trials
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-    modules = (scenarios, chains, losses, damages, floods, kills)
+    modules = (scenarios, chains, losses, damages, floods, kills, trials)
     [scenario] = [f for m in modules if (f := getattr(m, sys.argv[1], None))]
     in_a_world = [*inspect.signature(scenario).parameters][:1] == ["world"]
     asyncio.run(in_world(scenario, *sys.argv[2:]) if in_a_world else scenario(*sys.argv[2:]))

@@ -377,6 +377,18 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         ),
         "reason": Field("Why it has no tunnel, in CamelCase, for programs.", _REASON),
         "message": Field("The same in words, and what fixes it.", _MESSAGE),
+        "unreachedGateways": Field(
+            "Gateways that the pod's node does not reach, although it reaches another: pods there "
+            "could not move to them. One pod of a node and configuration tells of them.",
+            {"maxItems": types.MOST_UNREACHED},
+        ),
+    },
+    types.UnreachedGateway: {
+        "gateway": Field("Gateway node.", _GATEWAY),
+        "reason": Field(
+            "TunnelsUnanswered (no handshake is answered) or LargePacketsLost (small packets are "
+            "answered, full-size ones are not)."
+        ),
     },
     types.PodEndpointSpec: {
         "staticGatewayConfiguration": Field(

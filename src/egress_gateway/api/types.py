@@ -16,6 +16,9 @@ from egress_gateway.api import names
 RouteType = Literal["staticEgressGateway", "azureNetworking"]
 StartPolicy = Literal["Wait", "HeldBack"]
 PodState = Literal["Connected", "Lost", "Waiting"]
+UnreachedReason = Literal["TunnelsUnanswered", "LargePacketsLost"]
+MOST_UNREACHED: Final = 16
+"""Gateways that a PodEndpoint names as not reached."""
 RotationPhase = Literal["Preparing", "Moving", "Retiring", "Closing", "Done", "Abandoned"]
 
 LARGE_LOST: Final = "LargePacketsLost"
@@ -220,6 +223,14 @@ class PodEndpointSpec(_Struct, frozen=True):
     gateway_public_key: str = ""
 
 
+class UnreachedGateway(_Struct, frozen=True):
+    """A gateway that a node's pods could not move to, as the agent's trials of the path found."""
+
+    gateway: str
+    """Its node."""
+    reason: UnreachedReason
+
+
 class PodEndpointStatus(_Struct, frozen=True, omit_defaults=False):
     """Ours. Whether the pod has a tunnel and where it leads; written when that changes, and at no
     other time. ``state`` is empty while its agent has not looked."""
@@ -236,6 +247,9 @@ class PodEndpointStatus(_Struct, frozen=True, omit_defaults=False):
     reason: str = ""
     """CamelCase; docs/troubleshooting.md lists them."""
     message: str = ""
+    unreached_gateways: list[UnreachedGateway] = []
+    """Gateways of the configuration that the pod's node does not reach, although it reaches
+    another. One pod a node and configuration tells of them."""
 
 
 class PodEndpoint(_Struct, frozen=True):

@@ -27,6 +27,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
+from egress_gateway.api.unreached import Unreached, unreached
 from egress_gateway.controller.planning.meant import sends_nothing
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
 from egress_gateway.controller.rotation.phases import Pairs, servers
@@ -59,6 +60,8 @@ class Pods:
     attached: int = 0
     connected: int = 0
     lost: Mapping[str, int] = field(default_factory=dict)
+    unreached: Mapping[str, Unreached] = field(default_factory=dict)
+    """By gateway, the nodes that do not reach it."""
 
     @property
     def counted(self) -> str:
@@ -68,9 +71,15 @@ class Pods:
 def pods_of(endpoints: Iterable[PodEndpoint], alive: Collection[str]) -> Pods:
     """``endpoints`` of one configuration; ``alive``: nodes that are up. A pod that its agent has
     not reported yet is not counted."""
+    endpoints = list(endpoints)
     said = [e for e in endpoints if e.spec.node_name in alive and e.status.state]
     lost = Counter(e.status.reason for e in said if e.status.state != "Connected")
-    return Pods(attached=len(said), connected=len(said) - lost.total(), lost=dict(lost))
+    return Pods(
+        attached=len(said),
+        connected=len(said) - lost.total(),
+        lost=dict(lost),
+        unreached=unreached(endpoints, up=alive),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +224,9 @@ def _conditions(
         conditions.PROVISIONED: provisioned,
         conditions.GATEWAYS_READY: agents,
         conditions.EGRESS_VERIFIED: verified,
-        conditions.DEGRADED: _degraded(status, verdict, agents, pods, verified),
+        conditions.DEGRADED: _degraded(
+            status, verdict, agents, pods, verified, _not_reached(status, gateways, pods)
+        ),
     }
     if verdict.ipv6:
         found[conditions.IPV6_READY] = _ipv6(status, verdict, gateways)
@@ -240,6 +251,7 @@ def _degraded(
     agents: Said,
     pods: Pods,
     verified: Said,
+    not_reached: Iterable[str],
 ) -> Said:
     """The gravest thing amiss gives the reason; all of them are in the message."""
     if verdict.problem is not None and verdict.problem.reason == Reason.DELETING:
@@ -251,11 +263,22 @@ def _degraded(
         amiss.append((verified[1], verified[2]))
     if status.gateways and agents[1] != Reason.ALL_GATEWAYS:
         amiss.append((Reason.REDUNDANCY_LOST, agents[2]))
+    amiss += [(Reason.REDUNDANCY_LOST, words) for words in not_reached]
     if verdict.cloud is not None:
         amiss.append((Reason.CLOUD_NOT_REACHABLE, verdict.cloud.message))
     if amiss:
         return "True", amiss[0][0], "; ".join(message for _, message in amiss)
     return "False", Reason.AS_EXPECTED, "; ".join(filter(None, [agents[2], pods.counted]))
+
+
+def _not_reached(
+    status: StaticGatewayConfigurationStatus, gateways: Gateways, pods: Pods
+) -> Iterator[str]:
+    """What nodes say of listed gateways whose own agents say that they serve."""
+    for gateway in status.gateways:
+        found = pods.unreached.get(gateway.node)
+        if found is not None and gateway.node in gateways.ready and not gateway.leaving:
+            yield f"{gateway.node}: {found.words(status.gateway_server_profile.port)}"
 
 
 def _verified(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> Said:

@@ -25,6 +25,7 @@ from egress_gateway.node.liveness.paths import Paths
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.liveness.proof import Prover
 from egress_gateway.node.liveness.schedule import Hearing
+from egress_gateway.node.liveness.trials import Trials
 from egress_gateway.node.liveness.verify import Joiner, Verifier
 from egress_gateway.node.metrics import PodFigures
 from egress_gateway.node.parts import Parts, Queues, Sandboxes
@@ -84,7 +85,8 @@ class NodeAgent:
         self._spares = Spares(kernel, settings.spare_tunnels, wanted=lambda: bool(len(sandboxes)))
         self._prober = prober
         self._upkeep = Upkeep(parts)
-        self.reports = Reports(parts, prober.states)
+        self._trials = Trials(kernel, lambda: sandboxes)
+        self.reports = Reports(parts, prober.states, self._trials.verdicts)
         self._damage = DamageWatch(queues.moves.add)
         liveness = Liveness(
             prober=prober,
@@ -109,6 +111,7 @@ class NodeAgent:
                 group.create_task(run_workers(queues.unrecorded, look_for, 1))
                 group.create_task(self._spares.run())
                 group.create_task(self._paths.run())
+                group.create_task(self._trials.run())
                 group.create_task(self._upkeep.run())
                 group.create_task(self.reports.run())
                 group.create_task(self._damage.run(lambda: self._parts.sandboxes))
@@ -127,7 +130,7 @@ class NodeAgent:
 
     def snapshot(self) -> Snapshot:
         """What a scrape tells of pods and gateways."""
-        return metrics.snapshot(self._pods, self._gateways, self._upkeep.held)
+        return metrics.snapshot(self._pods, self._gateways, self._reached, self._upkeep.held)
 
     def _pods(self) -> list[PodFigures]:
         return [
@@ -147,6 +150,16 @@ class NodeAgent:
         names = {g.address: g.name for configuration in attached for g in configuration.gateways}
         return {names.get(a, a): health for a, health in self._prober.gateways().items()}
 
+    def _reached(self) -> dict[str, bool]:
+        """By gateway, of all configurations of the node's pods together, where it is known."""
+        found: dict[str, bool] = {}
+        served = {s.attachment.configuration.uid: s.attachment for s in self._parts.sandboxes}
+        for attachment in served.values():
+            for name, verdict in self._trials.verdicts(attachment.configuration).items():
+                if verdict:
+                    found[name] = found.get(name, True) and verdict == "reached"
+        return found
+
     @property
     def sandboxes(self) -> list[Sandbox]:
         return list(self._parts.sandboxes)
@@ -159,6 +172,10 @@ class NodeAgent:
     def failing(self) -> bool:
         """Whether some pod's step has failed and is to be tried again."""
         return self._parts.queues.failing()
+
+    @property
+    def trials(self) -> Trials:
+        return self._trials
 
     @property
     def paths(self) -> Paths:

@@ -84,6 +84,12 @@ GATEWAY_UP: Final = Figure(
     help="1: the gateway's machine answers this node's probes; 0: it is lost.",
     labels=("gateway",),
 )
+GATEWAY_REACHED: Final = Figure(
+    name=f"{_PREFIX}_gateway_reached",
+    help="1: tunnels of this node to the gateway are answered, of pods or of trials, and full-size "
+    "packets pass; 0: not those of some configuration. None before the first trial.",
+    labels=("gateway",),
+)
 PROBES: Final = Figure(
     name=f"{_PREFIX}_gateway_probes_total",
     help="Probes (ICMP echoes) that this node has sent to the gateway's machine.",
@@ -107,7 +113,7 @@ WIREGUARD: Final = Figure(
     "version.",
     labels=("backend", "version"),
 )
-_OF_AGENT: Final = (PODS, HELD, GATEWAY_UP, PROBES, ANSWERS, ROUND_TRIP)
+_OF_AGENT: Final = (PODS, HELD, GATEWAY_UP, GATEWAY_REACHED, PROBES, ANSWERS, ROUND_TRIP)
 FIGURES: Final = (*_OF_AGENT, WIREGUARD)
 
 
@@ -162,9 +168,10 @@ class HeldPackets:
 def snapshot(
     pods: Callable[[], Sequence[PodFigures]],
     gateways: Callable[[], Mapping[str, Probed]],
+    reached: Callable[[], Mapping[str, bool]],
     held: HeldPackets,
 ) -> Snapshot:
-    """``gateways`` by their nodes' names."""
+    """``gateways`` and ``reached`` by their nodes' names."""
 
     def read() -> Iterator[Sample]:
         for pod in pods():
@@ -175,6 +182,8 @@ def snapshot(
             yield ANSWERS(probed.answers, name)
             if probed.round_trip is not None:
                 yield ROUND_TRIP(probed.round_trip, name)
+        for name, answers in reached().items():
+            yield GATEWAY_REACHED(answers, name)
         yield from held.samples()
 
     return Snapshot(_OF_AGENT, read)

@@ -17,7 +17,8 @@ from egress_gateway.node.attachment.choose import BalancerAddress, same_place
 from egress_gateway.node.cluster.knowledge import annotation
 from egress_gateway.node.lifecycle import FULL_PASS_AFTER
 from egress_gateway.node.liveness.health import State
-from egress_gateway.node.liveness.paths import TunnelPath, path_of
+from egress_gateway.node.liveness.pathhealth import TunnelPath
+from egress_gateway.node.liveness.paths import path_of
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.liveness.schedule import Hearing
 from egress_gateway.node.parts import Parts

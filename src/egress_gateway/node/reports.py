@@ -16,9 +16,11 @@ from egress_gateway.api.types import PodEndpointStatus
 from egress_gateway.kube import clock
 from egress_gateway.kube.errors import NotFound
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
+from egress_gateway.node.attachment.model import PodConfiguration
 from egress_gateway.node.liveness.health import State
+from egress_gateway.node.liveness.pathtrial import Verdict
 from egress_gateway.node.parts import Parts
-from egress_gateway.node.reporting.standing import Standing, look_at
+from egress_gateway.node.reporting.standing import Standing, look_at, spokesmen_of
 from egress_gateway.node.sandbox import Sandbox
 from egress_gateway.service.bucket import Bucket
 
@@ -44,19 +46,28 @@ class _Page:
     settled: tuple[object, ...] = ()
     """What there was at the last look, if that left nothing to be done: while all of it is the very
     same, a look costs next to nothing."""
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """What was known of paths at the last look, if the pod speaks of them."""
     written: PodEndpointStatus | None = None
     at: float = float("-inf")
 
 
 class Reports:
-    """``probed`` tells what probes say of gateways' machines, by address."""
+    """``probed`` tells what probes say of gateways' machines, by address; ``verdicts`` what trials
+    found of a configuration's gateways, by name."""
 
-    def __init__(self, parts: Parts, probed: Callable[[], Mapping[str, State]]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        probed: Callable[[], Mapping[str, State]],
+        verdicts: Callable[[PodConfiguration], Mapping[str, Verdict]],
+    ) -> None:
         self._knowledge = parts.knowledge
         self._endpoints = parts.endpoints
         self._teller = parts.teller
         self._sandboxes = parts.sandboxes
         self._probed = probed
+        self._verdicts = verdicts
         self._pages: dict[str, _Page] = {}
         self._bucket = Bucket(_RATE, _BURST)
         self._queue: WorkQueue[str] = WorkQueue("status of PodEndpoint", backoff_limit=30.0)
@@ -79,18 +90,29 @@ class Reports:
             known = self._sandboxes.ids()
             for gone in self._pages.keys() - known:
                 del self._pages[gone]
-            for sandbox in self._sandboxes:
-                if not sandbox.superseded and not sandbox.gone:
-                    self._note(sandbox, probed, loop.time())
+            present = [s for s in self._sandboxes if not s.superseded and not s.gone]
+            spokesmen = spokesmen_of(s.attachment for s in present if self._connected(s))
+            for sandbox in present:
+                speaks = sandbox.attachment.id in spokesmen
+                self._note(sandbox, probed, loop.time(), speaks=speaks)
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _note(self, sandbox: Sandbox, probed: Mapping[str, State], now: float) -> None:
+    def _connected(self, sandbox: Sandbox) -> bool:
+        shown = self.standing(sandbox.attachment.id)
+        if shown is None and (present := self._endpoints.present(sandbox.attachment)):
+            shown = present.status  # of an earlier agent
+        return shown is not None and shown.state == "Connected"
+
+    def _note(
+        self, sandbox: Sandbox, probed: Mapping[str, State], now: float, *, speaks: bool
+    ) -> None:
         state = sandbox.attachment
         name = state.configuration.name
         present = self._endpoints.present(state)
         page = self._pages.get(state.id)
+        verdicts = self._verdicts(state.configuration) if speaks else {}
         there = state, present, self._knowledge.configurations.get(state.namespace, name)
-        if page is not None and _same(page.settled, there):
+        if page is not None and _same(page.settled, there) and page.verdicts == verdicts:
             return
         if page is None:
             # What an earlier agent has written is not told again.
@@ -105,8 +127,9 @@ class Reports:
             probed=probed,
             amiss=amiss,
         )
-        for told in page.standing.note(look, now, clock.timestamp(clock.now())):
+        for told in page.standing.note(look, now, clock.timestamp(clock.now()), verdicts):
             self._teller.stands(state, told.type, told.reason, told.message)
+        page.verdicts = verdicts
         shown = page.standing.shown
         if shown is None or present is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -19,6 +20,8 @@ from egress_gateway.api.types import (
     SeenAddress,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
+    UnreachedGateway,
+    UnreachedReason,
 )
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
@@ -124,6 +127,54 @@ def test_a_gateway_can_be_going_only_by_the_address_that_is_listed() -> None:
             going(sgc, replace(SERVING, gateways=(other,), going=(candidate,)), known) == expected
         )
     assert going(StaticGatewayConfiguration(metadata=ObjectMeta(name="a")), SERVING, known) == set()
+
+
+def told_by(
+    node: str, *gateways: str, reason: UnreachedReason = "TunnelsUnanswered"
+) -> PodEndpoint:
+    return PodEndpoint(
+        metadata=ObjectMeta(name=f"pod-of-{node}", namespace="default"),
+        spec=PodEndpointSpec(static_gateway_configuration="a", node_name=node),
+        status=PodEndpointStatus(
+            state="Connected",
+            unreached_gateways=[UnreachedGateway(gateway=g, reason=reason) for g in gateways],
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "ready", "words"),
+    [
+        ([told_by("w1"), told_by("w2")], NODES.values(), ""),
+        ([told_by("w1", "node-1"), told_by("w2", "node-1")], NODES.values(), "node-1: 2 of 2"),
+        ([told_by("w1", "node-1"), told_by("w2")], NODES.values(), "node-1: 1 of 2"),
+        ([told_by("w1", "node-1")], NODES.values(), "UDP 6000 passes"),
+        ([told_by("w1", "node-1", reason="LargePacketsLost")], NODES.values(), "MTU"),
+        ([told_by("down", "node-1"), told_by("w2")], NODES.values(), ""),
+        ([told_by("w1", "another")], NODES.values(), ""),
+        ([told_by("w1", "node-1")], ["node-0"], "1 of 2 gateway nodes ready"),
+    ],
+)
+def test_a_gateway_that_nodes_do_not_reach_is_lost_redundancy(
+    endpoints: list[PodEndpoint], ready: Collection[str], words: str
+) -> None:
+    """Not by what a node that is down has said, and not of a gateway that says so itself."""
+    before = status(Verdict(serving=SERVING, settled=True))
+    pods = pods_of(endpoints, {"w1", "w2"})
+    found = status(
+        Verdict(serving=SERVING, settled=True), ready=tuple(ready), pods=pods, before=before
+    )
+    said = condition(found, conditions.DEGRADED)
+    assert (said.status, said.reason) == (
+        ("True", "RedundancyLost") if words else ("False", "AsExpected")
+    )
+    assert words in said.message
+    assert condition(found, conditions.READY).status == "True"
+    events = {n.reason: n.type for n in notices(before.conditions, found.conditions)}
+    assert events.get("RedundancyLost") == ("Warning" if words else None)
+    again = status(Verdict(serving=SERVING, settled=True), before=found, pods=Pods())
+    back = notices(found.conditions, again.conditions)
+    assert [n.type for n in back if n.reason == "AsExpected"] == (["Normal"] if words else [])
 
 
 def test_no_gateway_ready_means_not_ready() -> None:

@@ -15,7 +15,7 @@ def pod(configuration: str, gateway: str, state: str) -> PodFigures:
 
 def test_pods_are_told_by_gateway_and_state() -> None:
     pods = [pod("a", "gw-1", "Connected"), pod("a", "gw-1", "Connected"), pod("a", "", "Lost")]
-    shown = together(snapshot(lambda: pods, dict, HeldPackets()))
+    shown = together(snapshot(lambda: pods, dict, dict, HeldPackets()))
     text = generate_latest(shown).decode()
     labels = 'configuration="a",gateway="gw-1",namespace="shop",state="Connected"'
     assert f"egress_gateway_node_pods{{{labels}}} 2.0" in text
@@ -29,13 +29,14 @@ def test_a_gateways_probes_are_counters_and_its_answers_too() -> None:
     health.answered(health.sent(1.0), 1.002)
     health.sent(2.0)
     gateways = {"gw-1": health}
-    shown = together(snapshot(list, lambda: gateways, HeldPackets()))
+    shown = together(snapshot(list, lambda: gateways, lambda: {"gw-2": False}, HeldPackets()))
     text = generate_latest(shown).decode()
     for line in (
         'gateway_up{gateway="gw-1"} 1.0',
         'gateway_probes_total{gateway="gw-1"} 2.0',
         'gateway_probe_answers_total{gateway="gw-1"} 1.0',
         'gateway_round_trip_seconds{gateway="gw-1"} 0.002',
+        'gateway_reached{gateway="gw-2"} 0.0',
     ):
         assert line in text
     gateways.clear()

@@ -16,7 +16,7 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.conditions import ACCEPTED, DEGRADED, IPV6_READY, KEYS_ROTATED, Reason, find
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cli.diagnosis.overview import ConfigurationView, Facts, Overview
+from egress_gateway.cli.diagnosis.overview import NOT_REACHED, ConfigurationView, Facts, Overview
 from egress_gateway.kube.resources import Node, Pod
 
 _ALIKE: Final = 0.85
@@ -51,6 +51,7 @@ TITLES: Final = {
     "EG204": "a gateway does not serve a configuration",
     "EG205": "a configuration does not carry IPv6",
     "EG206": "a change of keys does not end",
+    "EG207": "nodes do not reach a gateway",
     "EG301": "a component is not ready",
     "EG302": "a node is not prepared for annotated pods",
     "EG401": "Kubernetes is too old",
@@ -154,7 +155,14 @@ def _configuration(view: ConfigurationView) -> Iterator[Finding]:
     where = f"StaticGatewayConfiguration {view.configuration}"
     namespace = view.configuration.partition("/")[0]
     for gateway in view.gateways:
-        if not gateway.serving:
+        if gateway.reason == NOT_REACHED:
+            yield Finding(
+                code="EG207",
+                object=f"Node {gateway.node}",
+                evidence=f"of {view.configuration}, {gateway.message.partition(': ')[0]}",
+                mend=gateway.message.partition(": ")[2],
+            )
+        elif not gateway.serving:
             yield Finding(
                 code="EG204",
                 object=f"Node {gateway.node}",

@@ -16,7 +16,7 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.conditions import DEGRADED, EGRESS_VERIFIED, READY, find
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
-from egress_gateway.cli.diagnosis.overview import ConfigurationView, Facts, Overview
+from egress_gateway.cli.diagnosis.overview import NOT_REACHED, ConfigurationView, Facts, Overview
 from egress_gateway.cli.proof.answers import Asked
 from egress_gateway.kube.resources import Pod
 
@@ -87,6 +87,7 @@ def _hops(
     gateway = endpoint.status.gateway if endpoint is not None else ""
     yield _gateway(view, gateway)
     yield from _address(sgc, gateway)
+    yield from _others(view, gateway)
     yield _azure(sgc)
 
 
@@ -194,6 +195,14 @@ def _gateway(view: ConfigurationView, node: str) -> Hop:
         text = f"{node} does not serve it: {found.reason}: {found.message}"
         return Hop(name="gateway", verdict="bad", text=text)
     return Hop(name="gateway", verdict="good", text=f"{node} serves it")
+
+
+def _others(view: ConfigurationView, used: str) -> Iterator[Hop]:
+    """Gateways that the pod could not move to, if its own were lost."""
+    for other in view.gateways:
+        if other.node != used and (other.reason == NOT_REACHED or not other.serving):
+            text = f"{other.node}, which it could move to: {other.reason}: {other.message}"
+            yield Hop(name="redundancy", verdict="bad", text=text)
 
 
 def _address(sgc: StaticGatewayConfiguration, node: str) -> Iterator[Hop]:

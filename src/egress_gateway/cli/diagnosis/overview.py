@@ -24,12 +24,16 @@ from egress_gateway.api.types import (
     PodEndpoint,
     StaticGatewayConfiguration,
 )
+from egress_gateway.api.unreached import Unreached, unreached
 from egress_gateway.kube.resources import Node, Pod
 
 SILENT_AFTER: Final = 100.0
 """Seconds without a heartbeat (every 30 by default) after which an agent counts as silent."""
 
 State = Literal["Ready", "Degraded", "NotReady"]
+NOT_REACHED: Final = "NotReached"
+"""Of a gateway: nodes have tried it in vain. It is not serving if that is true of all."""
+_AS_ANSWERED: Final = ("Serving", "Unknown")
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -189,7 +193,17 @@ def _configuration(
     now: datetime.datetime,
 ) -> ConfigurationView:
     condition = find(sgc.status.conditions, READY)
-    gateways = [_gateway(_name(sgc), g, agents, nodes, now) for g in sgc.status.gateways]
+    up = None if nodes is None else {name for name, node in nodes.items() if node.ready}
+    missed = unreached(attached or (), up=up)
+    gateways = [
+        _gateway(
+            g,
+            _why_not(_name(sgc), g.node, agents, nodes, now),
+            missed.get(g.node),
+            sgc.status.gateway_server_profile.port,
+        )
+        for g in sgc.status.gateways
+    ]
     endpoints = sorted(attached or (), key=lambda e: e.pod_name)
     known = None if attached is None else {e.pod_name for e in endpoints}
     lost = [_lost(e) for e in endpoints if e.status.state in ("Lost", "Waiting")]
@@ -209,6 +223,9 @@ def _configuration(
     elif serving < len(gateways):
         state, reason = "Degraded", "GatewayLost"
         message = f"{serving} of {len(gateways)} gateways serve"
+    elif partly := [g.node for g in gateways if g.reason == NOT_REACHED]:
+        state, reason = "Degraded", NOT_REACHED
+        message = f"not all nodes reach {', '.join(partly)}"
     elif troubled:
         state, reason = "Degraded", "PodsWithoutEgress"
         message = f"{len(troubled)} annotated pods do not use the gateways"
@@ -228,18 +245,18 @@ def _configuration(
 
 
 def _gateway(
-    name: str,
-    gateway: Gateway,
-    agents: Mapping[str, _Agent] | None,
-    nodes: Mapping[str, Node] | None,
-    now: datetime.datetime,
+    gateway: Gateway, why_not: tuple[str, str] | None, missed: Unreached | None, port: int
 ) -> GatewayView:
-    reason, message = _why_not(name, gateway.node, agents, nodes, now) or ("Serving", "")
+    """``missed``: nodes whose agents say that they do not reach it."""
+    reason, message = why_not or ("Serving", "")
+    partly = reason in _AS_ANSWERED and missed is not None and not missed.everywhere
+    if reason in _AS_ANSWERED and missed is not None:
+        reason, message = NOT_REACHED, missed.words(port)
     return GatewayView(
         node=gateway.node,
         public_ip=gateway.public_ip,
         public_ip_v6=gateway.public_ip_v6,
-        serving=reason in ("Serving", "Unknown"),
+        serving=partly or reason in _AS_ANSWERED,
         reason=reason,
         message=message,
     )

@@ -21,6 +21,7 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.cli import cluster, options
 from egress_gateway.cli.diagnosis.overview import (
+    NOT_REACHED,
     ComponentView,
     ConfigurationView,
     Facts,
@@ -180,7 +181,9 @@ def _lines(one: ConfigurationView, width: int, *, wide: bool) -> Iterator[str]:
         yield from _wrapped(one.message, width, "  ")
     for gateway in one.gateways:
         address = ", ".join(filter(None, (gateway.public_ip, gateway.public_ip_v6)))
-        serving = gateway.reason if gateway.reason == "Unknown" else "serving"
+        serving = {"Unknown": "Unknown", NOT_REACHED: "serving some nodes"}.get(
+            gateway.reason, "serving"
+        )
         if not gateway.serving:
             serving = click.style(f"NOT SERVING ({gateway.reason})", fg="red")
         yield f"  gateway {gateway.node}  {serving}  {address or 'no public address'}"

@@ -6,6 +6,7 @@ to it, is gone.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
 from typing import Final
@@ -17,15 +18,28 @@ _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 _SOL_RAW: Final = 255
 _ICMP_FILTER: Final = 1  # linux/icmp.h; a set bit keeps that type away from the socket
 _HEADER: Final = struct.Struct("!BBHHH")
+_IP: Final = struct.Struct("!BBHHHBBH")
+IP_HEADER: Final = 20
+"""Bytes of an IPv4 header without options."""
 
 
-def echo_request(identifier: int, number: int) -> bytes:
-    """An echo request. The whole number travels as payload, since the sequence field has only
-    16 bits."""
-    payload = struct.pack("!Q", number)
+def echo_request(identifier: int, number: int, *, size: int = 0) -> bytes:
+    """An echo request of at least ``size`` bytes. The whole number travels as payload, since the
+    sequence field has only 16 bits."""
+    payload = struct.pack("!Q", number).ljust(size - _HEADER.size, b"\0")
     sequence = number & 0xFFFF
     blank = _HEADER.pack(_ECHO_REQUEST, 0, 0, identifier, sequence) + payload
     return _HEADER.pack(_ECHO_REQUEST, 0, checksum(blank), identifier, sequence) + payload
+
+
+def packet(
+    source: ipaddress.IPv4Address, destination: ipaddress.IPv4Address, message: bytes
+) -> bytes:
+    """The IPv4 packet (RFC 791) that carries an ICMP ``message``. It must not be fragmented."""
+    fields = [0x45, 0, IP_HEADER + len(message), 0, 0x4000, 64, socket.IPPROTO_ICMP, 0]
+    addresses = source.packed + destination.packed
+    fields[-1] = checksum(_IP.pack(*fields) + addresses)
+    return _IP.pack(*fields) + addresses + message
 
 
 def echo_reply(packet: bytes, identifier: int) -> int | None:

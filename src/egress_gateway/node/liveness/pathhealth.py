@@ -9,13 +9,21 @@ drops echoes too, so the agent looks for proof (a handshake) before a pod moves.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 INTERVAL: Final = 0.2
 """Seconds between echoes while all is well."""
 PATIENCE: Final = 0.08
 """Seconds that an answer may take before the next echoes hurry."""
 HURRY: Final = 0.04
+
+
+class TunnelPath(NamedTuple):
+    """What one configuration's tunnels to one gateway have in common: its address, and the UDP
+    port of the server."""
+
+    address: str
+    port: int
 
 
 @dataclass(slots=True)

@@ -13,14 +13,14 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from egress_gateway.datapath.addresses import ECHO_ADDRESS
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux import echo
 from egress_gateway.node.attachment.choose import GatewayNode
 from egress_gateway.node.attachment.model import TunnelRecord
-from egress_gateway.node.liveness.pathhealth import INTERVAL, PathHealth
+from egress_gateway.node.liveness.pathhealth import INTERVAL, PathHealth, TunnelPath
 from egress_gateway.node.sandbox import Sandbox
 from egress_gateway.service.backoff import doubled
 
@@ -36,14 +36,6 @@ _LOST: Final = 10.0
 _LOST_LIMIT: Final = 300.0
 _FORGIVEN: Final = 10
 """A path that has held for so many times its last absence is forgiven its losses."""
-
-
-class TunnelPath(NamedTuple):
-    """What one configuration's tunnels to one gateway have in common: its address, and the UDP
-    port of the server."""
-
-    address: str
-    port: int
 
 
 def path_of(tunnel: TunnelRecord) -> TunnelPath:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.node.liveness.paths import Paths, TunnelPath
+from egress_gateway.node.liveness.pathhealth import TunnelPath
+from egress_gateway.node.liveness.paths import Paths
 from egress_gateway.node.liveness.verify import Verifier
 from egress_gateway.node.sandbox import Sandbox
 

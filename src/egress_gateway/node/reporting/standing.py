@@ -13,15 +13,27 @@ from typing import Final, Literal
 
 import msgspec
 
-from egress_gateway.api.types import PodEndpointStatus, PodState, cut
+from egress_gateway.api.types import (
+    MOST_UNREACHED,
+    PodEndpointStatus,
+    PodState,
+    UnreachedGateway,
+    UnreachedReason,
+    cut,
+)
 from egress_gateway.node.attachment.choose import GatewayNode
 from egress_gateway.node.attachment.model import Attachment
 from egress_gateway.node.liveness.health import State
+from egress_gateway.node.liveness.pathtrial import Verdict
 
 LOST_AFTER: Final = 3.0
 """Seconds without a tunnel that are told as a loss; a failover takes a third of one."""
 LOAD_BALANCER: Final = "load balancer"
 """In place of a gateway's name: some gateway, which the load balancer chose."""
+_UNREACHED: Final[Mapping[Verdict, UnreachedReason]] = {
+    "silent": "TunnelsUnanswered",
+    "narrow": "LargePacketsLost",
+}
 _NAMED: Final = 5
 """Gateways that a message names."""
 
@@ -64,9 +76,22 @@ class Standing:
         if self.shown is not None and self.shown.state == "Connected":
             self._last = self.shown.gateway, self.shown.egress_ip
 
-    def note(self, look: Look, now: float, wall: str) -> list[Told]:
+    def note(
+        self, look: Look, now: float, wall: str, verdicts: Mapping[str, Verdict] = {}
+    ) -> list[Told]:
         """Takes a look into account; what is to be told. ``now`` in seconds of any clock, ``wall``
-        as Kubernetes writes times."""
+        as Kubernetes writes times. ``verdicts``: what trials found of paths to gateways, if the pod
+        is to speak of them."""
+        before = self.shown.unreached_gateways if self.shown else []
+        told = self._told(look, now, wall)
+        if self.shown is not None:
+            unreached = (
+                unreached_gateways(verdicts, before) if self.shown.state == "Connected" else []
+            )
+            self.shown = msgspec.structs.replace(self.shown, unreached_gateways=unreached)
+        return told
+
+    def _told(self, look: Look, now: float, wall: str) -> list[Told]:
         if look.connected:
             self._silent_since = None
             return self._connected(look, wall)
@@ -121,6 +146,33 @@ def _status(state: PodState, look: Look, wall: str) -> PodEndpointStatus:
         reason="Connected" if connected else look.reason,
         message="" if connected else cut(look.message),
     )
+
+
+def unreached_gateways(
+    verdicts: Mapping[str, Verdict], before: Iterable[UnreachedGateway]
+) -> list[UnreachedGateway]:
+    """Gateways that trials do not reach. Where nothing is known yet, as after a restart, what was
+    said ``before`` stands."""
+    said = {unreached.gateway: unreached for unreached in before}
+    found = [
+        UnreachedGateway(gateway=name, reason=reason)
+        if (reason := _UNREACHED.get(verdict))
+        else said[name]
+        for name, verdict in sorted(verdicts.items())
+        if verdict in _UNREACHED or (not verdict and name in said)
+    ]
+    return found[:MOST_UNREACHED]
+
+
+def spokesmen_of(connected: Iterable[Attachment]) -> set[str]:
+    """Of ``connected``, the ids of those whose PodEndpoints tell what the node knows of the paths
+    of a configuration: one each, so that a gateway's loss is written once a node and not once a
+    pod."""
+    first: dict[str, Attachment] = {}
+    for one in connected:
+        if (uid := one.configuration.uid) is not None:
+            first[uid] = min(first.get(uid, one), one, key=lambda a: (a.uid, a.id))
+    return {attachment.id for attachment in first.values()}
 
 
 def _moved(old: tuple[str, str], new: tuple[str, str]) -> bool:

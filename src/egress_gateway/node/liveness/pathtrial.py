@@ -1,0 +1,90 @@
+"""Whether paths that no pod uses would work: what trials found, and which is next. Pure.
+
+A trial asks a gateway by a handshake and two echoes, small and full-size (``trials``). One that
+comes to nothing proves nothing: a gateway may be busy, or learn of a pod late. ``MISSES`` in a row,
+with different pods' keys where there are some, do.
+
+Cost: each gateway hears ``INTERVAL`` seconds apart from each node that has pods of it, whatever the
+number of their configurations, which take turns. Only what has just changed is asked ``HURRY``
+apart, and then a node's other paths to that gateway too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from egress_gateway.node.liveness.pathhealth import TunnelPath
+
+INTERVAL: Final = 10.0
+HURRY: Final = 2.0
+MISSES: Final = 3
+
+Outcome = Literal["reached", "silent", "narrow"]
+"""``narrow``: small packets are answered, and full-size ones are not."""
+Verdict = Literal["", "reached", "silent", "narrow"]
+"""Empty: not known yet."""
+
+
+@dataclass(slots=True)
+class PathTrials:
+    """Of one path."""
+
+    verdict: Verdict = ""
+    tried: float = float("-inf")
+    silent: int = 0
+    narrow: int = 0
+    """How many in a row."""
+
+    def note(self, outcome: Outcome) -> bool:
+        """Takes a trial into account; whether what was known has changed."""
+        before = self.verdict
+        self.silent = self.silent + 1 if outcome == "silent" else 0
+        if outcome != "silent":
+            self.narrow = self.narrow + 1 if outcome == "narrow" else 0
+        if self.silent >= MISSES:
+            self.verdict = "silent"
+        elif self.narrow >= MISSES:
+            self.verdict = "narrow"
+        elif outcome == "reached" or (outcome == "narrow" and before == "silent"):
+            self.verdict = "reached"
+        return self.verdict != before and (bool(before) or self.verdict != "reached")
+
+    @property
+    def in_doubt(self) -> bool:
+        return 0 < self.silent < MISSES or 0 < self.narrow < MISSES
+
+    def in_use(self) -> None:
+        """A pod's own tunnel takes the path, and works."""
+        self.silent = 0
+        if self.verdict != "narrow":
+            self.verdict = "reached"
+
+
+@dataclass(slots=True)
+class GatewayTrials:
+    """Of all paths of one node to one gateway."""
+
+    last: float
+    """When a trial ended last; at first random, so that nodes do not ask in step."""
+    paths: dict[TunnelPath, PathTrials] = field(default_factory=dict)
+    changed: float = float("-inf")
+    """When something known of a path was last found to be otherwise."""
+
+    def due(self, now: float, possible: set[TunnelPath]) -> TunnelPath | None:
+        """The path to try now, if it is time. ``possible``: those that some pod's key can try."""
+        if not possible:
+            return None
+        order = sorted(possible, key=lambda p: (not self.paths[p].in_doubt, self.paths[p].tried, p))
+        first = self.paths[order[0]]
+        hurry = first.in_doubt or first.tried < self.changed
+        if now < self.last + (HURRY if hurry else INTERVAL):
+            return None
+        first.tried = now
+        return order[0]
+
+    def note(self, path: TunnelPath, outcome: Outcome, now: float) -> None:
+        """The trial of ``path`` has ended."""
+        self.last = now
+        if path in self.paths and self.paths[path].note(outcome):
+            self.changed = self.paths[path].tried
