@@ -312,7 +312,7 @@ class Cluster:
                 if problem.static_gateway_configuration == full_name:
                     problems[node] = problem
         return Gateways(
-            nodes={n.spec.provider_id.lower(): n.metadata.name for n in nodes},
+            nodes=by_machine(nodes),
             ready=frozenset(ready),
             problems=problems,
             seen=seen,
@@ -529,6 +529,23 @@ def _pool(sgc: StaticGatewayConfiguration) -> str:
 def _gateway_pool(labels: Mapping[str, str]) -> bool:
     """Whether a Node is of a gateway pool: by the label of AKS, or by that of the Go project."""
     return names.GATEWAY_NODE_LABEL in labels or labels.get(names.AKS_MODE_LABEL) == "gateway"
+
+
+def by_machine(nodes: Iterable[resources.Node]) -> dict[str, str]:
+    """Names of Nodes by machine (provider id in lower case). A kubelet may give its Node any id
+    when it registers, and later if there is none. So of several Nodes the gateway's has it, a label
+    that a kubelet cannot set later; then the oldest."""
+    found: dict[str, resources.Node] = {}
+    for node in nodes:
+        machine = _machine(node)
+        if machine not in found or _standing(node) < _standing(found[machine]):
+            found[machine] = node
+    return {machine: node.metadata.name for machine, node in found.items()}
+
+
+def _standing(node: resources.Node) -> tuple[bool, str, str]:
+    meta = node.metadata
+    return not _gateway_pool(meta.labels), meta.creation_timestamp or "", meta.name
 
 
 def _machine(node: resources.Node | None) -> str:
