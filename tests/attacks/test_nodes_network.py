@@ -21,8 +21,9 @@ from egress_gateway.api import keys
 from egress_gateway.datapath.gateway.ruleset import NODE_TABLE, ServedConfiguration, TunnelSources
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
+from egress_gateway.kube.resources import EVENTS
 from tests.datapath.box import boxed
-from tests.datapath.test_gateway_agent import SECONDARY, agent, begin
+from tests.datapath.test_gateway_agent import SECONDARY, Story, agent, begin
 from tests.datapath.test_gateway_agent import attach as attach_to_agent
 from tests.datapath.test_packets import SECONDARIES, attach, serve
 from tests.datapath.topology import NODE6, PORT, Gateway, Place, Pod, World, until
@@ -196,6 +197,7 @@ def test_the_agent_lets_in_who_is_a_node_and_hears_of_new_ones() -> None:
         assert seen() is None
         story.node("w1", NODE)
         until(lambda: seen() == SECONDARY, "it is one now", seconds=60)
+        until(lambda: "EgressForeignTunnel" in reasons(story), "the administrator is told")
 
 
 @boxed
@@ -209,6 +211,12 @@ def test_other_networks_are_let_in_by_a_setting() -> None:
     with agent(gateway, story.api, tunnel_sources=["10.1.0.0/24"]):
         seen = attach_to_agent(story, pod)
         until(lambda: seen() == SECONDARY, "served", seconds=60)
+
+
+def reasons(story: Story) -> set[str]:
+    """Of Events on Nodes."""
+    found = story.api.call(story.api.client.list(EVENTS, "default")).items
+    return {event.reason for event in found if event.involved_object.kind == "Node"}
 
 
 def gateway_dropped(gateway: Gateway) -> int:

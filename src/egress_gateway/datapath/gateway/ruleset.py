@@ -68,7 +68,15 @@ FULL_PODS: Final = {4: "full4", 6: "full6"}
 FULL_INTERFACES: Final = "full"
 """Configurations that have their share of the connection table, by their interfaces."""
 _BEGINNING: Final = {4: "beginning4", 6: "beginning6"}
-DYNAMIC_SETS: Final = (HANDSHAKES, *FULL_PODS.values(), FULL_INTERFACES, *_BEGINNING.values())
+HASTY_PODS: Final = {4: "hasty4", 6: "hasty6"}
+"""Pods that began connections faster than they may, for the agent to tell of."""
+DYNAMIC_SETS: Final = (
+    HANDSHAKES,
+    *FULL_PODS.values(),
+    FULL_INTERFACES,
+    *_BEGINNING.values(),
+    *HASTY_PODS.values(),
+)
 """Sets that packets fill: what is in them is no part of what was applied."""
 STRAY: Final = "stray"
 REFUSED: Final = "refused"
@@ -303,14 +311,20 @@ def _counted(family: Family) -> str:
     kind = f"type ifname . ipv{family}_addr; size 65535; flags"
     return f"""\
   set {FULL_PODS[family]} {{ {kind} timeout; }}
-  set {_BEGINNING[family]} {{ {kind} dynamic,timeout; timeout 10s; }}"""
+  set {_BEGINNING[family]} {{ {kind} dynamic,timeout; timeout 10s; }}
+  set {HASTY_PODS[family]} {{ {kind} dynamic,timeout; timeout 60s; }}"""
 
 
 def _beginning(family: Family, rate: int) -> str:
     pod = f"iifname . {_IP[family]} saddr"
     limit = f"limit rate over {rate}/second burst {2 * rate} packets"
-    rated = f"update @{_BEGINNING[family]} {{ {pod} {limit} }} {_drop(OVER_RATE)}"
+    rated = f"update @{_BEGINNING[family]} {{ {pod} {limit} }} goto hasty_out{family}"
+    # Two rules: one whose set is full ends there, and would let the packet pass.
     return f"""\
+  chain hasty_out{family} {{
+    add @{HASTY_PODS[family]} {{ {pod} }}
+    {_drop(OVER_RATE)}
+  }}
   chain beginning_out{family} {{
     {pod} @{FULL_PODS[family]} {_drop(OVER_LIMIT)}
     iifname @{FULL_INTERFACES} {_drop(OVER_LIMIT)}
