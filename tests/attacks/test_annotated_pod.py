@@ -63,10 +63,11 @@ def scene(**settings: object) -> Iterator[tuple[World, Story, Pod, Pod]]:
         yield world, story, greedy, neighbour
 
 
-def told(story: Story, name: str) -> bool:
+def told(story: Story, name: str, what: str = "") -> bool:
     found = story.api.call(story.api.client.list(EVENTS, "default")).items
     return any(
-        e.reason == "EgressConnectionLimit" and e.involved_object.name == name for e in found
+        e.reason == "EgressConnectionLimit" and e.involved_object.name == name and what in e.message
+        for e in found
     )
 
 
@@ -95,6 +96,19 @@ def test_a_pod_that_opens_connections_without_end_is_held_at_its_limit() -> None
         with NetNS.open(INSIDE) as inside:
             conntrack.forget_sources(inside, [greedy.address])
         until(lambda: greedy.seen_as(timeout=0.5) == SECONDARY, "it may again", seconds=120)
+
+
+@boxed
+def test_the_owner_of_a_pod_that_is_too_fast_is_told() -> None:
+    with scene(connections_per_pod=0, connection_rate=RATE) as (_, story, greedy, _):
+
+        def refused() -> bool:
+            storm(greedy, range(1024, 6024))
+            return dropped("over_rate") > 0
+
+        until(refused, "the kernel refuses what is too fast")
+        until(lambda: told(story, "greedy", "faster than it may"), "its owner is told", seconds=60)
+        assert not told(story, "neighbour")
 
 
 @boxed

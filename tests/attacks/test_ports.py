@@ -6,15 +6,21 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import TypeVar
 
 import aiohttp
 import pytest
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
+from egress_gateway.service import metrics
 from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
+from egress_gateway.service.metrics import MetricsServer
 from egress_gateway.service.selfsigned import load_pem
 from egress_gateway.service.server import BoundedServer, Limits
 from egress_gateway.webhook import certificates
@@ -154,6 +160,62 @@ async def test_a_handler_that_hangs_is_cut() -> None:
     async with asyncio.timeout(60):
         await ended.wait()
     await server.close()
+
+
+async def status(url: str, token: str = "") -> int:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session:
+        async with session.get(url, headers=headers) as answer:
+            return answer.status
+
+
+class Dear(Collector):
+    """Metrics that take a while to write."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def collect(self) -> Iterator[Metric]:
+        self.times += 1
+        began = time.monotonic()
+        while time.monotonic() < began + 0.05:
+            pass
+        yield GaugeMetricFamily("dear", "Dear", value=1)
+
+
+async def test_whole_requests_for_metrics_do_not_keep_the_process_busy() -> None:
+    """Tunnels are watched in the same process: what it writes out for strangers, it is late by."""
+    dear, registry = Dear(), CollectorRegistry()
+    registry.register(dear)
+    async with started(MetricsServer(port=0, address="127.0.0.1", registry=registry)) as server:
+        url = f"http://127.0.0.1:{server.port}/metrics"
+        for _ in range(5):
+            answers = await asyncio.gather(*(status(url) for _ in range(8)))
+            assert set(answers) == {200}
+        assert 1 <= dear.times < 20, "most of the forty got the page that there was"
+
+
+async def test_made_up_tokens_do_not_reach_the_api_server_in_a_flood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    asked: list[str] = []
+
+    async def review(token: str) -> bool | None:
+        asked.append(token)
+        return True if token == "collector" else None
+
+    server = MetricsServer(port=0, address="127.0.0.1", registry=CollectorRegistry(), review=review)
+    async with started(server):
+        url = f"https://127.0.0.1:{server.port}/metrics"
+        assert await status(url, "collector") == 200
+        answers = [await status(url, f"forged-{n}") for n in range(15)]
+        assert (answers[0], answers[-1]) == (401, 429)
+        assert len(asked) == 10, "ten at once, those that were good among them"
+        monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: 1060.0))
+        await asyncio.gather(*(status(url, f"more-{n}") for n in range(15)))
+        assert await status(url, "collector") == 200, "who was good once is asked about again"
+        assert asked[-1] == "collector"
 
 
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"

@@ -24,7 +24,9 @@ from egress_gateway.datapath.addresses import IPNetwork, parse_network
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surroundings
 from egress_gateway.datapath.gateway.ruleset import (
+    FOREIGN_TUNNEL,
     FORGED,
+    HANDSHAKE_RATE,
     ServedConfiguration,
     TunnelSources,
     zones,
@@ -83,6 +85,28 @@ class OwnNode:
     @property
     def name(self) -> str:
         return self.node.metadata.name
+
+
+_COUNTED: Final = "egress_gateway_dropped_packets_total counts them"
+_SUSPICIOUS: Final = {
+    "EgressForgedPackets": (
+        FORGED,
+        "a pod or process on this gateway node used a configuration's address in packets of its "
+        "own; the gateway dropped them; keep foreign pods off gateway nodes",
+    ),
+    "EgressForeignTunnel": (
+        (FOREIGN_TUNNEL,),
+        "packets to this node's WireGuard ports came from no InternalIP of a Node, or not to the "
+        "primary address; the gateway dropped them; if they are your nodes', list their networks "
+        "in tunnel_sources",
+    ),
+    "EgressHandshakeFlood": (
+        (HANDSHAKE_RATE,),
+        "a node sent more WireGuard handshakes than handshake_rate; the gateway dropped them; look "
+        "for pods that are masqueraded as that node",
+    ),
+}
+"""Reasons of Events on this Node, the counters behind them, and what they say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +186,8 @@ class GatewayAgent:
         self._backoff = Backoff(0.2, 10.0)
         self._interfaces_up: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
         """When the kernel was last asked for probes, and its answer: ports."""
-        self._forged: int | None = None
-        """Forged packets that were counted at the last pass."""
+        self._told: dict[str, int] | None = None
+        """Packets by reason that people were told of."""
         self._dropped: dict[str, int] = {}
         """Packets by reason, at the last pass."""
         self._found = (0, 0)
@@ -332,7 +356,7 @@ class GatewayAgent:
         self._problem = None
         self._dropped = counters = await asyncio.to_thread(self._side.counters)
         self._found = len(ready), len(problems)
-        self._tell_forged(sum(counters.get(name, 0) for name in FORGED))
+        self._tell_dropped(counters)
         if problems:
             return self._backoff.failed()
         self._backoff.succeeded()
@@ -451,17 +475,16 @@ class GatewayAgent:
                 found[uid] = keys.public_key(server.private_key)
         return found
 
-    def _tell_forged(self, packets: int) -> None:
-        before, self._forged = self._forged, packets
-        if before is not None and packets > before:
-            self._report.recorder.event(
-                NODES.reference(self._machine.node),
-                "Warning",
-                "EgressForgedPackets",
-                "a pod or process on this gateway node used a configuration's address in packets "
-                "of its own; the gateway dropped them (egress_gateway_dropped_packets_total counts "
-                "them); keep foreign pods off gateway nodes",
-            )
+    def _tell_dropped(self, counters: dict[str, int]) -> None:
+        """Events on this Node about packets that nobody honest sends."""
+        before, self._told = self._told, counters
+        if before is None:
+            return
+        for reason, (names, text) in _SUSPICIOUS.items():
+            if any(counters.get(name, 0) > before.get(name, 0) for name in names):
+                self._report.recorder.event(
+                    NODES.reference(self._machine.node), "Warning", reason, f"{text} ({_COUNTED})"
+                )
 
     def tell_pod(self, key: Key, refused: ClaimRejection) -> None:
         """An Event on the pod whose claim does not count, or on the claim if there is no pod."""

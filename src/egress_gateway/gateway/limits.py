@@ -21,10 +21,11 @@ from egress_gateway.datapath.gateway.side import Full
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
     """``pod``: connections of one pod; ``share``: percent of the connection table that one
-    configuration may fill. 0: no limit."""
+    configuration may fill; ``rate``: connections that a pod may begin in a second. 0: no limit."""
 
     pod: int = 0
     share: int = 0
+    rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)

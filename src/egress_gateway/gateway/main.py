@@ -117,7 +117,11 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
         percent=settings.ports_warning,
         interval=settings.ports_interval,
         changed=lambda: queue.add(STRUCTURE),
-        limits=ConnectionLimits(pod=settings.connections_per_pod, share=settings.connection_share),
+        limits=ConnectionLimits(
+            pod=settings.connections_per_pod,
+            share=settings.connection_share,
+            rate=settings.connection_rate,
+        ),
         tell=lambda name, address, text: pod_events.limited(
             book.owner(name, address), f"node {machine.name}: {text}"
         ),

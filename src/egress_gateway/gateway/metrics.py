@@ -67,7 +67,8 @@ DROPPED: Final = Figure(
     "refused (destination), "
     "forged_source and forged_destination (another pod or process used a secondary address), "
     "over_limit and over_rate (a pod opened too many connections), "
-    "foreign_tunnel (UDP 6000-6999 from no node), handshake_rate (too many from one node).",
+    "foreign_tunnel (UDP 6000-6999 from no node, or not to the primary address), handshake_rate "
+    "(too many handshakes from one node).",
     labels=("reason",),
     kind="counter",
 )

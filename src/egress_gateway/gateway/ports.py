@@ -59,6 +59,7 @@ class PortWatch:
         self._limits = limits
         self._tell = tell
         self._excess = Excess()
+        self._hasty: frozenset[tuple[str, IPAddress]] = frozenset()
         self._entries = 0
         """Of the table at the last look."""
         self._served: dict[int, ServedConfiguration] = {}
@@ -115,6 +116,7 @@ class PortWatch:
         self.table = entries, limit
         self.traffic = await asyncio.to_thread(self._side.traffic)
         await self._hold_back(found, limit)
+        await self._tell_hasty()
         named = ((one.name, used.get(zone)) for zone, one in self._served.items())
         self.use = {name: use for name, use in named if use is not None}
         warnings = judge(self._served, used, self.warnings, percent=self._percent)
@@ -149,11 +151,28 @@ class PortWatch:
                     f"may have {self._limits.pod}: the gateway refuses new ones until it has "
                     "fewer; close idle connections, or use more pods (setting connections_per_pod)"
                 )
-                log.warning(
-                    "held back new connections",
-                    extra={"configuration": served[zone].name, "address": str(address)},
+                self._warn(served[zone].name, address, text)
+
+    async def _tell_hasty(self) -> None:
+        """The kernel refused some that came too fast."""
+        if not self._limits.rate:
+            return
+        before, self._hasty = self._hasty, await asyncio.to_thread(self._side.hasty)
+        names = {s.interface: c.name for c in self._served.values() for s in c.servers}
+        for link, address in self._hasty - before:
+            if link in names:
+                text = (
+                    f"pod {address} opens connections through {names[link]} faster than it may, "
+                    f"{self._limits.rate} a second: the gateway refuses those that are more; "
+                    "reuse connections, or use more pods (setting connection_rate)"
                 )
-                self._tell(served[zone].name, address, text)
+                self._warn(names[link], address, text)
+
+    def _warn(self, name: str, address: IPAddress, text: str) -> None:
+        log.warning(
+            "held back new connections", extra={"configuration": name, "address": str(address)}
+        )
+        self._tell(name, address, text)
 
 
 def judge(

@@ -92,8 +92,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Nodes. Set this where nodes reach gateways from other addresses. ``0.0.0.0/0`` admits
     everybody."""
     handshake_rate: Amount = 600
-    """WireGuard handshake initiations that one node may send in a second. 0: no limit. Node agents
-    send fewer (``move_rate``)."""
+    """WireGuard messages other than data (handshakes, cookies) that one node may send in a second.
+    0: no limit. Node agents send fewer (``move_rate``)."""
     connections_per_pod: Amount = 16384
     """Connections that one pod may have through a gateway. 0: no limit. The pods of a configuration
     share 64,512 ports of its address towards each destination."""

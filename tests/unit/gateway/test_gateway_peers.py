@@ -449,6 +449,19 @@ def test_pods_vote_whether_podcidrs_are_used() -> None:
         assert by_pod_cidrs([inside, silent], cidrs)
 
 
+def test_a_node_has_one_vote_however_many_pods_it_reports() -> None:
+    """With its kubelet's credential anybody makes pods of a node by the thousand, and gives them
+    addresses. Else one node would turn the check off, or turn it against all pods of a cluster
+    that does not use podCIDRs."""
+    cidrs = {name: nets(f"10.244.{i}.0/24") for i, name in enumerate(("w0", "w1", "w2"))}
+    evil = [pod(f"e{n}", ips=["10.9.9.9"], node="w2") for n in range(500)]
+    honest = [pod(f"p{i}", ips=[f"10.244.{i}.7"], node=f"w{i}") for i in range(2)]
+    assert by_pod_cidrs([*honest, *evil], cidrs)
+    evil = [pod(f"e{n}", ips=["10.244.2.9"], node="w2") for n in range(500)]
+    honest = [pod(f"p{i}", ips=[f"10.9.{i}.7"], node=f"w{i}") for i in range(2)]
+    assert not by_pod_cidrs([*honest, *evil], cidrs)
+
+
 class Told:
     """Whom ``Refusals`` told."""
 

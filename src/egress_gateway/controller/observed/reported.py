@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from egress_gateway.api import names
 from egress_gateway.api.types import (
     GatewayProblem,
     GatewayStatus,
@@ -41,7 +42,7 @@ def gateways_of(
             if problem.static_gateway_configuration == full_name:
                 problems[node] = problem
     return Gateways(
-        nodes={n.spec.provider_id.lower(): n.metadata.name for n in nodes},
+        nodes=by_machine(nodes),
         ready=frozenset(ready),
         problems=problems,
         seen=seen,
@@ -95,6 +96,23 @@ def stands(endpoint: PodEndpoint | None) -> tuple[str, ...]:
 def machine(node: resources.Node | None) -> str:
     """The provider id of a Node in lower case; empty for none."""
     return node.spec.provider_id.lower() if node else ""
+
+
+def by_machine(nodes: Iterable[resources.Node]) -> dict[str, str]:
+    """Names of Nodes by machine (provider id in lower case). A kubelet may give its Node any id
+    when it registers, and later if there is none. So of several Nodes the gateway's has it, a label
+    that a kubelet cannot set later; then the oldest."""
+    found: dict[str, resources.Node] = {}
+    for node in nodes:
+        known = machine(node)
+        if known not in found or _standing(node) < _standing(found[known]):
+            found[known] = node
+    return {known: node.metadata.name for known, node in found.items()}
+
+
+def _standing(node: resources.Node) -> tuple[bool, str, str]:
+    meta = node.metadata
+    return not names.marks_gateway(meta.labels), meta.creation_timestamp or "", meta.name
 
 
 def health(node: resources.Node | None) -> tuple[bool, str]:

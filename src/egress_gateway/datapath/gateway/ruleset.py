@@ -60,7 +60,7 @@ NODE_SETS: Final = (
     "inbound",
     "servers4",
     "tunnels4",
-    "tunnels6",
+    "listening",
 )
 HANDSHAKES: Final = "handshakes"
 FULL_PODS: Final = {4: "full4", 6: "full6"}
@@ -68,7 +68,15 @@ FULL_PODS: Final = {4: "full4", 6: "full6"}
 FULL_INTERFACES: Final = "full"
 """Configurations that have their share of the connection table, by their interfaces."""
 _BEGINNING: Final = {4: "beginning4", 6: "beginning6"}
-DYNAMIC_SETS: Final = (HANDSHAKES, *FULL_PODS.values(), FULL_INTERFACES, *_BEGINNING.values())
+HASTY_PODS: Final = {4: "hasty4", 6: "hasty6"}
+"""Pods that began connections faster than they may, for the agent to tell of."""
+DYNAMIC_SETS: Final = (
+    HANDSHAKES,
+    *FULL_PODS.values(),
+    FULL_INTERFACES,
+    *_BEGINNING.values(),
+    *HASTY_PODS.values(),
+)
 """Sets that packets fill: what is in them is no part of what was applied."""
 STRAY: Final = "stray"
 REFUSED: Final = "refused"
@@ -303,14 +311,20 @@ def _counted(family: Family) -> str:
     kind = f"type ifname . ipv{family}_addr; size 65535; flags"
     return f"""\
   set {FULL_PODS[family]} {{ {kind} timeout; }}
-  set {_BEGINNING[family]} {{ {kind} dynamic,timeout; timeout 10s; }}"""
+  set {_BEGINNING[family]} {{ {kind} dynamic,timeout; timeout 10s; }}
+  set {HASTY_PODS[family]} {{ {kind} dynamic,timeout; timeout 60s; }}"""
 
 
 def _beginning(family: Family, rate: int) -> str:
     pod = f"iifname . {_IP[family]} saddr"
     limit = f"limit rate over {rate}/second burst {2 * rate} packets"
-    rated = f"update @{_BEGINNING[family]} {{ {pod} {limit} }} {_drop(OVER_RATE)}"
+    rated = f"update @{_BEGINNING[family]} {{ {pod} {limit} }} goto hasty_out{family}"
+    # Two rules: one whose set is full ends there, and would let the packet pass.
     return f"""\
+  chain hasty_out{family} {{
+    add @{HASTY_PODS[family]} {{ {pod} }}
+    {_drop(OVER_RATE)}
+  }}
   chain beginning_out{family} {{
     {pod} @{FULL_PODS[family]} {_drop(OVER_LIMIT)}
     iifname @{FULL_INTERFACES} {_drop(OVER_LIMIT)}
@@ -401,6 +415,7 @@ def node_ruleset(
     ordered = sorted(configurations, key=lambda c: c.port)
     frontends = sorted({str(c.frontend) for c in ordered if c.frontend and c.frontend.version == 4})
     secondaries6 = _elements(str(c.secondary6) for c in ordered if c.secondary6)
+    ports = _elements(str(server.port) for c in ordered for server in c.servers)
     links = [f'"{name}"' for name in sorted(uplinks)]
     elsewhere = f'iifname "{NODE_LINK}" oifname != @uplinks counter drop' if links else ""
     inbound = [*links, f'"{NODE_LINK}"'] if links else []
@@ -413,7 +428,7 @@ table inet {NODE_TABLE} {{
   set inbound {{ type ifname;{_elements(inbound)} }}
   set servers4 {{ type ipv4_addr;{_elements(dict.fromkeys([str(primary), *frontends]))} }}
   set tunnels4 {{ type ipv4_addr; flags interval;{_networks(4, tunnels.networks)} }}
-  set tunnels6 {{ type ipv6_addr; flags interval;{_networks(6, tunnels.networks)} }}
+  set listening {{ type inet_service;{ports} }}
   set {HANDSHAKES} {{ type ipv4_addr; size 8192; flags dynamic,timeout; timeout 10s; }}
   counter {FOREIGN_TUNNEL} {{ }}
   counter {HANDSHAKE_RATE} {{ }}
@@ -422,7 +437,7 @@ table inet {NODE_TABLE} {{
   chain untracked {{
     type filter hook prerouting priority raw; policy accept;
     udp dport {PORTS[0]}-{PORTS[1]} ip daddr @servers4 goto tunnels
-    {_no_tunnels6(tunnels)}
+    {_elsewhere(tunnels)}
     ip saddr @secondaries4 iifname != "{NODE_LINK}" {_drop(FORGED_SOURCE)}
     ip6 saddr @secondaries6 iifname != "{NODE_LINK}" {_drop(FORGED_SOURCE)}
 {_arrivals(bool(links))}
@@ -467,25 +482,25 @@ table inet {NODE_TABLE} {{
 
 def _tunnels(sources: TunnelSources) -> str:
     """The fast path is one look into a set and one at the message's type: of WireGuard's messages
-    (whitepaper, 5.4) those of type 1 begin a handshake, and cost the server curve arithmetic."""
+    (whitepaper, 5.4) all but those of type 4, the data, wait in one queue. Those of type 1 cost the
+    server curve arithmetic; too many of any kind, and it asks everybody for cookies."""
     rules = []
     if sources.networks:
         rules.append(f"    ip saddr != @tunnels4 {_drop(FOREIGN_TUNNEL)}")
     if rate := sources.handshakes:
         limit = f"limit rate over {rate}/second burst {max(1, rate // 2)} packets"
         rules.append(
-            f"    @th,64,8 1 update @{HANDSHAKES} {{ ip saddr {limit} }} {_drop(HANDSHAKE_RATE)}"
+            f"    @th,64,8 1-3 update @{HANDSHAKES} {{ ip saddr {limit} }} {_drop(HANDSHAKE_RATE)}"
         )
     return "\n".join(rules)
 
 
-def _no_tunnels6(sources: TunnelSources) -> str:
-    """Nodes speak IPv4 to each other, but the sockets hear IPv6 too."""
+def _elsewhere(sources: TunnelSources) -> str:
+    """Tunnels end at ``servers4``, but WireGuard's sockets hear whatever address the node has: IPv6
+    ones, loopback, that of its pods' bridge, which pods of other nodes reach."""
     if not sources.networks:
         return ""
-    ports = f"{PORTS[0]}-{PORTS[1]}"
-    here = f"meta nfproto ipv6 udp dport {ports} fib daddr type local"
-    return f"{here} ip6 saddr != @tunnels6 {_drop(FOREIGN_TUNNEL)}"
+    return f"udp dport @listening fib daddr type local {_drop(FOREIGN_TUNNEL)}"
 
 
 def _drop(counter: str) -> str:

@@ -16,7 +16,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from egress_gateway.datapath.gateway.ruleset import (
     GATEWAY_COUNTERS,
     GATEWAY_SETS,
     GATEWAY_TABLE,
+    HASTY_PODS,
     INSIDE_LINK,
     NODE_COUNTERS,
     NODE_LINK,
@@ -384,6 +385,17 @@ class GatewaySide:
                 lines.append(f"add element inet {GATEWAY_TABLE} {name} {{ {listed} }}")
         with self._must() as inside:
             Nftables(inside).apply("\n".join(lines))
+
+    def hasty(self) -> frozenset[tuple[str, IPAddress]]:
+        """Pods, by interface and address, that began connections too fast in the last minute."""
+        with self._inside() as inside:
+            rules = Nftables(inside) if inside is not None else None
+            found = (
+                element["concat"]
+                for name in HASTY_PODS.values()
+                for element in (rules.elements("inet", GATEWAY_TABLE, name) if rules else ())
+            )
+            return frozenset((link, ip_address(address)) for link, address in found)
 
     def table(self) -> tuple[int, int]:
         """(entries, limit) of the connection table; zeros while nothing is served."""

@@ -83,12 +83,12 @@ class Nftables:
                 return int(item["counter"]["packets"])
         return None
 
-    def elements(self, family: str, table: str, name: str) -> list[int]:
-        """Elements of a set of numbers; none if it does not exist."""
+    def elements(self, family: str, table: str, name: str) -> list[Any]:
+        """Elements of a set, as nft's JSON has their values; none if it does not exist."""
         failure, output = self._run(f"list set {family} {table} {name}", json_output=True)
         found = [] if failure else json.loads(output)["nftables"]
         listed = [e for item in found if "set" in item for e in item["set"].get("elem", [])]
-        return [int(e["elem"]["val"]) if isinstance(e, dict) else int(e) for e in listed]
+        return [e["elem"]["val"] if isinstance(e, dict) and "elem" in e else e for e in listed]
 
     def _run(self, command: str, *, json_output: bool) -> tuple[str, str]:
         with _lock:

@@ -74,7 +74,10 @@ class SourceFilter:
         with self._guard:
             now = time.monotonic()
             if now - self._cookies[0] > _COOKIES_KEPT:
-                self._cookies = now, frozenset(self._nft.elements("inet", TABLE, _COOKIES))
+                self._cookies = (
+                    now,
+                    frozenset(map(int, self._nft.elements("inet", TABLE, _COOKIES))),
+                )
             return self._cookies[1]
 
     def allow(self, port: int, source: IPAddress) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -130,7 +131,7 @@ class PeerBook:
 
     def _elect(self) -> None:
         """Some network plugins assign addresses of their own and leave podCIDRs unused, and no API
-        says so. The majority of pods decides; no single node can decide it."""
+        says so. The majority of Nodes decides, whatever a single one says of its pods."""
         self._election_due = self._now() + _ELECTION
         cidrs = {n.metadata.name: pod_networks(n) for n in self._caches.nodes.values()}
         used = by_pod_cidrs(self._caches.pods.values(), cidrs)
@@ -230,17 +231,18 @@ def pod_networks(node: Node) -> tuple[IPNetwork, ...]:
 
 
 def by_pod_cidrs(pods: Iterable[Pod], cidrs: dict[str, tuple[IPNetwork, ...]]) -> bool:
-    """Whether most pods have their first address from the podCIDRs of their Node. Pods on Nodes
-    that have none do not vote; without a vote it is not so. Pure."""
-    votes = 0
+    """Whether on most Nodes most pods have their first address from the Node's podCIDRs. Each Node
+    has one vote, because its kubelet makes as many pods as it likes. Nodes without podCIDRs or
+    without pods have none; without a vote it is not so. Pure."""
+    votes: Counter[str] = Counter()
     for pod in pods:
         around = cidrs.get(pod.spec.node_name)
         if not around or pod.spec.host_network or pod.finished or not pod.ips:
             continue
         with contextlib.suppress(ValueError):
             address = parse_network(pod.ips[0])
-            votes += 1 if any(within(address, n) for n in around) else -1
-    return votes > 0
+            votes[pod.spec.node_name] += 1 if any(within(address, n) for n in around) else -1
+    return sum((v > 0) - (v < 0) for v in votes.values()) > 0
 
 
 def _key(endpoint: PodEndpoint) -> Key:
