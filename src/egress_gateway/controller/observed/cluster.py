@@ -20,15 +20,16 @@ from egress_gateway.api import keys, keysecret, names
 from egress_gateway.api.types import (
     GatewayProblem,
     GatewayStatus,
-    ObjectMeta,
     PodEndpoint,
     SeenAddress,
     StaticGatewayConfiguration,
 )
+from egress_gateway.cloud.protocol import PoolRef
 from egress_gateway.controller.migration.adopt import annotations_of, names_of
 from egress_gateway.controller.migration.takeover import labels
 from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.planning.grants import Grants
+from egress_gateway.controller.planning.pools import Joined
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.controller.rotation.phases import (
@@ -75,6 +76,7 @@ class Cluster:
         *,
         system_namespace: str,
         strict_prefixes: bool = False,
+        strict_pools: bool = False,
         agent_pools: Collection[str] = (),
         prefix_share: int = 0,
         keys_namespace: str = "",
@@ -93,6 +95,8 @@ class Cluster:
         self.endpoints = Cache(client, resources.POD_ENDPOINTS)
         self.endpoints.set_index(_USED, lambda e: [_used(e)])
         self._strict_prefixes = strict_prefixes
+        self.strict_pools = strict_pools
+        """Whether ``gatewayVmssProfile`` names marked scale sets alone."""
         self._prefix_share = prefix_share
         self._grants: Grants | None = None
         self._fresh: dict[str, resources.Secret] = {}
@@ -140,6 +144,15 @@ class Cluster:
                 changed()
 
         self.namespaces.on_change(look)
+
+    def joined(self, pool: PoolRef) -> Joined:
+        """The Nodes that machines of ``pool`` have in this cluster."""
+        marked = [
+            names.marks_gateway(node.metadata.labels)
+            for node in self.nodes.values()
+            if pool.machines and _machine(node).startswith(pool.machines)
+        ]
+        return Joined(gateways=marked.count(True), others=marked.count(False))
 
     # --- keys ----------------------------------------------------------------------------
 
@@ -456,13 +469,13 @@ class Cluster:
         self.endpoints.on_change(changed)
 
     def on_machines(self, callback: Callable[[], None]) -> None:
-        """``callback()`` when a Node of a gateway pool appears, goes or changes its machine."""
+        """``callback()`` when a gateway's Node appears, goes or changes its machine, or a Node
+        becomes a gateway's or ceases to be one."""
 
         def changed(
             key: resources.Key, old: resources.Node | None, new: resources.Node | None
         ) -> None:
-            labels = (new or old or _NO_NODE).metadata.labels
-            if _gateway_pool(labels) and _machine(old) != _machine(new):
+            if _gateway_machine(old) != _gateway_machine(new):
                 callback()
 
         self.nodes.on_change(changed)
@@ -517,18 +530,15 @@ def _mentioned(status: GatewayStatus | None) -> set[str]:
     return {entry.uid for entry in status.spec.ready_gateway_configurations if entry.uid}
 
 
-_NO_NODE: Final = resources.Node(metadata=ObjectMeta())
-
-
 def _pool(sgc: StaticGatewayConfiguration) -> str:
     """The configuration's gateway pool: of AKS, or a scale set of one's own."""
     profile = sgc.spec.gateway_vmss_profile
     return sgc.spec.gateway_nodepool_name or (profile.vmss_name if profile else "")
 
 
-def _gateway_pool(labels: Mapping[str, str]) -> bool:
-    """Whether a Node is of a gateway pool: by the label of AKS, or by that of the Go project."""
-    return names.GATEWAY_NODE_LABEL in labels or labels.get(names.AKS_MODE_LABEL) == "gateway"
+def _gateway_machine(node: resources.Node | None) -> str:
+    """The machine of a Node that is marked as a gateway's; empty for any other Node."""
+    return _machine(node) if node and names.marks_gateway(node.metadata.labels) else ""
 
 
 def _machine(node: resources.Node | None) -> str:
