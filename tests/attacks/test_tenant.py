@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+import pytest
 
 from egress_gateway.api import names
+from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from tests.contract.controller.conftest import world
-from tests.contract.controller.test_controller import World, condition, reason
+from tests.contract.controller.test_controller import SGCS, World, condition, reason
 
 __all__ = ["world"]
+
+VERSION = "2024-05-01"
 
 
 async def test_a_reserved_prefix_is_not_joined_for_another_until_it_is_granted(
@@ -26,12 +29,7 @@ async def test_a_reserved_prefix_is_not_joined_for_another_until_it_is_granted(
     message = condition(found, "Ready")["message"]
     assert "kubectl annotate namespace default" in message
     assert "tenant-a" not in message
-    async with asyncio.timeout(60):
-        while not any(
-            e["reason"] == "PrefixNotAllowed" and e["type"] == "Warning"
-            for e in await world.kube.list("events", namespace="default")
-        ):
-            await asyncio.sleep(0.05)
+    await world.event("PrefixNotAllowed")
     # An honest configuration beside it is not held up.
     await world.write("honest")
     await world.until("honest", lambda s: condition(s, "Provisioned").get("status") == "True")
@@ -69,3 +67,78 @@ async def test_a_prefix_that_was_made_for_another_is_not_joined(world: World) ->
             namespace="mallory",
             timeout=30,
         )
+
+
+async def workers(world: World, *, joined: bool) -> str:
+    """The scale set of AKS's ``nodepool1``; ``joined``: its machines are Nodes."""
+    if joined:
+        for machine in [m for m in world.azure.machines.machines.values() if m.pool == "nodepool1"]:
+            await world.add_node(machine)
+    found = await world.azure.person.list(sets(world), VERSION)
+    (name,) = [s["name"] for s in found if s["tags"].get(names.POOL_NAME_TAG) == "nodepool1"]
+    return str(name)
+
+
+def sets(world: World) -> str:
+    group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{world.azure.node_group}"
+    return f"{group}/providers/Microsoft.Compute/virtualMachineScaleSets"
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["nodes", "scaled-to-none"])
+async def test_workers_do_not_become_gateways_because_a_tenant_names_their_scale_set(
+    world: World, joined: bool
+) -> None:
+    """The controller may write it: it is in the node resource group."""
+    name = await workers(world, joined=joined)
+    before = await world.azure.person.get(f"{sets(world)}/{name}", VERSION)
+    resources = await world.azure.resources()
+    for number, (group, spelled) in enumerate(
+        ((world.azure.node_group, name), (world.azure.node_group.upper(), name.upper()))
+    ):
+        profile = {"vmssResourceGroup": group, "vmssName": spelled, "publicIpPrefixSize": 31}
+        await world.write(f"steal-{number}", gatewayNodepoolName="", gatewayVmssProfile=profile)
+        found = await world.until(f"steal-{number}", lambda s: reason(s) == "GatewayPoolNotAllowed")
+        assert condition(found, "Accepted")["status"] == "False"
+        assert "kubectl label node" in condition(found, "Ready")["message"]
+    await world.event("GatewayPoolNotAllowed")
+    # An honest configuration beside it is not held up.
+    await world.write("honest")
+    await world.until("honest", lambda s: condition(s, "Provisioned").get("status") == "True")
+    after = await world.azure.person.get(f"{sets(world)}/{name}", VERSION)
+    assert after["properties"] == before["properties"]
+    assert after["etag"] == before["etag"], "nothing was written"
+    made = await world.azure.resources() - resources
+    assert not [r for r in made if "steal" in r]
+    for number in range(2):
+        await world.kube.delete(SGCS, f"steal-{number}", namespace="default")
+        await world.until_gone(f"steal-{number}")
+
+
+async def test_an_administrator_makes_a_scale_set_of_ordinary_nodes_a_gateway_pool(
+    world: World,
+) -> None:
+    name = await workers(world, joined=True)
+    profile = {
+        "vmssResourceGroup": world.azure.node_group,
+        "vmssName": name,
+        "publicIpPrefixSize": 31,
+    }
+    await world.write("own", gatewayNodepoolName="", gatewayVmssProfile=profile)
+    await world.until("own", lambda s: reason(s) == "GatewayPoolNotAllowed")
+    for node in await world.kube.list("nodes"):
+        label = {"metadata": {"labels": {names.GATEWAY_NODE_LABEL: "true"}}}
+        await world.kube.patch("nodes", node["metadata"]["name"], label)
+    found = await world.until("own", lambda s: condition(s, "Provisioned").get("status") == "True")
+    assert condition(found, "Accepted")["status"] == "True"
+    # A pool that is scaled to none keeps who lives there; one whose marks go says so, and goes on.
+    (address,) = [g["node"] for g in found["status"]["gateways"]]
+    await world.kube.delete("nodes", address)
+    await world.write(
+        "own", gatewayNodepoolName="", gatewayVmssProfile=profile, excludeCidrs=["10.0.0.0/8"]
+    )
+    await world.until(
+        "own",
+        lambda s: condition(s, "Accepted").get("observedGeneration") == s["metadata"]["generation"],
+    )
+    found = await world.kube.get(SGCS, "own", namespace="default")
+    assert condition(found, "Accepted")["status"] == "True"

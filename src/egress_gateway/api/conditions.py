@@ -46,6 +46,7 @@ class Reason:
     PREFIX_SHARE_USED: Final = "PrefixShareUsed"
     PREFIX_UNUSABLE: Final = "PublicIPPrefixUnusable"
     POOL_UNUSABLE: Final = "GatewayPoolUnusable"
+    POOL_NOT_ALLOWED: Final = "GatewayPoolNotAllowed"
     PREFIX_EXHAUSTED: Final = "PublicIPPrefixExhausted"
     AUTHORIZATION_FAILED: Final = "AuthorizationFailed"
     CREDENTIAL_REJECTED: Final = "CredentialRejected"

@@ -98,6 +98,12 @@ SECRET_SECOND_KEY: Final = "SecondPrivateKey"  # noqa: S105
 """Ours: while the pair is being changed, the private half of the one that will be, or was."""
 
 
+def marks_gateway(labels: Mapping[str, str]) -> bool:
+    """Whether a Node of these labels is a gateway's: by the Go project's label, or by that of
+    AKS."""
+    return labels.get(GATEWAY_NODE_LABEL) == "true" or labels.get(AKS_MODE_LABEL) == "gateway"
+
+
 def key_secret(uid: str) -> str:
     """Name of the Secret that holds a configuration's WireGuard key pair.
 

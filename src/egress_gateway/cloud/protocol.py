@@ -35,6 +35,8 @@ class PoolRef:
     no tag); ``subnet`` is the id of the subnet of its primary ipConfig. ``rolling``: a changed
     model reaches the instances by itself. ``zones``: availability zones of its machines.
     ``unusable``: why no configuration can live here, and what mends that (empty: one can).
+    ``machines``: what the provider ids of its machines begin with, in lower case (empty: they have
+    nothing in common). ``managed``: the cloud's Kubernetes service has made it.
     """
 
     key: str
@@ -49,6 +51,8 @@ class PoolRef:
     rolling: bool = False
     unusable: str = ""
     zones: frozenset[str] = frozenset()
+    machines: str = ""
+    managed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

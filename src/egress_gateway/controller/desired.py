@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Mapping
 from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cloud.protocol import PoolRef
+from egress_gateway.cloud.protocol import Advice, PoolRef
 from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.observed.inuse import GatewaysInUse
 from egress_gateway.controller.observed.inventory import Inventory
-from egress_gateway.controller.planning.pools import Target
+from egress_gateway.controller.planning.pools import Joined, Target, not_for_gateways
 from egress_gateway.controller.planning.problem import Problem
-from egress_gateway.controller.planning.wanted import Wanted
+from egress_gateway.controller.planning.wanted import Names, Wanted
 from egress_gateway.controller.refusals import RefusalBackoff
 from egress_gateway.controller.rotation.phases import TWO_PAIRS
 
@@ -32,6 +32,7 @@ class DesiredPool:
         in_use: GatewaysInUse,
         backoff: RefusalBackoff,
         managed: Callable[[str], str],
+        advice: Advice,
     ) -> None:
         self._cluster = cluster
         self._inventory = inventory
@@ -39,13 +40,16 @@ class DesiredPool:
         self._in_use = in_use
         self._backoff = backoff
         self._managed = managed
+        self._advice = advice
         self.unidentified: Mapping[str, Problem] = {}
         self._beyond_share: Mapping[str, Problem] = {}
+        self._joined = Joined()
 
     def of(self, pool: PoolRef) -> list[Wanted]:
         """What this pool should hold, and what it should hold no more."""
         clinging = self._inventory.clinging(pool.key)
         live = self._cluster.configurations()
+        self._joined = self._cluster.joined(pool)
         self._beyond_share = self._cluster.grants.beyond_share(live.values())
         found = [w for sgc in live.values() if (w := self._wish(sgc, pool, clinging))]
         lost = (self._cluster.keypairs.recorded() & set(clinging)) - live.keys()
@@ -85,11 +89,27 @@ class DesiredPool:
             prefix_id6=sgc.spec.public_ip_prefix_id_v6,
             prefix_size=target.prefix_size,
             problem=self.unidentified.get(uid)
+            or self._unmarked(sgc, pool, known)
             or self._ungranted(sgc)
             or self._backoff.blocked(uid),
             problem6=self._backoff.blocked6(uid),
             in_use=self._in_use.in_use(sgc),
             gives_way=self._backoff.gives_way(uid),
+        )
+
+    def _unmarked(
+        self, sgc: StaticGatewayConfiguration, pool: PoolRef, known: Names
+    ) -> Problem | None:
+        if sgc.spec.gateway_nodepool_name:
+            return None
+        # NB: one that was refused here clings to the pool too.
+        settled = self._board.last_pool(sgc.metadata.uid) == pool.key
+        return not_for_gateways(
+            pool,
+            self._joined,
+            strict=self._cluster.strict_pools,
+            held=settled or known.ip_config in pool.traces,
+            advice=self._advice,
         )
 
     def _ungranted(self, sgc: StaticGatewayConfiguration) -> Problem | None:

@@ -65,6 +65,7 @@ async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client
         recorder,
         system_namespace=settings.system_namespace,
         strict_prefixes=settings.strict_prefixes,
+        strict_pools=settings.strict_pools,
         agent_pools=settings.agent_pools,
         prefix_share=settings.prefix_share,
         keys_namespace=settings.keys_namespace,

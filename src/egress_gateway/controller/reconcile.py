@@ -103,6 +103,7 @@ class Reconciler:
             in_use=self._in_use,
             backoff=self._backoff,
             managed=cloud.managed_prefix_id,
+            advice=cloud.advice,
         )
         self._predecessor = Predecessor(cloud, cluster, self._board, takeover)
         cluster.on_configuration(self._changed)
@@ -369,9 +370,10 @@ class Reconciler:
         self._enqueue(new)
 
     def _nodes_changed(self) -> None:
-        """A machine joined or left: its pool is to be looked at before the next drift check."""
+        """A machine joined or left, or became a gateway: its pool is to be looked at before the
+        next drift check."""
         if self._inventory.surveyed:
-            for key in self._inventory.occupied():
+            for key in self._inventory.keys:
                 self.work.add_after(key, NODE_SECONDS)
 
     def _pods_changed(self, uid: str) -> None:

@@ -63,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     strict_prefixes: bool = False
     """A namespace may use only the public IP prefixes that its own annotation names. False: any
     namespace may also use a prefix that no Namespace's annotation names."""
+    strict_pools: bool = False
+    """`gatewayVmssProfile` may name only scale sets that are marked: a Node of theirs has the label
+    of gateway nodes, or they carry the tag of AKS's gateway pools. False: also one of which no Node
+    has joined the cluster, unless AKS has made it."""
     prefix_share: Amount = 0
     """How many configurations of one namespace may share a public IP prefix that is not reserved
     for that namespace alone. 0: no limit."""

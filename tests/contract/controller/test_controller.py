@@ -24,6 +24,7 @@ from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure.emulator import COMPUTE_SHARE
+from egress_gateway_lab.protocols import MachineSpec
 from tests.contract.controller.azure_lab import AzureLab, azure_lab, report_ready
 
 SGCS = "staticgatewayconfigurations"
@@ -67,17 +68,28 @@ class World:
     async def add_gateway_nodes(self) -> None:
         """Nodes as the pool's machines would register them."""
         for machine in self.azure.machines.machines.values():
-            if machine.pool != "npegress":
-                continue
-            node = {
-                "apiVersion": "v1",
-                "kind": "Node",
-                "metadata": {"name": machine.name, "labels": dict(machine.labels)},
-                "spec": {"providerID": machine.provider_id},
-                "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-            }
-            await self.kube.create("nodes", node)
-            await self.kube.patch("nodes", machine.name, node, subresource="status")
+            if machine.pool == "npegress":
+                await self.add_node(machine)
+
+    async def add_node(self, machine: MachineSpec) -> None:
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": machine.name, "labels": dict(machine.labels)},
+            "spec": {"providerID": machine.provider_id},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        }
+        await self.kube.create("nodes", node)
+        await self.kube.patch("nodes", machine.name, node, subresource="status")
+
+    async def event(self, reason: str) -> None:
+        """Waits for a Warning of that reason in ``default``."""
+        async with asyncio.timeout(60):
+            while not any(
+                e["reason"] == reason and e["type"] == "Warning"
+                for e in await self.kube.list("events", namespace="default")
+            ):
+                await asyncio.sleep(0.05)
 
     async def agents_are_ready(self, sgc: dict[str, Any]) -> None:
         """What gateway agents report for the nodes that the status lists."""

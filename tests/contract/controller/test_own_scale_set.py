@@ -144,3 +144,27 @@ async def own_scale_set(folder: Path) -> AsyncIterator[tuple[World, Start]]:
         world = World(azure, kube)
         await build(world)
         yield world, lambda: controller(folder, path)
+
+
+async def test_its_nodes_are_gateways_when_an_administrator_has_marked_them(tmp_path: Path) -> None:
+    """Those that join without the label are workers, for all that anybody knows."""
+    async with own_scale_set(tmp_path) as (world, start):
+        await grant(world)
+        for number in range(2):
+            node = {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": f"own-{number}"},
+                "spec": {"providerID": f"azure://{SET.lower()}/virtualMachines/{number}"},
+            }
+            await world.kube.create("nodes", node)
+        async with start():
+            await write(world, "own")
+            told = await world.until("own", lambda s: reason(s) == "GatewayPoolNotAllowed")
+            command = condition(told, "Ready")["message"].partition("kubectl label node NODE ")[2]
+            key, _, value = command.partition(" ")[0].partition("=")
+            label = {"metadata": {"labels": {key: value}}}
+            await world.kube.patch("nodes", "own-1", label)
+            await world.until("own", is_provisioned)
+            await world.kube.delete(SGCS, "own", namespace="default")
+            await world.until_gone("own")

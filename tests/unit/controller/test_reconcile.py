@@ -16,8 +16,10 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
+from egress_gateway.cloud.protocol import PoolRef
 from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.planning.grants import Grants
+from egress_gateway.controller.planning.pools import Joined
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.controller.reconcile import Reconciler
@@ -68,9 +70,15 @@ class FakeCluster:
         self.claimed: dict[str, frozenset[str]] = {}
         self.changed: Callable[[Any, Any], None] = lambda old, new: None
         self.grants = Grants(annotations={})
+        self.strict_pools = False
+        self.nodes: dict[str, Joined] = {}
+        """Of each scale set, by name."""
 
     def configurations(self) -> dict[str, StaticGatewayConfiguration]:
         return dict(self.objects)
+
+    def joined(self, pool: PoolRef) -> Joined:
+        return self.nodes.get(pool.resource_name, Joined())
 
     def on_configuration(self, callback: Callable[[Any, Any], None]) -> None:
         self.changed = callback

@@ -8,7 +8,7 @@ contract: scripts may look for them, and docs/checks.md has a paragraph on each.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -240,7 +240,7 @@ def _components(overview: Overview) -> Iterator[Finding]:
 def _nodes(facts: Facts) -> Iterator[Finding]:
     """Nodes on which attached or waiting pods could run: all but gateways, those that are down, and
     all of them where no node has the label, as before the node agents have begun."""
-    nodes = [n for n in facts.nodes or () if not is_gateway(n.metadata.labels)]
+    nodes = [n for n in facts.nodes or () if not names.marks_gateway(n.metadata.labels)]
     ready = [n for n in nodes if n.ready and not n.spec.unschedulable]
     if not any(names.NODE_READY_LABEL in n.metadata.labels for n in nodes):
         return
@@ -253,11 +253,6 @@ def _nodes(facts: Facts) -> Iterator[Finding]:
                 "there",
                 mend="see the log of its egress-gateway-node pod, if one runs there",
             )
-
-
-def is_gateway(labels: Mapping[str, str]) -> bool:
-    """Whether a Node of these labels is a gateway's."""
-    return names.GATEWAY_NODE_LABEL in labels or labels.get(names.AKS_MODE_LABEL) == "gateway"
 
 
 def _virtual(node: Node) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.cli.diagnosis.findings import Finding, is_gateway
+from egress_gateway.cli.diagnosis.findings import Finding
 from egress_gateway.cni.conflist import EXTENSIONS, ConflistError, entry, with_plugin
 from egress_gateway.kube.resources import Node
 
@@ -86,7 +86,7 @@ def _version(facts: Before) -> Iterator[Finding]:
 def _nodes(facts: Before) -> Iterator[Finding]:
     if facts.nodes is None:
         return
-    gateways = [n for n in facts.nodes if is_gateway(n.metadata.labels)]
+    gateways = [n for n in facts.nodes if names.marks_gateway(n.metadata.labels)]
     if len(gateways) < 2:
         there = ", ".join(n.metadata.name for n in gateways) or "none"
         yield Finding(

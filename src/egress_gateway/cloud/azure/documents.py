@@ -50,6 +50,9 @@ _READ_ONLY: Final = frozenset(
     }
 )
 _SIZES: Final = frozenset(map(str, PREFIX_SIZES))
+_OF_AKS: Final = names.POOL_NAME_TAG.removesuffix("poolName")
+"""What tags begin with that AKS gives its scale sets; users' own tags cannot
+(https://learn.microsoft.com/azure/aks/use-tags)."""
 _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRules")
 
 
@@ -437,6 +440,8 @@ def read_pool(scale_set: Json) -> PoolRef:
         unusable=_unusable_set(scale_set, nics),
         zones=strings_of(scale_set.get("zones")),
         traces=frozenset(read_interface(nics, "").configs),
+        machines=f"azure://{scale_set['id']}/virtualMachines/".lower(),
+        managed=any(tag.lower().startswith(_OF_AKS.lower()) for tag in tags),
         rolling=(properties_of(scale_set).get("upgradePolicy") or {}).get("mode", "Manual")
         != "Manual",
     )

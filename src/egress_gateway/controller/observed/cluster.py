@@ -17,10 +17,10 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.types import (
     GatewayStatus,
-    ObjectMeta,
     PodEndpoint,
     StaticGatewayConfiguration,
 )
+from egress_gateway.cloud.protocol import PoolRef
 from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.observed.keypairs import ROTATE, KeyPairs
 from egress_gateway.controller.observed.reported import (
@@ -34,6 +34,7 @@ from egress_gateway.controller.observed.reported import (
     used,
 )
 from egress_gateway.controller.planning.grants import Grants
+from egress_gateway.controller.planning.pools import Joined
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.rotation.phases import RotationFacts, condition
 from egress_gateway.controller.status import (
@@ -66,6 +67,7 @@ class Cluster:
         *,
         system_namespace: str,
         strict_prefixes: bool = False,
+        strict_pools: bool = False,
         agent_pools: Collection[str] = (),
         prefix_share: int = 0,
         keys_namespace: str = "",
@@ -85,6 +87,8 @@ class Cluster:
         self.endpoints = Cache(client, resources.POD_ENDPOINTS)
         self.endpoints.set_index(_USED, lambda e: [used(e)])
         self._strict_prefixes = strict_prefixes
+        self.strict_pools = strict_pools
+        """Whether ``gatewayVmssProfile`` names marked scale sets alone."""
         self._prefix_share = prefix_share
         self._grants: Grants | None = None
         self.rotating: dict[str, RotationFacts] = {}
@@ -127,6 +131,15 @@ class Cluster:
                 changed()
 
         self.namespaces.on_change(look)
+
+    def joined(self, pool: PoolRef) -> Joined:
+        """The Nodes that machines of ``pool`` have in this cluster."""
+        marked = [
+            names.marks_gateway(node.metadata.labels)
+            for node in self.nodes.values()
+            if pool.machines and machine(node).startswith(pool.machines)
+        ]
+        return Joined(gateways=marked.count(True), others=marked.count(False))
 
     # --- finalizer and status ------------------------------------------------------------
 
@@ -291,13 +304,13 @@ class Cluster:
         self.endpoints.on_change(changed)
 
     def on_machines(self, callback: Callable[[], None]) -> None:
-        """``callback()`` when a Node of a gateway pool appears, goes or changes its machine."""
+        """``callback()`` when a gateway's Node appears, goes or changes its machine, or a Node
+        becomes a gateway's or ceases to be one."""
 
         def changed(
             key: resources.Key, old: resources.Node | None, new: resources.Node | None
         ) -> None:
-            labels = (new or old or _NO_NODE).metadata.labels
-            if _gateway_pool(labels) and machine(old) != machine(new):
+            if _gateway_machine(old) != _gateway_machine(new):
                 callback()
 
         self.nodes.on_change(changed)
@@ -312,12 +325,9 @@ class Cluster:
         }
 
 
-_NO_NODE: Final = resources.Node(metadata=ObjectMeta())
-
-
-def _gateway_pool(labels: Mapping[str, str]) -> bool:
-    """Whether a Node is of a gateway pool: by the label of AKS, or by that of the Go project."""
-    return names.GATEWAY_NODE_LABEL in labels or labels.get(names.AKS_MODE_LABEL) == "gateway"
+def _gateway_machine(node: resources.Node | None) -> str:
+    """The machine of a Node that is marked as a gateway's; empty for any other Node."""
+    return machine(node) if node and names.marks_gateway(node.metadata.labels) else ""
 
 
 def _grant(namespace: Namespace | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfigurationSpec
 from egress_gateway.api.validation import validate_spec
@@ -18,6 +19,42 @@ class Target:
 
     pool: PoolRef
     prefix_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """How many of a scale set's machines are Nodes of this cluster: marked as gateways, others."""
+
+    gateways: int = 0
+    others: int = 0
+
+
+def not_for_gateways(
+    pool: PoolRef, joined: Joined, *, strict: bool, held: bool, advice: Advice
+) -> Problem | None:
+    """Why ``gatewayVmssProfile`` must not name ``pool``. The controller may write more scale sets
+    than are gateways, such as those of the cluster's workers, and a tenant names what he likes. An
+    administrator says which are gateways: with the tag of AKS's gateway pools, or on their Nodes,
+    which no tenant and no kubelet can mark. ``strict``: nothing else will do. ``held``: the
+    configuration lives there, so that a pool without nodes is one that was scaled to none."""
+    marked = pool.prefix_size is not None or joined.gateways > 0
+    if marked or pool.kind != "template" or (held and not joined.others):
+        return None
+    if joined.others:
+        why = "none of its nodes is marked as a gateway"
+    elif pool.managed or strict:
+        why = f"no node of it has joined this cluster, and {advice.no_gateway_pool()}"
+    else:
+        return None
+    label = f"{names.GATEWAY_NODE_LABEL}=true"
+    return Problem(
+        reason=Reason.POOL_NOT_ALLOWED,
+        message=f"scale set {pool.resource_name} is no gateway pool: {why}; name a gateway pool in "
+        "spec.gatewayVmssProfile, or have an administrator of the cluster mark its nodes, if "
+        f"gateways is all they are: kubectl label node NODE {label} && "
+        f"kubectl taint node NODE {label}:NoSchedule",
+        accepted=False,
+    )
 
 
 def resolve(
