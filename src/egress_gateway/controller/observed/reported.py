@@ -80,7 +80,7 @@ def used(endpoint: PodEndpoint) -> str:
     return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
 
 
-def stands(endpoint: PodEndpoint | None) -> tuple[str, ...]:
+def stands(endpoint: PodEndpoint | None) -> tuple[object, ...]:
     """What of an endpoint a configuration's status counts, and which gateway it uses."""
     if endpoint is None:
         return ()
@@ -90,6 +90,7 @@ def stands(endpoint: PodEndpoint | None) -> tuple[str, ...]:
         endpoint.status.state,
         endpoint.status.reason,
         endpoint.status.gateway,
+        endpoint.status.unreached_gateways,
     )
 
 
