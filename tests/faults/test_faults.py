@@ -17,9 +17,10 @@ from egress_gateway.cli.diagnosis.check import text
 from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings, misspelt
 from egress_gateway.cli.diagnosis.hops import hops, probed
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
+from egress_gateway.cli.diagnosis.status import render
 from egress_gateway.cli.proof.answers import Asked
 from tests.faults.before import ACCOUNTS, BEFORE, MACHINES
-from tests.faults.table import FAULTS, KEY, healthy, last_node, node, pod, said
+from tests.faults.table import FAULTS, KEY, healthy, last_node, node, not_reached, pod, said
 
 CLUSTER = [ipaddress.ip_network("10.244.0.0/16")]
 
@@ -166,12 +167,37 @@ def test_a_destination_that_is_not_the_gateways_is_said(
         ("the prefix is gone", "configuration"),
         ("the credential has expired", "azure"),
         ("a gateway is cordoned", "gateway"),
+        ("UDP dropped at one gateway", "redundancy"),
+        ("UDP between one node and one gateway dropped", "redundancy"),
+        ("large packets to one gateway dropped", "redundancy"),
     ],
 )
 def test_the_hop_that_is_broken_is_bad(fault: str, hop: str) -> None:
     how = next(f[1] for f in FAULTS if f[0] == fault)
     way = traced(how(healthy()))
     assert way[hop][0] == "bad"
+
+
+@pytest.mark.parametrize(
+    ("by", "serves", "reason", "words", "shown"),
+    [
+        (("n0", "n1"), False, "GatewayLost", "1 of 2 gateways serve", "NOT SERVING (NotReached)"),
+        (("n1",), True, "NotReached", "not all nodes reach gw1", "gw1  serving some nodes"),
+    ],
+)
+def test_status_is_degraded_while_nodes_do_not_reach_a_gateway(
+    by: tuple[str, ...], serves: bool, reason: str, words: str, shown: str
+) -> None:
+    """Although each pod works, and whatever the controller says or does not say."""
+    overview = summarize(not_reached("gw1", by)(healthy()))
+    (view,) = overview.configurations
+    assert not overview.healthy
+    assert (view.state, view.reason, view.message) == ("Degraded", reason, words)
+    one, other = view.gateways
+    assert (one.serving, one.reason) == (True, "Serving")
+    assert (other.serving, other.reason) == (serves, "NotReached")
+    assert f"{len(by)} of 2 nodes" in other.message
+    assert shown in click.unstyle(render(overview))
 
 
 def test_an_address_that_nobody_sees_is_bad_and_one_that_nobody_asked_for_is_unknown() -> None:

@@ -21,6 +21,7 @@ FAULTS = {
 
 def hasten() -> None:
     """As the agent does it, in a tenth of the time."""
+    pathtrial.GRACE = 2.0  # type: ignore[misc]
     pathtrial.INTERVAL, pathtrial.HURRY = 1.0, 0.2  # type: ignore[misc]
     trials.INTERVAL, trials.ANSWER = 1.0, 0.7  # type: ignore[misc,attr-defined]
 

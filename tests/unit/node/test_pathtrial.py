@@ -20,29 +20,44 @@ OUTCOMES = {"r": "reached", "s": "silent", "n": "narrow"}
     [
         ("", ""),
         ("r", "reached"),
-        ("s", ""),
+        ("rs", "reached"),
         ("rss", "reached"),
         ("rsss", "silent"),
-        ("sss", "silent"),
-        ("ssrss", "reached"),
+        ("rssrss", "reached"),
         ("nn", ""),
+        ("nnn", "narrow"),
         ("rnnn", "narrow"),
         ("rnsnn", "narrow"),
         ("rnnrn", "reached"),
-        ("sssn", "reached"),
-        ("sssnnn", "narrow"),
+        ("rsssn", "reached"),
+        ("rsssnnn", "narrow"),
         ("nnnsss", "silent"),
         ("nnnr", "reached"),
-        ("sssr", "reached"),
+        ("rsssr", "reached"),
+        ("sss", ""),
+        ("s" * 40, "silent"),
+        ("s" * 40 + "r", "reached"),
+        ("s" * 14 + "rs", "reached"),
     ],
 )
 def test_three_in_a_row_are_proof_and_one_answer_is_proof_of_the_contrary(
     outcomes: str, verdict: str
 ) -> None:
+    """Two seconds apart. One that never answered may be about to begin."""
     path = PathTrials()
-    for letter in outcomes:
-        path.note(OUTCOMES[letter])  # type: ignore[arg-type]
+    for number, letter in enumerate(outcomes):
+        path.note(OUTCOMES[letter], 2.0 * number)  # type: ignore[arg-type]
     assert path.verdict == verdict
+
+
+def test_a_port_that_never_answered_keeps_no_other_one_waiting() -> None:
+    gateway = GatewayTrials(0.0, {path: PathTrials() for path in PATHS[:2]})
+    dead, times = PATHS[0], []
+    for now in range(600):
+        if (path := gateway.due(float(now), set(PATHS[:2]))) is not None:
+            times += [now] if path != dead else []
+            gateway.note(path, "silent" if path == dead else "reached", float(now))
+    assert max(b - a for a, b in itertools.pairwise(times)) <= 2 * INTERVAL
 
 
 def test_a_pods_own_tunnel_says_that_small_packets_pass_and_nothing_of_large_ones() -> None:
@@ -54,7 +69,9 @@ def test_a_pods_own_tunnel_says_that_small_packets_pass_and_nothing_of_large_one
 
 def asked(lost: set[TunnelPath], *, seconds: float, paths: list[TunnelPath] = PATHS) -> list[float]:
     """When a gateway whose ``lost`` paths are silent is asked; each trial takes no time."""
-    gateway = GatewayTrials(0.0, {path: PathTrials(verdict="reached") for path in paths})
+    gateway = GatewayTrials(
+        0.0, {path: PathTrials(verdict="reached", reached=True) for path in paths}
+    )
     times, now = [], 0.0
     while now < seconds:
         if (path := gateway.due(now, set(paths))) is not None:

@@ -19,6 +19,9 @@ from egress_gateway.node.liveness.pathhealth import TunnelPath
 INTERVAL: Final = 10.0
 HURRY: Final = 2.0
 MISSES: Final = 3
+GRACE: Final = 60.0
+"""Seconds of silence that are borne of a path that was never reached: a gateway is listed when its
+machine has joined, and answers when its agent has begun."""
 
 Outcome = Literal["reached", "silent", "narrow"]
 """``narrow``: small packets are answered, and full-size ones are not."""
@@ -35,14 +38,19 @@ class PathTrials:
     silent: int = 0
     narrow: int = 0
     """How many in a row."""
+    silent_since: float = 0.0
+    reached: bool = False
+    """At some time."""
 
-    def note(self, outcome: Outcome) -> bool:
+    def note(self, outcome: Outcome, now: float) -> bool:
         """Takes a trial into account; whether what was known has changed."""
         before = self.verdict
+        self.reached = self.reached or outcome != "silent"
+        self.silent_since = self.silent_since if self.silent else now
         self.silent = self.silent + 1 if outcome == "silent" else 0
         if outcome != "silent":
             self.narrow = self.narrow + 1 if outcome == "narrow" else 0
-        if self.silent >= MISSES:
+        if self.silent >= MISSES and (self.reached or now - self.silent_since >= GRACE):
             self.verdict = "silent"
         elif self.narrow >= MISSES:
             self.verdict = "narrow"
@@ -52,11 +60,11 @@ class PathTrials:
 
     @property
     def in_doubt(self) -> bool:
-        return 0 < self.silent < MISSES or 0 < self.narrow < MISSES
+        return (self.silent > 0 and self.verdict != "silent") or 0 < self.narrow < MISSES
 
     def in_use(self) -> None:
         """A pod's own tunnel takes the path, and works."""
-        self.silent = 0
+        self.silent, self.reached = 0, True
         if self.verdict != "narrow":
             self.verdict = "reached"
 
@@ -75,16 +83,19 @@ class GatewayTrials:
         """The path to try now, if it is time. ``possible``: those that some pod's key can try."""
         if not possible:
             return None
-        order = sorted(possible, key=lambda p: (not self.paths[p].in_doubt, self.paths[p].tried, p))
-        first = self.paths[order[0]]
-        hurry = first.in_doubt or first.tried < self.changed
+        known = {path: self.paths[path] for path in possible}
+        hurry = any(p.in_doubt or p.tried < self.changed for p in known.values())
         if now < self.last + (HURRY if hurry else INTERVAL):
             return None
-        first.tried = now
-        return order[0]
+        # One that works is not kept waiting by one that never did.
+        path = min(
+            known, key=lambda p: (not (known[p].in_doubt and known[p].reached), known[p].tried, p)
+        )
+        known[path].tried = now
+        return path
 
     def note(self, path: TunnelPath, outcome: Outcome, now: float) -> None:
         """The trial of ``path`` has ended."""
         self.last = now
-        if path in self.paths and self.paths[path].note(outcome):
+        if path in self.paths and self.paths[path].note(outcome, now):
             self.changed = self.paths[path].tried
