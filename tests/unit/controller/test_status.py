@@ -23,6 +23,7 @@ from egress_gateway.api.types import (
     UnreachedGateway,
     UnreachedReason,
 )
+from egress_gateway.controller.observed.reported import stands
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
 from egress_gateway.controller.rotation.phases import Pairs
@@ -175,6 +176,11 @@ def test_a_gateway_that_nodes_do_not_reach_is_lost_redundancy(
     again = status(Verdict(serving=SERVING, settled=True), before=found, pods=Pods())
     back = notices(found.conditions, again.conditions)
     assert [n.type for n in back if n.reason == "AsExpected"] == (["Normal"] if words else [])
+
+
+def test_a_gateway_that_is_not_reached_any_more_is_news() -> None:
+    assert stands(told_by("w1", "node-1")) != stands(told_by("w1"))
+    assert stands(told_by("w1", "node-1")) == stands(told_by("w1", "node-1"))
 
 
 def test_no_gateway_ready_means_not_ready() -> None:
