@@ -160,9 +160,27 @@ async def running_pod_follows_its_configuration(world: World) -> None:
     await until_seen(pod, {"10.224.0.4"})
     world.configure()
     await until_seen(pod, {g.public for g in world.gateways})
+    # The gateways of this world serve on, as one does whose agent is dead.
+    world.configure(exclude_cidrs=["198.51.100.0/24"])
+    await until_seen(pod, {"10.224.0.4"})
     world.configurations.put("default", "egress", None)
     await world.rounds(2)
-    assert await pod.whoami(timeout=1) != "10.224.0.4"
+    assert await pod.whoami(timeout=1) == "10.224.0.4", "what was excluded still is"
+
+
+async def pods_of_a_deleted_configuration_are_held_back(world: World) -> None:
+    """Also by nodes: a gateway whose agent is dead serves on, with an address that may be
+    somebody else's by now."""
+    pod = await world.start_pod("web")
+    [found] = world.configurations.values()
+    dying = msgspec.structs.replace(found.metadata, deletion_timestamp="2026-01-01T00:00:00Z")
+    for one in (msgspec.structs.replace(found, metadata=dying), None):
+        world.configure()
+        await until_seen(pod, {g.public for g in world.gateways})
+        world.configurations.put("default", "egress", one)
+        await until_seen(pod, {""})
+        await world.rounds(2)
+        assert await pod.whoami(timeout=1) == ""
 
 
 async def until_seen(pod: RunningPod, wanted: set[str]) -> None:

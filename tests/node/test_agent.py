@@ -42,6 +42,10 @@ def test_pod_starts_although_the_gateway_learns_of_it_late() -> None:
     play("gateway_learns_late")
 
 
+def test_pods_of_a_deleted_configuration_are_held_back() -> None:
+    play("pods_of_a_deleted_configuration_are_held_back")
+
+
 def test_pods_start_in_parallel() -> None:
     play("many_at_once")
 

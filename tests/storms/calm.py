@@ -177,10 +177,16 @@ async def complaints(place: Place, since: float) -> list[str]:
                 at = datetime.datetime.fromisoformat(said["time"].replace("Z", "+00:00"))
                 told = said["level"] in ("warning", "error") and said["msg"] not in _MOVES
                 if told and at.timestamp() > since:
-                    about = {k: v for k, v in said.items() if k not in ("time", "level", "logger")}
-                    counted[re.sub(r"[0-9]+", "#", json.dumps(about)[:300])] += 1
+                    counted[gist(said)] += 1
         wrong += [f"{_name(pod)} says {n} times: {said}" for said, n in counted.items() if n > 1]
     return wrong
+
+
+def gist(said: Mapping[str, Any]) -> str:
+    """What lines that say the same have in common: numbers are left out, but for those in the name
+    of the object that it is said of."""
+    about = {k: v for k, v in said.items() if k not in ("time", "level", "logger", "object")}
+    return f"{said.get('object', '')} {re.sub(r'[0-9]+', '#', json.dumps(about)[:300])}".lstrip()
 
 
 _KERNEL: Final = """

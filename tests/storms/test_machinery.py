@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.storms.calm import settled
+from tests.storms.calm import gist, settled
 from tests.storms.edge import Edge
 from tests.storms.ledger import Ledger, Seen
 from tests.storms.script import SECONDS, WRITERS, Event, Script, dumped, loaded, written
@@ -213,3 +213,13 @@ def test_what_is_another_one_after_a_restart_is_no_difference(
     before: str, after: str, same: bool
 ) -> None:
     assert (settled(before) == settled(after)) is same
+
+
+def test_a_warning_repeats_when_it_is_of_one_object_whatever_numbers_it_has() -> None:
+    def told(name: str, tries: int, at: str) -> str:
+        said = {"time": at, "level": "warning", "msg": f"gave up after {tries}"}
+        return gist(said | ({"object": f"default/{name}"} if name else {}))
+
+    assert told("c0", 3, "12:00") == told("c0", 4, "12:01")
+    assert told("", 3, "12:00") == told("", 4, "12:01")
+    assert told("c0", 3, "12:00") != told("c1", 3, "12:00")

@@ -328,6 +328,25 @@ async def test_a_pod_deleted_while_add_fails_goes_away(w: World) -> None:
     assert list(w.node.path("/run/netns").iterdir()) == []
 
 
+async def test_a_pod_deleted_while_its_namespace_is_made_leaves_none(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, create = asyncio.Event(), w.node.create_netns
+
+    async def slow(name: str) -> str:
+        """The machine has made it, and its answer does not come."""
+        await create(name)
+        made.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(w.node, "create_netns", slow)
+    await w.create("p", SLEEP)
+    await made.wait()
+    await w.delete("p")
+    assert list(w.node.path("/run/netns").iterdir()) == []
+
+
 async def test_a_killed_container_starts_again_with_its_old_log_at_hand(w: World) -> None:
     await w.create("p", {"command": ["sh", "-c", "echo run; exec sleep 1000"]})
     first = await w.ready("p")

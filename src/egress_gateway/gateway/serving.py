@@ -1,6 +1,8 @@
 """Which configurations this node serves, and with what. Pure.
 
-A node serves the configurations whose status lists it. What cannot be served becomes a problem in
+A node serves the configurations whose status lists it, until somebody deletes them: from then on
+the controller gives their addresses back, and whoever gets them next must not find another one's
+packets on them. What cannot be served becomes a problem in
 words; a configuration that was served goes on as it was while its new state is incomplete.
 """
 
@@ -62,11 +64,11 @@ class ServingPlan:
 
 
 def listed(objects: Iterable[StaticGatewayConfiguration], node: str) -> list[Listed]:
-    """Those that list ``node``, in the order of their uids."""
+    """Those that list ``node`` and are not being deleted, in the order of their uids."""
     found = []
     for sgc in objects:
         entry = next((g for g in sgc.status.gateways if g.node == node), None)
-        if entry is None:
+        if entry is None or sgc.metadata.deletion_timestamp:
             continue
         profile = sgc.status.gateway_server_profile
         found.append(

@@ -134,9 +134,9 @@ class Reactor:
 
 def _same_for_pods(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration) -> bool:
     """Whether only what is counted and said of a configuration has changed."""
-    return (
-        old.metadata.uid == new.metadata.uid and old.spec == new.spec and _bare(old) == _bare(new)
-    )
+    was, now = old.metadata, new.metadata
+    lives = (was.uid, was.deletion_timestamp) == (now.uid, now.deletion_timestamp)
+    return lives and old.spec == new.spec and _bare(old) == _bare(new)
 
 
 def _bare(sgc: StaticGatewayConfiguration) -> StaticGatewayConfigurationStatus:

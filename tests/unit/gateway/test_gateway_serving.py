@@ -31,7 +31,12 @@ def sgc(name: str = "one", **changes: Any) -> StaticGatewayConfiguration:
     secondary = changes.get("secondary", "10.1.1.101")
     node = changes.get("node", "gw1")
     return StaticGatewayConfiguration(
-        metadata=ObjectMeta(name=name, namespace="ns", uid=f"uid-{name}"),
+        metadata=ObjectMeta(
+            name=name,
+            namespace="ns",
+            uid=f"uid-{name}",
+            deletion_timestamp=changes.get("deleted"),
+        ),
         status=StaticGatewayConfigurationStatus(
             gateway_server_profile=GatewayServerProfile(
                 ip=changes.get("ip", "10.1.200.4"), port=port, public_key=PAIR.public
@@ -54,6 +59,13 @@ def test_a_configuration_that_lists_the_node_is_served() -> None:
     assert (one.name, one.port, one.interface) == ("ns/one", 6000, "wg-6000")
     assert one.secondary == ipaddress.IPv4Address("10.1.1.101")
     assert PAIR.private not in repr(one)
+
+
+def test_a_deleted_configuration_is_not_served_while_its_addresses_are_given_back() -> None:
+    heir = sgc("two", port=6001)
+    made = outcome(sgc(deleted="2026-01-01T00:00:00Z"), heir)
+    assert list(made.configurations) == ["uid-two"], "which may have its address already"
+    assert made.problems == {}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from ipaddress import IPv4Network, collapse_addresses, ip_network
 from egress_gateway.api.types import StaticGatewayConfigurationSpec
 
 _EVERYTHING = IPv4Network("0.0.0.0/0")
+_NO_DESTINATIONS = [IPv4Network(n) for n in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")]
+"""Nothing is routed there: "this network", loopback (RFC 6890), multicast and what is reserved."""
 
 
 def sends_nothing(spec: StaticGatewayConfigurationSpec) -> str:
@@ -20,7 +22,7 @@ def sends_nothing(spec: StaticGatewayConfigurationSpec) -> str:
             "spec.defaultRoute is azureNetworking and spec.excludeCidrs names no IPv4 network, so "
             "no destination is the gateway's: list those that are, or remove spec.defaultRoute"
         )
-    if _EVERYTHING in collapse_addresses(networks):
+    if _EVERYTHING in collapse_addresses([*networks, *_NO_DESTINATIONS]):
         return (
             "spec.excludeCidrs covers every IPv4 address, so no destination is the gateway's: list "
             "only the networks that pods are to reach without it"

@@ -208,6 +208,8 @@ def usable_configuration(sgc: StaticGatewayConfiguration | None, key: str) -> Po
             f"StaticGatewayConfiguration {key} does not exist; create it in the pod's namespace, "
             f"or correct the pod's annotation {names.POD_ANNOTATION}"
         )
+    if sgc.metadata.deletion_timestamp:
+        raise NotUsable(f"StaticGatewayConfiguration {key} is being deleted")
     server = sgc.status.gateway_server_profile
     if not (keys.valid(server.public_key) and server.port):
         raise NotUsable(f"StaticGatewayConfiguration {key} is not ready: {_cause(sgc)}")
@@ -240,6 +242,14 @@ def _second(sgc: StaticGatewayConfiguration, *phases: str) -> ServerKey | None:
 def held_back(name: str) -> PodConfiguration:
     """Stands for an unknown configuration: everything is held back."""
     return PodConfiguration(name=name)
+
+
+def ended(last: PodConfiguration) -> PodConfiguration:
+    """Stands for a deleted configuration: what left by its gateways is held back, whoever has their
+    addresses now. What was excluded keeps the cluster's path."""
+    return PodConfiguration(
+        name=last.name, default_route=last.default_route, exclude_cidrs=last.exclude_cidrs
+    )
 
 
 def _cause(sgc: StaticGatewayConfiguration) -> str:

@@ -15,6 +15,7 @@ from egress_gateway.node.attachment.model import (
     Attachment,
     NotUsable,
     PodConfiguration,
+    ended,
     held_back,
     usable_configuration,
 )
@@ -69,15 +70,23 @@ class Knowledge:
         self, attachment: Attachment | None, namespace: str, name: str
     ) -> tuple[PodConfiguration, str]:
         """What a running pod follows, and what is wrong with it ("" if nothing): the configuration
-        if it is usable, else its last known state, else one that holds everything back. Missing
-        knowledge never releases a running pod."""
+        if it is usable, else its last known state, without gateways once it is deleted, else one
+        that holds everything back. Missing knowledge never releases a running pod."""
         try:
             return self.usable_now(namespace, name), ""
         except NotUsable as error:
             amiss = str(error) if self.configurations.is_synced else ""
         if attachment and attachment.configuration.name == name:
-            return attachment.configuration, amiss
+            last = attachment.configuration
+            return ended(last) if self._deleted(namespace, name) else last, amiss
         return held_back(name), amiss
+
+    def _deleted(self, namespace: str, name: str) -> bool:
+        """Whether the configuration is known to be gone, or about to be."""
+        found = self.configurations.get(namespace, name)
+        if found is None:
+            return self.configurations.is_synced
+        return found.metadata.deletion_timestamp is not None
 
     def addresses(self, namespace: str, name: str) -> dict[str, tuple[str, str]]:
         """What each gateway of the configuration sends from, IPv4 and IPv6, by its node's name."""

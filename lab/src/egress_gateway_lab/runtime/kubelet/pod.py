@@ -259,7 +259,7 @@ class Pod:
         meta = self.pod["metadata"]
         sandbox = Sandbox(
             container_id=container_id,
-            netns=await self.node.create_netns(name),
+            netns=f"/run/netns/{name}",
             namespace=meta["namespace"],
             name=meta["name"],
             uid=self.uid,
@@ -267,9 +267,11 @@ class Pod:
             port_mappings=_port_mappings(self.pod),
         )
         try:
+            await self.node.create_netns(name)
             result = await self._cni.add(sandbox)
         except BaseException as error:
-            # Also when the pod is deleted meanwhile: what ADD did so far must not stay.
+            # Also when the pod is deleted meanwhile: neither the namespace, which the machine may
+            # make all the same, nor what ADD did so far must stay.
             await asyncio.shield(self._abandon(sandbox, name, error))
             if isinstance(error, CniError):
                 raise CniError(
