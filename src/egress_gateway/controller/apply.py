@@ -75,14 +75,24 @@ class Outcome:
     due: float | None = None
     waiting: set[str] = field(default_factory=set)
     hurt: set[str] = field(default_factory=set)
+    unremoved: set[str] = field(default_factory=set)
+    """UIDs of which an address could not be removed. The load balancer refers to none: it lets go
+    of them all the same."""
 
     def refuse(self, step: Step, error: CloudError) -> None:
         self.refusals.append(FailedStep(step, error))
         self._hurt(step)
 
     def _hurt(self, step: Step) -> None:
-        if not isinstance(step.action, MakeAddresses):
+        if isinstance(step.action, DeleteAddress):
+            self.unremoved |= step.uids
+        elif not isinstance(step.action, MakeAddresses):
             self.hurt |= step.uids
+
+    def skips(self, step: Step) -> bool:
+        """Whether ``step`` depends on one that failed or is not over."""
+        hurt = self.hurt if isinstance(step.action, WriteBalancer) else self.hurt | self.unremoved
+        return bool(hurt & step.uids)
 
     def put_off(self, step: Step, seconds: float | None = None) -> None:
         self.waiting |= step.uids
@@ -125,7 +135,7 @@ class Writer:
         self._kept(pool, {_document(s.action) for stage in plan.stages for s in stage})
         outcome = Outcome()
         for stage in plan.stages:
-            steps = [step for step in stage if not outcome.hurt & step.uids]
+            steps = [step for step in stage if not outcome.skips(step)]
             await self._stage(pool, steps, outcome)
         return outcome
 

@@ -30,12 +30,12 @@ Start = Callable[[], AbstractAsyncContextManager[object]]
 """Starts the controller."""
 
 
-async def build(world: World) -> None:
+async def build(world: World, *, network: str = "10.77.1.0/24") -> None:
     person = world.azure.person
     await person.put(OWN, {"location": "swedencentral"}, VERSION)
-    subnets = [{"name": "gateways", "properties": {"addressPrefix": "10.77.1.0/24"}}]
-    network = {"addressSpace": {"addressPrefixes": ["10.77.0.0/16"]}, "subnets": subnets}
-    body: dict[str, Any] = {"location": "swedencentral", "properties": network}
+    subnets = [{"name": "gateways", "properties": {"addressPrefix": network}}]
+    space = {"addressSpace": {"addressPrefixes": ["10.77.0.0/16"]}, "subnets": subnets}
+    body: dict[str, Any] = {"location": "swedencentral", "properties": space}
     await person.put(SUBNET.partition("/subnets/")[0], body, VERSION)
     primary = {"name": "primary", "properties": {"primary": True, "subnet": {"id": SUBNET}}}
     nic = {"name": "nic", "properties": {"primary": True, "ipConfigurations": [primary]}}

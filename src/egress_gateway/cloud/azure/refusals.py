@@ -188,7 +188,12 @@ TABLE: Final = (
         "a rule that somebody else made took the port; another port is chosen",
     ),
     Refusal(
-        ("PrivateIPAddressInUse", "PrivateIPAddressNotInSubnet", "PublicIPAddressInUse"),
+        (
+            "PrivateIPAddressInUse",
+            "PrivateIPAddressIsAllocated",
+            "PrivateIPAddressNotInSubnet",
+            "PublicIPAddressInUse",
+        ),
         errors.Conflict,
         "an address was taken by somebody else meanwhile; tried again with another",
     ),
@@ -237,6 +242,13 @@ TABLE: Final = (
         "the scale set's network interface has several ipConfigs and none is primary, or it is in "
         "no subnet",
         "mark one ipConfig of the scale set's model as primary, in a subnet (az vmss update)",
+    ),
+    Refusal(
+        ("*DelegatedSubnet", "SubnetDelegations*"),
+        errors.Failed,
+        "the subnet is delegated to a service of Azure and takes no addresses of others",
+        "use a subnet without delegations: for the load balancer's address subnetName in the "
+        "Azure configuration, for gateway nodes another pool",
     ),
     Refusal(
         ("*ZoneConstraint*", "ResourceAvailabilityZonesCannotBeModified"),

@@ -129,21 +129,30 @@ class Balancing:
         """Rules to remove, or the pool's whole part once nothing of ours is left on it."""
         if self.grows():
             return ()
+        stale = self._stale()
+        if self.held_back:
+            return tuple(self._write_balancer(True, stale)) if stale else ()
+        if self._leftover():
+            leaving = [w.names.rule for w in self._everyone if w.leaving]
+            return tuple(self._write_balancer(False, stale or leaving))
+        return tuple(self._write_balancer(True, stale)) if stale else ()
+
+    @property
+    def held_back(self) -> bool:
+        """The pool's part is to go, and cannot yet: Azure removes no backend that a network
+        interface refers to. That of a busy machine may, whatever the machine's document says of
+        it already."""
+        busy = any(i.state in BUSY and i.state != "Deleting" for i in self._state.instances)
+        return busy and self._leftover()
+
+    def _stale(self) -> list[str]:
+        return [name for name in self._here() if name not in self._rules]
+
+    def _leftover(self) -> bool:
+        """Whether the pool's part is there although no rule needs it."""
         observed = self._state.balancer
         key = self._state.ref.key
-        stale = [name for name in self._here() if name not in self._rules]
-        others = [r for r in observed.rules.values() if r.pool == key and r.name not in stale]
-        needed = bool(self._rules or others)
-        leftover = not needed and (key in observed.frontends or key in observed.backends)
-        if not stale and not leftover:
-            return ()
-        if leftover and self._joined_elsewhere():
-            return tuple(self._write_balancer(True, stale)) if stale else ()
-        return tuple(self._write_balancer(needed, stale))
-
-    def _joined_elsewhere(self) -> bool:
-        """A busy instance that we may not write now still refers to the backend."""
-        return any(
-            i.interface.joined and i.state in BUSY and i.state != "Deleting"
-            for i in self._state.instances
-        )
+        stale = self._stale()
+        others = any(r.pool == key and r.name not in stale for r in observed.rules.values())
+        there = key in observed.frontends or key in observed.backends
+        return there and not self._rules and not others

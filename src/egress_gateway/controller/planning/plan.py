@@ -101,6 +101,7 @@ def plan(
             w.uid in busy,
             exchange=desired.exchanges.get(w.uid),
             problem6=problems6.get(w.uid),
+            held_back=desired.balancing.held_back,
         )
         for w in everyone
     }

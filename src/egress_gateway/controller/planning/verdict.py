@@ -116,10 +116,12 @@ def verdict_of(
     *,
     exchange: Exchange | None = None,
     problem6: Problem | None = None,
+    held_back: bool = False,
 ) -> Verdict:
-    """``rule`` is the desired rule; ``busy``: this pass acts for this configuration."""
+    """``rule`` is the desired rule; ``busy``: this pass acts for this configuration;
+    ``held_back``: the pool's part of the load balancer waits for a machine to let go of it."""
     if wanted.leaving:
-        gone = not busy and not _traces(wanted, state)
+        gone = not busy and not held_back and not _traces(wanted, state)
         return Verdict(gone=gone, lingering=not gone and _lingers(wanted, state))
     kept, kept6 = problem is not None, problem6 is not None
     serving, note = _serving(wanted, state, rule, kept=kept, kept6=kept6)

@@ -74,8 +74,20 @@ class Subnets(NetworkKind):
         parent = self.azure.store.get(body["id"].rpartition("/subnets/")[0])
         assert parent is not None
         space = parent["properties"]["addressSpace"]["addressPrefixes"]
+        self._check_delegations(body, old)
         check_inside(body, [ip_network(p) for p in space])
         return body
+
+    def _check_delegations(self, body: Document, old: Document | None) -> None:
+        """Those of a subnet in use stay as they are."""
+        before, after = (d["properties"].get("delegations") or [] for d in (old or body, body))
+        users = self.azure.store.referrers(body["id"])
+        if users and before != after:
+            raise errors.invalid(
+                f"Delegations of subnet {body['id']} cannot be changed from {before} to {after} "
+                f"because it is being used by the resource {users[0]}.",
+                code="SubnetDelegationsCannotChangeWhenSubnetUsedByResource",
+            )
 
     def check_delete(self, document: Document) -> None:
         users = self.azure.store.referrers(document["id"])
@@ -177,6 +189,7 @@ def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
 
 def lease_private(azure: Azure, owner: str, properties: dict[str, Any], subnet: Document) -> None:
     """Gives an ipConfig or frontend its private address: the one it has, asks for, or next."""
+    _check_delegated(owner, subnet)
     version = properties.get("privateIPAddressVersion") or "IPv4"
     pool = azure.addresses.subnet(subnet["id"], subnet_network(subnet, version))
     static = properties.get("privateIPAllocationMethod") == "Static"
@@ -186,11 +199,39 @@ def lease_private(azure: Azure, owner: str, properties: dict[str, Any], subnet: 
     except Exhausted as error:
         raise subnet_full(subnet, pool, 1) from error
     except ValueError as error:
-        raise errors.invalid(
-            f"Private IP address {wanted} is not available in subnet {subnet['id']}.",
-            code="PrivateIPAddressInUse",
-        ) from error
+        raise _not_free(wanted, owner, subnet, pool.owner(wanted) if wanted else None) from error
     properties.setdefault("privateIPAllocationMethod", "Dynamic")
+
+
+def _not_free(
+    wanted: IPAddress | None, owner: str, subnet: Document, holder: str | None
+) -> ArmError:
+    if holder is None:
+        return errors.invalid(
+            f"Private static IP address {wanted} does not belong to the range of subnet prefix of "
+            f"{subnet['id']}.",
+            code="PrivateIPAddressNotInSubnet",
+        )
+    return errors.invalid(
+        f"IP configuration {owner} is using the private IP address {wanted} which is already "
+        f"allocated to resource {holder}.",
+        code="PrivateIPAddressIsAllocated",
+    )
+
+
+def _check_delegated(owner: str, subnet: Document) -> None:
+    """A delegated subnet holds what its service makes: no network interface or frontend of others.
+    https://learn.microsoft.com/azure/virtual-network/subnet-delegation-overview"""
+    services = [
+        str((delegation.get("properties") or {}).get("serviceName") or delegation.get("name"))
+        for delegation in subnet["properties"].get("delegations") or ()
+    ]
+    if services:
+        raise errors.invalid(
+            f"Resource {owner} is not permitted on subnet {subnet['id']}, which is delegated to "
+            f"{', '.join(services)}.",
+            code="ResourceNotPermittedOnDelegatedSubnet",
+        )
 
 
 def subnet_full(subnet: Document, pool: AddressPool, count: int) -> ArmError:
