@@ -4,8 +4,8 @@
  *   - what is told to the agent is one JSON object again, and no longer than what it is made of;
  *   - a key means exactly what it decodes to, and nothing else.
  *
- * libFuzzer (clang -fsanitize=fuzzer -DLIBFUZZER) guides itself; without it `main` mutates the seeds
- * below: fuzz_plugin RUNS [SEED]. `make fuzz` takes what the machine has.
+ * libFuzzer (clang -fsanitize=fuzzer -DLIBFUZZER, `make fuzz`) guides itself. Without it, in
+ * `make test`, `main` mutates the seeds below and files: fuzz_plugin RUNS SEED [FILE...].
  */
 #include <setjmp.h>
 #include <stdio.h>
@@ -174,19 +174,32 @@ size_t LLVMFuzzerCustomMutator(uint8_t *input, size_t length, size_t limit, unsi
     return length;
 }
 #else
+static size_t begun(char *text, uint32_t which, char **files) {
+    if (which < SEED_COUNT) {
+        memcpy(text, SEEDS[which], strlen(SEEDS[which]));
+        return strlen(SEEDS[which]);
+    }
+    FILE *file = fopen(files[which - SEED_COUNT], "rb");
+    check(file != NULL, "every file can be read");
+    size_t length = fread(text, 1, LONGEST, file);
+    fclose(file);
+    return length;
+}
+
 int main(int count, char **words) {
-    long runs = count > 1 ? atol(words[1]) : 100000;
-    state = count > 2 ? strtoull(words[2], NULL, 10) : 1;
-    state = state * 0x9e3779b97f4a7c15u + 1;
+    check(count > 2, "fuzz_plugin RUNS SEED [FILE...]");
+    long runs = atol(words[1]);
+    uint32_t beginnings = SEED_COUNT + (uint32_t)count - 3;
+    state = strtoull(words[2], NULL, 10) * 0x9e3779b97f4a7c15u + 1;
     static char text[LONGEST + 1];
     for (long run = 0; run < runs; run++) {
-        const char *seed = SEEDS[random_below(SEED_COUNT)];
-        size_t length = strlen(seed);
-        memcpy(text, seed, length);
-        for (uint32_t steps = random_below(8); steps; steps--) length = mutate(text, length);
+        /* First each of them as it is. */
+        uint32_t as_is = run < beginnings;
+        size_t length = begun(text, as_is ? (uint32_t)run : random_below(beginnings), words + 3);
+        for (uint32_t steps = as_is ? 0 : random_below(8); steps; steps--) length = mutate(text, length);
         LLVMFuzzerTestOneInput((const uint8_t *)text, length);
     }
-    fprintf(stderr, "%ld inputs, seed %s\n", runs, count > 2 ? words[2] : "1");
+    fprintf(stderr, "%ld inputs, seed %s, %u beginnings\n", runs, words[2], beginnings);
     return 0;
 }
 #endif

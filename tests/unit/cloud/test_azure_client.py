@@ -46,6 +46,13 @@ def test_the_token_goes_to_azure_and_its_regions(url: str) -> None:
         "https://management.azure.com:8443/poll",
         "https://management.azure.com@evil.example/poll",
         "https://10.0.0.1/poll",
+        "https://user:word@management.azure.com/x",
+        "https://evil.example\\@management.azure.com/x",
+        "https://evil.example%2f.management.azure.com/x",
+        "https://evil.example\u3002management.azure.com/x",
+        "https://management.azure.com:99999/x",
+        "https://management.azure.com:https/x",
+        "//management.azure.com/x",
     ],
 )
 def test_and_to_nobody_else(url: str) -> None:

@@ -37,6 +37,23 @@ def test_a_prefix_that_a_namespace_names_is_its_own() -> None:
     assert grants.problem("mallory", [BASE.format("rg", "free")]) is None
 
 
+@pytest.mark.parametrize(
+    "spelled", ["{}/", '"{}"', "'{}'", "{};", "/{}", "{}//", ' "{}", ', "\u00a0{}"]
+)
+def test_a_slip_in_an_annotation_does_not_open_what_it_reserves(spelled: str) -> None:
+    """Also without the slash that an id begins with."""
+    for prefix in (PA, PA.removeprefix("/")):
+        grants = Grants(annotations={"tenant-a": spelled.format(prefix)})
+        assert grants.problem("tenant-a", [PA]) is None
+        assert grants.problem("mallory", [PA]) is not None
+        assert grants.problem("mallory", [PB]) is None
+
+
+@pytest.mark.parametrize("text", ["*/", "/*", "/", "//", "pa", "/pa/", "'/*/'"])
+def test_no_slip_becomes_a_grant_of_everything(text: str) -> None:
+    assert Grants(annotations={"mallory": text}, strict=True).problem("mallory", [PA]) is not None
+
+
 def test_strict_needs_a_grant_and_managed_prefixes_do_not() -> None:
     grants = Grants(annotations={"tenant-a": PA}, strict=True)
     assert grants.problem("tenant-a", [PA]) is None

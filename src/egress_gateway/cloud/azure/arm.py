@@ -11,6 +11,7 @@ connection or a 5xx is retried twice.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import time
 from typing import Any, Final
@@ -55,6 +56,10 @@ SECONDS: Final = Histogram(
 INSTRUMENTS: Final = (CALLS, SECONDS)
 
 
+_HOST_AND_PORT: Final = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+"""What stands before the path of a URL of Azure's: no user, and no other characters."""
+
+
 class _OwnHosts(SansIOHTTPPolicy[Any, Any]):
     """Our token goes to the configured Resource Manager, and to its regions, alone: a URL to poll
     or of the next page comes from an answer, which may name any host."""
@@ -64,8 +69,11 @@ class _OwnHosts(SansIOHTTPPolicy[Any, Any]):
 
     def on_request(self, request: Any) -> None:
         asked = urlsplit(request.http_request.url)
-        if self._ours(asked):
-            return
+        try:
+            if self._ours(asked):
+                return
+        except ValueError:
+            pass  # a port that is none
         raise ForeignHost(
             f"an answer of {self._home.netloc} leads to {asked.scheme}://{asked.netloc}, which is "
             "not the resourceManagerEndpoint of the Azure configuration; no token goes there"
@@ -73,6 +81,8 @@ class _OwnHosts(SansIOHTTPPolicy[Any, Any]):
 
     def _ours(self, asked: SplitResult) -> bool:
         home = self._home
+        if not _HOST_AND_PORT.fullmatch(asked.netloc):
+            return False  # each parser of URLs reads such a text in its own way
         if asked.scheme != home.scheme or _port(asked) != _port(home):
             return False
         host, own = asked.hostname or "", home.hostname or ""

@@ -26,7 +26,7 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.controller.planning.problem import Problem
 
-_SEPARATOR: Final = re.compile(r"[,\s]+")
+_SEPARATOR: Final = re.compile(r"[,;\s\"']+")
 _EVERY: Final = "*"
 """Alone: every prefix. It names none, so that it takes none away from others."""
 
@@ -38,6 +38,9 @@ class _Pattern:
 
     @classmethod
     def of(cls, text: str) -> _Pattern:
+        # One that matches nothing would protect nothing, and nobody would notice.
+        if "/" in (bare := text.strip("/")):
+            text = bare if bare.startswith("*") else f"/{bare}"
         parts = (re.escape(part) for part in text.split("*"))
         body = ".*" if text == _EVERY else "[^/]*".join(parts)
         return cls(text, re.compile(body, re.IGNORECASE))
