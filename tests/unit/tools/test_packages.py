@@ -107,6 +107,46 @@ def test_every_program_that_is_called_is_in_a_package_of_its_target() -> None:
     assert lacking == [], "put these into tools/packages.toml, or do without them"
 
 
+def _recipes() -> dict[str, tuple[list[str], str]]:
+    """Of each make target: the targets that it makes first, and its commands."""
+    text = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    rules = re.findall(r"^([a-z][\w-]*(?: [\w-]+)*):([^=\n]*)\n((?:\t.*\n)+)", text, re.MULTILINE)
+    return {n: (first.split(), recipe) for names, first, recipe in rules for n in names.split()}
+
+
+def _prepared(target: str) -> set[str]:
+    first, recipe = _recipes()[target]
+    named = re.findall(r"\$\(prepare\) ([\w-]+)", recipe)
+    here = set[str]().union(*(TABLE.covered(name) for name in named))
+    return here.union(*map(_prepared, first))
+
+
+def _runs(recipe: str) -> set[Path]:
+    """Files and folders of this repository that a recipe names, modules and marks among them."""
+    paths = set(re.findall(r"(?<![\w./])(?:tools|tests|bench)/[\w./-]+", recipe))
+    for module in re.findall(r"python3? -m ([\w.]+)", recipe):
+        file = module.replace(".", "/")
+        paths |= {f"{top}{file}{end}" for top in ("", "tools/") for end in (".py", "/")}
+    paths |= {f"tests/{mark}/" for mark in re.findall(r"pytest\b.*? -m (\w+)", recipe)}
+    there = {Path(path) for path in paths if (ROOT / path).exists()}
+    return {path for path in there if path.suffix in ("", ".py", ".sh")}
+
+
+BY_ITSELF = {"tools/uml/run.sh": "installs what it needs, or says that it cannot and skips"}
+
+
+@pytest.mark.parametrize("target", sorted(_recipes().keys() - {"clean"}))
+def test_a_make_target_prepares_all_that_it_runs(target: str) -> None:
+    lacking = {
+        path.as_posix(): wanted
+        for path in _runs(_recipes()[target][1])
+        if (wanted := target_of(path / "x" if (ROOT / path).is_dir() else path))
+        not in _prepared(target) | {"ci"}
+        and path.as_posix() not in BY_ITSELF
+    }
+    assert lacking == {}, "name these after $(prepare)"
+
+
 def test_the_search_finds_what_is_known_to_be_called() -> None:
     """Else the test above could pass because nothing is found."""
     assert {"ip", "nft", "ping", "ps", "wg", "iperf3", "runc", "helm", "mmdebstrap", "strip"} <= {
