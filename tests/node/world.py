@@ -211,14 +211,17 @@ class GatewayNode:
         )
 
     def _serve(self, link: str, port: int, pair: keys.KeyPair) -> None:
-        environment = {k: v for k, v in os.environ.items() if k != "LOG_LEVEL"}
-        subprocess.run(
-            ["nsenter", f"--net=/run/netns/{self.name}", "wireguard-go", link],
-            env=environment,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        if backends.kernel_has_wireguard():
+            sh(f"ip link add {link} type wireguard", ns=self.name)
+        else:
+            environment = {k: v for k, v in os.environ.items() if k != "LOG_LEVEL"}
+            subprocess.run(
+                ["nsenter", f"--net=/run/netns/{self.name}", "wireguard-go", link],
+                env=environment,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
         key = Path(f"/run/{self.name}.key")
         key.write_text(pair.private)
         sh(
