@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.cni import binary, conflist
+from egress_gateway.cni import binary
 from egress_gateway.datapath.linux import netns
 from tests.cni.plugin_calls import call, config
 from tests.cni.runtime import Runtime, Sandbox
-from tests.node.world import BIN, CONF, PLUGINS, RUN, RunningPod, World, sh, until
+from tests.node.world import BIN, CONF, PLUGIN, PLUGINS, RUN, RunningPod, World, sh, until
 
 NODE = "10.224.0.4"
 SECOND = Path("/run/cni/second.d")
@@ -121,9 +121,8 @@ async def no_default_route() -> None:
 
 def second_network() -> Runtime:
     """A network of its own, as a meta-plugin calls it after the first; we are in it too."""
-    entry = conflist.entry(run_dir=str(RUN), agent_timeout=10)
     ptp = {"type": "ptp", "ipam": ipam("10.244.77.0/24", default=False)}
-    return chained(SECOND, "second", ptp, entry)
+    return chained(SECOND, "second", ptp, PLUGIN)
 
 
 async def second_interface() -> None:
