@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.cni import conflist
 from egress_gateway.datapath.linux import netns
 from tests.cni.runtime import Runtime, Sandbox
-from tests.node.world import BIN, CONF, PLUGINS, RUN, RunningPod, World, collect, sh, until
+from tests.node.world import BIN, CONF, PLUGIN, PLUGINS, RUN, RunningPod, World, collect, sh, until
 
 NODE = "10.224.0.4"
 SECOND = Path("/run/cni/second.d")
@@ -120,9 +119,8 @@ async def no_default_route() -> None:
 
 def second_network() -> Runtime:
     """A network of its own, as a meta-plugin calls it after the first; we are in it too."""
-    entry = conflist.entry(run_dir=str(RUN), agent_timeout=10)
     ptp = {"type": "ptp", "ipam": ipam("10.244.77.0/24", default=False)}
-    return chained(SECOND, "second", ptp, entry)
+    return chained(SECOND, "second", ptp, PLUGIN)
 
 
 async def second_interface() -> None:

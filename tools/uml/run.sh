@@ -15,20 +15,18 @@ if kernel=${UML_KERNEL:-$("$here/build.sh")}; then :; else
     exit
 fi
 
-# Of the attacks those that carry packets: they have the mark "root". One processor, and slow system
-# calls: agents are killed after each 25th of their changes, in place of each fifth. After
-# KERNEL_SECONDS pytest ends as by Ctrl-C, and says what has failed so far.
+# Of the attacks those that carry packets: they have the mark "root". Agents are killed after each
+# 25th of their changes, in place of each fifth: system calls are slow here.
 [ $# -gt 0 ] || set -- env "KILLS_STEP=${KILLS_STEP:-25}" "KILLS_PAIRS=${KILLS_PAIRS:-1}" \
-    timeout --signal INT "${KERNEL_SECONDS:-5400}" .venv/bin/python -m pytest -v \
-    -o console_output_style=times -n 0 -p no:cacheprovider -m root \
+    .venv/bin/python -m pytest -v -o console_output_style=times -n 0 -p no:cacheprovider -m root \
     tests/datapath tests/node tests/attacks
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+watching=''
+trap 'kill $watching 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 {
     echo "cd '$repository'"
-    echo "export EGRESS_GATEWAY_TEST_WIREGUARD=kernel PYTHONDONTWRITEBYTECODE=1"
     for word in "$@"; do printf "'%s' " "$(printf %s "$word" | sed "s/'/'\\\\''/g")"; done
     echo
 } >"$work/job"
@@ -38,13 +36,14 @@ echo true >"$work/nothing"
 memory=$work
 [ -w /dev/shm ] && memory=/dev/shm
 
-# The script $1 in the kernel, for at most $2 seconds if given. What it said is in $work/out, its
+# The script $1 in the kernel, for at most $2 seconds. What it said is in $work/out, its
 # exit code in $code, which is empty if the kernel ended before it. In the background, so that a
 # signal is heard meanwhile; the kernel ends with this shell, however that ends.
 boot() {
-    TMPDIR=$memory setpriv --pdeathsig TERM -- ${2:+timeout -k 5 "$2"} "$kernel" mem=2G \
-        root=/dev/root rootfstype=hostfs rootflags=/ ro quiet init="$here/init.sh" job="$work/$1" \
-        umid="kernel-tests-$$" uml_dir="$work/" con=null con0=null,fd:1 con1=null ssl=null \
+    TMPDIR=$memory setpriv --pdeathsig TERM -- timeout -k 5 "$2" "$kernel" mem=2G \
+        root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
+        init="$here/init.sh" job="$work/$1" umid="kernel-tests-$$" uml_dir="$work/" \
+        con=null con0=null,fd:1 con1=null ssl=null \
         </dev/null 2>"$work/err" | tee "$work/out" >&3 &
     wait $! || true
     code=$(sed -n 's/^kernel tests: exit code \([0-9]*\).*/\1/p' "$work/out")
@@ -64,6 +63,13 @@ exec 3>/dev/null
 boot nothing "$limit"
 [ "$code" = 0 ] || ended "the kernel does not run on this machine (it had $limit s)"
 exec 3>&1
-boot job
+# After so long the command ends as by Ctrl-C, and says what it knows (init.sh); after five minutes
+# more the kernel ends.
+seconds=${KERNEL_SECONDS:-5400}
+setpriv --pdeathsig TERM python3 -I -S -c \
+    'import sys, time; time.sleep(int(sys.argv[1])); open(sys.argv[2], "w")' \
+    "$seconds" "$work/job.over" >/dev/null 2>&1 &
+watching=$!
+boot job $((seconds + 300))
 [ -n "$code" ] || ended "the kernel ended early"
 exit "$code"

@@ -18,17 +18,30 @@ echo "kernel tests: exit code $?"
 TESTS_END_IT = f"""\
 case "$*" in *job=*/nothing*) {WORKS} ;; *) echo Kernel panic; exit 1 ;; esac
 """
+TAKES_LONG = f"""\
+case "$*" in *job=*/nothing*) {WORKS} ;; *)
+    for word; do case $word in job=*) job=${{word#job=}} ;; esac; done
+    until [ -e "$job.over" ]; do sleep 0.1; done
+    echo 1 failed so far
+    echo "kernel tests: exit code 2" ;;
+esac
+"""
 
 
 def ran(
-    tmp_path: Path, kernel: str, *command: str, seconds: int = 60
+    tmp_path: Path, kernel: str, *command: str, seconds: int = 60, limit: int = 600
 ) -> subprocess.CompletedProcess[str]:
     program = tmp_path / "linux"
     program.write_text(f"#!/bin/bash\n{kernel}")
     program.chmod(0o755)
     return subprocess.run(
         [str(RUN), *command],
-        env={**os.environ, "UML_KERNEL": str(program), "UML_BOOT_SECONDS": str(seconds)},
+        env={
+            **os.environ,
+            "UML_KERNEL": str(program),
+            "UML_BOOT_SECONDS": str(seconds),
+            "KERNEL_SECONDS": str(limit),
+        },
         capture_output=True,
         text=True,
         timeout=300,
@@ -40,7 +53,7 @@ def ran(
     ("command", "said", "code"),
     [
         (["echo", "it's", "a  b"], "it's a  b\n", 0),
-        (["bash", "-c", "echo $EGRESS_GATEWAY_TEST_WIREGUARD; exit 3"], "kernel\n", 3),
+        (["bash", "-c", "echo $0 $1; exit 3", "a b", "$x"], "a b $x\n", 3),
         (["false"], "", 1),
     ],
 )
@@ -82,3 +95,10 @@ def test_a_kernel_that_ends_during_the_command_is_no_success(tmp_path: Path) -> 
     assert done.returncode == 1
     assert "ended early" in done.stderr
     assert "Kernel panic" in done.stderr
+
+
+def test_a_command_that_takes_too_long_is_told_to_end_and_its_code_counts(tmp_path: Path) -> None:
+    """As the kernel's first process does: it looks for a file of the host's."""
+    done = ran(tmp_path, TAKES_LONG, "true", limit=1)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout == "1 failed so far\nkernel tests: exit code 2\n"
