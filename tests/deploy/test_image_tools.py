@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image import archives, build, runtime
+from image import archives, build, containers, runtime
 
 from egress_gateway_lab import host, wireguard
 from egress_gateway_lab.realcluster import shipped
@@ -235,6 +235,18 @@ def test_an_archive_is_settled_whatever_wrote_it(tmp_path: Path) -> None:
         "org.opencontainers.image.ref.name": "n:1",
         "io.containerd.image.name": "docker.io/library/n:1",
     }
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_whoever_a_container_runs_as_enters_its_root(tmp_path: Path, umask: int) -> None:
+    """With umask 077 `make image` said that its program was not in the image that it had built."""
+    made = archive(tmp_path / "image", layer({"a": "1"}))
+    before = os.umask(umask)
+    try:
+        containers.unpack(made, tmp_path / "root")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "root").stat().st_mode & 0o777 == 0o755
 
 
 # -- the lab takes such an archive
