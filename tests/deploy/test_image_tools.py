@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image import archives, build, runtime
+from image import archives, build, containers, runtime
 
 from egress_gateway_lab import host, wireguard
 from egress_gateway_lab.realcluster import shipped
@@ -237,6 +237,18 @@ def test_an_archive_is_settled_whatever_wrote_it(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_whoever_a_container_runs_as_enters_its_root(tmp_path: Path, umask: int) -> None:
+    """With umask 077 `make image` said that its program was not in the image that it had built."""
+    made = archive(tmp_path / "image", layer({"a": "1"}))
+    before = os.umask(umask)
+    try:
+        containers.unpack(made, tmp_path / "root")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "root").stat().st_mode & 0o777 == 0o755
+
+
 # -- the lab takes such an archive
 
 
@@ -285,6 +297,35 @@ def test_a_damaged_layer_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     made.write_bytes(made.read_bytes().replace(data, data[:-8] + bytes(8)))
     with pytest.raises(shipped.NotAnImage, match="damaged"):
         shipped.tree(shipped.read(made))
+
+
+@pytest.mark.parametrize("what", [b'"User": "7:7"', b'"layers"'], ids=["config", "manifest"])
+def test_documents_that_are_not_what_was_signed_are_not_believed(
+    tmp_path: Path, what: bytes
+) -> None:
+    """As valid as before, and the digest that the lab shows is that of before."""
+    made = archive(tmp_path / "image", layer({"a": "1"}), config={"User": "7:7"})
+    data = made.read_bytes()
+    changed = what.replace(b"7:7", b"0:0").replace(b"layers", b"Layers")
+    assert data.count(what) == 1
+    made.write_bytes(data.replace(what, changed))
+    with pytest.raises(shipped.NotAnImage, match="damaged"):
+        shipped.read(made)
+
+
+@pytest.mark.parametrize(
+    "index", ["", "[]", "{}", "5", "[" * 100_000, '{"manifests": [{"digest": 5}]}',
+              '{"manifests": [{"digest": "sha256:../../etc/passwd"}]}'],
+)  # fmt: skip
+def test_an_index_of_any_form_ends_in_one_line(tmp_path: Path, index: str) -> None:
+    made = tmp_path / "image"
+    with tarfile.open(made, "w") as tar:
+        member = tarfile.TarInfo("index.json")
+        member.size = len(index)
+        tar.addfile(member, io.BytesIO(index.encode()))
+    with pytest.raises(shipped.NotAnImage, match="no OCI archive") as caught:
+        shipped.read(made)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_the_checkout_runs_where_there_is_no_image_of_this_commit(

@@ -326,8 +326,8 @@ def test_an_sbom_is_the_same_twice_and_names_what_pip_does_not_know() -> None:
 
 
 def test_two_releases_of_one_commit_are_the_same_wherever_they_are_made(tmp_path: Path) -> None:
-    """By somebody else elsewhere, and whatever lies about in the checkout. Images are compared by
-    make test-image."""
+    """Elsewhere, of a checkout that is another user's, whatever lies about in it and whatever git
+    makes of line ends there. Images are compared by make test-image."""
     private = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -342,16 +342,21 @@ def test_two_releases_of_one_commit_are_the_same_wherever_they_are_made(tmp_path
             check=True,
             umask=umask,
         )
+        settings = {"GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig")} if made else {}
         if made:
             for litter in ("src/egress_gateway/mine.py", "deploy/chart/static-egress-gateway/m"):
                 (checkout / litter).write_text("x")
+            if not os.geteuid():
+                for path in (checkout, *checkout.rglob("*")):
+                    os.chown(path, 12345, 12345, follow_symlinks=False)
+            (tmp_path / "gitconfig").write_text("[core]\n\tautocrlf = true\n")
         target = tmp_path / f"dist-{zone.partition('/')[0]}"
         subprocess.run(
             [sys.executable, "-c", _MAKE, str(checkout), str(target)],
             check=True,
             umask=umask,
             env={**os.environ, "PYTHONPATH": str(ROOT / "tools"), "TZ": zone,
-                 "RELEASE_KEY": str(tmp_path / "key"), "HATCH_BUILD_NO_HOOKS": "true"},
+                 "RELEASE_KEY": str(tmp_path / "key"), "HATCH_BUILD_NO_HOOKS": "true", **settings},
         )  # fmt: skip
         made.append({path.name: path.read_bytes() for path in target.iterdir()})
     one, other = made

@@ -240,7 +240,6 @@ def main() -> int:
     given = parser.parse_args()
     architecture = given.platform.removeprefix("linux/")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.umask(0o022)  # what steps of the build write has it in its permissions
     target = ROOT / "dist" / f"{NAME}-{version()}-{architecture}.oci.tar"
     try:
         if os.geteuid():

@@ -43,6 +43,7 @@ def try_version(archive: Archive, own: str) -> str:
 def unpack(archive: Path, root: Path) -> None:
     """The root as a container sees it; no layer of ours removes what is below it."""
     root.mkdir(parents=True)
+    root.chmod(0o755)  # whatever the umask: the container's user enters it
     with tarfile.open(archive) as tar:
         for layer in archives.layers(tar):
             layer.extractall(root, **_as_it_is())  # noqa: S202 (built here; links are meant)

@@ -148,14 +148,24 @@ class Source:
         }  # fmt: skip
 
 
-def cloned(checkout: Path, folder: Path) -> Source:
+def cloned(checkout: Path, scratch: Path) -> Source:
     """The checkout's commit, alone. Raises ``ReleaseError`` where something else is meant."""
     if git(checkout, "status", "--porcelain", "--untracked-files=no"):
         raise ReleaseError("there are changes that are not committed: a release is of a commit")
-    git(checkout, "clone", "--quiet", "--no-hardlinks", str(checkout), str(folder))
-    version = _version((folder / "pyproject.toml").read_text())
+    # In place of the user's own, which may give files other line ends. NB: git asks this file, and
+    # no option, whether to read another user's checkout.
+    settings = scratch / "gitconfig"
+    settings.write_text("[safe]\n\tdirectory = *\n")
+    folder = scratch / NAME
+    _run(
+        ["git", "clone", "--quiet", "--no-hardlinks", str(checkout), str(folder)],
+        scratch,
+        {"GIT_CONFIG_GLOBAL": str(settings), "GIT_CONFIG_NOSYSTEM": "1"},
+    )
     return Source(
-        folder=folder, version=version, epoch=int(git(folder, "log", "-1", "--format=%ct"))
+        folder=folder,
+        version=_version((folder / "pyproject.toml").read_text()),
+        epoch=int(git(folder, "log", "-1", "--format=%ct")),
     )
 
 
@@ -175,7 +185,7 @@ def make(checkout: Path, target: Path, *, with_images: bool) -> None:
         raise ReleaseError(f"{KEY}={given}: {error}") from error
     os.umask(0o022)  # others read dist/
     with tempfile.TemporaryDirectory() as scratch:
-        source = cloned(checkout, Path(scratch, NAME))
+        source = cloned(checkout, Path(scratch))
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         source.python_packages(target)

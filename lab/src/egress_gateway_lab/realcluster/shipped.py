@@ -90,13 +90,22 @@ def read(archive: Path) -> Shipped:
     try:
         with tarfile.open(archive) as tar:
             digest, _, config = _documents(tar)
-    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+        architecture, _ = config["architecture"], config["config"]
+    except (
+        OSError,
+        tarfile.TarError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        # Whatever JSON it holds, or none.
         why = str(error).partition("\n")[0]
         raise NotAnImage(f"{VARIABLE}: {archive} is no OCI archive: {why}") from error
-    if config["architecture"] != _architecture():
+    if architecture != _architecture():
         raise NotAnImage(
-            f"{VARIABLE}: {archive} is of {config['architecture']}, this machine is "
-            f"{_architecture()}"
+            f"{VARIABLE}: {archive} is of {architecture}, this machine is {_architecture()}"
         )
     return Shipped(archive=archive, digest=digest, config=config)
 
@@ -106,20 +115,21 @@ def tree(shipped: Shipped) -> Path:
     says."""
 
     def fill(fresh: Path) -> None:
-        with tarfile.open(shipped.archive) as tar:
-            for layer in _layers(tar, shipped.archive):
-                layer.extractall(fresh, **_as_it_is())  # noqa: S202 (links are meant)
+        try:
+            with tarfile.open(shipped.archive) as tar:
+                for layer in _layers(tar):
+                    layer.extractall(fresh, **_as_it_is())  # noqa: S202 (links are meant)
+        except (tarfile.TarError, KeyError, ValueError) as error:
+            raise NotAnImage(f"{VARIABLE}: {shipped.archive}: {error}") from error
 
     name = f"{SHIPPED}-{shipped.digest.removeprefix('sha256:')[:16]}"
     return filled(golang.cache() / "lab-images" / name, fill)
 
 
-def _layers(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarFile]:
+def _layers(tar: tarfile.TarFile) -> Iterator[tarfile.TarFile]:
     for layer in _documents(tar)[1]["layers"]:
-        data = _blob(tar, layer["digest"])
-        if "sha256:" + hashlib.sha256(data).hexdigest() != layer["digest"]:
-            raise NotAnImage(f"{VARIABLE}: {archive} is damaged: layer {layer['digest']}")
-        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data))) as opened:
+        data = gzip.decompress(_blob(tar, layer["digest"]))
+        with tarfile.open(fileobj=io.BytesIO(data)) as opened:
             yield opened
 
 
@@ -131,7 +141,11 @@ def _documents(tar: tarfile.TarFile) -> tuple[str, dict[str, Any], dict[str, Any
 
 
 def _blob(tar: tarfile.TarFile, digest: str) -> bytes:
-    return _read(tar, "blobs/" + digest.replace(":", "/"))
+    """Raises ``ValueError`` for a blob that is not what its digest says."""
+    data = _read(tar, "blobs/" + digest.replace(":", "/"))
+    if digest != "sha256:" + hashlib.sha256(data).hexdigest():
+        raise ValueError(f"{digest} is damaged")
+    return data
 
 
 def _read(tar: tarfile.TarFile, name: str) -> bytes:
