@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
 from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
@@ -17,6 +18,10 @@ from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.wanted import Names, Wanted
 from egress_gateway.controller.refusals import RefusalBackoff
 from egress_gateway.controller.rotation.phases import TWO_PAIRS
+
+STILL_SERVED: Final = Problem(
+    reason=Reason.DELETING, message="the controller waits for its gateways to stop serving it"
+)
 
 
 class DesiredPool:
@@ -70,6 +75,8 @@ class DesiredPool:
         if not here and (refused := self._inventory.refused(sgc)):
             return Wanted(uid=uid, names=known, problem=refused)
         if sgc.metadata.deletion_timestamp:
+            if self._in_use.served_to_the_end(sgc):
+                return Wanted(uid=uid, names=known, problem=STILL_SERVED)
             return Wanted(uid=uid, names=known, leaving=True)
         if isinstance(target, Problem):
             return Wanted(uid=uid, names=known, problem=target)

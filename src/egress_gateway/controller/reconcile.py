@@ -28,7 +28,7 @@ from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import Cloud, DeletePrefix, PoolRef, PoolState
 from egress_gateway.controller.apply import Writer
 from egress_gateway.controller.board import StatusBoard
-from egress_gateway.controller.desired import DesiredPool
+from egress_gateway.controller.desired import STILL_SERVED, DesiredPool
 from egress_gateway.controller.migration.predecessor import Predecessor
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
@@ -204,7 +204,11 @@ class Reconciler:
     async def _prepare(self, wanted: Iterable[Wanted]) -> None:
         """Finalizer and key pair come before anything in the cloud."""
         live = self._cluster.configurations()
-        staying = [live[w.uid] for w in wanted if not w.leaving and w.uid in live]
+        staying = [
+            live[w.uid]
+            for w in wanted
+            if not w.leaving and w.uid in live and w.problem is not STILL_SERVED
+        ]
         await asyncio.gather(
             *(self._cluster.hold(sgc) for sgc in staying),
             *(self._cluster.keypairs.ensure(sgc) for sgc in staying),
@@ -231,6 +235,9 @@ class Reconciler:
             if left:
                 gone.add(w.uid)
             if w.elsewhere:
+                continue
+            if w.problem is STILL_SERVED:
+                self._board.set_verdict(w.uid, Verdict(problem=w.problem), pool=state.ref.key)
                 continue
             self._in_use.wait(w.uid, w.uid in decided.waiting)
             if not w.leaving and w.problem is not _UNDER_WAY:

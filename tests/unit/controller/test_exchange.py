@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.api.types import GatewayVmssProfile
+from egress_gateway.controller.observed.inuse import END_SECONDS
 from egress_gateway.controller.planning.verdict import Verdict
 from tests.unit.controller.fake_arm import GROUP, FakeArm, forbidden
 from tests.unit.controller.test_reconcile import World
@@ -318,6 +319,33 @@ async def test_a_managed_prefix_follows_the_size_that_is_asked_for(world: World)
     await world.settle()
     assert world.arm.made == {}
     assert world.cluster.objects == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("heard", [True, False])
+async def test_addresses_of_a_deleted_configuration_wait_for_its_gateways(
+    heard: bool, kind: str, world: World
+) -> None:
+    """Whoever gets a private address next must not find another one's packets on it."""
+    add_pool(world.arm, kind, "np")
+    await serve(world)
+    writes = len(world.arm.writes)
+    world.cluster.delete("a", heard=False)
+    await world.settle()
+    assert len(world.arm.writes) == writes
+    assert world.reason("a") == "Deleting"
+    world.cluster.write("b")
+    await world.settle()
+    assert world.verdict("b").settled, "nobody else waits for it"
+    assert _carriers(world, "np") == 4
+    if heard:
+        world.cluster.agents_follow()
+    else:  # a dead agent says nothing, and the nodes hold its pods back
+        world.now += END_SECONDS
+    await world.settle()
+    await world.settle()
+    assert world.cluster.objects.keys() == {"b"}
+    assert _carriers(world, "np") == 2
 
 
 async def test_the_gateways_of_the_pool_before_are_told_apart_until_they_are_left(

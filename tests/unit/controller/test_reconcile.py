@@ -97,7 +97,8 @@ class FakeCluster:
 
     def agents_follow(self) -> None:
         for uid, sgc in self.objects.items():
-            self.claimed[uid] = self.using(sgc)[0]
+            ending = sgc.metadata.deletion_timestamp is not None
+            self.claimed[uid] = frozenset() if ending else self.using(sgc)[0]
             self.agents_spoke([uid])
 
     def on_machines(self, callback: Callable[[], None]) -> None: ...
@@ -126,7 +127,10 @@ class FakeCluster:
         self.objects[uid] = new
         self.changed(old, new)
 
-    def delete(self, uid: str) -> None:
+    def delete(self, uid: str, *, heard: bool = True) -> None:
+        """``heard``: gateways have stopped serving it before the controller looks."""
+        if heard:
+            self.claimed.pop(uid, None)
         old = self.objects[uid]
         if not old.metadata.finalizers:
             del self.objects[uid]

@@ -16,6 +16,9 @@ from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.planning.verdict import Verdict
 
 GRACE_PERIOD: Final = 60.0
+END_SECONDS: Final = 5.0
+"""How long agents may go on serving what is being deleted. One that hears of it stops within a
+second; the pods of one that does not hear are held back by their own nodes' agents."""
 
 
 def machines_of(verdict: Verdict | None) -> frozenset[str]:
@@ -51,6 +54,15 @@ class GatewaysInUse:
         listed |= self._writing.get(uid, frozenset())
         return listed | claimed if self._in_grace_period(uid, claimed - listed) else listed
 
+    def served_to_the_end(self, sgc: StaticGatewayConfiguration) -> bool:
+        """Whether a gateway still serves what is being deleted, so that its address must not become
+        somebody else's yet."""
+        uid = sgc.metadata.uid
+        _, claimed = self._cluster.using(sgc)
+        waits = self._in_grace_period(f"{uid} ends", claimed, END_SECONDS)
+        self.wait(uid, waits)
+        return waits
+
     def left(self, sgc: StaticGatewayConfiguration, verdict: Verdict) -> bool:
         """Whether no machine but those of ``verdict`` is used any more."""
         uid = sgc.metadata.uid
@@ -68,15 +80,17 @@ class GatewaysInUse:
 
     def forget(self, uid: str) -> None:
         self._waiting.discard(uid)
-        for key in (uid, f"{uid} moves"):
+        for key in (uid, f"{uid} moves", f"{uid} ends"):
             self._grace.pop(key, None)
 
-    def _in_grace_period(self, key: str, who: frozenset[str]) -> bool:
+    def _in_grace_period(
+        self, key: str, who: frozenset[str], seconds: float = GRACE_PERIOD
+    ) -> bool:
         known, since = self._grace.get(key, (frozenset(), 0.0))
         if not who:
             self._grace.pop(key, None)
         elif who != known:
             self._grace[key] = (who, self._clock())
         else:
-            return self._clock() < since + GRACE_PERIOD
+            return self._clock() < since + seconds
         return bool(who)
