@@ -35,13 +35,20 @@ class Unreached:
         """No node gets an answer: it serves nobody."""
         return len(self.nodes) == self.of and self.reasons == {"TunnelsUnanswered"}
 
-    def words(self, port: int) -> str:
-        """For a person; ``port`` is the UDP port of the configuration."""
+    @property
+    def evidence(self) -> str:
+        """For a person: which nodes, and what they see."""
         named = ", ".join(self.nodes[:_NAMED]) + (" …" if len(self.nodes) > _NAMED else "")
-        found = sorted(self.reasons, reverse=True)
-        what = " or ".join(_WORDS[reason][0] for reason in found)
-        mend = ", and ".join(_WORDS[reason][1] for reason in found).format(port=port)
-        return f"{len(self.nodes)} of {self.of} nodes with pods {what} ({named}): {mend}"
+        what = " or ".join(_WORDS[reason][0] for reason in self._ordered)
+        return f"{len(self.nodes)} of {self.of} nodes with pods {what} ({named})"
+
+    def mend(self, port: int) -> str:
+        """For a person: what to look at; ``port`` is the UDP port of the configuration."""
+        return ", and ".join(_WORDS[reason][1] for reason in self._ordered).format(port=port)
+
+    @property
+    def _ordered(self) -> list[UnreachedReason]:
+        return sorted(self.reasons, reverse=True)
 
 
 def unreached(

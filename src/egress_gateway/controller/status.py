@@ -278,7 +278,8 @@ def _not_reached(
     for gateway in status.gateways:
         found = pods.unreached.get(gateway.node)
         if found is not None and gateway.node in gateways.ready and not gateway.leaving:
-            yield f"{gateway.node}: {found.words(status.gateway_server_profile.port)}"
+            mend = found.mend(status.gateway_server_profile.port)
+            yield f"{gateway.node}: {found.evidence}: {mend}"
 
 
 def _verified(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> Said:

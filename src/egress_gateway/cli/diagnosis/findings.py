@@ -159,8 +159,8 @@ def _configuration(view: ConfigurationView) -> Iterator[Finding]:
             yield Finding(
                 code="EG207",
                 object=f"Node {gateway.node}",
-                evidence=f"of {view.configuration}, {gateway.message.partition(': ')[0]}",
-                mend=gateway.message.partition(": ")[2],
+                evidence=f"of {view.configuration}, {gateway.message}",
+                mend=gateway.mend,
             )
         elif not gateway.serving:
             yield Finding(

@@ -201,7 +201,8 @@ def _others(view: ConfigurationView, used: str) -> Iterator[Hop]:
     """Gateways that the pod could not move to, if its own were lost."""
     for other in view.gateways:
         if other.node != used and (other.reason == NOT_REACHED or not other.serving):
-            text = f"{other.node}, which it could move to: {other.reason}: {other.message}"
+            said = ": ".join(filter(None, (other.reason, other.message, other.mend)))
+            text = f"{other.node}, which it could move to: {said}"
             yield Hop(name="redundancy", verdict="bad", text=text)
 
 

@@ -50,6 +50,8 @@ class GatewayView(_Value, frozen=True):
     reason: str
     """CamelCase: ``Serving``, or why it does not."""
     message: str = ""
+    mend: str = ""
+    """What mends it, where ``message`` does not say so."""
 
 
 class PodView(_Value, frozen=True):
@@ -248,10 +250,10 @@ def _gateway(
     gateway: Gateway, why_not: tuple[str, str] | None, missed: Unreached | None, port: int
 ) -> GatewayView:
     """``missed``: nodes whose agents say that they do not reach it."""
-    reason, message = why_not or ("Serving", "")
+    (reason, message), mend = why_not or ("Serving", ""), ""
     partly = reason in _AS_ANSWERED and missed is not None and not missed.everywhere
     if reason in _AS_ANSWERED and missed is not None:
-        reason, message = NOT_REACHED, missed.words(port)
+        reason, message, mend = NOT_REACHED, missed.evidence, missed.mend(port)
     return GatewayView(
         node=gateway.node,
         public_ip=gateway.public_ip,
@@ -259,6 +261,7 @@ def _gateway(
         serving=partly or reason in _AS_ANSWERED,
         reason=reason,
         message=message,
+        mend=mend,
     )
 
 

@@ -187,7 +187,8 @@ def _lines(one: ConfigurationView, width: int, *, wide: bool) -> Iterator[str]:
         if not gateway.serving:
             serving = click.style(f"NOT SERVING ({gateway.reason})", fg="red")
         yield f"  gateway {gateway.node}  {serving}  {address or 'no public address'}"
-        yield from _wrapped(gateway.message, width, "    ")
+        said = ": ".join(filter(None, (gateway.message, gateway.mend)))
+        yield from _wrapped(said, width, "    ")
     connected = sum(pod.state == "Connected" for pod in one.pods)
     named = [pod.pod for pod in one.pods] if len(one.pods) <= _NAMED and not wide else []
     counted = f"pods: {len(one.pods)} attached, {connected} with a working tunnel"
