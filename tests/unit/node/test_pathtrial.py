@@ -7,9 +7,17 @@ import itertools
 import pytest
 
 from egress_gateway.api.types import UnreachedGateway
+from egress_gateway.node.attachment.model import Joining, Parting, TunnelRecord
 from egress_gateway.node.liveness.pathhealth import TunnelPath
-from egress_gateway.node.liveness.pathtrial import HURRY, INTERVAL, GatewayTrials, PathTrials
+from egress_gateway.node.liveness.pathtrial import (
+    HURRY,
+    INTERVAL,
+    GatewayTrials,
+    PathTrials,
+    may_try,
+)
 from egress_gateway.node.reporting.standing import unreached_gateways
+from tests.unit.node.node_values import BALANCER, GW1, GW2, SERVER, at
 
 PATHS = [TunnelPath("10.0.0.1", port) for port in range(6000, 6008)]
 OUTCOMES = {"r": "reached", "s": "silent", "n": "narrow"}
@@ -104,3 +112,15 @@ def test_what_was_said_stands_until_something_is_known() -> None:
         ("a", "TunnelsUnanswered"),
         ("c", "LargePacketsLost"),
     ]
+
+
+def test_a_key_is_tried_only_where_its_pod_can_have_no_tunnel() -> None:
+    """A gateway holds one session for each pod: a trial would end the pod's."""
+    assert not may_try(at(GW1), GW1.address)
+    assert may_try(at(GW1), GW2.address)
+    for gateway in (GW1, GW2):
+        assert not may_try(at(BALANCER), gateway.address), "the balancer has chosen either"
+    joining = TunnelRecord(to=GW2, server=SERVER, listen_port=20001)
+    assert not may_try(at(GW1, standby=Joining(joining)), GW2.address)
+    parting = TunnelRecord(to=BALANCER, server=SERVER, listen_port=20001)
+    assert not may_try(at(GW1, standby=Parting(parting, until=0.0)), GW2.address)

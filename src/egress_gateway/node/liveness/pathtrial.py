@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from egress_gateway.node.attachment.choose import GatewayNode
+from egress_gateway.node.attachment.model import Attachment
 from egress_gateway.node.liveness.pathhealth import TunnelPath
 
 INTERVAL: Final = 10.0
@@ -99,3 +101,11 @@ class GatewayTrials:
         self.last = now
         if path in self.paths and self.paths[path].note(outcome, now):
             self.changed = self.paths[path].tried
+
+
+def may_try(state: Attachment, address: str) -> bool:
+    """Whether the pod has no tunnel at the gateway of ``address`` that a trial with its key would
+    take over. One by the load balancer ends at whichever gateway that has chosen."""
+    return all(
+        isinstance(tunnel.to, GatewayNode) and tunnel.address != address for tunnel in state.tunnels
+    )

@@ -6,7 +6,7 @@ either side. What it takes from the pod is nothing: a key is tried only where th
 and the session ends with a keepalive, after which the gateway owes nobody anything.
 
 NB: a gateway holds one session a pod. A trial where the pod has a tunnel would take it over, so
-``_free`` is asked again before each packet, and the attachment changes before its link does.
+``may_try`` is asked again before each packet, and the attachment changes before its link does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from egress_gateway.datapath.addresses import ECHO_ADDRESS
 from egress_gateway.datapath.linux import echo
 from egress_gateway.datapath.mtu import OVERHEAD_V4
 from egress_gateway.datapath.wireguard.initiator import Initiator, Session, receiver
-from egress_gateway.node.attachment.model import Attachment, PodConfiguration
+from egress_gateway.node.attachment.model import PodConfiguration
 from egress_gateway.node.liveness.pathhealth import TunnelPath
 from egress_gateway.node.liveness.paths import path_of
 from egress_gateway.node.liveness.pathtrial import (
@@ -33,6 +33,7 @@ from egress_gateway.node.liveness.pathtrial import (
     Outcome,
     PathTrials,
     Verdict,
+    may_try,
 )
 from egress_gateway.node.sandbox import NodeKernel, Sandbox
 
@@ -112,7 +113,7 @@ class Trials:
             if state.active is not None and state.verified:
                 used.add(path_of(state.active))
                 for path in paths:
-                    if _free(state, path.address):
+                    if may_try(state, path.address):
                         possible.setdefault(path, []).append(sandbox)
         self._keep(listed)
         for path in used & listed:
@@ -160,11 +161,14 @@ class Trials:
         server = state.configuration.server
         if server is None or not await self._socket.open():
             return None
-        if not _free(sandbox.attachment, path.address):
+        if not may_try(sandbox.attachment, path.address):
             return None
-        begun = Initiator(
-            private_key=state.private_key, server_key=server.public_key, now=time.time()
-        )
+        try:
+            begun = Initiator(
+                private_key=state.private_key, server_key=server.public_key, now=time.time()
+            )
+        except ValueError:  # a key that is none
+            return None
         with self._socket.hearing(begun.index, path.address) as heard:
             self._socket.send(path, begun.initiation)
             try:
@@ -191,7 +195,7 @@ class Trials:
         answered: set[int] = set()
         for number, size in ((_SMALL, 0), (_FULL, full - full % _ALIGNED - echo.IP_HEADER)):
             request = echo.echo_request(identifier, number, size=size)
-            if not _free(sandbox.attachment, path.address):
+            if not may_try(sandbox.attachment, path.address):
                 return None
             self._socket.send(path, session.seal(echo.packet(address, ECHO_ADDRESS, request)))
         with contextlib.suppress(TimeoutError):
@@ -200,7 +204,7 @@ class Trials:
                     reply = session.open(await heard.get())
                     if reply and (seen := echo.echo_reply(reply, identifier)) is not None:
                         answered.add(seen)
-        if answered and _free(sandbox.attachment, path.address):
+        if answered and may_try(sandbox.attachment, path.address):
             # The gateway has sent something: without an answer it would begin handshakes.
             self._socket.send(path, session.seal(b""))
         return "narrow" if answered == {_SMALL} else "reached"
@@ -266,8 +270,3 @@ class _Socket(asyncio.DatagramProtocol):
 
     def error_received(self, exc: Exception) -> None:
         log.debug("trial not sent", extra={"error": str(exc)})
-
-
-def _free(state: Attachment, address: str) -> bool:
-    """Whether the pod has no tunnel there that a trial could disturb."""
-    return all(tunnel.address != address for tunnel in state.tunnels)
