@@ -86,6 +86,9 @@ def _configuration(storm: Storm, one: Mapping[str, Any]) -> list[str]:
         wrong.append(f"configuration {name} is not ready: {said}")
     if status.get("egressIpPrefix") != str(network):
         wrong.append(f"configuration {name} uses {status.get('egressIpPrefix')}, not {network}")
+    phase = status.get("keyRotation", {}).get("phase", "")
+    if phase not in ("", "Done", "Abandoned"):
+        wrong.append(f"the keys of configuration {name} are being changed: {phase}")
     if len(status.get("gateways", [])) != storm.gateways:
         wrong.append(f"configuration {name} has {len(status.get('gateways', []))} gateways")
     return wrong
