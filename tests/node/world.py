@@ -16,6 +16,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -281,6 +282,8 @@ class GatewayNode:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
+            # NB: wg(8) takes away a socket at which nobody listens yet.
+            _await_listener(Path(f"/var/run/wireguard/{link}.sock"))
         key = Path(f"/run/{self.name}.key")
         key.write_text(pair.private)
         sh(
@@ -758,6 +761,17 @@ class RunningPod:
         )
         out, _ = await process.communicate()
         return out.decode()
+
+
+def _await_listener(path: Path) -> None:
+    ends = time.monotonic() + 60
+    while True:
+        with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):
+            asking.connect(str(path))
+            return
+        if time.monotonic() > ends:
+            raise RuntimeError(f"nobody listens at {path}")
+        time.sleep(0.01)
 
 
 def _network() -> dict[str, Any]:

@@ -7,7 +7,7 @@ import base64
 import os
 import platform
 from collections.abc import (
-    AsyncIterator,
+    AsyncGenerator,
     Awaitable,
     Callable,
     Iterable,
@@ -87,7 +87,7 @@ class Collector:
         self._room = asyncio.Semaphore(_AT_ONCE)
         self.unseen: list[str] = list(facts.unseen)
 
-    async def files(self, *, execute: bool) -> AsyncIterator[tuple[str, str]]:
+    async def files(self, *, execute: bool) -> AsyncGenerator[tuple[str, str], None]:
         """Name and text. ``execute``: look into our pods too."""
         cluster = await self._read()
         redactor = self._redactor(cluster)
@@ -98,9 +98,15 @@ class Collector:
             yield name, _json(redactor.value(value))
         looks = [self._logs(pod) for pod in cluster.components]
         looks += [self._inspected(pod) for pod in cluster.components if execute]
-        for look in asyncio.as_completed(looks):
-            for name, text in await look:
-                yield name, redactor.text(text)
+        asked = [asyncio.ensure_future(look) for look in looks]
+        try:
+            for look in asyncio.as_completed(asked):
+                for name, text in await look:
+                    yield name, redactor.text(text)
+        finally:  # whoever is interrupted waits for no more answers
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         yield "not-read.txt", redactor.text("".join(f"{u}\n" for u in sorted(set(self.unseen))))
 
     async def _read(self) -> Collected:

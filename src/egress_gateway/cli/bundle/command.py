@@ -7,6 +7,7 @@ takes back however this program ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import io
 import os
@@ -116,7 +117,8 @@ async def _fill(
             lines=lines,
             credentials=credentials(kubeconfig, client.access.token(False)),
         )
-        await _pack(archive, stem, collector.files(execute=execute))
+        async with contextlib.aclosing(collector.files(execute=execute)) as files:
+            await _pack(archive, stem, files)
         return sorted(set(collector.unseen))
 
 

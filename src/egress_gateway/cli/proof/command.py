@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -271,8 +271,9 @@ async def _fail_over(client: Client, case: Case, asked: _Options, tell: Tell) ->
     """Cordons the gateway that the pod uses, as long as another one serves."""
     name = case.configuration.metadata.name
     sgc = await client.get(SGCS, name, case.namespace)
-    gateway = await _gateway(client, case)
-    if gateway is None or len(sgc.status.gateways) < 2:
+    gateways = {g.node for g in sgc.status.gateways}
+    gateway = await _gateway(client, case, gateways, asked.timeout) if len(gateways) > 1 else None
+    if gateway is None:
         text = "needs two gateways and a pod that uses one of them"
         return ProofResult(
             configuration=case.name, node=case.node, check="failover", passed=None, text=text
@@ -299,11 +300,20 @@ async def _fail_over(client: Client, case: Case, asked: _Options, tell: Tell) ->
     return _failed(case, "failover", f"still leaves by {gateway} after {asked.timeout:.0f} s")
 
 
-async def _gateway(client: Client, case: Case) -> str | None:
-    for endpoint in (await client.list(POD_ENDPOINTS, case.namespace)).items:
-        if endpoint.pod_name == case.pod:
-            return endpoint.status.gateway or None
-    return None
+async def _gateway(
+    client: Client, case: Case, gateways: Collection[str], timeout: float
+) -> str | None:
+    """Which of ``gateways`` the pod uses. Its node's agent says so soon after the pod's first
+    packets, not before them."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + timeout
+    while True:
+        for endpoint in (await client.list(POD_ENDPOINTS, case.namespace)).items:
+            if endpoint.pod_name == case.pod and endpoint.status.gateway in gateways:
+                return endpoint.status.gateway
+        if clock() >= until:
+            return None
+        await asyncio.sleep(_LOOK)
 
 
 @asynccontextmanager
