@@ -69,11 +69,13 @@ INSIDE: dict[str, dict[str, str]] = {
     GATEWAY: {f"{GROUP}/gatewaystatuses": WRITE},
     NODE: {f"{GROUP}/gatewaystatuses": READ},
 }
-# What every ServiceAccount of a cluster may: ask who it is and what it may.
+# What every ServiceAccount of a cluster may: ask who it is and what it may; read certificates of
+# authorities that the cluster publishes (from Kubernetes 1.37).
 ANYBODY = {
     "authorization.k8s.io/selfsubjectaccessreviews": "create",
     "authorization.k8s.io/selfsubjectrulesreviews": "create",
     "authentication.k8s.io/selfsubjectreviews": "create",
+    "certificates.k8s.io/clustertrustbundles": READ,
 }
 
 

@@ -8,7 +8,7 @@ first build takes about ten minutes and some GB of Go's own caches; it is niced.
 
     build.py [PROGRAM …]   all of them, or those named; several at once wait for each other
 
-EGRESS_GATEWAY_KUBERNETES=1.37 builds that version, into a folder of its own.
+EGRESS_GATEWAY_KUBERNETES=1.36 builds that version, into a folder of its own.
 
 ``egress_gateway_lab.golang`` builds, and finds Go. One line on standard error and status 1 where
 the programs cannot be had.

@@ -29,7 +29,7 @@ from egress_gateway_lab.golang import Unavailable as Unavailable
 VARIABLE: Final = "EGRESS_GATEWAY_KUBERNETES"
 RELEASES: Final = {"1.36": "1.36.3", "1.37": "1.37.2"}
 """Kubernetes versions that can be built, by their minor version; ``VARIABLE`` chooses one."""
-DEFAULT: Final = "1.36"
+DEFAULT: Final = "1.37"
 
 
 def chosen(environment: Mapping[str, str]) -> str:
