@@ -78,6 +78,7 @@ def test_fleet_names_its_figures() -> None:
         "fleet": dataclasses.asdict(size),
         "agents": {"node": agent, "gateway": agent},
         "peers": {"samples": 9, "p50_ms": 12, "p99_ms": 71},
+        "status": {"wall_s": 0.9},
     }
     assert "4,321" in fleet.shown(found)
     with pytest.raises(ValueError, match="not enough values"):
