@@ -16,7 +16,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -233,6 +232,7 @@ class GatewayNode:
         self._link = f"wgt{index}"
         self._pair = pair
         self._second: keys.KeyPair | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
         netns.create(self.name).close()
         sh(
             f"ip link add {self.name} type veth peer name eth0 netns {self.name}; "
@@ -274,16 +274,11 @@ class GatewayNode:
         if backends.kernel_has_wireguard():
             sh(f"ip link add {link} type wireguard", ns=self.name)
         else:
-            environment = {k: v for k, v in os.environ.items() if k != "LOG_LEVEL"}
-            subprocess.run(
-                ["nsenter", f"--net=/run/netns/{self.name}", "wireguard-go", link],
-                env=environment,
-                check=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            # NB: wg(8) takes away a socket at which nobody listens yet.
-            _await_listener(Path(f"/var/run/wireguard/{link}.sock"))
+            # As a user of its own: root may have no inotify instance left, and it needs one.
+            starting = tunnels.command("wireguard-go", link, own_user=True)
+            path = Path(f"/var/run/wireguard/{link}.sock")
+            with netns.NetNS.open(netns.DIRECTORY / self.name) as space:
+                self._processes.append(space.run(lambda: tunnels.launch(starting, path)))
         key = Path(f"/run/{self.name}.key")
         key.write_text(pair.private)
         sh(
@@ -761,17 +756,6 @@ class RunningPod:
         )
         out, _ = await process.communicate()
         return out.decode()
-
-
-def _await_listener(path: Path) -> None:
-    ends = time.monotonic() + 60
-    while True:
-        with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):
-            asking.connect(str(path))
-            return
-        if time.monotonic() > ends:
-            raise RuntimeError(f"nobody listens at {path}")
-        time.sleep(0.01)
 
 
 def _network() -> dict[str, Any]:

@@ -28,7 +28,7 @@ import shutil
 import socket
 import subprocess
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,37 +145,15 @@ class Tunnels:
         log.info("interface up", extra={"interface": name, "pid": process.child.pid})
 
     def _start(self, name: str, path: Path) -> _Process:
-        self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        # The listening socket is made here and handed down: whoever connects before the
-        # process listens waits in the backlog instead of polling for a file.
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-            listening.bind(str(path))
-            path.chmod(0o600)
-            listening.listen(16)
-            environment = {
-                "PATH": os.environ.get("PATH", ""),
-                "WG_PROCESS_FOREGROUND": "1",
-                "WG_UAPI_FD": str(listening.fileno()),
-            }
-            try:
-                # NB: this process has one thread, so a child may run ours before its program.
-                child = subprocess.Popen(
-                    command(self._program, name, own_user=self._own_users),
-                    env=environment,
-                    pass_fds=[listening.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    # It greets Linux users with a banner on stderr; errors go to stdout.
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                    preexec_fn=self._prepare,
-                )
-            except OSError as error:
-                path.unlink(missing_ok=True)
-                raise TunnelError(
-                    "failed", f"{self._program} cannot be run ({error}); install wireguard-go"
-                ) from error
-        return _Process(child, path)
+        starting = command(self._program, name, own_user=self._own_users)
+        try:
+            # NB: this process has one thread, so a child may run ours before its program.
+            return _Process(launch(starting, path, prepare=self._prepare), path)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise TunnelError(
+                "failed", f"{self._program} cannot be run ({error}); install wireguard-go"
+            ) from error
 
     async def delete(self, name: str) -> None:
         async with self._locks.setdefault(name, asyncio.Lock()):
@@ -213,6 +191,38 @@ def command(program: str, name: str, *, own_user: bool) -> Sequence[str]:
     identity = ["--reuid", user, "--regid", user, "--clear-groups"]
     kept = ["--inh-caps", _CAPABILITIES, "--ambient-caps", _CAPABILITIES]
     return ["setpriv", *identity, *kept, "--", program, name]
+
+
+def launch(
+    starting: Sequence[str], path: Path, *, prepare: Callable[[], None] | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts an interface in the calling thread's network namespace, by its ``command``. It answers
+    at ``path``. ``prepare`` runs in the child before the program. Raises ``OSError``.
+
+    The listening socket is made here and handed down: whoever connects before the process listens
+    waits in the backlog instead of polling for a file.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        path.chmod(0o600)
+        listening.listen(16)
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "WG_PROCESS_FOREGROUND": "1",
+            "WG_UAPI_FD": str(listening.fileno()),
+        }
+        return subprocess.Popen(
+            starting,
+            env=environment,
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.DEVNULL,
+            # It greets Linux users with a banner on stderr; errors go to stdout.
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=prepare,
+        )
 
 
 def release(program: str) -> str:
