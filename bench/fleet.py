@@ -14,14 +14,13 @@ import ipaddress
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from bench.errors import BenchError
 from bench.figures import percentile, table
 from bench.machine import say
 from bench.options import Fleet, Options
+from bench.process import component, until
 from egress_gateway.api import keys, keysecret, names
 from egress_gateway.api.manifests import crd_files
 from egress_gateway.datapath.linux.link import Links, Route
@@ -110,7 +110,6 @@ class Relay:
 
     port: int
     received: int = 0
-    _open: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -176,7 +175,6 @@ class FleetBench:
         self._folder = folder
         self._plane = plane
         self._kube = kube
-        self._uids: dict[str, str] = {}
         self._next = 0
 
     async def measured(self) -> dict[str, Any]:
@@ -270,7 +268,7 @@ class FleetBench:
         for path in crd_files():
             await self._kube.apply(yaml.safe_load(path.read_text()))
         await self._kube.apply(_object("Namespace", names.SYSTEM_NAMESPACE))
-        await _until(self._served, "the definitions to be served")
+        await until(self._served, "the definitions to be served", limit=_PATIENCE)
         say(f"fleet: writing {fleet.nodes} nodes, {fleet.gateways} gateways")
         gateways = [_gateway(number) for number in range(fleet.gateways)]
         await self._all(
@@ -318,20 +316,23 @@ class FleetBench:
         }
         await self._kube.patch("nodes", name, {"status": status}, subresource="status")
 
+    @property
+    def _pools(self) -> int:
+        """How many gateway pools there are, of two gateways each."""
+        return max(1, self._fleet.gateways // 2)
+
     def _pool(self, number: int) -> range:
-        """The gateways of a configuration: pools have two each."""
-        pools = max(1, self._fleet.gateways // 2)
-        first = number % pools * 2
+        """The gateways of a configuration."""
+        first = number % self._pools * 2
         return range(first, min(first + 2, self._fleet.gateways))
 
     async def _configuration(self, number: int) -> None:
-        name, pools = f"configuration-{number}", max(1, self._fleet.gateways // 2)
+        name, pools = f"configuration-{number}", self._pools
         port = names.PORT_FIRST + number // pools
         made = _ours("StaticGatewayConfiguration", name)
         made["spec"] = {"gatewayNodepoolName": f"pool-{number % pools}"}
         created = await self._kube.create("staticgatewayconfigurations", made)
         uid, pair = created["metadata"]["uid"], keys.generate()
-        self._uids[name] = uid
         secret = _object("Secret", names.key_secret(uid), namespace=names.SYSTEM_NAMESPACE)
         await self._kube.create("secrets", secret | {"data": keysecret.data_of(pair)})
         second = number // pools * 2
@@ -426,8 +427,7 @@ class FleetBench:
         number = self._number()
         sampled = agent.kind == "gateway" and turn % 10 == 0
         if sampled:  # of a configuration that this gateway serves
-            pools = max(1, self._fleet.gateways // 2)
-            number += -number % pools
+            number += -number % self._pools
             self._next = max(self._next, number)
         key = await self._pod(number)
         if sampled:
@@ -438,8 +438,7 @@ class FleetBench:
 
     async def _peer(self, key: str, configuration: int) -> None:
         """Returns when the gateway's interface has the peer."""
-        pools = max(1, self._fleet.gateways // 2)
-        name = f"wg-{names.PORT_FIRST + configuration // pools}"
+        name = f"wg-{names.PORT_FIRST + configuration // self._pools}"
         backend = UserspaceBackend(path=self._folder / "gateway/tunnels.sock")
         interface, end = Interface(name, NetNS.current(), name), time.monotonic() + 30
 
@@ -479,37 +478,12 @@ class FleetBench:
             settings["VERIFY_TARGETS"] = ""
         try:
             async with (
-                self._started("wireguard", kind, {"SOCKET": folder / "tunnels.sock"}),
-                self._started(kind, kind, settings) as process,
+                component("wireguard", {"SOCKET": folder / "tunnels.sock"}, folder / "tunnels.log"),
+                component(kind, settings, folder / "agent.log") as process,
             ):
                 yield Agent(kind, process, relay)
         finally:
             server.close()
-
-    @contextlib.asynccontextmanager
-    async def _started(
-        self, command: str, kind: str, settings: dict[str, Any]
-    ) -> AsyncIterator[asyncio.subprocess.Process]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("EGRESS_GATEWAY_")}
-        environment |= {f"EGRESS_GATEWAY_{key}": str(value) for key, value in settings.items()}
-        with (self._folder / f"{kind}-{command}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *("setpriv", "--pdeathsig", "KILL", "--"),
-                *(sys.executable, "-m", "egress_gateway.cli.main", command),
-                stdout=log,
-                stderr=log,
-                env=environment,
-            )
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), 10)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
 
 def _gateway(number: int) -> str:
@@ -522,14 +496,6 @@ def _object(kind: str, name: str, **metadata: Any) -> dict[str, Any]:
 
 def _ours(kind: str, name: str) -> dict[str, Any]:
     return _object(kind, name, namespace=_NAMESPACE) | {"apiVersion": names.API_VERSION}
-
-
-async def _until(true: Callable[[], Awaitable[bool]], what: str) -> None:
-    end = time.monotonic() + _PATIENCE
-    while not await true():
-        if time.monotonic() > end:
-            raise BenchError(f"waited {_PATIENCE:.0f} s in vain for {what}")
-        await asyncio.sleep(0.1)
 
 
 def _surroundings() -> None:

@@ -10,11 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import shutil
 import socket
 import ssl
-import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from typing import Any, Final
 
 import yaml
 
+from bench.process import component
 from egress_gateway.api import names
 from egress_gateway.api.manifests import crd_files, deploy_dir
 from egress_gateway_lab import pki
@@ -31,14 +29,13 @@ from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure.client import ArmClient
 from egress_gateway_lab.azure.emulator import COMPUTE_SHARE, SUBSCRIPTION, TENANT, Emulator
-from tests.contract.controller.azure_lab import TOKEN, NoMachines, Verifier
+from tests.contract.controller.azure_lab import TOKEN, NoMachines, Verifier, add_node
 
 GROUP: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
 CLUSTER: Final = f"{GROUP}/providers/Microsoft.ContainerService/managedClusters/aks"
 SGCS: Final = "staticgatewayconfigurations"
 _LOCATION: Final = "swedencentral"
 _SIZE: Final = "standard_d2pds_v6"
-_STOP_SECONDS: Final = 10.0
 
 
 @dataclass
@@ -60,15 +57,7 @@ class Paper:
         for machine in list(self.machines.machines.values()):
             if machine.pool != name:
                 continue
-            node = {
-                "apiVersion": "v1",
-                "kind": "Node",
-                "metadata": {"name": machine.name, "labels": dict(machine.labels)},
-                "spec": {"providerID": machine.provider_id},
-                "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-            }
-            await self.kube.create("nodes", node)
-            await self.kube.patch("nodes", machine.name, node, subresource="status")
+            await add_node(self.kube, machine)
 
     def requests(self) -> int:
         """Answered so far, polls of operations included; sign-in left out, as Azure's."""
@@ -77,31 +66,15 @@ class Paper:
     @contextlib.asynccontextmanager
     async def controller(self) -> AsyncIterator[asyncio.subprocess.Process]:
         """The shipped controller as a process of its own, with the shipped settings."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("EGRESS_GATEWAY_")}
-        environment |= {
-            "EGRESS_GATEWAY_AZURE_CONFIG": str(self.directory / "azure.json"),
-            "EGRESS_GATEWAY_KUBECONFIG": str(self.kubeconfig),
-            "EGRESS_GATEWAY_IDENTITY": "bench",
-            "EGRESS_GATEWAY_HEALTH_ADDRESS": "127.0.0.1",
-            "EGRESS_GATEWAY_HEALTH_PORT": "0",
+        settings = {
+            "AZURE_CONFIG": self.directory / "azure.json",
+            "KUBECONFIG": self.kubeconfig,
+            "IDENTITY": "bench",
+            "HEALTH_ADDRESS": "127.0.0.1",
+            "HEALTH_PORT": 0,
         }
-        command = [sys.executable, "-m", "egress_gateway.cli.main", "controller"]
-        if shutil.which("setpriv"):
-            command = ["setpriv", "--pdeathsig", "KILL", "--", *command]  # not to outlive us
-        with (self.directory / "controller.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *command, stdout=log, stderr=log, env=environment
-            )
-        try:
+        async with component("controller", settings, self.directory / "controller.log") as process:
             yield process
-        finally:
-            if process.returncode is None:
-                process.terminate()
-                try:
-                    await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-                except TimeoutError:
-                    process.kill()
-                    await process.wait()
 
 
 @contextlib.asynccontextmanager

@@ -15,13 +15,14 @@ import functools
 import ipaddress
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from bench.errors import BenchError
 from bench.figures import Answer, milliseconds, outage, table
 from bench.machine import say
 from bench.options import Options
+from bench.process import until
 from bench.site import CONFIGURATION, DESTINATION, LeanPod, Site, site
 from egress_gateway.api import keys, names
 from egress_gateway.datapath.addresses import IPAddress
@@ -36,7 +37,6 @@ _POLICY: Final = (
 """Lets nobody but a node's own agent write PodEndpoints. There is none on a node of paper."""
 _AT_ONCE: Final = 16
 _PATIENCE: Final = 120.0
-_LOOK: Final = 0.1
 _RATE: Final = 20.0
 _AGENT: Final = "egress.gateway[^ ]* gateway"
 _HOST: Final = "egress.gateway[^ ]* wireguard"
@@ -57,7 +57,8 @@ async def run(options: Options) -> dict[str, Any]:
             say(f"peers: {count}")
             await _announce(lab, range(there, count))
             began = time.monotonic()
-            await _until(functools.partial(_known, lab, count), f"the gateway to know {count} pods")
+            known = functools.partial(_known, lab, count)
+            await until(known, f"the gateway to know {count} pods", limit=_PATIENCE)
             lag = time.monotonic() - began
             there = count
             restarted = await _restart(lab, witness, count)
@@ -177,7 +178,7 @@ async def _restart(
         agents = set(await _processes(lab, _AGENT))
         return bool(agents) and not agents & victims and await _known(lab, count)
 
-    await _until(told, f"the agent's successor to tell {count} peers")
+    await until(told, f"the agent's successor to tell {count} peers", limit=_PATIENCE)
     await asyncio.sleep(_REST)
     answers = [Answer(*one) for one in (await program.call("stop"))[witness.name]]
     end = time.monotonic()
@@ -237,11 +238,3 @@ async def _moments(lab: Site) -> tuple[float, float]:
             told = json.loads(line)
             found[told["msg"]] = datetime.datetime.fromisoformat(told["time"]).timestamp()
     return found["read the cluster"], found["served configurations"]
-
-
-async def _until(true: Callable[[], Awaitable[bool]], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not await true():
-        if time.monotonic() > deadline:
-            raise BenchError(f"waited {_PATIENCE:.0f} s in vain for {what}")
-        await asyncio.sleep(_LOOK)

@@ -57,6 +57,19 @@ class Verifier:
         return "https://cluster.lab.invalid", ADDON_SUBJECT
 
 
+async def add_node(kube: KubeClient, machine: MachineSpec) -> None:
+    """The Node of a machine that has joined the cluster."""
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": machine.name, "labels": dict(machine.labels)},
+        "spec": {"providerID": machine.provider_id},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    await kube.create("nodes", node)
+    await kube.patch("nodes", machine.name, node, subresource="status")
+
+
 async def report_ready(kube: KubeClient, sgc: dict[str, Any]) -> None:
     """What gateway agents report for the nodes that the status lists."""
     namespace, name = sgc["metadata"]["namespace"], sgc["metadata"]["name"]

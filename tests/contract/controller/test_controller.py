@@ -25,7 +25,7 @@ from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure.emulator import COMPUTE_SHARE
 from egress_gateway_lab.protocols import MachineSpec
-from tests.contract.controller.azure_lab import AzureLab, azure_lab, report_ready
+from tests.contract.controller.azure_lab import AzureLab, add_node, azure_lab, report_ready
 
 SGCS = "staticgatewayconfigurations"
 SYSTEM = names.SYSTEM_NAMESPACE
@@ -72,15 +72,7 @@ class World:
                 await self.add_node(machine)
 
     async def add_node(self, machine: MachineSpec) -> None:
-        node = {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": machine.name, "labels": dict(machine.labels)},
-            "spec": {"providerID": machine.provider_id},
-            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-        }
-        await self.kube.create("nodes", node)
-        await self.kube.patch("nodes", machine.name, node, subresource="status")
+        await add_node(self.kube, machine)
 
     async def event(self, reason: str) -> None:
         """Waits for a Warning of that reason in ``default``."""
