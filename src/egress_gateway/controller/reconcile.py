@@ -204,11 +204,8 @@ class Reconciler:
     async def _prepare(self, wanted: Iterable[Wanted]) -> None:
         """Finalizer and key pair come before anything in the cloud."""
         live = self._cluster.configurations()
-        staying = [
-            live[w.uid]
-            for w in wanted
-            if not w.leaving and w.uid in live and w.problem is not STILL_SERVED
-        ]
+        named = (live[w.uid] for w in wanted if not w.leaving and w.uid in live)
+        staying = [sgc for sgc in named if not sgc.metadata.deletion_timestamp]
         await asyncio.gather(
             *(self._cluster.hold(sgc) for sgc in staying),
             *(self._cluster.keypairs.ensure(sgc) for sgc in staying),

@@ -186,9 +186,7 @@ class GatewayAgent:
         self._backoff = Backoff(0.2, 10.0)
         self._interfaces_up: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
         """When the kernel was last asked for probes, and its answer: ports."""
-        self._told: dict[str, int] | None = None
-        """Packets by reason that people were told of."""
-        self._dropped: dict[str, int] = {}
+        self._dropped: dict[str, int] | None = None
         """Packets by reason, at the last pass."""
         self._found = (0, 0)
         """Configurations that are served, and that have a problem."""
@@ -299,7 +297,7 @@ class GatewayAgent:
             ready=self._found[0],
             problems=self._found[1],
             configurations=tuple(found),
-            dropped=self._dropped,
+            dropped=self._dropped or {},
             table=ports.table,
             limited_pods=pods,
             limited_configurations=configurations,
@@ -354,9 +352,10 @@ class GatewayAgent:
                 extra={"configurations": len(ready), "peers": self._peers.total},
             )
         self._problem = None
-        self._dropped = counters = await asyncio.to_thread(self._side.counters)
+        before, self._dropped = self._dropped, await asyncio.to_thread(self._side.counters)
         self._found = len(ready), len(problems)
-        self._tell_dropped(counters)
+        if before is not None:
+            self._tell_dropped(before, self._dropped)
         if problems:
             return self._backoff.failed()
         self._backoff.succeeded()
@@ -475,13 +474,10 @@ class GatewayAgent:
                 found[uid] = keys.public_key(server.private_key)
         return found
 
-    def _tell_dropped(self, counters: dict[str, int]) -> None:
+    def _tell_dropped(self, before: Mapping[str, int], now: Mapping[str, int]) -> None:
         """Events on this Node about packets that nobody honest sends."""
-        before, self._told = self._told, counters
-        if before is None:
-            return
         for reason, (names, text) in _SUSPICIOUS.items():
-            if any(counters.get(name, 0) > before.get(name, 0) for name in names):
+            if any(now.get(name, 0) > before.get(name, 0) for name in names):
                 self._report.recorder.event(
                     NODES.reference(self._machine.node), "Warning", reason, f"{text} ({_COUNTED})"
                 )

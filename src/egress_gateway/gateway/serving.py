@@ -2,8 +2,8 @@
 
 A node serves the configurations whose status lists it, until somebody deletes them: from then on
 the controller gives their addresses back, and whoever gets them next must not find another one's
-packets on them. What cannot be served becomes a problem in
-words; a configuration that was served goes on as it was while its new state is incomplete.
+packets on them. What cannot be served becomes a problem in words; a configuration that was served
+goes on as it was while its new state is incomplete.
 """
 
 from __future__ import annotations

@@ -129,10 +129,8 @@ class Balancing:
         """Rules to remove, or the pool's whole part once nothing of ours is left on it."""
         if self.grows():
             return ()
-        stale = self._stale()
-        if self.held_back:
-            return tuple(self._write_balancer(True, stale)) if stale else ()
-        if self._leftover():
+        stale = [name for name in self._here() if name not in self._rules]
+        if self._leftover() and not self.held_back:
             leaving = [w.names.rule for w in self._everyone if w.leaving]
             return tuple(self._write_balancer(False, stale or leaving))
         return tuple(self._write_balancer(True, stale)) if stale else ()
@@ -145,14 +143,10 @@ class Balancing:
         busy = any(i.state in BUSY and i.state != "Deleting" for i in self._state.instances)
         return busy and self._leftover()
 
-    def _stale(self) -> list[str]:
-        return [name for name in self._here() if name not in self._rules]
-
     def _leftover(self) -> bool:
-        """Whether the pool's part is there although no rule needs it."""
+        """Whether the pool's part is there although no rule needs it: of ours, or of others."""
         observed = self._state.balancer
         key = self._state.ref.key
-        stale = self._stale()
-        others = any(r.pool == key and r.name not in stale for r in observed.rules.values())
-        there = key in observed.frontends or key in observed.backends
-        return there and not self._rules and not others
+        if self._rules or not (key in observed.frontends or key in observed.backends):
+            return False
+        return all(r.pool != key or r.name in self._by_rule for r in observed.rules.values())

@@ -92,6 +92,7 @@ def plan(
         desired.balancing.shrinks() + desired.removed_prefixes(),
     )
     busy = {uid for stage in stages for step in stage for uid in step.uids}
+    held_back = desired.balancing.held_back
     verdicts = {
         w.uid: verdict_of(
             w,
@@ -101,7 +102,7 @@ def plan(
             w.uid in busy,
             exchange=desired.exchanges.get(w.uid),
             problem6=problems6.get(w.uid),
-            held_back=desired.balancing.held_back,
+            held_back=held_back,
         )
         for w in everyone
     }
