@@ -17,7 +17,7 @@ import ipaddress
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from egress_gateway.datapath.addresses import ECHO_ADDRESS
@@ -89,32 +89,27 @@ class Trials:
                             continue
                         paths = {p for p in possible if p.address == address}
                         if (path := gateway.due(now, paths)) is not None:
-                            sandbox = self._turn(path, possible[path])
+                            sandbox = self._turn(path)
                             trying[address] = group.create_task(self._try(gateway, path, sandbox))
                     await asyncio.sleep(_LOOK)
         finally:
             self._socket.close()
 
-    def _sort(self) -> Mapping[TunnelPath, list[Sandbox]]:
-        """By path, the sandboxes whose key may try it. Forgets what is asked for no more."""
+    def _sort(self) -> set[TunnelPath]:
+        """Paths that some pod's key may try. Forgets what is asked for no more."""
         listed: set[TunnelPath] = set()
-        possible: dict[TunnelPath, list[Sandbox]] = {}
+        possible: set[TunnelPath] = set()
         used: set[TunnelPath] = set()
-        for sandbox in self._sandboxes():
-            state, server = sandbox.attachment, sandbox.attachment.configuration.server
-            if server is None or sandbox.gone or sandbox.superseded:
-                continue
-            paths = {
-                TunnelPath(g.address, server.port)
-                for g in state.configuration.gateways
-                if not g.leaving
-            }
-            listed |= paths
+        known: dict[int, set[TunnelPath]] = {}  # pods of one configuration share it
+        for sandbox in self._present():
+            state = sandbox.attachment
+            paths = known.get(id(state.configuration))
+            if paths is None:
+                paths = known[id(state.configuration)] = _paths(state.configuration)
+                listed |= paths
             if state.active is not None and state.verified:
                 used.add(path_of(state.active))
-                for path in paths:
-                    if may_try(state, path.address):
-                        possible.setdefault(path, []).append(sandbox)
+                possible |= {p for p in paths - possible if may_try(state, p.address)}
         self._keep(listed)
         for path in used & listed:
             self._gateways[path.address].paths[path].in_use()
@@ -135,9 +130,20 @@ class Trials:
             if not gateway.paths:
                 del self._gateways[address]
 
-    def _turn(self, path: TunnelPath, sandboxes: list[Sandbox]) -> Sandbox:
-        """Another pod each time, so that one that the gateway does not know proves nothing."""
-        ordered = sorted(sandboxes, key=lambda s: s.attachment.id)
+    def _present(self) -> Iterator[Sandbox]:
+        return (s for s in self._sandboxes() if not s.gone and not s.superseded)
+
+    def _turn(self, path: TunnelPath) -> Sandbox:
+        """A sandbox whose key may try ``path``. Another one each time, so that one that the gateway
+        does not know proves nothing."""
+        able = (
+            s
+            for s in self._present()
+            if s.attachment.verified
+            and path in _paths(s.attachment.configuration)
+            and may_try(s.attachment, path.address)
+        )
+        ordered = sorted(able, key=lambda s: s.attachment.id)
         last = self._last.get(path, "")
         following = [s for s in ordered if s.attachment.id > last]
         chosen = (following or ordered)[0]
@@ -270,3 +276,10 @@ class _Socket(asyncio.DatagramProtocol):
 
     def error_received(self, exc: Exception) -> None:
         log.debug("trial not sent", extra={"error": str(exc)})
+
+
+def _paths(configuration: PodConfiguration) -> set[TunnelPath]:
+    """To its gateways that are to stay."""
+    server = configuration.server
+    staying = (g.address for g in configuration.gateways if not g.leaving)
+    return {TunnelPath(address, server.port) for address in staying} if server else set()
