@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from egress_gateway.api import names
-from egress_gateway.cli import cluster, options
+from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.migrate_report import Report, render, report
 from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.controller.migration.adopt import Leftovers, misplaced, names_of, plan_adoption
@@ -71,7 +71,7 @@ def migrate(output: str, **given: Any) -> None:
 
     Exit code 1 when something stands in the way; the output says what mends it.
     """
-    found = asyncio.run(_migrate(_Options(**given)))
+    found = running.run(_migrate(_Options(**given)))
     click.echo(json.dumps(found) if output == "json" else render(found), nl=output == "json")
     sys.exit(1 if found["blockers"] else 0)
 

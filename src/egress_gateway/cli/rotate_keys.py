@@ -21,7 +21,7 @@ import click
 from egress_gateway.api import names
 from egress_gateway.api.conditions import KEYS_ROTATED, Reason, find
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cli import cluster, options
+from egress_gateway.cli import cluster, options, running
 from egress_gateway.kube.errors import Conflict, NotFound, Unavailable
 from egress_gateway.kube.resources import SGCS, Key
 from egress_gateway.service.errors import ExpectedError
@@ -87,7 +87,7 @@ def rotate_keys(
     """
     if bool(configurations) == everyone:
         raise click.UsageError("name configurations, or say --all")
-    found = asyncio.run(
+    found = running.run(
         _rotate(kubeconfig, configurations, namespace, follow=follow, timeout=timeout)
     )
     if output == "json":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from egress_gateway.cli import cluster, options
+from egress_gateway.cli import cluster, options, running
 from egress_gateway.kube.errors import NotFound
 from egress_gateway.kube.resources import DAEMON_SETS, PODS, SGCS
 from egress_gateway.service.errors import ExpectedError
@@ -50,7 +50,7 @@ def uninstall(kubeconfig: str | None, system_namespace: str, timeout: float, for
     Refuses while StaticGatewayConfigurations exist: their addresses and load balancer rules would
     stay in Azure.
     """
-    asyncio.run(_uninstall(kubeconfig, system_namespace, timeout=timeout, force=force))
+    running.run(_uninstall(kubeconfig, system_namespace, timeout=timeout, force=force))
 
 
 async def _uninstall(

@@ -6,7 +6,6 @@ takes back however this program ends.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime
 import io
@@ -20,7 +19,7 @@ from typing import IO, Final
 
 import click
 
-from egress_gateway.cli import cluster, options
+from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.bundle.collect import Collector, credentials
 from egress_gateway.cli.diagnosis.status import read
 from egress_gateway.cli.once import Once
@@ -79,7 +78,7 @@ def bundle(
         raise click.ClickException(f"{target} exists; name another file with --output")
     try:
         with tempfile.TemporaryFile(dir=target.absolute().parent) as archive:
-            unseen = asyncio.run(
+            unseen = running.run(
                 _fill(
                     archive, stem, kubeconfig, namespace, system_namespace, lines, execute=execute
                 )

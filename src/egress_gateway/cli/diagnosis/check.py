@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from egress_gateway.cli import cluster, options
+from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings
 from egress_gateway.cli.diagnosis.overview import summarize
 from egress_gateway.cli.diagnosis.status import read
@@ -47,7 +46,7 @@ def check(
         raise click.UsageError("--here goes with --pre")
     if any(azure.values()) and not (pre and azure["azure_config"]):
         raise click.UsageError("--azure-config goes with --pre, the others with --azure-config")
-    found, unseen = asyncio.run(
+    found, unseen = running.run(
         _before(kubeconfig, system_namespace, here=here, **azure)
         if pre
         else _now(kubeconfig, namespace, system_namespace)

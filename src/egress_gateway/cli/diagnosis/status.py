@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.cli import cluster, options
+from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.diagnosis.overview import (
     NOT_REACHED,
     ComponentView,
@@ -70,7 +70,7 @@ def status(
         raise click.UsageError("--namespace and --all-namespaces exclude each other")
     client = cluster.connect(kubeconfig, "egress-gateway-cli")
     while True:
-        facts = asyncio.run(_look(client, namespace, system_namespace))
+        facts = running.run(_look(client, namespace, system_namespace))
         overview = summarize(facts)
         if watch and output != "json":
             click.clear()

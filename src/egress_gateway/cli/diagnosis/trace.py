@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.cli import cluster, options
+from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.diagnosis import pcap
 from egress_gateway.cli.diagnosis.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
 from egress_gateway.cli.diagnosis.hops import (
@@ -97,13 +97,13 @@ def trace(
             raise click.UsageError(reason)
         limits = [part for name, value in bounds.items() for part in (f"--{name}", str(value))]
         capturing = _capture(kubeconfig, key, hop, system_namespace, limits, send=send)
-        captured, said = asyncio.run(capturing)
+        captured, said = running.run(capturing)
         target = file or Path(f"{name}-{hop}.pcap")
         with click.open_file(str(target), "wb") as out:
             out.write(captured)
         click.echo(f"{said}; written to {target}", err=True)
         return
-    found, unseen = asyncio.run(_followed(kubeconfig, key, to, system_namespace, send=send))
+    found, unseen = running.run(_followed(kubeconfig, key, to, system_namespace, send=send))
     if output == "json":
         click.echo(msgspec.json.encode(found).decode())
     else:

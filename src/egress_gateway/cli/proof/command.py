@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cli import cluster, options
+from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.diagnosis.hops import IPNetwork
 from egress_gateway.cli.diagnosis.status import components
 from egress_gateway.cli.diagnosis.trace import cluster_networks, verify_targets
@@ -110,7 +110,7 @@ def test(kubeconfig: str | None, output: str, **given: Any) -> None:
         click.echo(text, err=output == "json")
 
     try:
-        found = asyncio.run(_test(kubeconfig, asked, tell))
+        found = running.run(_test(kubeconfig, asked, tell))
     except asyncio.CancelledError:
         raise click.Abort from None
     if output == "json":
