@@ -22,8 +22,8 @@ from azure.core.exceptions import HttpResponseError
 
 from egress_gateway.api import keys, keysecret, names, validation
 from egress_gateway.cloud import errors as cloud_errors
+from egress_gateway.cloud.azure import balancer, documents
 from egress_gateway.cloud.azure import config as azure_config
-from egress_gateway.cloud.azure import documents
 from egress_gateway.cloud.azure.errors import translated
 from egress_gateway.cni import conflist, protocol
 from egress_gateway.datapath.addresses import parse_network
@@ -366,7 +366,7 @@ def _arm(content: bytes) -> object:
 
 _ARM: Final[tuple[Callable[[dict[str, Any]], object], ...]] = (
     documents.read_pool,
-    documents.read_balancer,
+    balancer.read_balancer,
     documents.read_prefix,
     lambda d: documents.read_interface(documents.model_nics(d), "/b"),
     lambda d: documents.read_instance(d, d, {}, "/b"),

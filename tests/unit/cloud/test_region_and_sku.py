@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from egress_gateway.cloud.azure.documents import read_balancer, read_prefix
+from egress_gateway.cloud.azure.balancer import read_balancer
+from egress_gateway.cloud.azure.documents import read_prefix
 
 ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPPrefixes/p"
 

@@ -19,6 +19,7 @@ from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import documents
 from egress_gateway.cloud.azure.advice import AzureAdvice
+from egress_gateway.cloud.azure.balancer import read_balancer, write_balancer
 from egress_gateway.cloud.azure.client import ArmClient, limited
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.machinepools import MachinePools
@@ -146,7 +147,7 @@ class AzureCloud:
 
     async def balancer(self) -> LoadBalancer:
         document = await self._read_balancer()
-        return documents.read_balancer(document, location=self._config.location)
+        return read_balancer(document, location=self._config.location)
 
     async def _read_balancer(self) -> Json | None:
         return await self._arm.balancer(self._config.balancer_group, self._config.load_balancer)
@@ -282,8 +283,8 @@ class AzureCloud:
         group, name = self._config.balancer_group, self._config.load_balancer
         async with self._balancer_lock:
             before = await self._read_balancer()
-            _check_ports(documents.read_balancer(before), action)
-            after = documents.write_balancer(
+            _check_ports(read_balancer(before), action)
+            after = write_balancer(
                 before,
                 action,
                 balancer_id=self._balancer_id,

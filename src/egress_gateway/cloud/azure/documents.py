@@ -1,6 +1,6 @@
-"""Azure's documents read and rewritten: pure functions over JSON.
+"""Documents of gateway pools and prefixes, read and rewritten: pure functions over JSON.
 
-Everything that we do not own (other people's rules and ipConfigs, fields unknown to us) is carried
+Everything that we do not own (other people's ipConfigs, fields unknown to us) is carried
 through as it is. Reading is liberal (case of ids, absent fields), writing is exactly the Go
 project's shape.
 """
@@ -24,222 +24,26 @@ from egress_gateway.cloud.azure.shapes import (
     id_name,
     items_of,
     name_of,
+    objects_in,
     properties_of,
     reference_of,
     same_id,
     strings_of,
 )
+from egress_gateway.cloud.azure.suitability import unsuitable
 from egress_gateway.cloud.protocol import (
     Address,
-    BalancingRule,
     Instance,
     InterfaceSpec,
-    LoadBalancer,
     PoolRef,
     Prefix,
-    WriteBalancer,
 )
 from egress_gateway.service.errors import understood
 
-_READ_ONLY: Final = frozenset(
-    {
-        "provisioningState",
-        "etag",
-        "resourceGuid",
-        "backendIPConfigurations",
-    }
-)
 _SIZES: Final = frozenset(map(str, PREFIX_SIZES))
 _OF_AKS: Final = names.POOL_NAME_TAG.removesuffix("poolName")
 """What tags begin with that AKS gives its scale sets; users' own tags cannot
 (https://learn.microsoft.com/azure/aks/use-tags)."""
-_BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRules")
-
-
-# --- load balancer ---------------------------------------------------------------------------
-
-
-@understood(errors.Unavailable, "Azure's answer")
-def read_balancer(document: Json | None, *, location: str = "") -> LoadBalancer:
-    """``location``: the region of the gateway pools; empty: it was made there."""
-    if document is None:
-        return LoadBalancer()
-    probes = {name_of(probe): probe for probe in items_of(document, "probes")}
-    rules: dict[str, BalancingRule] = {}
-    ports: dict[str, set[int]] = {}
-    for item in items_of(document, "loadBalancingRules"):
-        rule = _read_rule(item, probes)
-        rules[rule.name] = rule
-        ports.setdefault(rule.pool, set()).update((rule.port, rule.backend_port))
-    return LoadBalancer(
-        exists=True,
-        failed=properties_of(document).get("provisioningState") == "Failed",
-        rules=rules,
-        frontends={
-            name_of(item): address_of(properties_of(item).get("privateIPAddress"))
-            for item in items_of(document, "frontendIPConfigurations")
-        },
-        backends=frozenset(name_of(item) for item in items_of(document, "backendAddressPools")),
-        ports={pool: frozenset(used) for pool, used in ports.items()},
-        unusable=_unusable_balancer(document, location),
-    )
-
-
-def _unusable_balancer(document: Json, location: str) -> str:
-    """We make it Standard, regional and where the pools are; somebody else's may be otherwise, and
-    Azure changes none of that.
-    https://learn.microsoft.com/azure/load-balancer/skus"""
-    match _otherwise(document, location):
-        case None:
-            return ""
-        case "region", found:
-            what = f"is in region {found}, and the gateway pools are in {location}"
-        case "SKU", found:
-            what = f"is of SKU {found}, and gateways need one of SKU Standard"
-        case _, found:
-            what = f"is of tier {found}, and gateways need a Regional one"
-    return (
-        f"load balancer {document.get('name') or ''} {what}; delete it (we make another), or name "
-        "another one in gatewayLoadBalancerName of the Azure configuration"
-    )
-
-
-def _read_rule(item: Json, probes: Mapping[str, Json]) -> BalancingRule:
-    properties = properties_of(item)
-    probe = properties_of(probes.get(id_name(reference_of(item, "probe")), {}))
-    return BalancingRule(
-        name=name_of(item),
-        pool=id_name(reference_of(item, "backendAddressPool")),
-        frontend=id_name(reference_of(item, "frontendIPConfiguration")),
-        port=properties.get("frontendPort") or 0,
-        backend_port=properties.get("backendPort") or 0,
-        protocol=properties.get("protocol") or "",
-        floating=bool(properties.get("enableFloatingIP")),
-        probe_path=probe.get("requestPath") or "",
-        probe_port=probe.get("port") or 0,
-        probe_protocol=probe.get("protocol") or "",
-        probe_interval=probe.get("intervalInSeconds") or 0,
-        probe_threshold=probe.get("probeThreshold") or 1,
-    )
-
-
-def write_balancer(
-    document: Json | None,
-    action: WriteBalancer,
-    *,
-    balancer_id: str,
-    location: str,
-    subnet: str,
-    zones: Sequence[str] = (),
-) -> Json | None:
-    """The whole document after ``action``; None when nothing is left on the load balancer."""
-    result = writable(document) if document else _new_balancer(balancer_id, location)
-    properties: Json = result["properties"]
-    for collection in ("frontendIPConfigurations", "backendAddressPools"):
-        properties[collection] = _dicts(properties.get(collection))
-    key = action.pool.key
-    here = {r.name for r in read_balancer(document).rules.values() if r.pool == key}
-    gone = here & action.names
-    _replace(properties, "loadBalancingRules", gone, [_rule(r, balancer_id) for r in action.rules])
-    left = {name_of(item) for item in properties["loadBalancingRules"]}
-    _replace(properties, "probes", action.names - left, [_probe(r) for r in action.rules])
-    if action.present:
-        made: Json = {"zones": list(zones)} if zones else {}
-        _ensure(properties, "frontendIPConfigurations", key, _frontend(subnet), **made)
-        _ensure(properties, "backendAddressPools", key, {})
-    else:
-        for collection in ("frontendIPConfigurations", "backendAddressPools"):
-            _replace(properties, collection, {key}, [])
-    return result if properties["frontendIPConfigurations"] else None
-
-
-def _new_balancer(balancer_id: str, location: str) -> Json:
-    return {
-        "name": id_name(balancer_id),
-        "location": location,
-        "sku": {"name": "Standard", "tier": "Regional"},
-        "properties": {},
-    }
-
-
-def _replace(properties: Json, collection: str, remove: Iterable[str], add: list[Json]) -> None:
-    removed = set(remove) | {name_of(item) for item in add}
-    listed = (item for item in properties.get(collection) or () if item)
-    kept = [item for item in listed if name_of(item) not in removed]
-    properties[collection] = [*kept, *add]
-
-
-def _ensure(properties: Json, collection: str, name: str, wanted: Json, **beside: Any) -> None:
-    items = properties[collection]
-    if not any(name_of(item) == name for item in items):
-        items.append({"name": name, "properties": wanted, **beside})
-
-
-def _frontend(subnet: str) -> Json:
-    return {
-        "privateIPAddressVersion": "IPv4",
-        "privateIPAllocationMethod": "Dynamic",
-        "subnet": {"id": subnet},
-    }
-
-
-def _rule(rule: BalancingRule, balancer_id: str) -> Json:
-    return {
-        "name": rule.name,
-        "properties": {
-            "protocol": rule.protocol,
-            "frontendPort": rule.port,
-            "backendPort": rule.backend_port,
-            "enableFloatingIP": rule.floating,
-            "frontendIPConfiguration": {
-                "id": f"{balancer_id}/frontendIPConfigurations/{rule.frontend}"
-            },
-            "backendAddressPool": {"id": f"{balancer_id}/backendAddressPools/{rule.pool}"},
-            "probe": {"id": f"{balancer_id}/probes/{rule.name}"},
-        },
-    }
-
-
-def _probe(rule: BalancingRule) -> Json:
-    return {
-        "name": rule.name,
-        "properties": {
-            "protocol": rule.probe_protocol,
-            "port": rule.probe_port,
-            "requestPath": rule.probe_path,
-            "intervalInSeconds": rule.probe_interval,
-            "probeThreshold": rule.probe_threshold,
-        },
-    }
-
-
-def writable(document: Json) -> Json:
-    """A copy without read-only fields, which Azure would ignore at best."""
-    result: Json = _stripped(copy.deepcopy(document))
-    for collection in ("frontendIPConfigurations", "backendAddressPools", "probes"):
-        for item in items_of(result, collection):
-            for reference in _BACK_REFERENCES:
-                properties_of(item).pop(reference, None)
-    for item in items_of(result, "backendAddressPools"):
-        # Members that are NICs join by their own ipConfig; listing them here would make the
-        # pool one of addresses. Members by address (somebody else's pool) exist here alone.
-        members = _dicts(properties_of(item).pop("loadBalancerBackendAddresses", None))
-        if by_address := [
-            m for m in members if not reference_of(m, "networkInterfaceIPConfiguration")
-        ]:
-            item["properties"]["loadBalancerBackendAddresses"] = by_address
-    result["properties"] = result.get("properties") or {}
-    return result
-
-
-def _stripped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            k: v if k == "tags" else _stripped(v) for k, v in value.items() if k not in _READ_ONLY
-        }
-    if isinstance(value, list):
-        return [_stripped(item) for item in value]
-    return value
 
 
 # --- NIC configurations of models and instances ----------------------------------------------
@@ -410,18 +214,14 @@ def model_nics(scale_set: Json) -> list[Json]:
     """The NICs of a scale set's model (virtualMachineProfile)."""
     profile = properties_of(scale_set).get("virtualMachineProfile") or {}
     network = profile.get("networkProfile") or {}
-    return _dicts(network.get("networkInterfaceConfigurations"))
-
-
-def _dicts(listed: Iterable[Any] | None) -> list[Json]:
-    return [item for item in listed or () if isinstance(item, dict)]
+    return objects_in(network.get("networkInterfaceConfigurations"))
 
 
 @understood(errors.Unavailable, "Azure's answer")
 def instance_nics(instance: Json) -> list[Json]:
     """The NICs of one instance as it was written; the NIC resources may differ."""
     network = properties_of(instance).get("networkProfileConfiguration") or {}
-    return _dicts(network.get("networkInterfaceConfigurations"))
+    return objects_in(network.get("networkInterfaceConfigurations"))
 
 
 @understood(errors.Unavailable, "Azure's answer")
@@ -526,7 +326,7 @@ def _unusable_prefix(document: Json, location: str) -> str:
     """Source: https://learn.microsoft.com/azure/virtual-network/ip-services/public-ip-address-prefix
     (region; SKU Standard for scale sets and network interfaces; tier Global for load balancers
     across regions)."""
-    match _otherwise(document, location):
+    match unsuitable(document, location):
         case None:
             return ""
         case "region", found:
@@ -541,25 +341,6 @@ def _unusable_prefix(document: Json, location: str) -> str:
             )
         case _, found:
             return f"has the tier {found}, and gateway nodes take Regional addresses; use such one"
-
-
-def _otherwise(document: Json, location: str) -> tuple[str, str] | None:
-    """What of a resource is not as gateways need it, "region", "SKU" or "tier", and how it is. They
-    need SKU Standard and tier Regional, in whatever case Azure spells them, in the pools' region
-    (``location``; empty: unknown). What a document leaves out is so."""
-    region, sku = document.get("location") or "", document.get("sku") or {}
-    if location and region and _folded(region) != _folded(location):
-        return "region", region
-    for what, key, needed in (("SKU", "name", "Standard"), ("tier", "tier", "Regional")):
-        found = sku.get(key) or needed
-        if found.lower() != needed.lower():
-            return what, found
-    return None
-
-
-def _folded(region: str) -> str:
-    """Azure spells a region for people ("Sweden Central") and for programs."""
-    return region.replace(" ", "").lower()
 
 
 def new_prefix(name: str, size: int, location: str, zones: Sequence[str] = ()) -> Json:

@@ -27,6 +27,7 @@ from egress_gateway.cloud.azure.shapes import (
     name_of,
     properties_of,
     reference_of,
+    writable,
 )
 from egress_gateway.cloud.protocol import (
     Address,
@@ -255,7 +256,7 @@ def _free(public: Json, prefix: str, config: str) -> bool:
 def written_again(address: Json) -> Json:
     """The write that mends a public address whose last write has failed. It keeps what somebody
     has added to it (a DNS name, protection)."""
-    result = documents.writable(address)
+    result = writable(address)
     for told in ("ipAddress", "ipConfiguration"):  # Azure's to say
         properties_of(result).pop(told, None)
     return result
@@ -287,7 +288,7 @@ def write_nic(
 ) -> Json:
     """The NIC with our ipConfigs exactly ``configs`` (name → id of the public address). One that
     is there keeps its private address: only its public one is exchanged."""
-    result: Json = documents.writable(nic)
+    result: Json = writable(nic)
     mine = set(owned)
     existing = items_of(result, "ipConfigurations")
     kept = [c for c in existing if name_of(c) not in mine or name_of(c) in configs]

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
+from typing import Any, Final
 
 Json = dict[str, Any]
+_READ_ONLY: Final = frozenset(
+    {
+        "provisioningState",
+        "etag",
+        "resourceGuid",
+        "backendIPConfigurations",
+    }
+)
 
 
 def document_of(base: object) -> Json:
@@ -60,10 +69,14 @@ def strings_of(value: object) -> frozenset[str]:
     return frozenset(each for each in listed if isinstance(each, str) and each)
 
 
+def objects_in(listed: Iterable[Any] | None) -> list[Json]:
+    """The objects of a list; what is no object is left out."""
+    return [item for item in listed or () if isinstance(item, dict)]
+
+
 def items_of(owner: Mapping[str, Any], key: str) -> list[Json]:
     """The objects of a list below ``properties``; what is no object is left out."""
-    listed = (owner.get("properties") or {}).get(key) or []
-    return [item for item in listed if isinstance(item, dict)]
+    return objects_in((owner.get("properties") or {}).get(key))
 
 
 def properties_of(item: Mapping[str, Any]) -> Json:
@@ -85,3 +98,20 @@ def address_of(text: str | None) -> IPv4Address | None:
 def any_address_of(text: str | None) -> IPv4Address | IPv6Address | None:
     """Raises ``ValueError`` for a text that is no address; None for none."""
     return ip_address(text) if text else None
+
+
+def writable(document: Json) -> Json:
+    """A copy without read-only fields, which Azure would ignore at best."""
+    result: Json = _stripped(copy.deepcopy(document))
+    result["properties"] = result.get("properties") or {}
+    return result
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            k: v if k == "tags" else _stripped(v) for k, v in value.items() if k not in _READ_ONLY
+        }
+    if isinstance(value, list):
+        return [_stripped(item) for item in value]
+    return value
