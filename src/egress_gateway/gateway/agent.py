@@ -14,42 +14,38 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
 from egress_gateway.api import keys
-from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
+from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.datapath.addresses import IPNetwork, parse_network
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surroundings
 from egress_gateway.datapath.gateway.ruleset import (
-    FOREIGN_TUNNEL,
-    FORGED,
-    HANDSHAKE_RATE,
     ServedConfiguration,
     TunnelSources,
-    zones,
 )
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.datapath.linux.notify import Watcher
 from egress_gateway.datapath.mtu import IPV6_MTU
-from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
+from egress_gateway.gateway.connectionlog import ConnectionLog
+from egress_gateway.gateway.connections.ports import PortWatch
+from egress_gateway.gateway.events import GatewayEvents, OwnNode
 from egress_gateway.gateway.health.verified import Expected, own_servers
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.metrics import ConfigurationFigures, GatewayFigures
+from egress_gateway.gateway.outcome import ipv6_warnings, logged, problems_of, ready_of, zoned
 from egress_gateway.gateway.peers.book import PeerBook
-from egress_gateway.gateway.peers.rules import ClaimRejection
 from egress_gateway.gateway.peers.sync import PeerSync
-from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.progress import PassProgress
 from egress_gateway.gateway.report import Answers, Reporter, status_spec
-from egress_gateway.gateway.serving import Listed, ServingPlan, listed, serving, without_ipv6
+from egress_gateway.gateway.serving import ServingPlan, listed, serving, without_ipv6
 from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube.errors import ApiError
-from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
-from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Key, Node, Pod
+from egress_gateway.kube.resources import Key, Node
 from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 from egress_gateway.service.backoff import Backoff
 
@@ -71,42 +67,6 @@ _SHARE: Final = 10
 _LONGEST_REST: Final = 5.0
 _FRESH: Final = 0.2
 """Seconds that an answer to a probe may be old."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnNode:
-    """The node that the agent runs on: its object, its own IPv4 address, and the MTU (bytes) of
-    the link that tunnels' packets use."""
-
-    node: Node
-    primary: IPv4Address
-    mtu: int
-
-    @property
-    def name(self) -> str:
-        return self.node.metadata.name
-
-
-_COUNTED: Final = "egress_gateway_dropped_packets_total counts them"
-_SUSPICIOUS: Final = {
-    "EgressForgedPackets": (
-        FORGED,
-        "a pod or process on this gateway node used a configuration's address in packets of its "
-        "own; the gateway dropped them; keep foreign pods off gateway nodes",
-    ),
-    "EgressForeignTunnel": (
-        (FOREIGN_TUNNEL,),
-        "packets to this node's WireGuard ports came from no InternalIP of a Node, or not to the "
-        "primary address; the gateway dropped them; if they are your nodes', list their networks "
-        "in tunnel_sources",
-    ),
-    "EgressHandshakeFlood": (
-        (HANDSHAKE_RATE,),
-        "a node sent more WireGuard handshakes than handshake_rate; the gateway dropped them; look "
-        "for pods that are masqueraded as that node",
-    ),
-}
-"""Reasons of Events on this Node, the counters behind them, and what they say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,29 +94,7 @@ class Report:
 
     reporter: Reporter
     answers: Answers
-    recorder: Recorder
-    pods: PodEvents
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodEvents:
-    """Events on pods, and on their PodEndpoints where there is no pod."""
-
-    recorder: Recorder
-    pods: Cache[Pod]
-    endpoints: Cache[PodEndpoint]
-
-    def limited(self, key: Key | None, text: str) -> None:
-        """Tells a pod's owner that it begins no more connections."""
-        if key is not None:
-            self.warn(key, "EgressConnectionLimit", text)
-
-    def warn(self, key: Key, reason: str, text: str) -> None:
-        """Writes a warning; nothing if neither exists any more."""
-        if (pod := self.pods.get(*key)) is not None:
-            self.recorder.event(PODS.reference(pod), "Warning", reason, text)
-        elif (endpoint := self.endpoints.get(*key)) is not None:
-            self.recorder.event(POD_ENDPOINTS.reference(endpoint), "Warning", reason, text)
+    events: GatewayEvents
 
 
 class GatewayAgent:
@@ -327,7 +265,7 @@ class GatewayAgent:
             around = await asyncio.to_thread(self._side.surroundings)
             if not around.ipv6 or self._machine.mtu - OVERHEAD < IPV6_MTU:
                 outcome = without_ipv6(outcome)
-            outcome = _zoned(outcome, await asyncio.to_thread(self._side.zones))
+            outcome = zoned(outcome, await asyncio.to_thread(self._side.zones))
             converged = await asyncio.to_thread(self._side.converge, self._desired(outcome, around))
         except DatapathError as error:
             # What ran goes on, and the last report stands; the queue tries again.
@@ -335,16 +273,16 @@ class GatewayAgent:
             raise
         self._note(converged)
         await self._watch()
-        problems = _problems(outcome, converged)
-        ready, public = _ready(outcome, converged, problems)
+        problems = problems_of(outcome, converged)
+        ready, public = ready_of(outcome, converged, problems)
         self._peers.serve(ready.values())
         late = await self._peers.sync_all(ready.values(), patience=_PATIENCE)
         problems |= late
         ready = {uid: one for uid, one in ready.items() if one.name not in late}
         seconds = await self._sync_seconds(ready, converged, problems)
         self._kernel.ports.watch(ready)
-        await asyncio.to_thread(self._kernel.connection_log.set, _logged(wanted, ready))
-        without = _ipv6_warnings(wanted, self._machine.mtu, around)
+        await asyncio.to_thread(self._kernel.connection_log.set, logged(wanted, ready))
+        without = ipv6_warnings(wanted, self._machine.mtu, around)
         await self._publish(ready, public, problems, without, seconds)
         if self._problem is not None:
             log.info(
@@ -355,7 +293,7 @@ class GatewayAgent:
         before, self._dropped = self._dropped, await asyncio.to_thread(self._side.counters)
         self._found = len(ready), len(problems)
         if before is not None:
-            self._tell_dropped(before, self._dropped)
+            self._report.events.packets_dropped(before, self._dropped)
         if problems:
             return self._backoff.failed()
         self._backoff.succeeded()
@@ -417,13 +355,13 @@ class GatewayAgent:
     ) -> None:
         """``without``: what some configurations must do without, by name; they are served."""
         self._report.answers.set({uid: c.port for uid, c in ready.items()})
-        warnings = self._kernel.ports.warnings
+        warnings, events = self._kernel.ports.warnings, self._report.events
         for name, message in problems.items():
-            self.warn(name, "GatewayProblem", f"cannot serve it: {message}")
+            events.warn(name, "GatewayProblem", f"cannot serve it: {message}")
         for name, message in warnings.items():
-            self.warn(name, "PortsRunningOut", message)
+            events.warn(name, "PortsRunningOut", message)
         for name, message in without.items():
-            self.warn(name, "GatewayWithoutIPv6", message)
+            events.warn(name, "GatewayWithoutIPv6", message)
         try:
             await self._report.reporter.publish(
                 status_spec(
@@ -438,14 +376,6 @@ class GatewayAgent:
             # Traffic does not depend on the report; the next pass writes it.
             log.warning("could not write the report: %s", error)
             self._queue.add_after(STRUCTURE, _SOON)
-
-    def warn(self, name: str, reason: str, text: str) -> None:
-        """An Event on the configuration ``name`` (``namespace/name``)."""
-        sgc = self._configurations.get(*name.split("/", 1))
-        if sgc is not None:
-            reference = SGCS.reference(sgc)
-            text = f"node {self._machine.name}: {text}"
-            self._report.recorder.event(reference, "Warning", reason, text)
 
     async def _sync_seconds(
         self,
@@ -474,19 +404,6 @@ class GatewayAgent:
                 found[uid] = keys.public_key(server.private_key)
         return found
 
-    def _tell_dropped(self, before: Mapping[str, int], now: Mapping[str, int]) -> None:
-        """Events on this Node about packets that nobody honest sends."""
-        for reason, (names, text) in _SUSPICIOUS.items():
-            if any(now.get(name, 0) > before.get(name, 0) for name in names):
-                self._report.recorder.event(
-                    NODES.reference(self._machine.node), "Warning", reason, f"{text} ({_COUNTED})"
-                )
-
-    def tell_pod(self, key: Key, refused: ClaimRejection) -> None:
-        """An Event on the pod whose claim does not count, or on the claim if there is no pod."""
-        text = f"node {self._machine.name}: {refused.reason}: {refused.message}"
-        self._report.pods.warn(key, "EgressClaimRefused", text)
-
     # Probes.
 
     async def serves(self, uid: str) -> str | None:
@@ -505,19 +422,6 @@ class GatewayAgent:
         return None if port in ports else f"interface wg-{port} is down"
 
 
-def _ipv6_warnings(wanted: Iterable[Listed], mtu: int, around: Surroundings) -> dict[str, str]:
-    """By name: why this gateway does not carry the requested IPv6."""
-    if mtu - OVERHEAD < IPV6_MTU:
-        why = f"the node's MTU is {mtu}, and tunnels need {IPV6_MTU + OVERHEAD} for IPv6"
-    elif not around.ipv6:
-        why = "the node's kernel has no IPv6"
-    elif not around.default6:
-        why = "the node has no IPv6 default route; give its network interface an IPv6 address"
-    else:
-        return {}
-    return {one.name: f"IPv6 is held back here: {why}" for one in wanted if one.secondary6}
-
-
 def internal_networks(nodes: Iterable[Node]) -> tuple[IPNetwork, ...]:
     """The InternalIPs of all Nodes, in a stable order, without texts that are no address."""
     found: set[IPNetwork] = set()
@@ -525,43 +429,3 @@ def internal_networks(nodes: Iterable[Node]) -> tuple[IPNetwork, ...]:
         with contextlib.suppress(ValueError):
             found.add(parse_network(text))
     return tuple(sorted(found, key=lambda n: (n.version, n.network_address.packed)))
-
-
-def _zoned(outcome: ServingPlan, known: Mapping[IPv4Address, int]) -> ServingPlan:
-    uids, configurations = list(outcome.configurations), outcome.configurations.values()
-    found = dict(zip(uids, zones(configurations, known), strict=True))
-    return replace(outcome, configurations=found)
-
-
-def _logged(
-    wanted: Iterable[Listed], ready: Mapping[str, ServedConfiguration]
-) -> dict[int, Logged]:
-    return {
-        ready[one.uid].in_zone: Logged(one.name, one.public, one.public6)
-        for one in wanted
-        if one.connection_log and one.uid in ready
-    }
-
-
-def _problems(outcome: ServingPlan, converged: Converged) -> dict[str, str]:
-    """By name: what is wrong with objects, and what the kernel refused."""
-    by_port = {c.port: c.name for c in outcome.configurations.values()}
-    failed = {by_port[port]: why for port, why in converged.problems.items() if port in by_port}
-    return {**outcome.problems, **failed}
-
-
-def _ready(
-    outcome: ServingPlan, converged: Converged, problems: Mapping[str, str]
-) -> tuple[dict[str, ServedConfiguration], dict[str, str]]:
-    """What is served now, and with which public key; both by uid. A configuration whose key
-    cannot be read is served if its interface was there already."""
-    ready: dict[str, ServedConfiguration] = {}
-    public: dict[str, str] = {}
-    for uid, one in outcome.configurations.items():
-        device = converged.found.get(one.interface)
-        if one.private_key is None:
-            if device is not None and one.port not in converged.problems:
-                ready[uid], public[uid] = one, device.public_key
-        elif one.name not in problems:
-            ready[uid], public[uid] = one, keys.public_key(one.private_key)
-    return ready, public

@@ -20,21 +20,20 @@ from egress_gateway.gateway.agent import (
     STRUCTURE,
     GatewayAgent,
     GatewayKernel,
-    OwnNode,
-    PodEvents,
     Report,
     Sources,
 )
 from egress_gateway.gateway.connectionlog import ConnectionLog
+from egress_gateway.gateway.connections.limits import ConnectionLimits
+from egress_gateway.gateway.connections.ports import PortWatch
+from egress_gateway.gateway.events import GatewayEvents, OwnNode
 from egress_gateway.gateway.health.internet import Internet
 from egress_gateway.gateway.health.verified import Verification
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
-from egress_gateway.gateway.limits import ConnectionLimits
 from egress_gateway.gateway.metrics import GatewayFigures
 from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
 from egress_gateway.gateway.peers.refusals import Refusals
-from egress_gateway.gateway.ports import PortWatch
 from egress_gateway.gateway.report import Answers, Reporter
 from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube import config
@@ -109,7 +108,13 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
     reporter = Reporter(
         client, machine.node, settings.system_namespace, heartbeat=settings.heartbeat
     )
-    pod_events = PodEvents(recorder=recorder, pods=pods, endpoints=endpoints)
+    events = GatewayEvents(
+        recorder=recorder,
+        machine=machine,
+        configurations=configurations,
+        pods=pods,
+        endpoints=endpoints,
+    )
     claims = ClaimCaches(endpoints=endpoints, pods=pods, nodes=nodes)
     book = PeerBook(claims, queue.add, mirror_pods=settings.mirror_pods)
     ports = PortWatch(
@@ -122,8 +127,8 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
             share=settings.connection_share,
             rate=settings.connection_rate,
         ),
-        tell=lambda name, address, text: pod_events.limited(
-            book.owner(name, address), f"node {machine.name}: {text}"
+        tell=lambda name, address, text: events.connections_limited(
+            book.owner(name, address), text
         ),
     )
     connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
@@ -135,12 +140,7 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
         machine,
         sources=Sources(configurations=configurations, nodes=nodes, book=book, keystore=keystore),
         kernel=GatewayKernel(side=probes.side, ports=ports, connection_log=connection_log),
-        report=Report(
-            reporter=reporter,
-            answers=probes.answers,
-            recorder=recorder,
-            pods=pod_events,
-        ),
+        report=Report(reporter=reporter, answers=probes.answers, events=events),
         queue=queue,
     )
     async with asyncio.TaskGroup() as group:
@@ -161,7 +161,7 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
         refusals = Refusals(
             book,
             served=lambda: agent.secondaries.keys(),
-            tell=agent.tell_pod,
+            tell=events.claim_refused,
             publish=reporter.refuse,
         )
         group.create_task(refusals.run())
@@ -171,7 +171,7 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
             reporter,
             _internet(settings, agent),
             verification=_verification(settings, agent, machine.mtu),
-            warn=agent.warn,
+            warn=events.warn,
         )
         group.create_task(vetoes.run())
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer
-from egress_gateway.gateway.limits import ConnectionLimits, Excess, excess, full
+from egress_gateway.gateway.connections.limits import ConnectionLimits, Excess, excess, full
 
 A, B = IPv4Address("10.244.1.2"), IPv4Address("10.244.1.3")
 TABLE = 1000

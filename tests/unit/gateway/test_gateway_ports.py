@@ -17,7 +17,7 @@ from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.linux.connections import PORTS, Connection, Use, summarize
 from egress_gateway.datapath.linux.netlink import Overrun
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
-from egress_gateway.gateway.ports import full, judge
+from egress_gateway.gateway.connections.ports import full, judge
 from egress_gateway.kube.resources import Key
 
 ONE = ServedConfiguration(

@@ -20,8 +20,8 @@ from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.connections import PORTS, Survey, Use
 from egress_gateway.datapath.linux.link import Traffic
-from egress_gateway.gateway.limits import ConnectionLimits, Excess, excess
-from egress_gateway.gateway.limits import full as full_of
+from egress_gateway.gateway.connections.limits import ConnectionLimits, Excess, excess
+from egress_gateway.gateway.connections.limits import full as full_of
 
 log = logging.getLogger(__name__)
 
