@@ -18,7 +18,8 @@ import threading
 from collections.abc import Iterator
 
 from egress_gateway.api import keys
-from egress_gateway.datapath.gateway.ruleset import NODE_TABLE, ServedConfiguration, TunnelSources
+from egress_gateway.datapath.gateway.ruleset import NODE_TABLE
+from egress_gateway.datapath.gateway.served import ServedConfiguration, TunnelSources
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.kube.resources import EVENTS

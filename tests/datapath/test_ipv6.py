@@ -15,7 +15,7 @@ from ipaddress import IPv6Address
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import IPNetwork
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
+from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.linux.netns import read_sysctl
 from egress_gateway.datapath.pod.plan import PodDesired
 from tests.datapath.box import boxed

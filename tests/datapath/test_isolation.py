@@ -13,7 +13,7 @@ import struct
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.gateway.plan import GatewayDesired, Surroundings
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
+from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.linux.nft import Nftables
 from tests.datapath.box import boxed

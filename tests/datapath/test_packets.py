@@ -13,7 +13,7 @@ import subprocess
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import IPNetwork
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
+from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.pod.actions import CreateTunnel
 from egress_gateway.datapath.pod.plan import PodDesired

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from egress_gateway.api import keys
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer, zones
+from egress_gateway.datapath.gateway.served import ServedConfiguration, WireGuardServer, zones
 from egress_gateway.datapath.pod.side import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.test_connections import udp

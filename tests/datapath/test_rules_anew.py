@@ -12,13 +12,8 @@ import ipaddress
 
 import pytest
 
-from egress_gateway.datapath.gateway.ruleset import (
-    DYNAMIC_SETS,
-    ServedConfiguration,
-    TunnelSources,
-    gateway_ruleset,
-    node_ruleset,
-)
+from egress_gateway.datapath.gateway.ruleset import DYNAMIC_SETS, gateway_ruleset, node_ruleset
+from egress_gateway.datapath.gateway.served import ServedConfiguration, TunnelSources
 from egress_gateway.datapath.gateway.side import TABLES
 from egress_gateway.datapath.linux import nft
 from egress_gateway.datapath.linux.netns import NetNS

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.gateway.plan import GatewayDesired
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
+from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.link import Links, Route

@@ -23,10 +23,7 @@ from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.datapath.addresses import IPNetwork, parse_network
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surroundings
-from egress_gateway.datapath.gateway.ruleset import (
-    ServedConfiguration,
-    TunnelSources,
-)
+from egress_gateway.datapath.gateway.served import ServedConfiguration, TunnelSources
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.datapath.linux.notify import Watcher
 from egress_gateway.datapath.mtu import IPV6_MTU

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.gateway.plan import OVERHEAD, Surroundings
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, zones
+from egress_gateway.datapath.gateway.served import ServedConfiguration, zones
 from egress_gateway.datapath.gateway.side import Converged
 from egress_gateway.datapath.mtu import IPV6_MTU
 from egress_gateway.gateway.connectionlog import Logged

@@ -29,7 +29,7 @@ from egress_gateway.api.types import (
     RefusedClaim,
     SeenAddress,
 )
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
+from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.resources import GATEWAY_STATUSES, Node
 

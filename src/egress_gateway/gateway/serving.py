@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from egress_gateway.api import keys, names
 from egress_gateway.api.types import StaticGatewayConfiguration, StaticGatewayConfigurationSpec
 from egress_gateway.datapath.addresses import IPNetwork
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer
+from egress_gateway.datapath.gateway.served import ServedConfiguration, WireGuardServer
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from egress_gateway.api import keys
 from egress_gateway.datapath.gateway import actions as ga
 from egress_gateway.datapath.gateway import plan as g
-from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK, NODE_LINK, ServedConfiguration
+from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK, NODE_LINK
+from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.gateway.side import peer_changes
 from egress_gateway.datapath.linux.link import MAIN, Link, Route
 from egress_gateway.datapath.wireguard.model import Config, Device, PeerStatus

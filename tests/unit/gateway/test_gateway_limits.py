@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.datapath.addresses import IPAddress
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer
+from egress_gateway.datapath.gateway.served import ServedConfiguration, WireGuardServer
 from egress_gateway.gateway.connections.limits import ConnectionLimits, Excess, excess, full
 
 A, B = IPv4Address("10.244.1.2"), IPv4Address("10.244.1.3")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
+from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.linux.connections import PORTS, Connection, Use, summarize
 from egress_gateway.datapath.linux.netlink import Overrun
 from egress_gateway.gateway.connectionlog import ConnectionLog, Logged

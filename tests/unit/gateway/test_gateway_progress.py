@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from typing import Any, cast
 
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
+from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.gateway.peers.sync import PeerSync
 from egress_gateway.gateway.progress import PassProgress
 

@@ -20,7 +20,8 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, gateway_ruleset, zones
+from egress_gateway.datapath.gateway.ruleset import gateway_ruleset
+from egress_gateway.datapath.gateway.served import ServedConfiguration, zones
 from egress_gateway.gateway.report import status_spec
 from egress_gateway.gateway.serving import key_mismatch, keys_of, listed, serving
 from egress_gateway.kube.resources import Secret

@@ -16,7 +16,7 @@ from egress_gateway.cloud.azure.shapes import (
     id_name,
     items_of,
     name_of,
-    objects_in,
+    objects_of,
     properties_of,
     reference_of,
     writable,
@@ -105,7 +105,7 @@ def write_balancer(
     result = _rewritable(document) if document else _new_balancer(balancer_id, location)
     properties: Json = result["properties"]
     for collection in ("frontendIPConfigurations", "backendAddressPools"):
-        properties[collection] = objects_in(properties.get(collection))
+        properties[collection] = objects_of(properties.get(collection))
     key = action.pool.key
     here = {r.name for r in read_balancer(document).rules.values() if r.pool == key}
     gone = here & action.names
@@ -191,7 +191,7 @@ def _rewritable(document: Json) -> Json:
     for item in items_of(result, "backendAddressPools"):
         # Members that are NICs join by their own ipConfig; listing them here would make the
         # pool one of addresses. Members by address (somebody else's pool) exist here alone.
-        members = objects_in(properties_of(item).pop("loadBalancerBackendAddresses", None))
+        members = objects_of(properties_of(item).pop("loadBalancerBackendAddresses", None))
         if by_address := [
             m for m in members if not reference_of(m, "networkInterfaceIPConfiguration")
         ]:

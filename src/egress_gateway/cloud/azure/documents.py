@@ -24,7 +24,7 @@ from egress_gateway.cloud.azure.shapes import (
     id_name,
     items_of,
     name_of,
-    objects_in,
+    objects_of,
     properties_of,
     reference_of,
     same_id,
@@ -214,14 +214,14 @@ def model_nics(scale_set: Json) -> list[Json]:
     """The NICs of a scale set's model (virtualMachineProfile)."""
     profile = properties_of(scale_set).get("virtualMachineProfile") or {}
     network = profile.get("networkProfile") or {}
-    return objects_in(network.get("networkInterfaceConfigurations"))
+    return objects_of(network.get("networkInterfaceConfigurations"))
 
 
 @understood(errors.Unavailable, "Azure's answer")
 def instance_nics(instance: Json) -> list[Json]:
     """The NICs of one instance as it was written; the NIC resources may differ."""
     network = properties_of(instance).get("networkProfileConfiguration") or {}
-    return objects_in(network.get("networkInterfaceConfigurations"))
+    return objects_of(network.get("networkInterfaceConfigurations"))
 
 
 @understood(errors.Unavailable, "Azure's answer")

@@ -69,14 +69,15 @@ def strings_of(value: object) -> frozenset[str]:
     return frozenset(each for each in listed if isinstance(each, str) and each)
 
 
-def objects_in(listed: Iterable[Any] | None) -> list[Json]:
-    """The objects of a list; what is no object is left out."""
-    return [item for item in listed or () if isinstance(item, dict)]
-
-
 def items_of(owner: Mapping[str, Any], key: str) -> list[Json]:
-    """The objects of a list below ``properties``; what is no object is left out."""
-    return objects_in((owner.get("properties") or {}).get(key))
+    """The objects of a list below ``properties``."""
+    return objects_of(properties_of(owner).get(key))
+
+
+def objects_of(value: object) -> list[Json]:
+    """The objects of a JSON list; whatever else is in it is left out. Anything but a list has
+    none."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def properties_of(item: Mapping[str, Any]) -> Json:

@@ -45,14 +45,16 @@ from egress_gateway.datapath.gateway.actions import (
     Where,
 )
 from egress_gateway.datapath.gateway.ruleset import (
-    ANYBODY,
     INSIDE_LINK,
     NODE_LINK,
+    gateway_ruleset,
+    node_ruleset,
+)
+from egress_gateway.datapath.gateway.served import (
+    ANYBODY,
     ServedConfiguration,
     TunnelSources,
     WireGuardServer,
-    gateway_ruleset,
-    node_ruleset,
 )
 from egress_gateway.datapath.linux.link import MAIN, Link, Route, RoutingRule
 from egress_gateway.datapath.mtu import OVERHEAD_V4

@@ -24,7 +24,8 @@ from egress_gateway.datapath.addresses import (
     collapse,
 )
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gateway.ruleset import NODE_LINK, NODE_TABLE, Family
+from egress_gateway.datapath.gateway.ruleset import NODE_LINK, NODE_TABLE
+from egress_gateway.datapath.gateway.served import Family
 from egress_gateway.datapath.linux.link import MAIN, Route
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables, fingerprint

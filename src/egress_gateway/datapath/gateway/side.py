@@ -47,9 +47,8 @@ from egress_gateway.datapath.gateway.ruleset import (
     NODE_LINK,
     NODE_SETS,
     NODE_TABLE,
-    ServedConfiguration,
-    WireGuardServer,
 )
+from egress_gateway.datapath.gateway.served import ServedConfiguration, WireGuardServer
 from egress_gateway.datapath.gateway.shortcut import Shortcut
 from egress_gateway.datapath.gateway.tables import KeptTable
 from egress_gateway.datapath.linux import connections, conntrack, netns, sockets

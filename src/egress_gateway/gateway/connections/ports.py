@@ -16,7 +16,7 @@ from typing import Final
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration
+from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.connections import PORTS, Survey, Use
 from egress_gateway.datapath.linux.link import Traffic

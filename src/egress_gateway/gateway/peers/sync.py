@@ -16,7 +16,7 @@ from typing import Final
 
 from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gateway.ruleset import ServedConfiguration, WireGuardServer
+from egress_gateway.datapath.gateway.served import ServedConfiguration, WireGuardServer
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.gateway.peers.book import PeerBook
 from egress_gateway.gateway.peers.rules import difference
