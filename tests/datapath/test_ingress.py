@@ -15,7 +15,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
-from egress_gateway.datapath.pod.plan import PodDesired
+from egress_gateway.datapath.pod.model import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import NODE, SECONDARIES, serve
 from tests.datapath.test_path_mtu import refused, udp

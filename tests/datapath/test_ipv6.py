@@ -17,7 +17,7 @@ from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.linux.netns import read_sysctl
-from egress_gateway.datapath.pod.plan import PodDesired
+from egress_gateway.datapath.pod.model import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.topology import (
     EXCLUDED_HOST,

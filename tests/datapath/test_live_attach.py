@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.linux.nft import Nftables
-from egress_gateway.datapath.pod.plan import PodDesired
+from egress_gateway.datapath.pod.model import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.test_ipv6 import SECONDARIES6, serve
 from tests.datapath.test_packets import NODE, SECONDARIES

@@ -17,7 +17,8 @@ import subprocess
 import threading
 
 from egress_gateway.datapath.linux.link import Links, RoutingRule
-from egress_gateway.datapath.pod.plan import EARLIER_RULES, PodDesired
+from egress_gateway.datapath.pod.model import PodDesired
+from egress_gateway.datapath.pod.plan import EARLIER_RULES
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import NODE, SECONDARIES, attach, serve
 from tests.datapath.topology import INTERNET, Place, Pod, World, until

@@ -16,7 +16,7 @@ from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.pod.actions import CreateTunnel
-from egress_gateway.datapath.pod.plan import PodDesired
+from egress_gateway.datapath.pod.model import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.topology import (
     EXCLUDED_HOST,
@@ -193,7 +193,7 @@ def test_ports_that_are_opened_together_are_each_heard_from_their_gateway_alone(
     import threading
 
     from egress_gateway.datapath.linux.nft import Nftables
-    from egress_gateway.datapath.pod.side import SourceFilter
+    from egress_gateway.datapath.pod.sources import SourceFilter
 
     world = World(gateways=1)
     sources = SourceFilter(world.worker.netns)
@@ -272,7 +272,8 @@ def test_a_restarted_node_agent_adopts_what_runs() -> None:
     desired = attach(pod, pair, world.gateways[0])
     connection = pod.connect(INTERNET)
     connection.recv(100)
-    from egress_gateway.datapath.pod.side import PodSide, SourceFilter
+    from egress_gateway.datapath.pod.side import PodSide
+    from egress_gateway.datapath.pod.sources import SourceFilter
 
     sources = SourceFilter(world.worker.netns)
     sources.sync({20000: world.gateways[0].primary})

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.gateway.served import ServedConfiguration, WireGuardServer, zones
-from egress_gateway.datapath.pod.side import PodDesired
+from egress_gateway.datapath.pod.model import PodDesired
 from tests.datapath.box import boxed
 from tests.datapath.test_connections import udp
 from tests.datapath.test_packets import SECONDARIES, peers_of

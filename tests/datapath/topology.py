@@ -30,13 +30,9 @@ from egress_gateway.datapath.linux.link import Links, Route
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod.linkguard import LinkGuard
-from egress_gateway.datapath.pod.side import (
-    PodDesired,
-    PodSide,
-    SourceFilter,
-    Tunnel,
-    tunnel_name,
-)
+from egress_gateway.datapath.pod.model import PodDesired, Tunnel, tunnel_name
+from egress_gateway.datapath.pod.side import PodSide
+from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.datapath.wireguard.model import Backend, Endpoint
 from egress_gateway.datapath.wireguard.userspace import UserspaceBackend

@@ -26,8 +26,9 @@ from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod.linkguard import LinkGuard
+from egress_gateway.datapath.pod.model import PodDesired, tunnel_name
 from egress_gateway.datapath.pod.ruleset import LINKS, TABLE
-from egress_gateway.datapath.pod.side import PodDesired, PodSide, tunnel_name
+from egress_gateway.datapath.pod.side import PodSide
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, PeerStatus
 from egress_gateway.node import metrics

@@ -13,6 +13,7 @@ from egress_gateway.api import keys
 from egress_gateway.datapath.linux.link import Link, Route
 from egress_gateway.datapath.linux.sockets import Flow
 from egress_gateway.datapath.pod import actions as pa
+from egress_gateway.datapath.pod import model
 from egress_gateway.datapath.pod import plan as p
 from egress_gateway.datapath.pod.origins import Origins
 from egress_gateway.datapath.pod.ruleset import LINKS, replacement, split
@@ -33,9 +34,9 @@ def networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network
     return tuple(ipaddress.ip_network(t) for t in texts)
 
 
-def tunnel(gateway: str = "10.1.1.4", listen: int = 20000, link: str = "wg0") -> p.Tunnel:
-    return p.Tunnel(
-        name=p.tunnel_name("abc", link=link),
+def tunnel(gateway: str = "10.1.1.4", listen: int = 20000, link: str = "wg0") -> model.Tunnel:
+    return model.Tunnel(
+        name=model.tunnel_name("abc", link=link),
         link=link,
         private_key=PAIR.private,
         peer_key=GATEWAY,
@@ -45,8 +46,8 @@ def tunnel(gateway: str = "10.1.1.4", listen: int = 20000, link: str = "wg0") ->
     )
 
 
-def desired(**changes: object) -> p.PodDesired:
-    base = p.PodDesired(
+def desired(**changes: object) -> model.PodDesired:
+    base = model.PodDesired(
         netns=Path("/run/netns/x"),
         addresses=(ADDRESS,),
         excluded=networks("10.0.0.0/8"),
@@ -59,26 +60,26 @@ def desired(**changes: object) -> p.PodDesired:
 class Simulated:
     """A pod's namespace that does what the kernel would, and no more."""
 
-    def __init__(self, observed: p.PodObserved) -> None:
+    def __init__(self, observed: model.PodObserved) -> None:
         self.seen = observed
         self.sources: dict[int, object] = {}
-        self.tunnels: dict[str, p.TunnelObserved] = {}
+        self.tunnels: dict[str, model.TunnelObserved] = {}
         self.names: dict[str, str] = {}
 
-    def observe(self, wanted: p.PodDesired) -> p.PodObserved:
+    def observe(self, wanted: model.PodDesired) -> model.PodObserved:
         found = {link: self._tunnel(link, wanted.by_link(link)) for link in LINKS}
         return dataclasses.replace(self.seen, tunnels=found)
 
-    def _tunnel(self, link: str, tunnel: p.Tunnel | None) -> p.TunnelObserved:
-        found = self.tunnels.get(link, p.TunnelObserved())
+    def _tunnel(self, link: str, tunnel: model.Tunnel | None) -> model.TunnelObserved:
+        found = self.tunnels.get(link, model.TunnelObserved())
         if tunnel is None:
-            return p.TunnelObserved(link=found.link)
+            return model.TunnelObserved(link=found.link)
         self.names[tunnel.name] = link
         source = self.sources.get(tunnel.listen_port)
         return dataclasses.replace(found, source=source)  # type: ignore[arg-type]
 
     def _change(self, where: str, **changes: object) -> None:
-        found = self.tunnels.get(where, p.TunnelObserved())
+        found = self.tunnels.get(where, model.TunnelObserved())
         self.tunnels[where] = dataclasses.replace(found, **changes)  # type: ignore[arg-type]
 
     def apply(self, action: pa.Action) -> None:
@@ -157,7 +158,7 @@ def _configured(device: Device, config: Config) -> Device:
     )
 
 
-def converge(world: Simulated, wanted: p.PodDesired) -> list[pa.Action]:
+def converge(world: Simulated, wanted: model.PodDesired) -> list[pa.Action]:
     actions = p.plan(wanted, world.observe(wanted))
     for action in actions:
         world.apply(action)
@@ -165,7 +166,7 @@ def converge(world: Simulated, wanted: p.PodDesired) -> list[pa.Action]:
 
 
 def test_the_hold_is_the_first_step_of_an_attach() -> None:
-    actions = p.plan(desired(), p.PodObserved())
+    actions = p.plan(desired(), model.PodObserved())
     assert isinstance(actions[0], pa.ApplyFilter)
     kinds = [type(a).__name__ for a in actions]
     assert kinds.index("AllowSource") < kinds.index("CreateTunnel") < kinds.index("MoveTunnel")
@@ -173,7 +174,7 @@ def test_the_hold_is_the_first_step_of_an_attach() -> None:
 
 
 def test_a_move_changes_port_and_peer_in_one_call_and_touches_nothing_else() -> None:
-    world = Simulated(p.PodObserved())
+    world = Simulated(model.PodObserved())
     converge(world, desired())
     actions = converge(world, desired(active=tunnel("10.1.1.5", 20001)))
     allow, configure, forget = actions
@@ -185,7 +186,7 @@ def test_a_move_changes_port_and_peer_in_one_call_and_touches_nothing_else() -> 
 
 
 def test_a_move_of_a_pod_that_is_known_needs_no_look_and_ends_where_a_look_does() -> None:
-    looked, known = Simulated(p.PodObserved()), Simulated(p.PodObserved())
+    looked, known = Simulated(model.PodObserved()), Simulated(model.PodObserved())
     for world in (looked, known):
         converge(world, desired())
     there = desired(active=tunnel("10.1.1.5", 20001))
@@ -221,7 +222,7 @@ def test_whatever_else_is_to_change_makes_a_move_look() -> None:
 
 
 def test_a_new_exclusion_leaves_the_session_alone() -> None:
-    world = Simulated(p.PodObserved())
+    world = Simulated(model.PodObserved())
     converge(world, desired())
     actions = converge(world, desired(excluded=networks("10.0.0.0/8", "192.168.0.0/16")))
     assert {type(a).__name__ for a in actions} == {"ApplyFilter", "ReplaceRoutes"}
@@ -230,20 +231,20 @@ def test_a_new_exclusion_leaves_the_session_alone() -> None:
 def test_what_is_known_of_older_connections_comes_with_the_table() -> None:
     flow = Flow(ipaddress.ip_address("198.51.100.10"), 50000, 8080)
     known = Origins(accepted=frozenset({flow}), ports=frozenset({50001}), older=True)
-    first = p.plan(desired(), p.PodObserved(origins=known))[0]
+    first = p.plan(desired(), model.PodObserved(origins=known))[0]
     assert first == pa.ApplyFilter(desired().filter, False, known)
     text = replacement(desired().filter, known, None)
     assert "inbound4 { 198.51.100.10 . 50000 . 8080 }" in text
     assert "unclear_ports { 50001 }" in text
 
 
-def parting(old: p.Tunnel, new: p.Tunnel) -> p.PodDesired:
+def parting(old: model.Tunnel, new: model.Tunnel) -> model.PodDesired:
     """New connections take ``new`` on wg1, old ones stay with ``old`` on wg0."""
     return desired(active=new, standby=old)
 
 
 def test_a_planned_move_binds_old_connections_before_new_ones_go_elsewhere() -> None:
-    world = Simulated(p.PodObserved())
+    world = Simulated(model.PodObserved())
     old, new = tunnel(), tunnel("10.1.1.5", 20001, "wg1")
     converge(world, desired(active=old))
     made = [type(a).__name__ for a in converge(world, desired(active=old, standby=new))]
@@ -265,7 +266,7 @@ def test_a_planned_move_binds_old_connections_before_new_ones_go_elsewhere() -> 
 
 
 def test_when_the_grace_is_over_the_old_tunnel_goes_and_nothing_is_left_of_it() -> None:
-    world = Simulated(p.PodObserved())
+    world = Simulated(model.PodObserved())
     old, new = tunnel(), tunnel("10.1.1.5", 20001, "wg1")
     for wish in (desired(active=old), desired(active=old, standby=new), parting(old, new)):
         converge(world, wish)
@@ -300,10 +301,11 @@ def test_an_exception_is_never_swapped_even_by_a_narrower_exclusion() -> None:
 
 
 def test_tunnel_names_fit_the_kernel_and_differ() -> None:
-    found = {p.tunnel_name(f"container-{i}") for i in range(1000)}
+    found = {model.tunnel_name(f"container-{i}") for i in range(1000)}
     assert len(found) == 1000
     assert max(map(len, found)) <= 15
-    assert p.tunnel_name("a", "eth0") == p.tunnel_name("a", "eth0") != p.tunnel_name("a", "eth1")
+    again, other = model.tunnel_name("a", "eth0"), model.tunnel_name("a", "eth1")
+    assert model.tunnel_name("a", "eth0") == again != other
 
 
 _CIDRS = st.lists(
@@ -324,7 +326,7 @@ _DESIRED = st.builds(
 )
 
 
-def _swapped(wish: p.PodDesired) -> p.PodDesired:
+def _swapped(wish: model.PodDesired) -> model.PodDesired:
     return dataclasses.replace(
         wish,
         active=wish.active and dataclasses.replace(wish.active, link="wg1"),
@@ -338,9 +340,9 @@ _DESIRED = st.one_of(_DESIRED, _DESIRED.map(_swapped))
 @settings(deadline=None)
 @given(wishes=st.lists(_DESIRED, min_size=1, max_size=4), stops=st.lists(st.integers(0, 8)))
 def test_interrupted_anywhere_it_is_held_and_then_converges(
-    wishes: list[p.PodDesired], stops: list[int]
+    wishes: list[model.PodDesired], stops: list[int]
 ) -> None:
-    world = Simulated(p.PodObserved())
+    world = Simulated(model.PodObserved())
     for wish, stop in zip(wishes, [*stops, 99, 99, 99, 99], strict=False):
         actions = p.plan(wish, world.observe(wish))
         for action in actions[:stop]:
@@ -353,7 +355,7 @@ def test_interrupted_anywhere_it_is_held_and_then_converges(
 
 
 @given(wish=_DESIRED)
-def test_nothing_of_the_gateways_is_routed_past_the_tunnel(wish: p.PodDesired) -> None:
+def test_nothing_of_the_gateways_is_routed_past_the_tunnel(wish: model.PodDesired) -> None:
     made = wish.split
     for route in p.desired_routes(wish, ipv6=True):
         if route.kind == "throw":
@@ -373,13 +375,13 @@ def test_an_interface_handle_carries_both_names() -> None:
 def test_strict_reverse_path_checks_of_the_ordinary_link_are_loosened() -> None:
     keys = ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth0/rp_filter")
     for values, loosened in ((("0", "1"), True), (("1", "0"), True), (("1", "2"), False)):
-        observed = p.PodObserved(sysctls=tuple(zip(keys, values, strict=True)))
+        observed = model.PodObserved(sysctls=tuple(zip(keys, values, strict=True)))
         steps = [a for a in p.plan(desired(), observed) if isinstance(a, pa.SetSysctl)]
         assert (pa.SetSysctl(keys[1], "2") in steps) is loosened
 
 
 def test_first_attachment_makes_the_tunnel_beside_the_hold_and_routes_after_both() -> None:
-    actions = p.plan(desired(), p.PodObserved())
+    actions = p.plan(desired(), model.PodObserved())
     tunnel, hold, rest = p.apart(actions)
     assert sorted(map(repr, (*tunnel, *hold, *rest))) == sorted(map(repr, actions))
     assert isinstance(hold[0], pa.ApplyFilter)
@@ -388,8 +390,8 @@ def test_first_attachment_makes_the_tunnel_beside_the_hold_and_routes_after_both
     lifting = (pa.RaiseLink, pa.ReplaceRoutes, pa.AddRule)
     assert not any(isinstance(action, lifting) for action in (*tunnel, *hold))
     # With a hold in place already, or without a tunnel, one thing comes after the other.
-    held = p.PodObserved(filter=desired().filter)
-    for actions in (p.plan(desired(), held), p.plan(desired(active=None), p.PodObserved())):
+    held = model.PodObserved(filter=desired().filter)
+    for actions in (p.plan(desired(), held), p.plan(desired(active=None), model.PodObserved())):
         assert p.apart(actions) == ((), (), actions)
 
 
@@ -400,7 +402,7 @@ def test_our_rules_come_after_everybody_elses_and_before_the_main_table() -> Non
 
 
 def test_rules_of_an_earlier_version_go_when_ours_are_there() -> None:
-    before = p.PodObserved(rules=frozenset(p.EARLIER_RULES))
+    before = model.PodObserved(rules=frozenset(p.EARLIER_RULES))
     steps = [a for a in p.plan(desired(), before) if isinstance(a, pa.AddRule | pa.DeleteRule)]
     assert {a.rule for a in steps if isinstance(a, pa.DeleteRule)} == set(p.EARLIER_RULES)
     kinds = [type(a) for a in steps]

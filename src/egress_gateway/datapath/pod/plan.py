@@ -6,15 +6,13 @@ and routes change only behind it, so a plan may be interrupted after any step.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Final, Literal
 
 from egress_gateway.api import keys
-from egress_gateway.datapath.addresses import ECHO_ADDRESS, IPAddress, IPNetwork, within
+from egress_gateway.datapath.addresses import ECHO_ADDRESS, IPNetwork, within
 from egress_gateway.datapath.linux.link import MAIN, Link, Route, RoutingRule
 from egress_gateway.datapath.pod.actions import (
     Action,
@@ -33,18 +31,19 @@ from egress_gateway.datapath.pod.actions import (
     ReplaceRoutes,
     SetSysctl,
 )
-from egress_gateway.datapath.pod.origins import NO_ORIGINS, Origins
+from egress_gateway.datapath.pod.model import (
+    PodDesired,
+    PodObserved,
+    Tunnel,
+)
 from egress_gateway.datapath.pod.ruleset import (
     LEG,
     LEGS,
     LINKS,
     MARK,
     WITHIN_KINDS,
-    Split,
-    render,
-    split,
 )
-from egress_gateway.datapath.wireguard.model import Config, Device, Endpoint, Peer, PeerStatus
+from egress_gateway.datapath.wireguard.model import Config, Device, Peer, PeerStatus
 
 ROUTES: Final = 25959
 """Routing table of the tunnel in the pod ("eg" in ASCII). The main table is never touched, so
@@ -95,134 +94,11 @@ TUNNEL_SYSCTLS: Final = (
     ("net/ipv4/conf/{}/src_valid_mark", "1"),
 )
 _IPV6_ON: Final = ("net/ipv6/conf/{}/disable_ipv6", "0")
-KEEPALIVE: Final = 25
-"""Seconds. Opens the handshake without waiting for traffic, keeps load balancers' and
-conntrack's memory of the flow alive; WireGuard's documentation suggests this value."""
-
 _EVERYWHERE4: Final = ipaddress.IPv4Network("0.0.0.0/0")
 _EVERYWHERE6: Final = ipaddress.IPv6Network("::/0")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tunnel:
-    """The pod's tunnel to one gateway.
-
-    ``name`` is unique on the node (see ``tunnel_name``), ``link`` one of the pod's two tunnel
-    links. Every move changes ``endpoint`` *and* ``listen_port``, so that the gateway left behind
-    cannot take the pod back. ``mtu`` in bytes.
-    """
-
-    name: str
-    link: str = LINKS[0]
-    private_key: str = field(repr=False)
-    peer_key: str
-    endpoint: Endpoint
-    listen_port: int
-    mtu: int
-    keepalive: int = KEEPALIVE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodDesired:
-    """What an attached pod's namespace should look like.
-
-    With ``default_route`` everything but ``excluded`` and ``exceptions`` belongs to the gateway;
-    without it only ``excluded`` does (the ``azureNetworking`` swap), and exceptions never do.
-    ``active`` None: all of that is held back. ``tunnel_ipv6`` False: IPv6 of the gateway's is
-    held back even with a tunnel. ``standby`` is a second tunnel on the other link: connections
-    that use it already stay on it, and no new ones are sent there.
-    """
-
-    netns: Path
-    addresses: tuple[IPAddress, ...]
-    interface: str = "eth0"
-    default_route: bool = True
-    excluded: tuple[IPNetwork, ...] = ()
-    exceptions: tuple[IPNetwork, ...] = ()
-    active: Tunnel | None = None
-    tunnel_ipv6: bool = False
-    standby: Tunnel | None = None
-    standby_sends: bool = True
-    """False: connections leave the second tunnel at once; what still comes by it is heard."""
-
-    @property
-    def tunnels(self) -> tuple[Tunnel, ...]:
-        """The active one first."""
-        return tuple(t for t in (self.active, self.standby) if t)
-
-    def by_link(self, link: str) -> Tunnel | None:
-        return next((t for t in self.tunnels if t.link == link), None)
-
-    @property
-    def split(self) -> Split:
-        return split(
-            default_route=self.default_route,
-            excluded=self.excluded,
-            exceptions=self.exceptions,
-        )
-
-    @property
-    def filter(self) -> str:
-        """The table of the hold."""
-        kept = self.standby.link if self.standby else None
-        return render(self.split, kept=kept, leaves=self.standby_sends)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TunnelObserved:
-    """A tunnel as it is."""
-
-    unmoved: bool = False
-    """Its link still lies in the node's namespace: it is configured whole then, whatever ``device``
-    says."""
-    link: Link | None = None
-    device: Device | None = None
-    source: IPAddress | None = None
-    """What the node's filter lets through to the tunnel's listen port."""
-    sysctls: tuple[tuple[str, str | None], ...] = ()
-    """Those of ``link_sysctls``, once the link is there."""
-
-    @property
-    def is_new(self) -> bool:
-        """Not up yet: its routes are to be added whatever was seen of them."""
-        return self.device is None or self.link is None or not self.link.up
-
-
-_NOTHING: Final = TunnelObserved()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodObserved:
-    """What exists. ``filter`` is the text that the table is known to equal ("" if the table is
-    unknown, None if there is none)."""
-
-    filter: str | None = None
-    origins: Origins = NO_ORIGINS
-    """Of connections older than the table; nothing if this version's table is there."""
-    guarded: bool = True
-    """Whether the node's end of the link is held as far as it can be (see ``linkguard``)."""
-    sysctls: tuple[tuple[str, str | None], ...] = ()
-    tunnels: Mapping[str, TunnelObserved] = field(default_factory=dict)
-    """By link."""
-    routes: frozenset[Route] = frozenset()
-    rules: frozenset[RoutingRule] = frozenset()
-    others: frozenset[IPNetwork] = frozenset()
-    """Destinations of ``others_routes``."""
-    ipv6: bool = True
-    """Whether the pod has IPv6."""
-
-    def tunnel(self, link: str) -> TunnelObserved:
-        return self.tunnels.get(link, _NOTHING)
-
-
 _MAKING: Final = (AllowSource, DeleteLink, CreateTunnel, ConfigureTunnel, MoveTunnel)
-
-
-def tunnel_name(container_id: str, interface: str = "eth0", link: str = LINKS[0]) -> str:
-    """A birth name of at most 15 characters for a pod's tunnel, stable per sandbox."""
-    which = "" if link == LINKS[0] else f"/{link}"
-    digest = hashlib.sha256(f"{container_id}/{interface}{which}".encode()).hexdigest()
-    return f"egw{digest[:12]}"
 
 
 def plan(desired: PodDesired, observed: PodObserved) -> list[Action]:

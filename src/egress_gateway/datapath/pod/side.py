@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError, NoSuchLink, NoSuchNamespace
-from egress_gateway.datapath.linux import conntrack, echo, sockets
+from egress_gateway.datapath.linux import echo
 from egress_gateway.datapath.linux.link import MAIN, Link, Links, families
 from egress_gateway.datapath.linux.netns import NetNS, read_sysctl, write_sysctl
-from egress_gateway.datapath.linux.nft import Nftables, fingerprint
-from egress_gateway.datapath.linux.sockets import Flow
+from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod import linkguard
 from egress_gateway.datapath.pod import plan as podplan
 from egress_gateway.datapath.pod.actions import (
@@ -48,15 +47,12 @@ from egress_gateway.datapath.pod.actions import (
     ReplaceRoutes,
     SetSysctl,
 )
+from egress_gateway.datapath.pod.hold import Hold
 from egress_gateway.datapath.pod.linkguard import HostEnd, LinkGuard
-from egress_gateway.datapath.pod.origins import (
-    NO_ORIGINS,
-    Origins,
-    merged,
-    origins,
-    server_ports,
-    undecided,
-    wrongly_marked,
+from egress_gateway.datapath.pod.model import (
+    PodDesired,
+    PodObserved,
+    TunnelObserved,
 )
 from egress_gateway.datapath.pod.plan import (
     EARLIER_RULES,
@@ -64,38 +60,16 @@ from egress_gateway.datapath.pod.plan import (
     KEPT_RULES,
     ROUTES,
     RULES,
-    PodDesired,
-    PodObserved,
-    Tunnel,
-    TunnelObserved,
     plan,
-    tunnel_name,
 )
 from egress_gateway.datapath.pod.ruleset import (
     COUNTER,
     LINKS,
-    MARK,
-    SEEDED,
     TABLE,
-    amendment,
-    replacement,
 )
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard.model import Backend, Config, Device, Interface
 
-__all__ = [
-    "PodDesired",
-    "PodObserved",
-    "PodSide",
-    "SourceFilter",
-    "Tunnel",
-    "plan",
-    "tunnel_name",
-]
-
-
-_LOOKS: Final = 4
-"""At the sockets of a pod, while some TCP connection's counters do not fit together."""
 _UNASKED: Final = Device(public_key="", listen_port=0, fwmark=0, peers={})
 
 
@@ -130,10 +104,7 @@ class PodSide:
         self._sources = sources
         self._node = node or NetNS.current()
         self._lock = threading.Lock()
-        # The text last applied, and what the kernel made of it.
-        self._applied = ("", "")
-        # The text that was last seen to be there, and nftables' generation at that time.
-        self._intact: tuple[str, tuple[tuple[int, int], int]] | None = None
+        self._hold = Hold(self._node)
         # What was last made so, as far as we know.
         self._reached: PodDesired | None = None
         self.initiated = 0.0
@@ -308,14 +279,14 @@ class PodSide:
         found = pod.links.links()
         tunnels = {link: self._tunnel(pod, desired, link, found.get(link)) for link in LINKS}
         known = families(pod.netns)
-        current, tells = self._filter(pod, desired)
+        text, connections = self._hold.observe(pod.netns, pod.nft, desired)
         # Listing a table that does not exist costs as much as listing all of it.
         active = desired.active.link if desired.active else LINKS[0]
         kept = desired.standby is not None or any(n != active for n in LINKS if n in found)
         tables = (ROUTES, KEPT_ROUTES) if kept else (ROUTES,)
         return PodObserved(
-            filter=current,
-            origins=NO_ORIGINS if tells else self._origins(pod, desired),
+            filter=text,
+            origins=connections,
             guarded=self._is_guarded(pod, desired, found.get(desired.interface)),
             sysctls=tuple((n, read_sysctl(pod.netns, n)) for n in podplan.sysctls(found)),
             tunnels=tunnels,
@@ -371,39 +342,10 @@ class PodSide:
             unmoved=unmoved, link=link, device=device, source=source, sysctls=sysctls
         )
 
-    def _origins(self, pod: _Open, desired: PodDesired) -> Origins:
-        if not sockets.has_sockets(pod.netns):
-            return NO_ORIGINS
-        samples = [sockets.connections(pod.netns)]
-        while undecided(samples) and len(samples) < _LOOKS:
-            samples.append(sockets.connections(pod.netns))
-        ephemeral = sockets.ephemeral_ports(pod.netns)
-        passed: set[Flow] = set()
-        if server_ports(samples[0], ephemeral):
-            passed = conntrack.datagrams_from(self._node, desired.addresses)
-        return origins(samples, ephemeral=ephemeral, passed=passed)
-
-    def _filter(self, pod: _Open, desired: PodDesired) -> tuple[str | None, bool]:
-        """The text that the table is known to equal, as in ``PodObserved``; and whether it has what
-        is known of older connections."""
-        # NB: asked first; what changes afterwards is seen next time.
-        generation = (pod.netns.identity, pod.nft.generation())
-        if self._intact == (desired.filter, generation):
-            return desired.filter, True
-        listing = pod.nft.table("inet", TABLE)
-        if listing is None:
-            return None, False
-        names = {item["set"]["name"] for item in listing if "set" in item}
-        tells = names.issuperset(SEEDED)
-        text, listed = self._applied
-        intact = text == desired.filter and fingerprint(listing, without=SEEDED) == listed
-        self._intact = (text, generation) if intact else None
-        return (text if intact else ""), tells
-
     def _apply(self, pod: _Open, desired: PodDesired, action: Action) -> None:
         match action:
-            case ApplyFilter(ruleset, present, known):
-                self._apply_filter(pod, desired, ruleset, present, known)
+            case ApplyFilter():
+                self._hold.apply(pod.netns, pod.nft, desired, action)
             case GuardLink():
                 self._guard_link(desired)
             case SetSysctl(name, value):
@@ -447,42 +389,6 @@ class PodSide:
             self.initiated = time.monotonic()
         self._backend.configure(handle, config)
 
-    def _apply_filter(
-        self, pod: _Open, desired: PodDesired, ruleset: str, present: bool, known: Origins
-    ) -> None:
-        before = pod.nft.generation()
-        try:
-            listing = pod.nft.table("inet", TABLE) if present else None
-            pod.nft.apply(replacement(ruleset, known, listing))
-        except DatapathError:
-            if not present:
-                raise
-            # What is there cannot be amended (another version's, or damaged): replaced whole.
-            known = merged(known, self._origins(pod, desired))
-            whole = replacement(ruleset, known, None)
-            pod.nft.apply(f"delete table inet {TABLE}\n{whole}")
-        after = pod.nft.generation()
-        if known.older or not present:
-            self._look_again(pod, desired, known, fresh=not present)
-        if not present and not known.older and after == before + 1:
-            # Ours was the only change. What the kernel made of it is looked at when there has
-            # been another one: while a pod starts, milliseconds count.
-            self._applied, self._intact = ("", ""), (ruleset, (pod.netns.identity, after))
-            return
-        listing = pod.nft.table("inet", TABLE)
-        self._applied = (ruleset, fingerprint(listing, without=SEEDED))
-
-    def _look_again(self, pod: _Open, desired: PodDesired, known: Origins, *, fresh: bool) -> None:
-        """After the table is there: connections that began between the look and the table, and
-        marks of a time before."""
-        found = merged(known, self._origins(pod, desired))
-        if not found.older:
-            return
-        if change := amendment(known, found).strip():
-            pod.nft.apply(change)
-        wrong = wrongly_marked(found, desired.addresses, certain=not fresh)
-        conntrack.clear_mark(pod.netns, MARK, wrong)
-
     def _clear(self, pod: _Open, names: Mapping[str, str], *, held: bool) -> None:
         """``names``: birth names of tunnels by link, as far as they are known."""
         known = families(pod.netns)
@@ -499,8 +405,8 @@ class PodSide:
             pod.links.delete(link)
         if not held:
             # Removed only now: the ordinary path is what the pod is to have from here on.
-            pod.nft.apply(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
-        self._applied = ("", "")
+            self._hold.remove(pod.nft)
+        self._hold.forget()
         self._reached = None
 
 
