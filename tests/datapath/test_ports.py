@@ -94,17 +94,17 @@ def test_ports_are_counted_by_configuration_and_destination() -> None:
     pod = world.pod("pod-a")
     pair, _ = serve(world, pod)
     attach(pod, pair, gateway)
-    assert gateway.side.use().get(6000) is None
+    assert gateway.side.load.survey().use.get(6000) is None
     with server(world) as listening:
         open_ = [dial(pod, 5000 + i) for i in range(7)]
         accepted = [listening.accept()[0] for _ in open_]
         other = pod.connect(INTERNET)
-        used = gateway.side.use()[6000]
+        used = gateway.side.load.survey().use[6000]
         assert (used.ports, used.connections) == (7, 8)
         assert (str(used.destination), used.port, used.protocol) == (INTERNET, PORT, "tcp")
         for one in (*open_, *accepted, other):
             one.close()
-    entries, limit = gateway.side.table()
+    entries, limit = gateway.side.load.table()
     assert 8 <= entries < limit
 
 

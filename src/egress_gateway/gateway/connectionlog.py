@@ -41,7 +41,9 @@ class Logged:
 class Events(Protocol):
     """The kernel's notices of connections (nfnetlink_conntrack)."""
 
-    def read(self, seconds: float) -> list[Connection]: ...
+    def read(self, seconds: float) -> list[Connection]:
+        """Waits for ``seconds`` at most. Raises ``Overrun`` if the kernel dropped some,
+        ``DatapathError``."""
 
     def close(self) -> None: ...
 

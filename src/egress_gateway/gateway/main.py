@@ -118,7 +118,7 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
     claims = ClaimCaches(endpoints=endpoints, pods=pods, nodes=nodes)
     book = PeerBook(claims, queue.add, mirror_pods=settings.mirror_pods)
     ports = PortWatch(
-        probes.side,
+        probes.side.load,
         percent=settings.ports_warning,
         interval=settings.ports_interval,
         changed=lambda: queue.add(STRUCTURE),
@@ -131,7 +131,9 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
             book.owner(name, address), text
         ),
     )
-    connection_log = ConnectionLog(probes.side.events, book.owner, settings.connection_log_rate)
+    connection_log = ConnectionLog(
+        probes.side.load.events, book.owner, settings.connection_log_rate
+    )
     keystore = KeyStore(
         client, names.keys_namespace(settings.keys_namespace, settings.system_namespace)
     )

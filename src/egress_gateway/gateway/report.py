@@ -177,9 +177,12 @@ class Answers:
             log.warning("could not read what was served before: %s", error)
 
     def port(self, uid: str) -> int | None:
+        """The WireGuard port of the configuration ``uid``; None: not served here."""
         return self._ports.get(uid)
 
     def set(self, ports: Mapping[str, int]) -> None:
+        """What is served (uid -> port), kept in a file for the next start; a fault of the disk is
+        logged."""
         if self._ports == dict(ports):
             return
         self._ports = dict(ports)

@@ -19,8 +19,8 @@ import msgspec
 
 from egress_gateway.cni import protocol
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.gateway.namespace import NAMESPACE
 from egress_gateway.datapath.gateway.ruleset import GATEWAY_TABLE, NODE_TABLE
-from egress_gateway.datapath.gateway.side import NAMESPACE
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS

@@ -183,6 +183,7 @@ class GatewayDesired:
 
     @property
     def gateway_filter(self) -> str:
+        """The table in the gateway's namespace, as text."""
         own = ipaddress.IPv4Network(self.primary)
         refused = (*ALWAYS_REFUSED, ECHO_NETWORK6, own, *self.refused)
         return gateway_ruleset(
@@ -202,6 +203,7 @@ class GatewayDesired:
 
     @property
     def node_filter(self) -> str:
+        """The table in the node's namespace, as text."""
         uplinks = self.surroundings.uplinks
         return node_ruleset(
             self.configurations, primary=self.primary, uplinks=uplinks, tunnels=self.tunnels

@@ -178,6 +178,7 @@ class Asker:
         *,
         size: int = 0,
     ) -> None:
+        """Sends question ``number`` from ``secondary``. ``size``: see ``question``."""
         for target in targets:
             self._out(question(secondary, target, number, size=size), target)
 

@@ -59,11 +59,13 @@ class ServedConfiguration:
 
     @property
     def servers(self) -> tuple[WireGuardServer, ...]:
+        """The first one, then the second while there is one."""
         first = WireGuardServer(port=self.port, private_key=self.private_key)
         return (first, self.second) if self.second else (first,)
 
     @property
     def in_zone(self) -> int:
+        """The conntrack zone."""
         return self.zone or self.port
 
     @property

@@ -16,15 +16,17 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from egress_gateway.datapath.addresses import IPAddress, IPNetwork
+from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.errors import DatapathError, PortInUse
 from egress_gateway.datapath.gateway import actions as steps
 from egress_gateway.datapath.gateway import shortcut
 from egress_gateway.datapath.gateway.actions import Where
+from egress_gateway.datapath.gateway.load import GatewayLoad
+from egress_gateway.datapath.gateway.namespace import NAMESPACE, GatewayNamespace
 from egress_gateway.datapath.gateway.plan import (
     GatewayDesired,
     GatewayObserved,
@@ -36,12 +38,9 @@ from egress_gateway.datapath.gateway.plan import (
     surroundings,
 )
 from egress_gateway.datapath.gateway.ruleset import (
-    FULL_INTERFACES,
-    FULL_PODS,
     GATEWAY_COUNTERS,
     GATEWAY_SETS,
     GATEWAY_TABLE,
-    HASTY_PODS,
     INSIDE_LINK,
     NODE_COUNTERS,
     NODE_LINK,
@@ -51,9 +50,8 @@ from egress_gateway.datapath.gateway.ruleset import (
 from egress_gateway.datapath.gateway.served import ServedConfiguration, WireGuardServer
 from egress_gateway.datapath.gateway.shortcut import Shortcut
 from egress_gateway.datapath.gateway.tables import KeptTable
-from egress_gateway.datapath.linux import connections, conntrack, netns, sockets
-from egress_gateway.datapath.linux.connections import ConnectionEvents, Survey, Use
-from egress_gateway.datapath.linux.link import MAIN, Links, Traffic, families
+from egress_gateway.datapath.linux import conntrack, netns, sockets
+from egress_gateway.datapath.linux.link import MAIN, Links, families
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.wireguard.model import (
@@ -67,7 +65,6 @@ from egress_gateway.datapath.wireguard.model import (
 
 log = logging.getLogger(__name__)
 
-NAMESPACE = "ns-static-egress-gateway"
 TABLES: dict[Where, tuple[str, tuple[str, ...]]] = {
     "node": (NODE_TABLE, NODE_SETS),
     "gateway": (GATEWAY_TABLE, GATEWAY_SETS),
@@ -84,14 +81,6 @@ class Converged:
     """Interfaces that were there before the pass, by name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
-    """Who may begin no more connections: pods by interface and address, and whole interfaces."""
-
-    pods: frozenset[tuple[str, IPAddress]] = frozenset()
-    interfaces: frozenset[str] = frozenset()
-
-
 class GatewaySide:
     """One node's gateway. Methods block; calls take turns."""
 
@@ -105,11 +94,11 @@ class GatewaySide:
     ) -> None:
         self.backend = backend
         self._node = node or NetNS.current()
-        self._directory = directory
-        self._name = namespace
+        self._namespace = GatewayNamespace(namespace, directory)
         self._lock = threading.RLock()
         self._tables = _unknown_tables()
         self._shortcut = Shortcut(self._node)
+        self.load = GatewayLoad(self._namespace)
 
     # Structure.
 
@@ -146,7 +135,7 @@ class GatewaySide:
         with self._lock, Links(self._node) as links:
             node = self._place("node", self._node, links, desired)
             own = frozenset(links.every_address())
-            with self._inside() as inside:
+            with self._namespace.if_there() as inside:
                 if inside is None:
                     return GatewayObserved(node=node, own=own)
                 with Links(inside) as inside_links:
@@ -172,9 +161,9 @@ class GatewaySide:
         """One step of a plan."""
         match step.action:
             case steps.CreateNamespace():
-                netns.create(self._name, directory=self._directory).close()
+                self._namespace.create()
             case steps.CreatePair():
-                with self._must() as inside, Links(self._node) as links:
+                with self._namespace.open() as inside, Links(self._node) as links:
                     links.delete(NODE_LINK)
                     with Links(inside) as others:
                         others.delete(INSIDE_LINK)
@@ -199,7 +188,7 @@ class GatewaySide:
                 with self._at(where) as namespace:
                     self._tables[where].apply(namespace, ruleset, present=present)
             case steps.ForgetTranslated(address):
-                with self._must() as inside:
+                with self._namespace.open() as inside:
                     conntrack.forget_translated(inside, address)
             case steps.ReplaceRoutes(where, routes):
                 with self._at(where) as namespace, Links(namespace) as links:
@@ -208,10 +197,10 @@ class GatewaySide:
                 with self._at(where) as namespace, Links(namespace) as links:
                     links.delete_routes(routes)
             case steps.AddRule(rule):
-                with self._must() as inside, Links(inside) as links:
+                with self._namespace.open() as inside, Links(inside) as links:
                     links.add_rule(rule)
             case steps.DeleteRule(rule):
-                with self._must() as inside, Links(inside) as links:
+                with self._namespace.open() as inside, Links(inside) as links:
                     links.delete_rule(rule)
             case _:
                 self._apply_tunnel(step.action)
@@ -230,7 +219,7 @@ class GatewaySide:
                 with self._interface(name) as interface:
                     self.backend.configure(interface, config)
             case steps.MoveTunnel(name):
-                with self._must() as inside, Links(self._node) as links:
+                with self._namespace.open() as inside, Links(self._node) as links:
                     links.move(name, inside, name)
             case steps.DeleteTunnel(name):
                 with self._interface(name) as interface:
@@ -247,7 +236,7 @@ class GatewaySide:
             filtered = rules.table("inet", NODE_TABLE) is not None
             known = links.links()
             unmoved = [Interface(n, self._node, n) for n in known if n.startswith("wg-")]
-            with self._inside() as inside:
+            with self._namespace.if_there() as inside:
                 found = inside is not None or filtered or NODE_LINK in known or bool(unmoved)
                 if inside is not None:
                     with Links(inside) as others:
@@ -256,7 +245,7 @@ class GatewaySide:
                 for interface in unmoved:
                     self.backend.delete(interface)
             links.delete(NODE_LINK)
-            netns.delete(self._name, directory=self._directory)
+            self._namespace.delete()
             if filtered:
                 rules.apply(f"delete table inet {NODE_TABLE}")
             self._shortcut.remove()
@@ -309,14 +298,14 @@ class GatewaySide:
         self._forget_connections(gone - kept, zone or _zone(server))
 
     def _forget_connections(self, networks: Iterable[IPNetwork], zone: int | None) -> None:
-        with self._must() as inside:
+        with self._namespace.open() as inside:
             conntrack.forget_sources(inside, (n.network_address for n in networks), zone)
 
     # What a probe asks.
 
     def serving(self) -> set[int]:
         """Ports whose interface is there, up, and listens. Cheap: no peer is looked at."""
-        with self._inside() as inside:
+        with self._namespace.if_there() as inside:
             if inside is None:
                 return set()
             with Links(inside) as links:
@@ -326,19 +315,10 @@ class GatewaySide:
         bound = sockets.bound_udp_ports(self._node)
         return {port for port in bound if f"wg-{port}" in up}
 
-    def traffic(self) -> dict[str, Traffic]:
-        """What each WireGuard interface has carried, by its name."""
-        with self._inside() as inside:
-            if inside is None:
-                return {}
-            with Links(inside) as links:
-                found = links.links()
-        return {name: link.traffic for name, link in found.items() if name.startswith("wg-")}
-
     def counters(self) -> dict[str, int]:
         """Packets that were dropped, by reason: ``stray`` and ``refused`` in the gateway's
         namespace, those of ``NODE_COUNTERS`` in the node's."""
-        with self._inside() as inside:
+        with self._namespace.if_there() as inside:
             if inside is None:
                 return {}
             places = (
@@ -351,95 +331,32 @@ class GatewaySide:
                 for name in names
             }
 
-    # Connections.
-
     def zones(self) -> dict[IPv4Address, int]:
         """The conntrack zone of each secondary address at the moment."""
-        with self._inside() as inside:
+        with self._namespace.if_there() as inside:
             return self._tables["gateway"].zones(inside) if inside is not None else {}
-
-    def survey(self) -> Survey:
-        """All connections, counted: how near each address is to its last free port, and how many
-        each pod has."""
-        with self._inside() as inside:
-            return connections.survey(inside) if inside is not None else Survey({}, {})
-
-    def use(self) -> Mapping[int, Use]:
-        """By conntrack zone: how near its address is to its last free port."""
-        return self.survey().use
-
-    def hold_back(self, full: Full, seconds: int) -> None:
-        """These pods can open no connection for ``seconds``; all others can again."""
-        elements = {
-            FULL_INTERFACES: [f'"{name}"' for name in sorted(full.interfaces)],
-            **{
-                name: [f'"{i}" . {a}' for i, a in sorted(full.pods, key=str) if a.version == family]
-                for family, name in FULL_PODS.items()
-            },
-        }
-        lines = [f"flush set inet {GATEWAY_TABLE} {name}" for name in elements]
-        for name, found in elements.items():
-            listed = ", ".join(f"{element} timeout {seconds}s" for element in found)
-            if listed:
-                lines.append(f"add element inet {GATEWAY_TABLE} {name} {{ {listed} }}")
-        with self._must() as inside:
-            Nftables(inside).apply("\n".join(lines))
-
-    def hasty(self) -> frozenset[tuple[str, IPAddress]]:
-        """Pods, by interface and address, that began connections too fast in the last minute."""
-        with self._inside() as inside:
-            rules = Nftables(inside) if inside is not None else None
-            found = (
-                element["concat"]
-                for name in HASTY_PODS.values()
-                for element in (rules.elements("inet", GATEWAY_TABLE, name) if rules else ())
-            )
-            return frozenset((link, ip_address(address)) for link, address in found)
-
-    def table(self) -> tuple[int, int]:
-        """(entries, limit) of the connection table; zeros while nothing is served."""
-        with self._inside() as inside:
-            return connections.table(inside) if inside is not None else (0, 0)
-
-    def events(self) -> ConnectionEvents | None:
-        """Connections as they begin and end; None while nothing is served."""
-        with self._inside() as inside:
-            return ConnectionEvents(inside) if inside is not None else None
 
     # Namespaces.
 
     @property
     def exists(self) -> bool:
         """Whether the gateway's namespace is there."""
-        return netns.exists(self._name, directory=self._directory)
+        return self._namespace.exists
 
     @property
     def places(self) -> dict[Where, tuple[Path | NetNS, frozenset[str]]]:
         """What to watch for damage: namespaces, and the tables of ours in each."""
         return {
             "node": (self._node, frozenset({NODE_TABLE})),
-            "gateway": (self._directory / self._name, frozenset({GATEWAY_TABLE})),
+            "gateway": (self._namespace.path, frozenset({GATEWAY_TABLE})),
         }
-
-    @contextlib.contextmanager
-    def _inside(self) -> Iterator[NetNS | None]:
-        if not netns.exists(self._name, directory=self._directory):
-            yield None
-            return
-        with NetNS.open(self._directory / self._name) as namespace:
-            yield namespace
-
-    @contextlib.contextmanager
-    def _must(self) -> Iterator[NetNS]:
-        with NetNS.open(self._directory / self._name) as namespace:
-            yield namespace
 
     @contextlib.contextmanager
     def _at(self, where: Where) -> Iterator[NetNS]:
         if where == "node":
             yield self._node
         else:
-            with self._must() as inside:
+            with self._namespace.open() as inside:
                 yield inside
 
     @contextlib.contextmanager

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.gateway.load import Full
 from egress_gateway.datapath.gateway.served import ServedConfiguration
-from egress_gateway.datapath.gateway.side import Full
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,8 @@ from typing import Final
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.gateway.load import GatewayLoad
 from egress_gateway.datapath.gateway.served import ServedConfiguration
-from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.connections import PORTS, Survey, Use
 from egress_gateway.datapath.linux.link import Traffic
 from egress_gateway.gateway.connections.limits import ConnectionLimits, Excess, excess
@@ -44,7 +44,7 @@ class PortWatch:
 
     def __init__(
         self,
-        side: GatewaySide,
+        load: GatewayLoad,
         *,
         percent: int,
         interval: float,
@@ -52,7 +52,7 @@ class PortWatch:
         limits: ConnectionLimits = _UNLIMITED,
         tell: Callable[[str, IPAddress, str], None] = lambda *_: None,
     ) -> None:
-        self._side = side
+        self._load = load
         self._percent = percent
         self._interval = interval
         self._changed = changed
@@ -100,7 +100,7 @@ class PortWatch:
         while (waited := time.monotonic() - began) < max(self._interval, least):
             if waited >= least and self._served:
                 with contextlib.suppress(DatapathError):
-                    entries, _ = await asyncio.to_thread(self._side.table)
+                    entries, _ = await asyncio.to_thread(self._load.table)
                     if entries - self._entries >= _MANY_MORE:
                         return
             await asyncio.sleep(min(_PAUSE, max(self._interval, least)))
@@ -109,12 +109,12 @@ class PortWatch:
         """One look; tells if something changed."""
         if not self._served:
             return
-        found = await asyncio.to_thread(self._side.survey)
+        found = await asyncio.to_thread(self._load.survey)
         used = found.use
-        entries, limit = await asyncio.to_thread(self._side.table)
+        entries, limit = await asyncio.to_thread(self._load.table)
         self._entries = entries
         self.table = entries, limit
-        self.traffic = await asyncio.to_thread(self._side.traffic)
+        self.traffic = await asyncio.to_thread(self._load.traffic)
         await self._hold_back(found, limit)
         await self._tell_hasty()
         named = ((one.name, used.get(zone)) for zone, one in self._served.items())
@@ -142,7 +142,7 @@ class PortWatch:
         now = excess(found.sources, table, self._limits, before)
         if now or before:
             held = full_of(now, served.values())
-            await asyncio.to_thread(self._side.hold_back, held, _HELD_BACK)
+            await asyncio.to_thread(self._load.hold_back, held, _HELD_BACK)
         self._excess = now
         for (zone, address), number in now.pods.items():
             if (zone, address) not in before.pods and zone in served:
@@ -157,7 +157,7 @@ class PortWatch:
         """The kernel refused some that came too fast."""
         if not self._limits.rate:
             return
-        before, self._hasty = self._hasty, await asyncio.to_thread(self._side.hasty)
+        before, self._hasty = self._hasty, await asyncio.to_thread(self._load.hasty)
         names = {s.interface: c.name for c in self._served.values() for s in c.servers}
         for link, address in self._hasty - before:
             if link in names:

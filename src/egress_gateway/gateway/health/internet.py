@@ -17,8 +17,8 @@ from typing import Final
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.gateway.namespace import NAMESPACE
 from egress_gateway.datapath.gateway.reach import Asker, ProbeTarget
-from egress_gateway.datapath.gateway.side import NAMESPACE
 from egress_gateway.datapath.linux import netns
 
 _LOOKS: Final = 10

@@ -39,8 +39,8 @@ from egress_gateway.api.types import (
 from egress_gateway.api.validation import host_and_port
 from egress_gateway.datapath.addresses import ALWAYS_REFUSED, IPAddress, IPNetwork
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.gateway.namespace import NAMESPACE
 from egress_gateway.datapath.gateway.reach import Answer, Asker, ProbeTarget
-from egress_gateway.datapath.gateway.side import NAMESPACE
 from egress_gateway.datapath.linux import netns
 
 log = logging.getLogger(__name__)
@@ -104,10 +104,12 @@ class Sight:
 
     @property
     def large_lost(self) -> bool:
+        """Whether large packets are lost that arrived before, while small ones arrive."""
         return self.large_seen and self.large_misses >= MISSES and not self.silent
 
     @property
     def silent(self) -> bool:
+        """Whether nobody answers, again and again."""
         return self.misses >= MISSES
 
     @property
