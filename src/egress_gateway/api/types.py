@@ -104,6 +104,7 @@ class GatewayVmssProfile(_Struct, frozen=True):
 
     @property
     def unset(self) -> bool:
+        """Whether the field was left out: upstream's defaulting writes it empty."""
         return self == GatewayVmssProfile()
 
 
@@ -350,6 +351,7 @@ class SeenAddress(_Struct, frozen=True, omit_defaults=False):
 
     @property
     def as_expected(self) -> bool:
+        """Whether the Internet saw what the status promises, in both families."""
         return (self.seen_ip, self.seen_ip_v6) == (self.expected_ip, self.expected_ip_v6)
 
 

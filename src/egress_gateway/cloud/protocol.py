@@ -313,7 +313,8 @@ class Cloud(Protocol):
     """All methods raise ``CloudError``."""
 
     @property
-    def advice(self) -> Advice: ...
+    def advice(self) -> Advice:
+        """What mends things in this cloud, in words."""
 
     @property
     def resource_group(self) -> str:
@@ -332,7 +333,8 @@ class Cloud(Protocol):
         """The pools of another group; none if that does not exist."""
         ...
 
-    async def balancer(self) -> LoadBalancer: ...
+    async def balancer(self) -> LoadBalancer:
+        """The load balancer of all pools. Raises ``CloudError``."""
 
     async def observe(self, pool: PoolRef, prefixes: Iterable[str]) -> PoolState:
         """The pool, the load balancer, the managed prefixes and those named by ``prefixes``; a
@@ -343,6 +345,8 @@ class Cloud(Protocol):
         """Whether a subnet (by its id) has IPv6 addresses; None if we may not read it."""
         ...
 
-    async def apply(self, action: Action) -> None: ...
+    async def apply(self, action: Action) -> None:
+        """Carries out one action, and may be repeated. Raises ``CloudError``."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Ends open connections."""

@@ -80,6 +80,7 @@ class Outcome:
     of them all the same."""
 
     def refuse(self, step: Step, error: CloudError) -> None:
+        """The cloud refused ``step``: what depends on it does not run."""
         self.refusals.append(FailedStep(step, error))
         self._hurt(step)
 
@@ -95,6 +96,7 @@ class Outcome:
         return bool(hurt & step.uids)
 
     def put_off(self, step: Step, seconds: float | None = None) -> None:
+        """``step`` waits, and what depends on it; for ``seconds``, if known."""
         self.waiting |= step.uids
         self._hurt(step)
         if seconds is not None:

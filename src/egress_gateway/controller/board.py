@@ -59,6 +59,7 @@ class StatusBoard:
         self._departures = Departures(clock=clock)
 
     def verdict(self, uid: str) -> Verdict | None:
+        """The last one of the configuration ``uid``; None before its first pass."""
         return self._verdicts.get(uid)
 
     def set_verdict(self, uid: str, verdict: Verdict, *, pool: str = "") -> None:
@@ -114,6 +115,7 @@ class StatusBoard:
         return self._pools.get(uid)
 
     def forget(self, uid: str) -> None:
+        """The configuration is gone."""
         self._verdicts.pop(uid, None)
         self._since.pop(uid, None)
         self._pools.pop(uid, None)

@@ -95,6 +95,7 @@ class Figures:
     """By kind of object, seconds since the API server was heard of."""
 
     def snapshot(self) -> Snapshot:
+        """For a scrape: read at that moment, so that what is gone has no series."""
         return Snapshot(FIGURES, self._read)
 
     def _read(self) -> Iterator[Sample]:

@@ -134,6 +134,7 @@ class Reconciler:
     # --- the pool ------------------------------------------------------------------------
 
     async def pool_pass(self, key: str) -> float | None:
+        """One pass for the pool ``key``. Returns seconds until the next; None: on a change."""
         pool = self._inventory.pool(key)
         if pool is None or self._predecessor.rules:
             return None
@@ -279,6 +280,7 @@ class Reconciler:
     # --- the survey ----------------------------------------------------------------------
 
     async def survey(self) -> float:
+        """Looks which pools there are. Returns seconds until the next look."""
         await self._predecessor.take_over()
         if self._predecessor.rules:
             return min(RIVAL_SECONDS, self._drift)

@@ -174,6 +174,8 @@ class Lifecycle:
         return self._store.age_order(sandbox.attachment.id)
 
     async def converge_pod(self, sandbox_id: str) -> None:
+        """Attaches, repairs, moves or takes down one sandbox, whatever it needs. May be
+        repeated."""
         async with self._sandboxes.lock(sandbox_id):
             sandbox = self._sandboxes.get(sandbox_id)
             if self._records.is_over(sandbox_id):
@@ -369,6 +371,7 @@ class Lifecycle:
         )
 
     def watch_gateways(self) -> None:
+        """Probes the gateways of attached pods, and no others."""
         attached = (s.attachment.configuration for s in self._sandboxes)
         self._liveness.prober.watch({g.address for c in attached for g in c.gateways})
 

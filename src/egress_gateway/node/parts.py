@@ -48,6 +48,7 @@ class Sandboxes:
         return {sandbox.attachment.uid for sandbox in self}
 
     def of_pod(self, key: Key) -> list[Sandbox]:
+        """More than one if the runtime made another after the first failed to start."""
         return [s for s in self if (s.attachment.namespace, s.attachment.pod) == key]
 
     def of_call(self, call: Call) -> Sandbox | None:

@@ -97,6 +97,7 @@ class Reactor:
                 self._queues.moves.add(sandbox.attachment.id)
 
     def on_verified(self, sandbox: Sandbox) -> None:
+        """The sandbox's active tunnel has had a handshake."""
         state, now = sandbox.attachment, asyncio.get_running_loop().time()
         if state.active is not None:
             self._hearing.complete(state.id, path_of(state.active), now)
@@ -104,6 +105,8 @@ class Reactor:
         self._queues.routine.add_after(state.id, FULL_PASS_AFTER)
 
     def on_silence(self, sandbox: Sandbox) -> None:
+        """It has had none in time: the pod leaves the gateway, unless others' handshakes show it
+        busy."""
         state, now = sandbox.attachment, asyncio.get_running_loop().time()
         if state.active is None or self._hearing.bears(state.id, path_of(state.active), now):
             return
@@ -111,9 +114,11 @@ class Reactor:
         self._queues.moves.add(state.id)
 
     def on_joined(self, sandbox: Sandbox) -> None:
+        """The next tunnel is verified: the pod may move to it."""
         self._queues.moves.add(sandbox.attachment.id)
 
     def on_join_silence(self, sandbox: Sandbox) -> None:
+        """The next tunnel has had no handshake in time."""
         state = sandbox.attachment
         joining, active = state.joining, state.active
         if joining and active and same_place(joining.to, active.to):
@@ -125,6 +130,7 @@ class Reactor:
             self._queues.moves.add(state.id)
 
     def on_path_lost(self, path: TunnelPath) -> None:
+        """All pods whose active tunnel goes that way move."""
         self._teller.way_lost(path.address, path.port)
         for sandbox in self._sandboxes:
             active = sandbox.attachment.active

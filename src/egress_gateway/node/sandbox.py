@@ -261,6 +261,7 @@ class Sandbox:
         return tunnel.listen_port in await self._kernel.run(self._kernel.sources.cookies)
 
     async def handshake_again(self) -> None:
+        """See ``PodSide.handshake_again``."""
         async with self._lock:
             await self._kernel.run(self._side.handshake_again, self._desired())
 
@@ -290,6 +291,7 @@ class Sandbox:
         self._avoid[address] = until
 
     def avoided(self, now: float) -> set[str]:
+        """Addresses of gateways that the pod does not choose at ``now``."""
         self._avoid = {address: until for address, until in self._avoid.items() if until > now}
         return set(self._avoid)
 

@@ -37,4 +37,5 @@ class Backoff:
         return delay(self.failures, self._first, self._limit, self._rand)
 
     def succeeded(self) -> None:
+        """The next failure waits as short as the first."""
         self.failures = 0

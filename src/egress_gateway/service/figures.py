@@ -54,6 +54,7 @@ class Snapshot(Collector):
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
+        """For prometheus_client. Values with equal labels are added up."""
         found: dict[Figure, dict[tuple[str, ...], float]] = {f: {} for f in self._figures}
         for figure, value, labels in self._read():
             series = found[figure]
@@ -92,6 +93,7 @@ class Tally:
         self._counts: dict[tuple[str, ...], float] = {}
 
     def add(self, value: float, *labels: str) -> None:
+        """Adds ``value`` to the series of these labels."""
         self._counts[labels] = self._counts.get(labels, 0.0) + value
 
     def keep(self, wanted: Callable[[tuple[str, ...]], bool]) -> None:

@@ -85,6 +85,8 @@ class AzureLook:
         self._group = f"{self._subscription}/resourceGroups/{config.resource_group}"
 
     async def everything(self, who: str, prefixes: Sequence[str]) -> AzureBefore:
+        """What Azure holds before an installation: pools, rights of ``who``, ``prefixes`` (ids). A
+        look that is refused is part of the answer."""
         sets = await self._list("scale sets", f"{self._group}{_SETS}", _COMPUTE)
         gateways = [
             (pool, scale_set, pool.prefix_size)

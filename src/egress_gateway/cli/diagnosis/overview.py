@@ -108,6 +108,7 @@ class Overview(_Value, frozen=True):
 
     @property
     def healthy(self) -> bool:
+        """Whether every configuration is Ready, and every component has the pods that it should."""
         return all(c.state == "Ready" for c in self.configurations) and all(
             c.ready >= c.wanted for c in self.components
         )

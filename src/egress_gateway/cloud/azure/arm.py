@@ -216,6 +216,7 @@ class ResourceManager:
         )
 
     async def close(self) -> None:
+        """Ends open connections."""
         await self._client.close()
 
     def url(self, group: str, provider: str, *names: str) -> str:

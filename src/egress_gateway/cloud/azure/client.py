@@ -65,15 +65,18 @@ class ArmClient:
         await _finish("write the load balancer", name, write, self._document_limit)
 
     async def delete_balancer(self, group: str, name: str) -> None:
+        """Waits for the end. Raises ``CloudError``."""
         url = self._arm.url(group, _NETWORK, "loadBalancers", name)
         write = self._arm.delete(url, _NETWORK_VERSION, self._polling)
         await _finish("delete the load balancer", name, write, self._document_limit)
 
     async def prefix(self, group: str, name: str, resource_id: str) -> Json:
+        """Raises ``NotFound``, naming ``resource_id``, and other ``CloudError``."""
         url = self._arm.url(group, _NETWORK, "publicIPPrefixes", name)
         return await self._read("read the public IP prefix", resource_id, url, _NETWORK_VERSION)
 
     async def subnet(self, group: str, network: str, name: str) -> Json:
+        """Raises ``CloudError``; not every identity may read subnets."""
         url = self._arm.url(group, _NETWORK, "virtualNetworks", network, "subnets", name)
         return await self._read("read the subnet", name, url, _NETWORK_VERSION)
 
@@ -82,11 +85,14 @@ class ArmClient:
         return await self._list("list public IP prefixes", group, url, _NETWORK_VERSION)
 
     async def put_prefix(self, group: str, name: str, document: Json) -> None:
+        """Waits for the end. Raises ``CloudError``."""
         url = self._arm.url(group, _NETWORK, "publicIPPrefixes", name)
         write = self._arm.put(url, _NETWORK_VERSION, document, None, self._polling)
         await _finish("create the public IP prefix", name, write, self._machine_limit)
 
     async def delete_prefix(self, group: str, name: str) -> None:
+        """Waits for the end. Raises ``CloudError``: Azure refuses it while an address of it is in
+        use."""
         url = self._arm.url(group, _NETWORK, "publicIPPrefixes", name)
         write = self._arm.delete(url, _NETWORK_VERSION, self._polling)
         await _finish("delete the public IP prefix", name, write, self._machine_limit)
@@ -109,11 +115,14 @@ class ArmClient:
         return await self._list("list public IP addresses", group, url, _NETWORK_VERSION)
 
     async def put_address(self, group: str, name: str, document: Json) -> None:
+        """Waits for the end. Raises ``CloudError``."""
         url = self._arm.url(group, _NETWORK, "publicIPAddresses", name)
         write = self._arm.put(url, _NETWORK_VERSION, document, None, self._polling)
         await _finish("create the public IP address", name, write, self._machine_limit)
 
     async def delete_address(self, group: str, name: str) -> None:
+        """Waits for the end. Raises ``CloudError``: Azure refuses it while a NIC has the
+        address."""
         url = self._arm.url(group, _NETWORK, "publicIPAddresses", name)
         write = self._arm.delete(url, _NETWORK_VERSION, self._polling)
         await _finish("delete the public IP address", name, write, self._machine_limit)
@@ -125,6 +134,7 @@ class ArmClient:
         return await self._list("list scale sets", group, url, _COMPUTE_VERSION)
 
     async def scale_set(self, group: str, name: str) -> Json | None:
+        """None if there is none. Raises ``CloudError``."""
         url = self._scale_sets(group, name)
         return await _or_none(self._read("read the scale set", name, url, _COMPUTE_VERSION))
 
@@ -136,6 +146,7 @@ class ArmClient:
         await _finish("write the scale set", name, write, self._document_limit)
 
     async def instances(self, group: str, name: str) -> list[Json]:
+        """The instances of the scale set ``name``, in any state. Raises ``CloudError``."""
         url = self._scale_sets(group, name, "virtualMachines")
         return await self._list("list the instances of scale set", name, url, _COMPUTE_VERSION)
 

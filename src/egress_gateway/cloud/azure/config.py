@@ -95,10 +95,12 @@ class AzureConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def custom(self) -> bool:
+        """Whether the configuration brings a cloud of its own, with its endpoints."""
         return bool(self.resource_manager_endpoint) or self.cloud.lower() in CUSTOM
 
     @property
     def endpoints(self) -> AzureEndpoints:
+        """Those that are named; the cloud's own for what is not."""
         known = CLOUDS.get(self.cloud.lower(), PUBLIC)
         return AzureEndpoints(
             self.resource_manager_endpoint.rstrip("/") or known.resource_manager,

@@ -77,6 +77,7 @@ class MachinePools:
         return here, {item["id"].lower(): item for item in identified(addresses)}
 
     async def write(self, action: WriteInstance, backend_id: str) -> None:
+        """Rewrites a machine's NIC, and makes the addresses that it needs first."""
         nic = observed(action.base).nic
         configs = await self._with_addresses(action.pool, observed(action.base), action.configs)
         document = machines.write_nic(
@@ -135,6 +136,7 @@ class MachinePools:
                 raise outcome
 
     async def delete_address(self, name: str) -> None:
+        """Nothing if it is gone already."""
         try:
             await self._arm.delete_address(self._group, name)
         except errors.NotFound:

@@ -60,6 +60,7 @@ class Pace(SansIOHTTPPolicy[Any, Any]):
         """By what is read: when it may be read again, and how far apart the reads after it are."""
 
     async def on_request(self, request: Any) -> None:
+        """Sleeps for as long as Azure's answers say that the next request should wait."""
         key = _read(request)
         now = self._clock()
         self._not_before = {k: held for k, held in self._not_before.items() if held[0] > now}
@@ -70,6 +71,7 @@ class Pace(SansIOHTTPPolicy[Any, Any]):
             await self._sleep(until - now)
 
     def on_response(self, request: Any, response: Any) -> None:
+        """Learns from the header how many requests are left."""
         key = _read(request)
         left = _LEFT.findall(response.http_response.headers.get(_HEADER) or "")
         gap = _gap(min(map(int, left), default=len(GAPS)))
@@ -128,6 +130,7 @@ class Polling(AsyncARMPolling):
         return next(self._gaps, 2 * self._timeout)
 
     async def update_status(self) -> None:
+        """Raises ``LostSight`` if Azure took the write and no longer says how far it is."""
         try:
             await super().update_status()
         except BadStatus as error:

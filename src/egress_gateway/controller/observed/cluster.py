@@ -100,6 +100,7 @@ class Cluster:
         return (*read, self.keypairs.secrets)  # type: ignore[return-value]
 
     async def synced(self) -> None:
+        """Waits until every cache has its first list: before, nothing may be decided."""
         await asyncio.gather(*(cache.synced() for cache in self.caches))
 
     def configurations(self) -> dict[str, StaticGatewayConfiguration]:
@@ -258,6 +259,7 @@ class Cluster:
         )
 
     def notify(self, sgc: StaticGatewayConfiguration, notice: Notice) -> None:
+        """An Event on the configuration."""
         reference = resources.SGCS.reference(sgc)
         self._recorder.event(reference, notice.type, notice.reason, notice.message)
 

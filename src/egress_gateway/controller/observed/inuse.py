@@ -76,6 +76,7 @@ class GatewaysInUse:
         (self._waiting.add if waits else self._waiting.discard)(uid)
 
     def waits(self, uid: str) -> bool:
+        """Whether something of the configuration is kept because pods may still use it."""
         return uid in self._waiting
 
     def forget(self, uid: str) -> None:

@@ -38,6 +38,7 @@ class Inventory:
         return self._pools.keys()
 
     def pool(self, key: str) -> PoolRef | None:
+        """None for a pool that the last survey did not find."""
         return self._pools.get(key)
 
     def resolve(self, sgc: StaticGatewayConfiguration) -> Target | Problem:

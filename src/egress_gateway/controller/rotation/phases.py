@@ -78,6 +78,7 @@ class Users:
 
     @property
     def total(self) -> int:
+        """Pods, moved and not."""
         return self.moved + sum(self.lagging.values())
 
 

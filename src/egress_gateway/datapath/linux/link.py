@@ -131,6 +131,7 @@ class Links:
         return {link.name: link for link in map(_link, answers)}
 
     def link(self, name: str) -> Link | None:
+        """None if there is no link of that name."""
         return self._one(_link_header() + netlink.text(_IFLA_IFNAME, name), name)
 
     def at(self, index: int) -> Link | None:
@@ -183,6 +184,7 @@ class Links:
         self._ask(Message(_NEWLINK, 0, payload), f"moving link {name} to {target.path}")
 
     def delete(self, name: str) -> None:
+        """Nothing if it is gone already."""
         with contextlib.suppress(NoSuchLink):
             payload = _link_header(self._index(name))
             message = Message(_DELLINK, 0, payload)
@@ -280,6 +282,7 @@ class Links:
         self._routes(_NEWROUTE, netlink.CREATE | netlink.REPLACE, routes, fine=())
 
     def delete_routes(self, routes: Sequence[Route]) -> None:
+        """Those that are gone already are passed over."""
         self._routes(_DELROUTE, 0, routes, fine=(errno.ESRCH, errno.ENODEV))
 
     def _routes(
@@ -309,10 +312,12 @@ class Links:
         return {rule for a in answers if (rule := _rule(a, family))}
 
     def add_rule(self, rule: RoutingRule) -> None:
+        """Nothing if it is there already."""
         message = Message(_NEWRULE, netlink.CREATE | netlink.EXCLUSIVE, _encode_rule(rule))
         self._ask(message, f"adding {rule}", fine=(errno.EEXIST,))
 
     def delete_rule(self, rule: RoutingRule) -> None:
+        """Nothing if it is gone already."""
         message = Message(_DELRULE, 0, _encode_rule(rule))
         self._ask(message, f"deleting {rule}", fine=(errno.ENOENT,))
 

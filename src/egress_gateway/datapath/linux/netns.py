@@ -90,6 +90,7 @@ class NetNS:
         return outcome
 
     def close(self) -> None:
+        """May be called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -71,6 +71,7 @@ class PodDesired:
 
     @property
     def split(self) -> Split:
+        """Which destinations are the gateway's, and which keep the ordinary path."""
         return split(
             default_route=self.default_route,
             excluded=self.excluded,

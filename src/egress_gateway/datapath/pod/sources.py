@@ -138,6 +138,7 @@ class SourceFilter:
         return present
 
     def allowed(self) -> dict[int, IPAddress]:
+        """By listen port, the only address that is heard there."""
         with self._lock:
             return dict(self._allowed)
 

@@ -126,6 +126,7 @@ class Tunnels:
         return release(self._program)
 
     def names(self) -> list[str]:
+        """Those whose process lives."""
         return sorted(n for n, p in self._processes.items() if not p.ended.is_set())
 
     async def create(self, name: str) -> None:
@@ -156,6 +157,7 @@ class Tunnels:
             ) from error
 
     async def delete(self, name: str) -> None:
+        """Ends the process; nothing if there is none."""
         async with self._locks.setdefault(name, asyncio.Lock()):
             await self._end(name)
         self._locks.pop(name, None)
@@ -180,6 +182,7 @@ class Tunnels:
         return opened
 
     async def close(self) -> None:
+        """Ends all processes."""
         await asyncio.gather(*(self._end(name) for name in list(self._processes)))
 
 

@@ -84,6 +84,8 @@ class Cache(Generic[T]):
         self._store.set_index(name, values)
 
     def by_index(self, name: str, value: str) -> list[T]:
+        """Objects for which the index ``name`` has ``value``. Raises ``KeyError`` for an index that
+        was never set."""
         return self._store.by_index(name, value)
 
     def get(self, namespace: str, name: str) -> T | None:
@@ -110,6 +112,7 @@ class Cache(Generic[T]):
 
     @property
     def is_synced(self) -> bool:
+        """Whether the first list has been read; before, what is absent says nothing."""
         return self._synced.is_set()
 
     @property

@@ -50,6 +50,7 @@ class Store(Generic[T]):
         return list(self._objects.values())
 
     def set_index(self, name: str, values: Callable[[T], Iterable[str]]) -> None:
+        """``values`` gives the values by which an object is found."""
         self._indexes[name] = values
         self._indexed[name] = {}
         for key, obj in self._objects.items():
@@ -87,6 +88,7 @@ class Store(Generic[T]):
         return [Change(key, old, obj)]
 
     def remove(self, key: Key) -> list[Change[T]]:
+        """The change that this was; none if there was no such object."""
         old = self._objects.get(key)
         if old is None:
             return []

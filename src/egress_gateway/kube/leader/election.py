@@ -55,6 +55,7 @@ class Election:
         return self._deadline
 
     def leading(self, now: float) -> bool:
+        """``now``: seconds of a monotonic clock."""
         return now < self._deadline
 
     def saw(self, lease: Lease | None, now: float) -> None:
@@ -107,4 +108,5 @@ class Election:
         self._deadline = started + self._renew
 
     def gave_up(self) -> None:
+        """The lease was released: it leads no more."""
         self._deadline = float("-inf")

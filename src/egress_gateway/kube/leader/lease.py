@@ -57,6 +57,7 @@ class LeaderElection:
 
     @property
     def leading(self) -> bool:
+        """False before another may lead, even if the API server no longer answers."""
         return self._election.leading(asyncio.get_running_loop().time())
 
     @property

@@ -49,6 +49,7 @@ class Entry:
 
     @property
     def pending(self) -> bool:
+        """Whether occurrences are not written yet."""
         return self.count > self.written
 
 

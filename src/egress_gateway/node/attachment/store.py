@@ -61,6 +61,7 @@ class AttachmentStore:
     # Records.
 
     def record_ids(self) -> set[str]:
+        """Sandboxes that the plugin left a record of."""
         return self._records.stems()
 
     def record(self, sandbox: str) -> protocol.Call | None:
@@ -84,11 +85,13 @@ class AttachmentStore:
         return self._try(lambda: self._records.write(record.id, content), path) is not False
 
     def forget_record(self, sandbox: str) -> None:
+        """Nothing if it is gone; a refusal of the file system is logged."""
         self._try(lambda: self._records.remove(sandbox), self._records.file(sandbox))
 
     # Attachments.
 
     def attachment_ids(self) -> set[str]:
+        """Sandboxes that are attached, as the files say."""
         return self._attachments.stems()
 
     def attachments(self) -> list[Attachment]:
@@ -123,6 +126,7 @@ class AttachmentStore:
         return written is not False
 
     def forget(self, sandbox: str) -> None:
+        """As ``forget_record``, of an attachment."""
         self._stamps.pop(sandbox, None)
         self._try(lambda: self._attachments.remove(sandbox), self._attachments.file(sandbox))
 

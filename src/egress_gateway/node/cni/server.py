@@ -39,6 +39,7 @@ class PluginServer:
 
     @property
     def problem(self) -> str | None:
+        """Why the plugin cannot reach the agent; None if it can."""
         return self._door.problem
 
     async def run(self) -> None:

@@ -62,6 +62,7 @@ class PathTrials:
 
     @property
     def in_doubt(self) -> bool:
+        """Whether the last trials differ from the verdict: try again soon."""
         return (self.silent > 0 and self.verdict != "silent") or 0 < self.narrow < MISSES
 
     def in_use(self) -> None:

@@ -34,6 +34,7 @@ class Prober:
         self._socket: socket.socket | None = None
 
     def on_change(self, callback: Changed) -> None:
+        """``callback`` is called for each gateway whose state changes."""
         self._callbacks.append(callback)
 
     def watch(self, addresses: Iterable[str]) -> None:
@@ -55,6 +56,7 @@ class Prober:
         return dict(self._gateways)
 
     def states(self) -> dict[str, State]:
+        """By address."""
         return {address: gateway.state for address, gateway in self._gateways.items()}
 
     async def run(self) -> None:

@@ -65,6 +65,8 @@ class Schedule:
         self.left_until = self.initiated + COOKIE
 
     def silent(self, now: float) -> bool:
+        """Whether no handshake came in ``SILENCE``, and the wait that a cookie asks for is over.
+        ``now``: seconds, monotonic."""
         return now - self.started > SILENCE and now >= self.left_until
 
     def look_after(self, now: float) -> float:
@@ -86,6 +88,7 @@ class Hearing:
     """By sandbox, silences borne since its last handshake."""
 
     def complete(self, sandbox: str, path: Hashable, now: float) -> None:
+        """A handshake over ``path`` at ``now``: the path lives, whatever other pods say."""
         self.heard[path] = now
         self.silences.pop(sandbox, None)
 
