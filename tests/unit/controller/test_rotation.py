@@ -38,7 +38,7 @@ from egress_gateway.controller.rotation.phases import (
 from egress_gateway.controller.status import notices
 from egress_gateway.kube.resources import Secret
 from tests.unit.controller.fake_arm import FakeArm
-from tests.unit.controller.test_plan import one_pass, settle, wanted
+from tests.unit.controller.planning.test_plan import one_pass, settle, wanted
 from tests.unit.controller.test_reconcile import World
 
 OLD = keys.generate()

@@ -14,7 +14,7 @@ from egress_gateway.controller.metrics import Figures, addresses, timed
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.status import Pods
 from egress_gateway.service.metrics import together
-from tests.unit.controller.test_status import SERVING, status
+from tests.unit.controller.reporting.test_status import SERVING, status
 
 
 def scrape(figures: Figures) -> str:

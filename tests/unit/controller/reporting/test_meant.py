@@ -16,7 +16,7 @@ from egress_gateway.controller.planning.meant import sends_nothing
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.rotation.phases import Pairs
 from egress_gateway.controller.status import Gateways, notices, status_of
-from tests.unit.controller.test_status import NODES, SERVING
+from tests.unit.controller.reporting.test_status import NODES, SERVING
 
 
 def spec(*cidrs: str, route: Any = "") -> StaticGatewayConfigurationSpec:

@@ -10,7 +10,7 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.controller.board import LASTING, StatusBoard
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.verdict import Verdict
-from tests.unit.controller.test_status import SERVING
+from tests.unit.controller.reporting.test_status import SERVING
 
 GOOD = Verdict(serving=SERVING, settled=True)
 

@@ -18,7 +18,7 @@ from egress_gateway.cloud.azure.machines import (
     spare_name,
 )
 from tests.unit.controller.fake_arm import FakeArm, Killed
-from tests.unit.controller.test_plan import one_pass, settle, wanted
+from tests.unit.controller.planning.test_plan import one_pass, settle, wanted
 
 
 def test_names_are_those_that_the_go_project_gives() -> None:
@@ -198,7 +198,7 @@ def settle_vanished(arm: FakeArm, key: str) -> bool:
 
     from egress_gateway.cloud.protocol import PoolRef
     from egress_gateway.controller.apply import Writer
-    from tests.unit.controller.test_plan import _look
+    from tests.unit.controller.planning.test_plan import _look
 
     async def run() -> bool:
         cloud = arm.cloud()
