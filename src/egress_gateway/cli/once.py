@@ -38,7 +38,6 @@ class Once:
     async def list(
         self, resource: Resource[T], namespace: str | None = None, *, labels: str | None = None
     ) -> wire.ListPage[T]:
-        """As ``Client.list``, asked once whoever asks. Raises ``ApiError``."""
         key = (resource.api_version, resource.plural, namespace or "", labels or "")
         task = self._found.get(key)
         if task is None:
