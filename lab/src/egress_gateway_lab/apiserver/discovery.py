@@ -9,7 +9,6 @@ from __future__ import annotations
 from egress_gateway_lab.apiserver.objects import Object
 from egress_gateway_lab.apiserver.storage.registry import Registry, ResourceType
 
-_RESPONSES = {"deployments": ("autoscaling", "v1", "Scale")}
 _SUBRESOURCES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "scale": ("autoscaling", "v1", "Scale", ("get", "patch", "update")),
     "binding": ("", "v1", "Binding", ("create",)),

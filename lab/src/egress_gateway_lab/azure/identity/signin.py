@@ -20,7 +20,6 @@ from egress_gateway_lab.azure.identity.directory import (
 )
 
 TOKEN_PATH = re.compile(r"^/.+/oauth2(/v2\.0)?/token$", re.IGNORECASE)
-ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _DISCOVERY = "/.well-known/openid-configuration"
 
 
