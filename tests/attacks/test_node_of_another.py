@@ -1,4 +1,4 @@
-"""Actor: a kubelet that says its node is the machine of another one.
+"""Actor: a kubelet that says its node is the machine of another one, or has everybody's addresses.
 
 A kubelet writes ``spec.providerID`` of its Node when it registers, and later if there is none. The
 controller finds the gateways' Nodes by it.
@@ -6,12 +6,14 @@ controller finds the gateways' Nodes by it.
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 
 from egress_gateway.api import names
 from egress_gateway.api.types import ObjectMeta
 from egress_gateway.controller.observed.reported import by_machine
-from egress_gateway.kube.resources import Node, NodeSpec
+from egress_gateway.gateway.agent import internal_networks
+from egress_gateway.kube.resources import Node, NodeAddress, NodeSpec, NodeStatus
 
 MACHINE = "azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/a"
 
@@ -39,3 +41,18 @@ def test_of_two_gateways_the_one_that_was_there_first_keeps_its_machine() -> Non
     later = node("aa", created="2026-01-02T00:00:00Z", gateway="true")
     for found in ((first, later), (later, first)):
         assert by_machine(found) == {MACHINE.lower(): "gw"}
+
+
+def test_a_kubelet_opens_wireguards_ports_to_no_network() -> None:
+    """It may write any text into its Node's addresses; an address is one machine's."""
+    evil = ("0.0.0.0/0", "10.0.0.0/8", "::/0", "2001:db8::/32", "10.0.0.1/255.0.0.0", "0.0.0.0", "")
+    addresses = [NodeAddress(type="InternalIP", address=text) for text in ("10.1.0.9", *evil)]
+    registered = Node(metadata=ObjectMeta(name="evil"), status=NodeStatus(addresses=addresses))
+    assert internal_networks([registered]) == (ipaddress.ip_network("10.1.0.9"),)
+
+
+def test_a_kubelet_does_not_fill_the_gateways_rules() -> None:
+    """A Node of 1.5 MB has room for some 30,000 addresses, which each gateway would apply."""
+    many = [NodeAddress(type="InternalIP", address=f"10.9.{n >> 8}.{n & 255}") for n in range(9000)]
+    evil = Node(metadata=ObjectMeta(name="evil"), status=NodeStatus(addresses=many))
+    assert len(internal_networks([evil])) < 20

@@ -42,6 +42,20 @@ async def test_a_reserved_prefix_is_not_joined_for_another_until_it_is_granted(
     await world.until("steal", lambda s: condition(s, "Provisioned").get("status") == "True")
 
 
+async def test_a_reservation_that_is_written_wrongly_still_holds_and_is_told(world: World) -> None:
+    """Nobody else would notice that it reserves nothing."""
+    prefix = await world.azure.add_prefix("pa")
+    await world.azure.grant(prefix)
+    written = f"https://portal.azure.com/#@example/resource{prefix}/overview"
+    owner = {"name": "tenant-a", "annotations": {names.ALLOWED_PREFIXES_ANNOTATION: written}}
+    await world.kube.create(
+        "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": owner}
+    )
+    await world.event("AllowedPrefixesUnclear")
+    await world.write("steal", publicIpPrefixId=prefix)
+    await world.until("steal", lambda s: reason(s) == "PrefixNotAllowed")
+
+
 async def test_a_prefix_that_was_made_for_another_is_not_joined(world: World) -> None:
     """Its id is no secret: it is in Azure's portal, and made of the configuration's UID."""
     await world.write("owner")

@@ -19,6 +19,7 @@ from egress_gateway.kube.resources import EVENTS, POD_ENDPOINTS, PODS
 from tests.datapath.box import boxed
 from tests.datapath.test_gateway_agent import SECONDARY, Story, agent, attach, begin
 from tests.datapath.topology import Pod, World, until
+from tests.unit.gateway.test_gateway_peers import KEY, NEW, OTHER_KEY, Book, endpoint, pod
 
 EVIL_NODE = "w2"
 
@@ -175,6 +176,24 @@ def test_a_victims_address_is_not_claimed_with_a_kubelets_help() -> None:
         thief.endpoint(thief.pod(ips=address), podIps=address)
         thief.told(rules.ADDRESS_TAKEN)
         silent(story, thief)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["2001:DB8::2", "2001:db8:0::2", "2001:0db8::0002", "2001:db8::2/128"]
+)
+def test_an_address_that_is_claimed_early_is_given_up_however_it_is_spelled(spelling: str) -> None:
+    """His own pod has no address yet, so nothing contradicts him until the victim's status does."""
+    book = Book()
+    book.pods.put(pod("evil", ips=(), node=EVIL_NODE))
+    book.endpoints.put(
+        endpoint("evil", pod_public_key=OTHER_KEY, pod_ips=[spelling], node_name=EVIL_NODE)
+    )
+    assert book.peers() == {OTHER_KEY}
+    book.pods.put(pod("a", ips=()))
+    book.endpoints.put(endpoint("a", created=NEW, pod_ips=["2001:db8::2"]))
+    book.pods.put(pod("a", ips=["2001:db8::2"]))
+    assert book.why("evil") == rules.ADDRESS_TAKEN
+    assert book.peers() == {KEY}
 
 
 @boxed

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -419,10 +420,17 @@ class GatewayAgent:
         return None if port in ports else f"interface wg-{port} is down"
 
 
+_MOST_ADDRESSES: Final = 16
+"""Of one Node that count: its kubelet writes the list, and each gateway applies all of it."""
+
+
 def internal_networks(nodes: Iterable[Node]) -> tuple[IPNetwork, ...]:
-    """The InternalIPs of all Nodes, in a stable order, without texts that are no address."""
+    """The InternalIPs of all Nodes, in a stable order, without texts that are no machine's address:
+    a kubelet may write networks there, and the API server takes any text."""
     found: set[IPNetwork] = set()
-    for text in (text for node in nodes for text in node.internal_ips):
+    for text in (text for node in nodes for text in node.internal_ips[:_MOST_ADDRESSES]):
         with contextlib.suppress(ValueError):
-            found.add(parse_network(text))
+            address = ipaddress.ip_address(text)
+            if not address.is_unspecified:
+                found.add(parse_network(str(address)))
     return tuple(sorted(found, key=lambda n: (n.version, n.network_address.packed)))

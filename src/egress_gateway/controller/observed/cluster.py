@@ -33,7 +33,7 @@ from egress_gateway.controller.observed.reported import (
     told,
     used,
 )
-from egress_gateway.controller.planning.grants import Grants
+from egress_gateway.controller.planning.grants import UNCLEAR, Grants, unclear_entries
 from egress_gateway.controller.planning.pools import Joined
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.rotation.phases import RotationFacts, condition
@@ -124,12 +124,16 @@ class Cluster:
         return self._grants
 
     def on_grants(self, changed: Callable[[], None]) -> None:
-        """``changed`` is called when a Namespace's grant does."""
+        """``changed`` is called when a Namespace's grant does. Entries that name no prefix are told
+        as an Event on the Namespace."""
 
         def look(_: object, old: Namespace | None, new: Namespace | None) -> None:
             if _grant(old) != _grant(new):
                 self._grants = None
                 changed()
+                if new is not None and (unclear := unclear_entries(_grant(new))):
+                    reference = resources.NAMESPACES.reference(new)
+                    self._recorder.event(reference, "Warning", UNCLEAR, unclear)
 
         self.namespaces.on_change(look)
 

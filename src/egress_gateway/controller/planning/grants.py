@@ -2,7 +2,8 @@
 
 The controller joins prefixes with rights of its own, so it must ask on whose behalf (a deputy that
 does not is confused). A grant is an annotation of the Namespace, which its tenants cannot write:
-ids of prefixes, separated by commas or blanks, ``*`` for any run of characters but ``/``.
+ids of prefixes, separated by commas or blanks, ``*`` for any run of characters but ``/``. An entry
+that is neither grants nothing, and reserves what it may have meant.
 
 *Open* (the default, as AKS has it): any namespace may use a prefix that no Namespace names; one
 that some Namespace names is for those alone. *Strict*: a namespace uses the prefixes that its own
@@ -17,36 +18,106 @@ See docs/design/0014-prefix-grants.md.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import unquote
 
 from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
+from egress_gateway.api.crd_texts import GROUP_CHARACTERS
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.controller.planning.problem import Problem
 
-_SEPARATOR: Final = re.compile(r"[,;\s\"']+")
+_SEPARATOR: Final = re.compile(rf"[^/*?\[\]{{}}{GROUP_CHARACTERS}]+")
+"""Whatever is neither in an id nor in a pattern."""
+_WRITTEN: Final = re.compile(rf"[*{GROUP_CHARACTERS}]+")
+_CUT: Final = re.compile(r"[?\[{]")
+"""Where the patterns of shells begin that are none here."""
+UNCLEAR: Final = "AllowedPrefixesUnclear"
+"""Reason of the Event on a Namespace whose annotation says something else."""
 _EVERY: Final = "*"
 """Alone: every prefix. It names none, so that it takes none away from others."""
+_FORM: Final = (
+    "",
+    "subscriptions",
+    None,
+    "resourceGroups",
+    None,
+    "providers",
+    "Microsoft.Network",
+    "publicIPPrefixes",
+    None,
+)
+"""Segments of a prefix's id; None: a name."""
+
+
+def _glob(text: str, star: str = "[^/]*") -> re.Pattern[str]:
+    return re.compile(star.join(map(re.escape, text.split("*"))), re.IGNORECASE)
+
+
+def _plain(text: str) -> str:
+    """As it was meant, where it looks the same: digits and dashes of other scripts, invisible
+    characters, and what an address bar makes of slashes."""
+    written = unicodedata.normalize("NFKC", unquote(text))
+    return "".join(
+        str(unicodedata.decimal(c)) if c.isdecimal() else "-" if category == "Pd" else c
+        for c in written
+        if (category := unicodedata.category(c)) != "Cf"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
+    """One entry. ``clear``: it has the form of an id. One that has not grants nothing, but keeps
+    the prefixes whose names stand in it from others: it was meant to, and one that matched nothing
+    would protect nothing."""
+
     text: str
-    expression: re.Pattern[str]
+    clear: bool
+    expressions: tuple[re.Pattern[str], ...]
+    """Of whole ids, or of names where it is not clear."""
 
     @classmethod
     def of(cls, text: str) -> _Pattern:
-        # One that matches nothing would protect nothing, and nobody would notice.
-        if "/" in (bare := text.strip("/")):
-            text = bare if bare.startswith("*") else f"/{bare}"
-        parts = (re.escape(part) for part in text.split("*"))
-        body = ".*" if text == _EVERY else "[^/]*".join(parts)
-        return cls(text, re.compile(body, re.IGNORECASE))
+        if text == _EVERY:
+            return cls(text, clear=True, expressions=(_glob(text, ".*"),))
+        segments = ["", *text.strip("/").split("/")]
+        if len(segments) == len(_FORM) and all(map(_fits, segments, _FORM)):
+            return cls(whole := "/".join(segments), clear=True, expressions=(_glob(whole),))
+        named = (word for word in map(_named, segments) if word.strip("*"))
+        return cls(text, clear=False, expressions=tuple(map(_glob, named)))
 
     def matches(self, prefix_id: str) -> bool:
-        return self.expression.fullmatch(prefix_id) is not None
+        about = prefix_id if self.clear else prefix_id.rpartition("/")[2]
+        return any(one.fullmatch(about) for one in self.expressions)
+
+
+def _entries(annotation: str) -> list[_Pattern]:
+    return [_Pattern.of(part) for part in _SEPARATOR.split(_plain(annotation)) if part]
+
+
+def unclear_entries(annotation: str) -> str:
+    """What to tell of entries that are neither ids nor patterns of ids; empty if there are none."""
+    unclear = ", ".join(entry.text[:200] for entry in _entries(annotation) if not entry.clear)
+    return unclear and (
+        f"{names.ALLOWED_PREFIXES_ANNOTATION} has entries that are no ids of public IP prefixes, "
+        "and no patterns of such: they grant nothing, and reserve prefixes whose names stand in "
+        f"them; write /subscriptions/…/publicIPPrefixes/NAME: {unclear}"
+    )
+
+
+def _fits(segment: str, fixed: str | None) -> bool:
+    if fixed is None:
+        return _WRITTEN.fullmatch(segment) is not None and not segment.endswith(".")
+    return _glob(segment).fullmatch(fixed) is not None
+
+
+def _named(segment: str) -> str:
+    """What of a segment may be a prefix's name, as a pattern."""
+    head, *cut = _CUT.split(segment.strip("[](){}."), maxsplit=1)
+    return f"{head}*" if cut else head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +132,12 @@ class Grants:
 
     def __post_init__(self) -> None:
         for namespace, text in self.annotations.items():
-            found = [_Pattern.of(part) for part in _SEPARATOR.split(text) if part]
-            self._patterns[namespace] = found
+            self._patterns[namespace] = _entries(text)
 
     def allows(self, namespace: str, prefix_id: str, *, made_for: str = "") -> bool:
         """Whether configurations of ``namespace`` may use ``prefix_id``. ``made_for``: the
         namespace of the configuration for which the controller has made it."""
-        if any(p.matches(prefix_id) for p in self._patterns.get(namespace, ())):
+        if any(p.clear and p.matches(prefix_id) for p in self._patterns.get(namespace, ())):
             return True
         return not self.strict and made_for in ("", namespace) and not self.owners(prefix_id)
 

@@ -197,6 +197,7 @@ table inet {GATEWAY_TABLE} {{
     oifname != "{INSIDE_LINK}" accept
     iifname . ip saddr @leaving4 accept
     iifname . ip6 saddr @leaving6 accept
+    iifname "wg-*" counter name "{STRAY}" drop
     icmp type destination-unreachable ip saddr @secondaries4 accept
     icmpv6 type {{ destination-unreachable, packet-too-big }} ip6 saddr @secondaries6 accept
     meta mark {REACH_MARK:#x} ip saddr @secondaries4 accept

@@ -22,11 +22,11 @@ from egress_gateway.gateway.peers.rules import (
     ClaimRejection,
     Evidence,
     Resolved,
-    addresses_of,
     annotated,
     configuration_of,
     first_known,
     judge,
+    places_of,
     resolve,
 )
 from egress_gateway.kube.informer.cache import Cache
@@ -82,7 +82,7 @@ class PeerBook:
         self._by_pod_cidrs = False
         self._election_due = float("inf")
         caches.pods.set_index(_ADDRESS, lambda pod: [] if pod.spec.host_network else pod.ips)
-        caches.endpoints.set_index(_ADDRESS, addresses_of)
+        caches.endpoints.set_index(_ADDRESS, places_of)
         caches.endpoints.set_index(_POD, lambda endpoint: [str(_pod_key(endpoint))])
         caches.endpoints.set_index(_NODE, lambda endpoint: [endpoint.spec.node_name])
         caches.nodes.on_change(self._on_node)

@@ -21,6 +21,7 @@ other: with it a node would keep addresses from pods that are yet to come.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -114,6 +115,15 @@ def addresses_of(endpoint: PodEndpoint) -> list[str]:
     return claimed[: MOST_ADDRESSES + 1]
 
 
+def places_of(endpoint: PodEndpoint) -> list[str]:
+    """The same in the one spelling that Pods' addresses have here, without what is none."""
+    found = []
+    for text in addresses_of(endpoint):
+        with contextlib.suppress(ValueError):
+            found.append(str(parse_network(text).network_address))
+    return found
+
+
 def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | ClaimRejection:
     """The verdict on one claim, other claims left aside; see ``resolve`` for those."""
     pod = known.pod
@@ -202,7 +212,7 @@ def _of_a_pod(network: IPNetwork) -> bool:
         or address.is_loopback
         or address.is_multicast
         or address.is_link_local
-        or (address.version == 6 and address.ipv4_mapped is not None)
+        or (address.version == 6 and (address.ipv4_mapped is not None or bool(address.scope_id)))
     )
     return network.num_addresses == 1 and not special
 

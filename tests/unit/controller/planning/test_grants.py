@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.controller.planning.grants import Grants
+from egress_gateway.controller.planning.grants import Grants, unclear_entries
 
 BASE = (
     "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/{}"
@@ -47,6 +47,64 @@ def test_a_slip_in_an_annotation_does_not_open_what_it_reserves(spelled: str) ->
         assert grants.problem("tenant-a", [PA]) is None
         assert grants.problem("mallory", [PA]) is not None
         assert grants.problem("mallory", [PB]) is None
+
+
+IDS = (PA, PB)
+SLIPS = {
+    "brackets": "[{0},{1}]",
+    "braces": "{{{0} {1}}}",
+    "JSON": '["{0}", "{1}"]',
+    "pipe": "{0}|{1}",
+    "plus": "{0}+{1}",
+    "anchors": "^{0}$ ^{1}$",
+    "angle brackets": "<{0}> <{1}>",
+    "no-break and zero-width blanks": "{0}\u200b,\ufeff{1}",
+    "ideographic comma": "{0}\u3001{1}",
+    "escaped slashes": "%2F{0},%2f{1}",
+    "a URL": "https://management.azure.com{0},https://management.azure.com{1}?api-version=1",
+    "a slash twice": "/{0},{1}//",
+    "a dot behind": "{0}.,{1}.",
+    "a part of it": "{0}/x,{1}/extra",
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
+def test_an_entry_of_any_form_keeps_what_it_names_from_others(slip: str) -> None:
+    grants = Grants(annotations={"tenant-a": slip.format(*IDS)})
+    for prefix in IDS:
+        assert grants.problem("mallory", [prefix]) is not None
+    assert grants.problem("mallory", [PC]) is None
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "pip-1",
+        "*/pip-1",
+        BASE.format("rg", "pip-[1-4]"),
+        BASE.format("rg", "pip-{1,2}"),
+        BASE.format("rg", "pip-?"),
+        BASE.format("rg", "pip\u20111"),
+        BASE.format("rg", "pip-\uff11"),
+        BASE.format("rg", "pip-\u0661"),
+        BASE.format("rg", "p\u00adip-1"),
+        BASE.format("rg", "pip-1").replace("publicIPPrefixes", "publicIPPrefix"),
+        BASE.format("rg", "pip-1").replace("/subscriptions/", "/subscription/"),
+        BASE.format("rg", "pip-1").partition("/providers")[2],
+    ],
+)
+def test_an_entry_that_is_nearly_an_id_keeps_it_from_others(written: str) -> None:
+    wanted = BASE.format("rg", "pip-1")
+    assert Grants(annotations={"tenant-a": written}).problem("mallory", [wanted]) is not None
+    assert Grants(annotations={"tenant-a": written}).problem("mallory", [PA]) is None
+
+
+@pytest.mark.parametrize("text", ["[*]", "**", "*/*", "pa", "[{0}]x", "{0}/..", "../{0}", "p?"])
+def test_an_entry_that_is_no_id_grants_nothing(text: str) -> None:
+    grants = Grants(annotations={"a": text.format(PA)}, strict=True)
+    assert not grants.allows("a", PA)
+    assert "no ids" in unclear_entries(text.format(PA))
+    assert not unclear_entries(f"{PA} *")
 
 
 @pytest.mark.parametrize("text", ["*/", "/*", "/", "//", "pa", "/pa/", "'/*/'"])
