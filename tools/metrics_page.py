@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from egress_gateway.service import server
 from egress_gateway.service.figures import BUILD, Figure
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/metrics.md"
@@ -67,10 +68,11 @@ def every() -> dict[str, list[Described]]:
 
 def text() -> str:
     """The whole page."""
-    build = "## All components\n\n" + _entry(_of_figure(BUILD))
+    everywhere = [_of_figure(BUILD), *described(server)]
     return (
         HEADER
-        + build
+        + "## All components\n\n"
+        + "".join(map(_entry, everywhere))
         + "".join(
             f"\n## {component}\n\n" + "".join(map(_entry, metrics))
             for component, metrics in every().items()

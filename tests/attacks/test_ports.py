@@ -22,8 +22,20 @@ from egress_gateway.service.errors import OperatorError
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import MetricsServer
 from egress_gateway.service.selfsigned import load_pem
-from egress_gateway.service.server import BoundedServer, Limits
+from egress_gateway.service.server import REFUSED, BoundedServer, Limits
+from egress_gateway.service.strangers import MANY, PortsFloodWatch
 from egress_gateway.webhook import certificates
+
+
+def counted(reason: str) -> float:
+    """Refusals of all ports for ``reason`` so far."""
+    (family,) = REFUSED.collect()
+    return sum(
+        s.value
+        for s in family.samples
+        if s.name.endswith("_total") and s.labels["reason"] == reason
+    )
+
 
 S = TypeVar("S", bound=BoundedServer)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -70,12 +82,14 @@ async def is_cut(streams: Streams) -> bool:
 
 
 async def test_places_held_open_do_not_keep_a_probe_out() -> None:
+    before = counted("too_many")
     async with probed(Limits(connections=8, seconds=600)) as server:
         held = [await opened(server, b"GET /readyz HTTP/1.1\r\n") for _ in range(64)]
         assert await ready(server) == 200
         more = [await opened(server, b"GET /readyz HTTP/1.1\r\n") for _ in range(8)]
         assert await ready(server) == 200
         assert await is_cut(held[0]), "the one that waited longest went"
+        assert counted("too_many") >= before + 64
         for _, writer in (*held, *more):
             writer.close()
 
@@ -92,8 +106,10 @@ async def test_places_held_open_do_not_keep_a_probe_out() -> None:
 )
 async def test_half_a_request_is_cut_in_time(sent: bytes) -> None:
     async with probed(Limits(seconds=0.5)) as server:
+        before = counted("too_slow")
         streams = await opened(server, sent)
-        await is_cut(streams)
+        answered = not await is_cut(streams)
+        assert counted("too_slow") == before + (not answered)
         assert await ready(server) == 200
 
 
@@ -108,6 +124,7 @@ async def test_half_a_request_is_cut_in_time(sent: bytes) -> None:
     ],
 )
 async def test_a_large_request_is_cut_at_once(sent: bytes) -> None:
+    before = counted("too_large") + counted("malformed")
     async with probed(Limits(seconds=600)) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(sent)
@@ -117,6 +134,7 @@ async def test_a_large_request_is_cut_at_once(sent: bytes) -> None:
             except ConnectionError:
                 answer = b""
         assert b"200 OK" not in answer
+        assert counted("too_large") + counted("malformed") > before
         writer.close()
         assert await ready(server) == 200
 
@@ -141,7 +159,7 @@ async def test_a_port_that_is_taken_is_one_line() -> None:
 
 
 async def test_a_handler_that_hangs_is_cut() -> None:
-    server = BoundedServer(port=0, address="127.0.0.1", limits=Limits(seconds=0.5))
+    server = BoundedServer("probes", port=0, address="127.0.0.1", limits=Limits(seconds=0.5))
 
     ended = asyncio.Event()
 
@@ -209,8 +227,11 @@ async def test_made_up_tokens_do_not_reach_the_api_server_in_a_flood(
     async with started(server):
         url = f"https://127.0.0.1:{server.port}/metrics"
         assert await status(url, "collector") == 200
+        before = counted("no_token"), counted("too_often")
         answers = [await status(url, f"forged-{n}") for n in range(15)]
         assert (answers[0], answers[-1]) == (401, 429)
+        assert counted("no_token") >= before[0] + 9
+        assert counted("too_often") >= before[1] + 6
         assert len(asked) == 10, "ten at once, those that were good among them"
         monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: 1060.0))
         await asyncio.gather(*(status(url, f"more-{n}") for n in range(15)))
@@ -240,7 +261,7 @@ def secured(limits: Limits) -> contextlib.AbstractAsyncContextManager[BoundedSer
     made = certificates.make(["localhost"], now=time.time(), validity=3600)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_pem(context, made.certificate, made.key)
-    server = BoundedServer(port=0, address="127.0.0.1", limits=limits, tls=context)
+    server = BoundedServer("webhook", port=0, address="127.0.0.1", limits=limits, tls=context)
     server.add_route("/", page)
     return started(server)
 
@@ -248,6 +269,7 @@ def secured(limits: Limits) -> contextlib.AbstractAsyncContextManager[BoundedSer
 @pytest.mark.parametrize("sent", [b"", HELLO, b"GET / HTTP/1.1\r\n\r\n"])
 async def test_whoever_never_shakes_hands_has_a_place_like_others(sent: bytes) -> None:
     """Else any number of them would be held for as long as a handshake may take."""
+    before = counted("too_many") + counted("no_tls")
     async with secured(Limits(connections=8, seconds=600)) as server:
         held = []
         for _ in range(32):
@@ -257,6 +279,7 @@ async def test_whoever_never_shakes_hands_has_a_place_like_others(sent: bytes) -
         assert await over_tls(server.port) == "page"
         for streams in held[:24]:
             await is_cut(streams)
+        assert counted("too_many") + counted("no_tls") >= before + 24
         for _, writer in held:
             writer.close()
 
@@ -281,3 +304,22 @@ async def test_a_request_that_trickles_is_cut_in_time() -> None:
             assert b"200" not in await ended
         writer.close()
         assert await ready(server) == 200
+
+
+async def test_what_is_no_request_is_counted_and_a_flood_of_it_is_told() -> None:
+    told: list[str] = []
+    watch = PortsFloodWatch(told.append)
+    before = counted("malformed")
+    async with probed(Limits(seconds=600)) as server:
+        for _ in range(MANY):
+            reader, writer = await opened(server, b"\x00\xff not HTTP\r\n\r\n")
+            async with asyncio.timeout(60):
+                assert (await reader.read()).startswith(b"HTTP/1.0 400")
+            writer.close()
+        assert await ready(server) == 200
+    assert counted("malformed") == before + MANY
+    watch.look()
+    assert len(told) == 1
+    assert f"{MANY} requests" in told[0]
+    watch.look()
+    assert len(told) == 1, "nothing came since"

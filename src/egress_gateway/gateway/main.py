@@ -50,6 +50,7 @@ from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
 from egress_gateway.service.server import BoundedServer
+from egress_gateway.service.strangers import REASON, PortsFloodWatch
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,9 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
         for cache in caches:
             group.create_task(cache.run())
         group.create_task(recorder.run())
+        own = NODES.reference(machine.node)
+        strangers = PortsFloodWatch(lambda text: recorder.event(own, "Warning", REASON, text))
+        group.create_task(strangers.run())
         group.create_task(HostFolder(settings.run_path).watch())
         group.create_task(backends.tell_version(probes.side.backend, probes.wireguard.tell))
         for cache in caches:
@@ -236,7 +240,7 @@ def _primary(settings: Settings, node: Node) -> IPv4Address:
 @contextlib.asynccontextmanager
 async def _answering(settings: Settings, probes: _Probes) -> AsyncIterator[None]:
     """The load balancer's probes on the node's addresses, the kubelet's on loopback alone."""
-    balancer = BoundedServer(port=settings.health_port, address="0.0.0.0")  # noqa: S104
+    balancer = BoundedServer("balancer", port=settings.health_port, address="0.0.0.0")  # noqa: S104
     balancer.add_route(names.HEALTH_PATH + "{uid}", probes.probe)
     health = HealthServer(port=settings.probe_port)
     health.add_check("gateway", probes.problem)

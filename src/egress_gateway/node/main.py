@@ -41,6 +41,7 @@ from egress_gateway.node.settings import Settings
 from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
+from egress_gateway.service.strangers import REASON, PortsFloodWatch
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,9 @@ async def _serve(
     health.add_check("plugin", lambda: readiness.problem)
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
     health.add_check("socket", lambda: answering.problem)
+    strangers = PortsFloodWatch(
+        lambda text: recorder.event(_node(settings), "Warning", REASON, text)
+    )
     review = MetricsReader(client) if settings.metrics_auth else None
     wireguard = Fact(metrics.WIREGUARD)
     told = [build("node"), agent.snapshot(), wireguard]
@@ -114,12 +118,19 @@ async def _serve(
         for cache in (configurations, pods, statuses, present):
             group.create_task(cache.run())
         group.create_task(recorder.run())
+        group.create_task(strangers.run())
         group.create_task(prober.run())
         group.create_task(agent.run())
         # The socket is there before the chain names the plugin that calls it.
         group.create_task(answering.run())
         group.create_task(readiness.run())
         group.create_task(backends.tell_version(kernel.backend, wireguard.tell))
+
+
+def _node(settings: Settings) -> Reference:
+    """NB: a Node's Events carry its name for a UID, as the kubelet has it."""
+    name = settings.node_name
+    return Reference(api_version="v1", kind="Node", name=name, uid=name)
 
 
 async def _exceptions(
@@ -132,10 +143,7 @@ async def _exceptions(
     if found:
         text = ranges.message(found)
         log.warning(text)
-        # NB: a Node's Events carry its name for a UID, as the kubelet has it.
-        name = settings.node_name
-        target = Reference(api_version="v1", kind="Node", name=name, uid=name)
-        recorder.event(target, "Warning", ranges.REASON, text)
+        recorder.event(_node(settings), "Warning", ranges.REASON, text)
     return (*settings.exceptions, *(known.network for known in found))
 
 

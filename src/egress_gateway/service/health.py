@@ -22,7 +22,7 @@ class HealthServer(BoundedServer):
     """``port`` 0 picks a free one (see ``port`` after ``start``)."""
 
     def __init__(self, *, port: int, address: str = "127.0.0.1", limits: Limits = PROBES) -> None:
-        super().__init__(port=port, address=address, limits=limits)
+        super().__init__("probes", port=port, address=address, limits=limits)
         self._live: dict[str, Check] = {}
         self._ready: dict[str, Check] = {}
         self.add_route("/healthz", self._healthz)

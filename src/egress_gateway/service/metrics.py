@@ -65,7 +65,13 @@ class MetricsServer(BoundedServer):
         registry: CollectorRegistry = REGISTRY,
         review: Review | None = None,
     ) -> None:
-        super().__init__(port=port, address=address, limits=_LIMITS, tls=_tls() if review else None)
+        super().__init__(
+            "metrics",
+            port=port,
+            address=address,
+            limits=_LIMITS,
+            tls=_tls() if review else None,
+        )
         self._registry = registry
         self._review = review
         self._allowed: dict[bytes, float] = {}

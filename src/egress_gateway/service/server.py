@@ -3,23 +3,63 @@
 aiohttp waits for a request as long as its sender likes and keeps what has come so far. Here a
 connection carries one request, which is whole within ``seconds`` and ``size`` bytes, or it is cut.
 When all places are taken the connection that has waited longest for its request goes: a stranger
-who holds places open cannot keep the next probe out.
+who holds places open cannot keep the next probe out. Whatever is refused is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+from prometheus_client import Counter
 
 from egress_gateway.service.errors import OperatorError
 
+log = logging.getLogger(__name__)
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_PREFIX: Final = "egress_gateway"
+_TOO_MANY, _TOO_LARGE, _TOO_SLOW, _NO_TLS = "too_many", "too_large", "too_slow", "no_tls"
+_ANSWERED: Final = {
+    400: "malformed",
+    401: "no_token",
+    403: "not_allowed",
+    413: _TOO_LARGE,
+    429: "too_often",
+}
+"""Reasons by status; a 404 or 503 to a probe is an answer, and no refusal."""
+REFUSED: Final = Counter(
+    f"{_PREFIX}_requests_refused_total",
+    "Requests and connections that this process refused, by port (probes, balancer, metrics, "
+    "webhook or map) and reason: too_many (all places taken; the one that waited longest was cut), "
+    "too_large, too_slow, no_tls (the handshake failed), malformed, no_token, not_allowed, "
+    "too_often (made-up tokens).",
+    ["port", "reason"],
+)
+INSTRUMENTS: Final = (REFUSED,)
+
+
+def refused() -> float:
+    """How many so far, at all ports of this process."""
+    (family,) = REFUSED.collect()
+    return sum(s.value for s in family.samples if s.name.endswith("_total"))
+
+
+class _Answers(AbstractAccessLogger):
+    """Counts answers that are refusals, also those of aiohttp to what is no request. Its
+    ``log_format`` is the port's name."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        if reason := _ANSWERED.get(response.status):
+            REFUSED.labels(self.log_format, reason).inc()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +77,12 @@ PROBES: Final = Limits()
 
 
 class BoundedServer:
-    """``port`` 0 picks a free one (see ``port`` after ``start``)."""
+    """``port`` 0 picks a free one (see ``port`` after ``start``); ``name`` is the port's in
+    metrics."""
 
     def __init__(
         self,
+        name: str,
         *,
         port: int,
         address: str,
@@ -48,6 +90,7 @@ class BoundedServer:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.port = port
+        self._name = name
         self._address = address
         self._limits = limits
         self._tls = tls
@@ -64,7 +107,9 @@ class BoundedServer:
         """Raises ``OperatorError`` when the port is taken."""
         runner = self._runner = web.AppRunner(
             self._app,
-            access_log=None,
+            access_log_class=_Answers,
+            access_log=log,
+            access_log_format=self._name,
             keepalive_timeout=0,
             lingering_time=0,
             # A handler ends with its connection; else one that hangs would hold up ``close``.
@@ -78,7 +123,7 @@ class BoundedServer:
             self._listening = await loop.create_server(
                 # NB: asyncio's own ``ssl`` would show us connections only once they have shaken
                 # hands: those that never do would be nobody's to count.
-                lambda: _Connection(make(), self._limits, self._open, self._tls),
+                lambda: _Connection(make(), self._limits, self._open, self._tls, self._name),
                 self._address,
                 self.port,
                 reuse_address=True,
@@ -129,7 +174,9 @@ class _Connection(asyncio.Protocol):
         limits: Limits,
         others: dict[_Connection, None],
         tls: ssl.SSLContext | None,
+        port: str,
     ) -> None:
+        self._port = port
         self._inner = inner
         self._limits = limits
         self._others = others
@@ -147,10 +194,10 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         if len(self._others) >= self._limits.connections:
-            next(iter(self._others)).cut()
+            next(iter(self._others)).cut(_TOO_MANY)
         self._others[self] = None
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._limits.seconds, self.cut)
+        self._deadline = loop.call_later(self._limits.seconds, self.cut, _TOO_SLOW)
         if self._tls is None:
             self._begin(transport)
             return
@@ -164,10 +211,10 @@ class _Connection(asyncio.Protocol):
                 transport, self, tls, server_side=True, ssl_handshake_timeout=self._limits.seconds
             )
         except OSError:  # ssl.SSLError and the end of the connection among them
-            self.cut()
+            self.cut(_NO_TLS)
             return
         if secured is None or transport.is_closing():
-            self.cut()
+            self.cut(_NO_TLS)
             return
         self._begin(secured)
 
@@ -180,7 +227,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._bytes += len(data)
         if self._bytes > self._limits.size:
-            self.cut()
+            self.cut(_TOO_LARGE)
         elif self._begun:
             self._inner.data_received(data)
         else:
@@ -202,8 +249,11 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._inner.resume_writing()
 
-    def cut(self) -> None:
-        """Ends it at once, whatever was half done."""
-        self._others.pop(self, None)
+    def cut(self, reason: str) -> None:
+        """Ends it at once, whatever was half done. What is cut already counts once."""
+        if self not in self._others:
+            return
+        del self._others[self]
+        REFUSED.labels(self._port, reason).inc()
         if self._transport is not None:
             self._transport.abort()

@@ -117,7 +117,9 @@ class WebhookServer:
         self._wait_image = wait_image
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._server = BoundedServer(address=address, port=port, limits=_LIMITS, tls=self._tls)
+        self._server = BoundedServer(
+            "webhook", address=address, port=port, limits=_LIMITS, tls=self._tls
+        )
         self._server.add_route(PATH, self._answer, method="POST")
         self._large = asyncio.Lock()
         self.started = False

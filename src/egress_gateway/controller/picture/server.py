@@ -66,7 +66,7 @@ class PictureServer(BoundedServer):
     """``state`` answers what is so at this moment. ``port`` 0 picks a free one."""
 
     def __init__(self, *, port: int, state: Callable[[], State], limits: Limits = _LIMITS) -> None:
-        super().__init__(port=port, address=ADDRESS, limits=limits)
+        super().__init__("map", port=port, address=ADDRESS, limits=limits)
         self._state = state
         self._made = float("-inf")
         self._json = b""
