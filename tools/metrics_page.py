@@ -60,23 +60,17 @@ def _of_figure(figure: Figure) -> Described:
 
 def every() -> dict[str, list[Described]]:
     """By component."""
-    return {
-        component: [d for name in modules for d in described(importlib.import_module(name))]
-        for component, modules in MODULES.items()
-    }
+    found = {"All components": [_of_figure(BUILD), *described(server)]}
+    for component, modules in MODULES.items():
+        found[component] = [d for m in modules for d in described(importlib.import_module(m))]
+    return found
 
 
 def text() -> str:
     """The whole page."""
-    everywhere = [_of_figure(BUILD), *described(server)]
-    return (
-        HEADER
-        + "## All components\n\n"
-        + "".join(map(_entry, everywhere))
-        + "".join(
-            f"\n## {component}\n\n" + "".join(map(_entry, metrics))
-            for component, metrics in every().items()
-        )
+    return HEADER + "\n".join(
+        f"## {component}\n\n" + "".join(map(_entry, metrics))
+        for component, metrics in every().items()
     )
 
 
