@@ -17,7 +17,9 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from egress_gateway.api import keys
+from egress_gateway.api import keys, names
+from egress_gateway.cli.diagnosis import status
+from egress_gateway.cli.diagnosis.overview import summarize
 from egress_gateway.datapath.gateway.ruleset import NODE_TABLE
 from egress_gateway.datapath.gateway.served import ServedConfiguration, TunnelSources
 from egress_gateway.datapath.linux.netns import NetNS
@@ -199,6 +201,8 @@ def test_the_agent_lets_in_who_is_a_node_and_hears_of_new_ones() -> None:
         story.node("w1", NODE)
         until(lambda: seen() == SECONDARY, "it is one now", seconds=60)
         until(lambda: "EgressForeignTunnel" in reasons(story), "the administrator is told")
+        facts = story.api.call(status.read(story.api.client, None, names.SYSTEM_NAMESPACE))
+        assert {one.reason for one in summarize(facts).attempts} == {"EgressForeignTunnel"}
 
 
 @boxed

@@ -86,6 +86,12 @@ FIELD_MANAGER_CONTROLLER: Final = "static-egress-gateway-controller"
 FIELD_MANAGER_GATEWAY: Final = "static-egress-gateway-gateway"
 FIELD_MANAGER_NODE: Final = "static-egress-gateway-node"
 FIELD_MANAGER_WEBHOOK: Final = "static-egress-gateway-webhook"
+FORGED_PACKETS: Final = "EgressForgedPackets"
+FOREIGN_TUNNEL: Final = "EgressForeignTunnel"
+HANDSHAKE_FLOOD: Final = "EgressHandshakeFlood"
+PORT_FLOOD: Final = "EgressPortFlood"
+ATTEMPTS: Final = frozenset({FORGED_PACKETS, FOREIGN_TUNNEL, HANDSHAKE_FLOOD, PORT_FLOOD})
+"""Reasons of agents' Events on their Nodes: what nobody honest sends, and what was refused."""
 LEADER_LEASE: Final = "static-egress-gateway-controller"
 
 CNI_PLUGIN: Final = "egress-gateway-cni"

@@ -20,7 +20,12 @@ class Lists(Protocol):
     def now(self) -> datetime.datetime: ...
 
     async def list(
-        self, resource: Resource[T], namespace: str | None = None, *, labels: str | None = None
+        self,
+        resource: Resource[T],
+        namespace: str | None = None,
+        *,
+        labels: str | None = None,
+        fields: str | None = None,
     ) -> wire.ListPage[T]: ...
 
 
@@ -36,12 +41,18 @@ class Once:
         return self._client.now()
 
     async def list(
-        self, resource: Resource[T], namespace: str | None = None, *, labels: str | None = None
+        self,
+        resource: Resource[T],
+        namespace: str | None = None,
+        *,
+        labels: str | None = None,
+        fields: str | None = None,
     ) -> wire.ListPage[T]:
-        key = (resource.api_version, resource.plural, namespace or "", labels or "")
+        asked = (namespace, labels, fields)
+        key = (resource.api_version, resource.plural, *(part or "" for part in asked))
         task = self._found.get(key)
         if task is None:
-            reading = self._client.list(resource.untyped(), namespace, labels=labels)
+            reading = self._client.list(resource.untyped(), namespace, labels=labels, fields=fields)
             task = self._found[key] = asyncio.ensure_future(reading)
         page: Any = await asyncio.shield(task)
         if resource.type is dict:

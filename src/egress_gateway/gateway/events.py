@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
+from egress_gateway.api import names
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.datapath.gateway.ruleset import FOREIGN_TUNNEL, FORGED, HANDSHAKE_RATE
 from egress_gateway.gateway.peers.rules import ClaimRejection
@@ -16,18 +17,18 @@ from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Key,
 
 _COUNTED: Final = "egress_gateway_dropped_packets_total counts them"
 _SUSPICIOUS: Final = {
-    "EgressForgedPackets": (
+    names.FORGED_PACKETS: (
         FORGED,
         "a pod or process on this gateway node used a configuration's address in packets of its "
         "own; the gateway dropped them; keep foreign pods off gateway nodes",
     ),
-    "EgressForeignTunnel": (
+    names.FOREIGN_TUNNEL: (
         (FOREIGN_TUNNEL,),
         "packets to this node's WireGuard ports came from no InternalIP of a Node, or not to the "
         "primary address; the gateway dropped them; if they are your nodes', list their networks "
         "in tunnel_sources",
     ),
-    "EgressHandshakeFlood": (
+    names.HANDSHAKE_FLOOD: (
         (HANDSHAKE_RATE,),
         "a node sent more WireGuard handshakes than handshake_rate; the gateway dropped them; look "
         "for pods that are masqueraded as that node",
@@ -78,8 +79,8 @@ class GatewayEvents:
 
     def packets_dropped(self, before: Mapping[str, int], now: Mapping[str, int]) -> None:
         """On this Node, about packets that nobody honest sends; counts by reason."""
-        for reason, (names, text) in _SUSPICIOUS.items():
-            if any(now.get(name, 0) > before.get(name, 0) for name in names):
+        for reason, (counters, text) in _SUSPICIOUS.items():
+            if any(now.get(name, 0) > before.get(name, 0) for name in counters):
                 node = NODES.reference(self.machine.node)
                 self.recorder.event(node, "Warning", reason, f"{text} ({_COUNTED})")
 

@@ -50,7 +50,7 @@ from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
 from egress_gateway.service.server import BoundedServer
-from egress_gateway.service.strangers import REASON, PortsFloodWatch
+from egress_gateway.service.strangers import PortsFloodWatch
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,9 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
             group.create_task(cache.run())
         group.create_task(recorder.run())
         own = NODES.reference(machine.node)
-        strangers = PortsFloodWatch(lambda text: recorder.event(own, "Warning", REASON, text))
+        strangers = PortsFloodWatch(
+            lambda text: recorder.event(own, "Warning", names.PORT_FLOOD, text)
+        )
         group.create_task(strangers.run())
         group.create_task(HostFolder(settings.run_path).watch())
         group.create_task(backends.tell_version(probes.side.backend, probes.wireguard.tell))

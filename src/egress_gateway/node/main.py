@@ -41,7 +41,7 @@ from egress_gateway.node.settings import Settings
 from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer
 from egress_gateway.service.metrics import serving as serving_metrics
-from egress_gateway.service.strangers import REASON, PortsFloodWatch
+from egress_gateway.service.strangers import PortsFloodWatch
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ async def _serve(
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
     health.add_check("socket", lambda: answering.problem)
     strangers = PortsFloodWatch(
-        lambda text: recorder.event(_node(settings), "Warning", REASON, text)
+        lambda text: recorder.event(_node(settings), "Warning", names.PORT_FLOOD, text)
     )
     review = MetricsReader(client) if settings.metrics_auth else None
     wireguard = Fact(metrics.WIREGUARD)

@@ -12,8 +12,6 @@ from typing import Final
 
 from egress_gateway.service.server import refused
 
-REASON: Final = "EgressPortFlood"
-"""Of the Event."""
 MANY: Final = 100
 """Refusals between two looks that are worth telling."""
 _LOOK: Final = 60.0

@@ -17,7 +17,7 @@ class Server:
     """Counts what it is asked for."""
 
     def __init__(self, items: list[dict[str, Any]], error: Exception | None = None) -> None:
-        self.asked: list[tuple[str, str | None, str | None]] = []
+        self.asked: list[tuple[str | None, ...]] = []
         self._items = items
         self._error = error
 
@@ -25,9 +25,14 @@ class Server:
         return datetime.datetime.now(datetime.UTC)
 
     async def list(
-        self, resource: Any, namespace: str | None = None, *, labels: str | None = None
+        self,
+        resource: Any,
+        namespace: str | None = None,
+        *,
+        labels: str | None = None,
+        fields: str | None = None,
     ) -> Any:
-        self.asked.append((resource.plural, namespace, labels))
+        self.asked.append((resource.plural, namespace, labels, fields))
         await asyncio.sleep(0)
         if self._error:
             raise self._error
@@ -50,7 +55,13 @@ async def test_one_request_serves_whoever_asks_for_the_same() -> None:
     assert again.items == typed.items
     await once.list(resources.PODS)
     await once.list(resources.PODS, labels="a=b")
-    assert server.asked == [("pods", "shop", None), ("pods", None, None), ("pods", None, "a=b")]
+    await once.list(resources.PODS, fields="a=b")
+    assert server.asked == [
+        ("pods", "shop", None, None),
+        ("pods", None, None, None),
+        ("pods", None, "a=b", None),
+        ("pods", None, None, "a=b"),
+    ]
 
 
 async def test_what_is_no_such_object_is_left_out_as_a_client_does() -> None:

@@ -23,18 +23,21 @@ from egress_gateway.api.types import (
     PodEndpointSpec,
     PodEndpointStatus,
     ReadyGatewayConfiguration,
+    RefusedClaim,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.cli.diagnosis.overview import ComponentView, Facts, Overview, summarize
 from egress_gateway.cli.diagnosis.status import component, render
 from egress_gateway.kube.resources import (
+    Event,
     Node,
     NodeCondition,
     NodeStatus,
     Pod,
     PodSpec,
     PodStatus,
+    Reference,
 )
 from tests.faults import table as faults
 
@@ -130,6 +133,49 @@ def test_a_healthy_cluster_is_ready_and_shows_addresses_gateways_and_pods() -> N
         "components:\n"
         "  egress-gateway-node: 3 of 3 ready\n"
     )
+
+
+def event(reason: str, *, last: str, kind: str = "Node", name: str = "gw0") -> Event:
+    return Event(
+        metadata=ObjectMeta(name="e", namespace="default"),
+        involved_object=Reference(api_version="v1", kind=kind, name=name, uid=name),
+        reason=reason,
+        message="packets to this node's WireGuard ports came from no InternalIP of a Node",
+        last_timestamp=last,
+    )
+
+
+def test_what_somebody_tries_is_shown_and_makes_nothing_unhealthy() -> None:
+    claim = RefusedClaim(
+        pod="default/evil",
+        static_gateway_configuration="default/a",
+        reason="WrongNode",
+        message="the pod runs on 'n0', not on 'n1'",
+    )
+    found = overview(
+        events=[
+            event("EgressForeignTunnel", last="2030-01-01T02:48:00Z"),
+            event("EgressPortFlood", last="2030-01-01T02:59:59Z", name="n0"),
+            event("NodeNotReady", last="2030-01-01T02:59:59Z"),
+            event("EgressForeignTunnel", last="2030-01-01T02:59:59Z", kind="Pod"),
+        ],
+        gateways=[agent(0, refused_claims=[claim]), agent(1, refused_claims=[claim])],
+    )
+    assert found.healthy
+    shown = text(found).partition("refused, and nobody honest asks for it:\n")[2].splitlines()
+    assert [line for line in shown if not line.startswith("    ")] == [
+        "  node n0: EgressPortFlood (just now): packets to this node's WireGuard ports",
+        "  node gw0: EgressForeignTunnel (12 min ago): packets to this node's WireGuard",
+        "  claim of pod default/evil: WrongNode: the pod runs on 'n0', not on 'n1'",
+    ]
+
+
+def test_of_many_attempts_a_screen_shows_the_latest() -> None:
+    many = [event("EgressForeignTunnel", last="", name=f"gw{i:02}") for i in range(40)]
+    found = overview(events=many)
+    assert text(found).count("EgressForeignTunnel") == 5
+    assert "and 35 more (--output wide)" in text(found)
+    assert click.unstyle(render(found, wide=True)).count("EgressForeignTunnel") == 40
 
 
 @pytest.mark.parametrize(

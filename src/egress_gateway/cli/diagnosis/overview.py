@@ -25,7 +25,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
 )
 from egress_gateway.api.unreached import Unreached, unreached
-from egress_gateway.kube.resources import Node, Pod
+from egress_gateway.kube.resources import Event, Node, Pod
 
 SILENT_AFTER: Final = 100.0
 """Seconds without a heartbeat (every 30 by default) after which an agent counts as silent."""
@@ -98,11 +98,23 @@ class ComponentView(_Value, frozen=True):
     message: str = ""
 
 
+class AttemptView(_Value, frozen=True):
+    """What agents refused, and nobody honest asks for. It harms nothing, so it makes nothing less
+    than healthy. ``subject``: a Node, or the pod of a claim."""
+
+    subject: str
+    reason: str
+    message: str
+    seconds_ago: float | None = None
+    """Since the last time; None: it goes on."""
+
+
 class Overview(_Value, frozen=True):
     """All that ``status`` shows."""
 
     configurations: list[ConfigurationView]
     components: list[ComponentView]
+    attempts: list[AttemptView]
     unseen: list[str]
     """What could not be read, each with the reason."""
 
@@ -125,6 +137,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Sequence[Node] | None = ()
     pods: Sequence[Pod] | None = ()
     components: Sequence[ComponentView] = ()
+    events: Sequence[Event] = ()
+    """Warnings on Nodes."""
     unseen: Sequence[str] = ()
 
 
@@ -155,8 +169,35 @@ def summarize(facts: Facts) -> Overview:
             for sgc in sorted(facts.configurations, key=_name)
         ],
         components=list(facts.components),
+        attempts=[*_events(facts), *_claims(facts.gateways or ())],
         unseen=list(facts.unseen),
     )
+
+
+def _events(facts: Facts) -> Iterable[AttemptView]:
+    """What agents say on their Nodes, the latest first."""
+    found = [
+        AttemptView(
+            subject=f"node {event.involved_object.name}",
+            reason=event.reason,
+            message=event.message,
+            seconds_ago=max(0.0, _silence(event.last_timestamp or "", facts.at)),
+        )
+        for event in facts.events
+        if event.reason in names.ATTEMPTS and event.involved_object.kind == "Node"
+    ]
+    return sorted(found, key=lambda one: (one.seconds_ago or 0.0, one.subject, one.reason))
+
+
+def _claims(gateways: Iterable[GatewayStatus]) -> Iterable[AttemptView]:
+    """Claims that gateways refuse, each once."""
+    found = {
+        (one.pod, one.reason): one.message
+        for status in gateways
+        for one in status.spec.refused_claims
+    }
+    for (pod, reason), message in sorted(found.items()):
+        yield AttemptView(subject=f"claim of pod {pod}", reason=reason, message=message)
 
 
 Key = tuple[str, str]

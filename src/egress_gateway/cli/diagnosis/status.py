@@ -43,6 +43,9 @@ _NAMED: Final = 5
 """Attached pods that are named; of more only the number is told (``--output wide``: all)."""
 
 
+_OF_NODES: Final = "involvedObject.kind=Node,type=Warning"
+
+
 @click.command()
 @options.kubeconfig
 @click.option("-n", "--namespace", help="Show only configurations of this namespace.")
@@ -106,16 +109,22 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
             unseen.append(f"{what}: the cluster has no such kind; is the chart installed?")
         return None
 
-    async def items(resource: Resource[T], where: str | None) -> Sequence[T]:
-        return (await client.list(resource, namespace=where)).items
+    async def items(
+        resource: Resource[T], where: str | None, fields: str | None = None
+    ) -> Sequence[T]:
+        return (await client.list(resource, namespace=where, fields=fields)).items
 
-    configurations, endpoints, gateways, nodes, pods, workloads = await asyncio.gather(
+    objects = asyncio.gather(
         items(resources.SGCS, namespace),
         visible("PodEndpoints", items(resources.POD_ENDPOINTS, namespace)),
         visible("GatewayStatuses", items(resources.GATEWAY_STATUSES, system)),
         visible("Nodes", items(resources.NODES, None)),
         visible("Pods", items(resources.PODS, namespace)),
+    )
+    (configurations, endpoints, gateways, nodes, pods), workloads, events = await asyncio.gather(
+        objects,
         visible(f"components in {system}", components(client, system)),
+        visible("Events of Nodes", items(resources.EVENTS, "default", _OF_NODES)),
     )
     return Facts(
         at=client.now(),
@@ -125,6 +134,7 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
         nodes=nodes,
         pods=pods,
         components=workloads or (),
+        events=events or (),
         unseen=sorted(unseen),
     )
 
@@ -168,6 +178,14 @@ def render(overview: Overview, *, width: int = 80, wide: bool = False) -> str:
         if workload.ready < workload.wanted:
             state = click.style(state, fg="red")
         lines += [f"  {workload.name}: {state}", *_wrapped(workload.message, width, "    ")]
+    if overview.attempts:
+        lines.append("refused, and nobody honest asks for it:")
+    for attempt in overview.attempts[: None if wide else _NAMED]:
+        when = _ago(attempt.seconds_ago)
+        said = f"{attempt.subject}: {attempt.reason}{when}: {attempt.message}"
+        lines += _wrapped(said, width, "  ")
+    if len(overview.attempts) > _NAMED and not wide:
+        lines.append(f"  … and {len(overview.attempts) - _NAMED} more (--output wide)")
     lines += [f"not seen: {what}" for what in overview.unseen]
     return "\n".join(lines) + "\n"
 
@@ -201,6 +219,12 @@ def _lines(one: ConfigurationView, width: int, *, wide: bool) -> Iterator[str]:
         yield from _wrapped(f"pod {amiss.pod}: {amiss.reason}: {amiss.message}", width, "  ")
     if len(shown) < len(one.troubled_pods):
         yield f"  … and {len(one.troubled_pods) - len(shown)} more (--output wide)"
+
+
+def _ago(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f" ({seconds / 60:.0f} min ago)" if seconds >= 60 else " (just now)"
 
 
 def _list(pods: Sequence[str]) -> str:

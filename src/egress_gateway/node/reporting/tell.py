@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from egress_gateway.api import names
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.resources import PODS, Pod, Reference
 from egress_gateway.kube.workqueue.ledger import EventType
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 NOT_READY: Final = "EgressNotReady"
 HOST_NETWORK: Final = "EgressRefused"
-FORGED: Final = "EgressForgedPackets"
+FORGED: Final = names.FORGED_PACKETS
 
 
 _REPEAT: Final = 60.0
