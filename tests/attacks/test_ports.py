@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -304,6 +305,79 @@ async def test_a_request_that_trickles_is_cut_in_time() -> None:
             assert b"200" not in await ended
         writer.close()
         assert await ready(server) == 200
+
+
+LENGTHS = b"POST /readyz HTTP/1.1\r\nHost: x\r\n"
+GARBAGE = {
+    "not HTTP": b"\x00\xff\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(100),
+    "two lengths": LENGTHS + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "a length below zero": LENGTHS + b"Content-Length: -5\r\n\r\n",
+    "a length beyond all": LENGTHS + b"Content-Length: 99999999999999999999999\r\n\r\n",
+    "length and chunks": LENGTHS
+    + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks": LENGTHS + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "a chunk beyond all": LENGTHS + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
+    "gzip that is none": LENGTHS
+    + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\n\x1f\x8bxxx",
+    "brotli": LENGTHS + b"Content-Encoding: br\r\nContent-Length: 5\r\n\r\nhello",
+    "zstandard": LENGTHS + b"Content-Encoding: zstd\r\nContent-Length: 5\r\n\r\nhello",
+    "a header with a zero byte": b"GET /readyz HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n",
+    "a path that is none": b"GET //%zz/..%2f\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+    "two types": LENGTHS + b"Content-Type: a/b\r\nContent-Type: c/d\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+async def body_of(request: web.Request) -> web.Response:
+    return web.Response(text=f"{len(await request.read())}")
+
+
+@pytest.mark.parametrize("sent", GARBAGE.values(), ids=GARBAGE)
+async def test_garbage_is_a_refusal_of_the_senders_and_writes_nothing_into_the_log(
+    sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A traceback for each would fill a node's disk, and hide what counts."""
+    before = counted("malformed")
+    server = BoundedServer("probes", port=0, address="127.0.0.1", limits=Limits(seconds=600))
+    server.add_route("/readyz", body_of, method="POST")
+    async with started(server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(sent)
+        async with asyncio.timeout(60):
+            answer = await reader.read()
+        writer.close()
+    assert answer.startswith((b"HTTP/1.0 4", b"HTTP/1.1 4")), answer
+    assert counted("malformed") == before + 1
+    assert [r for r in caplog.records if r.levelno >= logging.INFO] == []
+
+
+async def test_a_body_that_ends_early_writes_nothing_into_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = BoundedServer("probes", port=0, address="127.0.0.1", limits=Limits(seconds=600))
+    server.add_route("/readyz", body_of, method="POST")
+    async with started(server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(LENGTHS + b"Content-Length: 100\r\n\r\nhalf")
+        writer.write_eof()
+        async with asyncio.timeout(60):
+            assert b" 200 " not in await reader.read()
+        writer.close()
+    assert [r for r in caplog.records if r.levelno >= logging.INFO] == []
+
+
+async def test_a_fault_of_our_own_is_still_a_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(_: web.Request) -> web.Response:
+        raise ZeroDivisionError
+
+    server = BoundedServer("probes", port=0, address="127.0.0.1")
+    server.add_route("/", broken)
+    async with started(server):
+        assert await status(f"http://127.0.0.1:{server.port}/") == 500
+    assert [r.exc_info[0] for r in caplog.records if r.exc_info] == [ZeroDivisionError]
 
 
 async def test_what_is_no_request_is_counted_and_a_flood_of_it_is_told() -> None:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.informer.cache import Cache
 from egress_gateway.kube.resources import NAMESPACES, Namespace
+from egress_gateway.service.bucket import Bucket
 from egress_gateway.service.selfsigned import load_pem
 from egress_gateway.service.server import BoundedServer, Limits
 from egress_gateway.webhook.certificates import Generation
@@ -41,6 +43,9 @@ _LARGEST: Final = 4 << 20
 """Bytes; the API server takes no object larger than 3 MiB."""
 _SMALL: Final = 256 << 10
 """Bytes of a review that needs no turn; ordinary pods have some 10 KiB."""
+_LINES: Final = (1.0, 10.0)
+"""Of failed reviews in the log, a second and at once: anybody can send what fails. The API server
+tells the pod's creator of each of its own."""
 _LIMITS: Final = Limits(connections=256, size=_LARGEST + 16384, seconds=15.0)
 """The API server waits ten seconds for us."""
 
@@ -122,6 +127,7 @@ class WebhookServer:
         )
         self._server.add_route(PATH, self._answer, method="POST")
         self._large = asyncio.Lock()
+        self._lines = Bucket(*_LINES)
         self.started = False
 
     @property
@@ -145,18 +151,24 @@ class WebhookServer:
         async with contextlib.AsyncExitStack() as turn:
             body = await self._read(request, turn)
             if body is None:
-                return _failed(413, f"a review has at most {_LARGEST} bytes")
+                return self._failed(413, f"a review has at most {_LARGEST} bytes")
             try:
                 document = parse(bytes(body))
                 namespace = asks_default(document)
                 default = await self._default(namespace) if namespace else ""
                 answer = review(document, default=default, wait_image=self._wait_image)
             except ReviewError as error:
-                return _failed(400, f"no review of a pod: {error}")
+                return self._failed(400, f"no review of a pod: {error}")
             except ApiError as error:
-                return _failed(503, f"the pod's Namespace cannot be read: {error}")
+                return self._failed(503, f"the pod's Namespace cannot be read: {error}")
         REVIEWS.labels("changed" if "patch" in answer["response"] else "unchanged").inc()
         return _json(answer)
+
+    def _failed(self, status: int, reason: str) -> web.Response:
+        REVIEWS.labels("failed").inc()
+        if self._lines.take_now(time.monotonic()):
+            log.warning("review failed", extra={"error": reason[:500]})
+        return web.Response(status=status, text=f"static egress gateway: {reason[:500]}\n")
 
     async def _read(
         self, request: web.Request, turn: contextlib.AsyncExitStack
@@ -176,9 +188,3 @@ class WebhookServer:
 
 def _json(answer: dict[str, Any]) -> web.Response:
     return web.Response(body=json.dumps(answer).encode(), content_type="application/json")
-
-
-def _failed(status: int, reason: str) -> web.Response:
-    REVIEWS.labels("failed").inc()
-    log.warning("review failed", extra={"error": reason[:500]})
-    return web.Response(status=status, text=f"static egress gateway: {reason[:500]}\n")
