@@ -75,7 +75,7 @@ def test_no_packet_of_a_pod_leaves_with_another_tenants_secondary() -> None:
         throw(evil.place.netns, datagram(source, host, 5000, 7777), host)
     assert evil.seen_as(INTERNET) == OWN
     assert evil.seen_as(INTERNET6) == OWN6
-    until(lambda: gateway.side.counters()["stray"] > before, "they are counted")
+    until(lambda: gateway.side.counters()["stray"] > before, "they are counted", seconds=60)
     assert not {SECONDARIES[0], SECONDARIES6[0]} & (
         world.internet.sources() | world.internet.sources6()
     )

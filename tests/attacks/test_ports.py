@@ -109,8 +109,8 @@ async def test_half_a_request_is_cut_in_time(sent: bytes) -> None:
     async with probed(Limits(seconds=0.5)) as server:
         before = counted("too_slow")
         streams = await opened(server, sent)
-        answered = not await is_cut(streams)
-        assert counted("too_slow") == before + (not answered)
+        if await is_cut(streams):
+            assert counted("too_slow") > before
         assert await ready(server) == 200
 
 
