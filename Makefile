@@ -99,6 +99,12 @@ screenshots:
 	$(prepare) browser
 	@.venv/bin/python -m tests.browser.screenshots
 
+.PHONY: recording
+# docs/images/demo.svg, which the README shows: `make demo`, played in 30 seconds.
+recording:
+	$(prepare) run
+	@.venv/bin/python tools/recording.py
+
 .PHONY: test-azure-cli
 # docs/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).
 test-azure-cli:

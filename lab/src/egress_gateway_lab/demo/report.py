@@ -7,12 +7,17 @@ that a script always has something to read.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
+
+_SEEN: Final = " " * 5
 
 
 class StepFailed(Exception):
@@ -36,7 +41,9 @@ class Report:
     def __init__(self, *, as_json: bool, stream: TextIO | None = None) -> None:
         self._json = as_json
         self._stream = stream or sys.stdout
-        self._color = not as_json and self._stream.isatty()
+        on_terminal = not as_json and self._stream.isatty()
+        self._color = on_terminal and not os.environ.get("NO_COLOR")
+        self._width = shutil.get_terminal_size().columns if on_terminal else sys.maxsize
         self.steps: list[Step] = []
         self.facts: dict[str, Any] = {
             "default_address": None,
@@ -75,7 +82,16 @@ class Report:
         """What was observed."""
         self.steps[-1].seen.append(text)
         for line in text.splitlines():
-            self._print(f"     {line}")
+            self._print(
+                textwrap.fill(
+                    line,
+                    self._width,
+                    initial_indent=_SEEN,
+                    subsequent_indent=_SEEN,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
 
     def finish(self, *, ok: bool) -> None:
         """Prints the summary: a table for people, the document for scripts."""
@@ -92,12 +108,15 @@ class Report:
         self._print("")
         if ok:
             self._print(self._bold(f"All {len(self.steps)} steps done in {total:.1f} s."))
-            self._print(f"   the cluster's address        {self.facts['default_address']}")
-            for name, prefix in self.facts["prefixes"].items():
-                self._print(f"   {name:28} {prefix}")
-            self._print(f"   failover                     {self.facts['failover_ms']} ms")
-            wrong = self.facts["wrong_address_requests"]
-            self._print(f"   requests from a wrong address {wrong}")
+            figures = {
+                "the cluster's address": self.facts["default_address"],
+                **self.facts["prefixes"],
+                "failover": f"{self.facts['failover_ms']} ms",
+                "requests from a wrong address": self.facts["wrong_address_requests"],
+            }
+            width = max(map(len, figures))
+            for name, figure in figures.items():
+                self._print(f"   {name:{width}}  {figure}")
 
     def _print(self, text: str) -> None:
         if not self._json:

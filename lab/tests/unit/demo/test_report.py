@@ -38,6 +38,46 @@ def test_a_failed_step_is_told_with_its_reason() -> None:
     assert not report.steps[0].ok
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_last_figures_stand_under_each_other() -> None:
+    stream = io.StringIO()
+    report = Report(as_json=False, stream=stream)
+    report.facts |= {"default_address": "192.0.2.1", "failover_ms": 321}
+    report.facts |= {"wrong_address_requests": 0, "prefixes": {"a" * 40: "203.0.113.0/30"}}
+    report.finish(ok=True)
+    figures = stream.getvalue().splitlines()[2:]
+    assert len(figures) == 4
+    assert len({len(line) - len(line.split("  ")[-1].lstrip()) for line in figures}) == 1
+
+
+@pytest.mark.parametrize(("asked", "coloured"), [("", True), ("1", False)])
+def test_colours_are_for_who_wants_them(
+    monkeypatch: pytest.MonkeyPatch, asked: str, coloured: bool
+) -> None:
+    """https://no-color.org: any value but an empty one."""
+    monkeypatch.setenv("NO_COLOR", asked)
+    stream = Terminal()
+    with Report(as_json=False, stream=stream).step("one", "First"):
+        pass
+    assert ("\x1b[" in stream.getvalue()) is coloured
+
+
+def test_what_was_seen_is_wrapped_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for stream, lines in ((Terminal(), 5), (io.StringIO(), 3)):
+        report = Report(as_json=False, stream=stream)
+        with report.step("one", "First"):
+            before = stream.getvalue().count("\n")
+            report.see(f"refused: {'word ' * 16}\nnode-1  Ready\n203.0.113.0")
+        assert stream.getvalue().count("\n") - before - 1 == lines
+        assert all(len(line) <= 40 for line in stream.getvalue().splitlines()) == (lines == 5)
+        assert "     node-1  Ready\n" in stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("requests", "outage"),
     [
