@@ -16,11 +16,15 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     fail by their closed connection, and asyncio would write a traceback for each.
     """
     task: asyncio.Task[Any] | None = None
+    answers: list[T] = []
 
-    async def known() -> T:
+    async def known() -> None:
+        # The task must not hold the answer: Runner.run ends with signal.getsignal, which makes the
+        # repr of its handler, of the task in it and of the task's result. That of all pods of a
+        # large cluster takes as long as to read them.
         nonlocal task
         task = asyncio.current_task()
-        return await work
+        answers.append(await work)
 
     def unless_ending(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if task is not None and not task.cancelling() and not task.done():
@@ -28,4 +32,5 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     with asyncio.Runner() as runner:
         runner.get_loop().set_exception_handler(unless_ending)
-        return runner.run(known())
+        runner.run(known())
+    return answers[0]

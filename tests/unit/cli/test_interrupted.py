@@ -131,3 +131,20 @@ def test_what_fails_while_it_works_is_said(caplog: pytest.LogCaptureFixture) -> 
 
     running.run(command())
     assert "a fault of ours" in caplog.text
+
+
+def test_nobody_spells_the_answer_out() -> None:
+    """The repr of ten thousand pods took a tenth of what `status` takes."""
+
+    asked = []
+
+    class Pods:
+        def __repr__(self) -> str:
+            asked.append(self)
+            return ""
+
+    async def command() -> Pods:
+        return Pods()
+
+    assert isinstance(running.run(command()), Pods)
+    assert asked == []

@@ -143,11 +143,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarize(facts: Facts) -> Overview:
-    """Time grows with the number of objects, and not with configurations times pods."""
+    """Time grows with the number of objects, and not with configurations times pods or nodes."""
     agents = (
         None if facts.gateways is None else {g.metadata.name: _Agent(g) for g in facts.gateways}
     )
-    nodes = None if facts.nodes is None else {n.metadata.name: n for n in facts.nodes}
+    nodes = None if facts.nodes is None else _Nodes(facts.nodes)
     endpoints: dict[Key, list[PodEndpoint]] = defaultdict(list)
     for endpoint in facts.endpoints or ():
         named = endpoint.spec.static_gateway_configuration
@@ -204,6 +204,14 @@ Key = tuple[str, str]
 """A configuration's namespace and name."""
 
 
+class _Nodes:
+    """Nodes by name, and the names of those that are ready."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.named = {node.metadata.name: node for node in nodes}
+        self.up = {name for name, node in self.named.items() if node.ready}
+
+
 class _Agent:
     """What a gateway's agent reports, by configuration."""
 
@@ -233,12 +241,11 @@ def _configuration(
     attached: Sequence[PodEndpoint] | None,
     pods: Sequence[Pod],
     agents: Mapping[str, _Agent] | None,
-    nodes: Mapping[str, Node] | None,
+    nodes: _Nodes | None,
     now: datetime.datetime,
 ) -> ConfigurationView:
     condition = find(sgc.status.conditions, READY)
-    up = None if nodes is None else {name for name, node in nodes.items() if node.ready}
-    missed = unreached(attached or (), up=up)
+    missed = unreached(attached or (), up=None if nodes is None else nodes.up)
     gateways = [
         _gateway(
             g,
@@ -311,14 +318,14 @@ def _why_not(
     name: str,
     node: str,
     agents: Mapping[str, _Agent] | None,
-    nodes: Mapping[str, Node] | None,
+    nodes: _Nodes | None,
     now: datetime.datetime,
 ) -> tuple[str, str] | None:
     """The first reason, from the machine up, for which the gateway does not serve ``name``."""
-    if nodes is not None and node not in nodes:
+    if nodes is not None and node not in nodes.named:
         return "NodeGone", "there is no Node of this name"
-    if nodes is not None and not nodes[node].ready:
-        words = [c.message for c in nodes[node].status.conditions if c.type == "Ready"]
+    if nodes is not None and node not in nodes.up:
+        words = [c.message for c in nodes.named[node].status.conditions if c.type == "Ready"]
         return "NodeNotReady", words[0] if words else "its kubelet has not reported"
     if agents is None:
         return "Unknown", "GatewayStatuses are not yours to read"

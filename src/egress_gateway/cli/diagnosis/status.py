@@ -232,6 +232,8 @@ def _list(pods: Sequence[str]) -> str:
 
 
 def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    if text and len(indent + text) <= width and text.isprintable():
+        return [indent + text]  # nearly all lines; textwrap would take as long as all the rest
     return textwrap.wrap(
         text,
         max(width, 40),
