@@ -30,7 +30,7 @@ __all__ = ["Client", "ListPage", "WatchEvent"]
 T = TypeVar("T")
 
 PAGE: Final = 500
-"""Objects a page, as kubectl and client-go ask for."""
+"""Objects a page, as kubectl and client-go ask for: a page is all that an agent holds at once."""
 MAX_LINE: Final = 4 * 1024 * 1024
 """Longest watch line: an object of etcd's 1.5 MiB limit with room for escapes."""
 CONNECTIONS: Final = 16
@@ -46,13 +46,22 @@ _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 class Client:
     """``async with Client(access, "field-manager") as client: …``
 
-    ``timeout`` bounds one request in seconds (watches: until the answer starts).
+    ``timeout`` bounds one request in seconds (watches: until the answer starts; lists, which may
+    be long: each silence). ``page``: objects that a list asks for at once.
     """
 
-    def __init__(self, access: ClusterAccess, field_manager: str, *, timeout: float = 15.0) -> None:
+    def __init__(
+        self,
+        access: ClusterAccess,
+        field_manager: str,
+        *,
+        timeout: float = 15.0,
+        page: int = PAGE,
+    ) -> None:
         self.access = access
         self.field_manager = field_manager
         self._timeout = timeout
+        self._page_size = page
         self._requests: aiohttp.ClientSession | None = None
         self._watches: aiohttp.ClientSession | None = None
         self._ahead = datetime.timedelta()
@@ -124,10 +133,13 @@ class Client:
         token: str,
     ) -> ListPage[T]:
         params = _params(
-            labelSelector=labels, fieldSelector=fields, limit=PAGE, **{"continue": token}
+            labelSelector=labels, fieldSelector=fields, limit=self._page_size, **{"continue": token}
         )
         path = resource.path(namespace)
-        body = await self.request("GET", path, params=params)
+        silence = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._timeout, sock_read=self._timeout
+        )
+        body = await self.request("GET", path, params=params, timeout=silence)
         try:
             return wire.decode_list(resource, body)
         except msgspec.DecodeError as error:
@@ -263,10 +275,11 @@ class Client:
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
         content_type: str = _JSON,
+        timeout: aiohttp.ClientTimeout | None = None,
     ) -> bytes:
         """One request to any path, for what has no method of its own; the answer's body."""
         what = f"{method} {path}"
-        timeout = aiohttp.ClientTimeout(total=self._timeout)
+        timeout = timeout or aiohttp.ClientTimeout(total=self._timeout)
         payload = None if body is None else msgspec.json.encode(body)
         try:
             async with self._send(
