@@ -40,7 +40,9 @@ def pod(name: str, gateway: str = "gw-1", state: str = "Connected") -> PodState:
     )
 
 
-def world(pods: Iterable[PodState], *, drained: str = "", attached: int | None = None) -> State:
+def world(
+    pods: Iterable[PodState], *, drained: str = "", unreached: str = "", attached: int | None = None
+) -> State:
     pods = list(pods)
     gateways = [
         GatewayState(
@@ -56,6 +58,9 @@ def world(pods: Iterable[PodState], *, drained: str = "", attached: int | None =
                     seen=address,
                     serving=True,
                     pods=sum(p.gateway == node for p in pods),
+                    unreached="1 of 2 nodes with pods get no answer from it (worker-2)"
+                    if node == unreached
+                    else "",
                 )
             ],
         )
@@ -319,3 +324,16 @@ async def test_an_empty_cluster_says_so(shown: Map) -> None:
         )
         assert await shown.text("#gateways") == "no gateway"
         assert await shown.text("#addresses") == "no configuration"
+
+
+async def test_a_gateway_that_some_nodes_do_not_reach_is_no_good_one(
+    shown: Map,
+) -> None:
+    shown.state = world([pod("shop/web")], unreached="gw-2")
+    async with shown.served() as url:
+        await shown.browser.open(url)
+        await shown.shows(1)
+        assert "some nodes do not reach it" in await shown.text("#gateways")
+        await shown.browser.ask("document.querySelectorAll('#gateways button')[1].click()")
+        assert "1 of 2 nodes with pods get no answer" in await shown.text("#path")
+        assert await shown.counts("#gateways button.warn") == 1

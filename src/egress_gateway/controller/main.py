@@ -80,7 +80,10 @@ async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client
 
     def shown() -> State:
         return state_of(
-            cluster.sgcs.values(), cluster.endpoints.values(), cluster.statuses.values()
+            cluster.sgcs.values(),
+            cluster.endpoints.values(),
+            cluster.statuses.values(),
+            up={node.metadata.name for node in cluster.nodes.values() if node.ready},
         )
 
     async with (

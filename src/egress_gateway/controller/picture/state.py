@@ -6,8 +6,9 @@ first, and of the rest as many as fit; the number of all is told.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ from egress_gateway.api.types import (
     PodEndpoint,
     StaticGatewayConfiguration,
 )
+from egress_gateway.api.unreached import Unreached, unreached
 
 PODS: Final = 500
 """Pods that are shown; a person does not tell more apart, and a state has some 150 KB then."""
@@ -53,6 +55,8 @@ class ServedState(msgspec.Struct, frozen=True, kw_only=True):
     serving: bool
     """Its agent says so."""
     pods: int
+    unreached: str
+    """Which nodes do not reach it, in words; empty: none says so."""
 
 
 class GatewayState(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,20 +98,27 @@ def state_of(
     endpoints: Iterable[PodEndpoint],
     statuses: Iterable[GatewayStatus],
     *,
+    up: Collection[str] | None = None,
     most: int = PODS,
 ) -> State:
-    """In an order that depends on names alone, but for pods in trouble, which come first."""
+    """In an order that depends on names alone, but for pods in trouble, which come first. ``up``:
+    nodes that are, of which alone it counts what they do not reach; None: all are."""
     known = sorted(configurations, key=lambda c: (c.metadata.namespace, c.metadata.name))
-    pods = sorted(map(_pod, endpoints), key=lambda p: (p.state == "Connected", p.name))
+    attached: dict[str, list[PodEndpoint]] = defaultdict(list)
+    for endpoint in endpoints:
+        attached[_asked(endpoint)].append(endpoint)
+    every = map(_pod, chain.from_iterable(attached.values()))
+    pods = sorted(every, key=lambda p: (p.state == "Connected", p.name))
     reports = {status.metadata.name: status for status in statuses}
     used = Counter((pod.gateway, pod.configuration) for pod in pods)
     served: dict[str, list[ServedState]] = {name: [] for name in reports}
     for configuration in known:
         name = _name(configuration)
+        missed = unreached(attached.get(name, ()), up=up)
         for gateway in configuration.status.gateways:
-            report = reports.get(gateway.node)
+            report, pods_there = reports.get(gateway.node), used[gateway.node, name]
             served.setdefault(gateway.node, []).append(
-                _served(gateway, name, report, used[gateway.node, name])
+                _served(gateway, name, report, pods_there, missed.get(gateway.node))
             )
     return State(
         configurations=[_configuration(c) for c in known],
@@ -150,7 +161,13 @@ def _gateway(node: str, report: GatewayStatus | None, serves: list[ServedState])
     )
 
 
-def _served(gateway: Gateway, name: str, report: GatewayStatus | None, pods: int) -> ServedState:
+def _served(
+    gateway: Gateway,
+    name: str,
+    report: GatewayStatus | None,
+    pods: int,
+    missed: Unreached | None,
+) -> ServedState:
     ready = report.spec.ready_gateway_configurations if report else []
     return ServedState(
         configuration=name,
@@ -160,7 +177,13 @@ def _served(gateway: Gateway, name: str, report: GatewayStatus | None, pods: int
         seen=gateway.seen_ip,
         serving=any(one.static_gateway_configuration == name for one in ready),
         pods=pods,
+        unreached=missed.evidence if missed else "",
     )
+
+
+def _asked(endpoint: PodEndpoint) -> str:
+    """The configuration."""
+    return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
 
 
 def _pod(endpoint: PodEndpoint) -> PodState:
@@ -169,7 +192,7 @@ def _pod(endpoint: PodEndpoint) -> PodState:
     return PodState(
         name=f"{namespace}/{endpoint.pod_name}",
         node=spec.node_name,
-        configuration=f"{namespace}/{spec.static_gateway_configuration}",
+        configuration=_asked(endpoint),
         addresses=spec.pod_ips or [a for a in [spec.pod_ip_address] if a],
         state=status.state,
         gateway=status.gateway,

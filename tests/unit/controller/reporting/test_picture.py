@@ -28,6 +28,7 @@ from egress_gateway.api.types import (
     ReadyGatewayConfiguration,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
+    UnreachedGateway,
 )
 from egress_gateway.controller.picture.server import PictureServer, page, policy, serving
 from egress_gateway.controller.picture.state import PODS, State, state_of
@@ -98,6 +99,19 @@ def test_a_pods_path_can_be_followed_from_it_to_the_address() -> None:
 def test_a_configuration_says_what_is_amiss_although_it_is_ready() -> None:
     [shown] = state_of([partner()], [], []).configurations
     assert (shown.ready, shown.degraded, shown.reason) == (True, True, "RedundancyLost")
+
+
+@pytest.mark.parametrize(("up", "told"), [(None, True), ({"worker-1"}, True), (set(), False)])
+def test_a_gateway_that_nodes_do_not_reach_says_so(up: set[str] | None, told: bool) -> None:
+    trying = UnreachedGateway(gateway="gw-1", reason="TunnelsUnanswered")
+    web = endpoint("web")
+    web = msgspec.structs.replace(
+        web, status=msgspec.structs.replace(web.status, unreached_gateways=[trying])
+    )
+    state = state_of([partner()], [web], [report("gw-1"), report("gw-2")], up=up)
+    said = {g.node: g.serves[0].unreached for g in state.gateways}
+    assert said["gw-2"] == ""
+    assert ("1 of 1 nodes with pods get no answer from it (worker-1)" in said["gw-1"]) is told
 
 
 def test_what_nobody_has_looked_at_is_shown_too() -> None:
