@@ -3,6 +3,9 @@
 # machine's own files, which it cannot change. Skipped, loudly, where no such kernel can be had;
 # with REQUIRE_KERNEL=1 that is a failure. A kernel that does not run on this processor fails before
 # anything else is done. UML_KERNEL names one that is not ours.
+#
+# KERNEL_PASSED names a file, for the default command: what has passed is added to it when the run
+# ends, however it ends, and what it names is not run again. So several short runs make a whole one.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$here/../.." && pwd)
@@ -17,12 +20,23 @@ fi
 
 # Of the attacks those that carry packets: they have the mark "root". Agents are killed after each
 # 25th of their changes, in place of each fifth: system calls are slow here.
-[ $# -gt 0 ] || set -- env "KILLS_STEP=${KILLS_STEP:-25}" "KILLS_PAIRS=${KILLS_PAIRS:-1}" \
-    .venv/bin/python -m pytest -v -o console_output_style=times -n 0 -p no:cacheprovider -m root \
-    tests/datapath tests/node tests/attacks
+passed=''
+if [ $# = 0 ]; then
+    set -- env "KILLS_STEP=${KILLS_STEP:-25}" "KILLS_PAIRS=${KILLS_PAIRS:-1}" \
+        .venv/bin/python -m pytest -v -o console_output_style=times -n 0 -p no:cacheprovider \
+        -m root tests/datapath tests/node tests/attacks
+    passed=${KERNEL_PASSED:-/dev/null}
+    touch "$passed"
+    while IFS= read -r test; do set -- "$@" --deselect "$test"; done <"$passed"
+fi
+# Adds to that file what has passed, by what pytest has said so far.
+note() {
+    [ -z "$passed" ] || sed -nE 's/^(tests\/.*[^ ]) +(PASSED|SKIPPED).*/\1/p' "$work/out" >>"$passed"
+}
+
 work=$(mktemp -d)
 watching=''
-trap 'kill $watching 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'kill $watching 2>/dev/null || true; note; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 {
@@ -31,6 +45,7 @@ trap 'exit 143' TERM HUP
     echo
 } >"$work/job"
 echo true >"$work/nothing"
+: >"$work/out"
 
 # Its memory is a file of TMPDIR; it wants one that lies in memory.
 memory=$work

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -26,10 +28,28 @@ case "$*" in *job=*/nothing*) {WORKS} ;; *)
     echo "kernel tests: exit code 2" ;;
 esac
 """
+# Says what it was to run, then what pytest says as long as it goes on; then it ends as told.
+SAYS_RESULTS = f"""\
+case "$*" in *job=*/nothing*) {WORKS} ;; *)
+    for word; do case $word in job=*) cat "${{word#job=}}" >>"$0.ran" ;; esac; done
+    printf '%s\\r\\n' 'tests/node/test_a.py::test_one PASSED          [ 3.2s]' \\
+        'tests/node/test_a.py::test_two[a b] PASSED  [ 1m 2s]' \\
+        'tests/node/test_a.py::test_three FAILED     [10.0s]' \\
+        'tests/node/test_a.py::test_four SKIPPED (no) [ 0.0s]' \\
+        'FAILED tests/node/test_a.py::test_three - PASSED is not said'
+    echo 'tests/node/test_a.py::test_five '
+    %s ;;
+esac
+"""
+ALL_BUT_TWO = [
+    "tests/node/test_a.py::test_one",
+    "tests/node/test_a.py::test_two[a b]",
+    "tests/node/test_a.py::test_four",
+]
 
 
 def ran(
-    tmp_path: Path, kernel: str, *command: str, seconds: int = 60, limit: int = 600
+    tmp_path: Path, kernel: str, *command: str, seconds: int = 60, limit: int = 600, **more: str
 ) -> subprocess.CompletedProcess[str]:
     program = tmp_path / "linux"
     program.write_text(f"#!/bin/bash\n{kernel}")
@@ -41,6 +61,7 @@ def ran(
             "UML_KERNEL": str(program),
             "UML_BOOT_SECONDS": str(seconds),
             "KERNEL_SECONDS": str(limit),
+            **more,
         },
         capture_output=True,
         text=True,
@@ -102,3 +123,28 @@ def test_a_command_that_takes_too_long_is_told_to_end_and_its_code_counts(tmp_pa
     done = ran(tmp_path, TAKES_LONG, "true", limit=1)
     assert (done.returncode, done.stderr) == (2, "")
     assert done.stdout == "1 failed so far\nkernel tests: exit code 2\n"
+
+
+@pytest.mark.parametrize("end", ["echo kernel tests: exit code 1", "echo Kernel panic"])
+def test_what_has_passed_is_not_run_again_if_a_file_is_named_for_it(
+    tmp_path: Path, end: str
+) -> None:
+    kernel, file = SAYS_RESULTS.replace("%s ;;", f"{end} ;;"), tmp_path / "passed"
+    for _ in range(2):
+        assert ran(tmp_path, kernel, KERNEL_PASSED=str(file)).returncode == 1
+    assert file.read_text().splitlines()[:3] == ALL_BUT_TWO
+    first, second = (
+        shlex.split(line)
+        for line in (tmp_path / "linux.ran").read_text().splitlines()
+        if "pytest" in line
+    )
+    left_out = [after for word, after in itertools.pairwise(second) if word == "--deselect"]
+    assert "--deselect" not in first
+    assert left_out == ALL_BUT_TWO
+
+
+def test_other_commands_leave_no_word_of_what_has_passed(tmp_path: Path) -> None:
+    file = tmp_path / "passed"
+    kernel = SAYS_RESULTS.replace("%s ;;", "echo kernel tests: exit code 0 ;;")
+    assert ran(tmp_path, kernel, "true", KERNEL_PASSED=str(file)).returncode == 0
+    assert not file.exists()
