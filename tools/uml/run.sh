@@ -23,8 +23,8 @@ fi
 passed=''
 if [ $# = 0 ]; then
     set -- env "KILLS_STEP=${KILLS_STEP:-25}" "KILLS_PAIRS=${KILLS_PAIRS:-1}" \
-        .venv/bin/python -m pytest -v -o console_output_style=times -n 0 -p no:cacheprovider \
-        -m root tests/datapath tests/node tests/attacks
+        .venv/bin/python -m pytest -v --color=no -o console_output_style=times -n 0 \
+        -p no:cacheprovider -m root tests/datapath tests/node tests/attacks
     passed=${KERNEL_PASSED:-/dev/null}
     touch "$passed"
     while IFS= read -r test; do set -- "$@" --deselect "$test"; done <"$passed"

@@ -32,10 +32,12 @@ esac
 SAYS_RESULTS = f"""\
 case "$*" in *job=*/nothing*) {WORKS} ;; *)
     for word; do case $word in job=*) cat "${{word#job=}}" >>"$0.ran" ;; esac; done
-    printf '%s\\r\\n' 'tests/node/test_a.py::test_one PASSED          [ 3.2s]' \\
-        'tests/node/test_a.py::test_two[a b] PASSED  [ 1m 2s]' \\
-        'tests/node/test_a.py::test_three FAILED     [10.0s]' \\
-        'tests/node/test_a.py::test_four SKIPPED (no) [ 0.0s]' \\
+    # Its console is a terminal: pytest's words have colours there.
+    green=$(grep -q -e --color=no "$0.ran" || printf '\\033[32m')
+    printf '%s\\r\\n' "tests/node/test_a.py::test_one ${{green}}PASSED 3.213s" \\
+        "tests/node/test_a.py::test_two[a b] ${{green}}PASSED  1m 2s" \\
+        'tests/node/test_a.py::test_three FAILED     10.048s' \\
+        'tests/node/test_a.py::test_four SKIPPED (no) 0.002s' \\
         'FAILED tests/node/test_a.py::test_three - PASSED is not said'
     echo 'tests/node/test_a.py::test_five '
     %s ;;
