@@ -2,7 +2,8 @@
 # Runs a command (default: the data path's tests) inside a kernel that has WireGuard, over this
 # machine's own files, which it cannot change. Skipped, loudly, where no such kernel can be had;
 # with REQUIRE_KERNEL=1 that is a failure. A kernel that does not run on this processor fails before
-# anything else is done. UML_KERNEL names one that is not ours.
+# anything else is done. UML_KERNEL names one that is not ours, UML_OPTIONS more words for its
+# command line.
 #
 # KERNEL_PASSED names a file, for the default command: what has passed is added to it when the run
 # ends, however it ends, and what it names is not run again. So several short runs make a whole one.
@@ -58,7 +59,7 @@ boot() {
     TMPDIR=$memory setpriv --pdeathsig TERM -- timeout -k 5 "$2" "$kernel" mem=2G \
         root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
         init="$here/init.sh" job="$work/$1" umid="kernel-tests-$$" uml_dir="$work/" \
-        con=null con0=null,fd:1 con1=null ssl=null \
+        con=null con0=null,fd:1 con1=null ssl=null ${UML_OPTIONS:-} \
         </dev/null 2>"$work/err" | tee "$work/out" >&3 &
     wait $! || true
     code=$(sed -n 's/^kernel tests: exit code \([0-9]*\).*/\1/p' "$work/out")

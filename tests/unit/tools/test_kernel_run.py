@@ -150,3 +150,11 @@ def test_other_commands_leave_no_word_of_what_has_passed(tmp_path: Path) -> None
     kernel = SAYS_RESULTS.replace("%s ;;", "echo kernel tests: exit code 0 ;;")
     assert ran(tmp_path, kernel, "true", KERNEL_PASSED=str(file)).returncode == 0
     assert not file.exists()
+
+
+def test_the_kernels_command_line_takes_more_words(tmp_path: Path) -> None:
+    words = "time-travel=inf-cpu nosmp"
+    done = ran(tmp_path, f'echo "$*" >>"$0.ran"\n{WORKS}', "true", UML_OPTIONS=words)
+    assert done.returncode == 0
+    boots = (tmp_path / "linux.ran").read_text().splitlines()
+    assert [boot.endswith(f" {words}") for boot in boots] == [True, True]
