@@ -37,7 +37,8 @@ note() {
 
 work=$(mktemp -d)
 watching=''
-trap 'kill $watching 2>/dev/null || true; note; rm -rf "$work"' EXIT
+# A second signal, as timeout(1) sends it to the group, does not end this half-way.
+trap 'trap "" INT TERM HUP; kill $watching 2>/dev/null || true; note; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 {
