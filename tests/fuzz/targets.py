@@ -22,7 +22,7 @@ from azure.core.exceptions import HttpResponseError
 
 from egress_gateway.api import keys, keysecret, names, validation
 from egress_gateway.cloud import errors as cloud_errors
-from egress_gateway.cloud.azure import balancer, documents
+from egress_gateway.cloud.azure import balancer, documents, forms
 from egress_gateway.cloud.azure import config as azure_config
 from egress_gateway.cloud.azure.errors import translated
 from egress_gateway.cni import conflist, protocol
@@ -368,8 +368,9 @@ _ARM: Final[tuple[Callable[[dict[str, Any]], object], ...]] = (
     documents.read_pool,
     balancer.read_balancer,
     documents.read_prefix,
-    lambda d: documents.read_interface(documents.model_nics(d), "/b"),
-    lambda d: documents.read_instance(d, d, {}, "/b"),
+    lambda d: documents.read_instance(d, forms.read(d, forms.NIC), {}, "/b"),
+    documents.known_pool,
+    documents.managed_prefix,
 )
 
 

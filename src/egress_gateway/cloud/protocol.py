@@ -36,7 +36,8 @@ class PoolRef:
     model reaches the instances by itself. ``zones``: availability zones of its machines.
     ``unusable``: why no configuration can live here, and what mends that (empty: one can).
     ``machines``: what the provider ids of its machines begin with, in lower case (empty: they have
-    nothing in common). ``managed``: the cloud's Kubernetes service has made it.
+    nothing in common). ``managed``: the cloud's Kubernetes service has made it. ``unread``: why
+    nothing but its names is known.
     """
 
     key: str
@@ -53,6 +54,7 @@ class PoolRef:
     zones: frozenset[str] = frozenset()
     machines: str = ""
     managed: bool = False
+    unread: CloudError | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +171,8 @@ class Prefix:
     unusable: str = ""
     zones: frozenset[str] = frozenset()
     """Availability zones of its addresses; empty: of no zone."""
+    unread: CloudError | None = field(default=None, compare=False)
+    """Why nothing but its name is known."""
 
     @property
     def going(self) -> bool:

@@ -302,7 +302,8 @@ class Reconciler:
         await self._let_go(known, prefixes=True)
         self._cluster.keypairs.invalidate_roles()
         self.work.add(ROLE)
-        return self._backoff.due(sgc.metadata.uid for sgc in homeless) or self._drift
+        due = self._backoff.due(sgc.metadata.uid for sgc in homeless) or self._drift
+        return min(due, LAST_LOOK) if any(pool.unread for pool in found.pools) else due
 
     def _enqueue(self, sgc: StaticGatewayConfiguration) -> bool:
         """Queues the pools that have to do with ``sgc``. False: its pool is not known."""

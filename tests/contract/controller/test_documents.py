@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.azure.machines import address_name
-from egress_gateway.cloud.errors import CloudError
+from egress_gateway.cloud.errors import CloudError, Unavailable
 from egress_gateway.cloud.protocol import PoolRef
 from egress_gateway.controller.apply import Writer
 from egress_gateway.controller.planning.plan import plan
@@ -576,6 +576,44 @@ def test_each_field_may_be_missing_or_null(name: str, null: bool) -> None:
                 compared(arm)
         except Exception as error:
             raise AssertionError(f"{name}: {path}") from error
+
+
+ODD: Final[tuple[Any, ...]] = ("odd", True, [["odd"]], {"odd": "odd"})
+
+
+def mistaken(arm: Recorded, path: Path, name: str, value: Any) -> bool:
+    """Puts a value of another type into a document; False if it is of the field's own type."""
+    owner: Any = arm.documents[name]
+    for key in path[:-1]:
+        owner = owner[key]
+    if type(owner[path[-1]]) is type(value):
+        return False
+    owner[path[-1]] = copy.deepcopy(value)
+    return True
+
+
+@pytest.mark.parametrize("name", list(Recorded().documents))
+def test_a_field_of_another_type_is_read_over_or_told_with_document_and_field(name: str) -> None:
+    """What we do not read comes back as it is, of whatever type."""
+    wrong: list[str] = []
+    called = Recorded().documents[name]["id"].rpartition("/")[2]
+    for document, path in EVERY:
+        if document != name:
+            continue
+        for value in ODD:
+            arm = Recorded()
+            if not mistaken(arm, path, name, value):
+                continue
+            try:
+                written(arm)
+            except Unavailable as refusal:
+                told = str(refusal)
+                field = next(key for key in reversed(path) if isinstance(key, str))
+                if called not in told or field not in told:
+                    wrong.append(f"{path} = {value!r}: {told}")
+            except Exception as error:  # all of them are told, at once
+                wrong.append(f"{path} = {value!r}: {type(error).__name__} {error}")
+    assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:60])
 
 
 @settings(max_examples=60, deadline=None)

@@ -48,3 +48,36 @@ async def test_a_pool_is_what_its_tag_says_and_nonsense_is_none(
     manager: Any = Manager(tags)
     found = await AzureLook(config, manager, []).everything("you", [])
     assert (found.pools, found.nodes) == (pools, nodes)
+
+
+class Odd(Manager):
+    """Azure's answers with a field of another type."""
+
+    async def list(self, path: str, version: str) -> list[Any]:
+        if "/usages" in path:
+            return [{"name": "odd", "currentValue": [], "limit": {}}, {"name": {"value": 7}}]
+        if "/permissions" in path:
+            return [{"actions": "odd"}]
+        odd = {"id": f"{SET}-odd", "tags": {names.POOL_PREFIX_SIZE_TAG: "31"}, "properties": []}
+        return [*await super().list(path, version), odd]
+
+    async def get(self, path: str, version: str) -> Any:
+        return {"id": path, "properties": "odd"}
+
+
+async def test_what_makes_no_sense_is_told_and_the_rest_is_read() -> None:
+    prefix = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPPrefixes/x"
+    config: Any = SimpleNamespace(
+        endpoints=SimpleNamespace(resource_manager="https://azure.example"),
+        subscription_id="s",
+        resource_group="g",
+        subnet="/subscriptions/s/subnets/n",
+        location="here",
+    )
+    unseen: list[str] = []
+    manager: Any = Odd({names.POOL_PREFIX_SIZE_TAG: "30"})
+    found = await AzureLook(config, manager, unseen).everything("you", [prefix])
+    assert found.pools == {"p": 30}
+    told = "\n".join(unseen)
+    for each in ("p-odd", "subnet", "prefix", "quota", "rights"):
+        assert each in told

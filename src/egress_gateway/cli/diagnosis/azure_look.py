@@ -29,12 +29,14 @@ from egress_gateway.cli.diagnosis.azure import (
     usable,
 )
 from egress_gateway.cloud.azure import config as azure_config
+from egress_gateway.cloud.azure import forms
 from egress_gateway.cloud.azure.arm import ResourceManager
 from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.credentials import credential
-from egress_gateway.cloud.azure.documents import read_pool
+from egress_gateway.cloud.azure.documents import known_pool
 from egress_gateway.cloud.azure.pacing import Pace
-from egress_gateway.cloud.azure.shapes import identified
+from egress_gateway.cloud.azure.shapes import Json, identified, properties_of, strings_of
+from egress_gateway.cloud.errors import CloudError
 
 T = TypeVar("T")
 _AUTHORIZATION: Final = "2022-04-01"
@@ -71,6 +73,16 @@ def _own(config: AzureConfig) -> Any:
     return AzureCliCredential(tenant_id=config.tenant_id, process_timeout=30)
 
 
+class _Name(msgspec.Struct):
+    value: str
+
+
+class _Quota(msgspec.Struct):
+    name: _Name
+    current: int = msgspec.field(name="currentValue")
+    limit: int
+
+
 class AzureLook:
     """One look through ``manager``; what is not to be seen goes into ``unseen``."""
 
@@ -88,10 +100,12 @@ class AzureLook:
         """What Azure holds before an installation: pools, rights of ``who``, ``prefixes`` (ids). A
         look that is refused is part of the answer."""
         sets = await self._list("scale sets", f"{self._group}{_SETS}", _COMPUTE)
+        known = [(known_pool(scale_set), scale_set) for scale_set in identified(sets)]
+        self._unseen += [str(pool.unread) for pool, _ in known if pool.unread]
         gateways = [
             (pool, scale_set, pool.prefix_size)
-            for pool, scale_set in ((read_pool(s), s) for s in identified(sets))
-            if pool.prefix_size is not None
+            for pool, scale_set in known
+            if pool.prefix_size is not None and not pool.unread
         ]
         pools = {pool.resource_name: size for pool, _, size in gateways}
         subnets = {self._config.subnet, *(pool.subnet for pool, _, _ in gateways)} - {""}
@@ -120,7 +134,7 @@ class AzureLook:
     async def _tried(self, what: str, reading: Awaitable[T]) -> T | None:
         try:
             return await reading
-        except AzureError as error:
+        except (AzureError, CloudError) as error:
             if isinstance(error, ClientAuthenticationError) and not isinstance(
                 error, CredentialUnavailableError
             ):
@@ -146,24 +160,32 @@ class AzureLook:
                 raise
 
         found = await self._tried(f"rights at {scope}", asked())
-        return None if found is None else msgspec.convert(found, list[Permission])
+        try:
+            return None if found is None else msgspec.convert(found, list[Permission])
+        except msgspec.ValidationError as error:
+            self._unseen.append(f"rights at {scope}: {error}")
+            return None
 
     async def _usages(self) -> list[Usage]:
         path = f"/providers/Microsoft.Network/locations/{self._config.location}/usages"
         found = await self._list("quota", f"{self._subscription}{path}", _NETWORK)
-        return [
-            Usage(name=u["name"]["value"], used=int(u["currentValue"]), limit=int(u["limit"]))
-            for u in found
-        ]
+        return [usage for each in found if (usage := self._usage(each))]
+
+    def _usage(self, found: Json) -> Usage | None:
+        """None for what counts nothing."""
+        try:
+            told = msgspec.convert(found, _Quota)
+        except msgspec.ValidationError as error:
+            self._unseen.append(f"quota: {error}")
+            return None
+        return Usage(name=told.name.value, used=told.current, limit=told.limit)
 
     async def _room(self, subnet: str) -> Room | None:
-        found: Any = await self._tried(
-            f"subnet {subnet}", self._manager.get(f"{self._base}{subnet}", _NETWORK)
-        )
+        found = await self._read(f"subnet {subnet}", subnet, forms.SUBNET)
         if found is None:
             return None
-        has = found["properties"]
-        texts = [has["addressPrefix"]] if has.get("addressPrefix") else has["addressPrefixes"]
+        has = properties_of(found)
+        texts = strings_of([has.get("addressPrefix")]) or strings_of(has.get("addressPrefixes"))
         four = [n for n in map(ipaddress.ip_network, texts) if n.version == 4]
         used = len(has.get("ipConfigurations") or [])
         return Room(subnet=subnet, used=used, size=usable([n.num_addresses for n in four]))
@@ -171,10 +193,13 @@ class AzureLook:
     async def _prefix(self, prefix: str) -> dict[str, Any] | None:
         if not prefix.lower().startswith(f"{self._subscription}/".lower()):
             return None
-        found: Any = await self._tried(
-            f"prefix {prefix}", self._manager.get(f"{self._base}{prefix}", _NETWORK)
-        )
-        return found  # type: ignore[no-any-return]
+        return await self._read(f"prefix {prefix}", prefix, forms.PREFIX)
+
+    async def _read(self, what: str, resource: str, form: Any) -> Json | None:
+        async def read() -> Json:
+            return forms.read(await self._manager.get(f"{self._base}{resource}", _NETWORK), form)
+
+        return await self._tried(what, read())
 
 
 _SETS: Final = "/providers/Microsoft.Compute/virtualMachineScaleSets"

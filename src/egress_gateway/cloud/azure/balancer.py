@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure import forms
 from egress_gateway.cloud.azure.shapes import (
     Json,
     address_of,
@@ -23,16 +23,16 @@ from egress_gateway.cloud.azure.shapes import (
 )
 from egress_gateway.cloud.azure.suitability import unsuitable
 from egress_gateway.cloud.protocol import BalancingRule, LoadBalancer, WriteBalancer
-from egress_gateway.service.errors import understood
 
 _BACK_REFERENCES: Final = ("loadBalancingRules", "outboundRules", "inboundNatRules")
 
 
-@understood(errors.Unavailable, "Azure's answer")
 def read_balancer(document: Json | None, *, location: str = "") -> LoadBalancer:
-    """``location``: the region of the gateway pools; empty: it was made there."""
+    """``location``: the region of the gateway pools; empty: it was made there. Raises
+    ``Malformed``."""
     if document is None:
         return LoadBalancer()
+    forms.read(document, forms.BALANCER)
     probes = {name_of(probe): probe for probe in items_of(document, "probes")}
     rules: dict[str, BalancingRule] = {}
     ports: dict[str, set[int]] = {}

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Final
 
+from egress_gateway.api import names
 from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure import documents
+from egress_gateway.cloud.azure import documents, forms
 from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.cloud.azure.balancer import read_balancer, write_balancer
 from egress_gateway.cloud.azure.client import ArmClient, limited
@@ -142,7 +143,7 @@ class AzureCloud:
             listed = await look
         except errors.NotFound:
             return []  # a group that does not exist holds no pool
-        found = [documents.read_pool(scale_set) for scale_set in identified(listed)]
+        found = [documents.known_pool(scale_set) for scale_set in identified(listed)]
         return [pool for pool in found if pool.key]
 
     async def balancer(self) -> LoadBalancer:
@@ -163,7 +164,7 @@ class AzureCloud:
             }
         found: _Machines = _value(machines.result())
         prefixes_here = identified(_value(managed.result()))
-        listed = [documents.read_prefix(item) for item in prefixes_here]
+        listed = [documents.managed_prefix(p) for p in prefixes_here if _managed(p)]
         return PoolState(
             ref=found.ref,
             model=found.model,
@@ -182,6 +183,7 @@ class AzureCloud:
             return None
         try:
             found = await self._arm.subnet(group_of(subnet), parts[8], parts[10])
+            forms.read(found, forms.SUBNET)
         except errors.CloudError:
             # Not every identity may read subnets; what Azure then refuses, it names.
             return None
@@ -229,6 +231,7 @@ class AzureCloud:
             interfaces = tasks.create_task(_caught(self._arm.interfaces(group, name)))
             publics = tasks.create_task(_caught(self._arm.public_addresses(group, name)))
         scale_set = named(scale_set, pool.resource_id)
+        ref = replace(documents.read_pool(scale_set), name=pool.name)
         nics = documents.model_nics(scale_set)
         backend = self._backend_id(pool)
         instances = _instances(
@@ -237,7 +240,6 @@ class AzureCloud:
             _value(publics.result()),
             backend,
         )
-        ref = replace(documents.read_pool(scale_set), name=pool.name)
         model = documents.read_interface(nics, backend)
         busy = properties_of(scale_set).get("provisioningState") in ("Updating", "Migrating")
         return _Machines(ref, model, instances, busy=busy, base=scale_set)
@@ -350,16 +352,20 @@ def _asks_for_sku(error: errors.CloudError) -> bool:
     return error.code == "InvalidParameter" and "'sku'" in error.message
 
 
+def _managed(prefix: Json) -> bool:
+    return id_name(prefix["id"]).startswith(names.MANAGED_PREFIX)
+
+
 def _instances(
     listed: list[Json], interfaces: list[Json], publics: list[Json], backend: str
 ) -> tuple[Instance, ...]:
     by_machine: dict[str, list[Json]] = {}
-    for nic in interfaces:
+    for nic in (forms.read(each, forms.NIC) for each in interfaces):
         machine = ((nic.get("properties") or {}).get("virtualMachine") or {}).get("id") or ""
         by_machine.setdefault(machine.lower(), []).append(nic)
     addresses = {
         item["id"].lower(): (item.get("properties") or {}).get("ipAddress") or ""
-        for item in identified(publics)
+        for item in forms.listed(publics, forms.ADDRESS)
     }
     return tuple(
         documents.read_instance(

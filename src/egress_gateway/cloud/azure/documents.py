@@ -16,6 +16,7 @@ from typing import Any, Final
 from egress_gateway.api import names
 from egress_gateway.api.validation import PREFIX_SIZES
 from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure import forms
 from egress_gateway.cloud.azure.shapes import (
     Json,
     address_of,
@@ -38,7 +39,6 @@ from egress_gateway.cloud.protocol import (
     PoolRef,
     Prefix,
 )
-from egress_gateway.service.errors import understood
 
 _SIZES: Final = frozenset(map(str, PREFIX_SIZES))
 _OF_AKS: Final = names.POOL_NAME_TAG.removesuffix("poolName")
@@ -81,7 +81,6 @@ def needed_subnet(subnet: str, owner: str) -> str:
     )
 
 
-@understood(errors.Unavailable, "Azure's answer")
 def read_interface(nics: list[Json], backend_id: str) -> InterfaceSpec:
     """What we have on the primary NIC of a model or an instance, and how much others have."""
     nic = primary(nics)
@@ -120,7 +119,6 @@ def joins(config: Json | None, backend_id: str) -> bool:
     return any(same_id(pool.get("id") or "", backend_id) for pool in pools)
 
 
-@understood(errors.Unavailable, "Azure's answer")
 def subnet_of(nics: list[Json]) -> str:
     """Id of the subnet of the primary ipConfig."""
     nic = primary(nics)
@@ -209,7 +207,6 @@ def ip_version(config: str) -> str:
 # --- pools, instances, prefixes --------------------------------------------------------------
 
 
-@understood(errors.Unavailable, "Azure's answer")
 def model_nics(scale_set: Json) -> list[Json]:
     """The NICs of a scale set's model (virtualMachineProfile)."""
     profile = properties_of(scale_set).get("virtualMachineProfile") or {}
@@ -217,16 +214,37 @@ def model_nics(scale_set: Json) -> list[Json]:
     return objects_of(network.get("networkInterfaceConfigurations"))
 
 
-@understood(errors.Unavailable, "Azure's answer")
 def instance_nics(instance: Json) -> list[Json]:
     """The NICs of one instance as it was written; the NIC resources may differ."""
     network = properties_of(instance).get("networkProfileConfiguration") or {}
     return objects_of(network.get("networkInterfaceConfigurations"))
 
 
-@understood(errors.Unavailable, "Azure's answer")
+def known_pool(scale_set: Json) -> PoolRef:
+    """As ``read_pool``; a document that makes no sense is the pool's own trouble."""
+    try:
+        return read_pool(scale_set)
+    except forms.Malformed as error:
+        found = read_pool(bare(scale_set))
+        return replace(found, key=found.key or found.resource_id.lower(), unread=error)
+
+
+def bare(document: Json) -> Json:
+    """What of a document tells whose it is, as far as it makes sense."""
+    properties = document.get("properties")
+    unique = properties.get("uniqueId") if isinstance(properties, dict) else None
+    kept = {"id": document["id"], "name": id_name(document["id"])}
+    kept["properties"] = {"uniqueId": unique} if isinstance(unique, str) else {}
+    try:
+        forms.read({"tags": document.get("tags")}, forms.TAGGED)
+    except forms.Malformed:
+        return kept
+    return kept | {"tags": document.get("tags")}
+
+
 def read_pool(scale_set: Json) -> PoolRef:
-    """Raises ``errors.Unavailable`` for a document that no scale set has."""
+    """Raises ``Malformed``."""
+    forms.read(scale_set, forms.SCALE_SET)
     tags = scale_set.get("tags") or {}
     nics = model_nics(scale_set)
     return PoolRef(
@@ -269,12 +287,12 @@ def _unusable_set(scale_set: Json, nics: list[Json]) -> str:
     return ""
 
 
-@understood(errors.Unavailable, "Azure's answer")
 def read_instance(
     instance: Json, interface: Json | None, publics: Mapping[str, str], backend_id: str
 ) -> Instance:
     """``interface`` is the instance's primary NIC; ``publics`` maps the id (lower case) of a
-    public IP address to the address."""
+    public IP address to the address. Raises ``Malformed``."""
+    forms.read(instance, forms.INSTANCE)
     configs = items_of(interface or {}, "ipConfigurations")
     head = primary(configs)
     interface_spec = read_interface(instance_nics(instance), backend_id)
@@ -305,10 +323,20 @@ def _addresses(config: Json, publics: Mapping[str, str]) -> Address:
     )
 
 
-@understood(errors.Unavailable, "Azure's answer")
+def managed_prefix(document: Json) -> Prefix:
+    """As ``read_prefix``, of one that we made; a document that makes no sense is its own trouble:
+    what it is of it is not known, but that it exists."""
+    try:
+        return read_prefix(document)
+    except forms.Malformed as error:
+        here = document["id"]
+        return Prefix(id=here, name=id_name(here), size=0, used=True, unread=error)
+
+
 def read_prefix(document: Json, *, location: str = "") -> Prefix:
-    """``location``: the region of the gateway pools; empty: it was made there."""
-    properties = properties_of(document)
+    """``location``: the region of the gateway pools; empty: it was made there. Raises
+    ``Malformed``."""
+    properties = properties_of(forms.read(document, forms.PREFIX))
     network = properties.get("ipPrefix")
     return Prefix(
         id=document["id"],

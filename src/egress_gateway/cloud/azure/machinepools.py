@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure import machines
+from egress_gateway.cloud.azure import forms, machines
 from egress_gateway.cloud.azure.client import ArmClient
 from egress_gateway.cloud.azure.shapes import Json, identified, properties_of
 from egress_gateway.cloud.protocol import (
@@ -73,8 +73,10 @@ class MachinePools:
         # NB: addresses first: an address made in between would look unattached, so unwanted.
         addresses = await self._arm.addresses(self._group)
         nics = [] if pool.kind == "vanished" else await self._arm.machine_nics(self._group)
-        here = [nic for nic in identified(nics) if machines.gateway_pool(nic) == pool.name]
-        return here, {item["id"].lower(): item for item in identified(addresses)}
+        tagged = forms.listed(nics, forms.TAGGED)
+        here = [nic for nic in tagged if machines.gateway_pool(nic) == pool.name]
+        known = forms.listed(addresses, forms.ADDRESS)
+        return forms.listed(here, forms.NIC), {item["id"].lower(): item for item in known}
 
     async def write(self, action: WriteInstance, backend_id: str) -> None:
         """Rewrites a machine's NIC, and makes the addresses that it needs first."""

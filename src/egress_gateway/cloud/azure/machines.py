@@ -16,7 +16,8 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from egress_gateway.api import names
-from egress_gateway.cloud.azure import documents
+from egress_gateway.cloud.azure import documents, forms
+from egress_gateway.cloud.azure.forms import CONFIG_TAG, POOL_TAG
 from egress_gateway.cloud.azure.shapes import (
     Json,
     address_of,
@@ -37,9 +38,6 @@ from egress_gateway.cloud.protocol import (
     PublicAddress,
 )
 
-POOL_TAG: Final = "egress-gateway-pool"
-CONFIG_TAG: Final = "egress-gateway-ip-config"
-"""Ours, on public addresses: whose they are even when the NIC that they were made for is gone."""
 LONGEST_NAME: Final = 80
 """Characters: https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
 (Microsoft.Network, publicIPAddresses)."""
@@ -91,16 +89,21 @@ def gateway_pool(nic: Json) -> str:
 
 
 def read_pools(nics: Iterable[Json]) -> list[PoolRef]:
-    """The pools that NICs say they belong to."""
+    """The pools that NICs say they belong to. Raises ``Malformed`` if one does not tell."""
     by_pool: dict[str, list[Json]] = {}
     for nic in nics:
-        if name := gateway_pool(nic):
+        if name := gateway_pool(forms.read(nic, forms.TAGGED)):
             by_pool.setdefault(name, []).append(nic)
     return [read_pool(name, members) for name, members in by_pool.items()]
 
 
 def read_pool(name: str, nics: list[Json]) -> PoolRef:
     """One pool of at least one NIC."""
+    unread = None
+    try:
+        forms.listed(nics, forms.NIC)
+    except forms.Malformed as error:
+        nics, unread = [documents.bare(nic) for nic in nics], error
     sizes = (documents.prefix_size(nic.get("tags") or {}) for nic in nics)
     return PoolRef(
         key=pool_key(name),
@@ -112,6 +115,7 @@ def read_pool(name: str, nics: list[Json]) -> PoolRef:
         subnet=next((s for nic in nics if (s := documents.subnet_of([nic]))), ""),
         kind="machines",
         traces=frozenset(name_of(c) for nic in nics for c in _ours(nic)),
+        unread=unread,
     )
 
 

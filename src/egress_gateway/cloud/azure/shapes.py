@@ -53,7 +53,8 @@ def name_of(item: Mapping[str, Any]) -> str:
 def identified(listed: Iterable[Json]) -> list[Json]:
     """Of resources that were listed, those that can be told apart: by their id, which also gives
     a missing name."""
-    return [named(item, item["id"]) for item in listed if item and item.get("id")]
+    ids = ((item, item.get("id")) for item in listed if isinstance(item, dict))
+    return [named(item, known) for item, known in ids if isinstance(known, str) and known]
 
 
 def named(document: Json, resource_id: str) -> Json:

@@ -95,6 +95,13 @@ class Inventory:
 
     # --- a survey ------------------------------------------------------------------------
 
+    def _as_known(self, found: PoolRef) -> PoolRef:
+        """A pool of which nothing could be read stays what it was: the next look at it tells."""
+        if found.unread is None:
+            return found
+        here = found.resource_id.lower()
+        return next((p for p in self._pools.values() if p.resource_id.lower() == here), found)
+
     def learn(
         self,
         found: Found,
@@ -111,7 +118,7 @@ class Inventory:
             if self._sought.get(uid) is spec:
                 del self._sought[uid]
         kept = [p for p in self._pools.values() if p.resource_group.lower() in found.refused]
-        self._pools = {pool.key: pool for pool in (*kept, *found.pools)}
+        self._pools = {pool.key: pool for pool in (*kept, *map(self._as_known, found.pools))}
         self._refused = found.refused
         rules = {names.rule for names in known.values()}
         ours = {rule.pool for rule in balancer.rules.values() if rule.name in rules}

@@ -87,6 +87,8 @@ def resolve(
 
 def _usable(target: Target) -> Target | Problem:
     pool = target.pool
+    if pool.unread:
+        return Problem.of(pool.unread)
     if not pool.unusable:
         return target
     message = f"gateway pool {pool.name or pool.resource_name} {pool.unusable}"

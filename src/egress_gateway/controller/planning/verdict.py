@@ -87,7 +87,8 @@ def judge(wanted: Wanted, state: PoolState, advice: Advice) -> Problem | None:
         return judge_prefix(
             wanted.prefix_id, state, size=wanted.prefix_size, ipv6=False, advice=advice
         )
-    return None
+    made = (state.managed[name] for name in managed_names(wanted, state))
+    return next((Problem.of(prefix.unread) for prefix in made if prefix.unread), None)
 
 
 def managed_names(wanted: Wanted, state: PoolState) -> list[str]:
