@@ -70,9 +70,33 @@ async def test_what_hangs_costs_nobody_what_he_has(world: World, hangs: str) -> 
         await world.until(name, whole, timeout=SOON)
     for name in ("old", "new", "beside"):
         await gone(world, name)
+    await as_before(world, before)
+
+
+async def as_before(world: World, before: object) -> None:
     async with asyncio.timeout(SOON):
         while await world.azure.resources() != before:
             await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("world", ["VirtualMachineScaleSets"], indirect=True)
+async def test_one_that_is_made_again_at_once_while_writes_hang_is_what_was_asked_for_last(
+    world: World,
+) -> None:
+    """Under one name: managed, gone, of a brought prefix."""
+    before = await world.azure.resources()
+    brought = await world.azure.add_prefix("pip", 28)
+    await world.azure.grant(brought)
+    await world.write("again")
+    await world.until("again", whole, timeout=SOON)
+    world.azure.emulator.faults.add("hang", method="PUT", path="providers/", times=None)
+    await gone(world, "again")
+    await world.write("again", publicIpPrefixId=brought)
+    await world.until("again", lambda s: bool(condition(s, "Provisioned")), timeout=SOON)
+    world.azure.emulator.faults.clear()
+    await world.until("again", whole, timeout=SOON)
+    await gone(world, "again")
+    await as_before(world, before)
 
 
 @pytest.mark.parametrize("world", ["VirtualMachines"], indirect=True)

@@ -119,3 +119,23 @@ async def test_a_write_that_gets_no_answer_is_over_or_unavailable(
     assert not isinstance(refusal, errors.Overdue)
     assert "\n" not in str(refusal)
     assert "<html" not in str(refusal)
+
+
+GIVEN_UP: dict[str, tuple[bool, dict[str, Any]]] = {
+    "at once": (False, {"status": 201, "body": b'{"properties": {"provisioningState": "Failed"}}'}),
+    "without a reason": (True, {"body": b'{"status": "Failed"}'}),
+    "with none": (True, {"body": b'{"status": "Failed", "error": null}'}),
+    "with a text": (True, {"body": b'{"status": "Canceled", "error": "no"}'}),
+    "with an empty one": (True, {"body": b'{"status": "Failed", "error": {}}'}),
+}
+
+
+@pytest.mark.parametrize("how", GIVEN_UP)
+async def test_a_write_that_azure_gives_up_without_a_reason_is_told_as_that(
+    azure: Spoilt, how: str
+) -> None:
+    """No word of HTTP or of proxies: Azure itself has answered, and well."""
+    azure.accepts, azure.odd = GIVEN_UP[how]
+    async with azure.serving() as config, asking(config) as client:
+        with pytest.raises(errors.Failed, match=r"took the write and gave it up"):
+            await WRITES["put"](client)

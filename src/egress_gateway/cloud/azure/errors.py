@@ -39,8 +39,8 @@ _ROLES: Final = {
 """The least built-in role that allows what we do, by resource provider. For others we know none,
 so we offer none."""
 _IDS: Final = re.compile(r"/subscriptions/[^\s'\",;()]+", re.IGNORECASE)
-_PLAIN: Final = frozenset({200, 412, 429})
-"""What an answer's status says without a code: an operation that failed, a lost race, too many."""
+_PLAIN: Final = frozenset({412, 429})
+"""What an answer's status says without a code: a lost race, too many."""
 _SIGN_IN: Final = re.compile(r"AADSTS[0-9]+")
 
 
@@ -52,7 +52,9 @@ def translated(error: AzureError, *, operation: str, resource: str) -> errors.Cl
         return errors.Unavailable(f"{operation}: {_one_line(str(error))}", resource=resource)
     code, message = _words(error)
     status = error.status_code or 0
-    if not code and status not in _PLAIN:
+    if not code and 200 <= status < 300:
+        message = "Azure took the write and gave it up, and says no reason"
+    elif not code and status not in _PLAIN:
         return _not_azure(operation, message, status, resource, error)
     text = f"{operation}: {message}"
     kind = _kind(status, code, message)
