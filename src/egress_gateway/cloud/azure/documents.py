@@ -252,7 +252,7 @@ def read_pool(scale_set: Json) -> PoolRef:
         name=tags.get(names.POOL_NAME_TAG) or "",
         resource_id=scale_set["id"],
         resource_group=group_of(scale_set["id"]),
-        resource_name=scale_set["name"],
+        resource_name=name_of(scale_set) or id_name(scale_set["id"]),
         prefix_size=prefix_size(tags),
         subnet=subnet_of(nics),
         unusable=_unusable_set(scale_set, nics),

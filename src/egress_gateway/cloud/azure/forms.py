@@ -172,7 +172,7 @@ def read(document: Json, form: Any) -> Json:
     the form."""
     try:
         msgspec.convert(document, form, dec_hook=_text)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, RecursionError, UnicodeError) as error:  # a lone surrogate
         raise _malformed(document, str(error)) from error
     return document
 
