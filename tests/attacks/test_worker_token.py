@@ -201,7 +201,7 @@ def test_a_mirror_pod_gets_no_address() -> None:
     """The kubelet's credential makes mirror pods in any namespace, with any annotation."""
     with scene() as (story, _, _, thief):
         uid = thief.pod()
-        patch = {"metadata": {"annotations": {rules.MIRROR_ANNOTATION: "hash"}}}
+        patch = {"metadata": {"annotations": {names.MIRROR_ANNOTATION: "hash"}}}
         story.api.call(story.api.client.merge_patch(PODS, thief.name, patch, "default"))
         thief.endpoint(uid)
         thief.told(rules.MIRROR_POD)

@@ -17,7 +17,7 @@ import yaml
 from egress_gateway.api import names
 from egress_gateway.api.manifests import deploy_dir
 from egress_gateway.webhook import main
-from egress_gateway.webhook.review import MIRROR, wait_container
+from egress_gateway.webhook.review import wait_container
 from egress_gateway.webhook.settings import Settings
 from egress_gateway_lab.apiserver.wire.client import HttpTransport, KubeClient, KubeError
 from egress_gateway_lab.realcluster.control_plane import ControlPlane, _free_port
@@ -246,7 +246,7 @@ async def test_without_the_webhook_annotated_pods_wait_and_no_other_notices(
                 await created(admin, namespace, copy.deepcopy(before))
         # Nor do pods of the system, among which the webhook itself would be.
         assert seen(await created(admin, SYSTEM, pod({A: "e"}))) == ({A: "e"}, {})
-        mirror = pod({A: "e", MIRROR: "hash"})
+        mirror = pod({A: "e", names.MIRROR_ANNOTATION: "hash"})
         with pytest.raises(KubeError) as refused:  # for another reason: only kubelets make them
             await created(admin, "plain", mirror)
         assert "webhook" not in str(refused.value)

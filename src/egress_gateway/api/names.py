@@ -16,6 +16,10 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 POD_ANNOTATION: Final = "kubernetes.azure.com/static-gateway-configuration"
 """On a pod: the name of a StaticGatewayConfiguration in the pod's namespace."""
 
+MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
+"""Kubernetes': on the Pod that a kubelet made from a file of its node, so that nobody admitted its
+annotations."""
+
 FINALIZER: Final = "static-gateway-configuration-controller.microsoft.com"
 GO_LB_FINALIZER: Final = "gateway-lb-configuration-controller.microsoft.com"
 GO_VM_FINALIZER: Final = "gateway-vm-configuration-controller.microsoft.com"

@@ -44,8 +44,11 @@ def cut(message: str) -> str:
     return message if len(message) <= REPORTED_MESSAGE else message[: REPORTED_MESSAGE - 1] + "…"
 
 
-class _Struct(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True):
-    """Camel-case on the wire, defaults left out, immutable in memory."""
+class _Struct(
+    msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True, gc=False
+):
+    """Camel-case on the wire, defaults left out, immutable in memory. No value holds itself, so
+    the garbage collector need not look at them."""
 
 
 class OwnerReference(_Struct, frozen=True):

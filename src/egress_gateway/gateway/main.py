@@ -36,7 +36,7 @@ from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
 from egress_gateway.gateway.peers.refusals import Refusals
 from egress_gateway.gateway.report import Answers, Reporter
 from egress_gateway.gateway.settings import Settings
-from egress_gateway.kube import config
+from egress_gateway.kube import config, kept
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.events import Recorder
@@ -100,10 +100,10 @@ class _Probes:
 
 
 async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _Probes) -> None:
-    configurations = Cache(client, SGCS)
-    endpoints = Cache(client, POD_ENDPOINTS)
-    pods = Cache(client, PODS)
-    nodes = Cache(client, NODES)
+    configurations = Cache(client, SGCS.keeping(kept.configuration))
+    endpoints = Cache(client, POD_ENDPOINTS.keeping(kept.claim))
+    pods = Cache(client, PODS.keeping(kept.pod))
+    nodes = Cache(client, NODES.keeping(kept.node))
     queue: WorkQueue[str] = WorkQueue("gateway", backoff=0.2, backoff_limit=10.0)
     recorder = Recorder(client, names.FIELD_MANAGER_GATEWAY, instance=machine.name)
     reporter = Reporter(

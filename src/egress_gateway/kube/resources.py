@@ -7,7 +7,7 @@ never PUT back**. Writes go through server-side apply, merge patch or the status
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import ip_address
@@ -49,6 +49,8 @@ class Resource(Generic[T]):
     kind: str
     namespaced: bool
     type: type[T]
+    keep: Callable[[T], T] | None = None
+    """What is kept of each object that is read; None: all that ``type`` has."""
 
     @property
     def api_version(self) -> str:
@@ -56,7 +58,12 @@ class Resource(Generic[T]):
 
     def untyped(self) -> Resource[Untyped]:
         """The same kind, decoded to plain dicts (whole objects, nothing trimmed)."""
-        return cast("Resource[Untyped]", replace(self, type=cast(Any, dict)))
+        return cast("Resource[Untyped]", replace(self, type=cast(Any, dict), keep=None))
+
+    def keeping(self, keep: Callable[[T], T]) -> Resource[T]:
+        """The same kind for a reader that needs less: a page's objects pass ``keep`` before the
+        next page is read, so that a list of thousands is never in memory whole."""
+        return replace(self, keep=keep)
 
     def path(
         self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
@@ -91,8 +98,11 @@ class Resource(Generic[T]):
         )
 
 
-class _Struct(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True):
-    """Camel-case on the wire, defaults left out, immutable in memory."""
+class _Struct(
+    msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True, gc=False
+):
+    """Camel-case on the wire, defaults left out, immutable in memory. No value holds itself, so
+    the garbage collector need not look at them."""
 
 
 class Partial(_Struct, frozen=True):

@@ -102,7 +102,7 @@ def decode_object(resource: Resource[T], body: bytes | msgspec.Raw) -> T:
     """Raises ``msgspec.ValidationError``."""
     type_: Any = resource.type
     obj: T = _decoder(type_).decode(body)
-    return obj
+    return resource.keep(obj) if resource.keep else obj
 
 
 @understood(msgspec.ValidationError, "the API server's answer")
@@ -113,6 +113,8 @@ def decode_list(resource: Resource[T], body: bytes) -> ListPage[T]:
     try:
         page = _list_decoder(type_).decode(body)
         items = page.items or []
+        if resource.keep:
+            items = [resource.keep(obj) for obj in items]
     except msgspec.ValidationError:
         page = _list_decoder(msgspec.Raw).decode(body)
         items = []

@@ -18,7 +18,7 @@ from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.pod.linkguard import LinkGuard
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
-from egress_gateway.kube import config
+from egress_gateway.kube import config, kept
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
@@ -75,7 +75,7 @@ async def _serve(
     settings: Settings, client: Client, readiness: Readiness, executor: ThreadPoolExecutor
 ) -> None:
     node = settings.node_name
-    configurations = Cache(client, SGCS)
+    configurations = Cache(client, SGCS.keeping(kept.configuration))
     pods = Cache(client, PODS, fields=f"spec.nodeName={node}")
     # Of gateways that ask to be left: the others' reports, with a heartbeat in each, are many.
     statuses = Cache(

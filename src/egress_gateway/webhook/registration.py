@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from egress_gateway.api import names
-from egress_gateway.webhook.review import MIRROR
 
 PATH: Final = "/pods"
 ANNOTATED: Final = f"annotated.{names.GROUP}"
@@ -34,7 +33,8 @@ _ORDINARY: Final = (
     },
     {
         "name": "is-no-mirror",
-        "expression": f"!{_HAS_ANNOTATIONS} || !('{MIRROR}' in object.metadata.annotations)",
+        "expression": f"!{_HAS_ANNOTATIONS}"
+        f" || !('{names.MIRROR_ANNOTATION}' in object.metadata.annotations)",
     },
 )
 _ANNOTATED: Final = {

@@ -18,8 +18,6 @@ from egress_gateway.api import names
 from egress_gateway.service.errors import ExpectedError
 
 API_VERSION: Final = "admission.k8s.io/v1"
-MIRROR: Final = "kubernetes.io/config.mirror"
-"""On the API's view of a pod that a kubelet runs from a file of its own."""
 
 Operation = dict[str, Any]
 """One of RFC 6902."""
@@ -130,7 +128,7 @@ def _parts(
 def _left_alone(request: Mapping[str, Any], annotations: Mapping[str, Any]) -> bool:
     """Pods in their node's network have no way out of their own; mirrors are only a view."""
     spec = request["object"].get("spec") or {}
-    return bool(spec.get("hostNetwork")) or MIRROR in annotations
+    return bool(spec.get("hostNetwork")) or names.MIRROR_ANNOTATION in annotations
 
 
 def _member(parent: Mapping[str, Any], path: str, field: str, key: str, value: str) -> Operation:

@@ -76,7 +76,7 @@ def pod(
 ) -> Pod:
     annotations = {names.POD_ANNOTATION: annotation} if annotation else {}
     if mirror:
-        annotations[rules.MIRROR_ANNOTATION] = "hash"
+        annotations[names.MIRROR_ANNOTATION] = "hash"
     return Pod(
         metadata=ObjectMeta(
             name=name,

@@ -10,7 +10,8 @@ import jsonpatch
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.webhook.review import MIRROR, ReviewError, asks_default, review
+from egress_gateway.api.names import MIRROR_ANNOTATION as MIRROR
+from egress_gateway.webhook.review import ReviewError, asks_default, review
 
 A, READY = names.POD_ANNOTATION, names.NODE_READY_LABEL
 SELECTED = {READY: "true"}

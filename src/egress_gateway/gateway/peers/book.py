@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from egress_gateway.api import names
 from egress_gateway.api.types import PodEndpoint
 from egress_gateway.datapath.addresses import IPAddress, IPNetwork, parse_network, within
 from egress_gateway.gateway.peers.rules import (
-    MIRROR_ANNOTATION,
     AcceptedClaim,
     ClaimRejection,
     Evidence,
@@ -261,6 +261,6 @@ def _same(old: Pod, new: Pod) -> bool:
         and old.ips == new.ips
         and old.finished == new.finished
         and annotated(old) == annotated(new)
-        and (MIRROR_ANNOTATION in old.metadata.annotations)
-        == (MIRROR_ANNOTATION in new.metadata.annotations)
+        and (names.MIRROR_ANNOTATION in old.metadata.annotations)
+        == (names.MIRROR_ANNOTATION in new.metadata.annotations)
     )

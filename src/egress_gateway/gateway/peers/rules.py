@@ -35,8 +35,6 @@ PodsByAddress = Callable[[str], Iterable[Pod]]
 
 MOST_ADDRESSES: Final = 8
 """Of one pod: two for each of four networks. A claim of more is refused before any is looked at."""
-MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
-"""On a Pod that the kubelet made from a file of its node: nobody admitted its annotations."""
 
 POD_MISSING: Final = "PodMissing"
 POD_REPLACED: Final = "PodReplaced"
@@ -189,7 +187,7 @@ def _not_entitled(endpoint: PodEndpoint, pod: Pod, known: Evidence) -> ClaimReje
     """The Pod is the right one, and must not use the configuration."""
     if pod.spec.host_network:
         return ClaimRejection(HOST_NETWORK, "the pod is on its node's network")
-    if MIRROR_ANNOTATION in pod.metadata.annotations and not known.mirror_pods:
+    if names.MIRROR_ANNOTATION in pod.metadata.annotations and not known.mirror_pods:
         return ClaimRejection(
             MIRROR_POD,
             "the pod comes from a file of its node (a static pod), so nobody admitted its "

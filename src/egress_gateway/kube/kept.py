@@ -1,0 +1,104 @@
+"""What an agent keeps of the objects that it watches: what somebody reads, and no more.
+
+A gateway agent holds every Pod and PodEndpoint of the cluster, and all agents hold every
+configuration, so these decide how large agents become. Texts that many objects share (namespaces,
+nodes, names of configurations) are in memory once. To read another field, keep it here.
+"""
+
+from __future__ import annotations
+
+from sys import intern
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from egress_gateway.api import names
+from egress_gateway.api.types import (
+    ObjectMeta,
+    OwnerReference,
+    PodEndpoint,
+    PodEndpointStatus,
+    StaticGatewayConfiguration,
+)
+from egress_gateway.kube.resources import Node, NodeStatus, Pod, PodIP, PodStatus
+
+_NO_TEXTS: Final[dict[str, str]] = {}
+_NOTHING: Final[list[Any]] = []
+"""Shared, for an empty dict or list of its own in each object is as large as a text."""
+_UNKNOWN: Final = PodEndpointStatus()
+_READ: Final[tuple[str, ...]] = (names.POD_ANNOTATION, names.MIRROR_ANNOTATION)
+
+
+def pod(whole: Pod) -> Pod:
+    """Which pod it is, where it runs, its addresses, and what it asks for."""
+    meta, status = whole.metadata, whole.status
+    asked = {name: intern(meta.annotations[name]) for name in _READ if name in meta.annotations}
+    return Pod(
+        metadata=_meta(meta, annotations=asked or _NO_TEXTS),
+        spec=replace(whole.spec, node_name=intern(whole.spec.node_name)),
+        status=PodStatus(
+            phase=intern(status.phase),
+            pod_ip="" if status.pod_ips else status.pod_ip,
+            pod_ips=[PodIP(ip=address) for address in whole.ips] if status.pod_ips else _NOTHING,
+        ),
+    )
+
+
+def claim(whole: PodEndpoint) -> PodEndpoint:
+    """What it claims and whose it is; not how the pod fares."""
+    meta, spec = whole.metadata, whole.spec
+    owners = [
+        OwnerReference(
+            api_version=intern(owner.api_version),
+            kind=intern(owner.kind),
+            name=meta.name if owner.name == meta.name else owner.name,
+            uid=spec.pod_uid if owner.uid == spec.pod_uid else owner.uid,
+        )
+        for owner in meta.owner_references
+    ]
+    return PodEndpoint(
+        metadata=replace(
+            _meta(meta), creation_timestamp=meta.creation_timestamp, owner_references=owners
+        ),
+        spec=replace(
+            spec,
+            static_gateway_configuration=intern(spec.static_gateway_configuration),
+            node_name=intern(spec.node_name),
+            gateway_public_key=intern(spec.gateway_public_key),
+        ),
+        status=_UNKNOWN,
+    )
+
+
+def node(whole: Node) -> Node:
+    """Its addresses and networks."""
+    return Node(
+        metadata=_meta(whole.metadata),
+        spec=whole.spec,
+        status=NodeStatus(addresses=whole.status.addresses, conditions=_NOTHING),
+    )
+
+
+def configuration(whole: StaticGatewayConfiguration) -> StaticGatewayConfiguration:
+    """Without what is well, and without what people and the controller note on it."""
+    amiss = [one for one in whole.status.conditions if one.status != "True"]
+    return StaticGatewayConfiguration(
+        metadata=_meta(whole.metadata),
+        spec=whole.spec,
+        status=replace(whole.status, conditions=amiss or _NOTHING),
+    )
+
+
+def _meta(meta: ObjectMeta, *, annotations: dict[str, str] = _NO_TEXTS) -> ObjectMeta:
+    return ObjectMeta(
+        name=meta.name,
+        namespace=intern(meta.namespace),
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        generation=meta.generation,
+        deletion_timestamp=meta.deletion_timestamp,
+        labels=_NO_TEXTS,
+        annotations=annotations,
+        finalizers=_NOTHING,
+        owner_references=_NOTHING,
+    )
