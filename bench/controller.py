@@ -12,6 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Collection
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from bench.figures import table
 from bench.machine import say
 from bench.options import Options
 from bench.paper import SGCS, Paper, paper
+from bench.process import Usage
 from egress_gateway.api import names
 from tests.contract.controller.azure_lab import report_ready
 
@@ -78,13 +80,14 @@ async def _run(
             before, started = world.requests(), time.monotonic()
             created = await _create(world, configurations, named)
             settled = await _settled(world, configurations, process)
-            seconds = settled - started
+            seconds, used = settled - started, Usage.of(process.pid)
             requests = world.requests() - before
             measured = {
                 "configurations": configurations,
                 "pools": pools,
                 "seconds": round(seconds, 2),
                 "requests": requests,
+                **asdict(used),
                 "creating_seconds": round(created - started, 2),
                 "by_kind": _by_kind(world, before),
             }
@@ -253,7 +256,8 @@ def kind_of(path: str) -> str:
 
 
 def shown(result: dict[str, Any]) -> str:
-    kinds = ("configurations", "pools", "seconds", "requests", "deleting_seconds", "throttled")
+    kinds = ["configurations", "pools", "seconds", "requests", "deleting_seconds", "throttled"]
+    kinds += [field.name for field in fields(Usage)]
     head = [kind for kind in kinds if any(kind in run for run in result["runs"])]
     rows = [tuple(run.get(kind) for kind in head) for run in result["runs"]]
     text = table(head, rows)

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-import os
 import re
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from bench.errors import BenchError
 from bench.figures import percentile, table
 from bench.machine import say
 from bench.options import Fleet, Options
-from bench.process import component, until
+from bench.process import Usage, component, until
 from egress_gateway.api import keys, keysecret, names
 from egress_gateway.api.manifests import crd_files
 from egress_gateway.datapath.linux.link import Links, Route
@@ -55,6 +54,7 @@ _KINDS: Final = ("podendpoints", "staticgatewayconfigurations", "gatewaystatuses
 _CONTROLLERS: Final = "--controllers=serviceaccount-controller,serviceaccount-token-controller"
 """No other: they would find out that the nodes are of paper."""
 _NAMESPACE: Final = "default"
+_START: Final = ("seconds", "cpu_seconds", "memory_mb", "private_mb", "kilobytes")
 
 
 async def run(options: Options) -> dict[str, Any]:
@@ -80,12 +80,13 @@ async def run(options: Options) -> dict[str, Any]:
 def shown(result: dict[str, Any]) -> str:
     fleet = result["fleet"]
     lines = [", ".join(f"{number:,} {what}" for what, number in fleet.items()), ""]
-    head = ("agent", "ready s", "MB", "start KB", "rest B/s", "requests/min", "cpu %")
+    head = ("agent", "ready s", "its cpu s", "MB", "private", "start KB")
+    rest = ("rest B/s", "requests/min", "cpu %")
     churn = ("churn B/s", "requests/s", "cpu %", "API restart KB")
     rows = [
         (
             name,
-            *(one["start"][key] for key in ("seconds", "memory_mb", "kilobytes")),
+            *(one["start"][key] for key in _START),
             *(one["rest"][key] for key in ("bytes_a_second", "requests_a_minute", "cpu_percent")),
             one["churn"]["bytes_a_second"],
             one["churn"]["requests_a_second"],
@@ -94,7 +95,7 @@ def shown(result: dict[str, Any]) -> str:
         )
         for name, one in result["agents"].items()
     ]
-    lines.append(table((*head, *churn), rows))
+    lines.append(table((*head, *rest, *churn), rows))
     lines += ["", f"egress-gateway status --all-namespaces: {result['status']['wall_s']} s"]
     peers = result["peers"]
     lines += ["", f"PodEndpoint to peer: p50 {peers['p50_ms']} ms, p99 {peers['p99_ms']} ms"]
@@ -156,15 +157,8 @@ class Agent:
         raise BenchError(f"the {self.kind} agent is not ready")
 
     @property
-    def cpu_seconds(self) -> float:
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-
-    @property
-    def memory_mb(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+)", status)
-        return round(int(found[1]) * 1.024e-3, 1) if found else 0.0
+    def usage(self) -> Usage:
+        return Usage.of(self.process.pid)
 
 
 class FleetBench:
@@ -176,6 +170,7 @@ class FleetBench:
         self._plane = plane
         self._kube = kube
         self._next = 0
+        self._came = 0
 
     async def measured(self) -> dict[str, Any]:
         await self._fill()
@@ -216,12 +211,15 @@ class FleetBench:
         await agent.ready(began + _PATIENCE)
         start = {
             "seconds": round(time.monotonic() - began, 2),
+            "cpu_seconds": agent.usage.cpu_seconds,
             "kilobytes": round(agent.relay.received / 1000, 1),
         }
         await asyncio.sleep(self._fleet.rest_seconds / 4)
         rest, _ = await self._while(agent, asyncio.sleep(self._fleet.rest_seconds))
-        start["memory_mb"] = agent.memory_mb
+        used = agent.usage
+        start |= {"memory_mb": used.memory_mb, "private_mb": used.private_mb}
         churn, moments = await self._while(agent, self._churn(agent))
+        churn["pods"] = self._came
         before = agent.relay.received
         self._plane.kill("kube-apiserver")
         self._plane.launch_again("kube-apiserver")
@@ -234,7 +232,7 @@ class FleetBench:
     ) -> tuple[dict[str, Any], list[float] | None]:
         """What the agent costs while something goes on."""
         requests, received = await self._requests(), agent.relay.received
-        cpu, began = agent.cpu_seconds, time.monotonic()
+        cpu, began = agent.usage.cpu_seconds, time.monotonic()
         found = await doing
         seconds = time.monotonic() - began
         asked = (await self._requests() - requests).total()
@@ -242,7 +240,7 @@ class FleetBench:
             "bytes_a_second": round((agent.relay.received - received) / seconds),
             "requests_a_second": round(asked / seconds, 2),
             "requests_a_minute": round(asked / seconds * 60, 1),
-            "cpu_percent": round((agent.cpu_seconds - cpu) / seconds * 100, 1),
+            "cpu_percent": round((agent.usage.cpu_seconds - cpu) / seconds * 100, 1),
         }, found
 
     async def _requests(self) -> Counter[str]:
@@ -421,6 +419,7 @@ class FleetBench:
                 number += 1
                 group.create_task(self._come_and_go(agent, number, moments))
                 await asyncio.sleep(max(0.0, pace - (time.monotonic() - began)))
+        self._came = number
         return moments
 
     async def _come_and_go(self, agent: Agent, turn: int, moments: list[float]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +45,30 @@ async def component(
             except TimeoutError:
                 process.kill()
                 await process.wait()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a process has used so far. Megabytes are 10^6 bytes."""
+
+    memory_mb: float
+    """All of its memory that is in the machine's."""
+    private_mb: float
+    """Without the programs and libraries that it shares with every process that runs them."""
+    cpu_seconds: float
+
+    @classmethod
+    def of(cls, pid: int) -> Usage:
+        """See proc_pid_status(5), proc_pid_stat(5). Raises ``OSError`` when it is gone."""
+        status = Path(f"/proc/{pid}/status").read_text()
+        kilobytes = dict(re.findall(r"(\w+):\s+(\d+) kB", status))
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        memory, private = (int(kilobytes[name]) * 1.024e-3 for name in ("VmRSS", "RssAnon"))
+        return cls(
+            memory_mb=round(memory, 1),
+            private_mb=round(private, 1),
+            cpu_seconds=round(sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"), 2),
+        )
 
 
 async def until(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from bench.departures import DEPARTURES
 from bench.failover import Tally
 from bench.options import Options, numbers, runs
 from bench.options import fleet as fleet_of
+from bench.process import Usage
 
 
 def plain(value: Any) -> Any:
@@ -67,7 +69,13 @@ def test_peers_names_its_figures() -> None:
 def test_fleet_names_its_figures() -> None:
     asked = {"bytes_a_second": 1, "requests_a_second": 1, "requests_a_minute": 1, "cpu_percent": 1}
     agent = {
-        "start": {"seconds": 1.0, "memory_mb": 60.0, "kilobytes": 4321.0},
+        "start": {
+            "seconds": 1.0,
+            "cpu_seconds": 0.4,
+            "memory_mb": 60.0,
+            "private_mb": 40.0,
+            "kilobytes": 4321.0,
+        },
         "rest": asked,
         "churn": asked,
         "api_restart": {"kilobytes": 9.0},
@@ -83,6 +91,14 @@ def test_fleet_names_its_figures() -> None:
     assert "4,321" in fleet.shown(found)
     with pytest.raises(ValueError, match="not enough values"):
         fleet_of("1000,10000")
+
+
+def test_what_a_process_uses_is_read_from_the_kernel() -> None:
+    used = Usage.of(os.getpid())
+    assert 0 < used.private_mb < used.memory_mb
+    assert used.cpu_seconds > 0
+    with pytest.raises(FileNotFoundError):
+        Usage.of(1 << 30)
 
 
 def test_failover_names_its_figures() -> None:
