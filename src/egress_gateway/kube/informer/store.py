@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from egress_gateway.kube.resources import Key, Resource
 
 T = TypeVar("T")
+
+_NOBODY: Final[set[Key]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,9 @@ class Store(Generic[T]):
         self._resource = resource
         self._objects: dict[Key, T] = {}
         self._indexes: dict[str, Callable[[T], Iterable[str]]] = {}
-        self._indexed: dict[str, dict[str, set[Key]]] = {}
+        self._indexed: dict[str, dict[str, Key | set[Key]]] = {}
+        """A set only where several objects have the value: most have an address, a pod or a UID
+        alone, and a set for each would be larger than what it holds."""
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -58,7 +62,8 @@ class Store(Generic[T]):
 
     def by_index(self, name: str, value: str) -> list[T]:
         """Raises ``KeyError`` for an index that was never set."""
-        return [self._objects[key] for key in self._indexed[name].get(value, ())]
+        found = self._indexed[name].get(value, _NOBODY)
+        return [self._objects[key] for key in (found if isinstance(found, set) else (found,))]
 
     def replace(self, items: Iterable[T], keep: Collection[Key] = ()) -> list[Change[T]]:
         """Makes the content exactly ``items``, plus what is known of ``keep`` (objects that
@@ -105,10 +110,17 @@ class Store(Generic[T]):
         for name, values in self._indexes.items():
             entries = self._indexed[name]
             for value in set(values(obj)):
-                entries[value].discard(key)
-                if not entries[value]:
+                there = entries[value]
+                if isinstance(there, set):
+                    there.discard(key)
+                if not there or there == key:
                     del entries[value]
 
     def _enter(self, name: str, key: Key, obj: T) -> None:
+        entries = self._indexed[name]
         for value in self._indexes[name](obj):
-            self._indexed[name].setdefault(value, set()).add(key)
+            there = entries.setdefault(value, key)
+            if isinstance(there, set):
+                there.add(key)
+            elif there != key:
+                entries[value] = {there, key}
