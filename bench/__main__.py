@@ -100,6 +100,7 @@ def _read(path: str, name: str | None) -> dict[str, Any]:
 def _compared(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Tells the two runs apart, on standard error; whether something is worse."""
     if not now.get("samples"):
+        machine.say(f"{name}: keeps no samples, so nothing is compared")
         return False
     differs = compare.other_machine(before, now)
     if differs:
