@@ -19,6 +19,7 @@ from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.wireguard.model import Backend, Interface
 from egress_gateway.node.sandbox import NodeKernel
+from egress_gateway.service.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ _MAKE_AFTER: Final = 0.1
 """Seconds without a pod that starts before a spare is made: it must not hold that pod up."""
 _LINGER: Final = 5.0
 """Seconds for which the stock outlives the node's last attached pod; then nothing is left."""
-_AGAIN: Final = 10.0
 _COUNT: Final = 1.0
 """Seconds between looks whether the stock is still there: its host may have begun anew."""
 
@@ -44,6 +44,7 @@ class Spares:
         self._wanted = wanted
         self._names: list[str] = []
         self._taken_at = float("-inf")
+        self._backoff = Backoff(0.5, 10.0)
 
     def adopt(self, used: Collection[str]) -> None:
         """Takes over what an earlier agent left, but for those that are ``used``. Blocks."""
@@ -76,9 +77,10 @@ class Spares:
                     await self._clear()
                 elif wanted_at == now and self._short(now):
                     await self._make()
+                    self._backoff.succeeded()
             except DatapathError as error:
                 log.info("cannot make spare tunnel", extra={"error": str(error)})
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(self._backoff.failed())
 
     def _short(self, now: float) -> bool:
         return len(self._names) < self._size and now - self._taken_at > _MAKE_AFTER
