@@ -25,6 +25,13 @@ CLUSTER: Final = IPv4Network("192.0.2.0/24")
 """What plain pods leave from."""
 _TALKER: Final = Path(__file__).with_name("talker.py").read_text()
 _PATIENCE: Final = 120.0
+_API: Final = "10.225.0.4"
+_NO_API: Final = f"""nft '
+table inet storm {{
+  chain out {{ type filter hook output priority -400; ip daddr {_API} drop; }}
+  chain through {{ type filter hook prerouting priority -400; ip daddr {_API} drop; }}
+  chain back {{ type filter hook prerouting priority -400; ip saddr {_API} drop; }}
+}}' && echo done"""
 
 
 @dataclass(slots=True)
@@ -59,6 +66,18 @@ class Place:
             "run", node=await self.name(role), command=command, limit=limit
         )
         return str(done["stdout"])
+
+    @contextlib.asynccontextmanager
+    async def without_api(self, *roles: str) -> AsyncIterator[None]:
+        """Nothing on these machines reaches the API server meanwhile, and nothing of it arrives:
+        not even an event of a watch that was open before."""
+        for role in roles:
+            assert await self.run(role, _NO_API) == "done\n"
+        try:
+            yield
+        finally:
+            for role in roles:
+                await self.run(role, "nft delete table inet storm")
 
     async def ours(self, component: str, role: str = "") -> list[int]:
         """Process ids (the host's) of a component, of one machine or of all."""

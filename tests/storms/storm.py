@@ -26,7 +26,6 @@ from tests.storms.place import CLUSTER, POOL, Place, pod
 from tests.storms.script import FIRST_CONFIGURATIONS, FIRST_PODS, WORKERS, Event, Script
 
 _SGCS: Final = "staticgatewayconfigurations"
-_API: Final = "10.225.0.4"
 _REJOIN: Final = 10.0
 """Seconds after which an agent that was cut off hears again: its connections have been given up,
 and new ones are tried with growing pauses."""
@@ -267,15 +266,9 @@ class Storm:
                 await self._node_agent_hears(event.subject)
 
     async def _api_cut(self, event: Event) -> None:
-        rules = " ".join(
-            f"chain {hook} {{ type filter hook {hook} priority -400; ip daddr {_API} drop; }}"
-            for hook in ("output", "prerouting")
-        )
-        cut = f"nft 'table inet storm {{ {rules} }}'"
         with self._deaf(event.subject, longer=_REJOIN):
-            await self.place.run(event.subject, cut)
-            await asyncio.sleep(event.how["seconds"])
-            await self.place.run(event.subject, "nft delete table inet storm")
+            async with self.place.without_api(event.subject):
+                await asyncio.sleep(event.how["seconds"])
 
     async def _azure_fault(self, event: Event) -> None:
         await self.place.world.control.call("fault", path=_AZURE, **event.how)
