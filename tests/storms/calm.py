@@ -28,7 +28,7 @@ from egress_gateway_lab.demo.world import is_ready
 from tests.storms import processes
 from tests.storms.place import Place
 from tests.storms.processes import COMPONENTS, Holding
-from tests.storms.script import WORKERS
+from tests.storms.script import WORKERS, Event
 from tests.storms.storm import Storm
 
 CONVERGED: Final = 30.0
@@ -239,9 +239,21 @@ async def _tidied(place: Place, *, limit: float = 20.0) -> None:
             await asyncio.sleep(0.5)
 
 
+async def _hopeless_deleted(storm: Storm) -> None:
+    """Pods that cannot start, because their configuration is gone, are tried all the time: their
+    sandboxes come and go, and are no part of what lasts."""
+    pods = await storm.place.world.kube.list("pods", namespace="default")
+    hopeless = [_name(p) for p in pods if not is_ready(p) and not storm.expected(_name(p))]
+    for name in hopeless:
+        await storm.acts["pod_deleted"](Event(0, "pod_deleted", name, {"grace": 0}))
+    if hopeless:
+        await converged(storm)
+
+
 async def renewed(storm: Storm) -> list[str]:
     """All our agents begin anew, from nothing: what they find is what they want."""
     place = storm.place
+    await _hopeless_deleted(storm)
     await _tidied(place)
     before = await kernel(place)
     ended = {component: await place.ours(component) for component in _AGENTS}
