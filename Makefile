@@ -78,7 +78,7 @@ test-kube:
 SEEDS ?= 0-9
 test-storm:
 	$(prepare) test
-	@.venv/bin/pytest -q -m storm tests/storms tests/node
+	@.venv/bin/pytest -q -m storm tests/storms tests/node tests/lab
 	@.venv/bin/python -m tests.storms --seeds $(SEEDS) --shrink 12 $(STORM_ARGS)
 
 .PHONY: soak

@@ -58,10 +58,11 @@ class DesiredPool:
         self._beyond_share = self._cluster.grants.beyond_share(live.values())
         found = [w for sgc in live.values() if (w := self._wish(sgc, pool, clinging))]
         lost = (self._cluster.keypairs.recorded() & set(clinging)) - live.keys()
-        return found + [
-            Wanted(uid=uid, names=self._cluster.keypairs.names(uid), leaving=True)
-            for uid in sorted(lost)
-        ]
+        return found + [self._leaving(uid) for uid in sorted(lost)]
+
+    def _leaving(self, uid: str) -> Wanted:
+        known, in_use = self._cluster.keypairs.names(uid), self._cluster.carrying(uid)
+        return Wanted(uid=uid, names=known, leaving=True, in_use=in_use)
 
     def _wish(
         self, sgc: StaticGatewayConfiguration, pool: PoolRef, clinging: Collection[str]
@@ -77,7 +78,7 @@ class DesiredPool:
         if sgc.metadata.deletion_timestamp:
             if self._in_use.served_to_the_end(sgc):
                 return Wanted(uid=uid, names=known, problem=STILL_SERVED)
-            return Wanted(uid=uid, names=known, leaving=True)
+            return self._leaving(uid)
         if isinstance(target, Problem):
             return Wanted(uid=uid, names=known, problem=target)
         if not here and (self._moved(sgc, target) or self._board.waiting_for_addresses(uid)):

@@ -68,6 +68,8 @@ class FakeCluster:
         self.told: dict[str, Verdict] = {}
         self.listed: dict[str, frozenset[str]] = {}
         self.claimed: dict[str, frozenset[str]] = {}
+        self.carried: dict[str, frozenset[str]] = {}
+        """Of what is deleted, the machines of which neither agent nor nodes have spoken."""
         self.changed: Callable[[Any, Any], None] = lambda old, new: None
         self.grants = Grants(annotations={})
         self.strict_pools = False
@@ -94,6 +96,9 @@ class FakeCluster:
             self.listed[sgc.metadata.uid] = _machines(verdict)
         listed = self.listed.get(sgc.metadata.uid, frozenset())
         return listed, self.claimed.get(sgc.metadata.uid, frozenset())
+
+    def carrying(self, uid: str) -> frozenset[str]:
+        return self.carried.get(uid, frozenset())
 
     def agents_follow(self) -> None:
         for uid, sgc in self.objects.items():

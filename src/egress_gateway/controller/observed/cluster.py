@@ -7,6 +7,7 @@ have a file of their own, ``keypairs.py``.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from egress_gateway.cloud.protocol import PoolRef
 from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.observed.keypairs import ROTATE, KeyPairs
 from egress_gateway.controller.observed.reported import (
+    carriers,
     gateways_of,
     health,
     machine,
@@ -199,6 +201,14 @@ class Cluster:
             frozenset(m for name, m in machines.items() if m and name in listed),
             frozenset(m for name, m in machines.items() if m and name in claimed),
         )
+
+    def carrying(self, uid: str) -> frozenset[str]:
+        """Machines (provider ids in lower case) that may still carry packets of a configuration
+        that is deleted, or gone."""
+        endpoints_of = functools.partial(self.endpoints.by_index, _USED)
+        nodes = carriers(uid, self.statuses.values(), endpoints_of)
+        machines = {n.metadata.name: machine(n) for n in self.nodes.values()}
+        return frozenset(machines[node] for node in nodes if machines.get(node))
 
     async def report(self, uid: str, verdict: Verdict, departures: Departures) -> None:
         """Writes the status that ``verdict`` amounts to, if it differs, and its Events."""

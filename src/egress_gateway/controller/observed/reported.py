@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from egress_gateway.api import names
 from egress_gateway.api.types import (
@@ -78,6 +78,28 @@ def mentioned(status: GatewayStatus | None) -> set[str]:
 def used(endpoint: PodEndpoint) -> str:
     """The configuration of an endpoint, as ``namespace/name``."""
     return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
+
+
+def carriers(
+    uid: str,
+    statuses: Iterable[GatewayStatus],
+    endpoints_of: Callable[[str], Iterable[PodEndpoint]],
+) -> set[str]:
+    """Gateways' nodes that may still carry packets of a configuration that is deleted, or gone:
+    their agents have not said that they stopped serving it, and some node has not said that it
+    holds back its pods of that name. ``endpoints_of``: those of a ``namespace/name``."""
+    claimed = {
+        status.metadata.name: entry.static_gateway_configuration
+        for status in statuses
+        for entry in status.spec.ready_gateway_configurations
+        if entry.uid == uid
+    }
+    sending = {
+        name
+        for name in set(claimed.values())
+        if any(e.status.state not in ("Lost", "Waiting") for e in endpoints_of(name))
+    }
+    return {node for node, name in claimed.items() if name in sending}
 
 
 def stands(endpoint: PodEndpoint | None) -> tuple[object, ...]:

@@ -139,9 +139,13 @@ class Balancing:
     def held_back(self) -> bool:
         """The pool's part is to go, and cannot yet: Azure removes no backend that a network
         interface refers to. That of a busy machine may, whatever the machine's document says of
-        it already."""
-        busy = any(i.state in BUSY and i.state != "Deleting" for i in self._state.instances)
-        return busy and self._leftover()
+        it already, and that of one which still carries packets of what is leaving."""
+        held = any(
+            i.state in BUSY or any(w.carried_by(i) for w in self._everyone)
+            for i in self._state.instances
+            if i.state != "Deleting"
+        )
+        return held and self._leftover()
 
     def _leftover(self) -> bool:
         """Whether the pool's part is there although no rule needs it: of ours, or of others."""

@@ -60,7 +60,7 @@ def exchange(
     if prepared and not hopeful:
         writable = sum(i.state not in LEFT_ALONE for i in stale)
         serving = stale[min((len(stale) + 1) // 2, writable) :]
-    busy = {i.id for i in stale if not prepared or i.provider_id.lower() in wanted.in_use}
+    busy = {i.id for i in stale if not prepared or wanted.used_by(i)}
     return Exchange(tuple(stale), tuple(serving), frozenset(busy), prepared)
 
 

@@ -106,8 +106,9 @@ def plan(
         )
         for w in everyone
     }
-    waiting = frozenset(uid for uid, e in desired.exchanges.items() if e.prepared and e.held)
-    return Plan(tuple(stage for stage in stages if stage), verdicts, waiting)
+    waiting = {uid for uid, e in desired.exchanges.items() if e.prepared and e.held}
+    waiting |= desired.carried
+    return Plan(tuple(stage for stage in stages if stage), verdicts, frozenset(waiting))
 
 
 def _overfull(
@@ -138,15 +139,14 @@ class _Desired:
         self._state = state
         self._everyone = everyone
         self._kept = {w.uid for w in everyone if not w.leaving and w.uid in problems}
+        self._clinging = [w for w in everyone if any(map(w.carried_by, state.instances))]
         self._active = [w for w in everyone if not w.leaving and w.uid not in problems]
         self._giving_way = {w.uid for w in everyone if w.gives_way}
         self._problems6 = problems6
         self._managed_ids = managed_ids
         known = [*state.managed.values(), *state.prefixes.values()]
         self._networks = {p.id.lower(): p.network for p in known if isinstance(p, Prefix)}
-        self._by_config = {
-            name: w.uid for w in everyone for name in (w.names.ip_config, w.names.ip_config6)
-        }
+        self._by_config = {name: w.uid for w in everyone for name in w.names.ip_configs}
         self.balancing = Balancing(state, everyone, self._kept)
         self.exchanges = {
             w.uid: found
@@ -168,12 +168,13 @@ class _Desired:
         """The managed ipConfigs that this document should have. ``got``: names of those whose
         addresses exist. ``serving`` False: a NIC without a machine holds public addresses that
         others need. ``held``: UIDs that stay as they are. ``without``: names that must wait."""
-        result = {n: p for n, p in observed.configs.items() if self._stays(n, got)}
+        lasting = {n for w in self._clinging if w.uid in held for n in w.names.ip_configs}
+        result = {n: p for n, p in observed.configs.items() if n in lasting or self._stays(n, got)}
         for w in self._active:
             if not serving and not w.private:
                 continue
             stays = [w.names.ip_config6] if w.uid in self._problems6 else []
-            stays += [w.names.ip_config, w.names.ip_config6] if w.uid in held else []
+            stays += w.names.ip_configs if w.uid in held else ()
             result |= self._configs_of(w)
             result |= {n: observed.configs[n] for n in stays if n in observed.configs}
         return {n: p for n, p in result.items() if n not in without}
@@ -195,11 +196,20 @@ class _Desired:
         """UIDs for whose sake this machine may not be written yet."""
         return frozenset(uid for uid, e in self.exchanges.items() if instance.id in e.held)
 
+    @property
+    def carried(self) -> frozenset[str]:
+        """UIDs of what is leaving whose packets machines may still carry."""
+        return frozenset(w.uid for w in self._clinging)
+
+    def _carried(self, instance: Instance) -> frozenset[str]:
+        """UIDs of what is leaving whose packets this machine may still carry."""
+        return frozenset(w.uid for w in self._clinging if w.carried_by(instance))
+
     def _held_model(self) -> frozenset[str]:
         """A model that rolls itself out waits for the last gateway."""
         if not self._state.ref.rolling:
             return frozenset()
-        return frozenset(uid for uid, e in self.exchanges.items() if e.held)
+        return self.carried.union(uid for uid, e in self.exchanges.items() if e.held)
 
     def _stays(self, name: str, got: Collection[str]) -> bool:
         """What is nobody's here stays, and what a configuration in trouble has got. What it asked
@@ -289,7 +299,7 @@ class _Desired:
             instance.interface,
             got=self._got(instance),
             serving=bool(instance.provider_id),
-            held=held,
+            held=held | self._carried(instance),
             without=self._unready(instance),
         )
         if change is None and not held and instance.provider_id:
@@ -325,7 +335,8 @@ class _Desired:
         ]
         if not lacking:
             return None
-        configs = self._configs(instance.interface, got=self._got(instance), without=without)
+        carried, got = self._carried(instance), self._got(instance)
+        configs = self._configs(instance.interface, got=got, held=carried, without=without)
         return configs, bool(configs), frozenset(w.uid for w in lacking)
 
     def _lacks(self, instance: Instance, name: str, prefix: str | None) -> bool:
@@ -460,7 +471,7 @@ class _Desired:
         """Whether this very pass takes the prefix from all machines that have it: its removal
         comes last and is skipped if one of the writes before it fails or is not over."""
         holding = [i for i in self._state.instances if prefix_id in i.interface.configs.values()]
-        return bool(holding) and all(i.state not in LEFT_ALONE for i in holding)
+        return bool(holding) and not any(i.state in LEFT_ALONE or self._carried(i) for i in holding)
 
     def _exchanging(self, wanted: Wanted) -> bool:
         found = self.exchanges.get(wanted.uid)

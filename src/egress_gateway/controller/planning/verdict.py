@@ -154,7 +154,7 @@ def _second_port(wanted: Wanted, state: PoolState) -> int:
 
 def _traces(wanted: Wanted, state: PoolState) -> bool:
     rule = state.balancer.rules.get(wanted.names.rule)
-    ours = {wanted.names.ip_config, wanted.names.ip_config6}
+    ours = set(wanted.names.ip_configs)
     there = (i.interface.configs for i in state.instances if i.state != "Deleting")
     return (
         (rule is not None and rule.pool == state.ref.key)
@@ -168,15 +168,17 @@ def _traces(wanted: Wanted, state: PoolState) -> bool:
 
 def _lingers(wanted: Wanted, state: PoolState) -> bool:
     """Whether all that is left of it waits for what cannot be written now (machines, their
-    template, or the load balancer, to which everything refers) or for the end of a deletion."""
+    template, or the load balancer, to which everything refers), for gateways that may still carry
+    its packets, or for the end of a deletion."""
     if state.balancer.busy or state.busy:
         return True
-    busy = {i.id for i in state.instances if i.state in LEFT_ALONE}
+    busy = {i.id for i in state.instances if i.state in LEFT_ALONE or wanted.carried_by(i)}
+    rolled = state.ref.rolling and any(map(wanted.carried_by, state.instances))
     held = busy or any(p.going for p in state.publics)
     free = replace(
         state,
         # Of a pool of machines it is no document, but the sum of what all its interfaces carry.
-        model=state.model if state.ref.kind == "template" else InterfaceSpec(),
+        model=state.model if state.ref.kind == "template" and not rolled else InterfaceSpec(),
         instances=tuple(i for i in state.instances if i.id not in busy),
         publics=tuple(p for p in state.publics if not (p.going or p.instance in busy)),
         managed={} if held else {n: p for n, p in state.managed.items() if not p.going},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from egress_gateway.api import names
-from egress_gateway.cloud.protocol import Action
+from egress_gateway.cloud.protocol import Action, Instance
 from egress_gateway.controller.planning.problem import Problem
 
 BUSY: Final = frozenset({"Creating", "Updating", "Deleting", "Migrating"})
@@ -31,6 +31,11 @@ class Names:
         return self.ip_config + names.IPV6_CONFIG
 
     @property
+    def ip_configs(self) -> tuple[str, str]:
+        """Of both families."""
+        return self.ip_config, self.ip_config6
+
+    @property
     def second_rule(self) -> str:
         """There is one while the key pair is being changed."""
         return self.rule + SECOND
@@ -44,8 +49,9 @@ class Names:
 class Wanted:
     """One configuration as this pool should hold it.
 
-    ``leaving``: nothing of it may stay here. ``problem``: it cannot be had at the moment (bad
-    spec, refused before); what exists of it stays as it is. ``prefix_id`` empty: a managed one.
+    ``leaving``: nothing of it may stay here, but for what machines ``in_use`` have. ``problem``:
+    it cannot be had at the moment (bad spec, refused before); what exists of it stays as it is.
+    ``prefix_id`` empty: a managed one.
     ``elsewhere``: it leaves this pool for another one, which uses its managed prefix.
     ``prefix_id6`` empty: no IPv6; ``problem6``: IPv6 cannot be had at the moment, and IPv4 does
     not mind. ``in_use``: machines (provider ids in lower case) whose gateway serves it, or may.
@@ -69,6 +75,16 @@ class Wanted:
     gives_way: bool = False
     """The cloud refuses every document that carries what it has: it is left out of what is written
     for others."""
+
+    def used_by(self, instance: Instance) -> bool:
+        """Whether its gateway serves this configuration, or may."""
+        return instance.provider_id.lower() in self.in_use
+
+    def carried_by(self, instance: Instance) -> bool:
+        """Whether it is leaving, and that machine may still carry packets of it by an address that
+        must become nobody else's yet."""
+        there = any(name in instance.interface.configs for name in self.names.ip_configs)
+        return self.leaving and there and self.used_by(instance)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 from egress_gateway.api.types import GatewayVmssProfile
 from egress_gateway.controller.observed.inuse import END_SECONDS
 from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.reconcile import LINGER_SECONDS
 from tests.unit.controller.fake_arm import GROUP, FakeArm, forbidden
 from tests.unit.controller.test_reconcile import World
 
@@ -346,6 +347,42 @@ async def test_addresses_of_a_deleted_configuration_wait_for_its_gateways(
     await world.settle()
     assert world.cluster.objects.keys() == {"b"}
     assert _carriers(world, "np") == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("alone", [True, False])
+async def test_addresses_that_may_still_carry_packets_of_a_deleted_configuration_stay(
+    alone: bool, kind: str, world: World
+) -> None:
+    """A gateway and a node that both cannot hear go on. The object goes, others are served, and
+    nobody gets the address until one of the two has spoken."""
+    add_pool(world.arm, kind, "np")
+    before = await serve(world)
+    assert before.serving
+    deaf, _ = (g.provider_id.lower() for g in before.serving.gateways)
+    world.cluster.claimed["a"] = world.cluster.carried["a"] = frozenset({deaf})
+    world.cluster.delete("a", heard=False)
+    await world.settle()
+    world.now += END_SECONDS
+    await world.settle()
+    assert _carriers(world, "np") == 1
+    others = set() if alone else {"b"}
+    for other in others:
+        world.cluster.write(other)
+        await world.settle()
+        assert world.verdict(other).settled, "nobody else waits for it"
+    world.now += LINGER_SECONDS
+    await world.settle()
+    await world.settle()
+    assert world.cluster.objects.keys() == others
+    assert _carriers(world, "np") == 1 + 2 * len(others)
+    assert "a" in world.cluster.keypairs.recorded()
+    world.cluster.carried.clear()
+    world.cluster.agents_spoke(["a"])
+    await world.settle()
+    await world.settle()
+    assert _carriers(world, "np") == 2 * len(others)
+    assert world.cluster.keypairs.recorded() == others
 
 
 async def test_the_gateways_of_the_pool_before_are_told_apart_until_they_are_left(
