@@ -267,6 +267,7 @@ async def renewed(storm: Storm) -> list[str]:
     seconds, still = await converged(storm)
     if still:
         return [f"{seconds:.0f} s after all agents began anew: {s}" for s in still]
+    await _tidied(place)
     after = await kernel(place)
     wrong = []
     for role in before:
