@@ -207,9 +207,10 @@ def _prefix(field: str, prefix: str, spec: StaticGatewayConfigurationSpec) -> li
                 "remove it, or set provisionPublicIps to true",
             )
         )
-    if strange := strange_character(prefix, _STRANGE_ID):
+    strange = strange_character(prefix, _STRANGE_ID)
+    if strange and prefix.count("/") > 1:  # an address has one
         problems.append(InvalidField(field, f"{prefix!r} has a {strange}", "remove that character"))
-    elif parse_prefix_id(prefix) is None:
+    elif strange or parse_prefix_id(prefix) is None:
         problems.append(
             InvalidField(
                 field,

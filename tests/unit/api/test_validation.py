@@ -103,3 +103,14 @@ def test_cidrs_agree_with_ipaddress(
     text = f"{address}/{length}"
     spec = Spec(gateway_nodepool_name="np", exclude_cidrs=[text])
     assert (validate_spec(spec) == []) == (length <= address.max_prefixlen)
+
+
+@pytest.mark.parametrize("text", ["2001:db8::/124", "203.0.113.0/30", "pip prefix", "my:prefix"])
+@pytest.mark.parametrize("field", ["public_ip_prefix_id", "public_ip_prefix_id_v6"])
+def test_what_is_no_id_is_called_so_and_not_asked_for_one_character_less(
+    field: str, text: str
+) -> None:
+    spec = StaticGatewayConfigurationSpec(gateway_nodepool_name="np", **{field: text})  # type: ignore[arg-type]
+    (problem,) = validate_spec(spec)
+    assert "is not the id of a public IP prefix" in str(problem)
+    assert "--query id" in str(problem)
