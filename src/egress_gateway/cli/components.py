@@ -20,7 +20,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from egress_gateway.service.errors import ExpectedError
+from egress_gateway.service.errors import expected
 from egress_gateway.service.logging import configure
 from egress_gateway.service.settings import PREFIX, Setting, SettingsError, describe, load
 
@@ -50,26 +50,13 @@ class _ComponentCommand(click.Command):
             settings = load(self._schema, file=config, environment=os.environ, flags=flags)
         except SettingsError as error:
             raise click.ClickException(str(error)) from error
-        try:
-            run: Run = imported(self._run)
-        except ModuleNotFoundError as error:
-            raise _lacking(self.name or "", error) from error
+        run: Run = imported(self._run)
         sys.exit(asyncio.run(_until_signal(run, settings)))
 
 
 def _resolve(path: str) -> Any:
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _lacking(component: str, error: ModuleNotFoundError) -> click.ClickException:
-    """What to install; a module of ours that is missing is a fault. Raises ``error`` then."""
-    if (error.name or "").startswith("egress_gateway"):
-        raise error
-    return click.ClickException(
-        f"the {component} needs the Python package {error.name}: "
-        f"pip install 'static-egress-gateway[{component}]' (the image has it)"
-    )
 
 
 def imported(path: str) -> Any:
@@ -159,8 +146,8 @@ async def _until_signal(run: Run, settings: Any) -> int:
 def expected_lines(error: BaseException) -> list[str]:
     """One line for each expected error of ``error``, which may be a task group's. Empty if it holds
     an unexpected error; its traceback tells more."""
-    if isinstance(error, ExpectedError):
-        return [str(error)]
+    if (line := expected(error)) is not None:
+        return [line]
     if not isinstance(error, BaseExceptionGroup):
         return []
     parts = [expected_lines(part) for part in error.exceptions]

@@ -92,6 +92,9 @@ _COMMANDS: Final = {
 }
 
 
+_EXTRAS: Final = ("controller", "gateway", "node", "webhook")
+"""Commands that have an extra of their own name (pyproject.toml)."""
+
 # Commands that another distribution brings, under the entry point group ``PLUGINS``: name, what it
 # does, and what to install where it is missing.
 PLUGINS: Final = "egress_gateway.commands"
@@ -106,20 +109,18 @@ class _LazyGroup(click.Group):
         return sorted({*_COMMANDS, *_PLUGIN_TEXTS})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _PLUGIN_TEXTS:
-            return _plugin(cmd_name)
-        entry = _COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        module, _, attribute = entry[0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        try:
+            return _plugin(cmd_name) if cmd_name in _PLUGIN_TEXTS else _own(cmd_name)
+        except click.ClickException:
+            if ctx.resilient_parsing:
+                return None  # whoever completes a line wants no message in it
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if (told := _told(error)) is None:
+            if (told := _told(error, ctx.invoked_subcommand)) is None:
                 raise
             raise told from error
 
@@ -140,14 +141,42 @@ class _LazyGroup(click.Group):
             formatter.write_dl(sorted(texts.items()))
 
 
-def _told(error: Exception) -> click.ClickException | None:
-    """One line about an expected error; None: the error is unexpected."""
-    from egress_gateway.kube.errors import ApiError  # only who fails pays for it
-    from egress_gateway.service.errors import ExpectedError
+def _own(name: str) -> click.Command | None:
+    """The command ``name`` of this package. Raises ``click.ClickException`` where it lacks
+    another package."""
+    entry = _COMMANDS.get(name)
+    if entry is None:
+        return None
+    module, _, attribute = entry[0].partition(":")
+    try:
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise _lacking(error, name) or error from error
+    return command
 
+
+def _told(error: Exception, command: str | None) -> click.ClickException | None:
+    """One line about an expected error of ``command``; None: the error is unexpected."""
+    if isinstance(error, ModuleNotFoundError):
+        return _lacking(error, command)
+    from egress_gateway.kube.errors import ApiError  # only who fails pays for it
+    from egress_gateway.service.errors import expected
+
+    line = expected(error)
     if isinstance(error, ApiError):
-        return click.ClickException(f"the Kubernetes API refused: {error}")
-    return click.ClickException(str(error)) if isinstance(error, ExpectedError) else None
+        line = f"the Kubernetes API {'refused' if error.status else 'was not reached'}: {error}"
+    return None if line is None else click.ClickException(line)
+
+
+def _lacking(error: ModuleNotFoundError, command: str | None) -> click.ClickException | None:
+    """What to install; a module of ours that is missing is a fault."""
+    if (error.name or "").startswith("egress_gateway"):
+        return None
+    extra = command if command in _EXTRAS else "all"
+    return click.ClickException(
+        f"`egress-gateway {command}` needs the Python package {error.name}: "
+        f"pip install 'static-egress-gateway[{extra}]' (the image has it)"
+    )
 
 
 def _plugin(name: str) -> click.Command:

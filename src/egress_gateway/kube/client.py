@@ -81,7 +81,12 @@ class Client:
         connector = aiohttp.TCPConnector(ssl=self.access.ssl_context or True, limit=limit)
         return aiohttp.ClientSession(
             connector=connector,
-            headers={"User-Agent": self.field_manager, "Accept": _JSON},
+            headers=[
+                ("User-Agent", self.field_manager),
+                ("Accept", _JSON),
+                *self.access.headers,
+            ],
+            proxy=self.access.proxy,
             read_bufsize=MAX_LINE,
         )
 
@@ -325,6 +330,7 @@ class Client:
                 protocols=wire.CHANNELS,
                 # The API server answers 406 to whoever accepts JSON alone.
                 headers={**self._headers(fresh, None), "Accept": "*/*"},
+                server_hostname=self.access.server_name,
                 max_msg_size=MAX_LINE,
             ) as stream:
                 async for message in stream:
@@ -361,6 +367,7 @@ class Client:
                 data=payload,
                 headers=headers,
                 timeout=timeout,
+                server_hostname=self.access.server_name,
             ) as response:
                 self._ahead = clock.ahead(response.headers.get("Date", ""), self._ahead)
                 if response.status < 400:

@@ -11,11 +11,13 @@ import os
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, urlsplit
 
+from egress_gateway.kube import proxy
 from egress_gateway.kube.signin import Credential, SignIn, SignInError
 from egress_gateway.service.errors import OperatorError, understood
 
@@ -35,13 +37,18 @@ class ClusterAccess:
     """How to reach and enter one cluster.
 
     ``token(fresh)`` answers the bearer token, or None where a client certificate is used;
-    ``fresh`` asks for it to be read again although it was read a moment ago.
+    ``fresh`` asks for it to be read again although it was read a moment ago. ``proxy`` is the URL
+    of an HTTP proxy. ``server_name`` is what the server's certificate must name; None: its host.
+    ``headers`` go with each request.
     """
 
     server: str
     namespace: str = "default"
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
     token: Token = field(default=lambda fresh: None, repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    server_name: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def load(kubeconfig: str | None = None, *, context: str | None = None) -> ClusterAccess:
@@ -96,27 +103,71 @@ def in_cluster(
 def from_kubeconfig(*paths: Path, context: str | None = None) -> ClusterAccess:
     """Access as user and cluster of ``context`` (default: the first current one). Of several files
     the first that has an entry counts, and paths in it are relative to it. Client certificates,
-    tokens, token files and exec plugins (see ``signin``) are understood. Raises
-    ``ClusterAccessError``."""
+    tokens, token files, exec plugins (see ``signin``), proxies (see ``proxy``) and impersonation
+    are understood. Raises ``ClusterAccessError``."""
     files = [(path, _document(path)) for path in paths]
     current = (d.get("current-context") for _, d in files)
     name = context or next(filter(None, current), "")
     chosen, _ = _named(files, "contexts", "context", name)
     cluster, of_cluster = _named(files, "clusters", "cluster", chosen.get("cluster", ""))
     user, of_user = _named(files, "users", "user", chosen.get("user", ""))
-    if "server" not in cluster:
-        raise ClusterAccessError(f"{of_cluster}: cluster {chosen.get('cluster')!r} has no server")
+    server = _server(cluster, chosen.get("cluster"), of_cluster)
+    if "auth-provider" in user:
+        raise ClusterAccessError(
+            f"{of_user}: the user signs in by auth-provider, which Kubernetes 1.26 took away: "
+            "az aks get-credentials --overwrite-existing, or kubelogin convert-kubeconfig"
+        )
     given = _signing_in(user["exec"], cluster, of_user) if "exec" in user else None
     if given is not None:
         user = _with_certificate(user, given(False))  # fail now rather than at the first request
-    server = str(cluster["server"]).rstrip("/")
-    secured = server.startswith("https:")
     return ClusterAccess(
         server=server,
         namespace=chosen.get("namespace") or "default",
-        ssl_context=_kubeconfig_ssl(cluster, of_cluster, user, of_user) if secured else None,
+        ssl_context=_kubeconfig_ssl(cluster, of_cluster, user, of_user)
+        if server.startswith("https:")
+        else None,
         token=_kubeconfig_token(user, of_user, given),
+        proxy=_proxy(server, cluster, of_cluster),
+        server_name=cluster.get("tls-server-name") or None,
+        headers=tuple(_impersonated(user)),
     )
+
+
+def _server(cluster: Mapping[str, Any], name: object, path: Path) -> str:
+    """The URL without a last slash."""
+    if "server" not in cluster:
+        raise ClusterAccessError(f"{path}: cluster {name!r} has no server")
+    server = str(cluster["server"]).rstrip("/")
+    try:
+        parts = urlsplit(server)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ClusterAccessError(
+            f"{path}: cluster {name!r} has the server {server!r}, which is no https://HOST:PORT"
+        )
+    return server
+
+
+def _proxy(server: str, cluster: Mapping[str, Any], path: Path) -> str | None:
+    try:
+        return proxy.chosen(server, cluster.get("proxy-url"))
+    except proxy.ProxyError as error:
+        raise ClusterAccessError(f"{path}: {error}") from None
+
+
+def _impersonated(user: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Headers of whoever acts as somebody else (https://kubernetes.io/docs/reference/
+    access-authn-authz/authentication/#user-impersonation)."""
+    for key, header in (("as", "Impersonate-User"), ("as-uid", "Impersonate-Uid")):
+        if user.get(key):
+            yield header, str(user[key])
+    for group in user.get("as-groups") or ():
+        yield "Impersonate-Group", str(group)
+    for key, values in (user.get("as-user-extra") or {}).items():
+        for value in values:
+            yield f"Impersonate-Extra-{quote(str(key), safe='')}", str(value)
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -125,7 +176,10 @@ def _document(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(_read(path))
     except yaml.YAMLError as error:
-        raise ClusterAccessError(f"{path}: {error}") from None
+        # NB: the parser's text quotes the file, which may hold a secret.
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise ClusterAccessError(f"{path}: not valid YAML{where}") from None
     if not isinstance(document, dict):
         raise ClusterAccessError(f"{path}: not a kubeconfig")
     return document
@@ -188,7 +242,8 @@ def _kubeconfig_ssl(
                 context.load_cert_chain(pair.name)
             except ssl.SSLError as error:
                 raise ClusterAccessError(
-                    f"{path}: client certificate and key cannot be used: {error.reason}"
+                    f"{path}: client certificate and key cannot be used: "
+                    f"{error.reason or 'they are not PEM'}"
                 ) from None
     return context
 

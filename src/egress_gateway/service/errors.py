@@ -7,6 +7,7 @@ logged. This module imports nothing of ours, so that every layer may derive from
 
 from __future__ import annotations
 
+import errno
 import functools
 import struct
 from collections.abc import Callable
@@ -27,6 +28,10 @@ MALFORMED: Final = (
     struct.error,
 )
 """What readers of foreign bytes stumble over."""
+_REFUSED: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+)
+"""Of a file: nothing of ours is wrong, and who runs us can mend it."""
 
 
 class ExpectedError(Exception):
@@ -36,6 +41,16 @@ class ExpectedError(Exception):
 class OperatorError(ExpectedError):
     """Ends a component: its operator must mend something first. The component ends with status 1
     and is started again by its host."""
+
+
+def expected(error: BaseException) -> str | None:
+    """What an expected error says; None: it is unexpected. A machine that refuses a file is
+    expected: another user, a read-only root, a full disk."""
+    if isinstance(error, ExpectedError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return None
 
 
 def understood(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

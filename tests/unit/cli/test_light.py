@@ -38,3 +38,28 @@ def test_a_persons_command_runs_with_a_persons_packages(words: list[str]) -> Non
     command = [sys.executable, "-c", _TRY, *words, *nowhere]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (["controller"], "controller"),
+        (["webhook"], "webhook"),
+        (["gateway", "--node-name=a"], "gateway"),
+        (["node", "--node-name=a"], "node"),
+        (["inspect"], "all"),
+        (["inspect", "--help"], "all"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_a_command_that_needs_more_says_what_to_install(words: list[str], extra: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _TRY + "print(result.output)", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.strip()
+    assert said.startswith(f"Error: `egress-gateway {words[0]}` needs the Python package ")
+    assert said.endswith(f"pip install 'static-egress-gateway[{extra}]' (the image has it)")

@@ -53,7 +53,7 @@ def test_a_kubeconfig_that_is_not_there(words: list[str]) -> None:
 def test_a_server_that_does_not_answer(words: list[str], tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, [*words, "--kubeconfig", str(refusing(tmp_path))])
     assert result.exit_code == 1
-    assert result.output.startswith("Error: the Kubernetes API refused: ")
+    assert result.output.startswith("Error: the Kubernetes API was not reached: ")
     assert result.output.count("\n") == 1
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 
 import pytest
 
@@ -85,3 +87,11 @@ def test_expected_errors_of_a_task_group_are_a_line_each() -> None:
     assert expected_lines(group) == ["one", "two"]
     assert expected_lines(ExceptionGroup("g", [InstallError("one"), KeyError("k")])) == []
     assert expected_lines(KeyError("k")) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC])
+def test_a_file_that_the_machine_refuses_is_a_line_that_names_it(number: int) -> None:
+    line = f"/run/x: {os.strerror(number)}"
+    assert expected_lines(OSError(number, os.strerror(number), "/run/x")) == [line]
+    assert expected_lines(OSError(number, os.strerror(number))) == [], "of which file?"
+    assert expected_lines(OSError(errno.ENOENT, "No such file", "/run/x")) == [], "a fault of ours"
