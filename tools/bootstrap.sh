@@ -24,6 +24,9 @@ if [ ! -x .tools/bin/uv ]; then
     .tools/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
 fi
 export UV_PYTHON="${PYTHON:-$python}"
+# uv gives an interpreter one minute to start, and calls the rest a fault: at a load of 30 it takes
+# longer.
+export UV_COMPILE_BYTECODE_TIMEOUT="${UV_COMPILE_BYTECODE_TIMEOUT:-900}"
 [ -d .venv ] || say "installing Python packages"
 # Bytecode now and once: agents start in containers whose root is read-only, and compiling the
 # Azure models anew would cost each start of the controller four seconds and 200 MB.

@@ -63,6 +63,7 @@ def git(*arguments: str) -> str:
 def run(command: list[str], cwd: Path = ROOT) -> str:
     """Standard output. What goes wrong is the caller's."""
     ours = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    ours.setdefault("UV_COMPILE_BYTECODE_TIMEOUT", "900")  # as tools/bootstrap.sh
     return subprocess.run(
         command, cwd=cwd, env=ours, check=True, capture_output=True, text=True
     ).stdout
