@@ -49,7 +49,7 @@ def one_at_a_time(target: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another build of the same programs is running: waiting for it")
+            say(f"{target.name} is being made by somebody else: waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

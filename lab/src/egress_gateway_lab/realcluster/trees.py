@@ -177,21 +177,23 @@ def _cached(base: Path, name: str, facts: object, fill: Callable[[Path], None]) 
 
 
 def filled(target: Path, fill: Callable[[Path], None]) -> Path:
-    """``target``, which ``fill`` makes once for all labs; nobody sees half of it."""
+    """``target``, which ``fill`` makes once for all labs; nobody sees half of it.
+
+    NB: a number of a process tells no two labs apart: each is 1 in a namespace of its own."""
     if target.is_dir():
         return target
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        fill(fresh)
-        fresh.chmod(0o755)
-        fresh.rename(target)
-    except OSError:
-        if not target.is_dir():  # another lab was faster
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with golang.one_at_a_time(target):
+        if target.is_dir():  # another lab was faster
+            return target
+        fresh = target.with_name(f".{target.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)  # of one that was killed
+        fresh.mkdir()
+        try:
+            fill(fresh)
+            fresh.chmod(0o755)
+            fresh.rename(target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     return target
 
 
