@@ -19,6 +19,7 @@ from egress_gateway_lab.demo.world import (
     GROUP,
     LOCATION,
     NETWORK_CONTRIBUTOR,
+    PATIENCE,
     VM_SIZE,
     World,
     until,
@@ -98,7 +99,7 @@ async def configuration(world: World, report: Report) -> None:
     )
     report.command(f"kubectl describe staticgatewayconfiguration {name}")
     await world.configuration_condition(
-        name, lambda c: c["reason"] == "AuthorizationFailed", timeout=30
+        name, lambda c: c["reason"] == "AuthorizationFailed", timeout=PATIENCE
     )
     event = await world.event(name, "AuthorizationFailed")
     report.see(f"refused, and it says what mends it:\n{event}")
@@ -184,7 +185,7 @@ async def failover(world: World, report: Report) -> None:
         await world.control.call("cut", node=node, direction="both")
         await until(
             lambda: traffic.answered_after(cut_at + 0.05),
-            timeout=20,
+            timeout=PATIENCE,
             what="an answer through the other gateway",
         )
         await asyncio.sleep(1.0)
@@ -223,19 +224,19 @@ async def clean_up(
         kinds = ("staticgatewayconfigurations", "podendpoints")
         return not any([await world.kube.list(kind) for kind in kinds])
 
-    await until(configurations_gone, timeout=60, what="configurations and endpoints to go")
+    await until(configurations_gone, timeout=PATIENCE, what="configurations and endpoints to go")
 
     async def azure_back() -> bool:
         return await world.fingerprint() == azure
 
-    await until(azure_back, timeout=30, what="Azure resources to be what they were")
+    await until(azure_back, timeout=PATIENCE, what="Azure resources to be what they were")
     report.see("Azure: load balancer, addresses and rules are what they were")
 
     async def nodes_back() -> bool:
         return await world.inventory() == nodes
 
     try:
-        await until(nodes_back, timeout=60, what="nodes to be what they were")
+        await until(nodes_back, timeout=PATIENCE, what="nodes to be what they were")
     except StepFailed:
         raise StepFailed(_leftovers(nodes, await world.inventory())) from None
     report.see(f"{len(nodes)} nodes: links, namespaces, rules and tables are what they were")

@@ -30,6 +30,8 @@ CLUSTER: Final = "aks"
 VM_SIZE: Final = "standard_d2pds_v6"
 NETWORK_CONTRIBUTOR: Final = "4d97b98b-1d4f-4787-a291-c67834d212e7"
 VERSIONS: Final = {"embedded": "1.30.5", "real": binaries.KUBERNETES.rpartition(".")[0]}
+PATIENCE: Final = 120.0
+"""Seconds until a wait for something is called failed; a busy machine takes its time."""
 """The version to ask for, by the lab's kind of Kubernetes: the real one can only be what it is."""
 _SGCS: Final = "staticgatewayconfigurations"
 
@@ -219,7 +221,7 @@ class World:
         await self.kube.create("pods", pod)
         await self.pod_ready(name)
 
-    async def pod_ready(self, name: str, *, timeout: float = 30) -> None:
+    async def pod_ready(self, name: str, *, timeout: float = PATIENCE) -> None:
         try:
             await self.kube.wait_for("pods", name, is_ready, namespace="default", timeout=timeout)
         except TimeoutError:
@@ -260,7 +262,9 @@ class World:
             )
 
         try:
-            await self.kube.wait_for("deployments", name, complete, namespace="default", timeout=45)
+            await self.kube.wait_for(
+                "deployments", name, complete, namespace="default", timeout=PATIENCE
+            )
         except TimeoutError:
             pods = await self.kube.list("pods", namespace="default", labels=f"app={name}")
             reasons = [await self.why(p["metadata"]["name"]) for p in pods]
@@ -338,7 +342,7 @@ class World:
         ]
         return "".join(reasons)
 
-    async def event(self, name: str, reason: str, *, timeout: float = 10) -> str:
+    async def event(self, name: str, reason: str, *, timeout: float = PATIENCE) -> str:
         """The message of an Event about ``name`` with ``reason``."""
 
         async def look() -> str | None:
