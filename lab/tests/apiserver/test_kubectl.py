@@ -58,17 +58,17 @@ async def test_the_life_of_a_deployment(cluster: Cluster, kubectl: Kubectl) -> N
         await add_node(cluster, node(name))
     async with Kubelet(cluster):
         await kubectl(cluster, "apply", "-f", "-", stdin=yaml.safe_dump(sized(2)))
-        wait = ("--for=condition=Available", "deploy/web", "--timeout=90s")
+        wait = ("--for=condition=Available", "deploy/web", "--timeout=240s")
         await kubectl(cluster, "wait", *wait)
-        rolled = await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=90s")
+        rolled = await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=240s")
         assert "successfully rolled out" in rolled
         assert " 2/2 " in await kubectl(cluster, "get", "deploy")
         await kubectl(cluster, "set", "image", "deploy/web", "c=nginx:2")
-        await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=90s")
+        await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=240s")
         await kubectl(cluster, "scale", "deploy/web", "--replicas=3")
-        await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=90s")
+        await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=240s")
         await kubectl(cluster, "rollout", "undo", "deploy/web")
-        await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=90s")
+        await kubectl(cluster, "rollout", "status", "deploy/web", "--timeout=240s")
         # A rollout is over before the last pod of the template before has gone.
         pods = json.loads(await kubectl(cluster, "get", "pods", "-o", "json"))["items"]
         kept = [p["spec"] for p in pods if "deletionTimestamp" not in p["metadata"]]
@@ -79,8 +79,8 @@ async def test_the_life_of_a_deployment(cluster: Cluster, kubectl: Kubectl) -> N
         assert "10.244.0.9" in wide
         assert "Running" in wide
         await kubectl(cluster, "rollout", "restart", "deploy/web")
-        await kubectl(cluster, "delete", "deploy", "web", "--timeout=90s")
-        waited = ("--for=delete", "pods", "-l", "app=web", "--timeout=90s")
+        await kubectl(cluster, "delete", "deploy", "web", "--timeout=240s")
+        waited = ("--for=delete", "pods", "-l", "app=web", "--timeout=240s")
         await kubectl(cluster, "wait", *waited)
         assert await kubectl(cluster, "get", "rs,pods") == ""
 
@@ -91,7 +91,7 @@ async def test_pods_by_hand(serving: Serving, kubectl: Kubectl) -> None:
         await add_node(cluster, node("n1"))
         async with Kubelet(cluster):
             await kubectl(cluster, "run", "nginx", "--image=nginx")
-            await kubectl(cluster, "wait", "--for=condition=Ready", "pod/nginx", "--timeout=90s")
+            await kubectl(cluster, "wait", "--for=condition=Ready", "pod/nginx", "--timeout=240s")
             said = await kubectl(cluster, "exec", "nginx", "--", "echo", "hello")
             assert said == "hello\n"
             echoed = await kubectl(cluster, "exec", "-i", "nginx", "--", "cat", stdin="piped")
@@ -109,7 +109,7 @@ async def test_pods_by_hand(serving: Serving, kubectl: Kubectl) -> None:
             assert found["metadata"]["labels"] == {"run": "nginx"}
             described = await kubectl(cluster, "describe", "pod", "nginx")
             assert "Successfully assigned default/nginx to n1" in described
-            await kubectl(cluster, "delete", "pod", "nginx", "--timeout=90s")
+            await kubectl(cluster, "delete", "pod", "nginx", "--timeout=240s")
 
 
 async def test_typed_creations_and_access(cluster: Cluster, kubectl: Kubectl) -> None:
@@ -137,7 +137,7 @@ async def test_typed_creations_and_access(cluster: Cluster, kubectl: Kubectl) ->
     token = (await kubectl(cluster, "create", "token", "robot", "-n", "team")).strip()
     async with cluster.as_token(token) as client:
         await client.list("pods", namespace="team")
-    await kubectl(cluster, "delete", "namespace", "team", "--timeout=90s")
+    await kubectl(cluster, "delete", "namespace", "team", "--timeout=240s")
 
 
 async def test_server_side_apply_and_conflicts(cluster: Cluster, kubectl: Kubectl) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -20,12 +21,15 @@ from egress_gateway.api import names
 from egress_gateway.api.manifests import crd_files, deploy_dir
 from egress_gateway.controller.main import run
 from egress_gateway.controller.settings import Settings
+from egress_gateway.kube.leader.lease import LeadershipLost
 from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure.emulator import COMPUTE_SHARE
 from egress_gateway_lab.protocols import MachineSpec
 from tests.contract.controller.azure_lab import AzureLab, add_node, azure_lab, report_ready
+
+log = logging.getLogger(__name__)
 
 SGCS = "staticgatewayconfigurations"
 SYSTEM = names.SYSTEM_NAMESPACE
@@ -46,7 +50,7 @@ class World:
         await self.kube.apply(document, resource=SGCS)
 
     async def until(
-        self, name: str, accept: Callable[[dict[str, Any]], bool], timeout: float = 20
+        self, name: str, accept: Callable[[dict[str, Any]], bool], timeout: float = 90
     ) -> dict[str, Any]:
         def good(found: Any) -> bool:
             return found is not None and accept(found)
@@ -135,6 +139,15 @@ async def api_server(directory: Path) -> AsyncIterator[tuple[ApiServer, KubeClie
         await server.stop()
 
 
+async def _started_again(settings: Settings) -> None:
+    """As a Deployment keeps it: on a machine that is busy enough, a leader loses its Lease."""
+    while True:
+        try:
+            return await run(settings)
+        except LeadershipLost:
+            log.warning("the controller starts again", exc_info=True)
+
+
 @contextlib.asynccontextmanager
 async def controller(
     directory: Path, kubeconfig: Path, **changes: Any
@@ -148,7 +161,7 @@ async def controller(
         health_port=0,
         **given,
     )
-    task = asyncio.create_task(run(settings))
+    task = asyncio.create_task(_started_again(settings))
     try:
         yield task
     finally:
