@@ -240,10 +240,11 @@ async def _tidied(place: Place, *, limit: float = 20.0) -> None:
 
 
 async def _hopeless_deleted(storm: Storm) -> None:
-    """Pods that cannot start, because their configuration is gone, are tried all the time: their
-    sandboxes come and go, and are no part of what lasts."""
+    """Pods whose configuration is gone cannot start: where their node began anew they are tried all
+    the time, whatever their status still says. Their sandboxes come and go, and are no part of what
+    lasts."""
     pods = await storm.place.world.kube.list("pods", namespace="default")
-    hopeless = [_name(p) for p in pods if not is_ready(p) and not storm.expected(_name(p))]
+    hopeless = [_name(p) for p in pods if not storm.expected(_name(p))]
     for name in hopeless:
         await storm.acts["pod_deleted"](Event(0, "pod_deleted", name, {"grace": 0}))
     if hopeless:

@@ -141,14 +141,15 @@ class Edge:
         return address
 
     def seen(self) -> Iterator[Seen]:
-        """All that arrived so far. The router's own errors are nobody's."""
+        """All that arrived so far, each at the end of its twentieth of a second: what is allowed
+        within it is not sent before. The router's own errors are nobody's."""
         for (destination, source, protocol, bucket), packets in list(self._seen.items()):
             whence = IPv4Address(source)
             if protocol == 1 and whence == ROUTER:
                 continue
             name = self._names.get(IPv4Address(destination), "nobody")
             known = _PROTOCOLS.get(protocol, str(protocol))
-            yield Seen(name, whence, known, bucket * _BUCKET, packets)
+            yield Seen(name, whence, known, (bucket + 1) * _BUCKET, packets)
 
     def _denied(self, packet: bytes, destination: int, source: int) -> bool:
         """A bare reset (RFC 9293, 3.5.2) of a connection that its machine has forgotten: the
