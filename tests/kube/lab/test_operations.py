@@ -78,7 +78,7 @@ def _kill(pattern: str) -> str:
     """A script that kills the processes whose command line fits, and never itself."""
     return (
         "for d in /proc/[0-9]*; do "
-        f"tr '\\0' ' ' < $d/cmdline 2>/dev/null | grep -Eq '^/opt/python[^ ]* .*{pattern}' "
+        f"tr '\\0' ' ' < $d/cmdline 2>/dev/null | grep -Eq '^/opt/[^ ]*python[^ ]* .*{pattern}' "
         "&& kill -9 ${d#/proc/}; done; true"
     )
 
