@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +28,20 @@ _UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCh
 settings.register_profile("repeatable", derandomize=True, **_UNTIMED)
 settings.register_profile("hunt", derandomize=False, **_UNTIMED)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """What starts hears Ctrl-C and a closed terminal, although the tests themselves may have been
+    started in a shell's background, or by nohup."""
+    heard: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

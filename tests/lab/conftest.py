@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -71,12 +70,3 @@ def in_the_labs_loop(items: list[pytest.Item], folder: Path) -> None:
 async def configured(world: World, name: str, *, exclude: list[str] | None = None) -> str:
     """A ready configuration with a brought prefix of its own; returns the prefix."""
     return await world.provide(name, POOL, exclude=exclude or [])
-
-
-@pytest.fixture
-def foreground() -> Iterator[None]:
-    """What starts hears Ctrl-C, although a shell may have started the tests in its background,
-    where programs ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)

@@ -255,6 +255,11 @@ class PodEndpointStatus(_Struct, frozen=True, omit_defaults=False):
     """Gateways of the configuration that the pod's node does not reach, although it reaches
     another. One pod a node and configuration tells of them."""
 
+    @property
+    def held_back(self) -> bool:
+        """Whether its agent says that the pod sends nothing."""
+        return self.state in ("Lost", "Waiting")
+
 
 class PodEndpoint(_Struct, frozen=True):
     """Namespaced; owned by its Pod, written by the Pod's node agent alone. It has the Pod's name,
@@ -265,6 +270,11 @@ class PodEndpoint(_Struct, frozen=True):
     status: PodEndpointStatus = PodEndpointStatus()
     api_version: str = names.API_VERSION
     kind: str = "PodEndpoint"
+
+    @property
+    def configuration(self) -> str:
+        """``namespace/name`` of its configuration, which is always in the pod's namespace."""
+        return f"{self.metadata.namespace}/{self.spec.static_gateway_configuration}"
 
     @property
     def pod_name(self) -> str:

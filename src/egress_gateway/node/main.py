@@ -22,7 +22,7 @@ from egress_gateway.kube import config, kept
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.informer.cache import Cache
-from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS, Reference
+from egress_gateway.kube.resources import GATEWAY_STATUSES, POD_ENDPOINTS, PODS, SGCS
 from egress_gateway.kube.review import MetricsReader
 from egress_gateway.node import metrics
 from egress_gateway.node.agent import NodeAgent
@@ -35,7 +35,7 @@ from egress_gateway.node.cni.server import PluginServer
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.reporting.endpoints import Endpoints
-from egress_gateway.node.reporting.tell import Teller
+from egress_gateway.node.reporting.tell import Teller, own_node
 from egress_gateway.node.sandbox import NodeKernel
 from egress_gateway.node.settings import Settings
 from egress_gateway.service.figures import Fact, build
@@ -105,7 +105,7 @@ async def _serve(
     health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
     health.add_check("socket", lambda: answering.problem)
     strangers = PortsFloodWatch(
-        lambda text: recorder.event(_node(settings), "Warning", names.PORT_FLOOD, text)
+        lambda text: recorder.event(own_node(node), "Warning", names.PORT_FLOOD, text)
     )
     review = MetricsReader(client) if settings.metrics_auth else None
     wireguard = Fact(metrics.WIREGUARD)
@@ -127,12 +127,6 @@ async def _serve(
         group.create_task(backends.tell_version(kernel.backend, wireguard.tell))
 
 
-def _node(settings: Settings) -> Reference:
-    """NB: a Node's Events carry its name for a UID, as the kubelet has it."""
-    name = settings.node_name
-    return Reference(api_version="v1", kind="Node", name=name, uid=name)
-
-
 async def _exceptions(
     settings: Settings, client: Client, recorder: Recorder
 ) -> tuple[IPNetwork, ...]:
@@ -143,7 +137,7 @@ async def _exceptions(
     if found:
         text = ranges.message(found)
         log.warning(text)
-        recorder.event(_node(settings), "Warning", ranges.REASON, text)
+        recorder.event(own_node(settings.node_name), "Warning", ranges.REASON, text)
     return (*settings.exceptions, *(known.network for known in found))
 
 

@@ -13,6 +13,16 @@ from egress_gateway.cli.diagnosis.azure_look import AzureLook
 SET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/p"
 
 
+def configured(*, subnet: str = "") -> Any:
+    return SimpleNamespace(
+        endpoints=SimpleNamespace(resource_manager="https://azure.example"),
+        subscription_id="s",
+        resource_group="g",
+        subnet=subnet,
+        location="here",
+    )
+
+
 class Manager:
     def __init__(self, tags: Any) -> None:
         self._set = {"id": SET, "name": "p", "tags": tags, "sku": {"capacity": 3}}
@@ -38,15 +48,8 @@ class Manager:
 async def test_a_pool_is_what_its_tag_says_and_nonsense_is_none(
     tags: Any, pools: dict[str, int], nodes: int
 ) -> None:
-    config: Any = SimpleNamespace(
-        endpoints=SimpleNamespace(resource_manager="https://azure.example"),
-        subscription_id="s",
-        resource_group="g",
-        subnet="",
-        location="here",
-    )
     manager: Any = Manager(tags)
-    found = await AzureLook(config, manager, []).everything("you", [])
+    found = await AzureLook(configured(), manager, []).everything("you", [])
     assert (found.pools, found.nodes) == (pools, nodes)
 
 
@@ -67,15 +70,9 @@ class Odd(Manager):
 
 async def test_what_makes_no_sense_is_told_and_the_rest_is_read() -> None:
     prefix = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPPrefixes/x"
-    config: Any = SimpleNamespace(
-        endpoints=SimpleNamespace(resource_manager="https://azure.example"),
-        subscription_id="s",
-        resource_group="g",
-        subnet="/subscriptions/s/subnets/n",
-        location="here",
-    )
     unseen: list[str] = []
     manager: Any = Odd({names.POOL_PREFIX_SIZE_TAG: "30"})
+    config = configured(subnet="/subscriptions/s/subnets/n")
     found = await AzureLook(config, manager, unseen).everything("you", [prefix])
     assert found.pools == {"p": 30}
     told = "\n".join(unseen)

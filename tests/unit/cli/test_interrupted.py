@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,14 +48,7 @@ class Api:
             writer.close()
 
 
-@pytest.fixture(autouse=True)
-def _foreground() -> Iterator[None]:
-    """Programs ignore Ctrl-C if a shell started the tests in its background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize(("command", "answers"), COMMANDS)
 async def test_one_line_whoever_waits(command: list[str], answers: int, tmp_path: Path) -> None:
     api = Api(answers)
@@ -94,6 +86,7 @@ async def test_one_line_whoever_waits(command: list[str], answers: int, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["kubeconfig"]
 
 
+@pytest.mark.usefixtures("foreground")
 def test_what_it_had_begun_ends_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
     kept = []
 

@@ -17,7 +17,7 @@ from egress_gateway.api.types import (
     PodState,
     ReadyGatewayConfiguration,
 )
-from egress_gateway.controller.observed.reported import carriers, used
+from egress_gateway.controller.observed.reported import carriers
 
 
 def gateway(node: str, *uids: str) -> GatewayStatus:
@@ -38,7 +38,7 @@ def pod(state: PodState, *, namespace: str = "team", name: str = "egress") -> Po
 
 
 def of(endpoints: list[PodEndpoint]) -> Callable[[str], list[PodEndpoint]]:
-    return lambda name: [e for e in endpoints if used(e) == name]
+    return lambda name: [e for e in endpoints if e.configuration == name]
 
 
 STATUSES = [gateway("deaf", "uid", "another"), gateway("heard", "another"), gateway("new")]

@@ -9,10 +9,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -70,20 +68,6 @@ def start(tmp_path: Path) -> Start:
 
     path = f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return Start({"PATH": path, "HOME": str(home), "TMPDIR": str(tmp_path)})
-
-
-@pytest.fixture
-def foreground() -> Iterator[None]:
-    """What starts hears Ctrl-C and a closed terminal, although the tests themselves may have been
-    started in a shell's background, or by nohup."""
-    heard: dict[signal.Signals, Any] = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGHUP: signal.SIG_DFL,
-    }
-    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def left(tmp_path: Path) -> list[str]:

@@ -30,9 +30,9 @@ CLUSTER: Final = "aks"
 VM_SIZE: Final = "standard_d2pds_v6"
 NETWORK_CONTRIBUTOR: Final = "4d97b98b-1d4f-4787-a291-c67834d212e7"
 VERSIONS: Final = {"embedded": "1.30.5", "real": binaries.KUBERNETES.rpartition(".")[0]}
+"""The version to ask for, by the lab's kind of Kubernetes: the real one can only be what it is."""
 PATIENCE: Final = 120.0
 """Seconds until a wait for something is called failed; a busy machine takes its time."""
-"""The version to ask for, by the lab's kind of Kubernetes: the real one can only be what it is."""
 _SGCS: Final = "staticgatewayconfigurations"
 
 

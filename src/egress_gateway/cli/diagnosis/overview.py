@@ -257,7 +257,7 @@ def _configuration(
     ]
     endpoints = sorted(attached or (), key=lambda e: e.pod_name)
     known = None if attached is None else {e.pod_name for e in endpoints}
-    lost = [_lost(e) for e in endpoints if e.status.state in ("Lost", "Waiting")]
+    lost = [_lost(e) for e in endpoints if e.status.held_back]
     troubled = [*lost, *_troubled(pods, known)]
     ready = condition is not None and condition.status == "True"
     serving = sum(g.serving for g in gateways)

@@ -33,7 +33,6 @@ from egress_gateway.controller.observed.reported import (
     serves,
     stands,
     told,
-    used,
 )
 from egress_gateway.controller.planning.grants import UNCLEAR, Grants, unclear_entries
 from egress_gateway.controller.planning.pools import Joined
@@ -87,7 +86,7 @@ class Cluster:
         self.statuses = Cache(client, resources.GATEWAY_STATUSES, system_namespace)
         self.namespaces = Cache(client, resources.NAMESPACES)
         self.endpoints = Cache(client, resources.POD_ENDPOINTS)
-        self.endpoints.set_index(_USED, lambda e: [used(e)])
+        self.endpoints.set_index(_USED, lambda e: [e.configuration])
         self._strict_prefixes = strict_prefixes
         self.strict_pools = strict_pools
         """Whether ``gatewayVmssProfile`` names marked scale sets alone."""
@@ -194,21 +193,19 @@ class Cluster:
     def using(self, sgc: StaticGatewayConfiguration) -> tuple[frozenset[str], frozenset[str]]:
         """Machines (provider ids in lower case) that the status lists for ``sgc``, and those
         whose agents say that they serve it."""
-        machines = {n.metadata.name: machine(n) for n in self.nodes.values()}
-        listed = {gateway.node for gateway in sgc.status.gateways}
-        claimed = {s.metadata.name for s in self.statuses.values() if serves(s, sgc)}
-        return (
-            frozenset(m for name, m in machines.items() if m and name in listed),
-            frozenset(m for name, m in machines.items() if m and name in claimed),
-        )
+        listed = (gateway.node for gateway in sgc.status.gateways)
+        claimed = (s.metadata.name for s in self.statuses.values() if serves(s, sgc))
+        return self._machines(listed), self._machines(claimed)
 
     def carrying(self, uid: str) -> frozenset[str]:
         """Machines (provider ids in lower case) that may still carry packets of a configuration
         that is deleted, or gone."""
         endpoints_of = functools.partial(self.endpoints.by_index, _USED)
-        nodes = carriers(uid, self.statuses.values(), endpoints_of)
-        machines = {n.metadata.name: machine(n) for n in self.nodes.values()}
-        return frozenset(machines[node] for node in nodes if machines.get(node))
+        return self._machines(carriers(uid, self.statuses.values(), endpoints_of))
+
+    def _machines(self, nodes: Iterable[str]) -> frozenset[str]:
+        """Provider ids in lower case of the Nodes of these names, as far as they are known."""
+        return frozenset(filter(None, (machine(self.nodes.get("", name)) for name in nodes)))
 
     async def report(self, uid: str, verdict: Verdict, departures: Departures) -> None:
         """Writes the status that ``verdict`` amounts to, if it differs, and its Events."""
@@ -312,7 +309,7 @@ class Cluster:
         def changed(key: resources.Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
             if stands(old) == stands(new):
                 return
-            for name in {used(e) for e in (old, new) if e is not None}:
+            for name in {e.configuration for e in (old, new) if e is not None}:
                 sgc = self.sgcs.get(*name.split("/", 1))
                 if sgc is not None:
                     callback(sgc.metadata.uid)

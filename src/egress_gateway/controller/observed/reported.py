@@ -75,11 +75,6 @@ def mentioned(status: GatewayStatus | None) -> set[str]:
     return {entry.uid for entry in status.spec.ready_gateway_configurations if entry.uid}
 
 
-def used(endpoint: PodEndpoint) -> str:
-    """The configuration of an endpoint, as ``namespace/name``."""
-    return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
-
-
 def carriers(
     uid: str,
     statuses: Iterable[GatewayStatus],
@@ -97,7 +92,7 @@ def carriers(
     sending = {
         name
         for name in set(claimed.values())
-        if any(e.status.state not in ("Lost", "Waiting") for e in endpoints_of(name))
+        if not all(e.status.held_back for e in endpoints_of(name))
     }
     return {node for node, name in claimed.items() if name in sending}
 
@@ -107,7 +102,7 @@ def stands(endpoint: PodEndpoint | None) -> tuple[object, ...]:
     if endpoint is None:
         return ()
     return (
-        used(endpoint),
+        endpoint.configuration,
         endpoint.spec.node_name,
         endpoint.status.state,
         endpoint.status.reason,

@@ -106,7 +106,7 @@ def state_of(
     known = sorted(configurations, key=lambda c: (c.metadata.namespace, c.metadata.name))
     attached: dict[str, list[PodEndpoint]] = defaultdict(list)
     for endpoint in endpoints:
-        attached[_asked(endpoint)].append(endpoint)
+        attached[endpoint.configuration].append(endpoint)
     every = map(_pod, chain.from_iterable(attached.values()))
     pods = sorted(every, key=lambda p: (p.state == "Connected", p.name))
     reports = {status.metadata.name: status for status in statuses}
@@ -181,18 +181,13 @@ def _served(
     )
 
 
-def _asked(endpoint: PodEndpoint) -> str:
-    """The configuration."""
-    return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
-
-
 def _pod(endpoint: PodEndpoint) -> PodState:
     spec, status = endpoint.spec, endpoint.status
     namespace = endpoint.metadata.namespace
     return PodState(
         name=f"{namespace}/{endpoint.pod_name}",
         node=spec.node_name,
-        configuration=_asked(endpoint),
+        configuration=endpoint.configuration,
         addresses=spec.pod_ips or [a for a in [spec.pod_ip_address] if a],
         state=status.state,
         gateway=status.gateway,

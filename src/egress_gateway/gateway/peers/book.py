@@ -23,7 +23,6 @@ from egress_gateway.gateway.peers.rules import (
     Evidence,
     Resolved,
     annotated,
-    configuration_of,
     first_known,
     judge,
     places_of,
@@ -109,7 +108,7 @@ class PeerBook:
     def claimed(self, key: Key) -> str:
         """The configuration that an endpoint claims; empty if there is no such endpoint."""
         endpoint = self._caches.endpoints.get(*key)
-        return configuration_of(endpoint) if endpoint else ""
+        return endpoint.configuration if endpoint else ""
 
     def complete(self) -> None:
         """The caches have their first lists."""
@@ -171,7 +170,7 @@ class PeerBook:
         verdict = judge(endpoint, self._evidence(endpoint)) if endpoint is not None else None
         before = self._where.pop(key, None)
         had = self._accepted[before].pop(key, None) if before else None
-        name = configuration_of(endpoint) if endpoint else None
+        name = endpoint.configuration if endpoint else None
         changed = {before} if before else set()
         if before and had:
             self._part(before, had)

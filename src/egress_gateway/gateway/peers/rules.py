@@ -94,11 +94,6 @@ class Evidence:
     """Whether mirror pods may be peers."""
 
 
-def configuration_of(endpoint: PodEndpoint) -> str:
-    """``namespace/name`` of the configuration; it always is in the pod's namespace."""
-    return f"{endpoint.metadata.namespace}/{endpoint.spec.static_gateway_configuration}"
-
-
 def annotated(pod: Pod) -> str:
     """The configuration that the pod's annotation names; empty: none. A namespace's default is
     written into this annotation when the pod is admitted."""

@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 
 NOT_READY: Final = "EgressNotReady"
 HOST_NETWORK: Final = "EgressRefused"
-FORGED: Final = names.FORGED_PACKETS
-
-
 _REPEAT: Final = 60.0
 _SETTLED: Final = 300.0
 """Seconds without a move after which the next one is a first one again."""
@@ -34,6 +31,11 @@ _REPEATED: Final = (1 / 15, 2.0)
 """Of all further moves of a node's pods: lines a second, and how many at once."""
 _MOST: Final = 1000
 """Events that are remembered as told; beyond that all are forgotten, and told again."""
+
+
+def own_node(name: str) -> Reference:
+    """For Events on the agent's Node. NB: they carry its name for a UID, as the kubelet's do."""
+    return Reference(api_version="v1", kind="Node", name=name, uid=name)
 
 
 class Teller:
@@ -82,10 +84,9 @@ class Teller:
 
     def forged(self, node: str) -> None:
         """Attached pods of the node sent packets around their holds."""
-        # NB: a Node's Events carry its name for a UID, as the kubelet has it.
         self._warn(
-            Reference(api_version="v1", kind="Node", name=node, uid=node),
-            FORGED,
+            own_node(node),
+            names.FORGED_PACKETS,
             "annotated pods of this node wrote packets around their gateway, or with foreign "
             "source addresses (raw frames); the node dropped them; find annotated pods with "
             "NET_RAW, and drop that capability",
