@@ -45,7 +45,8 @@ def test_of_two_gateways_the_one_that_was_there_first_keeps_its_machine() -> Non
 
 def test_a_kubelet_opens_wireguards_ports_to_no_network() -> None:
     """It may write any text into its Node's addresses; an address is one machine's."""
-    evil = ("0.0.0.0/0", "10.0.0.0/8", "::/0", "2001:db8::/32", "10.0.0.1/255.0.0.0", "0.0.0.0", "")
+    evil = ["0.0.0.0/0", "10.0.0.0/8", "::/0", "2001:db8::/32", "10.0.0.1/255.0.0.0", "0.0.0.0", ""]
+    evil += ["fe80::1%eth0", "2001:db8::1%\n} flush ruleset #"]
     addresses = [NodeAddress(type="InternalIP", address=text) for text in ("10.1.0.9", *evil)]
     registered = Node(metadata=ObjectMeta(name="evil"), status=NodeStatus(addresses=addresses))
     assert internal_networks([registered]) == (ipaddress.ip_network("10.1.0.9"),)

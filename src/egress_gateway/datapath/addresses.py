@@ -3,6 +3,7 @@ addresses that the node agent and the gateway agree on."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 from collections.abc import Iterable
@@ -44,7 +45,29 @@ def parse_network(text: str) -> IPNetwork:
 
 @functools.lru_cache(maxsize=1 << 15)
 def _network(text: str) -> IPNetwork:
-    return ipaddress.ip_network(text)
+    return ipaddress.ip_network(_zoneless(text))
+
+
+def parse_networks(texts: Iterable[str]) -> tuple[IPNetwork, ...]:
+    """Those of ``texts`` that are addresses or networks, whatever their host bits are."""
+    found = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            found.append(ipaddress.ip_network(_zoneless(text), strict=False))
+    return tuple(found)
+
+
+def parse_address(text: str) -> IPAddress:
+    """Raises ``ValueError``."""
+    return ipaddress.ip_address(_zoneless(text))
+
+
+def _zoneless(text: str) -> str:
+    """A zone (RFC 4007) means something on one machine alone; and ``ipaddress`` takes any text for
+    one, quotes and line feeds too, which would stand in nftables' rules."""
+    if "%" in text:
+        raise ValueError(f"{text[:60]!r} has a zone")
+    return text
 
 
 def within(inner: IPNetwork, outer: IPNetwork) -> bool:

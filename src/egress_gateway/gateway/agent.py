@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -21,7 +20,7 @@ from typing import Final
 
 from egress_gateway.api import keys
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.datapath.addresses import IPNetwork, parse_network
+from egress_gateway.datapath.addresses import IPNetwork, parse_address, parse_network
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surroundings
 from egress_gateway.datapath.gateway.served import ServedConfiguration, TunnelSources
@@ -430,7 +429,7 @@ def internal_networks(nodes: Iterable[Node]) -> tuple[IPNetwork, ...]:
     found: set[IPNetwork] = set()
     for text in (text for node in nodes for text in node.internal_ips[:_MOST_ADDRESSES]):
         with contextlib.suppress(ValueError):
-            address = ipaddress.ip_address(text)
+            address = parse_address(text)
             if not address.is_unspecified:
                 found.add(parse_network(str(address)))
     return tuple(sorted(found, key=lambda n: (n.version, n.network_address.packed)))

@@ -8,7 +8,6 @@ goes on as it was while its new state is incomplete.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import ipaddress
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 
 from egress_gateway.api import keys, names
 from egress_gateway.api.types import StaticGatewayConfiguration, StaticGatewayConfigurationSpec
-from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.addresses import IPAddress, parse_address, parse_networks
 from egress_gateway.datapath.gateway.served import ServedConfiguration, WireGuardServer
 
 
@@ -135,7 +134,7 @@ def serving(
             secondary=secondary,
             secondary6=_ipv6(one),
             frontend=_address(one.frontend),
-            destinations=_networks(one.destinations),
+            destinations=parse_networks(one.destinations),  # their author was told of the others
         )
     for one in wanted:
         if one.second and one.uid in configurations and one.second.port not in taken:
@@ -178,18 +177,9 @@ def _destinations(spec: StaticGatewayConfigurationSpec) -> tuple[str, ...]:
     return tuple(spec.exclude_cidrs) if spec.default_route == "azureNetworking" else ()
 
 
-def _networks(texts: Iterable[str]) -> tuple[IPNetwork, ...]:
-    """Those that are CIDRs; validation has told their author of the others."""
-    found = []
-    for text in texts:
-        with contextlib.suppress(ValueError):
-            found.append(ipaddress.ip_network(text, strict=False))
-    return tuple(found)
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(text: str) -> IPAddress | None:
     try:
-        return ipaddress.ip_address(text)
+        return parse_address(text)
     except ValueError:
         return None
 

@@ -136,6 +136,16 @@ def test_an_address_is_taken_however_a_kubelet_spells_it(spelling: str) -> None:
     assert not own.contradicted
 
 
+@pytest.mark.parametrize(
+    "claimed", ["fe80::5%eth0", "2001:db8::5%1", "2001:db8::5% }\n flush ruleset"]
+)
+def test_an_address_with_a_zone_is_refused(claimed: str) -> None:
+    """Where the definition in the cluster is an older one, without a form."""
+    verdict = judged(endpoint(pod_ips=[claimed]), pod(ips=[claimed]))
+    assert isinstance(verdict, ClaimRejection)
+    assert verdict.reason == rules.INVALID_ADDRESS
+
+
 def test_an_address_of_any_length_is_refused_in_few_words() -> None:
     verdict = judged(endpoint(pod_ips=["x" * 9000]), pod())
     assert isinstance(verdict, ClaimRejection)

@@ -84,7 +84,9 @@ class _Pattern:
         if text == _EVERY:
             return cls(text, clear=True, expressions=(_glob(text, ".*"),))
         segments = ["", *text.strip("/").split("/")]
-        if len(segments) == len(_FORM) and all(map(_fits, segments, _FORM)):
+        # Groups may have letters of all scripts, prefixes only ASCII.
+        ours = len(segments) == len(_FORM) and segments[-1].isascii()
+        if ours and all(map(_fits, segments, _FORM)):
             return cls(whole := "/".join(segments), clear=True, expressions=(_glob(whole),))
         named = (word for word in map(_named, segments) if word.strip("*"))
         return cls(text, clear=False, expressions=tuple(map(_glob, named)))

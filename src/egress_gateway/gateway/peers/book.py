@@ -7,7 +7,6 @@ pass over all of them: a new pod waits for its gateway.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -225,7 +224,7 @@ def pod_networks(node: Node) -> tuple[IPNetwork, ...]:
     found: list[IPNetwork] = []
     for text in node.spec.pod_cidrs:
         with contextlib.suppress(ValueError):
-            found.append(ipaddress.ip_network(text))
+            found.append(parse_network(text))
     return tuple(found)
 
 

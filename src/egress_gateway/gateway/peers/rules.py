@@ -205,7 +205,7 @@ def _of_a_pod(network: IPNetwork) -> bool:
         or address.is_loopback
         or address.is_multicast
         or address.is_link_local
-        or (address.version == 6 and (address.ipv4_mapped is not None or bool(address.scope_id)))
+        or (address.version == 6 and address.ipv4_mapped is not None)
     )
     return network.num_addresses == 1 and not special
 

@@ -21,7 +21,7 @@ from egress_gateway.api import keys, names
 from egress_gateway.api.conditions import READY, find
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
-from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.addresses import IPNetwork, parse_networks
 from egress_gateway.datapath.mtu import IPV6_MTU, OVERHEAD_V4, OVERHEAD_V6
 from egress_gateway.datapath.pod.model import PodDesired, Tunnel, tunnel_name
 from egress_gateway.datapath.pod.ruleset import LINKS
@@ -261,13 +261,7 @@ def _cause(sgc: StaticGatewayConfiguration) -> str:
 
 def valid_cidrs(texts: list[str]) -> list[str]:
     """Those that are CIDRs; the controller's condition complains about the others."""
-    found = []
-    for text in texts:
-        try:
-            found.append(str(ipaddress.ip_network(text, strict=False)))
-        except ValueError:
-            continue
-    return found
+    return list(map(str, parse_networks(texts)))
 
 
 def want(record: Call | None, pod: Pod | None, *, known: bool, attached: str = "") -> str | None:

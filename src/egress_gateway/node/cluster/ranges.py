@@ -11,7 +11,6 @@ away decides the same.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from egress_gateway.datapath.addresses import IPNetwork, within
+from egress_gateway.datapath.addresses import IPNetwork, parse_networks, within
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import NODES
@@ -116,13 +115,7 @@ async def _of_services(client: Client) -> list[Known]:
 
 
 def _networks(texts: Iterable[str], source: str) -> list[Known]:
-    found = []
-    for text in texts:
-        try:
-            found.append(Known(ipaddress.ip_network(text, strict=False), source))
-        except ValueError:
-            continue
-    return found
+    return [Known(network, source) for network in parse_networks(texts)]
 
 
 def _remember(memory: Path, found: Sequence[Known]) -> None:

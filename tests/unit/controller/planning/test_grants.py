@@ -99,7 +99,9 @@ def test_an_entry_that_is_nearly_an_id_keeps_it_from_others(written: str) -> Non
     assert Grants(annotations={"tenant-a": written}).problem("mallory", [PA]) is None
 
 
-@pytest.mark.parametrize("text", ["[*]", "**", "*/*", "pa", "[{0}]x", "{0}/..", "../{0}", "p?"])
+@pytest.mark.parametrize(
+    "text", ["[*]", "**", "*/*", "pa", "[{0}]x", "{0}/..", "../{0}", "p?", "{0}\u0430"]
+)
 def test_an_entry_that_is_no_id_grants_nothing(text: str) -> None:
     grants = Grants(annotations={"a": text.format(PA)}, strict=True)
     assert not grants.allows("a", PA)
