@@ -148,7 +148,7 @@ class Client:
         try:
             return wire.decode_list(resource, body)
         except msgspec.DecodeError as error:
-            raise _broken(f"GET {path}", error) from None
+            raise errors.broken(f"GET {path}", error) from None
 
     async def create(self, resource: Resource[T], obj: T | Mapping[str, Any]) -> T:
         """Creates; the namespace comes from the object. Raises ``AlreadyExists``."""
@@ -270,7 +270,7 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(what, error) from error
         except (msgspec.DecodeError, ValueError) as error:
-            raise _broken(what, error) from error
+            raise errors.broken(what, error) from error
 
     async def request(
         self,
@@ -402,7 +402,7 @@ class Client:
         try:
             return wire.decode_object(resource, body)
         except msgspec.DecodeError as error:
-            raise _broken(resource.plural, error) from None
+            raise errors.broken(resource.plural, error) from None
 
 
 def _params(**values: object) -> dict[str, str]:
@@ -412,7 +412,3 @@ def _params(**values: object) -> dict[str, str]:
 def _unreachable(what: str, error: BaseException) -> errors.Unavailable:
     reason = str(error) or type(error).__name__
     return errors.Unavailable(0, "Unreachable", f"{what}: {reason}")
-
-
-def _broken(what: str, error: Exception) -> errors.Unavailable:
-    return errors.Unavailable(0, "BrokenAnswer", f"{what}: answer does not decode: {error}")

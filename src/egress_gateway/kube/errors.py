@@ -94,6 +94,11 @@ class Status(msgspec.Struct, rename="camel"):
     details: _Details | None = None
 
 
+def broken(what: str, error: Exception) -> Unavailable:
+    """For an answer that does not decode; ``what`` was asked."""
+    return Unavailable(0, "BrokenAnswer", f"{what}: answer does not decode: {error}")
+
+
 def from_status(status: Status, *, http_status: int = 0, context: str = "") -> ApiError:
     """The exception for a ``metav1.Status``; ``context`` says what was asked."""
     code = status.code or http_status

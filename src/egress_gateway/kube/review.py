@@ -6,11 +6,14 @@ https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from egress_gateway.kube import wire
 from egress_gateway.kube.client import Client
+
+T = TypeVar("T")
 
 
 class _User(msgspec.Struct, frozen=True):
@@ -33,7 +36,9 @@ class _AccessStatus(msgspec.Struct, frozen=True):
     allowed: bool = False
 
 
-class _AccessReview(msgspec.Struct, frozen=True):
+class AccessReview(msgspec.Struct, frozen=True):
+    """A SubjectAccessReview or SelfSubjectAccessReview as it comes back."""
+
     status: _AccessStatus = _AccessStatus()
 
 
@@ -46,10 +51,8 @@ class MetricsReader:
     async def __call__(self, token: str) -> bool | None:
         """Whether the bearer may get /metrics; None: the token is not valid. Raises
         ``ApiError``."""
-        made = await self._post(
-            "/apis/authentication.k8s.io/v1/tokenreviews", "TokenReview", {"token": token}
-        )
-        who = msgspec.json.decode(made, type=_TokenReview).status
+        path = "/apis/authentication.k8s.io/v1/tokenreviews"
+        who = (await self._post(_TokenReview, path, "TokenReview", {"token": token})).status
         if not who.authenticated:
             return None
         spec = {
@@ -59,12 +62,10 @@ class MetricsReader:
             "extra": who.user.extra,
             "nonResourceAttributes": {"path": "/metrics", "verb": "get"},
         }
-        made = await self._post(
-            "/apis/authorization.k8s.io/v1/subjectaccessreviews", "SubjectAccessReview", spec
-        )
-        return msgspec.json.decode(made, type=_AccessReview).status.allowed
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        return (await self._post(AccessReview, path, "SubjectAccessReview", spec)).status.allowed
 
-    async def _post(self, path: str, kind: str, spec: dict[str, Any]) -> bytes:
+    async def _post(self, made: type[T], path: str, kind: str, spec: dict[str, Any]) -> T:
         group = path.split("/")[2]
         body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
-        return await self._client.request("POST", path, body=body)
+        return wire.decode_answer(made, await self._client.request("POST", path, body=body), kind)

@@ -105,6 +105,15 @@ def decode_object(resource: Resource[T], body: bytes | msgspec.Raw) -> T:
     return resource.keep(obj) if resource.keep else obj
 
 
+def decode_answer(kind: type[T], body: bytes, what: str) -> T:
+    """The answer to a request for ``what`` that is no object of ours, such as a review. Raises
+    ``Unavailable`` where something else answers in the API server's place."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise errors.broken(what, error) from None
+
+
 @understood(msgspec.ValidationError, "the API server's answer")
 def decode_list(resource: Resource[T], body: bytes) -> ListPage[T]:
     """A list answer; objects that do not decode are in ``undecodable``."""

@@ -42,7 +42,7 @@ class Api:
                     self.hanging.set()
                     await reader.read()
                 writer.write(answer)
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from egress_gateway.api.types import ObjectMeta, StaticGatewayConfiguration
@@ -140,3 +141,25 @@ def test_untyped_objects_keep_everything() -> None:
     obj = wire.decode_object(PODS.untyped(), body)
     assert obj["spec"] == {"x": 1}
     assert PODS.untyped().key(obj) == Key("", "a")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>blocked</html>",
+        b"[]",
+        b"null",
+        b'{"gitVersion":7}',
+        b'{"kind":"List"}',
+        b'{"gitVersion":"\xff"}',
+        b'{"gitVersion":' + b"[" * 100_000,
+    ],
+)
+def test_what_answers_in_the_api_servers_place_is_one_expected_error(body: bytes) -> None:
+    class Version(msgspec.Struct):
+        name: str = msgspec.field(name="gitVersion")
+
+    with pytest.raises(errors.Unavailable, match="the version: answer does not decode"):
+        wire.decode_answer(Version, body, "the version")
+    assert wire.decode_answer(Version, b'{"gitVersion":"v1","x":[]}', "it").name == "v1"

@@ -29,7 +29,7 @@ from egress_gateway.cli.diagnosis import check, status
 from egress_gateway.cli.diagnosis.findings import findings, misspelt
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.once import Lists
-from egress_gateway.kube import config, resources
+from egress_gateway.kube import config, resources, wire
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import Resource
@@ -158,9 +158,8 @@ class Collector:
         return Redactor(known, public)
 
     async def _versions(self, cluster: Collected) -> dict[str, Any]:
-        server = await self._tried(
-            "the API server's version", self._client.request("GET", "/version")
-        )
+        what = "the API server's version"
+        server = await self._tried(what, self._version(what))
         running = [
             f"{c.get('image')} {c.get('imageID', '')}".strip()
             for pod in cluster.components
@@ -170,9 +169,12 @@ class Collector:
             "command": __version__,
             "python": platform.python_version(),
             "system": platform.platform(),
-            "server": msgspec.json.decode(server) if server else None,
+            "server": server,
             "images": sorted(set(running)),
         }
+
+    async def _version(self, what: str) -> dict[str, Any]:
+        return wire.decode_answer(dict, await self._client.request("GET", "/version"), what)
 
     def _judged(self) -> list[tuple[str, str]]:
         overview = summarize(self._facts)

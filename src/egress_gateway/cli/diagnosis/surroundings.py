@@ -18,9 +18,11 @@ from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS, enter_new
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.mtu import default_route_mtu
+from egress_gateway.kube import wire
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import DAEMON_SETS, NAMESPACES, NODES, Node
+from egress_gateway.kube.review import AccessReview
 
 _CHAIN: Final = Path("/etc/cni/net.d")
 _TRY: Final = """
@@ -36,11 +38,16 @@ table inet probe {
 """Of each thing that our tables are made of, one."""
 
 
+class _Version(msgspec.Struct):
+    name: str = msgspec.field(name="gitVersion")
+
+
 async def read(kubeconfig: str | None, system: str) -> tuple[Before, list[str]]:
     """The cluster before an installation. Raises ``ApiError`` if the API server does not answer."""
     unseen: list[str] = []
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
-        version = msgspec.json.decode(await client.request("GET", "/version"))["gitVersion"]
+        answer = await client.request("GET", "/version")
+        version = wire.decode_answer(_Version, answer, "the API server's version").name
 
         async def listed(resource: Any, where: str | None = None) -> list[Mapping[str, Any]] | None:
             try:
@@ -92,8 +99,8 @@ async def _refused(client: Client, system: str) -> list[str]:
             "spec": {"resourceAttributes": asked},
         }
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        answer = msgspec.json.decode(await client.request("POST", path, body=body))
-        if not answer.get("status", {}).get("allowed"):
+        answer = await client.request("POST", path, body=body)
+        if not wire.decode_answer(AccessReview, answer, f"rights to {resource}").status.allowed:
             missing.append(f"{resource} in {system}" if namespace else resource)
     return missing
 

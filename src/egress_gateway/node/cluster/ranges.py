@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from egress_gateway.datapath.addresses import IPNetwork, parse_networks, within
+from egress_gateway.kube import wire
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import NODES
@@ -109,7 +110,7 @@ async def _of_services(client: Client) -> list[Known]:
             if error.status in (403, 404):  # older, or not ours to read
                 continue
             raise
-        listed = msgspec.json.decode(body, type=_ServiceCidrs)
+        listed = wire.decode_answer(_ServiceCidrs, body, "ServiceCIDRs")
         return _networks((c for one in listed.items for c in one.spec.cidrs), "ServiceCIDR")
     return []
 
