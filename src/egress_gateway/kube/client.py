@@ -41,6 +41,8 @@ _SHED_WAIT_MAX: Final = 10.0
 _JSON: Final = "application/json"
 _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
+_NO_ANSWER: Final = (aiohttp.ClientError, OSError, UnicodeError)
+"""The last of a host's name that can be none (IDNA). A TimeoutError is an OSError."""
 
 
 class Client:
@@ -267,7 +269,7 @@ class Client:
                 async for line in response.content:
                     if line.strip():
                         yield wire.decode_event(resource, line)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except _NO_ANSWER as error:
             raise _unreachable(what, error) from error
         except (msgspec.DecodeError, ValueError) as error:
             raise errors.broken(what, error) from error
@@ -291,7 +293,7 @@ class Client:
                 self._requests, method, path, params or {}, payload, content_type, timeout
             ) as response:
                 return await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except _NO_ANSWER as error:
             raise _unreachable(what, error) from error
 
     async def execute(
@@ -339,7 +341,7 @@ class Client:
                         heard[channel] = heard.get(channel, b"") + message.data[1:]
         except aiohttp.WSServerHandshakeError as error:
             raise errors.from_response(error.status, b"", context=what) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except _NO_ANSWER as error:
             raise _unreachable(what, error) from error
         return heard
 

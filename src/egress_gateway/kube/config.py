@@ -128,7 +128,7 @@ def from_kubeconfig(*paths: Path, context: str | None = None) -> ClusterAccess:
         else None,
         token=_kubeconfig_token(user, of_user, given),
         proxy=_proxy(server, cluster, of_cluster),
-        server_name=cluster.get("tls-server-name") or None,
+        server_name=str(cluster.get("tls-server-name") or "") or None,
         headers=tuple(_impersonated(user)),
     )
 

@@ -29,13 +29,17 @@ def chosen(server: str, given: str | None) -> str | None:
     found = given or _environments(server)
     if not found:
         return None
-    parts = urlsplit(found if "://" in found else f"http://{found}")
+    try:
+        parts = urlsplit(found if "://" in found else f"http://{found}")
+        usable = parts.hostname and parts.port != 0
+    except ValueError:
+        raise ProxyError(f"the proxy to {server} is no http://HOST:PORT") from None
     if parts.scheme not in _KINDS:
         raise ProxyError(
             f"the proxy to {server} is a {parts.scheme} one; only http and https are understood: "
             "`kubectl proxy` and --kubeconfig lead there without"
         )
-    if not parts.hostname:
+    if not usable:
         raise ProxyError(f"the proxy to {server} names no host")
     return parts.geturl()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_gateway.kube import proxy
+from egress_gateway.kube import errors, proxy
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.config import ClusterAccessError, from_kubeconfig
 from egress_gateway.kube.resources import CONFIG_MAPS
@@ -76,7 +76,19 @@ def test_no_proxy_is_read_as_kubectl_reads_it(
     assert (proxy.chosen(server, None) is None) is direct
 
 
-@pytest.mark.parametrize("given", ["socks5://secret@host:1080", "http://", "ftp://host"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "socks5://secret@host:1080",
+        "http://",
+        "ftp://host",
+        "http://u:secret@host:99999",
+        "http://u:secret@host:port",
+        "http://u:secret@host:0",
+        "http://u:secret@[::1",
+        "u:secret@host:port",
+    ],
+)
 def test_what_cannot_be_used_is_said_without_its_password(given: str, tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, {}, {"server": SERVER, "proxy-url": given})
     with pytest.raises(ClusterAccessError, match=f"{path}: the proxy to {SERVER} ") as caught:
@@ -135,3 +147,22 @@ def test_a_file_that_is_no_yaml_is_one_line_that_quotes_nothing(text: str, tmp_p
         from_kubeconfig(path)
     assert "\n" not in str(caught.value)
     assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["\u2025", "a" * 300, "a..b"])
+@pytest.mark.parametrize("field", ["server", "proxy-url"])
+async def test_a_host_that_can_be_none_is_not_reached(
+    host: str, field: str, tmp_path: Path
+) -> None:
+    cluster = {"server": "http://127.0.0.1:9", field: f"http://{host}:9"}
+    async with Client(from_kubeconfig(kubeconfig(tmp_path, {}, cluster)), "tester") as client:
+        with pytest.raises(errors.Unavailable):
+            await client.list(CONFIG_MAPS, "default")
+
+
+@pytest.mark.parametrize("name", [7, True, "a b", ".", "\u2025"])
+async def test_a_name_that_no_certificate_has_is_not_reached(name: object, tmp_path: Path) -> None:
+    cluster = {"server": "https://127.0.0.1:9", "tls-server-name": name}
+    async with Client(from_kubeconfig(kubeconfig(tmp_path, {}, cluster)), "tester") as client:
+        with pytest.raises(errors.Unavailable):
+            await client.list(CONFIG_MAPS, "default")
