@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -79,40 +81,42 @@ async def test_nonsense(raw: bytes) -> None:
     assert error_of(await ask(Agent(), raw))["code"] == protocol.INVALID_CONFIG
 
 
-async def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Path) -> None:
-    (tmp_path / protocol.SOCKET).write_text("left by a crash")
-    serving = asyncio.create_task(server.PluginServer(Agent(), tmp_path).run())  # type: ignore[arg-type]
-    path = tmp_path / protocol.SOCKET
+@contextlib.asynccontextmanager
+async def listening(agent: Agent, folder: Path) -> AsyncIterator[Path]:
+    """The socket of a server in ``folder``."""
+    path = folder / protocol.SOCKET
+    serving = asyncio.create_task(server.PluginServer(agent, folder).run())  # type: ignore[arg-type]
     while not path.is_socket():
         await asyncio.sleep(0.001)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    reader, writer = await asyncio.open_unix_connection(path)
-    writer.write(request("ADD"))
-    writer.write_eof()
-    assert await reader.read() == protocol.OK
-    writer.close()
-    await writer.wait_closed()
+    yield path
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
+
+
+async def asked(path: Path, command: str) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(request(command))
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def test_socket_is_roots_alone_and_replaces_one_that_is_left(tmp_path: Path) -> None:
+    (tmp_path / protocol.SOCKET).write_text("left by a crash")
+    async with listening(Agent(), tmp_path) as path:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert await asked(path, "ADD") == protocol.OK
 
 
 async def test_plugin_that_dies_in_the_middle_harms_nobody(tmp_path: Path) -> None:
     agent = Agent()
-    serving = asyncio.create_task(server.PluginServer(agent, tmp_path).run())  # type: ignore[arg-type]
-    path = tmp_path / protocol.SOCKET
-    while not path.is_socket():
-        await asyncio.sleep(0.001)
-    with socket.socket(socket.AF_UNIX) as half:
-        half.connect(str(path))
-        half.send(b'{"command":')
-    reader, writer = await asyncio.open_unix_connection(path)
-    writer.write(request("DEL"))
-    writer.write_eof()
-    assert await reader.read() == protocol.OK
-    writer.close()
-    await writer.wait_closed()
-    serving.cancel()
-    await asyncio.gather(serving, return_exceptions=True)
+    async with listening(agent, tmp_path) as path:
+        with socket.socket(socket.AF_UNIX) as half:
+            half.connect(str(path))
+            half.send(b'{"command":')
+        assert await asked(path, "DEL") == protocol.OK
     assert agent.calls == ["DEL c-eth0"]
 
 
