@@ -103,7 +103,7 @@ async def tenant(cluster: Cluster, hands: observed.Cluster, name: str, **spec: o
 
 async def seen(hands: observed.Cluster, uid: str, pool: str | None = None) -> None:
     """Returns when the controller has heard of the configuration, in this pool."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while True:
             sgc = hands.configurations().get(uid)
             if sgc and pool in (None, sgc.spec.gateway_nodepool_name):

@@ -69,7 +69,7 @@ async def _started(admin: KubeClient) -> bool:
     return len(namespaces) >= 4 and len(default) == len(bundles) == len(namespaces)
 
 
-async def until(condition: Any, what: str, timeout: float = 60.0) -> None:
+async def until(condition: Any, what: str, timeout: float = 180.0) -> None:
     """Polls an async condition. Raises ``TimeoutError`` naming ``what`` after that long."""
     ends = time.monotonic() + timeout
     while not await condition():

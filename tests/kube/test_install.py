@@ -190,7 +190,7 @@ async def test_an_invalid_object_that_exists_can_be_released_and_deleted(
 async def accepted(admin: KubeClient, document: Object) -> None:
     """A definition's change reaches the server's handlers after it is stored."""
     path = f"/apis/{names.API_VERSION}/namespaces/default/{SGCS}"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while (await admin.transport.request("POST", path, body=document)).status != 201:
             await asyncio.sleep(0.1)
 
@@ -199,6 +199,6 @@ async def refused_again(admin: KubeClient) -> None:
     path = f"/apis/{names.API_VERSION}/namespaces/default/{SGCS}"
     probe = configuration("probe", gatewayNodepoolName="", excludeCidrs=["nonsense"])
     query = {"dryRun": "All"}
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while (await admin.transport.request("POST", path, body=probe, query=query)).status != 422:
             await asyncio.sleep(0.1)

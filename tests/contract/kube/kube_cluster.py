@@ -112,7 +112,7 @@ async def cluster(
 
 async def served(client: Client, resource: Resource[Any]) -> None:
     """A real server opens a definition's paths a moment after it has taken it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while True:
             try:
                 await client.list(resource)

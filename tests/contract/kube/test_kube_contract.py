@@ -268,7 +268,7 @@ async def test_a_deletion_waits_for_finalizers(c: Cluster) -> None:
 async def test_a_watch_from_a_forgotten_version_is_gone(
     tmp_path: Path, plane: ControlPlane | None
 ) -> None:
-    async with cluster(tmp_path, plane, history=10) as c, asyncio.timeout(60):
+    async with cluster(tmp_path, plane, history=10) as c, asyncio.timeout(180):
         # Older than the definition: a real server remembers nothing of its objects then.
         start = (await c.client.get(NAMESPACES, "kube-system")).metadata.resource_version
         for n in range(30):
@@ -282,7 +282,7 @@ async def test_a_cache_reports_deletions_that_fell_into_a_gap(
     tmp_path: Path, plane: ControlPlane | None
 ) -> None:
     """The watch is cut, the server forgets what happened meanwhile, and the cache still tells."""
-    async with cluster(tmp_path, plane, history=10) as c, asyncio.timeout(60):
+    async with cluster(tmp_path, plane, history=10) as c, asyncio.timeout(180):
         for name in ("kept", "lost"):
             meta = {"name": name, "namespace": c.namespace}
             await c.client.create(CONFIG_MAPS, {"metadata": meta})

@@ -66,7 +66,7 @@ class Operator:
         """As an upgrade to a chart with these values; returns when every pod is ready."""
         changed = [word for value in values for word in ("--set", value)]
         await self.call(
-            "upgrade", release.RELEASE, str(CHART), "--reuse-values", "--wait", "--timeout=180s",
+            "upgrade", release.RELEASE, str(CHART), "--reuse-values", "--wait", "--timeout=600s",
             *changed,
         )  # fmt: skip
 
@@ -95,4 +95,4 @@ async def all_ready(world: World) -> None:
         pods = await world.kube.list("pods", namespace=SYSTEM)
         return all(is_ready(p) for p in pods) and len(pods) > 5
 
-    await until(ready, timeout=120, what="our components to be ready")
+    await until(ready, timeout=180, what="our components to be ready")

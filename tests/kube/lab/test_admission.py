@@ -45,7 +45,7 @@ async def test_annotated_pods_are_admitted_by_the_webhook_and_others_without_it(
         found = await selector(world, annotated("asked", "hooked"))
         return bool(found == {names.NODE_READY_LABEL: "true"})
 
-    await until(asked, timeout=60, what="the API server to ask the webhook")
+    await until(asked, timeout=180, what="the API server to ask the webhook")
     assert await selector(world, plain("plain")) is None
     (pod,) = await world.deploy("hooked", configuration="hooked", replicas=1)
     seen = ipaddress.ip_address(await world.curl(pod, "http://ifconfig.me"))
@@ -58,12 +58,12 @@ async def test_annotated_pods_are_admitted_by_the_webhook_and_others_without_it(
     async def gone() -> bool:
         return not await world.kube.list("pods", namespace=SYSTEM, labels=f"app={WEBHOOK}")
 
-    await until(gone, timeout=60, what="the webhook's pods to be gone")
+    await until(gone, timeout=180, what="the webhook's pods to be gone")
     with pytest.raises(KubeError, match="failed calling webhook"):
         await selector(world, annotated("asked", "hooked"))
     await world.kube.create("pods", plain("unhindered"))
     await world.pod_ready("unhindered")
     await world.kube.delete("pods", "unhindered", namespace="default", grace_seconds=0)
     await lab.upgrade("admission.mode=auto")
-    await until(asked, timeout=60, what="the policy to be in force again")
+    await until(asked, timeout=180, what="the policy to be in force again")
     await remove(world, "hooked")

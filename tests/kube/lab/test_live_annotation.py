@@ -80,4 +80,4 @@ async def answered(edge: Edge, network: IPv4Network) -> None:
         life = edge.lives.get("longlived")
         return life is not None and life.source in network and time.time() - life.since() < 3
 
-    await until(whole, timeout=60, what=f"the pod to be answered as one of {network}")
+    await until(whole, timeout=180, what=f"the pod to be answered as one of {network}")

@@ -97,7 +97,7 @@ async def test_plain_pods_start_as_fast_with_everything_of_ours_down(lab: Operat
         return not await world.kube.list("pods", namespace=SYSTEM)
 
     try:
-        await until(gone, timeout=90, what="our pods to be gone")
+        await until(gone, timeout=180, what="our pods to be gone")
         await world.control.call("control_plane", program="kube-apiserver", action="kill")
         await static_pod(lab, node, "first")  # what only the first one pays for
         ours = [await static_pod(lab, node, f"ours-{n}") for n in range(SAMPLES)]
@@ -123,7 +123,7 @@ async def _answers(world: World) -> None:
             return bool(await world.nodes())
         return False
 
-    await until(answers, timeout=60, what="the API server to answer again")
+    await until(answers, timeout=180, what="the API server to answer again")
 
 
 def _figures(samples: list[float]) -> str:
@@ -170,7 +170,7 @@ async def test_an_annotated_pod_never_starts_on_a_node_without_the_plugin(lab: O
     async def without() -> bool:
         return not any(p["spec"]["nodeName"] == bare for p in await agents(world, "node"))
 
-    await until(without, timeout=60, what=f"the agent of {bare} to be gone")
+    await until(without, timeout=180, what=f"the agent of {bare} to be gone")
     # A node that never had one.
     plain = json.loads(await lab.on(bare, f"cat {CHAIN}"))
     plain["plugins"] = [p for p in plain["plugins"] if p["type"] != names.CNI_PLUGIN]
@@ -192,15 +192,15 @@ async def test_an_annotated_pod_never_starts_on_a_node_without_the_plugin(lab: O
         conditions = found["status"].get("conditions", [])
         return any(c.get("reason") == "Unschedulable" for c in conditions)
 
-    await until(refused, timeout=30, what="the kubelet to refuse the pod")
-    await until(waiting, timeout=30, what="the scheduler to find no node")
+    await until(refused, timeout=180, what="the kubelet to refuse the pod")
+    await until(waiting, timeout=180, what="the scheduler to find no node")
     plain_pod = annotated("unannotated", "placed", nodeName=bare)
     del plain_pod["metadata"]["annotations"]
     await world.kube.create("pods", plain_pod)
     await world.pod_ready("unannotated")
     # It starts as soon as the node is ready for it.
     await world.kube.patch("nodes", bare, {"metadata": {"labels": {"agent": "yes"}}})
-    await world.pod_ready("asked", timeout=90)
+    await world.pod_ready("asked", timeout=180)
     for name in ("forced", "asked", "unannotated"):
         await world.kube.delete("pods", name, namespace="default", grace_seconds=0)
     await remove(world, "placed")
@@ -234,15 +234,15 @@ async def test_an_upgrade_of_all_agents_drops_no_connection(lab: Operator) -> No
 async def test_helm_test_tells_whether_all_is_at_work(lab: Operator) -> None:
     world = lab.world
     await configured(world, "healthy")
-    said = await lab.call("test", release.RELEASE, "--timeout", "180s")
+    said = await lab.call("test", release.RELEASE, "--timeout", "600s")
     assert "Succeeded" in said
     assert "leaves from" in said
     await world.configure("sick", {"gatewayNodepoolName": "nowhere"})
     await world.configuration_condition(
-        "sick", lambda c: c["reason"] == "GatewayPoolNotFound", timeout=60
+        "sick", lambda c: c["reason"] == "GatewayPoolNotFound", timeout=180
     )
     with pytest.raises(AssertionError, match="egress-gateway-test"):
-        await lab.call("test", release.RELEASE, "--timeout", "180s")
+        await lab.call("test", release.RELEASE, "--timeout", "600s")
     assert await world.kube.find("pods", "egress-gateway-test", namespace=SYSTEM) is None
     await remove(world, "sick", "healthy")
 
@@ -256,7 +256,7 @@ async def test_removing_the_chart_gives_every_node_its_chain_back(lab: Operator)
     for node in nodes:
         assert names.CNI_PLUGIN in await lab.on(node, f"cat {CHAIN}")
     values = await lab.call("get", "values", release.RELEASE, "--output=json")
-    await lab.call("uninstall", release.RELEASE, "--wait", "--timeout", "180s")
+    await lab.call("uninstall", release.RELEASE, "--wait", "--timeout", "600s")
     for node in nodes:
         files = (await lab.on(node, "ls -A /etc/cni/net.d")).split()
         assert files == ["10-azure.conflist"], node

@@ -31,7 +31,7 @@ async def test_a_live_cluster_is_proven_traced_and_packed(world: World, tmp_path
     strict = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     (pod,) = await world.deploy("proof", configuration="proof", replicas=1)
     await becomes(world, pod, "Connected")
-    await until(lambda: gateways_are_back(world), timeout=120, what="all gateways to be back")
+    await until(lambda: gateways_are_back(world), timeout=180, what="all gateways to be back")
     await world.kube.patch("namespaces", "default", strict)
     try:
         code, said = await command(world, "test", "--nodes", "1", "--failover", "--output", "json")
