@@ -62,7 +62,7 @@ async def started(world: World, runtime: Runtime, name: str, **capabilities: Any
 def ask_host_port(port: int) -> socket.socket:
     """A client on the Internet's side connects to the node."""
     with netns.NetNS.open(netns.DIRECTORY / "inet") as place:
-        return place.run(lambda: socket.create_connection((NODE, port), timeout=10))
+        return place.run(lambda: socket.create_connection((NODE, port), timeout=60))
 
 
 async def _host_ports(*plugins: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ async def _host_ports(*plugins: dict[str, Any]) -> None:
             assert client.recv(99) == b"from the pod"
             # Inbound goes on over a move of what is outbound.
             world.gateway_of(seen).cut()
-            while await pod.whoami(timeout=0.2) in ("", seen):
+            while await pod.whoami(timeout=1) in ("", seen):
                 pass
             client.sendall(b"still here")
             assert served.recv(99) == b"still here"

@@ -15,7 +15,8 @@ import sys
 import time
 from collections.abc import AsyncIterator
 
-from tests.node.world import RunningPod, World, until
+from egress_gateway.node.attachment.model import Attachment
+from tests.node.world import GatewayNode, RunningPod, World, until
 
 _PROGRAM = """
 import base64, hashlib, os, select, socket, sys, time
@@ -27,7 +28,7 @@ for _ in range(256):
     packets.append(body + mac1 + bytes(16))
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 began, sent, told = time.monotonic(), 0, False
-while time.monotonic() < began + 120 and not select.select([sys.stdin], [], [], 0)[0]:
+while time.monotonic() < began + 400 and not select.select([sys.stdin], [], [], 0)[0]:
     for address in sys.argv[2:]:
         for packet in packets:
             try:
@@ -89,7 +90,7 @@ async def figures(pods: str, under: str) -> None:
     async with world.running():
         async with flooded(world) if under == "flood" else contextlib.nullcontext([0]) as rate:
             await asyncio.gather(*(start(number) for number in range(int(pods))))
-            homes = {pod.name: await pod.whoami(timeout=20) for pod in started}
+            homes = {pod.name: await pod.whoami() for pod in started}
             lost = world.gateway_of(homes[started[0].name])
             going = {name for name, home in homes.items() if home == lost.public}
             waiting = [s for s in world.agent.sandboxes if s.attachment.pod in going]
@@ -97,12 +98,12 @@ async def figures(pods: str, under: str) -> None:
             began = time.monotonic()
 
             async def moves(verified: asyncio.Event) -> None:
-                await until(lambda: not verified.is_set(), seconds=30)
-                await until(verified.is_set, seconds=30)
+                await until(lambda: not verified.is_set())
+                await until(verified.is_set)
                 moved.append(time.monotonic() - began)
 
             await asyncio.gather(*(moves(sandbox.verified) for sandbox in waiting))
-            answers = {name: await p.whoami(timeout=10) for p in started if (name := p.name)}
+            answers = {name: await p.whoami() for p in started if (name := p.name)}
             assert not {answers[name] for name in going} & {"", lost.public}
     print(json.dumps({"attach": attached, "failover": moved, "initiations": rate[0]}))
 
@@ -125,6 +126,11 @@ async def pods_start_under_a_flood() -> None:
             assert await pod.whoami() in {g.public for g in world.gateways}
 
 
+def elsewhere(state: Attachment, lost: GatewayNode) -> bool:
+    """Whether the pod has a verified tunnel that does not lead to ``lost``."""
+    return bool(state.active and state.verified and state.active.address != lost.address)
+
+
 async def pods_leave_a_lost_gateway_under_a_flood() -> None:
     world = World()
     world.build()
@@ -134,18 +140,15 @@ async def pods_leave_a_lost_gateway_under_a_flood() -> None:
         homes = [await pod.whoami() for pod in pods]
         async with flooded(world):
             for pod, home in zip(pods, homes, strict=True):
-                assert await pod.whoami(timeout=20) == home, "tunnels that are there go on"
+                assert await pod.whoami() == home, "tunnels that are there go on"
             lost = world.gateway_of(homes[0])
             lost.cut()
             began = time.monotonic()
             moved = [s for s, home in zip(pods, homes, strict=True) if home == lost.public]
-            verified = [
-                s.verified
-                for s in world.agent.sandboxes
-                if s.attachment.pod in {pod.name for pod in moved}
-            ]
-            await until(lambda: not any(v.is_set() for v in verified), seconds=30)
-            await until(lambda: all(v.is_set() for v in verified), seconds=15)
+            going = {pod.name for pod in moved}
+            left = [s for s in world.agent.sandboxes if s.attachment.pod in going]
+            # Each by itself: one may have arrived before another has left.
+            await until(lambda: all(elsewhere(s.attachment, lost) for s in left))
             print(f"{len(moved)} pods moved after {time.monotonic() - began:.2f} s")
             for pod in moved:
-                assert await pod.whoami(timeout=10) not in ("", lost.public)
+                assert await pod.whoami() not in ("", lost.public)

@@ -97,7 +97,7 @@ class Trial:
     async def started(self, *, annotation: str | None = "egress") -> None:
         """As a runtime does: a sandbox that could not be made is deleted, and another one made."""
         self.pod.annotate(annotation)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             while True:
                 try:
                     await self.pod.add()
@@ -109,7 +109,7 @@ class Trial:
 
     async def asked(self, verb: Callable[[], Awaitable[None]]) -> None:
         """As runtimes do: until the plugin says that it is done."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             while True:
                 with contextlib.suppress(CniError):
                     await verb()
@@ -137,7 +137,7 @@ class Trial:
         self.world.pods.put("default", self.name, None)
 
     async def served(self, expected: set[str]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             while (seen := await self.pod.whoami(timeout=1)) not in expected:
                 assert seen in ("", CLUSTER), f"{self.name} is seen as {seen}"
 
@@ -180,7 +180,7 @@ async def checked(trial: Trial) -> None:
 async def lost_and_collected(trial: Trial) -> None:
     """The runtime has lost the sandbox, and says so now and then. Its namespace is there, and so
     is its pod."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(90):
         while known():
             await collect([])
             await asyncio.sleep(0.2)
@@ -330,7 +330,7 @@ class Bench:
         shape = _shape(trial.pod)
         first = self._whole.setdefault(story, shape)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 while first != (shape := _shape(trial.pod)):
                     await asyncio.sleep(0.2)
         assert shape == first, f"left {shape - first}, lacks {first - shape}"
@@ -338,7 +338,7 @@ class Bench:
     async def _emptied(self) -> None:
         left: object = None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 while left := self._left():
                     await asyncio.sleep(0.1)
         assert not left, f"left behind: {left}"

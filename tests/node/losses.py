@@ -135,7 +135,7 @@ def whole(world: World, pods: Iterable[RunningPod]) -> bool:
 
 
 async def answered(pod: RunningPod, wanted: set[str]) -> None:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         while await pod.whoami(timeout=1) not in wanted:
             await asyncio.sleep(0.05)
 
@@ -164,7 +164,7 @@ async def files_are_damaged(*damages: str) -> None:
                         DAMAGES[damage](path)
                     if restarts:
                         await world.start_agent()
-                    await until(lambda: whole(world, [pod]), seconds=40)
+                    await until(lambda: whole(world, [pod]))
                     await answered(pod, publics(world))
         assert rebuilt("record")
         assert rebuilt("attachment")
@@ -190,7 +190,7 @@ async def folders_are_removed(*names: str) -> None:
                         shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
                     if file_instead and name != ".":
                         path.write_text("in the way")
-                await until(lambda: whole(world, [pods[0]]), seconds=40)
+                await until(lambda: whole(world, [pods[0]]))
                 await until(lambda: (RUN / "cni.sock").is_socket())
                 await until(lambda: (RUN / "tunnels.sock").is_socket())
                 later = await started(world, "later")
@@ -207,7 +207,7 @@ async def started(world: World, name: str) -> RunningPod:
     """As a kubelet does it: again, until it works."""
     pod = RunningPod(world, name)
     pod.annotate("egress")
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         while True:
             result = pod.result
             try:
@@ -259,13 +259,13 @@ async def nothing_can_be_written(how: str) -> None:
             # A runtime that lost a sandbox without DEL; what is left is a file, not a namespace.
             netns.delete(forgotten.ns)
             (netns.DIRECTORY / forgotten.ns).touch()
-            await until(lambda: len(world.agent.sandboxes) == 1, seconds=40)
+            await until(lambda: len(world.agent.sandboxes) == 1)
             if how == "full":
                 (RUN / "filler").unlink()
             else:
                 sh(f"mount -o remount,rw {RUN}")
-            await until(lambda: whole(world, [pod]), seconds=40)
-            await until(lambda: len(list((RUN / "attached").iterdir())) == 1, seconds=40)
+            await until(lambda: whole(world, [pod]))
+            await until(lambda: len(list((RUN / "attached").iterdir())) == 1)
             later = await started(world, "later")
             await answered(later, publics(world))
         assert not world.agent.failing
@@ -315,7 +315,7 @@ async def deleted_while_its_record_is_lost() -> None:
         shutil.rmtree(RUN / "pods")
         shutil.rmtree(RUN / "attached")
         await pod.delete()
-        await until(lambda: not world.agent.sandboxes, seconds=40)
+        await until(lambda: not world.agent.sandboxes)
         await until(lambda: not world.endpoints.values())
         await until(lambda: "egw" not in sh("ip -br link"))
 

@@ -27,7 +27,7 @@ def play(scenario: str, *arguments: str) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=840,  # pytest's own limit is 900, and says less
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

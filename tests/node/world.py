@@ -745,10 +745,11 @@ class RunningPod:
         """A connection to a host of the Internet that answers each message with the address it
         saw; made inside the pod."""
         with netns.NetNS.open(netns.DIRECTORY / self.ns) as place:
-            return place.run(lambda: socket.create_connection((INTERNET, 7), timeout=5))
+            return place.run(lambda: socket.create_connection((INTERNET, 7), timeout=60))
 
-    async def whoami(self, *, timeout: float = 5, host: str = INTERNET) -> str:
-        """The address that the Internet sees; empty if no answer comes."""
+    async def whoami(self, *, timeout: float = 30, host: str = INTERNET) -> str:
+        """The address that the Internet sees; empty if no answer comes within ``timeout`` seconds,
+        which are many for whoever expects one."""
         process = await asyncio.create_subprocess_exec(
             *("nsenter", f"--net=/run/netns/{self.ns}"),
             *("curl", "-s", "-m", str(timeout), f"http://{host}/"),
