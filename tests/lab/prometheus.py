@@ -30,7 +30,7 @@ class Prometheus:
             data += ["--data-urlencode", f"{key}={value}"]
         process = await asyncio.create_subprocess_exec(
             *self._enter,
-            *("curl", "-sS", "--get", "--max-time", "10", *data, f"http://{host}{path}"),
+            *("curl", "-sS", "--get", "--max-time", "60", *data, f"http://{host}{path}"),
             stdout=asyncio.subprocess.PIPE,
         )
         said, _ = await process.communicate()
@@ -45,7 +45,7 @@ class Prometheus:
         found: list[dict[str, Any]] = answer.get("data", {}).get("result", [])
         return found
 
-    async def becomes(self, expression: str, *, timeout: float = 60) -> list[dict[str, Any]]:
+    async def becomes(self, expression: str, *, timeout: float = 120) -> list[dict[str, Any]]:
         """Waits until the expression has a value."""
 
         async def look() -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ async def scraping(
             async def ready() -> bool:
                 return "Ready" in await asked.get("/-/ready")
 
-            await until(ready, timeout=60, what="Prometheus to be ready")
+            await until(ready, timeout=120, what="Prometheus to be ready")
             yield asked
         finally:
             process.terminate()

@@ -13,7 +13,7 @@ _PYTHON = f"$(test -x {PYTHON} && echo {PYTHON} || echo {sys.executable})"
 """The image's own on real Kubernetes; elsewhere a pod sees this machine's."""
 _ECHO = """
 import socket, sys, time
-peer = socket.create_connection((sys.argv[1], 7), timeout=20)
+peer = socket.create_connection((sys.argv[1], 7), timeout=60)
 print("connected from", peer.getsockname(), flush=True)
 number = 0
 while True:
@@ -73,7 +73,7 @@ async def answered(traffic: list[Traffic]) -> None:
         now = [len([r for r in t.requests if r.address]) for t in traffic]
         return all(n >= s + 3 for n, s in zip(now, seen, strict=True))
 
-    await until(more, timeout=60, what="answers from everywhere")
+    await until(more, timeout=120, what="answers from everywhere")
 
 
 async def going_on(streams: list[Echoes]) -> None:
@@ -83,4 +83,4 @@ async def going_on(streams: list[Echoes]) -> None:
     async def more() -> bool:
         return all(s.alive() > m + 20 for s, m in zip(streams, marks, strict=True))
 
-    await until(more, timeout=60, what="every connection to go on")
+    await until(more, timeout=120, what="every connection to go on")

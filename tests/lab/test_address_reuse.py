@@ -59,7 +59,7 @@ class Leaver:
 
     async def answered_from(self, prefix: IPv4Network) -> None:
         await until(
-            lambda: self._now(prefix), timeout=60, what=f"pod {self.name} to leave from {prefix}"
+            lambda: self._now(prefix), timeout=120, what=f"pod {self.name} to leave from {prefix}"
         )
 
     async def _now(self, prefix: IPv4Network) -> bool:
@@ -136,7 +136,7 @@ async def given(world: World, name: str) -> dict[str, str]:
         found = await held(world, uid)
         return found if len(found) == 2 else {}
 
-    found: dict[str, str] = await until(both, timeout=90, what=f"the addresses of {name}")
+    found: dict[str, str] = await until(both, timeout=120, what=f"the addresses of {name}")
     return found
 
 
@@ -179,7 +179,7 @@ async def test_who_cannot_hear_of_a_deletion_keeps_its_own_address(world: World)
             got = await given(world, "heir")
             assert await held(world, uid) == leaver.private
             assert set(got.values()).isdisjoint(leaver.private.values())
-            await until(leaver.goes_on, timeout=60, what="the pod to go on")
+            await until(leaver.goes_on, timeout=120, what="the pod to go on")
         await world.configuration_condition(
             "heir", lambda c: c["type"] == "Ready" and c["status"] == "True", timeout=120
         )

@@ -31,7 +31,7 @@ async def prefix_of(world: World, name: str) -> ipaddress.IPv4Network:
         conditions = (found or {}).get("status", {}).get("conditions", [])
         return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
-    found = await world.kube.wait_for(SGCS, name, ready, namespace=SPACE, timeout=90)
+    found = await world.kube.wait_for(SGCS, name, ready, namespace=SPACE, timeout=180)
     assert found is not None
     return ipaddress.IPv4Network(found["status"]["egressIpPrefix"])
 
@@ -43,7 +43,7 @@ async def source_of(
     meta: dict[str, Any] = {"name": name, "namespace": namespace}
     if configuration is not None:
         meta["annotations"] = {names.POD_ANNOTATION: configuration}
-    command = ["curl", "-sS", "--max-time", "5", "http://ifconfig.me"]
+    command = ["curl", "-sS", "--max-time", "30", "http://ifconfig.me"]
     container = {"name": "main", "image": "curl", "command": command}
     spec = {"restartPolicy": "Never", "containers": [container]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
@@ -53,7 +53,7 @@ async def source_of(
         name,
         lambda p: (p or {}).get("status", {}).get("phase") in ("Succeeded", "Failed"),
         namespace=namespace,
-        timeout=60,
+        timeout=120,
     )
     return ipaddress.IPv4Address((await world.kube.logs(namespace, name)).strip())
 
@@ -61,7 +61,7 @@ async def source_of(
 async def removed(world: World, *configurations: str) -> None:
     await world.kube.delete("namespaces", SPACE)
     for name in configurations:
-        await world.kube.wait_for(SGCS, name, lambda c: c is None, namespace=SPACE, timeout=90)
+        await world.kube.wait_for(SGCS, name, lambda c: c is None, namespace=SPACE, timeout=180)
 
 
 async def test_a_namespaces_annotation_is_its_pods_way_out(world: World) -> None:

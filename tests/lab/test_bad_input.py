@@ -18,7 +18,7 @@ OTHER = "11111111-1111-1111-1111-111111111111"
 async def said(world: World, name: str, reason: str, words: str) -> None:
     """The configuration carries the reason in a condition and the words in an Event."""
     found = await world.configuration_condition(
-        name, lambda c: c["reason"] == reason and c["status"] == "False", timeout=30
+        name, lambda c: c["reason"] == reason and c["status"] == "False", timeout=120
     )
     ready = next(c for c in found["status"]["conditions"] if c["type"] == "Ready")
     assert ready["status"] == "False"
@@ -34,7 +34,7 @@ async def remove(world: World, *configurations: str) -> None:
             name,
             lambda found: found is None,
             namespace="default",
-            timeout=90,  # a killed leader's Lease must run out first
+            timeout=180,  # a killed leader's Lease must run out first
         )
 
 
@@ -130,10 +130,10 @@ async def test_a_configuration_that_does_not_exist_in_the_pods_namespace(world: 
         )
         return next((e["message"] for e in events if "later" in e.get("message", "")), None)
 
-    message = await until(told, timeout=30, what="an Event that names the configuration")
+    message = await until(told, timeout=120, what="an Event that names the configuration")
     assert "default" in message
     await configured(world, "later")
-    await world.pod_ready("early", timeout=60)
+    await world.pod_ready("early", timeout=120)
     await world.kube.delete("pods", "early", namespace="default", grace_seconds=0)
     await remove(world, "later")
 
@@ -147,5 +147,5 @@ async def test_a_host_network_pod_is_refused_with_an_event(world: World) -> None
         )
         return next((e["message"] for e in events if "hostNetwork" in e["message"]), None)
 
-    await until(told, timeout=20, what="an Event about hostNetwork")
+    await until(told, timeout=120, what="an Event about hostNetwork")
     await world.kube.delete("pods", "bare", namespace="default", grace_seconds=0)

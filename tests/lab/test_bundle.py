@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import signal
 import sys
@@ -108,7 +109,7 @@ async def plant(world: World, pod: str) -> None:
         except Exception:
             return False
 
-    await until(spoken, timeout=60, what="the talker to have spoken")
+    await until(spoken, timeout=120, what="the talker to have spoken")
 
 
 def event(pod: str, message: str) -> dict[str, Any]:
@@ -273,11 +274,14 @@ async def test_who_is_interrupted_leaves_nothing(
 
     async def writing() -> bool:
         """It has opened the file that has no name yet."""
-        folder = Path(f"/proc/{process.pid}/fd")
-        links = [str(p.readlink()) for p in folder.iterdir() if p.is_symlink()]
-        return any(str(tmp_path) in link for link in links)
+        assert process.returncode is None, "it ended before it was interrupted"
+        for file in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if str(tmp_path) in str(file.readlink()):
+                    return True
+        return False
 
-    await until(writing, timeout=30, what="the archive to be begun")
+    await until(writing, timeout=120, what="the archive to be begun")
     process.send_signal(number)
     _, error = await process.communicate()
     assert process.returncode != 0

@@ -40,7 +40,7 @@ async def test_a_healthy_cluster_has_no_finding_and_each_fault_its_own(world: Wo
     async def nothing() -> bool:
         return not await codes(world)
 
-    await until(nothing, timeout=60, what="a healthy cluster to have no finding")
+    await until(nothing, timeout=120, what="a healthy cluster to have no finding")
     code, text = await command(world, "check", "--pre")
     assert code == 0, text
     assert "not seen: kernels" in text
@@ -61,7 +61,7 @@ async def test_a_healthy_cluster_has_no_finding_and_each_fault_its_own(world: Wo
         # Gateways that asked with a large packet while none passed say so until they ask again.
         return await codes(world) == {"EG101"}
 
-    await until(misspelt, timeout=60, what="a misspelt annotation to be the only finding")
+    await until(misspelt, timeout=120, what="a misspelt annotation to be the only finding")
     await world.kube.delete("pods", "wrong", namespace="default", grace_seconds=0)
     async with cut(world, "tunnels", *await gateways(world)):
         await becomes(world, pod, "Lost")

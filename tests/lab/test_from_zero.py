@@ -58,33 +58,33 @@ async def test_pods_that_waited_for_the_first_gateway_and_the_first_node_start(
     await asyncio.gather(scale_gateways(world, 0), scale(world, WORKERS, 0))
     await world.configure("zero", {"gatewayNodepoolName": GATEWAYS})
     sgc = await world.configuration_condition(
-        "zero", lambda c: (c["type"], c["status"]) == ("Ready", "False"), timeout=60
+        "zero", lambda c: (c["type"], c["status"]) == ("Ready", "False"), timeout=120
     )
     assert not sgc["status"].get("gateways")
     await annotated(world, "for-gateway", "nodepool1")
     await annotated(world, "for-node", WORKERS)
     # Each says what it waits for.
-    why = await world.event("for-gateway", "EgressNotReady", timeout=60)
+    why = await world.event("for-gateway", "EgressNotReady", timeout=120)
     assert "default/zero" in why
     waiting = await world.kube.get("pods", "for-node", namespace="default")
     assert waiting["spec"]["nodeSelector"][names.NODE_READY_LABEL] == "true"
     assert "nodeName" not in waiting["spec"]
     await asyncio.gather(scale_gateways(world, 1), scale(world, WORKERS, 1))
     sgc = await world.configuration_condition(
-        "zero", lambda c: (c["type"], c["status"]) == ("Ready", "True"), timeout=90
+        "zero", lambda c: (c["type"], c["status"]) == ("Ready", "True"), timeout=120
     )
     prefix = ipaddress.ip_network(sgc["status"]["egressIpPrefix"])
     assert len(sgc["status"]["gateways"]) == 1
     for name in ("for-gateway", "for-node"):
         # A kubelet waits longer after each refusal.
-        await world.pod_ready(name, timeout=90)
+        await world.pod_ready(name, timeout=180)
         assert ipaddress.ip_address(await world.curl(name, INTERNET)) in prefix
     assert await ready_node(world, WORKERS)
     # Back to none: held back, never by another way; and then the pod goes on.
     await scale_gateways(world, 0)
-    await until(lambda: held(world, prefix), timeout=60, what="the pod to be held back")
+    await until(lambda: held(world, prefix), timeout=120, what="the pod to be held back")
     await scale_gateways(world, 1)
-    await until(lambda: leaves_by(world, prefix), timeout=90, what="the pod's way out")
+    await until(lambda: leaves_by(world, prefix), timeout=120, what="the pod's way out")
     for name in ("for-gateway", "for-node"):
         await world.kube.delete("pods", name, namespace="default")
     await remove(world, "zero")
@@ -93,7 +93,7 @@ async def test_pods_that_waited_for_the_first_gateway_and_the_first_node_start(
 
 
 async def asked(world: World) -> str:
-    command = ["curl", "-s", "--max-time", "1", INTERNET]
+    command = ["curl", "-s", "--max-time", "4", INTERNET]
     return (await world.kube.exec("default", "for-node", command)).stdout.decode().strip()
 
 

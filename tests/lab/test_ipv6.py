@@ -65,12 +65,12 @@ async def start(world: World, name: str, configuration: str) -> list[str]:
         },
     }
     await world.kube.create("pods", pod, namespace="default")
-    found = await world.kube.wait_for("pods", name, is_ready, namespace="default", timeout=60)
+    found = await world.kube.wait_for("pods", name, is_ready, namespace="default", timeout=120)
     assert found is not None
     return [entry["ip"] for entry in found["status"]["podIPs"]]
 
 
-async def seen(world: World, pod: str, family: str = "-6", *, seconds: str = "5") -> str:
+async def seen(world: World, pod: str, family: str = "-6", *, seconds: str = "30") -> str:
     """What ifconfig.me answers over IPv4 or IPv6; empty if there is no answer."""
     command = ["curl", "-s", family, "--max-time", seconds, "http://ifconfig.me"]
     result = await world.kube.exec("default", pod, command)
@@ -79,7 +79,7 @@ async def seen(world: World, pod: str, family: str = "-6", *, seconds: str = "5"
 
 async def condition(world: World, name: str, kind: str, status: str) -> dict[str, Any]:
     found = await world.configuration_condition(
-        name, lambda c: (c["type"], c["status"]) == (kind, status), timeout=60
+        name, lambda c: (c["type"], c["status"]) == (kind, status), timeout=120
     )
     return dict(found["status"])
 
@@ -91,7 +91,7 @@ async def ipv6_is_verified_and_its_loss_is_told(world: World, name: str) -> None
         status = (await world.kube.get(SGCS, name, namespace="default"))["status"]
         return all(g.get("seenIpV6") == g["publicIpV6"] != "" for g in status["gateways"])
 
-    await until(verified, timeout=90, what="the Internet to see the IPv6 address")
+    await until(verified, timeout=120, what="the Internet to see the IPv6 address")
     await condition(world, name, "EgressVerified", "True")
     (node,) = await world.nodes(pool="npsix")
     await world.control.call("cut", node=node["metadata"]["name"], direction="internet6")

@@ -62,7 +62,7 @@ async def test_pods_with_a_gateway_resolve_by_their_node_s_own_resolver(
         spec["excludeCidrs"] = ["0.0.0.0/0"]
     await world.configure("dns", spec)
     sgc = await world.configuration_condition(
-        "dns", lambda c: (c["type"], c["status"]) == ("Ready", "True"), timeout=90
+        "dns", lambda c: (c["type"], c["status"]) == ("Ready", "True"), timeout=120
     )
     prefix = ipaddress.ip_network(sgc["status"]["egressIpPrefix"])
     await pod(world, "plain")

@@ -66,4 +66,4 @@ async def test_prometheus_scrapes_every_component_and_promtool_finds_no_fault(
         await remove(world, "metered")
         # Nothing of what is gone is told any more.
         gone = '{configuration="metered",__name__!~"ALERTS.*"}'
-        await prometheus.becomes(f"absent({gone})", timeout=120)
+        await prometheus.becomes(f"absent({gone})", timeout=180)

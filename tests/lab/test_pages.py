@@ -69,6 +69,6 @@ async def test_commands_of_pages_do_what_they_say(world: World, clients: Path) -
         nodes = [n for n in await world.nodes() if n["spec"].get("unschedulable")]
         return not nodes
 
-    await until(whole, timeout=30, what="the page's last command to undo its first")
+    await until(whole, timeout=120, what="the page's last command to undo its first")
     await world.kube.delete("pods", "my-pod", namespace="default", grace_seconds=0)
     await remove(world, NAME)

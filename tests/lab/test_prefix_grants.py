@@ -71,7 +71,7 @@ async def shared_with_another(world: World, prefix_id: str) -> None:
 
 async def ready(world: World, name: str) -> None:
     await world.configuration_condition(
-        name, lambda c: c["type"] == "Ready" and c["status"] == "True", timeout=90
+        name, lambda c: c["type"] == "Ready" and c["status"] == "True", timeout=180
     )
 
 
@@ -98,4 +98,4 @@ async def controllers(world: World, settings: dict[str, Any]) -> None:
             and status.get("replicas", 0) == replicas
         )
 
-    await until(rolled_out, timeout=90, what="the controller to be replaced")
+    await until(rolled_out, timeout=120, what="the controller to be replaced")

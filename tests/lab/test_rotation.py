@@ -91,7 +91,7 @@ async def test_a_key_pair_changes_and_no_connection_notices(world: World) -> Non
         return _CONNECTIONS in alive and len(answers) > 2
 
     try:
-        await until(busy, timeout=30, what="connections to be open")
+        await until(busy, timeout=120, what="connections to be open")
         (code, (told,)), _ = await asyncio.gather(
             command(world, _NAME), replace_the_controller(world)
         )
@@ -101,7 +101,7 @@ async def test_a_key_pair_changes_and_no_connection_notices(world: World) -> Non
         async def looked_again() -> bool:
             return len(alive) > seen + 3 and len(answers) > asked + 3
 
-        await until(looked_again, timeout=30, what="both to be asked again")
+        await until(looked_again, timeout=120, what="both to be asked again")
     finally:
         for task in work:
             task.cancel()
@@ -144,4 +144,4 @@ async def only_the_new_pair_is_left(world: World, profile: dict[str, Any]) -> No
             for e in entries
         )
 
-    await until(reported, timeout=20, what="gateways to report the new pair alone")
+    await until(reported, timeout=120, what="gateways to report the new pair alone")

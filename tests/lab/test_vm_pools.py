@@ -37,7 +37,7 @@ async def ready(world: World, name: str, spec: dict[str, Any], *, gateways: int)
     sgc = await world.configuration_condition(
         name,
         lambda c: (c["type"], c["reason"]) == ("GatewaysReady", "AllGatewaysReady"),
-        timeout=90,
+        timeout=180,
     )
     assert len(sgc["status"]["gateways"]) == gateways
     status: dict[str, Any] = sgc["status"]
@@ -51,7 +51,7 @@ async def addresses(world: World) -> set[str]:
 
 
 async def refuses_the_internet(world: World, pod: str) -> bool:
-    result = await world.kube.exec("default", pod, ["curl", "-s", "--max-time", "1", INTERNET])
+    result = await world.kube.exec("default", pod, ["curl", "-s", "--max-time", "4", INTERNET])
     return result.code != 0
 
 
@@ -104,12 +104,12 @@ async def test_private_mode_on_a_scale_set_and_back_to_public(world: World) -> N
         sgc = await world.kube.get("staticgatewayconfigurations", "quiet", namespace="default")
         return "/" in sgc["status"]["egressIpPrefix"] and sgc["status"]
 
-    status = await until(public, timeout=60, what="public addresses")
+    status = await until(public, timeout=120, what="public addresses")
 
     async def answered() -> bool:
         return not await refuses_the_internet(world, pod)
 
-    await until(answered, timeout=30, what="the way to the Internet")
+    await until(answered, timeout=120, what="the way to the Internet")
     seen = ipaddress.ip_address(await world.curl(pod, INTERNET))
     assert seen in ipaddress.ip_network(status["egressIpPrefix"])
     await world.kube.delete("deployments", "quiet", namespace="default")

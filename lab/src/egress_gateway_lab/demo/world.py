@@ -304,7 +304,7 @@ class World:
             spec["excludeCidrs"] = list(exclude)
         await self.configure(name, spec)
         await self.configuration_condition(
-            name, lambda c: c["type"] == "Ready" and c["status"] == "True", timeout=60
+            name, lambda c: c["type"] == "Ready" and c["status"] == "True", timeout=PATIENCE
         )
         prefix: str = made["properties"]["ipPrefix"]
         return prefix
