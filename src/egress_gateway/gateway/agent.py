@@ -263,6 +263,9 @@ class GatewayAgent:
             if not around.ipv6 or self._machine.mtu - OVERHEAD < IPV6_MTU:
                 outcome = without_ipv6(outcome)
             outcome = zoned(outcome, await asyncio.to_thread(self._side.zones))
+            # The first connection that leaves with a new address is logged with what it is.
+            known = logged(wanted, outcome.configurations)
+            await asyncio.to_thread(self._kernel.connection_log.set, known)
             converged = await asyncio.to_thread(self._side.converge, self._desired(outcome, around))
         except DatapathError as error:
             # What ran goes on, and the last report stands; the queue tries again.

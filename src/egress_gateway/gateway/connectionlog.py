@@ -30,12 +30,11 @@ _PATIENCE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A configuration whose connections are logged. ``public`` and ``public6``: what the Internet
-    sees."""
+    """A configuration whose connections are logged. ``public``: what the Internet sees, by the
+    gateway's address that a connection leaves with."""
 
     name: str
-    public: str
-    public6: str = ""
+    public: Mapping[IPAddress, str]
 
 
 class Events(Protocol):
@@ -64,9 +63,10 @@ class ConnectionLog:
         self._stop = threading.Event()
 
     def set(self, wanted: Mapping[int, Logged]) -> None:
-        """What is logged from now on, by conntrack zone. Blocks for a moment when the log ends: its
-        socket would keep the gateway's namespace."""
-        self._wanted = dict(wanted)
+        """What is logged from now on, by conntrack zone. A configuration's former addresses are
+        remembered, for connections that still have them. Blocks for a moment when the log ends:
+        its socket would keep the gateway's namespace."""
+        self._wanted = {zone: self._remembering(zone, one) for zone, one in wanted.items()}
         if wanted and (self._thread is None or not self._thread.is_alive()):
             events = self._open_events()
             if events is None:
@@ -82,6 +82,12 @@ class ConnectionLog:
             self._stop.set()
             self._thread.join()
             self._thread = None
+
+    def _remembering(self, zone: int, one: Logged) -> Logged:
+        before = self._wanted.get(zone)
+        if before is None or before.name != one.name:
+            return one
+        return Logged(one.name, {**before.public, **one.public})
 
     def _work(self, events: Events, stop: threading.Event) -> None:
         budget = Bucket(self._rate, burst=self._rate, at=time.monotonic())
@@ -117,7 +123,7 @@ class ConnectionLog:
 def fields(connection: Connection, logged: Logged, pod: Key | None) -> dict[str, object]:
     """What a line says. ``address`` is what the other side sees, as far as we know: the
     gateway's public address, or the private one (``via``) where there is none."""
-    public = logged.public if connection.translated.version == 4 else logged.public6
+    public = logged.public.get(connection.translated)
     return {
         "configuration": logged.name,
         "pod": str(pod) if pod else "",

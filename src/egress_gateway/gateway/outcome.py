@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from egress_gateway.api import keys
+from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.gateway.plan import OVERHEAD, Surroundings
 from egress_gateway.datapath.gateway.served import ServedConfiguration, zones
 from egress_gateway.datapath.gateway.side import Converged
@@ -35,13 +36,23 @@ def zoned(outcome: ServingPlan, known: Mapping[IPv4Address, int]) -> ServingPlan
     return replace(outcome, configurations=found)
 
 
-def logged(wanted: Iterable[Listed], ready: Mapping[str, ServedConfiguration]) -> dict[int, Logged]:
+def logged(
+    wanted: Iterable[Listed], served: Mapping[str, ServedConfiguration]
+) -> dict[int, Logged]:
     """By conntrack zone: the configurations whose connections are to be logged."""
     return {
-        ready[one.uid].in_zone: Logged(one.name, one.public, one.public6)
+        served[one.uid].in_zone: Logged(one.name, _public(one, served[one.uid]))
         for one in wanted
-        if one.connection_log and one.uid in ready
+        if one.connection_log and one.uid in served
     }
+
+
+def _public(one: Listed, served: ServedConfiguration) -> dict[IPAddress, str]:
+    """What the Internet sees, by what leaves."""
+    found: dict[IPAddress, str] = {served.secondary: one.public}
+    if served.secondary6 is not None:
+        found[served.secondary6] = one.public6
+    return found
 
 
 def problems_of(outcome: ServingPlan, converged: Converged) -> dict[str, str]:

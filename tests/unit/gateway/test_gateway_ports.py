@@ -7,6 +7,7 @@ import logging
 import struct
 import threading
 from collections import Counter
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -118,7 +119,7 @@ def lines(
     caplog.set_level(logging.INFO)
     log = ConnectionLog(lambda: events, owner, rate=1000)
     log.set(wanted)
-    assert events.done.wait(10)
+    assert events.done.wait(60)
     log.set({})
     assert events.closed, "an open socket would keep the gateway's namespace"
     return [r for r in caplog.records if r.name.endswith("connectionlog")]
@@ -126,7 +127,7 @@ def lines(
 
 def test_a_line_names_pod_address_port_and_destination(caplog: pytest.LogCaptureFixture) -> None:
     events = PlayedEvents([connection(), connection(zone=6001)], [connection(ended=True)])
-    logged = {6000: Logged("ns/one", "203.0.113.7")}
+    logged = {6000: Logged("ns/one", {IPv4Address("10.1.1.101"): "203.0.113.7"})}
     began, ended = lines(caplog, events, logged)[1:]
     assert (began.getMessage(), ended.getMessage()) == ("connection began", "connection ended")
     said = began.__dict__
@@ -136,9 +137,33 @@ def test_a_line_names_pod_address_port_and_destination(caplog: pytest.LogCapture
     assert (said["destination"], said["destination_port"]) == ("198.51.100.10", 443)
 
 
+def test_each_address_has_its_own_public_one_also_when_it_is_a_former_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Connections of before go on, and end, after the addresses have changed."""
+    told = threading.Event()
+
+    class Late(PlayedEvents):
+        def read(self, seconds: float) -> list[Connection]:
+            assert told.wait(60)
+            return super().read(seconds)
+
+    new = replace(connection(), translated=IPv4Address("10.1.1.102"))
+    events = Late([connection(ended=True), new])
+    log = ConnectionLog(lambda: events, lambda name, address: None, rate=1000)
+    caplog.set_level(logging.INFO)
+    for secondary, public in (("10.1.1.101", "203.0.113.7"), ("10.1.1.102", "192.0.2.9")):
+        log.set({6000: Logged("ns/one", {IPv4Address(secondary): public})})
+    told.set()
+    assert events.done.wait(60)
+    log.set({})
+    ended, began = [r.__dict__ for r in caplog.records if r.getMessage().startswith("connection")]
+    assert (ended["address"], began["address"]) == ("203.0.113.7", "192.0.2.9")
+
+
 def test_missing_lines_are_admitted(caplog: pytest.LogCaptureFixture) -> None:
     events = PlayedEvents(Overrun("full"), [connection()])
-    said = [r.getMessage() for r in lines(caplog, events, {6000: Logged("ns/one", "")})]
+    said = [r.getMessage() for r in lines(caplog, events, {6000: Logged("ns/one", {})})]
     assert said[1:] == [
         "dropped lines of the connection log: too many connections a second",
         "connection began",
@@ -155,7 +180,7 @@ def test_nobody_listens_unless_a_configuration_asks() -> None:
     log = ConnectionLog(listen, lambda name, address: None, rate=10)
     log.set({})
     assert opened == []
-    log.set({6000: Logged("ns/one", "")})
+    log.set({6000: Logged("ns/one", {})})
     assert len(opened) == 1
     log.set({})
     assert opened[0].closed
