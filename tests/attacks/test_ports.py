@@ -7,7 +7,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ def counted(reason: str) -> float:
 
 
 S = TypeVar("S", bound=BoundedServer)
+T = TypeVar("T")
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -61,6 +62,15 @@ async def ready(server: HealthServer) -> int:
         session.get(f"http://127.0.0.1:{server.port}/readyz") as answer,
     ):
         return answer.status
+
+
+async def in_time(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer to the first who was quick enough: a server that cuts whoever takes half a second
+    cuts honest ones too, on a machine that does other things for so long."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                return await ask()
 
 
 async def opened(server: HealthServer, sent: bytes = b"") -> Streams:
@@ -111,7 +121,7 @@ async def test_half_a_request_is_cut_in_time(sent: bytes) -> None:
         streams = await opened(server, sent)
         if await is_cut(streams):
             assert counted("too_slow") > before
-        assert await ready(server) == 200
+        assert await in_time(lambda: ready(server)) == 200
 
 
 @pytest.mark.parametrize(
@@ -290,7 +300,7 @@ async def test_a_handshake_that_is_half_done_is_cut_in_time() -> None:
         streams = await asyncio.open_connection("127.0.0.1", server.port)
         streams[1].write(HELLO)
         assert await is_cut(streams)
-        assert await over_tls(server.port) == "page"
+        assert await in_time(lambda: over_tls(server.port)) == "page"
 
 
 async def test_a_request_that_trickles_is_cut_in_time() -> None:
@@ -304,7 +314,7 @@ async def test_a_request_that_trickles_is_cut_in_time() -> None:
         with contextlib.suppress(ConnectionError):
             assert b"200" not in await ended
         writer.close()
-        assert await ready(server) == 200
+        assert await in_time(lambda: ready(server)) == 200
 
 
 LENGTHS = b"POST /readyz HTTP/1.1\r\nHost: x\r\n"

@@ -3,8 +3,11 @@ was asked for."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import subprocess
+import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +20,14 @@ from egress_gateway.datapath.linux import bpf, netns
 from egress_gateway.datapath.linux.capture import Captured, CaptureLimits, capture
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, attach, serve
-from tests.datapath.topology import INTERNET, World
+from tests.datapath.topology import INTERNET, Pod, World
 
-LIMITS = CaptureLimits(seconds=30, packets=4, size=1 << 20, snaplen=128)
+LIMITS = CaptureLimits(seconds=120, packets=4, size=1 << 20, snaplen=128)
 
 
 def read(found: Captured) -> list[str]:
     """The packets, as tcpdump tells them."""
-    file = Path("/tmp/capture.pcap")
+    file = Path("/run/capture.pcap")  # the box's own
     file.write_bytes(found.pcap)
     done = subprocess.run(
         ["tcpdump", "-n", "-r", str(file)], capture_output=True, text=True, check=False
@@ -32,6 +35,25 @@ def read(found: Captured) -> list[str]:
     assert done.returncode == 0, done.stderr
     assert "link-type RAW" in done.stderr
     return done.stdout.splitlines()
+
+
+@contextlib.contextmanager
+def talking(pods: list[Pod]) -> Iterator[None]:
+    """All pods make connections all the time, however late somebody listens."""
+    ended, seen = threading.Event(), set[str | None]()
+
+    def talk() -> None:
+        while not ended.is_set():
+            seen.update(pod.seen_as() for pod in reversed(pods))
+
+    thread = threading.Thread(target=talk, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(120)
+    assert seen == {SECONDARIES[0]}
 
 
 @boxed
@@ -48,21 +70,18 @@ def test_packets_of_a_pod_are_seen_before_and_behind_the_translation() -> None:
     leaving = gateway.start(
         partial(capture, ["host0"], [ipaddress.ip_address(SECONDARIES[0])], LIMITS)
     )
-    for _ in range(20):
-        for pod in reversed(pods):
-            assert pod.seen_as() == SECONDARIES[0]
-    for found, mine in ((inside(), own), (arriving(), own), (leaving(), SECONDARIES[0])):
+    with talking(pods):
+        captured = inside(), arriving(), leaving()
+    for found, mine in zip(captured, (own, own, SECONDARIES[0]), strict=True):
         lines = read(found)
         assert (found.packets, found.ended, len(lines)) == (4, "packets", 4)
         assert all(f" {mine}." in line and INTERNET in line for line in lines), lines
         assert not any(f" {other}." in line for line in lines)
     with pytest.raises(KernelRefused, match="nowhere0"):
         pods[0].place.netns.run(lambda: capture(["nowhere0"], (), LIMITS))
-    timed = pods[0].place.netns.run(
-        lambda: capture(
-            ["wg0"], (), CaptureLimits(seconds=0.1, packets=9, size=1 << 20, snaplen=64)
-        )
-    )
+    short = CaptureLimits(seconds=0.1, packets=9, size=1 << 20, snaplen=64)
+    nobody = ipaddress.ip_address("203.0.113.1")
+    timed = pods[0].place.netns.run(lambda: capture(["wg0"], [nobody], short))
     assert (timed.packets, timed.ended) == (0, "time")
     assert read(timed) == []
 

@@ -9,16 +9,26 @@ from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux import conntrack
 from egress_gateway.datapath.linux.netns import NetNS
 from tests.datapath.box import boxed
-from tests.datapath.topology import INTERNET, INTERNET6, NODE6, World
+from tests.datapath.topology import INTERNET, INTERNET6, NODE6, World, until
 
 _NODE = "10.1.0.4"
 
 
 def origins(netns: NetNS) -> set[IPAddress]:
     """Who began the connections that the namespace knows."""
-    listed = netns.run(lambda: Path("/proc/thread-self/net/nf_conntrack").read_text())
-    sources = (line.split("src=")[1].split()[0] for line in listed.splitlines())
+    sources = (line.split("src=")[1].split()[0] for line in entries(netns))
     return {ipaddress.ip_address(source) for source in sources}
+
+
+def entries(netns: NetNS) -> list[str]:
+    """The kernel's table of connections."""
+    return netns.run(lambda: Path("/proc/thread-self/net/nf_conntrack").read_text()).splitlines()
+
+
+def over(netns: NetNS) -> bool:
+    """Whether nobody says another word: a late one of a connection that was forgotten would be
+    taken for a new connection."""
+    return all("TIME_WAIT" in line for line in entries(netns) if " tcp " in line)
 
 
 @boxed
@@ -30,6 +40,7 @@ def test_only_the_connections_of_the_address_are_forgotten() -> None:
     def connect() -> set[IPAddress]:
         for pod in pods:
             assert (pod.seen_as(INTERNET), pod.seen_as(INTERNET6)) == (_NODE, NODE6)
+        until(lambda: over(node), "both ends have closed")
         return origins(node)
 
     everybody = connect()
@@ -52,6 +63,7 @@ def test_what_was_translated_to_an_address_is_forgotten_and_nothing_else() -> No
     node = world.worker.netns
     for address, family in ((NODE6, 6), (_NODE, 4)):
         assert (pod.seen_as(INTERNET), pod.seen_as(INTERNET6)) == (_NODE, NODE6)
+        until(lambda: over(node), "both ends have closed")
         everybody = origins(node)
         conntrack.forget_translated(node, ipaddress.ip_address("203.0.113.7"))
         conntrack.forget_translated(node, ipaddress.ip_address("2001:db8:7::7"))
