@@ -236,13 +236,13 @@ def comes_in(scene: Scene, version: int) -> None:
     place, outside = scene.pod.place.netns, scene.world.internet.netns
     with place.run(lambda: bound(socket.SOCK_DGRAM)) as server:
         with outside.run(lambda: socket.socket(family, socket.SOCK_DGRAM)) as client:
-            client.settimeout(10)
+            client.settimeout(60)
             client.sendto(b"in", (address, 8080))
             heard, peer = server.recvfrom(100)
             server.sendto(heard, peer)
             assert client.recv(100) == b"in"
     with place.run(lambda: bound(socket.SOCK_STREAM)) as listening:
-        made = outside.run(lambda: socket.create_connection((address, 8080), timeout=10))
+        made = outside.run(lambda: socket.create_connection((address, 8080), timeout=60))
         accepted, _ = listening.accept()
         with made, accepted:
             accepted.sendall(b"greeting")
@@ -303,7 +303,7 @@ def replaced(scene: Scene, *, name: str, address: str, index: int | None) -> Pla
 
 
 def reaches(place: Place) -> str:
-    with place.netns.run(lambda: socket.create_connection((INTERNET, 80), timeout=10)) as made:
+    with place.netns.run(lambda: socket.create_connection((INTERNET, 80), timeout=60)) as made:
         return made.recv(100).decode().strip()
 
 

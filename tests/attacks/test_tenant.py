@@ -79,7 +79,7 @@ async def test_a_prefix_that_was_made_for_another_is_not_joined(world: World) ->
             name,
             lambda s: s is not None and reason(s) == "PrefixNotAllowed",
             namespace="mallory",
-            timeout=30,
+            timeout=120,
         )
 
 

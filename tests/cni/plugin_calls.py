@@ -66,7 +66,7 @@ def call(
         input=raw,
         env={k: v for k, v in environment.items() if v},
         stdout=subprocess.PIPE,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     return Done(done.returncode, done.stdout)

@@ -120,7 +120,7 @@ class Runtime:
             input=json.dumps(conf).encode(),
             env=environment,
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         self.printed.append((plugin["type"], done.stdout))

@@ -22,7 +22,7 @@ def test_a_cookie_from_the_tunnels_gateway_is_noted_and_nothing_else_is() -> Non
         filter_.allow(port, gateway.primary)
         listening[port] = node.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         listening[port].bind(("", port))
-        listening[port].settimeout(20)
+        listening[port].settimeout(60)
     sender = gateway.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     stranger = world.internet.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     stranger.sendto(bytes([_COOKIE]).ljust(64), ("10.1.0.4", 20003))

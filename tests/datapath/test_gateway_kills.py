@@ -92,7 +92,7 @@ class Running:
     def end(self) -> None:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(60)
+        self._thread.join(120)
         assert not self._thread.is_alive(), "the agent stops when it is told to"
 
 
@@ -175,7 +175,7 @@ class Bench:
         if tale.name not in tale.shapes:
             tale.shapes[tale.name] = self.settled()
         first = tale.shapes[tale.name]
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while first != (shape := _shape(self.gateway)) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert shape == first, f"{what}: left {shape - first}, lacks {first - shape}"

@@ -64,7 +64,7 @@ def _beside(host: str) -> None:
     assert pod.seen_as() == SECONDARIES[0]
     assert pod.seen_as(EXCLUDED_HOST) == NODE, "what is excluded is the node's to masquerade"
     with pod.place.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as udp:
-        udp.settimeout(5)
+        udp.settimeout(60)
         udp.sendto(b"x", (INTERNET, 7))
         assert udp.recv(100).decode() == SECONDARIES[0]
     _the_other_side_speaks_first(world, pod)

@@ -82,7 +82,7 @@ def _comes_in(world: World, pod: Pod, desired: PodDesired, *, client: str) -> No
         for target in (own, NODE):
             _asked(world.internet, client, target)
         _asked(world.worker, str(PODS_GATEWAY), own)
-        _in(world.internet, f"ping -n -q -c 1 -W 10 -I {client} {own}")
+        _in(world.internet, f"ping -n -q -c 1 -W 60 -I {client} {own}")
         # Errors about what the pod sends come in by its ordinary link, too.
         narrow = f"ip route replace {client} dev v-internet mtu lock 1300"
         subprocess.run(narrow.split(), check=True)
@@ -98,7 +98,7 @@ def _comes_in(world: World, pod: Pod, desired: PodDesired, *, client: str) -> No
 def _asked(place: Place, source: str, target: str) -> None:
     """From ``source`` everything is answered by ``target``: bulk, full size, and refusals."""
     connection = place.netns.run(
-        lambda: socket.create_connection((target, _TCP), 15, source_address=(source, 0))
+        lambda: socket.create_connection((target, _TCP), 60, source_address=(source, 0))
     )
     with connection:
         sender = threading.Thread(target=connection.sendall, args=(_BULK,), daemon=True)

@@ -115,7 +115,7 @@ class Opened:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((self._own, source))
-        made.settimeout(20)
+        made.settimeout(60)
         made.connect((self._host, _STREAM))
         made.settimeout(None)
         return made
@@ -297,7 +297,7 @@ class Accepted:
     def _accept(self, *servers: socket.socket) -> tuple[socket.socket, socket.socket]:
         where = (self._own, servers[0].getsockname()[1])
         client = self._world.internet.netns.run(
-            lambda: socket.create_connection(where, 20, source_address=(self._host, 0))
+            lambda: socket.create_connection(where, 60, source_address=(self._host, 0))
         )
         accepted: list[socket.socket] = []
 
@@ -310,7 +310,7 @@ class Accepted:
             return False
 
         until(taken, "the server accepts")
-        accepted[0].settimeout(20)
+        accepted[0].settimeout(60)
         return client, accepted[0]
 
     def _pour(self) -> None:
@@ -425,14 +425,14 @@ def test_thousands_of_connections_are_told_apart() -> None:
     def fill() -> None:
         where = (str(pod.address), _SERVER)
         for _ in range(many):
-            client = socket.create_connection(where, 20, source_address=(INTERNET, 0))
+            client = socket.create_connection(where, 60, source_address=(INTERNET, 0))
             inbound.append((client, server.accept()[0]))
 
     world.internet.netns.run(fill)
 
     def fill_out() -> None:
         for _ in range(many):
-            client = socket.create_connection((INTERNET, 9002), 20)
+            client = socket.create_connection((INTERNET, 9002), 60)
             outbound.append((client, sink.accept()[0]))
 
     pod.place.netns.run(fill_out)
@@ -444,6 +444,6 @@ def test_thousands_of_connections_are_told_apart() -> None:
         remote.sendall(b"x")  # what the pod acknowledges
     for client, accepted in inbound[::50]:
         accepted.sendall(b"x")
-        client.settimeout(20)
+        client.settimeout(60)
         assert client.recv(1) == b"x"
     assert NODE not in sources(world)

@@ -69,7 +69,7 @@ class Scene:
         await self.silence()
         before = self.told["pod"]
         act()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while self.told["pod"] == before:
                 await asyncio.sleep(0.01)
         print("told of", what)
@@ -149,7 +149,7 @@ def test_a_namespace_that_loses_its_name_is_told_and_let_go() -> None:
         assert link.keys == frozenset()
 
         # The other end of the pair goes when the kernel takes the namespace down.
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while here("ip link show outer"):
                 await asyncio.sleep(0.02)
         with pytest.raises(NoSuchNamespace):

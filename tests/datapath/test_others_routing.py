@@ -81,7 +81,7 @@ def arrives(opened: int, pod: Pod, to: str) -> bool:
             os.read(opened, 2048)
     datagram(pod, to)
     wanted = socket.inet_aton(to)
-    while select.select([opened], [], [], 2)[0]:
+    while select.select([opened], [], [], 60)[0]:
         packet = os.read(opened, 2048)
         if packet[16:20] == wanted:
             return True
@@ -109,7 +109,7 @@ def _proxy(pod: Pod, listening: socket.socket) -> None:
         app = pod.place.netns.run(_transparent)
         app.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0x539)
         app.bind((peer[0], 0))
-        app.settimeout(10)
+        app.settimeout(60)
         with contextlib.suppress(OSError), client, app:
             app.connect((str(pod.address), _APP))
             client.sendall(app.recv(100))
@@ -141,7 +141,7 @@ def test_a_meshs_transparent_proxy_answers_clients_of_everywhere() -> None:
 
     def asked() -> str:
         connection = world.internet.netns.run(
-            lambda: socket.create_connection((str(pod.address), _APP), 10)
+            lambda: socket.create_connection((str(pod.address), _APP), 60)
         )
         with connection:
             return connection.recv(100).decode()
@@ -198,7 +198,7 @@ def test_rules_of_a_vpn_come_first_wherever_they_are() -> None:
     assert arrives(vpn, pod, INTERNET)
     with pod.place.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as outer:
         outer.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0xCA6C)
-        outer.settimeout(10)
+        outer.settimeout(60)
         outer.sendto(b"x", (INTERNET, 7))
         assert outer.recv(100).decode() == SECONDARIES[0]
     assert world.internet.sources() == {SECONDARIES[0]}
@@ -224,7 +224,7 @@ def test_a_second_network_is_reached_and_the_hold_covers_it() -> None:
             assert peer[0] == "10.99.0.2"
             connection.close()
     with pod.place.netns.run(lambda: socket.create_server(("", _APP))) as server:
-        client = other.netns.run(lambda: socket.create_connection(("10.99.0.2", _APP), 10))
+        client = other.netns.run(lambda: socket.create_connection(("10.99.0.2", _APP), 60))
         with client, server.accept()[0] as inside:
             inside.sendall(b"hello")
             assert client.recv(100) == b"hello"

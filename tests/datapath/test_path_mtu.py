@@ -94,7 +94,7 @@ def _attached(world: World, mtu: int) -> Pod:
 
 def _bulk(pod: Pod) -> None:
     """A megabyte there and back."""
-    with pod.connect(INTERNET, timeout=30) as connection:
+    with pod.connect(INTERNET) as connection:
         assert connection.recv(100).decode().strip() == SECONDARIES[0]
         sender = threading.Thread(target=connection.sendall, args=(_BULK,), daemon=True)
         sender.start()
@@ -122,7 +122,7 @@ def udp(place: Place) -> socket.socket:
     """A datagram socket of ``place`` that never fragments."""
     made = place.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     made.setsockopt(socket.IPPROTO_IP, _DISCOVER, _DO)
-    made.settimeout(15)
+    made.settimeout(60)
     return made
 
 

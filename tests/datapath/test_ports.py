@@ -25,7 +25,7 @@ def dial(pod: Pod, source_port: int) -> socket.socket:
         made = socket.socket()
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((str(pod.address), source_port))
-        made.settimeout(5)
+        made.settimeout(60)
         made.connect((INTERNET, PORT))
         return made
 
@@ -119,7 +119,7 @@ def test_connections_are_told_as_they_begin_and_end() -> None:
         events = connections.ConnectionEvents(namespace)
         connection = dial(pod, 5000)
         accepted, peer = listening.accept()
-        began = events.read(5)
+        began = events.read(60)
         expected = Connection(
             zone=6000,
             protocol="tcp",

@@ -57,7 +57,7 @@ def network(text: str) -> ipaddress.IPv4Network:
     return ipaddress.IPv4Network(text)
 
 
-def until(check: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+def until(check: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Waits for a state that must come; the limit only keeps a failure from hanging."""
     end = time.monotonic() + seconds
     while not check():
@@ -266,11 +266,12 @@ class Pod:
             active=active or None,
         )
 
-    def connect(self, host: str, port: int = 80, timeout: float = 5.0) -> socket.socket:
+    def connect(self, host: str, port: int = 80, timeout: float = 60.0) -> socket.socket:
         return self.place.netns.run(lambda: socket.create_connection((host, port), timeout=timeout))
 
-    def seen_as(self, host: str = INTERNET, timeout: float = 5.0) -> str | None:
-        """The address that ``host`` sees; None if it cannot be reached."""
+    def seen_as(self, host: str = INTERNET, timeout: float = 60.0) -> str | None:
+        """The address that ``host`` sees; None if it cannot be reached. Whoever expects None gives
+        a short ``timeout`` (seconds)."""
         try:
             with self.connect(host, timeout=timeout) as connection:
                 return connection.recv(100).decode().strip()

@@ -66,12 +66,14 @@ async def an_upgrade_leaves_grants_and_traffic_alone(
     before = await site.world.kube.get("roles", "egress-gateway-keys", namespace=SYSTEM)
     assert before["rules"]
     async with Traffic(site.world, pod, "http://ifconfig.me") as traffic:
-        await until(lambda: _some(traffic), timeout=20, what="the first answer")
+        await until(lambda: _some(traffic), timeout=120, what="the first answer")
         # What kubectl apply has set before it sets still, until Helm is told to take it.
         changed = "node.settings.attachTimeout=12,logging.level=debug"
         await site.install("--force-conflicts", "--set", changed)
         upgraded = time.time()
-        await until(lambda: traffic.answered_after(upgraded), timeout=20, what="an answer after it")
+        await until(
+            lambda: traffic.answered_after(upgraded), timeout=120, what="an answer after it"
+        )
     answers = [r.address for r in traffic.requests if r.address]
     assert [a for a in answers if IPv4Address(a) not in prefix] == []
     after = await site.world.kube.get("roles", "egress-gateway-keys", namespace=SYSTEM)
@@ -122,7 +124,7 @@ async def configurations_hinder_removal(site: Site) -> None:
     async def gone() -> bool:
         return not await site.world.kube.list("staticgatewayconfigurations", namespace="default")
 
-    await until(gone, timeout=60, what="the configuration to go")
+    await until(gone, timeout=240, what="the configuration to go")
 
 
 async def removal_restores_the_chains(site: Site) -> None:

@@ -140,5 +140,5 @@ async def replaced(world: World, before: dict[str, str]) -> dict[str, str]:
     async def gone() -> bool:
         return not before.keys() & (await agents(world)).keys()
 
-    await until(gone, timeout=60, what="every agent to be replaced")
+    await until(gone, timeout=240, what="every agent to be replaced")
     return await agents(world)
