@@ -191,6 +191,7 @@ def test_a_move_without_a_look_leads_elsewhere_and_a_broken_pod_gets_a_whole_pas
 @boxed
 def test_ports_that_are_opened_together_are_each_heard_from_their_gateway_alone() -> None:
     import threading
+    from unittest import mock
 
     from egress_gateway.datapath.linux.nft import Nftables
     from egress_gateway.datapath.pod.sources import SourceFilter
@@ -204,10 +205,18 @@ def test_ports_that_are_opened_together_are_each_heard_from_their_gateway_alone(
         threading.Thread(target=sources.allow, args=(port, ipaddress.ip_address(address)))
         for port, address in wanted.items()
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    all_ask, apply = threading.Event(), Nftables.apply
+
+    def held(self: Nftables, ruleset: str) -> None:
+        all_ask.wait(60)
+        apply(self, ruleset)
+
+    with mock.patch.object(Nftables, "apply", held):
+        for thread in threads:
+            thread.start()
+        all_ask.set()
+        for thread in threads:
+            thread.join()
     changes = Nftables(world.worker.netns).generation() - before
     assert 0 < changes < len(wanted), "those that wait go along with the next"
     exact = {port: ipaddress.ip_address(address) for port, address in wanted.items()}
