@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from prose import filled
 
-from egress_gateway.cli.main import cli
+from egress_gateway.cli.commands import cli
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/commands.md"
 COMPONENTS = ("controller", "gateway", "node", "webhook", "wireguard")

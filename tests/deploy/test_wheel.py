@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from egress_gateway.cli.main import cli
+from egress_gateway.cli.commands import cli
 
 ROOT = Path(__file__).parents[2]
 LAB = "egress_gateway_lab"

@@ -1,214 +1,29 @@
 """The one command: ``egress-gateway``.
 
-Subcommands are imported only when they are called, so that ``--help`` stays quick and a component
-loads nothing of the others. Every failure is one line on standard error and a non-zero exit.
+A signal ends it in silence while it starts, when nothing has begun that would have to end. Imports
+take most of that time, and an interrupt in one would be a traceback. Process 1 of a container has
+no other way to end: the kernel gives it no signal that it has no handler for.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import sys
-from typing import Any, Final
-
-import click
-
-from egress_gateway import __version__
-
-_COMMANDS: Final = {
-    "bundle": (
-        "egress_gateway.cli.bundle.command:bundle",
-        "Write one archive for a ticket, with nothing secret in it.",
-    ),
-    "check": (
-        "egress_gateway.cli.diagnosis.check:check",
-        "Look for what is amiss: codes, causes, fixes.",
-    ),
-    "capture": (
-        "egress_gateway.cli.diagnosis.capture:command",
-        "Write packets of one hop as pcap; trace --pcap runs it.",
-    ),
-    "controller": (
-        "egress_gateway.cli.components:controller",
-        "Run the controller: reconcile configurations with Azure.",
-    ),
-    "crds": ("egress_gateway.cli.crds:crds", "Print the custom resource definitions."),
-    "gateway": (
-        "egress_gateway.cli.components:gateway",
-        "Run a gateway node's agent: serve configurations to pods.",
-    ),
-    "inspect": (
-        "egress_gateway.cli.bundle.inspect:inspect",
-        "Print what this node's kernel has of ours; bundle runs it.",
-    ),
-    "migrate": (
-        "egress_gateway.cli.migrate:migrate",
-        "Take a cluster over from the Go project.",
-    ),
-    "node": (
-        "egress_gateway.cli.components:node",
-        "Run a node's agent: attach annotated pods.",
-    ),
-    "probe": (
-        "egress_gateway.cli.proof.probe:probe",
-        "Ask what the network gives this pod; test runs it.",
-    ),
-    "rotate-keys": (
-        "egress_gateway.cli.rotate_keys:rotate_keys",
-        "Change the WireGuard key pairs of configurations, without loss.",
-    ),
-    "status": (
-        "egress_gateway.cli.diagnosis.status:status",
-        "Show configurations, gateways, pods and components.",
-    ),
-    "stun": (
-        "egress_gateway.cli.stun:stun",
-        "Run a STUN server of your own, for gateways' verify_targets.",
-    ),
-    "test": (
-        "egress_gateway.cli.proof.command:test",
-        "Prove a live cluster with pods of its own; leaves nothing.",
-    ),
-    "trace": (
-        "egress_gateway.cli.diagnosis.trace:trace",
-        "Follow a pod's packets hop by hop, to one destination.",
-    ),
-    "uninstall": (
-        "egress_gateway.cli.uninstall:uninstall",
-        "Remove the plugin from every node's CNI chain.",
-    ),
-    "wait": (
-        "egress_gateway.cli.wait:wait",
-        "Wait until this pod has its tunnel; admission runs it.",
-    ),
-    "webhook": (
-        "egress_gateway.cli.components:webhook",
-        "Run the webhook for annotated pods (before Kubernetes 1.36).",
-    ),
-    "wireguard": (
-        "egress_gateway.cli.components:wireguard",
-        "Run userspace tunnels, for kernels without WireGuard.",
-    ),
-}
+import os
+import signal
+from types import FrameType
 
 
-_EXTRAS: Final = ("controller", "gateway", "node", "webhook")
-"""Commands that have an extra of their own name (pyproject.toml)."""
-
-# Commands that another distribution brings, under the entry point group ``PLUGINS``: name, what it
-# does, and what to install where it is missing.
-PLUGINS: Final = "egress_gateway.commands"
-_PLUGIN_TEXTS: Final = {"lab": "Run Azure, its network and a cluster on this machine."}
-_PLUGIN_SOURCES: Final = {"lab": "static-egress-gateway-lab"}
-
-
-class _LazyGroup(click.Group):
-    """Knows its subcommands by name and imports one when it is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*_COMMANDS, *_PLUGIN_TEXTS})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        try:
-            return _plugin(cmd_name) if cmd_name in _PLUGIN_TEXTS else _own(cmd_name)
-        except click.ClickException:
-            if ctx.resilient_parsing:
-                return None  # whoever completes a line wants no message in it
-            raise
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            if (told := _told(error, ctx.invoked_subcommand)) is None:
-                raise
-            raise told from error
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            # click guesses among commands that are loaded, and none is.
-            close = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
-            guess = f" Did you mean {close[0]!r}?" if close else ""
-            raise click.UsageError(f"No such command {args[0]!r}.{guess}", ctx) from error
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        texts = {name: text for name, (_, text) in _COMMANDS.items()} | _PLUGIN_TEXTS
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(texts.items()))
-
-
-def _own(name: str) -> click.Command | None:
-    """The command ``name`` of this package. Raises ``click.ClickException`` where it lacks
-    another package."""
-    entry = _COMMANDS.get(name)
-    if entry is None:
-        return None
-    module, _, attribute = entry[0].partition(":")
-    try:
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise _lacking(error, name) or error from error
-    return command
-
-
-def _told(error: Exception, command: str | None) -> click.ClickException | None:
-    """One line about an expected error of ``command``; None: the error is unexpected."""
-    if isinstance(error, ModuleNotFoundError):
-        return _lacking(error, command)
-    from egress_gateway.kube.errors import ApiError  # only who fails pays for it
-    from egress_gateway.service.errors import expected
-
-    line = expected(error)
-    if isinstance(error, ApiError):
-        line = f"the Kubernetes API {'refused' if error.status else 'was not reached'}: {error}"
-    return None if line is None else click.ClickException(line)
-
-
-def _lacking(error: ModuleNotFoundError, command: str | None) -> click.ClickException | None:
-    """What to install; a module of ours that is missing is a fault."""
-    if (error.name or "").startswith("egress_gateway"):
-        return None
-    extra = command if command in _EXTRAS else "all"
-    return click.ClickException(
-        f"`egress-gateway {command}` needs the Python package {error.name}: "
-        f"pip install 'static-egress-gateway[{extra}]' (the image has it)"
-    )
-
-
-def _plugin(name: str) -> click.Command:
-    """The command ``name`` of another distribution. Raises ``click.ClickException``."""
-    import importlib.metadata  # takes a quarter of the start, and nobody else needs it
-
-    for found in importlib.metadata.entry_points(group=PLUGINS, name=name):
-        command: click.Command = found.load()
-        return command
-    raise click.ClickException(
-        f"`egress-gateway {name}` is in a package of its own: pip install {_PLUGIN_SOURCES[name]}"
-    )
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="egress-gateway")
-def cli() -> None:
-    """Static egress gateway for Kubernetes: annotated pods leave from a fixed, known address."""
+def _leave(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)  # as a shell counts it
 
 
 def main() -> None:
-    """Console entry point."""
-    try:
-        cli.main(prog_name="egress-gateway", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+    """Console entry point. Signals that whoever started it has it ignore stay ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
+    from egress_gateway.cli import commands
+
+    commands.run()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from egress_gateway.api import names
-from egress_gateway.cli.main import cli
+from egress_gateway.cli.commands import cli
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from tests.contract.controller.azure_lab import azure_lab

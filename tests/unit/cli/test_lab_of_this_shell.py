@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from egress_gateway.cli.main import cli
+from egress_gateway.cli.commands import cli
 from egress_gateway_lab import host
 from egress_gateway_lab.commands.lab import lab
 

@@ -11,7 +11,7 @@ _TRY = """
 import sys
 for missing in ("cryptography", "prometheus_client", "azure"):
     sys.modules[missing] = None
-from egress_gateway.cli.main import cli
+from egress_gateway.cli.commands import cli
 from click.testing import CliRunner
 result = CliRunner().invoke(cli, sys.argv[1:])
 assert result.exit_code in (0, 1), (result.output, result.exception)

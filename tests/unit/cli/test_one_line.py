@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from egress_gateway.cli.main import cli
+from egress_gateway.cli.commands import cli
 from egress_gateway.cli.rotate_keys import Unknown
 from egress_gateway.cli.uninstall import NotUninstalled
 from egress_gateway.service.errors import ExpectedError

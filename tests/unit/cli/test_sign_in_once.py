@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from egress_gateway.cli.bundle.collect import credentials
-from egress_gateway.cli.main import cli
+from egress_gateway.cli.commands import cli
 from tests.unit.kube.test_kube_config import kubeconfig
 from tests.unit.kube.test_kube_signin import calls, gives, program, user
 

@@ -14,7 +14,7 @@ import click
 import pytest
 import yaml
 
-from egress_gateway.cli.main import cli
+from egress_gateway.cli.commands import cli
 from tests.unit.tools.pages import PAGES, ROOT, script, without_blocks
 from tests.unit.tools.shell_programs import HOLE, commands
 
