@@ -101,6 +101,8 @@ async def test_pods_by_hand(serving: Serving, kubectl: Kubectl) -> None:
             assert await kubectl(cluster, "logs", "nginx", "--tail=2") == "two\nthree\n"
             assert await kubectl(cluster, "logs", "-f", "nginx") == "one\ntwo\nthree\n"
             assert "attached" in await kubectl(cluster, "attach", "nginx")
+            failed = await kubectl(cluster, "port-forward", "nginx", ":80", fails=True)
+            assert "has no kubectl port-forward: `egress-gateway lab ui`" in failed
             await kubectl(cluster, "label", "pod", "nginx", "tier=front")
             await kubectl(cluster, "annotate", "pod", "nginx", f"{names.POD_ANNOTATION}=mine")
             await kubectl(cluster, "label", "pod", "nginx", "tier-")

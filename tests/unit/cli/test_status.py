@@ -355,9 +355,17 @@ def test_a_pod_that_has_no_tunnel_is_named_with_the_reason(state: Any) -> None:
     assert "2030-01-01T02:58:00Z" in shown
 
 
-@pytest.mark.parametrize("reason", ["AzureNotReachable", "AddressNotVerified", "RedundancyLost"])
-def test_what_the_controller_calls_degraded_is_degraded(reason: str) -> None:
-    said = Condition(type="Degraded", status="True", reason=reason, message="the token expired")
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("Degraded", "AzureNotReachable"),
+        ("Degraded", "AddressNotVerified"),
+        ("Degraded", "RedundancyLost"),
+        ("Accepted", "NothingSentToGateway"),
+    ],
+)
+def test_what_the_controller_doubts_is_degraded(kind: str, reason: str) -> None:
+    said = Condition(type=kind, status="True", reason=reason, message="the token expired")
     known = sgc()
     conditions = [*known.status.conditions, said]
     status = msgspec.structs.replace(known.status, conditions=conditions)

@@ -121,6 +121,11 @@ class Api:
         if rt.storage in self.registry.replaced:
             self.registry.replaced.discard(rt.storage)
             raise errors.shutting_down()
+        if (rt.plural, target.subresource) == ("pods", "portforward"):
+            raise errors.unsupported(
+                "kubectl port-forward: `egress-gateway lab ui` shows the live map, and a lab with "
+                "--kubernetes real forwards ports"
+            )
         if target.subresource and target.subresource not in rt.all_subresources:
             raise errors.no_such_path()
         return rt

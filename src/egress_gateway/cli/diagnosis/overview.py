@@ -16,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.api.conditions import DEGRADED, READY, Reason, find
+from egress_gateway.api.conditions import ACCEPTED, DEGRADED, READY, Reason, find
 from egress_gateway.api.types import (
     Gateway,
     GatewayStatus,
@@ -282,6 +282,8 @@ def _configuration(
         message = f"{len(troubled)} annotated pods do not use the gateways"
     elif (degraded := find(sgc.status.conditions, DEGRADED)) and degraded.status == "True":
         state, reason, message = "Degraded", degraded.reason, degraded.message
+    elif (said := find(sgc.status.conditions, ACCEPTED)) and said.reason == Reason.NOTHING_SENT:
+        state, reason, message = "Degraded", said.reason, said.message
     return ConfigurationView(
         configuration=_name(sgc),
         state=state,

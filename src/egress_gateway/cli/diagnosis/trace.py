@@ -232,7 +232,10 @@ async def _sent(client: Client, node: str, pod: str, system: str) -> Asked | str
     code, out, error = await client.execute(system, agent.metadata.name, "node", command)
     if code:
         return (error or out).decode(errors="replace").strip().rpartition("\n")[2]
-    asked = msgspec.json.decode(out, type=Round).asked
+    try:
+        asked = msgspec.json.decode(out, type=Round).asked
+    except msgspec.MsgspecError as error:
+        return f"{agent.metadata.name}, of another version, answers in another form: {error}"
     return next((one for one in asked if one.seen), asked[0])
 
 
