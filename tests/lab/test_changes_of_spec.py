@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from egress_gateway.api import names
 from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, World, until
 from tests.lab.conftest import POOL, configured
 from tests.lab.test_bad_input import remove
 from tests.lab.test_promises import sources
 from tests.lab.test_vm_pools import add_machines, addresses
+from tests.storms.place import Place
 
 pytestmark = pytest.mark.root
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -87,6 +89,48 @@ async def test_a_prefix_is_swapped_under_traffic(world: World) -> None:
         assert seen in old or seen in new, seen
     await world.kube.delete("deployments", "swap", namespace="default")
     await remove(world, "swap")
+
+
+@pytest.mark.storm
+async def test_a_prefix_is_named_until_no_gateway_can_use_it(world: World) -> None:
+    """The second gateway hears nothing of the exchange, until the controller waits no longer."""
+    old = ipaddress.ip_network(await configured(world, "deaf"))
+    scope, new = await another_prefix(world, "pip-deaf-new")
+    spec = {"gatewayNodepoolName": POOL, "publicIpPrefixId": scope}
+    async with Place(world, world.lab).without_api("g1"):
+        await world.configure("deaf", spec)
+        seen = await named(world, "deaf", new)
+        assert not [a for a in await public_addresses(world) if a in old], seen
+    assert seen[-2:] == [f"{new},{old}", str(new)]
+    await reads(world, "deaf", new, gateways=2)
+    await remove(world, "deaf")
+
+
+async def named(world: World, name: str, prefix: Network) -> list[str]:
+    """What the status names one after another, until it is that prefix alone."""
+    seen: list[str] = []
+
+    async def look() -> bool:
+        sgc = await world.kube.get("staticgatewayconfigurations", name, namespace="default")
+        said = sgc["status"]["egressIpPrefix"]
+        if said not in seen:
+            seen.append(said)
+        return bool(said == str(prefix))
+
+    await until(look, timeout=240, what=f"the status of {name} to name {prefix} alone")
+    return seen
+
+
+async def public_addresses(world: World) -> list[Any]:
+    """The public addresses of the pool's machines."""
+    sets = await world.arm.list(
+        f"{await world.node_group_id()}/providers/Microsoft.Compute/virtualMachineScaleSets",
+        "2024-07-01",
+    )
+    pool = next(s["id"] for s in sets if s["tags"].get(names.POOL_NAME_TAG) == POOL)
+    found = await world.arm.list(f"{pool}/publicIPAddresses", "2023-09-01")
+    assert found
+    return [ipaddress.ip_address(one["properties"]["ipAddress"]) for one in found]
 
 
 async def test_a_configuration_moves_to_a_pool_of_machines_and_back(world: World) -> None:

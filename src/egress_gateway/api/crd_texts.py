@@ -245,7 +245,8 @@ FIELDS: Final[dict[type, dict[str, Field]]] = {
         "egressIpPrefix": Field(
             "The source addresses of the pods' traffic: the public IP prefix (with IPv6, both "
             "prefixes separated by a comma), or in private mode the gateways' secondary addresses "
-            "separated by commas.",
+            "separated by commas. While addresses are exchanged, the old ones follow the new, as "
+            "long as a gateway may still use them.",
             _bounded(16384, pattern="^[0-9a-fA-F:./,]*$"),
         ),
         "gatewayServerProfile": Field("How pods reach the gateways."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Literal
 
 import msgspec
@@ -50,6 +51,9 @@ class Gateways:
     """What the Internet sees, by node that has asked."""
     answered: bool = False
     """Somebody answers some gateway of the cluster."""
+    claimed: frozenset[str] = frozenset()
+    """The nodes whose agent said last that it serves the configuration, whether they are up or
+    not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +119,14 @@ def status_of(
         port, rotation = servers(
             pairs, serving.port, serving.second_port, before.gateway_server_profile
         )
+        still = gateways.claimed | departing.keys()
         status = StaticGatewayConfigurationStatus(
             key_rotation=rotation,
-            egress_ip_prefix=_egress(before.egress_ip_prefix, serving),
+            egress_ip_prefix=_egress(
+                before.egress_ip_prefix,
+                serving,
+                [g for g in serving.going if gateways.nodes.get(g.provider_id.lower()) in still],
+            ),
             gateway_server_profile=GatewayServerProfile(
                 ip=str(serving.server),
                 port=port,
@@ -154,13 +163,25 @@ def status_of(
     )
 
 
-def _egress(before: str, serving: Serving) -> str:
-    """Both prefixes; what is not known now is as it was said before."""
-    said = before.split(",")
-    said6 = [prefix for prefix in said if ":" in prefix]
-    four = ",".join(p for p in said if p not in said6) if serving.prefix is None else serving.prefix
-    six = said6 if serving.prefix6 is None else [serving.prefix6]
-    return ",".join(filter(None, [four, *six]))
+def _egress(before: str, serving: Serving, still: Iterable[ServingGateway]) -> str:
+    """The prefixes of both families, IPv4 first. What is not known now is as it was said before,
+    and so is what packets of the gateways ``still`` may leave by: the new comes before the old."""
+    said = list(filter(None, before.split(",")))
+    used = {a for g in still for a in (g.public or g.secondary, g.public6) if a}
+    kept = [prefix for prefix in said if _holds(prefix, used)]
+    four = [p for p in said if ":" not in p] if serving.prefix is None else [serving.prefix]
+    six = [p for p in said if ":" in p] if serving.prefix6 is None else [serving.prefix6]
+    four += [p for p in kept if ":" not in p]
+    six += [p for p in kept if ":" in p]
+    return ",".join(dict.fromkeys(filter(None, [*",".join(four).split(","), *six])))
+
+
+def _holds(prefix: str, addresses: Iterable[IPv4Address | IPv6Address]) -> bool:
+    try:
+        network = ip_network(prefix, strict=False)
+    except ValueError:  # Somebody else wrote the status.
+        return False
+    return any(address in network for address in addresses)
 
 
 def _gateways(serving: Iterable[ServingGateway], known: Gateways) -> list[Gateway]:

@@ -25,14 +25,14 @@ def gateways_of(
     nodes = list(nodes)
     alive = {node.metadata.name for node in nodes if node.ready}
     full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
-    ready: set[str] = set()
+    claimed: set[str] = set()
     problems: dict[str, GatewayProblem] = {}
     seen: dict[str, SeenAddress] = {}
     answered = False
     for status in statuses:
         node = status.metadata.name
-        if node in alive and serves(status, sgc):
-            ready.add(node)
+        if serves(status, sgc):
+            claimed.add(node)
         if node in alive:
             for one in status.spec.verified:
                 answered = answered or bool(one.seen_ip)
@@ -43,7 +43,8 @@ def gateways_of(
                 problems[node] = problem
     return Gateways(
         nodes=by_machine(nodes),
-        ready=frozenset(ready),
+        ready=frozenset(claimed & alive),
+        claimed=frozenset(claimed),
         problems=problems,
         seen=seen,
         answered=answered,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from msgspec import structs
@@ -61,20 +61,18 @@ def status(
     nodes: dict[str, str] = NODES,
     before: StaticGatewayConfigurationStatus | None = None,
     now: str = "2026-01-01T00:00:00Z",
-    said: dict[str, str] | None = None,
     problems: dict[str, GatewayProblem] | None = None,
     pods: Pods | None = None,
     departing: dict[str, bool] | None = None,
+    claimed: Collection[str] = (),
 ) -> StaticGatewayConfigurationStatus:
     sgc = StaticGatewayConfiguration(
         metadata=ObjectMeta(name="a", namespace="default", uid="uid-1", generation=3),
         status=before or StaticGatewayConfigurationStatus(),
     )
-    problems = {
-        node: GatewayProblem(static_gateway_configuration="default/a", message=message)
-        for node, message in (said or {}).items()
-    } | (problems or {})
-    gateways = Gateways(nodes=nodes, ready=frozenset(ready), problems=problems)
+    gateways = Gateways(
+        nodes=nodes, ready=frozenset(ready), problems=problems or {}, claimed=frozenset(claimed)
+    )
     return status_of(
         sgc,
         verdict,
@@ -115,6 +113,69 @@ def test_a_gateway_that_is_going_stays_listed_while_pods_leave_it() -> None:
     assert condition(found, conditions.READY).status == "True"
     after = status(Verdict(serving=swapped), before=found)
     assert [(g.node, g.leaving) for g in after.gateways] == [("node-1", False)]
+
+
+PRIVATE = replace(
+    SERVING,
+    prefix="10.224.0.20,10.224.0.21",
+    gateways=tuple(replace(g, public=None) for g in SERVING.gateways),
+)
+OTHER = replace(
+    SERVING,
+    prefix="198.51.100.0/30",
+    gateways=tuple(
+        replace(g, public=IPv4Address(f"198.51.100.{n}")) for n, g in enumerate(SERVING.gateways)
+    ),
+)
+SIX = replace(
+    SERVING,
+    prefix6="2001:db8::/126",
+    gateways=tuple(
+        replace(g, public6=IPv6Address(f"2001:db8::{n}")) for n, g in enumerate(SERVING.gateways)
+    ),
+)
+SIX_ELSEWHERE = replace(
+    SIX,
+    prefix6="2001:db8:1::/126",
+    gateways=tuple(
+        replace(g, public6=IPv6Address(f"2001:db8:1::{n}")) for n, g in enumerate(SIX.gateways)
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "both"),
+    [
+        (SERVING, OTHER, "198.51.100.0/30,203.0.113.0/30"),
+        (SERVING, PRIVATE, "10.224.0.20,10.224.0.21,203.0.113.0/30"),
+        (PRIVATE, SERVING, "203.0.113.0/30,10.224.0.20"),
+        (SIX, SIX_ELSEWHERE, "203.0.113.0/30,2001:db8:1::/126,2001:db8::/126"),
+        (SIX, OTHER, "198.51.100.0/30,203.0.113.0/30,2001:db8::/126"),
+    ],
+)
+def test_addresses_that_a_gateway_may_still_leave_by_are_named(
+    old: Serving, new: Serving, both: str
+) -> None:
+    """Storm 119: a gateway that could not hear of an exchange carried pods by the old prefix, which
+    the status named no more."""
+    before = status(Verdict(serving=old))
+    halfway = replace(new, gateways=new.gateways[1:], going=old.gateways[:1])
+    one = (old.gateways[0].provider_id, "node-0")
+    for kept in ({"departing": {one[1]: True}}, {"claimed": {one[1]}, "ready": ("node-1",)}):
+        found = status(Verdict(serving=halfway), before=before, **kept)
+        assert found.egress_ip_prefix == both
+        # Nobody else's word counts, and its own ends it.
+        again = status(Verdict(serving=halfway), before=found, claimed={"node-1"})
+        assert again.egress_ip_prefix == status(Verdict(serving=new)).egress_ip_prefix
+    # Nor does it stumble over what somebody else wrote into the status.
+    odd = structs.replace(
+        before, egress_ip_prefix=f"1.2,/,:::,300.0.0.0/8,{before.egress_ip_prefix}"
+    )
+    found = status(Verdict(serving=halfway), before=odd, claimed={"node-0"})
+    assert found.egress_ip_prefix == both
+    # Azure has given it the new address: whatever it says, it leaves by that.
+    after = status(Verdict(serving=new), before=found, claimed={"node-0", "node-1"})
+    assert after.egress_ip_prefix == status(Verdict(serving=new)).egress_ip_prefix
 
 
 def test_a_gateway_can_be_going_only_by_the_address_that_is_listed() -> None:
@@ -191,8 +252,9 @@ def test_no_gateway_ready_means_not_ready() -> None:
 
 
 def test_some_gateways_are_enough_and_the_silent_one_says_why() -> None:
+    said = GatewayProblem(static_gateway_configuration="default/a", message="no Secret")
     result = status(
-        Verdict(serving=SERVING, settled=True), ready=("node-0",), said={"node-1": "no Secret"}
+        Verdict(serving=SERVING, settled=True), ready=("node-0",), problems={"node-1": said}
     )
     agents = condition(result, conditions.GATEWAYS_READY)
     assert (agents.status, agents.reason) == ("True", "SomeGatewaysReady")
