@@ -32,6 +32,29 @@ async def test_a_restart_keeps_the_chain_and_a_reimage_does_not() -> None:
         assert "recorder" not in fresh.node.path(CHAIN).read_text()
 
 
+async def test_a_pod_is_not_ready_until_its_sandbox_is_made_again_after_a_power_cut() -> None:
+    async with world() as w:
+        w.chain_recorder()
+        await w.create("p", {"image": "busybox", "command": ["sleep", "1000"]})
+        await w.ready("p")
+        chain = w.node.path(CHAIN)
+        chained = chain.read_text()
+        chain.write_text(chained.replace('"recorder"', '"missing"'))
+        await w.machines.power_cut("n1")
+        again = await w.machines.start(w.running.spec)
+        waiting = await w.until("p", lambda pod: not is_ready(pod) and pod)
+        [container] = waiting["status"]["containerStatuses"]
+        assert waiting["status"]["phase"] == "Running"
+        assert (container["ready"], container["restartCount"]) == (False, 1)
+        assert container["lastState"]["terminated"]["reason"] == "Unknown"
+        again.node.path(CHAIN).write_text(chained)
+        await w.ready("p")
+
+
+def is_ready(pod: Any) -> bool:
+    return all(c["status"] == "True" for c in pod["status"]["conditions"] if c["type"] == "Ready")
+
+
 async def test_a_lost_sandbox_is_made_again_under_the_same_uid() -> None:
     async with world() as w:
         w.chain_recorder()

@@ -28,6 +28,8 @@ Object = dict[str, Any]
 _FIRST_BACKOFF = 1.0
 _LAST_BACKOFF = 30.0
 _GOOD_RUN = 60.0
+_UNKNOWN_CODE = 255
+"""Exit code of a container whose end containerd did not see (``unknownExitCode`` in its CRI)."""
 _LAST_WORDS = 4096
 _LAST_WORDS_FILE = "/dev/termination-log"
 """The API server's default."""
@@ -137,6 +139,16 @@ class Container:
         self.restarts += bool(self.container_id)
         self.process = None
         self._stopping = False
+
+    def lost(self, before: Object) -> None:
+        """It was there when its machine went dark, as ``before``, of the pod's status, says: what
+        containerd knows of such a container after the boot. It is to run once more."""
+        self.container_id, self.restarts = before["containerID"], before["restartCount"]
+        waited = "waiting" in before["state"]
+        self.state = before.get("lastState") or {} if waited else before["state"]
+        if started := self.state.get("running"):
+            self._ended(_UNKNOWN_CODE, "Unknown", started["startedAt"])
+        self.begin_anew()
 
     async def settle(self) -> None:
         """After ``stop``: the state says how it ended, also when nobody supervised it."""
@@ -288,7 +300,10 @@ class Container:
 
     def _terminated(self, code: int, started: str) -> None:
         self.ready = self.started = False
-        reason = "Completed" if code == 0 else "Error"
+        self._ended(code, "Completed" if code == 0 else "Error", started)
+        self._pod.changed()
+
+    def _ended(self, code: int, reason: str, started: str) -> None:
         self.state = {
             "terminated": {
                 "exitCode": code,
@@ -299,7 +314,6 @@ class Container:
                 **({"message": message} if (message := self._message()) else {}),
             }
         }
-        self._pod.changed()
 
     def _open_output(self, terminal: bool) -> None:
         meta = self._pod.pod["metadata"]

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
+_SANDBOX_CHANGED = "Pod sandbox changed, it will be killed and re-created."
 # A kubelet tries a sandbox again about once a second at first.
 _RETRY_FIRST = 1.0
 _RETRY_LAST = 5.0
@@ -151,8 +152,26 @@ class Pod:
         for container in [*self.inits, *self.containers]:
             container.hurry.set()
 
+    def _begin_after_a_boot(self) -> None:
+        """As a kubelet that finds the dead sandbox of its pod: no container is ready, however long
+        it takes to make another sandbox. The status shows the old addresses until then."""
+        status = self.pod.get("status") or {}
+        told = {
+            one["name"]: one
+            for key in ("initContainerStatuses", "containerStatuses")
+            for one in status.get(key) or []
+            if one.get("containerID")
+        }
+        if told:
+            for container in [*self.inits, *self.containers]:
+                if container.name in told:
+                    container.lost(told[container.name])
+            self.event("Normal", "SandboxChanged", _SANDBOX_CHANGED)
+            self.changed()
+
     async def run(self) -> None:
         """The whole life. Cancelled when the machine goes down."""
+        self._begin_after_a_boot()
         if self.pod["metadata"].get("deletionTimestamp"):
             self._deleted.set()
         publisher = asyncio.create_task(self._publish())
@@ -212,9 +231,7 @@ class Pod:
     async def _end_sandbox(self) -> None:
         """As a kubelet: all containers are killed, the network is released, and the pod begins
         anew in another sandbox, under its UID. Its status shows the old addresses until then."""
-        self.event(
-            "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created."
-        )
+        self.event("Normal", "SandboxChanged", _SANDBOX_CHANGED)
         await self._stop_containers()
         await self._release()
         for container in [*self.inits, *self.containers]:
