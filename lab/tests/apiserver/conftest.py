@@ -129,7 +129,7 @@ class Cluster:
             assert found is not None
             path = f"/apis/{found['spec']['group']}/{found['spec']['versions'][0]['name']}"
             plural = found["spec"]["names"]["plural"]
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while (await self.admin.transport.request("GET", f"{path}/{plural}")).status != 200:
                     await asyncio.sleep(0.02)
                 while (await self.admin.transport.request("GET", path)).status != 200:

@@ -347,7 +347,7 @@ async def test_a_pod_that_fits_nowhere_says_why_and_goes_when_it_can(cluster: Cl
         "1 node(s) had untolerated taint(s)."
     )
     fields = "involvedObject.name=p,reason=FailedScheduling"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (
             events := await cluster.admin.list("events", namespace="default", fields=fields)
         ):

@@ -107,10 +107,10 @@ def running(folder: Path, **options: Any) -> Iterator[Running]:
 
     thread.start()
     try:
-        emulator = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+        emulator = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
         base = f"https://127.0.0.1:{listening.getsockname()[1]}"
         yield Running(emulator, machines, base, str(folder / "ca.pem"), loop)
-        asyncio.run_coroutine_threadsafe(emulator.close(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(emulator.close(), loop).result(60)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -102,7 +102,7 @@ async def test_an_operation_hangs_until_the_fault_is_cleared(
     assert state in ("Creating", "Updating")
     assert (await send(client, "PUT", url, document))[0] == 409, "one write at a time"
 
-    azure.emulator.azure.operations.hold = 10
+    azure.emulator.azure.operations.hold = 60
     azure.emulator.faults.remove(rule.id)
     assert (await send(client, "GET", poll, None))[1]["status"] == "Succeeded"
     state = (await client.get(target, VERSION))["properties"]["provisioningState"]

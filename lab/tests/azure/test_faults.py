@@ -63,7 +63,7 @@ async def test_a_cut_connection_leaves_the_write_done(azure: Running, person: Pe
 
 
 async def test_one_write_at_a_time_on_a_resource(azure: Running, person: Person) -> None:
-    azure.emulator.azure.operations.seconds = 30
+    azure.emulator.azure.operations.seconds = 600
     async with person() as client:
         await client.put(GROUP, {"location": "swedencentral"}, VERSION)
         body = {"location": "swedencentral", "properties": {"prefixLength": 30}}

@@ -48,7 +48,8 @@ async def test_the_sdk_follows_every_shape_to_its_end(
         await client.put(GROUP, {"location": "swedencentral"}, VERSION)
     azure.emulator.faults.add("shape", method="PUT", path="publicIPPrefixes", shape=shape)
     azure.emulator.azure.operations.hold = 0
-    azure.emulator.azure.operations.seconds = 1
+    # One that is to fail must still be under way when it is told so.
+    azure.emulator.azure.operations.seconds = 5 if fails else 1
     with (
         credential(azure) as signed_in,
         NetworkManagementClient(signed_in, SUBSCRIPTION, **options(azure)) as network,

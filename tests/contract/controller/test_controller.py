@@ -66,7 +66,7 @@ class World:
 
     async def until_gone(self, name: str) -> None:
         await self.kube.wait_for(
-            SGCS, name, lambda found: found is None, namespace="default", timeout=20
+            SGCS, name, lambda found: found is None, namespace="default", timeout=90
         )
 
     async def add_gateway_nodes(self) -> None:
@@ -227,7 +227,7 @@ async def test_events_tell_the_refusal_and_the_good_news(world: World) -> None:
     await world.until("typo", lambda s: reason(s) == "GatewayPoolNotFound")
     await world.write("good")
     await world.until("good", lambda s: condition(s, "Provisioned").get("status") == "True")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             events = await world.kube.list("events", namespace="default")
             told = {(e["involvedObject"]["name"], e["type"], e["reason"]) for e in events}
@@ -258,7 +258,7 @@ async def test_what_azure_refuses_is_told_with_what_mends_it(
     message = condition(found, "Provisioned")["message"]
     assert code in message
     assert mend in message
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not any(
             e["reason"] == told and mend in e["message"]
             for e in await world.kube.list("events", namespace="default")

@@ -109,7 +109,7 @@ async def test_an_address_that_hangs_keeps_no_other_configuration_from_its_machi
     world.azure.emulator.faults.add("hang", method="PUT", path=path, times=None)
     await world.write("new")
     await world.write("beside", publicIpPrefixId=brought)
-    await world.until("beside", whole, timeout=30)
+    await world.until("beside", whole, timeout=SOON)
     assert not provisioned(await world.until("new", lambda s: True))
     world.azure.emulator.faults.clear()
     await world.until("new", whole, timeout=SOON)

@@ -40,7 +40,7 @@ async def test_ipv6_waits_for_subnet_and_role_one_by_one_and_ipv4_does_not_wait_
         assert IPv6Address(gateway["publicIpV6"]) in IPv6Network(six)
         assert IPv6Address(gateway["secondaryIpV6"]) in IPv6Network("2001:db8:24::/64")
     assert reason(sgc) == "Ready"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         expected = {("Warning", "SubnetWithoutIPv6"), ("Normal", "IPv6Carried")}
         told: set[tuple[str, str]] = set()
         while not expected <= told:

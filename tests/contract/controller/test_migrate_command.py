@@ -148,7 +148,7 @@ async def test_a_controller_without_its_deployment_shows_by_a_lease_that_is_rene
             "metadata": {"name": names.GO_CONTROLLER_LEASE, "namespace": SYSTEM},
             "spec": {
                 "holderIdentity": "a-laptop",
-                "leaseDurationSeconds": 15,
+                "leaseDurationSeconds": 600,
                 "renewTime": renewed.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             },
         }

@@ -23,7 +23,7 @@ DEPLOYMENT = "kube-egress-gateway-controller-manager"
 async def settled(moved: Moved) -> None:
     """All configurations are in service and the old objects gone."""
     await provisioned(moved)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await moved.old_objects():
             await asyncio.sleep(0.05)
 
@@ -35,7 +35,7 @@ async def provisioned(moved: Moved) -> None:
             name,
             lambda s: s is not None and condition(s, "Provisioned").get("status") == "True",
             namespace="default",
-            timeout=20,
+            timeout=90,
         )
 
 
@@ -93,7 +93,7 @@ async def test_who_cannot_be_told_is_not_let_go_before_somebody_says_the_names(
                 name,
                 lambda s: s is not None and "kubectl annotate" in str(condition(s, "Ready")),
                 namespace="default",
-                timeout=20,
+                timeout=90,
             )
             assert told is not None
             assert moved.writes() == []
@@ -105,7 +105,7 @@ async def test_who_cannot_be_told_is_not_let_go_before_somebody_says_the_names(
             patch = {"metadata": {"annotations": annotations}}
             await moved.kube.patch("secrets", f"sgw-{uid}", patch, namespace=SYSTEM)
             await moved.kube.wait_for(
-                SGCS, name, lambda s: s is None, namespace="default", timeout=20
+                SGCS, name, lambda s: s is None, namespace="default", timeout=90
             )
         assert_left(moved, without(moved.before, f"egressgateway-{config}", rule))
 
@@ -129,7 +129,7 @@ async def test_another_controller_knows_the_names_and_a_newcomer_gets_its_own(
                 "newcomer",
                 lambda s: s is not None and condition(s, "Provisioned").get("status") == "True",
                 namespace="default",
-                timeout=20,
+                timeout=90,
             )
             assert made is not None
             assert made["status"]["gatewayServerProfile"]["port"] == 6002
@@ -139,7 +139,7 @@ async def test_another_controller_knows_the_names_and_a_newcomer_gets_its_own(
                 await assert_serving(moved, was)
             await moved.kube.delete(SGCS, "newcomer", namespace="default")
             await moved.kube.wait_for(
-                SGCS, "newcomer", lambda s: s is None, namespace="default", timeout=20
+                SGCS, "newcomer", lambda s: s is None, namespace="default", timeout=90
             )
         assert_left(moved, moved.before)
 
@@ -173,7 +173,7 @@ async def test_deleting_one_configuration_removes_exactly_its_resources(
             await settled(moved)
             await moved.kube.delete(SGCS, name, namespace="default")
             await moved.kube.wait_for(
-                SGCS, name, lambda s: s is None, namespace="default", timeout=20
+                SGCS, name, lambda s: s is None, namespace="default", timeout=90
             )
         config = moved.recorded_of("GatewayVMConfiguration", name)["metadata"]["uid"]
         rule = moved.recorded_of("GatewayLBConfiguration", name)["metadata"]["uid"]
@@ -246,7 +246,7 @@ async def test_while_the_old_controller_runs_nothing_is_done_and_everyone_is_tol
                     name,
                     lambda s: s is not None and condition(s, "Ready") != {},
                     namespace="default",
-                    timeout=20,
+                    timeout=90,
                 )
                 assert told is not None
                 assert condition(told, "Ready")["reason"] == "OtherControllerRunning"
@@ -291,7 +291,7 @@ async def test_a_deletion_that_the_old_controller_began_is_finished(tmp_path: Pa
             await moved.kube.delete(resource, name, namespace="default")
         async with controller(tmp_path, moved.kubeconfig):
             await moved.kube.wait_for(
-                SGCS, name, lambda s: s is None, namespace="default", timeout=20
+                SGCS, name, lambda s: s is None, namespace="default", timeout=90
             )
         config = moved.recorded_of("GatewayVMConfiguration", name)["metadata"]["uid"]
         rule = moved.recorded_of("GatewayLBConfiguration", name)["metadata"]["uid"]
@@ -308,7 +308,7 @@ async def test_deleting_every_configuration_leaves_the_machines_as_they_were_bef
                 await moved.kube.delete(SGCS, name, namespace="default")
             for name in MODES:
                 await moved.kube.wait_for(
-                    SGCS, name, lambda s: s is None, namespace="default", timeout=20
+                    SGCS, name, lambda s: s is None, namespace="default", timeout=90
                 )
         expected = moved.before
         for name in MODES:

@@ -44,10 +44,10 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
 
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    runner = asyncio.run_coroutine_threadsafe(serve(), loop).result(10)
+    runner = asyncio.run_coroutine_threadsafe(serve(), loop).result(60)
     monkeypatch.setattr(host, "find", lambda name: SimpleNamespace(name=name, control=path))
     yield faults
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

@@ -42,13 +42,13 @@ async def serving(path: Path, remade: list[int] | None = None) -> AsyncIterator[
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 async def greeted(path: Path) -> bytes:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 reader, writer = await asyncio.open_unix_connection(path)
@@ -162,7 +162,7 @@ async def test_waits_for_descriptors_without_keeping_the_loop_busy(
                 assert woken == 1
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 assert await loop.sock_recv(client, 100) == b"hello"
 
 
@@ -196,7 +196,7 @@ async def main():
     else:
         (base / "host/run").rename(base / "host/elsewhere")
     try:
-        async with asyncio.timeout(30): await task
+        async with asyncio.timeout(60): await task
     except door.FolderLost as lost:
         print(lost)
 asyncio.run(main())

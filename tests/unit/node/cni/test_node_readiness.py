@@ -43,7 +43,7 @@ def test_last_taint_is_removed_altogether() -> None:
 
 
 async def test_rewritten_chain_is_noticed_at_once(tmp_path: Path) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with folder_changes(tmp_path) as changed:
             assert not changed.is_set()
             new = tmp_path / ".new"
