@@ -37,7 +37,7 @@ VIP = "10.224.0.200"
 IFCONFIG_ME = "198.51.100.10"
 TARGET = "198.51.100.20"
 WHOAMI = "172.16.10.10"
-WAIT = 20.0
+WAIT = 60.0
 """Seconds after which something that should happen is taken as not happening."""
 
 
@@ -147,7 +147,8 @@ class FakeResources:
                 "port": 8082,
                 "requestPath": "/gw/uid",
                 "intervalInSeconds": 0.5,
-                "probeThreshold": 1,
+                # One probe that a busy machine answers late takes nobody out.
+                "probeThreshold": 2,
             },
         }
         rule: dict[str, Any] = {

@@ -35,7 +35,8 @@ RECORDER = """#!/bin/sh
 mkdir -p /run/calls
 input=$(cat)
 n=$(ls /run/calls | wc -l)
-printf '%s\\n%s\\n%s\\n' "$CNI_COMMAND" "$CNI_ARGS" "$input" > /run/calls/$n
+printf '%s\\n%s\\n%s\\n' "$CNI_COMMAND" "$CNI_ARGS" "$input" > /run/call
+mv /run/call /run/calls/$n  # whole: the test may look at any time
 if [ "$CNI_COMMAND" = ADD ]; then
   if [ -e /run/refuse ]; then cat /run/refuse; exit 1; fi
   printf '%s' "$input" | sed 's/.*"prevResult": *//; s/}$//'
@@ -206,6 +207,7 @@ async def test_two_pods_talk_and_show_their_addresses_only_after_add(w: World) -
     assert b"Welcome to nginx!" in page
     # The log line names the pod that asked: nothing translated it.
     client = w.api.objects[f"{PODS}/client"]["status"]["podIP"]
+    await w.printed("web", b"GET / ")  # the server says so after it has answered
     assert (await w.logs("web")).startswith(client.encode())
     seen = [e["object"] for _, e in w.api.history if e["object"]["metadata"]["name"] == "web"]
     assert "podIP" not in seen[0].get("status", {})
