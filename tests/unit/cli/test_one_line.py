@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +28,21 @@ COMMANDS = (
 )
 
 
-def refusing(folder: Path) -> Path:
+@pytest.fixture
+def refusing(tmp_path: Path) -> Iterator[Path]:
     """A kubeconfig of a server at whose port nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    path = folder / "config"
-    document = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-        "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    path.write_text(yaml.safe_dump(document))
-    return path
+    path = tmp_path / "config"
+    with socket.socket() as taken:  # by nobody else either: another test's server would answer
+        taken.bind(("127.0.0.1", 0))
+        server = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        document = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+            "clusters": [{"name": "k", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {}}],
+        }
+        path.write_text(yaml.safe_dump(document))
+        yield path
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -50,8 +53,8 @@ def test_a_kubeconfig_that_is_not_there(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_server_that_does_not_answer(words: list[str], tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli, [*words, "--kubeconfig", str(refusing(tmp_path))])
+def test_a_server_that_does_not_answer(words: list[str], refusing: Path) -> None:
+    result = CliRunner().invoke(cli, [*words, "--kubeconfig", str(refusing)])
     assert result.exit_code == 1
     assert result.output.startswith("Error: the Kubernetes API was not reached: ")
     assert result.output.count("\n") == 1

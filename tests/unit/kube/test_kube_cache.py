@@ -39,7 +39,7 @@ class Follower:
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.002)
 
@@ -131,11 +131,14 @@ async def test_a_silent_connection_is_replaced() -> None:
         [
             listed(5, pod("a", 1)),
             watched(hold=True),
-            watched(event("ADDED", pod("b", 6)), hold=True),
+            # Again and again: on a busy machine one of these may be silent for too long as well.
+            *[watched(event("ADDED", pod("b", 6)), hold=True)] * 1000,
         ],
         inactivity=0.05,
     ) as f:
-        await f.until_log("+a", "+b")
+        await f.until(lambda: len(f.log) >= 2)
+        assert f.log[:2] == ["+a", "+b"]
+        assert f.script.asked[:3] == ["list", "watch@5", "watch@5"]
 
 
 async def test_reads_go_on_while_the_server_is_away() -> None:
@@ -167,7 +170,7 @@ async def test_a_version_that_is_refused_again_and_again_is_given_up_for_a_list(
     ) as f:
         await f.until_log("+a", "~a")
         expected = ["list", *["watch@500"] * 3, "list", "watch@7"]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(f.script.asked) < len(expected):
                 await asyncio.sleep(0.01)
         assert f.script.asked == expected
@@ -211,7 +214,7 @@ async def test_one_object_that_does_not_decode_hides_no_other_and_loses_no_good_
         cache.on_change(
             lambda key, old, new: done.set() if new and old and key.name == "other" else None
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await done.wait()
         good = cache.get("ns", "good")
         assert good is not None
