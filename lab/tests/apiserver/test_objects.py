@@ -206,7 +206,7 @@ async def test_in_process_and_https_are_the_same_api(cluster: Cluster) -> None:
     again = await local.get("configmaps", "a", namespace="default")
     assert again["data"]["a"] == "1"
     watching = local.watch("configmaps", namespace="default", fields="metadata.name=a")
-    first = await asyncio.wait_for(anext(watching), 5)
+    first = await asyncio.wait_for(anext(watching), 60)
     assert first["object"]["metadata"]["name"] == "a"
     error = await refusal(local.get("configmaps", "zzz", namespace="default"))
     assert error.code == 404
