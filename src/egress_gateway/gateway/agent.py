@@ -30,6 +30,7 @@ from egress_gateway.datapath.mtu import IPV6_MTU
 from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.connections.ports import PortWatch
 from egress_gateway.gateway.events import GatewayEvents, OwnNode
+from egress_gateway.gateway.health.report import Answers, Reporter, status_spec
 from egress_gateway.gateway.health.verified import Expected, own_servers
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.metrics import ConfigurationFigures, GatewayFigures
@@ -37,7 +38,6 @@ from egress_gateway.gateway.outcome import ipv6_warnings, logged, problems_of, r
 from egress_gateway.gateway.peers.book import PeerBook
 from egress_gateway.gateway.peers.sync import PeerSync
 from egress_gateway.gateway.progress import PassProgress
-from egress_gateway.gateway.report import Answers, Reporter, status_spec
 from egress_gateway.gateway.serving import ServingPlan, listed, serving, without_ipv6
 from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube.errors import ApiError

@@ -28,13 +28,13 @@ from egress_gateway.gateway.connections.limits import ConnectionLimits
 from egress_gateway.gateway.connections.ports import PortWatch
 from egress_gateway.gateway.events import GatewayEvents, OwnNode
 from egress_gateway.gateway.health.internet import Internet
+from egress_gateway.gateway.health.report import Answers, Reporter
 from egress_gateway.gateway.health.verified import Verification
 from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.metrics import GatewayFigures
 from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
 from egress_gateway.gateway.peers.refusals import Refusals
-from egress_gateway.gateway.report import Answers, Reporter
 from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube import config, kept
 from egress_gateway.kube.client import Client

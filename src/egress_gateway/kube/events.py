@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from egress_gateway.kube import clock, errors
 from egress_gateway.kube.client import Client
+from egress_gateway.kube.event_ledger import Entry, EventType, Ledger, Subject
 from egress_gateway.kube.resources import EVENTS, Reference
-from egress_gateway.kube.workqueue.ledger import Entry, EventType, Ledger, Subject
 from egress_gateway.service.backoff import Backoff
 
 log = logging.getLogger(__name__)

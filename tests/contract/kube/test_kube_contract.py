@@ -20,7 +20,7 @@ from egress_gateway.api.types import (
     PodEndpointSpec,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.gateway.report import Reporter, status_spec
+from egress_gateway.gateway.health.report import Reporter, status_spec
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from egress_gateway.api import names
-from egress_gateway.cli.proof.answers import Asked, Round
+from egress_gateway.cli.agents.answers import Asked, Round
 from egress_gateway.cli.proof.plan import Case, ProofResult, cases, excluded, judged, pod, table
 from egress_gateway.cli.proof.probe import round_of
 from egress_gateway.cli.stun import StunResponder

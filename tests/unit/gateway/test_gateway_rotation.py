@@ -22,7 +22,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.datapath.gateway.ruleset import gateway_ruleset
 from egress_gateway.datapath.gateway.served import ServedConfiguration, zones
-from egress_gateway.gateway.report import status_spec
+from egress_gateway.gateway.health.report import status_spec
 from egress_gateway.gateway.serving import key_mismatch, keys_of, listed, serving
 from egress_gateway.kube.resources import Secret
 

@@ -19,7 +19,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.gateway.report import Answers, status_spec
+from egress_gateway.gateway.health.report import Answers, status_spec
 from egress_gateway.gateway.serving import ServingPlan, listed, serving, without_ipv6
 from egress_gateway.kube.resources import Secret
 

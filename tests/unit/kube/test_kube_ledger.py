@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_gateway.kube.event_ledger import REPEAT, Ledger, Subject
 from egress_gateway.kube.resources import Reference
-from egress_gateway.kube.workqueue.ledger import REPEAT, Ledger, Subject
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
 

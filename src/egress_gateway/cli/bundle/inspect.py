@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,11 +17,9 @@ from typing import Any, Final
 import click
 import msgspec
 
-from egress_gateway.cni import protocol
+from egress_gateway.cli.agents.namespaces import namespaces
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.datapath.gateway.namespace import NAMESPACE
 from egress_gateway.datapath.gateway.ruleset import GATEWAY_TABLE, NODE_TABLE
-from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
@@ -30,8 +28,6 @@ from egress_gateway.datapath.pod.ruleset import TABLE
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.datapath.wireguard.model import Backend, Interface
 
-_PODS: Final = 50
-"""Pods of a node that are looked into: a bundle is read by people."""
 _TABLES: Final = tuple({GATEWAY_TABLE, NODE_TABLE, TABLE, sources.TABLE, linkguard.TABLE})
 
 
@@ -57,27 +53,6 @@ def _tried(look: Callable[[], Any]) -> Any:
         return look()
     except (DatapathError, OSError, ValueError) as error:
         return f"not seen: {error}"
-
-
-def namespaces() -> dict[str, Path]:
-    """Network namespaces of this node that we have a part in: ``node``, ``gateway``, and ``pod
-    NAMESPACE/NAME`` of attached pods."""
-    return dict(_namespaces())
-
-
-def _namespaces() -> Iterator[tuple[str, Path]]:
-    yield "node", Path("/proc/thread-self/ns/net")
-    if netns.exists(NAMESPACE):
-        yield "gateway", netns.DIRECTORY / NAMESPACE
-    records = Path(
-        os.environ.get("EGRESS_GATEWAY_RUN_DIR", "/run/egress-gateway"), protocol.RECORDS
-    )
-    for file in sorted(records.glob("*.json"))[:_PODS] if records.is_dir() else ():
-        try:
-            record = protocol.decode(file.read_bytes())
-        except (OSError, protocol.ProtocolError):
-            continue
-        yield "pod " + "/".join(record.pod[:2]), Path(record.netns)
 
 
 def _looked_into(path: Path, backend: Backend | str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def command(
 
 def _where(hop: str, pod: str | None) -> NetNS:
     # Needs what agents alone have: a person's installation lacks the cryptography of keys.
-    from egress_gateway.cli.bundle.inspect import namespaces
+    from egress_gateway.cli.agents.namespaces import namespaces
 
     key = f"pod {pod}" if hop in ("pod", "tunnel") else "gateway"
     path = namespaces().get(key)

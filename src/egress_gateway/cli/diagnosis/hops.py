@@ -16,8 +16,8 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.conditions import DEGRADED, EGRESS_VERIFIED, READY, find
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
+from egress_gateway.cli.agents.answers import Asked
 from egress_gateway.cli.diagnosis.overview import NOT_REACHED, ConfigurationView, Facts, Overview
-from egress_gateway.cli.proof.answers import Asked
 from egress_gateway.kube.resources import Pod
 
 Verdict = Literal["good", "bad", "unknown"]

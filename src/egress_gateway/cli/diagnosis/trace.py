@@ -15,6 +15,7 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running
+from egress_gateway.cli.agents.answers import Asked, Round
 from egress_gateway.cli.diagnosis import pcap
 from egress_gateway.cli.diagnosis.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
 from egress_gateway.cli.diagnosis.hops import (
@@ -27,7 +28,6 @@ from egress_gateway.cli.diagnosis.hops import (
 )
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.status import read
-from egress_gateway.cli.proof.answers import Asked, Round
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Forbidden
 from egress_gateway.kube.resources import CONFIG_MAPS, DAEMON_SETS, PODS, Pod

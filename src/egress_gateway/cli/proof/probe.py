@@ -18,7 +18,7 @@ from typing import Final
 import click
 import msgspec
 
-from egress_gateway.cli.proof.answers import Asked, Round
+from egress_gateway.cli.agents.answers import Asked, Round
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway import stun
@@ -75,7 +75,7 @@ def _leave(line: bytes) -> None:
 
 def _of_pod(pod: str) -> NetNS:
     # Needs what agents alone have: a person's installation lacks the cryptography of keys.
-    from egress_gateway.cli.bundle.inspect import namespaces
+    from egress_gateway.cli.agents.namespaces import namespaces
 
     try:
         return NetNS.open(namespaces()[f"pod {pod}"])

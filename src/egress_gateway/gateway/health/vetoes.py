@@ -13,8 +13,8 @@ from typing import Final
 
 from egress_gateway.api.types import DRAINING, INTERNET_UNREACHABLE, GatewayVeto
 from egress_gateway.gateway.health.internet import Internet
+from egress_gateway.gateway.health.report import Reporter
 from egress_gateway.gateway.health.verified import Verification
-from egress_gateway.gateway.report import Reporter
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import NODES, Node

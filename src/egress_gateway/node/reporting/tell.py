@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Final
 
 from egress_gateway.api import names
+from egress_gateway.kube.event_ledger import EventType
 from egress_gateway.kube.events import Recorder
 from egress_gateway.kube.resources import PODS, Pod, Reference
-from egress_gateway.kube.workqueue.ledger import EventType
 from egress_gateway.node.attachment.choose import GatewayNode, same_place
 from egress_gateway.node.attachment.model import Attachment, TunnelRecord
 from egress_gateway.service.bucket import Bucket
