@@ -159,11 +159,15 @@ class Writer:
             for task in tasks:
                 task.cancel()
             raise
-        for task in done:
-            self._ended(pool, tasks[task], task.result(), outcome)
         for task in pending:
             outcome.put_off(tasks[task])
             self._leave(pool, tasks[task], task)
+        unexpected = [error for task in done if (error := task.exception())]
+        for task in done:
+            if not task.exception():
+                self._ended(pool, tasks[task], task.result(), outcome)
+        if unexpected:
+            raise unexpected[0]
 
     async def _try(self, action: Action, gate: asyncio.Semaphore) -> CloudError | None:
         async with gate:

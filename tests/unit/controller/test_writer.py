@@ -1,0 +1,48 @@
+"""What the writer keeps in mind of a stage in which something unexpected happened."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any, cast
+
+import pytest
+
+from egress_gateway.cloud.protocol import Cloud, DeletePrefix
+from egress_gateway.controller.apply import Writer
+from egress_gateway.controller.planning.plan import Plan
+from egress_gateway.controller.planning.wanted import Step
+
+
+class Moody:
+    """Fails in a way that nobody expects, but for one write, which does not end."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.going_on = asyncio.Event()
+
+    async def apply(self, action: DeletePrefix) -> None:
+        self.asked.append(action.name)
+        if action.name == "slow":
+            await self.going_on.wait()
+        else:
+            raise RuntimeError(action.name)
+
+
+async def test_a_write_under_way_is_not_repeated_after_a_fault_of_ours() -> None:
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: unheard.append(told))
+    cloud = Moody()
+    finished: list[str] = []
+    writer = Writer(cast(Cloud, cloud), finished=finished.append, patience=0.01)
+    stage = [Step(DeletePrefix(name=name), frozenset({name})) for name in ("one", "other", "slow")]
+    with pytest.raises(RuntimeError):
+        await writer.apply("np", Plan(stages=(tuple(stage),)))
+    outcome = await writer.apply("np", Plan(stages=((stage[-1],),)))
+    assert (cloud.asked.count("slow"), outcome.waiting) == (1, {"slow"})
+    cloud.going_on.set()
+    async with asyncio.timeout(60):
+        while not finished:
+            await asyncio.sleep(0)
+    gc.collect()
+    assert unheard == [], "both faults were heard"
