@@ -49,6 +49,7 @@ async def test_storms_pass_and_what_is_planted_is_found() -> None:
     assert "left ['table inet egress_gateway_orphan']" in found
 
 
+@pytest.mark.timeout(3600)  # seven labs, one after the other
 async def test_a_wrong_address_is_shrunk_to_the_event_that_sent_it() -> None:
     rotated = Event(0.8, "keys_rotated", "c1")
     script = dumped([HARMLESS, rotated, LEAK])
