@@ -31,7 +31,13 @@ from lab.tests.apiserver.test_objects import pod
 from tests.unit.node.node_values import attachment
 
 TAINT = {"key": names.CNI_NOT_READY_TAINT, "effect": "NoSchedule"}
-OTHER = {"key": "example.com/quarantine", "effect": "NoExecute", "value": "yes"}
+# With its time, as an agent reads it: a server may give one that has none a new one at each write.
+OTHER = {
+    "key": "example.com/quarantine",
+    "effect": "NoExecute",
+    "value": "yes",
+    "timeAdded": "2026-01-01T00:00:00Z",
+}
 READY = names.NODE_READY_LABEL
 
 
