@@ -328,6 +328,20 @@ def test_the_probe_looks_at_the_kernel() -> None:
 
 
 @boxed
+def test_the_connection_log_stays_while_its_configuration_cannot_be_served() -> None:
+    """It began and ended in each pass: a line every few seconds, and half a second's wait."""
+    _, gateway, story = begin()
+    story.logged()
+    with agent(gateway, story.api):
+        story.listed()
+        until(lambda: bool(story.status().get("problems")), "the missing Secret is reported")
+        (thread,) = (t for t in threading.enumerate() if t.name == "connection-log")
+        story.secret()
+        until(lambda: story.probe() == 200, "it is served")
+        assert thread.is_alive()
+
+
+@boxed
 def test_connections_are_logged_and_ports_counted_where_asked() -> None:
     world, gateway, story = begin()
     pod = world.pod("pod-a")
@@ -345,11 +359,7 @@ def test_connections_are_logged_and_ports_counted_where_asked() -> None:
         seen = attach(story, pod)
         until(lambda: seen() == SECONDARY, "the pod's packets leave with its address")
         assert lines == [], "off unless asked for"
-        document = {
-            "metadata": {"name": "one", "namespace": "default"},
-            "spec": {"gatewayNodepoolName": "npegress", "connectionLog": True},
-        }
-        story.api.call(story.api.client.apply(SGCS.untyped(), document))
+        story.logged()
         until(lambda: bool(lines), "the log begins")
         connection = pod.connect(INTERNET)
         connection.recv(100)

@@ -281,7 +281,8 @@ class GatewayAgent:
         ready = {uid: one for uid, one in ready.items() if one.name not in late}
         seconds = await self._sync_seconds(ready, converged, problems)
         self._kernel.ports.watch(ready)
-        await asyncio.to_thread(self._kernel.connection_log.set, logged(wanted, ready))
+        # Once more: before its first pass there was no namespace to listen in.
+        await asyncio.to_thread(self._kernel.connection_log.set, known)
         without = ipv6_warnings(wanted, self._machine.mtu, around)
         await self._publish(ready, public, problems, without, seconds)
         if self._problem is not None:

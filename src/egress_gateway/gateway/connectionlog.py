@@ -65,10 +65,15 @@ class ConnectionLog:
     def set(self, wanted: Mapping[int, Logged]) -> None:
         """What is logged from now on, by conntrack zone. A configuration's former addresses are
         remembered, for connections that still have them. Blocks for a moment when the log ends:
-        its socket would keep the gateway's namespace."""
+        its socket would keep the gateway's namespace. Without the kernel's notices there is no
+        log, and the next call tries again."""
         self._wanted = {zone: self._remembering(zone, one) for zone, one in wanted.items()}
         if wanted and (self._thread is None or not self._thread.is_alive()):
-            events = self._open_events()
+            try:
+                events = self._open_events()
+            except DatapathError as error:
+                log.warning("cannot log connections: %s", error)
+                return
             if events is None:
                 return
             self._stop = threading.Event()

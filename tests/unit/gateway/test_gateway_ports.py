@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.linux.connections import PORTS, Connection, Use, summarize
 from egress_gateway.datapath.linux.netlink import Overrun
@@ -184,3 +185,24 @@ def test_nobody_listens_unless_a_configuration_asks() -> None:
     assert len(opened) == 1
     log.set({})
     assert opened[0].closed
+
+
+def test_a_kernel_without_notices_stops_nothing_but_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is served comes after it in a pass of the agent."""
+    events = PlayedEvents()
+    answers: list[PlayedEvents | DatapathError] = [DatapathError("no such protocol"), events]
+
+    def listen() -> PlayedEvents:
+        answer = answers.pop(0)
+        if isinstance(answer, DatapathError):
+            raise answer
+        return answer
+
+    log = ConnectionLog(listen, lambda name, address: None, rate=10)
+    log.set({6000: Logged("ns/one", {})})
+    assert [r.getMessage() for r in caplog.records] == ["cannot log connections: no such protocol"]
+    log.set({6000: Logged("ns/one", {})})
+    log.set({})
+    assert events.closed
