@@ -126,15 +126,15 @@ class Figures:
 
 
 def addresses(prefixes: str) -> int:
-    """How many IPv4 addresses the prefixes hold; 0 for private addresses, which are no prefix."""
-    count = 0
+    """How many IPv4 addresses the prefix holds, the first of them: while it is exchanged, the old
+    one follows the new. 0 for private addresses, which are no prefix."""
     for text in prefixes.split(","):
         if "/" in text and ":" not in text:
             try:
-                count += ipaddress.IPv4Network(text).num_addresses
+                return ipaddress.IPv4Network(text).num_addresses
             except ValueError:
                 continue
-    return count
+    return 0
 
 
 def timed(
