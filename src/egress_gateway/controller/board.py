@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from egress_gateway.api.conditions import Reason
@@ -25,15 +25,6 @@ _PASSING: Final = frozenset({Reason.THROTTLED, Reason.CONFLICT})
 LASTING: Final = 30.0
 """Seconds of refusals after which any other is told."""
 STAYS: Final = "existing addresses stay in service, but the controller cannot apply changes"
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The pool that a configuration is served by, and its gateways there and in the one before."""
-
-    pool: str
-    gateways: tuple[ServingGateway, ...] = ()
-    former: tuple[ServingGateway, ...] = ()
 
 
 class StatusBoard:
@@ -55,7 +46,8 @@ class StatusBoard:
         self._told = told
         self._verdicts: dict[str, Verdict] = {}
         self._pools: dict[str, str] = {}
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, dict[str, tuple[ServingGateway, ...]]] = {}
+        """By UID and pool, the gateways that were last seen there."""
         self._departures = Departures(clock=clock)
 
     def verdict(self, uid: str) -> Verdict | None:
@@ -70,12 +62,20 @@ class StatusBoard:
         self._set(uid, verdict)
 
     def _moved(self, uid: str, pool: str, serving: Serving) -> Serving:
-        """``serving`` with the gateways of the pool that it moved from: nothing is taken from
+        """``serving`` with the gateways of pools that it moved from: nothing is taken from
         those until pods have left them."""
-        before = self._places.get(uid, _Place(pool))
-        former = before.former if before.pool == pool else before.gateways
-        self._places[uid] = _Place(pool, serving.gateways, former)
-        return replace(serving, going=serving.going + former)
+        places = self._places.setdefault(uid, {})
+        places[pool] = serving.gateways
+        former = (g for key, gateways in places.items() if key != pool for g in gateways)
+        return replace(serving, going=(*serving.going, *former))
+
+    def left(self, uid: str, pool: str) -> None:
+        """Nothing of it is in ``pool`` any more: no packet leaves by an address of there."""
+        gone = self._places.get(uid, {}).pop(pool, ())
+        verdict = self._verdicts.get(uid)
+        if gone and verdict is not None and (serving := verdict.serving) is not None:
+            going = tuple(gateway for gateway in serving.going if gateway not in gone)
+            self._set(uid, replace(verdict, serving=replace(serving, going=going)))
 
     def _set(self, uid: str, verdict: Verdict) -> None:
         self._verdicts[uid] = verdict

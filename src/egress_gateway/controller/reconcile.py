@@ -233,6 +233,8 @@ class Reconciler:
             if left:
                 gone.add(w.uid)
             if w.elsewhere:
+                if left:
+                    self._board.left(w.uid, state.ref.key)
                 continue
             if w.problem is STILL_SERVED:
                 self._board.set_verdict(w.uid, Verdict(problem=w.problem), pool=state.ref.key)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from egress_gateway.api.types import GatewayVmssProfile
-from egress_gateway.controller.observed.inuse import END_SECONDS
-from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.observed.inuse import END_SECONDS, GRACE_PERIOD
+from egress_gateway.controller.planning.verdict import ServingGateway, Verdict
 from egress_gateway.controller.reconcile import LINGER_SECONDS
 from tests.unit.controller.fake_arm import GROUP, FakeArm, forbidden
 from tests.unit.controller.test_reconcile import World
@@ -279,6 +279,12 @@ async def test_another_pool_serves_before_the_old_one_lets_go(
     assert rule["properties"]["backendAddressPool"]["id"].endswith(key)
 
 
+def _going(world: World) -> tuple[ServingGateway, ...]:
+    serving = world.verdict("a").serving
+    assert serving is not None
+    return serving.going
+
+
 def _carriers(world: World, pool: str) -> int:
     nics = [n for i, n in world.arm.nics.items() if f"aks-{pool}-" in i]
     nics += [n for name, n in world.arm.machine_nic.items() if f"aks-{pool}-" in name]
@@ -299,6 +305,7 @@ async def test_a_prefix_too_small_for_two_pools_moves_all_the_same(new: str, wor
         world.now += 60  # twice the longest backoff
     assert world.verdict("a").settled
     assert (_carriers(world, "np"), _carriers(world, "other")) == (0, 2)
+    assert _going(world) == ()
 
 
 async def test_a_managed_prefix_follows_the_size_that_is_asked_for(world: World) -> None:
@@ -385,18 +392,23 @@ async def test_addresses_that_may_still_carry_packets_of_a_deleted_configuration
     assert world.cluster.keypairs.recorded() == others
 
 
-async def test_the_gateways_of_the_pool_before_are_told_apart_until_they_are_left(
-    world: World,
+@pytest.mark.parametrize(("old", "new"), [KINDS, KINDS[::-1]])
+async def test_the_gateways_of_the_pool_before_are_told_apart_until_their_addresses_are_gone(
+    old: str, new: str, world: World
 ) -> None:
-    world.arm.add_pool("np", instances=2, size=30)
-    world.arm.add_pool("other", instances=2, size=30)
+    """Their agents hear nothing and claim for good to serve; the prefix may be another's soon."""
+    add_pool(world.arm, old, "np")
+    add_pool(world.arm, new, "other")
     before = await serve(world)
     assert before.serving
-    guard = Guard(world)
     world.cluster.write("a", gateway_nodepool_name="other")
-    for _ in range(4):
-        await follow(world, guard, rounds=1)
-    after = world.verdict("a").serving
-    assert after
-    assert {g.provider_id for g in after.going} == {g.provider_id for g in before.serving.gateways}
-    assert {g.provider_id for g in after.gateways}.isdisjoint(g.provider_id for g in after.going)
+    for _ in range(3):
+        await world.turn()
+    assert _carriers(world, "np") == 2
+    going = _going(world)
+    assert {g.provider_id for g in going} == {g.provider_id for g in before.serving.gateways}
+    for _ in range(3):
+        world.now += GRACE_PERIOD
+        await world.turn()
+    assert _carriers(world, "np") == 0
+    assert _going(world) == ()
