@@ -50,7 +50,7 @@ class World:
         await self.kube.apply(document, resource=SGCS)
 
     async def until(
-        self, name: str, accept: Callable[[dict[str, Any]], bool], timeout: float = 90
+        self, name: str, accept: Callable[[dict[str, Any]], bool], timeout: float = 180
     ) -> dict[str, Any]:
         def good(found: Any) -> bool:
             return found is not None and accept(found)
@@ -66,7 +66,7 @@ class World:
 
     async def until_gone(self, name: str) -> None:
         await self.kube.wait_for(
-            SGCS, name, lambda found: found is None, namespace="default", timeout=90
+            SGCS, name, lambda found: found is None, namespace="default", timeout=180
         )
 
     async def add_gateway_nodes(self) -> None:

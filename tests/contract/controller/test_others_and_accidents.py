@@ -42,8 +42,8 @@ from tests.contract.controller.test_own_scale_set import (
 )
 
 PREFIXES = f"{GROUP}/providers/Microsoft.Network/publicIPPrefixes"
-SOON = 60.0
-"""Seconds, on a machine with other work: a few are enough."""
+SOON = 180.0
+"""Seconds, on a machine with other work, where a leader may lose its Lease: a few are enough."""
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ async def test_writes_reads_and_deletions_refused_in_every_way_end_well(tmp_path
             await world.until(
                 name,
                 lambda s: condition(s, "Provisioned").get("reason") == "Provisioned",
-                timeout=90,
+                timeout=300,
             )
         assert [f for f in faults if not f.hits and f.kind not in MAY_COME_TOO_LATE] == []
         world.azure.emulator.faults.clear()
@@ -61,7 +61,7 @@ async def test_writes_reads_and_deletions_refused_in_every_way_end_well(tmp_path
             await world.kube.delete(SGCS, name, namespace="default")
         for name in names:
             await world.kube.wait_for(
-                SGCS, name, lambda found: found is None, namespace="default", timeout=90
+                SGCS, name, lambda found: found is None, namespace="default", timeout=300
             )
         assert [f for f in faults if not f.hits and f.kind not in MAY_COME_TOO_LATE] == []
         assert await world.azure.resources() == before
