@@ -30,6 +30,7 @@ def deb(folder: Path, name: str, files: Mapping[str, str], *, mode: int = 0o644)
         target.write_text(text)
         target.chmod(mode)
     (tree / "DEBIAN").mkdir()
+    (tree / "DEBIAN").chmod(0o755)  # dpkg-deb takes no other, whatever umask there is
     (tree / "DEBIAN/control").write_text(
         f"Package: {name}\nVersion: 1.2-3\nArchitecture: all\nMaintainer: n <n@example.org>\n"
         "Description: one\n"

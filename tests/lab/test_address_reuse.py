@@ -143,7 +143,7 @@ async def given(world: World, name: str) -> dict[str, str]:
 async def in_order(world: World) -> None:
     """The pool's second machine is written after the first: who asks anew gets the same."""
     await world.control.call(
-        "fault", path="/virtualMachines/1$", kind="delay", method="PUT", times=1, seconds=2
+        "fault", path="/virtualMachines/1$", kind="delay", method="PUT", times=1, seconds=5
     )
 
 

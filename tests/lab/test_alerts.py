@@ -15,6 +15,7 @@ from tests.lab.conftest import configured
 from tests.lab.prometheus import Prometheus, scraping
 from tests.lab.test_bad_input import annotated, remove
 from tests.lab.test_running_pods import becomes, cut, gateways
+from tests.lab.test_verified import verified
 
 pytestmark = pytest.mark.root
 _FILES = Path(__file__).parents[2] / "deploy/chart/static-egress-gateway/files"
@@ -52,6 +53,11 @@ async def test_each_alert_fires_by_its_fault_and_none_without(world: World, tmp_
     await configured(world, "watched")
     (pod,) = await world.deploy("watched", configuration="watched", replicas=1)
     await becomes(world, pod, "Connected")
+    # Rules without patience fire, too, while the second gateway is still on its way.
+    await world.configuration_condition(
+        "watched", lambda c: c["reason"] == "AllGatewaysReady", timeout=_PATIENCE
+    )
+    await verified(world, "watched", "True")
     of = {"namespace": "default", "configuration": "watched"}
     async with scraping(world, tmp_path, at_once()) as prometheus:
         await prometheus.becomes("sum(egress_gateway_controller_leader) == 1")

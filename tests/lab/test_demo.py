@@ -39,7 +39,7 @@ def check_story(*options: str) -> dict[str, Any]:
         [*command, *options],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.stdout, done.stderr

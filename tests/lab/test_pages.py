@@ -19,7 +19,7 @@ from egress_gateway_lab.demo.world import World, until
 from tests.deploy.conftest import clients
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import annotated, remove
-from tests.lab.test_running_pods import becomes, gateways
+from tests.lab.test_running_pods import becomes, command, gateways
 from tests.unit.tools.pages import ROOT, script
 
 __all__ = ["clients"]
@@ -43,6 +43,12 @@ async def test_commands_of_pages_do_what_they_say(world: World, clients: Path) -
     await configured(world, NAME)
     await world.kube.create("pods", annotated("my-pod", NAME))
     await becomes(world, "my-pod", "Connected")
+
+    async def in_order() -> bool:
+        """Else `status` and `check` end with 1, as their page says."""
+        return not any([(await command(world, name))[0] for name in ("status", "check")])
+
+    await until(in_order, timeout=120, what="the cluster to have no finding")
     names = {"gw-1": (await gateways(world))[0]}
     lines = [line for page in PAGES for line in typed(page, **names)]
     assert len(lines) >= 14, lines

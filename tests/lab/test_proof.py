@@ -56,7 +56,7 @@ async def test_a_live_cluster_is_proven_and_a_broken_one_is_not(world: World) ->
             assert not any(address in one["text"] for address in public)
     async with cut(world, "tunnels", *await gateways(world)):
         code, found = await proven(
-            world, "--configuration", "default/tried", "--nodes", "1", "--timeout", "20"
+            world, "--configuration", "default/tried", "--nodes", "1", "--timeout", "45"
         )
         assert code == 1
         ((_, check),) = found
