@@ -163,7 +163,7 @@ async def test_watching_sees_rows_come(cluster: Cluster, kubectl: Kubectl, tmp_p
         "metadata": {"name": "seen", "namespace": "default", "labels": {"watched": "1"}},
     }
     await cluster.admin.create("configmaps", body)
-    command = ("get", "configmaps", "-w", "-l", "watched", "--request-timeout=4s")
+    command = ("get", "configmaps", "-w", "-l", "watched", "--request-timeout=10s")
     watching = asyncio.create_task(kubectl(cluster, *command))
     for change in itertools.count():
         patch = {"data": {"changes": str(change)}}
