@@ -31,7 +31,7 @@ def lab(clients: Path) -> Iterator[host.LabHandle]:
     host.require_host()
     handle = host.start(f"deploy-{os.getpid()}", detach=False)
     yield handle
-    host.stop(handle)
+    host.stop(handle, timeout=60)
 
 
 async def test_installed_upgraded_and_removed(lab: host.LabHandle, clients: Path) -> None:

@@ -75,7 +75,7 @@ def lab(clients: Path, earlier: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv(PREVIOUS, str(earlier))
     handle = host.start(f"upgrade-{os.getpid()}", detach=False)
     yield handle
-    host.stop(handle)
+    host.stop(handle, timeout=60)
 
 
 async def test_an_upgrade_from_the_version_before_and_back_under_traffic(

@@ -45,7 +45,7 @@ async def started(*, kubernetes: str = "embedded", version: str = "1.34") -> Asy
             await world.add_gateway_pool(POOL, nodes=2, prefix_size=30)
             yield world
     finally:
-        host.stop(handle)
+        host.stop(handle, timeout=60)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
