@@ -274,7 +274,7 @@ class World:
 
     async def curl(self, pod: str, url: str) -> str:
         """``kubectl exec POD -- curl URL``: what the pod was answered."""
-        result = await self.kube.exec("default", pod, ["curl", "-sS", "--max-time", "5", url])
+        result = await self.kube.exec("default", pod, ["curl", "-sS", "--max-time", "30", url])
         if result.code != 0:
             raise StepFailed(
                 f"curl {url} in pod {pod} ended with {result.code}: "
