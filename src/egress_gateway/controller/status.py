@@ -168,12 +168,13 @@ def _egress(before: str, serving: Serving, still: Iterable[ServingGateway]) -> s
     and so is what packets of the gateways ``still`` may leave by: the new comes before the old."""
     said = list(filter(None, before.split(",")))
     used = {a for g in still for a in (g.public or g.secondary, g.public6) if a}
-    kept = [prefix for prefix in said if _holds(prefix, used)]
-    four = [p for p in said if ":" not in p] if serving.prefix is None else [serving.prefix]
-    six = [p for p in said if ":" in p] if serving.prefix6 is None else [serving.prefix6]
-    four += [p for p in kept if ":" not in p]
-    six += [p for p in kept if ":" in p]
-    return ",".join(dict.fromkeys(filter(None, [*",".join(four).split(","), *six])))
+
+    def family(six: bool, now: str | None) -> Iterator[str]:
+        mine = [prefix for prefix in said if (":" in prefix) is six]
+        yield from mine if now is None else filter(None, now.split(","))
+        yield from (prefix for prefix in mine if _holds(prefix, used))
+
+    return ",".join(dict.fromkeys([*family(False, serving.prefix), *family(True, serving.prefix6)]))
 
 
 def _holds(prefix: str, addresses: Iterable[IPv4Address | IPv6Address]) -> bool:

@@ -265,7 +265,7 @@ class GatewayAgent:
             outcome = zoned(outcome, await asyncio.to_thread(self._side.zones))
             # The first connection that leaves with a new address is logged with what it is.
             known = logged(wanted, outcome.configurations)
-            await asyncio.to_thread(self._kernel.connection_log.set, known)
+            self._kernel.connection_log.know(known)
             converged = await asyncio.to_thread(self._side.converge, self._desired(outcome, around))
         except DatapathError as error:
             # What ran goes on, and the last report stands; the queue tries again.
@@ -281,7 +281,7 @@ class GatewayAgent:
         ready = {uid: one for uid, one in ready.items() if one.name not in late}
         seconds = await self._sync_seconds(ready, converged, problems)
         self._kernel.ports.watch(ready)
-        # Once more: before its first pass there was no namespace to listen in.
+        # Before its first pass there was no namespace to listen in.
         await asyncio.to_thread(self._kernel.connection_log.set, known)
         without = ipv6_warnings(wanted, self._machine.mtu, around)
         await self._publish(ready, public, problems, without, seconds)

@@ -62,12 +62,16 @@ class ConnectionLog:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
-    def set(self, wanted: Mapping[int, Logged]) -> None:
-        """What is logged from now on, by conntrack zone. A configuration's former addresses are
-        remembered, for connections that still have them. Blocks for a moment when the log ends:
-        its socket would keep the gateway's namespace. Without the kernel's notices there is no
-        log, and the next call tries again."""
+    def know(self, wanted: Mapping[int, Logged]) -> None:
+        """What lines tell from now on, by conntrack zone, if there is a log. A configuration's
+        former addresses are remembered, for connections that still have them."""
         self._wanted = {zone: self._remembering(zone, one) for zone, one in wanted.items()}
+
+    def set(self, wanted: Mapping[int, Logged]) -> None:
+        """What is logged from now on, by conntrack zone. Blocks for a moment when the log ends: its
+        socket would keep the gateway's namespace. Without the kernel's notices there is no log, and
+        the next call tries again."""
+        self.know(wanted)
         if wanted and (self._thread is None or not self._thread.is_alive()):
             try:
                 events = self._open_events()
