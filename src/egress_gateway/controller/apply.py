@@ -196,13 +196,15 @@ class Writer:
             self._under_way.pop(key, None)
             if ended.cancelled():
                 return
-            error = ended.result()
-            if error is not None:
-                self._remember(pool, step.action, error)
-                self._late.setdefault(pool, []).append(FailedStep(step, error))
-            else:
-                self._succeeded(pool, step.action)
-            self._finished(pool)
+            try:
+                error = ended.result()
+                if error is not None:
+                    self._remember(pool, step.action, error)
+                    self._late.setdefault(pool, []).append(FailedStep(step, error))
+                else:
+                    self._succeeded(pool, step.action)
+            finally:
+                self._finished(pool)
 
         task.add_done_callback(over)
 
