@@ -31,7 +31,9 @@ class Cluster:
         return 0, self._out, b""
 
 
-@pytest.mark.parametrize("out", [b"", b"{", b"[]", b'{"asked": 1}'])
+@pytest.mark.parametrize(
+    "out", [b"", b"{", b"[]", b'{"asked": 1}', b"{}", b'{"ways": {"\xff": ""}}']
+)
 async def test_an_answer_in_another_form_is_told(out: bytes) -> None:
     said = await _sent(cast(Client, Cluster(out)), "n1", "default/app", "system")
     assert isinstance(said, str)

@@ -234,9 +234,9 @@ async def _sent(client: Client, node: str, pod: str, system: str) -> Asked | str
         return (error or out).decode(errors="replace").strip().rpartition("\n")[2]
     try:
         asked = msgspec.json.decode(out, type=Round).asked
-    except msgspec.MsgspecError as error:
+        return next((one for one in asked if one.seen), asked[0])
+    except (ValueError, IndexError) as error:
         return f"{agent.metadata.name}, of another version, answers in another form: {error}"
-    return next((one for one in asked if one.seen), asked[0])
 
 
 async def verify_targets(client: Client, system: str) -> Sequence[str]:

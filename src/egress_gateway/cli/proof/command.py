@@ -244,7 +244,7 @@ async def _heard(client: Client, case: Case, timeout: float) -> Round | str:
     until = clock() + timeout
     path = PODS.path(case.namespace, case.pod, "log")
     while clock() < until:
-        with contextlib.suppress(ApiError, msgspec.DecodeError):  # no log until it runs
+        with contextlib.suppress(ApiError, ValueError):  # no log until it runs, or half of one
             said = last_words(await client.get(PODS.untyped(), case.pod, case.namespace))
             said = said or await client.request("GET", path, params={"tailLines": "1"})
             return msgspec.json.decode(said, type=Round)
