@@ -149,7 +149,7 @@ class Client:
         body = await self.request("GET", path, params=params, timeout=silence)
         try:
             return wire.decode_list(resource, body)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise errors.broken(f"GET {path}", error) from None
 
     async def create(self, resource: Resource[T], obj: T | Mapping[str, Any]) -> T:
@@ -271,7 +271,7 @@ class Client:
                         yield wire.decode_event(resource, line)
         except _NO_ANSWER as error:
             raise _unreachable(what, error) from error
-        except (msgspec.DecodeError, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             raise errors.broken(what, error) from error
 
     async def request(
@@ -403,7 +403,7 @@ class Client:
     def _decode(self, resource: Resource[T], body: bytes) -> T:
         try:
             return wire.decode_object(resource, body)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise errors.broken(resource.plural, error) from None
 
 

@@ -209,7 +209,7 @@ def exit_code(status: bytes) -> int:
     not end, or did not begin."""
     try:
         ended = msgspec.json.decode(status or b"{}", type=_Ended)
-    except msgspec.DecodeError:
+    except ValueError:
         ended = _Ended(message=status.decode(errors="replace"))
     if ended.status == "Success":
         return 0

@@ -131,8 +131,9 @@ def test_answers_outlive_the_agent(tmp_path: Path) -> None:
     path = tmp_path / "run" / "gateway.json"
     Answers(path).set({"uid-one": 6000})
     assert Answers(path).port("uid-one") == 6000
-    path.write_text("{broken")
-    assert Answers(path).port("uid-one") is None
+    for broken in (b"{broken", b'{"\xff": 1}'):
+        path.write_bytes(broken)
+        assert Answers(path).port("uid-one") is None
 
 
 def test_destinations_are_named_by_azure_networking_alone() -> None:

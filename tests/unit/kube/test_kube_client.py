@@ -154,6 +154,22 @@ async def test_a_watch_yields_changes_and_bookmarks_and_ends_with_the_server() -
         assert query["allowWatchBookmarks"] == "true"
 
 
+@pytest.mark.parametrize("text", [b'{"metadata": {"name": "\xff"}}', b"[" * 100_000])
+async def test_text_that_cannot_be_read_is_unavailable_too(text: bytes) -> None:
+    def answers(body: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def step(_: web.Request) -> web.StreamResponse:
+            return web.Response(body=body, content_type="application/json")
+
+        return step
+
+    steps = answers(text), answers(b'{"items": [%b]}' % text)
+    async with scripted(lambda s: s.then(*steps)) as (client, _):
+        with pytest.raises(errors.Unavailable, match="does not decode"):
+            await client.get(PODS, "p", "ns")
+        with pytest.raises(errors.Unavailable, match="does not decode"):
+            await client.list(PODS, "ns")
+
+
 async def test_a_watch_of_a_forgotten_version_is_gone() -> None:
     async with scripted(lambda s: s.then(watched(gone()), status(410, "Expired"))) as (client, _):
         for _attempt in range(2):

@@ -75,8 +75,9 @@ async def test_an_agent_that_restarts_without_the_api_decides_the_same(tmp_path:
     before = await known(memory)
     after = await known(memory, down=True)
     assert {k.network for k in after} == {k.network for k in before}
-    memory.write_text("[[1")
-    assert [str(k.network) for k in await known(memory, down=True)] == ["10.0.0.1/32"]
+    for broken in (b"[[1", b'[["10.0.0.0/8", "\xff"]]'):
+        memory.write_bytes(broken)
+        assert [str(k.network) for k in await known(memory, down=True)] == ["10.0.0.1/32"]
 
 
 @pytest.mark.parametrize("host", ["", "api.example.org", "9.9.9.9", "2620:fe::fe", "10.0.0."])

@@ -222,7 +222,7 @@ def _split(name: str, out: bytes) -> list[tuple[str, str]]:
     try:
         found = msgspec.json.decode(out)
         metrics = found.pop("metrics", "")
-    except (msgspec.DecodeError, AttributeError):
+    except (ValueError, AttributeError):
         return [(f"{name}.txt", out.decode(errors="replace"))]
     return [(f"{name}.json", _json(found)), (f"{name}.metrics.txt", str(metrics))]
 

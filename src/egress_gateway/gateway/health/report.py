@@ -173,7 +173,7 @@ class Answers:
             self._ports = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
         except FileNotFoundError:
             pass  # the node's first agent since it booted
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             log.warning("could not read what was served before: %s", error)
 
     def port(self, uid: str) -> int | None:

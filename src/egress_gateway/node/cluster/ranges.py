@@ -130,6 +130,6 @@ def _remember(memory: Path, found: Sequence[Known]) -> None:
 def _remembered(memory: Path) -> list[Known]:
     try:
         kept = msgspec.json.decode(memory.read_bytes(), type=list[tuple[str, str]])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return []
     return [known for text, source in kept for known in _networks([text], source)]
