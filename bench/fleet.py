@@ -426,7 +426,8 @@ class FleetBench:
         number = self._number()
         sampled = agent.kind == "gateway" and turn % 10 == 0
         if sampled:  # of a configuration that this gateway serves
-            number += -number % self._pools
+            while self._of(number) % self._pools:
+                number += 1
             self._next = max(self._next, number)
         key = await self._pod(number)
         if sampled:
