@@ -18,7 +18,7 @@ from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.kube.resources import EVENTS
 from tests.datapath.box import boxed
-from tests.datapath.test_gateway_agent import SECONDARY, Story, agent, attach, begin
+from tests.datapath.gateway.test_gateway_agent import SECONDARY, Story, agent, attach, begin
 from tests.datapath.topology import INTERNET, Pod, World, until
 
 LIMIT, RATE = 1000, 500

@@ -26,8 +26,8 @@ from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.kube.resources import EVENTS
 from tests.datapath.box import boxed
-from tests.datapath.test_gateway_agent import SECONDARY, Story, agent, begin
-from tests.datapath.test_gateway_agent import attach as attach_to_agent
+from tests.datapath.gateway.test_gateway_agent import SECONDARY, Story, agent, begin
+from tests.datapath.gateway.test_gateway_agent import attach as attach_to_agent
 from tests.datapath.test_packets import SECONDARIES, attach, serve
 from tests.datapath.topology import NODE6, PORT, Gateway, Place, Pod, World, until
 

@@ -26,8 +26,8 @@ from egress_gateway.datapath.pod.linkguard import FORGED, LEAVING, TABLE, LinkGu
 from egress_gateway.datapath.pod.model import PodDesired
 from tests.attacks.test_pod_on_a_gateway_node import datagram
 from tests.datapath.box import boxed
+from tests.datapath.gateway.test_isolation import seen, watch
 from tests.datapath.test_ipv6 import NODE, SECONDARIES, SECONDARIES6, attach, serve
-from tests.datapath.test_isolation import seen, watch
 from tests.datapath.topology import (
     EXCLUDED_HOST,
     INTERNET,

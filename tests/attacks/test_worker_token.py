@@ -17,7 +17,7 @@ from egress_gateway.gateway.peers import rules
 from egress_gateway.kube import errors
 from egress_gateway.kube.resources import EVENTS, POD_ENDPOINTS, PODS
 from tests.datapath.box import boxed
-from tests.datapath.test_gateway_agent import SECONDARY, Story, agent, attach, begin
+from tests.datapath.gateway.test_gateway_agent import SECONDARY, Story, agent, attach, begin
 from tests.datapath.topology import Pod, World, until
 from tests.unit.gateway.test_gateway_peers import KEY, NEW, OTHER_KEY, Book, endpoint, pod
 

@@ -27,7 +27,7 @@ from egress_gateway.kube.errors import NotFound
 from egress_gateway.kube.resources import POD_ENDPOINTS, PODS
 from egress_gateway.service.errors import OperatorError
 from tests.datapath.box import boxed
-from tests.datapath.test_gateway_agent import SECONDARY, Story, attach, begin
+from tests.datapath.gateway.test_gateway_agent import SECONDARY, Story, attach, begin
 from tests.datapath.topology import Gateway, World, until
 from tests.effects import KERNEL, Effects, Watches
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 
 from egress_gateway.datapath.pod.model import PodDesired
 from tests.datapath.box import boxed
+from tests.datapath.pod.test_path_mtu import refused, udp
 from tests.datapath.test_packets import NODE, SECONDARIES, serve
-from tests.datapath.test_path_mtu import refused, udp
 from tests.datapath.topology import (
     EXCLUDED_HOST,
     INTERNET,

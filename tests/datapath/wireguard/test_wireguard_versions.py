@@ -18,7 +18,7 @@ from egress_gateway.node import metrics as node_metrics
 from egress_gateway.service.figures import Fact, Figure
 from egress_gateway_lab import wireguard
 from tests.datapath.box import boxed
-from tests.datapath.test_tunnel_users import subscriptions
+from tests.datapath.wireguard.test_tunnel_users import subscriptions
 
 CURRENT, DEBIANS = wireguard.built(), Path("/usr/bin/wireguard-go")
 HERE = [program for program in (CURRENT, DEBIANS) if program.exists()]

@@ -13,7 +13,7 @@ from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from tests.datapath.box import boxed
-from tests.datapath.test_gateway_agent import SECONDARY, agent, attach, begin
+from tests.datapath.gateway.test_gateway_agent import SECONDARY, agent, attach, begin
 from tests.datapath.topology import ROUTER, Gateway, until
 
 HOUR = 3600.0

@@ -12,7 +12,7 @@ from egress_gateway.datapath.linux import connections
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.kube.resources import POD_ENDPOINTS, PODS, SGCS
 from tests.datapath.box import boxed
-from tests.datapath.test_gateway_agent import SECONDARY, Api, Story, agent
+from tests.datapath.gateway.test_gateway_agent import SECONDARY, Api, Story, agent
 from tests.datapath.topology import INTERNET, INTERNET6, PORT, Gateway, Pod, World, until
 
 SECONDARY6 = "2001:db8:1:1::101"

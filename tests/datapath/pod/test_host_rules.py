@@ -14,8 +14,8 @@ import pytest
 
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.wireguard.model import Interface
-from tests.datapath import hostrules
 from tests.datapath.box import boxed
+from tests.datapath.pod import hostrules
 from tests.datapath.test_packets import NODE, SECONDARIES, attach, serve
 from tests.datapath.topology import EXCLUDED_HOST, INTERNET, Gateway, Place, Pod, World
 
