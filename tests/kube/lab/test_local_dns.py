@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab.test_local_dns import (
+from tests.lab.pods.test_local_dns import (
     test_pods_with_a_gateway_resolve_by_their_node_s_own_resolver as test_local_dns,
 )
 

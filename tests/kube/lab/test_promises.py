@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab.test_admission import test_a_namespaces_annotation_is_its_pods_way_out
+from tests.lab.pods.test_admission import test_a_namespaces_annotation_is_its_pods_way_out
 from tests.lab.test_promises import (
     test_a_plain_pod_starts_and_works_with_all_of_ours_stopped,
     test_agents_may_die_at_any_time,

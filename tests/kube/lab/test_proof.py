@@ -10,9 +10,9 @@ import pytest
 from egress_gateway.api.names import SYSTEM_NAMESPACE as SYSTEM
 from egress_gateway.cli.proof.plan import RUN_LABEL
 from egress_gateway_lab.demo.world import World, until
+from tests.lab.commands.test_bundle import bundled, read
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import remove
-from tests.lab.test_bundle import bundled, read
 from tests.lab.test_running_pods import becomes, command
 
 pytestmark = [pytest.mark.root, pytest.mark.kube]

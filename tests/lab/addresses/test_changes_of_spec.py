@@ -13,9 +13,9 @@ import pytest
 from egress_gateway.api import names
 from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, World, until
 from tests.lab.conftest import POOL, configured
+from tests.lab.pools.test_vm_pools import add_machines, addresses
 from tests.lab.test_bad_input import remove
 from tests.lab.test_promises import sources
-from tests.lab.test_vm_pools import add_machines, addresses
 from tests.storms.place import Place
 
 pytestmark = pytest.mark.root

@@ -11,14 +11,14 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway_lab.demo.world import World, until
+from tests.lab.addresses.test_verified import verified
 from tests.lab.conftest import configured
-from tests.lab.prometheus import Prometheus, scraping
+from tests.lab.metrics.prometheus import Prometheus, scraping
 from tests.lab.test_bad_input import annotated, remove
 from tests.lab.test_running_pods import becomes, cut, gateways
-from tests.lab.test_verified import verified
 
 pytestmark = pytest.mark.root
-_FILES = Path(__file__).parents[2] / "deploy/chart/static-egress-gateway/files"
+_FILES = Path(__file__).parents[3] / "deploy/chart/static-egress-gateway/files"
 _PATIENCE = 120
 
 

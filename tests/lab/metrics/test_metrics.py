@@ -9,7 +9,7 @@ import pytest
 
 from egress_gateway_lab.demo.world import World
 from tests.lab.conftest import configured
-from tests.lab.prometheus import scraping, targets
+from tests.lab.metrics.prometheus import scraping, targets
 from tests.lab.test_bad_input import remove
 from tests.lab.test_promises import WHATSMYIP
 from tests.lab.test_running_pods import becomes, cut, gateways
