@@ -14,6 +14,14 @@ import pytest
 
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from egress_gateway_lab.azure.providers.compute.nics import NIC
+from tests.contract.controller.pools.test_own_scale_set import (
+    SET,
+    SUBNET,
+    VERSION,
+    build,
+    grant,
+    write,
+)
 from tests.contract.controller.test_controller import (
     SGCS,
     World,
@@ -21,7 +29,6 @@ from tests.contract.controller.test_controller import (
     reason,
     running,
 )
-from tests.contract.controller.test_own_scale_set import SET, SUBNET, VERSION, build, grant, write
 
 MODEL = r"virtualMachineScaleSets/[^/]+$"
 

@@ -16,6 +16,14 @@ from egress_gateway.api import names
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from egress_gateway_lab.azure.providers.compute.scalesets import ScaleSets
 from tests.contract.controller.azure_lab import GROUP, AzureLab, azure_lab
+from tests.contract.controller.pools.test_own_scale_set import (
+    SUBNET,
+    VERSION,
+    build,
+    damage_set,
+    grant,
+    write,
+)
 from tests.contract.controller.test_as_azure_answers import (
     MODEL,
     delete,
@@ -31,14 +39,6 @@ from tests.contract.controller.test_controller import (
     controller,
     reason,
     running,
-)
-from tests.contract.controller.test_own_scale_set import (
-    SUBNET,
-    VERSION,
-    build,
-    damage_set,
-    grant,
-    write,
 )
 
 PREFIXES = f"{GROUP}/providers/Microsoft.Network/publicIPPrefixes"

@@ -15,10 +15,7 @@ from egress_gateway.cloud.azure import cloud
 from egress_gateway_lab.azure.providers.compute.scalesets import ScaleSets
 from egress_gateway_lab.azure.providers.network.loadbalancers import LoadBalancers
 from tests.contract.controller.azure_lab import GROUP
-from tests.contract.controller.test_as_azure_answers import provisioned, scale_set, whole
-from tests.contract.controller.test_controller import World, condition, reason, running
-from tests.contract.controller.test_others_and_accidents import SOON, balancer_id, gone
-from tests.contract.controller.test_own_scale_set import (
+from tests.contract.controller.pools.test_own_scale_set import (
     SET,
     SUBNET,
     VERSION,
@@ -27,6 +24,9 @@ from tests.contract.controller.test_own_scale_set import (
     grant,
     write,
 )
+from tests.contract.controller.test_as_azure_answers import provisioned, scale_set, whole
+from tests.contract.controller.test_controller import World, condition, reason, running
+from tests.contract.controller.test_others_and_accidents import SOON, balancer_id, gone
 
 NETWORK = f"{GROUP}/providers/Microsoft.Network"
 PREFIXES = f"{NETWORK}/publicIPPrefixes"

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from tests.contract.controller.moved_cluster import OLD, SGCS, SYSTEM, Moved, moved_cluster
+from tests.contract.controller.migration.moved_cluster import (
+    OLD,
+    SGCS,
+    SYSTEM,
+    Moved,
+    moved_cluster,
+)
 from tests.contract.controller.test_controller import condition, controller
 
 MODES = ["my-static-egress-gateway", "managed-prefix", "vms-private", "vms-public"]

@@ -13,6 +13,12 @@ import pytest
 
 from egress_gateway_lab.azure.client import RequestFailed
 from tests.contract.controller.azure_lab import GROUP, azure_lab
+from tests.contract.controller.pools.test_own_scale_set import (
+    VERSION,
+    build,
+    grant,
+    write,
+)
 from tests.contract.controller.test_as_azure_answers import provisioned, whole
 from tests.contract.controller.test_controller import (
     World,
@@ -23,12 +29,6 @@ from tests.contract.controller.test_controller import (
     running,
 )
 from tests.contract.controller.test_others_and_accidents import SOON, gone
-from tests.contract.controller.test_own_scale_set import (
-    VERSION,
-    build,
-    grant,
-    write,
-)
 
 NETWORK = f"{GROUP}/providers/Microsoft.Network/virtualNetworks/net"
 

@@ -8,9 +8,9 @@ import asyncio
 import pytest
 
 from egress_gateway.controller import reconcile
+from tests.contract.controller.azure.test_hangs_anywhere import world
 from tests.contract.controller.test_as_azure_answers import whole
 from tests.contract.controller.test_controller import World, condition
-from tests.contract.controller.test_hangs_anywhere import world
 from tests.contract.controller.test_others_and_accidents import SOON, gone
 
 __all__ = ["world"]

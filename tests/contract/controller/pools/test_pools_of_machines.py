@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from egress_gateway_lab.azure.providers.network.publicaddresses import PublicIPAddresses
+from tests.contract.controller.azure.test_hangs_anywhere import world
 from tests.contract.controller.test_as_azure_answers import whole
 from tests.contract.controller.test_controller import World, condition, reason
-from tests.contract.controller.test_hangs_anywhere import world
 from tests.contract.controller.test_others_and_accidents import SOON, gone
 
 __all__ = ["world"]

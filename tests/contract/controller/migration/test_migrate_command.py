@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from egress_gateway.api import names
 from egress_gateway.cli.commands import cli
 from egress_gateway_lab.apiserver.wire.client import KubeClient
-from tests.contract.controller.moved_cluster import SYSTEM, Moved, moved_cluster
-from tests.contract.controller.test_moving_over import DEPLOYMENT, MODES, old_deployment
+from tests.contract.controller.migration.moved_cluster import SYSTEM, Moved, moved_cluster
+from tests.contract.controller.migration.test_moving_over import DEPLOYMENT, MODES, old_deployment
 
 
 async def migrate(moved: Moved, *flags: str) -> Result:

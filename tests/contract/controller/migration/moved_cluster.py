@@ -27,7 +27,7 @@ from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT, Emulator
 from tests.contract.controller.azure_lab import NoMachines
 from tests.contract.controller.test_controller import api_server
 
-GOLDEN = Path(__file__).parents[3] / "lab/tests/azure/golden/end-state.json"
+GOLDEN = Path(__file__).parents[4] / "lab/tests/azure/golden/end-state.json"
 SYSTEM = names.SYSTEM_NAMESPACE
 SGCS = "staticgatewayconfigurations"
 OLD = {
