@@ -16,7 +16,7 @@ import yaml
 
 from egress_gateway.cli.commands import cli
 from tests.unit.tools.pages import PAGES, ROOT, script, without_blocks
-from tests.unit.tools.shell_programs import HOLE, commands
+from tests.unit.tools.programs.shell_programs import HOLE, commands
 
 VALUES = yaml.safe_load((ROOT / "deploy/chart/static-egress-gateway/values.yaml").read_text())
 TARGETS = set(re.findall(r"^([a-z][\w-]*):(?! *=)", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.unit.tools.shell_programs import HOLE, programs, scripted
+from tests.unit.tools.programs.shell_programs import HOLE, programs, scripted
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _MARK: Final = "\1"

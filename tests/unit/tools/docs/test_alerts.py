@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.tools.test_metrics_page import EVERY
+from tests.unit.tools.docs.test_metrics_page import EVERY
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 FILES = ROOT / "deploy/chart/static-egress-gateway/files"
 BOTH = ("alerts.yaml", "slo.yaml")
 RULES: list[dict[str, Any]] = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = Path(__file__).parents[3] / "tools/uml/run.sh"
+RUN = Path(__file__).parents[4] / "tools/uml/run.sh"
 # What a kernel does as far as run.sh sees it: runs the script that its command line names.
 WORKS = """\
 for word; do case $word in job=*) job=${word#job=} ;; esac; done

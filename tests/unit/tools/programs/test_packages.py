@@ -16,8 +16,8 @@ import pytest
 from egress_gateway_lab import host
 from tests.deploy.conftest import tool
 from tests.unit.tools.pages import ROOT, script
-from tests.unit.tools.python_programs import Call, Sources
-from tests.unit.tools.shell_programs import HOLE, commands, scripted
+from tests.unit.tools.programs.python_programs import Call, Sources
+from tests.unit.tools.programs.shell_programs import HOLE, commands, scripted
 
 packages: Any = tool("packages")
 TABLE = packages.read(packages.TABLE.read_text())
@@ -57,8 +57,8 @@ def calls() -> tuple[Call, ...]:
 def _python() -> list[Call]:
     folders = ("src", "lab", "tests", "bench", "tools")
     files = [p for f in folders for p in sorted((ROOT / f).rglob("*.py"))]
-    own = Path(__file__).parent
-    texts = {p.relative_to(ROOT): p.read_text() for p in files if p.parent != own}
+    own = ROOT / "tests/unit/tools"
+    texts = {p.relative_to(ROOT): p.read_text() for p in files if own not in p.parents}
     return Sources(texts).calls()
 
 
