@@ -14,9 +14,9 @@ from azure.mgmt.network import NetworkManagementClient
 from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.client import RequestFailed
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT
+from lab.tests.azure.clients.test_sdk import MC, options
 from lab.tests.azure.conftest import Person, make_cluster, make_gateway_pool, make_prefix, send
 from lab.tests.azure.running import GROUP, NODE_GROUP, Running, running
-from lab.tests.azure.test_sdk import MC, options
 
 VERSION = "2024-05-01"
 NETWORK = f"{GROUP}/providers/Microsoft.Network"

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from egress_gateway.cli.bundle.collect import credentials
 from egress_gateway.cli.commands import cli
-from tests.unit.kube.test_kube_config import kubeconfig
-from tests.unit.kube.test_kube_signin import calls, gives, program, user
+from tests.unit.kube.access.test_kube_config import kubeconfig
+from tests.unit.kube.access.test_kube_signin import calls, gives, program, user
 
 
 class Empty(BaseHTTPRequestHandler):

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from egress_gateway_lab.azure.client import ArmClient
+from lab.tests.azure.clients.test_sdk import balancer_body, with_gateway
 from lab.tests.azure.conftest import make_cluster, make_gateway_pool, make_prefix
 from lab.tests.azure.running import CLUSTER, GROUP, NODE_GROUP, Running, running
-from lab.tests.azure.test_sdk import balancer_body, with_gateway
 
 VERSION = "2024-05-01"
 POOL = "p"

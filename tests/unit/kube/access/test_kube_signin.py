@@ -14,7 +14,7 @@ import pytest
 
 from egress_gateway.kube.config import ClusterAccessError, from_kubeconfig
 from egress_gateway.kube.signin import SignIn
-from tests.unit.kube.test_kube_config import certificate, kubeconfig
+from tests.unit.kube.access.test_kube_config import certificate, kubeconfig
 
 V1 = "client.authentication.k8s.io/v1"
 V1BETA1 = "client.authentication.k8s.io/v1beta1"

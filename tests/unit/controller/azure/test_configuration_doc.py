@@ -9,7 +9,7 @@ import msgspec
 
 from egress_gateway.cloud.azure.config import AzureConfig
 
-TEXT = (Path(__file__).parents[3] / "docs" / "controller-configuration.md").read_text()
+TEXT = (Path(__file__).parents[4] / "docs" / "controller-configuration.md").read_text()
 ROW = re.compile(r"^\| `([^`]+)` \|([^|]*)\|", re.MULTILINE)
 
 

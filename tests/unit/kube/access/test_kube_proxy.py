@@ -11,8 +11,8 @@ from egress_gateway.kube import errors, proxy
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.config import ClusterAccessError, from_kubeconfig
 from egress_gateway.kube.resources import CONFIG_MAPS
+from tests.unit.kube.access.test_kube_config import kubeconfig
 from tests.unit.kube.kube_scripted import Script, listed, serving
-from tests.unit.kube.test_kube_config import kubeconfig
 
 SERVER = "https://api.example.com:6443"
 

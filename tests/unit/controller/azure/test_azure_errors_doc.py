@@ -1,5 +1,5 @@
 """``docs/azure-errors.md`` shows the table of the code. Write it anew:
-``python -m tests.unit.controller.test_azure_errors_doc``."""
+``python -m tests.unit.controller.azure.test_azure_errors_doc``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.refusals import TABLE, known
 from egress_gateway.controller.planning.problem import reason_of
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "azure-errors.md"
+DOCUMENT = Path(__file__).parents[4] / "docs" / "azure-errors.md"
 START, END = "<!-- table -->\n", "<!-- /table -->"
 
 
