@@ -11,14 +11,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import chart_page
-import chart_schema
-import commands_page
-import fields_page
-import metrics_page
-import settings_page
-import slo
 import version
+from pages import (
+    chart_page,
+    chart_schema,
+    commands_page,
+    fields_page,
+    metrics_page,
+    settings_page,
+    slo,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKERS: tuple[Callable[[], dict[Path, str]], ...] = (

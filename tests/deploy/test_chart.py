@@ -156,7 +156,7 @@ def test_nonsense_is_refused_by_name(helm: Helm, value: str, said: str) -> None:
 
 
 def test_schema_knows_exactly_the_settings_of_each_program() -> None:
-    schema = tool("chart_schema")
+    schema = tool("pages/chart_schema")
     assert "driftInterval" in schema.settings("controller")
     for component, managed in schema.MANAGED.items():
         settings = importlib.import_module(f"egress_gateway.{component}.settings").Settings

@@ -9,7 +9,7 @@ import yaml
 
 from tests.deploy.conftest import CHART, tool
 
-page: Any = tool("chart_page")
+page: Any = tool("pages/chart_page")
 
 
 def test_every_value_is_on_it_once() -> None:

@@ -14,7 +14,7 @@ from egress_gateway.datapath.gateway import ruleset
 
 ROOT = Path(__file__).parents[4]
 sys.path.insert(0, str(ROOT / "tools"))
-metrics_page = importlib.import_module("metrics_page")
+metrics_page = importlib.import_module("pages.metrics_page")
 EVERY = [d for found in metrics_page.every().values() for d in found]
 
 

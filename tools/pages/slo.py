@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 RULES: Final = ROOT / "deploy/chart/static-egress-gateway/files/slo.yaml"
 PAGE: Final = ROOT / "docs/slo.md"
 OBJECTIVE: Final = 99.9
@@ -106,7 +106,7 @@ def rules_text() -> str:
     groups = {"groups": [{"name": "egress-gateway-slo", "rules": rules()}]}
     head = (
         "# The objective of egress (docs/slo.md), for the chart's PrometheusRule or a Prometheus\n"
-        "# without the operator. Made by tools/slo.py; the first rule is what to change.\n"
+        "# without the operator. Made by tools/pages/slo.py; the first rule is what to change.\n"
     )
     return head + yaml.safe_dump(groups, sort_keys=False, width=100)
 
@@ -120,7 +120,7 @@ def page_text() -> str:
     kinds = "\n".join(f"- `{kind}…`: {means}." for kind, _, _, means in _KINDS)
     return f"""# The objective of egress
 
-<!-- Made by tools/slo.py: change it there, and run `make manifests`. -->
+<!-- Made by tools/pages/slo.py: change it there, and run `make manifests`. -->
 
 {OBJECTIVE:g} % of 30 days: that is the default of `prometheusRule.objective`, and leaves
 {(100 - OBJECTIVE) / 100 * 30 * 24 * 60:.0f} minutes a month. The chart's PrometheusRule has the

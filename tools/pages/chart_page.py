@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-CHART = Path(__file__).resolve().parents[1] / "deploy/chart/static-egress-gateway"
+CHART = Path(__file__).resolve().parents[2] / "deploy/chart/static-egress-gateway"
 PAGE = CHART / "README.md"
 _KEY = re.compile(r"^( *)([A-Za-z][\w-]*):")
 _HEAD = """# {name}

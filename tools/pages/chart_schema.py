@@ -14,7 +14,7 @@ from typing import Any
 from egress_gateway.service.settings import Setting, describe
 
 SCHEMA = (
-    Path(__file__).resolve().parents[1] / "deploy/chart/static-egress-gateway/values.schema.json"
+    Path(__file__).resolve().parents[2] / "deploy/chart/static-egress-gateway/values.schema.json"
 )
 EVERYWHERE = {
     "health_port",
