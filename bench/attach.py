@@ -15,7 +15,7 @@ from bench.compare import samples
 from bench.figures import milliseconds, percentile, spread, table
 from bench.machine import say
 from bench.options import Options
-from bench.site import DESTINATION, Site, site
+from bench.place.site import DESTINATION, Site, site
 
 _MOST: Final = 240
 """Pods that a node's range of addresses holds, with room for the cluster's own."""

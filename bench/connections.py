@@ -17,13 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from bench import byhand
 from bench.compare import samples as comparable
 from bench.errors import BenchError
 from bench.figures import table
 from bench.machine import say
 from bench.options import Options
-from bench.site import DESTINATION, LeanPod, Site, site
+from bench.place import byhand
+from bench.place.site import DESTINATION, LeanPod, Site, site
 
 _KINDS: Final = ("tcp", "udp")
 _AT_ONCE: Final = 64
@@ -73,7 +73,7 @@ async def _more(lab: Site, count: int) -> list[LeanPod]:
 @asynccontextmanager
 async def _answering(lab: Site) -> AsyncIterator[None]:
     """The host of the lab's Internet that accepts and echoes."""
-    command = await lab.on_internet(sys.executable, "-m", "bench.opener", DESTINATION)
+    command = await lab.on_internet(sys.executable, "-m", "bench.load.opener", DESTINATION)
     server = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
@@ -84,7 +84,7 @@ async def _answering(lab: Site) -> AsyncIterator[None]:
     assert server.stdout is not None
     try:
         if not await asyncio.wait_for(server.stdout.readline(), _PATIENCE):
-            raise BenchError(f"nobody answers at {DESTINATION}: bench.opener has ended")
+            raise BenchError(f"nobody answers at {DESTINATION}: bench.load.opener has ended")
         yield
     finally:
         # NB: not by a signal: it is nsenter that would get it, and its child would live on.

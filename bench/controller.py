@@ -20,8 +20,8 @@ from bench.errors import BenchError
 from bench.figures import table
 from bench.machine import say
 from bench.options import Options
-from bench.paper import SGCS, Paper, paper
-from bench.process import Usage
+from bench.place.paper import SGCS, Paper, paper
+from bench.place.process import Usage
 from egress_gateway.api import names
 from tests.contract.controller.azure_lab import report_ready
 

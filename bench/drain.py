@@ -12,13 +12,13 @@ import time
 from collections import Counter
 from typing import Any, Final
 
-from bench.departures import DEPARTURES, Departure
 from bench.errors import BenchError
 from bench.failover import by_node, served
 from bench.figures import milliseconds, table
 from bench.machine import say
 from bench.options import Options
-from bench.site import DESTINATION, LeanPod, Site, site
+from bench.place.departures import DEPARTURES, Departure
+from bench.place.site import DESTINATION, LeanPod, Site, site
 
 _PODS: Final = 20
 _PERIOD: Final = 1.0

@@ -19,10 +19,10 @@ from typing import Any, Final
 from bench.compare import samples
 from bench.errors import BenchError
 from bench.figures import Answer, outage, spread, table
-from bench.losses import LOSSES, Loss
 from bench.machine import say
 from bench.options import Options
-from bench.site import DESTINATION, LeanPod, Site, site
+from bench.place.losses import LOSSES, Loss
+from bench.place.site import DESTINATION, LeanPod, Site, site
 
 RATE: Final = 20.0
 """Requests a second of each pod."""

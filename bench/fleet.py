@@ -29,7 +29,7 @@ from bench.errors import BenchError
 from bench.figures import percentile, table
 from bench.machine import say
 from bench.options import Fleet, Options
-from bench.process import Usage, component, until
+from bench.place.process import Usage, component, until
 from egress_gateway.api import keys, keysecret, names
 from egress_gateway.api.manifests import crd_files
 from egress_gateway.datapath.linux.link import Links, Route

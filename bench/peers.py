@@ -22,8 +22,8 @@ from bench.errors import BenchError
 from bench.figures import Answer, milliseconds, outage, table
 from bench.machine import say
 from bench.options import Options
-from bench.process import until
-from bench.site import CONFIGURATION, DESTINATION, LeanPod, Site, site
+from bench.place.process import until
+from bench.place.site import CONFIGURATION, DESTINATION, LeanPod, Site, site
 from egress_gateway.api import keys, names
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.node.reporting.endpoints import NODE_LABEL

@@ -18,13 +18,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from bench import byhand
 from bench.compare import samples as comparable
 from bench.errors import BenchError
 from bench.figures import table
 from bench.machine import say
 from bench.options import Options
-from bench.site import DESTINATION, LeanPod, Site, site
+from bench.place import byhand
+from bench.place.site import DESTINATION, LeanPod, Site, site
 
 _PORT: Final = 5201
 _GIVE_UP: Final = 20.0

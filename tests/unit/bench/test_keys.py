@@ -11,11 +11,11 @@ import pytest
 
 from bench import connections, controller, drain, failover, fleet, peers, throughput
 from bench.attach import result as attach_result
-from bench.departures import DEPARTURES
 from bench.failover import Tally
 from bench.options import Options, numbers, runs
 from bench.options import fleet as fleet_of
-from bench.process import Usage
+from bench.place.departures import DEPARTURES
+from bench.place.process import Usage
 
 
 def plain(value: Any) -> Any:

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bench.losses import serves
-from bench.site import POOL, Site
+from bench.place.losses import serves
+from bench.place.site import POOL, Site
 from egress_gateway.api import names
 from egress_gateway_lab.demo.world import until
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from bench.site import DESTINATION, LeanPod, Site
+from bench.place.site import DESTINATION, LeanPod, Site
 
 _PORT: Final = 31820
 """Outside the ports that the node agent's filter watches."""

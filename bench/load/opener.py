@@ -1,7 +1,7 @@
 """New connections from pods' namespaces as fast as they are answered, and who answers them.
 
-In a pod: ``Opener``. In the lab's Internet: ``python -m bench.opener ADDRESS``, which listens on
-``PORTS`` with TCP and echoes UDP there, until its standard input ends. Many ports, because one
+In a pod: ``Opener``. In the lab's Internet: ``python -m bench.load.opener ADDRESS``, which listens
+on ``PORTS`` with TCP and echoes UDP there, until its standard input ends. Many ports, because one
 address has 64,512 source ports towards one destination, and what is closed keeps its port in
 connection tracking for ten seconds.
 """

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import yaml
 
-from bench.process import component
+from bench.place.process import component
 from egress_gateway.api import names
 from egress_gateway.api.manifests import crd_files, deploy_dir
 from egress_gateway_lab import pki

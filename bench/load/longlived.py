@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from bench.opener import allow_files
+from bench.load.opener import allow_files
 from egress_gateway.datapath.linux.netns import NetNS
 
 _ECHO: Final = 7

@@ -1,6 +1,6 @@
 """Runs on one machine of the lab: plays the container runtime for pods without containers.
 
-``python -m bench.innode`` reads one JSON object a line and answers each with one line. Network
+``python -m bench.load.innode`` reads one JSON object a line and answers each with one line. Network
 namespaces, the node's CNI chain and its plugins are the real ones; the calls are made as
 containerd makes them. Times are seconds; moments are CLOCK_MONOTONIC, one clock for all processes.
 """
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import spread
-from bench.longlived import LongLived
-from bench.opener import Kind, Opener
-from bench.traffic import Datagrams, Requests, ask_once
+from bench.load.longlived import LongLived
+from bench.load.opener import Kind, Opener
+from bench.load.traffic import Datagrams, Requests, ask_once
 from egress_gateway.api import names
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.link import Links

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.errors import BenchError
-from bench.site import Site
+from bench.place.site import Site
 from egress_gateway.api import names
 
 Undo = Callable[[], Awaitable[None]]

@@ -28,7 +28,7 @@ CONFIGURATION: Final = "bench"
 DESTINATION: Final = "198.51.100.20"
 """A host of the lab's Internet that nobody else talks to."""
 _MIRROR: Final = "kubernetes.io/config.mirror"
-_ROOT: Final = Path(__file__).resolve().parent.parent
+_ROOT: Final = Path(__file__).resolve().parents[2]
 _AT_ONCE: Final = 16
 _SPACES: Final = ("-m", "-p", "-u", "-i", "-n")
 _LINE: Final = 1 << 26
@@ -47,7 +47,7 @@ class LeanPod:
 
 
 class NodeProgram:
-    """``bench.innode`` on one machine of the lab: one JSON object a line each way, in turn."""
+    """``bench.load.innode`` on one machine of the lab: one JSON object a line each way, in turn."""
 
     def __init__(self, node: str, process: asyncio.subprocess.Process) -> None:
         self.node = node
@@ -127,7 +127,7 @@ class Site:
         """The program on a machine; started when it is first needed."""
         known = self._programs.get(node)
         if known is None:
-            command = await self.on(node, sys.executable, "-m", "bench.innode")
+            command = await self.on(node, sys.executable, "-m", "bench.load.innode")
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,
