@@ -14,7 +14,7 @@ from egress_gateway.service.figures import BUILD, Figure
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 MODULES = {
-    "controller": ("egress_gateway.controller.metrics", "egress_gateway.cloud.azure.arm"),
+    "controller": ("egress_gateway.controller.metrics", "egress_gateway.cloud.azure.requests.arm"),
     "gateway": ("egress_gateway.gateway.metrics",),
     "node": ("egress_gateway.node.metrics",),
     "webhook": ("egress_gateway.webhook.server",),

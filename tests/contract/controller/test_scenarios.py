@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from egress_gateway.cloud.azure.arm import CALLS
 from egress_gateway.cloud.azure.cloud import AzureCloud
+from egress_gateway.cloud.azure.requests.arm import CALLS
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from tests.contract.controller.azure_lab import GROUP, AzureLab, azure_lab
 from tests.unit.controller.scenarios import EVERY_PREFIX, OURS, SCENARIOS, Play

@@ -10,7 +10,7 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 from azure.core.exceptions import ServiceRequestError as Broken
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.errors import translated
+from egress_gateway.cloud.azure.requests.errors import translated
 
 PREFIX = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Network/publicIPPrefixes/pip"
 

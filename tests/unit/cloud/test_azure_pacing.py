@@ -11,7 +11,7 @@ from azure.core.polling.base_polling import BadStatus
 from azure.mgmt.core.polling.arm_polling import AzureAsyncOperationPolling
 from multidict import CIMultiDict
 
-from egress_gateway.cloud.azure.pacing import (
+from egress_gateway.cloud.azure.requests.pacing import (
     GAPS,
     LONGEST,
     LostSight,

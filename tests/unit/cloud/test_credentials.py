@@ -15,7 +15,7 @@ from azure.identity.aio import (
 )
 
 from egress_gateway.cloud.azure.config import parse
-from egress_gateway.cloud.azure.credentials import SecretFileCredential, credential
+from egress_gateway.cloud.azure.requests.credentials import SecretFileCredential, credential
 from egress_gateway.cloud.errors import CloudConfigError
 
 BASE = {"subscriptionID": "s", "resourceGroup": "g", "location": "x"}

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.client import ArmClient
+from egress_gateway.cloud.azure.requests.client import ArmClient
 from tests.unit.cloud.test_azure_connections import Azure, asking
 
 

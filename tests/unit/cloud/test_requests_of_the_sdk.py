@@ -11,10 +11,10 @@ from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.mgmt.network.aio import NetworkManagementClient
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.client import ArmClient
 from egress_gateway.cloud.azure.config import AzureConfig
-from egress_gateway.cloud.azure.credentials import credential
-from egress_gateway.cloud.azure.pacing import Pace
+from egress_gateway.cloud.azure.requests.client import ArmClient
+from egress_gateway.cloud.azure.requests.credentials import credential
+from egress_gateway.cloud.azure.requests.pacing import Pace
 
 CONFIG = AzureConfig(
     subscription_id="s-1", resource_group="g", location="l", use_managed_identity=True

@@ -15,8 +15,8 @@ from typing import Any
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.azure.config import AzureConfig
-from egress_gateway.cloud.azure.errors import missing_role
 from egress_gateway.cloud.azure.machines import pool_key
+from egress_gateway.cloud.azure.requests.errors import missing_role
 
 Json = dict[str, Any]
 SUB = "00000000-0000-0000-0000-000000000001"

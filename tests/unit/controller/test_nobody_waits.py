@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.errors import missing_role
+from egress_gateway.cloud.azure.requests.errors import missing_role
 from tests.unit.controller.fake_arm import FakeArm
 from tests.unit.controller.test_reconcile import World
 

@@ -30,11 +30,11 @@ from egress_gateway.cli.diagnosis.azure import (
 )
 from egress_gateway.cloud.azure import config as azure_config
 from egress_gateway.cloud.azure import forms
-from egress_gateway.cloud.azure.arm import ResourceManager
 from egress_gateway.cloud.azure.config import AzureConfig
-from egress_gateway.cloud.azure.credentials import credential
 from egress_gateway.cloud.azure.documents import known_pool
-from egress_gateway.cloud.azure.pacing import Pace
+from egress_gateway.cloud.azure.requests.arm import ResourceManager
+from egress_gateway.cloud.azure.requests.credentials import credential
+from egress_gateway.cloud.azure.requests.pacing import Pace
 from egress_gateway.cloud.azure.shapes import Json, identified, properties_of, strings_of
 from egress_gateway.cloud.errors import CloudError
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from egress_gateway.cloud.azure.client import ArmClient
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.azure.config import parse
-from egress_gateway.cloud.azure.pacing import Pace
+from egress_gateway.cloud.azure.requests.client import ArmClient
+from egress_gateway.cloud.azure.requests.pacing import Pace
 from egress_gateway.controller.reconcile import SURVEY, Reconciler
 from egress_gateway_lab.azure.client import RequestFailed
 from egress_gateway_lab.azure.providers.compute.scalesets import Instances

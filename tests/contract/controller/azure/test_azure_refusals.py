@@ -10,8 +10,8 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.errors import translated
-from egress_gateway.cloud.azure.refusals import TABLE, Refusal
+from egress_gateway.cloud.azure.requests.errors import translated
+from egress_gateway.cloud.azure.requests.refusals import TABLE, Refusal
 from egress_gateway.cloud.protocol import CreatePrefix
 from egress_gateway.controller.planning.problem import Problem, reason_of
 from tests.contract.controller.azure_lab import azure_lab

@@ -9,7 +9,7 @@ import pytest
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.refusals import TABLE, known
+from egress_gateway.cloud.azure.requests.refusals import TABLE, known
 from egress_gateway.controller.planning.problem import reason_of
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "azure-errors.md"

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.exposition import generate_latest
 
 from egress_gateway.api.types import ObjectMeta, StaticGatewayConfiguration
-from egress_gateway.cloud.azure.arm import resource_type
+from egress_gateway.cloud.azure.requests.arm import resource_type
 from egress_gateway.controller.metrics import Figures, addresses, timed
 from egress_gateway.controller.planning.verdict import Verdict
 from egress_gateway.controller.status import Pods

@@ -38,7 +38,7 @@ from azure.mgmt.core.policies import (
 from prometheus_client import Counter, Histogram
 
 from egress_gateway.cloud.azure.config import AzureConfig
-from egress_gateway.cloud.azure.pacing import SENSELESS, Pace, Polling, pause_of
+from egress_gateway.cloud.azure.requests.pacing import SENSELESS, Pace, Polling, pause_of
 from egress_gateway.cloud.azure.shapes import Json
 
 CALLS: Final = Counter(

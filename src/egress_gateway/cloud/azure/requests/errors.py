@@ -16,8 +16,8 @@ from azure.core.exceptions import (
 )
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.pacing import pause_of
-from egress_gateway.cloud.azure.refusals import known
+from egress_gateway.cloud.azure.requests.pacing import pause_of
+from egress_gateway.cloud.azure.requests.refusals import known
 
 _AUTHORIZATION: Final = re.compile(
     r"client '(?P<client>[^']*)' with object id '(?P<object>[^']*)' does not have authorization "

@@ -14,11 +14,11 @@ from typing import Final, TypeVar
 from azure.core.exceptions import AzureError
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.arm import ResourceManager
 from egress_gateway.cloud.azure.config import AzureConfig
-from egress_gateway.cloud.azure.credentials import credential
-from egress_gateway.cloud.azure.errors import translated
-from egress_gateway.cloud.azure.pacing import Pace, Polling
+from egress_gateway.cloud.azure.requests.arm import ResourceManager
+from egress_gateway.cloud.azure.requests.credentials import credential
+from egress_gateway.cloud.azure.requests.errors import translated
+from egress_gateway.cloud.azure.requests.pacing import Pace, Polling
 from egress_gateway.cloud.azure.shapes import Json
 
 T = TypeVar("T")
