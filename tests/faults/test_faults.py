@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from egress_gateway.cli.agents.answers import Asked
 from egress_gateway.cli.diagnosis.check import text
 from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings, misspelt
-from egress_gateway.cli.diagnosis.hops import hops, probed
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
+from egress_gateway.cli.diagnosis.packets.hops import hops, probed
 from egress_gateway.cli.diagnosis.status import render
 from tests.faults.before import ACCOUNTS, BEFORE, MACHINES
 from tests.faults.table import FAULTS, KEY, healthy, last_node, node, not_reached, pod, said

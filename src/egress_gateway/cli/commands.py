@@ -26,7 +26,7 @@ _COMMANDS: Final = {
         "Look for what is amiss: codes, causes, fixes.",
     ),
     "capture": (
-        "egress_gateway.cli.diagnosis.capture:command",
+        "egress_gateway.cli.diagnosis.packets.capture:command",
         "Write packets of one hop as pcap; trace --pcap runs it.",
     ),
     "controller": (
@@ -71,7 +71,7 @@ _COMMANDS: Final = {
         "Prove a live cluster with pods of its own; leaves nothing.",
     ),
     "trace": (
-        "egress_gateway.cli.diagnosis.trace:trace",
+        "egress_gateway.cli.diagnosis.packets.trace:trace",
         "Follow a pod's packets hop by hop, to one destination.",
     ),
     "uninstall": (

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from egress_gateway.api.types import GatewayServerProfile, PodEndpointStatus
-from egress_gateway.cli.diagnosis.capture import command
-from egress_gateway.cli.diagnosis.pcap import HOPS, CaptureSite, place, refusal
-from egress_gateway.cli.diagnosis.trace import trace
+from egress_gateway.cli.diagnosis.packets.capture import command
+from egress_gateway.cli.diagnosis.packets.pcap import HOPS, CaptureSite, place, refusal
+from egress_gateway.cli.diagnosis.packets.trace import trace
 from tests.faults.table import healthy
 
 KEY = ("shop", "web-0")

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from egress_gateway.api.types import ObjectMeta
-from egress_gateway.cli.diagnosis.trace import _sent
+from egress_gateway.cli.diagnosis.packets.trace import _sent
 from egress_gateway.kube import wire
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from egress_gateway.api import names
-from egress_gateway.cli.diagnosis.bounds import HEADERS, PACKETS, SECONDS, SIZE, SNAPLEN
+from egress_gateway.cli.diagnosis.packets.bounds import HEADERS, PACKETS, SECONDS, SIZE, SNAPLEN
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK
 from egress_gateway.datapath.linux.capture import CaptureLimits, capture

@@ -16,9 +16,10 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.agents.answers import Asked, Round
-from egress_gateway.cli.diagnosis import pcap
-from egress_gateway.cli.diagnosis.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
-from egress_gateway.cli.diagnosis.hops import (
+from egress_gateway.cli.diagnosis.overview import Facts, summarize
+from egress_gateway.cli.diagnosis.packets import pcap
+from egress_gateway.cli.diagnosis.packets.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
+from egress_gateway.cli.diagnosis.packets.hops import (
     Hop,
     IPAddress,
     IPNetwork,
@@ -26,7 +27,6 @@ from egress_gateway.cli.diagnosis.hops import (
     networks,
     probed,
 )
-from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.status import read
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Forbidden
