@@ -43,7 +43,7 @@ _COMMANDS: Final = {
         "Print what this node's kernel has of ours; bundle runs it.",
     ),
     "migrate": (
-        "egress_gateway.cli.migrate:migrate",
+        "egress_gateway.cli.operations.migrate:migrate",
         "Take a cluster over from the Go project.",
     ),
     "node": (
@@ -55,7 +55,7 @@ _COMMANDS: Final = {
         "Ask what the network gives this pod; test runs it.",
     ),
     "rotate-keys": (
-        "egress_gateway.cli.rotate_keys:rotate_keys",
+        "egress_gateway.cli.operations.rotate_keys:rotate_keys",
         "Change the WireGuard key pairs of configurations, without loss.",
     ),
     "status": (
@@ -75,7 +75,7 @@ _COMMANDS: Final = {
         "Follow a pod's packets hop by hop, to one destination.",
     ),
     "uninstall": (
-        "egress_gateway.cli.uninstall:uninstall",
+        "egress_gateway.cli.operations.uninstall:uninstall",
         "Remove the plugin from every node's CNI chain.",
     ),
     "wait": (

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from egress_gateway.api.types import ObjectMeta, StaticGatewayConfiguration
-from egress_gateway.cli.migrate import _judges_configurations
-from egress_gateway.cli.migrate_report import Report, render, report
+from egress_gateway.cli.operations.migrate import _judges_configurations
+from egress_gateway.cli.operations.migrate_report import Report, render, report
 from egress_gateway.controller.migration.adopt import Adoption, Dispute, Leftovers
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube.resources import Key

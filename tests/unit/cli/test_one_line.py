@@ -11,8 +11,8 @@ import yaml
 from click.testing import CliRunner
 
 from egress_gateway.cli.commands import cli
-from egress_gateway.cli.rotate_keys import Unknown
-from egress_gateway.cli.uninstall import NotUninstalled
+from egress_gateway.cli.operations.rotate_keys import Unknown
+from egress_gateway.cli.operations.uninstall import NotUninstalled
 from egress_gateway.service.errors import ExpectedError
 
 COMMANDS = (

@@ -16,7 +16,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.cli.rotate_keys import progress_of, refusal
+from egress_gateway.cli.operations.rotate_keys import progress_of, refusal
 
 
 def sgc(asked: str, told: str = "", phase: Any = "", *said: str) -> StaticGatewayConfiguration:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from egress_gateway.cli import uninstall
+from egress_gateway.cli.operations import uninstall
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import NotFound
 

@@ -22,7 +22,7 @@ import click
 
 from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running
-from egress_gateway.cli.migrate_report import Report, render, report
+from egress_gateway.cli.operations.migrate_report import Report, render, report
 from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.controller.migration.adopt import Leftovers, misplaced, names_of, plan_adoption
 from egress_gateway.controller.migration.takeover import Takeover
