@@ -17,7 +17,9 @@ T = TypeVar("T")
 class Lists(Protocol):
     """What ``kube.client.Client`` is to those who only list."""
 
-    def now(self) -> datetime.datetime: ...
+    def now(self) -> datetime.datetime:
+        """The API server's time, as ``kube.client.Client.now``."""
+        ...
 
     async def list(
         self,
@@ -26,7 +28,9 @@ class Lists(Protocol):
         *,
         labels: str | None = None,
         fields: str | None = None,
-    ) -> wire.ListPage[T]: ...
+    ) -> wire.ListPage[T]:
+        """All objects of a kind that the selectors choose. Raises ``ApiError``."""
+        ...
 
 
 class Once:
@@ -48,6 +52,8 @@ class Once:
         labels: str | None = None,
         fields: str | None = None,
     ) -> wire.ListPage[T]:
+        """Asks the server once for the same words, and answers later calls from that. A caller that
+        is cancelled ends nobody else's wait."""
         asked = (namespace, labels, fields)
         key = (resource.api_version, resource.plural, *(part or "" for part in asked))
         task = self._found.get(key)

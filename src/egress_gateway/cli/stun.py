@@ -26,9 +26,12 @@ class StunResponder(asyncio.DatagramProtocol):
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio with the socket that answers leave by."""
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        """Answers a Binding request (RFC 5389) with the address that it came from; IPv4 seen
+        through an IPv6 socket is answered as IPv4. Anything else gets no answer."""
         source = ipaddress.ip_address(str(addr[0]).partition("%")[0])
         mapped = getattr(source, "ipv4_mapped", None)
         if (answer := protocol.response(data, mapped or source, addr[1])) is not None:

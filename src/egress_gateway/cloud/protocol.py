@@ -153,6 +153,7 @@ class PublicAddress:
 
     @property
     def ready(self) -> bool:
+        """Whether it can be given to a machine: it is made, and no write of it is under way."""
         return self.state == "Succeeded"
 
 

@@ -409,6 +409,7 @@ class Reconciler:
 
     @property
     def board(self) -> StatusBoard:
+        """The last verdicts, for statuses, metrics and the live map, which only read them."""
         return self._board
 
     def _told(self, uid: str) -> None:

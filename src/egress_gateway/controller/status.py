@@ -69,6 +69,7 @@ class Pods:
 
     @property
     def counted(self) -> str:
+        """A sentence for conditions."""
         return f"{self.connected} of {self.attached} pods have a working tunnel"
 
 

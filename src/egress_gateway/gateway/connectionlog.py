@@ -44,7 +44,9 @@ class Events(Protocol):
         """Waits for ``seconds`` at most. Raises ``Overrun`` if the kernel dropped some,
         ``DatapathError``."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """No event comes after this."""
+        ...
 
 
 Owner = Callable[[str, IPAddress], Key | None]

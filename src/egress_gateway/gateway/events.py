@@ -48,6 +48,7 @@ class OwnNode:
 
     @property
     def name(self) -> str:
+        """As ``status.gateways[].node`` names it."""
         return self.node.metadata.name
 
 

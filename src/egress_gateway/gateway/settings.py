@@ -137,6 +137,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def run_path(self) -> Path:
+        """Where the agent keeps what must survive its restart and not the node's."""
         return Path(self.run_dir)
 
     @property

@@ -54,6 +54,7 @@ class Resource(Generic[T]):
 
     @property
     def api_version(self) -> str:
+        """As ``apiVersion`` has it: the core group has no name."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def untyped(self) -> Resource[Untyped]:
@@ -83,6 +84,7 @@ class Resource(Generic[T]):
         return cast(Any, obj).metadata  # type: ignore[no-any-return]
 
     def key(self, obj: T) -> Key:
+        """Namespace and name; a cluster's own kinds have the namespace ""."""
         meta = self.metadata(obj)
         return Key(meta.namespace, meta.name)
 
@@ -165,10 +167,12 @@ class Node(_Struct, frozen=True):
 
     @property
     def internal_ips(self) -> list[str]:
+        """In the order of the status, as text that nobody has checked yet."""
         return [a.address for a in self.status.addresses if a.type == "InternalIP"]
 
     @property
     def ready(self) -> bool:
+        """As the kubelet reports, or the control plane in place of a silent kubelet."""
         return any(c.type == "Ready" and c.status == "True" for c in self.status.conditions)
 
 

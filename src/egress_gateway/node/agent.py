@@ -162,10 +162,12 @@ class NodeAgent:
 
     @property
     def sandboxes(self) -> list[Sandbox]:
+        """A copy: pods come and go meanwhile."""
         return list(self._parts.sandboxes)
 
     @property
     def store(self) -> AttachmentStore:
+        """Where attachments are kept over a restart."""
         return self._kernel.store
 
     @property
@@ -175,12 +177,15 @@ class NodeAgent:
 
     @property
     def trials(self) -> Trials:
+        """The checks of paths that no pod uses."""
         return self._trials
 
     @property
     def paths(self) -> Paths:
+        """What is known of every pod's paths."""
         return self._paths
 
     @property
     def probed(self) -> dict[str, State]:
+        """What the prober found, by the gateway's address."""
         return self._prober.states()

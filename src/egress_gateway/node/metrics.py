@@ -121,13 +121,24 @@ class Probed(Protocol):
     """What is told of one gateway's machine."""
 
     @property
-    def usable(self) -> bool: ...
+    def usable(self) -> bool:
+        """Whether pods may choose it."""
+        ...
+
     @property
-    def probes(self) -> int: ...
+    def probes(self) -> int:
+        """How many were sent since the agent started."""
+        ...
+
     @property
-    def answers(self) -> int: ...
+    def answers(self) -> int:
+        """How many of them were answered."""
+        ...
+
     @property
-    def round_trip(self) -> float | None: ...
+    def round_trip(self) -> float | None:
+        """Seconds that the last answered one took; None: none was."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,15 +32,19 @@ class Sandboxes:
         return len(self._by_id)
 
     def get(self, sandbox_id: str) -> Sandbox | None:
+        """None: no pod with this id is attached."""
         return self._by_id.get(sandbox_id)
 
     def add(self, sandbox: Sandbox) -> None:
+        """Replaces the one with the same id."""
         self._by_id[sandbox.attachment.id] = sandbox
 
     def remove(self, sandbox: Sandbox) -> None:
+        """Raises ``KeyError`` if it is not there."""
         del self._by_id[sandbox.attachment.id]
 
     def ids(self) -> set[str]:
+        """A copy: pods come and go meanwhile."""
         return set(self._by_id)
 
     def uids(self) -> set[str]:

@@ -120,6 +120,7 @@ class NodeKernel:
         self._used.add(port)
 
     def release_port(self, port: int) -> None:
+        """Another tunnel may listen there."""
         self._used.discard(port)
 
 
@@ -238,6 +239,7 @@ class Sandbox:
         return now < self._mute_until
 
     def take_for_mute(self, until: float) -> None:
+        """Leave it out of probes until then, in the seconds of ``mute``."""
         self._mute_until = until
 
     async def distrust(self, now: float) -> bool:

@@ -35,6 +35,7 @@ class Figure:
     kind: Literal["gauge", "counter"] = "gauge"
 
     def __call__(self, value: float, *labels: str) -> Sample:
+        """One value of it. ``labels`` are in the figure's order."""
         return Sample(self, value, labels)
 
 
@@ -78,6 +79,7 @@ class Fact(Snapshot):
         super().__init__([figure], self._samples)
 
     def tell(self, *labels: str) -> None:
+        """In the order of the figure's labels. The last call counts."""
         self._labels = labels
 
     def _samples(self) -> Iterator[Sample]:
@@ -101,6 +103,7 @@ class Tally:
         self._counts = {labels: n for labels, n in self._counts.items() if wanted(labels)}
 
     def samples(self) -> Iterator[Sample]:
+        """For a ``Snapshot``, in the order in which they were first counted."""
         for labels, count in self._counts.items():
             yield Sample(self._figure, count, labels)
 

@@ -38,6 +38,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (RFC 3339), level, logger, msg, the record's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Fields that JSON does not know become text. An exception's traceback is ``error``."""
         line: dict[str, object] = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -54,6 +55,7 @@ class TextFormatter(logging.Formatter):
     """The same for people: fields as ``key=value`` behind the message."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """An exception's traceback follows on lines of its own."""
         name = record.name.removeprefix("egress_gateway.")
         parts = [_time(record), record.levelname.lower(), name, record.getMessage()]
         parts += [f"{key}={value}" for key, value in fields_of(record).items()]

@@ -155,6 +155,7 @@ class BoundedServer:
             self.port = self._listening.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
+        """Refuses new connections, and ends those that are open."""
         if self._listening is not None:
             self._listening.close()
         if self._runner is not None:

@@ -84,10 +84,12 @@ class Setting:
 
     @property
     def variable(self) -> str:
+        """The environment variable that sets it."""
         return PREFIX + self.name.upper()
 
     @property
     def flag(self) -> str:
+        """The command line's option that sets it; it wins over the variable."""
         return "--" + self.name.replace("_", "-")
 
     @property

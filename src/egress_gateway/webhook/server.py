@@ -132,6 +132,7 @@ class WebhookServer:
 
     @property
     def port(self) -> int:
+        """The one that it listens on, once it has started."""
         return self._server.port
 
     def use(self, generation: Generation) -> None:
@@ -145,6 +146,7 @@ class WebhookServer:
         self.started = True
 
     async def close(self) -> None:
+        """Refuses new connections, and ends those that are open."""
         await self._server.close()
 
     async def _answer(self, request: web.Request) -> web.Response:

@@ -30,10 +30,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def namespace(self) -> str:
+        """Where the pod is made: the configuration's namespace, because an annotation names
+        configurations of its own."""
         return self.configuration.metadata.namespace
 
     @property
     def name(self) -> str:
+        """The configuration as ``namespace/name``, for what people read."""
         return f"{self.namespace}/{self.configuration.metadata.name}"
 
 

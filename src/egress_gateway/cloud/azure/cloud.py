@@ -99,10 +99,12 @@ class AzureCloud:
 
     @property
     def advice(self) -> AzureAdvice:
+        """The same for every cluster: it depends on no setting."""
         return AzureAdvice()
 
     @property
     def resource_group(self) -> str:
+        """``resourceGroup`` of the Azure file: on AKS the group of the nodes."""
         return self._config.resource_group
 
     @property
@@ -124,18 +126,23 @@ class AzureCloud:
         )
 
     def managed_prefix_id(self, name: str) -> str:
+        """Needs no request: managed prefixes live in ``resource_group`` under their own names."""
         return f"{self._network_path}/publicIPPrefixes/{name}"
 
     async def close(self) -> None:
+        """Closes connections. Writes that Azure has accepted go on there."""
         await self._arm.close()
 
     # --- observe -------------------------------------------------------------------------
 
     async def pools(self) -> list[PoolRef]:
+        """Scale sets of ``resource_group`` with a pool's tag, and pools that its NICs tell of."""
         found = await self.pools_of(self.resource_group) + await self._machine_pools.pools()
         return [pool for pool in found if pool.key]
 
     async def pools_of(self, group: str) -> list[PoolRef]:
+        """Scale sets of another group: ``gatewayVmssProfile`` may name any. A group that does not
+        exist has none; reading it ends after ``NAMED_SECONDS``, so that others need not wait."""
         look = self._arm.scale_sets(group)
         try:
             if group != self.resource_group:
@@ -147,6 +154,7 @@ class AzureCloud:
         return [pool for pool in found if pool.key]
 
     async def balancer(self) -> LoadBalancer:
+        """Read each time: others write the same load balancer."""
         document = await self._read_balancer()
         return read_balancer(document, location=self._config.location)
 
@@ -154,6 +162,7 @@ class AzureCloud:
         return await self._arm.balancer(self._config.balancer_group, self._config.load_balancer)
 
     async def observe(self, pool: PoolRef, prefixes: Iterable[str]) -> PoolState:
+        """All requests are sent side by side, and all have ended when one of them raises."""
         async with asyncio.TaskGroup() as group:
             balancer = group.create_task(_caught(self.balancer()))
             machines = group.create_task(_caught(self._machines(pool)))
@@ -178,6 +187,7 @@ class AzureCloud:
         )
 
     async def has_ipv6(self, subnet: str) -> bool | None:
+        """None also where this identity may not read subnets."""
         parts = subnet.split("/")
         if len(parts) < 11:
             return None
@@ -247,6 +257,8 @@ class AzureCloud:
     # --- apply ---------------------------------------------------------------------------
 
     async def apply(self, action: Action) -> None:
+        """One action is one write of one document, and for a machine its public addresses before
+        that. What was remembered of prefixes is read again after an error."""
         try:
             await self._apply(action)
         except errors.CloudError:

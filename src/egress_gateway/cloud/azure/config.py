@@ -109,6 +109,7 @@ class AzureConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def balancer_group(self) -> str:
+        """Where the load balancer lives: unset means with everything else."""
         return self.load_balancer_resource_group or self.resource_group
 
     @property

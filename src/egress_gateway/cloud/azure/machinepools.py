@@ -53,6 +53,7 @@ class MachinePools:
         self._address_path = address_path
 
     async def pools(self) -> list[PoolRef]:
+        """As the NICs of the group tell: such a pool is no resource of its own."""
         return machines.read_pools(identified(await self._arm.machine_nics(self._group)))
 
     async def observe(
@@ -92,6 +93,7 @@ class MachinePools:
         await self._arm.put_nic(self._group, nic["name"], document, nic.get("etag"))
 
     async def make_addresses(self, action: MakeAddresses) -> None:
+        """Makes the public IP addresses only. The NIC gets them by the write that follows."""
         await self._with_addresses(action.pool, observed(action.base), dict(action.configs))
 
     async def _with_addresses(

@@ -97,6 +97,7 @@ class Cluster:
 
     @property
     def caches(self) -> tuple[Cache[object], ...]:
+        """All that must have been listed once before a pass may decide anything."""
         read = (self.sgcs, self.nodes, self.statuses, self.namespaces, self.endpoints)
         return (*read, self.keypairs.secrets)  # type: ignore[return-value]
 

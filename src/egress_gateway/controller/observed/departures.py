@@ -57,4 +57,5 @@ class Departures:
         return max(0.0, min(found.values()) + LEAVE_SECONDS - self._clock()) if found else None
 
     def forget(self, uid: str) -> None:
+        """The configuration is gone: nothing of it leaves any more."""
         self._since.pop(uid, None)

@@ -80,6 +80,7 @@ class GatewaysInUse:
         return uid in self._waiting
 
     def forget(self, uid: str) -> None:
+        """The configuration is gone: nothing of it waits any more."""
         self._waiting.discard(uid)
         for key in (uid, f"{uid} moves", f"{uid} ends"):
             self._grace.pop(key, None)

@@ -38,6 +38,7 @@ class Balancing:
         self._rules = self._desired_rules()
 
     def rule_of(self, wanted: Wanted) -> BalancingRule | None:
+        """The rule that the configuration should have; None: it gets none now."""
         return self._rules.get(wanted.names.rule)
 
     def _desired_rules(self) -> dict[str, BalancingRule]:

@@ -66,6 +66,7 @@ class Plan:
 
     @property
     def empty(self) -> bool:
+        """Whether there is nothing to write. Somebody may wait all the same (``waiting``)."""
         return not any(self.stages)
 
     @property

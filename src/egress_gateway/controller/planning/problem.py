@@ -19,6 +19,7 @@ class Problem:
 
     @staticmethod
     def pool_full(limit: int) -> Problem:
+        """``limit``: how many configurations a pool carries. Azure limits ipConfigs per NIC."""
         return Problem(
             reason=Reason.QUOTA,
             message=f"the gateway pool already carries {limit} configurations, which is the limit "

@@ -42,6 +42,7 @@ class Names:
 
     @staticmethod
     def of(uid: str) -> Names:
+        """Our own names, for a configuration that has no others."""
         return Names(rule=uid, ip_config=names.managed(uid), probe_path=f"{names.HEALTH_PATH}{uid}")
 
 

@@ -22,10 +22,12 @@ class GatewayNamespace:
 
     @property
     def path(self) -> Path:
+        """The file that holds the namespace: as ``ip netns`` has it."""
         return self._directory / self._name
 
     @property
     def exists(self) -> bool:
+        """Whether the file is a namespace now. An empty file that a crash left is none."""
         return netns.exists(self._name, directory=self._directory)
 
     def create(self) -> None:

@@ -171,6 +171,7 @@ class GatewayDesired:
 
     @property
     def sysctls(self) -> tuple[Sysctl, ...]:
+        """Of the gateway's namespace. Without an IPv6 address IPv6 stays off there."""
         return (*_SYSCTLS, *(_WITH_IPV6 if 6 in self.families else _WITHOUT_IPV6))
 
     @property

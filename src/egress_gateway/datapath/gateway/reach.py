@@ -196,6 +196,7 @@ class Asker:
         return found
 
     def close(self) -> None:
+        """The namespace may then go."""
         for pair in self._sockets.values():
             for one in pair:
                 one.close()

@@ -27,6 +27,7 @@ class WireGuardServer:
 
     @property
     def interface(self) -> str:
+        """The link's name, which the port alone decides."""
         return f"wg-{self.port}"
 
 
@@ -70,6 +71,7 @@ class ServedConfiguration:
 
     @property
     def interface(self) -> str:
+        """The link of the first server; ``second`` has one of its own."""
         return f"wg-{self.port}"
 
     def address(self, family: Family) -> IPAddress | None:

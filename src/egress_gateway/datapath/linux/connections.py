@@ -79,6 +79,7 @@ class Use:
 
     @property
     def family(self) -> Literal[4, 6]:
+        """4 or 6, as nftables and metrics name it."""
         return 4 if self.destination.version == 4 else 6
 
 
@@ -199,6 +200,7 @@ class ConnectionEvents:
         return [c for m in self._socket.listen(seconds) if (c := decode(m)) is not None]
 
     def close(self) -> None:
+        """The kernel then makes no more events for us."""
         self._socket.close()
 
 

@@ -114,6 +114,7 @@ class Links:
         self._netlink = NetlinkSocket(netlink.ROUTE, netns)
 
     def close(self) -> None:
+        """The socket keeps its namespace alive until then."""
         self._netlink.close()
 
     def __enter__(self) -> Links:
@@ -231,11 +232,13 @@ class Links:
     def add_address(
         self, name: str, address: ipaddress.IPv4Interface | ipaddress.IPv6Interface
     ) -> None:
+        """Nothing happens if the link has it. Raises ``NoSuchLink``, ``NetlinkError``."""
         self._address(_NEWADDR, name, address)
 
     def delete_address(
         self, name: str, address: ipaddress.IPv4Interface | ipaddress.IPv6Interface
     ) -> None:
+        """Nothing happens if the link does not have it. Raises ``NoSuchLink``, ``NetlinkError``."""
         self._address(_DELADDR, name, address)
 
     def _address(

@@ -114,6 +114,7 @@ class NetlinkSocket:
         self._sequence = itertools.count(1)
 
     def close(self) -> None:
+        """The socket keeps its namespace alive until then."""
         self._socket.close()
 
     def fileno(self) -> int:

@@ -67,6 +67,7 @@ class NetNS:
         return status.st_dev, status.st_ino
 
     def fileno(self) -> int:
+        """For ``setns`` and for netlink's ``IFLA_NET_NS_FD``; valid until ``close``."""
         return self._descriptor
 
     def run(self, function: Callable[[], T]) -> T:

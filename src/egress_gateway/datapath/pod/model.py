@@ -67,6 +67,7 @@ class PodDesired:
         return tuple(t for t in (self.active, self.standby) if t)
 
     def by_link(self, link: str) -> Tunnel | None:
+        """The tunnel on this link; None: no tunnel should be there."""
         return next((t for t in self.tunnels if t.link == link), None)
 
     @property
@@ -129,6 +130,7 @@ class PodObserved:
     """Whether the pod has IPv6."""
 
     def tunnel(self, link: str) -> TunnelObserved:
+        """What is known of the tunnel on this link; of a link that is not there, nothing."""
         return self.tunnels.get(link, _NOTHING)
 
 

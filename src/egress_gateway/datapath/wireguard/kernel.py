@@ -65,15 +65,19 @@ class KernelBackend:
         self._family = 0
 
     def version(self) -> str:
+        """The running kernel's release: WireGuard is part of it."""
         return f"linux {platform.release()}"
 
     def create(self, name: str) -> Interface:
+        """``RTM_NEWLINK`` of kind wireguard, in the node's namespace."""
         with Links(self._node) as links:
             links.delete(name)
             links.add(name, "wireguard")
         return Interface(name, self._node, name)
 
     def configure(self, interface: Interface, config: Config) -> None:
+        """``WG_CMD_SET_DEVICE`` (linux/wireguard.h), in as many messages as its peers need. Raises
+        ``NoSuchLink``, ``PortInUse``, ``NetlinkError``."""
         connection = NetlinkSocket(netlink.GENERIC, interface.netns)
         try:
             family = self._resolve(connection)
@@ -94,6 +98,7 @@ class KernelBackend:
             connection.close()
 
     def status(self, interface: Interface) -> Device | None:
+        """``WG_CMD_GET_DEVICE``. None also for a link of another kind."""
         connection = NetlinkSocket(netlink.GENERIC, interface.netns)
         payload = _header(_GET_DEVICE) + netlink.text(_IFNAME, interface.link)
         try:
@@ -108,6 +113,7 @@ class KernelBackend:
         return decode([a.payload[4:] for a in answers])
 
     def delete(self, interface: Interface) -> None:
+        """Its socket and its sessions end with it."""
         with Links(interface.netns) as links:
             links.delete(interface.link)
 

@@ -39,12 +39,15 @@ class UserspaceBackend:
         return f"wireguard-go {answer.get('version', '')}".strip()
 
     def create(self, name: str) -> Interface:
+        """The tunnels' host makes it. Raises ``DatapathError`` if the host does not answer."""
         with self._lock(name):
             self._forget(name)
             self._request({"op": "create", "name": name})
         return Interface(name, self._node, name)
 
     def configure(self, interface: Interface, config: Config) -> None:
+        """``set=1`` of the userspace protocol (wireguard.com/xplatform). Raises ``NoSuchLink``,
+        ``PortInUse``, ``KernelRefused``."""
         refused = uapi.decode_errno(self._converse(interface.name, uapi.encode(config)))
         if refused == errno.EADDRINUSE:
             raise PortInUse(
@@ -55,12 +58,14 @@ class UserspaceBackend:
             raise KernelRefused(f"configuring WireGuard interface {interface.name}", refused)
 
     def status(self, interface: Interface) -> Device | None:
+        """``get=1`` of the same. None also where the host does not know the interface."""
         try:
             return uapi.decode(self._converse(interface.name, uapi.GET))
         except NoSuchLink:
             return None
 
     def delete(self, interface: Interface) -> None:
+        """Raises ``DatapathError`` if the host does not answer."""
         with self._lock(interface.name):
             self._forget(interface.name)
             self._request({"op": "delete", "name": interface.name})

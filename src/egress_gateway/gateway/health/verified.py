@@ -246,6 +246,8 @@ class Verification:
 
     @property
     def vetoes(self) -> list[GatewayVeto]:
+        """Of gateways' own configurations that the Internet sees under a wrong address, or not at
+        all."""
         return judged(self._expected(), self._sights, self._servers)
 
     async def round(self) -> None:

@@ -93,9 +93,11 @@ class Cache(Generic[T]):
         return self._store.get(Key(namespace, name))
 
     def values(self) -> list[T]:
+        """A list of its own, in no order; it does not change with the cache."""
         return self._store.values()
 
     def keys(self) -> list[Key]:
+        """A list of its own, in no order; it does not change with the cache."""
         return self._store.keys()
 
     def __len__(self) -> int:

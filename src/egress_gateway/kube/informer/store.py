@@ -42,15 +42,19 @@ class Store(Generic[T]):
         return len(self._objects)
 
     def get(self, key: Key) -> T | None:
+        """None: there is no such object, as far as the last list and the events since then tell."""
         return self._objects.get(key)
 
     def keys(self) -> list[Key]:
+        """A copy: the store may change while somebody walks through it."""
         return list(self._objects)
 
     def items(self) -> list[tuple[Key, T]]:
+        """A copy: the store may change while somebody walks through it."""
         return list(self._objects.items())
 
     def values(self) -> list[T]:
+        """A copy: the store may change while somebody walks through it."""
         return list(self._objects.values())
 
     def set_index(self, name: str, values: Callable[[T], Iterable[str]]) -> None:

@@ -32,6 +32,7 @@ class Folder:
         self.path = path
 
     def file(self, stem: str) -> Path:
+        """Where the record of this stem is, or would be."""
         return self.path / f"{stem}{_SUFFIX}"
 
     def stems(self) -> set[str]:

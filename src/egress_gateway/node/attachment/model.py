@@ -130,10 +130,12 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def joining(self) -> TunnelRecord | None:
+        """The tunnel that becomes the active one when it is verified; None: no move has begun."""
         return self.standby.tunnel if isinstance(self.standby, Joining) else None
 
     @property
     def parting(self) -> TunnelRecord | None:
+        """The tunnel that older connections still use; None: none do."""
         return self.standby.tunnel if isinstance(self.standby, Parting) else None
 
     @property

@@ -55,6 +55,7 @@ class GatewayHealth:
 
     @property
     def usable(self) -> bool:
+        """Whether pods may choose it. One that was never asked may be chosen."""
         return self.state != "lost"
 
     @property

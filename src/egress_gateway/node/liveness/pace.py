@@ -47,6 +47,7 @@ class Window:
         return 0.0
 
     def complete(self, key: Hashable) -> None:
+        """One more may be under way from now on, up to ``limit``. Unknown keys change nothing."""
         if self.started.pop(key, None) is not None:
             self.size = min(self.limit, self.size + 1)
 

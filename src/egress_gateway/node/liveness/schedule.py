@@ -107,6 +107,7 @@ class Hearing:
         return True
 
     def forget(self, sandbox: str) -> None:
+        """The sandbox is gone, or has turned to another gateway."""
         self.silences.pop(sandbox, None)
 
 

@@ -104,6 +104,7 @@ class Endpoints:
 
     @staticmethod
     def selector(node: str) -> str:
+        """The label selector for ``cache``: a node's name may be longer than a label's value."""
         return f"{NODE_LABEL}={label_value(node)}"
 
     def on_deleted(self, callback: Callable[[Key], None]) -> None:

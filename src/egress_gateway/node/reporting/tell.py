@@ -56,6 +56,7 @@ class Teller:
         self._warn(target, NOT_READY, reason)
 
     def host_network(self, pod: Pod) -> None:
+        """A Warning on the pod: its annotation has no effect."""
         self._warn(
             PODS.reference(pod),
             HOST_NETWORK,
@@ -64,6 +65,7 @@ class Teller:
         )
 
     def unreachable(self, pod: Pod) -> None:
+        """A Warning on the pod: annotated, it still leaves by the cluster's ordinary path."""
         self._warn(
             PODS.reference(pod),
             NOT_READY,
@@ -93,13 +95,17 @@ class Teller:
         )
 
     def attached(self, attachment: Attachment, seconds: float) -> None:
+        """Logs it. ``seconds``: from the CNI call to the verified tunnel."""
         extra = {**_fields(attachment), "milliseconds": round(seconds * 1000)}
         log.info("attached pod", extra=extra)
 
     def detached(self, attachment: Attachment) -> None:
+        """Logs it."""
         log.info("detached pod", extra=_fields(attachment))
 
     def moved(self, before: Attachment, after: Attachment) -> None:
+        """Logs it, but not each time of a pod that moves again and again; ``unsaid`` counts those
+        left out."""
         extra = {**_fields(after), "from": _gateway(before.active)}
         old, new = before.active, after.active
         if old and new and same_place(old.to, new.to) and old.server != new.server:
@@ -123,29 +129,35 @@ class Teller:
         return self._further.take_now(now)
 
     def joining(self, attachment: Attachment) -> None:
+        """Logs that a pod prepares to leave a gateway, or a key pair, by plan."""
         joining, active = attachment.joining, attachment.active
         same = joining and active and same_place(joining.to, active.to)
         extra = {**_fields(attachment), "to": _gateway(joining)}
         log.info("leaving %s that is to go", "a key pair" if same else "a gateway", extra=extra)
 
     def parted(self, before: Attachment) -> None:
+        """Logs the end of such a move: the last connections have ended, or their time is over."""
         extra = {**_fields(before), "from": _gateway(before.parting)}
         what = "a key pair" if before.standby_receives_only else "a gateway"
         log.info("left %s for good", what, extra=extra)
 
     def started_held(self, pod: tuple[str, str, str], reason: str) -> None:
+        """A Warning on the pod: it starts without a tunnel because its configuration says so."""
         self.not_ready(
             pod, f"{reason}; the pod starts, and its traffic is held back (spec.startPolicy)"
         )
 
     def way_lost(self, address: str, port: int) -> None:
+        """Logs that one path is dead: an address and a UDP port of a gateway."""
         extra = {"gateway": address, "port": port}
         log.warning("lost path to gateway", extra=extra)
 
     def stalled(self, attachment: Attachment) -> None:
+        """Logs that a verified tunnel has died although its gateway answers probes."""
         log.warning("lost tunnel", extra=_fields(attachment))
 
     def repaired(self, attachment: Attachment, did: list[str]) -> None:
+        """Logs which actions brought a damaged pod back; ``did`` has their names."""
         log.warning("repaired pod", extra={**_fields(attachment), "did": did})
 
     def _warn(self, target: Reference, reason: str, message: str) -> None:

@@ -48,6 +48,7 @@ class ArmClient:
         self._document_limit = config.document_timeout
 
     async def close(self) -> None:
+        """Closes connections and the credential's own."""
         await self._arm.close()
         await self._credential.close()
 
@@ -81,6 +82,7 @@ class ArmClient:
         return await self._read("read the subnet", name, url, _NETWORK_VERSION)
 
     async def prefixes(self, group: str) -> list[Json]:
+        """All of the group, ours and other people's."""
         url = self._arm.url(group, _NETWORK, "publicIPPrefixes")
         return await self._list("list public IP prefixes", group, url, _NETWORK_VERSION)
 
@@ -111,6 +113,7 @@ class ArmClient:
         await _finish("write the network interface", name, write, self._machine_limit)
 
     async def addresses(self, group: str) -> list[Json]:
+        """All of the group, ours and other people's."""
         url = self._arm.url(group, _NETWORK, "publicIPAddresses")
         return await self._list("list public IP addresses", group, url, _NETWORK_VERSION)
 
@@ -130,6 +133,7 @@ class ArmClient:
     # --- scale sets ----------------------------------------------------------------------
 
     async def scale_sets(self, group: str) -> list[Json]:
+        """All of the group; who looks for pools reads their tags."""
         url = self._scale_sets(group)
         return await self._list("list scale sets", group, url, _COMPUTE_VERSION)
 

@@ -80,6 +80,8 @@ class SecretFileCredential(AsyncTokenCredential):
         enable_cae: bool = False,
         **kwargs: Any,
     ) -> AccessToken:
+        """Reads the file again when Entra ID refuses, and asks once more if the secret is another.
+        Raises ``ClientAuthenticationError``."""
         asked: dict[str, Any] = {"claims": claims, "tenant_id": tenant_id, "enable_cae": enable_cae}
         try:
             return await self._inner.get_token(*scopes, **asked, **kwargs)
@@ -100,6 +102,7 @@ class SecretFileCredential(AsyncTokenCredential):
         return True
 
     async def close(self) -> None:
+        """Closes the connections to Entra ID."""
         await self._inner.close()
 
     async def __aexit__(
