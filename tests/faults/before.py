@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from egress_gateway.api import names
-from egress_gateway.cli.diagnosis.before.azure import (
+from egress_gateway.cli.diagnosis.checks.azure import (
     IN_GROUP,
     AzureBefore,
     FoundPrefix,
@@ -17,7 +17,7 @@ from egress_gateway.cli.diagnosis.before.azure import (
     Room,
     Usage,
 )
-from egress_gateway.cli.diagnosis.before.preflight import Before, Machine
+from egress_gateway.cli.diagnosis.checks.preflight import Before, Machine
 from egress_gateway.kube.resources import Node, NodeSpec, Taint
 from tests.faults.table import GATEWAY, node
 

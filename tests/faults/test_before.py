@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from egress_gateway.cli.diagnosis.before.preflight import Before, Machine, before, on_machine
+from egress_gateway.cli.diagnosis.checks.preflight import Before, Machine, before, on_machine
 from tests.faults.before import BEFORE, MACHINE, MACHINES, READY
 
 

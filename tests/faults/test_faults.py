@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from egress_gateway.cli.agents.answers import Asked
-from egress_gateway.cli.diagnosis.check import text
-from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings, misspelt
+from egress_gateway.cli.diagnosis.checks.check import text
+from egress_gateway.cli.diagnosis.checks.findings import TITLES, Finding, findings, misspelt
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.packets.hops import hops, probed
 from egress_gateway.cli.diagnosis.status import render

@@ -22,7 +22,7 @@ _COMMANDS: Final = {
         "Write one archive for a ticket, with nothing secret in it.",
     ),
     "check": (
-        "egress_gateway.cli.diagnosis.check:check",
+        "egress_gateway.cli.diagnosis.checks.check:check",
         "Look for what is amiss: codes, causes, fixes.",
     ),
     "capture": (

@@ -25,8 +25,9 @@ from egress_gateway import __version__
 from egress_gateway.api import names
 from egress_gateway.cli.bundle import pruned
 from egress_gateway.cli.bundle.redact import LEAST, SECRET_NAME, Redactor
-from egress_gateway.cli.diagnosis import check, status
-from egress_gateway.cli.diagnosis.findings import findings, misspelt
+from egress_gateway.cli.diagnosis import status
+from egress_gateway.cli.diagnosis.checks import check
+from egress_gateway.cli.diagnosis.checks.findings import findings, misspelt
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.once import Lists
 from egress_gateway.kube import config, resources, wire

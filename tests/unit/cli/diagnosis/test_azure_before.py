@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from egress_gateway.cli.diagnosis.before import azure_look
-from egress_gateway.cli.diagnosis.before.azure import (
+from egress_gateway.cli.diagnosis.checks import azure_look
+from egress_gateway.cli.diagnosis.checks.azure import (
     IN_GROUP,
     AzureBefore,
     FoundPrefix,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from egress_gateway.cli.diagnosis.before.azure_look import AzureLook
+from egress_gateway.cli.diagnosis.checks.azure_look import AzureLook
 
 SET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/p"
 

@@ -29,7 +29,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
-from egress_gateway.cli.diagnosis.findings import findings
+from egress_gateway.cli.diagnosis.checks.findings import findings
 from egress_gateway.cli.diagnosis.overview import ComponentView, Facts, Overview, summarize
 from egress_gateway.cli.diagnosis.status import component, render
 from egress_gateway.kube.resources import (

@@ -12,7 +12,7 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.cli import cluster
-from egress_gateway.cli.diagnosis.before.preflight import LEVEL_LABEL, RIGHTS, Before, Machine
+from egress_gateway.cli.diagnosis.checks.preflight import LEVEL_LABEL, RIGHTS, Before, Machine
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS, enter_new

@@ -17,7 +17,7 @@ import msgspec
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 from azure.identity import CredentialUnavailableError
 
-from egress_gateway.cli.diagnosis.before.azure import (
+from egress_gateway.cli.diagnosis.checks.azure import (
     IN_GROUP,
     ON_PREFIX,
     ON_SUBNET,

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from egress_gateway.cli import cluster, options, running
-from egress_gateway.cli.diagnosis.findings import TITLES, Finding, findings
+from egress_gateway.cli.diagnosis.checks.findings import TITLES, Finding, findings
 from egress_gateway.cli.diagnosis.overview import summarize
 from egress_gateway.cli.diagnosis.status import read
 
@@ -77,7 +77,7 @@ async def _before(
     prefixes: Sequence[str],
 ) -> tuple[list[Finding], list[str]]:
     # The data path's libraries: nobody else needs them here.
-    from egress_gateway.cli.diagnosis.before import preflight, surroundings
+    from egress_gateway.cli.diagnosis.checks import preflight, surroundings
 
     if here:
         return preflight.on_machine(await surroundings.machine()), []
@@ -86,8 +86,8 @@ async def _before(
     found = preflight.before(facts)
     if azure_config is None:
         return found, [*unseen, machines, "Azure: --azure-config names where it is"]
-    from egress_gateway.cli.diagnosis.before.azure import before_azure
-    from egress_gateway.cli.diagnosis.before.azure_look import look
+    from egress_gateway.cli.diagnosis.checks.azure import before_azure
+    from egress_gateway.cli.diagnosis.checks.azure_look import look
 
     seen, hidden = await look(azure_config, prefixes, as_me=as_me)
     return [*found, *before_azure(seen)], [*unseen, *hidden, machines]

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from egress_gateway.api.validation import parse_prefix_id
-from egress_gateway.cli.diagnosis.findings import Finding
+from egress_gateway.cli.diagnosis.checks.findings import Finding
 
 _NETWORK: Final = "Microsoft.Network"
 _COMPUTE: Final = "Microsoft.Compute/virtualMachineScaleSets"

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.cli.diagnosis.findings import Finding
+from egress_gateway.cli.diagnosis.checks.findings import Finding
 from egress_gateway.cni.conflist import EXTENSIONS, ConflistError, entry, with_plugin
 from egress_gateway.kube.resources import Node
 
