@@ -23,7 +23,7 @@ from azure.core.exceptions import HttpResponseError
 from egress_gateway.api import keys, keysecret, names, validation
 from egress_gateway.cloud import errors as cloud_errors
 from egress_gateway.cloud.azure import balancer, documents, forms
-from egress_gateway.cloud.azure import config as azure_config
+from egress_gateway.cloud.azure.account import config as azure_config
 from egress_gateway.cloud.azure.requests.errors import translated
 from egress_gateway.cni import conflist, protocol
 from egress_gateway.datapath.addresses import parse_network

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.root
 ASK = """
 import asyncio, json, sys
 from egress_gateway.cloud.azure.cloud import AzureCloud
-from egress_gateway.cloud.azure.config import parse
+from egress_gateway.cloud.azure.account.config import parse
 
 async def main():
     cloud = AzureCloud(parse(json.loads(sys.argv[1])))

@@ -9,7 +9,7 @@ from egress_gateway.cloud.protocol import Cloud
 
 def open_cloud(configuration: Path) -> Cloud:
     """The cloud that a configuration file describes: Azure. Raises ``errors.CloudConfigError``."""
-    from egress_gateway.cloud.azure import config
+    from egress_gateway.cloud.azure.account import config
     from egress_gateway.cloud.azure.cloud import AzureCloud
 
     return AzureCloud(config.load(configuration))

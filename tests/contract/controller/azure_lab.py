@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from egress_gateway.api import names
+from egress_gateway.cloud.azure.account.config import AzureConfig
 from egress_gateway.cloud.azure.cloud import AzureCloud
-from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure.client import ArmClient
@@ -231,6 +231,6 @@ def _azure_json(base: str, cluster: dict[str, Any], ca: Path, token: Path) -> di
 
 
 def _config(content: dict[str, Any]) -> AzureConfig:
-    from egress_gateway.cloud.azure.config import parse
+    from egress_gateway.cloud.azure.account.config import parse
 
     return parse(content)

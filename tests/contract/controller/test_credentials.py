@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure.account.config import parse
 from egress_gateway.cloud.azure.cloud import AzureCloud
-from egress_gateway.cloud.azure.config import parse
 from tests.contract.controller.azure_lab import AzureLab, azure_lab
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.account.config import AzureConfig
 from egress_gateway.cloud.azure.requests.arm import ForeignHost, _OwnHosts, _OwnPath
 from egress_gateway.cloud.azure.requests.client import POLL, ArmClient
 from egress_gateway.cloud.azure.requests.pacing import Pace

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_gateway.cloud.azure.config import load, parse
+from egress_gateway.cloud.azure.account.config import load, parse
 from egress_gateway.cloud.errors import CloudConfigError
 
 GO_FILE = {

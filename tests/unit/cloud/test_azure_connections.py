@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.account.config import AzureConfig
 from egress_gateway.cloud.azure.requests.client import ArmClient
 from egress_gateway_lab.pki import Authority
 

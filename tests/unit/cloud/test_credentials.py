@@ -14,8 +14,8 @@ from azure.identity.aio import (
     WorkloadIdentityCredential,
 )
 
-from egress_gateway.cloud.azure.config import parse
-from egress_gateway.cloud.azure.requests.credentials import SecretFileCredential, credential
+from egress_gateway.cloud.azure.account.config import parse
+from egress_gateway.cloud.azure.account.credentials import SecretFileCredential, credential
 from egress_gateway.cloud.errors import CloudConfigError
 
 BASE = {"subscriptionID": "s", "resourceGroup": "g", "location": "x"}

@@ -11,9 +11,9 @@ from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.mgmt.network.aio import NetworkManagementClient
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.account.config import AzureConfig
+from egress_gateway.cloud.azure.account.credentials import credential
 from egress_gateway.cloud.azure.requests.client import ArmClient
-from egress_gateway.cloud.azure.requests.credentials import credential
 from egress_gateway.cloud.azure.requests.pacing import Pace
 
 CONFIG = AzureConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egress_gateway.cloud.azure.shapes import strings_of
+from egress_gateway.cloud.azure.requests.shapes import strings_of
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 from typing import Any
 
 from egress_gateway.cloud import errors
+from egress_gateway.cloud.azure.account.config import AzureConfig
 from egress_gateway.cloud.azure.cloud import AzureCloud
-from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.machines import pool_key
 from egress_gateway.cloud.azure.requests.errors import missing_role
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from egress_gateway.cloud.azure import forms
-from egress_gateway.cloud.azure.shapes import (
+from egress_gateway.cloud.azure.requests.shapes import (
     Json,
     address_of,
     id_name,

@@ -19,13 +19,13 @@ from egress_gateway.api import names
 from egress_gateway.api.validation import parse_prefix_id
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import documents, forms
+from egress_gateway.cloud.azure.account.config import AzureConfig
 from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.cloud.azure.balancer import read_balancer, write_balancer
-from egress_gateway.cloud.azure.config import AzureConfig
 from egress_gateway.cloud.azure.machinepools import MachinePools
 from egress_gateway.cloud.azure.machines import summary
 from egress_gateway.cloud.azure.requests.client import ArmClient, limited
-from egress_gateway.cloud.azure.shapes import (
+from egress_gateway.cloud.azure.requests.shapes import (
     Json,
     document_of,
     group_of,

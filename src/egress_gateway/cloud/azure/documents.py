@@ -17,7 +17,7 @@ from egress_gateway.api import names
 from egress_gateway.api.validation import PREFIX_SIZES
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import forms
-from egress_gateway.cloud.azure.shapes import (
+from egress_gateway.cloud.azure.requests.shapes import (
     Json,
     address_of,
     any_address_of,

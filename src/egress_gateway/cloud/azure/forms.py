@@ -18,7 +18,7 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.shapes import Json, id_name, identified
+from egress_gateway.cloud.azure.requests.shapes import Json, id_name, identified
 
 POOL_TAG: Final = "egress-gateway-pool"
 CONFIG_TAG: Final = "egress-gateway-ip-config"

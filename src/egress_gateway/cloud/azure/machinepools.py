@@ -14,7 +14,7 @@ from typing import Final
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure import forms, machines
 from egress_gateway.cloud.azure.requests.client import ArmClient
-from egress_gateway.cloud.azure.shapes import Json, identified, properties_of
+from egress_gateway.cloud.azure.requests.shapes import Json, identified, properties_of
 from egress_gateway.cloud.protocol import (
     Instance,
     MakeAddresses,

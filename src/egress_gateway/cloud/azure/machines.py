@@ -18,7 +18,7 @@ from typing import Final
 from egress_gateway.api import names
 from egress_gateway.cloud.azure import documents, forms
 from egress_gateway.cloud.azure.forms import CONFIG_TAG, POOL_TAG
-from egress_gateway.cloud.azure.shapes import (
+from egress_gateway.cloud.azure.requests.shapes import (
     Json,
     address_of,
     any_address_of,

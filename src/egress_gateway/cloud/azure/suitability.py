@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress_gateway.cloud.azure.shapes import Json
+from egress_gateway.cloud.azure.requests.shapes import Json
 
 
 def unsuitable(document: Json, location: str) -> tuple[str, str] | None:

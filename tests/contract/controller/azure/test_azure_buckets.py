@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from egress_gateway.cloud.azure.account.config import parse
 from egress_gateway.cloud.azure.cloud import AzureCloud
-from egress_gateway.cloud.azure.config import parse
 from egress_gateway.cloud.azure.requests.client import ArmClient
 from egress_gateway.cloud.azure.requests.pacing import Pace
 from egress_gateway.controller.reconcile import SURVEY, Reconciler

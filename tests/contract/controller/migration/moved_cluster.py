@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from egress_gateway.api import keys, names
-from egress_gateway.cloud.azure.config import AzureConfig, parse
+from egress_gateway.cloud.azure.account.config import AzureConfig, parse
 from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.account.config import AzureConfig
 
 TEXT = (Path(__file__).parents[4] / "docs" / "controller-configuration.md").read_text()
 ROW = re.compile(r"^\| `([^`]+)` \|([^|]*)\|", re.MULTILINE)

@@ -28,14 +28,14 @@ from egress_gateway.cli.diagnosis.checks.azure import (
     Usage,
     usable,
 )
-from egress_gateway.cloud.azure import config as azure_config
 from egress_gateway.cloud.azure import forms
-from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.account import config as azure_config
+from egress_gateway.cloud.azure.account.config import AzureConfig
+from egress_gateway.cloud.azure.account.credentials import credential
 from egress_gateway.cloud.azure.documents import known_pool
 from egress_gateway.cloud.azure.requests.arm import ResourceManager
-from egress_gateway.cloud.azure.requests.credentials import credential
 from egress_gateway.cloud.azure.requests.pacing import Pace
-from egress_gateway.cloud.azure.shapes import Json, identified, properties_of, strings_of
+from egress_gateway.cloud.azure.requests.shapes import Json, identified, properties_of, strings_of
 from egress_gateway.cloud.errors import CloudError
 
 T = TypeVar("T")

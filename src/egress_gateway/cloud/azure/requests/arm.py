@@ -37,9 +37,9 @@ from azure.mgmt.core.policies import (
 )
 from prometheus_client import Counter, Histogram
 
-from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.account.config import AzureConfig
 from egress_gateway.cloud.azure.requests.pacing import SENSELESS, Pace, Polling, pause_of
-from egress_gateway.cloud.azure.shapes import Json
+from egress_gateway.cloud.azure.requests.shapes import Json
 
 CALLS: Final = Counter(
     "egress_gateway_cloud_requests_total",

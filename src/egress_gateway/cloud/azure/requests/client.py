@@ -14,12 +14,12 @@ from typing import Final, TypeVar
 from azure.core.exceptions import AzureError
 
 from egress_gateway.cloud import errors
-from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.account.config import AzureConfig
+from egress_gateway.cloud.azure.account.credentials import credential
 from egress_gateway.cloud.azure.requests.arm import ResourceManager
-from egress_gateway.cloud.azure.requests.credentials import credential
 from egress_gateway.cloud.azure.requests.errors import translated
 from egress_gateway.cloud.azure.requests.pacing import Pace, Polling
-from egress_gateway.cloud.azure.shapes import Json
+from egress_gateway.cloud.azure.requests.shapes import Json
 
 T = TypeVar("T")
 

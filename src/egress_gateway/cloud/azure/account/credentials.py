@@ -21,7 +21,7 @@ from azure.identity.aio import (
     WorkloadIdentityCredential,
 )
 
-from egress_gateway.cloud.azure.config import AzureConfig
+from egress_gateway.cloud.azure.account.config import AzureConfig
 from egress_gateway.cloud.errors import CloudConfigError
 
 TOKEN_FILE: Final = "/var/run/secrets/azure/tokens/azure-identity-token"  # noqa: S105
