@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from egress_gateway.controller import posture
+from egress_gateway.controller.reporting import posture
 from egress_gateway.kube import config
 from egress_gateway.kube.client import Client
 from lab.tests.apiserver.conftest import Cluster

@@ -105,7 +105,7 @@ class Reconciler:
             managed=cloud.managed_prefix_id,
             advice=cloud.advice,
         )
-        self._predecessor = Predecessor(cloud, cluster, self._board, takeover)
+        self._predecessor = Predecessor(cloud, cluster, self._board.trouble, takeover)
         cluster.on_configuration(self._changed)
         cluster.on_agents(self._agents_changed)
         cluster.on_machines(self._nodes_changed)

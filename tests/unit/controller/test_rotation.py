@@ -21,6 +21,7 @@ from egress_gateway.api.types import (
     PodEndpointSpec,
 )
 from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.reporting.status import notices
 from egress_gateway.controller.rotation.phases import (
     ACTIVE,
     TWO_PAIRS,
@@ -35,7 +36,6 @@ from egress_gateway.controller.rotation.phases import (
     servers,
     users_of,
 )
-from egress_gateway.controller.status import notices
 from egress_gateway.kube.resources import Secret
 from tests.unit.controller.fake_arm import FakeArm
 from tests.unit.controller.planning.test_plan import one_pass, settle, wanted

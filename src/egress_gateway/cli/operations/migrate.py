@@ -24,8 +24,9 @@ from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.operations.migrate_report import Report, render, report
 from egress_gateway.cloud.azure.advice import AzureAdvice
-from egress_gateway.controller.migration.adopt import Leftovers, misplaced, names_of, plan_adoption
+from egress_gateway.controller.migration.adopt import Leftovers, misplaced, plan_adoption
 from egress_gateway.controller.migration.takeover import Takeover
+from egress_gateway.controller.observed.record import names_of
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import NotFound

@@ -7,7 +7,8 @@ from typing import Any
 
 from egress_gateway.api import names
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.controller.migration.adopt import Adoption, Leftovers, names_of
+from egress_gateway.controller.migration.adopt import Adoption, Leftovers
+from egress_gateway.controller.observed.record import names_of
 
 Report = dict[str, Any]
 

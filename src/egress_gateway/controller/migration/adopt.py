@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from egress_gateway.api import names
 from egress_gateway.api.types import ObjectMeta, StaticGatewayConfiguration
+from egress_gateway.controller.observed.record import names_of
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube.resources import (
     GO_LB_CONFIGURATIONS,
@@ -76,25 +77,6 @@ class Adoption:
     record: Mapping[str, str] = field(default_factory=dict)
     releases: tuple[Release, ...] = ()
     dispute: Dispute | None = None
-
-
-def names_of(uid: str, annotations: Mapping[str, str]) -> Names:
-    """The names that a key Secret's annotations give; our own where they say nothing."""
-    ours = Names.of(uid)
-    config = annotations.get(names.IP_CONFIGURATION_ANNOTATION, "")
-    return Names(
-        rule=annotations.get(names.RULE_ANNOTATION) or ours.rule,
-        ip_config=config if config.startswith(names.MANAGED_PREFIX) else ours.ip_config,
-        probe_path=ours.probe_path,
-    )
-
-
-def annotations_of(known: Names) -> dict[str, str]:
-    """How ``known`` is written on a key Secret."""
-    return {
-        names.RULE_ANNOTATION: known.rule,
-        names.IP_CONFIGURATION_ANNOTATION: known.ip_config,
-    }
 
 
 def misplaced(found: Leftovers, keys_namespace: str) -> dict[str, str]:

@@ -4,11 +4,10 @@ take over, resources under names that nobody recorded."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from egress_gateway.api.conditions import Reason
 from egress_gateway.cloud.protocol import Cloud, LoadBalancer, PoolRef
-from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.migration.recognise import recognise_all
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
@@ -18,14 +17,19 @@ log = logging.getLogger(__name__)
 
 
 class Predecessor:
-    """``takeover`` None: there never was one."""
+    """``trouble`` hears the Problem of a configuration, by UID. ``takeover`` None: there never was
+    one."""
 
     def __init__(
-        self, cloud: Cloud, cluster: Cluster, board: StatusBoard, takeover: Takeover | None
+        self,
+        cloud: Cloud,
+        cluster: Cluster,
+        trouble: Callable[[str, Problem], None],
+        takeover: Takeover | None,
     ) -> None:
         self._cloud = cloud
         self._cluster = cluster
-        self._board = board
+        self._trouble = trouble
         self._takeover = takeover
         self._blocked = ""
 
@@ -46,7 +50,7 @@ class Predecessor:
         self._blocked = outcome.blocked
         for uid in live if self._blocked else ():
             problem = Problem(reason=Reason.OTHER_CONTROLLER, message=self._blocked)
-            self._board.trouble(uid, problem)
+            self._trouble(uid, problem)
 
     async def recognise(
         self, pools: list[PoolRef], balancer: LoadBalancer

@@ -16,7 +16,7 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.api.names import is_ipv6_config, key_secret
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.protocol import Cloud, LoadBalancer, PoolRef, PoolState
-from egress_gateway.controller.migration.adopt import annotations_of
+from egress_gateway.controller.observed.record import annotations_of
 from egress_gateway.controller.planning.pools import resolve
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.wanted import SECOND, Names

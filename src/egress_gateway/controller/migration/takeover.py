@@ -20,11 +20,10 @@ from egress_gateway.controller.migration.adopt import (
     Adoption,
     Leftovers,
     Release,
-    annotations_of,
     misplaced,
-    names_of,
     plan_adoption,
 )
+from egress_gateway.controller.observed.record import annotations_of, labels, names_of
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube import resources
 from egress_gateway.kube.client import Client
@@ -284,15 +283,6 @@ class TakeoverOutcome:
 
     taken: Mapping[str, Names] = field(default_factory=dict)
     blocked: str = ""
-
-
-def labels(configuration: resources.Key) -> dict[str, str]:
-    """Labels of a configuration's key Secret."""
-    return {
-        names.OWNING_NAMESPACE_LABEL: configuration.namespace,
-        # A label's value is shorter than a name may be; agents never select by it.
-        names.OWNING_NAME_LABEL: configuration.name[:63].rstrip("-."),
-    }
 
 
 def _held(spec: resources.LeaseSpec, now: datetime) -> bool:

@@ -37,8 +37,7 @@ from egress_gateway.controller.observed.reported import (
 from egress_gateway.controller.planning.grants import UNCLEAR, Grants, unclear_entries
 from egress_gateway.controller.planning.pools import Joined
 from egress_gateway.controller.planning.verdict import Verdict
-from egress_gateway.controller.rotation.phases import RotationFacts, condition
-from egress_gateway.controller.status import (
+from egress_gateway.controller.reporting.status import (
     Gateways,
     Notice,
     Pods,
@@ -48,6 +47,7 @@ from egress_gateway.controller.status import (
     status_of,
     staying,
 )
+from egress_gateway.controller.rotation.phases import RotationFacts, condition
 from egress_gateway.kube import resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Conflict, NotFound

@@ -14,8 +14,7 @@ import msgspec
 
 from egress_gateway.api import keys, keysecret, names
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.controller.migration.adopt import annotations_of, names_of
-from egress_gateway.controller.migration.takeover import labels
+from egress_gateway.controller.observed.record import annotations_of, labels, names_of
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.controller.rotation.phases import Pairs, Record, pairs_of, record_of
 from egress_gateway.kube import resources

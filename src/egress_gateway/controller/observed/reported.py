@@ -12,7 +12,7 @@ from egress_gateway.api.types import (
     SeenAddress,
     StaticGatewayConfiguration,
 )
-from egress_gateway.controller.status import Gateways
+from egress_gateway.controller.reporting.status import Gateways
 from egress_gateway.kube import resources
 
 

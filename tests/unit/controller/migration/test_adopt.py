@@ -19,11 +19,10 @@ from egress_gateway.api.types import (
 from egress_gateway.controller.migration.adopt import (
     Adoption,
     Leftovers,
-    annotations_of,
     misplaced,
-    names_of,
     plan_adoption,
 )
+from egress_gateway.controller.observed.record import annotations_of, names_of
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube.resources import GoGatewayConfiguration, Secret
 

@@ -15,8 +15,8 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.reporting.status import Gateways, notices, status_of
 from egress_gateway.controller.rotation.phases import Pairs
-from egress_gateway.controller.status import Gateways, notices, status_of
 from tests.unit.controller.fake_arm import FakeArm, forbidden
 from tests.unit.controller.planning.test_exchange import Guard, add_pool, follow
 from tests.unit.controller.test_reconcile import World

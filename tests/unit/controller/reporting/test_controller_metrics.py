@@ -12,7 +12,7 @@ from egress_gateway.api.types import ObjectMeta, StaticGatewayConfiguration
 from egress_gateway.cloud.azure.requests.arm import resource_type
 from egress_gateway.controller.metrics import Figures, addresses, timed
 from egress_gateway.controller.planning.verdict import Verdict
-from egress_gateway.controller.status import Pods
+from egress_gateway.controller.reporting.status import Pods
 from egress_gateway.service.metrics import together
 from tests.unit.controller.reporting.test_status import SERVING, status
 

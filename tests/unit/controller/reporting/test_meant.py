@@ -14,8 +14,8 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.controller.planning.meant import sends_nothing
 from egress_gateway.controller.planning.verdict import Verdict
+from egress_gateway.controller.reporting.status import Gateways, notices, status_of
 from egress_gateway.controller.rotation.phases import Pairs
-from egress_gateway.controller.status import Gateways, notices, status_of
 from tests.unit.controller.reporting.test_status import NODES, SERVING
 
 

@@ -26,8 +26,7 @@ from egress_gateway.api.types import (
 from egress_gateway.controller.observed.reported import stands
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
-from egress_gateway.controller.rotation.phases import Pairs
-from egress_gateway.controller.status import (
+from egress_gateway.controller.reporting.status import (
     Gateways,
     Notice,
     Pods,
@@ -36,6 +35,7 @@ from egress_gateway.controller.status import (
     pods_of,
     status_of,
 )
+from egress_gateway.controller.rotation.phases import Pairs
 
 SERVING = Serving(
     server=IPv4Address("10.224.0.14"),

@@ -1,4 +1,4 @@
-"""Carries rotations of key pairs through: looks, decides (``rotation``), writes the next phase.
+"""Carries changes of key pairs through: looks, decides (``rotation.phases``), writes the next one.
 
 Work of its own beside the pools': a cloud that refuses something of one configuration holds up no
 other's rotation. All that must not be lost lies on the key Secret; every write is conditional on
