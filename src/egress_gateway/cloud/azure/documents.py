@@ -52,10 +52,10 @@ _OF_AKS: Final = names.POOL_NAME_TAG.removesuffix("poolName")
 def primary(items: Iterable[Json]) -> Json | None:
     """The primary one of NIC configurations or ipConfigs: the one that says so, else the only one
     that does not deny it. A scale set made by hand flags none (``az vmss create``)."""
-    listed = list(items)
-    chosen = next((i for i in listed if properties_of(i).get("primary")), None)
-    open_ = [i for i in listed if properties_of(i).get("primary") is not False]
-    alone = open_[0] if len(open_) == 1 else listed[0] if len(listed) == 1 else None
+    said = [(properties_of(item).get("primary"), item) for item in items]
+    chosen = next((item for flag, item in said if flag), None)
+    open_ = [item for flag, item in said if flag is not False]
+    alone = open_[0] if len(open_) == 1 else said[0][1] if len(said) == 1 else None
     return chosen or alone
 
 
@@ -247,6 +247,7 @@ def read_pool(scale_set: Json) -> PoolRef:
     forms.read(scale_set, forms.SCALE_SET)
     tags = scale_set.get("tags") or {}
     nics = model_nics(scale_set)
+    subnet = subnet_of(nics)
     return PoolRef(
         key=properties_of(scale_set).get("uniqueId") or "",
         name=tags.get(names.POOL_NAME_TAG) or "",
@@ -254,8 +255,8 @@ def read_pool(scale_set: Json) -> PoolRef:
         resource_group=group_of(scale_set["id"]),
         resource_name=name_of(scale_set) or id_name(scale_set["id"]),
         prefix_size=prefix_size(tags),
-        subnet=subnet_of(nics),
-        unusable=_unusable_set(scale_set, nics),
+        subnet=subnet,
+        unusable=_unusable_set(scale_set, subnet),
         zones=strings_of(scale_set.get("zones")),
         traces=frozenset(read_interface(nics, "").configs),
         machines=f"azure://{scale_set['id']}/virtualMachines/".lower(),
@@ -271,7 +272,7 @@ def prefix_size(tags: Mapping[str, Any]) -> int | None:
     return int(size) if size in _SIZES else None
 
 
-def _unusable_set(scale_set: Json, nics: list[Json]) -> str:
+def _unusable_set(scale_set: Json, subnet: str) -> str:
     mode = properties_of(scale_set).get("orchestrationMode") or "Uniform"
     if mode != "Uniform":
         return (
@@ -279,7 +280,7 @@ def _unusable_set(scale_set: Json, nics: list[Json]) -> str:
             "their own; use one of orchestration Uniform (az vmss create --orchestration-mode "
             "Uniform)"
         )
-    if not subnet_of(nics):
+    if not subnet:
         return (
             "has no primary ipConfig with a subnet in its scale set's model; mark one as primary "
             "and give it a subnet (az vmss update)"
