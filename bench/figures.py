@@ -35,14 +35,6 @@ def spread(seconds: Sequence[float], *names: str) -> dict[str, float | None]:
     return found
 
 
-def mean(samples: Iterable[float]) -> float:
-    """Raises ``ValueError`` for no samples."""
-    known = list(samples)
-    if not known:
-        raise ValueError("no samples")
-    return sum(known) / len(known)
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One request of a pod: when it was sent, when answered (None: never), and the address that

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from azure.identity import ClientSecretCredential
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from egress_gateway_lab.azure.emulator import SUBSCRIPTION, Emulator
+from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT, Emulator
 from egress_gateway_lab.protocols import BackendError, ClusterSpec, MachineSpec
 
 GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
@@ -156,3 +157,15 @@ def certificate(folder: Path) -> None:
     )
     (folder / "ca.pem").write_bytes(ca.public_bytes(pem))
     (folder / "server.pem").write_bytes(private + server.public_bytes(pem))
+
+
+def credential(azure: Running) -> ClientSecretCredential:
+    """Somebody who blocks: for Azure's own clients."""
+    return ClientSecretCredential(
+        TENANT,
+        "someone",
+        "any",
+        authority=azure.base,
+        disable_instance_discovery=True,
+        connection_verify=azure.ca_file,
+    )

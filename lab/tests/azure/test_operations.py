@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 from azure.core.exceptions import HttpResponseError
-from azure.identity import ClientSecretCredential
 from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 
 from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.client import RequestFailed
-from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT
+from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from lab.tests.azure.clients.test_sdk import MC, options
 from lab.tests.azure.conftest import Person, make_cluster, make_gateway_pool, make_prefix, send
-from lab.tests.azure.running import GROUP, NODE_GROUP, Running, running
+from lab.tests.azure.running import GROUP, NODE_GROUP, Running, credential, running
 
 VERSION = "2024-05-01"
 NETWORK = f"{GROUP}/providers/Microsoft.Network"
@@ -26,17 +25,6 @@ PREFIX_BODY: Any = {
     "sku": {"name": "Standard"},
     "properties": {"prefixLength": 30},
 }
-
-
-def credential(azure: Running) -> ClientSecretCredential:
-    return ClientSecretCredential(
-        TENANT,
-        "someone",
-        "any",
-        authority=azure.base,
-        disable_instance_discovery=True,
-        connection_verify=azure.ca_file,
-    )
 
 
 @pytest.mark.parametrize("shape", ["async", "location", "both"])

@@ -184,7 +184,11 @@ async def azure_lab(directory: Path, **options: Any) -> AsyncIterator[AzureLab]:
         async with ArmClient(base, trust, client_id="me", secret="x", poll_seconds=0.01) as person:
             await person.put(GROUP, {"location": "swedencentral"}, "2024-11-01")
             cluster = await person.put(CLUSTER, _CLUSTER_BODY, "2025-01-01")
-            config = _azure_json(base, cluster, ca, token) | {"aadClientId": machines.identity}
+            config = azure_json(base, cluster["properties"]["nodeResourceGroup"], ca) | {
+                "aadClientId": machines.identity,
+                "useFederatedWorkloadIdentityExtension": True,
+                "aadFederatedTokenFile": str(token),
+            }
             cloud = AzureCloud(_config(config))
             try:
                 yield AzureLab(emulator, person, cloud, machines, cluster, config)
@@ -214,7 +218,8 @@ _CLUSTER_BODY: dict[str, Any] = {
 }
 
 
-def _azure_json(base: str, cluster: dict[str, Any], ca: Path, token: Path) -> dict[str, Any]:
+def azure_json(base: str, group: str, ca: Path) -> dict[str, Any]:
+    """The Azure file for an emulator, without an identity."""
     return {
         "cloud": "AzureStackCloud",
         "resourceManagerEndpoint": base,
@@ -222,10 +227,8 @@ def _azure_json(base: str, cluster: dict[str, Any], ca: Path, token: Path) -> di
         "caBundle": str(ca),
         "tenantId": TENANT,
         "subscriptionId": SUBSCRIPTION,
-        "resourceGroup": cluster["properties"]["nodeResourceGroup"],
+        "resourceGroup": group,
         "location": "swedencentral",
-        "useFederatedWorkloadIdentityExtension": True,
-        "aadFederatedTokenFile": str(token),
         "pollingInterval": 0.05,
     }
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.figures import Answer, mean, outage, percentile, spread, table
+from bench.figures import Answer, outage, percentile, spread, table
 
 times = st.lists(st.floats(0, 1000, allow_nan=False), min_size=1, max_size=50)
 
@@ -30,8 +30,6 @@ def test_a_percentile_was_measured_and_so_many_are_not_above_it(
 def test_nothing_measured_has_no_figure() -> None:
     with pytest.raises(ValueError, match="no samples"):
         percentile([], 50)
-    with pytest.raises(ValueError, match="no samples"):
-        mean([])
     assert spread([], "p50", "max") == {"p50_ms": None, "max_ms": None}
 
 

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from egress_gateway.cni.tenure import FILE, Tenure
+from tests.unit import damages
 
 
 def stands(tenure: Tenure) -> bool:
     with tenure.held() as ours:
         return ours
-
-
-def _folder(path: Path) -> None:
-    path.unlink()
-    (path / "inside").mkdir(parents=True)
-
-
-def _link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/nowhere")
-
-
-def _pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
 
 
 def _with_its_folder(path: Path) -> None:
@@ -44,9 +29,9 @@ DAMAGES: list[Callable[[Path], object]] = [
     lambda path: path.write_text("9" * 40 + " from the future"),
     lambda path: path.write_text("0123456789abcdef0123456789abcdef"),  # an earlier version's
     _with_its_folder,
-    _folder,
-    _link,
-    _pipe,
+    damages.folder,
+    damages.link,
+    damages.pipe,
 ]
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from egress_gateway.datapath.linux import door
 from egress_gateway.datapath.linux.door import Door
+from tests.unit import damages
 
 
 @pytest.fixture(autouse=True)
@@ -82,22 +83,16 @@ def _file(path: Path) -> None:
     path.write_text("x")
 
 
-def _folder(path: Path) -> None:
-    path.unlink()
-    (path / "x").mkdir(parents=True)
-
-
-def _link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/nowhere")
-
-
-def _pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-DAMAGES = [Path.unlink, _moved, _file, _folder, _link, _pipe, _left_behind, _folder_removed]
+DAMAGES = [
+    Path.unlink,
+    _moved,
+    _file,
+    damages.folder,
+    damages.link,
+    damages.pipe,
+    _left_behind,
+    _folder_removed,
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

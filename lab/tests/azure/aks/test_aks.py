@@ -69,6 +69,11 @@ async def test_a_gateway_pool_has_label_taint_and_tags(azure: Running, person: P
         ({"podSubnetID": "/subscriptions/x"}, "Pod Subnet"),
         ({"mode": "Exit"}, "Allowed are System, User, Gateway"),
         ({"mode": "User"}, "mode is not Gateway"),
+        ({"orchestratorVersion": "1.31.1"}, "cannot be newer than the control plane"),
+        ({"minCount": 1, "maxCount": 2}, "autoscaler"),
+        ({"mode": "User", "gatewayProfile": None, "podSubnetID": "/subscriptions/x"}, "Pod Subnet"),
+        ({"count": 5}, "invalid node count 5, exceeding max node count 4"),
+        ({"count": -1}, "count is invalid"),
     ],
 )
 async def test_pools_that_the_service_does_not_make(

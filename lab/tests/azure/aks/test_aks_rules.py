@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from egress_gateway_lab.azure.client import RequestFailed
@@ -58,26 +56,6 @@ async def test_versions_that_a_cluster_cannot_go_to(
         with pytest.raises(RequestFailed) as error:
             await client.put(CLUSTER, cluster, VERSION)
         assert (error.value.status, error.value.code) == (400, code)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"orchestratorVersion": "1.31.1"}, "cannot be newer than the control plane"),
-        ({"minCount": 1, "maxCount": 2}, "autoscaler"),
-        ({"mode": "User", "gatewayProfile": None, "podSubnetID": "/subscriptions/x"}, "Pod Subnet"),
-        ({"count": 5}, "invalid node count 5, exceeding max node count 4"),
-        ({"count": -1}, "count is invalid"),
-    ],
-)
-async def test_pools_that_aks_does_not_make_for_gateways(
-    azure: Running, person: Person, changes: dict[str, Any], words: str
-) -> None:
-    async with person() as client:
-        await make_cluster(client)
-        with pytest.raises(RequestFailed, match=words) as error:
-            await make_gateway_pool(client, **changes)
-        assert error.value.status == 400
 
 
 async def test_a_gateway_pool_can_be_deleted_under_its_configurations(

@@ -11,8 +11,8 @@ from azure.mgmt.compute import ComputeManagementClient
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from lab.tests.azure.clients.test_sdk import MC, options
 from lab.tests.azure.conftest import Person, make_cluster, make_gateway_pool
-from lab.tests.azure.running import NODE_GROUP, Running
-from lab.tests.azure.test_operations import VERSION, credential
+from lab.tests.azure.running import NODE_GROUP, Running, credential
+from lab.tests.azure.test_operations import VERSION
 
 VMS = f"{NODE_GROUP}/providers/Microsoft.Compute/virtualMachines"
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.identity import ClientSecretCredential
 from azure.identity.aio import ClientAssertionCredential
 from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.compute.aio import ComputeManagementClient as AsyncComputeClient
@@ -15,7 +14,7 @@ from azure.mgmt.network.aio import NetworkManagementClient as AsyncNetworkClient
 
 from egress_gateway_lab.azure.emulator import ADDON_SUBJECT, SUBSCRIPTION, TENANT
 from lab.tests.azure.conftest import Person, make_cluster, make_gateway_pool, make_prefix
-from lab.tests.azure.running import CLUSTER, Running
+from lab.tests.azure.running import CLUSTER, Running, credential
 
 MC = "MC_rg_aks_swedencentral"
 UID = "egressgateway-4b015864-070c-4dab-8cb8-223265aa6ea5"
@@ -218,18 +217,10 @@ async def public_addresses(network: AsyncNetworkClient, scale_set: str) -> set[s
 
 async def test_blocking_clients_and_etags(azure: Running, person: Person) -> None:
     await lab(person)
-    credential = ClientSecretCredential(
-        TENANT,
-        "someone",
-        "any",
-        authority=azure.base,
-        disable_instance_discovery=True,
-        connection_verify=azure.ca_file,
-    )
     with (
-        credential,
-        NetworkManagementClient(credential, SUBSCRIPTION, **options(azure)) as network,
-        ComputeManagementClient(credential, SUBSCRIPTION, **options(azure)) as compute,
+        credential(azure) as signed_in,
+        NetworkManagementClient(signed_in, SUBSCRIPTION, **options(azure)) as network,
+        ComputeManagementClient(signed_in, SUBSCRIPTION, **options(azure)) as compute,
     ):
         sets = {s.name for s in compute.virtual_machine_scale_sets.list_all()}
         assert any("npegress" in (name or "") for name in sets)

@@ -23,8 +23,8 @@ from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.azure import snapshot
-from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT, Emulator
-from tests.contract.controller.azure_lab import NoMachines
+from egress_gateway_lab.azure.emulator import Emulator
+from tests.contract.controller.azure_lab import NoMachines, azure_json
 from tests.contract.controller.test_controller import api_server
 
 GOLDEN = Path(__file__).parents[4] / "lab/tests/azure/golden/end-state.json"
@@ -155,7 +155,10 @@ async def moved_cluster(
     snapshot.load(emulator.azure, recorded["arm"])
     context: ssl.SSLContext = identity.context(directory)
     await emulator.serve([listening], context)
-    content = _azure_json(base, directory / "ca.crt")
+    content = azure_json(base, "MC_rg_aks_swedencentral", directory / "ca.crt") | {
+        "aadClientId": "controller",
+        "aadClientSecret": "any",
+    }
     path = directory / "azure.json"
     path.write_text(json.dumps(content))
     try:
@@ -191,19 +194,3 @@ async def _add_nodes(moved: Moved) -> None:
             "status": {"conditions": [{"type": "Ready", "status": "True"}]},
         }
         await moved.kube.create("nodes", node)
-
-
-def _azure_json(base: str, ca: Path) -> dict[str, Any]:
-    return {
-        "cloud": "AzureStackCloud",
-        "resourceManagerEndpoint": base,
-        "activeDirectoryEndpoint": base,
-        "caBundle": str(ca),
-        "tenantId": TENANT,
-        "subscriptionId": SUBSCRIPTION,
-        "resourceGroup": "MC_rg_aks_swedencentral",
-        "location": "swedencentral",
-        "aadClientId": "controller",
-        "aadClientSecret": "any",
-        "pollingInterval": 0.05,
-    }
