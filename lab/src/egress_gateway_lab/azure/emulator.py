@@ -76,17 +76,12 @@ class Emulator:
         *,
         backend: ClusterBackend,
         verifier: TokenVerifier | None = None,
-        subscription: str = SUBSCRIPTION,
-        tenant: str = TENANT,
-        location: str = LOCATION,
         clock: Clock | None = None,
         operation_seconds: float = 0.2,
         poll_hold_seconds: float = 1.0,
         page_size: int = 100,
-        outbound_networks: Sequence[IPv4Network] = (IPv4Network("192.0.2.0/24"),),
         prefix_networks: Sequence[IPv4Network] = (IPv4Network("203.0.113.0/24"),),
         prefix6_networks: Sequence[IPv6Network] = (IPv6Network("2001:db8:203::/64"),),
-        addon_subject: str = ADDON_SUBJECT,
         public_ip_quota: int = 1000,
         compute_share: float | None = COMPUTE_SHARE,
         least_gateways: int = 2,
@@ -102,17 +97,17 @@ class Emulator:
         ``state``: a file that everything is kept in and taken from; raises ``StateError``."""
         clock = clock or SystemClock()
         store = Store()
-        self.directory = Directory(tenant, clock.time, verifier)
+        self.directory = Directory(TENANT, clock.time, verifier)
         self.azure = Azure(
-            subscription=subscription,
-            tenant=tenant,
-            location=location,
+            subscription=SUBSCRIPTION,
+            tenant=TENANT,
+            location=LOCATION,
             store=store,
             operations=Operations(clock, seconds=operation_seconds, hold=poll_hold_seconds),
             directory=self.directory,
             access=Access(store),
             addresses=Addresses(
-                outbound=outbound_networks,
+                outbound=(IPv4Network("192.0.2.0/24"),),
                 prefixes=prefix_networks,
                 prefixes6=prefix6_networks,
                 quota=public_ip_quota,
@@ -121,7 +116,7 @@ class Emulator:
             clock=clock,
             buckets=Buckets(clock, compute_share),
             least_gateways=least_gateways,
-            addon_subject=addon_subject,
+            addon_subject=ADDON_SUBJECT,
         )
         self.faults = Faults(removed=self.azure.operations.release)
         registry.register(self.azure)
