@@ -51,7 +51,7 @@ class DesiredPool:
         self._joined = Joined()
 
     def of(self, pool: PoolRef) -> list[Wanted]:
-        """What this pool should hold, and what it should hold no more."""
+        """What this pool should hold, and what should be removed from it."""
         clinging = self._inventory.clinging(pool.key)
         live = self._cluster.configurations()
         self._joined = self._cluster.joined(pool)

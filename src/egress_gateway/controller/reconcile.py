@@ -55,7 +55,7 @@ GATHER_PODS_SECONDS: Final = 2.0
 """News of a configuration's pods of this long are written together."""
 NODE_SECONDS: Final = 0.5
 MAX_ROUNDS: Final = 12
-"""A pass that is not done after so many looks lets the other pools have their turn."""
+"""After this many looks a pass that is not done lets the other pools have their turn."""
 AGAIN_SECONDS: Final = 0.2
 LOOK_SECONDS: Final = 2.0
 LAST_LOOK: Final = 15.0

@@ -70,7 +70,7 @@ class GatewayEvents:
             self.recorder.event(SGCS.reference(sgc), "Warning", reason, self._here(text))
 
     def connections_limited(self, key: Key | None, text: str) -> None:
-        """Tells a pod's owner that it begins no more connections."""
+        """Tells a pod's owner that it cannot open further connections."""
         if key is not None:
             self._warn_pod(key, "EgressConnectionLimit", text)
 

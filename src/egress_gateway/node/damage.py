@@ -60,7 +60,7 @@ class DamageWatch:
                 await watcher.watch(key, Path(attached[key].attachment.netns), tables={TABLE})
             except (DatapathError, OSError) as error:
                 # The routine passes go on, and this is tried again.
-                log.info("pod is not watched", extra={"sandbox": key, "error": str(error)})
+                log.info("cannot watch pod", extra={"sandbox": key, "error": str(error)})
             else:
                 self._changed(key)  # what happened before was not seen
 

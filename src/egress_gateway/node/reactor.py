@@ -89,7 +89,7 @@ class Reactor:
                 self._queues.moves.add(sandbox.attachment.id)
 
     def _on_status(self, key: Key, old: GatewayStatus | None, new: GatewayStatus | None) -> None:
-        """A gateway asks its pods to leave, or does so no more."""
+        """A gateway asks its pods to leave, or has stopped asking."""
         if (old.spec.vetoes if old else []) == (new.spec.vetoes if new else []):
             return
         for sandbox in self._sandboxes:

@@ -65,7 +65,7 @@ class Upkeep:
             try:
                 await self._housekeep()
             except (ApiError, DatapathError) as error:
-                log.warning("cannot keep house", extra={"error": str(error)})
+                log.warning("cannot look after pods", extra={"error": str(error)})
 
     async def _guard_files(self) -> None:
         """Until cancelled: pods whose files somebody removed or damaged are looked at at once."""

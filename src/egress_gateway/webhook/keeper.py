@@ -86,7 +86,7 @@ class Keeper:
         except ApiError as error:
             self.problem = str(error)
             if before != self.problem:
-                log.warning("webhook is not registered", extra={"error": self.problem})
+                log.warning("cannot register webhook", extra={"error": self.problem})
         return self.problem is None
 
     async def _generations(self) -> list[Generation] | None:
@@ -121,7 +121,7 @@ class Keeper:
             await self._client.merge_patch(SECRETS, meta.name, patch, meta.namespace)
         except Conflict:
             return False
-        log.info("certificates changed", extra={"generations": len(wanted)})
+        log.info("changed certificates", extra={"generations": len(wanted)})
         return True
 
     def _serve(self, generations: list[Generation]) -> None:
@@ -147,7 +147,7 @@ class Keeper:
         if registration.covers(live.get("webhooks"), wanted):
             return
         await self._client.apply(REGISTRATIONS, {"metadata": {"name": name}, "webhooks": wanted})
-        log.info("registered", extra={"namespaces": len(self._defaulted())})
+        log.info("registered webhook", extra={"namespaces": len(self._defaulted())})
 
     def _defaulted(self) -> list[str]:
         return [n.metadata.name for n in self._namespaces.values() if annotation(n)]

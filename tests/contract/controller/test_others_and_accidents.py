@@ -283,7 +283,7 @@ async def test_a_prefix_of_another_zone_than_the_nodes_is_one_s_own_problem(worl
     await world.write("bad", publicIpPrefixId=f"{PREFIXES}/bad")
     sgc = await world.until("bad", lambda s: reason(s) == "PublicIPPrefixUnusable")
     assert "zone 3" in condition(sgc, "Ready")["message"]
-    assert "use a prefix of all zones" in condition(sgc, "Ready")["message"]
+    assert "use a prefix in all zones" in condition(sgc, "Ready")["message"]
     await world.write("good")
     await world.until("good", whole, timeout=SOON)
 

@@ -104,7 +104,7 @@ class Collector:
             for look in asyncio.as_completed(asked):
                 for name, text in await look:
                     yield name, redactor.text(text)
-        finally:  # whoever is interrupted waits for no more answers
+        finally:  # an interrupt must not wait for further answers
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)

@@ -15,7 +15,7 @@ from egress_gateway.controller.planning.wanted import BUSY, Step, Wanted
 
 MAX_RULES: Final = 300
 """Load balancer rules of one NIC (Azure subscription and service limits). A pool that is full of
-configurations has so many left for second rules, which come and go."""
+configurations keeps this many free for second rules, which come and go."""
 _PORTS: Final = range(names.PORT_FIRST, names.PORT_LAST + 1)
 
 

@@ -92,8 +92,8 @@ def _crowd(
             continue
         found[w.uid] = Problem(
             reason=Reason.IPV6_TAKEN,
-            message="Azure gives a network interface one IPv6 address, and on the gateway pool's "
-            f"it belongs to {whose}; use a gateway pool of its own for this configuration, "
-            "whose network interfaces have none",
+            message="a network interface in Azure has at most one IPv6 address, and in this "
+            f"gateway pool {whose} has it; use a gateway pool for this configuration whose network "
+            "interfaces have none",
         )
     return found

@@ -51,7 +51,7 @@ def not_for_gateways(
         reason=Reason.POOL_NOT_ALLOWED,
         message=f"scale set {pool.resource_name} is no gateway pool: {why}; name a gateway pool in "
         "spec.gatewayVmssProfile, or have an administrator of the cluster mark its nodes, if "
-        f"gateways is all they are: kubectl label node NODE {label} && "
+        f"they do nothing else: kubectl label node NODE {label} && "
         f"kubectl taint node NODE {label}:NoSchedule",
         accepted=False,
     )

@@ -36,8 +36,8 @@ def judge_prefix(
         is_, takes = ("IPv6", "IPv4") if found.ipv6 else ("IPv4", "IPv6")
         return problem(
             Reason.PREFIX_SIZE,
-            f"public IP prefix {found.name} of {field} is of {is_} (length {found.size}), and that "
-            f"field takes one of {takes} of length {size}; name this one in "
+            f"public IP prefix {found.name} in {field} is an {is_} prefix (length {found.size}), "
+            f"but the field takes an {takes} prefix of length {size}; put this one in "
             f"{_FIELDS[found.ipv6]}",
         )
     if found.unusable:
@@ -46,8 +46,8 @@ def judge_prefix(
         theirs, ours = (", ".join(sorted(zones)) for zones in (found.zones, state.ref.zones))
         return problem(
             Reason.PREFIX_UNUSABLE,
-            f"public IP prefix {found.name} is of zone {theirs}, and the gateway pool has nodes in "
-            f"zones {ours}; use a prefix of all zones, or of none",
+            f"public IP prefix {found.name} is in zone {theirs}, but the gateway pool has nodes in "
+            f"zones {ours}; use a prefix in all zones, or in none",
         )
     if found.size != size:
         return problem(

@@ -16,7 +16,7 @@ from typing import Final
 from egress_gateway.cloud.protocol import Instance, PoolState
 from egress_gateway.controller.planning.wanted import BUSY, Wanted
 
-SPARED: Final = "left as it is for a configuration that Azure lets nobody write again"
+SPARED: Final = "left alone: Azure would refuse to write one of its configurations again"
 """Shown in place of the provisioning state."""
 LEFT_ALONE: Final = BUSY | {SPARED}
 """States of a machine that is not written now."""

@@ -1,4 +1,4 @@
-"""What a gateway carries, counted in the kernel; and who may begin no more connections."""
+"""What a gateway carries, counted in the kernel; and who must not open further connections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from egress_gateway.datapath.linux.nft import Nftables
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """Who may begin no more connections: pods by interface and address, and whole interfaces."""
+    """Who must not open further connections: pods by interface and address, whole interfaces."""
 
     pods: frozenset[tuple[str, IPAddress]] = frozenset()
     interfaces: frozenset[str] = frozenset()

@@ -110,7 +110,7 @@ class Watcher:
         return True
 
     def forget(self, key: str) -> None:
-        """Watches ``key`` no more; there is no call for it from now on."""
+        """Stops watching ``key``: no call for it follows."""
         watched = self._watched.pop(key, None)
         if watched is None:
             return

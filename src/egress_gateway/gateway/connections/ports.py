@@ -34,7 +34,7 @@ _PAUSE: Final = 1.0
 _MANY_MORE: Final = 2000
 """Connections since the last look that are worth another one."""
 _SHARE: Final = 30
-"""Counting may take one part in so many of the time: with a full table it is done less often."""
+"""Counting takes at most one part in this many of the time: rarer with a full table."""
 
 Warnings = dict[str, str]
 
@@ -73,7 +73,7 @@ class PortWatch:
 
     @property
     def limited(self) -> tuple[int, int]:
-        """Pods and configurations that may begin no more connections."""
+        """Pods and configurations that must not open further connections."""
         return len(self._excess.pods), len(self._excess.zones)
 
     def watch(self, served: Mapping[str, ServedConfiguration]) -> None:
@@ -137,7 +137,7 @@ class PortWatch:
             self._changed()
 
     async def _hold_back(self, found: Survey, table: int) -> None:
-        """Whoever has too many connections begins no more."""
+        """Stops new connections of those that have too many."""
         before, served = self._excess, self._served
         now = excess(found.sources, table, self._limits, before)
         if now or before:
@@ -163,7 +163,7 @@ class PortWatch:
             if link in names:
                 text = (
                     f"pod {address} opens connections through {names[link]} faster than it may, "
-                    f"{self._limits.rate} a second: the gateway refuses those that are more; "
+                    f"{self._limits.rate} a second: the gateway refuses the rest; "
                     "reuse connections, or use more pods (setting connection_rate)"
                 )
                 self._warn(names[link], address, text)

@@ -125,7 +125,9 @@ class PeerSync:
         for name, task in tasks.items():
             if not task.done():
                 if name not in self._applied:
-                    problems[name] = f"telling it its peers takes more than {patience:g} s"
+                    problems[name] = (
+                        f"writing its peers to WireGuard takes more than {patience:g} s"
+                    )
                 continue
             del self._running[name]
             try:

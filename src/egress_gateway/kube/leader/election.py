@@ -108,5 +108,5 @@ class Election:
         self._deadline = started + self._renew
 
     def gave_up(self) -> None:
-        """The lease was released: it leads no more."""
+        """The lease was released: it does not lead any longer."""
         self._deadline = float("-inf")

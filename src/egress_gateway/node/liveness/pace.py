@@ -20,7 +20,7 @@ class Window:
     """Handshakes with one gateway that were started and are not known to be complete. Pure; a clock
     that the caller reads, in seconds.
 
-    At most ``size`` of them. One that is not heard of for ``patience`` counts no more, and halves
+    At most ``size`` of them. One that is not heard of for ``patience`` no longer counts, and halves
     the size: the gateway has more to do than it can, or is gone. Each that is complete gives one
     place back, up to ``limit``.
     """

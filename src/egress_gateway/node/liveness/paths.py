@@ -35,7 +35,7 @@ _IDLE: Final = 0.2
 _LOST: Final = 10.0
 _LOST_LIMIT: Final = 300.0
 _FORGIVEN: Final = 10
-"""A path that has held for so many times its last absence is forgiven its losses."""
+"""A path that has held for this many times its last absence starts again without losses."""
 
 
 def path_of(tunnel: TunnelRecord) -> TunnelPath:

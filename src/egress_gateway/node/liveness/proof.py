@@ -81,7 +81,7 @@ class Prover:
             asked = await sandbox.question()
         except DatapathError as error:
             # The next pass over the sandbox repairs what is broken.
-            log.info("tunnel cannot be questioned", extra={"error": str(error)})
+            log.info("cannot probe tunnel", extra={"error": str(error)})
             return False
         if asked:
             self._verifier.start(sandbox)

@@ -96,7 +96,7 @@ class Trials:
             self._socket.close()
 
     def _sort(self) -> set[TunnelPath]:
-        """Paths that some pod's key may try. Forgets what is asked for no more."""
+        """Paths that some pod's key may try. Forgets those that nobody asks for."""
         listed: set[TunnelPath] = set()
         possible: set[TunnelPath] = set()
         used: set[TunnelPath] = set()

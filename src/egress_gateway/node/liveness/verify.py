@@ -65,7 +65,7 @@ class Verifier:
                         await sandbox.handshake_again()
             except DatapathError as error:
                 # The next pass over the sandbox repairs what is broken and starts us again.
-                log.info("tunnel cannot be verified", extra={"error": str(error)})
+                log.info("cannot verify tunnel", extra={"error": str(error)})
                 return
             if schedule.silent(now):
                 schedule.started = now
@@ -111,7 +111,7 @@ class Joiner:
                         schedule.begun(loop.time())
                         await sandbox.join_again()
             except DatapathError as error:
-                log.info("second tunnel cannot be verified", extra={"error": str(error)})
+                log.info("cannot verify second tunnel", extra={"error": str(error)})
                 return
             if schedule.silent(now):
                 self._on_silence(sandbox)

@@ -133,13 +133,13 @@ class Teller:
         joining, active = attachment.joining, attachment.active
         same = joining and active and same_place(joining.to, active.to)
         extra = {**_fields(attachment), "to": _gateway(joining)}
-        log.info("leaving %s that is to go", "a key pair" if same else "a gateway", extra=extra)
+        log.info("leaving %s by plan", "a key pair" if same else "a gateway", extra=extra)
 
     def parted(self, before: Attachment) -> None:
         """Logs the end of such a move: the last connections have ended, or their time is over."""
         extra = {**_fields(before), "from": _gateway(before.parting)}
         what = "a key pair" if before.standby_receives_only else "a gateway"
-        log.info("left %s for good", what, extra=extra)
+        log.info("left %s by plan", what, extra=extra)
 
     def started_held(self, pod: tuple[str, str, str], reason: str) -> None:
         """A Warning on the pod: it starts without a tunnel because its configuration says so."""
