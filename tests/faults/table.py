@@ -71,7 +71,7 @@ def healthy(gateways: int = 2, pods: int = 3, workers: int = 2, namespace: str =
                 spec=StaticGatewayConfigurationSpec(gateway_nodepool_name="p"),
                 status=StaticGatewayConfigurationStatus(
                     egress_ip_prefix="203.0.113.0/30",
-                    gateway_server_profile=GatewayServerProfile(port=6000),
+                    gateway_server_profile=GatewayServerProfile(ip="10.0.0.9", port=6000),
                     gateways=[
                         Gateway(
                             node=name,

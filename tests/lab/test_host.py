@@ -134,6 +134,15 @@ def test_a_lab_has_something_to_play_with_and_says_how(name: str) -> None:
     assert "✓ internet" in shell.stdout
     assert "✗" not in shell.stdout
     assert f"lab {name!r}" in shell.stdout, "the shell's commands mean the lab that it was given"
+    node = lines[2].split()[3]
+    assert f"{node} is off the network" in shell.stdout
+    said = {word: command("lab", word, node, "--name", name) for word in ("kill", "mend", "boot")}
+    assert [done.returncode for done in said.values()] == [0, 0, 0], said
+    assert f"egress-gateway lab boot {node} --name {name}" in said["kill"].stdout
+    assert f"egress-gateway lab boot {node} --name {name}" in said["mend"].stdout
+    assert said["boot"].stdout == f"{node} runs again\n"
+    again = command("lab", "boot", node, "--name", name)
+    assert (again.returncode, again.stderr) == (1, f"Error: {node} runs already\n")
 
 
 @pytest.mark.usefixtures("foreground")
@@ -163,6 +172,7 @@ def test_two_labs_at_once_and_a_third_of_the_same_name(name: str) -> None:
         assert command("lab", "up", "--empty", "--name", name).returncode == 0
         assert command("lab", "up", "--empty", "--name", other).returncode == 0
         listed = command("lab", "list").stdout
+        assert listed.splitlines()[0].split() == ["NAME", "PID", "DIRECTORY"]
         assert name in listed
         assert other in listed
         again = command("lab", "up", "--empty", "--name", name)

@@ -683,7 +683,7 @@ async def raw_frames_are_dropped_and_told(world: World) -> None:
         inside.run(write)
     await until(lambda: any(e[1] == "EgressForgedPackets" for e in world.recorder.events))
     dropped = REGISTRY.get_sample_value(
-        "egress_gateway_node_link_dropped_packets", {"reason": "around_gateway"}
+        "egress_gateway_node_link_dropped_packets_total", {"reason": "around_gateway"}
     )
     assert dropped == 1
     assert REGISTRY.get_sample_value("egress_gateway_node_unguarded_pods") == 0

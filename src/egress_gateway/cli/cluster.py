@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from egress_gateway.cli import options
 from egress_gateway.kube import config
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ of one answer (2.6 s against 0.41 s)."""
 
 
 def connect(kubeconfig: str | None, manager: str) -> Client:
-    """A client that is yet to be entered. Raises ``config.ClusterAccessError``."""
+    """A client that is yet to be entered, of the context that the running command was given.
+    Raises ``config.ClusterAccessError``."""
     from egress_gateway.kube.client import Client
 
-    return Client(config.load(kubeconfig), manager, page=PAGE)
+    return Client(config.load(kubeconfig, context=options.context()), manager, page=PAGE)

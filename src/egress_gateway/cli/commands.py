@@ -6,7 +6,9 @@ loads nothing of the others. Every failure is one line on standard error and a n
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import importlib
 import signal
 import sys
@@ -93,6 +95,8 @@ _COMMANDS: Final = {
 }
 
 
+_UNWRITTEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Of a write without a file's name: standard output is on a full or broken disk."""
 _EXTRAS: Final = ("controller", "gateway", "node", "webhook")
 """Commands that have an extra of their own name (pyproject.toml)."""
 
@@ -214,5 +218,11 @@ def run() -> None:
         sys.exit(130)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITTEN:
+            raise
+        with contextlib.suppress(OSError):  # it may be the same full disk
+            click.echo(f"Error: what this command prints: {error.strerror}", err=True)
+        sys.exit(1)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -383,6 +383,15 @@ DEPLOYMENTS: Final[Resource[Untyped]] = Resource(
     namespaced=True,
     type=dict,
 )
+SERVICES: Final[Resource[Untyped]] = core("services", "Service", dict)
+NETWORK_POLICIES: Final[Resource[Untyped]] = Resource(
+    group="networking.k8s.io",
+    version="v1",
+    plural="networkpolicies",
+    kind="NetworkPolicy",
+    namespaced=True,
+    type=dict,
+)
 DAEMON_SETS: Final = Resource(
     group="apps",
     version="v1",

@@ -45,8 +45,8 @@ LOCAL_STATE_UNWRITABLE: Final = Gauge(
     f"{_PREFIX}_local_state_unwritable",
     "1: the agent cannot write to the run directory (full or read-only); pods keep what they have.",
 )
-LINK_DROPPED: Final = Gauge(
-    f"{_PREFIX}_link_dropped_packets",
+LINK_DROPPED: Final = Counter(
+    f"{_PREFIX}_link_dropped_packets_total",
     "Packets of attached pods that bypassed their hold, and that the node dropped at its end of "
     "the link.",
     labelnames=("reason",),
@@ -201,8 +201,16 @@ def snapshot(
     return Snapshot(_OF_AGENT, read)
 
 
-def observe_links(*, unguarded: int, dropped: Mapping[str, int]) -> None:
-    """Takes stock of the node's ends of pods' links. ``dropped``: packets by reason."""
-    UNGUARDED.set(unguarded)
-    for reason, packets in dropped.items():
-        LINK_DROPPED.labels(reason).set(packets)
+class LinkDrops:
+    """Counts what the node's ends of pods' links dropped. The kernel's counts outlive the agent,
+    and begin anew with their table."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def note(self, dropped: Mapping[str, int]) -> None:
+        """``dropped``: what the kernel has counted so far, by reason."""
+        for reason, packets in dropped.items():
+            before = self._seen.get(reason, 0)
+            LINK_DROPPED.labels(reason).inc(packets - before if packets >= before else packets)
+        self._seen |= dropped

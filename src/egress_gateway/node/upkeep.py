@@ -35,6 +35,7 @@ class Upkeep:
         self._sandboxes = parts.sandboxes
         self._queues = parts.queues
         self.held = metrics.HeldPackets()
+        self._drops = metrics.LinkDrops()
         self._dropped: int | None = None
 
     async def run(self) -> None:
@@ -85,7 +86,8 @@ class Upkeep:
         await self._kernel.run(self._kernel.sync_links, [s.attachment for s in self._sandboxes])
         if (guard := self._kernel.guard) is not None:
             dropped = await self._kernel.run(guard.counters)
-            metrics.observe_links(unguarded=len(guard.unguarded), dropped=dropped)
+            metrics.UNGUARDED.set(len(guard.unguarded))
+            self._drops.note(dropped)
             before, self._dropped = self._dropped, sum(dropped.values())
             # A table that was made anew counts from nothing.
             if before is not None and self._dropped > before:

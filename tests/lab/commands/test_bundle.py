@@ -203,7 +203,8 @@ async def test_a_ticket_has_all_that_it_needs_and_nothing_secret(
     assert any("egress_gateway_controller" in t for n, t in files.items() if "metrics" in n)
     inspected = [json.loads(t) for n, t in files.items() if n.startswith("nodes/") and ".json" in n]
     assert any(i.get("gateway", {}).get("tunnels") for i in inspected)
-    assert any(f"pod default/{pod}" in i for i in inspected)
+    (inside,) = [found for i in inspected if (found := i.get(f"pod default/{pod}"))]
+    assert inside["tunnels"]["wg0"]["peers"], "the tunnel that the pod uses"
     assert any("PLAIN" in text for text in files.values()), "names stay"
     assert files["logs/talker/c.log"].count("<redacted-") >= 10
     code, said = await bundled(world.lab.kubeconfig, "--output", str(archive))

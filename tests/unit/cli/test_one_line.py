@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,32 @@ def test_a_kubeconfig_that_is_not_there(words: list[str]) -> None:
     result = CliRunner().invoke(cli, [*words, "--kubeconfig", "/nowhere"])
     assert result.exit_code == 1
     assert result.output == "Error: /nowhere: No such file or directory\n"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_context_that_is_not_there(words: list[str], refusing: Path) -> None:
+    chosen = ["--kubeconfig", str(refusing), "--context", "another"]
+    result = CliRunner().invoke(cli, [*words, *chosen])
+    assert result.exit_code == 1
+    assert result.output == f"Error: {refusing}: no context named 'another'\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["status", "--help"], ["crds"]], ids=" ".join
+)
+@pytest.mark.parametrize("both", [False, True])
+def test_a_full_disk_behind_standard_output(words: list[str], both: bool) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "egress_gateway.cli.main", *words],
+            stdout=full,
+            stderr=full if both else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    said = None if both else "Error: what this command prints: No space left on device\n"
+    assert done.stderr == said
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

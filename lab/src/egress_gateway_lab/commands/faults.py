@@ -124,6 +124,7 @@ def list_rules(name: str, output: str) -> None:
 def clear(name: str, numbers: tuple[int, ...]) -> None:
     """Remove the rules NUMBERS, or all of them."""
     call_lab(lab_handle(name), "fault", clear=list(numbers) or True)
+    click.echo(f"cleared: {', '.join(map(str, numbers)) or 'all rules'}")
 
 
 @fault.command()

@@ -231,8 +231,15 @@ def ui(name: str, port: int) -> None:
 @lab.command("list")
 def list_labs() -> None:
     """List the labs that run on this machine."""
-    for handle in host.running():
-        click.echo(f"{handle.name}\tpid {handle.pid}\t{handle.directory}")
+    found = [(handle.name, str(handle.pid), str(handle.directory)) for handle in host.running()]
+    if not found:
+        click.echo("no lab runs: start one with `egress-gateway lab up`", err=True)
+        return
+    rows = [("NAME", "PID", "DIRECTORY"), *found]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
 
 
 @lab.command()
@@ -246,6 +253,9 @@ def list_labs() -> None:
 def cut(name: str, node: str, direction: str) -> None:
     """Pull the network cable of NODE."""
     call_lab(lab_handle(name), "cut", node=node, direction=direction)
+    what = {"both": "is off the network", "large": "gets and sends no large packets"}
+    said = what.get(direction, f"has lost its {direction} packets")
+    click.echo(f"{node} {said}; `egress-gateway lab mend {node}{name_suffix(name)}` undoes it")
 
 
 @lab.command()
@@ -254,6 +264,10 @@ def cut(name: str, node: str, direction: str) -> None:
 def mend(name: str, node: str) -> None:
     """Plug the network cable of NODE in again."""
     call_lab(lab_handle(name), "mend", node=node)
+    said = f"{node} is on the network again"
+    if not _runs(name, node):
+        said += f", and has no power: egress-gateway lab boot {node}{name_suffix(name)}"
+    click.echo(said)
 
 
 @lab.command()
@@ -262,6 +276,23 @@ def mend(name: str, node: str) -> None:
 def kill(name: str, node: str) -> None:
     """Take the power of NODE away: all of its processes end at once."""
     call_lab(lab_handle(name), "power_cut", node=node)
+    click.echo(f"{node} is off; `egress-gateway lab boot {node}{name_suffix(name)}` undoes it")
+
+
+@lab.command()
+@name_option
+@click.argument("node")
+def boot(name: str, node: str) -> None:
+    """Give NODE its power again after `lab kill`; returns when it is Ready."""
+    if _runs(name, node):
+        raise click.ClickException(f"{node} runs already")
+    call_lab(lab_handle(name), "power_on", node=node)
+    click.echo(f"{node} runs again")
+
+
+def _runs(name: str, node: str) -> bool:
+    machines = call_lab(lab_handle(name), "status")["machines"]
+    return any(m["name"] == node and m["state"] == "running" for m in machines)
 
 
 def _describe(handle: host.LabHandle) -> dict[str, Any]:

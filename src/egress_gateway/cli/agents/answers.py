@@ -5,7 +5,11 @@ from __future__ import annotations
 import msgspec
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class _Answer(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Part of a line of JSON."""
+
+
+class Asked(_Answer, frozen=True):
     """What one server said. ``seen`` empty: no answer; ``full_seen``: to a packet of ``mtu``
     bytes."""
 
@@ -18,10 +22,38 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     error: str = ""
 
 
-class Round(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Names that did not resolve with the reason, what servers said, and the link that packets to
-    each of ``ways`` take."""
+class AskedResolver(_Answer, frozen=True):
+    """A DNS server, the link that packets to it take, and why it is of no use (empty: it
+    answers)."""
+
+    server: str
+    device: str = ""
+    error: str = ""
+
+
+class SeenTunnel(_Answer, frozen=True):
+    """One of the pod's tunnels in the kernel. ``endpoint``: address and port of the gateway;
+    ``handshake``: seconds since the last one, None: there was none."""
+
+    link: str
+    endpoint: str = ""
+    handshake: float | None = None
+
+
+class SeenPod(_Answer, frozen=True):
+    """What the kernel has of a pod. ``held``: packets that its hold has dropped, None: it has no
+    hold. ``tunnel``: the one that new connections take, None: it has none."""
+
+    held: int | None = None
+    tunnel: SeenTunnel | None = None
+
+
+class Round(_Answer, frozen=True):
+    """Names that did not resolve with the reason, what servers and resolvers said, the link that
+    packets to each of ``ways`` take, and in a node agent what the kernel has of the pod."""
 
     unresolved: dict[str, str] = {}
     asked: list[Asked] = []
+    resolvers: list[AskedResolver] = []
     ways: dict[str, str] = {}
+    pod: SeenPod | None = None

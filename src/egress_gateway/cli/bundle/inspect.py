@@ -27,6 +27,7 @@ from egress_gateway.datapath.pod import linkguard, sources
 from egress_gateway.datapath.pod.ruleset import TABLE
 from egress_gateway.datapath.wireguard import backends
 from egress_gateway.datapath.wireguard.model import Backend, Interface
+from egress_gateway.node.attachment.model import Attachment
 
 _TABLES: Final = tuple({GATEWAY_TABLE, NODE_TABLE, TABLE, sources.TABLE, linkguard.TABLE})
 
@@ -42,8 +43,8 @@ def _everything() -> dict[str, Any]:
     backend = _tried(backends.detect)
     if not isinstance(backend, str):
         found["wireguard"] = {"kind": backend.kind, "version": _tried(backend.version)}
-    for name, path in namespaces().items():
-        found[name] = _tried(partial(_looked_into, path, backend))
+    for name, (path, attached) in namespaces().items():
+        found[name] = _tried(partial(_looked_into, path, attached, backend))
     return found
 
 
@@ -55,7 +56,7 @@ def _tried(look: Callable[[], Any]) -> Any:
         return f"not seen: {error}"
 
 
-def _looked_into(path: Path, backend: Backend | str) -> dict[str, Any]:
+def _looked_into(path: Path, attached: Attachment | None, backend: Backend | str) -> dict[str, Any]:
     with NetNS.open(path) as where, Links(where) as links:
         nftables = Nftables(where)
         there = links.links()
@@ -75,15 +76,19 @@ def _looked_into(path: Path, backend: Backend | str) -> dict[str, Any]:
         }
         if not isinstance(backend, str):
             found["tunnels"] = {
-                link.name: _tried(partial(_tunnel, backend, where, link.name))
+                link.name: _tried(partial(_tunnel, backend, _handle(where, link.name, attached)))
                 for link in there.values()
                 if link.kind in ("wireguard", "tun")
             }
         return found
 
 
-def _tunnel(backend: Backend, where: NetNS, name: str) -> Any:
-    device = backend.status(Interface(name, where, name))
+def _handle(where: NetNS, link: str, attached: Attachment | None) -> Interface:
+    return Interface(attached.birth_name(link) if attached else link, where, link)
+
+
+def _tunnel(backend: Backend, handle: Interface) -> Any:
+    device = backend.status(handle)
     return None if device is None else dataclasses.asdict(device)
 
 

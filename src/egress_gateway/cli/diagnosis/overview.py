@@ -96,6 +96,8 @@ class ComponentView(_Value, frozen=True):
     ready: int
     wanted: int
     message: str = ""
+    """Which pods are not ready, and why."""
+    mend: str = ""
 
 
 class AttemptView(_Value, frozen=True):
@@ -279,7 +281,7 @@ def _configuration(
         message = f"not all nodes reach {', '.join(partly)}"
     elif troubled:
         state, reason = "Degraded", "PodsWithoutEgress"
-        message = f"{len(troubled)} annotated pods do not use the gateways"
+        message = f"annotated pods that do not use the gateways: {len(troubled)}"
     elif (degraded := find(sgc.status.conditions, DEGRADED)) and degraded.status == "True":
         state, reason, message = "Degraded", degraded.reason, degraded.message
     elif (said := find(sgc.status.conditions, ACCEPTED)) and said.reason == Reason.NOTHING_SENT:

@@ -13,24 +13,23 @@ import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 import msgspec
 
-from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.diagnosis.overview import (
     NOT_REACHED,
-    ComponentView,
     ConfigurationView,
     Facts,
     Overview,
     summarize,
 )
+from egress_gateway.cli.diagnosis.workloads import components
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import Forbidden, NotFound, Unauthorized
-from egress_gateway.kube.resources import Resource, Untyped
+from egress_gateway.kube.resources import Resource
 
 if TYPE_CHECKING:
     from egress_gateway.cli.once import Lists
@@ -54,10 +53,10 @@ _OF_NODES: Final = "involvedObject.kind=Node,type=Warning"
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["text", "wide", "json"]),
+    type=click.Choice(["text", "wide", "json", "yaml"]),
     default="text",
     show_default=True,
-    help="Text for people; wide names every pod; JSON for programs.",
+    help="Text for people; wide names every pod; JSON and YAML for programs.",
 )
 @options.system_namespace
 def status(
@@ -75,7 +74,7 @@ def status(
     while True:
         facts = running.run(_look(client, namespace, system_namespace))
         overview = summarize(facts)
-        if watch and output != "json":
+        if watch and output in ("text", "wide"):
             click.clear()
         _print(overview, output)
         if not watch:
@@ -86,6 +85,11 @@ def status(
 def _print(overview: Overview, output: str) -> None:
     if output == "json":
         click.echo(msgspec.json.encode(overview).decode())
+        return
+    if output == "yaml":
+        import yaml  # nobody else pays for it
+
+        click.echo(yaml.safe_dump(msgspec.to_builtins(overview), sort_keys=False), nl=False)
         return
     width = shutil.get_terminal_size((80, 24)).columns
     click.echo(render(overview, width=width, wide=output == "wide"), nl=False)
@@ -139,30 +143,6 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
     )
 
 
-async def components(client: Lists, namespace: str) -> list[ComponentView]:
-    """Our Deployments and DaemonSets, by the label that the chart gives them."""
-    found: list[ComponentView] = []
-    for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS):
-        page = await client.list(kind.untyped(), namespace=namespace, labels=names.COMPONENTS)
-        found += [component(obj) for obj in page.items]
-    return sorted(found, key=lambda c: c.name)
-
-
-def component(workload: Untyped) -> ComponentView:
-    """A Deployment's or DaemonSet's pods, ready and wanted (apps/v1)."""
-    state: dict[str, Any] = workload.get("status") or {}
-    spec: dict[str, Any] = workload.get("spec") or {}
-    name = workload["metadata"]["name"]
-    if "replicas" not in spec:  # a DaemonSet
-        ready, wanted = state.get("numberReady", 0), state.get("desiredNumberScheduled", 0)
-    elif not spec["replicas"]:
-        return ComponentView(name=name, ready=0, wanted=1, message="scaled to zero")
-    else:
-        ready, wanted = state.get("readyReplicas", 0), spec["replicas"]
-    message = "" if ready >= wanted else f"{wanted - ready} pods not ready; kubectl describe them"
-    return ComponentView(name=name, ready=ready, wanted=wanted, message=message)
-
-
 def render(overview: Overview, *, width: int = 80, wide: bool = False) -> str:
     """``summarize``'s result for a terminal of ``width`` columns, with colours that ``click.echo``
     takes out where there is none."""
@@ -177,7 +157,9 @@ def render(overview: Overview, *, width: int = 80, wide: bool = False) -> str:
         state = f"{workload.ready} of {workload.wanted} ready"
         if workload.ready < workload.wanted:
             state = click.style(state, fg="red")
-        lines += [f"  {workload.name}: {state}", *_wrapped(workload.message, width, "    ")]
+        lines.append(f"  {workload.name}: {state}")
+        for said in (workload.message, workload.mend and f"fix: {workload.mend}"):
+            lines += _wrapped(said, width, "    ")
     if overview.attempts:
         lines.append("refused, and nobody honest asks for it:")
     for attempt in overview.attempts[: None if wide else _NAMED]:

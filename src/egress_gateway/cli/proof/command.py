@@ -23,7 +23,7 @@ from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.agents.answers import Round
 from egress_gateway.cli.diagnosis.packets.hops import IPNetwork
 from egress_gateway.cli.diagnosis.packets.trace import cluster_networks, verify_targets
-from egress_gateway.cli.diagnosis.status import components
+from egress_gateway.cli.diagnosis.workloads import components
 from egress_gateway.cli.proof.plan import (
     RUN_LABEL,
     Case,

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,8 @@ from typing import Final
 import click
 import msgspec
 
-from egress_gateway.cli.agents.answers import Asked, Round
+from egress_gateway.cli.agents.answers import Asked, AskedResolver, Round, SeenPod
+from egress_gateway.cli.proof import dns
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway import stun
@@ -43,6 +45,7 @@ _WORDS: Final = 4096
 @click.option("--server", "servers", multiple=True, help="STUN server, as host:port.")
 @click.option("--name", "names", multiple=True, help="A name to resolve.")
 @click.option("--way", "ways", multiple=True, help="An address to look up the way to.")
+@click.option("--resolver", "resolvers", multiple=True, help="A DNS server; node: of resolv.conf.")
 @click.option("--every", type=float, default=0.0, help="Seconds between rounds; 0: one round.")
 @click.option("--wait", type=float, default=2.0, show_default=True, help="Seconds for an answer.")
 @click.option("--pod", help="In a node agent: as this pod of the node, namespace/name.")
@@ -50,14 +53,16 @@ def probe(
     servers: tuple[str, ...],
     names: tuple[str, ...],
     ways: tuple[str, ...],
+    resolvers: tuple[str, ...],
     every: float,
     wait: float,
     pod: str | None,
 ) -> None:
     """Ask STUN servers, resolve names, look up ways; print what came of it as JSON."""
-    where = _of_pod(pod) if pod else netns.here()
+    where, look = _of_pod(pod) if pod else (netns.here(), _nothing)
     while True:
-        found = where.run(partial(round_of, servers, names, ways, wait))
+        found = where.run(partial(round_of, servers, names, ways, wait, dns.servers(resolvers)))
+        found = msgspec.structs.replace(found, pod=look())
         line = msgspec.json.encode(found)
         click.echo(line.decode())
         if not every:
@@ -73,21 +78,32 @@ def _leave(line: bytes) -> None:
             _LAST_WORDS.write_bytes(line)
 
 
-def _of_pod(pod: str) -> NetNS:
+def _nothing() -> None:
+    """A pod itself sees less of its tunnel than its node's agent."""
+
+
+def _of_pod(pod: str) -> tuple[NetNS, Callable[[], SeenPod]]:
     # Needs what agents alone have: a person's installation lacks the cryptography of keys.
-    from egress_gateway.cli.agents.namespaces import namespaces
+    from egress_gateway.cli.agents import inside, namespaces
 
     try:
-        return NetNS.open(namespaces()[f"pod {pod}"])
-    except (KeyError, DatapathError):
-        raise click.ClickException(f"this node has no attached pod {pod}") from None
+        if (found := namespaces.attachment(pod)) is not None:
+            where = NetNS.open(found.netns)
+            return where, partial(inside.look, where, found)
+    except DatapathError:
+        pass  # deleted meanwhile
+    raise click.ClickException(f"this node has no attached pod {pod}")
 
 
 def round_of(
-    servers: tuple[str, ...], names: tuple[str, ...], ways: tuple[str, ...], wait: float
+    servers: Sequence[str],
+    names: Sequence[str],
+    ways: Sequence[str],
+    wait: float,
+    resolvers: Sequence[str] = (),
 ) -> Round:
-    """Resolves ``names``, asks each STUN server for at most ``wait`` seconds, and asks the kernel
-    which way packets to ``ways`` would take."""
+    """Resolves ``names``, asks each STUN server and resolver for at most ``wait`` seconds, and asks
+    the kernel which way packets to ``ways`` would take."""
     unresolved = {}
     for name in names:
         try:
@@ -97,8 +113,14 @@ def round_of(
     return Round(
         unresolved=unresolved,
         asked=[_ask(server, wait) for server in servers],
+        resolvers=[_resolver(server, names, wait) for server in resolvers],
         ways={way: _way(ipaddress.ip_address(way)) for way in ways},
     )
+
+
+def _resolver(server: str, names: Sequence[str], wait: float) -> AskedResolver:
+    error = dns.ask(server, names[0] if names else "", wait / _TRIES, tries=_TRIES)
+    return AskedResolver(server=server, device=_way(ipaddress.ip_address(server)), error=error)
 
 
 def _way(address: IPAddress) -> str:

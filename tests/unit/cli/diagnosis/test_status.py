@@ -31,7 +31,8 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cli.diagnosis.checks.findings import findings
 from egress_gateway.cli.diagnosis.overview import ComponentView, Facts, Overview, summarize
-from egress_gateway.cli.diagnosis.status import component, render
+from egress_gateway.cli.diagnosis.status import render
+from egress_gateway.cli.diagnosis.workloads import component
 from egress_gateway.kube.resources import (
     Event,
     Node,
@@ -291,11 +292,95 @@ def test_one_that_no_controller_has_seen_says_so() -> None:
 
 
 def test_a_component_that_is_not_ready_is_not_healthy() -> None:
-    broken = component({"metadata": {"name": "x"}, "spec": {}, "status": {
-        "desiredNumberScheduled": 3, "numberReady": 2}})  # fmt: skip
+    broken = component(NODE_AGENTS)
     found = overview(components=[broken])
     assert not found.healthy
-    assert "x: 2 of 3 ready\n    1 pods not ready" in text(found)
+    assert "x: 2 of 3 ready\n    0 of 3 pods are there" in text(found)
+    assert "fix: kubectl -n sys describe daemonset x" in text(found)
+
+
+NODE_AGENTS: dict[str, Any] = {
+    "metadata": {"name": "x", "namespace": "sys"},
+    "spec": {"selector": {"matchLabels": {"app": "node"}}},
+    "status": {"desiredNumberScheduled": 3, "numberReady": 2},
+}
+
+
+def container(**state: Any) -> dict[str, Any]:
+    return {"name": "node", "image": "reg/img:1", "ready": False} | state
+
+
+def of_agent(*containers: dict[str, Any], **more: Any) -> dict[str, Any]:
+    ready = {"type": "Ready", "status": "False"}
+    return {
+        "metadata": {"name": "x-1", "labels": {"app": "node"}} | more.pop("metadata", {}),
+        "spec": {"nodeName": "n1"},
+        "status": {"conditions": [ready], "containerStatuses": list(containers)} | more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("made", "words", "fix"),
+    [
+        (
+            of_agent(
+                container(
+                    state={"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}},
+                    lastState={"terminated": {"message": "a line\nError: clusterCidrs: bad\n"}},
+                )
+            ),
+            "x-1 on n1: CrashLoopBackOff: Error: clusterCidrs: bad",
+            "kubectl -n sys logs x-1 -c node --previous",
+        ),
+        (
+            of_agent(container(state={"waiting": {"reason": "ImagePullBackOff"}})),
+            "ImagePullBackOff: reg/img:1",
+            "image",
+        ),
+        (
+            of_agent(
+                container(state={"waiting": {"reason": "CreateContainerError", "message": "no"}})
+            ),
+            "CreateContainerError: no",
+            "kubectl -n sys describe pod x-1",
+        ),
+        (
+            of_agent(container(state={"running": {}})),
+            "it runs, and does not say that it is ready",
+            "probe",
+        ),
+        (
+            of_agent(
+                conditions=[
+                    {"type": "PodScheduled", "status": "False", "message": "0/3 nodes: taint"}
+                ]
+            ),
+            "no node takes it: 0/3 nodes: taint",
+            "describe pod",
+        ),
+    ],
+)
+def test_a_component_says_why_its_pod_is_not_ready(
+    made: dict[str, Any], words: str, fix: str
+) -> None:
+    other = of_agent(container(), metadata={"name": "y-1", "labels": {"app": "other"}})
+    labels = {"labels": {"app": "node"}, "deletionTimestamp": "2030-01-01T00:00:00Z"}
+    going = of_agent(container(), metadata={"name": "x-0"} | labels)
+    found = component(NODE_AGENTS, [other, going, made])
+    assert words in found.message
+    assert fix in found.mend
+    assert "y-1" not in found.message
+    assert "x-0" not in found.message
+
+
+def test_many_pods_of_a_component_are_counted() -> None:
+    made = [
+        of_agent(container(), metadata={"name": f"x-{n}", "labels": {"app": "node"}})
+        for n in range(9)
+    ]
+    found = component(NODE_AGENTS, made)
+    assert "x-2 on n1" in found.message
+    assert found.message.endswith("; and 6 more")
 
 
 def test_a_controller_scaled_to_zero_is_not_healthy() -> None:

@@ -35,6 +35,6 @@ class Cluster:
     "out", [b"", b"{", b"[]", b'{"asked": 1}', b"{}", b'{"ways": {"\xff": ""}}']
 )
 async def test_an_answer_in_another_form_is_told(out: bytes) -> None:
-    said = await _sent(cast(Client, Cluster(out)), "n1", "default/app", "system")
+    said = await _sent(cast(Client, Cluster(out)), "n1", "default/app", "system", ["--server", "s"])
     assert isinstance(said, str)
     assert said.startswith("agent-1, of another version, answers in another form: ")

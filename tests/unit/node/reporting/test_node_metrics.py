@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from prometheus_client import REGISTRY
 from prometheus_client.exposition import generate_latest
 
 from egress_gateway.node.liveness.health import GatewayHealth, Rules
-from egress_gateway.node.metrics import HeldPackets, PodFigures, snapshot
+from egress_gateway.node.metrics import HeldPackets, LinkDrops, PodFigures, snapshot
 from egress_gateway.service.metrics import together
 
 
@@ -60,3 +61,11 @@ def test_held_packets_are_a_counter_however_pods_come_and_go() -> None:
     assert value() == 10
     held.keep(set(), set())
     assert list(held.samples()) == []
+
+
+def test_what_links_drop_is_a_counter_though_their_table_is_made_anew() -> None:
+    name, reason = "egress_gateway_node_link_dropped_packets_total", "a reason of this test"
+    drops = LinkDrops()
+    for packets in (5, 7, 2, 2, 3):
+        drops.note({reason: packets})
+    assert REGISTRY.get_sample_value(name, {"reason": reason}) == 7 + 3

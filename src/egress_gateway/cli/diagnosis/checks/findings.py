@@ -232,8 +232,10 @@ def _components(overview: Overview) -> Iterator[Finding]:
             yield Finding(
                 code="EG301",
                 object=f"Workload {one.name}",
-                evidence=f"{one.ready} of {one.wanted} pods are ready",
-                mend=one.message or "kubectl describe its pods",
+                evidence=": ".join(
+                    filter(None, (f"{one.ready} of {one.wanted} pods are ready", one.message))
+                ),
+                mend=one.mend or "kubectl describe its pods",
             )
 
 

@@ -14,7 +14,9 @@ import click
 from egress_gateway.api import names
 from egress_gateway.cli.diagnosis.packets.bounds import HEADERS, PACKETS, SECONDS, SIZE, SNAPLEN
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.gateway.namespace import NAMESPACE
 from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK
+from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.capture import CaptureLimits, capture
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
@@ -63,14 +65,19 @@ def command(
 
 def _where(hop: str, pod: str | None) -> NetNS:
     # Needs what agents alone have: a person's installation lacks the cryptography of keys.
-    from egress_gateway.cli.agents.namespaces import namespaces
+    from egress_gateway.cli.agents.namespaces import attachment
 
-    key = f"pod {pod}" if hop in ("pod", "tunnel") else "gateway"
-    path = namespaces().get(key)
-    if path is None:
-        what = f"no attached pod {pod}" if key != "gateway" else "no gateway's namespace"
-        raise click.ClickException(f"this node has {what}")
-    return NetNS.open(path)
+    if hop in ("gateway", "address"):
+        return _of_gateway()
+    if (found := attachment(pod or "")) is None:
+        raise click.ClickException(f"this node has no attached pod {pod}")
+    return NetNS.open(found.netns)
+
+
+def _of_gateway() -> NetNS:
+    if not netns.exists(NAMESPACE):
+        raise click.ClickException("this node has no gateway's namespace")
+    return NetNS.open(netns.DIRECTORY / NAMESPACE)
 
 
 def _links(hop: str, where: NetNS, ports: tuple[int, ...]) -> list[str]:

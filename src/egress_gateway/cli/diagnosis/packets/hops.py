@@ -1,28 +1,32 @@
 """The way of a pod's packets, hop by hop, as the cluster's objects tell it. Pure.
 
 Each hop is good, bad or unknown; behind a bad one the others are what they would be, since a person
-wants to see all of the way. What only the node itself could tell (routes, the kernel's counters) is
-not here.
+wants to see all of the way. What only the node itself can tell (the kernel's way, hold and tunnel,
+answers to packets) comes from its agent as a ``Round``.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal
 
 import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.api.conditions import DEGRADED, EGRESS_VERIFIED, READY, find
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
-from egress_gateway.cli.agents.answers import Asked
+from egress_gateway.cli.agents.answers import Asked, Round, SeenTunnel
 from egress_gateway.cli.diagnosis.overview import NOT_REACHED, ConfigurationView, Facts, Overview
-from egress_gateway.kube.resources import Pod
+from egress_gateway.cli.diagnosis.selection import selected
+from egress_gateway.kube.resources import Pod, Untyped
 
 Verdict = Literal["good", "bad", "unknown"]
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+_SESSION: Final = 180.0
+"""Seconds for which a WireGuard session carries packets after its handshake (its paper, 6.1:
+Reject-After-Time). A pod that is idle needs none: its next packet begins another."""
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,9 +89,10 @@ def _hops(
     yield _tunnel(endpoint, pod)
     view = next(c for c in overview.configurations if c.configuration == f"{key[0]}/{asked}")
     gateway = endpoint.status.gateway if endpoint is not None else ""
-    yield _gateway(view, gateway)
+    yield _gateway(view, gateway, sgc)
     yield from _address(sgc, gateway)
     yield from _others(view, gateway)
+    yield from _balancer(sgc)
     yield _azure(sgc)
 
 
@@ -122,11 +127,12 @@ def _way(sgc: StaticGatewayConfiguration, to: IPAddress, cluster: Sequence[IPNet
     return Hop(name="route", verdict="unknown", text=text)
 
 
-def probed(found: Asked | str, public: Sequence[str]) -> list[Hop]:
-    """The hops that only packets of the pod itself can show. ``found`` a text: nothing was sent,
-    and why. ``public``: the configuration's addresses."""
-    if isinstance(found, str):
-        return [Hop(name="packets", verdict="unknown", text=f"none were sent: {found}")]
+def probed(asked: Sequence[Asked], public: Sequence[str]) -> list[Hop]:
+    """The hops that only packets of the pod itself can show, by what servers answered. ``public``:
+    the configuration's addresses."""
+    found = next((one for one in asked if one.seen), next(iter(asked), None))
+    if found is None:
+        return []
     if not found.seen:
         text = f"{found.server} does not answer the pod: {found.error or 'silence'}"
         return [Hop(name="internet", verdict="bad", text=text)]
@@ -142,6 +148,74 @@ def probed(found: Asked | str, public: Sequence[str]) -> list[Hop]:
         )
         mtu = Hop(name="mtu", verdict="bad", text=text)
     return [internet, mtu]
+
+
+def inside(found: Round, to: IPAddress | None, by_gateway: bool) -> Iterator[Hop]:
+    """What the pod's node has of it in its kernel, and what its resolvers say. ``by_gateway``:
+    packets to the destination ``to`` are the gateway's."""
+    if found.pod is not None:
+        yield _hold(found.pod.held)
+        if by_gateway:
+            yield _handshake(found.pod.tunnel)
+    if to is not None:
+        yield _kernels_way(to, found.ways.get(str(to), ""), by_gateway)
+    for one in found.resolvers:
+        if not one.error:
+            text = f"{one.server} answers, by {one.device}"
+        else:
+            text = f"{one.server}, by {one.device}: {one.error}"
+        if one.error and one.device in names.TUNNEL_LINKS:
+            text += "; if the gateway cannot reach it, put its address into spec.excludeCidrs"
+        yield Hop(name="resolver", verdict="bad" if one.error else "good", text=text)
+
+
+def _hold(held: int | None) -> Hop:
+    if held is None:
+        text = "the pod has no hold: packets could bypass the gateway; its node's agent makes it"
+        return Hop(name="hold", verdict="bad", text=text)
+    text = f"in place; it has dropped {held} packets that would have bypassed the gateway"
+    return Hop(name="hold", verdict="good", text=text)
+
+
+def _handshake(tunnel: SeenTunnel | None) -> Hop:
+    if tunnel is None:
+        text = "the kernel has no tunnel of the pod; its node's agent makes it"
+        return Hop(name="handshake", verdict="bad", text=text)
+    where = f"{tunnel.link} to {tunnel.endpoint or 'no gateway'}"
+    if tunnel.handshake is None:
+        return Hop(name="handshake", verdict="bad", text=f"{where}: none has succeeded")
+    text = f"{where}, {tunnel.handshake:.0f} s ago"
+    if tunnel.handshake < _SESSION:
+        return Hop(name="handshake", verdict="good", text=text)
+    text += ": too long for a pod that sends; right for one that is idle"
+    return Hop(name="handshake", verdict="unknown", text=text)
+
+
+def _kernels_way(to: IPAddress, link: str, by_gateway: bool) -> Hop:
+    good = (link in names.TUNNEL_LINKS) == by_gateway and not link.startswith("none")
+    text = f"the pod's kernel sends packets for {to} by {link or 'a link that is gone'}"
+    if not good:
+        text += ", which is not as the configuration says"
+    return Hop(name="link", verdict="good" if good else "bad", text=text)
+
+
+def policies(found: Sequence[Untyped], labels: Mapping[str, str], by_gateway: bool) -> list[Hop]:
+    """NetworkPolicies for the egress of a pod with ``labels``, of all those of its namespace. The
+    cluster's CNI applies them to ``eth0``, and what is in the tunnel passes it encrypted."""
+    named = sorted(
+        policy["metadata"]["name"]
+        for policy in found
+        if _of_egress(policy["spec"]) and selected(policy["spec"].get("podSelector"), labels)
+    )
+    if not named:
+        return []
+    what = "do not apply to what the gateway carries" if by_gateway else "apply to this way"
+    text = f"{', '.join(named)} {what}"
+    return [Hop(name="NetworkPolicy", verdict="good" if by_gateway else "unknown", text=text)]
+
+
+def _of_egress(spec: Untyped) -> bool:
+    return "Egress" in spec.get("policyTypes", ()) or "egress" in spec
 
 
 def of_gateway(
@@ -185,7 +259,7 @@ def _tunnel(endpoint: PodEndpoint | None, pod: Pod) -> Hop:
     return Hop(name="tunnel", verdict="good", text=text)
 
 
-def _gateway(view: ConfigurationView, node: str) -> Hop:
+def _gateway(view: ConfigurationView, node: str, sgc: StaticGatewayConfiguration) -> Hop:
     found = next((g for g in view.gateways if g.node == node), None)
     serving = [g.node for g in view.gateways if g.serving]
     if found is None:
@@ -194,7 +268,9 @@ def _gateway(view: ConfigurationView, node: str) -> Hop:
     if not found.serving:
         text = f"{node} does not serve it: {found.reason}: {found.message}"
         return Hop(name="gateway", verdict="bad", text=text)
-    return Hop(name="gateway", verdict="good", text=f"{node} serves it")
+    at = next((g.primary_ip for g in sgc.status.gateways if g.node == node), "")
+    text = f"{node} serves it, at {at} UDP {sgc.status.gateway_server_profile.port}"
+    return Hop(name="gateway", verdict="good", text=text)
 
 
 def _others(view: ConfigurationView, used: str) -> Iterator[Hop]:
@@ -210,7 +286,9 @@ def _address(sgc: StaticGatewayConfiguration, node: str) -> Iterator[Hop]:
     gateway = next((g for g in sgc.status.gateways if g.node == node), None)
     if gateway is None:
         return
-    sent = gateway.public_ip or gateway.secondary_ip
+    sent = gateway.secondary_ip
+    if gateway.public_ip:
+        sent = f"translated to {sent}, in Azure to {gateway.public_ip}"
     said = find(sgc.status.conditions, EGRESS_VERIFIED)
     if not gateway.public_ip or said is None or said.status == "Unknown":
         yield Hop(name="address", verdict="unknown", text=f"{sent}, which nobody has verified")
@@ -221,6 +299,13 @@ def _address(sgc: StaticGatewayConfiguration, node: str) -> Iterator[Hop]:
         seen = gateway.seen_ip or "nothing"
         text = f"{sent}, but servers on the Internet see {seen}"
         yield Hop(name="address", verdict="bad", text=text)
+
+
+def _balancer(sgc: StaticGatewayConfiguration) -> Iterator[Hop]:
+    """Not on the way of a pod whose node's agent knows a gateway."""
+    if address := sgc.status.gateway_server_profile.ip:
+        text = f"{address} is there for pods whose node knows no gateway of its own"
+        yield Hop(name="balancer", verdict="good", text=text)
 
 
 def _azure(sgc: StaticGatewayConfiguration) -> Hop:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running
-from egress_gateway.cli.agents.answers import Asked, Round
+from egress_gateway.cli.agents.answers import Round
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.packets import pcap
 from egress_gateway.cli.diagnosis.packets.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
@@ -24,13 +24,22 @@ from egress_gateway.cli.diagnosis.packets.hops import (
     IPAddress,
     IPNetwork,
     hops,
+    inside,
     networks,
+    policies,
     probed,
 )
 from egress_gateway.cli.diagnosis.status import read
 from egress_gateway.kube.client import Client
-from egress_gateway.kube.errors import ApiError, Forbidden
-from egress_gateway.kube.resources import CONFIG_MAPS, DAEMON_SETS, PODS, Pod
+from egress_gateway.kube.errors import ApiError, Forbidden, NotFound
+from egress_gateway.kube.resources import (
+    CONFIG_MAPS,
+    DAEMON_SETS,
+    NETWORK_POLICIES,
+    PODS,
+    SERVICES,
+    Pod,
+)
 
 _TARGETS: Final = "EGRESS_GATEWAY_VERIFY_TARGETS"
 _PUBLIC: Final = ("stun.cloudflare.com:3478", "stun.l.google.com:19302")
@@ -135,7 +144,8 @@ async def _capture(
                 f"no {place.component} agent runs on {place.node}: nobody is there to listen"
             )
         command = ["egress-gateway", "capture", *limits, *place.arguments]
-        sending = asyncio.create_task(_keep_sending(client, facts, key, system)) if send else None
+        pod = _started(facts, key, ("tunnel",)) if send else None
+        sending = asyncio.create_task(_keep_sending(client, facts, pod, system)) if pod else None
         try:
             code, out, error = await client.execute(
                 system, agent.metadata.name, place.component, command, timeout=_CAPTURE
@@ -155,10 +165,10 @@ async def _capture(
         return out, said
 
 
-async def _keep_sending(client: Client, facts: Facts, key: tuple[str, str], system: str) -> None:
+async def _keep_sending(client: Client, facts: Facts, pod: Pod, system: str) -> None:
     """Until it is cancelled: nobody says when the other agent has begun to listen."""
     while True:
-        await _packets(client, facts, key, system)
+        await _packets(client, facts, pod, system)
 
 
 def _address(text: str | None) -> IPAddress | None:
@@ -180,11 +190,29 @@ async def _followed(
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
         facts = await read(client, key[0], system)
         networks = await cluster_networks(client, system)
-        overview = summarize(facts)
-        found = hops(facts, overview, key, to, networks)
-        if send and any(hop.name == "tunnel" for hop in found):
-            found += await _packets(client, facts, key, system)
+        found = hops(facts, summarize(facts), key, to, networks)
+        # Without it, the pod has no way yet, or one that we have nothing to do with.
+        if pod := _started(facts, key, {hop.name for hop in found}):
+            by_gateway = any(hop.name == "tunnel" for hop in found)
+            found += await _policies(client, pod, by_gateway)
+            if send:
+                found += await _packets(client, facts, pod, system, to, by_gateway=by_gateway)
         return found, facts.unseen
+
+
+def _started(facts: Facts, key: tuple[str, str], hops: Collection[str]) -> Pod | None:
+    if not {"route", "tunnel"} & set(hops):
+        return None
+    found = (p for p in facts.pods or () if (p.metadata.namespace, p.metadata.name) == key)
+    return next(found, None)
+
+
+async def _policies(client: Client, pod: Pod, by_gateway: bool) -> list[Hop]:
+    try:
+        found = await client.list(NETWORK_POLICIES, pod.metadata.namespace)
+    except ApiError as error:
+        return [Hop(name="NetworkPolicy", verdict="unknown", text=f"not seen: {error}")]
+    return policies(found.items, pod.metadata.labels, by_gateway)
 
 
 async def cluster_networks(client: Client, system: str) -> list[IPNetwork]:
@@ -197,9 +225,18 @@ async def cluster_networks(client: Client, system: str) -> list[IPNetwork]:
     return list(networks([text.strip() for text in texts if text.strip()]))
 
 
-async def _packets(client: Client, facts: Facts, key: tuple[str, str], system: str) -> list[Hop]:
-    """What packets of the pod come to: sent from its network by the agent of its node."""
-    pod = next(p for p in facts.pods or () if (p.metadata.namespace, p.metadata.name) == key)
+async def _packets(
+    client: Client,
+    facts: Facts,
+    pod: Pod,
+    system: str,
+    to: IPAddress | None = None,
+    *,
+    by_gateway: bool = True,
+) -> list[Hop]:
+    """What packets of the pod come to: sent from its network by the agent of its node, which also
+    looks at its kernel and asks the pod's resolvers. Servers are asked of a way by the gateway."""
+    key = pod.metadata.namespace, pod.metadata.name
     asked = names.asked_configuration(pod.metadata.annotations)
     public = [
         gateway.public_ip
@@ -208,11 +245,37 @@ async def _packets(client: Client, facts: Facts, key: tuple[str, str], system: s
         for gateway in sgc.status.gateways
         if gateway.public_ip
     ]
+    more: list[Hop] = []
+    servers = await verify_targets(client, system) if by_gateway else ()
+    options = [part for server in servers for part in ("--server", server)]
+    options += ["--way", str(to)] if to is not None else []
     try:
-        found = await _sent(client, pod.spec.node_name, "/".join(key), system)
+        options += [part for one in await _resolvers(client, pod) for part in ("--resolver", one)]
+    except ApiError as error:
+        more = [Hop(name="resolver", verdict="unknown", text=f"which one it has: {error}")]
+    try:
+        found = await _sent(client, pod.spec.node_name, "/".join(key), system, options)
     except ApiError as error:
         found = str(error)
-    return probed(found, public)
+    if isinstance(found, str):
+        return [Hop(name="packets", verdict="unknown", text=f"none were sent: {found}")]
+    return [*inside(found, to, by_gateway), *more, *probed(found.asked, public)]
+
+
+async def _resolvers(client: Client, pod: Pod) -> list[str]:
+    """The DNS servers of a pod's resolv.conf, as its kubelet derives them from its spec
+    (https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/). ``node``: its
+    node's."""
+    spec = (await client.get(PODS.untyped(), pod.metadata.name, pod.metadata.namespace))["spec"]
+    own = list((spec.get("dnsConfig") or {}).get("nameservers") or ())
+    policy = spec.get("dnsPolicy", "ClusterFirst")
+    if policy == "None":
+        return own
+    if policy == "ClusterFirst":
+        with contextlib.suppress(NotFound):  # where kubelets know no clusterDNS
+            cluster = await client.get(SERVICES, "kube-dns", "kube-system")
+            return [ip for ip in cluster["spec"].get("clusterIPs", ()) if ip != "None"] + own
+    return ["node", *own]
 
 
 async def _agent(client: Client, component: str, node: str, system: str) -> Pod | None:
@@ -222,21 +285,24 @@ async def _agent(client: Client, component: str, node: str, system: str) -> Pod 
     return next((a for a in agents if a.spec.node_name == node and not a.finished), None)
 
 
-async def _sent(client: Client, node: str, pod: str, system: str) -> Asked | str:
+async def _sent(
+    client: Client, node: str, pod: str, system: str, options: Sequence[str] = ()
+) -> Round | str:
+    """What the agent of ``node`` found as ``pod``, or why there is nothing."""
     agent = await _agent(client, "node", node, system)
     if agent is None:
         return f"no egress-gateway-node pod runs on {node or 'its node'}"
-    servers = await verify_targets(client, system)
-    command = ["egress-gateway", "probe", "--pod", pod, "--wait", "1"]
-    command += [part for server in servers for part in ("--server", server)]
+    command = ["egress-gateway", "probe", "--pod", pod, "--wait", "1", *options]
     code, out, error = await client.execute(system, agent.metadata.name, "node", command)
     if code:
         return (error or out).decode(errors="replace").strip().rpartition("\n")[2]
     try:
-        asked = msgspec.json.decode(out, type=Round).asked
-        return next((one for one in asked if one.seen), asked[0])
-    except (ValueError, IndexError) as error:
+        found = msgspec.json.decode(out, type=Round)
+        if "--server" in options and not found.asked:
+            raise ValueError("it says nothing of servers")
+    except ValueError as error:
         return f"{agent.metadata.name}, of another version, answers in another form: {error}"
+    return found
 
 
 async def verify_targets(client: Client, system: str) -> Sequence[str]:

@@ -1,0 +1,131 @@
+"""The workloads of ours: which of their pods are not ready, and why."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from egress_gateway.api import names
+from egress_gateway.cli.diagnosis.overview import ComponentView
+from egress_gateway.cli.diagnosis.selection import selected
+from egress_gateway.kube import resources
+from egress_gateway.kube.errors import Forbidden
+from egress_gateway.kube.resources import Untyped
+
+if TYPE_CHECKING:
+    from egress_gateway.cli.once import Lists
+
+_NAMED: Final = 3
+"""Pods that are named; of more only the number is told."""
+_WORDS: Final = 300
+"""Characters of a container's last line that are told."""
+_IMAGE: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName"})
+"""Reasons of a kubelet."""
+
+
+async def components(client: Lists, namespace: str) -> list[ComponentView]:
+    """Our Deployments and DaemonSets, by the label that the chart gives them. Pods are read only
+    where some are not ready, and may be read. Raises ``ApiError``."""
+    found = [
+        workload
+        for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS)
+        for workload in (
+            await client.list(kind.untyped(), namespace=namespace, labels=names.COMPONENTS)
+        ).items
+    ]
+    pods: Sequence[Untyped] = ()
+    if any(c.ready < c.wanted for c in map(component, found)):
+        with contextlib.suppress(Forbidden):
+            everything = client.list(resources.PODS.untyped(), namespace, labels=names.COMPONENTS)
+            pods = (await everything).items
+    return sorted((component(obj, pods) for obj in found), key=lambda c: c.name)
+
+
+def component(workload: Untyped, pods: Sequence[Untyped] = ()) -> ComponentView:
+    """A Deployment's or DaemonSet's pods, ready and wanted (apps/v1). ``pods``: those of all our
+    workloads."""
+    state: dict[str, Any] = workload.get("status") or {}
+    spec: dict[str, Any] = workload.get("spec") or {}
+    name = workload["metadata"]["name"]
+    where = workload["metadata"].get("namespace", "")
+    if "replicas" not in spec:  # a DaemonSet
+        ready, wanted = state.get("numberReady", 0), state.get("desiredNumberScheduled", 0)
+    elif not spec["replicas"]:
+        mend = f"kubectl -n {where} scale deployment {name} --replicas 2"
+        return ComponentView(name=name, ready=0, wanted=1, message="scaled to zero", mend=mend)
+    else:
+        ready, wanted = state.get("readyReplicas", 0), spec["replicas"]
+    if ready >= wanted:
+        return ComponentView(name=name, ready=ready, wanted=wanted)
+    own = [p for p in pods if _belongs(p, spec.get("selector"))]
+    kind = "deployment" if "replicas" in spec else "daemonset"
+    message, mend = _amiss(own, wanted, f"kubectl -n {where} describe {kind} {name}", where)
+    return ComponentView(name=name, ready=ready, wanted=wanted, message=message, mend=mend)
+
+
+def _belongs(pod: Untyped, selector: Untyped | None) -> bool:
+    return selected(selector, pod["metadata"].get("labels") or {})
+
+
+def _amiss(pods: Iterable[Untyped], wanted: int, describe: str, where: str) -> tuple[str, str]:
+    """What is the matter, and what mends it. ``describe``: the command for the workload."""
+    every = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
+    broken = [(p, *_why(p, where)) for p in every if not _ready(p)]
+    told = [f"{p['metadata']['name']}{_on(p)}: {why}" for p, why, _ in broken[:_NAMED]]
+    if len(broken) > _NAMED:
+        told.append(f"and {len(broken) - _NAMED} more")
+    mends = list(dict.fromkeys(mend for _, _, mend in broken))[:1]
+    if not broken:
+        told.append(f"{len(every)} of {wanted} pods are there")
+        mends.append(describe)
+    return "; ".join(told), mends[0]
+
+
+def _ready(pod: Untyped) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in _conditions(pod))
+
+
+def _conditions(pod: Untyped) -> list[Untyped]:
+    return (pod.get("status") or {}).get("conditions") or []
+
+
+def _on(pod: Untyped) -> str:
+    node = (pod.get("spec") or {}).get("nodeName")
+    return f" on {node}" if node else ""
+
+
+def _why(pod: Untyped, where: str) -> tuple[str, str]:
+    """Why a pod is not ready, and what mends it."""
+    name = pod["metadata"]["name"]
+    describe = f"kubectl -n {where} describe pod {name}"
+    for one in _conditions(pod):
+        if one["type"] == "PodScheduled" and one["status"] == "False":
+            return f"no node takes it: {one.get('message', '')}", describe
+    for container in _containers(pod):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason, said = waiting.get("reason", ""), _last_words(container)
+        if reason in _IMAGE:
+            image = container.get("image", "its image")
+            return f"{reason}: {image}", "correct the chart's image, or let the nodes pull it"
+        if reason == "CrashLoopBackOff" or (said and not container.get("ready")):
+            logs = f"kubectl -n {where} logs {name} -c {container['name']} --previous"
+            return ": ".join(filter(None, (reason or "it ended", said))), f"{logs} says why"
+        if reason not in ("", "ContainerCreating", "PodInitializing"):
+            return f"{reason}: {waiting.get('message', '')}", describe
+    return "it runs, and does not say that it is ready", f"{describe} shows what its probe answers"
+
+
+def _containers(pod: Untyped) -> Iterator[Untyped]:
+    state = pod.get("status") or {}
+    yield from state.get("initContainerStatuses") or ()
+    yield from state.get("containerStatuses") or ()
+
+
+def _last_words(container: Untyped) -> str:
+    """The last line of a container that has ended: the chart's containers leave their log."""
+    for state in (container.get("state") or {}, container.get("lastState") or {}):
+        text = str((state.get("terminated") or {}).get("message") or "").strip()
+        if text:
+            return text.rpartition("\n")[2][:_WORDS]
+    return ""
