@@ -126,6 +126,7 @@ class Reports:
             addresses=self._knowledge.addresses(state.namespace, name),
             probed=probed,
             amiss=amiss,
+            refused=sandbox.refused,
         )
         for told in page.standing.note(look, now, clock.timestamp(clock.now()), verdicts):
             self._teller.stands(state, told.type, told.reason, told.message)

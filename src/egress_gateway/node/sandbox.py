@@ -134,6 +134,8 @@ class Sandbox:
         self.verifier: asyncio.Task[None] | None = None
         self.joiner: asyncio.Task[None] | None = None
         self.gone = False
+        self.refused = ""
+        """Why the kernel, or the tunnels' host, did not make the namespace so the last time."""
         self.superseded = False
         """The pod has a later sandbox: this one is held back until it is deleted."""
         self.starting = not attachment.verified
@@ -174,7 +176,11 @@ class Sandbox:
                     done = await self._kernel.run(step, self._desired())
                 except PortInUse:
                     attachment = self._another_port(attachment)
+                except DatapathError as error:
+                    self.refused = str(error)
+                    raise
                 else:
+                    self.refused = ""
                     self._forget_ports(before, attachment)
                     return [type(action).__name__ for action in done]
 

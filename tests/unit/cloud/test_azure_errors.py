@@ -129,6 +129,17 @@ def test_a_rejected_credential_says_what_to_mend(words: str, mend: str) -> None:
     assert mend in error.mend
 
 
+def test_a_token_that_azure_refuses_is_told_once() -> None:
+    from azure.mgmt.core.exceptions import ARMErrorFormat
+
+    words = "The access token expiry UTC time is earlier than current UTC time."
+    refused = refusal(401, "ExpiredAuthenticationToken", words)
+    given: Any = {"response": refused.response, "error_format": ARMErrorFormat}
+    said = str(read(ClientAuthenticationError(**given)))
+    assert said.count(words) == 1
+    assert f"no access token that Azure accepts: {words} (ExpiredAuthenticationToken)" in said
+
+
 def test_throttling_carries_how_long() -> None:
     error = read(refusal(429, "TooManyRequests", "slow down", **{"Retry-After": "17"}))
     assert error.retry_after == 17.0

@@ -194,10 +194,11 @@ def look_at(
     addresses: Mapping[str, tuple[str, str]],
     probed: Mapping[str, State],
     amiss: str = "",
+    refused: str = "",
 ) -> Look:
     """``addresses``: what each gateway of the configuration sends from, IPv4 and IPv6, by its
     node's name. ``probed``: what probes say of gateways' machines, by address. ``amiss``: what is
-    wrong with the configuration."""
+    wrong with the configuration. ``refused``: why this node cannot make the tunnel."""
     active = attachment.active
     if active is None:
         return Look(
@@ -209,6 +210,9 @@ def look_at(
     four, six = addresses.get(name, ("", ""))
     if active.verified:
         return Look(connected=True, gateway=name, egress_ip=four, egress_ip_v6=six)
+    if refused:
+        message = f"the pod's node cannot make its tunnel: {refused}"
+        return Look(connected=False, reason="TunnelNotMade", message=message)
     gateways = attachment.configuration.gateways
     answering = [g for g in gateways if probed.get(g.address) == "alive"]
     if answering:
@@ -216,7 +220,8 @@ def look_at(
             connected=False,
             reason="TunnelsUnanswered",
             message="gateways answer probes, but no tunnel to them is answered: check that UDP "
-            f"{active.server.port} reaches {_listed(answering)}",
+            f"{active.server.port} reaches {_listed(answering)}, and that the pods of "
+            "egress-gateway-gateway and egress-gateway-wireguard run there",
         )
     return Look(
         connected=False,

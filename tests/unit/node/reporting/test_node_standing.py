@@ -153,3 +153,13 @@ def test_what_a_look_says() -> None:
     dead = look(silent, gw1="lost", gw2="lost")
     assert dead.reason == "GatewaysUnreachable"
     assert look(attachment()).reason == "NoGateway"
+
+
+def test_a_node_that_cannot_make_the_tunnel_blames_no_gateway() -> None:
+    probed: dict[str, State]
+    silent, probed = at(GW1).with_active(verified=False), {GW1.address: "alive"}
+    refused = "tunnel host t.sock does not answer"
+    found = look_at(silent, addresses=ADDRESSES, probed=probed, refused=refused)
+    assert found.reason == "TunnelNotMade"
+    assert found.message == f"the pod's node cannot make its tunnel: {refused}"
+    assert look_at(at(GW1), addresses=ADDRESSES, probed=probed, refused=refused).connected

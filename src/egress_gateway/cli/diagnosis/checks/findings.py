@@ -170,13 +170,17 @@ def _configuration(view: ConfigurationView) -> Iterator[Finding]:
                 f"{gateway.message}",
                 mend=_GATEWAY_MENDS.get(gateway.reason, "see its GatewayStatus and agent's log"),
             )
+    down = [g.node for g in view.gateways if not g.serving and g.reason != NOT_REACHED]
     for pod in view.troubled_pods:
         code = _POD_CODES.get(pod.reason, "EG108")
+        mend = _POD_MENDS.get(code, "kubectl describe pod says what it waits for")
+        if down and pod.reason in _OF_GATEWAYS:
+            mend = f"first what EG204 says of {', '.join(down)}; then {mend}"
         yield Finding(
             code=code,
             object=f"Pod {namespace}/{pod.pod}",
             evidence=f"{pod.reason}: {pod.message}",
-            mend=_POD_MENDS.get(code, "kubectl describe pod says what it waits for"),
+            mend=mend,
         )
     explained = any(not g.serving for g in view.gateways) or bool(view.troubled_pods)
     if view.state == "NotReady" and not explained:
@@ -282,6 +286,8 @@ _MORE: Final = (
     (KEYS_ROTATED, "EG206", "kubectl get podendpoints shows which pods use the former key pair"),
 )
 """Conditions that ``Ready`` and ``Degraded`` say nothing of: type, code, fix."""
+_OF_GATEWAYS: Final = frozenset({"TunnelsUnanswered", "GatewaysUnreachable"})
+"""Reasons of pods that a gateway's own trouble explains."""
 _POD_CODES: Final = {
     "HostNetwork": "EG105",
     "NotScheduled": "EG106",

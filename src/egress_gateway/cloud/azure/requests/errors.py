@@ -88,8 +88,11 @@ def _unauthenticated(
     error: ClientAuthenticationError, operation: str, resource: str
 ) -> errors.CloudError:
     text = _one_line(error.message)
-    found = _SIGN_IN.search(text)
-    code = found[0] if found else _words(error)[0]
+    code, message = _words(error)
+    if found := _SIGN_IN.search(text):
+        code = found[0]
+    elif code:  # of Azure Resource Manager: the library's text has the sentence twice
+        text = f"{message} ({code})"
     row = known(code) or known("NoToken")
     return errors.Unauthenticated(
         f"{operation}: no access token that Azure accepts: {text}",
