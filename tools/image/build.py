@@ -43,12 +43,13 @@ NAME = "static-egress-gateway"
 _HOST_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
 """How this machine reaches PyPI; shown to the build's steps, never part of the image."""
 _TIMELESS = ("--timestamp", "0")
-"""A layer that another commit's build left is taken as it is, with that build's time. A label
-says when the image's commit was made."""
+"""A layer that another commit's build left is taken as it is, with that build's time. Labels of the
+last step say which commit it is, and when that was made. (buildah's ``--label`` writes them into
+every step, and a step's history names the one before: an image on kept layers was another one.)"""
 _APART = ("unshare", "--mount", "--propagation=private", "--")
 """What buildah mounts ends with it: 1.28 leaves a mount for each build that copies from a stage."""
-_STORE = "layers"
-"""Not the folder "store" of before, whose layers have times of commits."""
+_STORE = "steps"
+"""Not the folders "store" and "layers" of before, whose layers tell of commits."""
 
 
 class ImageError(Exception):
@@ -171,17 +172,15 @@ class Builder:
             bases.append(f"RUNTIME={self.runtime(architecture, fresh=fresh)}")
         say(f"image: {name}, some minutes the first time …")
         shown = [f"--volume={path}:{path}:ro" for path in _HOST_FILES if Path(path).exists()]
-        arguments = [*bases, f"TARGETARCH={architecture}"]
         created = datetime.fromtimestamp(self._epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        arguments = [*bases, f"TARGETARCH={architecture}", f"CREATED={created}"]
+        arguments += [f"REVISION={self._revision}", f"VERSION={version()}"]
         self.buildah(
             "build",
             *("--quiet", "--layers", "--isolation", "chroot"),
             *(["--pull-never"] if base is None else []),
             *(["--no-cache"] if fresh else []),
             *("--signature-policy", str(self._policy)),
-            *("--label", f"org.opencontainers.image.created={created}"),
-            *("--label", f"org.opencontainers.image.revision={self._revision}"),
-            *("--label", f"org.opencontainers.image.version={version()}"),
             *("--platform", f"linux/{own}", *_TIMELESS),
             *(word for argument in arguments for word in ("--build-arg", argument)),
             *shown,
