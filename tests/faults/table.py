@@ -113,6 +113,7 @@ def healthy(gateways: int = 2, pods: int = 3, workers: int = 2, namespace: str =
             pod("done", {KEY: "gone"}, namespace, phase="Succeeded"),
         ],
         components=[ComponentView(name="egress-gateway-node", ready=workers, wanted=workers)],
+        agents={*names_, *(f"n{n}" for n in range(workers))},
     )
 
 
@@ -231,6 +232,18 @@ def without_agent(facts: Facts) -> Facts:
 
 
 GATEWAY: Final = {names.GATEWAY_NODE_LABEL: "true"}
+
+
+def unwatched(*nodes: str) -> Callable[[Facts], Facts]:
+    """The node agents' DaemonSet has lost ``nodes``; its pods elsewhere are ready."""
+
+    def change(facts: Facts) -> Facts:
+        there = {n.metadata.name for n in facts.nodes or ()}
+        return replace(facts, agents=there - {*nodes})
+
+    return change
+
+
 FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
     # what is broken, how, the code, the object, a word of the evidence or the fix
     (
@@ -304,6 +317,13 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "EG105",
         "Pod shop/p",
         "hostNetwork",
+    ),
+    (
+        "a node falls out of the agents' DaemonSet",
+        unwatched("n0"),
+        "EG303",
+        "Node n0",
+        "2 attached pods are not moved",
     ),
     (
         "no node has room",

@@ -20,6 +20,7 @@ from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.packets.hops import hops, probed
 from egress_gateway.cli.diagnosis.status import render
 from tests.faults.before import ACCOUNTS, BEFORE, MACHINES
+from tests.faults.installed import INSTALLED
 from tests.faults.table import FAULTS, KEY, healthy, last_node, node, not_reached, pod, said
 
 CLUSTER = [ipaddress.ip_network("10.244.0.0/16")]
@@ -117,7 +118,7 @@ def test_every_code_has_a_paragraph() -> None:
     page = (Path(__file__).parents[2] / "docs/checks.md").read_text()
     assert set(re.findall(r"^## (EG\d+)", page, re.MULTILINE)) == set(TITLES)
     shown = {f[2] for f in FAULTS} | {f[2] for f in BEFORE} | {f[2] for f in MACHINES}
-    shown |= {f[2] for f in ACCOUNTS}
+    shown |= {f[2] for f in ACCOUNTS} | {f[2] for f in INSTALLED}
     assert shown == set(TITLES), "each is shown by a fault"
     assert len(FAULTS) + len(BEFORE) + len(MACHINES) >= 60
 

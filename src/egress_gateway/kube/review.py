@@ -36,10 +36,21 @@ class _AccessStatus(msgspec.Struct, frozen=True):
     allowed: bool = False
 
 
-class AccessReview(msgspec.Struct, frozen=True):
-    """A SubjectAccessReview or SelfSubjectAccessReview as it comes back."""
-
+class _AccessReview(msgspec.Struct, frozen=True):
     status: _AccessStatus = _AccessStatus()
+
+
+async def allowed(client: Client, spec: dict[str, Any], kind: str = "SubjectAccessReview") -> bool:
+    """Whether what a SubjectAccessReview or SelfSubjectAccessReview asks for is allowed. Raises
+    ``ApiError``."""
+    path = f"/apis/authorization.k8s.io/v1/{kind.lower()}s"
+    return (await _posted(client, _AccessReview, path, kind, spec)).status.allowed
+
+
+async def _posted(client: Client, made: type[T], path: str, kind: str, spec: dict[str, Any]) -> T:
+    group = path.split("/")[2]
+    body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
+    return wire.decode_answer(made, await client.request("POST", path, body=body), kind)
 
 
 class MetricsReader:
@@ -52,7 +63,8 @@ class MetricsReader:
         """Whether the bearer may get /metrics; None: the token is not valid. Raises
         ``ApiError``."""
         path = "/apis/authentication.k8s.io/v1/tokenreviews"
-        who = (await self._post(_TokenReview, path, "TokenReview", {"token": token})).status
+        asked = {"token": token}
+        who = (await _posted(self._client, _TokenReview, path, "TokenReview", asked)).status
         if not who.authenticated:
             return None
         spec = {
@@ -62,10 +74,4 @@ class MetricsReader:
             "extra": who.user.extra,
             "nonResourceAttributes": {"path": "/metrics", "verb": "get"},
         }
-        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-        return (await self._post(AccessReview, path, "SubjectAccessReview", spec)).status.allowed
-
-    async def _post(self, made: type[T], path: str, kind: str, spec: dict[str, Any]) -> T:
-        group = path.split("/")[2]
-        body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
-        return wire.decode_answer(made, await self._client.request("POST", path, body=body), kind)
+        return await allowed(self._client, spec)

@@ -9,7 +9,7 @@ read; that never counts as good.
 from __future__ import annotations
 
 import datetime
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
@@ -111,20 +111,31 @@ class AttemptView(_Value, frozen=True):
     """Since the last time; None: it goes on."""
 
 
+class UnwatchedView(_Value, frozen=True):
+    """A node without an agent, and how many attached pods it has."""
+
+    node: str
+    pods: int
+
+
 class Overview(_Value, frozen=True):
     """All that ``status`` shows."""
 
     configurations: list[ConfigurationView]
     components: list[ComponentView]
     attempts: list[AttemptView]
+    unwatched: list[UnwatchedView]
+    """Nodes that annotated pods run on, or may come to, and that have no agent."""
     unseen: list[str]
     """What could not be read, each with the reason."""
 
     @property
     def healthy(self) -> bool:
         """Whether every configuration is Ready, and every component has the pods that it should."""
-        return all(c.state == "Ready" for c in self.configurations) and all(
-            c.ready >= c.wanted for c in self.components
+        return (
+            all(c.state == "Ready" for c in self.configurations)
+            and all(c.ready >= c.wanted for c in self.components)
+            and not self.unwatched
         )
 
 
@@ -139,6 +150,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Sequence[Node] | None = ()
     pods: Sequence[Pod] | None = ()
     components: Sequence[ComponentView] = ()
+    agents: Container[str] | None = None
+    """Nodes that a node agent's pod is on."""
     events: Sequence[Event] = ()
     """Warnings on Nodes."""
     unseen: Sequence[str] = ()
@@ -172,8 +185,22 @@ def summarize(facts: Facts) -> Overview:
         ],
         components=list(facts.components),
         attempts=[*_events(facts), *_claims(facts.gateways or ())],
+        unwatched=list(_unwatched(facts)),
         unseen=list(facts.unseen),
     )
+
+
+def _unwatched(facts: Facts) -> Iterable[UnwatchedView]:
+    """Nobody takes the label away where no agent runs any more, and what was told of the pods
+    there stands."""
+    if facts.agents is None:
+        return
+    pods = Counter(e.spec.node_name for e in facts.endpoints or ())
+    for node in facts.nodes or ():
+        name = node.metadata.name
+        concerned = pods[name] or node.metadata.labels.get(names.NODE_READY_LABEL) == "true"
+        if concerned and node.ready and name not in facts.agents:
+            yield UnwatchedView(node=name, pods=pods[name])
 
 
 def _events(facts: Facts) -> Iterable[AttemptView]:

@@ -26,7 +26,7 @@ from egress_gateway.cli.diagnosis.overview import (
     Overview,
     summarize,
 )
-from egress_gateway.cli.diagnosis.workloads import components
+from egress_gateway.cli.diagnosis.workloads import agents, components
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import Forbidden, NotFound, Unauthorized
 from egress_gateway.kube.resources import Resource
@@ -125,11 +125,13 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
         visible("Nodes", items(resources.NODES, None)),
         visible("Pods", items(resources.PODS, namespace)),
     )
-    (configurations, endpoints, gateways, nodes, pods), workloads, events = await asyncio.gather(
+    found = await asyncio.gather(
         objects,
         visible(f"components in {system}", components(client, system)),
         visible("Events of Nodes", items(resources.EVENTS, "default", _OF_NODES)),
+        visible(f"Pods in {system}", agents(client, "node", system)),
     )
+    (configurations, endpoints, gateways, nodes, pods), workloads, events, watching = found
     return Facts(
         at=client.now(),
         configurations=configurations,
@@ -139,6 +141,7 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
         pods=pods,
         components=workloads or (),
         events=events or (),
+        agents=None if watching is None else {pod.spec.node_name for pod in watching},
         unseen=sorted(unseen),
     )
 
@@ -160,6 +163,15 @@ def render(overview: Overview, *, width: int = 80, wide: bool = False) -> str:
         lines.append(f"  {workload.name}: {state}")
         for said in (workload.message, workload.mend and f"fix: {workload.mend}"):
             lines += _wrapped(said, width, "    ")
+    if overview.unwatched:
+        lines.append("nodes without an egress-gateway-node pod (egress-gateway check: EG303):")
+    shown = overview.unwatched if wide else overview.unwatched[:_NAMED]
+    lines += [
+        f"  {one.node}: {click.style('no agent', fg='red')}, {one.pods} attached pods"
+        for one in shown
+    ]
+    if len(shown) < len(overview.unwatched):
+        lines.append(f"  … and {len(overview.unwatched) - len(shown)} more (--output wide)")
     if overview.attempts:
         lines.append("refused, and nobody honest asks for it:")
     for attempt in overview.attempts[: None if wide else _NAMED]:

@@ -11,7 +11,7 @@ from egress_gateway.cli.diagnosis.overview import ComponentView
 from egress_gateway.cli.diagnosis.selection import selected
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import Forbidden
-from egress_gateway.kube.resources import Untyped
+from egress_gateway.kube.resources import Pod, Untyped
 
 if TYPE_CHECKING:
     from egress_gateway.cli.once import Lists
@@ -40,6 +40,13 @@ async def components(client: Lists, namespace: str) -> list[ComponentView]:
             everything = client.list(resources.PODS.untyped(), namespace, labels=names.COMPONENTS)
             pods = (await everything).items
     return sorted((component(obj, pods) for obj in found), key=lambda c: c.name)
+
+
+async def agents(client: Lists, component: str, namespace: str) -> list[Pod]:
+    """The pods of a component that have not ended. Raises ``ApiError``."""
+    labels = f"{names.COMPONENTS},app.kubernetes.io/component={component}"
+    found = (await client.list(resources.PODS, namespace, labels=labels)).items
+    return [pod for pod in found if not pod.finished]
 
 
 def component(workload: Untyped, pods: Sequence[Untyped] = ()) -> ComponentView:

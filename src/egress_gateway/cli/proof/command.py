@@ -21,7 +21,7 @@ import msgspec
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.agents.answers import Round
-from egress_gateway.cli.diagnosis.packets.hops import IPNetwork
+from egress_gateway.cli.diagnosis.networks import IPNetwork
 from egress_gateway.cli.diagnosis.packets.trace import cluster_networks, verify_targets
 from egress_gateway.cli.diagnosis.workloads import components
 from egress_gateway.cli.proof.plan import (

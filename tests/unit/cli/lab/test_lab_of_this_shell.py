@@ -29,7 +29,7 @@ NAMED = [
     for words, command in commands(lab)
     if any(p.name == "name" and isinstance(p, click.Option) for p in command.params)
 ]
-ARGUMENTS = {"cut": ["node"], "mend": ["node"], "kill": ["node"], "add": ["cut"]}
+ARGUMENTS = {"cut": ["node"], "mend": ["node"], "kill": ["node"], "boot": ["node"], "add": ["cut"]}
 
 
 @pytest.mark.parametrize(("words", "command"), NAMED, ids=[" ".join(w) for w, _ in NAMED])

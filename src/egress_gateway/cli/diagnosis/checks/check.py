@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 
 from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.diagnosis.checks.findings import TITLES, Finding, findings
+from egress_gateway.cli.diagnosis.checks.installation import judged, look
 from egress_gateway.cli.diagnosis.overview import summarize
 from egress_gateway.cli.diagnosis.status import read
 
@@ -62,9 +64,11 @@ async def _now(
     kubeconfig: str | None, namespace: str | None, system: str
 ) -> tuple[list[Finding], list[str]]:
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
-        facts = await read(client, namespace, system)
-    found = findings(facts, summarize(facts))
-    return found, list(facts.unseen)
+        facts, (installed, hidden) = await asyncio.gather(
+            read(client, namespace, system), look(client, system)
+        )
+    found = [*findings(facts, summarize(facts)), *judged(installed, facts.nodes)]
+    return found, [*facts.unseen, *hidden]
 
 
 async def _before(
@@ -87,9 +91,9 @@ async def _before(
     if azure_config is None:
         return found, [*unseen, machines, "Azure: --azure-config names where it is"]
     from egress_gateway.cli.diagnosis.checks.azure import before_azure
-    from egress_gateway.cli.diagnosis.checks.azure_look import look
+    from egress_gateway.cli.diagnosis.checks.azure_look import look as look_at_azure
 
-    seen, hidden = await look(azure_config, prefixes, as_me=as_me)
+    seen, hidden = await look_at_azure(azure_config, prefixes, as_me=as_me)
     return [*found, *before_azure(seen)], [*unseen, *hidden, machines]
 
 

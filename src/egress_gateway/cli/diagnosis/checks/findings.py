@@ -54,6 +54,11 @@ TITLES: Final = {
     "EG207": "nodes do not reach a gateway",
     "EG301": "a component is not ready",
     "EG302": "a node is not prepared for annotated pods",
+    "EG303": "a node has no agent",
+    "EG304": "clusterCidrs lacks addresses of the cluster",
+    "EG305": "nothing keeps annotated pods off nodes without the plugin",
+    "EG306": "a component has lost its rights",
+    "EG307": "components are of different images",
     "EG401": "Kubernetes is too old",
     "EG402": "there are too few gateway nodes",
     "EG403": "a gateway node has no taint",
@@ -80,6 +85,7 @@ def findings(facts: Facts, overview: Overview) -> list[Finding]:
         *_pods(facts),
         *_components(overview),
         *_nodes(facts),
+        *_unwatched(overview),
         *_claims(facts),
         *(f for view in overview.configurations for f in _configuration(view)),
         *(f for sgc in facts.configurations for f in _conditions(sgc)),
@@ -259,6 +265,19 @@ def _nodes(facts: Facts) -> Iterator[Finding]:
                 "there",
                 mend="see the log of its egress-gateway-node pod, if one runs there",
             )
+
+
+def _unwatched(overview: Overview) -> Iterator[Finding]:
+    for one in overview.unwatched:
+        yield Finding(
+            code="EG303",
+            object=f"Node {one.node}",
+            evidence=f"no egress-gateway-node pod is there: its {one.pods} attached pods are not "
+            "moved when their gateway is lost, and annotated pods that come there do not start",
+            mend="let the DaemonSet egress-gateway-node have the node (nodeSelector, affinity, "
+            "tolerations); until then take the label away: "
+            f"kubectl label node {one.node} {names.NODE_READY_LABEL}-",
+        )
 
 
 def _virtual(node: Node) -> bool:

@@ -22,7 +22,7 @@ from egress_gateway.kube import wire
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import DAEMON_SETS, NAMESPACES, NODES, Node
-from egress_gateway.kube.review import AccessReview
+from egress_gateway.kube.review import allowed
 
 _CHAIN: Final = Path("/etc/cni/net.d")
 _TRY: Final = """
@@ -93,14 +93,7 @@ async def _refused(client: Client, system: str) -> list[str]:
         asked = {"group": group, "resource": resource, "verb": "create"}
         if namespace:
             asked["namespace"] = system
-        body = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": asked},
-        }
-        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        answer = await client.request("POST", path, body=body)
-        if not wire.decode_answer(AccessReview, answer, f"rights to {resource}").status.allowed:
+        if not await allowed(client, {"resourceAttributes": asked}, "SelfSubjectAccessReview"):
             missing.append(f"{resource} in {system}" if namespace else resource)
     return missing
 

@@ -7,7 +7,6 @@ answers to packets) comes from its agent as a ``Round``.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
@@ -17,13 +16,12 @@ from egress_gateway.api import names
 from egress_gateway.api.conditions import DEGRADED, EGRESS_VERIFIED, READY, find
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.cli.agents.answers import Asked, Round, SeenTunnel
+from egress_gateway.cli.diagnosis.networks import IPAddress, IPNetwork, networks
 from egress_gateway.cli.diagnosis.overview import NOT_REACHED, ConfigurationView, Facts, Overview
 from egress_gateway.cli.diagnosis.selection import selected
 from egress_gateway.kube.resources import Pod, Untyped
 
 Verdict = Literal["good", "bad", "unknown"]
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SESSION: Final = 180.0
 """Seconds for which a WireGuard session carries packets after its handshake (its paper, 6.1:
 Reject-After-Time). A pod that is idle needs none: its next packet begins another."""
@@ -223,15 +221,6 @@ def of_gateway(
 ) -> bool:
     """Whether packets to there are the gateway's."""
     return _way(sgc, to, cluster).verdict == "good"
-
-
-def networks(texts: Sequence[str]) -> Iterator[IPNetwork]:
-    """Those of ``texts`` that are networks."""
-    for text in texts:
-        try:
-            yield ipaddress.ip_network(text, strict=False)
-        except ValueError:
-            continue
 
 
 def _configuration(sgc: StaticGatewayConfiguration) -> Hop:

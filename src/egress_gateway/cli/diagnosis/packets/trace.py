@@ -16,20 +16,19 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running
 from egress_gateway.cli.agents.answers import Round
+from egress_gateway.cli.diagnosis.networks import IPAddress, IPNetwork, networks
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.packets import pcap
 from egress_gateway.cli.diagnosis.packets.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
 from egress_gateway.cli.diagnosis.packets.hops import (
     Hop,
-    IPAddress,
-    IPNetwork,
     hops,
     inside,
-    networks,
     policies,
     probed,
 )
 from egress_gateway.cli.diagnosis.status import read
+from egress_gateway.cli.diagnosis.workloads import agents
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Forbidden, NotFound
 from egress_gateway.kube.resources import (
@@ -280,9 +279,8 @@ async def _resolvers(client: Client, pod: Pod) -> list[str]:
 
 async def _agent(client: Client, component: str, node: str, system: str) -> Pod | None:
     """The pod of a component on a node; pools' gateway agents have DaemonSets of their own."""
-    labels = f"{names.COMPONENTS},app.kubernetes.io/component={component}"
-    agents = (await client.list(PODS, system, labels=labels)).items
-    return next((a for a in agents if a.spec.node_name == node and not a.finished), None)
+    running = await agents(client, component, system)
+    return next((agent for agent in running if agent.spec.node_name == node), None)
 
 
 async def _sent(

@@ -1,0 +1,201 @@
+"""What ``check`` looks at besides objects of ours: the installation as the chart has made it.
+
+Each of these faults leaves running pods and the components' readiness as they are, and shows when
+somebody next needs what is missing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from egress_gateway.api import names
+from egress_gateway.cli.diagnosis.checks.findings import Finding
+from egress_gateway.cli.diagnosis.networks import networks
+from egress_gateway.kube import resources
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.errors import ApiError, NotFound
+from egress_gateway.kube.resources import Node, Resource, Untyped
+from egress_gateway.kube.review import allowed
+
+_RIGHTS: Final = {
+    "egress-gateway-controller": (names.GROUP, "staticgatewayconfigurations"),
+    "egress-gateway-gateway": (names.GROUP, "staticgatewayconfigurations"),
+    "egress-gateway-node": ("", "pods"),
+}
+"""What each account's ClusterRole lets it list, of all namespaces."""
+_BINDING: Final = "egress-gateway-pods"
+_VERSIONS: Final = ("v1", "v1beta1")
+"""In which Kubernetes serves mutating policies."""
+
+
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read. None: it could not be, and is no finding."""
+
+    cidrs: Sequence[str] | None = None
+    """``clusterCidrs`` of the chart's ConfigMap."""
+    resolvers: Sequence[str] = ()
+    """Addresses of the cluster's DNS."""
+    admission: str = ""
+    """The chart's ``admission.mode``: policy, webhook or none."""
+    bound: bool | None = None
+    """Whether the mutating policy has its binding."""
+    rights: Mapping[str, bool] = {}
+    """By account: whether it may still do its work."""
+    images: Mapping[str, str] = {}
+    """By workload."""
+
+
+def judged(installed: Installation, nodes: Sequence[Node] | None) -> Iterator[Finding]:
+    """What is amiss. Pure."""
+    if installed.cidrs is not None:
+        yield from _outside(installed.cidrs, installed.resolvers, nodes or ())
+    if installed.admission == "policy" and installed.bound is False:
+        yield Finding(
+            code="EG305",
+            object=f"MutatingAdmissionPolicyBinding {_BINDING}",
+            evidence="it is gone: annotated pods come to nodes that are not ready for them, and "
+            "the default of a namespace is not written into its pods",
+            mend="helm upgrade with the values of the installation makes it again",
+        )
+    for account, right in installed.rights.items():
+        if not right:
+            group, what = _RIGHTS[account]
+            yield Finding(
+                code="EG306",
+                object=f"ServiceAccount {account}",
+                evidence=f"it may not list {what}{f'.{group}' if group else ''}: its pods go on "
+                "with what they know, and learn nothing new",
+                mend=f"helm upgrade makes the ClusterRoleBinding {account} again",
+            )
+    if len(set(installed.images.values())) > 1:
+        listed = ", ".join(f"{name}: {image}" for name, image in sorted(installed.images.items()))
+        yield Finding(
+            code="EG307",
+            object="Workloads of egress-gateway",
+            evidence=f"their images differ: {listed}",
+            mend="helm upgrade brings all to one version; helm history says what was installed",
+        )
+
+
+def _outside(
+    cidrs: Sequence[str], resolvers: Sequence[str], nodes: Sequence[Node]
+) -> Iterator[Finding]:
+    """Addresses of the cluster that pods would send to the gateway, one of each kind."""
+    known = list(networks(cidrs))
+    for kind, texts in (
+        ("the cluster's DNS", resolvers),
+        ("pods", [cidr for node in nodes for cidr in node.spec.pod_cidrs]),
+        ("nodes", [address for node in nodes for address in node.internal_ips]),
+    ):
+        missing = [
+            network
+            for network in networks(texts)
+            if not any(
+                network.version == one.version and network.subnet_of(one)  # type: ignore[arg-type]
+                for one in known
+            )
+        ]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            yield Finding(
+                code="EG304",
+                object="ConfigMap egress-gateway",
+                evidence=f"clusterCidrs ({', '.join(cidrs)}) lacks {kind}: {missing[0]}{more}; "
+                "annotated pods send there through the gateway, which refuses or loses it",
+                mend="add the range to cluster.cidrs of the chart",
+            )
+
+
+async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
+    """As far as this person may; and what was not to be seen."""
+    unseen: list[str] = []
+    try:
+        config = (await client.get(resources.CONFIG_MAPS, "egress-gateway", system)).data
+        cidrs = [text.strip() for text in config.get("clusterCidrs", "").split(",")]
+        admission, found = config.get("admission", ""), [c for c in cidrs if c] or None
+    except ApiError:
+        unseen.append(f"ConfigMap egress-gateway in {system}")
+        admission, found = "", None
+    try:
+        images = await _images(client, system)
+    except ApiError:
+        images = {}  # ``status.read`` has said that components are not to be seen
+    try:
+        bound = await _bound(client) if admission == "policy" else None
+    except ApiError:
+        unseen.append("MutatingAdmissionPolicyBindings")
+        bound = None
+    try:
+        rights = {account: await _may(client, system, account) for account in _RIGHTS}
+    except ApiError:
+        unseen.append("rights of the components (needs to create subjectaccessreviews)")
+        rights = {}
+    return Installation(
+        cidrs=found,
+        resolvers=await _resolvers(client),
+        admission=admission,
+        bound=bound,
+        rights=rights,
+        images=images,
+    ), unseen
+
+
+async def _images(client: Client, system: str) -> dict[str, str]:
+    return {
+        workload["metadata"]["name"]: workload["spec"]["template"]["spec"]["containers"][0]["image"]
+        for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS)
+        for workload in (await client.list(kind.untyped(), system, labels=names.COMPONENTS)).items
+    }
+
+
+async def _bound(client: Client) -> bool:
+    for version in _VERSIONS:
+        bindings: Resource[Untyped] = Resource(
+            group="admissionregistration.k8s.io",
+            version=version,
+            plural="mutatingadmissionpolicybindings",
+            kind="MutatingAdmissionPolicyBinding",
+            namespaced=False,
+            type=dict,
+        )
+        try:
+            await client.get(bindings, _BINDING)
+            return True
+        except NotFound:
+            continue
+    return False
+
+
+async def _may(client: Client, system: str, account: str) -> bool:
+    group, resource = _RIGHTS[account]
+    spec = {
+        "user": f"system:serviceaccount:{system}:{account}",
+        "groups": [
+            "system:serviceaccounts",
+            f"system:serviceaccounts:{system}",
+            "system:authenticated",
+        ],
+        "resourceAttributes": {"verb": "list", "group": group, "resource": resource},
+    }
+    return await allowed(client, spec)
+
+
+async def _resolvers(client: Client) -> list[str]:
+    try:
+        found = await client.get(resources.SERVICES, "kube-dns", "kube-system")
+    except ApiError:
+        return []
+    listed = found["spec"].get("clusterIPs", ())
+    return [ip for ip in listed if _is_address(ip)]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False  # "None": a headless Service
+    return True

@@ -1,0 +1,81 @@
+"""Faults of an installation that leave running pods and the components' readiness as they are."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from egress_gateway.cli.diagnosis.checks.installation import Installation
+from egress_gateway.kube.resources import Node, NodeAddress, NodeSpec, NodeStatus
+from tests.faults.table import node
+
+WHOLE: Final = Installation(
+    cidrs=["10.244.0.0/16", "10.224.0.0/12", "10.0.0.0/16", "2001:db8:244::/56"],
+    resolvers=["10.0.0.10"],
+    admission="policy",
+    bound=True,
+    rights={
+        "egress-gateway-controller": True,
+        "egress-gateway-gateway": True,
+        "egress-gateway-node": True,
+    },
+    images={"egress-gateway-controller": "r/i:1", "egress-gateway-node": "r/i:1"},
+)
+
+
+def worker(*pod_cidrs: str, address: str = "10.224.0.4") -> Node:
+    return replace(
+        node("n0", {}),
+        spec=NodeSpec(pod_cidrs=list(pod_cidrs)),
+        status=NodeStatus(addresses=[NodeAddress(type="InternalIP", address=address)]),
+    )
+
+
+NODES: Final = [worker("10.244.0.0/24", "2001:db8:244:1::/64"), worker("10.244.1.0/24")]
+
+
+def without(*gone: str) -> Installation:
+    return replace(WHOLE, cidrs=[cidr for cidr in WHOLE.cidrs or () if cidr not in gone])
+
+
+def lost(account: str) -> dict[str, Any]:
+    return {"rights": {**WHOLE.rights, account: False}}
+
+
+INSTALLED: Final[list[tuple[str, Installation, str, str, str]]] = [
+    ("clusterCidrs without pods", without("10.244.0.0/16"), "EG304", "ConfigMap", "lacks pods"),
+    ("clusterCidrs without nodes", without("10.224.0.0/12"), "EG304", "ConfigMap", "lacks nodes"),
+    ("clusterCidrs without DNS", without("10.0.0.0/16"), "EG304", "ConfigMap", "DNS: 10.0.0.10"),
+    (
+        "clusterCidrs without pods' IPv6",
+        without("2001:db8:244::/56"),
+        "EG304",
+        "ConfigMap",
+        "2001:db8:244:1::/64",
+    ),
+    (
+        "the mutating policy's binding is deleted",
+        replace(WHOLE, bound=False),
+        "EG305",
+        "MutatingAdmissionPolicyBinding",
+        "helm upgrade",
+    ),
+    *(
+        (
+            f"{account} has lost its rights",
+            replace(WHOLE, **lost(account)),
+            "EG306",
+            f"ServiceAccount {account}",
+            f"ClusterRoleBinding {account}",
+        )
+        for account in WHOLE.rights
+    ),
+    (
+        "one component of another image",
+        replace(WHOLE, images={**WHOLE.images, "egress-gateway-node": "r/i:2"}),
+        "EG307",
+        "Workloads",
+        "egress-gateway-node: r/i:2",
+    ),
+]

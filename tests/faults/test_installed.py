@@ -1,0 +1,41 @@
+"""Faults of an installation are named before somebody needs what is missing."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from egress_gateway.cli.diagnosis.checks.installation import Installation, judged
+from tests.faults.installed import INSTALLED, NODES, WHOLE
+
+
+@pytest.mark.parametrize(
+    ("installed", "code", "where", "words"),
+    [f[1:] for f in INSTALLED],
+    ids=[f[0] for f in INSTALLED],
+)
+def test_what_is_missing_is_named(
+    installed: Installation, code: str, where: str, words: str
+) -> None:
+    (found,) = judged(installed, NODES)
+    assert found.code == code
+    assert found.object.startswith(where)
+    assert words in f"{found.evidence} {found.mend}"
+    assert found.mend
+
+
+@pytest.mark.parametrize(
+    "installed",
+    [
+        WHOLE,
+        replace(WHOLE, cidrs=["0.0.0.0/0", "::/0"]),
+        replace(WHOLE, admission="webhook", bound=None),
+        replace(WHOLE, admission="none", bound=None),
+        Installation(),
+    ],
+)
+def test_a_whole_installation_has_no_finding_nor_has_what_may_not_be_read(
+    installed: Installation,
+) -> None:
+    assert list(judged(installed, NODES)) == []
+    assert list(judged(installed, None)) == []
