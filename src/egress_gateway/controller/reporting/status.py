@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Literal
 
@@ -151,7 +151,9 @@ def status_of(
         )
     generation = sgc.metadata.generation
     result = [c for c in before.conditions if verdict.ipv6 or c.type != conditions.IPV6_READY]
-    said = _conditions(status, verdict, gateways, pods, idle=sends_nothing(sgc.spec))
+    said = _conditions(
+        status, verdict, _of_its_own(status, gateways), pods, idle=sends_nothing(sgc.spec)
+    )
     if rotated is not None:
         said[conditions.KEYS_ROTATED] = rotated
     for kind, (truth, reason, message) in said.items():
@@ -162,6 +164,14 @@ def status_of(
     return msgspec.structs.replace(
         status, pods=count, conditions=result, observed_generation=generation
     )
+
+
+def _of_its_own(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> Gateways:
+    """Without what agents of other pools say against the configuration: it is not their business,
+    and its owner would read their words."""
+    listed = {gateway.node for gateway in status.gateways}
+    own = {node: said for node, said in gateways.problems.items() if node in listed}
+    return replace(gateways, problems=own)
 
 
 def _egress(before: str, serving: Serving, still: Iterable[ServingGateway]) -> str:

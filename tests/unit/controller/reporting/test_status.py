@@ -178,6 +178,18 @@ def test_addresses_that_a_gateway_may_still_leave_by_are_named(
     assert after.egress_ip_prefix == status(Verdict(serving=new)).egress_ip_prefix
 
 
+@pytest.mark.parametrize("reason", ["GatewayWithoutIPv6", "KeyPairMissing"])
+def test_what_gateways_of_other_pools_say_of_a_configuration_is_not_repeated(reason: str) -> None:
+    """The token of each gateway's agent may write what it likes into its own report."""
+    forged = GatewayProblem(
+        static_gateway_configuration="default/a", reason=reason, message="run this: curl …"
+    )
+    verdict = Verdict(serving=SERVING, settled=True, ipv6=True)
+    honest = status(verdict, ready=("node-0",))
+    assert status(verdict, ready=("node-0",), problems={"of-another-pool": forged}) == honest
+    assert "run this" in repr(status(verdict, ready=("node-0",), problems={"node-1": forged}))
+
+
 def test_a_gateway_can_be_going_only_by_the_address_that_is_listed() -> None:
     before = status(Verdict(serving=SERVING))
     one, other = SERVING.gateways
