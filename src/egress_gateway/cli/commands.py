@@ -164,13 +164,14 @@ def _told(error: Exception, command: str | None) -> click.ClickException | None:
     """One line about an expected error of ``command``; None: the error is unexpected."""
     if isinstance(error, ModuleNotFoundError):
         return _lacking(error, command)
-    from egress_gateway.kube.errors import ApiError  # only who fails pays for it
+    from egress_gateway.cli import terminal  # only who fails pays for these
+    from egress_gateway.kube.errors import ApiError
     from egress_gateway.service.errors import expected
 
     line = expected(error)
     if isinstance(error, ApiError):
         line = f"the Kubernetes API {'refused' if error.status else 'was not reached'}: {error}"
-    return None if line is None else click.ClickException(line)
+    return None if line is None else click.ClickException(terminal.plain(line))
 
 
 def _lacking(error: ModuleNotFoundError, command: str | None) -> click.ClickException | None:

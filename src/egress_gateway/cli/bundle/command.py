@@ -19,7 +19,7 @@ from typing import IO, Final
 
 import click
 
-from egress_gateway.cli import cluster, options, running
+from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.bundle.collect import Collector, credentials
 from egress_gateway.cli.diagnosis.status import read
 from egress_gateway.cli.once import Once
@@ -87,7 +87,7 @@ def bundle(
     except OSError as error:
         raise click.ClickException(f"cannot write {target}: {error.strerror}") from error
     for what in unseen:
-        click.echo(f"not read: {what}", err=True)
+        terminal.echo(f"not read: {what}", err=True)
     click.echo(
         f"{target} ({target.stat().st_size // 1024} KiB); look through it before you send it"
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 import msgspec
 
-from egress_gateway.cli import cluster, options, running
+from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.diagnosis.overview import (
     NOT_REACHED,
     ConfigurationView,
@@ -76,13 +76,14 @@ def status(
         overview = summarize(facts)
         if watch and output in ("text", "wide"):
             click.clear()
-        _print(overview, output)
+        show(overview, output)
         if not watch:
             sys.exit(0 if overview.healthy else 1)
         time.sleep(2)
 
 
-def _print(overview: Overview, output: str) -> None:
+def show(overview: Overview, output: str) -> None:
+    """Prints it as ``--output`` asks."""
     if output == "json":
         click.echo(msgspec.json.encode(overview).decode())
         return
@@ -92,7 +93,7 @@ def _print(overview: Overview, output: str) -> None:
         click.echo(yaml.safe_dump(msgspec.to_builtins(overview), sort_keys=False), nl=False)
         return
     width = shutil.get_terminal_size((80, 24)).columns
-    click.echo(render(overview, width=width, wide=output == "wide"), nl=False)
+    terminal.echo(render(overview, width=width, wide=output == "wide"), nl=False)
 
 
 async def _look(client: Client, namespace: str | None, system: str) -> Facts:
@@ -207,7 +208,8 @@ def _lines(one: ConfigurationView, width: int, *, wide: bool) -> Iterator[str]:
     yield from _wrapped(counted + _list(named), width, "  ")
     for pod in one.pods if wide else ():
         where = pod.gateway or "no gateway"
-        yield f"    {pod.pod}  {pod.state or 'not told yet'}  {where}  {pod.egress_ip or '-'}"
+        stands = f"{pod.pod}  {pod.state or 'not told yet'}  {where}  {pod.egress_ip or '-'}"
+        yield from _wrapped(stands, width, "    ")
     shown = one.troubled_pods if wide else one.troubled_pods[:_NAMED]
     for amiss in shown:
         yield from _wrapped(f"pod {amiss.pod}: {amiss.reason}: {amiss.message}", width, "  ")

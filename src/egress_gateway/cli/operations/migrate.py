@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from egress_gateway.api import names
-from egress_gateway.cli import cluster, options, running
+from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.operations.migrate_report import Report, render, report
 from egress_gateway.cloud.azure.advice import AzureAdvice
 from egress_gateway.controller.migration.adopt import Leftovers, misplaced, plan_adoption
@@ -73,7 +73,7 @@ def migrate(output: str, **given: Any) -> None:
     Exit code 1 when something stands in the way; the output says what mends it.
     """
     found = running.run(_migrate(_Options(**given)))
-    click.echo(json.dumps(found) if output == "json" else render(found), nl=output == "json")
+    terminal.echo(json.dumps(found) if output == "json" else render(found), nl=output == "json")
     sys.exit(1 if found["blockers"] else 0)
 
 

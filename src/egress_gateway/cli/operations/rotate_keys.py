@@ -21,7 +21,7 @@ import click
 from egress_gateway.api import names
 from egress_gateway.api.conditions import KEYS_ROTATED, Reason, find
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cli import cluster, options, running
+from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.kube.errors import Conflict, NotFound, Unavailable
 from egress_gateway.kube.resources import SGCS, Key
 from egress_gateway.service.errors import ExpectedError
@@ -94,7 +94,9 @@ def rotate_keys(
         click.echo(json.dumps([asdict(one) for one in found]))
     else:
         for one in found:
-            click.echo(f"{one.configuration}: {one.state} after {one.seconds:.0f} s: {one.message}")
+            terminal.echo(
+                f"{one.configuration}: {one.state} after {one.seconds:.0f} s: {one.message}"
+            )
     sys.exit(0 if all(one.state == "done" for one in found) else 1)
 
 
@@ -140,7 +142,7 @@ class _Teller:
         line = f"{progress.configuration}: {progress.phase or 'asked'}: {progress.message}"
         if self._said.get(progress.configuration) != line:
             self._said[progress.configuration] = line
-            click.echo(line, err=True)
+            terminal.echo(line, err=True)
 
 
 async def _one(
@@ -178,7 +180,7 @@ async def _one(
         try:
             sgc = await _get(client, key)
         except Unavailable as error:
-            click.echo(f"{progress.configuration}: {error}", err=True)
+            terminal.echo(f"{progress.configuration}: {error}", err=True)
 
 
 async def _get(client: Client, key: Key) -> StaticGatewayConfiguration:

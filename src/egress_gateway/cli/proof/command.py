@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cli import cluster, options, running
+from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.agents.answers import Round
 from egress_gateway.cli.diagnosis.networks import IPNetwork
 from egress_gateway.cli.diagnosis.packets.trace import cluster_networks, verify_targets
@@ -107,7 +107,7 @@ def test(kubeconfig: str | None, output: str, **given: Any) -> None:
     asked = _Options(**given)
 
     def tell(text: str) -> None:
-        click.echo(text, err=output == "json")
+        terminal.echo(text, err=output == "json")
 
     try:
         found = running.run(_test(kubeconfig, asked, tell))
@@ -116,7 +116,7 @@ def test(kubeconfig: str | None, output: str, **given: Any) -> None:
     if output == "json":
         click.echo(msgspec.json.encode(found).decode())
     else:
-        click.echo("\n".join(table(found)))
+        terminal.echo("\n".join(table(found)))
     failed = sum(v.passed is False for v in found)
     tell(f"{sum(v.passed is True for v in found)} passed, {failed} failed")
     sys.exit(1 if failed or not found else 0)
@@ -135,7 +135,7 @@ async def _test(kubeconfig: str | None, asked: _Options, tell: Tell) -> list[Pro
         nodes = (await client.list(NODES)).items
         made, left = cases(chosen, nodes, run, per_configuration=asked.nodes, most=asked.pods)
         if not made:
-            click.echo("\n".join(table(at_work)), err=True)
+            terminal.echo("\n".join(table(at_work)), err=True)
             raise click.ClickException(
                 "there is nothing to test: no node is ready for annotated pods; "
                 "egress-gateway check says why"

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from egress_gateway.cli import cluster, options, running
+from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.diagnosis.checks.findings import TITLES, Finding, findings
 from egress_gateway.cli.diagnosis.checks.installation import judged, look
 from egress_gateway.cli.diagnosis.overview import summarize
@@ -56,7 +56,7 @@ def check(
     if output == "json":
         click.echo(msgspec.json.encode({"findings": found, "unseen": unseen}).decode())
     else:
-        click.echo(text(found, unseen), nl=False)
+        terminal.echo(text(found, unseen), nl=False)
     sys.exit(1 if found else 0)
 
 
@@ -103,7 +103,8 @@ def text(found: list[Finding], unseen: list[str]) -> str:
     for code in sorted({f.code for f in found}):
         lines.append(click.style(f"✗ {code} {TITLES[code]}", fg="red", bold=True))
         for one in (f for f in found if f.code == code):
-            lines += [f"  {one.object}", f"    {one.evidence}", f"    fix: {one.mend}"]
+            about, evidence, mend = map(terminal.one_line, (one.object, one.evidence, one.mend))
+            lines += [f"  {about}", f"    {evidence}", f"    fix: {mend}"]
     if not found:
         lines.append(click.style("✓ nothing is amiss", fg="green"))
     lines += [f"not seen: {what}" for what in unseen]

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.cli import cluster, options, running
+from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.agents.answers import Round
 from egress_gateway.cli.diagnosis.networks import IPAddress, IPNetwork, networks
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
@@ -109,13 +109,13 @@ def trace(
         target = file or Path(f"{name}-{hop}.pcap")
         with click.open_file(str(target), "wb") as out:
             out.write(captured)
-        click.echo(f"{said}; written to {target}", err=True)
+        terminal.echo(f"{said}; written to {target}", err=True)
         return
     found, unseen = running.run(_followed(kubeconfig, key, to, system_namespace, send=send))
     if output == "json":
         click.echo(msgspec.json.encode(found).decode())
     else:
-        click.echo(
+        terminal.echo(
             "".join(map(_line, found)) + "".join(f"not seen: {u}\n" for u in unseen), nl=False
         )
     sys.exit(1 if any(hop.verdict == "bad" for hop in found) else 0)
@@ -179,7 +179,7 @@ def _address(text: str | None) -> IPAddress | None:
 
 def _line(hop: Hop) -> str:
     sign, colour = _SIGNS[hop.verdict]
-    return f"{click.style(sign, fg=colour)} {hop.name:<13} {hop.text}\n"
+    return f"{click.style(sign, fg=colour)} {hop.name:<13} {terminal.one_line(hop.text)}\n"
 
 
 async def _followed(

@@ -1,0 +1,44 @@
+"""What commands say on a terminal.
+
+Guarantee: nothing that others wrote into the cluster's objects reaches a terminal as a command to
+it. Agents of any node write messages, and a stolen token writes what it likes; a terminal obeys
+escape sequences, which clear lines, set titles or fill the clipboard (as in CVE-2021-25743, of
+kubectl).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import click
+
+_OURS: Final = re.compile(r"(\x1b\[(?:0|1|3[0-7])m)")
+"""Colours and bold, as ``click.style`` writes them for us."""
+
+_SPACED: Final = str.maketrans("", "", "\n\t")
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """``click.echo`` for text in which others' words may stand."""
+    click.echo(plain(text), err=err, nl=nl)
+
+
+def plain(text: str) -> str:
+    """Colours, tabs and line ends stay; of the rest, what is not printable (control characters,
+    those that turn the direction of writing) is written as Python does, such as ``\\x1b``."""
+    parts = _OURS.split(text)
+    return "".join(part if n % 2 else _printable(part) for n, part in enumerate(parts))
+
+
+def one_line(text: str) -> str:
+    """Others' words, which must not look like a line of ours."""
+    return " ".join(text.split())
+
+
+def _printable(text: str) -> str:
+    if text.translate(_SPACED).isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
