@@ -75,11 +75,13 @@ test-kube:
 .PHONY: test-storm
 # Random faults and user actions on labs, each storm written by its seed: SEEDS=3,7 or SEEDS=0-199.
 # One that fails is shrunk to the fewest events. STORM_ARGS: python -m tests.storms --help.
+# KUBERNETES=real: on the real programs, after `make kubernetes clients`.
 SEEDS ?= 0-9
+KUBERNETES ?= embedded
 test-storm:
-	$(prepare) test
+	$(prepare) kube
 	@.venv/bin/pytest -q -m storm tests/storms tests/node tests/lab
-	@.venv/bin/python -m tests.storms --seeds $(SEEDS) --shrink 12 $(STORM_ARGS)
+	@.venv/bin/python -m tests.storms --kubernetes $(KUBERNETES) --seeds $(SEEDS) --shrink 12 $(STORM_ARGS)
 
 .PHONY: soak
 # Churn on one lab for SECONDS; our processes and the kernels hold no more in the end.

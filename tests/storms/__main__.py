@@ -23,10 +23,11 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from egress_gateway_lab import host
 from tests.storms.ledger import SETTLE
 from tests.storms.place import built
 from tests.storms.run import Options, Outcome, ridden
-from tests.storms.script import SECONDS, WRITERS, Event, Script, dumped, loaded, written
+from tests.storms.script import KINDS, SECONDS, Event, Script, dumped, loaded, written
 from tests.storms.shrink import shrunk
 
 
@@ -35,6 +36,10 @@ def main() -> None:
     if options.one:
         asyncio.run(_lab(options))
         return
+    try:
+        host.require_host(options.kubernetes)
+    except host.LabError as error:
+        sys.exit(str(error))
     sys.exit(asyncio.run(_all(options)))
 
 
@@ -44,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--events", default="", help="a script in place of seeds, as JSON")
     parser.add_argument("--each", action="store_true", help="one storm of each kind of event alone")
     parser.add_argument("--kinds", default="", help="these kinds of events alone")
+    parser.add_argument(
+        "--kubernetes", choices=KINDS, default="embedded", help="of the labs: `real` as in lab up"
+    )
     parser.add_argument("--seconds", type=float, default=SECONDS, help="length of a storm")
     parser.add_argument("--settle", type=float, default=SETTLE, help="seconds to act on a change")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds to be well again")
@@ -59,7 +67,7 @@ async def _lab(options: argparse.Namespace) -> None:
     """One lab: ``[quick, script]`` on each line of the standard input, an outcome on each of the
     output, until a storm leaves something behind."""
     say = lambda text: print(f"{options.one}: {text}", file=sys.stderr, flush=True)  # noqa: E731
-    async with built(options.one) as place:
+    async with built(options.one, kubernetes=options.kubernetes) as place:
         while line := await asyncio.to_thread(sys.stdin.readline):
             quick, events = json.loads(line)
             asked = Options(
@@ -77,12 +85,14 @@ async def _lab(options: argparse.Namespace) -> None:
 
 def _scripts(options: argparse.Namespace) -> dict[str, Script]:
     kinds = tuple(filter(None, options.kinds.split(",")))
+    more: dict[str, Any] = {"kubernetes": options.kubernetes}
     if options.events:
         return {"events": loaded(options.events)}
     if options.each:
-        return {kind: alone(kind) for kind in kinds or WRITERS}
+        return {kind: alone(kind, **more) for kind in kinds or KINDS[options.kubernetes]}
     seeds = [n for part in options.seeds.split(",") for n in _range(part)]
-    return {f"seed {n}": written(n, seconds=options.seconds, kinds=kinds) for n in seeds}
+    more |= {"seconds": options.seconds, "kinds": kinds}
+    return {f"seed {n}": written(n, **more) for n in seeds}
 
 
 def _range(part: str) -> range:
@@ -90,9 +100,10 @@ def _range(part: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def alone(kind: str, *, seed: int = 0) -> Script:
+def alone(kind: str, *, kubernetes: str = "embedded") -> Script:
     """A storm of three events of one kind."""
-    return written(seed + sum(map(ord, kind)), seconds=6.0, kinds=(kind,))[:3]
+    seed = sum(map(ord, kind))
+    return written(seed, seconds=6.0, kinds=(kind,), kubernetes=kubernetes)[:3]
 
 
 async def _all(options: argparse.Namespace) -> int:
@@ -153,7 +164,7 @@ class Labs:
         options, self.built = self._options, self.built + 1
         command = [sys.executable, "-m", "tests.storms"]
         command += ["--one", f"storm-{os.getpid()}-{random.randrange(16**6):06x}"]
-        for name in ("settle", "limit", "patience"):
+        for name in ("kubernetes", "settle", "limit", "patience"):
             command += [f"--{name}", str(getattr(options, name))]
         pipes = asyncio.subprocess.PIPE
         process = self._process = await asyncio.create_subprocess_exec(

@@ -8,15 +8,21 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
+
 from egress_gateway.api import names
 from egress_gateway_lab import host
-from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, World, is_ready, until
+from egress_gateway_lab.apiserver.wire.transport import HttpTransport
+from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, VERSIONS, World, is_ready, until
+from egress_gateway_lab.protocols import Answer
+from egress_gateway_lab.realcluster.trees import PYTHON
 from tests.storms import processes
 from tests.storms.script import GATEWAYS, PREFIXES, WORKERS
 
@@ -28,22 +34,49 @@ _PATIENCE: Final = 120.0
 _API: Final = "10.225.0.4"
 _NO_API: Final = f"""nft '
 table inet storm {{
-  chain out {{ type filter hook output priority -400; ip daddr {_API} drop; }}
-  chain through {{ type filter hook prerouting priority -400; ip daddr {_API} drop; }}
+  chain there {{ type filter hook postrouting priority 400; ip daddr {_API} drop; }}
   chain back {{ type filter hook prerouting priority -400; ip saddr {_API} drop; }}
 }}' && echo done"""
+"""Whoever asks by the Service's address is seen once that is translated."""
+_ASK_AGAIN: Final = 0.3
+_RESTART_LIMIT: Final = 1.0
+"""Seconds that real kubelets wait at most before they start again what was killed. Kubernetes' own
+pauses (10 s the second time, then twice that) would be all that a storm measures."""
+
+
+class Patient(HttpTransport):
+    """Asks again while the API server is away or has no answer, for a minute, as people do."""
+
+    async def request(self, method: str, path: str, **more: Any) -> Answer:
+        deadline = time.monotonic() + 60
+        while True:
+            away = time.monotonic() < deadline
+            try:
+                answer = await super().request(method, path, **more)
+                if answer.status < 500 or not away:
+                    return answer
+            except aiohttp.ClientError:
+                if not away:
+                    raise
+            await asyncio.sleep(_ASK_AGAIN)
 
 
 @dataclass(slots=True)
 class Place:
-    """Handles on a running lab. ``prefixes``: networks by role."""
+    """Handles on a running lab. ``kubernetes``: its kind. ``prefixes``: networks by role."""
 
     world: World
     handle: host.LabHandle
+    kubernetes: str = "embedded"
     prefixes: dict[str, IPv4Network] = field(default_factory=dict)
     azure: dict[str, Any] = field(default_factory=dict)
     inventory: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     internet: str = ""
+
+    @property
+    def python(self) -> str:
+        """The one in the image of a storm's pods."""
+        return sys.executable if self.kubernetes == "embedded" else PYTHON
 
     async def machines(self) -> dict[str, dict[str, Any]]:
         """By role: name, state and process of each machine."""
@@ -80,7 +113,8 @@ class Place:
                 await self.run(role, "nft delete table inet storm")
 
     async def ours(self, component: str, role: str = "") -> list[int]:
-        """Process ids (the host's) of a component, of one machine or of all."""
+        """Process ids (the host's) of a component (or of a real node's program), of one machine or
+        of all."""
         found = [p for p in processes.of_lab(self.handle.pid) if p.component == component]
         if role:
             machine = (await self.machines())[role]["pid"]
@@ -141,17 +175,20 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def built(name: str) -> AsyncIterator[Place]:
+async def built(name: str, *, kubernetes: str = "embedded") -> AsyncIterator[Place]:
     """The lab, its cluster, the gateway pool and prefixes; our components are ready."""
-    host.require_host()
-    # NB: in this thread, whose end (and no other's) is the lab's.
+    host.require_host(kubernetes)
     # Without Compute's buckets: a day's changes happen in half a minute here.
-    handle = host.start(name, options={"least_gateways": 0, "compute_share": None}, detach=False)
+    options = {"least_gateways": 0, "compute_share": None, "kubernetes": kubernetes}
+    # NB: in this thread, whose end (and no other's) is the lab's.
+    handle = host.start(name, options=options | {"restart_limit": _RESTART_LIMIT}, detach=False)
+    # The embedded server is always there, and its errors are nobody's fault but its own.
+    transport = Patient if kubernetes == "real" else HttpTransport
     try:
-        async with World(handle) as world:
-            place = Place(world, handle)
+        async with World(handle, transport=transport) as world:
+            place = Place(world, handle, kubernetes)
             await world.create_group()
-            await world.create_cluster(nodes=len(WORKERS))
+            await world.create_cluster(nodes=len(WORKERS), version=VERSIONS[kubernetes])
             await world.get_credentials()
             await world.add_gateway_pool(POOL, nodes=len(GATEWAYS), prefix_size=30)
             await place.ready()
@@ -171,10 +208,15 @@ async def built(name: str) -> AsyncIterator[Place]:
         host.stop(handle)
 
 
-def pod(name: str, worker: str, configuration: str, address: str) -> dict[str, Any]:
-    """A pod that talks to ``address`` from its first moment on. ``worker``: the node's name."""
+def pod(
+    name: str, worker: str, configuration: str, address: str, *, python: str = sys.executable
+) -> dict[str, Any]:
+    """A pod that talks to ``address`` from its first moment on. ``worker``: the node's name.
+    ``python``: where its image has one."""
     annotations = {names.POD_ANNOTATION: configuration} if configuration else {}
-    command = [sys.executable, "-I", "-S", "-c", _TALKER, address]
+    command = [python, "-I", "-S", "-c", _TALKER, address]
+    # Nobody's storm is about registries, whose absence kubelets answer with pauses of their own.
+    container = {"name": "talker", "image": "busybox", "imagePullPolicy": "IfNotPresent"}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -182,6 +224,6 @@ def pod(name: str, worker: str, configuration: str, address: str) -> dict[str, A
         "spec": {
             "nodeSelector": {"kubernetes.io/hostname": worker},
             "terminationGracePeriodSeconds": 1,
-            "containers": [{"name": "talker", "image": "busybox", "command": command}],
+            "containers": [container | {"command": command}],
         },
     }

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 COMPONENTS = ("node", "gateway", "controller", "wireguard")
-_OURS = b"\0egress_gateway.cli.main\0"
+PROGRAMS = ("kubelet", "containerd")
+"""Of real nodes."""
+_OURS = re.compile(rb"(?:\0egress_gateway\.cli\.main|/bin/egress-gateway)\0([a-z]+)")
+"""From the checkout, or as an image's entry point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +30,12 @@ class Process:
 
     @property
     def component(self) -> str:
-        """Which of ours it is; empty if it is none."""
-        if _OURS not in self.command:
-            return ""
-        name = self.command.partition(_OURS)[2].partition(b"\0")[0].decode()
+        """Which of ours it is, or of a real node's ``PROGRAMS``; empty if it is none."""
+        found = _OURS.search(self.command)
+        if found is None:
+            name = os.path.basename(self.command.partition(b"\0")[0]).decode(errors="replace")
+            return name if name in PROGRAMS else ""
+        name = found[1].decode()
         return name if name in COMPONENTS else ""
 
 

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from egress_gateway_lab.realcluster.binaries import CONTROL_PLANE
+from tests.storms.processes import PROGRAMS
+
 SECONDS: Final = 30.0
 """How long events come. Faults that last are over by then."""
 WORKERS: Final = ("w0", "w1")
@@ -56,6 +59,7 @@ class _World:
     configurations: dict[str, str]
     gateways: int = 2
     made: int = 0
+    kubernetes: str = "embedded"
     down: dict[str, float] = field(default_factory=dict)
     """Machines that are off or cut, until when: the last way out is left to the pods of a storm,
     or all that it shows is silence."""
@@ -113,25 +117,27 @@ AZURE_FAULTS: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
-def _agent_killed(rng: random.Random, _: _World, at: float) -> Event:
-    machine, component = rng.choice(_components(rng))
+def _agent_killed(rng: random.Random, world: _World, at: float) -> Event:
+    machine, component = rng.choice(_components(world))
     return Event(at, "agent_killed", machine, {"component": component})
 
 
-def _agent_stopped(rng: random.Random, _: _World, at: float) -> Event:
-    machine, component = rng.choice(_components(rng))
+def _agent_stopped(rng: random.Random, world: _World, at: float) -> Event:
+    machine, component = rng.choice(_components(world))
     return Event(
         at, "agent_stopped", machine, {"component": component, "seconds": _lasting(1, 6)(rng)}
     )
 
 
-def _components(rng: random.Random) -> list[tuple[str, str]]:
+def _components(world: _World) -> list[tuple[str, str]]:
     """Machines and what runs there; the controller is wherever it is."""
+    theirs = PROGRAMS if world.kubernetes == "real" else ()
     return [
         *((machine, "node") for machine in WORKERS),
         *((machine, "wireguard") for machine in WORKERS),
         *((machine, component) for machine in GATEWAYS for component in ("gateway", "wireguard")),
         ("", "controller"),
+        *((machine, program) for machine in _machine for program in theirs),
     ]
 
 
@@ -153,7 +159,9 @@ def _link_cut(rng: random.Random, world: _World, at: float) -> Event | None:
 
 
 def _power_cut(rng: random.Random, world: _World, at: float) -> Event | None:
-    machine, seconds = rng.choice((*GATEWAYS, *GATEWAYS, *WORKERS)), _lasting(1, 5)(rng)
+    # A lab's real machines lose their disks, and a worker has to be drained before that.
+    workers = WORKERS if world.kubernetes == "embedded" else ()
+    machine, seconds = rng.choice((*GATEWAYS, *GATEWAYS, *workers)), _lasting(1, 5)(rng)
     if machine in GATEWAYS and not _other_way_out(world, machine, at, seconds):
         return None
     return Event(at, "power_cut", machine, {"seconds": seconds})
@@ -161,6 +169,11 @@ def _power_cut(rng: random.Random, world: _World, at: float) -> Event | None:
 
 def _api_cut(rng: random.Random, _: _World, at: float) -> Event:
     return Event(at, "api_cut", rng.choice(_machine), {"seconds": _lasting(2, 8)(rng)})
+
+
+def _api_lost(rng: random.Random, _: _World, at: float) -> Event:
+    program = rng.choice(("kube-apiserver", "kube-apiserver", *CONTROL_PLANE))
+    return Event(at, "api_lost", "", {"program": program, "seconds": _lasting(1, 4)(rng)})
 
 
 def _azure_fault(rng: random.Random, _: _World, at: float) -> Event:
@@ -289,11 +302,21 @@ WRITERS: Final[dict[str, tuple[Writer, int]]] = {
 """Each kind of event, who writes one, and how often compared with the others."""
 
 
-def written(seed: int, *, seconds: float = SECONDS, kinds: Sequence[str] = ()) -> Script:
+KINDS: Final = {"embedded": WRITERS, "real": WRITERS | {"api_lost": (_api_lost, 2)}}
+"""By the lab's kind of Kubernetes."""
+
+
+def written(
+    seed: int,
+    *,
+    seconds: float = SECONDS,
+    kinds: Sequence[str] = (),
+    kubernetes: str = "embedded",
+) -> Script:
     """The storm of a seed: an event every second or so. ``kinds``: these alone, if any."""
     rng = random.Random(seed)
-    world = _World(dict(FIRST_PODS), dict(FIRST_CONFIGURATIONS))
-    chosen = {k: v for k, v in WRITERS.items() if not kinds or k in kinds}
+    world = _World(dict(FIRST_PODS), dict(FIRST_CONFIGURATIONS), kubernetes=kubernetes)
+    chosen = {k: v for k, v in KINDS[kubernetes].items() if not kinds or k in kinds}
     names, weights = list(chosen), [weight for _, weight in chosen.values()]
     events: list[Event] = []
     at = 0.5

@@ -161,7 +161,8 @@ class Storm:
         self.ledger.begins(name, worker)
         self.ledger.allow(name, self.allowed(configuration), time.time())
         self.pods[name] = worker, configuration
-        made = pod(name, await self.place.name(worker), configuration, address)
+        node = await self.place.name(worker)
+        made = pod(name, node, configuration, address, python=self.place.python)
         await self.place.world.kube.create("pods", made)
 
     async def _pod_deleted(self, event: Event) -> None:
@@ -269,6 +270,17 @@ class Storm:
         with self._deaf(event.subject, longer=_REJOIN):
             async with self.place.without_api(event.subject):
                 await asyncio.sleep(event.how["seconds"])
+
+    async def _api_lost(self, event: Event) -> None:
+        """A program of the real control plane dies, and is started again."""
+        call, program = self.place.world.control.call, event.how["program"]
+        with contextlib.ExitStack() as stack:
+            if program in ("kube-apiserver", "etcd"):
+                for role in WORKERS:
+                    stack.enter_context(self._deaf(role, longer=_REJOIN))
+            await call("control_plane", program=program, action="kill")
+            await asyncio.sleep(event.how["seconds"])
+            await call("control_plane", program=program, action="start")
 
     async def _azure_fault(self, event: Event) -> None:
         await self.place.world.control.call("fault", path=_AZURE, **event.how)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.storms.calm import gist, settled
 from tests.storms.edge import Edge
 from tests.storms.ledger import Ledger, Seen
-from tests.storms.script import SECONDS, WRITERS, Event, Script, dumped, loaded, written
+from tests.storms.processes import COMPONENTS, PROGRAMS, Process
+from tests.storms.script import KINDS, SECONDS, Event, Script, dumped, loaded, written
 from tests.storms.shrink import shrunk
 from tests.storms.soak import grown
 from tests.storms.storm import ACTS
@@ -21,10 +22,10 @@ A, B = IPv4Network("203.0.113.0/30"), IPv4Network("203.0.113.4/30")
 CLUSTER = IPv4Network("192.0.2.0/24")
 
 
-@given(st.integers(0, 10_000))
-def test_a_seed_is_a_storm_and_always_the_same(seed: int) -> None:
-    script = written(seed)
-    assert script == written(seed) == loaded(dumped(script))
+@given(st.integers(0, 10_000), st.sampled_from(list(KINDS)))
+def test_a_seed_is_a_storm_and_always_the_same(seed: int, kubernetes: str) -> None:
+    script = written(seed, kubernetes=kubernetes)
+    assert script == written(seed, kubernetes=kubernetes) == loaded(dumped(script))
     assert len(script) >= 15
     assert [e.at for e in script] == sorted(e.at for e in script)
     assert all(e.at + e.how.get("seconds", 0) <= SECONDS for e in script if "times" not in e.how)
@@ -42,10 +43,32 @@ def test_users_act_on_what_is_there(seed: int) -> None:
             pods -= {event.subject} if event.kind == "pod_deleted" else set()
 
 
-def test_every_kind_of_event_is_written_and_can_be_acted() -> None:
-    seen = {event.kind for seed in range(100) for event in written(seed)}
-    assert seen == set(WRITERS)
+@pytest.mark.parametrize("kubernetes", KINDS)
+def test_every_kind_of_event_is_written_and_can_be_acted(kubernetes: str) -> None:
+    written_so_far = [e for seed in range(100) for e in written(seed, kubernetes=kubernetes)]
+    seen = {event.kind for event in written_so_far}
+    assert seen == set(KINDS[kubernetes])
     assert seen <= set(ACTS)
+    struck = {e.how["component"] for e in written_so_far if e.kind == "agent_killed"}
+    assert struck == {*COMPONENTS, *(PROGRAMS if kubernetes == "real" else ())}
+
+
+@pytest.mark.parametrize(
+    ("command", "component"),
+    [
+        ("/x/bin/python -m egress_gateway.cli.main node --log debug", "node"),
+        ("/opt/python/bin/python3 -IS /opt/egress-gateway/bin/egress-gateway gateway", "gateway"),
+        ("/opt/egress-gateway/bin/python3 -I /usr/bin/egress-gateway wireguard", "wireguard"),
+        ("/x/bin/python -m egress_gateway.cli.main migrate --dry-run", ""),
+        ("/x/kubernetes/kubelet --config=/etc/kubernetes/kubelet.json", "kubelet"),
+        ("/x/kubernetes/containerd --config /etc/containerd/config.toml", "containerd"),
+        ("/x/kubernetes/containerd-shim-runc-v2 -namespace k8s.io", ""),
+        ("sh -c exec containerd", ""),
+        ("", ""),
+    ],
+)
+def test_a_process_is_known_by_its_command_line(command: str, component: str) -> None:
+    assert Process(1, command.replace(" ", "\0").encode() + b"\0", "").component == component
 
 
 def packet(source: str, at: float) -> Seen:

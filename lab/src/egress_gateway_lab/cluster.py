@@ -75,7 +75,7 @@ class Lab:
         )
         self.fabric = Fabric(self.emulator.resources, token=self._machine_token)
         real = options.get("kubernetes") == "real"
-        self.kubernetes = self._real(kubernetes) if real else self._embedded(kubernetes)
+        self.kubernetes = self._real(kubernetes, options) if real else self._embedded(kubernetes)
 
     def _embedded(self, listening: socket.socket) -> EmbeddedKubernetes:
         settings = EmbeddedSettings(
@@ -86,7 +86,7 @@ class Lab:
         )
         return EmbeddedKubernetes(settings, [listening, _listen(KUBERNETES_ADDRESS)], self.fabric)
 
-    def _real(self, listening: socket.socket) -> RealKubernetes:
+    def _real(self, listening: socket.socket, options: dict[str, Any]) -> RealKubernetes:
         # Labs of the other kind need not know of it.
         from egress_gateway_lab.realcluster.real import RealKubernetes, RealSettings
 
@@ -96,6 +96,7 @@ class Lab:
             address=KUBERNETES_ADDRESS,
             nameserver=NAMESERVER,
             authority=self._authority,
+            restart_limit=options.get("restart_limit"),
         )
         return RealKubernetes(settings, listening, self.fabric)
 
@@ -250,7 +251,7 @@ class Lab:
 
     async def _lose_sandbox(self, arguments: dict[str, Any]) -> Any:
         """Kills a pod's pause process: ``namespace``, ``pod``."""
-        self.kubernetes.lose_sandbox(arguments["namespace"], arguments["pod"])
+        await self.kubernetes.lose_sandbox(arguments["namespace"], arguments["pod"])
         return {}
 
     async def _inventory(self, _: dict[str, Any]) -> Any:

@@ -117,7 +117,7 @@ class EmbeddedKubernetes:
     def wipe_disk(self, name: str) -> None:
         self.machines.wipe_disk(name)
 
-    def lose_sandbox(self, namespace: str, pod: str) -> None:
+    async def lose_sandbox(self, namespace: str, pod: str) -> None:
         """Raises ``LookupError``."""
         self.machines.lose_sandbox(namespace, pod)
 

@@ -37,10 +37,12 @@ _SGCS: Final = "staticgatewayconfigurations"
 
 
 class World:
-    """An async context manager around the clients of one lab."""
+    """An async context manager around the clients of one lab. ``transport``: how Kubernetes is
+    asked."""
 
-    def __init__(self, lab: LabHandle) -> None:
+    def __init__(self, lab: LabHandle, *, transport: type[HttpTransport] = HttpTransport) -> None:
         self.lab = lab
+        self._transport = transport
         self._stack = AsyncExitStack()
         self._tls = ssl.create_default_context(cafile=str(lab.ca))
         self.kube: KubeClient
@@ -201,7 +203,7 @@ class World:
         config = yaml.safe_load(self.lab.kubeconfig.read_text())
         token = config["users"][0]["user"].get("token")
         server = config["clusters"][0]["cluster"]["server"]
-        transport = HttpTransport(server, self._tls, token, agent="egress-gateway-demo")
+        transport = self._transport(server, self._tls, token, agent="egress-gateway-demo")
         await self._stack.enter_async_context(transport)
         self.kube = KubeClient(transport, manager="kubectl")
 

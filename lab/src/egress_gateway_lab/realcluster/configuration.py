@@ -53,6 +53,9 @@ class NodeConfiguration:
     """Whom the node itself asks."""
     registry: str
     """``http://address:port`` of the lab's registry."""
+    restart_limit: float | None = None
+    """Seconds that its kubelet waits at most before it starts again what ended; None: Kubernetes'
+    own 300. Kubernetes 1.35 and later (KubeletCrashLoopBackOffMax)."""
 
 
 def containerd(node: NodeConfiguration) -> str:
@@ -134,6 +137,8 @@ def kubelet(node: NodeConfiguration) -> str:
         "shutdownGracePeriod": "0s",
         "logging": {"verbosity": 2},
     }
+    if node.restart_limit is not None:
+        value["crashLoopBackOff"] = {"maxContainerRestartPeriod": f"{node.restart_limit:g}s"}
     return json.dumps(value, indent=1)
 
 

@@ -53,7 +53,8 @@ _TUNABLES: Final = "/run/lab-sysctls"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodesSettings:
-    """``lab``: the lab's name, for cgroups. ``registry``: URL of the lab's."""
+    """``lab``: the lab's name, for cgroups. ``registry``: URL of the lab's. ``restart_limit``: as
+    ``NodeConfiguration`` has it."""
 
     lab: str
     programs: Programs
@@ -62,6 +63,7 @@ class NodesSettings:
     """All images, for ``ctr images import``."""
     nameserver: str
     registry: str
+    restart_limit: float | None
 
 
 @dataclass(slots=True)
@@ -131,6 +133,24 @@ class RealMachines:
             running = ", ".join(self.names())
             raise LookupError(f'no machine "{name}" is running (running: {running})')
         await self._end(known)
+
+    async def lose_sandbox(self, name: str, uid: str) -> None:
+        """Kills the pause process of the pod on that machine. Raises ``LookupError`` if there is
+        none, and ``MachineError``."""
+        machine = self._running.get(name)
+        if machine is None:
+            raise LookupError(f"machine {name} is off")
+        labels = (f'"io.kubernetes.pod.uid"=={uid}', '"io.cri-containerd.kind"==sandbox')
+        wanted = ",".join(f"labels.{label}" for label in labels)
+        listed = await machine.node.run([*self._ctr, "containers", "list", "--quiet", wanted])
+        # Of a pod that had more than one, those before are listed until they are collected.
+        killed = [
+            await machine.node.run([*self._ctr, "tasks", "kill", "--signal", "SIGKILL", one])
+            for one in listed.stdout.decode().split()
+        ]
+        if all(done.code for done in killed):
+            said = b"; ".join(done.stderr for done in (listed, *killed)).decode(errors="replace")
+            raise LookupError(said.strip() or "containerd lists none")
 
     async def close(self) -> None:
         """Ends all machines."""
@@ -292,6 +312,7 @@ class RealMachines:
                 str(localdns.NODE_RESOLVER) if spec.local_dns else self._settings.nameserver
             ),
             registry=self._settings.registry,
+            restart_limit=self._settings.restart_limit,
         )
 
     def _files(self, node: NodeConfiguration) -> Mapping[str, str]:

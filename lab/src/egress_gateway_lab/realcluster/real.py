@@ -40,13 +40,15 @@ _CONTROLLERS: Final = ("--node-monitor-period=1s", "--node-monitor-grace-period=
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealSettings:
-    """``lab``: its name. ``address``: the API's, on the fabric. ``directory``: the lab's."""
+    """``lab``: its name. ``address``: the API's, on the fabric. ``directory``: the lab's.
+    ``restart_limit``: seconds, of ``configuration.NodeConfiguration``."""
 
     lab: str
     directory: Path
     address: str
     nameserver: str
     authority: pki.Authority
+    restart_limit: float | None
 
 
 class RealKubernetes:
@@ -153,6 +155,7 @@ class RealKubernetes:
                 archive=self._store.archive(),
                 nameserver=settings.nameserver,
                 registry=f"http://{settings.address}:{_REGISTRY_PORT}",
+                restart_limit=settings.restart_limit,
             ),
             self._plane,
             self._fabric,
@@ -223,8 +226,14 @@ class RealKubernetes:
     def wipe_disk(self, name: str) -> None:
         """Machines here have their files in memory: each start is one from the image."""
 
-    def lose_sandbox(self, namespace: str, pod: str) -> None:
-        raise LookupError("kill the pause process itself: pods here are a real runtime's")
+    async def lose_sandbox(self, namespace: str, pod: str) -> None:
+        """Kills a pod's pause process: the kubelet makes another sandbox. Raises
+        ``LookupError``."""
+        try:
+            found = await self.admin.get("pods", pod, namespace=namespace)
+            await self.machines.lose_sandbox(found["spec"]["nodeName"], found["metadata"]["uid"])
+        except (KubeError, MachineError, KeyError) as error:
+            raise LookupError(f"pod {namespace}/{pod} has no sandbox: {error}") from error
 
     async def start_machine(self, machine: MachineSpec) -> None:
         """Raises ``BackendError``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from ipaddress import IPv4Network
@@ -44,6 +45,12 @@ def test_a_kubelet_has_a_cgroup_of_its_own_on_either_version() -> None:
     ]
     arguments = configuration.kubelet_arguments(NODE)
     assert "--node-labels=agentpool=npegress,kubernetes.azure.com/mode=gateway" in arguments
+
+
+def test_a_kubelet_waits_before_restarts_as_long_as_it_does_elsewhere_unless_it_is_told() -> None:
+    assert "crashLoopBackOff" not in json.loads(configuration.kubelet(NODE))
+    told = json.loads(configuration.kubelet(dataclasses.replace(NODE, restart_limit=1.0)))
+    assert told["crashLoopBackOff"] == {"maxContainerRestartPeriod": "1s"}
 
 
 def test_kube_proxy_leaves_the_machines_connection_tracking_alone() -> None:
