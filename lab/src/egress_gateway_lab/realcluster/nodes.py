@@ -398,8 +398,10 @@ def _is_ready(node: dict[str, Any] | None, since: float) -> bool:
 
 
 def _last_line(node: Node, program: str) -> str:
+    """The last line of a program's log, and what mends it if that is known."""
     try:
         text = node.path(f"/var/log/{program}.log").read_text(errors="replace")
     except OSError:
         return "no output"
-    return (text.strip().splitlines() or ["no output"])[-1][-500:]
+    last = (text.strip().splitlines() or ["no output"])[-1][-500:]
+    return "; ".join(filter(None, (last, cri.mend(last))))

@@ -31,6 +31,7 @@ class Machine:
     """A machine whose containerd gives one answer a start; counts its starts."""
 
     name = "worker-0"
+    log = "the last line of its log"
 
     def __init__(self, *starts: str) -> None:
         self.stopped = asyncio.Event()
@@ -53,7 +54,7 @@ class Machine:
         return 137
 
     def path(self, inside: str) -> Any:
-        return SimpleNamespace(read_text=lambda **_: "the last line of its log\n")
+        return SimpleNamespace(read_text=lambda **_: f"{self.log}\n")
 
 
 @pytest.fixture
@@ -103,6 +104,16 @@ def test_the_cause_stays_known_while_it_starts_again(wait: Callable[[Machine], N
 def test_one_that_never_answers_is_quoted(wait: Callable[[Machine], None]) -> None:
     with pytest.raises(MachineError, match="does not answer: the last line of its log"):
         wait(Machine(*[NOTHING] * 100))
+
+
+def test_a_program_that_ends_for_what_is_used_up_is_told_with_the_mend(
+    wait: Callable[[Machine], None],
+) -> None:
+    """As kubelet does beside a second lab; it says so in its log alone."""
+    machine = Machine(*[NOTHING] * 100)
+    machine.log = '"Failed to start cAdvisor" err="inotify_init: too many open files"'
+    with pytest.raises(MachineError, match=r"cAdvisor.*; .*sysctl -w fs\.inotify\."):
+        wait(machine)
 
 
 def test_a_machine_that_goes_down_is_not_waited_for(wait: Callable[[Machine], None]) -> None:
