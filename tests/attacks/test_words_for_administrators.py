@@ -22,8 +22,8 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
 )
 from egress_gateway.cli.diagnosis import status
-from egress_gateway.cli.diagnosis.check import text as checked
-from egress_gateway.cli.diagnosis.findings import findings
+from egress_gateway.cli.diagnosis.checks.check import text as checked
+from egress_gateway.cli.diagnosis.checks.findings import findings
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.terminal import plain
 from egress_gateway.kube.resources import Event, Reference
