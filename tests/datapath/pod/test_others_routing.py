@@ -21,7 +21,7 @@ from egress_gateway.datapath.pod.model import PodDesired
 from egress_gateway.datapath.pod.plan import EARLIER_RULES
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import NODE, SECONDARIES, attach, serve
-from tests.datapath.topology import INTERNET, Place, Pod, World, until
+from tests.datapath.topology import INTERNET, PODS_GATEWAY, Place, Pod, World, until
 
 _APP, _PROXY = 8080, 15006
 _TRANSPARENT = 19  # IP_TRANSPARENT
@@ -201,6 +201,34 @@ def test_rules_of_a_vpn_come_first_wherever_they_are() -> None:
         outer.settimeout(60)
         outer.sendto(b"x", (INTERNET, 7))
         assert outer.recv(100).decode() == SECONDARIES[0]
+    assert world.internet.sources() == {SECONDARIES[0]}
+
+
+@boxed
+def test_a_vpn_takes_everything_but_its_own_server() -> None:
+    """OpenVPN has two routes that are more specific than the default; others replace it."""
+    world, pod, desired = world_with_pod()
+    vpn = tun(pod)
+    server = "203.0.113.9"
+    run(
+        pod.place,
+        "ip route add 0.0.0.0/1 dev tun0",
+        "ip route add 128.0.0.0/1 dev tun0",
+        f"ip route add {server} via {PODS_GATEWAY} dev eth0 onlink",
+    )
+    for _ in range(2):
+        pod.side.converge(desired)
+        assert pod.side.converge(desired) == []
+        assert arrives(vpn, pod, INTERNET)
+        held = pod.side.held()
+        datagram(pod, server)
+        assert pod.side.held() == held
+        run(pod.place, "ip route flush 0.0.0.0/1", "ip route flush 128.0.0.0/1")
+        run(pod.place, "ip route replace default dev tun0")
+    run(pod.place, "ip route flush all dev tun0")
+    run(pod.place, f"ip route replace default via {PODS_GATEWAY} dev eth0 onlink")
+    pod.side.converge(desired)
+    assert pod.seen_as() == SECONDARIES[0]
     assert world.internet.sources() == {SECONDARIES[0]}
 
 

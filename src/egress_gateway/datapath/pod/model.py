@@ -126,6 +126,8 @@ class PodObserved:
     rules: frozenset[RoutingRule] = frozenset()
     others: frozenset[IPNetwork] = frozenset()
     """Destinations of ``others_routes``."""
+    exempt: frozenset[IPNetwork] = frozenset()
+    """Destinations of ``exempt_routes``."""
     ipv6: bool = True
     """Whether the pod has IPv6."""
 

@@ -7,7 +7,7 @@ and routes change only behind it, so a plan may be interrupted after any step.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -41,6 +41,8 @@ from egress_gateway.datapath.pod.ruleset import (
     LEGS,
     LINKS,
     MARK,
+    NESTED,
+    NESTED_KIND,
     WITHIN_KINDS,
 )
 from egress_gateway.datapath.wireguard.model import Config, Device, Peer, PeerStatus
@@ -282,7 +284,9 @@ def _matches(status: PeerStatus, peer: Peer) -> bool:
 
 
 def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
-    wanted = frozenset(desired_routes(desired, ipv6=observed.ipv6, others=observed.others))
+    wanted = frozenset(
+        desired_routes(desired, ipv6=observed.ipv6, others=observed.others, exempt=observed.exempt)
+    )
     new = {link: observed.tunnel(link).is_new for link in LINKS}
     # A new link's routes went with its predecessor, whatever was seen before.
     added = {r for r in wanted if r not in observed.routes or new.get(r.device or "")}
@@ -321,28 +325,54 @@ def _order(route: Route) -> tuple[int, int, str]:
 def others_routes(
     main: Iterable[Route], links: Mapping[str, Link], interface: str
 ) -> frozenset[IPNetwork]:
-    """Destinations that somebody else's more specific routes in the main table keep: those that
-    lead nowhere, and those by a link whose packets do not leave the pod, a VPN's above all. A route
-    by a link that does would lead what is the gateway's into the hold."""
-    specific = [route for route in main if route.destination.prefixlen > 0]
-    inside = {n for n, link in links.items() if n == "lo" or link.kind in WITHIN_KINDS}
-    inside -= {interface, *LINKS}
-    kept = {r.destination for r in specific if r.kind != "unicast" or r.device in inside}
-    return frozenset(kept - {r.destination for r in specific if r.device == interface})
+    """Destinations that somebody else's routes in the main table keep: those that lead nowhere, and
+    those by a link whose packets do not leave the pod, a VPN's above all, even if they are all that
+    there is. A route by a link that does would lead what is the gateway's into the hold."""
+    found = list(main)
+    others = {n: link.kind for n, link in links.items() if n not in (interface, *LINKS)}
+
+    def inside(route: Route) -> bool:
+        kind = others.get(route.device or "")
+        if kind in WITHIN_KINDS or route.destination.prefixlen == 0:
+            return kind in WITHIN_KINDS
+        nested = kind == NESTED_KIND and _inside(route.destination, NESTED)
+        return nested or route.device == "lo" or route.kind != "unicast"
+
+    kept = {r.destination for r in found if inside(r)}
+    return frozenset(kept - {r.destination for r in found if r.device == interface})
+
+
+def exempt_routes(
+    main: Iterable[Route], others: Collection[IPNetwork], interface: str
+) -> frozenset[IPNetwork]:
+    """Destinations inside ``others`` that the ordinary link has routes for: a VPN's own servers.
+    They are the gateway's like all that leaves the pod."""
+    beside = {r.destination for r in main if r.device == interface}
+    return frozenset(n for n in beside if _inside(n, others))
 
 
 def desired_routes(
-    desired: PodDesired, *, ipv6: bool, others: frozenset[IPNetwork] = frozenset()
+    desired: PodDesired,
+    *,
+    ipv6: bool,
+    others: frozenset[IPNetwork] = frozenset(),
+    exempt: frozenset[IPNetwork] = frozenset(),
 ) -> list[Route]:
     """Table ``ROUTES``: the gateway's destinations lead into the tunnel, the others are thrown
-    back to the main table, and so are ``others``. ``KEPT_ROUTES`` has the same for the standby
-    tunnel."""
+    back to the main table, and so are ``others``, but for ``exempt``. ``KEPT_ROUTES`` has the same
+    for the standby tunnel."""
+    thrown = {n for n in others if not _inside(n, desired.split.direct)}
+    tunneled = {n for n in exempt if _inside(n, thrown) and not _inside(n, desired.split.direct)}
     routes: list[Route] = []
     for family in (4, 6) if ipv6 else (4,):
-        routes += _family_routes(desired, desired.active, ROUTES, family, others)
-        if desired.standby is not None:
-            routes += _family_routes(desired, desired.standby, KEPT_ROUTES, family, others)
+        for tunnel, table in ((desired.active, ROUTES), (desired.standby, KEPT_ROUTES)):
+            if tunnel is not None or table == ROUTES:
+                routes += _family_routes(desired, tunnel, table, family, thrown, tunneled)
     return routes
+
+
+def _inside(network: IPNetwork, others: Iterable[IPNetwork]) -> bool:
+    return any(within(network, other) for other in others)
 
 
 def _family_routes(
@@ -350,8 +380,10 @@ def _family_routes(
     tunnel: Tunnel | None,
     table: int,
     family: Literal[4, 6],
-    others: frozenset[IPNetwork],
+    thrown: Collection[IPNetwork],
+    tunneled: Collection[IPNetwork],
 ) -> list[Route]:
+    """``thrown`` and ``tunneled``: on account of somebody else's routes."""
     source = next((a for a in desired.addresses if a.version == family), None)
     if source is None:
         return []
@@ -361,15 +393,13 @@ def _family_routes(
     link = tunnel.link if tunnel else None
     echo = ipaddress.ip_network(ECHO_ADDRESS)
     found = {n: Route(destination=n, kind="throw", table=table) for n in desired.split.direct}
-    for network in desired.split.tunneled:
+    for network in (*desired.split.tunneled, *tunneled):
         if carried:
             found[network] = Route(destination=network, device=link, source=source, table=table)
         else:
             # Held either way; this tells the application at once, so that it tries IPv4.
             found[network] = Route(destination=network, kind="unreachable", table=table)
-    for network in others:
-        if not any(within(network, direct) for direct in desired.split.direct):
-            found[network] = Route(destination=network, kind="throw", table=table)
+    found |= {n: Route(destination=n, kind="throw", table=table) for n in thrown}
     if family == 4:
         # The gateway's own answer to probes comes from there.
         found[echo] = Route(destination=echo, device=link, source=source, table=table)

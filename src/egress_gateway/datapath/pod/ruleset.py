@@ -34,6 +34,15 @@ LEG: Final = {"wg0": 0x0100_0000, "wg1": 0x0200_0000}
 WITHIN_KINDS: Final = ("tun", "wireguard")
 """Kinds of links that lead to a program or an encapsulation inside the pod, whose own packets meet
 the hold in their turn. Only who has NET_ADMIN makes such links (see the hold's limit)."""
+NESTED_KIND: Final = "bridge"
+"""Kind of link that leads to containers or virtual machines inside the pod (Docker, KubeVirt). What
+they send on meets the hold in its turn. Somebody may make a port of ``eth0``, so nothing but
+networks of ``NESTED`` counts as inside."""
+NESTED: Final[tuple[IPNetwork, ...]] = tuple(
+    ipaddress.ip_network(n)
+    for n in ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
+"""Private networks (RFC 1918, 6598, 4193)."""
 SEEDED: Final = ("inbound4", "inbound6", "opened4", "opened6", "unclear_ports", "unclear_protocols")
 """Sets that hold what is known of connections older than the table (see ``origins``); re-applying
 leaves them as they are."""
@@ -102,6 +111,7 @@ table inet {TABLE} {{
     ct mark & {MARK:#x} == {MARK:#x} meta mark set meta mark | {MARK:#x}
 {stay}{taken}  }}
   chain begun {{
+    fib daddr type != local return
     meta l4proto tcp goto begun_tcp
     meta l4proto . ip saddr . th sport . th dport @opened4 return
     meta l4proto . ip6 saddr . th sport . th dport @opened6 return
@@ -134,6 +144,8 @@ table inet {TABLE} {{
 {legs}
     ct mark & {MARK:#x} == {MARK:#x} accept
     meta oifkind {{ {within} }} accept
+    meta oifkind "{NESTED_KIND}" ip daddr {{ {_listed(4, NESTED)} }} accept
+    meta oifkind "{NESTED_KIND}" ip6 daddr {{ {_listed(6, NESTED)} }} accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} jump neighbours
     ip daddr @direct4 accept
     ip6 daddr @direct6 accept
@@ -212,15 +224,19 @@ def seeds(origins: Origins) -> str:
     )
 
 
+def _listed(family: Literal[4, 6], networks: Iterable[IPNetwork]) -> str:
+    return ", ".join(str(network) for network in networks if network.version == family)
+
+
 def _networks(name: str, networks: Iterable[IPNetwork]) -> str:
     kept = list(networks)
+    families: tuple[Literal[4, 6], ...] = (4, 6)
     return "\n".join(
         f"  set {name}{version} {{ type ipv{version}_addr; flags interval;"
-        f"{_elements(n for n in kept if n.version == version)} }}"
-        for version in (4, 6)
+        f"{_elements(_listed(version, kept))} }}"
+        for version in families
     )
 
 
-def _elements(networks: Iterable[IPNetwork]) -> str:
-    joined = ", ".join(str(network) for network in networks)
+def _elements(joined: str) -> str:
     return f" elements = {{ {joined} }}" if joined else ""

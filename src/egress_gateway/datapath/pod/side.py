@@ -284,6 +284,8 @@ class PodSide:
         active = desired.active.link if desired.active else LINKS[0]
         kept = desired.standby is not None or any(n != active for n in LINKS if n in found)
         tables = (ROUTES, KEPT_ROUTES) if kept else (ROUTES,)
+        main = [r for f in known for r in pod.links.routes(MAIN, f)]
+        others = podplan.others_routes(main, found, desired.interface)
         return PodObserved(
             filter=text,
             origins=connections,
@@ -292,9 +294,8 @@ class PodSide:
             tunnels=tunnels,
             routes=frozenset(r for f in known for t in tables for r in pod.links.routes(t, f)),
             rules=frozenset(r for f in known for r in pod.links.rules(f)),
-            others=podplan.others_routes(
-                (r for f in known for r in pod.links.routes(MAIN, f)), found, desired.interface
-            ),
+            others=others,
+            exempt=podplan.exempt_routes(main, others, desired.interface),
             ipv6=_has_ipv6(pod.netns, desired.interface),
         )
 

@@ -416,7 +416,7 @@ def test_a_route_of_somebody_elses_is_kept_where_the_hold_lets_it_lead() -> None
     both = networks("198.51.100.0/24")[0]
     main = {
         Route(destination=vpn, device="tun0"),
-        Route(destination=default, device="tun0"),
+        Route(destination=default, device="net1"),
         Route(destination=second, device="net1"),
         Route(destination=own, device="eth0"),
         Route(destination=nowhere, kind="blackhole"),
@@ -436,3 +436,30 @@ def test_a_route_of_somebody_elses_is_kept_where_the_hold_lets_it_lead() -> None
     made = {r.destination: r.kind for r in p.desired_routes(desired(), ipv6=False, others=others)}
     assert made[vpn] == made[nowhere] == "throw"
     assert made[default] == "unicast"
+
+
+def test_a_vpn_that_takes_everything_but_its_own_server_keeps_it() -> None:
+    """OpenVPN's two halves, and who replaces the default route."""
+    halves = networks("0.0.0.0/1", "128.0.0.0/1")
+    default, server, inside = networks("0.0.0.0/0", "203.0.113.9/32", "10.8.0.1/32")
+    links = {
+        "lo": Link(1, "lo", True, 65536),
+        "eth0": Link(2, "eth0", True, 1500, "veth"),
+        "tun0": Link(3, "tun0", True, 1420, "tun"),
+    }
+    beside = {Route(destination=n, device="eth0") for n in (server, inside)}
+    unreachable = Route(destination=ipaddress.ip_network("::/0"), kind="unreachable", device="lo")
+    own = Route(destination=default, device="eth0")
+    for vpn, more in ((halves, {own}), ((default,), {unreachable})):
+        main = {*beside, *more, *(Route(destination=n, device="tun0") for n in vpn)}
+        others = p.others_routes(main, links, "eth0")
+        assert others == {*vpn}
+        exempt = p.exempt_routes(main, others, "eth0")
+        made = p.desired_routes(desired(), ipv6=False, others=others, exempt=exempt)
+        kinds = {r.destination: r.kind for r in made}
+        assert {kinds[n] for n in vpn} == {"throw"}
+        assert kinds[server] == "unicast"
+        assert inside not in kinds, "it is excluded"
+    # A link that is there beside the ordinary one, and not in its place.
+    main = {own, Route(destination=default, device="tun0")}
+    assert p.others_routes(main, links, "eth0") == set()
