@@ -26,7 +26,6 @@ from tests.node.world import (
     NODE6,
     RUN,
     CniError,
-    GatewayNode,
     RunningPod,
     World,
     sh,
@@ -225,25 +224,11 @@ def ask(connection: socket.socket) -> str:
     return connection.recv(99).decode().strip()
 
 
-async def deafened(world: World, gateway: GatewayNode) -> None:
-    """UDP to the gateway is dropped from now on, its machine answers. Not before it has answered an
-    echo through a pod's tunnel: an answer is what silence is judged by."""
-
-    def answers() -> bool:
-        ways = [
-            (s.health, s.sandbox.attachment.active) for s in world.agent.paths.streams if s.sandbox
-        ]
-        return any(h.answers and way and way.address == gateway.address for h, way in ways)
-
-    await until(answers)
-    gateway.refuse_handshakes()
-
-
 async def deaf_tunnel_is_left_though_the_machine_answers(world: World) -> None:
     """UDP is dropped on the way to the gateway; ping goes on."""
     pod = await world.start_pod("web")
     first = world.gateway_of(await pod.whoami())
-    await deafened(world, first)
+    first.refuse_handshakes()
     loop = asyncio.get_running_loop()
     cut_at = loop.time()
     seen = ""
@@ -613,14 +598,14 @@ async def status_of_a_pod_follows_its_tunnel(world: World) -> None:
     await world.rounds(8)  # three looks and more: nothing is written at rest
     assert len(world.api.written) == 1
     first = world.gateway_of(address)
-    await deafened(world, first)
+    first.refuse_handshakes()
     await until(lambda: state()[1] not in ("", address))
     (moved,) = told("EgressMoved")
     assert address in moved
     assert state()[1] in moved
     assert state()[1] == await pod.whoami()
     [other] = [g for g in world.gateways if g is not first]
-    await deafened(world, other)
+    other.refuse_handshakes()
     await until(lambda: state()[0] == "Lost")
     assert world.endpoints.get("default", "web").status.reason == "TunnelsUnanswered"
     (lost,) = told("EgressLost")
@@ -642,7 +627,7 @@ async def status_that_is_not_kept_is_written_once(world: World) -> None:
     await until(lambda: len(world.api.written) == 1)
     await asyncio.sleep(12)  # what the cache may lag behind, and a look
     assert len(world.api.written) == 1
-    await deafened(world, world.gateway_of(await pod.whoami()))
+    world.gateway_of(await pod.whoami()).refuse_handshakes()
     await until(lambda: len(world.api.written) == 2)
 
 
@@ -660,7 +645,7 @@ async def status_survives_the_agent_and_the_api_server(world: World) -> None:
     await until(lambda: world.endpoints.get("default", "web") is not None)
     await until(lambda: world.endpoints.get("default", "web").status == endpoint.status)
     world.api.down = True
-    await deafened(world, world.gateway_of(await pod.whoami()))
+    world.gateway_of(await pod.whoami()).refuse_handshakes()
     await until(lambda: any(r == "EgressMoved" for _, r, _ in world.recorder.events))
     world.api.down = False
     moved = endpoint.status.egress_ip
@@ -718,3 +703,22 @@ async def pods_that_went_hold_nothing(world: World) -> None:
         last = await round_of_pods()
     assert last[0] <= first[0] + 2, f"descriptors: {first[0]}, then {last[0]}"
     assert last[1] <= first[1] + 1, f"threads: {first[1]}, then {last[1]}"
+
+
+async def tunnel_that_went_deaf_while_the_agent_was_away_is_left(world: World) -> None:
+    """Nobody has ever answered this agent through it. The pod says nothing meanwhile."""
+    pod = await world.start_pod("quiet")
+    used = world.gateway_of(await pod.whoami())
+    [other] = [g for g in world.gateways if g is not used]
+    await world.stop_agent()
+    used.refuse_handshakes()
+    await world.start_agent()
+    began = asyncio.get_running_loop().time()
+
+    def gateway() -> str:
+        [endpoint] = world.endpoints.values()
+        return str(endpoint.status.gateway)
+
+    await until(lambda: gateway() == other.name)
+    print(f"left after {asyncio.get_running_loop().time() - began:.1f} s")
+    assert await pod.whoami() == other.public

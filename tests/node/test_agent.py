@@ -159,3 +159,7 @@ def test_raw_frames_are_dropped_and_told() -> None:
 
 def test_pods_that_went_hold_nothing() -> None:
     play("pods_that_went_hold_nothing")
+
+
+def test_a_tunnel_that_went_deaf_while_the_agent_was_away_is_left() -> None:
+    play("tunnel_that_went_deaf_while_the_agent_was_away_is_left")

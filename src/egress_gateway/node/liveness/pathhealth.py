@@ -30,7 +30,9 @@ class TunnelPath(NamedTuple):
 class PathHealth:
     """Of one path, as one node sees it.
 
-    A path that has never answered is not judged: its gateway may be older than this echo.
+    A path that has never answered is suspected too: it may have died before its first answer, or
+    while no agent was there to ask. Once a handshake has proven it, its gateway knows no echoes,
+    and it is not judged by them.
     NB: a late caller makes no false alarm: it reports every answer that has come before it asks
     whether the next echo is due, and only echoes that were really sent are counted.
     """
@@ -44,6 +46,8 @@ class PathHealth:
     answered: int = 0
     last: float = float("-inf")
     """When the last echo was sent."""
+    echoless: bool = False
+    """A handshake has proven the path, and no echo was ever answered."""
     silent_since: float | None = None
     """When the oldest echo that is unanswered was sent."""
 
@@ -68,13 +72,18 @@ class PathHealth:
         if not self.answered < number <= self.sent:
             return
         self.answered = number
-        self.answers = True
+        self.answers, self.echoless = True, False
         self.silent_since = None if number == self.sent else self.last
 
     @property
     def suspect(self) -> bool:
         """So many echoes in a row went unanswered that somebody should look."""
-        return self.answers and self.sent - self.answered >= self.misses
+        return not self.echoless and self.sent - self.answered >= self.misses
+
+    def proven(self) -> None:
+        """A handshake has shown that the path works."""
+        self.echoless = not self.answers
+        self.fresh()
 
     def fresh(self) -> None:
         """Another pod's tunnel from now on, or the same after it was proven: counts anew."""

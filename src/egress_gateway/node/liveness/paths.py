@@ -97,14 +97,20 @@ class Paths:
         losses = 1 if before is None or calm else before.losses + 1
         seconds = doubled(losses, _LOST, _LOST_LIMIT)
         self._absent[path] = _Absence(now + seconds, seconds, losses)
-        self.proven(path)
+        self._searched(path)
 
     def proven(self, path: TunnelPath) -> None:
-        """The search has ended: echoes count anew, through another tunnel if there is one."""
+        """A handshake came through: echoes count anew, through another tunnel if there is one."""
+        stream = self._searched(path)
+        if stream is not None:
+            stream.health.proven()
+
+    def _searched(self, path: TunnelPath) -> Stream | None:
         stream = self._streams.get(path)
         if stream is not None:
             stream.checking = None
             self._close(stream)
+        return stream
 
     def forget(self, sandbox: Sandbox) -> None:
         """The sandbox is about to go, or its tunnel to change."""

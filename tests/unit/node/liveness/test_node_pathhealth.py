@@ -31,12 +31,22 @@ def test_silence_hurries_and_then_is_suspect_within_half_a_second() -> None:
     assert INTERVAL + now - started < 0.5
 
 
-def test_a_way_that_has_never_answered_is_not_judged() -> None:
-    health = PathHealth()
+def test_a_way_that_never_answered_is_suspect_until_it_is_proven() -> None:
+    """It may have died before the first answer, or while there was no agent."""
+    health, now = PathHealth(), 0.0
+    while not health.suspect:
+        health.send(now)
+        assert health.due_in(now) > HURRY, "its gateway may know no echoes"
+        now += health.due_in(now)
+    assert health.sent == 4
+    health.proven()
     for step in range(100):
-        health.send(step * INTERVAL)
+        health.send(now + step * INTERVAL)
         assert not health.suspect
-        assert health.due_in(step * INTERVAL) == INTERVAL or health.due_in(step * INTERVAL) > 0
+    health.answer(health.sent)
+    for _ in range(4):
+        health.send(now)
+    assert health.suspect, "it answers after all"
 
 
 def test_a_late_answer_ends_the_hurry() -> None:
