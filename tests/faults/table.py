@@ -433,6 +433,19 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "excludeCidrs",
     ),
     (
+        "excludeCidrs takes all of IPv6",
+        said(
+            IPv6Ready=(
+                "True",
+                "NothingSentToGateway",
+                "spec.excludeCidrs covers every IPv6 address",
+            )
+        ),
+        "EG203",
+        "StaticGatewayConfiguration shop/partner",
+        "IPv6",
+    ),
+    (
         "azureNetworking without a list",
         said(Accepted=("True", "NothingSentToGateway", "spec.defaultRoute is azureNetworking")),
         "EG203",

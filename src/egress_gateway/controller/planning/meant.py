@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, collapse_addresses, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from typing import Final, Literal
 
 from egress_gateway.api.types import StaticGatewayConfigurationSpec
 
-_EVERYTHING = IPv4Network("0.0.0.0/0")
-_NO_DESTINATIONS = [IPv4Network(n) for n in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")]
+_EVERYTHING4: Final = IPv4Network("0.0.0.0/0")
+_NO_DESTINATIONS: Final = [IPv4Network(n) for n in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")]
 """Nothing is routed there: "this network", loopback (RFC 6890), multicast and what is reserved."""
+_EVERYTHING6: Final = IPv6Network("2000::/3")
+"""What IANA gives out for the Internet (IPv6 Global Unicast Address Assignments)."""
 
 
-def sends_nothing(spec: StaticGatewayConfigurationSpec) -> str:
-    """Why no IPv4 destination of a pod is the gateway's, and what mends it; empty if some are."""
-    networks = _ipv4(spec.exclude_cidrs)
+def sends_nothing(spec: StaticGatewayConfigurationSpec, *, family: Literal[4, 6] = 4) -> str:
+    """Why no destination of the family is the gateway's, and what mends it; empty if some are."""
+    four, six = _networks(spec.exclude_cidrs)
     if spec.default_route == "azureNetworking":
-        if networks:
+        if four if family == 4 else six:
             return ""
         return (
-            "spec.defaultRoute is azureNetworking and spec.excludeCidrs names no IPv4 network, so "
-            "no destination is the gateway's: list those that are, or remove spec.defaultRoute"
+            f"spec.defaultRoute is azureNetworking and spec.excludeCidrs names no IPv{family} "
+            "network, so no destination is the gateway's: list those that are, or remove "
+            "spec.defaultRoute"
         )
-    if _EVERYTHING in collapse_addresses([*networks, *_NO_DESTINATIONS]):
+    everything = (
+        _EVERYTHING4 in collapse_addresses([*four, *_NO_DESTINATIONS])
+        if family == 4
+        else any(_EVERYTHING6.subnet_of(n) for n in collapse_addresses(six))
+    )
+    if everything:
         return (
-            "spec.excludeCidrs covers every IPv4 address, so no destination is the gateway's: list "
-            "only the networks that pods are to reach without it"
+            f"spec.excludeCidrs covers every IPv{family} address, so no destination is the "
+            "gateway's: list only the networks that pods are to reach without it"
         )
     return ""
 
 
-def _ipv4(listed: Iterable[str]) -> list[IPv4Network]:
+def _networks(listed: Iterable[str]) -> tuple[list[IPv4Network], list[IPv6Network]]:
     """What is no network is told of elsewhere."""
-    found = []
+    four: list[IPv4Network] = []
+    six: list[IPv6Network] = []
     for text in listed:
         try:
             network = ip_network(text, strict=False)
         except ValueError:
             continue
         if isinstance(network, IPv4Network):
-            found.append(network)
-    return found
+            four.append(network)
+        else:
+            six.append(network)
+    return four, six

@@ -151,9 +151,7 @@ def status_of(
         )
     generation = sgc.metadata.generation
     result = [c for c in before.conditions if verdict.ipv6 or c.type != conditions.IPV6_READY]
-    said = _conditions(
-        status, verdict, _of_its_own(status, gateways), pods, idle=sends_nothing(sgc.spec)
-    )
+    said = _conditions(sgc, status, verdict, _of_its_own(status, gateways), pods)
     if rotated is not None:
         said[conditions.KEYS_ROTATED] = rotated
     for kind, (truth, reason, message) in said.items():
@@ -227,15 +225,13 @@ def staying(serving: Serving, known: Gateways) -> set[str]:
 
 
 def _conditions(
+    sgc: StaticGatewayConfiguration,
     status: StaticGatewayConfigurationStatus,
     verdict: Verdict,
     gateways: Gateways,
     pods: Pods,
-    *,
-    idle: str,
 ) -> dict[str, tuple[Truth, str, str]]:
-    """``idle``: why pods send nothing to the gateway, if so."""
-    accepted = _accepted(verdict)
+    accepted, idle = _accepted(verdict), sends_nothing(sgc.spec)
     if idle and accepted[0] == "True":
         accepted = ("True", Reason.NOTHING_SENT, idle)
     provisioned = _provisioned(status, verdict)
@@ -262,7 +258,10 @@ def _conditions(
         ),
     }
     if verdict.ipv6:
-        found[conditions.IPV6_READY] = _ipv6(status, verdict, gateways)
+        idle = sends_nothing(sgc.spec, family=6)
+        said = _ipv6(status, verdict, gateways)
+        carried_for_nobody: Said = ("True", Reason.NOTHING_SENT, idle)
+        found[conditions.IPV6_READY] = carried_for_nobody if idle and said[0] == "True" else said
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
@@ -70,6 +72,37 @@ def test_nothing_is_sent(given: StaticGatewayConfigurationSpec) -> None:
         assert "pods leave from" not in found.message
     warned = [n for n in notices([], status.conditions) if n.type == "Warning"]
     assert [n.reason for n in warned] == ["NothingSentToGateway"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        spec("::/0"),
+        spec("10.0.0.0/8", "::/1", "8000::/1"),
+        spec("2000::/3"),
+        spec("2000::/4", "3000::/4", "fc00::/7"),
+        spec(route="azureNetworking"),
+        spec("198.51.100.0/24", route="azureNetworking"),
+    ],
+)
+def test_no_ipv6_is_sent_though_it_has_a_prefix(given: StaticGatewayConfigurationSpec) -> None:
+    assert "no destination is the gateway's" in sends_nothing(given, family=6)
+    sgc = StaticGatewayConfiguration(
+        metadata=ObjectMeta(name="a", namespace="default", uid="u"), spec=given
+    )
+    gateways = Gateways(nodes=NODES, ready=frozenset(NODES.values()), problems={})
+    six = [replace(g, secondary6=IPv6Address("fd00::1")) for g in SERVING.gateways]
+    serving = replace(SERVING, gateways=tuple(six), prefix6="2001:db8::/126")
+    verdict = Verdict(serving=serving, settled=True, ipv6=True)
+    status = status_of(sgc, verdict, gateways, pairs=Pairs(), keys_namespace="s", now="")
+    found = conditions.find(status.conditions, conditions.IPV6_READY)
+    assert found is not None
+    assert (found.status, found.reason) == ("True", "NothingSentToGateway")
+
+
+def test_some_ipv6_is_sent() -> None:
+    assert sends_nothing(spec("2001:db8::/32", "fc00::/7", "0.0.0.0/0"), family=6) == ""
+    assert sends_nothing(spec("2001:db8::/32", route="azureNetworking"), family=6) == ""
 
 
 @pytest.mark.parametrize(

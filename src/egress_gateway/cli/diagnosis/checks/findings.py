@@ -218,11 +218,12 @@ def _conditions(sgc: StaticGatewayConfiguration) -> Iterator[Finding]:
             yield Finding(
                 code=code, object=where, evidence=f"{said.reason}: {said.message}", mend=mend
             )
-    accepted = find(sgc.status.conditions, ACCEPTED)
-    if accepted is not None and accepted.reason == Reason.NOTHING_SENT:
-        yield Finding(
-            code="EG203", object=where, evidence=accepted.message, mend="correct spec.excludeCidrs"
-        )
+    for kind in (ACCEPTED, IPV6_READY):
+        said = find(sgc.status.conditions, kind)
+        if said is not None and said.reason == Reason.NOTHING_SENT:
+            yield Finding(
+                code="EG203", object=where, evidence=said.message, mend="correct spec.excludeCidrs"
+            )
 
 
 def _claims(facts: Facts) -> Iterator[Finding]:
