@@ -19,9 +19,9 @@ from pathlib import Path
 
 from egress_gateway.datapath.pod.side import PodSide
 from tests.datapath.box import boxed
-from tests.datapath.test_ipv6 import SECONDARIES6
 from tests.datapath.pod.test_live_attach import attached, forget_seen, sources
 from tests.datapath.pod.test_others_routing import run, tun
+from tests.datapath.test_ipv6 import SECONDARIES6
 from tests.datapath.test_packets import NODE, SECONDARIES
 from tests.datapath.topology import INTERNET, INTERNET6, NODE6, Place, Pod, World, until
 

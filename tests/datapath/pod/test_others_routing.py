@@ -18,10 +18,21 @@ import threading
 
 from egress_gateway.datapath.linux.link import Links, RoutingRule
 from egress_gateway.datapath.pod.model import PodDesired
-from egress_gateway.datapath.pod.plan import EARLIER_RULES
+from egress_gateway.datapath.pod.plan import EARLIER_RULES, ROUTES
 from tests.datapath.box import boxed
+from tests.datapath.pod.test_live_attach import attached, sources
+from tests.datapath.test_ipv6 import SECONDARIES6
 from tests.datapath.test_packets import NODE, SECONDARIES, attach, serve
-from tests.datapath.topology import INTERNET, PODS_GATEWAY, Place, Pod, World, until
+from tests.datapath.topology import (
+    INTERNET,
+    INTERNET6,
+    PODS_GATEWAY,
+    ROUTER6,
+    Place,
+    Pod,
+    World,
+    until,
+)
 
 _APP, _PROXY = 8080, 15006
 _TRANSPARENT = 19  # IP_TRANSPARENT
@@ -265,6 +276,28 @@ def test_a_second_network_is_reached_and_the_hold_covers_it() -> None:
     desired = pod.desired(pair.public, str(world.gateways[0].primary))
     pod.side.converge(desired)
     assert pod.seen_as() == SECONDARIES[0]
+
+
+@boxed
+def test_routes_that_somebody_puts_into_our_table_go() -> None:
+    """Whatever their maker, scope and metric: one alone would lead into the hold for good."""
+    world = World(ipv6=True)
+    pod = world.pod("pod-a")
+    desired, attach = attached(world, pod)
+    attach()
+    run(
+        pod.place,
+        f"ip route add 198.51.100.0/24 via {PODS_GATEWAY} dev eth0 onlink table {ROUTES}",
+        f"ip route add blackhole 198.51.100.0/25 table {ROUTES}",
+        f"ip route append 198.51.100.0/24 dev eth0 table {ROUTES} metric 7 proto static",
+        f"ip route add default dev eth0 table {ROUTES} metric 5",
+        f"ip -6 route add {INTERNET6} via {ROUTER6} dev eth0 table {ROUTES}",
+        f"ip -6 route add default via {ROUTER6} dev eth0 table {ROUTES} metric 1",
+    )
+    until(lambda: pod.side.converge(desired) == [], "nothing is amiss any more")
+    assert pod.seen_as() == SECONDARIES[0]
+    assert pod.seen_as(INTERNET6) in SECONDARIES6
+    assert sources(world) <= {SECONDARIES[0], *SECONDARIES6}
 
 
 @boxed

@@ -285,7 +285,7 @@ class Links:
         self._routes(_NEWROUTE, netlink.CREATE | netlink.REPLACE, routes, fine=())
 
     def delete_routes(self, routes: Sequence[Route]) -> None:
-        """Those that are gone already are passed over."""
+        """Whoever made them. Those that are gone already are passed over."""
         self._routes(_DELROUTE, 0, routes, fine=(errno.ESRCH, errno.ENODEV))
 
     def _routes(
@@ -299,7 +299,8 @@ class Links:
                 self._routes(kind, flags, [r for r in routes if r.device is None], fine)
                 return
             raise
-        messages = [Message(kind, flags, _encode_route(r, indices)) for r in routes]
+        maker = 0 if kind == _DELROUTE else _OURS
+        messages = [Message(kind, flags, _encode_route(r, indices, maker)) for r in routes]
         for route, refused in zip(routes, self._netlink.batch(messages), strict=True):
             if refused and refused[0] not in fine:
                 verb = "adding" if kind == _NEWROUTE else "deleting"
@@ -375,9 +376,11 @@ def _link(message: Message) -> Link:
     )
 
 
-def _encode_route(route: Route, indices: dict[str, int]) -> bytes:
+def _encode_route(route: Route, indices: dict[str, int], maker: int) -> bytes:
+    """``maker`` 0: a route of whatever maker and scope."""
     # Scope "link" for direct routes over a device, "universe" otherwise, as iproute2 chooses.
     direct = route.destination.version == 4 and route.device and not route.gateway
+    scope = 253 if direct else 0
     payload = struct.pack(
         "=BBBBBBBBI",
         _family(route.destination.version),
@@ -385,8 +388,8 @@ def _encode_route(route: Route, indices: dict[str, int]) -> bytes:
         0,
         0,
         0,  # the table is given by its attribute, which has room for more than eight bits
-        _OURS,
-        253 if direct else 0,
+        maker,
+        scope if maker else 255,  # RT_SCOPE_NOWHERE: any
         _TYPES[route.kind],
         4 if route.onlink else 0,
     )

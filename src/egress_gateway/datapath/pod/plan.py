@@ -291,8 +291,8 @@ def _routing(desired: PodDesired, observed: PodObserved) -> list[Action]:
     # A new link's routes went with its predecessor, whatever was seen before.
     added = {r for r in wanted if r not in observed.routes or new.get(r.device or "")}
     # A route of the same destination is replaced in one step, so that a packet finds the old one
-    # or the new one.
-    places = {(r.table, r.destination) for r in wanted}
+    # or the new one. One that is beside the new one (another metric) goes when that is there.
+    places = {(r.table, r.destination) for r in added}
     gone = {r for r in observed.routes - wanted if (r.table, r.destination) not in places}
     bound = KEPT_RULES[desired.standby.link] if desired.standby else ()
     surplus = [r for rules in KEPT_RULES.values() for r in rules if r not in bound]
