@@ -56,6 +56,8 @@ DAMAGE = (
     (GATEWAY, "ip link set wg-6000 down"),
     (NODE, "sysctl -q -w net.ipv4.ip_forward=0"),
     (GATEWAY, "sysctl -q -w net.ipv4.ip_forward=0"),
+    (GATEWAY, "sysctl -q -w net.ipv4.conf.wg-6000.forwarding=0"),
+    (GATEWAY, "sysctl -q -w net.ipv4.conf.wg-6000.rp_filter=1"),
     (NODE, "ip link delete gateway0"),
     (GATEWAY, "ip link delete wg-6000"),
 )

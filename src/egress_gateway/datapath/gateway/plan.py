@@ -115,6 +115,11 @@ _WITH_IPV6: Final[tuple[Sysctl, ...]] = (
 )
 
 
+def link_sysctls(link: str) -> tuple[tuple[str, str], ...]:
+    """Of a tunnel's link in the gateway's namespace, which begins with these by the defaults."""
+    return (f"net/ipv4/conf/{link}/rp_filter", "0"), (f"net/ipv4/conf/{link}/forwarding", "1")
+
+
 def inner(address: IPAddress) -> IPAddress:
     """The inner end of the pair, in the family of ``address``."""
     return _PAIR[address.version][1].ip
@@ -429,6 +434,9 @@ def _server(
             actions.append(MoveTunnel(name))
         if link is None or not link.up or link.mtu != mtu - OVERHEAD:
             actions.append(RaiseLink("gateway", name, mtu - OVERHEAD))
+        known = inside.sysctls
+        wrong = ((k, v) for k, v in link_sysctls(name) if known.get(k, v) not in (v, None))
+        actions += [SetSysctl("gateway", key, value) for key, value in wrong]
     for family in (family for family in _DEFAULT if configuration.address(family)):
         back = Route(destination=_DEFAULT[family], device=name, table=wanted.port)
         if link is None or not link.up or back not in inside.routes:

@@ -34,6 +34,7 @@ from egress_gateway.datapath.gateway.plan import (
     PlannedAction,
     Surroundings,
     inner,
+    link_sysctls,
     plan,
     surroundings,
 )
@@ -382,6 +383,9 @@ class GatewaySide:
         keys = {key for place, key, _ in desired.sysctls if place == where}
         if where == "node":
             keys.update(desired.advertised)
+        else:
+            tunnels = (name for name in found if name.startswith("wg-"))
+            keys.update(key for name in tunnels for key, _ in link_sysctls(name))
         # Without a configuration that carries it, IPv6 has no routes of ours: they go with it.
         known = [family for family in families(namespace) if family in desired.families]
         return Place(
