@@ -360,7 +360,8 @@ class Reconciler:
     def _changed(
         self, old: StaticGatewayConfiguration | None, new: StaticGatewayConfiguration | None
     ) -> None:
-        """A configuration appeared, changed or went. Its status is ours: no news."""
+        """A configuration appeared, changed or went. Its status is ours: what somebody else makes of
+        it is put right. After a write of our own there is nothing to put right."""
         if not self._inventory.surveyed:
             self.work.add(SURVEY)  # one may be under way that does not know of it
             return
@@ -368,10 +369,12 @@ class Reconciler:
             if old is not None and old.metadata.uid in self._cluster.keypairs.recorded():
                 self.work.add_after(SURVEY, GATHER_SECONDS)
             return
-        if old is not None and _same_wish(old, new):
-            self._let_gos({new.metadata.uid})
-            return
         uid = new.metadata.uid
+        if old is not None and _same_wish(old, new):
+            if old.status != new.status and self._board.verdict(uid):
+                self.reports.add(uid)
+            self._let_gos({uid})
+            return
         self._backoff.forget(uid)
         lost = new.metadata.deletion_timestamp and not self._inventory.holding(uid)
         if self._inventory.seek(new) or lost:

@@ -13,6 +13,7 @@ from egress_gateway.api.types import (
     ObjectMeta,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationSpec,
+    StaticGatewayConfigurationStatus,
 )
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
@@ -411,3 +412,16 @@ async def test_a_pool_that_was_just_made_is_looked_for_before_anybody_says_that_
     world.cluster.write("new", gateway_nodepool_name="nowhere")
     await world.turn()
     assert world.reason("new") == "GatewayPoolNotFound"
+
+
+async def test_a_status_that_somebody_else_wrote_is_put_right_at_once(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
+    reports = world.reconciler.reports
+    while len(reports):
+        reports.done(await reports.get())
+    known = world.cluster.objects["a"]
+    written = StaticGatewayConfigurationStatus(egress_ip_prefix="203.0.113.0/31")
+    world.cluster.changed(known, msgspec.structs.replace(known, status=written))
+    assert len(reports) == 1
