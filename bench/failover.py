@@ -133,7 +133,7 @@ async def _losses(
     tally = Tally()
     say(f"failover: {loss.name}, {times} times, {len(pods)} pods")
     for number in range(times):
-        await _one(lab, loss, pods, kind, tally)
+        await lose(lab, loss, pods, kind, tally)
         if (number + 1) % 5 == 0 or number + 1 == times:
             shown = spread(tally.outages, "p50", "max")
             say(f"failover: {loss.name}: {number + 1} of {times}: {shown}")
@@ -143,7 +143,8 @@ async def _losses(
     return tally
 
 
-async def _one(lab: Site, loss: Loss, pods: list[LeanPod], kind: str, tally: Tally) -> None:
+async def lose(lab: Site, loss: Loss, pods: list[LeanPod], kind: str, tally: Tally) -> None:
+    """Takes the gateway of most ``pods`` while they send traffic of ``kind``, and gives it back."""
     by_gateway = await served(lab, pods)
     counted = Counter(by_gateway.values())
     victim = max(sorted(counted), key=lambda gateway: counted[gateway])

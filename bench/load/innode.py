@@ -25,6 +25,7 @@ from egress_gateway.api import names
 from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway_lab.runtime.containers.cni import Sandbox, plugin_config, result_addresses
+from tests.node.flooder import Flood
 
 _CONFIGURATIONS: Final = Path("/etc/cni/net.d")
 _PLUGINS: Final = "/opt/cni/bin"
@@ -118,6 +119,7 @@ class Program:
         self._runtime = Runtime()
         self._traffic: Requests | Datagrams | None = None
         self._held: LongLived | None = None
+        self._flood: Flood | None = None
 
     def answer(self, request: dict[str, Any]) -> Any:
         operations: dict[str, Callable[..., Any]] = {
@@ -133,6 +135,8 @@ class Program:
             "alive": self.alive,
             "release": self.release,
             "open": self.open,
+            "flood": self.flood,
+            "ebb": self.ebb,
         }
         return operations[request.pop("op")](**request)
 
@@ -190,6 +194,19 @@ class Program:
         )
         times = spread(found.seconds, "p50", "p99")
         return {"opened": len(found.seconds), "unanswered": found.failed, **times}
+
+    def flood(self, pod: str, public_key: str, addresses: list[str]) -> dict[str, Any]:
+        """A pod floods gateways with handshakes; returns when more than any queue holds is out."""
+        self._flood = Flood(self._runtime.path(pod), public_key, addresses)
+        self._flood.begun()
+        return {}
+
+    def ebb(self) -> dict[str, int]:
+        """Ends it; initiations a second to all gateways together."""
+        assert self._flood is not None
+        found = self._flood.end()
+        self._flood.kill()
+        return {"initiations_per_second": found}
 
 
 def _network(*, without_us: bool) -> dict[str, Any]:

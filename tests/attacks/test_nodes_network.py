@@ -131,6 +131,27 @@ def test_a_flood_from_a_node_is_limited_and_cuts_no_tunnel_off() -> None:
 
 
 @boxed
+def test_a_pod_that_is_masqueraded_keeps_none_of_its_nodes_pods_from_their_gateway() -> None:
+    """It speaks as its node, and would use up what the gateway takes from there."""
+    scene = Scene()
+    worker, rogue = scene.world.worker, scene.world.pod("rogue")
+    worker.nft(
+        "table ip overlay { chain post { type nat hook postrouting priority srcnat;\n"
+        'ip saddr 10.244.0.0/16 oifname "eth0" masquerade\n}\n}'
+    )
+    sources = scene.world.sources
+    assert sources is not None
+    with flood(rogue.place.netns, scene.pair, source=str(rogue.address), target=scene.primary):
+        until(lambda: sources.strangers() > 5000, "the flood ends on its node", seconds=60)
+        attach(scene.new, scene.pair, scene.gateway, listen=20001)
+        scene.works(scene.new)
+        scene.works(scene.old)
+        assert not sources.sync(), "what is counted is no damage"
+    assert scene.dropped("handshake_rate") == 0
+    assert scene.dropped("foreign_tunnel") == 0
+
+
+@boxed
 def test_answers_and_cookies_nobody_asked_for_are_limited_as_first_messages_are() -> None:
     """They wait in the same queue, and a full queue asks honest pods for cookies."""
     scene = Scene()

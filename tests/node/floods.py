@@ -10,37 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 
 from egress_gateway.node.attachment.model import Attachment
+from tests.node.flooder import Flood
 from tests.node.world import GatewayNode, RunningPod, World, until
-
-_PROGRAM = """
-import base64, hashlib, os, select, socket, sys, time
-key = hashlib.blake2s(b"mac1----" + base64.b64decode(sys.argv[1])).digest()
-packets = []
-for _ in range(256):
-    body = bytes([1, 0, 0, 0]) + os.urandom(112)
-    mac1 = hashlib.blake2s(body, key=key, digest_size=16).digest()
-    packets.append(body + mac1 + bytes(16))
-udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-began, sent, told = time.monotonic(), 0, False
-while time.monotonic() < began + 400 and not select.select([sys.stdin], [], [], 0)[0]:
-    for address in sys.argv[2:]:
-        for packet in packets:
-            try:
-                udp.sendto(packet, (address, 6000))
-                sent += 1
-            except OSError:
-                pass
-    if sent >= 4000 and not told:  # more than any queue of handshakes holds
-        told = not print("up", flush=True)
-    time.sleep(0.035)
-print(round(sent / (time.monotonic() - began)), flush=True)
-"""
 
 
 @contextlib.asynccontextmanager
@@ -48,25 +23,14 @@ async def flooded(world: World) -> AsyncIterator[list[int]]:
     """Some 7,000 initiations a second to each gateway. How many they were to all of them together
     is in the list afterwards."""
     addresses = [gateway.address for gateway in world.gateways]
-    command = [sys.executable, "-c", _PROGRAM, world.pair.public, *addresses]
-    flood = subprocess.Popen(
-        ["nsenter", "--net=/run/netns/inet", *command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert flood.stdout is not None
-    assert flood.stdin is not None
+    flood = Flood("/run/netns/inet", world.pair.public, addresses)
     rate: list[int] = []
-    # WireGuard calls itself under load for a second after a full queue.
-    assert await asyncio.to_thread(flood.stdout.readline) == b"up\n"
     try:
+        await asyncio.to_thread(flood.begun)
         yield rate
-        assert flood.poll() is None, "the flood lasts until the end"
-        flood.stdin.close()
-        rate.append(int(flood.stdout.readline()))
+        rate.append(flood.end())
     finally:
         flood.kill()
-        flood.wait()
 
 
 async def figures(pods: str, under: str) -> None:

@@ -680,6 +680,23 @@ async def raw_frames_are_dropped_and_told(world: World) -> None:
     await until(lambda: "egress_gateway_links" not in sh("nft list tables"))
 
 
+async def pods_that_try_wireguards_ports_are_dropped_and_told(world: World) -> None:
+    """Masqueraded as the node, they would use up what a gateway takes from it."""
+    pod, plain = await world.start_pod("web"), await world.start_pod("plain", annotation=None)
+    gateway = world.gateway_of(await pod.whoami())
+    await world.rounds(2)
+    with NetNS.open(f"/run/netns/{plain.ns}") as inside:
+        sending = inside.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with sending:
+        for port in (5999, 6000, 6999, 7000):
+            sending.sendto(b"x", (gateway.address, port))
+    await until(lambda: any(e[1] == "EgressForeignTunnel" for e in world.recorder.events))
+    dropped = REGISTRY.get_sample_value(
+        "egress_gateway_node_link_dropped_packets", {"reason": "foreign_tunnel"}
+    )
+    assert dropped == 2
+
+
 async def pods_that_went_hold_nothing(world: World) -> None:
     """Descriptors and threads: a node's pods come and go for months. Pools of threads fill to their
     size when there is much to do, and keep it: theirs are not counted."""

@@ -157,6 +157,10 @@ def test_raw_frames_are_dropped_and_told() -> None:
     play("raw_frames_are_dropped_and_told")
 
 
+def test_pods_that_try_wireguards_ports_are_dropped_and_told() -> None:
+    play("pods_that_try_wireguards_ports_are_dropped_and_told")
+
+
 def test_pods_that_went_hold_nothing() -> None:
     play("pods_that_went_hold_nothing")
 

@@ -31,7 +31,7 @@ _SUSPICIOUS: Final = {
     names.HANDSHAKE_FLOOD: (
         (HANDSHAKE_RATE,),
         "a node sent more WireGuard handshakes than handshake_rate; the gateway dropped them; look "
-        "for pods that are masqueraded as that node",
+        "for processes with hostNetwork on it",
     ),
 }
 """Reasons of Events on this Node, the counters behind them, and what they say."""

@@ -217,12 +217,6 @@ class Sandbox:
             peer = device.peers.get(joining.server.public_key) if device else None
             return bool(peer and peer.last_handshake)
 
-    async def join_again(self) -> None:
-        """Starts the handshake of a planned move again."""
-        async with self._lock:
-            again = functools.partial(self._side.handshake_again, standby=True)
-            await self._kernel.run(again, self._desired())
-
     async def question(self) -> bool:
         """Demands proof of a verified tunnel: it counts as unverified until a new handshake.
         False if there is nothing to prove."""
@@ -268,10 +262,12 @@ class Sandbox:
         """Whether the tunnel's gateway has answered with a cookie in the last seconds."""
         return tunnel.listen_port in await self._kernel.run(self._kernel.sources.cookies)
 
-    async def handshake_again(self) -> None:
-        """See ``PodSide.handshake_again``."""
+    async def handshake_again(self, *, cookie: bool, standby: bool = False) -> None:
+        """Starts the handshake of the active tunnel again, or of the one that a planned move leads
+        to. ``cookie``: the gateway has answered with one."""
+        again = self._side.show_cookie if cookie else self._side.handshake_again
         async with self._lock:
-            await self._kernel.run(self._side.handshake_again, self._desired())
+            await self._kernel.run(functools.partial(again, standby=standby), self._desired())
 
     async def held(self) -> int:
         """Packets held back so far."""

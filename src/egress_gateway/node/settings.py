@@ -74,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     about 5 MB."""
     move_rate: Rate = 500.0
     """Maximum number of handshakes that this node starts in a second. Beyond about one a
-    millisecond a gateway asks for cookies, which costs five seconds."""
+    millisecond a gateway asks for cookies, and then takes twenty a second from one node."""
     listen_port_first: Port = 20000
     """First UDP port for the tunnels' encrypted sockets on the node."""
     listen_port_last: Port = 29999

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.pod.sources import FOREIGN_TUNNEL
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.node import metrics
 from egress_gateway.node.parts import Parts
@@ -36,7 +38,9 @@ class Upkeep:
         self._queues = parts.queues
         self.held = metrics.HeldPackets()
         self._drops = metrics.LinkDrops()
-        self._dropped: int | None = None
+        self._dropped = (sys.maxsize, sys.maxsize)
+        """Forged packets, and packets to gateways' ports, at the last look; at first any number:
+        what there was before is old."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -82,16 +86,9 @@ class Upkeep:
         self._sandboxes.forget_locks(known)
         await self._count_held()
         await self._find_stalled()
-        await self._kernel.run(self._kernel.sources.sync)
         await self._kernel.run(self._kernel.sync_links, [s.attachment for s in self._sandboxes])
-        if (guard := self._kernel.guard) is not None:
-            dropped = await self._kernel.run(guard.counters)
-            metrics.UNGUARDED.set(len(guard.unguarded))
-            self._drops.note(dropped)
-            before, self._dropped = self._dropped, sum(dropped.values())
-            # A table that was made anew counts from nothing.
-            if before is not None and self._dropped > before:
-                self._teller.forged(self._settings.node_name)
+        await self._count_dropped()
+        await self._kernel.run(self._kernel.sources.sync)
         attached = self._sandboxes.uids()
         if self._knowledge.pods.is_synced:
             await self._records.find_missing(attached)
@@ -99,6 +96,20 @@ class Upkeep:
         for sandbox_id in self._store.attachment_ids() - self._sandboxes.ids():
             if self._records.living(sandbox_id) is None:
                 self._store.forget(sandbox_id)
+
+    async def _count_dropped(self) -> None:
+        """Packets of pods that the node has dropped, by what they tried."""
+        guard, node = self._kernel.guard, self._settings.node_name
+        forged = await self._kernel.run(guard.counters) if guard is not None else {}
+        strange = await self._kernel.run(self._kernel.sources.strangers)
+        metrics.UNGUARDED.set(len(guard.unguarded) if guard is not None else 0)
+        self._drops.note(forged | {FOREIGN_TUNNEL: strange})
+        before, self._dropped = self._dropped, (sum(forged.values()), strange)
+        # A table that was made anew counts from nothing.
+        if self._dropped[0] > before[0]:
+            self._teller.forged(node)
+        if self._dropped[1] > before[1]:
+            self._teller.strangers(node)
 
     async def _count_held(self) -> None:
         labels = set()

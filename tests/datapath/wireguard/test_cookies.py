@@ -1,12 +1,21 @@
-"""The node notes which tunnels get cookies, and tells them from everything else."""
+"""The node notes which tunnels get cookies, tells them from everything else, and shows them."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import os
 import socket
+import struct
 
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
+from egress_gateway.api import keys
 from egress_gateway.datapath.pod.sources import SourceFilter
 from tests.datapath.box import boxed
-from tests.datapath.topology import World, until
+from tests.datapath.topology import PORT, World, until
 
 _COOKIE, _RESPONSE, _DATA = 3, 2, 4
 
@@ -37,3 +46,51 @@ def test_a_cookie_from_the_tunnels_gateway_is_noted_and_nothing_else_is() -> Non
     until(lambda: filter_.cookies() == {20000}, "the cookie is noted")
     assert filter_.sync() is False, "what is noted is no damage"
     assert filter_.cookies() == {20000}
+
+
+def _subkey(key: bytes, nonce: bytes) -> bytes:
+    """HChaCha20 (draft-irtf-cfrg-xchacha, 2.2): the block of ChaCha20 without what it adds last."""
+    block = Cipher(ChaCha20(key, nonce), None).encryptor().update(bytes(64))
+    added = struct.unpack("<16I", b"expand 32-byte k" + key + nonce)
+    words = [
+        (word - more) % 2**32
+        for word, more in zip(struct.unpack("<16I", block), added, strict=True)
+    ]
+    return struct.pack("<8I", *words[:4], *words[12:])
+
+
+def _reply(initiation: bytes, server: str, cookie: bytes) -> bytes:
+    """A server's cookie for an initiation (WireGuard's whitepaper, 5.4.7)."""
+    nonce = os.urandom(24)
+    key = _subkey(hashlib.blake2s(b"cookie--" + base64.b64decode(server)).digest(), nonce[:16])
+    sealed = ChaCha20Poly1305(key).encrypt(bytes(4) + nonce[16:], cookie, initiation[116:132])
+    return bytes([_COOKIE, 0, 0, 0]) + initiation[4:8] + nonce + sealed
+
+
+@boxed
+def test_the_next_initiation_shows_the_cookie_and_no_wait_of_wireguards_comes_before_it() -> None:
+    """Begun anew, the handshake would lose the cookie: no initiation would ever show it."""
+    world = World()
+    gateway, pair, cookie = world.gateways[0], keys.generate(), os.urandom(16)
+    pod = world.pod("pod-a")
+    server = gateway.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    server.bind((str(gateway.primary), PORT))
+    server.settimeout(60)
+    desired = pod.desired(pair.public, str(gateway.primary))
+    pod.side.converge(desired)
+    initiation, client = server.recvfrom(200)
+    assert initiation[132:] == bytes(16)
+    server.sendto(_reply(initiation, pair.public, cookie), client)
+    sources = world.sources
+    assert sources is not None
+    until(lambda: sources.cookies() == {20000}, "the cookie is noted")
+
+    def shown() -> bool:
+        """WireGuard opens a cookie a moment after it has come by."""
+        pod.side.show_cookie(desired)
+        seen = server.recv(200)
+        return seen[132:] == hashlib.blake2s(seen[:132], key=cookie, digest_size=16).digest()
+
+    for _ in range(3):
+        until(shown, "the cookie is shown")
+    assert pod.side.converge(desired) == [], "nothing else is left of it"

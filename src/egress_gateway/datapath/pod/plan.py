@@ -239,13 +239,7 @@ def _link_sysctls(
 
 def configuration(tunnel: Tunnel, *, ipv6: bool, observed: Device | None) -> Config:
     """The one call that makes the device right; an empty ``Config`` if it is."""
-    allowed: tuple[IPNetwork, ...] = (_EVERYWHERE4, _EVERYWHERE6) if ipv6 else (_EVERYWHERE4,)
-    peer = Peer(
-        public_key=tunnel.peer_key,
-        allowed_ips=allowed,
-        endpoint=tunnel.endpoint,
-        keepalive=tunnel.keepalive,
-    )
+    peer = _peer(tunnel, ipv6=ipv6)
     if observed is None:
         return Config(
             private_key=tunnel.private_key,
@@ -263,18 +257,37 @@ def configuration(tunnel: Tunnel, *, ipv6: bool, observed: Device | None) -> Con
         private_key=tunnel.private_key if rekey else None,
         listen_port=tunnel.listen_port if moved else None,
         remove_peers=tuple(key for key in observed.peers if key != tunnel.peer_key),
-        peers=() if settled else (as_fresh(peer) if fresh else peer,),
+        peers=() if settled else (replace(peer, fresh=fresh),),
     )
 
 
-def as_fresh(peer: Peer) -> Peer:
-    """The same peer without a session: the next packet begins a handshake."""
+def handshake_anew(tunnel: Tunnel, *, ipv6: bool) -> Config:
+    """The same peer without a session: a handshake begins, and a cookie is lost."""
+    return Config(peers=(replace(_peer(tunnel, ipv6=ipv6), fresh=True),))
+
+
+def another_key() -> Config:
+    """A key that nobody knows, for a moment. A change of the key ends all sessions, and the wait of
+    ``REKEY_TIMEOUT`` after the last initiation; peers stay, and with them their cookies (Linux:
+    ``wg_noise_expire_current_peer_keypairs``, wireguard-go: ``ExpireCurrentKeypairs``)."""
+    return Config(private_key=keys.generate().private)
+
+
+def own_key_again(tunnel: Tunnel, *, ipv6: bool, fresh: bool) -> tuple[Config, ...]:
+    """What follows ``another_key``. A keepalive that was off and is on begins a handshake."""
+    peer = _peer(tunnel, ipv6=ipv6)
+    if fresh:
+        return (Config(private_key=tunnel.private_key, peers=(replace(peer, fresh=True),)),)
+    quiet = Config(private_key=tunnel.private_key, peers=(replace(peer, keepalive=0),))
+    return (quiet, Config(peers=(peer,)))
+
+
+def _peer(tunnel: Tunnel, *, ipv6: bool) -> Peer:
     return Peer(
-        public_key=peer.public_key,
-        allowed_ips=peer.allowed_ips,
-        endpoint=peer.endpoint,
-        keepalive=peer.keepalive,
-        fresh=True,
+        public_key=tunnel.peer_key,
+        allowed_ips=(_EVERYWHERE4, _EVERYWHERE6) if ipv6 else (_EVERYWHERE4,),
+        endpoint=tunnel.endpoint,
+        keepalive=tunnel.keepalive,
     )
 
 

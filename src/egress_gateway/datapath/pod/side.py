@@ -210,13 +210,27 @@ class PodSide:
         """Removes and re-adds the peer in one call, unchanged: a new handshake at once.
         Not sooner than 50 ms after the last: WireGuard ignores two initiations in 20 ms."""
         tunnel = desired.standby if standby else desired.active
+        if tunnel is not None:
+            with self._namespace() as netns:
+                handle = Interface(tunnel.name, netns, tunnel.link)
+                fresh = podplan.handshake_anew(tunnel, ipv6=desired.tunnel_ipv6)
+                self._tell(handle, fresh, standby=standby)
+
+    def show_cookie(self, desired: PodDesired, *, standby: bool = False) -> None:
+        """The same for a tunnel without a session whose gateway has answered with a cookie: the new
+        initiation shows it. WireGuard by itself would wait for 5 seconds."""
+        tunnel = desired.standby if standby else desired.active
         if tunnel is None:
             return
-        whole = podplan.configuration(tunnel, ipv6=desired.tunnel_ipv6, observed=None)
-        config = Config(peers=tuple(podplan.as_fresh(peer) for peer in whole.peers))
         with self._namespace() as netns:
             handle = Interface(tunnel.name, netns, tunnel.link)
-            self._tell(handle, config, standby=standby)
+            self._backend.configure(handle, podplan.another_key())
+            device = self._backend.status(handle)
+            peer = device.peers.get(tunnel.peer_key) if device else None
+            # The other key has ended a session that began a moment ago: then there is no hurry.
+            began = peer is not None and peer.last_handshake > 0
+            for step in podplan.own_key_again(tunnel, ipv6=desired.tunnel_ipv6, fresh=began):
+                self._tell(handle, step, standby=standby)
 
     def forget_port(self, listen_port: int) -> None:
         """The port is no longer a tunnel's."""

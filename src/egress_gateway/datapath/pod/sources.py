@@ -10,6 +10,10 @@ remembers it, and be lost after minutes of silence.
 
 The filter also notes which ports get cookies: a gateway under load answers an initiation with one
 (WireGuard's paper, 5.3), and WireGuard does not report it. A new tunnel would lose the cookie.
+
+No pod reaches the WireGuard ports of these gateways. Where pods are masqueraded as their node, one
+pod's flood would use up what a gateway takes from the node, and keep its other pods from the
+gateway. Tunnels' own packets come from the node, and are not forwarded.
 """
 
 from __future__ import annotations
@@ -20,11 +24,15 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from egress_gateway.api import names
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 
 TABLE: Final = "egress_gateway_node"
+FOREIGN_TUNNEL: Final = "foreign_tunnel"
+"""Counter of packets from pods to gateways' WireGuard ports."""
+_SERVER_PORTS: Final = f"{names.PORT_FIRST}-{names.PORT_LAST}"
 _COOKIES: Final = "cookies"
 _COOKIES_KEPT: Final = 0.02
 """Seconds for which an answer serves all that ask: hundreds of pods ask at once when a gateway is
@@ -34,6 +42,9 @@ table inet {TABLE} {{
   set ports {{ type inet_service; }}
   set sources4 {{ type inet_service . ipv4_addr; }}
   set sources6 {{ type inet_service . ipv6_addr; }}
+  set servers4 {{ type ipv4_addr; }}
+  set servers6 {{ type ipv6_addr; }}
+  counter {FOREIGN_TUNNEL} {{ }}
   set {_COOKIES} {{ type inet_service; flags dynamic,timeout; timeout 8s; size 65535; }}
   chain sources {{
     type filter hook input priority -10; policy accept;
@@ -45,6 +56,11 @@ table inet {TABLE} {{
     udp length 72 @th,64,8 3 update @{_COOKIES} {{ udp dport }}
     accept
   }}
+  chain strangers {{
+    type filter hook forward priority -10; policy accept;
+    udp dport {_SERVER_PORTS} ip daddr @servers4 counter name "{FOREIGN_TUNNEL}" drop
+    udp dport {_SERVER_PORTS} ip6 daddr @servers6 counter name "{FOREIGN_TUNNEL}" drop
+  }}
   chain kept {{
     type nat hook postrouting priority srcnat - 10; policy accept;
     udp sport @ports fib saddr type local snat ip to ip saddr : udp sport
@@ -52,7 +68,7 @@ table inet {TABLE} {{
   }}
 }}
 """
-_RULES: Final = 7
+_RULES: Final = 9
 
 
 class SourceFilter:
@@ -97,13 +113,18 @@ class SourceFilter:
         lines = [] if self._installed else [_RULESET]
         for known in (self._stale, self._allowed):
             others = {p: known[p] for p, s in asked.items() if known.get(p, s) != s}
-            lines += _elements("delete", others, ports=False)
+            lines += _sources("delete", others)
         lines += _elements("add", asked)
         self._nft.apply("\n".join(lines))
         self._installed = True
         for port in asked:
             self._stale.pop(port, None)
         self._allowed |= asked
+
+    def strangers(self) -> int:
+        """Packets of pods to gateways' WireGuard ports that were dropped since the table is there;
+        0 if there is none."""
+        return self._nft.counter("inet", TABLE, FOREIGN_TUNNEL) or 0
 
     def forget(self, port: int) -> None:
         """The port is no longer anyone's. The kernel hears of it at the next ``sync``: a
@@ -143,8 +164,18 @@ class SourceFilter:
             return dict(self._allowed)
 
 
-def _elements(verb: str, pairs: Mapping[int, IPAddress], *, ports: bool = True) -> list[str]:
-    lines = [_line(verb, "ports", (str(p) for p in pairs))] if ports and pairs else []
+def _elements(verb: str, pairs: Mapping[int, IPAddress]) -> list[str]:
+    if not pairs:
+        return []
+    lines = [_line(verb, "ports", map(str, pairs)), *_sources(verb, pairs)]
+    for version in (4, 6):
+        if servers := {str(a) for a in pairs.values() if a.version == version}:
+            lines.append(_line(verb, f"servers{version}", sorted(servers)))
+    return lines
+
+
+def _sources(verb: str, pairs: Mapping[int, IPAddress]) -> list[str]:
+    lines = []
     for version in (4, 6):
         keys = [f"{p} . {a}" for p, a in pairs.items() if a.version == version]
         if keys:
@@ -158,16 +189,14 @@ def _line(verb: str, name: str, keys: Iterable[str]) -> str:
 
 def _is_exact(listing: list[dict[str, Any]], wanted: Mapping[int, IPAddress]) -> bool:
     rules = sum("rule" in item for item in listing)
-    found: dict[int, IPAddress] = {}
-    ports: set[int] = set()
-    for item in listing:
-        declared = item.get("set", {})
-        if declared.get("name") == _COOKIES:
-            continue
-        for element in declared.get("elem", []):
-            if declared["name"] == "ports":
-                ports.add(element)
-            else:
-                port, address = element["concat"]
-                found[port] = ipaddress.ip_address(address)
-    return rules == _RULES and found == dict(wanted) and ports == set(wanted)
+    sets = [item["set"] for item in listing if "set" in item]
+    held = {found["name"]: found.get("elem", []) for found in sets}
+    sources = [*held.get("sources4", []), *held.get("sources6", [])]
+    pairs = dict(element["concat"] for element in sources)
+    servers = {*held.get("servers4", []), *held.get("servers6", [])}
+    return (
+        rules == _RULES
+        and {port: ipaddress.ip_address(address) for port, address in pairs.items()} == dict(wanted)
+        and set(held.get("ports", [])) == set(wanted)
+        and set(map(ipaddress.ip_address, servers)) == set(wanted.values())
+    )

@@ -21,10 +21,10 @@ SILENCE: Final = 1.5
 """Seconds without a handshake after which another gateway is worth a try."""
 _BORNE: Final = 3
 """Silences in a row that are put down to a gateway that has much to do."""
-COOKIE: Final = 5.5
-"""Seconds that a tunnel with a cookie is left to WireGuard, whose own next initiation shows the
-cookie. It comes REKEY_TIMEOUT after the last, 5 seconds, and up to a third of one later (its paper,
-6.1 and 6.4)."""
+BUSY: Final = 5.5
+"""Seconds without a handshake after which a gateway is left that has answered with a cookie: it is
+there. It takes twenty initiations a second with cookies from one address (WireGuard's paper, 5.3),
+so many pods of a node wait for each other."""
 STALL: Final = 15.0
 """Seconds for which a tunnel may leave what is sent through it unanswered."""
 
@@ -37,37 +37,30 @@ class Schedule:
     again_at: float
     delay: float = FIRST_RETRY
     shortest_look: float = _LOOK
-    initiated: float = 0.0
-    """When the handshake was last begun anew."""
-    left_until: float = float("-inf")
-    """Until then WireGuard goes on by itself."""
+    borne: float = SILENCE
+    """Seconds without a handshake that are put up with."""
 
     @classmethod
     def at(cls, now: float, *, starting: bool = False) -> Schedule:
         """``starting``: the pod has had no handshake yet."""
         first = SOON if starting else FIRST_RETRY
-        return cls(now, now + first, first, _LOOK_AT_START if starting else _LOOK, now)
+        return cls(now, now + first, first, _LOOK_AT_START if starting else _LOOK)
 
     def due(self, now: float, jitter: float) -> bool:
         """Whether to initiate again now; then the next time is set. ``jitter``: 0 to 1."""
-        if now < max(self.again_at, self.left_until):
+        if now < self.again_at:
             return False
         self.delay = min(self.delay * _GROWTH, _LONGEST)
         self.again_at = now + self.delay * (1 + 0.25 * jitter)
         return True
 
-    def begun(self, now: float) -> None:
-        """The handshake was begun anew: a cookie from before is of no use any more."""
-        self.initiated = now
-
-    def leave_to_wireguard(self) -> None:
-        """The gateway has answered with a cookie. It is there, and has much to do."""
-        self.left_until = self.initiated + COOKIE
+    def put_off(self, cookie: bool) -> None:
+        """Whether the gateway has answered with a cookie: it is there, and has much to do."""
+        self.borne = BUSY if cookie else SILENCE
 
     def silent(self, now: float) -> bool:
-        """Whether no handshake came in ``SILENCE``, and the wait that a cookie asks for is over.
-        ``now``: seconds, monotonic."""
-        return now - self.started > SILENCE and now >= self.left_until
+        """Whether no handshake came for as long as is borne. ``now``: seconds, monotonic."""
+        return now - self.started > self.borne
 
     def look_after(self, now: float) -> float:
         """Seconds until the next look: often at first, more so when a pod's start waits for it."""

@@ -2,8 +2,9 @@
 
 The gateway may learn of the pod a moment after the first initiation, which WireGuard itself would
 repeat only after five seconds. Repeating too fast is no better: initiations within 20 ms of each
-other are refused, and too many make the gateway ask for cookies. A tunnel that has a cookie is left
-alone for as long as WireGuard needs to show it: to begin anew would throw it away.
+other are refused, and too many make the gateway ask for cookies. A tunnel that has a cookie shows
+it the next time: to begin anew would throw it away, and WireGuard itself repeats no sooner than
+after five seconds.
 """
 
 from __future__ import annotations
@@ -57,12 +58,10 @@ class Verifier:
                     return
                 active = sandbox.attachment.active
                 if active and schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    if await sandbox.has_cookie(active):
-                        schedule.leave_to_wireguard()
-                    else:
-                        await self._pacer.turn(sandbox.attachment.id, active.address)
-                        schedule.begun(loop.time())
-                        await sandbox.handshake_again()
+                    await self._pacer.turn(sandbox.attachment.id, active.address)
+                    cookie = await sandbox.has_cookie(active)
+                    schedule.put_off(cookie)
+                    await sandbox.handshake_again(cookie=cookie)
             except DatapathError as error:
                 # The next pass over the sandbox repairs what is broken and starts us again.
                 log.info("cannot verify tunnel", extra={"error": str(error)})
@@ -104,12 +103,10 @@ class Joiner:
                     self._on_joined(sandbox)
                     return
                 if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    if await sandbox.has_cookie(joining):
-                        schedule.leave_to_wireguard()
-                    else:
-                        await self._pacer.turn(sandbox.attachment.id, joining.address)
-                        schedule.begun(loop.time())
-                        await sandbox.join_again()
+                    await self._pacer.turn(sandbox.attachment.id, joining.address)
+                    cookie = await sandbox.has_cookie(joining)
+                    schedule.put_off(cookie)
+                    await sandbox.handshake_again(cookie=cookie, standby=True)
             except DatapathError as error:
                 log.info("cannot verify second tunnel", extra={"error": str(error)})
                 return

@@ -94,6 +94,15 @@ class Teller:
             "NET_RAW, and drop that capability",
         )
 
+    def strangers(self, node: str) -> None:
+        """Pods of the node sent packets to gateways' WireGuard ports."""
+        self._warn(
+            own_node(node),
+            names.FOREIGN_TUNNEL,
+            "pods of this node sent packets to gateways' WireGuard ports by themselves; the node "
+            "dropped them; find pods that send UDP to ports 6000-6999 of gateway nodes",
+        )
+
     def attached(self, attachment: Attachment, seconds: float) -> None:
         """Logs it. ``seconds``: from the CNI call to the verified tunnel."""
         extra = {**_fields(attachment), "milliseconds": round(seconds * 1000)}

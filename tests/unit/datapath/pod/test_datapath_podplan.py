@@ -200,6 +200,28 @@ def test_a_move_of_a_pod_that_is_known_needs_no_look_and_ends_where_a_look_does(
     assert [config.private_key for config in _configs(steps)] == [None]
 
 
+def test_a_cookie_is_shown_by_the_peer_that_has_it_under_the_pods_own_key() -> None:
+    wish = tunnel()
+    other = p.another_key()
+    assert other.private_key not in (None, wish.private_key)
+    assert other != p.another_key()
+    whole = p.configuration(wish, ipv6=True, observed=None)
+    quiet, loud = p.own_key_again(wish, ipv6=True, fresh=False)
+    assert quiet.private_key == wish.private_key
+    assert [peer.keepalive for peer in quiet.peers] == [0]
+    assert loud.peers == whole.peers
+    assert not any(peer.fresh for peer in (*quiet.peers, *loud.peers))
+    (begun,) = p.own_key_again(wish, ipv6=True, fresh=True)
+    assert begun.private_key == wish.private_key
+    assert begun.peers == p.handshake_anew(wish, ipv6=True).peers
+
+
+def test_an_agent_that_ended_while_it_showed_a_cookie_gives_the_pod_its_key_back() -> None:
+    wish = tunnel()
+    left = Device(public_key=keys.generate().public, listen_port=20000, fwmark=0, peers={})
+    assert p.configuration(wish, ipv6=False, observed=left).private_key == wish.private_key
+
+
 def _configs(actions: list[pa.Action]) -> list[Config]:
     return [a.config for a in actions if isinstance(a, pa.ConfigureTunnel)]
 
