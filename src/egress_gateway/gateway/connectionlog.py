@@ -1,8 +1,9 @@
 """A line for each connection, for audits: pod, destination and address. Off by default.
 
-Only configurations with ``connectionLog`` are logged, up to a limit of lines a second. Beyond it,
-the log's own thread stops reading, the kernel drops its notices, and one line says that some are
-missing. Traffic never waits for the log.
+Only configurations with ``connectionLog`` are logged, up to a limit of lines a second. Half of it
+is for whoever has most to say, and the other half is divided equally: nobody's connections keep
+another's out of an audit. Beyond it connections go unlogged, and one line a second says of which
+configuration. Traffic never waits for the log.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from egress_gateway.datapath.addresses import IPAddress
@@ -24,6 +25,7 @@ from egress_gateway.service.bucket import Bucket
 
 log = logging.getLogger(__name__)
 
+_DROPPED: Final = "dropped lines of the connection log: too many connections a second"
 _PATIENCE: Final = 0.5
 """Seconds that a stop waits at most for the thread to notice."""
 
@@ -101,34 +103,60 @@ class ConnectionLog:
         return Logged(one.name, {**before.public, **one.public})
 
     def _work(self, events: Events, stop: threading.Event) -> None:
-        budget = Bucket(self._rate, burst=self._rate, at=time.monotonic())
+        budget = LineBudget(self._rate)
         try:
             while not stop.is_set():
                 try:
                     connections = events.read(_PATIENCE)
                 except Overrun:
                     metrics.LOG_GAPS.inc()
-                    log.warning(
-                        "dropped lines of the connection log: too many connections a second"
-                    )
+                    log.warning(_DROPPED)
                     continue
                 for connection in connections:
-                    self._write(connection, budget, stop)
+                    self._write(connection, budget, time.monotonic())
         except DatapathError as error:
             # The next pass over the structure starts it anew.
             log.warning("stopped the connection log: %s", error)
         finally:
             events.close()
 
-    def _write(self, connection: Connection, budget: Bucket, stop: threading.Event) -> None:
+    def _write(self, connection: Connection, budget: LineBudget, now: float) -> None:
         logged = self._wanted.get(connection.zone)
         if logged is None:
             return
-        if (wait := budget.take(time.monotonic())) and stop.wait(wait):
+        if not budget.has_line(connection.zone, len(self._wanted), now):
+            if budget.may_complain(connection.zone, now):
+                metrics.LOG_GAPS.inc()
+                log.warning(_DROPPED, extra={"configuration": logged.name})
             return
         pod = self._owner(logged.name, connection.source)
         word = "ended" if connection.ended else "began"
         log.info("connection " + word, extra=fields(connection, logged, pod))
+
+
+@dataclass(slots=True)
+class LineBudget:
+    """``rate`` lines a second for all, and as many at once. Pure: the caller reads the clock."""
+
+    rate: float
+    _common: Bucket = field(init=False)
+    _own: dict[int, Bucket] = field(default_factory=dict)
+    """By zone."""
+    _complaints: dict[int, Bucket] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._common = Bucket(self.rate / 2, burst=max(1.0, self.rate / 2))
+
+    def has_line(self, zone: int, logged: int, now: float) -> bool:
+        """Takes a line for a connection of ``zone``, one of so many ``logged``, if there is one."""
+        own = self._own.setdefault(zone, Bucket(0.0, burst=1.0, at=now))
+        own.rate = self.rate / 2 / logged
+        own.burst = max(1.0, own.rate)
+        return own.take_now(now) or self._common.take_now(now)
+
+    def may_complain(self, zone: int, now: float) -> bool:
+        """Whether to say again that lines of ``zone`` are missing."""
+        return self._complaints.setdefault(zone, Bucket(1.0, burst=1.0, at=now)).take_now(now)
 
 
 def fields(connection: Connection, logged: Logged, pod: Key | None) -> dict[str, object]:

@@ -18,7 +18,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.linux.connections import PORTS, Connection, Use, summarize
 from egress_gateway.datapath.linux.netlink import Overrun
-from egress_gateway.gateway.connectionlog import ConnectionLog, Logged
+from egress_gateway.gateway.connectionlog import ConnectionLog, LineBudget, Logged
 from egress_gateway.gateway.connections.ports import full, judge
 from egress_gateway.kube.resources import Key
 
@@ -169,6 +169,34 @@ def test_missing_lines_are_admitted(caplog: pytest.LogCaptureFixture) -> None:
         "dropped lines of the connection log: too many connections a second",
         "connection began",
     ]
+
+
+def test_a_flood_of_one_keeps_no_connection_of_another_out_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flood = [connection()] * 5000
+    events = PlayedEvents(flood, [connection(zone=6001)], flood, [connection(zone=6001)])
+    wanted = {6000: Logged("loud/one", {}), 6001: Logged("ns/one", {})}
+    said = lines(caplog, events, wanted)
+    logged = Counter(r.__dict__["configuration"] for r in said if "began" in r.getMessage())
+    assert logged["ns/one"] == 2
+    assert logged["loud/one"] < 5000
+    gaps = {r.__dict__["configuration"] for r in said if "dropped" in r.getMessage()}
+    assert gaps == {"loud/one"}
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.1), st.integers(0, 2)), max_size=300))
+def test_lines_are_bounded_and_everybody_has_a_share(steps: list[tuple[float, int]]) -> None:
+    budget, now = LineBudget(30.0), 0.0
+    written: list[tuple[float, int]] = []
+    for passed, zone in steps:
+        now += passed
+        last = max((at for at, z in written if z == zone), default=-1.0)
+        if budget.has_line(zone, 3, now):
+            written.append((now, zone))
+        else:
+            assert now < last + 0.2001, "five a second of its own"
+    assert len(written) <= 30 + 3 + 30 * now
 
 
 def test_nobody_listens_unless_a_configuration_asks() -> None:
