@@ -13,7 +13,8 @@ The filter also notes which ports get cookies: a gateway under load answers an i
 
 No pod reaches the WireGuard ports of these gateways. Where pods are masqueraded as their node, one
 pod's flood would use up what a gateway takes from the node, and keep its other pods from the
-gateway. Tunnels' own packets come from the node, and are not forwarded.
+gateway. Tunnels' own packets have an address of the node before anything masquerades. Packets are
+judged where all of them leave: what kube-proxy directs to a gateway by IPVS is not forwarded.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ TABLE: Final = "egress_gateway_node"
 FOREIGN_TUNNEL: Final = "foreign_tunnel"
 """Counter of packets from pods to gateways' WireGuard ports."""
 _SERVER_PORTS: Final = f"{names.PORT_FIRST}-{names.PORT_LAST}"
+_DROPPED: Final = f'fib saddr type != local counter name "{FOREIGN_TUNNEL}" drop'
 _COOKIES: Final = "cookies"
 _COOKIES_KEPT: Final = 0.02
 """Seconds for which an answer serves all that ask: hundreds of pods ask at once when a gateway is
@@ -57,9 +59,9 @@ table inet {TABLE} {{
     accept
   }}
   chain strangers {{
-    type filter hook forward priority -10; policy accept;
-    udp dport {_SERVER_PORTS} ip daddr @servers4 counter name "{FOREIGN_TUNNEL}" drop
-    udp dport {_SERVER_PORTS} ip6 daddr @servers6 counter name "{FOREIGN_TUNNEL}" drop
+    type filter hook postrouting priority -10; policy accept;
+    udp dport {_SERVER_PORTS} ip daddr @servers4 {_DROPPED}
+    udp dport {_SERVER_PORTS} ip6 daddr @servers6 {_DROPPED}
   }}
   chain kept {{
     type nat hook postrouting priority srcnat - 10; policy accept;
