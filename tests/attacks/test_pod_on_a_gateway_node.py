@@ -76,10 +76,9 @@ class Scene:
         return self.victim.place.netns.run(opened)
 
 
-def datagram(source: str, target: str, sport: int, dport: int) -> bytes:
+def datagram(source: str, target: str, sport: int, dport: int, body: bytes = b"FORGED") -> bytes:
     """A whole IP packet with a UDP datagram; no checksum of UDP's own in IPv4."""
     a, b = ipaddress.ip_address(source), ipaddress.ip_address(target)
-    body = b"FORGED"
     head = struct.pack("!HHHH", sport, dport, 8 + len(body), 0)
     if a.version == 4:
         first = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(body), 1, 0, 64, 17, 0)

@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.pod.sources import SourceFilter
+from tests.attacks.test_pod_on_a_gateway_node import datagram
 from tests.datapath.box import boxed
+from tests.datapath.test_packets import NODE
 from tests.datapath.topology import PORT, World, until
 
 _COOKIE, _RESPONSE, _DATA = 3, 2, 4
@@ -23,25 +25,29 @@ _COOKIE, _RESPONSE, _DATA = 3, 2, 4
 @boxed
 def test_a_cookie_from_the_tunnels_gateway_is_noted_and_nothing_else_is() -> None:
     world = World()
-    node, gateway = world.worker, world.gateways[0]
+    node, gateway, pod = world.worker, world.gateways[0], world.pod("pod-a").place.netns
     filter_ = SourceFilter(node.netns)
     assert filter_.cookies() == frozenset(), "there is no table yet"
     listening = {}
-    for port in (20000, 20001, 20002, 20003):
+    for port in (20000, 20001, 20002, 20003, 20004):
         filter_.allow(port, gateway.primary)
         listening[port] = node.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         listening[port].bind(("", port))
         listening[port].settimeout(60)
     sender = gateway.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     stranger = world.internet.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    stranger.sendto(bytes([_COOKIE]).ljust(64), ("10.1.0.4", 20003))
+    stranger.sendto(bytes([_COOKIE]).ljust(64), (NODE, 20003))
+    forged = datagram(str(gateway.primary), NODE, PORT, 20004, bytes([_COOKIE]).ljust(64))
+    with pod.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
+        raw.sendto(forged, (NODE, 0))
+    assert listening[20004].recv(200)[0] == _COOKIE, "a pod's forgery comes in"
     for port, kind, length in (
         (20001, _RESPONSE, 92),
         (20002, _DATA, 64),
         (20003, _COOKIE, 63),
         (20000, _COOKIE, 64),
     ):
-        sender.sendto(bytes([kind]).ljust(length), ("10.1.0.4", port))
+        sender.sendto(bytes([kind]).ljust(length), (NODE, port))
         assert listening[port].recv(200)[0] == kind, "what is noted arrives all the same"
     until(lambda: filter_.cookies() == {20000}, "the cookie is noted")
     assert filter_.sync() is False, "what is noted is no damage"
@@ -86,10 +92,14 @@ def test_the_next_initiation_shows_the_cookie_and_no_wait_of_wireguards_comes_be
     until(lambda: sources.cookies() == {20000}, "the cookie is noted")
 
     def shown() -> bool:
-        """WireGuard opens a cookie a moment after it has come by."""
+        """WireGuard opens a cookie a moment after it has come by, and none that is for another than
+        its last initiation: so each that shows none is answered with one."""
         pod.side.show_cookie(desired)
         seen = server.recv(200)
-        return seen[132:] == hashlib.blake2s(seen[:132], key=cookie, digest_size=16).digest()
+        shows = hashlib.blake2s(seen[:132], key=cookie, digest_size=16).digest() == seen[132:]
+        if not shows:
+            server.sendto(_reply(seen, pair.public, cookie), client)
+        return shows
 
     for _ in range(3):
         until(shown, "the cookie is shown")

@@ -9,7 +9,9 @@ run. At a port that these choose, the gateway's packets would come in only while
 remembers it, and be lost after minutes of silence.
 
 The filter also notes which ports get cookies: a gateway under load answers an initiation with one
-(WireGuard's paper, 5.3), and WireGuard does not report it. A new tunnel would lose the cookie.
+(WireGuard's paper, 5.3), and WireGuard does not report it. A new tunnel would lose the cookie. Only
+a cookie that comes from where the gateway is counts: a pod of the node may forge its address, and a
+lost gateway would seem busy.
 
 No pod reaches the WireGuard ports of these gateways. Where pods are masqueraded as their node, one
 pod's flood would use up what a gateway takes from the node, and keep its other pods from the
@@ -36,6 +38,7 @@ FOREIGN_TUNNEL: Final = "foreign_tunnel"
 _SERVER_PORTS: Final = f"{names.PORT_FIRST}-{names.PORT_LAST}"
 _DROPPED: Final = f'fib saddr type != local counter name "{FOREIGN_TUNNEL}" drop'
 _COOKIES: Final = "cookies"
+_NOTED: Final = f"fib saddr . iif oif exists update @{_COOKIES} {{ udp dport }}"
 _COOKIES_KEPT: Final = 0.02
 """Seconds for which an answer serves all that ask: hundreds of pods ask at once when a gateway is
 lost."""
@@ -50,13 +53,14 @@ table inet {TABLE} {{
   set {_COOKIES} {{ type inet_service; flags dynamic,timeout; timeout 8s; size 65535; }}
   chain sources {{
     type filter hook input priority -10; policy accept;
-    udp dport . ip saddr @sources4 goto taken
-    udp dport . ip6 saddr @sources6 goto taken
+    udp dport . ip saddr @sources4 accept
+    udp dport . ip6 saddr @sources6 accept
     udp dport @ports counter drop
   }}
-  chain taken {{
-    udp length 72 @th,64,8 3 update @{_COOKIES} {{ udp dport }}
-    accept
+  chain noted {{
+    type filter hook prerouting priority -10; policy accept;
+    udp length 72 @th,64,8 3 udp dport . ip saddr @sources4 {_NOTED}
+    udp length 72 @th,64,8 3 udp dport . ip6 saddr @sources6 {_NOTED}
   }}
   chain strangers {{
     type filter hook postrouting priority -10; policy accept;
