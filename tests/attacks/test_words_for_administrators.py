@@ -6,6 +6,8 @@ What agents report are texts, and administrators read them in a terminal, which 
 from __future__ import annotations
 
 import datetime
+import json
+from logging import Formatter, LogRecord
 
 import pytest
 
@@ -27,6 +29,7 @@ from egress_gateway.cli.diagnosis.checks.findings import findings
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.terminal import plain
 from egress_gateway.kube.resources import Event, Reference
+from egress_gateway.service import logging
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 COMMANDS = {
@@ -81,6 +84,17 @@ def test_nothing_that_an_agent_writes_commands_an_administrators_terminal(
     assert words not in shown
     assert "honest" in shown
     assert words not in plain(checked(findings(found, summarize(found)), []))
+
+
+@pytest.mark.parametrize("formatter", [logging.JsonFormatter(), logging.TextFormatter()])
+@pytest.mark.parametrize("words", [*COMMANDS.values(), "\n", "\u2028"])
+def test_nor_does_a_line_of_a_log(formatter: Formatter, words: str) -> None:
+    record = LogRecord("egress_gateway.x", 20, "", 0, f"a{words}b", None, None)
+    record.__dict__["error"] = f"c{words}d"
+    line = formatter.format(record)
+    assert line.isprintable()
+    if isinstance(formatter, logging.JsonFormatter):
+        assert json.loads(line)["error"] == f"c{words}d"
 
 
 def test_a_line_of_its_own_is_not_forged() -> None:

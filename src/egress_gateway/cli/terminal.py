@@ -13,10 +13,10 @@ from typing import Final
 
 import click
 
+from egress_gateway.service.printable import printable
+
 _OURS: Final = re.compile(r"(\x1b\[(?:0|1|3[0-7])m)")
 """Colours and bold, as ``click.style`` writes them for us."""
-
-_SPACED: Final = str.maketrans("", "", "\n\t")
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
@@ -25,20 +25,13 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 
 def plain(text: str) -> str:
-    """Colours, tabs and line ends stay; of the rest, what is not printable (control characters,
-    those that turn the direction of writing) is written as Python does, such as ``\\x1b``."""
+    """Colours, tabs and line ends stay; of the rest, see ``printable``."""
     parts = _OURS.split(text)
-    return "".join(part if n % 2 else _printable(part) for n, part in enumerate(parts))
+    return "".join(
+        part if n % 2 else printable(part, spared="\n\t") for n, part in enumerate(parts)
+    )
 
 
 def one_line(text: str) -> str:
     """Others' words, which must not look like a line of ours."""
     return " ".join(text.split())
-
-
-def _printable(text: str) -> str:
-    if text.translate(_SPACED).isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
-    )

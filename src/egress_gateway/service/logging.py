@@ -1,7 +1,8 @@
 """Structured log lines: one JSON object a line on standard error.
 
 Standard library loggers are used everywhere; ``extra={"pod": "ns/name"}`` becomes fields of
-the line. ``format="text"`` is for a person's terminal.
+the line. ``format="text"`` is for a person's terminal. Whatever others wrote, a line stays one, and
+no part of it is a command to a terminal.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import logging
 import sys
 from typing import Final, Literal, TextIO
+
+from egress_gateway.service.printable import printable
 
 _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__.keys()) | {
     "message",
@@ -48,7 +51,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        text = json.dumps(line, default=str, ensure_ascii=False)
+        return text if text.isprintable() else json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
@@ -59,7 +63,7 @@ class TextFormatter(logging.Formatter):
         name = record.name.removeprefix("egress_gateway.")
         parts = [_time(record), record.levelname.lower(), name, record.getMessage()]
         parts += [f"{key}={value}" for key, value in fields_of(record).items()]
-        text = " ".join(parts)
+        text = printable(" ".join(parts))
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
