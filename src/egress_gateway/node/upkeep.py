@@ -86,9 +86,9 @@ class Upkeep:
         self._sandboxes.forget_locks(known)
         await self._count_held()
         await self._find_stalled()
+        await self._kernel.run(self._kernel.sources.sync)
         await self._kernel.run(self._kernel.sync_links, [s.attachment for s in self._sandboxes])
         await self._count_dropped()
-        await self._kernel.run(self._kernel.sources.sync)
         attached = self._sandboxes.uids()
         if self._knowledge.pods.is_synced:
             await self._records.find_missing(attached)
