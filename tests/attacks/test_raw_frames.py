@@ -73,13 +73,23 @@ def link_address(where: Place, link: str) -> bytes:
     return where.netns.run(ask)
 
 
-def frame(scene: Scene, packet: bytes, *, bypass: bool = False, pod: Pod | None = None) -> None:
-    """The packet on the pod's ``eth0``, by the link's own socket."""
+def frame(
+    scene: Scene,
+    packet: bytes,
+    *,
+    bypass: bool = False,
+    pod: Pod | None = None,
+    tags: tuple[int, ...] = (),
+) -> None:
+    """The packet on the pod's ``eth0``, by the link's own socket. ``tags``: VLANs' (IEEE 802.1Q),
+    the outermost first."""
     place = (pod or scene.pod).place
     to = link_address(scene.world.worker, f"v-{place.name}")
     kind = 0x0800 if packet[0] >> 4 == 4 else 0x86DD
     if kind == 0x0800:
         packet = packet[:10] + checksum(packet[:20]).to_bytes(2) + packet[12:]
+    for tag in reversed(tags):
+        packet, kind = struct.pack("!HH", tag, kind) + packet, 0x8100
 
     def send() -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0) as raw:
@@ -507,6 +517,30 @@ def bridged(scene: Scene) -> None:
     ip("-6", "addr", "add", "fe80::1/64", "dev", "cni0", "nodad")
     ip("route", "replace", f"{scene.pod.address}/32", "dev", "cni0")
     ip("-6", "route", "replace", f"{scene.pod.address6}/128", "via", "fe80::2", "dev", "cni0")
+
+
+@boxed
+def test_tags_of_vlans_hide_no_packet() -> None:
+    """The kernel takes a tag of VLAN 0 off, and looks at what is below."""
+    scene = Scene()
+    for on_a_bridge in (False, True):
+        if on_a_bridge:
+            scene.pod.side.detach({}, [20000])
+            bridged(scene)
+            scene.pod.side.converge(scene.desired)
+            if scene.guard.unguarded:
+                return  # no nftables for bridges in this kernel
+        already = hears(scene)
+        for version in (4, 6):
+            source, target = own(scene, version)
+            for tags in ((0,), (5,), (0, 0), (5, 0), (0, 5)):
+                for shape in shapes(source, target):
+                    frame(scene, shape, tags=tags)
+        # What came before it has arrived where it could.
+        before = scene.dropped(FORGED)
+        frame(scene, datagram(_STRANGER, INTERNET, 5000, 9))
+        until(lambda n=before: scene.dropped(FORGED) > n, "all frames are seen")  # type: ignore[misc]
+        assert hears(scene) == already, "nothing left by the node"
 
 
 @boxed
