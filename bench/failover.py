@@ -132,8 +132,9 @@ async def _losses(
 ) -> Tally:
     tally = Tally()
     say(f"failover: {loss.name}, {times} times, {len(pods)} pods")
+    window = _WINDOW if len(pods) < 100 else 3 * _WINDOW
     for number in range(times):
-        await lose(lab, loss, pods, kind, tally)
+        await lose(lab, loss, pods, kind, tally, window=window)
         if (number + 1) % 5 == 0 or number + 1 == times:
             shown = spread(tally.outages, "p50", "max")
             say(f"failover: {loss.name}: {number + 1} of {times}: {shown}")
@@ -143,8 +144,11 @@ async def _losses(
     return tally
 
 
-async def lose(lab: Site, loss: Loss, pods: list[LeanPod], kind: str, tally: Tally) -> None:
-    """Takes the gateway of most ``pods`` while they send traffic of ``kind``, and gives it back."""
+async def lose(
+    lab: Site, loss: Loss, pods: list[LeanPod], kind: str, tally: Tally, *, window: float
+) -> None:
+    """Takes the gateway of most ``pods`` while they send traffic of ``kind``, and gives it back.
+    ``window``: seconds in which an outage must end to be counted as ended."""
     by_gateway = await served(lab, pods)
     counted = Counter(by_gateway.values())
     victim = max(sorted(counted), key=lambda gateway: counted[gateway])
@@ -153,7 +157,6 @@ async def lose(lab: Site, loss: Loss, pods: list[LeanPod], kind: str, tally: Tal
     await _start(lab, pods, kind)
     await asyncio.sleep(_BEFORE)
     undo, event = await loss.strike(lab, victim)
-    window = _WINDOW if len(pods) < 100 else 3 * _WINDOW
     await _recovered(lab, pods, affected, event + window)
     await asyncio.sleep(_AFTER)
     end = time.monotonic()

@@ -31,10 +31,16 @@ _SPREAD: Final = ("p50", "p99", "max")
 _UNDER: Final = ("nothing", "flood")
 _AT_ONCE: Final = 2
 """Pods that start at a time."""
-_MASQUERADED: Final = (
-    "nft 'table ip bench { chain post { type nat hook postrouting priority srcnat;"
-    ' ip saddr {address} oifname "eth0" udp dport 6000 masquerade }; }'
-)
+_MASQUERADED: Final = """nft -f - <<'END'
+table ip bench {
+  chain post {
+    type nat hook postrouting priority srcnat
+    ip saddr ADDRESS oifname "eth0" udp dport 6000 masquerade
+  }
+}
+END"""
+_WINDOW: Final = 20.0
+"""Seconds in which an outage must end to be counted as ended."""
 
 
 async def run(options: Options) -> dict[str, Any]:
@@ -66,7 +72,7 @@ async def _in_lab(lab: Site, count: int, under: str) -> dict[str, Any]:
     if under == "flood":
         (rogue,) = await lab.make_pods(1, stem="rogue", nodes=[node], annotated=False)
         await lab.attach(rogue)
-        await lab.run(node, _MASQUERADED.replace("{address}", rogue.address))
+        await lab.run(node, _MASQUERADED.replace("ADDRESS", rogue.address))
         status = (await lab.configuration())["status"]
         await program.call(
             "flood",
@@ -82,7 +88,7 @@ async def _in_lab(lab: Site, count: int, under: str) -> dict[str, Any]:
             attached.append((await lab.attach(pod))["seconds"])
 
     await asyncio.gather(*map(start, pods))
-    await lose(lab, LOSSES["power_cut"], pods, "requests", tally)
+    await lose(lab, LOSSES["power_cut"], pods, "datagrams", tally, window=_WINDOW)
     rate = 0
     if under == "flood":
         rate = (await program.call("ebb"))["initiations_per_second"]
