@@ -20,10 +20,10 @@ from typing import Any, Final
 from bench.errors import BenchError
 from bench.failover import Tally, lose
 from bench.figures import spread, table
-from bench.losses import LOSSES
 from bench.machine import say
 from bench.options import Options
-from bench.site import LeanPod, Site, site
+from bench.place.losses import LOSSES
+from bench.place.site import LeanPod, Site, site
 
 _LIMIT: Final = 280.0
 """Seconds after which a run is given up."""

@@ -13,11 +13,11 @@ from egress_gateway.controller.planning.grants import UNCLEAR
 from egress_gateway.datapath.gateway.ruleset import GATEWAY_COUNTERS, NODE_COUNTERS
 from egress_gateway.datapath.pod import linkguard, sources
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 sys.path.insert(0, str(ROOT / "tools"))
 METRICS = {
     declared.name
-    for found in importlib.import_module("metrics_page").every().values()
+    for found in importlib.import_module("pages.metrics_page").every().values()
     for declared in found
 }
 SECTION = (ROOT / "docs/security.md").read_text().partition("## What an administrator sees\n")[2]
