@@ -28,7 +28,8 @@ from bench.place.site import LeanPod, Site, site
 _LIMIT: Final = 280.0
 """Seconds after which a run is given up."""
 _SPREAD: Final = ("p50", "p99", "max")
-_UNDER: Final = ("nothing", "flood")
+_UNDER: Final = {"nothing": 0, "flood": 7000}
+"""Initiations a second to each gateway."""
 _AT_ONCE: Final = 2
 """Pods that start at a time."""
 _MASQUERADED: Final = """nft -f - <<'END'
@@ -79,6 +80,7 @@ async def _in_lab(lab: Site, count: int, under: str) -> dict[str, Any]:
             pod=rogue.name,
             public_key=status["gatewayServerProfile"]["publicKey"],
             addresses=[gateway["primaryIp"] for gateway in status["gateways"]],
+            rate=_UNDER[under],
         )
     pods = await lab.make_pods(count, stem=under, nodes=lab.workers)
     turn, attached, tally = asyncio.Semaphore(_AT_ONCE), [], Tally()
@@ -100,17 +102,17 @@ async def _in_lab(lab: Site, count: int, under: str) -> dict[str, Any]:
 
 async def _bare(options: Options) -> dict[str, Any]:
     found = {}
-    for under in _UNDER:
-        seen = await asyncio.to_thread(_play, options.flood_pods, under)
+    for under, rate in _UNDER.items():
+        seen = await asyncio.to_thread(_play, options.flood_pods, rate)
         found[under] = _figures(
             seen["attach"], seen["failover"], seen["initiations"], where="bare", under=under
         )
     return found
 
 
-def _play(pods: int, under: str) -> dict[str, Any]:
+def _play(pods: int, rate: int) -> dict[str, Any]:
     box = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
-    command = [*box, sys.executable, "-m", "tests.node.world", "figures", str(pods), under]
+    command = [*box, sys.executable, "-m", "tests.node.world", "figures", str(pods), str(rate)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT, check=False)
     except subprocess.TimeoutExpired as error:

@@ -195,9 +195,10 @@ class Program:
         times = spread(found.seconds, "p50", "p99")
         return {"opened": len(found.seconds), "unanswered": found.failed, **times}
 
-    def flood(self, pod: str, public_key: str, addresses: list[str]) -> dict[str, Any]:
-        """A pod floods gateways with handshakes; returns when more than any queue holds is out."""
-        self._flood = Flood(self._runtime.path(pod), public_key, addresses)
+    def flood(self, pod: str, public_key: str, addresses: list[str], rate: int) -> dict[str, Any]:
+        """A pod floods gateways with handshakes, ``rate`` a second each; returns when more than any
+        queue holds is out."""
+        self._flood = Flood(self._runtime.path(pod), public_key, addresses, rate=rate)
         self._flood.begun()
         return {}
 

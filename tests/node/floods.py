@@ -19,24 +19,24 @@ from tests.node.world import GatewayNode, RunningPod, World, until
 
 
 @contextlib.asynccontextmanager
-async def flooded(world: World) -> AsyncIterator[list[int]]:
+async def flooded(world: World, *, rate: int = 0) -> AsyncIterator[list[int]]:
     """Some 7,000 initiations a second to each gateway. How many they were to all of them together
     is in the list afterwards."""
     addresses = [gateway.address for gateway in world.gateways]
-    flood = Flood("/run/netns/inet", world.pair.public, addresses)
-    rate: list[int] = []
+    flood = Flood("/run/netns/inet", world.pair.public, addresses, rate=rate)
+    told: list[int] = []
     try:
         await asyncio.to_thread(flood.begun)
-        yield rate
-        rate.append(flood.end())
+        yield told
+        told.append(flood.end())
     finally:
         flood.kill()
 
 
-async def figures(pods: str, under: str) -> None:
+async def figures(pods: str, rate: str) -> None:
     """For ``python -m bench flood``: seconds of each pod's ADD, two at a time, then from the loss
-    of a gateway until each of its pods has a verified tunnel again. ``under``: ``flood`` or
-    ``nothing``. Prints JSON."""
+    of a gateway until each of its pods has a verified tunnel again. ``rate``: of the flood, initiations
+    a second to each gateway; 0: none. Prints JSON."""
     world = World()
     world.build()
     world.configure()
@@ -44,6 +44,7 @@ async def figures(pods: str, under: str) -> None:
     started: list[RunningPod] = []
     attached: list[float] = []
     moved: list[float] = []
+    nothing = contextlib.nullcontext([0])
 
     async def start(number: int) -> None:
         async with turn:
@@ -52,7 +53,7 @@ async def figures(pods: str, under: str) -> None:
             attached.append(time.monotonic() - began)
 
     async with world.running():
-        async with flooded(world) if under == "flood" else contextlib.nullcontext([0]) as rate:
+        async with flooded(world, rate=int(rate)) if int(rate) else nothing as told:
             await asyncio.gather(*(start(number) for number in range(int(pods))))
             homes = {pod.name: await pod.whoami() for pod in started}
             lost = world.gateway_of(homes[started[0].name])
@@ -69,7 +70,7 @@ async def figures(pods: str, under: str) -> None:
             await asyncio.gather(*(moves(sandbox.verified) for sandbox in waiting))
             answers = {name: await p.whoami() for p in started if (name := p.name)}
             assert not {answers[name] for name in going} & {"", lost.public}
-    print(json.dumps({"attach": attached, "failover": moved, "initiations": rate[0]}))
+    print(json.dumps({"attach": attached, "failover": moved, "initiations": told[0]}))
 
 
 async def pods_start_under_a_flood() -> None:
