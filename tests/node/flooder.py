@@ -74,7 +74,7 @@ def main(rate: str, public_key: str, *addresses: str) -> None:
         while time.monotonic() < began + _LIMIT and not select.select([sys.stdin], [], [], 0)[0]:
             due = (time.monotonic() - began) * wanted - sent / len(addresses)
             for address in addresses:
-                for message in messages[: int(due)] if wanted else messages:
+                for message in messages[: max(0, int(due))] if wanted else messages:
                     with contextlib.suppress(OSError):
                         udp.sendto(message, (address, PORT))
                         sent += 1

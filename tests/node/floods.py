@@ -35,8 +35,8 @@ async def flooded(world: World, *, rate: int = 0) -> AsyncIterator[list[int]]:
 
 async def figures(pods: str, rate: str) -> None:
     """For ``python -m bench flood``: seconds of each pod's ADD, two at a time, then from the loss
-    of a gateway until each of its pods has a verified tunnel again. ``rate``: of the flood, initiations
-    a second to each gateway; 0: none. Prints JSON."""
+    of a gateway until each of its pods has a verified tunnel again. ``rate``: of the flood to each
+    gateway, initiations a second; 0: none. Prints JSON."""
     world = World()
     world.build()
     world.configure()
