@@ -692,7 +692,7 @@ async def pods_that_try_wireguards_ports_are_dropped_and_told(world: World) -> N
             sending.sendto(b"x", (gateway.address, port))
     await until(lambda: any(e[1] == "EgressForeignTunnel" for e in world.recorder.events))
     dropped = REGISTRY.get_sample_value(
-        "egress_gateway_node_link_dropped_packets", {"reason": "foreign_tunnel"}
+        "egress_gateway_node_link_dropped_packets_total", {"reason": "foreign_tunnel"}
     )
     assert dropped == 2
 

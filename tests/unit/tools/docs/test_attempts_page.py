@@ -56,5 +56,5 @@ def test_every_packet_that_is_dropped_and_counted_has_a_row() -> None:
     assert ours <= METRICS
     dropped = counted["egress_gateway_dropped_packets_total"]
     assert dropped == {*GATEWAY_COUNTERS, *NODE_COUNTERS}
-    by_nodes = counted["egress_gateway_node_link_dropped_packets"]
+    by_nodes = counted["egress_gateway_node_link_dropped_packets_total"]
     assert by_nodes == {linkguard.FORGED, linkguard.LEAVING, sources.FOREIGN_TUNNEL}
