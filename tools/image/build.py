@@ -43,9 +43,10 @@ NAME = "static-egress-gateway"
 _HOST_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
 """How this machine reaches PyPI; shown to the build's steps, never part of the image."""
 _TIMELESS = ("--timestamp", "0")
-"""A layer that another commit's build left is taken as it is, with that build's time. Labels of the
-last step say which commit it is, and when that was made. (buildah's ``--label`` writes them into
-every step, and a step's history names the one before: an image on kept layers was another one.)"""
+"""A layer that another commit's build left is taken as it is, with that build's time. The
+image that is built is told of which commit it is. (buildah's ``build --label`` writes a label into
+every step, and a step's history names the one before: on kept layers the image was another one. A
+step ``LABEL $ARGUMENT`` is kept whatever the argument is.)"""
 _APART = ("unshare", "--mount", "--propagation=private", "--")
 """What buildah mounts ends with it: 1.28 leaves a mount for each build that copies from a stage."""
 _STORE = "steps"
@@ -172,9 +173,7 @@ class Builder:
             bases.append(f"RUNTIME={self.runtime(architecture, fresh=fresh)}")
         say(f"image: {name}, some minutes the first time …")
         shown = [f"--volume={path}:{path}:ro" for path in _HOST_FILES if Path(path).exists()]
-        created = datetime.fromtimestamp(self._epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        arguments = [*bases, f"TARGETARCH={architecture}", f"CREATED={created}"]
-        arguments += [f"REVISION={self._revision}", f"VERSION={version()}"]
+        arguments = [*bases, f"TARGETARCH={architecture}"]
         self.buildah(
             "build",
             *("--quiet", "--layers", "--isolation", "chroot"),
@@ -186,15 +185,22 @@ class Builder:
             *shown,
             *("--file", str(ROOT / "deploy/Containerfile"), "--tag", name, str(ROOT)),
         )
-        if architecture != own:
-            self._call_it(architecture, name)
+        self._finish(name, ["--arch", architecture] if architecture != own else [])
         return name
 
-    def _call_it(self, architecture: str, name: str) -> None:
-        """Nothing of the image ran in the build, so only its name says for what it is."""
+    def _finish(self, name: str, options: Sequence[str]) -> None:
+        """Writes of which commit the image is, and ``options``: nothing of an image for another
+        architecture ran in its build, so only its name says for what it is."""
+        created = datetime.fromtimestamp(self._epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for key, value in (
+            ("created", created),
+            ("revision", self._revision),
+            ("version", version()),
+        ):
+            options = [*options, "--label", f"org.opencontainers.image.{key}={value}"]
         container = self.buildah("from", "--pull-never", name)
         try:
-            self.buildah("config", "--arch", architecture, container)
+            self.buildah("config", *options, container)
             self.buildah("commit", "--quiet", *_TIMELESS, container, name)
         finally:
             self.buildah("rm", container)
