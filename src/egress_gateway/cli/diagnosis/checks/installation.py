@@ -105,7 +105,8 @@ def _outside(
                 code="EG304",
                 object="ConfigMap egress-gateway",
                 evidence=f"clusterCidrs ({', '.join(cidrs)}) lacks {kind}: {missing[0]}{more}; "
-                "annotated pods send there through the gateway, which refuses or loses it",
+                "each node's agent adds what its own Node and ServiceCIDRs tell; to all else of "
+                "it, annotated pods send through the gateway, in vain",
                 mend="add the range to cluster.cidrs of the chart",
             )
 
