@@ -1,7 +1,7 @@
 """The way to a cluster, for the commands of a person.
 
-Its client loads an HTTP library, which takes longer than all the rest of a command's start: only
-who connects pays for it, and neither ``--help`` nor the shell's completion does.
+Its client loads an HTTP library and TLS, which takes longer than all the rest of a command's start:
+only who connects pays for it, and neither ``--help`` nor the shell's completion does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from egress_gateway.cli import options
-from egress_gateway.kube import config
 
 if TYPE_CHECKING:
     from egress_gateway.kube.client import Client
@@ -23,6 +22,7 @@ of one answer (2.6 s against 0.41 s)."""
 def connect(kubeconfig: str | None, manager: str) -> Client:
     """A client that is yet to be entered, of the context that the running command was given.
     Raises ``config.ClusterAccessError``."""
+    from egress_gateway.kube import config
     from egress_gateway.kube.client import Client
 
     return Client(config.load(kubeconfig, context=options.context()), manager, page=PAGE)

@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -31,9 +31,11 @@ from egress_gateway.cli.diagnosis.checks.findings import findings, misspelt
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.once import Lists
 from egress_gateway.kube import config, resources, wire
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.kube.resources import Resource
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 T = TypeVar("T")
 Object = Mapping[str, Any]

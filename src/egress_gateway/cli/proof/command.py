@@ -1,5 +1,6 @@
 """``egress-gateway test``: proves a live cluster with pods of its own, and leaves nothing.
 
+
 Whatever ends it, its pods are deleted and a node that it cordoned is given back; where it cannot do
 that itself (SIGKILL), its pods end by themselves after five minutes.
 """
@@ -13,7 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -36,7 +37,6 @@ from egress_gateway.cli.proof.plan import (
     table,
     working,
 )
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import (
     DAEMON_SETS,
@@ -47,6 +47,9 @@ from egress_gateway.kube.resources import (
     SGCS,
     Pod,
 )
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 _LOOK: Final = 1.0
 _GOING: Final = 60.0

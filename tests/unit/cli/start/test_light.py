@@ -63,3 +63,20 @@ def test_a_command_that_needs_more_says_what_to_install(words: list[str], extra:
     said = done.stdout.strip()
     assert said.startswith(f"Error: `egress-gateway {words[0]}` needs the Python package ")
     assert said.endswith(f"pip install 'static-egress-gateway[{extra}]' (the image has it)")
+
+
+_HELP = """
+import sys
+from click.testing import CliRunner
+from egress_gateway.cli.commands import cli
+result = CliRunner().invoke(cli, [*sys.argv[1:], "--help"])
+assert result.exit_code == 0, result.output
+assert "aiohttp" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("name", ["bundle", "check", "rotate-keys", "status", "test", "trace"])
+def test_the_help_of_a_persons_command_loads_no_http_library(name: str) -> None:
+    command = [sys.executable, "-c", _HELP, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -16,10 +16,11 @@ from egress_gateway.api import names
 from egress_gateway.cli.diagnosis.checks.findings import Finding
 from egress_gateway.cli.diagnosis.networks import networks
 from egress_gateway.kube import resources
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import Node, Resource, Untyped
-from egress_gateway.kube.review import allowed
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 _RIGHTS: Final = {
     "egress-gateway-controller": (names.GROUP, "staticgatewayconfigurations"),
@@ -172,6 +173,8 @@ async def _bound(client: Client) -> bool:
 
 
 async def _may(client: Client, system: str, account: str) -> bool:
+    from egress_gateway.kube.review import allowed  # with the HTTP library
+
     group, resource = _RIGHTS[account]
     spec = {
         "user": f"system:serviceaccount:{system}:{account}",

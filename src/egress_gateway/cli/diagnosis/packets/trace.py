@@ -8,7 +8,7 @@ import ipaddress
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -29,7 +29,6 @@ from egress_gateway.cli.diagnosis.packets.hops import (
 )
 from egress_gateway.cli.diagnosis.status import read
 from egress_gateway.cli.diagnosis.workloads import agents
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Forbidden, NotFound
 from egress_gateway.kube.resources import (
     CONFIG_MAPS,
@@ -39,6 +38,9 @@ from egress_gateway.kube.resources import (
     SERVICES,
     Pod,
 )
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 _TARGETS: Final = "EGRESS_GATEWAY_VERIFY_TARGETS"
 _PUBLIC: Final = ("stun.cloudflare.com:3478", "stun.l.google.com:19302")
