@@ -360,8 +360,8 @@ class Reconciler:
     def _changed(
         self, old: StaticGatewayConfiguration | None, new: StaticGatewayConfiguration | None
     ) -> None:
-        """A configuration appeared, changed or went. Its status is ours: what somebody else makes of
-        it is put right. After a write of our own there is nothing to put right."""
+        """A configuration appeared, changed or went. Its status is ours: what somebody else makes
+        of it is put right. After a write of our own there is nothing to put right."""
         if not self._inventory.surveyed:
             self.work.add(SURVEY)  # one may be under way that does not know of it
             return
