@@ -54,7 +54,8 @@ def message(kind: int, public_key: str) -> bytes:
 def flood(
     where: NetNS, pair: keys.KeyPair, *, source: str, target: str, kind: int = 1
 ) -> Iterator[None]:
-    """As many messages as one thread can send, until the end of the block."""
+    """As many messages as one thread can send, until the end of the block. A moment's pause after
+    each 256: where time stands still while anybody works, nobody else would have his turn."""
     messages = [message(kind, pair.public) for _ in range(256)]
     stop = threading.Event()
 
@@ -62,7 +63,7 @@ def flood(
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as sending:
             sending.bind((source, 0))
-            while not stop.is_set():
+            while not stop.wait(0.001):
                 for one in messages:
                     with contextlib.suppress(OSError):
                         sending.sendto(one, (target, PORT))
