@@ -134,7 +134,7 @@ budget. What counts against it:
 good, 1 is an outage of all pods. It counts time, whatever pods send meanwhile. A failover that the
 pods survive costs what it lasts, times the share of pods that it moves.
 
-An alert fires when the budget burns so many times faster than it may, over the long window and
+An alert fires when the budget burns this many times faster than it may, over the long window and
 still over the short one (the method of Google's
 [SRE workbook](https://sre.google/workbook/alerting-on-slos/), chapter 5):
 
