@@ -96,7 +96,7 @@ class Edge:
         loop.add_reader(streams, self._hello, streams)
         self._servers = [
             await asyncio.start_server(self._until_the_end(_answer), sock=asked),
-            await asyncio.start_server(self._until_the_end(_push), sock=pushed),
+            await asyncio.start_server(self._until_the_end(push), sock=pushed),
         ]
         self._pushing = asyncio.create_task(self._push_streams(streams))
         return self
@@ -340,8 +340,9 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         await writer.drain()
 
 
-async def _push(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def push(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"x" * 200)
-        await asyncio.wait_for(writer.drain(), 10)
+        async with asyncio.timeout(10):
+            await writer.drain()
         await asyncio.sleep(_PUSH)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from ipaddress import IPv4Address, IPv4Network
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.storms.calm import gist, settled
-from tests.storms.edge import Edge
+from tests.storms.edge import Edge, push
 from tests.storms.ledger import Ledger, Seen
 from tests.storms.processes import COMPONENTS, PROGRAMS, Process
 from tests.storms.script import KINDS, SECONDS, Event, Script, dumped, loaded, written
@@ -166,6 +169,16 @@ def test_a_machine_that_lost_power_denies_old_connections_and_that_is_no_pods_pa
     assert edge.packets - before == counted
     if counted:
         assert len(edge.segments("p", IPv4Address("192.0.2.1"), 20.0)) == 1
+
+
+async def test_a_push_that_is_cancelled_with_its_last_byte_ends() -> None:
+    async def drained() -> None:
+        pushing.cancel()
+
+    writer = SimpleNamespace(write=lambda _: None, drain=drained)
+    pushing = asyncio.create_task(push(cast("Any", None), cast("Any", writer)))
+    done, _ = await asyncio.wait([pushing], timeout=5)
+    assert done
 
 
 def test_what_arrives_for_nobody_is_wrong() -> None:

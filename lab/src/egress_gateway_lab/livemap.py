@@ -111,7 +111,8 @@ async def _connected(handle: LabHandle) -> socket.socket | None:
     """A connection to the map of any controller; None: none answers."""
     for pid in _controllers(handle.pid):
         with contextlib.suppress(OSError, TimeoutError):
-            return await asyncio.wait_for(netsocket.connect(pid, "127.0.0.1", PORT), 2)
+            async with asyncio.timeout(2):
+                return await netsocket.connect(pid, "127.0.0.1", PORT)
     return None
 
 

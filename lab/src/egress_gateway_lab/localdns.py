@@ -93,7 +93,8 @@ class _Questions(asyncio.DatagramProtocol):
         try:
             transport.sendto(data)
             with contextlib.suppress(TimeoutError, OSError):
-                self._transport.sendto(await asyncio.wait_for(answer, _SECONDS), addr)
+                async with asyncio.timeout(_SECONDS):
+                    self._transport.sendto(await answer, addr)
         finally:
             transport.close()
 

@@ -98,7 +98,8 @@ class _Process:
         if not self.ended.is_set():
             self.child.terminate()
             try:
-                await asyncio.wait_for(self.ended.wait(), _END_SECONDS)
+                async with asyncio.timeout(_END_SECONDS):
+                    await self.ended.wait()
             except TimeoutError:
                 self.child.kill()
                 await self.ended.wait()

@@ -84,7 +84,8 @@ class Pacer:
             while wait := lane.window.start(key, loop.time()):
                 lane.completed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(lane.completed.wait(), wait)
+                    async with asyncio.timeout(wait):
+                        await lane.completed.wait()
         wait = self._bucket.take(loop.time())
         if wait:
             await asyncio.sleep(wait)

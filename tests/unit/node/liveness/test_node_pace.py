@@ -80,6 +80,24 @@ async def test_who_waits_goes_on_when_another_is_complete_or_silent_for_too_long
     await asyncio.wait_for(impatient.turn("b", "one"), 10)
 
 
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("later", range(6))
+async def test_who_waits_and_is_cancelled_ends_even_if_it_is_his_turn_just_then(later: int) -> None:
+    """``asyncio.wait_for`` of Python 3.11 forgets a cancellation that comes with what it waits
+    for."""
+    pacer = Pacer(1000.0, window=1, patience=60.0)
+    await pacer.turn("a", "one")
+    waiting = asyncio.create_task(pacer.turn("b", "one"))
+    await asyncio.sleep(1)
+    pacer.complete("who needs no turn")
+    for _ in range(later):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    done, _ = await asyncio.wait([waiting], timeout=10)
+    assert done, "it waits for ever"
+    assert waiting.cancelled()
+
+
 @pytest.mark.parametrize(("starting", "first"), [(False, 0.25), (True, 0.022)])
 def test_initiations_are_repeated_ever_more_rarely(starting: bool, first: float) -> None:
     schedule, now = Schedule.at(0.0, starting=starting), 0.0

@@ -142,7 +142,8 @@ class Operations:
         operation = self.get(name)
         if operation is not None and not operation.done.is_set() and self.hold > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(operation.done.wait(), self.hold)
+                async with asyncio.timeout(self.hold):
+                    await operation.done.wait()
         return operation
 
     def start(
