@@ -165,6 +165,25 @@ async def running_pod_follows_its_annotation(world: World) -> None:
     assert await pod.whoami() == "10.224.0.4"
 
 
+async def annotated_while_the_agent_is_away() -> None:
+    """The first list tells of it, after the first look at all pods: nobody waits for the next."""
+    world = World()
+    world.build()
+    world.settings = msgspec.structs.replace(world.settings, resync_interval=600.0)
+    world.configure()
+    async with world.running():
+        pods = [await world.start_pod(f"web-{n}", annotation=None) for n in range(3)]
+        await world.stop_agent()
+        for pod in pods:
+            pod.annotate("egress")
+        world.pods.is_synced = False
+        await world.start_agent()
+        assert {await pod.whoami() for pod in pods} == {"10.224.0.4"}
+        world.pods.listed()
+        for pod in pods:
+            await until_seen(pod, {g.public for g in world.gateways})
+
+
 async def running_pod_follows_its_configuration(world: World) -> None:
     pod = await world.start_pod("web")
     world.configure(exclude_cidrs=["198.51.100.0/24"])

@@ -50,6 +50,12 @@ def test_pods_start_in_parallel() -> None:
     play("many_at_once")
 
 
+def test_a_pod_that_was_annotated_while_the_agent_was_away_is_attached_with_the_first_list() -> (
+    None
+):
+    play("annotated_while_the_agent_is_away")
+
+
 def test_unknown_configuration_fails_the_pod_with_the_reason() -> None:
     play("unknown_configuration")
 

@@ -107,10 +107,17 @@ class PlayedCache:
             self._show(*self._unheard.pop(0))
 
     def relist(self) -> None:
-        """As an agent that has just begun: it sees what there is now."""
+        """As an agent that has just begun: it sees what there is now, or nothing before ``listed``
+        if it is not ``is_synced``."""
         self._late = False
         self._unheard.clear()
-        self._objects = dict(self.truth)
+        self._objects = dict(self.truth) if self.is_synced else {}
+
+    def listed(self) -> None:
+        """As the first list that the API server answers."""
+        for key, obj in self.truth.items():
+            self._show(key, obj)
+        self.is_synced = True
 
     def on_change(self, callback: Callable[[Key, Any, Any], None]) -> None:
         self._callbacks.append(callback)

@@ -64,13 +64,17 @@ class Reactor:
             if annotation(new) and not new.finished:
                 self._teller.host_network(new)
             return
-        for sandbox in self._sandboxes.of_pod(key):
-            self._queues.routine.add(sandbox.attachment.id)
-        if old and new and _asks_anew(old, new):
+        attached = [sandbox.attachment.id for sandbox in self._sandboxes.of_pod(key)]
+        for sandbox_id in attached:
+            self._queues.routine.add(sandbox_id)
+        # Who is new to us runs already, if we are new ourselves.
+        runs = old is None and new is not None and new.has_network and not attached
+        if new and ((old and _asks_anew(old, new)) or (runs and annotation(new))):
             found = self._records.of(key)
             for sandbox_id in found:
                 self._queues.routine.add(sandbox_id)
-            if not found:
+            # Of who runs without a record, housekeeping makes one.
+            if old and not found:
                 self._queues.unrecorded.add(str(key))
 
     def _on_endpoint_deleted(self, key: Key) -> None:
