@@ -155,7 +155,7 @@ class Labs:
             outcome = Outcome(**json.loads(said))
         except (ValueError, TypeError):
             words = await self._end()
-            return Outcome(problems=[f"no outcome: {words.decode(errors='replace')[-2000:]}"])
+            return Outcome(problems=[f"no outcome: {words.decode(errors='replace')[-1400:]}"])
         if not outcome.clean:
             await self._end()
         return outcome

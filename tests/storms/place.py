@@ -45,10 +45,11 @@ pauses (10 s the second time, then twice that) would be all that a storm measure
 
 
 class Patient(HttpTransport):
-    """Asks again while the API server is away or has no answer, for a minute, as people do."""
+    """Asks again while the API server is away or has no answer, for some minutes, as people do: on
+    a busy machine it takes more than one to start."""
 
     async def request(self, method: str, path: str, **more: Any) -> Answer:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             away = time.monotonic() < deadline
             try:
