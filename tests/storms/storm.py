@@ -272,15 +272,20 @@ class Storm:
                 await asyncio.sleep(event.how["seconds"])
 
     async def _api_lost(self, event: Event) -> None:
-        """A program of the real control plane dies, and is started again."""
-        call, program = self.place.world.control.call, event.how["program"]
-        with contextlib.ExitStack() as stack:
-            if program in ("kube-apiserver", "etcd"):
-                for role in WORKERS:
-                    stack.enter_context(self._deaf(role, longer=_REJOIN))
+        """A program of the real control plane dies, and is started again; agents hear of nothing
+        until it answers, and then try again after pauses that grew as long as it was away."""
+        call, program, began = self.place.world.control.call, event.how["program"], time.time()
+        heard = WORKERS if program in ("kube-apiserver", "etcd") else ()
+        begun = [self.ledger.deaf(role, began) for role in heard]
+        try:
             await call("control_plane", program=program, action="kill")
             await asyncio.sleep(event.how["seconds"])
             await call("control_plane", program=program, action="start")
+            await self.place.world.kube.list("nodes")
+        finally:
+            back = time.time()
+            for deafness in begun:
+                self.ledger.hears(deafness, back + max(_REJOIN, back - began))
 
     async def _azure_fault(self, event: Event) -> None:
         await self.place.world.control.call("fault", path=_AZURE, **event.how)
