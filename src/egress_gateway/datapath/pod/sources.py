@@ -47,8 +47,8 @@ table inet {TABLE} {{
   set ports {{ type inet_service; }}
   set sources4 {{ type inet_service . ipv4_addr; }}
   set sources6 {{ type inet_service . ipv6_addr; }}
-  set servers4 {{ type ipv4_addr; }}
-  set servers6 {{ type ipv6_addr; }}
+  set servers4 {{ type inet_proto . ipv4_addr; }}
+  set servers6 {{ type inet_proto . ipv6_addr; }}
   counter {FOREIGN_TUNNEL} {{ }}
   set {_COOKIES} {{ type inet_service; flags dynamic,timeout; timeout 8s; size 65535; }}
   chain sources {{
@@ -64,8 +64,8 @@ table inet {TABLE} {{
   }}
   chain strangers {{
     type filter hook postrouting priority -10; policy accept;
-    udp dport {_SERVER_PORTS} ip daddr @servers4 {_DROPPED}
-    udp dport {_SERVER_PORTS} ip6 daddr @servers6 {_DROPPED}
+    udp dport {_SERVER_PORTS} meta l4proto . ip daddr @servers4 {_DROPPED}
+    udp dport {_SERVER_PORTS} meta l4proto . ip6 daddr @servers6 {_DROPPED}
   }}
   chain kept {{
     type nat hook postrouting priority srcnat - 10; policy accept;
@@ -175,7 +175,7 @@ def _elements(verb: str, pairs: Mapping[int, IPAddress]) -> list[str]:
         return []
     lines = [_line(verb, "ports", map(str, pairs)), *_sources(verb, pairs)]
     for version in (4, 6):
-        if servers := {str(a) for a in pairs.values() if a.version == version}:
+        if servers := {f"udp . {a}" for a in pairs.values() if a.version == version}:
             lines.append(_line(verb, f"servers{version}", sorted(servers)))
     return lines
 
@@ -194,15 +194,25 @@ def _line(verb: str, name: str, keys: Iterable[str]) -> str:
 
 
 def _is_exact(listing: list[dict[str, Any]], wanted: Mapping[int, IPAddress]) -> bool:
+    """What cannot be read is not: another version's table, which is made anew. Earlier versions
+    fail at elements of sets other than ``ports`` that are not pairs."""
+    try:
+        return _held(listing) == (_RULES, set(wanted), dict(wanted), set(wanted.values()))
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _held(
+    listing: list[dict[str, Any]],
+) -> tuple[int, set[int], dict[int, IPAddress], set[IPAddress]]:
+    """How many rules there are, the ports, their sources, and the servers."""
+    found = [item["set"] for item in listing if "set" in item]
+    sets = {declared["name"]: declared.get("elem", []) for declared in found}
+
+    def pairs(name: str) -> list[tuple[Any, IPAddress]]:
+        elements = [e["concat"] for e in (*sets[f"{name}4"], *sets[f"{name}6"])]
+        return [(first, ipaddress.ip_address(address)) for first, address in elements]
+
     rules = sum("rule" in item for item in listing)
-    sets = [item["set"] for item in listing if "set" in item]
-    held = {found["name"]: found.get("elem", []) for found in sets}
-    sources = [*held.get("sources4", []), *held.get("sources6", [])]
-    pairs = dict(element["concat"] for element in sources)
-    servers = {*held.get("servers4", []), *held.get("servers6", [])}
-    return (
-        rules == _RULES
-        and {port: ipaddress.ip_address(address) for port, address in pairs.items()} == dict(wanted)
-        and set(held.get("ports", [])) == set(wanted)
-        and set(map(ipaddress.ip_address, servers)) == set(wanted.values())
-    )
+    servers = {address for _, address in pairs("servers")}
+    return rules, set(sets["ports"]), dict(pairs("sources")), servers
