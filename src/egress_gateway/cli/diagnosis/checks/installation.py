@@ -29,6 +29,7 @@ _RIGHTS: Final = {
 }
 """What each account's ClusterRole lets it list, of all namespaces."""
 _BINDING: Final = "egress-gateway-pods"
+_HOSTS: Final = "egress-gateway-wireguard"
 _VERSIONS: Final = ("v1", "v1beta1")
 """In which Kubernetes serves mutating policies."""
 
@@ -147,10 +148,12 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
 
 
 async def _images(client: Client, system: str) -> dict[str, str]:
+    """Without that of tunnels' hosts, which may be an earlier one (``wireguard.image``)."""
     return {
         workload["metadata"]["name"]: workload["spec"]["template"]["spec"]["containers"][0]["image"]
         for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS)
         for workload in (await client.list(kind.untyped(), system, labels=names.COMPONENTS)).items
+        if workload["metadata"]["name"] != _HOSTS
     }
 
 
