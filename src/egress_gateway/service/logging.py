@@ -64,7 +64,9 @@ class TextFormatter(logging.Formatter):
         parts = [_time(record), record.levelname.lower(), name, record.getMessage()]
         parts += [f"{key}={value}" for key, value in fields_of(record).items()]
         text = printable(" ".join(parts))
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        if record.exc_info:  # the error's message may be others' words, as an API server's answer
+            text += "\n" + printable(self.formatException(record.exc_info), spared="\n\t")
+        return text
 
 
 def configure(
