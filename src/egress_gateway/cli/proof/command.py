@@ -1,6 +1,5 @@
 """``egress-gateway test``: proves a live cluster with pods of its own, and leaves nothing.
 
-
 Whatever ends it, its pods are deleted and a node that it cordoned is given back; where it cannot do
 that itself (SIGKILL), its pods end by themselves after five minutes.
 """
