@@ -293,6 +293,8 @@ def test_routes_that_somebody_puts_into_our_table_go() -> None:
         f"ip route add default dev eth0 table {ROUTES} metric 5",
         f"ip -6 route add {INTERNET6} via {ROUTER6} dev eth0 table {ROUTES}",
         f"ip -6 route add default via {ROUTER6} dev eth0 table {ROUTES} metric 1",
+        f"ip route add unreachable default table {ROUTES} metric 2048",
+        f"ip -6 route add unreachable default table {ROUTES} metric 2048",
     )
     until(lambda: pod.side.converge(desired) == [], "nothing is amiss any more")
     assert pod.seen_as() == SECONDARIES[0]

@@ -91,6 +91,9 @@ class Route:
     source: IPAddress | None = None
     table: int = MAIN
     onlink: bool = False
+    metric: int = field(default=0, compare=False)
+    """Of a route that was read, for its deletion: of two to one destination, the kernel takes the
+    first that is like it, and for IPv6 an unreachable one is like any other. 0: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,6 +404,8 @@ def _encode_route(route: Route, indices: dict[str, int], maker: int) -> bytes:
         payload += netlink.attribute(5, route.gateway.packed)
     if route.source:
         payload += netlink.attribute(7, route.source.packed)
+    if route.metric and not maker:
+        payload += netlink.u32(6, route.metric)
     return payload
 
 
@@ -423,6 +428,7 @@ def _route(message: Message, names: dict[int, str]) -> Route | None:
         source=ipaddress.ip_address(found[7]) if 7 in found else None,
         table=struct.unpack("=I", found[15])[0] if 15 in found else table,
         onlink=bool(flags & 4),
+        metric=struct.unpack("=I", found[6])[0] if 6 in found else 0,
     )
 
 
