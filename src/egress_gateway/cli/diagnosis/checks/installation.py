@@ -30,6 +30,7 @@ _RIGHTS: Final = {
 """What each account's ClusterRole lets it list, of all namespaces."""
 _BINDING: Final = "egress-gateway-pods"
 _HOSTS: Final = "egress-gateway-wireguard"
+_WEBHOOK: Final = "egress-gateway-webhook"
 _VERSIONS: Final = ("v1", "v1beta1")
 """In which Kubernetes serves mutating policies."""
 
@@ -127,6 +128,8 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
         images = await _images(client, system)
     except ApiError:
         images = {}  # ``status.read`` has said that components are not to be seen
+    if _WEBHOOK in images:  # one set of plain manifests names the policy for all clusters
+        admission = "webhook"
     try:
         bound = await _bound(client) if admission == "policy" else None
     except ApiError:
