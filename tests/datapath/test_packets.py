@@ -22,6 +22,7 @@ from tests.datapath.topology import (
     EXCLUDED_HOST,
     FRONTEND,
     INTERNET,
+    PORT,
     Gateway,
     Pod,
     World,
@@ -225,6 +226,22 @@ def test_ports_that_are_opened_together_are_each_heard_from_their_gateway_alone(
     sources.forget(20007)
     sources.allow(20300, ipaddress.ip_address("10.1.1.4"))
     assert 20007 not in sources.allowed(), "what was forgotten does not come back"
+
+
+@boxed
+def test_what_pods_sent_to_gateways_ports_stays_counted_when_a_pod_goes() -> None:
+    from egress_gateway.datapath.pod.sources import SourceFilter
+
+    world = World(gateways=1)
+    gateway, rogue = world.gateways[0].primary, world.pod("rogue").place.netns
+    sources = SourceFilter(world.worker.netns)
+    sources.sync({20000: gateway, 20001: gateway})
+    with rogue.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sending:
+        sending.sendto(b"x", (str(gateway), PORT))
+    until(lambda: sources.strangers() == 1, "the node drops it")
+    sources.forget(20001)
+    assert sources.sync() is True, "the table is made anew"
+    assert sources.strangers() == 1
 
 
 def _dropped(world: World) -> int:

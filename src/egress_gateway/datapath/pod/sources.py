@@ -37,6 +37,8 @@ FOREIGN_TUNNEL: Final = "foreign_tunnel"
 """Counter of packets from pods to gateways' WireGuard ports."""
 _SERVER_PORTS: Final = f"{names.PORT_FIRST}-{names.PORT_LAST}"
 _DROPPED: Final = f'fib saddr type != local counter name "{FOREIGN_TUNNEL}" drop'
+_COUNTER: Final = f"counter {FOREIGN_TUNNEL} {{{{ packets {{}} bytes {{}} }}}}"
+_NOTHING_COUNTED: Final = _COUNTER.format(0, 0)
 _COOKIES: Final = "cookies"
 _NOTED: Final = f"fib saddr . iif oif exists update @{_COOKIES} {{ udp dport }}"
 _COOKIES_KEPT: Final = 0.02
@@ -49,7 +51,7 @@ table inet {TABLE} {{
   set sources6 {{ type inet_service . ipv6_addr; }}
   set servers4 {{ type inet_proto . ipv4_addr; }}
   set servers6 {{ type inet_proto . ipv6_addr; }}
-  counter {FOREIGN_TUNNEL} {{ }}
+  {_NOTHING_COUNTED}
   set {_COOKIES} {{ type inet_service; flags dynamic,timeout; timeout 8s; size 65535; }}
   chain sources {{
     type filter hook input priority -10; policy accept;
@@ -154,7 +156,8 @@ class SourceFilter:
                 self._stale, self._installed = {}, True
                 return False
             remove = [f"add table inet {TABLE}", f"delete table inet {TABLE}"]
-            self._nft.apply("\n".join([*remove, _RULESET, *_elements("add", self._allowed)]))
+            kept = _RULESET.replace(_NOTHING_COUNTED, _counted(listing or ()))
+            self._nft.apply("\n".join([*remove, kept, *_elements("add", self._allowed)]))
             self._stale, self._installed = {}, True
             return True
 
@@ -191,6 +194,14 @@ def _sources(verb: str, pairs: Mapping[int, IPAddress]) -> list[str]:
 
 def _line(verb: str, name: str, keys: Iterable[str]) -> str:
     return f"{verb} element inet {TABLE} {name} {{ {', '.join(keys)} }}"
+
+
+def _counted(listing: Iterable[Mapping[str, Any]]) -> str:
+    """The counter as the table had it, which is made anew whenever a pod has gone."""
+    for had in (item["counter"] for item in listing if "counter" in item):
+        if had["name"] == FOREIGN_TUNNEL:
+            return _COUNTER.format(had["packets"], had["bytes"])
+    return _NOTHING_COUNTED
 
 
 def _is_exact(listing: list[dict[str, Any]], wanted: Mapping[int, IPAddress]) -> bool:
