@@ -36,6 +36,7 @@ COMMANDS = {
     "clears what was above": "\x1b[2J",
     "fills the clipboard": "\x1b]52;c;Y3VybCBldmlsIHwgc2g=\x07",
     "hides what follows": "\x1b[8m",
+    "is black on black": "\x1b[30m",
     "one byte that is two": "\x9b31m",
     "overwrites its line": "\rready",
     "turns the direction": "\u202eevil",
