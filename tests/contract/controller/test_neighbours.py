@@ -104,7 +104,7 @@ async def test_a_role_that_is_taken_away_keeps_no_neighbour_waiting_and_costs_no
     await world.azure.person.delete(assignment, "2022-04-01")
     await world.write("good", publicIpPrefixId=own)
     sgc = await world.until("good", leaves_from(await network_of(world, own), 1), timeout=SOON)
-    assert "left as it is" in condition(sgc, "Provisioned")["message"]
+    assert "left alone" in condition(sgc, "Provisioned")["message"]
     sgc = await world.until("trouble", lambda s: reason(s, "Provisioned") != "Provisioned")
     assert "Azure" in condition(sgc, "Provisioned")["message"]
     assert len(sgc["status"]["gateways"]) >= 1
