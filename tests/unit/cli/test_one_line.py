@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def test_a_full_disk_behind_standard_output(words: list[str], both: bool) -> Non
             [sys.executable, "-m", "egress_gateway.cli.main", *words],
             stdout=full,
             stderr=full if both else subprocess.PIPE,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
             text=True,
             check=False,
         )
