@@ -372,7 +372,7 @@ class Reconciler:
         uid = new.metadata.uid
         if old is not None and _same_wish(old, new):
             if old.status != new.status and self._board.verdict(uid):
-                self.reports.add(uid)
+                self.reports.add_after(uid, GATHER_SECONDS)
             self._let_gos({uid})
             return
         self._backoff.forget(uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -424,4 +425,5 @@ async def test_a_status_that_somebody_else_wrote_is_put_right_at_once(world: Wor
     known = world.cluster.objects["a"]
     written = StaticGatewayConfigurationStatus(egress_ip_prefix="203.0.113.0/31")
     world.cluster.changed(known, msgspec.structs.replace(known, status=written))
-    assert len(reports) == 1
+    async with asyncio.timeout(60):
+        assert await reports.get() == "a"
