@@ -109,6 +109,24 @@ async def test_an_operation_hangs_until_the_fault_is_cleared(
     assert state == "Succeeded"
 
 
+async def test_an_operation_goes_on_whose_fault_is_cleared_before_it_gets_there(
+    azure: Running, client: ArmClient
+) -> None:
+    """Accepted, and its fault cleared while it still takes its time: nobody would clear it again."""
+    await make_pool(client)
+    document = await client.get(BALANCER, VERSION)
+    operations = azure.emulator.azure.operations
+    operations.seconds = 0.5
+    azure.emulator.faults.add("hang", method="PUT", path="loadBalancers/kubernetes$")
+    url = f"{azure.base}{BALANCER}?api-version={VERSION}"
+    status, _, headers = await send(client, "PUT", url, document)
+    assert status in (200, 201)
+    azure.emulator.faults.clear()
+    operations.hold = 60
+    poll = headers["Azure-AsyncOperation"]
+    assert (await send(client, "GET", poll, None))[1]["status"] == "Succeeded"
+
+
 async def test_an_instance_that_hangs_stops_neither_its_scale_set_nor_its_siblings(
     azure: Running, client: ArmClient
 ) -> None:

@@ -173,8 +173,8 @@ class Operations:
         self._hung[name] = reason
 
     def release(self, reason: int) -> None:
-        """Lets all go on that hang for this reason."""
-        self._released.pop(reason, asyncio.Event()).set()
+        """Lets all go on that hang for this reason, also those that have not got there yet."""
+        self._released[reason].set()
 
     def follow_with(self, name: str, act: Callable[[], None]) -> None:
         """Calls ``act`` when an accepted operation has succeeded, just before that shows."""
