@@ -671,6 +671,32 @@ async def status_survives_the_agent_and_the_api_server(world: World) -> None:
     await until(lambda: world.endpoints.get("default", "web").status.egress_ip != moved)
 
 
+async def sessions_begin_anew_when_endpoints_are_deleted(world: World) -> None:
+    """Gateways drop the sessions. WireGuard notices 15 s after a pod's next packet, and echoes ask
+    one pod of a path at a time: here none do."""
+    pods = [await world.start_pod(f"p{i}") for i in range(6)]
+    await world.rounds(2)
+    for sandbox in world.agent.sandboxes:
+        sandbox.take_for_mute(float("inf"))
+
+    def sessions() -> int:
+        """How many pods have one with the gateway that they use."""
+        known = {(g.address, key) for g in world.gateways for key in g.sessions()}
+        states = [sandbox.attachment for sandbox in world.agent.sandboxes]
+        return sum((s.active.address, s.public_key) in known for s in states if s.active)
+
+    await until(lambda: sessions() == len(pods))
+    endpoints = list(world.endpoints.truth)
+    for key in endpoints:
+        world.endpoints.put(*key, None)
+    world.sync_peers()
+    assert not sessions()
+    await until(lambda: len(world.endpoints.truth) == len(endpoints))
+    await until(lambda: sessions() == len(pods))
+    publics = {gateway.public for gateway in world.gateways}
+    assert set(await asyncio.gather(*(pod.whoami() for pod in pods))) <= publics
+
+
 async def raw_frames_are_dropped_and_told(world: World) -> None:
     """And what is said of the pod's link goes with the pod, or with the next agent."""
     pod = await world.start_pod("web")

@@ -159,6 +159,10 @@ def test_what_is_told_of_a_pod_outlives_the_agent_and_an_absent_api_server() -> 
     play("status_survives_the_agent_and_the_api_server")
 
 
+def test_every_pod_begins_a_new_session_when_somebody_deletes_all_endpoints() -> None:
+    play("sessions_begin_anew_when_endpoints_are_deleted")
+
+
 def test_raw_frames_are_dropped_and_told() -> None:
     play("raw_frames_are_dropped_and_told")
 

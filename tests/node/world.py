@@ -335,6 +335,11 @@ class GatewayNode:
         path.write_text("\n".join(lines) + "\n")
         sh(f"wg syncconf {link} {path}", ns=self.name)
 
+    def sessions(self) -> set[str]:
+        """Keys of peers that have had a handshake."""
+        shown = sh(f"wg show {self._link} latest-handshakes", ns=self.name)
+        return {key for key, _, at in (s.partition("\t") for s in shown.splitlines()) if at != "0"}
+
     def cut(self) -> None:
         sh("ip link set eth0 down", ns=self.name)
 

@@ -112,7 +112,7 @@ async def test_an_operation_hangs_until_the_fault_is_cleared(
 async def test_an_operation_goes_on_whose_fault_is_cleared_before_it_gets_there(
     azure: Running, client: ArmClient
 ) -> None:
-    """Accepted, and its fault cleared while it still takes its time: nobody would clear it again."""
+    """Accepted, and its fault cleared while it takes its time: nobody would clear it again."""
     await make_pool(client)
     document = await client.get(BALANCER, VERSION)
     operations = azure.emulator.azure.operations

@@ -257,7 +257,19 @@ class Lifecycle:
         if after.joining is not None:
             self._liveness.joiner.start(sandbox)
         await publishing
+        if sandbox.forgotten:
+            await self._begin_session(sandbox)
         self._tell_change(before, after, done if not settling else [])
+
+    async def _begin_session(self, sandbox: Sandbox) -> None:
+        """Gateways have dropped the pod's session with its endpoint, which is there again."""
+        sandbox.forgotten = False
+        active = sandbox.attachment.active
+        if active is None or not sandbox.attachment.verified:
+            return
+        await self._liveness.pacer.turn(sandbox.attachment.id, active.address)
+        if await sandbox.question():
+            self._liveness.verifier.start(sandbox)
 
     async def _choose_target(self, sandbox: Sandbox, configuration: PodConfiguration) -> Attachment:
         """What the sandbox should look like now."""

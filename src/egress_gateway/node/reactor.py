@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from egress_gateway.api.types import (
     GatewayStatus,
+    PodEndpoint,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
@@ -77,9 +78,16 @@ class Reactor:
             if old and not found:
                 self._queues.unrecorded.add(str(key))
 
-    def _on_endpoint_deleted(self, key: Key) -> None:
-        for sandbox in self._sandboxes.of_pod(key):
-            self._queues.routine.add(sandbox.attachment.id)
+    def _on_endpoint_deleted(self, endpoint: PodEndpoint) -> None:
+        """Gateways have forgotten the pod's session with it. WireGuard notices that after 15 s of
+        traffic, and echoes ask one pod of a path at a time."""
+        for sandbox in self._sandboxes.of_pod(Key(endpoint.metadata.namespace, endpoint.pod_name)):
+            state = sandbox.attachment
+            if endpoint.spec.pod_public_key == state.public_key:
+                sandbox.forgotten = True
+                self._queues.moves.add(state.id)
+            else:
+                self._queues.routine.add(state.id)
 
     def _on_gateway(self, address: str, old: State, new: State) -> None:
         """Its pods leave a gateway that is lost. One that is back takes only pods that had to go

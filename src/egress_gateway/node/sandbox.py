@@ -138,6 +138,8 @@ class Sandbox:
         """Why the kernel, or the tunnels' host, did not make the namespace so the last time."""
         self.superseded = False
         """The pod has a later sandbox: this one is held back until it is deleted."""
+        self.forgotten = False
+        """Somebody deleted the pod's endpoint, and so gateways have lost its session."""
         self.starting = not attachment.verified
         """No tunnel of this agent's has had a handshake yet."""
         self.settling = attachment.verified

@@ -107,13 +107,12 @@ class Endpoints:
         """The label selector for ``cache``: a node's name may be longer than a label's value."""
         return f"{NODE_LABEL}={label_value(node)}"
 
-    def on_deleted(self, callback: Callable[[Key], None]) -> None:
-        """``callback`` gets the pod of each of this node's endpoints that was deleted. It must not
-        block."""
+    def on_deleted(self, callback: Callable[[PodEndpoint], None]) -> None:
+        """``callback`` gets each of this node's endpoints that was deleted. It must not block."""
 
         def changed(key: Key, old: PodEndpoint | None, new: PodEndpoint | None) -> None:
             if new is None and old is not None:
-                callback(Key(key.namespace, old.pod_name))
+                callback(old)
 
         self._cache.on_change(changed)
 
