@@ -15,6 +15,13 @@ class CreateTunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteLink:
+    """A tunnel in the namespace that the plan is for: the pod's, or the gateway's."""
+
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddRule:
     """In the namespace that the plan is for: the pod's, or the gateway's."""
 

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import time
 
 from egress_gateway.datapath.gateway.ruleset import GATEWAY_TABLE, NODE_TABLE
 from egress_gateway.datapath.linux import netns
+from egress_gateway.datapath.linux.link import LOCAL, MAIN, Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from tests.datapath.box import boxed
@@ -24,7 +26,7 @@ HEARD = {SECONDARY, str(ROUTER)}
 
 
 def run(place: str, command: str) -> None:
-    subprocess.run(["ip", "netns", "exec", place, *command.split()], check=True)
+    subprocess.run(["ip", "netns", "exec", place, "sh", "-ec", command], check=True)
 
 
 def filtered(gateway: Gateway) -> bool:
@@ -38,6 +40,20 @@ def filtered(gateway: Gateway) -> bool:
         any(item.get("rule", {}).get("chain") == chain for item in table or [])
         for table, chain in found
     )
+
+
+def routing() -> object:
+    """Links of the gateway's namespace, and all that leads packets there."""
+    with NetNS.open(f"/run/netns/{INSIDE}") as inside, Links(inside) as links:
+        return (
+            set(links.links()),
+            links.rules(4),
+            links.other_rules(4),
+            *(
+                {dataclasses.replace(r, source=None) for r in links.routes(t, 4)}
+                for t in (MAIN, LOCAL, 6000)
+            ),
+        )
 
 
 DAMAGE = (
@@ -60,6 +76,18 @@ DAMAGE = (
     (GATEWAY, "sysctl -q -w net.ipv4.conf.wg-6000.rp_filter=1"),
     (NODE, "ip link delete gateway0"),
     (GATEWAY, "ip link delete wg-6000"),
+    (GATEWAY, "ip link set wg-6000 down; ip link set wg-6000 name other"),
+    (GATEWAY, "ip link set wg-6000 down; ip link set wg-6000 name wg-7"),
+    (GATEWAY, "ip route add blackhole 198.51.100.0/24"),
+    (GATEWAY, "ip route add unreachable 198.51.100.0/24 table local"),
+    (GATEWAY, "ip route replace blackhole default"),
+    (GATEWAY, "ip route add 198.51.100.0/24 dev wg-6000"),
+    (GATEWAY, "ip route add prohibit 10.0.0.0/8 table 6000"),
+    (GATEWAY, "ip rule add blackhole priority 5"),
+    (GATEWAY, "ip rule add from 10.0.0.0/8 priority 5 unreachable"),
+    (GATEWAY, "ip rule add to 198.51.100.0/24 priority 5 unreachable"),
+    (GATEWAY, "ip rule add iif wg-6000 priority 5 table 6000"),
+    (GATEWAY, "ip rule add fwmark 6000 priority 5 prohibit"),
 )
 
 
@@ -73,12 +101,14 @@ def test_whatever_is_damaged_comes_back_without_a_clock() -> None:
         story.listed()
         seen = attach(story, pod)
         until(lambda: seen() == SECONDARY, "served")
+        intact = routing()
         for place, command in DAMAGE:
             began = time.monotonic()
             run(place, command)
             until(lambda: seen() == SECONDARY, f"served again after: {command}", seconds=60)
             print(f"{time.monotonic() - began:.2f} s: {place}: {command}")
             until(lambda: filtered(gateway), f"filters after: {command}", seconds=60)
+            until(lambda: routing() == intact, f"routing after: {command}", seconds=60)
         # Without the namespace nothing is left; its name is all that anybody can take away.
         netns.delete(INSIDE)
         until(lambda: netns.exists(INSIDE), "the namespace is made again", seconds=60)

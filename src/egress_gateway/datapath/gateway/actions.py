@@ -8,6 +8,7 @@ from typing import Literal
 
 from egress_gateway.datapath.actions import AddRule as AddRule
 from egress_gateway.datapath.actions import CreateTunnel as CreateTunnel
+from egress_gateway.datapath.actions import DeleteLink as DeleteLink
 from egress_gateway.datapath.actions import DeleteRule as DeleteRule
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux.link import Route
@@ -86,6 +87,13 @@ class DeleteTunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteOtherRule:
+    """A routing rule in the gateway's namespace, as ``Links.other_rules`` has it."""
+
+    rule: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CheckPort:
     """Fails if another program has the UDP port. Checked first, because a userspace interface opens
     its socket only when it comes up, and then does not report a failure."""
@@ -134,6 +142,8 @@ Action = (
     | ApplyFilter
     | ForgetTranslated
     | DeleteTunnel
+    | DeleteLink
+    | DeleteOtherRule
     | CheckPort
     | CreateTunnel
     | ConfigureTunnel

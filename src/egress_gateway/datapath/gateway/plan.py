@@ -32,6 +32,8 @@ from egress_gateway.datapath.gateway.actions import (
     CreateNamespace,
     CreatePair,
     CreateTunnel,
+    DeleteLink,
+    DeleteOtherRule,
     DeleteRoutes,
     DeleteRule,
     DeleteTunnel,
@@ -56,7 +58,7 @@ from egress_gateway.datapath.gateway.served import (
     TunnelSources,
     WireGuardServer,
 )
-from egress_gateway.datapath.linux.link import MAIN, Link, Route, RoutingRule
+from egress_gateway.datapath.linux.link import DEFAULT, LOCAL, MAIN, Link, Route, RoutingRule
 from egress_gateway.datapath.mtu import OVERHEAD_V4
 from egress_gateway.datapath.wireguard.model import Config, Device
 
@@ -225,6 +227,7 @@ class Place:
     """Of this namespace's end of the pair."""
     routes: frozenset[Route] = frozenset()
     rules: frozenset[RoutingRule] = frozenset()
+    other_rules: frozenset[bytes] = frozenset()
     filter: str | None = None
     sysctls: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -261,6 +264,7 @@ def plan(desired: GatewayDesired, observed: GatewayObserved) -> list[PlannedActi
         *_frame(desired, observed, inside),
         *_filters(desired, observed, inside),
         *_leftovers(desired, observed, inside),
+        *_strangers(desired, inside),
         *_claimed(desired, observed),
         *_routing(desired, observed, inside),
     ]
@@ -322,10 +326,49 @@ def _filters(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
 
 
 def _leftovers(desired: GatewayDesired, observed: GatewayObserved, inside: Place) -> list[Action]:
-    wanted = {server.interface for c in desired.configurations for server in c.servers}
+    wanted = _interfaces(desired)
     found = {n for n in inside.links if n.startswith("wg-")}
     found |= {n for n in observed.node.links if n.startswith("wg-")}
     return [DeleteTunnel(name) for name in sorted(found - wanted)]
+
+
+def _interfaces(desired: GatewayDesired) -> set[str]:
+    return {server.interface for c in desired.configurations for server in c.servers}
+
+
+_TUNNELS: Final = ("wireguard", "tun")
+"""Kinds of the links that back ends make."""
+
+
+def _strangers(desired: GatewayDesired, inside: Place) -> list[Action]:
+    """What somebody put into the gateway's namespace, which is ours alone: a tunnel under another
+    name keeps its port, and routes and rules lead packets astray."""
+    known = _interfaces(desired)
+    renamed = [n for n, link in inside.links.items() if link.kind in _TUNNELS and n not in known]
+    actions: list[Action] = [DeleteLink(name) for name in sorted(renamed)]
+    ends = {(end.network, INSIDE_LINK) for pair in _PAIR.values() for end in pair}
+    ours = {_way_out(family) for family in desired.families}
+    ours |= {back for c in desired.configurations for s in c.servers for back in _ways_back(s, c)}
+    # Those on other links are the kernel's, or go with their link.
+    foreign = {
+        r
+        for r in inside.routes - ours
+        if r.device in (None, INSIDE_LINK, *known)
+        and (r.destination, r.device) not in ends
+        and not (r.destination.is_link_local or r.destination.is_multicast)
+    }
+    if foreign:
+        actions.append(DeleteRoutes("gateway", _sorted(foreign)))
+    return actions + [DeleteOtherRule(rule) for rule in sorted(inside.other_rules)]
+
+
+def _way_out(family: Family) -> Route:
+    return Route(destination=_DEFAULT[family], gateway=_PAIR[family][0].ip, device=INSIDE_LINK)
+
+
+def _ways_back(server: WireGuardServer, configuration: ServedConfiguration) -> Iterable[Route]:
+    for family in (family for family in _DEFAULT if configuration.address(family)):
+        yield Route(destination=_DEFAULT[family], device=server.interface, table=server.port)
 
 
 def _claimed(desired: GatewayDesired, observed: GatewayObserved) -> list[Action]:
@@ -358,14 +401,14 @@ def _routing(desired: GatewayDesired, observed: GatewayObserved, inside: Place) 
     if missing := (to_inside if fresh else to_inside - have):
         actions.append(ReplaceRoutes("node", _sorted(missing)))
     for family in desired.families:
-        gateway = _PAIR[family][0].ip
-        out = Route(destination=_DEFAULT[family], gateway=gateway, device=INSIDE_LINK)
+        out = _way_out(family)
         if fresh or out not in inside.routes:
             actions.append(ReplaceRoutes("gateway", (out,)))
     wanted = {rule for family in desired.families for rule in _rules(family, desired)}
-    ours = {r for r in inside.rules if r.priority in (900, 1000)}
-    actions += [DeleteRule(r) for r in sorted(ours - wanted, key=_by_mark)]
-    actions += [AddRule(r) for r in sorted(wanted - ours, key=_by_mark)]
+    if observed.gateway is not None:  # a new one has them, of the kernel's making
+        wanted |= {rule for rule in FIRST_RULES if rule.family in desired.families}
+    actions += [DeleteRule(r) for r in sorted(inside.rules - wanted - FIRST_RULES, key=_by_mark)]
+    actions += [AddRule(r) for r in sorted(wanted - inside.rules, key=_by_mark)]
     return actions
 
 
@@ -396,6 +439,14 @@ def _rules(family: Family, desired: GatewayDesired) -> Iterable[RoutingRule]:
         yield RoutingRule(
             family=family, priority=1000, table=port, mark=port, mask=0xFFFF, device=INSIDE_LINK
         )
+
+
+FIRST_RULES: Final = frozenset(
+    RoutingRule(family=family, priority=priority, table=table)
+    for family in _DEFAULT
+    for priority, table in ((0, LOCAL), (32766, MAIN), (32767, DEFAULT))[: 3 if family == 4 else 2]
+)
+"""Routing rules that a namespace begins with; IPv6 has no last one."""
 
 
 def _by_mark(rule: RoutingRule) -> tuple[int, int]:
@@ -437,8 +488,7 @@ def _server(
         known = inside.sysctls
         wrong = ((k, v) for k, v in link_sysctls(name) if known.get(k, v) not in (v, None))
         actions += [SetSysctl("gateway", key, value) for key, value in wrong]
-    for family in (family for family in _DEFAULT if configuration.address(family)):
-        back = Route(destination=_DEFAULT[family], device=name, table=wanted.port)
+    for back in _ways_back(wanted, configuration):
         if link is None or not link.up or back not in inside.routes:
             actions.append(ReplaceRoutes("gateway", (back,)))
     return actions

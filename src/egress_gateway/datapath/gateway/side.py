@@ -52,7 +52,7 @@ from egress_gateway.datapath.gateway.served import ServedConfiguration, WireGuar
 from egress_gateway.datapath.gateway.shortcut import Shortcut
 from egress_gateway.datapath.gateway.tables import KeptTable
 from egress_gateway.datapath.linux import conntrack, netns, sockets
-from egress_gateway.datapath.linux.link import MAIN, Links, families
+from egress_gateway.datapath.linux.link import LOCAL, MAIN, Links, families
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.wireguard.model import (
@@ -197,12 +197,11 @@ class GatewaySide:
             case steps.DeleteRoutes(where, routes):
                 with self._at(where) as namespace, Links(namespace) as links:
                     links.delete_routes(routes)
-            case steps.AddRule(rule):
+            case (
+                steps.AddRule() | steps.DeleteRule() | steps.DeleteOtherRule() | steps.DeleteLink()
+            ):
                 with self._namespace.open() as inside, Links(inside) as links:
-                    links.add_rule(rule)
-            case steps.DeleteRule(rule):
-                with self._namespace.open() as inside, Links(inside) as links:
-                    links.delete_rule(rule)
+                    _apply_inside(links, step.action)
             case _:
                 self._apply_tunnel(step.action)
 
@@ -379,7 +378,7 @@ class GatewaySide:
         wanted = desired.node_filter if where == "node" else desired.gateway_filter
         end = NODE_LINK if where == "node" else INSIDE_LINK
         found = links.links()
-        tables = {MAIN} if where == "node" else {MAIN, *_ports(found)}
+        tables = {MAIN} if where == "node" else {MAIN, LOCAL, *_ports(found)}
         keys = {key for place, key, _ in desired.sysctls if place == where}
         if where == "node":
             keys.update(desired.advertised)
@@ -397,9 +396,24 @@ class GatewaySide:
             rules=frozenset(r for f in families(namespace) for r in links.rules(f))
             if where == "gateway"
             else frozenset(),
+            other_rules=frozenset(r for f in families(namespace) for r in links.other_rules(f))
+            if where == "gateway"
+            else frozenset(),
             filter=self._tables[where].text(namespace, wanted),
             sysctls={key: netns.read_sysctl(namespace, key) for key in keys},
         )
+
+
+def _apply_inside(links: Links, action: steps.Action) -> None:
+    match action:
+        case steps.AddRule(rule):
+            links.add_rule(rule)
+        case steps.DeleteRule(rule):
+            links.delete_rule(rule)
+        case steps.DeleteOtherRule(raw):
+            links.delete_other_rule(raw)
+        case steps.DeleteLink(name):
+            links.delete(name)
 
 
 def _unknown_tables() -> dict[Where, KeptTable]:

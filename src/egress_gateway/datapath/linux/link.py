@@ -24,6 +24,10 @@ from egress_gateway.datapath.linux.netns import NetNS, read_sysctl
 
 MAIN: Final = 254
 """The table that ordinary routes live in."""
+LOCAL: Final = 255
+"""The table that the kernel keeps of its own addresses, and looks into first."""
+DEFAULT: Final = 253
+"""The table that is looked into last."""
 
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
@@ -312,11 +316,17 @@ class Links:
     # Rules.
 
     def rules(self, family: Literal[4, 6]) -> set[RoutingRule]:
-        """Rules that select by mark, incoming link or nothing; others are left out."""
+        """Rules that select by mark, incoming link or nothing; ``other_rules`` has the others."""
+        return {rule for a in self._every_rule(family) if (rule := _rule(a, family))}
+
+    def other_rules(self, family: Literal[4, 6]) -> set[bytes]:
+        """What ``rules`` leaves out, as the kernel tells it."""
+        return {a.payload for a in self._every_rule(family) if _rule(a, family) is None}
+
+    def _every_rule(self, family: Literal[4, 6]) -> list[Message]:
         header = struct.pack("=BBBBBBBBI", _family(family), 0, 0, 0, 0, 0, 0, 0, 0)
         asked = Message(_GETRULE, netlink.DUMP, header)
-        answers = self._netlink.query(asked, f"listing rules in {self._where}")
-        return {rule for a in answers if (rule := _rule(a, family))}
+        return self._netlink.query(asked, f"listing rules in {self._where}")
 
     def add_rule(self, rule: RoutingRule) -> None:
         """Nothing if it is there already."""
@@ -327,6 +337,11 @@ class Links:
         """Nothing if it is gone already."""
         message = Message(_DELRULE, 0, _encode_rule(rule))
         self._ask(message, f"deleting {rule}", fine=(errno.ENOENT,))
+
+    def delete_other_rule(self, rule: bytes) -> None:
+        """One of ``other_rules``. Nothing if it is gone already."""
+        message = Message(_DELRULE, 0, rule)
+        self._ask(message, "deleting a rule", fine=(errno.ENOENT,))
 
     # The rest.
 

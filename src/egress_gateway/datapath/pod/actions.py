@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from egress_gateway.datapath.actions import AddRule as AddRule
 from egress_gateway.datapath.actions import CreateTunnel as CreateTunnel
+from egress_gateway.datapath.actions import DeleteLink as DeleteLink
 from egress_gateway.datapath.actions import DeleteRule as DeleteRule
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux.link import Route
@@ -49,13 +50,6 @@ class ForgetSource:
     """Ends that rule for a port."""
 
     port: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteLink:
-    """A tunnel in the pod."""
-
-    link: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from egress_gateway.datapath.gateway import plan as g
 from egress_gateway.datapath.gateway.ruleset import INSIDE_LINK, NODE_LINK
 from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.gateway.side import peer_changes
-from egress_gateway.datapath.linux.link import MAIN, Link, Route
+from egress_gateway.datapath.linux.link import MAIN, Link, Route, RoutingRule
 from egress_gateway.datapath.wireguard.model import Config, Device, PeerStatus
 
 PRIVATE = [keys.generate().private for _ in range(4)]
@@ -64,7 +64,8 @@ class Simulated:
     def apply(self, action: ga.Action) -> None:
         match action:
             case ga.CreateNamespace():
-                self.observed = dataclasses.replace(self.observed, gateway=g.Place())
+                fresh = g.Place(rules=g.FIRST_RULES)
+                self.observed = dataclasses.replace(self.observed, gateway=fresh)
             case ga.CreatePair():
                 for where, name in (("node", NODE_LINK), ("gateway", INSIDE_LINK)):
                     place = self._place(where)  # type: ignore[arg-type]
@@ -180,6 +181,35 @@ def test_a_configuration_without_a_key_goes_on_and_is_not_made() -> None:
     keyless = [dataclasses.replace(configuration(i), private_key=None) for i in (0, 1)]
     steps = g.plan(desired(*keyless), world.observed)
     assert not [s for s in steps if isinstance(s.action, ga.CreateTunnel | ga.DeleteTunnel)]
+
+
+def test_what_others_put_into_the_gateways_namespace_goes_and_nothing_else() -> None:
+    world, wish = Simulated(), desired(configuration(0))
+    for step in g.plan(wish, world.observed):
+        world.apply(step.action)
+    inside = world.observed.gateway
+    assert inside is not None
+    network, other = (ipaddress.IPv4Network(n) for n in ("198.51.100.0/24", "203.0.113.0/24"))
+    routes = [Route(destination=network, kind="blackhole"), Route(destination=other, table=6000)]
+    rule = RoutingRule(family=4, priority=5, table=99)
+    damaged = dataclasses.replace(
+        inside,
+        links={
+            **inside.links,
+            "other": Link(9, "other", True, 1420, kind="tun"),
+            "sit0": Link(10, "sit0", False, 1480, kind="sit"),
+        },
+        routes=inside.routes | {*routes, Route(destination=network, device="lo")},
+        rules=inside.rules | {rule},
+        other_rules=frozenset({b"raw"}),
+    )
+    found = g.plan(wish, dataclasses.replace(world.observed, gateway=damaged))
+    assert [step.action for step in found] == [
+        ga.DeleteLink("other"),
+        ga.DeleteRoutes("gateway", tuple(routes)),
+        ga.DeleteOtherRule(b"raw"),
+        ga.DeleteRule(rule),
+    ]
 
 
 def test_a_changed_secondary_ends_the_connections_of_the_old() -> None:
