@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -45,7 +46,6 @@ from egress_gateway.service.strangers import PortsFloodWatch
 
 log = logging.getLogger(__name__)
 
-NOT_HEARD: Final = "no list of StaticGatewayConfigurations from the Kubernetes API yet"
 _THREADS: Final = 16
 _MARGIN: Final = 5.0
 """Seconds that the plugin waits for longer than the agent, so that the agent says why."""
@@ -102,7 +102,15 @@ async def _serve(
     answering = PluginServer(agent.lifecycle, settings.run_path)
     health = HealthServer(port=settings.health_port)
     health.add_check("plugin", lambda: readiness.problem)
-    health.add_check("api", lambda: None if configurations.is_synced else NOT_HEARD)
+    health.add_check(
+        "api",
+        lambda: unheard(
+            {
+                "StaticGatewayConfigurations": configurations.is_synced,
+                "this node's Pods": pods.is_synced,
+            }
+        ),
+    )
     health.add_check("socket", lambda: answering.problem)
     strangers = PortsFloodWatch(
         lambda text: recorder.event(own_node(node), "Warning", names.PORT_FLOOD, text)
@@ -125,6 +133,13 @@ async def _serve(
         group.create_task(answering.run())
         group.create_task(readiness.run())
         group.create_task(backends.tell_version(kernel.backend, wireguard.tell))
+
+
+def unheard(heard: Mapping[str, bool]) -> str | None:
+    """What the agent does without: new configurations of pods, or annotations of running ones.
+    Pure."""
+    missing = " and ".join(what for what, known in heard.items() if not known)
+    return f"no list of {missing} from the Kubernetes API yet" if missing else None
 
 
 async def _exceptions(
