@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from egress_gateway_lab.apiserver.controllers import Timing
+from egress_gateway_lab.apiserver.controllers.pods import is_ready
 from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
 from lab.tests.apiserver.conftest import Cluster, Serving
 from lab.tests.apiserver.test_objects import (
@@ -31,28 +32,30 @@ async def play_kubelet(cluster: Cluster, *, silent: bool = False) -> None:
     """Runs every pod that is bound, ends every pod that is deleted, reports the nodes as ready
     unless it is ``silent``; until cancelled."""
     async with asyncio.TaskGroup() as both:
-        both.create_task(_play_pods(cluster))
+        both.create_task(_play_pods(cluster, silent=silent))
         if not silent:
             both.create_task(_report_nodes(cluster))
 
 
-async def _play_pods(cluster: Cluster) -> None:
+async def _play_pods(cluster: Cluster, *, silent: bool) -> None:
     while True:  # a server ends watches whenever it likes
         events = cluster.admin.watch("pods")
         try:
             async for event in events:
                 if event["type"] in ("ADDED", "MODIFIED"):
-                    await _play_pod(cluster.admin, event["object"])
+                    await _play_pod(cluster.admin, event["object"], silent=silent)
         finally:
             await events.aclose()  # type: ignore[attr-defined]
 
 
-async def _play_pod(kubelet: KubeClient, obj: Object) -> None:
+async def _play_pod(kubelet: KubeClient, obj: Object, *, silent: bool) -> None:
+    """Unless it is ``silent``, pods of a node that was called lost are ready again."""
     name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
+    lost = obj["status"]["phase"] == "Running" and not (silent or is_ready(obj))
     try:
         if obj["metadata"].get("deletionTimestamp"):
             await kubelet.delete("pods", name, namespace=namespace, uid=uid, grace_seconds=0)
-        elif is_bound(obj) and obj["status"]["phase"] == "Pending":
+        elif is_bound(obj) and (obj["status"]["phase"] == "Pending" or lost):
             status = {
                 "phase": "Running",
                 "conditions": [{"type": "Ready", "status": "True"}],
@@ -66,8 +69,9 @@ async def _play_pod(kubelet: KubeClient, obj: Object) -> None:
 
 
 async def _report_nodes(cluster: Cluster) -> None:
-    """Renews their Leases: without them a real server's controllers call a node lost after fifty
-    seconds, and its pods unready. Says that they are ready: what was called lost is not, else."""
+    """Renews their Leases: without them a node is called lost after fifty seconds by a real
+    server's controllers and after six by the embedded one's, and its pods unready. Says that they
+    are ready: what was called lost is not, else."""
     while True:
         for found in await cluster.admin.list("nodes"):
             try:
@@ -75,7 +79,7 @@ async def _report_nodes(cluster: Cluster) -> None:
             except KubeError as error:
                 if error.code != 404:  # deleted meanwhile
                     raise
-        await asyncio.sleep(10)
+        await asyncio.sleep(2)
 
 
 async def _report(kubelet: KubeClient, name: str) -> None:
