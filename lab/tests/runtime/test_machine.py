@@ -244,7 +244,8 @@ async def test_exec_joins_the_container_and_not_the_machine() -> None:
     async with machine() as node:
         netns = await node.create_netns("cni-1")
         process, stdio = await start(node, "exec sleep 1000", replace(PLAIN, netns=netns))
-        probe = "hostname; cat /proc/1/comm; grep CapEff /proc/self/status; exit 3"
+        probe = "for i in $(seq 600); do grep -q sleep /proc/1/comm && break; sleep 0.1; done; "
+        probe += "hostname; cat /proc/1/comm; grep CapEff /proc/self/status; exit 3"
         done = await shell(node, probe, within=process)
         assert done.code == 3
         name, first, rights = done.stdout.decode().split("\n", 2)
