@@ -5,8 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Sequence
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+from egress_gateway.datapath.addresses import IPNetwork
 
 
 def networks(texts: Sequence[str]) -> Iterator[IPNetwork]:

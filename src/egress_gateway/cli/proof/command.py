@@ -21,7 +21,6 @@ import msgspec
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.agents.answers import Round
-from egress_gateway.cli.diagnosis.networks import IPNetwork
 from egress_gateway.cli.diagnosis.packets.trace import cluster_networks, verify_targets
 from egress_gateway.cli.diagnosis.workloads import components
 from egress_gateway.cli.proof.plan import (
@@ -36,6 +35,7 @@ from egress_gateway.cli.proof.plan import (
     table,
     working,
 )
+from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import (
     DAEMON_SETS,

@@ -11,9 +11,10 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.types import Gateway, StaticGatewayConfiguration
 from egress_gateway.cli.agents.answers import Asked, Round
-from egress_gateway.cli.diagnosis.networks import IPNetwork, networks
+from egress_gateway.cli.diagnosis.networks import networks
 from egress_gateway.cli.diagnosis.overview import ComponentView
 from egress_gateway.cli.diagnosis.packets.hops import of_gateway
+from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.kube.resources import Node, Untyped
 

@@ -15,6 +15,7 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.cli.diagnosis.checks.findings import Finding
 from egress_gateway.cli.diagnosis.networks import networks
+from egress_gateway.datapath.addresses import within
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import Node, Resource, Untyped
@@ -95,12 +96,7 @@ def _outside(
         ("nodes", [address for node in nodes for address in node.internal_ips]),
     ):
         missing = [
-            network
-            for network in networks(texts)
-            if not any(
-                network.version == one.version and network.subnet_of(one)  # type: ignore[arg-type]
-                for one in known
-            )
+            network for network in networks(texts) if not any(within(network, one) for one in known)
         ]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

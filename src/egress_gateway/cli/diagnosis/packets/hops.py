@@ -16,9 +16,10 @@ from egress_gateway.api import names
 from egress_gateway.api.conditions import DEGRADED, EGRESS_VERIFIED, READY, find
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.cli.agents.answers import Asked, Round, SeenTunnel
-from egress_gateway.cli.diagnosis.networks import IPAddress, IPNetwork, networks
+from egress_gateway.cli.diagnosis.networks import networks
 from egress_gateway.cli.diagnosis.overview import NOT_REACHED, ConfigurationView, Facts, Overview
 from egress_gateway.cli.diagnosis.selection import selected
+from egress_gateway.datapath.addresses import IPAddress, IPNetwork
 from egress_gateway.kube.resources import Pod, Untyped
 
 Verdict = Literal["good", "bad", "unknown"]
