@@ -108,7 +108,7 @@ recording:
 	@.venv/bin/python tools/recording.py
 
 .PHONY: test-azure-cli
-# docs/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).
+# docs/install/azure-cli.md, followed with the real az and kubectl (installed once, into the user's cache).
 test-azure-cli:
 	$(prepare) azure-cli
 	@.venv/bin/pytest -m azure_cli -s tests/azure_cli $(PYTEST_ARGS)
@@ -131,7 +131,7 @@ clean:
 	rm -rf .venv .tools build dist
 
 .PHONY: release
-# Everything of a release in dist/, signed with RELEASE_KEY: docs/verify.md.
+# Everything of a release in dist/, signed with RELEASE_KEY: docs/install/verify.md.
 release:
 	$(prepare) image
 	@PYTHONPATH=tools .venv/bin/python -m release.make $(RELEASE_ARGS)

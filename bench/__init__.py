@@ -1,1 +1,1 @@
-"""Benchmarks: each prints a table or stable JSON. See docs/benchmarks.md."""
+"""Benchmarks: each prints a table or stable JSON. See docs/reference/benchmarks.md."""

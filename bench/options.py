@@ -20,7 +20,8 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Defaults are what ``make bench`` runs; docs/benchmarks.md says how long each takes."""
+    """Defaults are what ``make bench`` runs. docs/reference/benchmarks.md says how long each
+    takes."""
 
     attach_pods: int = 200
     losses: int = 10

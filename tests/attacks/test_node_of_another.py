@@ -36,7 +36,7 @@ def test_a_worker_that_names_a_gateways_machine_takes_no_place_in_the_status() -
 
 
 def test_of_two_gateways_the_one_that_was_there_first_keeps_its_machine() -> None:
-    """A Node that registers may carry the label (docs/security.md)."""
+    """A Node that registers may carry the label (docs/operate/security.md)."""
     first = node("gw", created="2026-01-01T00:00:00Z", gateway="true")
     later = node("aa", created="2026-01-02T00:00:00Z", gateway="true")
     for found in ((first, later), (later, first)):

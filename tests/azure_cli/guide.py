@@ -1,4 +1,4 @@
-"""docs/azure-cli.md as something to run: its sections in order, each with its blocks of shell."""
+"""docs/install/azure-cli.md as something to run: its sections in order, each with its blocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/azure-cli.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/install/azure-cli.md"
 _HEADING = re.compile(r"#{2,3} (.+)")
 _FENCE = re.compile(r"```(.*)")
 

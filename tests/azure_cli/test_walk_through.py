@@ -1,4 +1,4 @@
-"""The page docs/azure-cli.md, followed with the real `az` and the real `kubectl`.
+"""The page docs/install/azure-cli.md, followed with the real `az` and the real `kubectl`.
 
 The tests stand in the page's order. Each brings the page as far as it needs, so that one alone
 can be run as well; what they assert is what a person sees.

@@ -18,7 +18,7 @@ from tests.deploy.conftest import CHART
 SYSTEM = names.SYSTEM_NAMESPACE
 RELEASE = "egress-gateway"
 WAIT = ("--wait=legacy", "--timeout=240s")
-"""As docs/install-aks.md has it: for what an upgrade replaces, which tunnels' hosts are not."""
+"""As docs/install/aks.md has it: for what an upgrade replaces, which tunnels' hosts are not."""
 
 
 @dataclass

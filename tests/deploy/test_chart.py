@@ -390,7 +390,7 @@ def test_alerts_and_dashboard_are_those_of_the_files(render: Render) -> None:
                 assert other == one
                 continue
             link = other["annotations"].pop("runbook_url")
-            assert link == f"{base}docs/alerts.md#{one['alert'].lower()}"
+            assert link == f"{base}docs/reference/alerts.md#{one['alert'].lower()}"
             assert other == one
     stricter = render("prometheusRule.enabled=true", "prometheusRule.objective=99.99")
     (group,) = find(stricter, "PrometheusRule", "egress-gateway")["spec"]["groups"][1:]

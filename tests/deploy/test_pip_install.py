@@ -148,7 +148,7 @@ def test_shells_complete_commands_and_options(shell: str, typed: list[str], offe
 
 def test_bash_takes_the_script_that_the_page_shows() -> None:
     assert shutil.which("bash")
-    page = (ROOT / "docs/cli.md").read_text()
+    page = (ROOT / "docs/reference/cli.md").read_text()
     assert 'eval "$(_EGRESS_GATEWAY_COMPLETE=bash_source egress-gateway)"' in page
     own = Path(sys.executable).parent
     script = (

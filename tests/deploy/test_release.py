@@ -58,7 +58,7 @@ def release(tmp_path: Path, key: ec.EllipticCurvePrivateKey) -> Path:
 
 
 def verified(folder: Path) -> subprocess.CompletedProcess[str]:
-    """The command that docs/verify.md gives."""
+    """The command that docs/install/verify.md gives."""
     key = folder.parent / "release.pub"
     return subprocess.run(
         [sys.executable, "-m", "release.verify", str(folder), "--key", str(key)],
@@ -229,7 +229,8 @@ def test_signed_twice_it_is_the_same(release: Path, key: ec.EllipticCurvePrivate
 def test_openssl_and_sha256sum_verify_it_without_us(release: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl here")
-    script = (ROOT / "docs/verify.md").read_text().partition("```sh\n")[2].partition("```")[0]
+    page = (ROOT / "docs/install/verify.md").read_text()
+    script = page.partition("```sh\n")[2].partition("```")[0]
     done = subprocess.run(
         ["bash", "-euc", script], cwd=release, capture_output=True, text=True, check=False,
         env={"PATH": "/usr/bin:/bin", "KEY": str(release.parent / "release.pub")},

@@ -115,7 +115,7 @@ def test_what_may_not_be_read_is_no_finding_and_is_said() -> None:
 
 
 def test_every_code_has_a_paragraph() -> None:
-    page = (Path(__file__).parents[2] / "docs/checks.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/reference/checks.md").read_text()
     assert set(re.findall(r"^## (EG\d+)", page, re.MULTILINE)) == set(TITLES)
     shown = {f[2] for f in FAULTS} | {f[2] for f in BEFORE} | {f[2] for f in MACHINES}
     shown |= {f[2] for f in ACCOUNTS} | {f[2] for f in INSTALLED}

@@ -27,14 +27,14 @@ helm test egress-gateway --namespace egress-gateway    # with packets: does it w
 ```
 
 The notes after the installation say what is missing on your cluster. The guides:
-[AKS](../../../docs/install-aks.md), [any cluster](../../../docs/install-self-managed.md),
-[every setting](../../../docs/settings.md), [security](../../../docs/security.md).
+[AKS](../../../docs/install/aks.md), [any cluster](../../../docs/install/self-managed.md),
+[every setting](../../../docs/reference/settings.md), [security](../../../docs/operate/security.md).
 
 ## Values
 
 `<component>.settings` takes every setting of that component in camelCase: `values.schema.json` has
-their types, [docs/settings.md](../../../docs/settings.md) what they mean. What is misspelled or of
-the wrong type is refused. This table is made from `values.yaml` (`make manifests`).
+their types, [settings](../../../docs/reference/settings.md) what they mean. What is misspelled or
+of the wrong type is refused. This table is made from `values.yaml` (`make manifests`).
 
 | value | default | |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""``docs/metrics.md``: every metric of every component, from what the programs themselves
+"""``docs/reference/metrics.md``: every metric of every component, from what the programs themselves
 declare."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from egress_gateway.service import server
 from egress_gateway.service.figures import BUILD, Figure
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/reference/metrics.md"
 MODULES = {
     "controller": ("egress_gateway.controller.metrics", "egress_gateway.cloud.azure.requests.arm"),
     "gateway": ("egress_gateway.gateway.metrics",),

@@ -1,5 +1,5 @@
-"""``docs/settings.md``: every setting of every component, from the schemas that the programs
-themselves read."""
+"""``docs/reference/settings.md``: every setting of every component, from the schemas that
+the programs themselves read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pages.prose import filled
 
 from egress_gateway.service.settings import Setting, describe
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/settings.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/reference/settings.md"
 SCHEMAS = {
     "controller": "egress_gateway.controller.settings",
     "gateway": "egress_gateway.gateway.settings",

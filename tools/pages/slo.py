@@ -1,4 +1,4 @@
-"""The service level objective of egress: the chart's ``files/slo.yaml`` and ``docs/slo.md``.
+"""The service level objective: the chart's ``files/slo.yaml`` and ``docs/reference/slo.md``.
 
 Both come from one table: how fast an error budget may burn, over which windows. Values and method
 are those of Google's SRE workbook, chapter 5 (multiwindow, multi-burn-rate alerts): the long window
@@ -15,7 +15,7 @@ import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RULES: Final = ROOT / "deploy/chart/static-egress-gateway/files/slo.yaml"
-PAGE: Final = ROOT / "docs/slo.md"
+PAGE: Final = ROOT / "docs/reference/slo.md"
 OBJECTIVE: Final = 99.9
 """Percent of 30 days; ``prometheusRule.objective`` of the chart."""
 BUDGET: Final = "egress:error_budget:ratio"
@@ -105,8 +105,8 @@ def rules() -> list[dict[str, Any]]:
 def rules_text() -> str:
     groups = {"groups": [{"name": "egress-gateway-slo", "rules": rules()}]}
     head = (
-        "# The objective of egress (docs/slo.md), for the chart's PrometheusRule or a Prometheus\n"
-        "# without the operator. Made by tools/pages/slo.py; the first rule is what to change.\n"
+        "# The objective of egress (docs/reference/slo.md), for the chart's PrometheusRule or a\n"
+        "# Prometheus without the operator. Made by tools/pages/slo.py: change its first rule.\n"
     )
     return head + yaml.safe_dump(groups, sort_keys=False, width=100)
 
@@ -125,7 +125,7 @@ def page_text() -> str:
 {OBJECTIVE:g} % of 30 days: that is the default of `prometheusRule.objective`, and leaves
 {(100 - OBJECTIVE) / 100 * 30 * 24 * 60:.0f} minutes a month. The chart's PrometheusRule has the
 rules (`prometheusRule.enabled`); a Prometheus without the operator reads
-[`files/slo.yaml`](../deploy/chart/static-egress-gateway/files/slo.yaml), whose first rule is the
+[`files/slo.yaml`](../../deploy/chart/static-egress-gateway/files/slo.yaml), whose first rule is the
 budget. What counts against it:
 
 {kinds}

@@ -3,8 +3,8 @@
 Wheels and sdists, images of both platforms as OCI archives, the chart as ``.tgz`` and as an OCI
 artefact, plain manifests, SBOMs (CycloneDX), notes of the changelog, checksums, and with
 ``RELEASE_KEY`` (a file with a P-256 key) signatures and a provenance statement. Made twice of one
-commit on one day's packages of Debian it is the same, signatures included. docs/verify.md says how
-a user verifies it.
+commit on one day's packages of Debian it is the same, signatures included. docs/install/verify.md
+says how a user verifies it.
 
 It is made in a fresh clone: what else lies in the checkout is of no commit. Where that is, whose it
 is, and in which zone and language its user lives, shows nowhere.

@@ -112,7 +112,9 @@ class GatewayVmssProfile(_Struct, frozen=True):
 
 
 class StaticGatewayConfigurationSpec(_Struct, frozen=True):
-    """What a user asks for; docs/fields.md has all. "Ours": not a field of the Go project."""
+    """What a user asks for; docs/reference/fields.md has all.
+
+    "Ours": not a field of the Go project."""
 
     gateway_nodepool_name: str = ""
     gateway_vmss_profile: GatewayVmssProfile = GatewayVmssProfile()
@@ -249,7 +251,7 @@ class PodEndpointStatus(_Struct, frozen=True, omit_defaults=False):
     since: str | None = None
     """When it came to this state, gateway and address."""
     reason: str = ""
-    """CamelCase; docs/troubleshooting.md lists them."""
+    """CamelCase; docs/operate/troubleshooting.md lists them."""
     message: str = ""
     unreached_gateways: list[UnreachedGateway] = []
     """Gateways of the configuration that the pod's node does not reach, although it reaches
@@ -390,7 +392,7 @@ class RefusedClaim(_Struct, frozen=True):
     static_gateway_configuration: str
     """``namespace/name``."""
     reason: str
-    """CamelCase; docs/troubleshooting.md lists them."""
+    """CamelCase; docs/operate/troubleshooting.md lists them."""
     message: str = ""
 
 

@@ -6,7 +6,8 @@ environment (``EGRESS_GATEWAY_HEALTH_PORT``) and the keys of the YAML file (``he
 before anything starts.
 
 The schema is the only source for descriptions of settings. ``describe`` reads each field's type,
-unit, default and docstring; ``--help``, the chart's schema and ``docs/settings.md`` are made of it.
+unit, default and docstring; ``--help``, the chart's schema and ``docs/reference/settings.md``
+are made of it.
 """
 
 from __future__ import annotations

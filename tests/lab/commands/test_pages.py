@@ -24,7 +24,13 @@ from tests.unit.tools.pages import ROOT, script
 
 __all__ = ["clients"]
 pytestmark = pytest.mark.root
-PAGES = ("troubleshooting", "for-app-teams", "azure-errors", "cli", "operations")
+PAGES = (
+    "operate/troubleshooting",
+    "start/for-app-teams",
+    "reference/azure-errors",
+    "reference/cli",
+    "operate/operations",
+)
 NAME = "my-static-egress-gateway"
 _OURS = ("kubectl ", "egress-gateway ")
 

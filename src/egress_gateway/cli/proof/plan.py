@@ -235,7 +235,7 @@ def _full(ours: Sequence[Asked]) -> tuple[bool | None, str]:
         return True, f"{whole[0].mtu} bytes pass"
     text = (
         f"{answered[0].mtu} bytes get no answer, small packets do: something between drops large "
-        "ones (docs/troubleshooting.md, MTU)"
+        "ones (docs/operate/troubleshooting.md, MTU)"
     )
     return False, text
 

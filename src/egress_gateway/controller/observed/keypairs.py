@@ -150,7 +150,7 @@ class KeyPairs:
             log.warning(
                 "gateway agents of several pools share one account, so that each can read the "
                 "keys of all of them; give each pool its own by gateway.pools of the chart "
-                "(docs/security.md)",
+                "(docs/operate/security.md)",
                 extra={"pools": sorted(pools)},
             )
         self._sharing = pools

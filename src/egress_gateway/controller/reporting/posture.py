@@ -51,4 +51,4 @@ async def warn(client: Client) -> None:
         log.warning("cannot see which policies are bound: %s", str(error) or "no answer in time")
         return
     for line in found:
-        log.warning("%s (docs/security.md)", line)
+        log.warning("%s (docs/operate/security.md)", line)

@@ -1,4 +1,7 @@
-"""What a settled cluster costs Azure, counted in requests: docs/controller-configuration.md."""
+"""What a settled cluster costs Azure, counted in requests.
+
+docs/reference/controller-configuration.md has the figures.
+"""
 
 from __future__ import annotations
 

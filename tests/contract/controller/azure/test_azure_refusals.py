@@ -1,5 +1,5 @@
-"""Every row of ``docs/azure-errors.md``, through the real SDKs: refused at once, or accepted and
-failed later. What a user reads has Azure's code and what mends it."""
+"""Every row of ``docs/reference/azure-errors.md``, through the real SDKs: refused at once, or
+accepted and failed later. What a user reads has Azure's code and what mends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``docs/azure-errors.md`` shows the table of the code. Write it anew:
+"""``docs/reference/azure-errors.md`` shows the table of the code. Write it anew:
 ``python -m tests.unit.controller.azure.test_azure_errors_doc``."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.requests.refusals import TABLE, known
 from egress_gateway.controller.planning.problem import reason_of
 
-DOCUMENT = Path(__file__).parents[4] / "docs" / "azure-errors.md"
+DOCUMENT = Path(__file__).parents[4] / "docs/reference/azure-errors.md"
 START, END = "<!-- table -->\n", "<!-- /table -->"
 
 

@@ -1,4 +1,4 @@
-"""``docs/controller-configuration.md`` names every field of the Azure file, and no other."""
+"""``docs/reference/controller-configuration.md`` names every field of the Azure file alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from egress_gateway.cloud.azure.account.config import AzureConfig
 
-TEXT = (Path(__file__).parents[4] / "docs" / "controller-configuration.md").read_text()
+TEXT = (Path(__file__).parents[4] / "docs/reference/controller-configuration.md").read_text()
 ROW = re.compile(r"^\| `([^`]+)` \|([^|]*)\|", re.MULTILINE)
 
 

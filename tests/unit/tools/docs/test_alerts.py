@@ -46,12 +46,12 @@ def test_an_alert_has_metrics_that_exist_a_severity_and_a_paragraph(rule: dict[s
     assert metrics_of(rule["expr"]) <= known()
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert rule["annotations"]["summary"]
-    page = (ROOT / "docs/alerts.md").read_text()
+    page = (ROOT / "docs/reference/alerts.md").read_text()
     assert f"\n## {rule['alert']}\n" in page
 
 
 def test_the_page_has_no_alert_that_there_is_not() -> None:
-    page = (ROOT / "docs/alerts.md").read_text()
+    page = (ROOT / "docs/reference/alerts.md").read_text()
     assert re.findall(r"\n## (\w+)\n", page) == [rule["alert"] for rule in RULES]
 
 

@@ -1,4 +1,4 @@
-"""docs/security.md names every Event, condition and counter by which an attempt shows itself."""
+"""docs/operate/security.md names every Event, condition and counter that an attempt shows in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ METRICS = {
     for found in importlib.import_module("pages.metrics_page").every().values()
     for declared in found
 }
-SECTION = (ROOT / "docs/security.md").read_text().partition("## What an administrator sees\n")[2]
+PAGE = (ROOT / "docs/operate/security.md").read_text()
+SECTION = PAGE.partition("## What an administrator sees\n")[2]
 TABLE = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in SECTION.partition("\n## ")[0].splitlines()

@@ -45,7 +45,7 @@ WALK = re.compile(r"^\| \d+ \| `([\w/.]+)` `([\w.]+)` \|", re.MULTILINE)
 
 
 def test_the_walks_through_the_code_name_functions_that_are_there() -> None:
-    steps = WALK.findall((ROOT / "docs/architecture.md").read_text())
+    steps = WALK.findall((ROOT / "docs/develop/architecture.md").read_text())
     assert len(steps) > 20
     for path, name in steps:
         holder: ast.AST = ast.parse((ROOT / "src/egress_gateway" / path).read_text())

@@ -1,4 +1,4 @@
-"""docs/metrics.md is what the programs declare, and what they declare follows Prometheus' rules."""
+"""docs/reference/metrics.md is what the programs declare, by Prometheus' rules."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_metric_follows_the_conventions(one: Any) -> None:
 def test_no_page_names_a_metric_that_there_is_not() -> None:
     others = {"egress_gateway_lab", ruleset.NODE_TABLE}
     known = {d.name for d in EVERY} | others
-    for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/design/*.md"), ROOT / "README.md"]:
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]:
         named = set(re.findall(r"\begress_gateway_[a-z_]+[a-z]\b", page.read_text()))
         wrong = {n for n in named if n not in known and not n.startswith("egress_gateway_lab")}
         assert not wrong, f"{page.name}: {sorted(wrong)}"

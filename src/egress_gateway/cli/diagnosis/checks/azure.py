@@ -33,7 +33,7 @@ IN_GROUP: Final[tuple[str, ...]] = (
     f"{_COMPUTE}/virtualMachines/write",
     f"{_COMPUTE}/networkInterfaces/read",
 )
-"""What the controller does in the node resource group (docs/install-aks.md)."""
+"""What the controller does in the node resource group (docs/install/aks.md)."""
 ON_PREFIX: Final = (f"{_NETWORK}/publicIPPrefixes/read", f"{_NETWORK}/publicIPPrefixes/join/action")
 ON_SUBNET: Final = (
     f"{_NETWORK}/virtualNetworks/subnets/read",

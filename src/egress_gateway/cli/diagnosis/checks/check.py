@@ -109,5 +109,5 @@ def text(found: list[Finding], unseen: list[str]) -> str:
         lines.append(click.style("✓ nothing is amiss", fg="green"))
     lines += [f"not seen: {what}" for what in unseen]
     if found:
-        lines.append("docs/checks.md has a paragraph on each code")
+        lines.append("docs/reference/checks.md has a paragraph on each code")
     return "\n".join(lines) + "\n"

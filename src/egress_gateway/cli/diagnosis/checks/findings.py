@@ -2,7 +2,7 @@
 
 Guarantee: a healthy cluster has no finding, whatever its shape. Nothing is reported twice: a
 finding about a gateway or a pod is not repeated for its configuration. Codes are part of the
-contract: scripts may look for them, and docs/checks.md has a paragraph on each.
+contract: scripts may look for them, and docs/reference/checks.md has a paragraph on each.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _configuration(view: ConfigurationView) -> Iterator[Finding]:
             code="EG201",
             object=where,
             evidence=f"{view.reason}: {view.message}",
-            mend="do what the message says; docs/troubleshooting.md has each reason",
+            mend="do what the message says; docs/operate/troubleshooting.md has each reason",
         )
 
 
@@ -210,7 +210,7 @@ def _conditions(sgc: StaticGatewayConfiguration) -> Iterator[Finding]:
             code="EG202",
             object=where,
             evidence=f"{degraded.reason}: {degraded.message}",
-            mend="docs/troubleshooting.md has the reason",
+            mend="docs/operate/troubleshooting.md has the reason",
         )
     for kind, code, mend in _MORE:
         said = find(sgc.status.conditions, kind)
@@ -233,7 +233,8 @@ def _claims(facts: Facts) -> Iterator[Finding]:
             object=f"Pod {claim.pod}",
             evidence=f"its PodEndpoint for {claim.static_gateway_configuration} is refused: "
             f"{claim.reason}: {claim.message}",
-            mend="docs/troubleshooting.md has the reason; if the pod is unknown, suspect its node",
+            mend="docs/operate/troubleshooting.md has the reason; "
+            "if the pod is unknown, suspect its node",
         )
 
 
@@ -302,7 +303,7 @@ _PASSING: Final = frozenset(
 )
 """Reasons that time mends."""
 _MORE: Final = (
-    (IPV6_READY, "EG205", "IPv4 goes on; docs/troubleshooting.md has the reason"),
+    (IPV6_READY, "EG205", "IPv4 goes on; docs/operate/troubleshooting.md has the reason"),
     (KEYS_ROTATED, "EG206", "kubectl get podendpoints shows which pods use the former key pair"),
 )
 """Conditions that ``Ready`` and ``Degraded`` say nothing of: type, code, fix."""
@@ -317,7 +318,7 @@ _POD_CODES: Final = {
 _POD_MENDS: Final = {
     "EG105": "take hostNetwork or the annotation away",
     "EG106": f"is there a node with room and the label {names.NODE_READY_LABEL}?",
-    "EG108": "do what the message says; docs/troubleshooting.md has each reason",
+    "EG108": "do what the message says; docs/operate/troubleshooting.md has each reason",
 }
 _GATEWAY_MENDS: Final = {
     "NodeGone": "nothing, if it was scaled down; else look at the pool's machines",

@@ -147,7 +147,7 @@ def _surroundings(facts: Before) -> Iterator[Finding]:
             code="EG408",
             object=other,
             evidence="the Go project runs here: two controllers would undo each other's work",
-            mend="take it over with egress-gateway migrate (docs/migration.md)",
+            mend="take it over with egress-gateway migrate (docs/install/migration.md)",
         )
 
 
@@ -184,7 +184,7 @@ def _machine(machine: Machine, where: str) -> Iterator[Finding]:
             code="EG414",
             object=where,
             evidence=problem,
-            mend="install a CNI that takes chained plugins (docs/install-self-managed.md)",
+            mend="install a CNI that takes chained plugins (docs/install/self-managed.md)",
         )
 
 

@@ -2,8 +2,9 @@
 
 Codes: learn.microsoft.com/azure/azure-resource-manager/troubleshooting/common-deployment-errors
 and the pages of Network and Compute that it links to; sign-in codes (AADSTS…):
-learn.microsoft.com/entra/identity-platform/reference-error-codes. ``docs/azure-errors.md`` shows
-this table; a code that is not in it is judged by its HTTP status and told in Azure's words.
+learn.microsoft.com/entra/identity-platform/reference-error-codes.
+``docs/reference/azure-errors.md`` shows this table. A code that is not in it is judged by its HTTP
+status and told in Azure's words.
 """
 
 from __future__ import annotations
