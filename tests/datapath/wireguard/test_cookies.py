@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.pod.sources import SourceFilter
-from tests.attacks.test_pod_on_a_gateway_node import datagram
+from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import NODE
 from tests.datapath.topology import PORT, World, until

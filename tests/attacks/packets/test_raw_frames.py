@@ -24,7 +24,7 @@ from egress_gateway.datapath.linux.link import Links, Route
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod.linkguard import FORGED, LEAVING, TABLE, LinkGuard, host_end
 from egress_gateway.datapath.pod.model import PodDesired
-from tests.attacks.test_pod_on_a_gateway_node import datagram
+from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
 from tests.datapath.box import boxed
 from tests.datapath.gateway.test_isolation import seen, watch
 from tests.datapath.test_ipv6 import NODE, SECONDARIES, SECONDARIES6, attach, serve

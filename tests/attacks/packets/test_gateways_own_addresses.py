@@ -10,7 +10,7 @@ import ipaddress
 import struct
 
 from egress_gateway.api import keys
-from tests.attacks.test_pod_on_a_gateway_node import datagram, throw
+from tests.attacks.packets.test_pod_on_a_gateway_node import datagram, throw
 from tests.datapath.box import boxed
 from tests.datapath.test_ipv6 import SECONDARIES, SECONDARIES6
 from tests.datapath.topology import (

@@ -17,7 +17,7 @@ from egress_gateway_lab.apiserver.wire.client import MERGE_PATCH
 from lab.tests.apiserver.conftest import Cluster
 from lab.tests.apiserver.test_admission import SYSTEM, account_token
 from lab.tests.apiserver.test_objects import add_node, node
-from tests.attacks.test_gateway_token import agent, controller, install, reads, tenant
+from tests.attacks.tokens.test_gateway_token import agent, controller, install, reads, tenant
 
 KEYS = "kube-egress-gateway-keys"
 CONTROLLER = "egress-gateway-controller"

@@ -1,0 +1,1 @@
+"""With words: objects, requests and settings that somebody wrote."""

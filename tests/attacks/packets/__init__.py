@@ -1,0 +1,1 @@
+"""On the network: pods, gateway nodes, the nodes' own network."""
