@@ -111,7 +111,7 @@ def _compared(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def _run(name: str, options: Options, *, as_json: bool) -> dict[str, Any]:
-    module = importlib.import_module(f"bench.{name}")
+    module = importlib.import_module(f"bench.benchmarks.{name}")
     before = machine.describe()
     machine.say(f"{name}: load average {before['load_average']}")
     result: dict[str, Any] = asyncio.run(module.run(options))

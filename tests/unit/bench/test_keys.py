@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench import connections, controller, drain, failover, fleet, peers, throughput
-from bench.attach import result as attach_result
-from bench.failover import Tally
+from bench.benchmarks import connections, controller, drain, failover, fleet, peers, throughput
+from bench.benchmarks.attach import result as attach_result
+from bench.benchmarks.failover import Tally
 from bench.options import Options, numbers, runs
 from bench.options import fleet as fleet_of
 from bench.place.departures import DEPARTURES

@@ -28,7 +28,7 @@ from bench.place.site import DESTINATION, LeanPod, Site, site
 _KINDS: Final = ("tcp", "udp")
 _AT_ONCE: Final = 64
 """Connections that wait for their answer at any time."""
-_ROOT: Final = Path(__file__).resolve().parent.parent
+_ROOT: Final = Path(__file__).resolve().parents[2]
 _REST: Final = 1.0
 _PATIENCE: Final = 20.0
 _NO_LIMITS: Final = {

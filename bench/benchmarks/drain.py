@@ -12,8 +12,8 @@ import time
 from collections import Counter
 from typing import Any, Final
 
+from bench.benchmarks.failover import by_node, served
 from bench.errors import BenchError
-from bench.failover import by_node, served
 from bench.figures import milliseconds, table
 from bench.machine import say
 from bench.options import Options

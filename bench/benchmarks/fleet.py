@@ -61,7 +61,7 @@ async def run(options: Options) -> dict[str, Any]:
     """In a process of its own, whose network and /run are its own."""
     binaries.find(*binaries.CONTROL_PLANE)
     command = ["unshare", "--net", "--mount", "--propagation", "private", "--"]
-    command += ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "bench.fleet"]
+    command += ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", __name__]
     process = await asyncio.create_subprocess_exec(
         *command, json.dumps(asdict(options.fleet)), stdout=asyncio.subprocess.PIPE
     )

@@ -17,8 +17,8 @@ import subprocess
 import sys
 from typing import Any, Final
 
+from bench.benchmarks.failover import Tally, lose
 from bench.errors import BenchError
-from bench.failover import Tally, lose
 from bench.figures import spread, table
 from bench.machine import say
 from bench.options import Options
