@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.node.kills import STORIES
+from tests.node.stories.kills import STORIES
 from tests.node.test_agent import play
 
 pytestmark = [

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.node import losses
+from tests.node.stories import losses
 from tests.node.test_agent import play
 
 pytestmark = [

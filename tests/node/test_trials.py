@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.node import trials
+from tests.node.stories import trials
 from tests.node.test_agent import play
 
 pytestmark = [

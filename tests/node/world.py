@@ -818,7 +818,7 @@ async def until(condition: Callable[[], object], *, seconds: float = 60) -> None
 
 
 def main() -> None:
-    from tests.node import chains, damages, floods, kills, losses, scenarios, trials
+    from tests.node.stories import chains, damages, floods, kills, losses, scenarios, trials
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)

@@ -1,0 +1,1 @@
+"""What the programs in the boxes of `tests/node` play: a file for each kind of story."""
