@@ -24,7 +24,7 @@ from dataclasses import asdict
 from typing import Any
 
 from egress_gateway_lab import host
-from tests.storms.ledger import SETTLE
+from tests.storms.judge.ledger import SETTLE
 from tests.storms.place import built
 from tests.storms.run import Options, Outcome, ridden
 from tests.storms.script import KINDS, SECONDS, Event, Script, dumped, loaded, written

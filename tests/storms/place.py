@@ -29,7 +29,7 @@ from tests.storms.script import GATEWAYS, PREFIXES, WORKERS
 POOL: Final = "npegress"
 CLUSTER: Final = IPv4Network("192.0.2.0/24")
 """What plain pods leave from."""
-_TALKER: Final = Path(__file__).with_name("talker.py").read_text()
+_TALKER: Final = (Path(__file__).parent / "judge/talker.py").read_text()
 _PATIENCE: Final = 120.0
 _API: Final = "10.225.0.4"
 _NO_API: Final = f"""nft '

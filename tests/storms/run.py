@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tests.storms import calm
-from tests.storms.edge import Edge
-from tests.storms.ledger import SETTLE, Ledger, Wrong
+from tests.storms.judge import calm
+from tests.storms.judge.edge import Edge
+from tests.storms.judge.ledger import SETTLE, Ledger, Wrong
 from tests.storms.place import Place
 from tests.storms.script import Script
 from tests.storms.storm import Storm

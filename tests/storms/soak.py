@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
-from tests.storms import calm
-from tests.storms.edge import Edge
-from tests.storms.ledger import SETTLE, Ledger
+from tests.storms.judge import calm
+from tests.storms.judge.edge import Edge
+from tests.storms.judge.ledger import SETTLE, Ledger
 from tests.storms.place import Place, built
 from tests.storms.script import WRITERS, written
 from tests.storms.storm import Storm

@@ -20,8 +20,8 @@ from egress_gateway.api import names
 from egress_gateway_lab.apiserver.wire.client import KubeError
 from egress_gateway_lab.azure.client import RequestFailed
 from egress_gateway_lab.control import ControlError
-from tests.storms.edge import Edge
-from tests.storms.ledger import Ledger
+from tests.storms.judge.edge import Edge
+from tests.storms.judge.ledger import Ledger
 from tests.storms.place import CLUSTER, POOL, Place, pod
 from tests.storms.script import FIRST_CONFIGURATIONS, FIRST_PODS, WORKERS, Event, Script
 

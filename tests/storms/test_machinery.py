@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.storms.calm import gist, settled
-from tests.storms.edge import Edge, push
-from tests.storms.ledger import Ledger, Seen
+from tests.storms.judge.calm import gist, settled
+from tests.storms.judge.edge import Edge, push
+from tests.storms.judge.ledger import Ledger, Seen
 from tests.storms.processes import COMPONENTS, PROGRAMS, Process
 from tests.storms.script import KINDS, SECONDS, Event, Script, dumped, loaded, written
 from tests.storms.shrink import shrunk

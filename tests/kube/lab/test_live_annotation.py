@@ -20,9 +20,9 @@ from egress_gateway_lab.realcluster.trees import PYTHON
 from tests.kube.lab.conftest import Operator
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import remove
-from tests.storms import talker
-from tests.storms.edge import Edge
-from tests.storms.ledger import Ledger
+from tests.storms.judge import talker
+from tests.storms.judge.edge import Edge
+from tests.storms.judge.ledger import Ledger
 from tests.storms.place import CLUSTER
 
 pytestmark = [pytest.mark.root, pytest.mark.kube]

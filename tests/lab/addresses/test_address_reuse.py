@@ -21,8 +21,8 @@ from egress_gateway.api import names
 from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, World, until
 from tests.lab.conftest import POOL, configured
 from tests.lab.test_bad_input import remove
-from tests.storms.edge import Edge
-from tests.storms.ledger import Seen
+from tests.storms.judge.edge import Edge
+from tests.storms.judge.ledger import Seen
 from tests.storms.place import Place, pod
 
 pytestmark = pytest.mark.root

@@ -20,8 +20,8 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final
 
 from egress_gateway.datapath.linux.netns import NetNS
-from tests.storms.ledger import Seen
-from tests.storms.talker import WORD
+from tests.storms.judge.ledger import Seen
+from tests.storms.judge.talker import WORD
 
 TALKS: Final = IPv4Network("198.51.100.128/25")
 ROUTER: Final = IPv4Address("198.51.100.1")

@@ -1,0 +1,1 @@
+"""Who watches a storm, packet by packet, and what has to be true after it."""
