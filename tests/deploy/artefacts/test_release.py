@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from release import artefacts, signatures
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHART = ROOT / "deploy/chart/static-egress-gateway"
 FILES = {
     "static_egress_gateway-0.1.0-py3-none-any.whl": b"wheel",

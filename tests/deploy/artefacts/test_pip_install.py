@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PERSONS = ("crds", "migrate", "rotate-keys", "status", "uninstall")
 COMPONENTS = ("controller", "gateway", "node", "webhook", "wireguard")

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from egress_gateway.cli.commands import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAB = "egress_gateway_lab"
 
 

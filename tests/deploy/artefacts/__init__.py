@@ -1,0 +1,1 @@
+"""What is built and released: images, wheels, the files of a release."""
