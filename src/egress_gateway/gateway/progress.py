@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 
 class PassProgress:
@@ -21,12 +20,7 @@ class PassProgress:
     def __enter__(self) -> None:
         self._running, self._at = True, self._now()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         now = self._now()
         self._running, self._at, self._took = False, now, now - self._at
 

@@ -13,7 +13,6 @@ import asyncio
 import datetime
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -92,12 +91,7 @@ class Client:
             read_bufsize=MAX_LINE,
         )
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for session in (self._requests, self._watches):
             if session is not None:
                 await session.close()

@@ -97,7 +97,7 @@ class NodeAgent:
             joiner=joiner,
         )
         self.lifecycle = Lifecycle(parts, liveness, self._spares)
-        reactor.subscribe(parts, prober)
+        reactor.subscribe(prober)
 
     async def run(self) -> None:
         """Works until cancelled. ``lifecycle.adopt_pods`` goes before."""

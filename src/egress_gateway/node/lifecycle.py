@@ -35,7 +35,7 @@ from egress_gateway.node.liveness.paths import Paths
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.liveness.schedule import Hearing
 from egress_gateway.node.liveness.verify import Joiner, Verifier
-from egress_gateway.node.parts import Parts
+from egress_gateway.node.parts import Parts, UsesParts
 from egress_gateway.node.sandbox import Sandbox, belongs, clear_forgotten
 from egress_gateway.node.spares import Spares
 
@@ -65,19 +65,11 @@ class Liveness:
     joiner: Joiner
 
 
-class Lifecycle:
+class Lifecycle(UsesParts):
     """Its verbs may be called at the same time; those for one sandbox take turns."""
 
     def __init__(self, parts: Parts, liveness: Liveness, spares: Spares) -> None:
-        self._settings = parts.settings
-        self._kernel = parts.kernel
-        self._store = parts.kernel.store
-        self._knowledge = parts.knowledge
-        self._endpoints = parts.endpoints
-        self._teller = parts.teller
-        self._records = parts.records
-        self._sandboxes = parts.sandboxes
-        self._queues = parts.queues
+        super().__init__(parts)
         self._liveness = liveness
         self._spares = spares
         self._inherited: set[str] = set()

@@ -108,3 +108,18 @@ class Parts:
     records: Records
     sandboxes: Sandboxes
     queues: Queues
+
+
+class UsesParts:
+    """What works on an agent's parts, and knows each by its name."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._settings = parts.settings
+        self._kernel = parts.kernel
+        self._store = parts.kernel.store
+        self._knowledge = parts.knowledge
+        self._endpoints = parts.endpoints
+        self._teller = parts.teller
+        self._records = parts.records
+        self._sandboxes = parts.sandboxes
+        self._queues = parts.queues

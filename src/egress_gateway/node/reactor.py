@@ -22,29 +22,26 @@ from egress_gateway.node.liveness.pathhealth import TunnelPath
 from egress_gateway.node.liveness.paths import path_of
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.liveness.schedule import Hearing
-from egress_gateway.node.parts import Parts
+from egress_gateway.node.parts import Parts, UsesParts
 from egress_gateway.node.sandbox import Sandbox
 
 _AVOID_SECONDS: Final = 30.0
 _ASK_AGAIN_SECONDS: Final = 5.0
 
 
-class Reactor:
+class Reactor(UsesParts):
     """Callbacks, each of which adds keys to queues."""
 
     def __init__(self, parts: Parts, hearing: Hearing) -> None:
-        self._teller = parts.teller
-        self._records = parts.records
-        self._sandboxes = parts.sandboxes
-        self._queues = parts.queues
+        super().__init__(parts)
         self._hearing = hearing
 
-    def subscribe(self, parts: Parts, prober: Prober) -> None:
+    def subscribe(self, prober: Prober) -> None:
         """From now on it hears what the API server and gateways tell."""
-        parts.knowledge.configurations.on_change(self._on_configuration)
-        parts.knowledge.pods.on_change(self._on_pod)
-        parts.knowledge.statuses.on_change(self._on_status)
-        parts.endpoints.on_deleted(self._on_endpoint_deleted)
+        self._knowledge.configurations.on_change(self._on_configuration)
+        self._knowledge.pods.on_change(self._on_pod)
+        self._knowledge.statuses.on_change(self._on_status)
+        self._endpoints.on_deleted(self._on_endpoint_deleted)
         prober.on_change(self._on_gateway)
 
     def _on_configuration(

@@ -19,7 +19,7 @@ from egress_gateway.kube.workqueue.queue import WorkQueue, run_workers
 from egress_gateway.node.attachment.model import PodConfiguration
 from egress_gateway.node.liveness.health import State
 from egress_gateway.node.liveness.pathtrial import Verdict
-from egress_gateway.node.parts import Parts
+from egress_gateway.node.parts import Parts, UsesParts
 from egress_gateway.node.reporting.standing import Standing, look_at, spokesmen_of
 from egress_gateway.node.sandbox import Sandbox
 from egress_gateway.service.bucket import Bucket
@@ -52,7 +52,7 @@ class _Page:
     at: float = float("-inf")
 
 
-class Reports:
+class Reports(UsesParts):
     """``probed`` tells what probes say of gateways' machines, by address; ``verdicts`` what trials
     found of a configuration's gateways, by name."""
 
@@ -62,10 +62,7 @@ class Reports:
         probed: Callable[[], Mapping[str, State]],
         verdicts: Callable[[PodConfiguration], Mapping[str, Verdict]],
     ) -> None:
-        self._knowledge = parts.knowledge
-        self._endpoints = parts.endpoints
-        self._teller = parts.teller
-        self._sandboxes = parts.sandboxes
+        super().__init__(parts)
         self._probed = probed
         self._verdicts = verdicts
         self._pages: dict[str, _Page] = {}

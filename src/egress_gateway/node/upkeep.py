@@ -12,7 +12,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.pod.sources import FOREIGN_TUNNEL
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.node import metrics
-from egress_gateway.node.parts import Parts
+from egress_gateway.node.parts import Parts, UsesParts
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +23,11 @@ _LOOK_SECONDS: Final = 0.1
 keep a processor busy."""
 
 
-class Upkeep:
+class Upkeep(UsesParts):
     """Looks at attached pods again and again, and mends what has changed under them."""
 
     def __init__(self, parts: Parts) -> None:
-        self._settings = parts.settings
-        self._kernel = parts.kernel
-        self._store = parts.kernel.store
-        self._knowledge = parts.knowledge
-        self._endpoints = parts.endpoints
-        self._teller = parts.teller
-        self._records = parts.records
-        self._sandboxes = parts.sandboxes
-        self._queues = parts.queues
+        super().__init__(parts)
         self.held = metrics.HeldPackets()
         self._drops = metrics.LinkDrops()
         self._dropped = (sys.maxsize, sys.maxsize)

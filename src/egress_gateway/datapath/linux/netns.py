@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Generic, TypeVar
 
 from egress_gateway.datapath.errors import DatapathError, KernelRefused, NoSuchNamespace
@@ -103,12 +102,7 @@ class NetNS:
     def __enter__(self) -> NetNS:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -15,11 +15,20 @@ import random
 from collections.abc import Callable
 
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.node.attachment.model import TunnelRecord
 from egress_gateway.node.liveness.pace import Pacer
 from egress_gateway.node.liveness.schedule import FIRST_RETRY, Schedule
 from egress_gateway.node.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
+
+
+async def _begin_again(
+    sandbox: Sandbox, tunnel: TunnelRecord, schedule: Schedule, *, standby: bool = False
+) -> None:
+    cookie = await sandbox.has_cookie(tunnel)
+    schedule.put_off(cookie)
+    await sandbox.handshake_again(cookie=cookie, standby=standby)
 
 
 class Verifier:
@@ -59,9 +68,7 @@ class Verifier:
                 active = sandbox.attachment.active
                 if active and schedule.due(now, random.random()):  # noqa: S311  (spreads load)
                     await self._pacer.turn(sandbox.attachment.id, active.address)
-                    cookie = await sandbox.has_cookie(active)
-                    schedule.put_off(cookie)
-                    await sandbox.handshake_again(cookie=cookie)
+                    await _begin_again(sandbox, active, schedule)
             except DatapathError as error:
                 # The next pass over the sandbox repairs what is broken and starts us again.
                 log.info("cannot verify tunnel", extra={"error": str(error)})
@@ -104,9 +111,7 @@ class Joiner:
                     return
                 if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
                     await self._pacer.turn(sandbox.attachment.id, joining.address)
-                    cookie = await sandbox.has_cookie(joining)
-                    schedule.put_off(cookie)
-                    await sandbox.handshake_again(cookie=cookie, standby=True)
+                    await _begin_again(sandbox, joining, schedule, standby=True)
             except DatapathError as error:
                 log.info("cannot verify second tunnel", extra={"error": str(error)})
                 return
