@@ -18,12 +18,12 @@ from typing import Any
 
 from egress_gateway.api import names
 from egress_gateway.cloud.protocol import Cloud
-from egress_gateway.cloud.providers import open_cloud
 from egress_gateway.controller.metrics import Figures, timed
 from egress_gateway.controller.migration.takeover import Takeover
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.picture import server as picture
 from egress_gateway.controller.picture.state import State, state_of
+from egress_gateway.controller.providers import open_cloud
 from egress_gateway.controller.reconcile import ROLE, SURVEY, Reconciler
 from egress_gateway.controller.reporting import posture
 from egress_gateway.controller.rotate import Rotations

@@ -26,7 +26,7 @@ from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surro
 from egress_gateway.datapath.gateway.served import ServedConfiguration, TunnelSources
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.datapath.linux.notify import Watcher
-from egress_gateway.datapath.mtu import IPV6_MTU
+from egress_gateway.datapath.wireguard.mtu import IPV6_MTU
 from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.connections.ports import PortWatch
 from egress_gateway.gateway.events import GatewayEvents, OwnNode

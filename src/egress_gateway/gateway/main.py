@@ -13,8 +13,8 @@ from aiohttp import web
 from egress_gateway.api import names
 from egress_gateway.datapath.gateway.side import GatewaySide
 from egress_gateway.datapath.linux.door import HostFolder
-from egress_gateway.datapath.mtu import OVERHEAD_V4, default_route_mtu
 from egress_gateway.datapath.wireguard import backends
+from egress_gateway.datapath.wireguard.mtu import OVERHEAD_V4, default_route_mtu
 from egress_gateway.gateway import metrics
 from egress_gateway.gateway.agent import (
     STRUCTURE,
@@ -34,7 +34,7 @@ from egress_gateway.gateway.health.vetoes import Vetoes
 from egress_gateway.gateway.keystore import KeyStore
 from egress_gateway.gateway.metrics import GatewayFigures
 from egress_gateway.gateway.peers.book import ClaimCaches, PeerBook
-from egress_gateway.gateway.peers.refusals import Refusals
+from egress_gateway.gateway.refusals import Refusals
 from egress_gateway.gateway.settings import Settings
 from egress_gateway.kube import config, kept
 from egress_gateway.kube.client import Client

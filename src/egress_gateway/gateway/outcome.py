@@ -11,7 +11,7 @@ from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.gateway.plan import OVERHEAD, Surroundings
 from egress_gateway.datapath.gateway.served import ServedConfiguration, zones
 from egress_gateway.datapath.gateway.side import Converged
-from egress_gateway.datapath.mtu import IPV6_MTU
+from egress_gateway.datapath.wireguard.mtu import IPV6_MTU
 from egress_gateway.gateway.connectionlog import Logged
 from egress_gateway.gateway.serving import Listed, ServingPlan
 

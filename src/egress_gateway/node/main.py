@@ -15,10 +15,10 @@ from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
 from egress_gateway.cni.tenure import Tenure
 from egress_gateway.datapath.addresses import IPNetwork
-from egress_gateway.datapath.mtu import default_route_mtu
 from egress_gateway.datapath.pod.linkguard import LinkGuard
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
+from egress_gateway.datapath.wireguard.mtu import default_route_mtu
 from egress_gateway.kube import config, kept
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.events import Recorder

@@ -8,7 +8,7 @@ import pytest
 
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.link import Route
-from egress_gateway.datapath.mtu import default_route_mtu
+from egress_gateway.datapath.wireguard.mtu import default_route_mtu
 from tests.datapath.box import boxed
 from tests.datapath.topology import Place, network
 

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from egress_gateway.api import keys, names, types
 from egress_gateway.api.types import ObjectMeta, OwnerReference, PodEndpoint, PodEndpointSpec
 from egress_gateway.datapath.addresses import IPNetwork, parse_network
-from egress_gateway.gateway.peers import refusals, rules
+from egress_gateway.gateway import refusals
+from egress_gateway.gateway.peers import rules
 from egress_gateway.gateway.peers.book import (
     ANNOTATION_GRACE,
     ClaimCaches,
     PeerBook,
     by_pod_cidrs,
 )
-from egress_gateway.gateway.peers.refusals import Refusals
 from egress_gateway.gateway.peers.rules import (
     AcceptedClaim,
     ClaimRejection,
@@ -31,6 +31,7 @@ from egress_gateway.gateway.peers.rules import (
     judge,
     resolve,
 )
+from egress_gateway.gateway.refusals import Refusals
 from egress_gateway.kube.resources import Key, Node, NodeSpec, Pod, PodIP, PodSpec, PodStatus
 
 KEY = keys.generate().public

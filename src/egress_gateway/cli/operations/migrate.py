@@ -177,8 +177,8 @@ async def _azure(
 ) -> Mapping[str, Any] | None:
     if options.azure_config is None:
         return None
-    from egress_gateway.cloud.providers import open_cloud
     from egress_gateway.controller.migration.rehearse import rehearse
+    from egress_gateway.controller.providers import open_cloud
 
     cloud = open_cloud(options.azure_config)
     try:

@@ -6,11 +6,11 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Literal
 
-from egress_gateway.datapath.actions import AddRule as AddRule
-from egress_gateway.datapath.actions import CreateTunnel as CreateTunnel
-from egress_gateway.datapath.actions import DeleteLink as DeleteLink
-from egress_gateway.datapath.actions import DeleteRule as DeleteRule
 from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.linux.actions import AddRule as AddRule
+from egress_gateway.datapath.linux.actions import CreateTunnel as CreateTunnel
+from egress_gateway.datapath.linux.actions import DeleteLink as DeleteLink
+from egress_gateway.datapath.linux.actions import DeleteRule as DeleteRule
 from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.wireguard.model import Config
 

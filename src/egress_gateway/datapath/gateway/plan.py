@@ -59,8 +59,8 @@ from egress_gateway.datapath.gateway.served import (
     WireGuardServer,
 )
 from egress_gateway.datapath.linux.link import DEFAULT, LOCAL, MAIN, Link, Route, RoutingRule
-from egress_gateway.datapath.mtu import OVERHEAD_V4
 from egress_gateway.datapath.wireguard.model import Config, Device
+from egress_gateway.datapath.wireguard.mtu import OVERHEAD_V4
 
 Family = Literal[4, 6]
 

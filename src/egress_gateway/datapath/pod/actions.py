@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from egress_gateway.datapath.actions import AddRule as AddRule
-from egress_gateway.datapath.actions import CreateTunnel as CreateTunnel
-from egress_gateway.datapath.actions import DeleteLink as DeleteLink
-from egress_gateway.datapath.actions import DeleteRule as DeleteRule
 from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.linux.actions import AddRule as AddRule
+from egress_gateway.datapath.linux.actions import CreateTunnel as CreateTunnel
+from egress_gateway.datapath.linux.actions import DeleteLink as DeleteLink
+from egress_gateway.datapath.linux.actions import DeleteRule as DeleteRule
 from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.pod.origins import NO_ORIGINS, Origins
 from egress_gateway.datapath.wireguard.model import Config

@@ -22,10 +22,10 @@ from egress_gateway.api.conditions import READY, find
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cni.protocol import Call
 from egress_gateway.datapath.addresses import IPNetwork, parse_networks
-from egress_gateway.datapath.mtu import IPV6_MTU, OVERHEAD_V4, OVERHEAD_V6
 from egress_gateway.datapath.pod.model import PodDesired, Tunnel, tunnel_name
 from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.datapath.wireguard.model import Endpoint
+from egress_gateway.datapath.wireguard.mtu import IPV6_MTU, OVERHEAD_V4, OVERHEAD_V6
 from egress_gateway.kube.resources import Pod
 from egress_gateway.node.attachment.choose import (
     BalancerAddress,

@@ -22,8 +22,8 @@ from typing import Final
 
 from egress_gateway.datapath.addresses import ECHO_ADDRESS
 from egress_gateway.datapath.linux import echo
-from egress_gateway.datapath.mtu import OVERHEAD_V4
 from egress_gateway.datapath.wireguard.initiator import Initiator, Session, receiver
+from egress_gateway.datapath.wireguard.mtu import OVERHEAD_V4
 from egress_gateway.node.attachment.model import PodConfiguration
 from egress_gateway.node.liveness.pathhealth import TunnelPath
 from egress_gateway.node.liveness.paths import path_of

@@ -17,7 +17,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS, enter_new
 from egress_gateway.datapath.linux.nft import Nftables
-from egress_gateway.datapath.mtu import default_route_mtu
+from egress_gateway.datapath.wireguard.mtu import default_route_mtu
 from egress_gateway.kube import wire
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError
