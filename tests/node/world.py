@@ -48,16 +48,16 @@ from egress_gateway.datapath.wireguard import backends
 from egress_gateway.datapath.wireguard import host as tunnels
 from egress_gateway.kube.errors import Conflict, Forbidden, NotFound, Unavailable
 from egress_gateway.kube.resources import Key, Pod, PodIP, PodSpec, PodStatus, Reference
+from egress_gateway.node import server
 from egress_gateway.node.agent import NodeAgent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
 from egress_gateway.node.cluster.knowledge import Knowledge
-from egress_gateway.node.cni import server
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.reporting.endpoints import Endpoints
 from egress_gateway.node.reporting.tell import Teller
-from egress_gateway.node.sandbox import NodeKernel
+from egress_gateway.node.sandboxes.sandbox import NodeKernel
 from egress_gateway.node.settings import Settings
 
 RUN = Path("/run/egress-gateway")

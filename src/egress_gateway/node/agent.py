@@ -17,7 +17,6 @@ from egress_gateway.node.attachment.store import AttachmentStore
 from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni.libcni import Results
 from egress_gateway.node.cni.records import Records
-from egress_gateway.node.damage import DamageWatch
 from egress_gateway.node.lifecycle import FULL_PASS_AFTER, Lifecycle, Liveness
 from egress_gateway.node.liveness.health import GatewayHealth, State
 from egress_gateway.node.liveness.pace import Pacer
@@ -33,9 +32,10 @@ from egress_gateway.node.reactor import Reactor
 from egress_gateway.node.reporting.endpoints import Endpoints
 from egress_gateway.node.reporting.tell import Teller
 from egress_gateway.node.reports import Reports
-from egress_gateway.node.sandbox import NodeKernel, Sandbox
+from egress_gateway.node.sandboxes.damage import DamageWatch
+from egress_gateway.node.sandboxes.sandbox import NodeKernel, Sandbox
+from egress_gateway.node.sandboxes.spares import Spares
 from egress_gateway.node.settings import Settings
-from egress_gateway.node.spares import Spares
 from egress_gateway.node.upkeep import Upkeep
 from egress_gateway.service.figures import Snapshot
 

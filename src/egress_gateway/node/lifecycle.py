@@ -36,8 +36,8 @@ from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.liveness.schedule import Hearing
 from egress_gateway.node.liveness.verify import Joiner, Verifier
 from egress_gateway.node.parts import Parts, UsesParts
-from egress_gateway.node.sandbox import Sandbox, belongs, clear_forgotten
-from egress_gateway.node.spares import Spares
+from egress_gateway.node.sandboxes.sandbox import Sandbox, belongs, clear_forgotten
+from egress_gateway.node.sandboxes.spares import Spares
 
 log = logging.getLogger(__name__)
 

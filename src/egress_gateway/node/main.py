@@ -32,12 +32,12 @@ from egress_gateway.node.attachment.store import AttachmentStore
 from egress_gateway.node.cluster import ranges
 from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni.readiness import Readiness
-from egress_gateway.node.cni.server import PluginServer
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.reporting.endpoints import Endpoints
 from egress_gateway.node.reporting.tell import Teller, own_node
-from egress_gateway.node.sandbox import NodeKernel
+from egress_gateway.node.sandboxes.sandbox import NodeKernel
+from egress_gateway.node.server import PluginServer
 from egress_gateway.node.settings import Settings
 from egress_gateway.service.figures import Fact, build
 from egress_gateway.service.health import HealthServer

@@ -13,7 +13,7 @@ from egress_gateway.node.cluster.knowledge import Knowledge
 from egress_gateway.node.cni.records import Records
 from egress_gateway.node.reporting.endpoints import Endpoints
 from egress_gateway.node.reporting.tell import Teller
-from egress_gateway.node.sandbox import NodeKernel, Sandbox
+from egress_gateway.node.sandboxes.sandbox import NodeKernel, Sandbox
 from egress_gateway.node.settings import Settings
 
 

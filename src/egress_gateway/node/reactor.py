@@ -23,7 +23,7 @@ from egress_gateway.node.liveness.paths import path_of
 from egress_gateway.node.liveness.probe import Prober
 from egress_gateway.node.liveness.schedule import Hearing
 from egress_gateway.node.parts import Parts, UsesParts
-from egress_gateway.node.sandbox import Sandbox
+from egress_gateway.node.sandboxes.sandbox import Sandbox
 
 _AVOID_SECONDS: Final = 30.0
 _ASK_AGAIN_SECONDS: Final = 5.0

@@ -21,7 +21,7 @@ from egress_gateway.node.liveness.health import State
 from egress_gateway.node.liveness.pathtrial import Verdict
 from egress_gateway.node.parts import Parts, UsesParts
 from egress_gateway.node.reporting.standing import Standing, look_at, spokesmen_of
-from egress_gateway.node.sandbox import Sandbox
+from egress_gateway.node.sandboxes.sandbox import Sandbox
 from egress_gateway.service.bucket import Bucket
 
 _LOOK_SECONDS: Final = 1.0

@@ -11,9 +11,9 @@ from egress_gateway.api import names
 from egress_gateway.api.types import ObjectMeta
 from egress_gateway.cni import protocol
 from egress_gateway.kube.resources import Pod
+from egress_gateway.node import server
 from egress_gateway.node.attachment.model import want
 from egress_gateway.node.cluster.knowledge import annotation
-from egress_gateway.node.cni import server
 from egress_gateway.node.lifecycle import Refused
 
 LONG = "n" * 200_000

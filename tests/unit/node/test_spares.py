@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.node.spares import Spares
+from egress_gateway.node.sandboxes.spares import Spares
 
 
 class Host:

@@ -17,7 +17,7 @@ from egress_gateway.node.attachment.model import Attachment
 from egress_gateway.node.attachment.store import rebuilt
 from egress_gateway.node.cluster.knowledge import Knowledge, annotation
 from egress_gateway.node.cni.libcni import FIRST, Results
-from egress_gateway.node.sandbox import NodeKernel
+from egress_gateway.node.sandboxes.sandbox import NodeKernel
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from egress_gateway.datapath.linux import echo
 from egress_gateway.node.attachment.choose import GatewayNode
 from egress_gateway.node.attachment.model import TunnelRecord
 from egress_gateway.node.liveness.pathhealth import INTERVAL, PathHealth, TunnelPath
-from egress_gateway.node.sandbox import Sandbox
+from egress_gateway.node.sandboxes.sandbox import Sandbox
 from egress_gateway.service.backoff import doubled
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.node.liveness.pathhealth import TunnelPath
 from egress_gateway.node.liveness.paths import Paths
 from egress_gateway.node.liveness.verify import Verifier
-from egress_gateway.node.sandbox import Sandbox
+from egress_gateway.node.sandboxes.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 

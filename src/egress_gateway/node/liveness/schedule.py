@@ -1,4 +1,4 @@
-"""When a tunnel's handshake is started again, and when a tunnel counts as dead. Pure."""
+"""When a tunnel's handshake is started again. Pure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ BUSY: Final = 5.5
 """Seconds without a handshake after which a gateway is left that has answered with a cookie: it is
 there. It takes twenty initiations a second with cookies from one address (WireGuard's paper, 5.3),
 so many pods of a node wait for each other."""
-STALL: Final = 15.0
-"""Seconds for which a tunnel may leave what is sent through it unanswered."""
 
 
 @dataclass(slots=True)
@@ -102,25 +100,3 @@ class Hearing:
     def forget(self, sandbox: str) -> None:
         """The sandbox is gone, or has turned to another gateway."""
         self.silences.pop(sandbox, None)
-
-
-@dataclass(slots=True)
-class StallDetector:
-    """Notices a verified tunnel that has died although its gateway answers probes. Pure.
-
-    A peer that lives answers everything within ten seconds, if only with a keepalive (WireGuard's
-    passive keepalive, section 6.5 of its paper). Silence while we say nothing means nothing.
-    """
-
-    received: int = -1
-    sent: int = 0
-    unanswered_since: float | None = None
-
-    def stalled(self, *, received: int, sent: int, now: float) -> bool:
-        """Whether packets have gone unanswered for too long. ``received`` and ``sent`` are
-        the peer's byte counters."""
-        if received != self.received:
-            self.received, self.sent, self.unanswered_since = received, sent, None
-        elif sent > self.sent and self.unanswered_since is None:
-            self.unanswered_since = now
-        return self.unanswered_since is not None and now - self.unanswered_since > STALL

@@ -35,7 +35,7 @@ from egress_gateway.node.liveness.pathtrial import (
     Verdict,
     may_try,
 )
-from egress_gateway.node.sandbox import NodeKernel, Sandbox
+from egress_gateway.node.sandboxes.sandbox import NodeKernel, Sandbox
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.node.attachment.model import TunnelRecord
 from egress_gateway.node.liveness.pace import Pacer
 from egress_gateway.node.liveness.schedule import FIRST_RETRY, Schedule
-from egress_gateway.node.sandbox import Sandbox
+from egress_gateway.node.sandboxes.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 

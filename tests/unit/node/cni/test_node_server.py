@@ -15,7 +15,7 @@ import pytest
 
 from egress_gateway.cni import protocol
 from egress_gateway.datapath.errors import DatapathError
-from egress_gateway.node.cni import server
+from egress_gateway.node import server
 from egress_gateway.node.lifecycle import Refused
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.node.liveness.pace import Pacer, Window
-from egress_gateway.node.liveness.schedule import SILENCE, STALL, Hearing, Schedule, StallDetector
+from egress_gateway.node.liveness.schedule import SILENCE, Hearing, Schedule
+from egress_gateway.node.sandboxes.stall import STALL, StallDetector
 from egress_gateway.service.bucket import Bucket
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.notify import Watcher
 from egress_gateway.datapath.pod.ruleset import TABLE
-from egress_gateway.node.sandbox import Sandbox
+from egress_gateway.node.sandboxes.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 

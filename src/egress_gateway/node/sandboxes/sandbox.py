@@ -40,7 +40,7 @@ from egress_gateway.node.attachment.model import (
     pod_desired,
 )
 from egress_gateway.node.attachment.store import AttachmentStore, rebuilt
-from egress_gateway.node.liveness.schedule import StallDetector
+from egress_gateway.node.sandboxes.stall import StallDetector
 
 log = logging.getLogger(__name__)
 

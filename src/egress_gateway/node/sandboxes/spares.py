@@ -18,7 +18,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.wireguard.model import Backend, Interface
-from egress_gateway.node.sandbox import NodeKernel
+from egress_gateway.node.sandboxes.sandbox import NodeKernel
 from egress_gateway.service.backoff import Backoff
 
 log = logging.getLogger(__name__)
