@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -23,14 +20,12 @@ from bench.figures import table
 from bench.machine import say
 from bench.options import Options
 from bench.place import byhand
-from bench.place.site import DESTINATION, LeanPod, Site, site
+from bench.place.site import DESTINATION, LeanPod, Site, answering, site
 
 _KINDS: Final = ("tcp", "udp")
 _AT_ONCE: Final = 64
 """Connections that wait for their answer at any time."""
-_ROOT: Final = Path(__file__).resolve().parents[2]
 _REST: Final = 1.0
-_PATIENCE: Final = 20.0
 _NO_LIMITS: Final = {
     "EGRESS_GATEWAY_CONNECTIONS_PER_POD": "0",
     "EGRESS_GATEWAY_CONNECTION_RATE": "0",
@@ -49,7 +44,7 @@ async def run(options: Options) -> dict[str, Any]:
     workers = max(2, -(-max(more, default=1) // _PER_NODE) + 1)
     async with (
         site(workers=workers, gateways=1, gateway_settings=_NO_LIMITS) as lab,
-        _answering(lab),
+        answering(lab),
     ):
         ways = {name: [pod] for name, pod in (await byhand.ways(lab)).items()}
         samples: Samples = {kind: {} for kind in _KINDS}
@@ -68,28 +63,6 @@ async def _more(lab: Site, count: int) -> list[LeanPod]:
     pods = await lab.make_pods(count, stem=f"more{count}", nodes=nodes)
     await lab.attach_all(pods)
     return pods
-
-
-@asynccontextmanager
-async def _answering(lab: Site) -> AsyncIterator[None]:
-    """The host of the lab's Internet that accepts and echoes."""
-    command = await lab.on_internet(sys.executable, "-m", "bench.load.opener", DESTINATION)
-    server = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(_ROOT)},
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    try:
-        if not await asyncio.wait_for(server.stdout.readline(), _PATIENCE):
-            raise BenchError(f"nobody answers at {DESTINATION}: bench.load.opener has ended")
-        yield
-    finally:
-        # NB: not by a signal: it is nsenter that would get it, and its child would live on.
-        server.stdin.close()
-        await server.wait()
 
 
 async def _rounds(lab: Site, ways: Ways, options: Options, samples: Samples) -> None:

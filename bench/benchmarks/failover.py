@@ -22,7 +22,7 @@ from bench.figures import Answer, outage, spread, table
 from bench.machine import say
 from bench.options import Options
 from bench.place.losses import LOSSES, Loss
-from bench.place.site import DESTINATION, LeanPod, Site, site
+from bench.place.site import DESTINATION, LeanPod, Site, answering, site
 
 RATE: Final = 20.0
 """Requests a second of each pod."""
@@ -78,14 +78,17 @@ async def run(options: Options) -> dict[str, Any]:
         raise BenchError(f"unknown kinds of loss: {sorted(unknown)}; there are: {sorted(LOSSES)}")
     most = max([_PODS, *options.by_pods])
     workers = max(2, -(-most // _PER_NODE))
-    async with site(
-        workers=workers,
-        node_settings={"EGRESS_GATEWAY_HOLD_DOWN": "0.05"},
-        gateway_settings={
-            "EGRESS_GATEWAY_INTERNET_TARGETS": _TARGETS,
-            "EGRESS_GATEWAY_INTERNET_INTERVAL": str(_ASKED_EVERY),
-        },
-    ) as lab:
+    async with (
+        site(
+            workers=workers,
+            node_settings={"EGRESS_GATEWAY_HOLD_DOWN": "0.05"},
+            gateway_settings={
+                "EGRESS_GATEWAY_INTERNET_TARGETS": _TARGETS,
+                "EGRESS_GATEWAY_INTERNET_INTERVAL": str(_ASKED_EVERY),
+            },
+        ) as lab,
+        answering(lab),
+    ):
         pods = await lab.make_pods(_PODS, stem="pod", nodes=lab.workers)
         await lab.attach_all(pods)
         kinds, outages = {}, {}

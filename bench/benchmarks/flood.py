@@ -23,7 +23,7 @@ from bench.figures import spread, table
 from bench.machine import say
 from bench.options import Options
 from bench.place.losses import LOSSES
-from bench.place.site import LeanPod, Site, site
+from bench.place.site import LeanPod, Site, answering, site
 
 _LIMIT: Final = 280.0
 """Seconds after which a run is given up."""
@@ -63,7 +63,7 @@ def _figures(
 
 
 async def _shipped(options: Options) -> dict[str, Any]:
-    async with site(workers=2) as lab:
+    async with site(workers=2) as lab, answering(lab):
         return {under: await _in_lab(lab, options.flood_pods, under) for under in _UNDER}
 
 

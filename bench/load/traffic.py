@@ -1,9 +1,10 @@
 """Steady requests from pods' namespaces, sent on time whether or not earlier ones were answered.
 
 ``Requests``: a new TCP connection and an HTTP GET each, answered with the address that the
-Internet saw; one thread a pod. ``Datagrams``: one UDP datagram each, echoed; one thread for
-hundreds of pods. A request without an answer after ``PATIENCE`` has failed; no retransmission of
-SYN (after 1 s) can save it, so an outage shows as what it is.
+Internet saw; one thread a pod. ``Datagrams``: one UDP datagram each, echoed by
+``bench.load.opener``; one thread for hundreds of pods. A request without an answer after
+``PATIENCE`` has failed; no retransmission of SYN (after 1 s) can save it, so an outage shows as
+what it is.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bench.load.opener import PORTS
 from egress_gateway.datapath.linux.netns import NetNS
 
 PATIENCE: Final = 0.95
 _HTTP: Final = 80
-_ECHO: Final = 7
 _NUMBER: Final = struct.Struct("!Q")
 _TICK: Final = 0.02
 
@@ -238,7 +239,7 @@ def _datagram_socket(path: str, destination: str) -> socket.socket:
     def opened() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.setblocking(False)
-        made.connect((destination, _ECHO))
+        made.connect((destination, PORTS[0]))
         return made
 
     with NetNS.open(path) as space:

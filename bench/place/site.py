@@ -30,6 +30,7 @@ DESTINATION: Final = "198.51.100.20"
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _AT_ONCE: Final = 16
+_PATIENCE: Final = 20.0
 _SPACES: Final = ("-m", "-p", "-u", "-i", "-n")
 _LINE: Final = 1 << 26
 
@@ -274,6 +275,30 @@ async def site(
                 await made.close()
     finally:
         host.stop(handle)
+
+
+@contextlib.asynccontextmanager
+async def answering(lab: Site) -> AsyncIterator[None]:
+    """A process of its own in the lab's Internet that accepts and echoes (``bench.load.opener``).
+    The lab's own hosts share a process with its API server, which has much to do when hundreds of
+    pods move. Raises ``BenchError``."""
+    command = await lab.on_internet(sys.executable, "-m", "bench.load.opener", DESTINATION)
+    server = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        if not await asyncio.wait_for(server.stdout.readline(), _PATIENCE):
+            raise BenchError(f"nobody answers at {DESTINATION}: bench.load.opener has ended")
+        yield
+    finally:
+        # NB: not by a signal: it is nsenter that would get it, and its child would live on.
+        server.stdin.close()
+        await server.wait()
 
 
 async def _populate(
