@@ -42,6 +42,8 @@ from egress_gateway.service.figures import Snapshot
 log = logging.getLogger(__name__)
 
 _WORKERS: Final = 16
+_PASSES_AFTER_MOVES: Final = 2
+"""At a time: they have time."""
 
 
 class NodeAgent:
@@ -107,6 +109,8 @@ class NodeAgent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(run_workers(queues.routine, self._look, _WORKERS))
                 group.create_task(run_workers(queues.moves, lifecycle.converge_pod, _WORKERS))
+                after_moves = queues.after_moves
+                group.create_task(run_workers(after_moves, self._look_again, _PASSES_AFTER_MOVES))
                 look_for = self._parts.records.look_for
                 group.create_task(run_workers(queues.unrecorded, look_for, 1))
                 group.create_task(self._spares.run())
@@ -124,6 +128,13 @@ class NodeAgent:
     async def _look(self, sandbox_id: str) -> float | None:
         """A pass that no connections wait for: it runs after passes that connections wait for."""
         if self._parts.queues.moves:
+            return FULL_PASS_AFTER
+        await self.lifecycle.converge_pod(sandbox_id)
+        return None
+
+    async def _look_again(self, sandbox_id: str) -> float | None:
+        now = asyncio.get_running_loop().time()
+        if self._parts.queues.waits_for_moves(sandbox_id, now):
             return FULL_PASS_AFTER
         await self.lifecycle.converge_pod(sandbox_id)
         return None

@@ -234,7 +234,7 @@ class Lifecycle(UsesParts):
             await self._liveness.pacer.turn(before.id, begun.address)
         if moved:
             self._liveness.paths.forget(sandbox)
-            self._queues.routine.add_after(before.id, FULL_PASS_AFTER)
+            self._queues.after_moves.add_after(before.id, FULL_PASS_AFTER)
         publishing = asyncio.create_task(self._endpoints.publish(after))
         try:
             done = await sandbox.become(after, moves=moved)

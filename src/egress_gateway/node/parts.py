@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from egress_gateway.cni.protocol import Call
 from egress_gateway.kube.resources import Key
@@ -15,6 +16,9 @@ from egress_gateway.node.reporting.endpoints import Endpoints
 from egress_gateway.node.reporting.tell import Teller
 from egress_gateway.node.sandboxes.sandbox import NodeKernel, Sandbox
 from egress_gateway.node.settings import Settings
+
+_PUT_OFF: Final = 10.0
+"""Seconds for which a pass after a move lets other moves go first."""
 
 
 class Sandboxes:
@@ -90,10 +94,27 @@ class Queues:
         default_factory=lambda: WorkQueue("pod without a record", backoff_limit=10.0)
     )
     """``namespace/name`` of pods that ask for a gateway and that no record exists of."""
+    after_moves: WorkQueue[str] = field(
+        default_factory=lambda: WorkQueue("pass after move of sandbox", backoff_limit=10.0)
+    )
+    """A whole pass is to follow what a move did in haste."""
+
+    _first_put_off: dict[str, float] = field(default_factory=dict)
+
+    def waits_for_moves(self, sandbox_id: str, now: float) -> bool:
+        """Whether the pass after the sandbox's move should come later still. Others' moves go
+        first, or the last of hundreds of pods that lose their gateway would wait for passes over
+        the first ones. Not for ever: a move may wait for an API server. ``now``: seconds of any one
+        clock."""
+        since = self._first_put_off.setdefault(sandbox_id, now)
+        if self.moves.busy and now - since < _PUT_OFF:
+            return True
+        del self._first_put_off[sandbox_id]
+        return False
 
     def failing(self) -> bool:
         """Whether the step of some sandbox has failed and is to be tried again."""
-        return bool(self.routine.failing or self.moves.failing)
+        return bool(self.routine.failing or self.moves.failing or self.after_moves.failing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

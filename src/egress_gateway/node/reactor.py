@@ -111,7 +111,7 @@ class Reactor(UsesParts):
         if state.active is not None:
             self._hearing.complete(state.id, path_of(state.active), now)
         # The next pass clears the keepalive that made the tunnel speak.
-        self._queues.routine.add_after(state.id, FULL_PASS_AFTER)
+        self._queues.after_moves.add_after(state.id, FULL_PASS_AFTER)
 
     def on_silence(self, sandbox: Sandbox) -> None:
         """It has had none in time: the pod leaves the gateway, unless others' handshakes show it

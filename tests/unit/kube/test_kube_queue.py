@@ -128,3 +128,14 @@ async def test_no_change_is_lost_and_no_key_is_worked_on_twice_at_once(
         await feed()
         work.cancel()
     assert handled == wanted
+
+
+async def test_a_queue_is_busy_until_its_last_key_is_done() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    assert not queue.busy
+    queue.add("a")
+    assert queue.busy
+    await queue.get()
+    assert queue.busy
+    queue.done("a")
+    assert not queue.busy

@@ -83,6 +83,11 @@ class WorkQueue(Generic[K]):
         return self._failures.get(key, 0)
 
     @property
+    def busy(self) -> bool:
+        """Whether some key is ready to be taken, or with a worker."""
+        return bool(self._queue or self._processing)
+
+    @property
     def failing(self) -> bool:
         """Whether some key has failed and not succeeded since."""
         return bool(self._failures)
