@@ -32,6 +32,13 @@ def said(world: World) -> dict[str, list[tuple[str, str]]]:
     return {pod: [(u.gateway, u.reason) for u in each] for pod, each in found.items() if each}
 
 
+def tellings(world: World) -> int:
+    """How often it was written anew what endpoints say of gateways, whatever else was written:
+    where processors are busy, a pod's own tunnel is in doubt now and then."""
+    told = [[], *(status.unreached_gateways for status in world.api.written)]
+    return sum(before != after for before, after in itertools.pairwise(told))
+
+
 def alike(world: World, gateway: GatewayNode, name: str) -> str:
     """``name``, with an ending by which the pod is the gateway's."""
     nodes = [choose.GatewayNode(g.name, g.address) for g in world.gateways]
@@ -75,19 +82,19 @@ async def paths_that_no_pod_uses(*faults: str) -> None:
         await tried(world, spare, "reached")
         for fault in faults:
             assert said(world) == {}
-            written = len(world.api.written)
+            told = tellings(world)
             broken(spare, fault)
             reason = "LargePacketsLost" if "large" in fault else "TunnelsUnanswered"
             await until(lambda: said(world) == {first: [(spare.name, reason)]})  # noqa: B023
             if fault != faults[-1]:
                 mended(spare)
                 await until(lambda: said(world) == {})
-            assert len(world.api.written) <= written + 2
-        written = len(world.api.written)
+            assert tellings(world) <= told + 2
+        told = tellings(world)
         await world.stop_agent()
         await world.start_agent()
         await tried(world, spare, "silent")
-        assert len(world.api.written) == written
+        assert tellings(world) == told
         other = await world.start_pod(second := alike(world, used, "other"))
         await pod.delete()
         await until(lambda: list(said(world)) == [second])
