@@ -21,7 +21,6 @@ SYSTEM = names.SYSTEM_NAMESPACE
 READY = names.NODE_READY_LABEL
 GROUP = "admissionregistration.k8s.io"
 KEY = base64.b64encode(bytes(32)).decode()
-NODE_CLAIM = "authentication.kubernetes.io/node-name"
 Object = dict[str, Any]
 
 

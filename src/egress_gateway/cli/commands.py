@@ -26,7 +26,7 @@ _COMMANDS: Final = {
     ),
     "check": (
         "egress_gateway.cli.diagnosis.checks.check:check",
-        "Look for what is amiss: codes, causes, fixes.",
+        "Look for faults: codes, causes, fixes.",
     ),
     "capture": (
         "egress_gateway.cli.diagnosis.packets.capture:command",

@@ -99,7 +99,7 @@ def test_nor_does_a_line_of_a_log(formatter: Formatter, words: str) -> None:
 
 
 def test_a_line_of_its_own_is_not_forged() -> None:
-    found = facts("x\n✓ nothing is amiss\nother/b: ready")
+    found = facts("x\n✓ no faults found\nother/b: ready")
     seen = status.render(summarize(found), wide=True)
     for shown in (seen, checked(findings(found, summarize(found)), [])):
         assert "\nother/b" not in shown

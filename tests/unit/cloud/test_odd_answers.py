@@ -70,8 +70,6 @@ ODD: dict[str, dict[str, Any]] = {
     "page again": {"body": b'{"value": [], "nextLink": "/again"}'},
     "odd page": {"body": b'{"value": [], "nextLink": 3}'},
 }
-NO_LIST = frozenset({"page again", "odd page"})
-"""Bodies that are odd as lists alone."""
 
 Call = Callable[[ArmClient], Awaitable[Any]]
 LOOKS: dict[str, Call] = {

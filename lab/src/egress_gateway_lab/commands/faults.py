@@ -132,9 +132,9 @@ def clear(name: str, numbers: tuple[int, ...]) -> None:
 @output_option
 @click.argument("addresses", type=click.IntRange(0), required=False)
 def quota(name: str, output: str, addresses: int | None) -> None:
-    """Let the subscription have so many public ADDRESSES, those of its prefixes included.
+    """Limit the subscription to this many public ADDRESSES, those of prefixes included.
 
-    Without ADDRESSES, only tell. Who has more keeps them.
+    Without ADDRESSES, show the limit. What exists beyond it stays.
     """
     wanted = {} if addresses is None else {"public_addresses": addresses}
     found = call_lab(lab_handle(name), "quota", **wanted)

@@ -58,7 +58,7 @@ def probe(
     wait: float,
     pod: str | None,
 ) -> None:
-    """Ask STUN servers, resolve names, look up ways; print what came of it as JSON."""
+    """Ask STUN servers, resolve names and look up routes; print the results as JSON."""
     where, look = _of_pod(pod) if pod else (netns.here(), _nothing)
     while True:
         found = where.run(partial(round_of, servers, names, ways, wait, dns.servers(resolvers)))

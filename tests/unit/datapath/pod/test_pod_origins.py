@@ -22,7 +22,6 @@ from egress_gateway.datapath.pod.ruleset import amendment
 
 OWN = ipaddress.ip_address("10.244.1.2")
 REMOTE = ipaddress.ip_address("198.51.100.10")
-ANY = ipaddress.ip_address("0.0.0.0")
 EPHEMERAL = range(32768, 61000)
 _ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT = 1, 4, 5, 8
 

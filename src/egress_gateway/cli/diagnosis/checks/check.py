@@ -43,7 +43,7 @@ def check(
     here: bool,
     **azure: Any,
 ) -> None:
-    """Look for what is amiss. Exit 1 when something is."""
+    """Look for faults: codes, causes, fixes. Exit 1 if there is one."""
     if here and not pre:
         raise click.UsageError("--here goes with --pre")
     if any(azure.values()) and not (pre and azure["azure_config"]):
@@ -106,7 +106,7 @@ def text(found: list[Finding], unseen: list[str]) -> str:
             about, evidence, mend = map(terminal.one_line, (one.object, one.evidence, one.mend))
             lines += [f"  {about}", f"    {evidence}", f"    fix: {mend}"]
     if not found:
-        lines.append(click.style("✓ nothing is amiss", fg="green"))
+        lines.append(click.style("✓ no faults found", fg="green"))
     lines += [f"not seen: {what}" for what in unseen]
     if found:
         lines.append("docs/reference/checks.md has a paragraph on each code")

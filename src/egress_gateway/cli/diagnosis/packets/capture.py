@@ -27,7 +27,7 @@ _PORTS: Final = click.IntRange(names.PORT_FIRST, names.PORT_LAST)
 
 @click.command("capture")
 @click.option("--hop", type=click.Choice(["pod", "tunnel", "gateway", "address"]), required=True)
-@click.option("--pod", help="namespace/name; of pod and tunnel.")
+@click.option("--pod", help="namespace/name, for the hops pod and tunnel.")
 @click.option("--port", "ports", type=_PORTS, multiple=True, help="Of the configuration.")
 @click.option("--address", "addresses", multiple=True, help="Only packets from or to it.")
 @click.option("--seconds", type=SECONDS, default=10.0, show_default=True)
