@@ -124,6 +124,14 @@ def tcp(source: str, target: str, flags: int) -> bytes:
     return packet(source, target, 6, struct.pack("!HHIIBBHHH", 5000, 80, 1, 1, 80, flags, 99, 1, 0))
 
 
+def icmp6(source: str, target: str, kind: int) -> bytes:
+    """A message whose checksum is right (RFC 4443, 2.3): connection tracking asks it first."""
+    body = bytes([kind, 0]) + bytes(30)
+    ends = ipaddress.ip_address(source).packed + ipaddress.ip_address(target).packed
+    right = checksum(ends + struct.pack("!II", len(body), 58) + body)
+    return packet(source, target, 58, body[:2] + right.to_bytes(2) + body[4:])
+
+
 def own(scene: Scene, version: int) -> tuple[str, str]:
     """The pod's address, and an Internet host."""
     if version == 4:
@@ -151,8 +159,8 @@ def shapes(source: str, target: str) -> Iterator[bytes]:
     yield packet(source, target, 1, b"\x08\x00\xf7\xff" + bytes(4))
     yield packet(source, target, 47, bytes(8))
     if ":" in source:
-        # Connection tracking looks at no neighbour discovery, whatever its target.
-        yield from (packet(source, target, 58, bytes([k, 0]) + bytes(30)) for k in (133, 135, 136))
+        # Connection tracking looks at no neighbour or listener discovery, whatever its target.
+        yield from (icmp6(source, target, kind) for kind in (*range(128, 138), 143))
         yield packet(source, target, 58, b"\x80\x00" + bytes(6))
 
 

@@ -65,7 +65,9 @@ _LOCAL: Final = """\
     ip6 saddr :: ip6 daddr ff02::/16 return
 """
 _BASE: Final[Mapping[Family, str]] = {
-    # Packets of neighbour discovery are not tracked, whatever they carry and wherever they go.
+    # Linux never tracks neighbour discovery and multicast listener discovery (MLD), whatever such
+    # packets carry and wherever they go (nf_conntrack_proto_icmpv6.c). A node that tracks nothing
+    # of a pod cannot tell replies, and lets the rest pass.
     "inet": f"""\
 table inet {TABLE} {{
   counter {FORGED} {{ }}
@@ -91,8 +93,7 @@ table inet {TABLE} {{
     goto leaving
   }}
   chain leaving {{
-    icmpv6 type 133-137 counter name {LEAVING} drop
-    ct state untracked return
+    meta l4proto != ipv6-icmp ct state untracked return
     ct direction reply return
     counter name {LEAVING} drop
   }}
@@ -370,7 +371,7 @@ def _is_whole(listing: list[dict[str, Any]], family: Family, chains: Mapping[str
 
 
 _RULES: Final[Mapping[Family, dict[str, int]]] = {
-    "inet": {"sources": 1, "source": 6, "destinations": 3, "marked": 2, "leaving": 4},
+    "inet": {"sources": 1, "source": 6, "destinations": 3, "marked": 2, "leaving": 3},
     "bridge": {"sources": 1, "source": 6, "destinations": 2, "leaving": 1},
 }
 
