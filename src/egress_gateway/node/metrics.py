@@ -47,9 +47,9 @@ LOCAL_STATE_UNWRITABLE: Final = Gauge(
 )
 LINK_DROPPED: Final = Counter(
     f"{_PREFIX}_link_dropped_packets_total",
-    "Packets that the node dropped, by reason: of attached pods around their hold, at its end of "
-    "the link (forged_source, around_gateway), and of any pods to the WireGuard ports of gateways "
-    "(foreign_tunnel).",
+    "Packets that the node dropped, by reason: at its end of attached pods' links, from sources "
+    "that cannot be there (forged_source) or around the pod's hold (around_gateway); and of any "
+    "pods to the WireGuard ports of gateways (foreign_tunnel).",
     labelnames=("reason",),
 )
 UNGUARDED: Final = Gauge(

@@ -80,11 +80,12 @@ def frame(
     bypass: bool = False,
     pod: Pod | None = None,
     tags: tuple[int, ...] = (),
+    to: bytes | None = None,
 ) -> None:
     """The packet on the pod's ``eth0``, by the link's own socket. ``tags``: VLANs' (IEEE 802.1Q),
-    the outermost first."""
+    the outermost first. ``to``: another link than the node's."""
     place = (pod or scene.pod).place
-    to = link_address(scene.world.worker, f"v-{place.name}")
+    to = to or link_address(scene.world.worker, f"v-{place.name}")
     kind = 0x0800 if packet[0] >> 4 == 4 else 0x86DD
     if kind == 0x0800:
         packet = packet[:10] + checksum(packet[:20]).to_bytes(2) + packet[12:]

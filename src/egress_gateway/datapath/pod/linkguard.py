@@ -6,7 +6,9 @@ passes it by, so the node's end of the link asks the same once more, where the p
 - a source that is neither the pod's nor routed to its link is dropped, before connection tracking
   hears of it. Otherwise a pod could make up an inbound connection, and then answer it;
 - what goes to a destination of the gateway's passes only as a reply of a connection that the node's
-  connection tracking saw coming in.
+  connection tracking saw coming in;
+- no other pod of the node makes up such a connection: whoever sends to the attached pod has no
+  source beyond the gateway, unless his link leads there.
 
 A rule must not outlive its pod, even when no agent is there to remove it. So each names the link's
 index, its name and the pod's address, and holds where all three agree. Neither alone would do:
@@ -43,7 +45,9 @@ TABLE: Final = "egress_gateway_links"
 FORGED: Final = "forged_source"
 LEAVING: Final = "around_gateway"
 MARK: Final = 0x0800_0000
-"""Bit of a packet's mark, from a bridge's hook to the one of IP, which takes it off."""
+"""Bit of a packet's mark that tells a later hook, which takes it off: from a bridge's hook to the
+one of IP, that the packet leaves for a destination of the gateway; from there to the end, that no
+route leads back to where it came from."""
 _OTHERS: Final = 0xFFFF_FFFF & ~MARK
 
 _DESTINATIONS: Final = "to_"
@@ -64,6 +68,8 @@ _LOCAL: Final = """\
     ip6 saddr fe80::/10 return
     ip6 saddr :: ip6 daddr ff02::/16 return
 """
+_LIKE_PODS: Final = 'meta iifkind { "veth", "bridge" }'
+"""Links that pods have; others may bring anything, whatever routes they have."""
 _BASE: Final[Mapping[Family, str]] = {
     # Linux never tracks neighbour discovery and multicast listener discovery (MLD), whatever such
     # packets carry and wherever they go (nf_conntrack_proto_icmpv6.c). A node that tracks nothing
@@ -87,10 +93,20 @@ table inet {TABLE} {{
     iif . iifname . ip saddr vmap @pods4
     iif . iifname . ip6 saddr vmap @pods6
     meta mark & {MARK:#x} == {MARK:#x} goto marked
+    ct state new {_LIKE_PODS} fib saddr . iif oif missing meta mark set meta mark | {MARK:#x}
   }}
   chain marked {{
     meta mark set meta mark & {_OTHERS:#x}
     goto leaving
+  }}
+  chain arriving {{
+    type filter hook postrouting priority filter - 10; policy accept;
+    meta mark & {MARK:#x} == {MARK:#x} jump arrived
+  }}
+  chain arrived {{
+    meta mark set meta mark & {_OTHERS:#x}
+    oif . oifname . ip daddr vmap @pods4
+    oif . oifname . ip6 daddr vmap @pods6
   }}
   chain leaving {{
     meta l4proto != ipv6-icmp ct state untracked return
@@ -115,6 +131,14 @@ table bridge {TABLE} {{
   chain destinations {{
     iif . iifname . ip saddr vmap @pods4
     iif . iifname . ip6 saddr vmap @pods6
+  }}
+  chain arriving {{
+    type filter hook forward priority filter; policy accept;
+    iif . iifname != @links {_LIKE_PODS} jump arrived
+  }}
+  chain arrived {{
+    oif . oifname . ip daddr vmap @pods4
+    oif . oifname . ip6 daddr vmap @pods6
   }}
   chain leaving {{
     meta mark set meta mark | {MARK:#x}
@@ -332,10 +356,20 @@ def _name(split: Split) -> str:
 
 
 def _steps(split: Split) -> list[str]:
+    """First of what arrives at the pod, by its source. What leaves has no next link yet."""
+    arrives = "oif . oifname @links"
     return [
-        f"ip{'' if version == 4 else 6} daddr {{ {', '.join(found)} }} {verdict}"
-        for networks, verdict in ((split.direct, "return"), (split.tunneled, "goto leaving"))
-        for version in (4, 6)
+        *_verdicts(split, f"{arrives} ", "saddr", f"counter name {FORGED} drop"),
+        f"{arrives} return",
+        *_verdicts(split, "", "daddr", "goto leaving"),
+    ]
+
+
+def _verdicts(split: Split, which: str, end: str, last: str) -> list[str]:
+    return [
+        f"{which}{ip} {end} {{ {', '.join(found)} }} {verdict}"
+        for networks, verdict in ((split.direct, "return"), (split.tunneled, last))
+        for version, ip in ((4, "ip"), (6, "ip6"))
         if (found := [str(n) for n in networks if n.version == version])
     ]
 
@@ -370,9 +404,10 @@ def _is_whole(listing: list[dict[str, Any]], family: Family, chains: Mapping[str
     return all(found.get(name, 0) == number for name, number in wanted.items())
 
 
+_COMMON: Final = {"sources": 1, "source": 6, "arriving": 1}
 _RULES: Final[Mapping[Family, dict[str, int]]] = {
-    "inet": {"sources": 1, "source": 6, "destinations": 3, "marked": 2, "leaving": 3},
-    "bridge": {"sources": 1, "source": 6, "destinations": 2, "leaving": 1},
+    "inet": _COMMON | {"destinations": 4, "marked": 2, "arrived": 3, "leaving": 3},
+    "bridge": _COMMON | {"destinations": 2, "arrived": 2, "leaving": 1},
 }
 
 

@@ -90,8 +90,8 @@ class Teller:
             own_node(node),
             names.FORGED_PACKETS,
             "annotated pods of this node wrote packets around their gateway, or with foreign "
-            "source addresses (raw frames); the node dropped them; find annotated pods with "
-            "NET_RAW, and drop that capability",
+            "source addresses (raw frames), or another pod forged such packets to one of them; the "
+            "node dropped them; find pods with NET_RAW, and drop that capability",
         )
 
     def strangers(self, node: str) -> None:

@@ -1,0 +1,82 @@
+"""Actor: a pod without the annotation, with NET_RAW, on the node of an annotated pod.
+
+It forges packets of an Internet host to the annotated pod, as if a connection came in. What the pod
+then sends to that host from that port would count as an answer, and leave by the pod's own link.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from typing import Final
+
+import pytest
+
+from egress_gateway.datapath.pod.linkguard import FORGED
+from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
+from tests.attacks.packets.test_raw_frames import (
+    Scene,
+    bridged,
+    comes_in,
+    frame,
+    link_address,
+    own,
+)
+from tests.datapath.box import boxed
+from tests.datapath.test_ipv6 import NODE, SECONDARIES, SECONDARIES6
+from tests.datapath.topology import Pod, until
+
+_KNOWN: Final = 4500
+"""Both ends' port, as some protocols have it (IPsec, NTP, SIP): nobody has to guess it."""
+_OWN: Final = {4: SECONDARIES[0], 6: SECONDARIES6[0]}
+
+
+def heard(scene: Scene) -> set[str]:
+    return scene.world.internet.sources() | scene.world.internet.sources6()
+
+
+def sends(where: Pod, target: str, body: bytes) -> None:
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    with where.place.netns.run(lambda: socket.socket(family, socket.SOCK_DGRAM)) as made:
+        made.bind(("", _KNOWN))
+        made.sendto(body, (target, _KNOWN))
+
+
+def attacked(scene: Scene, neighbour: Pod, to: bytes | None = None) -> None:
+    """The pod's packets leave by its gateway, whatever the neighbour has forged before."""
+    for version in (4, 6):
+        address, internet = own(scene, version)
+        before = scene.dropped(FORGED)
+        forged = datagram(internet, address, _KNOWN, _KNOWN)
+        frame(scene, forged, pod=neighbour, to=to)
+        until(lambda n=before: scene.dropped(FORGED) == n + 1, "it is dropped")  # type: ignore[misc]
+        sends(scene.pod, internet, b"to a partner")
+        until(lambda v=version: _OWN[v] in heard(scene), "it leaves by the gateway")  # type: ignore[misc]
+    assert heard(scene) == {*_OWN.values()}
+
+
+@boxed
+def test_nobody_makes_up_a_connection_that_the_pod_then_answers() -> None:
+    scene = Scene()
+    neighbour = scene.world.pod("neighbour")
+    attacked(scene, neighbour)
+    before = scene.guard.counters()
+    for version in (4, 6):
+        comes_in(scene, version)
+    sends(neighbour, str(scene.pod.address), b"as itself")
+    assert neighbour.seen_as() == NODE, "what it forges for others is none of our business"
+    assert scene.guard.counters() == before
+
+
+@boxed
+def test_nor_does_a_port_of_the_same_bridge() -> None:
+    scene = Scene()
+    scene.pod.side.detach({}, [20000])
+    bridged(scene)
+    scene.pod.side.converge(scene.desired)
+    if scene.guard.unguarded:
+        pytest.skip("no nftables for bridges in this kernel")
+    scene.pod.handshake(scene.desired)
+    neighbour = scene.world.pod("neighbour")
+    subprocess.run(["ip", "-n", "w1", "link", "set", "v-neighbour", "master", "cni0"], check=True)
+    attacked(scene, neighbour, to=link_address(scene.pod.place, "eth0"))
