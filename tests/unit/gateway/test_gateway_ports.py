@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import logging
 import struct
 import threading
 from collections import Counter
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -18,6 +20,7 @@ from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.served import ServedConfiguration
 from egress_gateway.datapath.linux.connections import PORTS, Connection, Use, summarize
 from egress_gateway.datapath.linux.netlink import Overrun
+from egress_gateway.gateway import connectionlog
 from egress_gateway.gateway.connectionlog import ConnectionLog, LineBudget, Logged
 from egress_gateway.gateway.connections.ports import full, judge
 from egress_gateway.kube.resources import Key
@@ -169,6 +172,29 @@ def test_missing_lines_are_admitted(caplog: pytest.LogCaptureFixture) -> None:
         "dropped lines of the connection log: too many connections a second",
         "connection began",
     ]
+
+
+def test_reading_takes_half_of_a_processor_and_one_line_says_what_is_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever opens connections faster than they are read keeps the agent from nothing else."""
+    rests: list[float | None] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            rests.append(timeout)
+            return super().wait(0)
+
+    batches: list[list[Connection] | Exception] = [Overrun("full"), [connection()]]
+    events = PlayedEvents(*batches * 20)
+    work = itertools.count()
+    clock = mock.Mock(monotonic=lambda: 1.0, thread_time=lambda: next(work) / 4)
+    threads = mock.Mock(Event=Stop, Thread=threading.Thread)
+    with mock.patch.multiple(connectionlog, time=clock, threading=threads):
+        said = [r.getMessage() for r in lines(caplog, events, {6000: Logged("ns/one", {})})]
+    assert Counter(said)["dropped lines of the connection log: too many connections a second"] == 1
+    assert Counter(said)["connection began"] == 20
+    assert set(rests) == {0.25}, "as long as it worked"
 
 
 def test_a_flood_of_one_keeps_no_connection_of_another_out_of_the_log(
