@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from egress_gateway.cli.diagnosis.checks.installation import Installation, judged
 from tests.faults.installed import INSTALLED, NODES, WHOLE
+from tests.faults.table import endpoint
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,20 @@ def test_what_is_missing_is_named(
     assert found.object.startswith(where)
     assert words in f"{found.evidence} {found.mend}"
     assert found.mend
+
+
+@pytest.mark.parametrize(
+    ("address", "missing"), [("192.168.7.2", None), ("192.168.8.2", "192.168.8.2/32")]
+)
+def test_where_the_cni_ignores_pod_cidrs_its_pods_say_where_they_are(
+    address: str, missing: str | None
+) -> None:
+    whole = replace(WHOLE, cidrs=["192.168.7.0/24", "10.224.0.0/12", "10.0.0.0/16"])
+    attached = endpoint("web-0", "g", "shop", "n0")
+    pods = [replace(attached, spec=replace(attached.spec, pod_ips=[address]))]
+    found = [one.evidence for one in judged(whole, NODES, pods)]
+    assert [missing in text for text in found if missing] == [True] * bool(missing)
+    assert bool(found) is bool(missing)
 
 
 @pytest.mark.parametrize(

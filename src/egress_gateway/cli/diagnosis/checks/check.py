@@ -67,7 +67,7 @@ async def _now(
         facts, (installed, hidden) = await asyncio.gather(
             read(client, namespace, system), look(client, system)
         )
-    found = [*findings(facts, summarize(facts)), *judged(installed, facts.nodes)]
+    found = [*findings(facts, summarize(facts)), *judged(installed, facts.nodes, facts.endpoints)]
     return found, [*facts.unseen, *hidden]
 
 

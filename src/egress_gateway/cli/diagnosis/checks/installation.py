@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from egress_gateway.api import names
+from egress_gateway.api.types import PodEndpoint
 from egress_gateway.cli.diagnosis.checks.findings import Finding
 from egress_gateway.cli.diagnosis.networks import networks
-from egress_gateway.datapath.addresses import within
+from egress_gateway.datapath.addresses import IPNetwork, within
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import Node, Resource, Untyped
@@ -53,10 +54,15 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """By workload."""
 
 
-def judged(installed: Installation, nodes: Sequence[Node] | None) -> Iterator[Finding]:
+def judged(
+    installed: Installation,
+    nodes: Sequence[Node] | None,
+    endpoints: Sequence[PodEndpoint] | None = None,
+) -> Iterator[Finding]:
     """What is amiss. Pure."""
     if installed.cidrs is not None:
-        yield from _outside(installed.cidrs, installed.resolvers, nodes or ())
+        pods = _pods(nodes or (), endpoints or ())
+        yield from _outside(installed.cidrs, installed.resolvers, nodes or (), pods)
     if installed.admission == "policy" and installed.bound is False:
         yield Finding(
             code="EG305",
@@ -85,14 +91,33 @@ def judged(installed: Installation, nodes: Sequence[Node] | None) -> Iterator[Fi
         )
 
 
+def _pods(nodes: Sequence[Node], endpoints: Sequence[PodEndpoint]) -> list[str]:
+    """Where pods are: in podCIDRs of Nodes, unless annotated pods have other addresses. Some CNIs
+    (Calico, Cilium) have ranges of their own, whatever Nodes say."""
+    around = {node.metadata.name: list(networks(node.spec.pod_cidrs)) for node in nodes}
+
+    def elsewhere(endpoint: PodEndpoint, address: IPNetwork) -> bool:
+        ranges = around.get(endpoint.spec.node_name, ())
+        known = [one for one in ranges if one.version == address.version]
+        return bool(known) and not any(within(address, one) for one in known)
+
+    found = [
+        str(address)
+        for endpoint in endpoints
+        for address in networks(endpoint.spec.pod_ips)
+        if elsewhere(endpoint, address)
+    ]
+    return found or [text for node in nodes for text in node.spec.pod_cidrs]
+
+
 def _outside(
-    cidrs: Sequence[str], resolvers: Sequence[str], nodes: Sequence[Node]
+    cidrs: Sequence[str], resolvers: Sequence[str], nodes: Sequence[Node], pods: Sequence[str]
 ) -> Iterator[Finding]:
     """Addresses of the cluster that pods would send to the gateway, one of each kind."""
     known = list(networks(cidrs))
     for kind, texts in (
         ("the cluster's DNS", resolvers),
-        ("pods", [cidr for node in nodes for cidr in node.spec.pod_cidrs]),
+        ("pods", pods),
         ("nodes", [address for node in nodes for address in node.internal_ips]),
     ):
         missing = [
