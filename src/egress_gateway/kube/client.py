@@ -30,6 +30,11 @@ T = TypeVar("T")
 
 PAGE: Final = 500
 """Objects a page, as kubectl and client-go ask for: a page is all that an agent holds at once."""
+LARGEST_PAGE: Final = 16 << 20
+"""Bytes of a page. Of larger ones fewer objects are asked for: whoever may write a Pod or a
+PodEndpoint makes it as large as etcd holds (1.5 MiB), and five hundred of them are not to end an
+agent for want of memory."""
+_FEWER: Final = 8
 MAX_LINE: Final = 4 * 1024 * 1024
 """Longest watch line: an object of etcd's 1.5 MiB limit with room for escapes."""
 CONNECTIONS: Final = 16
@@ -114,9 +119,15 @@ class Client:
         took longer than the server remembers."""
         items: list[T] = []
         bad: list[wire.Undecodable] = []
-        token = ""
+        token, limit = "", self._page_size
+        asked = _params(labelSelector=labels, fieldSelector=fields)
         while True:
-            page = await self._page(resource, namespace, labels, fields, token)
+            more = _params(limit=limit, **{"continue": token})
+            try:
+                page = await self._page(resource, namespace, asked | more, whole=limit == 1)
+            except _TooLarge:
+                limit = max(1, limit // _FEWER)
+                continue
             items += page.items
             bad += page.undecodable
             token = page.continue_token
@@ -129,18 +140,17 @@ class Client:
         self,
         resource: Resource[T],
         namespace: str | None,
-        labels: str | None,
-        fields: str | None,
-        token: str,
+        params: Mapping[str, str],
+        *,
+        whole: bool,
     ) -> ListPage[T]:
-        params = _params(
-            labelSelector=labels, fieldSelector=fields, limit=self._page_size, **{"continue": token}
-        )
+        """Raises ``_TooLarge``, unless the page must be taken ``whole``."""
         path = resource.path(namespace)
         silence = aiohttp.ClientTimeout(
             total=None, sock_connect=self._timeout, sock_read=self._timeout
         )
-        body = await self.request("GET", path, params=params, timeout=silence)
+        most = None if whole else LARGEST_PAGE
+        body = await self.request("GET", path, params=params, timeout=silence, most=most)
         try:
             return wire.decode_list(resource, body)
         except (ValueError, RecursionError) as error:
@@ -277,8 +287,10 @@ class Client:
         params: Mapping[str, str] | None = None,
         content_type: str = _JSON,
         timeout: aiohttp.ClientTimeout | None = None,
+        most: int | None = None,
     ) -> bytes:
-        """One request to any path, for what has no method of its own; the answer's body."""
+        """One request to any path, for what has no method of its own; the answer's body, of
+        ``most`` bytes (None: of any number)."""
         what = f"{method} {path}"
         timeout = timeout or aiohttp.ClientTimeout(total=self._timeout)
         payload = None if body is None else msgspec.json.encode(body)
@@ -286,7 +298,7 @@ class Client:
             async with self._send(
                 self._requests, method, path, params or {}, payload, content_type, timeout
             ) as response:
-                return await response.read()
+                return await (response.read() if most is None else _bounded(response, most))
         except _NO_ANSWER as error:
             raise _unreachable(what, error) from error
 
@@ -399,6 +411,19 @@ class Client:
             return wire.decode_object(resource, body)
         except (ValueError, RecursionError) as error:
             raise errors.broken(resource.plural, error) from None
+
+
+class _TooLarge(Exception):
+    """The answer is longer than it may be; the rest of it was not read."""
+
+
+async def _bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
+    found = bytearray()
+    async for part in response.content.iter_any():
+        found += part
+        if len(found) > most:
+            raise _TooLarge
+    return bytes(found)
 
 
 def _params(**values: object) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from egress_gateway.api.types import ObjectMeta, PodEndpoint, PodEndpointSpec
+from egress_gateway.kube import client as kube_client
 from egress_gateway.kube import errors
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.config import ClusterAccess
@@ -63,6 +64,22 @@ async def test_a_long_list_is_fetched_in_pages() -> None:
         assert first.query["labelSelector"] == "a=b"
         assert first.query["fieldSelector"] == "spec.nodeName=n"
         assert second.query["continue"] == "more"
+
+
+@pytest.mark.parametrize("most", [600, 1])
+async def test_a_page_of_huge_objects_is_fetched_in_smaller_ones(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Who may write objects does not end whoever reads them. One object is read in any case."""
+    monkeypatch.setattr(kube_client, "LARGEST_PAGE", most)
+    huge = listed(9, *(pod(f"p{n}", n) for n in range(50)), token="more")
+    small = listed(9, pod("a", 1), token="more"), listed(9, pod("b", 2))
+    steps = (huge, huge, *small) if most == 600 else (huge, huge, huge, *small)
+    async with scripted(lambda s: s.then(*steps)) as (client, server):
+        page = await client.list(PODS)
+        assert [p.metadata.name for p in page.items] == ["a", "b"]
+        limits = [request.query["limit"] for request in server.requests]
+        assert limits == (["500", "62", "7", "7"] if most == 600 else ["500", "62", "7", "1", "1"])
 
 
 async def test_apply_is_server_side_apply_by_the_field_manager() -> None:
