@@ -237,6 +237,20 @@ async def test_an_agents_events_carry_its_own_name(cluster: Cluster) -> None:
         await forbidden(a.create("events", long), "short")
         secret = event("x", involvedObject={"kind": "Secret", "namespace": "kube-system"})
         await forbidden(a.create("events", secret), "short, and about")
+        of_pod, huge = event("x")["involvedObject"], "x" * 10_000
+        named = {"name": "x", "namespace": "kube-system"}
+        for ballast in (
+            {"reason": huge},
+            {"type": huge},
+            {"action": "x"},
+            {"related": {"name": huge}},
+            {"involvedObject": {**of_pod, "fieldPath": huge}},
+            {"source": {"component": "static-egress-gateway-node", "host": huge}},
+            {"metadata": {**named, "annotations": {"a": huge}}},
+            {"metadata": {**named, "labels": {"a": "b"}}},
+            {"metadata": {**named, "finalizers": ["a.b/c"]}},
+        ):
+            await forbidden(a.create("events", event("x", **ballast)), "no other fields")
         theirs = event("theirs", reportingComponent="kubelet", source={"component": "kubelet"})
         await cluster.admin.create("events", theirs)
         for agent, name in ((a, "theirs"), (b, "mine")):
