@@ -408,7 +408,10 @@ def _agents(
     status: StaticGatewayConfigurationStatus, verdict: Verdict, gateways: Gateways
 ) -> tuple[Truth, str, str]:
     listed = [gateway.node for gateway in status.gateways]
-    total = len(verdict.serving.gateways) if verdict.serving else len(listed)
+    total = len(listed)
+    if verdict.serving:  # some of its gateways may be no Nodes yet; those that are going serve too
+        going_too = set(listed) - staying(verdict.serving, gateways)
+        total = len(verdict.serving.gateways) + len(going_too)
     ready = [node for node in listed if node in gateways.ready]
     said = "".join(
         f"; {n}: {p.message}" for n, p in sorted(gateways.problems.items()) if n not in ready

@@ -111,6 +111,10 @@ def test_a_gateway_that_is_going_stays_listed_while_pods_leave_it() -> None:
     found = status(Verdict(serving=swapped), departing={"node-0": True})
     assert [(g.node, g.leaving) for g in found.gateways] == [("node-1", False), ("node-0", True)]
     assert condition(found, conditions.READY).status == "True"
+    # While it is listed it counts: no "2 of 1 gateway nodes ready", and nothing is lost.
+    agents = condition(found, conditions.GATEWAYS_READY)
+    assert (agents.reason, agents.message) == ("AllGatewaysReady", "2 of 2 gateway nodes ready")
+    assert condition(found, conditions.DEGRADED).status == "False"
     after = status(Verdict(serving=swapped), before=found)
     assert [(g.node, g.leaving) for g in after.gateways] == [("node-1", False)]
 
