@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 from typing import Any
 
 import pytest
 
-from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
+from egress_gateway_lab.apiserver.wire.client import HttpTransport, KubeClient, KubeError
 from lab.tests.apiserver.conftest import Cluster
 
 
@@ -74,6 +75,126 @@ async def test_dry_run_answers_and_stores_nothing(cluster: Cluster) -> None:
     made = await cluster.admin.call("POST", path, body=config_map("a"), query={"dryRun": "All"})
     assert made["metadata"]["name"] == "a"
     assert await cluster.admin.find("configmaps", "a", namespace="default") is None
+
+
+@pytest.mark.parametrize("said", ["query", "body", "eviction"])
+async def test_a_deletion_that_is_no_more_than_tried_deletes_nothing(
+    cluster: Cluster, said: str
+) -> None:
+    await cluster.admin.create("pods", pod("p"))
+    path, dry = "/api/v1/namespaces/default/pods/p", {"dryRun": ["All"]}
+    match said:
+        case "query":
+            await cluster.admin.call("DELETE", path, query={"dryRun": "All"})
+        case "body":
+            await cluster.admin.call("DELETE", path, body={"kind": "DeleteOptions"} | dry)
+        case "eviction":
+            body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}}
+            body["deleteOptions"] = dry
+            await cluster.admin.call("POST", f"{path}/eviction", body=body)
+    kept = await cluster.admin.get("pods", "p", namespace="default")
+    assert "deletionTimestamp" not in kept["metadata"]
+
+
+async def test_a_status_cannot_be_deleted(cluster: Cluster) -> None:
+    await cluster.admin.create("pods", pod("p"))
+    path = "/api/v1/namespaces/default/pods/p/status"
+    error = await refusal(cluster.admin.call("DELETE", path))
+    assert (error.code, error.reason) == (405, "MethodNotAllowed")
+    await cluster.admin.get("pods", "p", namespace="default")
+
+
+@pytest.mark.parametrize("name", ["default", "kube-system", "kube-public"])
+async def test_namespaces_of_the_cluster_itself_stay(cluster: Cluster, name: str) -> None:
+    error = await refusal(cluster.admin.delete("namespaces", name))
+    assert (error.code, error.reason) == (403, "Forbidden")
+    assert str(error).endswith("this namespace may not be deleted")
+
+
+@pytest.mark.parametrize("kind", ["ConfigMap", "Secret"])
+async def test_what_is_immutable_is_not_changed(cluster: Cluster, kind: str) -> None:
+    plural = f"{kind.lower()}s"
+    made = config_map("a") | {"kind": kind, "immutable": True, "data": {"a": "MQ=="}}
+    await cluster.admin.create(plural, made)
+    for change in ({"data": {"a": "Mg=="}}, {"immutable": False}, {"binaryData": {"b": "MQ=="}}):
+        if kind == "Secret" and "binaryData" in change:
+            continue
+        error = await refusal(cluster.admin.patch(plural, "a", change, namespace="default"))
+        assert (error.code, error.reason) == (422, "Invalid")
+        assert "field is immutable when `immutable` is set" in str(error)
+    label = {"metadata": {"labels": {"b": "c"}}}
+    await cluster.admin.patch(plural, "a", label, namespace="default")
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "words"),
+    [
+        ({"limit": "many"}, 400, "invalid syntax"),
+        ({"resourceVersion": "abc"}, 400, "invalid resource version"),
+        ({"resourceVersion": "99999999"}, 504, "Too large resource version"),
+        ({"resourceVersionMatch": "Exact"}, 422, "forbidden unless resourceVersion is provided"),
+        (
+            {"resourceVersion": "0", "resourceVersionMatch": "Exact"},
+            422,
+            'forbidden for resourceVersion "0"',
+        ),
+        (
+            {"resourceVersion": "1", "resourceVersionMatch": "Roughly"},
+            422,
+            'Unsupported value: "Roughly"',
+        ),
+    ],
+)
+async def test_a_list_that_cannot_be_is_refused(
+    cluster: Cluster, query: dict[str, str], code: int, words: str
+) -> None:
+    path = "/api/v1/namespaces/default/configmaps"
+    error = await refusal(cluster.admin.call("GET", path, query=query))
+    assert error.code == code
+    assert words in str(error)
+
+
+async def test_a_deletion_by_a_policy_that_there_is_not_is_refused(cluster: Cluster) -> None:
+    await cluster.admin.create("configmaps", config_map("a"))
+    path, body = "/api/v1/namespaces/default/configmaps/a", {"propagationPolicy": "Later"}
+    error = await refusal(cluster.admin.call("DELETE", path, body={"kind": "DeleteOptions"} | body))
+    assert (error.code, error.reason) == (422, "Invalid")
+    assert 'propagationPolicy: Unsupported value: "Later"' in str(error)
+    await cluster.admin.get("configmaps", "a", namespace="default")
+
+
+async def answered_as(cluster: Cluster, form: str, query: str = "") -> list[dict[str, Any]]:
+    """What a client gets of the ConfigMaps that asks for them as ``form``; of a watch, each
+    object."""
+    transport = cluster.admin.transport
+    assert isinstance(transport, HttpTransport)
+    accept = f"application/vnd.kubernetes.protobuf;as={form};g=meta.k8s.io;v=v1"
+    accept += f",application/json;as={form};g=meta.k8s.io;v=v1,application/json"
+    if cluster.plane is not None:  # which speaks protobuf indeed
+        accept = accept.partition(",")[2]
+    path = f"{cluster.url}/api/v1/namespaces/default/configmaps?labelSelector=app{query}"
+    headers = transport._headers() | {"Accept": accept}  # noqa: SLF001
+    async with transport._open().get(path, headers=headers) as response:  # noqa: SLF001
+        lines = (await response.read()).splitlines()
+    found = [json.loads(line) for line in lines]
+    return [one["object"] for one in found] if query else found
+
+
+async def test_who_asks_for_metadata_gets_no_more(cluster: Cluster) -> None:
+    """client-go's metadata informers refuse any other kind."""
+    for name in "ab":
+        await cluster.admin.create("configmaps", config_map(name, app="x"))
+    (listed,) = await answered_as(cluster, "PartialObjectMetadataList")
+    assert (listed["kind"], listed["apiVersion"]) == ("PartialObjectMetadataList", "meta.k8s.io/v1")
+    watch = "&watch=1&timeoutSeconds=1&sendInitialEvents=true&allowWatchBookmarks=true"
+    watch += "&resourceVersionMatch=NotOlderThan"
+    watched = await answered_as(cluster, "PartialObjectMetadata", watch)
+    assert [o["metadata"]["name"] for o in listed["items"]] == ["a", "b"]
+    assert [o["metadata"].get("name", "") for o in watched][:2] == ["a", "b"]
+    assert "k8s.io/initial-events-end" in watched[2]["metadata"]["annotations"]
+    for one in (*listed["items"], *watched):
+        assert one.keys() == {"kind", "apiVersion", "metadata"}
+        assert one["kind"] == "PartialObjectMetadata"
 
 
 async def test_labels_and_fields_select(cluster: Cluster) -> None:

@@ -21,11 +21,12 @@ from egress_gateway_lab.apiserver.admission.policies import Policies
 from egress_gateway_lab.apiserver.crud import Crud
 from egress_gateway_lab.apiserver.objects import Key, Object
 from egress_gateway_lab.apiserver.requests import Reply, Request, Target, system_request
+from egress_gateway_lab.apiserver.storage import options
 from egress_gateway_lab.apiserver.storage.registry import Registry, ResourceType
 from egress_gateway_lab.apiserver.storage.selectors import predicate
 from egress_gateway_lab.apiserver.storage.store import Store
 from egress_gateway_lab.apiserver.storage.watch import WatchEvent, open_watch
-from egress_gateway_lab.apiserver.tables import table
+from egress_gateway_lab.apiserver.tables import METADATA, TABLE, metadata_alone, table
 from egress_gateway_lab.apiserver.writes import crds
 
 SERVER_VERSION = "v1.36.3"
@@ -104,7 +105,9 @@ class Api:
                     yield event
                     continue
                 obj = self._versioned(rt, event.obj)
-                if request.table and event.type != "BOOKMARK":
+                if request.form == METADATA:
+                    obj = metadata_alone(obj)
+                elif request.form == TABLE and event.type != "BOOKMARK":
                     version = {"resourceVersion": obj["metadata"]["resourceVersion"]}
                     obj = table(rt, [obj], version, include)
                     if not first:
@@ -167,7 +170,7 @@ class Api:
             case "PATCH", True:
                 new, created = self.crud.patch(rt, key, request.body, request, target.subresource)
                 return self._one(rt, new, request, 201 if created else 200)
-            case "DELETE", True:
+            case "DELETE", True if not target.subresource:
                 return self._delete(rt, key, request)
             case "DELETE", False:
                 return self._delete_collection(rt, namespace, request)
@@ -181,10 +184,10 @@ class Api:
 
     def _one(self, rt: ResourceType, obj: Object, request: Request, status: int = 200) -> Reply:
         obj = self._versioned(rt, obj)
-        if request.table:
+        if request.form == TABLE:
             version = {"resourceVersion": obj["metadata"].get("resourceVersion", "")}
             return Reply(status, table(rt, [obj], version, request.query.get("includeObject", "")))
-        return Reply(status, obj)
+        return Reply(status, metadata_alone(obj) if request.form == METADATA else obj)
 
     def _delete(self, rt: ResourceType, key: Key, request: Request) -> Reply:
         obj, gone = self.crud.delete(rt, key, request.body, request)
@@ -207,7 +210,8 @@ class Api:
 
     def _list(self, rt: ResourceType, namespace: str, request: Request) -> Reply:
         query = request.query
-        limit = int(query.get("limit") or 0)
+        limit = options.number(query, "limit")
+        options.check_list(query, self.store.revision)
         token = query.get("continue", "")
         if token:
             revision, start, items = self._resume(token)
@@ -224,8 +228,12 @@ class Api:
             if not (query.get("labelSelector") or query.get("fieldSelector")):
                 metadata["remainingItemCount"] = left
         page = [self._versioned(rt, obj) for obj in page]
-        if request.table:
+        if request.form == TABLE:
             return Reply(200, table(rt, page, metadata, query.get("includeObject", "")))
+        if request.form == METADATA:
+            items = [metadata_alone(obj) for obj in page]
+            head = {"kind": f"{METADATA}List", "apiVersion": "meta.k8s.io/v1"}
+            return Reply(200, head | {"metadata": metadata, "items": items})
         return Reply(200, self._listed(rt, page, metadata))
 
     def _listed(self, rt: ResourceType, items: list[Object], metadata: Object) -> Object:

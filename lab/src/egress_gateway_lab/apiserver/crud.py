@@ -17,6 +17,7 @@ from egress_gateway_lab.apiserver import errors
 from egress_gateway_lab.apiserver.admission.chain import Admission
 from egress_gateway_lab.apiserver.objects import Key, Object, clone, now, suffix
 from egress_gateway_lab.apiserver.requests import Request
+from egress_gateway_lab.apiserver.storage.options import check_deletion
 from egress_gateway_lab.apiserver.storage.registry import ResourceType
 from egress_gateway_lab.apiserver.storage.store import Store
 from egress_gateway_lab.apiserver.writes import apply as ssa
@@ -31,6 +32,8 @@ _SYSTEM_METADATA = (
     "deletionGracePeriodSeconds",
 )
 _NAME_LIMIT = 63
+_IMMORTAL = ("default", "kube-system", "kube-public")
+"""Namespaces (NamespaceLifecycle)."""
 
 
 def keys_of(rt: ResourceType) -> ssa.ListKeys:
@@ -132,6 +135,7 @@ class Crud:
         """Replaces an object (PUT)."""
         new = clone(self._checked_body(rt, obj))
         meta = new.setdefault("metadata", {})
+        old = self.get(rt, key)
         if rt.custom is not None and not meta.get("resourceVersion"):
             raise errors.invalid(
                 rt.kind,
@@ -144,7 +148,6 @@ class Crud:
                     )
                 ],
             )
-        old = self.get(rt, key)
         meta.setdefault("name", key[1])
         meta["managedFields"] = old["metadata"].get("managedFields")
         return self._replace(rt, key, old, new, request, subresource)
@@ -306,6 +309,9 @@ class Crud:
         old = self.get(rt, key)
         options = options if isinstance(options, dict) else {}
         merged = {**request.query, **options}
+        check_deletion(merged)
+        if rt.storage == "namespaces" and key[1] in _IMMORTAL:
+            raise errors.forbidden(rt.plural, "", key[1], "this namespace may not be deleted")
         preconditions = options.get("preconditions") or {}
         meta = old["metadata"]
         for name in ("uid", "resourceVersion"):
@@ -320,7 +326,7 @@ class Crud:
                     f"record ({meta[name]}). The object might have been {lately}",
                 )
         self.warnings += self.admission.policies.validate("DELETE", rt, None, old, request)
-        if request.dry_run:
+        if "All" in merged.get("dryRun", ()):  # client-go says it in the body, kubectl in the query
             return old, True
         finalizers = _deletion_finalizers(meta, merged)
         grace = _grace(rt, old, merged)

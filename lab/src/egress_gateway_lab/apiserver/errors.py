@@ -169,6 +169,18 @@ def expired(message: str) -> StatusError:
     return StatusError(410, "Expired", message)
 
 
+def too_large_version(wanted: str, newest: int) -> StatusError:
+    """client-go knows it by the cause's reason, and lists again."""
+    message = "Too large resource version"
+    cause = {"reason": "ResourceVersionTooLarge", "message": message}
+    return StatusError(
+        504,
+        "Timeout",
+        f"Timeout: {message}: {wanted}, current: {newest}",
+        {"causes": [cause], "retryAfterSeconds": 1},
+    )
+
+
 def internal(message: str) -> StatusError:
     return StatusError(500, "InternalError", f"Internal error occurred: {message}")
 

@@ -52,8 +52,9 @@ class Request:
     user: User = ANONYMOUS
     agent: str = ""
     """The ``User-Agent``: the field manager of who names none."""
-    table: bool = False
-    """Whether the answer is wanted as a ``meta.k8s.io/v1`` Table."""
+    form: str = ""
+    """As which kind of ``meta.k8s.io/v1`` the answer is wanted: ``Table``,
+    ``PartialObjectMetadata``, or (empty) as it is."""
 
     @property
     def dry_run(self) -> bool:

@@ -29,6 +29,7 @@ from egress_gateway_lab.apiserver.kubeconfig import token_kubeconfig
 from egress_gateway_lab.apiserver.objects import clone
 from egress_gateway_lab.apiserver.requests import ADMIN, ANONYMOUS, Reply, Request, User, parse_path
 from egress_gateway_lab.apiserver.storage.watch import closing
+from egress_gateway_lab.apiserver.tables import METADATA, TABLE
 from egress_gateway_lab.apiserver.wire import protobuf, streams
 from egress_gateway_lab.apiserver.wire.transport import KubeError
 from egress_gateway_lab.protocols import Answer, PodRuntime
@@ -186,8 +187,8 @@ class ApiServer:
 
     async def _watch(self, http: web.BaseRequest, request: Request) -> web.StreamResponse:
         events = self.api.watch(request)
-        kind = "application/json;as=Table;g=meta.k8s.io;v=v1" if request.table else None
-        response = web.StreamResponse(headers={"Content-Type": kind or "application/json"})
+        form = f";as={request.form};g=meta.k8s.io;v=v1" if request.form else ""
+        response = web.StreamResponse(headers={"Content-Type": f"application/json{form}"})
         response.enable_chunked_encoding()
         await response.prepare(http)
         try:
@@ -254,7 +255,7 @@ async def _request(http: web.BaseRequest, user: User) -> Request:
         content_type=content_type,
         user=user,
         agent=http.headers.get("User-Agent", ""),
-        table=_wants_table(http.headers.get("Accept", "")),
+        form=_form(http.headers.get("Accept", "")),
     )
 
 
@@ -281,10 +282,16 @@ _SafeLoader.yaml_implicit_resolvers = {
 }
 
 
-def _wants_table(accept: str) -> bool:
-    """Whether a Table is what the client would like best."""
-    first = accept.partition(",")[0].replace(" ", "")
-    return "as=Table" in first and "v=v1" in first and first.startswith("application/json")
+def _form(accept: str) -> str:
+    """Which other form of an object, or of a list, the client would like best: the first that is
+    JSON. (Those who ask for protobuf too take JSON.)"""
+    for one in accept.replace(" ", "").split(","):
+        media, *parameters = one.split(";")
+        if media == "application/json":
+            asked = dict(p.partition("=")[::2] for p in parameters)
+            form = asked.get("as", "").removesuffix("List")
+            return form if asked.get("v") == "v1" and form in (TABLE, METADATA) else ""
+    return ""
 
 
 def _aggregated(api: Api, http: web.BaseRequest) -> web.Response | None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from egress_gateway_lab.apiserver.objects import Object, condition, dig, labels_of, parse_time
 from egress_gateway_lab.apiserver.storage.registry import ResourceType
 
+TABLE: Final = "Table"
+METADATA: Final = "PartialObjectMetadata"
 Row = Callable[[Object], list[Any]]
 Column = tuple[str, int]
 """Name and priority; columns of priority 1 are shown with ``-o wide`` only."""
@@ -391,11 +393,12 @@ def _included(obj: Object, include: str) -> Object | None:
             return None
         case "Object":
             return obj
-    return {
-        "kind": "PartialObjectMetadata",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": obj["metadata"],
-    }
+    return metadata_alone(obj)
+
+
+def metadata_alone(obj: Object) -> Object:
+    """What who asks for metadata gets of an object (client-go's metadata informers)."""
+    return {"kind": METADATA, "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"]}
 
 
 def _custom(rt: ResourceType) -> tuple[list[Object], Row]:

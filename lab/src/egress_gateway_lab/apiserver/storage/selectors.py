@@ -108,7 +108,7 @@ def _field_term(term: str, rt: ResourceType) -> Predicate:
         # Kinds without fields of their own are refused in other words.
         raise errors.bad_request(
             f"field label not supported: {path}"
-            if rt.fields
+            if rt.fields or rt.custom
             else f'"{path}" is not a known field selector: only "metadata.name", '
             '"metadata.namespace"'
         )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from egress_gateway_lab.apiserver import errors
 from egress_gateway_lab.apiserver.objects import Object
 from egress_gateway_lab.apiserver.requests import Request, flag
+from egress_gateway_lab.apiserver.storage.options import number
 from egress_gateway_lab.apiserver.storage.registry import ResourceType
 from egress_gateway_lab.apiserver.storage.selectors import Predicate, predicate
 from egress_gateway_lab.apiserver.storage.store import Event, Store, Subscription
@@ -70,7 +71,7 @@ def open_watch(store: Store, rt: ResourceType, request: Request) -> AsyncIterato
         return _refused(error)
     watch = _Watch(subscription, rt, target.namespace_filter, select, store)
     watch.bookmarks = flag(query, "allowWatchBookmarks")
-    seconds = int(query.get("timeoutSeconds") or 0) or random.randint(1800, 3600)
+    seconds = number(query, "timeoutSeconds") or random.randint(1800, 3600)
     return watch.run(present, seconds, announce=initial)
 
 

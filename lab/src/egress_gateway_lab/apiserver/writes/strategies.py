@@ -322,6 +322,16 @@ def _configmap_causes(obj: Object) -> list[Cause]:
     ]
 
 
+def _immutable_causes(obj: Object, old: Object | None) -> list[Cause]:
+    if old is None or not old.get("immutable"):
+        return []
+    return [
+        Cause(field, "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden")
+        for field in ("immutable", "data", "binaryData")
+        if obj.get(field) != old.get(field)
+    ]
+
+
 def _secret_causes(obj: Object, old: Object | None) -> list[Cause]:
     causes = []
     for key, value in (obj.get("data") or {}).items():
@@ -343,9 +353,9 @@ def validate(storage: str, obj: Object, old: Object | None) -> list[Cause]:
         case "deployments.apps" | "replicasets.apps" | "daemonsets.apps":
             return _workload_causes(obj, old)
         case "secrets":
-            return _secret_causes(obj, old)
+            return _secret_causes(obj, old) + _immutable_causes(obj, old)
         case "configmaps":
-            return _configmap_causes(obj)
+            return _configmap_causes(obj) + _immutable_causes(obj, old)
         case "rolebindings.rbac.authorization.k8s.io" | (
             "clusterrolebindings.rbac.authorization.k8s.io"
         ):
