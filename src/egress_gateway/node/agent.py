@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.kube.workqueue.queue import run_workers
 from egress_gateway.node import metrics
 from egress_gateway.node.attachment.store import AttachmentStore
@@ -138,6 +140,12 @@ class NodeAgent:
             return FULL_PASS_AFTER
         await self.lifecycle.converge_pod(sandbox_id)
         return None
+
+    def spare_from_gateways(self, networks: tuple[IPNetwork, ...]) -> None:
+        """From now on these keep the cluster's ordinary path, of every pod."""
+        self._kernel.facts = replace(self._kernel.facts, exceptions=networks)
+        for sandbox in self._parts.sandboxes:
+            self._parts.queues.routine.add(sandbox.attachment.id)
 
     def snapshot(self) -> Snapshot:
         """What a scrape tells of pods and gateways."""

@@ -29,8 +29,8 @@ from egress_gateway.node import metrics
 from egress_gateway.node.agent import NodeAgent
 from egress_gateway.node.attachment.model import NodeFacts
 from egress_gateway.node.attachment.store import AttachmentStore
-from egress_gateway.node.cluster import ranges
 from egress_gateway.node.cluster.knowledge import Knowledge
+from egress_gateway.node.cluster.ranges import REASON, Ranges, discover
 from egress_gateway.node.cni.readiness import Readiness
 from egress_gateway.node.liveness.health import Rules
 from egress_gateway.node.liveness.probe import Prober
@@ -86,7 +86,8 @@ async def _serve(
     )
     present = Cache(client, POD_ENDPOINTS, labels=Endpoints.selector(node))
     recorder = Recorder(client, "static-egress-gateway-node", instance=node)
-    exceptions = await _exceptions(settings, client, recorder)
+    ranges = _ranges(settings, client, recorder)
+    exceptions = await ranges.look()
     rules = Rules(misses=settings.probe_misses, hold_down=settings.hold_down)
     prober = Prober(rules, interval=settings.probe_interval)
     kernel = _kernel(settings, exceptions, executor)
@@ -129,6 +130,7 @@ async def _serve(
         group.create_task(strangers.run())
         group.create_task(prober.run())
         group.create_task(agent.run())
+        group.create_task(ranges.run(agent.spare_from_gateways))
         # The socket is there before the chain names the plugin that calls it.
         group.create_task(answering.run())
         group.create_task(readiness.run())
@@ -142,18 +144,13 @@ def unheard(heard: Mapping[str, bool]) -> str | None:
     return f"no list of {missing} from the Kubernetes API yet" if missing else None
 
 
-async def _exceptions(
-    settings: Settings, client: Client, recorder: Recorder
-) -> tuple[IPNetwork, ...]:
-    """What never belongs to a gateway: as set, and what the cluster says besides."""
-    memory = settings.run_path / "cluster-ranges.json"
-    known = await ranges.discover(client, settings.node_name, os.environ, memory)
-    found = ranges.missing(settings.exceptions, known)
-    if found:
-        text = ranges.message(found)
-        log.warning(text)
-        recorder.event(own_node(settings.node_name), "Warning", ranges.REASON, text)
-    return (*settings.exceptions, *(known.network for known in found))
+def _ranges(settings: Settings, client: Client, recorder: Recorder) -> Ranges:
+    node, memory = settings.node_name, settings.run_path / "cluster-ranges.json"
+    return Ranges(
+        settings.exceptions,
+        lambda: discover(client, node, os.environ, memory),
+        lambda text: recorder.event(own_node(node), "Warning", REASON, text),
+    )
 
 
 def _kernel(

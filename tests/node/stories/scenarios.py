@@ -9,6 +9,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
@@ -479,6 +480,14 @@ async def changes_leave_other_connections_alone(world: World) -> None:
     world.configure(exclude_cidrs=["198.51.100.0/24"])
     await until_seen(pod, {"10.224.0.4"})
     print(f"excluded after {loop.time() - changed_at:.3f} s")
+    world.configure(exclude_cidrs=[])
+    await until_seen(pod, {g.public for g in world.gateways})
+    # What the cluster says of itself may change too: somebody gives Services another range.
+    kept = world.settings.exceptions
+    world.agent.spare_from_gateways((*kept, ip_network("198.51.100.0/24")))
+    await until_seen(pod, {"10.224.0.4"})
+    world.agent.spare_from_gateways(kept)
+    await until_seen(pod, {g.public for g in world.gateways})
     pod.annotate(None)
     await until(lambda: not world.agent.sandboxes)
     served.sendall(b"to the end")

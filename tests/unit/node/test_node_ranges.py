@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,6 +80,31 @@ async def test_an_agent_that_restarts_without_the_api_decides_the_same(tmp_path:
     for broken in (b"[[1", b'[["10.0.0.0/8", "\xff"]]'):
         memory.write_bytes(broken)
         assert [str(k.network) for k in await known(memory, down=True)] == ["10.0.0.1/32"]
+
+
+@pytest.mark.virtual_time
+async def test_a_range_that_services_get_later_is_added_and_told_once(tmp_path: Path) -> None:
+    def network(text: str) -> ranges.Known:
+        return ranges.Known(ip_network(text), "ServiceCIDR")
+
+    says = [network("10.0.0.0/16")]
+    told: list[str] = []
+    followed: list[set[str]] = []
+
+    async def discover() -> list[ranges.Known]:
+        return list(says)
+
+    looked = ranges.Ranges([ip_network("10.244.0.0/16")], discover, told.append)
+    assert {str(n) for n in await looked.look()} == {"10.244.0.0/16", "10.0.0.0/16"}
+    task = asyncio.create_task(looked.run(lambda now: followed.append({str(n) for n in now})))
+    for change in (lambda: None, lambda: says.append(network("172.30.0.0/20")), says.pop):
+        await asyncio.sleep(3 * ranges.LOOK_SECONDS)
+        change()
+    await asyncio.sleep(3 * ranges.LOOK_SECONDS)
+    task.cancel()
+    cluster = {"10.244.0.0/16", "10.0.0.0/16"}
+    assert followed == [{*cluster, "172.30.0.0/20"}, cluster]
+    assert ["172.30.0.0/20" in text for text in told] == [False, True]
 
 
 @pytest.mark.parametrize("host", ["", "api.example.org", "9.9.9.9", "2620:fe::fe", "10.0.0."])

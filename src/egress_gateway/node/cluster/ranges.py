@@ -4,15 +4,16 @@ If the setting lacks the Services' range, pods start but reach no Service and no
 says why. So the agent looks: where the API server's Service is (``KUBERNETES_SERVICE_HOST``), the
 Node's ``podCIDRs`` and addresses, ServiceCIDR objects (Kubernetes 1.31 and later). It adds missing
 ranges to those that never leave by a gateway, and reports them once: a line in the log and an Event
-on the Node. It keeps the result in a file, so that an agent that restarts while the API server is
-away decides the same.
+on the Node. It looks again every minute, for somebody may give Services a second range. It keeps
+the result in a file, so that an agent that restarts while the API server is away decides the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,9 +29,12 @@ from egress_gateway.kube.resources import NODES
 log = logging.getLogger(__name__)
 
 REASON: Final = "ClusterCidrsIncomplete"
+LOOK_SECONDS: Final = 60.0
+"""Between two looks: two small requests of each node."""
 _SECONDS: Final = 2.0
 """For the API server to answer; attached pods wait for the agent."""
 _VERSIONS: Final = ("v1", "v1beta1")
+Discover = Callable[[], Awaitable[list["Known"]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def message(found: Sequence[Known]) -> str:
     return (
         f"cluster.cidrs lacks {listed}: the agent adds it, or pods would reach it through a "
         "gateway, that is, not at all; add it to cluster.cidrs of the chart, so that gateways know "
-        "it too"
+        "it too, and agents the ranges of other nodes"
     )
 
 
@@ -92,6 +96,39 @@ async def discover(
         return found + _remembered(memory)
     _remember(memory, found)
     return found
+
+
+class Ranges:
+    """What never belongs to a gateway: as set (``configured``), and what the cluster says besides.
+    ``tell`` gets a message when that is more than before."""
+
+    def __init__(
+        self, configured: Sequence[IPNetwork], discover: Discover, tell: Callable[[str], None]
+    ) -> None:
+        self._configured = tuple(configured)
+        self._discover = discover
+        self._tell = tell
+        self._added: tuple[IPNetwork, ...] = ()
+
+    async def look(self) -> tuple[IPNetwork, ...]:
+        """Asks the cluster; all ranges together."""
+        found = missing(self._configured, await self._discover())
+        added = tuple(sorted({k.network for k in found}, key=lambda n: (n.version, n)))
+        if set(added) - set(self._added):
+            text = message(found)
+            log.warning(text)
+            self._tell(text)
+        self._added = added
+        return (*self._configured, *added)
+
+    async def run(self, follow: Callable[[tuple[IPNetwork, ...]], None]) -> None:
+        """Looks again and again until cancelled; ``follow`` gets what has changed."""
+        before = (*self._configured, *self._added)
+        while True:
+            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311  (spreads load)
+            if (now := await self.look()) != before:
+                before = now
+                follow(now)
 
 
 async def _of_node(client: Client, name: str) -> list[Known]:

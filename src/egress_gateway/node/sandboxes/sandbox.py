@@ -154,7 +154,7 @@ class Sandbox:
         self._kernel = kernel
         self._side = kernel.side(Path(attachment.netns))
         self._mute_until = 0.0
-        self._wanted: tuple[Attachment, PodDesired] | None = None
+        self._wanted: tuple[Attachment, NodeFacts, PodDesired] | None = None
         for port in attachment.ports:
             kernel.claim_port(port)
         if attachment.verified:
@@ -348,9 +348,11 @@ class Sandbox:
             self._side.forget_port(port)
 
     def _desired(self) -> PodDesired:
-        if self._wanted is None or self._wanted[0] is not self.attachment:
-            self._wanted = self.attachment, pod_desired(self.attachment, self._kernel.facts)
-        return self._wanted[1]
+        attachment, facts, wanted = self._wanted or (None, None, None)
+        if wanted is None or attachment is not self.attachment or facts is not self._kernel.facts:
+            wanted = pod_desired(self.attachment, self._kernel.facts)
+            self._wanted = self.attachment, self._kernel.facts, wanted
+        return wanted
 
 
 def belongs(path: Path, interface: str, addresses: Collection[str]) -> bool:
