@@ -99,6 +99,9 @@ ATTEMPTS: Final = frozenset({FORGED_PACKETS, FOREIGN_TUNNEL, HANDSHAKE_FLOOD, PO
 LEADER_LEASE: Final = "static-egress-gateway-controller"
 
 CNI_PLUGIN: Final = "egress-gateway-cni"
+PREDECESSOR_CNI_PLUGIN: Final = "kube-egress-cni"
+"""The Go project's plugin. It asks a program of its node on every ADD, of whatever pod, and fails
+where that is gone; its configuration stays on the node all the same (``cniUninstall: false``)."""
 CNI_CAPABILITY: Final = "io.kubernetes.cri.pod-annotations"
 """Capability that makes containerd and CRI-O hand pod annotations to a plugin."""
 

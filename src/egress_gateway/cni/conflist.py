@@ -1,7 +1,8 @@
 """The plugin's place in a node's CNI chain: pure functions over configuration files.
 
 Whatever else a file says stays as it is. The plugin goes last, since it passes on what the plugins
-before it answered.
+before it answered. It takes the place of its predecessor's, which fails the start of every pod of
+the node where the program is gone that it asks.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def entry(*, run_dir: str, agent_timeout: float) -> dict[str, Any]:
 
 @understood(ConflistError, "the CNI configuration")
 def with_plugin(content: bytes, plugin: dict[str, Any]) -> bytes | None:
-    """``content`` (a conflist, or a single configuration) with ``plugin`` last in the chain;
-    None if it is so already. Raises ``ConflistError``."""
+    """``content`` (a conflist, or a single configuration) with ``plugin`` last in the chain, and
+    without the predecessor's; None if it is so already. Raises ``ConflistError``."""
     network: dict[str, Any] = _parse(content)
     if "plugins" not in network:
         whole = {key: network.pop(key) for key in _WHOLE if key in network}
@@ -48,7 +49,8 @@ def with_plugin(content: bytes, plugin: dict[str, Any]) -> bytes | None:
                 f"cniVersion {version!r} cannot chain {names.CNI_PLUGIN}; "
                 f"use one of {', '.join(SUPPORTED_VERSIONS)}"
             )
-    chain = [plugin for plugin in network["plugins"] if not _ours(plugin)]
+    going = (names.CNI_PLUGIN, names.PREDECESSOR_CNI_PLUGIN)
+    chain = [plugin for plugin in network["plugins"] if not _is(plugin, *going)]
     if not chain:
         raise ConflistError("the chain is empty; the network's own plugin must come first")
     wanted = [*chain, plugin]
@@ -77,18 +79,18 @@ def without_plugin(content: bytes) -> bytes | None:
     """``content`` without the plugin; None if it is not in there."""
     network = _parse(content)
     plugins = network.get("plugins", [])
-    chain = [plugin for plugin in plugins if not _ours(plugin)]
+    chain = [plugin for plugin in plugins if not _is(plugin, names.CNI_PLUGIN)]
     return None if chain == plugins else _text({**network, "plugins": chain})
 
 
 @understood(ConflistError, "the CNI configuration")
 def has_plugin(content: bytes) -> bool:
     """Whether the chain names the plugin, wherever. Raises ``ConflistError``."""
-    return any(_ours(plugin) for plugin in _parse(content).get("plugins", []))
+    return any(_is(plugin, names.CNI_PLUGIN) for plugin in _parse(content).get("plugins", []))
 
 
-def _ours(plugin: Any) -> bool:
-    return isinstance(plugin, dict) and plugin.get("type") == names.CNI_PLUGIN
+def _is(plugin: Any, *types: str) -> bool:
+    return isinstance(plugin, dict) and plugin.get("type") in types
 
 
 def _parse(content: bytes) -> dict[str, Any]:

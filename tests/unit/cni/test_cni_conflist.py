@@ -53,6 +53,16 @@ class TestChain:
         displaced = chain(plugins=[ENTRY, {"type": "a"}, {"type": "b"}])
         assert types(with_plugin(displaced, ENTRY)) == ["a", "b", names.CNI_PLUGIN]
 
+    def test_takes_the_place_of_the_go_projects_plugin(self) -> None:
+        """It asks a program that is gone, and fails the start of every pod of the node."""
+        predecessor = {"type": "kube-egress-cni", "socketPath": "localhost:50051"}
+        left = chain(plugins=[{"type": "a"}, predecessor, {"type": "b"}])
+        changed = with_plugin(left, ENTRY)
+        assert types(changed) == ["a", "b", names.CNI_PLUGIN]
+        assert changed is not None
+        assert with_plugin(changed, ENTRY) is None
+        assert types(without_plugin(changed)) == ["a", "b"]
+
     def test_follows_its_own_settings(self) -> None:
         old = with_plugin(chain(), conflist.entry(run_dir="/old", agent_timeout=1))
         assert old is not None
@@ -200,6 +210,23 @@ class TestInstaller:
         assert json.loads(path.read_bytes()) == json.loads(chain())
         assert list(installer.bin_dir.iterdir()) == []
         assert installer.remove() == []
+
+    def test_the_go_projects_file_does_not_fail_pods_before_nor_after_us(
+        self, installer: Installer
+    ) -> None:
+        """It makes a copy of the network's file that sorts first, and leaves it behind."""
+        network = self.write(installer, "10-azure.conflist")
+        plugins = [{"type": "azure-vnet"}, {"type": "kube-egress-cni"}, {"type": "portmap"}]
+        copy = self.write(installer, "01-egressgateway.conflist", chain(plugins=plugins))
+        installer.converge()
+        assert types(copy.read_bytes()) == ["azure-vnet", "portmap", names.CNI_PLUGIN]
+        # Its manager, if it still runs, writes the file anew when any other one changes.
+        copy.write_bytes(chain(plugins=plugins))
+        installer.converge()
+        assert types(copy.read_bytes()) == ["azure-vnet", "portmap", names.CNI_PLUGIN]
+        installer.remove()
+        assert types(copy.read_bytes()) == ["azure-vnet", "portmap"]
+        assert network.read_bytes() == chain()
 
     def test_executable_may_stay_for_running_sandboxes(self, installer: Installer) -> None:
         self.write(installer, "10-azure.conflist")
