@@ -74,6 +74,18 @@ async def test_a_gateway_pool_has_label_taint_and_tags(azure: Running, person: P
         ({"mode": "User", "gatewayProfile": None, "podSubnetID": "/subscriptions/x"}, "Pod Subnet"),
         ({"count": 5}, "invalid node count 5, exceeding max node count 4"),
         ({"count": -1}, "count is invalid"),
+        ({"vmSize": "Enormous_X"}, "VM size of Enormous_X"),
+        ({"availabilityZones": ["1", "9"]}, "zones 1, 9"),
+        ({"maxPods": 5}, "not between 10 and 250"),
+        ({"nodeLabels": {"kubernetes.azure.com/mode": "user"}}, "reserved"),
+        ({"nodeLabels": {"a b": "c"}}, "no label"),
+        ({"enableNodePublicIP": True}, "does not model .*enableNodePublicIP"),
+        ({"scaleSetPriority": "Spot"}, "does not model .*scaleSetPriority"),
+        ({"mode": "User", "gatewayProfile": None, "osType": "Windows"}, "does not model .*osType"),
+        (
+            {"mode": "User", "gatewayProfile": None, "enableAutoScaling": True, "maxCount": 2},
+            "does not model .*enableAutoScaling",
+        ),
     ],
 )
 async def test_pools_that_the_service_does_not_make(
@@ -86,6 +98,49 @@ async def test_pools_that_the_service_does_not_make(
         assert error.value.status == 400
         pools = await client.list(f"{CLUSTER}/agentPools", VERSION)
         assert [p["name"] for p in pools] == ["nodepool1"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ({"outboundType": "managedNATGateway"}, "outboundType 'managedNATGateway'"),
+        ({"outboundType": "userDefinedRouting"}, "outboundType"),
+        ({"networkPlugin": "kubenet"}, "networkPlugin 'kubenet'"),
+        ({"networkPolicy": "calico"}, "networkPolicy"),
+        ({"networkDataplane": "cilium"}, "networkDataplane"),
+        ({"loadBalancerSku": "basic"}, "loadBalancerSku"),
+        ({"podCidr": "10.0.64.0/18"}, "overlap"),
+        ({"dnsServiceIP": "10.1.0.10"}, "not in the serviceCidr"),
+    ],
+)
+async def test_networks_that_the_lab_does_not_make(
+    azure: Running, person: Person, profile: dict[str, Any], words: str
+) -> None:
+    """Taken and not heeded, they would teach a person what is not so."""
+    async with person() as client:
+        cluster = await make_cluster(client)
+        cluster["properties"]["networkProfile"] |= profile
+        cluster["properties"]["networkProfile"]["staticEgressGatewayProfile"] = {"enabled": False}
+        with pytest.raises(RequestFailed, match=words) as error:
+            await client.put(CLUSTER, cluster, VERSION)
+        assert error.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "section"), [("networkSecurityGroups", "securityRules"), ("routeTables", "routes")]
+)
+async def test_rules_that_no_packet_would_heed_are_refused(
+    azure: Running, person: Person, kind: str, section: str
+) -> None:
+    async with person() as client:
+        cluster = await make_cluster(client)
+        group = cluster["id"].rpartition("/providers/")[0]
+        path = f"{group}/providers/Microsoft.Network/{kind}/mine"
+        body: dict[str, Any] = {"location": cluster["location"], "properties": {section: []}}
+        await client.put(path, body, "2024-05-01")
+        body["properties"][section] = [{"name": "r", "properties": {}}]
+        with pytest.raises(RequestFailed, match=f"does not model {section}"):
+            await client.put(path, body, "2024-05-01")
 
 
 async def test_a_gateway_pool_needs_the_feature_and_keeps_it(

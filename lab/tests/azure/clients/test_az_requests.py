@@ -21,7 +21,7 @@ async def test_a_virtual_machines_pool_counts_its_machines_by_size(
         pool = {
             "mode": "Gateway",
             "type": "VirtualMachines",
-            "virtualMachinesProfile": {"scale": {"manual": [{"size": "small", "count": 3}]}},
+            "virtualMachinesProfile": {"scale": {"manual": [{"size": "standard_d2", "count": 3}]}},
             "gatewayProfile": {"publicIPPrefixSize": 30},
         }
         url = f"{CLUSTER}/agentPools/npvm"

@@ -8,7 +8,7 @@ document reaches it.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -59,7 +59,7 @@ class VirtualNetwork(Group, total=False):
 
 class PrefixProperties(TypedDict, total=False):
     prefixLength: int | None
-    publicIPAddressVersion: str | None
+    publicIPAddressVersion: Literal["IPv4", "IPv6"] | None
     ipTags: list[Any] | None
 
 
@@ -69,7 +69,7 @@ class PublicIPPrefix(Group, total=False):
 
 
 class AddressProperties(TypedDict, total=False):
-    publicIPAddressVersion: str | None
+    publicIPAddressVersion: Literal["IPv4", "IPv6"] | None
     publicIPAllocationMethod: str | None
     idleTimeoutInMinutes: int | None
     publicIPPrefix: SubResource | None

@@ -112,6 +112,12 @@ def method_not_allowed(method: str, resource_type: str) -> ArmError:
     )
 
 
+def not_modelled(what: str, only: str) -> ArmError:
+    """No answer of Azure's: the lab says so instead of taking what it would not heed."""
+    hint = f": only {only}" if only else ""
+    return ArmError(400, "NotModelledByLab", f"The lab does not model {what}{hint}.", target=what)
+
+
 def invalid(message: str, *, target: str | None = None, code: str = "InvalidParameter") -> ArmError:
     return ArmError(400, code, message, target=target)
 

@@ -22,7 +22,7 @@ from egress_gateway_lab.azure.arm.kinds import Answer, Azure, Call, Kind
 from egress_gateway_lab.azure.arm.operations import RETRY_AFTER, Operation
 from egress_gateway_lab.azure.arm.store import Document
 from egress_gateway_lab.azure.providers import authorization
-from egress_gateway_lab.azure.providers.aks import rules
+from egress_gateway_lab.azure.providers.aks import modelled, rules
 from egress_gateway_lab.azure.providers.aks.machines import NodePools
 from egress_gateway_lab.azure.providers.aks.network import SUBNET, NodeGroup
 from egress_gateway_lab.azure.providers.compute.scalesets import merge, owner_of
@@ -55,6 +55,7 @@ class AksKind(Kind):
     def check_pool(self, cluster: Document, name: str, pool: Document) -> None:
         """Raises ``ArmError`` for a pool that the service does not make."""
         rules.check_pool(cluster, name, pool, least=self.azure.least_gateways)
+        modelled.check_machines(name, pool)
         node_group = NodeGroup(self.azure, cluster)
         rules.check_subnet(name, pool, node_group.network_id)
         if pool.get("vnetSubnetID"):
@@ -87,6 +88,7 @@ class ManagedClusters(AksKind):
         properties["networkProfile"]["loadBalancerProfile"].pop("effectiveOutboundIPs", None)
         self._one_outbound(call, properties["networkProfile"]["loadBalancerProfile"])
         rules.check_cluster(body)
+        modelled.check_network(properties["networkProfile"])
         if old is None:
             self._create(body, profiles)
         else:

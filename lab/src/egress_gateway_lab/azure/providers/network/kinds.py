@@ -40,19 +40,29 @@ class NetworkKind(Kind):
 
 
 class PlainNetworkKind(NetworkKind):
-    """Kept as given: types that the lab's network does not act on."""
+    """Kept as given: types that the lab's network does not act on. ``section`` names what would
+    make a packet go another way, or nowhere."""
+
+    section: str
+
+    def complete(self, call: Call, body: Document, old: Document | None) -> Document:
+        if body["properties"].get(self.section):
+            raise errors.not_modelled(f"{self.section} of {self.type}", "")
+        return super().complete(call, body, old)
 
 
 class SecurityGroups(PlainNetworkKind):
     """Network security groups."""
 
     type = "Microsoft.Network/networkSecurityGroups"
+    section = "securityRules"
 
 
 class RouteTables(PlainNetworkKind):
     """Route tables."""
 
     type = "Microsoft.Network/routeTables"
+    section = "routes"
 
 
 class Children(Kind):
@@ -89,10 +99,19 @@ class Children(Kind):
     patch = delete = put
 
 
-def check_zones_kept(old: Document | None, new: Document) -> None:
-    """Zones are chosen once; a write that leaves them out asks for none.
+ZONES = frozenset("123")
+
+
+def check_zones(old: Document | None, new: Document) -> None:
+    """There are three. Zones are chosen once; a write that leaves them out asks for none.
     https://learn.microsoft.com/azure/reliability/availability-zones-overview"""
     before, after = (sorted((d or {}).get("zones") or []) for d in (old, new))
+    if not ZONES.issuperset(after):
+        raise errors.invalid(
+            f"The zone(s) '{','.join(after)}' for resource '{new.get('id', new.get('name'))}' is "
+            "not supported. The supported zones are '1,2,3'.",
+            code="InvalidAvailabilityZone",
+        )
     if old is not None and before != after:
         raise errors.invalid(
             f"Resource {new['id']} has an existing availability zone constraint "

@@ -20,7 +20,7 @@ from egress_gateway_lab.azure.providers.network.interfaces import NetworkInterfa
 from egress_gateway_lab.azure.providers.network.kinds import (
     NetworkKind,
     check_item_names,
-    check_zones_kept,
+    check_zones,
 )
 from egress_gateway_lab.azure.providers.network.publicaddresses import check_region
 from egress_gateway_lab.azure.providers.network.virtualnetworks import lease_private
@@ -288,7 +288,7 @@ class LoadBalancers(NetworkKind):
 def _check_zones(old: Document, new: Document) -> None:
     before = {f["name"]: f for f in old["properties"]["frontendIPConfigurations"]}
     for frontend in new["properties"]["frontendIPConfigurations"]:
-        check_zones_kept(before.get(frontend["name"]), frontend)
+        check_zones(before.get(frontend["name"]), frontend)
 
 
 def _of_nic(member: Document) -> bool:

@@ -16,7 +16,7 @@ from egress_gateway_lab.azure.arm.addressing import (
 from egress_gateway_lab.azure.arm.errors import ArmError
 from egress_gateway_lab.azure.arm.kinds import Answer, Azure, Call, Kind, one
 from egress_gateway_lab.azure.arm.store import Document
-from egress_gateway_lab.azure.providers.network.kinds import NetworkKind, check_zones_kept
+from egress_gateway_lab.azure.providers.network.kinds import NetworkKind, check_zones
 
 OUTBOUND_TAG = "aks-managed-type"
 
@@ -52,7 +52,7 @@ class PublicIPPrefixes(NetworkKind):
                 f"The prefix length of {body['id']} cannot be changed once it is created.",
                 code="PublicIpPrefixLengthCannotBeChanged",
             )
-        check_zones_kept(old, body)
+        check_zones(old, body)
         properties.setdefault("ipTags", [])
         properties["ipPrefix"] = str(self._allocate(body["id"], length))
         return body
@@ -132,7 +132,7 @@ class PublicIPAddresses(NetworkKind):
             check_sku(found, body["id"], (body.get("sku") or {}).get("name") or "Standard")
             if old is None and found.get("zones"):
                 body.setdefault("zones", list(found["zones"]))
-        check_zones_kept(old, body)
+        check_zones(old, body)
 
     def check_delete(self, document: Document) -> None:
         users = self.azure.store.referrers(document["id"])
