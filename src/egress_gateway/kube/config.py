@@ -55,6 +55,11 @@ def load(kubeconfig: str | None = None, *, context: str | None = None) -> Cluste
     """Access from ``kubeconfig``, else from ``$KUBECONFIG``, else from the pod that we run in,
     else from ``~/.kube/config``. Raises ``ClusterAccessError``."""
     if paths := files(kubeconfig):
+        if not kubeconfig and not paths[0].exists():
+            raise ClusterAccessError(
+                f"{paths[0]}: No such file or directory. KUBECONFIG names it: set it anew, or "
+                "unset it"
+            )
         return from_kubeconfig(*paths, context=context)
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return in_cluster()
