@@ -163,6 +163,10 @@ def test_every_pod_begins_a_new_session_when_somebody_deletes_all_endpoints() ->
     play("sessions_begin_anew_when_endpoints_are_deleted")
 
 
+def test_every_pod_begins_a_new_session_when_its_gateway_has_forgotten_all() -> None:
+    play("sessions_begin_anew_when_gateways_forget_them")
+
+
 def test_raw_frames_are_dropped_and_told() -> None:
     play("raw_frames_are_dropped_and_told")
 

@@ -84,7 +84,13 @@ class NodeAgent:
         verifier = Verifier(pacer, on_verified=reactor.on_verified, on_silence=reactor.on_silence)
         joiner = Joiner(pacer, on_joined=reactor.on_joined, on_silence=reactor.on_join_silence)
         self._paths = Paths(lambda: list(sandboxes), misses=settings.path_misses)
-        prover = Prover(self._paths, verifier, heard=hearing.since, on_lost=reactor.on_path_lost)
+        prover = Prover(
+            self._paths,
+            verifier,
+            heard=hearing.since,
+            on_lost=reactor.on_path_lost,
+            on_forgotten=reactor.on_forgotten,
+        )
         self._paths.on_suspect = prover.suspect
         self._spares = Spares(kernel, settings.spare_tunnels, wanted=lambda: bool(len(sandboxes)))
         self._prober = prober

@@ -254,7 +254,8 @@ class Lifecycle(UsesParts):
         self._tell_change(before, after, done if not settling else [])
 
     async def _begin_session(self, sandbox: Sandbox) -> None:
-        """Gateways have dropped the pod's session with its endpoint, which is there again."""
+        """Its gateway has dropped the pod's session, with its endpoint (which is there again) or
+        with all others."""
         sandbox.forgotten = False
         active = sandbox.attachment.active
         if active is None or not sandbox.attachment.verified:

@@ -81,10 +81,14 @@ class Reactor(UsesParts):
         for sandbox in self._sandboxes.of_pod(Key(endpoint.metadata.namespace, endpoint.pod_name)):
             state = sandbox.attachment
             if endpoint.spec.pod_public_key == state.public_key:
-                sandbox.forgotten = True
-                self._queues.moves.add(state.id)
+                self.on_forgotten(sandbox)
             else:
                 self._queues.routine.add(state.id)
+
+    def on_forgotten(self, sandbox: Sandbox) -> None:
+        """Its gateway has no session with the pod: a new one begins, in its turn."""
+        sandbox.forgotten = True
+        self._queues.moves.add(sandbox.attachment.id)
 
     def _on_gateway(self, address: str, old: State, new: State) -> None:
         """Its pods leave a gateway that is lost. One that is back takes only pods that had to go

@@ -20,6 +20,7 @@ from egress_gateway.api import keys
 from egress_gateway.api.types import KeyRotation, ObjectMeta, RotationPhase
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.kube.resources import Pod, PodSpec, PodStatus
+from egress_gateway.node.liveness import paths
 from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
 from tests.attacks.packets.test_raw_frames import checksum
 from tests.node.world import (
@@ -701,6 +702,30 @@ async def sessions_begin_anew_when_endpoints_are_deleted(world: World) -> None:
     world.sync_peers()
     assert not sessions()
     await until(lambda: len(world.endpoints.truth) == len(endpoints))
+    await until(lambda: sessions() == len(pods))
+    publics = {gateway.public for gateway in world.gateways}
+    assert set(await asyncio.gather(*(pod.whoami() for pod in pods))) <= publics
+
+
+async def sessions_begin_anew_when_gateways_forget_them(world: World) -> None:
+    """A gateway has lost all its sessions, and its path works. Echoes ask one pod of a path at a
+    time, always the same one here: what it finds out, the others must not wait for."""
+    pods = [await world.start_pod(f"p{i}") for i in range(12)]
+    await world.rounds(2)
+    paths.TURN = float("inf")  # type: ignore[misc]
+    streams = world.agent.paths.streams
+    assert streams
+    await until(lambda: all(stream.health.answers for stream in streams))
+
+    def sessions() -> int:
+        known = {(g.address, key) for g in world.gateways for key in g.sessions()}
+        states = [sandbox.attachment for sandbox in world.agent.sandboxes]
+        return sum((s.active.address, s.public_key) in known for s in states if s.active)
+
+    for gateway in world.gateways:
+        gateway.sync([])
+    world.sync_peers()
+    assert not sessions()
     await until(lambda: sessions() == len(pods))
     publics = {gateway.public for gateway in world.gateways}
     assert set(await asyncio.gather(*(pod.whoami() for pod in pods))) <= publics

@@ -26,7 +26,7 @@ from egress_gateway.service.backoff import doubled
 
 log = logging.getLogger(__name__)
 
-_TURN: Final = 2.0
+TURN: Final = 2.0
 """Seconds for which one pod's tunnel carries the echoes."""
 _AT_FULL_RATE: Final = 5
 """Paths of one node that are asked at full rate. More of them share what those would send, so that
@@ -180,7 +180,7 @@ class Paths:
             and canary in stream.pods
             and canary.attachment.listen_port == stream.listen_port
         )
-        turn = now - stream.since < _TURN or len(stream.pods) == 1
+        turn = now - stream.since < TURN or len(stream.pods) == 1
         if stays and (turn or stream.health.silent_since is not None):
             return
         ordered = sorted(stream.pods, key=lambda s: s.attachment.id)

@@ -3,6 +3,10 @@
 A handshake through any tunnel of that path is proof. So a pod that drops echoes, or floods its
 tunnel, moves no other pod, and a gateway that is busy with many handshakes counts as alive. Without
 proof, all pods that use the path leave it.
+
+If echoes pass after the handshake, it may be a session that was lost, and a gateway that has lost
+one may have lost all. So each other pod of the path is asked at once, and those whose echoes are
+not answered begin a new session. Nobody moves for that.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.node.liveness import session
 from egress_gateway.node.liveness.pathhealth import TunnelPath
 from egress_gateway.node.liveness.paths import Paths
 from egress_gateway.node.liveness.verify import Verifier
@@ -23,12 +28,15 @@ log = logging.getLogger(__name__)
 _WITNESSES: Final = 2
 """Tunnels besides the silent one that are asked."""
 _SECONDS: Final = 0.4
+_AT_ONCE: Final = 25
+"""Pods whose sessions are tried at the same time."""
 _MUTE_SECONDS: Final = 30.0
 
 
 class Prover:
     """``heard(path, then)`` says whether any handshake was complete after ``then`` (in the loop's
-    time); ``on_lost`` gets a path that no tunnel gets through. Neither must block."""
+    time); ``on_lost`` gets a path that no tunnel gets through, ``on_forgotten`` a pod of which its
+    gateway knows no session. None of them must block."""
 
     def __init__(
         self,
@@ -37,21 +45,24 @@ class Prover:
         *,
         heard: Callable[[TunnelPath, float], bool],
         on_lost: Callable[[TunnelPath], None],
+        on_forgotten: Callable[[Sandbox], None],
     ) -> None:
         self._paths = paths
         self._verifier = verifier
         self._heard = heard
         self._on_lost = on_lost
+        self._on_forgotten = on_forgotten
 
     def suspect(
         self, path: TunnelPath, canary: Sandbox, others: list[Sandbox]
     ) -> asyncio.Task[None]:
         """Starts the search; ``Paths`` hears of its end."""
-        return asyncio.create_task(self._search(path, canary, others[:_WITNESSES]))
+        return asyncio.create_task(self._search(path, canary, others))
 
     async def _search(self, path: TunnelPath, canary: Sandbox, others: list[Sandbox]) -> None:
         began = asyncio.get_running_loop().time()
-        asked = [s for s in (canary, *others) if await self._question(s)]
+        witnesses = others[:_WITNESSES]
+        asked = [s for s in (canary, *witnesses) if await self._question(s)]
         proofs = [asyncio.create_task(s.verified.wait()) for s in asked]
         try:
             if proofs:
@@ -63,7 +74,10 @@ class Prover:
         answered = not asked or any(s.verified.is_set() for s in asked)
         # A cookie takes the same path both ways; the handshake follows when the gateway has time.
         answered = answered or await self._got_cookie(asked)
-        if answered:
+        proven = next((s for s in asked if s.verified.is_set()), None)
+        if echoes := proven is not None and await session.lives(proven):
+            await self._try_sessions([s for s in others if s not in asked])
+        if answered and not (echoes and proven is canary):
             # What is wrong with the canary alone, its verifier finds.
             canary.take_for_mute(asyncio.get_running_loop().time() + _MUTE_SECONDS)
         if answered or self._heard(path, began):
@@ -71,6 +85,16 @@ class Prover:
             return
         self._paths.lost(path)
         self._on_lost(path)
+
+    async def _try_sessions(self, others: list[Sandbox]) -> None:
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def attempt(sandbox: Sandbox) -> None:
+            async with room:
+                if sandbox.attachment.verified and not await session.lives(sandbox):
+                    self._on_forgotten(sandbox)
+
+        await asyncio.gather(*map(attempt, others))
 
     async def _got_cookie(self, asked: list[Sandbox]) -> bool:
         tunnels = ((s, s.attachment.active) for s in asked)
