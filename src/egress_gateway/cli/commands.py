@@ -19,7 +19,7 @@ import click
 
 from egress_gateway import __version__
 
-_COMMANDS: Final = {
+COMMANDS: Final = {
     "bundle": (
         "egress_gateway.cli.bundle.command:bundle",
         "Write one archive for a ticket, with nothing secret in it.",
@@ -112,7 +112,7 @@ class _LazyGroup(click.Group):
     """Knows its subcommands by name and imports one when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*_COMMANDS, *_PLUGIN_TEXTS})
+        return sorted({*COMMANDS, *_PLUGIN_TEXTS})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         try:
@@ -142,7 +142,7 @@ class _LazyGroup(click.Group):
             raise click.UsageError(f"No such command {args[0]!r}.{guess}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        texts = {name: text for name, (_, text) in _COMMANDS.items()} | _PLUGIN_TEXTS
+        texts = {name: text for name, (_, text) in COMMANDS.items()} | _PLUGIN_TEXTS
         with formatter.section("Commands"):
             formatter.write_dl(sorted(texts.items()))
 
@@ -150,7 +150,7 @@ class _LazyGroup(click.Group):
 def _own(name: str) -> click.Command | None:
     """The command ``name`` of this package. Raises ``click.ClickException`` where it lacks
     another package."""
-    entry = _COMMANDS.get(name)
+    entry = COMMANDS.get(name)
     if entry is None:
         return None
     module, _, attribute = entry[0].partition(":")

@@ -20,11 +20,12 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Final
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any, Final
 
 from egress_gateway_lab.realcluster.trees import COMMAND, CURL, NGINX, PYTHON
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 PAUSE: Final = "registry.k8s.io/pause:3.10"
 MARK: Final = ".layer"
@@ -189,6 +190,7 @@ def _archive(files: Mapping[str, bytes]) -> bytes:
 
 def registry(store: Store) -> web.Application:
     """The pull half of a registry (OCI distribution specification 1.1, sections 3 and 4)."""
+    from aiohttp import web  # takes half of the start of a command that serves nothing
 
     async def base(_: web.Request) -> web.Response:
         return web.json_response({})

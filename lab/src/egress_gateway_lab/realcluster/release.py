@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from egress_gateway.api import names
 from egress_gateway.api.manifests import deploy_dir
 from egress_gateway_lab import golang
@@ -46,6 +44,8 @@ def values(azure: Mapping[str, Any], ca: str) -> dict[str, Any]:
 async def install(helm: Path, kubeconfig: Path, given: Mapping[str, Any]) -> None:
     """Installs the chart; does not wait for pods, for which there may be no node yet. Raises
     ``RuntimeError`` with helm's words."""
+    import yaml  # no other command of the lab needs it
+
     chart = deploy_dir() / "chart" / "static-egress-gateway"
     file = kubeconfig.with_name("values.yaml")
     file.touch(mode=0o600)

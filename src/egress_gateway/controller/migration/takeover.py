@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from egress_gateway.api import names
 from egress_gateway.api.types import StaticGatewayConfiguration
@@ -26,9 +26,11 @@ from egress_gateway.controller.migration.adopt import (
 from egress_gateway.controller.observed.record import annotations_of, labels, names_of
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube import resources
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Conflict, NotFound
 from egress_gateway.kube.resources import GoGatewayConfiguration, Resource, Secret
+
+if TYPE_CHECKING:  # `migrate --help` does without the HTTP library
+    from egress_gateway.kube.client import Client
 
 log = logging.getLogger(__name__)
 

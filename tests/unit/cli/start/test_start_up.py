@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from egress_gateway.cli import commands
+
 AGENTS = ("egress_gateway.node.main", "egress_gateway.gateway.main")
 COMPONENTS = (*AGENTS, "egress_gateway.webhook.main", "egress_gateway.controller.main")
 AZURE = "egress_gateway.cloud.azure.cloud"
@@ -32,6 +34,8 @@ FORBIDDEN = {
     ),
     "egress_gateway.cli.components": ("aiohttp", "yaml", "cryptography", "prometheus_client"),
 }
+FOR_PEOPLE = {entry.partition(":")[0] for entry, _ in commands.COMMANDS.values()}
+"""Modules of commands whose ``--help`` a person waits for."""
 MOST = {
     "egress_gateway.cli.commands": 120,
     "egress_gateway.node.main": 520,
@@ -55,6 +59,12 @@ def test_a_process_leaves_out_what_it_does_not_need(module: str) -> None:
     found = imported(module)
     loaded = [name for name in FORBIDDEN[module] if name in found]
     assert not loaded, f"{module} imports {', '.join(loaded)}"
+
+
+@pytest.mark.parametrize("module", [*sorted(FOR_PEOPLE), "egress_gateway_lab.commands.lab"])
+def test_a_commands_help_waits_for_no_http_library(module: str) -> None:
+    """It alone takes as long as all else that a command needs."""
+    assert not imported(module) & {"aiohttp", "azure", "pyroute2", "prometheus_client", "rich"}
 
 
 @pytest.mark.parametrize("module", MOST)
