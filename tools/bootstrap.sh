@@ -9,12 +9,17 @@ cd "$(dirname "$0")/.."
 
 say() { printf '%s\n' "$*" >&2; }
 
+target=${1:?a target}
+if [ "$target" = run ] && [ "$(id -u)" -ne 0 ]; then
+    say "the lab makes network namespaces, which needs root: sudo make demo"
+    exit 1
+fi
+
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null || { say "python3 is missing: apt-get install python3"; exit 1; }
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     { say "Python 3.11 or later is needed; $python is $("$python" -V). Set PYTHON=/path/to/python3.11"; exit 1; }
 
-target=${1:?a target}
 "$python" tools/packages.py "$target"
 shift
 

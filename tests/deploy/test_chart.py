@@ -318,6 +318,16 @@ def test_only_agents_are_privileged_and_all_roots_are_sealed(render: Render) -> 
             assert context["runAsUser"] == 0
 
 
+def test_what_fails_leaves_the_end_of_its_log_in_its_pods_status(render: Render) -> None:
+    """`kubectl describe` and `check` (EG301) show it."""
+    found = render("echo.enabled=true", "admission.mode=webhook")
+    workloads = [d for d in found if d["kind"] in ("Deployment", "DaemonSet")]
+    assert len(workloads) == 6
+    for one in workloads:
+        for container in one["spec"]["template"]["spec"]["containers"]:
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError", one["metadata"]
+
+
 def test_helm_test_sends_packets_and_is_held_by_a_policy(render: Render) -> None:
     def found(*apis: str) -> list[Document]:
         return [d for d in render(apis=apis, hooks=True) if d["metadata"]["name"] == TEST]

@@ -16,9 +16,9 @@ WHOLE: Final = Installation(
     admission="policy",
     bound=True,
     rights={
-        "egress-gateway-controller": True,
-        "egress-gateway-gateway": True,
-        "egress-gateway-node": True,
+        f"{kind} egress-gateway-{account}": True
+        for kind in ("ClusterRoleBinding", "RoleBinding")
+        for account in ("controller", "gateway", "node")
     },
     images={"egress-gateway-controller": "r/i:1", "egress-gateway-node": "r/i:1"},
 )
@@ -39,8 +39,8 @@ def without(*gone: str) -> Installation:
     return replace(WHOLE, cidrs=[cidr for cidr in WHOLE.cidrs or () if cidr not in gone])
 
 
-def lost(account: str) -> dict[str, Any]:
-    return {"rights": {**WHOLE.rights, account: False}}
+def lost(binding: str) -> dict[str, Any]:
+    return {"rights": {**WHOLE.rights, binding: False}}
 
 
 INSTALLED: Final[list[tuple[str, Installation, str, str, str]]] = [
@@ -63,13 +63,34 @@ INSTALLED: Final[list[tuple[str, Installation, str, str, str]]] = [
     ),
     *(
         (
-            f"{account} has lost its rights",
-            replace(WHOLE, **lost(account)),
+            f"{binding} is lost",
+            replace(WHOLE, **lost(binding)),
             "EG306",
-            f"ServiceAccount {account}",
-            f"ClusterRoleBinding {account}",
+            f"ServiceAccount {binding.split()[1]}",
+            f"makes the {binding} again",
         )
-        for account in WHOLE.rights
+        for binding in WHOLE.rights
+    ),
+    (
+        "the Secret with azure.json is deleted",
+        replace(WHOLE, missing={"Secret egress-gateway-azure": "egress-gateway-controller"}),
+        "EG308",
+        "Secret egress-gateway-azure",
+        "egress-gateway-controller needs it",
+    ),
+    (
+        "clusterCidrs has all of IPv4",
+        replace(WHOLE, cidrs=["0.0.0.0/0", "2001:db8:244::/56"]),
+        "EG309",
+        "ConfigMap",
+        "0.0.0.0/0",
+    ),
+    (
+        "clusterCidrs has all of IPv6",
+        replace(WHOLE, cidrs=[*(WHOLE.cidrs or ()), "2000::/3"]),
+        "EG309",
+        "ConfigMap",
+        "2000::/3",
     ),
     (
         "one component of another image",

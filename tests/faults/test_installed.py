@@ -43,7 +43,7 @@ def test_where_the_cni_ignores_pod_cidrs_its_pods_say_where_they_are(
     "installed",
     [
         WHOLE,
-        replace(WHOLE, cidrs=["0.0.0.0/0", "::/0"]),
+        replace(WHOLE, cidrs=[*(WHOLE.cidrs or ()), "fc00::/7", "100.0.0.0/8"]),
         replace(WHOLE, admission="webhook", bound=None),
         replace(WHOLE, admission="none", bound=None),
         Installation(),

@@ -248,6 +248,12 @@ def running() -> list[LabHandle]:
     return [handle for name in names if (handle := find(name))]
 
 
+def closed() -> list[str]:
+    """Names of labs, running or killed, whose folders this user may not read."""
+    folders = [p for p in BASE.iterdir() if p.is_dir()] if BASE.exists() else []
+    return sorted(p.name for p in folders if not os.access(p, os.R_OK | os.X_OK))
+
+
 def _forget_dead() -> None:
     """Removes what killed labs left below ``BASE``, once nobody will read their logs any more. One
     that is starting has no ``lab.json`` yet."""

@@ -379,6 +379,33 @@ async def test_a_container_that_keeps_failing_backs_off(w: World) -> None:
     await w.delete("p")
 
 
+@pytest.mark.parametrize(
+    ("policy", "code", "script", "message"),
+    [
+        ("FallbackToLogsOnError", 3, "echo one; echo why", "one\nwhy\n"),
+        ("FallbackToLogsOnError", 3, "echo log; echo own >/dev/termination-log", "own\n"),
+        ("FallbackToLogsOnError", 0, "echo log", None),
+        ("File", 3, "echo log", None),
+    ],
+)
+async def test_last_words_are_the_containers_own_or_its_log_as_its_spec_says(
+    policy: str, code: int, script: str, message: str | None, w: World
+) -> None:
+    container = {
+        "command": ["sh", "-c", f"{script}; exit {code}"],
+        "terminationMessagePolicy": policy,
+    }
+    await w.create("p", container, restartPolicy="Never")
+
+    def spoken(pod: Object) -> Object | None:
+        (status,) = pod.get("status", {}).get("containerStatuses") or [{"state": {}}]
+        ended = status["state"].get("terminated")
+        return ended if ended and (ended.get("message") or message is None) else None
+
+    assert (await w.until("p", spoken)).get("message") == message
+    await w.delete("p")
+
+
 @pytest.mark.parametrize(("code", "phase"), [(0, "Succeeded"), (3, "Failed")])
 async def test_a_pod_that_never_restarts_ends(code: int, phase: str, w: World) -> None:
     container = {"command": ["sh", "-c", f"echo done; exit {code}"]}

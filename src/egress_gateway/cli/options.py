@@ -54,6 +54,7 @@ keys_namespace: Final = click.option(
     "components.",
 )
 output: Final = click.option(
+    "-o",
     "--output",
     type=click.Choice(["text", "json"]),
     default="text",

@@ -232,8 +232,11 @@ def ui(name: str, port: int) -> None:
 def list_labs() -> None:
     """List the labs that run on this machine."""
     found = [(handle.name, str(handle.pid), str(handle.directory)) for handle in host.running()]
-    if not found:
+    if closed := host.closed():
+        click.echo(f"not yours to read, mostly root's: {', '.join(closed)}; use sudo", err=True)
+    elif not found:
         click.echo("no lab runs: start one with `egress-gateway lab up`", err=True)
+    if not found:
         return
     rows = [("NAME", "PID", "DIRECTORY"), *found]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -32,7 +32,7 @@ name_option = click.option(
     help="Which lab.",
 )
 output_option = click.option(
-    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
 
 
@@ -44,6 +44,8 @@ def name_suffix(name: str) -> str:
 def lab_handle(name: str) -> host.LabHandle:
     """The running lab of that name; else an error for the person at the shell."""
     handle = host.find(name)
+    if handle is None and name in host.closed():
+        raise click.ClickException(f"lab {name!r} is another user's, mostly root's: use sudo")
     if handle is None:
         others = ", ".join(h.name for h in host.running()) or "none"
         raise click.ClickException(

@@ -35,7 +35,7 @@ async def components(client: Lists, namespace: str) -> list[ComponentView]:
         ).items
     ]
     pods: Sequence[Untyped] = ()
-    if any(c.ready < c.wanted for c in map(component, found)):
+    if any(map(_unsettled, found)):
         with contextlib.suppress(Forbidden):
             everything = client.list(resources.PODS.untyped(), namespace, labels=names.COMPONENTS)
             pods = (await everything).items
@@ -49,9 +49,15 @@ async def agents(client: Lists, component: str, namespace: str) -> list[Pod]:
     return [pod for pod in found if not pod.finished]
 
 
+def _unsettled(workload: Untyped) -> bool:
+    """Pods are not ready, those of a rollout among them: what it replaces stays until they are."""
+    seen, state = component(workload), workload.get("status") or {}
+    return seen.ready < seen.wanted or state.get("replicas", 0) > state.get("readyReplicas", 0)
+
+
 def component(workload: Untyped, pods: Sequence[Untyped] = ()) -> ComponentView:
     """A Deployment's or DaemonSet's pods, ready and wanted (apps/v1). ``pods``: those of all our
-    workloads."""
+    workloads. Wanted are also those of a rollout that cannot go on by itself."""
     state: dict[str, Any] = workload.get("status") or {}
     spec: dict[str, Any] = workload.get("spec") or {}
     name = workload["metadata"]["name"]
@@ -63,9 +69,11 @@ def component(workload: Untyped, pods: Sequence[Untyped] = ()) -> ComponentView:
         return ComponentView(name=name, ready=0, wanted=1, message="scaled to zero", mend=mend)
     else:
         ready, wanted = state.get("readyReplicas", 0), spec["replicas"]
+    own = [p for p in pods if _belongs(p, spec.get("selector")) and not _ends(p)]
+    if ready >= wanted:
+        wanted = ready + sum(not _ready(p) and _stuck(p, where) is not None for p in own)
     if ready >= wanted:
         return ComponentView(name=name, ready=ready, wanted=wanted)
-    own = [p for p in pods if _belongs(p, spec.get("selector"))]
     kind = "deployment" if "replicas" in spec else "daemonset"
     message, mend = _amiss(own, wanted, f"kubectl -n {where} describe {kind} {name}", where)
     return ComponentView(name=name, ready=ready, wanted=wanted, message=message, mend=mend)
@@ -77,7 +85,7 @@ def _belongs(pod: Untyped, selector: Untyped | None) -> bool:
 
 def _amiss(pods: Iterable[Untyped], wanted: int, describe: str, where: str) -> tuple[str, str]:
     """What is the matter, and what mends it. ``describe``: the command for the workload."""
-    every = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
+    every = list(pods)
     broken = [(p, *_why(p, where)) for p in every if not _ready(p)]
     told = [f"{p['metadata']['name']}{_on(p)}: {why}" for p, why, _ in broken[:_NAMED]]
     if len(broken) > _NAMED:
@@ -87,6 +95,10 @@ def _amiss(pods: Iterable[Untyped], wanted: int, describe: str, where: str) -> t
         told.append(f"{len(every)} of {wanted} pods are there")
         mends.append(describe)
     return "; ".join(told), mends[0]
+
+
+def _ends(pod: Untyped) -> bool:
+    return bool(pod["metadata"].get("deletionTimestamp"))
 
 
 def _ready(pod: Untyped) -> bool:
@@ -104,6 +116,15 @@ def _on(pod: Untyped) -> str:
 
 def _why(pod: Untyped, where: str) -> tuple[str, str]:
     """Why a pod is not ready, and what mends it."""
+    describe = f"kubectl -n {where} describe pod {pod['metadata']['name']}"
+    return _stuck(pod, where) or (
+        "it runs, and does not say that it is ready",
+        f"{describe} shows what its probe answers",
+    )
+
+
+def _stuck(pod: Untyped, where: str) -> tuple[str, str] | None:
+    """Why a pod will not be ready by itself, and what mends it. None: it may be yet."""
     name = pod["metadata"]["name"]
     describe = f"kubectl -n {where} describe pod {name}"
     for one in _conditions(pod):
@@ -120,7 +141,7 @@ def _why(pod: Untyped, where: str) -> tuple[str, str]:
             return ": ".join(filter(None, (reason or "it ended", said))), f"{logs} says why"
         if reason not in ("", "ContainerCreating", "PodInitializing"):
             return f"{reason}: {waiting.get('message', '')}", describe
-    return "it runs, and does not say that it is ready", f"{describe} shows what its probe answers"
+    return None
 
 
 def _containers(pod: Untyped) -> Iterator[Untyped]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
+
 from egress_gateway.api.types import ObjectMeta
 from egress_gateway.cli.diagnosis.checks.installation import judged, look
 from egress_gateway.kube import resources, wire
@@ -17,10 +19,11 @@ class Installed:
     nobody ask for others' rights."""
 
     def __init__(self, **workloads: str) -> None:
-        self._workloads = [workload(name, image) for name, image in workloads.items()]
+        self.workloads = [workload(name, image) for name, image in workloads.items()]
+        self.refused: ApiError = NotFound(404, "NotFound", "no such thing")
 
     async def list(self, resource: Resource[Any], *_: object, **__: object) -> Any:
-        found = self._workloads if resource.plural == resources.DAEMON_SETS.plural else []
+        found = self.workloads if resource.plural == resources.DAEMON_SETS.plural else []
         return wire.ListPage(items=found, resource_version="1")
 
     async def get(self, resource: Resource[Any], name: str, *_: object) -> Any:
@@ -29,7 +32,7 @@ class Installed:
                 metadata=ObjectMeta(name=name),
                 data={"clusterCidrs": "10.0.0.0/8", "admission": "policy"},
             )
-        raise NotFound(404, "NotFound", "no such thing")
+        raise self.refused
 
     async def request(self, *_: object, **__: object) -> Any:
         raise ApiError(403, "Forbidden", "not yours")
@@ -45,6 +48,29 @@ def workload(component: str, image: str) -> Untyped:
 async def codes(**workloads: str) -> list[str]:
     installed, _ = await look(cast(Client, Installed(**workloads)), "system")
     return [finding.code for finding in judged(installed, None)]
+
+
+@pytest.mark.parametrize(
+    ("refused", "found"),
+    [
+        (NotFound(404, "NotFound", "no such thing"), ["EG308"]),
+        (ApiError(403, "Forbidden", "not yours"), []),
+    ],
+)
+async def test_a_secret_that_is_gone_is_a_fault_and_one_that_is_not_yours_to_read_is_none(
+    refused: ApiError, found: list[str]
+) -> None:
+    controller = workload("controller", "r/i:1")
+    controller["spec"]["template"]["spec"]["volumes"] = [
+        {"name": "azure", "secret": {"secretName": "egress-gateway-azure"}},
+        {"name": "more", "secret": {"secretName": "not-needed", "optional": True}},
+    ]
+    client = Installed(webhook="r/i:1")
+    client.workloads.append(controller)
+    client.refused = refused
+    installed, unseen = await look(cast(Client, client), "system")
+    assert [finding.code for finding in judged(installed, None)] == found
+    assert ("Secret egress-gateway-azure in system" in unseen) == (not found)
 
 
 async def test_hosts_of_tunnels_that_an_upgrade_leaves_alone_are_no_fault() -> None:

@@ -373,6 +373,25 @@ def test_a_component_says_why_its_pod_is_not_ready(
     assert "x-0" not in found.message
 
 
+ROLLED: dict[str, Any] = {
+    "metadata": {"name": "x", "namespace": "sys"},
+    "spec": {"selector": {"matchLabels": {"app": "node"}}, "replicas": 2},
+    "status": {"replicas": 3, "readyReplicas": 2},
+}
+
+
+def test_a_rollout_that_cannot_go_on_is_not_healthy_although_the_former_pods_are_ready() -> None:
+    failed = container(
+        state={"waiting": {"reason": "CrashLoopBackOff"}},
+        lastState={"terminated": {"message": "Error: uiPort: no number"}},
+    )
+    found = component(ROLLED, [of_agent(failed)])
+    assert (found.ready, found.wanted) == (2, 3)
+    assert "Error: uiPort: no number" in found.message
+    going_on = component(ROLLED, [of_agent(container(state={"running": {}}))])
+    assert (going_on.ready, going_on.wanted) == (2, 2), "time may mend it"
+
+
 def test_many_pods_of_a_component_are_counted() -> None:
     made = [
         of_agent(container(), metadata={"name": f"x-{n}", "labels": {"app": "node"}})

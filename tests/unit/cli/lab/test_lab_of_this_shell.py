@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -57,6 +58,19 @@ def test_the_message_about_a_lab_that_does_not_run_names_the_shell_s(
     outcome = CliRunner().invoke(lab, ["status"])
     assert outcome.exit_code != 0
     assert "no lab 'mine' is running" in outcome.output
+
+
+def test_a_lab_of_another_user_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(host, "BASE", tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    for words in (["status", "--name", "mine"], ["list"]):
+        said = CliRunner().invoke(lab, words).output
+        assert "mostly root's" in said
+        assert "use sudo" in said
+        assert "no lab" not in said
 
 
 @pytest.mark.parametrize(

@@ -438,6 +438,16 @@ def test_without_root_one_line_says_what_to_do(apt: Path, monkeypatch: pytest.Mo
     assert not (apt / "log").exists()
 
 
+def test_who_is_not_root_hears_so_before_anything_is_installed_for_a_lab(tmp_path: Path) -> None:
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{packages.SYSTEM}", "PYTHON": "false"}
+    script = ROOT / "tools/bootstrap.sh"
+    done = subprocess.run([script, "run"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "needs root: sudo make demo" in done.stderr
+
+
 def test_other_systems_are_told_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(packages.Refused, match="by hand: one two"):

@@ -34,6 +34,8 @@ _LAST_WORDS = 4096
 _LAST_WORDS_FILE = "/dev/termination-log"
 """The API server's default."""
 """Bytes of a termination message (kubelet's MaxContainerTerminationMessageLength)."""
+_LOG_LINES, _LOG_BYTES = 80, 2048
+"""Of a log in place of a message (kubelet's MaxContainerTerminationMessageLogLines, …LogLength)."""
 
 
 class CannotStart(Exception):
@@ -205,6 +207,7 @@ class Container:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await asyncio.shield(pumps)
+        self._speak_by_log(code)
         self.close_output()
 
     def _image(self) -> images.Image:
@@ -297,6 +300,15 @@ class Container:
             said = self._pod.node.path(self._words).read_bytes()
             return said[-_LAST_WORDS:].decode(errors="replace")
         return ""
+
+    def _speak_by_log(self, code: int) -> None:
+        """What a container that failed leaves in place of a message, if its spec says so."""
+        asked = self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError"
+        ended = self.state.get("terminated")
+        if asked and code and ended and self.log is not None and not ended.get("message"):
+            said = self.log.last(_LOG_LINES, _LOG_BYTES)
+            self.state = {"terminated": {**ended, "message": said}}
+            self._pod.changed()
 
     def _terminated(self, code: int, started: str) -> None:
         self.ready = self.started = False

@@ -74,6 +74,11 @@ class LogFile:
             return records
         return records[-tail:] if tail else []
 
+    def last(self, lines: int, size: int) -> str:
+        """The end of the output: at most so many lines, and so many bytes."""
+        text = b"".join(render(record, timestamps=False) for record in self._records(lines))
+        return text[-size:].decode(errors="replace")
+
     async def read(
         self, *, follow: bool, tail_lines: int | None, timestamps: bool
     ) -> AsyncIterator[bytes]:

@@ -59,6 +59,8 @@ TITLES: Final = {
     "EG305": "nothing keeps annotated pods off nodes without the plugin",
     "EG306": "a component has lost its rights",
     "EG307": "components are of different images",
+    "EG308": "what a component needs is gone",
+    "EG309": "clusterCidrs takes the Internet",
     "EG401": "Kubernetes is too old",
     "EG402": "there are too few gateway nodes",
     "EG403": "a gateway node has no taint",

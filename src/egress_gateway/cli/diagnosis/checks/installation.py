@@ -24,15 +24,24 @@ from egress_gateway.kube.resources import Node, Resource, Untyped
 if TYPE_CHECKING:
     from egress_gateway.kube.client import Client
 
+_CONTROLLER, _GATEWAY, _NODE = (f"egress-gateway-{c}" for c in ("controller", "gateway", "node"))
 _RIGHTS: Final = {
-    "egress-gateway-controller": (names.GROUP, "staticgatewayconfigurations"),
-    "egress-gateway-gateway": (names.GROUP, "staticgatewayconfigurations"),
-    "egress-gateway-node": ("", "pods"),
+    f"ClusterRoleBinding {_CONTROLLER}": (_CONTROLLER, "list", "staticgatewayconfigurations"),
+    f"ClusterRoleBinding {_GATEWAY}": (_GATEWAY, "list", "staticgatewayconfigurations"),
+    f"ClusterRoleBinding {_NODE}": (_NODE, "list", "pods"),
+    f"RoleBinding {_CONTROLLER}": (_CONTROLLER, "update", "leases"),
+    f"RoleBinding {_GATEWAY}": (_GATEWAY, "update", "gatewaystatuses"),
+    f"RoleBinding {_NODE}": (_NODE, "list", "gatewaystatuses"),
 }
-"""What each account's ClusterRole lets it list, of all namespaces."""
+"""By what the chart makes: an account, and what it may do thereby; a RoleBinding is of the
+components' namespace."""
+_GROUPS: Final = {"pods": "", "leases": "coordination.k8s.io"}
+"""API groups of kinds that are not ours."""
 _BINDING: Final = "egress-gateway-pods"
 _HOSTS: Final = "egress-gateway-wireguard"
 _WEBHOOK: Final = "egress-gateway-webhook"
+_SHORTEST: Final = {4: 8, 6: 16}
+"""Bits of a public network's prefix: registries give nobody more."""
 _VERSIONS: Final = ("v1", "v1beta1")
 """In which Kubernetes serves mutating policies."""
 
@@ -49,9 +58,11 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     bound: bool | None = None
     """Whether the mutating policy has its binding."""
     rights: Mapping[str, bool] = {}
-    """By account: whether it may still do its work."""
+    """By binding: whether its account may still do what that is for."""
     images: Mapping[str, str] = {}
     """By workload."""
+    missing: Mapping[str, str] = {}
+    """What a workload needs and is not there: ``Kind name``, by whom."""
 
 
 def judged(
@@ -63,6 +74,7 @@ def judged(
     if installed.cidrs is not None:
         pods = _pods(nodes or (), endpoints or ())
         yield from _outside(installed.cidrs, installed.resolvers, nodes or (), pods)
+        yield from _boundless(installed.cidrs)
     if installed.admission == "policy" and installed.bound is False:
         yield Finding(
             code="EG305",
@@ -71,15 +83,15 @@ def judged(
             "the default of a namespace is not written into its pods",
             mend="helm upgrade with the values of the installation makes it again",
         )
-    for account, right in installed.rights.items():
+    for binding, right in installed.rights.items():
         if not right:
-            group, what = _RIGHTS[account]
+            account, verb, what = _RIGHTS[binding]
             yield Finding(
                 code="EG306",
                 object=f"ServiceAccount {account}",
-                evidence=f"it may not list {what}{f'.{group}' if group else ''}: its pods go on "
-                "with what they know, and learn nothing new",
-                mend=f"helm upgrade makes the ClusterRoleBinding {account} again",
+                evidence=f"it may not {verb} {what}: its pods go on with what they know, learn and "
+                "tell nothing new, or end",
+                mend=f"helm upgrade makes the {binding} again, and its role",
             )
     if len(set(installed.images.values())) > 1:
         listed = ", ".join(f"{name}: {image}" for name, image in sorted(installed.images.items()))
@@ -89,6 +101,29 @@ def judged(
             evidence=f"their images differ: {listed}",
             mend="helm upgrade brings all to one version; helm history says what was installed",
         )
+
+    for what, workload in installed.missing.items():
+        yield Finding(
+            code="EG308",
+            object=what,
+            evidence=f"it is gone, and {workload} needs it: pods that run go on with what they "
+            "have read, and new ones do not start, or start with defaults",
+            mend="helm upgrade with the values of the installation makes what the chart has made; "
+            "a Secret that you have made, make again: docs/controller-configuration.md",
+        )
+
+
+def _boundless(cidrs: Sequence[str]) -> Iterator[Finding]:
+    """Networks that no cluster has for itself."""
+    for network in networks(cidrs):
+        if network.prefixlen < _SHORTEST[network.version] and not network.is_private:
+            yield Finding(
+                code="EG309",
+                object="ConfigMap egress-gateway",
+                evidence=f"clusterCidrs has {network}: annotated pods send to all of it as plain "
+                "pods do, from the cluster's address, whatever their configurations say",
+                mend="list the cluster's own networks alone in cluster.cidrs of the chart",
+            )
 
 
 def _pods(nodes: Sequence[Node], endpoints: Sequence[PodEndpoint]) -> list[str]:
@@ -138,17 +173,29 @@ def _outside(
 async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
     """As far as this person may; and what was not to be seen."""
     unseen: list[str] = []
+    missing: dict[str, str] = {}
+    try:
+        workloads = await _workloads(client, system)
+    except ApiError:
+        workloads = []  # ``status.read`` has said that components are not to be seen
+    images = {w["metadata"]["name"]: _template(w)["containers"][0]["image"] for w in workloads}
     try:
         config = (await client.get(resources.CONFIG_MAPS, "egress-gateway", system)).data
         cidrs = [text.strip() for text in config.get("clusterCidrs", "").split(",")]
         admission, found = config.get("admission", ""), [c for c in cidrs if c] or None
-    except ApiError:
-        unseen.append(f"ConfigMap egress-gateway in {system}")
+    except ApiError as error:
         admission, found = "", None
-    try:
-        images = await _images(client, system)
-    except ApiError:
-        images = {}  # ``status.read`` has said that components are not to be seen
+        if isinstance(error, NotFound) and workloads:
+            missing["ConfigMap egress-gateway"] = "each agent"
+        else:
+            unseen.append(f"ConfigMap egress-gateway in {system}")
+    for name, workload in _secrets(workloads):
+        try:
+            await client.get(resources.SECRETS, name, system)
+        except NotFound:
+            missing[f"Secret {name}"] = workload
+        except ApiError:
+            unseen.append(f"Secret {name} in {system}")
     if _WEBHOOK in images:  # one set of plain manifests names the policy for all clusters
         admission = "webhook"
     try:
@@ -157,7 +204,7 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
         unseen.append("MutatingAdmissionPolicyBindings")
         bound = None
     try:
-        rights = {account: await _may(client, system, account) for account in _RIGHTS}
+        rights = {binding: await _may(client, system, binding) for binding in _RIGHTS}
     except ApiError:
         unseen.append("rights of the components (needs to create subjectaccessreviews)")
         rights = {}
@@ -168,17 +215,32 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
         bound=bound,
         rights=rights,
         images=images,
+        missing=missing,
     ), unseen
 
 
-async def _images(client: Client, system: str) -> dict[str, str]:
-    """Without that of tunnels' hosts, which may be an earlier one (``wireguard.image``)."""
-    return {
-        workload["metadata"]["name"]: workload["spec"]["template"]["spec"]["containers"][0]["image"]
+async def _workloads(client: Client, system: str) -> list[Untyped]:
+    """Without tunnels' hosts, whose image may be an earlier one (``wireguard.image``)."""
+    return [
+        workload
         for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS)
         for workload in (await client.list(kind.untyped(), system, labels=names.COMPONENTS)).items
         if workload["metadata"]["name"] != _HOSTS
-    }
+    ]
+
+
+def _template(workload: Untyped) -> Untyped:
+    spec: Untyped = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def _secrets(workloads: Sequence[Untyped]) -> Iterator[tuple[str, str]]:
+    """Names of Secrets that pods mount and do not start without, and which workload's."""
+    for workload in workloads:
+        for volume in _template(workload).get("volumes") or ():
+            secret = volume.get("secret") or {}
+            if secret and not secret.get("optional"):
+                yield secret["secretName"], workload["metadata"]["name"]
 
 
 async def _bound(client: Client) -> bool:
@@ -199,10 +261,13 @@ async def _bound(client: Client) -> bool:
     return False
 
 
-async def _may(client: Client, system: str, account: str) -> bool:
+async def _may(client: Client, system: str, binding: str) -> bool:
     from egress_gateway.kube.review import allowed  # with the HTTP library
 
-    group, resource = _RIGHTS[account]
+    account, verb, resource = _RIGHTS[binding]
+    asked = {"verb": verb, "group": _GROUPS.get(resource, names.GROUP), "resource": resource}
+    if binding.startswith("RoleBinding"):
+        asked["namespace"] = system
     spec = {
         "user": f"system:serviceaccount:{system}:{account}",
         "groups": [
@@ -210,7 +275,7 @@ async def _may(client: Client, system: str, account: str) -> bool:
             f"system:serviceaccounts:{system}",
             "system:authenticated",
         ],
-        "resourceAttributes": {"verb": "list", "group": group, "resource": resource},
+        "resourceAttributes": asked,
     }
     return await allowed(client, spec)
 
