@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from egress_gateway.api import names
@@ -20,6 +20,7 @@ _NAMED: Final = 3
 """Pods that are named; of more only the number is told."""
 _WORDS: Final = 300
 """Characters of a container's last line that are told."""
+_OFF: Final = ("its node is not ready", "look at the machine, and at its kubelet")
 _IMAGE: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName"})
 """Reasons of a kubelet."""
 
@@ -35,11 +36,15 @@ async def components(client: Lists, namespace: str) -> list[ComponentView]:
         ).items
     ]
     pods: Sequence[Untyped] = ()
+    down: frozenset[str] = frozenset()
     if any(map(_unsettled, found)):
         with contextlib.suppress(Forbidden):
             everything = client.list(resources.PODS.untyped(), namespace, labels=names.COMPONENTS)
             pods = (await everything).items
-    return sorted((component(obj, pods) for obj in found), key=lambda c: c.name)
+        with contextlib.suppress(Forbidden):
+            nodes = (await client.list(resources.NODES)).items
+            down = frozenset(node.metadata.name for node in nodes if not node.ready)
+    return sorted((component(obj, pods, down) for obj in found), key=lambda c: c.name)
 
 
 async def agents(client: Lists, component: str, namespace: str) -> list[Pod]:
@@ -55,9 +60,12 @@ def _unsettled(workload: Untyped) -> bool:
     return seen.ready < seen.wanted or state.get("replicas", 0) > state.get("readyReplicas", 0)
 
 
-def component(workload: Untyped, pods: Sequence[Untyped] = ()) -> ComponentView:
+def component(
+    workload: Untyped, pods: Sequence[Untyped] = (), down: Container[str] = ()
+) -> ComponentView:
     """A Deployment's or DaemonSet's pods, ready and wanted (apps/v1). ``pods``: those of all our
-    workloads. Wanted are also those of a rollout that cannot go on by itself."""
+    workloads. Wanted are also those of a rollout that cannot go on by itself. ``down``: names of
+    Nodes that are not ready."""
     state: dict[str, Any] = workload.get("status") or {}
     spec: dict[str, Any] = workload.get("spec") or {}
     name = workload["metadata"]["name"]
@@ -75,7 +83,8 @@ def component(workload: Untyped, pods: Sequence[Untyped] = ()) -> ComponentView:
     if ready >= wanted:
         return ComponentView(name=name, ready=ready, wanted=wanted)
     kind = "deployment" if "replicas" in spec else "daemonset"
-    message, mend = _amiss(own, wanted, f"kubectl -n {where} describe {kind} {name}", where)
+    describe = f"kubectl -n {where} describe {kind} {name}"
+    message, mend = _amiss(own, wanted, describe, where, down)
     return ComponentView(name=name, ready=ready, wanted=wanted, message=message, mend=mend)
 
 
@@ -83,16 +92,17 @@ def _belongs(pod: Untyped, selector: Untyped | None) -> bool:
     return selected(selector, pod["metadata"].get("labels") or {})
 
 
-def _amiss(pods: Iterable[Untyped], wanted: int, describe: str, where: str) -> tuple[str, str]:
+def _amiss(
+    pods: Sequence[Untyped], wanted: int, describe: str, where: str, down: Container[str]
+) -> tuple[str, str]:
     """What is the matter, and what mends it. ``describe``: the command for the workload."""
-    every = list(pods)
-    broken = [(p, *_why(p, where)) for p in every if not _ready(p)]
+    broken = [(p, *(_OFF if _node(p) in down else _why(p, where))) for p in pods if not _ready(p)]
     told = [f"{p['metadata']['name']}{_on(p)}: {why}" for p, why, _ in broken[:_NAMED]]
     if len(broken) > _NAMED:
         told.append(f"and {len(broken) - _NAMED} more")
     mends = list(dict.fromkeys(mend for _, _, mend in broken))[:1]
     if not broken:
-        told.append(f"{len(every)} of {wanted} pods are there")
+        told.append(f"{len(pods)} of {wanted} pods are there")
         mends.append(describe)
     return "; ".join(told), mends[0]
 
@@ -109,9 +119,12 @@ def _conditions(pod: Untyped) -> list[Untyped]:
     return (pod.get("status") or {}).get("conditions") or []
 
 
+def _node(pod: Untyped) -> str:
+    return (pod.get("spec") or {}).get("nodeName") or ""
+
+
 def _on(pod: Untyped) -> str:
-    node = (pod.get("spec") or {}).get("nodeName")
-    return f" on {node}" if node else ""
+    return f" on {node}" if (node := _node(pod)) else ""
 
 
 def _why(pod: Untyped, where: str) -> tuple[str, str]:

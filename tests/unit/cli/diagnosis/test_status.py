@@ -392,6 +392,12 @@ def test_a_rollout_that_cannot_go_on_is_not_healthy_although_the_former_pods_are
     assert (going_on.ready, going_on.wanted) == (2, 2), "time may mend it"
 
 
+def test_a_pod_on_a_node_that_is_down_is_not_asked_for_its_probe() -> None:
+    found = component(NODE_AGENTS, [of_agent(container(state={"running": {}}))], {"n1"})
+    assert "x-1 on n1: its node is not ready" in found.message
+    assert "kubelet" in found.mend
+
+
 def test_many_pods_of_a_component_are_counted() -> None:
     made = [
         of_agent(container(), metadata={"name": f"x-{n}", "labels": {"app": "node"}})
