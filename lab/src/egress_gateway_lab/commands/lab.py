@@ -115,7 +115,7 @@ def up(
     nodes: int,
     state: Path | None,
 ) -> None:
-    """Start a lab that runs until `lab down`: an AKS-like cluster with a gateway pool and an app that uses it."""
+    """Start a lab that runs until `lab down`: cluster, gateway pool, an app that uses it."""
     from egress_gateway_lab.demo.setup import bring_up
 
     if empty and bare:
