@@ -8,7 +8,6 @@ because the interfaces go on working meanwhile and a wrong "no" would move every
 from __future__ import annotations
 
 import asyncio
-import datetime
 import logging
 import time
 from collections.abc import Collection, Mapping
@@ -140,7 +139,8 @@ class Reporter:
         due = time.monotonic() - self._at >= self._heartbeat
         if spec == self._written and not due:
             return False
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        # The API server's time, by which readers count: this machine's clock may be wrong.
+        now = self._client.now().isoformat(timespec="seconds")
         stamped = msgspec.structs.replace(spec, heartbeat=now.replace("+00:00", "Z"))
         await self._client.apply(GATEWAY_STATUSES, self._document(stamped))
         self._written, self._at = spec, time.monotonic()

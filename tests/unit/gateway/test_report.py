@@ -1,0 +1,33 @@
+"""What a gateway agent reports of itself, and when it says that it did."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, cast
+
+from egress_gateway.api.types import GatewayStatus, GatewayStatusSpec, ObjectMeta
+from egress_gateway.gateway.health.report import Reporter
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.resources import Node
+
+
+class ApiServer:
+    """Has its own time, and keeps what was applied."""
+
+    def __init__(self) -> None:
+        self.applied: list[GatewayStatus] = []
+
+    def now(self) -> datetime.datetime:
+        return datetime.datetime(2030, 1, 1, 3, 0, tzinfo=datetime.UTC)
+
+    async def apply(self, _: Any, document: GatewayStatus) -> None:
+        self.applied.append(document)
+
+
+async def test_a_heartbeat_is_of_the_api_servers_time_whatever_the_machines_clock_says() -> None:
+    """A gateway whose clock is minutes behind would be called silent by whoever reads it."""
+    api = ApiServer()
+    node = Node(metadata=ObjectMeta(name="gw0"))
+    reporter = Reporter(cast(Client, api), node, "system", heartbeat=30.0)
+    assert await reporter.publish(GatewayStatusSpec())
+    assert [one.spec.heartbeat for one in api.applied] == ["2030-01-01T03:00:00Z"]
