@@ -611,6 +611,18 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "does not list",
     ),
     (
+        "the definition of PodEndpoints is deleted",
+        lambda f: replace(
+            f,
+            endpoints=None,
+            absent=["podendpoints.egressgateway.kubernetes.azure.com"],
+            unseen=["PodEndpoints: the cluster has no such kind; is the chart installed?"],
+        ),
+        "EG308",
+        "CustomResourceDefinition podendpoints.egressgateway.kubernetes.azure.com",
+        "kubectl apply --server-side",
+    ),
+    (
         "the controller is scaled to zero",
         component("egress-gateway-controller", 0, 1, "scaled to zero"),
         "EG301",

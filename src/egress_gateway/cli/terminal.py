@@ -15,9 +15,9 @@ import click
 
 from egress_gateway.service.printable import printable
 
-_OURS: Final = re.compile(r"(\x1b\[(?:0|1|3[1-3])m)")
-"""Red, green, yellow and bold, as ``click.style`` writes them for us. Others may use them too.
-Black and white hide text on a terminal of that colour."""
+_OURS: Final = re.compile(r"(\x1b\[(?:0|1|22|3[1-3])m)")
+"""Red, green, yellow, bold and not bold, as ``click.style`` writes them for us. Others may use them
+too. Black and white hide text on a terminal of that colour."""
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:

@@ -126,13 +126,15 @@ class Overview(_Value, frozen=True):
     attempts: list[AttemptView]
     unwatched: list[UnwatchedView]
     """Nodes that annotated pods run on, or may come to, and that have no agent."""
+    absent: list[str]
+    """Kinds of ours that the cluster no longer has, although components are installed."""
     unseen: list[str]
     """What could not be read, each with the reason."""
 
     @property
     def healthy(self) -> bool:
         """Whether every configuration is Ready, and every component has the pods that it should."""
-        return (
+        return not self.absent and (
             all(c.state == "Ready" for c in self.configurations)
             and all(c.ready >= c.wanted for c in self.components)
             and not self.unwatched
@@ -154,6 +156,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes that a node agent's pod is on."""
     events: Sequence[Event] = ()
     """Warnings on Nodes."""
+    absent: Sequence[str] = ()
+    """Definitions of kinds that the cluster does not have."""
     unseen: Sequence[str] = ()
 
 
@@ -186,6 +190,7 @@ def summarize(facts: Facts) -> Overview:
         components=list(facts.components),
         attempts=[*_events(facts), *_claims(facts.gateways or ())],
         unwatched=list(_unwatched(facts)),
+        absent=list(facts.absent) if facts.components else [],
         unseen=list(facts.unseen),
     )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 import msgspec
 
+from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.diagnosis.overview import (
     NOT_REACHED,
@@ -104,6 +105,7 @@ async def _look(client: Client, namespace: str | None, system: str) -> Facts:
 async def read(client: Lists, namespace: str | None, system: str) -> Facts:
     """What there is to see with these rights. Raises ``ApiError``."""
     unseen: list[str] = []
+    absent: list[str] = []
 
     async def visible(what: str, reading: Awaitable[T]) -> T | None:
         try:
@@ -112,6 +114,7 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
             unseen.append(f"{what}: not yours to read")
         except NotFound:
             unseen.append(f"{what}: the cluster has no such kind; is the chart installed?")
+            absent.append(f"{what.lower()}.{names.GROUP}")
         return None
 
     async def items(
@@ -143,6 +146,7 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
         components=workloads or (),
         events=events or (),
         agents=None if watching is None else {pod.spec.node_name for pod in watching},
+        absent=sorted(absent),
         unseen=sorted(unseen),
     )
 

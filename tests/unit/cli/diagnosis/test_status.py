@@ -29,6 +29,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
 )
+from egress_gateway.cli import terminal
 from egress_gateway.cli.diagnosis.checks.findings import findings
 from egress_gateway.cli.diagnosis.overview import ComponentView, Facts, Overview, summarize
 from egress_gateway.cli.diagnosis.status import render
@@ -254,6 +255,15 @@ def test_a_lost_gateway_degrades_the_configuration_and_says_why(
 def test_another_configurations_veto_is_none_of_this_one() -> None:
     veto = GatewayVeto(reason="InternetUnreachable", static_gateway_configuration="default/b")
     assert overview(gateways=[agent(0), agent(1, vetoes=[veto])]).healthy
+
+
+@pytest.mark.parametrize("nodes", [["True", "True"], ["True", "False"], ["Unknown", "Unknown"]])
+def test_a_terminal_gets_colours_and_no_escape_sequence_as_text(nodes: list[Any]) -> None:
+    """What others wrote is shown as text; what ``click.style`` wrote must not be."""
+    found = overview(nodes=[node(n, ready=state) for n, state in enumerate(nodes)])
+    shown = terminal.plain(render(found))
+    assert "\\x1b" not in shown
+    assert shown == render(found)
 
 
 def test_ready_without_any_gateway_that_serves_is_not_ready() -> None:

@@ -88,6 +88,7 @@ def findings(facts: Facts, overview: Overview) -> list[Finding]:
         *_components(overview),
         *_nodes(facts),
         *_unwatched(overview),
+        *_absent(overview),
         *_claims(facts),
         *(f for view in overview.configurations for f in _configuration(view)),
         *(f for sgc in facts.configurations for f in _conditions(sgc)),
@@ -281,6 +282,17 @@ def _unwatched(overview: Overview) -> Iterator[Finding]:
             mend="let the DaemonSet egress-gateway-node have the node (nodeSelector, affinity, "
             "tolerations); until then take the label away: "
             f"kubectl label node {one.node} {names.NODE_READY_LABEL}-",
+        )
+
+
+def _absent(overview: Overview) -> Iterator[Finding]:
+    for name in overview.absent:
+        yield Finding(
+            code="EG308",
+            object=f"CustomResourceDefinition {name}",
+            evidence="the cluster has no such kind any more, and has lost all objects of it",
+            mend="kubectl apply --server-side -f deploy/crds; agents write their objects again by "
+            "themselves, StaticGatewayConfigurations you have to apply",
         )
 
 
