@@ -124,6 +124,8 @@ class Overview(_Value, frozen=True):
     configurations: list[ConfigurationView]
     components: list[ComponentView]
     attempts: list[AttemptView]
+    strays: list[PodView]
+    """Pods, as ``namespace/name``, that name a configuration which does not exist."""
     unwatched: list[UnwatchedView]
     """Nodes that annotated pods run on, or may come to, and that have no agent."""
     absent: list[str]
@@ -138,6 +140,7 @@ class Overview(_Value, frozen=True):
             all(c.state == "Ready" for c in self.configurations)
             and all(c.ready >= c.wanted for c in self.components)
             and not self.unwatched
+            and not self.strays
         )
 
 
@@ -189,10 +192,28 @@ def summarize(facts: Facts) -> Overview:
         ],
         components=list(facts.components),
         attempts=[*_events(facts), *_claims(facts.gateways or ())],
+        strays=list(_strays(facts.configurations, pods)),
         unwatched=list(_unwatched(facts)),
         absent=list(facts.absent) if facts.components else [],
         unseen=list(facts.unseen),
     )
+
+
+def _strays(
+    configurations: Sequence[StaticGatewayConfiguration], pods: Mapping[Key, Sequence[Pod]]
+) -> Iterable[PodView]:
+    """``pods``: by what they ask for."""
+    known = {_key(sgc) for sgc in configurations}
+    for (namespace, asked), asking in sorted(pods.items()):
+        if (namespace, asked) in known:
+            continue
+        for pod in asking:
+            if not pod.finished:
+                yield PodView(
+                    pod=f"{namespace}/{pod.metadata.name}",
+                    reason="NoConfiguration",
+                    message=f"there is no StaticGatewayConfiguration {namespace}/{asked}",
+                )
 
 
 def _unwatched(facts: Facts) -> Iterable[UnwatchedView]:

@@ -159,6 +159,11 @@ def render(overview: Overview, *, width: int = 80, wide: bool = False) -> str:
         lines += _lines(one, width, wide=wide)
     if not overview.configurations:
         lines.append("no StaticGatewayConfiguration")
+    strays = overview.strays if wide else overview.strays[:_NAMED]
+    for stray in strays:
+        lines += _wrapped(f"pod {stray.pod}: {stray.reason}: {stray.message}", width, "")
+    if len(strays) < len(overview.strays):
+        lines.append(f"… and {len(overview.strays) - len(strays)} more (--output wide)")
     if overview.components:
         lines.append("components:")
     for workload in overview.components:

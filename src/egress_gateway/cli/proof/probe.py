@@ -39,6 +39,8 @@ _TRIES: Final = 3
 _LAST_WORDS: Final = Path("/dev/termination-log")
 _WORDS: Final = 4096
 """Bytes that a kubelet takes of it."""
+_PATIENCE: Final = "timeout:1 attempts:3"
+"""resolv.conf(5), for names of servers; the pod's own resolvers are asked by themselves."""
 
 
 @click.command()
@@ -59,6 +61,8 @@ def probe(
     pod: str | None,
 ) -> None:
     """Ask STUN servers, resolve names and look up routes; print the results as JSON."""
+    if pod:  # somebody waits, and an answer of a dead resolver takes ten seconds for each server
+        os.environ.setdefault("RES_OPTIONS", _PATIENCE)
     where, look = _of_pod(pod) if pod else (netns.here(), _nothing)
     while True:
         found = where.run(partial(round_of, servers, names, ways, wait, dns.servers(resolvers)))

@@ -114,7 +114,7 @@ HEALTHY = Facts(
     endpoints=[endpoint("web-1"), endpoint("web-2", namespace="other")],
     gateways=[agent(0), agent(1)],
     nodes=[node(0), node(1)],
-    pods=[pod("web-1"), pod("done", phase="Succeeded"), pod("theirs", value="b")],
+    pods=[pod("web-1"), pod("done", phase="Succeeded")],
     components=[ComponentView(name="egress-gateway-node", ready=3, wanted=3)],
 )
 
@@ -287,6 +287,17 @@ def test_pods_that_do_not_use_their_gateways_are_named(troubled: Pod, reason: st
     assert f"pod web-3: {reason}: " in text(found)
 
 
+def test_pods_whose_configuration_does_not_exist_are_named() -> None:
+    """Else all is well while nothing leaves: no configuration has them."""
+    phases = ["Running"] * 7 + ["Succeeded"]
+    lost = [pod(f"web-{n}", value="gone", phase=phase) for n, phase in enumerate(phases)]
+    found = overview(pods=lost)
+    assert not found.healthy
+    assert found.configurations[0].state == "Ready"
+    assert "pod default/web-0: NoConfiguration: there is no StaticG" in text(found)
+    assert "… and 2 more (--output wide)" in text(found)
+
+
 def test_one_that_waits_says_why() -> None:
     found = overview(configurations=[sgc(ready=False)])
     assert not found.healthy
@@ -451,7 +462,10 @@ def test_a_heartbeat_that_is_no_time_accuses_nobody(heartbeat: str) -> None:
 
 
 def test_no_configuration_is_said() -> None:
-    assert text(overview(configurations=[], components=[])) == "no StaticGatewayConfiguration\n"
+    assert (
+        text(overview(configurations=[], components=[], pods=[]))
+        == "no StaticGatewayConfiguration\n"
+    )
 
 
 @pytest.mark.parametrize("state", ["Lost", "Waiting"])

@@ -10,12 +10,13 @@ import sys
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 
 from egress_gateway.api import names
 from egress_gateway.cli.agents.answers import Asked, Round
 from egress_gateway.cli.proof.plan import Case, ProofResult, cases, excluded, judged, pod, table
-from egress_gateway.cli.proof.probe import round_of
+from egress_gateway.cli.proof.probe import probe, round_of
 from egress_gateway.cli.stun import StunResponder
 from tests.faults.table import healthy, node
 
@@ -146,6 +147,15 @@ async def test_a_probe_hears_small_and_full_size_answers() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+def test_who_traces_a_pod_does_not_wait_for_a_dead_resolver_as_long_as_a_pod_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RES_OPTIONS", "x")  # put back in the end
+    monkeypatch.delenv("RES_OPTIONS")
+    CliRunner().invoke(probe, ["--pod", "a/b"])
+    assert os.environ["RES_OPTIONS"] == "timeout:1 attempts:3"
+
+
 def test_a_probe_needs_no_rights() -> None:
     """An ordinary pod has no capability: it must not enter a namespace, not even its own."""
     line = "from egress_gateway.cli.main import main; main()"
