@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from egress_gateway.api.conditions import Reason
 from tests.unit.tools.pages import PAGES, ROOT, without_blocks
 
 DESIGN = ROOT / "docs/design"
@@ -53,3 +54,12 @@ def test_the_walks_through_the_code_name_functions_that_are_there() -> None:
             found = [n for n in ast.iter_child_nodes(holder) if getattr(n, "name", "") == part]
             assert found, f"{path} has no {name}"
             (holder,) = found
+
+
+def test_every_reason_of_a_condition_has_a_line() -> None:
+    pages = "".join(
+        (ROOT / f"docs/{name}.md").read_text() for name in ("troubleshooting", "azure-errors")
+    )
+    known = {value for name, value in vars(Reason).items() if name.isupper()}
+    assert known
+    assert {value for value in known if f"`{value}`" not in pages} == set()
