@@ -11,7 +11,7 @@ from egress_gateway.cli.diagnosis.overview import ComponentView
 from egress_gateway.cli.diagnosis.selection import selected
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import Forbidden
-from egress_gateway.kube.resources import Pod, Untyped
+from egress_gateway.kube.resources import Event, Pod, Untyped
 
 if TYPE_CHECKING:
     from egress_gateway.cli.once import Lists
@@ -37,6 +37,7 @@ async def components(client: Lists, namespace: str) -> list[ComponentView]:
     ]
     pods: Sequence[Untyped] = ()
     down: frozenset[str] = frozenset()
+    refused: Sequence[Event] = ()
     if any(map(_unsettled, found)):
         with contextlib.suppress(Forbidden):
             everything = client.list(resources.PODS.untyped(), namespace, labels=names.COMPONENTS)
@@ -44,7 +45,10 @@ async def components(client: Lists, namespace: str) -> list[ComponentView]:
         with contextlib.suppress(Forbidden):
             nodes = (await client.list(resources.NODES)).items
             down = frozenset(node.metadata.name for node in nodes if not node.ready)
-    return sorted((component(obj, pods, down) for obj in found), key=lambda c: c.name)
+        with contextlib.suppress(Forbidden):
+            events = client.list(resources.EVENTS, namespace, fields="reason=FailedCreate")
+            refused = (await events).items
+    return sorted((component(obj, pods, down, refused) for obj in found), key=lambda c: c.name)
 
 
 async def agents(client: Lists, component: str, namespace: str) -> list[Pod]:
@@ -61,11 +65,14 @@ def _unsettled(workload: Untyped) -> bool:
 
 
 def component(
-    workload: Untyped, pods: Sequence[Untyped] = (), down: Container[str] = ()
+    workload: Untyped,
+    pods: Sequence[Untyped] = (),
+    down: Container[str] = (),
+    refused: Sequence[Event] = (),
 ) -> ComponentView:
     """A Deployment's or DaemonSet's pods, ready and wanted (apps/v1). ``pods``: those of all our
     workloads. Wanted are also those of a rollout that cannot go on by itself. ``down``: names of
-    Nodes that are not ready."""
+    Nodes that are not ready. ``refused``: Events about pods that could not be made."""
     state: dict[str, Any] = workload.get("status") or {}
     spec: dict[str, Any] = workload.get("spec") or {}
     name = workload["metadata"]["name"]
@@ -85,6 +92,8 @@ def component(
     kind = "deployment" if "replicas" in spec else "daemonset"
     describe = f"kubectl -n {where} describe {kind} {name}"
     message, mend = _amiss(own, wanted, describe, where, down)
+    if len(own) < wanted and (why := _refused(refused, name)):
+        message = f"{message}: {why}"
     return ComponentView(name=name, ready=ready, wanted=wanted, message=message, mend=mend)
 
 
@@ -105,6 +114,17 @@ def _amiss(
         told.append(f"{len(pods)} of {wanted} pods are there")
         mends.append(describe)
     return "; ".join(told), mends[0]
+
+
+def _refused(events: Sequence[Event], name: str) -> str:
+    """The last words about pods of a workload, or of its ReplicaSet, that could not be made."""
+    about = [
+        e
+        for e in events
+        if e.involved_object.name == name or e.involved_object.name.startswith(f"{name}-")
+    ]
+    last = max(about, key=lambda e: e.last_timestamp or "", default=None)
+    return last.message[:_WORDS] if last else ""
 
 
 def _ends(pod: Untyped) -> bool:

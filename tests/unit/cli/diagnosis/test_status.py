@@ -419,6 +419,23 @@ def test_a_pod_on_a_node_that_is_down_is_not_asked_for_its_probe() -> None:
     assert "kubelet" in found.mend
 
 
+def test_pods_that_could_not_be_made_are_told_with_the_reason() -> None:
+    """As by a quota, or by a webhook of others."""
+    words = 'pods "x-" is forbidden: exceeded quota: few'
+    quota, others = (
+        Event(
+            metadata=ObjectMeta(name=name),
+            reason="FailedCreate",
+            message=text,
+            involved_object=Reference(name=name),
+        )
+        for name, text in (("x", words), ("y", "another"))
+    )
+    found = component(NODE_AGENTS, [], (), [others, quota])
+    assert found.message == f"0 of 3 pods are there: {words}"
+    assert found.mend == "kubectl -n sys describe daemonset x"
+
+
 def test_many_pods_of_a_component_are_counted() -> None:
     made = [
         of_agent(container(), metadata={"name": f"x-{n}", "labels": {"app": "node"}})
