@@ -58,7 +58,8 @@ def test_the_walks_through_the_code_name_functions_that_are_there() -> None:
 
 def test_every_reason_of_a_condition_has_a_line() -> None:
     pages = "".join(
-        (ROOT / f"docs/{name}.md").read_text() for name in ("troubleshooting", "azure-errors")
+        (ROOT / f"docs/{name}.md").read_text()
+        for name in ("operate/troubleshooting", "reference/azure-errors")
     )
     known = {value for name, value in vars(Reason).items() if name.isupper()}
     assert known

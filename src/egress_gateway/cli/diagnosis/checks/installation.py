@@ -109,7 +109,7 @@ def judged(
             evidence=f"it is gone, and {workload} needs it: pods that run go on with what they "
             "have read, and new ones do not start, or start with defaults",
             mend="helm upgrade with the values of the installation makes what the chart has made; "
-            "a Secret that you have made, make again: docs/controller-configuration.md",
+            "a Secret that you have made, make again: docs/reference/controller-configuration.md",
         )
 
 
