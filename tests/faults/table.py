@@ -114,6 +114,7 @@ def healthy(gateways: int = 2, pods: int = 3, workers: int = 2, namespace: str =
         ],
         components=[ComponentView(name="egress-gateway-node", ready=workers, wanted=workers)],
         agents={*names_, *(f"n{n}" for n in range(workers))},
+        gateway_agents={*names_},
     )
 
 
@@ -324,6 +325,13 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "EG303",
         "Node n0",
         "2 attached pods are not moved",
+    ),
+    (
+        "a gateway falls out of the agents' DaemonSet",
+        lambda f: replace(f, gateway_agents={"gw1"}),
+        "EG303",
+        "Node gw0",
+        "2 pods that use it",
     ),
     (
         "no node has room",

@@ -112,10 +112,12 @@ class AttemptView(_Value, frozen=True):
 
 
 class UnwatchedView(_Value, frozen=True):
-    """A node without an agent, and how many attached pods it has."""
+    """A node without an agent, and how many attached pods are on it or use it."""
 
     node: str
     pods: int
+    agent: Literal["egress-gateway-node", "egress-gateway-gateway"] = "egress-gateway-node"
+    """Which one."""
 
 
 class Overview(_Value, frozen=True):
@@ -157,6 +159,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     components: Sequence[ComponentView] = ()
     agents: Container[str] | None = None
     """Nodes that a node agent's pod is on."""
+    gateway_agents: Container[str] | None = None
+    """The same of gateways' agents."""
     events: Sequence[Event] = ()
     """Warnings on Nodes."""
     absent: Sequence[str] = ()
@@ -193,7 +197,7 @@ def summarize(facts: Facts) -> Overview:
         components=list(facts.components),
         attempts=[*_events(facts), *_claims(facts.gateways or ())],
         strays=list(_strays(facts.configurations, pods)),
-        unwatched=list(_unwatched(facts)),
+        unwatched=[*_unwatched(facts), *_unled(facts, nodes)],
         absent=list(facts.absent) if facts.components else [],
         unseen=list(facts.unseen),
     )
@@ -227,6 +231,17 @@ def _unwatched(facts: Facts) -> Iterable[UnwatchedView]:
         concerned = pods[name] or node.metadata.labels.get(names.NODE_READY_LABEL) == "true"
         if concerned and node.ready and name not in facts.agents:
             yield UnwatchedView(node=name, pods=pods[name])
+
+
+def _unled(facts: Facts, nodes: _Nodes | None) -> Iterable[UnwatchedView]:
+    """Gateways that go on with what their agents have left in the kernel."""
+    if facts.gateway_agents is None or nodes is None:
+        return
+    pods = Counter(e.status.gateway for e in facts.endpoints or ())
+    listed = {gateway.node for sgc in facts.configurations for gateway in sgc.status.gateways}
+    for name in sorted(listed & nodes.up):
+        if name not in facts.gateway_agents:
+            yield UnwatchedView(node=name, pods=pods[name], agent="egress-gateway-gateway")
 
 
 def _events(facts: Facts) -> Iterable[AttemptView]:

@@ -134,8 +134,9 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
         visible(f"components in {system}", components(client, system)),
         visible("Events of Nodes", items(resources.EVENTS, "default", _OF_NODES)),
         visible(f"Pods in {system}", agents(client, "node", system)),
+        visible(f"Pods in {system}", agents(client, "gateway", system)),
     )
-    (configurations, endpoints, gateways, nodes, pods), workloads, events, watching = found
+    (configurations, endpoints, gateways, nodes, pods), workloads, events, watching, leading = found
     return Facts(
         at=client.now(),
         configurations=configurations,
@@ -146,8 +147,9 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
         components=workloads or (),
         events=events or (),
         agents=None if watching is None else {pod.spec.node_name for pod in watching},
+        gateway_agents=None if leading is None else {pod.spec.node_name for pod in leading},
         absent=sorted(absent),
-        unseen=sorted(unseen),
+        unseen=sorted(set(unseen)),
     )
 
 
@@ -174,10 +176,10 @@ def render(overview: Overview, *, width: int = 80, wide: bool = False) -> str:
         for said in (workload.message, workload.mend and f"fix: {workload.mend}"):
             lines += _wrapped(said, width, "    ")
     if overview.unwatched:
-        lines.append("nodes without an egress-gateway-node pod (egress-gateway check: EG303):")
+        lines.append("nodes without an agent (egress-gateway check: EG303):")
     shown = overview.unwatched if wide else overview.unwatched[:_NAMED]
     lines += [
-        f"  {one.node}: {click.style('no agent', fg='red')}, {one.pods} attached pods"
+        f"  {one.node}: {click.style(f'no {one.agent} pod', fg='red')}, {one.pods} attached pods"
         for one in shown
     ]
     if len(shown) < len(overview.unwatched):

@@ -16,7 +16,13 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.conditions import ACCEPTED, DEGRADED, IPV6_READY, KEYS_ROTATED, Reason, find
 from egress_gateway.api.types import StaticGatewayConfiguration
-from egress_gateway.cli.diagnosis.overview import NOT_REACHED, ConfigurationView, Facts, Overview
+from egress_gateway.cli.diagnosis.overview import (
+    NOT_REACHED,
+    ConfigurationView,
+    Facts,
+    Overview,
+    UnwatchedView,
+)
 from egress_gateway.kube.resources import Node, Pod
 
 _ALIKE: Final = 0.85
@@ -274,6 +280,9 @@ def _nodes(facts: Facts) -> Iterator[Finding]:
 
 def _unwatched(overview: Overview) -> Iterator[Finding]:
     for one in overview.unwatched:
+        if one.agent == "egress-gateway-gateway":
+            yield _unled(one)
+            continue
         yield Finding(
             code="EG303",
             object=f"Node {one.node}",
@@ -283,6 +292,17 @@ def _unwatched(overview: Overview) -> Iterator[Finding]:
             "tolerations); until then take the label away: "
             f"kubectl label node {one.node} {names.NODE_READY_LABEL}-",
         )
+
+
+def _unled(one: UnwatchedView) -> Finding:
+    return Finding(
+        code="EG303",
+        object=f"Node {one.node}",
+        evidence=f"no {one.agent} pod is there: the gateway goes on for the {one.pods} pods that "
+        "use it and learns of no new ones, and nobody looks whether its Internet side works",
+        mend=f"let its DaemonSet have the node: the label {names.GATEWAY_NODE_LABEL}=true (AKS: "
+        "kubernetes.azure.com/mode=gateway), and the node's taints; or drain the node",
+    )
 
 
 def _absent(overview: Overview) -> Iterator[Finding]:
