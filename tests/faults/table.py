@@ -32,6 +32,7 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.cli.diagnosis.overview import ComponentView, Facts
 from egress_gateway.kube.resources import (
+    Event,
     Node,
     NodeCondition,
     NodeSpec,
@@ -39,6 +40,7 @@ from egress_gateway.kube.resources import (
     Pod,
     PodSpec,
     PodStatus,
+    Reference,
 )
 
 KEY: Final = names.POD_ANNOTATION
@@ -650,6 +652,23 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "EG301",
         "Workload egress-gateway-webhook",
         "0 of 2",
+    ),
+    (
+        "something is in the plugin's place",
+        lambda f: replace(
+            last_node(node("n1", {}))(f),
+            events=[
+                Event(
+                    metadata=ObjectMeta(name="e"),
+                    involved_object=Reference(kind="Node", name="n1"),
+                    reason=names.PLUGIN_NOT_IN_PLACE,
+                    message="/opt/cni/bin/egress-gateway-cni: Is a directory",
+                )
+            ],
+        ),
+        "EG302",
+        "Node n1",
+        "Is a directory",
     ),
     (
         "a node is not prepared",

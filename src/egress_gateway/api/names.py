@@ -96,6 +96,8 @@ HANDSHAKE_FLOOD: Final = "EgressHandshakeFlood"
 PORT_FLOOD: Final = "EgressPortFlood"
 ATTEMPTS: Final = frozenset({FORGED_PACKETS, FOREIGN_TUNNEL, HANDSHAKE_FLOOD, PORT_FLOOD})
 """Reasons of agents' Events on their Nodes: what nobody honest sends, and what was refused."""
+PLUGIN_NOT_IN_PLACE: Final = "CniPluginNotInPlace"
+"""Reason of a node agent's Event on its Node, which has no label then."""
 LEADER_LEASE: Final = "static-egress-gateway-controller"
 
 CNI_PLUGIN: Final = "egress-gateway-cni"

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -133,7 +134,11 @@ async def _serve(
         group.create_task(ranges.run(agent.spare_from_gateways))
         # The socket is there before the chain names the plugin that calls it.
         group.create_task(answering.run())
-        group.create_task(readiness.run())
+        group.create_task(
+            readiness.run(
+                partial(recorder.event, own_node(node), "Warning", names.PLUGIN_NOT_IN_PLACE)
+            )
+        )
         group.create_task(backends.tell_version(kernel.backend, wireguard.tell))
 
 

@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,9 +26,15 @@ from egress_gateway.node import metrics
 log = logging.getLogger(__name__)
 
 _INTERVAL: Final = 5.0
+_LASTING: Final = 3
+"""Looks at the chain: on a new node the cluster's own plugin may come after the agent."""
 _IN_CLOSE_WRITE, _IN_MOVED_FROM, _IN_MOVED_TO, _IN_DELETE = 0x8, 0x40, 0x80, 0x200
 _IN_NONBLOCK: Final = 0x800
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def _unheard(_problem: str) -> None:
+    """For who has nobody to tell."""
 
 
 class Readiness:
@@ -39,14 +45,19 @@ class Readiness:
         self._client = client
         self._node = node
         self._told: bool | None = None
+        self._looks = 0
+        """That have found the present problem."""
         self.problem: str | None = "the CNI plugin has not been installed yet"
 
-    async def run(self) -> None:
-        """Installs, tells, watches; until cancelled."""
+    async def run(self, complain: Callable[[str], None] = _unheard) -> None:
+        """Installs, tells, watches; until cancelled. ``complain`` hears of a problem that lasts."""
         with folder_changes(self._installer.conf_dir) as changed:
             while True:
                 changed.clear()
-                if self._install():
+                ours = self._install()
+                if self.problem is not None and ours and self._looks == _LASTING:
+                    complain(self.problem)
+                if ours:
                     await self._tell(self.problem is None)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_INTERVAL):
@@ -89,6 +100,7 @@ class Readiness:
             self.problem = str(error)
             if before != self.problem:
                 log.warning("cannot put CNI plugin in place", extra={"error": self.problem})
+        self._looks = self._looks + 1 if before == self.problem else 1
         metrics.PLUGIN_IN_PLACE.set(self.problem is None)
         return ours
 

@@ -91,6 +91,27 @@ async def test_without_the_api_the_chain_is_restored_but_not_reported_done(tmp_p
     task.cancel()
 
 
+async def test_what_keeps_the_plugin_away_is_told_once_when_it_lasts(tmp_path: Path) -> None:
+    readiness, _, file = chained(tmp_path)
+    blocked = tmp_path / "bin" / names.CNI_PLUGIN
+    blocked.unlink()
+    (blocked / "in-the-way").mkdir(parents=True)
+    heard: list[str] = []
+
+    def looked() -> bool:
+        (file.parent / "other").write_text("x")  # the agent looks at each change
+        return bool(heard)
+
+    task = asyncio.create_task(readiness.run(heard.append))
+    await until(looked)
+    for _ in range(20):
+        looked()
+        await asyncio.sleep(0.01)
+    assert len(heard) == 1
+    assert str(blocked) in heard[0]
+    task.cancel()
+
+
 async def test_agent_that_a_later_one_has_replaced_keeps_still(tmp_path: Path) -> None:
     """Both run while a DaemonSet rolls, or while the plugin is taken out."""
     readiness, api, file = chained(tmp_path, Tenure(tmp_path))

@@ -267,14 +267,23 @@ def _nodes(facts: Facts) -> Iterator[Finding]:
     ready = [n for n in nodes if n.ready and not n.spec.unschedulable]
     if not any(names.NODE_READY_LABEL in n.metadata.labels for n in nodes):
         return
+    why = {
+        event.involved_object.name: event.message
+        for event in sorted(facts.events, key=lambda e: e.last_timestamp or "")
+        if event.reason == names.PLUGIN_NOT_IN_PLACE
+    }
     for node in ready:
+        name = node.metadata.name
         if names.NODE_READY_LABEL not in node.metadata.labels and not _virtual(node):
+            told = f" ({why[name]})" if name in why else ""
             yield Finding(
                 code="EG302",
-                object=f"Node {node.metadata.name}",
+                object=f"Node {name}",
                 evidence=f"it lacks the label {names.NODE_READY_LABEL}: annotated pods do not come "
-                "there",
-                mend="see the log of its egress-gateway-node pod, if one runs there",
+                f"there{told}",
+                mend="do what the message says"
+                if told
+                else "see the log of its egress-gateway-node pod, if one runs there",
             )
 
 
