@@ -225,18 +225,32 @@ async def kernel(place: Place) -> dict[str, Counter[str]]:
 
 
 async def _tidied(place: Place, *, limit: float = 20.0) -> None:
-    """Returns when no chain is left that nothing leads to: agents take such ones away at their next
-    routine look, ten seconds later at most."""
+    """Returns when nothing is left that agents take away at their next routine look, ten seconds
+    later at most."""
     ends = time.monotonic() + limit
     for role in await place.machines():
-        while True:
-            text = await place.run(role, "nft list ruleset")
-            chains = re.findall(r"chain (to_[0-9a-f]+) \{", text)
-            if all(text.count(name) > chains.count(name) for name in chains):
-                break
+        while _stale(await place.run(role, _TIDY)):
             if time.monotonic() > ends:
                 return
             await asyncio.sleep(0.5)
+
+
+_TIDY: Final = (
+    "nft list ruleset; ip -o link; ls -d /run/egress-gateway/attached/* 2>/dev/null || true"
+)
+
+
+def _stale(text: str) -> bool:
+    """Whether there is a chain that nothing leads to, a gateway that no tunnel uses any more, or a
+    tunnel made in advance on a machine without attached pods."""
+    chains = re.findall(r"chain (to_[0-9a-f]+) \{", text)
+    servers = set(re.findall(r"\budp \. ([0-9a-f.:]+)", text))
+    used = set(re.findall(r"\b\d+ \. ([0-9a-f.:]+)", text))
+    return (
+        any(text.count(name) == chains.count(name) for name in chains)
+        or bool(servers - used)
+        or (" egspare" in text and "attached/" not in text)
+    )
 
 
 async def _hopeless_deleted(storm: Storm) -> None:
