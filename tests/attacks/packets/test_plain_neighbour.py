@@ -12,7 +12,8 @@ from typing import Final
 
 import pytest
 
-from egress_gateway.datapath.pod.linkguard import FORGED
+from egress_gateway.datapath.linux.nft import Nftables
+from egress_gateway.datapath.pod.linkguard import FORGED, LEAVING
 from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
 from tests.attacks.packets.test_raw_frames import (
     Scene,
@@ -28,6 +29,8 @@ from tests.datapath.topology import Pod, until
 
 _KNOWN: Final = 4500
 """Both ends' port, as some protocols have it (IPsec, NTP, SIP): nobody has to guess it."""
+_FOREIGN: Final = 0x0F00_0F00
+"""As of Cilium: a pod's identity in the upper half, ``MARK_MAGIC_IDENTITY`` in the lower one."""
 _OWN: Final = {4: SECONDARIES[0], 6: SECONDARIES6[0]}
 
 
@@ -68,8 +71,8 @@ def test_nobody_makes_up_a_connection_that_the_pod_then_answers() -> None:
     assert scene.guard.counters() == before
 
 
-@boxed
-def test_nor_does_a_port_of_the_same_bridge() -> None:
+def on_a_bridge() -> Scene:
+    """The attached pod's link is a port of it."""
     scene = Scene()
     scene.pod.side.detach({}, [20000])
     bridged(scene)
@@ -77,6 +80,60 @@ def test_nor_does_a_port_of_the_same_bridge() -> None:
     if scene.guard.unguarded:
         pytest.skip("no nftables for bridges in this kernel")
     scene.pod.handshake(scene.desired)
+    return scene
+
+
+def beside(scene: Scene) -> Pod:
+    """Another port of the same bridge."""
     neighbour = scene.world.pod("neighbour")
     subprocess.run(["ip", "-n", "w1", "link", "set", "v-neighbour", "master", "cni0"], check=True)
-    attacked(scene, neighbour, to=link_address(scene.pod.place, "eth0"))
+    # Pods of this world have one link-local address, and the node is to ask for none.
+    where = link_address(scene.pod.place, "eth0").hex(":")
+    add = ["ip", "-n", "w1", "neigh", "replace", "fe80::2", "lladdr", where, "dev", "cni0"]
+    subprocess.run(add, check=True)
+    return neighbour
+
+
+@boxed
+def test_nor_does_a_port_of_the_same_bridge() -> None:
+    scene = on_a_bridge()
+    attacked(scene, beside(scene), to=link_address(scene.pod.place, "eth0"))
+
+
+@boxed
+def test_nor_does_a_port_of_the_same_bridge_by_way_of_the_node() -> None:
+    scene = on_a_bridge()
+    attacked(scene, beside(scene), to=link_address(scene.world.worker, "cni0"))
+
+
+@boxed
+def test_nor_does_a_pod_that_is_no_port_of_the_bridge() -> None:
+    scene = on_a_bridge()
+    attacked(scene, scene.world.pod("neighbour"))
+
+
+@boxed
+def test_whoever_comes_in_to_a_port_of_a_bridge_is_answered() -> None:
+    scene = on_a_bridge()
+    before = scene.guard.counters()
+    for version in (4, 6):
+        comes_in(scene, version)
+    sends(beside(scene), str(scene.pod.address), b"as itself")
+    assert scene.guard.counters() == before
+
+
+@boxed
+def test_marks_of_others_stay_as_they_are_and_cost_no_packet() -> None:
+    scene = Scene()
+    plain = scene.world.pod("plain")
+    scene.world.worker.nft(
+        "table inet others {\n"
+        "counter kept { }\n"
+        "chain first { type filter hook prerouting priority mangle;\n"
+        f'iifname "v-plain" meta mark set {_FOREIGN:#x}; }}\n'
+        "chain last { type filter hook postrouting priority filter;\n"
+        f"ip saddr {plain.address} meta mark {_FOREIGN:#x} counter name kept; }}\n}}"
+    )
+    assert plain.seen_as() == NODE
+    assert Nftables(scene.world.worker.netns).counter("inet", "others", "kept")
+    assert (scene.dropped(FORGED), scene.dropped(LEAVING)) == (0, 0)

@@ -44,10 +44,12 @@ log = logging.getLogger(__name__)
 TABLE: Final = "egress_gateway_links"
 FORGED: Final = "forged_source"
 LEAVING: Final = "around_gateway"
-MARK: Final = 0x0800_0000
+MARK: Final = 0x1000
 """Bit of a packet's mark that tells a later hook, which takes it off: from a bridge's hook to the
-one of IP, that the packet leaves for a destination of the gateway; from there to the end, that no
-route leads back to where it came from."""
+one of IP, that the packet leaves for a destination of the gateway; from there to the end (of a
+bridge's hook, where it goes to a bridge), that no route leads back to where it came from. Others
+use 0xffff0000 (Calico's IptablesMarkMask; Cilium, a pod's identity), 0xf00 (Cilium), 0x2000 (CNI's
+portmap), 0x4000 and 0x8000 (Kubernetes)."""
 _OTHERS: Final = 0xFFFF_FFFF & ~MARK
 
 _DESTINATIONS: Final = "to_"
@@ -70,6 +72,10 @@ _LOCAL: Final = """\
 """
 _LIKE_PODS: Final = 'meta iifkind { "veth", "bridge" }'
 """Links that pods have; others may bring anything, whatever routes they have."""
+_ON_BRIDGES: Final = '{ "bridge", "vlan" }'
+"""Kinds of links by which IP comes from a bridge and goes to one."""
+_IS_MARKED: Final = f"meta mark & {MARK:#x} == {MARK:#x}"
+_UNMARK: Final = f"meta mark set meta mark & {_OTHERS:#x}"
 _BASE: Final[Mapping[Family, str]] = {
     # Linux never tracks neighbour discovery and multicast listener discovery (MLD), whatever such
     # packets carry and wherever they go (nf_conntrack_proto_icmpv6.c). A node that tracks nothing
@@ -92,19 +98,16 @@ table inet {TABLE} {{
     type filter hook prerouting priority mangle + 10; policy accept;
     iif . iifname . ip saddr vmap @pods4
     iif . iifname . ip6 saddr vmap @pods6
-    meta mark & {MARK:#x} == {MARK:#x} goto marked
+    meta iifkind {_ON_BRIDGES} {_IS_MARKED} {_UNMARK} goto leaving
     ct state new {_LIKE_PODS} fib saddr . iif oif missing meta mark set meta mark | {MARK:#x}
-  }}
-  chain marked {{
-    meta mark set meta mark & {_OTHERS:#x}
-    goto leaving
   }}
   chain arriving {{
     type filter hook postrouting priority filter - 10; policy accept;
-    meta mark & {MARK:#x} == {MARK:#x} jump arrived
+    {_IS_MARKED} jump arrived
   }}
   chain arrived {{
-    meta mark set meta mark & {_OTHERS:#x}
+    meta oifkind {_ON_BRIDGES} return
+    {_UNMARK}
     oif . oifname . ip daddr vmap @pods4
     oif . oifname . ip6 daddr vmap @pods6
   }}
@@ -135,6 +138,10 @@ table bridge {TABLE} {{
   chain arriving {{
     type filter hook forward priority filter; policy accept;
     iif . iifname != @links {_LIKE_PODS} jump arrived
+  }}
+  chain routed {{
+    type filter hook output priority filter; policy accept;
+    {_IS_MARKED} {_UNMARK} jump arrived
   }}
   chain arrived {{
     oif . oifname . ip daddr vmap @pods4
@@ -406,8 +413,8 @@ def _is_whole(listing: list[dict[str, Any]], family: Family, chains: Mapping[str
 
 _COMMON: Final = {"sources": 1, "source": 6, "arriving": 1}
 _RULES: Final[Mapping[Family, dict[str, int]]] = {
-    "inet": _COMMON | {"destinations": 4, "marked": 2, "arrived": 3, "leaving": 3},
-    "bridge": _COMMON | {"destinations": 2, "arrived": 2, "leaving": 1},
+    "inet": _COMMON | {"destinations": 4, "arrived": 4, "leaving": 3},
+    "bridge": _COMMON | {"destinations": 2, "routed": 1, "arrived": 2, "leaving": 1},
 }
 
 
