@@ -35,6 +35,7 @@ LARGEST_PAGE: Final = 16 << 20
 PodEndpoint makes it as large as etcd holds (1.5 MiB), and five hundred of them are not to end an
 agent for want of memory."""
 _FEWER: Final = 8
+"""Times. After that, small pages grow again: a few large objects do not make a request of each."""
 MAX_LINE: Final = 4 * 1024 * 1024
 """Longest watch line: an object of etcd's 1.5 MiB limit with room for escapes."""
 CONNECTIONS: Final = 16
@@ -124,10 +125,12 @@ class Client:
         while True:
             more = _params(limit=limit, **{"continue": token})
             try:
-                page = await self._page(resource, namespace, asked | more, whole=limit == 1)
+                page, size = await self._page(resource, namespace, asked | more, whole=limit == 1)
             except _TooLarge:
                 limit = max(1, limit // _FEWER)
                 continue
+            if size <= LARGEST_PAGE // 4:
+                limit = min(self._page_size, 2 * limit)
             items += page.items
             bad += page.undecodable
             token = page.continue_token
@@ -143,8 +146,8 @@ class Client:
         params: Mapping[str, str],
         *,
         whole: bool,
-    ) -> ListPage[T]:
-        """Raises ``_TooLarge``, unless the page must be taken ``whole``."""
+    ) -> tuple[ListPage[T], int]:
+        """And its size in bytes. Raises ``_TooLarge``, unless the page must be taken ``whole``."""
         path = resource.path(namespace)
         silence = aiohttp.ClientTimeout(
             total=None, sock_connect=self._timeout, sock_read=self._timeout
@@ -152,7 +155,7 @@ class Client:
         most = None if whole else LARGEST_PAGE
         body = await self.request("GET", path, params=params, timeout=silence, most=most)
         try:
-            return wire.decode_list(resource, body)
+            return wire.decode_list(resource, body), len(body)
         except (ValueError, RecursionError) as error:
             raise errors.broken(f"GET {path}", error) from None
 

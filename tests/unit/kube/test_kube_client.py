@@ -82,6 +82,17 @@ async def test_a_page_of_huge_objects_is_fetched_in_smaller_ones(
         assert limits == (["500", "62", "7", "7"] if most == 600 else ["500", "62", "7", "1", "1"])
 
 
+async def test_after_huge_objects_pages_grow_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a few of them would cost a request for each of all others."""
+    monkeypatch.setattr(kube_client, "LARGEST_PAGE", 4000)
+    huge = listed(9, *(pod(f"p{n}", n) for n in range(50)), token="more")
+    small = [listed(9, pod(f"a{n}", 1), token="more") for n in range(10)]
+    async with scripted(lambda s: s.then(huge, huge, huge, *small, listed(9))) as (client, server):
+        assert len((await client.list(PODS)).items) == 10
+        limits = [int(request.query["limit"]) for request in server.requests]
+        assert limits == [500, 62, 7, *(min(500, 2**n) for n in range(11))]
+
+
 async def test_apply_is_server_side_apply_by_the_field_manager() -> None:
     async with scripted(lambda s: s.then(echo(ANSWER))) as (client, server):
         await client.apply(POD_ENDPOINTS, ENDPOINT)
