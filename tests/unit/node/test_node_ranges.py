@@ -97,12 +97,20 @@ async def test_a_range_that_services_get_later_is_added_and_told_once(tmp_path: 
     looked = ranges.Ranges([ip_network("10.244.0.0/16")], discover, told.append)
     assert {str(n) for n in await looked.look()} == {"10.244.0.0/16", "10.0.0.0/16"}
     task = asyncio.create_task(looked.run(lambda now: followed.append({str(n) for n in now})))
-    for change in (lambda: None, lambda: says.append(network("172.30.0.0/20")), says.pop):
-        await asyncio.sleep(3 * ranges.LOOK_SECONDS)
-        change()
+    late = network("172.30.0.0/20")
     await asyncio.sleep(3 * ranges.LOOK_SECONDS)
-    task.cancel()
+    says.append(late)
+    await asyncio.sleep(3 * ranges.LOOK_SECONDS)
     cluster = {"10.244.0.0/16", "10.0.0.0/16"}
+    assert followed == [{*cluster, "172.30.0.0/20"}]
+    # API servers of two versions answer by turns, and the older one knows of no such objects.
+    for answer in ([], [network("10.0.0.0/16"), late]):
+        says[:] = answer
+        await asyncio.sleep(ranges.FORGOTTEN_AFTER // 2 * ranges.LOOK_SECONDS)
+    assert followed == [{*cluster, "172.30.0.0/20"}], "no pod's routes change"
+    says.pop()
+    await asyncio.sleep(2 * ranges.FORGOTTEN_AFTER * ranges.LOOK_SECONDS)
+    task.cancel()
     assert followed == [{*cluster, "172.30.0.0/20"}, cluster]
     assert ["172.30.0.0/20" in text for text in told] == [False, True]
 

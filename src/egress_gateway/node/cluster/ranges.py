@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 REASON: Final = "ClusterCidrsIncomplete"
 LOOK_SECONDS: Final = 60.0
 """Between two looks: two small requests of each node."""
+FORGOTTEN_AFTER: Final = 60
+"""Looks in a row that no longer find a range. While a control plane is upgraded, API servers of two
+versions answer, and the older one may know of no ServiceCIDRs."""
 _SECONDS: Final = 2.0
 """For the API server to answer; attached pods wait for the agent."""
 _VERSIONS: Final = ("v1", "v1beta1")
@@ -109,17 +112,21 @@ class Ranges:
         self._discover = discover
         self._tell = tell
         self._added: tuple[IPNetwork, ...] = ()
+        self._missed: dict[IPNetwork, int] = {}
+        """How many looks in a row did not find what is added."""
 
     async def look(self) -> tuple[IPNetwork, ...]:
         """Asks the cluster; all ranges together."""
         found = missing(self._configured, await self._discover())
-        added = tuple(sorted({k.network for k in found}, key=lambda n: (n.version, n)))
-        if set(added) - set(self._added):
+        named = {known.network for known in found}
+        if named - set(self._added):
             text = message(found)
             log.warning(text)
             self._tell(text)
-        self._added = added
-        return (*self._configured, *added)
+        self._missed = {n: self._missed.get(n, 0) + 1 for n in self._added if n not in named}
+        stay = {n for n, looks in self._missed.items() if looks < FORGOTTEN_AFTER}
+        self._added = tuple(sorted(named | stay, key=lambda n: (n.version, n)))
+        return (*self._configured, *self._added)
 
     async def run(self, follow: Callable[[tuple[IPNetwork, ...]], None]) -> None:
         """Looks again and again until cancelled; ``follow`` gets what has changed."""
