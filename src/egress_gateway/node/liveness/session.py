@@ -24,16 +24,16 @@ _PAUSE: Final = 0.1
 
 
 async def lives(sandbox: Sandbox) -> bool:
-    """Whether an echo through the pod's tunnel is answered. True where none can be sent: what is
+    """Whether an echo through the pod's tunnel is answered. True where nobody can ask: what is
     broken there, a pass over the sandbox repairs."""
     try:
         opened = await sandbox.open_echo()
+        if opened is None:
+            return True
+        with contextlib.closing(opened):
+            return await _answered(opened)
     except (OSError, DatapathError):
         return True
-    if opened is None:
-        return True
-    with contextlib.closing(opened):
-        return await _answered(opened)
 
 
 async def _answered(opened: socket.socket) -> bool:
