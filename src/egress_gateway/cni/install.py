@@ -198,13 +198,13 @@ def _same(saved: Path, content: bytes) -> bool:
 
 def _keep(path: Path) -> None:
     """Gives the file a second name, in one step; where the file system cannot, copies it."""
-    new = _new(path)
-    try:
-        os.link(path, new, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(path, new, follow_symlinks=False)
-    new.rename(_saved(path))
-    new.unlink(missing_ok=True)  # rename(2) does nothing between two names of one file
+    with _attempt(_saved(path)) as new:
+        try:
+            os.link(path, new, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(path, new, follow_symlinks=False)
+        new.rename(_saved(path))
+        new.unlink(missing_ok=True)  # rename(2) does nothing between two names of one file
 
 
 def _reads(path: Path, content: bytes) -> bool:
@@ -219,8 +219,27 @@ def _new(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}{_NEW}")
 
 
+def half_written(name: str) -> bool:
+    """Whether a file of this name is an attempt of ours that is not whole yet."""
+    return name.endswith(_NEW)
+
+
+@contextlib.contextmanager
+def _attempt(path: Path) -> Iterator[Path]:
+    """Where to write what ``path`` is to become. An error names the file itself: the name of an
+    attempt changes each time."""
+    try:
+        yield _new(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _write(path: Path, content: bytes, mode: int) -> None:
-    new = _new(path)
+    with _attempt(path) as new:
+        _write_by(new, path, content, mode)
+
+
+def _write_by(new: Path, path: Path, content: bytes, mode: int) -> None:
     file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(file, "wb") as out:

@@ -12,12 +12,13 @@ import contextlib
 import ctypes
 import logging
 import os
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from egress_gateway.api import names
-from egress_gateway.cni.install import Installer, InstallError, Superseded
+from egress_gateway.cni.install import Installer, InstallError, Superseded, half_written
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Conflict
 from egress_gateway.kube.resources import NODES
@@ -30,6 +31,8 @@ _LASTING: Final = 3
 """Looks at the chain: on a new node the cluster's own plugin may come after the agent."""
 _IN_CLOSE_WRITE, _IN_MOVED_FROM, _IN_MOVED_TO, _IN_DELETE = 0x8, 0x40, 0x80, 0x200
 _IN_NONBLOCK: Final = 0x800
+_INOTIFY_EVENT: Final = struct.Struct("iIII")
+"""``struct inotify_event``: watch, mask, cookie, length of the name that follows."""
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -142,10 +145,20 @@ def node_patch(node: dict[str, Any], *, ready: bool) -> dict[str, Any] | None:
     return patch or None
 
 
+def _names(told: bytes) -> Iterator[str]:
+    """Of files, in what inotify tells."""
+    at = 0
+    while at < len(told):
+        *_, length = _INOTIFY_EVENT.unpack_from(told, at)
+        at += _INOTIFY_EVENT.size + length
+        yield os.fsdecode(told[at - length : at].rstrip(b"\0"))
+
+
 @contextlib.contextmanager
 def folder_changes(folder: Path) -> Iterator[asyncio.Event]:
     """An event that is set when a file of ``folder`` is written, moved or deleted (inotify(7)).
-    Where the folder does not exist or the kernel refuses, it is never set."""
+    Attempts of ours that are not whole do not count: each would lead to the next. Where the folder
+    does not exist or the kernel refuses, it is never set."""
     changed = asyncio.Event()
     descriptor = _libc.inotify_init1(_IN_NONBLOCK | os.O_CLOEXEC)
     mask = _IN_CLOSE_WRITE | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_DELETE
@@ -157,8 +170,9 @@ def folder_changes(folder: Path) -> Iterator[asyncio.Event]:
 
     def read() -> None:
         with contextlib.suppress(BlockingIOError):
-            while os.read(descriptor, 4096):
-                changed.set()
+            while told := os.read(descriptor, 4096):
+                if not all(map(half_written, _names(told))):
+                    changed.set()
 
     loop = asyncio.get_running_loop()
     loop.add_reader(descriptor, read)
