@@ -387,6 +387,8 @@ def test_what_somebody_damages_is_repaired() -> None:
         f"flush map inet {TABLE} pods4",
         f"flush set inet {TABLE} own6",
         "flush ruleset",
+        # A later version's, before a rollback.
+        f"add chain inet {TABLE} later\nadd rule inet {TABLE} later accept",
     ):
         nft.apply(damage)
         assert scene.guard.sync([scene.pod.address]) is True, damage

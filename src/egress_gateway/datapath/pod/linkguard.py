@@ -126,12 +126,12 @@ table bridge {TABLE} {{
     iif . iifname @links jump source
   }}
   chain source {{
-    iif . iifname . ip saddr @own4 goto destinations
-    iif . iifname . ip6 saddr @own6 goto destinations
+    iif . iifname . ip saddr @own4 goto pods
+    iif . iifname . ip6 saddr @own6 goto pods
     iif . iifname . arp saddr ip @own4 return
 {_LOCAL}    counter name {FORGED} drop
   }}
-  chain destinations {{
+  chain pods {{
     iif . iifname . ip saddr vmap @pods4
     iif . iifname . ip6 saddr vmap @pods6
   }}
@@ -407,14 +407,16 @@ def _is_whole(listing: list[dict[str, Any]], family: Family, chains: Mapping[str
         if "rule" in item:
             name = item["rule"]["chain"]
             found[name] = found.get(name, 0) + 1
-    wanted = _RULES[family] | {name: len(_steps(split)) for name, split in chains.items()}
-    return all(found.get(name, 0) == number for name, number in wanted.items())
+    base = {name: n for name, n in found.items() if not name.startswith(_DESTINATIONS)}
+    if base != _RULES[family]:
+        return False
+    return all(found.get(name, 0) == len(_steps(split)) for name, split in chains.items())
 
 
 _COMMON: Final = {"sources": 1, "source": 6, "arriving": 1}
 _RULES: Final[Mapping[Family, dict[str, int]]] = {
     "inet": _COMMON | {"destinations": 4, "arrived": 4, "leaving": 3},
-    "bridge": _COMMON | {"destinations": 2, "routed": 1, "arrived": 2, "leaving": 1},
+    "bridge": _COMMON | {"pods": 2, "routed": 1, "arrived": 2, "leaving": 1},
 }
 
 
