@@ -98,7 +98,7 @@ table inet {TABLE} {{
     type filter hook prerouting priority mangle + 10; policy accept;
     iif . iifname . ip saddr vmap @pods4
     iif . iifname . ip6 saddr vmap @pods6
-    meta iifkind {_ON_BRIDGES} {_IS_MARKED} {_UNMARK} goto leaving
+    {_IS_MARKED} meta iifkind {_ON_BRIDGES} {_UNMARK} goto leaving
     ct state new {_LIKE_PODS} fib saddr . iif oif missing meta mark set meta mark | {MARK:#x}
   }}
   chain arriving {{
