@@ -241,16 +241,11 @@ _TIDY: Final = (
 
 
 def _stale(text: str) -> bool:
-    """Whether there is a chain that nothing leads to, a gateway that no tunnel uses any more, or a
-    tunnel made in advance on a machine without attached pods."""
+    """Whether there is a chain that nothing leads to, or a tunnel made in advance on a machine
+    without attached pods."""
     chains = re.findall(r"chain (to_[0-9a-f]+) \{", text)
-    servers = set(re.findall(r"\budp \. ([0-9a-f.:]+)", text))
-    used = set(re.findall(r"\b\d+ \. ([0-9a-f.:]+)", text))
-    return (
-        any(text.count(name) == chains.count(name) for name in chains)
-        or bool(servers - used)
-        or (" egspare" in text and "attached/" not in text)
-    )
+    unled = any(text.count(name) == chains.count(name) for name in chains)
+    return unled or (" egspare" in text and "attached/" not in text)
 
 
 async def _hopeless_deleted(storm: Storm) -> None:
