@@ -11,10 +11,9 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.types import Gateway, StaticGatewayConfiguration
 from egress_gateway.cli.agents.answers import Asked, Round
-from egress_gateway.cli.diagnosis.networks import networks
 from egress_gateway.cli.diagnosis.overview import ComponentView
 from egress_gateway.cli.diagnosis.packets.hops import of_gateway
-from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.addresses import IPNetwork, parse_networks
 from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.kube.resources import Node, Untyped
 
@@ -161,7 +160,7 @@ def excluded(sgc: StaticGatewayConfiguration) -> list[str]:
     """An address of each network that does not go by the gateway."""
     if sgc.spec.default_route == "azureNetworking":
         return []
-    found = [n for n in networks(sgc.spec.exclude_cidrs) if n.version == 4]
+    found = [n for n in parse_networks(sgc.spec.exclude_cidrs) if n.version == 4]
     return [str(n[min(1, n.num_addresses - 1)]) for n in found]
 
 

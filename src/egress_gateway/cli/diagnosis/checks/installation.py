@@ -15,8 +15,7 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.types import PodEndpoint
 from egress_gateway.cli.diagnosis.checks.findings import Finding
-from egress_gateway.cli.diagnosis.networks import networks
-from egress_gateway.datapath.addresses import IPNetwork, within
+from egress_gateway.datapath.addresses import IPNetwork, parse_networks, within
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import Node, Resource, Untyped
@@ -115,7 +114,7 @@ def judged(
 
 def _boundless(cidrs: Sequence[str]) -> Iterator[Finding]:
     """Networks that no cluster has for itself."""
-    for network in networks(cidrs):
+    for network in parse_networks(cidrs):
         if network.prefixlen < _SHORTEST[network.version] and not network.is_private:
             yield Finding(
                 code="EG309",
@@ -129,7 +128,7 @@ def _boundless(cidrs: Sequence[str]) -> Iterator[Finding]:
 def _pods(nodes: Sequence[Node], endpoints: Sequence[PodEndpoint]) -> list[str]:
     """Where pods are: in podCIDRs of Nodes, unless annotated pods have other addresses. Some CNIs
     (Calico, Cilium) have ranges of their own, whatever Nodes say."""
-    around = {node.metadata.name: list(networks(node.spec.pod_cidrs)) for node in nodes}
+    around = {node.metadata.name: parse_networks(node.spec.pod_cidrs) for node in nodes}
 
     def elsewhere(endpoint: PodEndpoint, address: IPNetwork) -> bool:
         ranges = around.get(endpoint.spec.node_name, ())
@@ -139,7 +138,7 @@ def _pods(nodes: Sequence[Node], endpoints: Sequence[PodEndpoint]) -> list[str]:
     found = [
         str(address)
         for endpoint in endpoints
-        for address in networks(endpoint.spec.pod_ips)
+        for address in parse_networks(endpoint.spec.pod_ips)
         if elsewhere(endpoint, address)
     ]
     return found or [text for node in nodes for text in node.spec.pod_cidrs]
@@ -149,14 +148,16 @@ def _outside(
     cidrs: Sequence[str], resolvers: Sequence[str], nodes: Sequence[Node], pods: Sequence[str]
 ) -> Iterator[Finding]:
     """Addresses of the cluster that pods would send to the gateway, one of each kind."""
-    known = list(networks(cidrs))
+    known = parse_networks(cidrs)
     for kind, texts in (
         ("the cluster's DNS", resolvers),
         ("pods", pods),
         ("nodes", [address for node in nodes for address in node.internal_ips]),
     ):
         missing = [
-            network for network in networks(texts) if not any(within(network, one) for one in known)
+            network
+            for network in parse_networks(texts)
+            if not any(within(network, one) for one in known)
         ]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

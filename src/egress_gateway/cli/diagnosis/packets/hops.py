@@ -16,10 +16,9 @@ from egress_gateway.api import names
 from egress_gateway.api.conditions import DEGRADED, EGRESS_VERIFIED, READY, find
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.cli.agents.answers import Asked, Round, SeenTunnel
-from egress_gateway.cli.diagnosis.networks import networks
 from egress_gateway.cli.diagnosis.overview import NOT_REACHED, ConfigurationView, Facts, Overview
 from egress_gateway.cli.diagnosis.selection import selected
-from egress_gateway.datapath.addresses import IPAddress, IPNetwork
+from egress_gateway.datapath.addresses import IPAddress, IPNetwork, parse_networks
 from egress_gateway.kube.resources import Pod, Untyped
 
 Verdict = Literal["good", "bad", "unknown"]
@@ -114,7 +113,7 @@ def _way(sgc: StaticGatewayConfiguration, to: IPAddress, cluster: Sequence[IPNet
     if own is not None:
         text = f"{to} is in {own} of clusterCidrs: the pod's ordinary way, not the gateway's"
         return Hop(name="route", verdict="unknown", text=text)
-    listed = next((n for n in networks(sgc.spec.exclude_cidrs) if to in n), None)
+    listed = next((n for n in parse_networks(sgc.spec.exclude_cidrs) if to in n), None)
     by_default = sgc.spec.default_route != "azureNetworking"
     if by_default and listed is None:
         return Hop(name="route", verdict="good", text=f"{to} is the gateway's (default route)")

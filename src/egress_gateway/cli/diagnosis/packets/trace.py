@@ -16,7 +16,6 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.agents.answers import Round
-from egress_gateway.cli.diagnosis.networks import networks
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.packets import pcap
 from egress_gateway.cli.diagnosis.packets.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
@@ -29,7 +28,7 @@ from egress_gateway.cli.diagnosis.packets.hops import (
 )
 from egress_gateway.cli.diagnosis.status import read
 from egress_gateway.cli.diagnosis.workloads import agents
-from egress_gateway.datapath.addresses import IPAddress, IPNetwork
+from egress_gateway.datapath.addresses import IPAddress, IPNetwork, parse_networks
 from egress_gateway.kube.errors import ApiError, Forbidden, NotFound
 from egress_gateway.kube.resources import (
     CONFIG_MAPS,
@@ -224,7 +223,7 @@ async def cluster_networks(client: Client, system: str) -> list[IPNetwork]:
     except ApiError:
         return []
     texts = found.data.get("clusterCidrs", "").split(",")
-    return list(networks([text.strip() for text in texts if text.strip()]))
+    return list(parse_networks(text.strip() for text in texts))
 
 
 async def _packets(
