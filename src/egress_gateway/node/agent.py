@@ -135,14 +135,16 @@ class NodeAgent:
 
     async def _look(self, sandbox_id: str) -> float | None:
         """A pass that no connections wait for: it runs after passes that connections wait for."""
-        if self._parts.queues.moves:
-            return FULL_PASS_AFTER
-        await self.lifecycle.converge_pod(sandbox_id)
-        return None
+        return await self._converge_unless(bool(self._parts.queues.moves), sandbox_id)
 
     async def _look_again(self, sandbox_id: str) -> float | None:
         now = asyncio.get_running_loop().time()
-        if self._parts.queues.waits_for_moves(sandbox_id, now):
+        return await self._converge_unless(
+            self._parts.queues.waits_for_moves(sandbox_id, now), sandbox_id
+        )
+
+    async def _converge_unless(self, later: bool, sandbox_id: str) -> float | None:
+        if later:
             return FULL_PASS_AFTER
         await self.lifecycle.converge_pod(sandbox_id)
         return None
