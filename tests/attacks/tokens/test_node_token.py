@@ -249,6 +249,7 @@ async def test_an_agents_events_carry_its_own_name(cluster: Cluster) -> None:
             {"metadata": {**named, "annotations": {"a": huge}}},
             {"metadata": {**named, "labels": {"a": "b"}}},
             {"metadata": {**named, "finalizers": ["a.b/c"]}},
+            {"metadata": {"generateName": huge, "namespace": "kube-system"}},
         ):
             await forbidden(a.create("events", event("x", **ballast)), "no other fields")
         theirs = event("theirs", reportingComponent="kubelet", source={"component": "kubelet"})
