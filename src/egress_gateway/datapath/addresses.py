@@ -38,14 +38,16 @@ every machine. So a pod never sends it into a tunnel: it stays on the pod's own 
 
 def parse_network(text: str) -> IPNetwork:
     """An address, or a network in CIDR form. One value for all who ask for the same: peers come
-    by the ten thousand, again at every look, and such a value takes a kilobyte. Raises
-    ``ValueError``."""
+    by the ten thousand, again at every look. Raises ``ValueError``."""
     return _network(text.removesuffix("/128" if ":" in text else "/32"))
 
 
 @functools.lru_cache(maxsize=1 << 15)
 def _network(text: str) -> IPNetwork:
-    return ipaddress.ip_network(_zoneless(text))
+    found = ipaddress.ip_network(_zoneless(text))
+    with contextlib.suppress(AttributeError):
+        del found.hosts  # a function for each address, half its size
+    return found
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[IPNetwork, ...]:
@@ -72,9 +74,8 @@ def _zoneless(text: str) -> str:
 
 def within(inner: IPNetwork, outer: IPNetwork) -> bool:
     """Whether ``inner`` lies inside ``outer``; never across families."""
-    if isinstance(inner, ipaddress.IPv4Network):
-        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
-    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
+    # ``subnet_of`` and ``num_addresses`` would make each network three times as large for good.
+    return inner.prefixlen >= outer.prefixlen and inner.network_address in outer
 
 
 def collapse(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:

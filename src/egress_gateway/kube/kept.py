@@ -7,6 +7,7 @@ nodes, names of configurations) are in memory once. To read another field, keep 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from sys import intern
 from typing import Any, Final
 
@@ -32,9 +33,9 @@ _READ: Final[tuple[str, ...]] = (names.POD_ANNOTATION, names.MIRROR_ANNOTATION)
 def pod(whole: Pod) -> Pod:
     """Which pod it is, where it runs, its addresses, and what it asks for."""
     meta, status = whole.metadata, whole.status
-    asked = {name: intern(meta.annotations[name]) for name in _READ if name in meta.annotations}
+    asked = tuple((name, meta.annotations[name]) for name in _READ if name in meta.annotations)
     return Pod(
-        metadata=_meta(meta, annotations=asked or _NO_TEXTS),
+        metadata=_meta(meta, annotations=_same(asked)),
         spec=replace(whole.spec, node_name=intern(whole.spec.node_name)),
         status=PodStatus(
             phase=intern(status.phase),
@@ -62,6 +63,7 @@ def claim(whole: PodEndpoint) -> PodEndpoint:
         ),
         spec=replace(
             spec,
+            pod_ip_address="" if spec.pod_ips else spec.pod_ip_address,
             static_gateway_configuration=intern(spec.static_gateway_configuration),
             node_name=intern(spec.node_name),
             gateway_public_key=intern(spec.gateway_public_key),
@@ -87,6 +89,12 @@ def configuration(whole: StaticGatewayConfiguration) -> StaticGatewayConfigurati
         spec=whole.spec,
         status=replace(whole.status, conditions=amiss or _NOTHING),
     )
+
+
+@lru_cache(4096)
+def _same(texts: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """One dict for all objects that have these."""
+    return dict(texts)
 
 
 def _meta(meta: ObjectMeta, *, annotations: dict[str, str] = _NO_TEXTS) -> ObjectMeta:

@@ -202,9 +202,10 @@ class PodStatus(_Struct, frozen=True):
 def _spelled(address: str) -> str:
     """RFC 5952's spelling. The API server takes any (KEP-4858), and we compare texts."""
     try:
-        return str(ip_address(address))
+        spelled = str(ip_address(address))
     except ValueError:
         return address
+    return address if address == spelled else spelled  # no second copy of each pod's
 
 
 class Pod(_Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import tracemalloc
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -32,7 +33,21 @@ from egress_gateway.gateway.peers.rules import (
     resolve,
 )
 from egress_gateway.gateway.refusals import Refusals
-from egress_gateway.kube.resources import Key, Node, NodeSpec, Pod, PodIP, PodSpec, PodStatus
+from egress_gateway.kube import kept, wire
+from egress_gateway.kube.resources import (
+    POD_ENDPOINTS,
+    PODS,
+    Key,
+    Node,
+    NodeSpec,
+    Pod,
+    PodIP,
+    PodSpec,
+    PodStatus,
+)
+
+MOST_BYTES = 2_700
+"""A tenth more than on Python 3.11 today."""
 
 KEY = keys.generate().public
 OTHER_KEY = keys.generate().public
@@ -614,6 +629,32 @@ def test_only_the_latest_of_gone_pods_are_remembered() -> None:
     assert owner(addresses[-1]) == Key("ns", f"p{count - 1}"), "its last connections end now"
     assert owner(addresses[0]) is None
     assert owner("10.244.1.2") == Key("ns", "a"), "who is there is known"
+
+
+def test_what_a_gateway_knows_of_a_pod_is_small() -> None:
+    """It knows ten thousand, each with a claim and a peer."""
+    world, count = Book(), 100
+    written = []
+    for i in range(2 * count):
+        name, address = f"p{i}", f"10.9.{i // 250}.{i % 250}"
+        claim = endpoint(
+            name,
+            pod_ips=[address],
+            pod_ip_address=address,
+            pod_public_key=base64.b64encode(i.to_bytes(32)).decode(),
+        )
+        written.append([msgspec.json.encode(one) for one in (pod(name, ips=[address]), claim)])
+    sizes = [0]
+    tracemalloc.start()
+    for half in (written[:count], written[count:]):  # a table may grow for others in one of them
+        for one, claimed in half:
+            world.pods.put(wire.decode_object(PODS.keeping(kept.pod), one))
+            world.endpoints.put(wire.decode_object(POD_ENDPOINTS.keeping(kept.claim), claimed))
+        world.dirty.clear()
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert len(world.peers()) == 2 * count
+    assert min(sizes[1], sizes[2] - sizes[1]) / count < MOST_BYTES
 
 
 @pytest.mark.parametrize("count", [9, 40_000])

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from sys import intern
 from typing import Final
 
 from egress_gateway.api import names
@@ -73,8 +74,8 @@ class PeerBook:
         self._resolved: dict[str, Resolved] = {}
         self._where: dict[Key, str] = {}
         self._refused: dict[Key, ClaimRejection] = {}
-        self._owners: dict[tuple[str, str], Key] = {}
-        self._former: dict[tuple[str, str], Key] = {}
+        self._owners: dict[tuple[str, IPAddress], Key] = {}
+        self._former: dict[tuple[str, IPAddress], Key] = {}
         self._before: dict[Key, tuple[str, float]] = {}
         """What pods' annotations named before, and until when that counts."""
         self._by_pod_cidrs = False
@@ -93,7 +94,7 @@ class PeerBook:
 
     def owner(self, name: str, address: IPAddress) -> Key | None:
         """The pod that has, or had last, an address under a configuration. From any thread."""
-        place = (name, str(address))
+        place = (name, address)
         return self._owners.get(place) or self._former.get(place)
 
     @property
@@ -169,7 +170,7 @@ class PeerBook:
         verdict = judge(endpoint, self._evidence(endpoint)) if endpoint is not None else None
         before = self._where.pop(key, None)
         had = self._accepted[before].pop(key, None) if before else None
-        name = endpoint.configuration if endpoint else None
+        name = intern(endpoint.configuration) if endpoint else None
         changed = {before} if before else set()
         if before and had:
             self._part(before, had)
@@ -178,7 +179,8 @@ class PeerBook:
             self._accepted.setdefault(name, {})[key] = verdict
             self._where[key] = name
             pod = _pod_key(endpoint)
-            self._owners.update({(name, str(n.network_address)): pod for n in verdict.networks})
+            pod = key if pod == key else pod  # one value, for most
+            self._owners.update({(name, n.network_address): pod for n in verdict.networks})
             changed = set() if (before, had) == (name, verdict) else {*changed, name}
         if isinstance(verdict, ClaimRejection):
             self._refused[key] = verdict
@@ -191,7 +193,7 @@ class PeerBook:
     def _part(self, name: str, claim: AcceptedClaim) -> None:
         """Whose addresses they were is known for a while: a pod's last connections end after it."""
         for network in claim.networks:
-            place = (name, str(network.network_address))
+            place = (name, network.network_address)
             pod = self._owners.get(place)
             if pod is not None and str(pod) == claim.pod:
                 del self._owners[place]

@@ -207,7 +207,7 @@ def _of_a_pod(network: IPNetwork) -> bool:
         or address.is_link_local
         or (address.version == 6 and address.ipv4_mapped is not None)
     )
-    return network.num_addresses == 1 and not special
+    return network.prefixlen == network.max_prefixlen and not special
 
 
 def _not_its_address(
