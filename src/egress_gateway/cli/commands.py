@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -121,6 +122,10 @@ class _LazyGroup(click.Group):
             if ctx.resilient_parsing:
                 return None  # whoever completes a line wants no message in it
             raise
+        finally:
+            if not gc.isenabled():  # see ``cli.main``
+                gc.freeze()
+                gc.enable()
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

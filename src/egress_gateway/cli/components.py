@@ -7,6 +7,7 @@ file key can never differ. SIGTERM and SIGINT stop a component cleanly.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib
 import logging
@@ -24,6 +25,12 @@ from egress_gateway.service.errors import expected
 from egress_gateway.service.logging import configure
 from egress_gateway.service.settings import PREFIX, Setting, SettingsError, describe, load
 
+_AUTHORITIES: Final = "SSL_CERT_FILE"
+"""OpenSSL's variable, SSL_CTX_set_default_verify_paths(3)."""
+_ARENA_MAX: Final = -8
+_MMAP_THRESHOLD: Final = -3
+"""mallopt(3), malloc.h."""
+
 log = logging.getLogger(__name__)
 Run = Callable[[Any], Awaitable[None]]
 
@@ -31,8 +38,11 @@ Run = Callable[[Any], Awaitable[None]]
 class _ComponentCommand(click.Command):
     """Adds the flags of ``schema`` when they are first needed."""
 
-    def __init__(self, name: str, *, settings: str, run: str, help: str) -> None:
+    def __init__(
+        self, name: str, *, settings: str, run: str, help: str, authorities: bool = True
+    ) -> None:
         super().__init__(name, callback=self._call, help=help)
+        self._authorities = authorities
         self._settings = settings
         self._run = run
         self._schema: type[msgspec.Struct] | None = None
@@ -45,13 +55,25 @@ class _ComponentCommand(click.Command):
 
     def _call(self, config: Path | None, log_level: str, log_format: Any, **flags: Any) -> None:
         configure(log_level, log_format)
+        _return_memory()
         assert self._schema is not None
         try:
             settings = load(self._schema, file=config, environment=os.environ, flags=flags)
         except SettingsError as error:
             raise click.ClickException(str(error)) from error
-        run: Run = imported(self._run)
+        run: Run = imported(self._run, authorities=self._authorities)
         sys.exit(asyncio.run(_until_signal(run, settings)))
+
+
+def _return_memory() -> None:
+    """One heap for all threads, and none for what is large: glibc keeps megabytes for each of a
+    dozen threads otherwise, and the room of lists that were read once."""
+    import ctypes  # not for --help
+
+    with contextlib.suppress(AttributeError):  # another C library has no such options
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_ARENA_MAX, 1)
+        mallopt(_MMAP_THRESHOLD, 128 << 10)
 
 
 def _resolve(path: str) -> Any:
@@ -59,13 +81,23 @@ def _resolve(path: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def imported(path: str) -> Any:
+def imported(path: str, *, authorities: bool = True) -> Any:
     """The component's modules, imported without garbage collection: a sixth of the time. Modules
-    stay, so later collections skip them too."""
+    stay, so later collections skip them too.
+
+    aiohttp reads the machine's certificate authorities, twice, as it is imported. Without
+    ``authorities`` it finds none: for who speaks TLS to the API server alone, by a context of its
+    own."""
     gc.disable()
+    before = os.environ.get(_AUTHORITIES)
+    if not authorities:
+        os.environ[_AUTHORITIES] = os.devnull
     try:
         return _resolve(path)
     finally:
+        os.environ.pop(_AUTHORITIES, None)
+        if before is not None:
+            os.environ[_AUTHORITIES] = before
         gc.freeze()
         gc.enable()
 
@@ -164,12 +196,14 @@ gateway: Final = _ComponentCommand(
     "gateway",
     settings="egress_gateway.gateway.settings:Settings",
     run="egress_gateway.gateway.main:run",
+    authorities=False,
     help="Run the gateway agent: WireGuard, peers, SNAT and health on a gateway node.",
 )
 node: Final = _ComponentCommand(
     "node",
     settings="egress_gateway.node.settings:Settings",
     run="egress_gateway.node.main:run",
+    authorities=False,
     help="Run the node agent: install the CNI plugin and attach the node's pods.",
 )
 webhook: Final = _ComponentCommand(

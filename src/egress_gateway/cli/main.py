@@ -7,6 +7,7 @@ no other way to end: the kernel gives it no signal that it has no handler for.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from types import FrameType
@@ -21,6 +22,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
+    gc.disable()  # until the command is imported: what is imported stays
     from egress_gateway.cli import commands
 
     commands.run()

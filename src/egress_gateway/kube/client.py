@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -85,7 +86,10 @@ class Client:
 
     def _pool(self, limit: int) -> aiohttp.ClientSession:
         """A session with at most ``limit`` connections; 0 is no limit."""
-        connector = aiohttp.TCPConnector(ssl=self.access.ssl_context or True, limit=limit)
+        trusted = self.access.ssl_context
+        if trusted is None and self.access.proxy:
+            trusted = ssl.create_default_context()  # an agent's aiohttp trusts nobody by itself
+        connector = aiohttp.TCPConnector(ssl=trusted or True, limit=limit)
         return aiohttp.ClientSession(
             connector=connector,
             headers=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -49,9 +50,13 @@ MOST = {
 
 def imported(module: str) -> set[str]:
     """All modules of a fresh interpreter that has imported ``module``."""
-    code = f"import sys, {module}; print(*sys.modules, sep='\\n')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(printed(f"import sys, {module}; print(*sys.modules)"))
+
+
+def printed(code: str, *arguments: str) -> list[str]:
+    """The words that a fresh interpreter prints."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.parametrize("module", FORBIDDEN)
@@ -65,6 +70,38 @@ def test_a_process_leaves_out_what_it_does_not_need(module: str) -> None:
 def test_a_commands_help_waits_for_no_http_library(module: str) -> None:
     """It alone takes as long as all else that a command needs."""
     assert not imported(module) & {"aiohttp", "azure", "pyroute2", "prometheus_client", "rich"}
+
+
+def test_nobody_looks_for_garbage_among_what_a_command_imports() -> None:
+    """It would take a tenth of the start."""
+    code = """if True:
+        import atexit, gc
+        from egress_gateway.cli.main import main
+
+        among = []  # those that are set aside, at each look
+        gc.callbacks.append(lambda *_: among.append(gc.get_freeze_count()))
+        atexit.register(lambda: print("looks", among.count(0), gc.isenabled()))
+        main()
+    """
+    assert printed(code, "gateway", "--help")[-3:] == ["looks", "0", "True"]
+
+
+@pytest.mark.parametrize("agent", ["node", "gateway"])
+def test_an_agent_reads_no_certificate_authorities_but_the_clusters(agent: str) -> None:
+    """aiohttp would parse all of the machine's, twice, before the agent begins."""
+    code = """if True:
+        import os, sys
+        from egress_gateway.cli import components
+
+        def run(until):
+            until.close()
+            from aiohttp.connector import _SSL_CONTEXT_VERIFIED as trusted
+            print(len(trusted.get_ca_certs()), os.environ.get("SSL_CERT_FILE"))
+
+        components.asyncio.run = run
+        getattr(components, sys.argv[1]).main(["--node-name", "worker"])
+    """
+    assert printed(code, agent) == ["0", str(os.environ.get("SSL_CERT_FILE"))]
 
 
 @pytest.mark.parametrize("module", MOST)
