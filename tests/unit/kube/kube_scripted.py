@@ -73,6 +73,19 @@ def watched(*events: dict[str, Any], hold: bool = False, tear: bool = False) -> 
     return step
 
 
+def restored(version: int, *items: dict[str, Any]) -> Step:
+    """Answers anything as kube-apiserver does whose etcd holds no more than ``version``: it refuses
+    lists from the future and takes watches from there, in which it is silent."""
+
+    async def step(request: web.Request) -> web.StreamResponse:
+        ahead = int(request.query.get("resourceVersion", "0")) > version
+        if "watch" in request.query:
+            return await watched(*() if ahead else (bookmark(version),), hold=True)(request)
+        return await (status(504, "Timeout") if ahead else listed(version, *items))(request)
+
+    return step
+
+
 class Script:
     """Requests take the steps in turn; when none is left they wait for one."""
 
@@ -93,9 +106,12 @@ class Script:
 
     @property
     def asked(self) -> list[str]:
-        """``list`` or ``watch@<resourceVersion>`` for each request so far."""
+        """``list``, ``reached@<resourceVersion>`` or ``watch@<resourceVersion>`` for each request
+        so far."""
         return [
-            f"watch@{r.query['resourceVersion']}" if "watch" in r.query else "list"
+            f"{'watch' if 'watch' in r.query else 'reached'}@{r.query['resourceVersion']}"
+            if "resourceVersion" in r.query
+            else "list"
             for r in self.requests
         ]
 

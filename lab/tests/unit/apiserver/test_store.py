@@ -81,6 +81,14 @@ def test_what_is_forgotten_is_expired_and_never_skipped() -> None:
     assert not subscription.idle
 
 
+async def test_a_watch_from_the_future_is_silent_until_then() -> None:
+    store = Store()
+    subscription = store.subscribe("things", store.revision + 2)
+    for i in range(3):
+        write(store, ("put", "a", f"n{i}"), i)
+    assert (await subscription.next()).obj["value"] == 2
+
+
 async def test_a_reader_that_falls_behind_is_told() -> None:
     store = Store(backlog=2)
     subscription = store.subscribe("things", store.revision)

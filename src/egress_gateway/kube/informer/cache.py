@@ -4,8 +4,9 @@ Guarantees: callbacks report every object's appearance, its latest state and its
 deletions missed while disconnected included; states in between may be skipped. Reads never block
 and never fail. It asks the server with backoff and jitter, and never in a tight loop, whatever the
 server answers (a watch that ends at once, 410 again and again). A connection on which not even a
-bookmark comes (a half-open TCP connection after a failover) is given up after ``inactivity``. Not
-guaranteed: order between caches.
+bookmark comes (a half-open TCP connection after a failover) is given up after ``inactivity``. A
+server that went back in time (etcd restored from a backup) is noticed when it answers again, unless
+it has overtaken us by then. Not guaranteed: order between caches.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ INACTIVITY: Final = 120.0
 _STEADY: Final = 5.0
 """Seconds that a watch must have lasted (or an event come) to count as a success."""
 _STUBBORN: Final = 3
-"""Refusals in a row after which the version itself is suspected: a restored etcd answers a
-version of its future with 504, a re-created CRD one of its past with 404."""
+"""Refusals in a row after which the version itself is given up: a restored etcd answers a list
+from a version of its future with 504, a re-created CRD a watch with 404."""
 
 
 class Cache(Generic[T]):
@@ -68,6 +69,7 @@ class Cache(Generic[T]):
         self._callbacks: list[Callback[T]] = []
         self._synced = asyncio.Event()
         self._version = ""
+        self._doubted = False
         self._heard = float("-inf")
 
     def on_change(self, callback: Callback[T]) -> None:
@@ -130,6 +132,15 @@ class Cache(Generic[T]):
             try:
                 if not self._version:
                     await self._relist()
+                elif self._doubted:
+                    await self._client.reached(
+                        self._resource,
+                        self._namespace,
+                        labels=self._labels,
+                        fields=self._fields,
+                        resource_version=self._version,
+                    )
+                self._doubted = False
                 if not await self._follow():
                     wait = self._backoff.failed()
             except errors.Gone:
@@ -138,6 +149,9 @@ class Cache(Generic[T]):
                 self._version = ""
                 wait = self._backoff.failed()
             except errors.ApiError as error:
+                # Who answers next may have been restored from a backup, and a watch from the
+                # future is silent.
+                self._doubted = True
                 wait = max(self._backoff.failed(), error.retry_after or 0.0)
                 log.warning(
                     "cannot follow %s: %s", self._resource.plural, error, extra={"retry_in": wait}

@@ -90,7 +90,8 @@ class Store(Generic[T]):
         was, now = self._resource.metadata(old), self._resource.metadata(obj)
         if was.uid != now.uid:
             return [*self.remove(key), *self.put(obj)]
-        if was.resource_version == now.resource_version and now.resource_version:
+        # NB: a server that went back in time gives versions a second time, to other states.
+        if was.resource_version == now.resource_version and now.resource_version and old == obj:
             return []
         self._unset(key, old)
         self._set(key, obj)

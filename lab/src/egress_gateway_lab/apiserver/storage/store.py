@@ -43,9 +43,10 @@ Listener = Callable[[Event], None]
 class Subscription:
     """The changes of one resource from a revision on. Closing it is the reader's duty."""
 
-    def __init__(self, store: Store, storage: str, limit: int) -> None:
+    def __init__(self, store: Store, storage: str, since: int, limit: int) -> None:
         self._store = store
         self.storage = storage
+        self.since = since
         self._pending: deque[Event] = deque()
         self._limit = limit
         self._overrun = False
@@ -57,6 +58,8 @@ class Subscription:
         return not self._pending and not self._overrun
 
     def push(self, event: Event) -> None:
+        if event.revision <= self.since:
+            return
         if len(self._pending) >= self._limit:
             self._overrun = True
         else:
@@ -146,21 +149,15 @@ class Store:
             self._floor[event.storage] = history.popleft().revision
 
     def subscribe(self, storage: str, since: int) -> Subscription:
-        """Changes after revision ``since``; raises ``Expired`` when they are no longer known."""
+        """Changes after revision ``since``; raises ``Expired`` when they are no longer known. One
+        that is yet to come is taken, and nothing is told before it: so does kube-apiserver
+        (``cacheWatcher.process``), which is how watchers miss changes after etcd was restored."""
         floor = self._floor.get(storage, 0)
         if since < floor:
             raise errors.expired(f"too old resource version: {since} ({floor})")
-        if since > self.revision:
-            raise errors.StatusError(
-                504,
-                "Timeout",
-                f"Too large resource version: {since}, current: {self.revision}",
-                {"causes": [{"reason": "ResourceVersionTooLarge"}], "retryAfterSeconds": 1},
-            )
-        subscription = Subscription(self, storage, self._backlog)
+        subscription = Subscription(self, storage, since, self._backlog)
         for event in self._history.get(storage, ()):
-            if event.revision > since:
-                subscription.push(event)
+            subscription.push(event)
         self._subscriptions.setdefault(storage, []).append(subscription)
         return subscription
 

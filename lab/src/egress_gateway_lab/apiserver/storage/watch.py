@@ -119,8 +119,13 @@ class _Watch:
                         event = await self._subscription.next()
                 except TimeoutError:
                     # A bookmark must not run ahead of a change that has not been sent.
-                    if self.bookmarks and self._subscription.idle:
-                        yield self._bookmark(self._store.revision)
+                    now = self._store.revision
+                    if (
+                        self.bookmarks
+                        and self._subscription.idle
+                        and now >= self._subscription.since
+                    ):
+                        yield self._bookmark(now)
                     continue
                 if (seen := self._translate(event)) is not None:
                     yield seen
