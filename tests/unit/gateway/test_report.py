@@ -31,3 +31,17 @@ async def test_a_heartbeat_is_of_the_api_servers_time_whatever_the_machines_cloc
     reporter = Reporter(cast(Client, api), node, "system", heartbeat=30.0)
     assert await reporter.publish(GatewayStatusSpec())
     assert [one.spec.heartbeat for one in api.applied] == ["2030-01-01T03:00:00Z"]
+
+
+async def test_a_report_belongs_to_the_node_as_it_is_registered_now() -> None:
+    """The garbage collector deletes what belongs to a Node that is gone, each time it comes back;
+    a kubelet registers a deleted Node anew while the agent runs on."""
+    api = ApiServer()
+    first, second = (Node(metadata=ObjectMeta(name="gw0", uid=uid)) for uid in ("1", "2"))
+    reporter = Reporter(cast(Client, api), first, "system", heartbeat=30.0)
+    await reporter.registered(second)
+    assert not api.applied, "nothing is reported before the first pass"
+    for now in (first, second, second):
+        await reporter.registered(now)
+        await reporter.publish(GatewayStatusSpec())
+    assert [one.metadata.owner_references[0].uid for one in api.applied] == ["1", "2"]

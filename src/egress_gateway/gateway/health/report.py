@@ -105,6 +105,14 @@ class Reporter:
         async with self._lock:
             return await self._publish()
 
+    async def registered(self, node: Node) -> None:
+        """The Node as it is now. One that is registered anew has another UID, and a report that
+        belongs to the former is collected. Raises ``ApiError``."""
+        if node.metadata.uid != self._node.metadata.uid:
+            self._node, self._written = node, None
+            async with self._lock:
+                await self._publish()
+
     async def veto(self, found: list[GatewayVeto]) -> bool:
         """Adds to each report from now on why pods should leave; says so at once if it is new
         and there has been a report. Raises ``ApiError``."""

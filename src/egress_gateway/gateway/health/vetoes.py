@@ -86,9 +86,11 @@ class Vetoes:
     async def _watch_node(self) -> None:
         while True:
             try:
-                self._drain = leaving(await self._client.get(NODES, self._node))
+                node = await self._client.get(NODES, self._node)
+                self._drain = leaving(node)
+                await self._reporter.registered(node)
             except ApiError as error:
-                log.info("could not read the own Node: %s", error)
+                log.info("could not read the own Node, or report to it: %s", error)
             await self._tell()
             await asyncio.sleep(_LOOK_SECONDS)
 
