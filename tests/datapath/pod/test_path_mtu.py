@@ -2,7 +2,8 @@
 
 Everything of full size goes both ways at once, with "don't fragment" set, and its encrypted packets
 are whole; larger datagrams go in fragments; and ICMP errors cross the translation in both
-directions. At 1,500 and at 9,000 bytes.
+directions. At 1,500 and at 9,000 bytes. A narrow path between the nodes, true or pretended, stops
+nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import errno
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from pathlib import Path
 from egress_gateway.api import keys
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, peers_of
-from tests.datapath.topology import INTERNET, Place, Pod, World, configuration, until
+from tests.datapath.topology import INTERNET, PORT, Place, Pod, World, configuration, until
 
 _DISCOVER, _DO, _DONT, _MTU = 10, 2, 0, 14  # IP_MTU_DISCOVER and its values, IP_MTU: ip(7)
 _HEADERS = 28
@@ -60,8 +62,39 @@ def _full_size(mtu: int, *, narrow: int) -> None:
         _datagram(client, server, narrow)
     _bulk(pod)
     _errors(world, pod)
+    _pretended(world, 600)
+    before = _fragments(world.worker), _fragments(world.gateways[0])
+    _bulk(pod)
+    assert before == (_fragments(world.worker), _fragments(world.gateways[0]))
+    for node, address in _nodes(world).items():
+        command = f"ip route replace {address} dev v-{node.name} mtu lock {narrow}"
+        subprocess.run(command.split(), check=True)
+    _bulk(pod)
     assert pod.side.held() == 0
     assert world.internet.sources() == {SECONDARIES[0]}
+
+
+def _nodes(world: World) -> dict[Place, str]:
+    return {world.worker: "10.1.0.4", world.gateways[0]: str(world.gateways[0].primary)}
+
+
+def _pretended(world: World, mtu: int) -> None:
+    """Somebody tells either node that the path to the other takes ``mtu`` bytes."""
+    assert world.sources is not None
+    (listening,) = world.sources.allowed()
+    (worker, gateway) = (
+        (a, p) for a, p in zip(_nodes(world).values(), (listening, PORT), strict=True)
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as forger:
+        for (here, ours), (there, theirs) in ((worker, gateway), (gateway, worker)):
+            addresses = socket.inet_aton(here) + socket.inet_aton(there)
+            sent = struct.pack("!BBHHHBBH", 0x45, 0, mtu + 1, 0, 0x4000, 64, 17, 0) + addresses
+            told = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + sent
+            told += struct.pack("!HHHH", ours, theirs, mtu - 19, 0)
+            total = sum(struct.unpack(f"!{len(told) // 2}H", told))
+            total = (total & 0xFFFF) + (total >> 16)
+            checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+            forger.sendto(told[:2] + struct.pack("!H", checksum) + told[4:], (here, 0))
 
 
 def _fragments(node: Place) -> int:

@@ -66,6 +66,12 @@ NODE_SETS: Final = (
     "tunnels4",
     "listening",
 )
+_NARROW: Final = (
+    "icmp type destination-unreachable icmp code frag-needed"
+    f" @th,64,8 0x45 @th,136,8 17 @th,224,16 {PORTS[0]}-{PORTS[1]}"
+)
+"""That a tunnel's packet (IPv4 without options, UDP, from a server port) is too large for the path:
+the packet filter of the pods' nodes (datapath/pod/sources.py) says why nobody is to hear it."""
 HANDSHAKES: Final = "handshakes"
 FULL_PODS: Final = {4: "full4", 6: "full6"}
 """Pods (interface and address) that have all the connections that they may have."""
@@ -337,6 +343,7 @@ table inet {NODE_TABLE} {{
     type filter hook prerouting priority raw; policy accept;
     udp dport {PORTS[0]}-{PORTS[1]} ip daddr @servers4 goto tunnels
     {_elsewhere(tunnels)}
+    ip daddr @servers4 {_NARROW} drop
     ip saddr @secondaries4 iifname != "{NODE_LINK}" {_drop(FORGED_SOURCE)}
     ip6 saddr @secondaries6 iifname != "{NODE_LINK}" {_drop(FORGED_SOURCE)}
 {_arrivals(bool(links))}
@@ -357,6 +364,10 @@ table inet {NODE_TABLE} {{
   chain balanced {{
     type nat hook prerouting priority dstnat - 10; policy accept;
     ip daddr @frontends4 udp dport {PORTS[0]}-{PORTS[1]} dnat ip to {primary}
+  }}
+  chain whole {{
+    type filter hook postrouting priority filter - 10; policy accept;
+    udp sport {PORTS[0]}-{PORTS[1]} fib saddr type local ip frag-off set 0
   }}
   chain kept {{
     type nat hook postrouting priority srcnat - 10; policy accept;

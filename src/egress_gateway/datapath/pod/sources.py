@@ -17,6 +17,11 @@ No pod reaches the WireGuard ports of these gateways. Where pods are masqueraded
 pod's flood would use up what a gateway takes from the node, and keep its other pods from the
 gateway. Tunnels' own packets have an address of the node before anything masquerades. Packets are
 judged where all of them leave: what kube-proxy directs to a gateway by IPVS is not forwarded.
+
+Nobody tells the node that the path to a gateway is narrow. wireguard-go hands the kernel many
+packets at once (udp(7), UDP_SEGMENT), which refuses them all if one exceeds what it has heard of
+the path: bulk would stand still, for ten minutes after one forged ICMP error. As with the kernel's
+WireGuard, routers cut tunnels' IPv4 packets instead.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ _SERVER_PORTS: Final = f"{names.PORT_FIRST}-{names.PORT_LAST}"
 _DROPPED: Final = f'fib saddr type != local counter name "{FOREIGN_TUNNEL}" drop'
 _COUNTER: Final = f"counter {FOREIGN_TUNNEL} {{{{ packets {{}} bytes {{}} }}}}"
 _NOTHING_COUNTED: Final = _COUNTER.format(0, 0)
+_NARROW: Final = "icmp type destination-unreachable icmp code frag-needed"
 _COOKIES: Final = "cookies"
 _NOTED: Final = f"fib saddr . iif oif exists update @{_COOKIES} {{ udp dport }}"
 _COOKIES_KEPT: Final = 0.02
@@ -63,9 +69,12 @@ table inet {TABLE} {{
     type filter hook prerouting priority -10; policy accept;
     udp length 72 @th,64,8 3 udp dport . ip saddr @sources4 {_NOTED}
     udp length 72 @th,64,8 3 udp dport . ip6 saddr @sources6 {_NOTED}
+    {_NARROW} ct protocol . ct original ip daddr @servers4 ct original proto-src @ports drop
+    {_NARROW} ct protocol . ct reply ip daddr @servers4 ct reply proto-src @ports drop
   }}
   chain strangers {{
     type filter hook postrouting priority -10; policy accept;
+    udp sport @ports fib saddr type local ip frag-off set 0
     udp dport {_SERVER_PORTS} meta l4proto . ip daddr @servers4 {_DROPPED}
     udp dport {_SERVER_PORTS} meta l4proto . ip6 daddr @servers6 {_DROPPED}
   }}
@@ -76,7 +85,7 @@ table inet {TABLE} {{
   }}
 }}
 """
-_RULES: Final = 9
+_RULES: Final = 12
 
 
 class SourceFilter:
