@@ -301,7 +301,7 @@ class Client:
                     if line.strip():
                         yield wire.decode_event(resource, line)
         except _NO_ANSWER as error:
-            raise _unreachable(what, error) from error
+            raise self._unreachable(what, error) from error
         except (ValueError, RecursionError) as error:
             raise errors.broken(what, error) from error
 
@@ -327,7 +327,7 @@ class Client:
             ) as response:
                 return await (response.read() if most is None else _bounded(response, most))
         except _NO_ANSWER as error:
-            raise _unreachable(what, error) from error
+            raise self._unreachable(what, error) from error
 
     async def execute(
         self,
@@ -351,7 +351,7 @@ class Client:
                 except errors.Unauthorized:
                     heard = await self._channels(url, what, fresh=True)
         except TimeoutError as error:
-            raise _unreachable(what, error) from error
+            raise self._unreachable(what, error) from error
         return wire.exit_code(heard[3]), heard[1], heard[2]
 
     async def _channels(self, url: str, what: str, *, fresh: bool) -> dict[int, bytes]:
@@ -375,7 +375,7 @@ class Client:
         except aiohttp.WSServerHandshakeError as error:
             raise errors.from_response(error.status, b"", context=what) from error
         except _NO_ANSWER as error:
-            raise _unreachable(what, error) from error
+            raise self._unreachable(what, error) from error
         return heard
 
     @asynccontextmanager
@@ -433,6 +433,12 @@ class Client:
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
+    def _unreachable(self, what: str, error: BaseException) -> errors.Unavailable:
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            self.access.trust_again()
+        reason = str(error) or type(error).__name__
+        return errors.Unavailable(0, "Unreachable", f"{what}: {reason}")
+
     def _decode(self, resource: Resource[T], body: bytes) -> T:
         try:
             return wire.decode_object(resource, body)
@@ -455,8 +461,3 @@ async def _bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 def _params(**values: object) -> dict[str, str]:
     return {key: str(value) for key, value in values.items() if value not in (None, "")}
-
-
-def _unreachable(what: str, error: BaseException) -> errors.Unavailable:
-    reason = str(error) or type(error).__name__
-    return errors.Unavailable(0, "Unreachable", f"{what}: {reason}")

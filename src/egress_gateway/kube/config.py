@@ -1,7 +1,9 @@
 """Where the API server is and how to prove who we are: in a pod, or from a kubeconfig.
 
 In a pod the ServiceAccount token rotates (the kubelet renews it at 80 % of its life), so the file
-is read again rather than remembered. Secrets never appear in a ``repr`` or a message.
+is read again rather than remembered. So is the CA's (the kubelet writes a new one into running
+pods) once the server shows a certificate that is not trusted. Secrets never appear in a ``repr`` or
+a message.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +42,8 @@ class ClusterAccess:
     ``token(fresh)`` answers the bearer token, or None where a client certificate is used;
     ``fresh`` asks for it to be read again although it was read a moment ago. ``proxy`` is the URL
     of an HTTP proxy. ``server_name`` is what the server's certificate must name; None: its host.
-    ``headers`` go with each request.
+    ``headers`` go with each request. ``trust_again()`` looks for a new CA, after
+    the server's certificate was not trusted.
     """
 
     server: str
@@ -49,6 +53,7 @@ class ClusterAccess:
     proxy: str | None = field(default=None, repr=False)
     server_name: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    trust_again: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
 def load(kubeconfig: str | None = None, *, context: str | None = None) -> ClusterAccess:
@@ -95,12 +100,19 @@ def in_cluster(
         raise ClusterAccessError(f"environment variable {error} is unset: not in a pod") from None
     token = file_token(folder / "token")
     token(True)  # fail now, with the file's name, rather than at the first request
-    namespace = folder / "namespace"
+    namespace, authority = folder / "namespace", folder / "ca.crt"
+    context = _ssl(ca=_read(authority).decode("ascii"))
+
+    def trust_again() -> None:
+        with suppress(OSError):  # ssl.SSLError is one
+            context.load_verify_locations(authority)
+
     return ClusterAccess(
         server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
         namespace=namespace.read_text().strip() if namespace.exists() else "default",
-        ssl_context=_ssl(ca=_read(folder / "ca.crt").decode("ascii")),
+        ssl_context=context,
         token=token,
+        trust_again=trust_again,
     )
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import datetime
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
+from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from egress_gateway.kube.client import Client
 from egress_gateway.kube.config import (
     ClusterAccessError,
     file_token,
@@ -20,6 +23,10 @@ from egress_gateway.kube.config import (
     in_cluster,
     load,
 )
+from egress_gateway.kube.errors import Unavailable
+from egress_gateway.kube.resources import PODS
+from egress_gateway_lab import pki
+from tests.unit.kube.kube_scripted import Script, listed
 
 
 def certificate() -> tuple[bytes, bytes]:
@@ -84,6 +91,34 @@ def test_a_rotated_token_is_seen_within_a_minute_or_at_once_when_asked(tmp_path:
     assert token(False) == "two"
     file.write_text("three")
     assert token(True) == "three"
+
+
+async def test_a_ca_that_is_exchanged_is_trusted_once_the_server_uses_it(tmp_path: Path) -> None:
+    """The kubelet writes the new one into the running pod."""
+    before, after = pki.Authority(), pki.Authority()
+    identity = after.server(addresses=["127.0.0.1"], names=[])
+    (tmp_path / "server.pem").write_bytes(identity.key + identity.certificate)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "server.pem")
+    (service_account(tmp_path) / "ca.crt").write_bytes(before.ca)
+    script = Script()
+    script.then(*[listed(5)] * 10)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", script.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    port = str(runner.addresses[0][1])
+    environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
+    async with Client(in_cluster(environ, tmp_path), "tester") as client:
+        for written in (before.ca, b"half a cert", after.ca):
+            with pytest.raises(Unavailable, match="certificate verify failed"):
+                await client.list(PODS)
+            (tmp_path / "ca.crt").write_bytes(written)
+        with pytest.raises(Unavailable, match="certificate verify failed"):
+            await client.list(PODS)
+        await client.list(PODS)
+    await runner.cleanup()
 
 
 @pytest.mark.parametrize("missing", ["token", "ca.crt"])
