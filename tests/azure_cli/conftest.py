@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def tools() -> dict[str, str]:
     """``az`` and ``kubectl``, installed if need be: bin, python, az (its version)."""
-    command = [sys.executable, str(REPOSITORY / "tools/azure_cli.py"), "--output", "json"]
+    command = [sys.executable, str(REPOSITORY / "tools/azure_cli/install.py"), "--output", "json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, str] = json.loads(done.stdout)
     return found

@@ -9,7 +9,7 @@ was observed (document, version). The planner passes it from observation to acti
 inside; so ``apply`` needs no ``observe`` before it, and a lost race is a ``Conflict``.
 
 Everything that names the cloud to a person (commands, kinds of resources) comes from ``Advice``.
-docs/design/0013-cloud-border.md says what another cloud implements.
+docs/design/cluster/0013-cloud-border.md says what another cloud implements.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-_FOLDERS = (".", "docs", "docs/*", "lab", "tools/uml", ".github", "deploy/chart/*")
+_FOLDERS = (".", "docs", "docs/*", "docs/*/*", "lab", "tools/uml", ".github", "deploy/chart/*")
 PAGES = sorted(page for folder in _FOLDERS for page in ROOT.glob(f"{folder}/*.md"))
 
 

@@ -12,7 +12,7 @@ managed prefix of another namespace's configuration is that namespace's, as if i
 
 A *share* keeps one namespace from using up a prefix that several may use. Only that number of its
 configurations, the oldest, may use the prefix, unless it is reserved for that namespace alone.
-See docs/design/0014-prefix-grants.md.
+See docs/design/cluster/0014-prefix-grants.md.
 """
 
 from __future__ import annotations

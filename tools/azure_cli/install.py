@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Puts the real `az` and `kubectl` into a folder of the user's cache, outside this repository.
 
-    eval "$(tools/azure_cli.py)"      # this shell now has both on its PATH
+    eval "$(tools/azure_cli/install.py)"      # this shell now has both on its PATH
 
 `az` is 430 MB with SDK versions of its own, so it gets an environment of its own and is no
 dependency of ours. Each version is installed once: a folder counts when its marker is there, and a
@@ -24,10 +24,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import kubernetes_clients
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-REQUIREMENTS = Path(__file__).with_name("azure-cli.requirements.txt")
+REPOSITORY = Path(__file__).resolve().parents[2]
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 """All of az's packages, pinned: `uv pip compile` of `azure-cli==VERSION`."""
 MODULES = ("acs", "cloud", "network", "profile", "resource", "role", "vm")
 """Command modules of `az` that the walk-through uses: compiled to bytecode beforehand."""
@@ -43,7 +44,7 @@ def main() -> None:
     try:
         kubectl = kubernetes_clients.ensure() / "kubectl"
     except kubernetes_clients.Unavailable as problem:
-        sys.exit(f"azure_cli.py: {problem}")
+        sys.exit(f"azure_cli/install.py: {problem}")
     binaries = cache / "bin"
     binaries.mkdir(exist_ok=True)
     link(binaries / "az", az / "az")
@@ -110,14 +111,14 @@ def uv() -> str:
     own = REPOSITORY / ".tools/bin/uv"
     found = str(own) if own.exists() else shutil.which("uv")
     if found is None:
-        sys.exit("azure_cli.py: uv is missing; run `make install` first")
+        sys.exit("azure_cli/install.py: uv is missing; run `make install` first")
     return found
 
 
 def run(*command: str) -> None:
     done = subprocess.run(command, stdout=sys.stderr, check=False)
     if done.returncode:
-        sys.exit(f"azure_cli.py: `{shlex.join(command)}` failed with {done.returncode}")
+        sys.exit(f"azure_cli/install.py: `{shlex.join(command)}` failed with {done.returncode}")
 
 
 @contextmanager
