@@ -148,9 +148,9 @@ image-lock:
 	@.tools/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 -o tools/image/requirements.txt tools/image/requirements.in
 
-# The image that users get: built twice, which must be the same; what is in it; and all tests of labs
-# on real Kubernetes, whose components run from it. TEST_IMAGE_ARGS chooses other tests.
-TEST_IMAGE_ARGS ?= tests/kube/lab
+# The image that users get: built twice, which must be the same; what is in it; and all tests on
+# real Kubernetes whose components run from it. TEST_IMAGE_ARGS chooses other tests.
+TEST_IMAGE_ARGS ?= tests/kube/lab tests/kube/test_leaders.py
 test-image:
 	$(prepare) image
 	$(prepare) kube

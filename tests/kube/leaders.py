@@ -1,8 +1,9 @@
 """Two controllers, each behind doors of its own: what either does is seen, and can be cut off.
 
-A controller is the shipped process with the ServiceAccount's token. Between it and both APIs stand
-TCP relays that note every request as it passes (``Record``): the order of what happened is then
-read from one list, not from clocks of several processes.
+A controller is the shipped process with the ServiceAccount's token, of the image that users get
+where the lab would take that (``realcluster.shipped``). Between it and both APIs stand TCP relays
+that note every request as it passes (``Record``): the order of what happened is then read from one
+list, not from clocks of several processes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway_lab.apiserver.wire.client import KubeClient
+from egress_gateway_lab.realcluster import shipped
 from lab.tests.apiserver.conftest import Cluster
 from tests.contract.controller.azure_lab import AzureLab
 
@@ -118,6 +120,19 @@ class Controller:
         self.process.send_signal(number)
 
 
+def program() -> list[str]:
+    """What starts a component: the image's entry point in its own files, or the checkout's."""
+    found = shipped.chosen()
+    if found is None:
+        return [sys.executable, "-m", "egress_gateway.cli.main"]
+    image = found.image()
+    variables = [f"{name}={value}" for name, value in image.env.items()]
+    script = 'root=$1; shift; for f in dev proc tmp; do mount --rbind /$f "$root/$f"; done; '
+    script += 'exec chroot "$root" "$@"'
+    apart = ["unshare", "--mount", "sh", "-ec", script, "sh", str(shipped.tree(found))]
+    return [*apart, "env", "-i", *variables, *image.entrypoint]
+
+
 @contextlib.asynccontextmanager
 async def controller(
     name: str, cluster: Cluster, azure: AzureLab, record: Record, folder: Path
@@ -136,7 +151,8 @@ async def controller(
         log = folder / f"{name}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "egress_gateway.cli.main", "controller"),
+                *program(),
+                "controller",
                 *("--kubeconfig", str(config), "--azure-config", str(azure_json)),
                 *("--identity", name, "--drift-interval", "0.3"),
                 *("--health-address", "127.0.0.1", "--health-port", "0"),
