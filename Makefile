@@ -9,11 +9,11 @@ demo:
 	$(prepare) run --no-default-groups --group lab --inexact
 	@.venv/bin/egress-gateway lab demo
 
-# Two at a time: most tests wait for packets or programs. A file's tests stay together and in order.
+# Four at a time: most tests wait for packets or programs. A file's tests stay together and in order.
 test:
 	$(prepare) test
 	@tools/kubernetes_clients.py >/dev/null || true
-	@.venv/bin/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@.venv/bin/pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
 check:
 	$(prepare) install
@@ -65,12 +65,12 @@ kubernetes:
 .PHONY: test-kube
 # The contract once more on a real API server, and what only such a one can show: least privilege,
 # admission, the chart's documents, two controllers. Skipped, in one loud line, where its programs
-# cannot be had.
+# cannot be had. Three at a time: one of them has the lab of real nodes, two a control plane each.
 test-kube:
 	$(prepare) kube
 	@tools/kubernetes_clients.py >/dev/null || true
 	@.venv/bin/python tools/kubernetes/build.py >/dev/null || true
-	@.venv/bin/pytest -m kube $(PYTEST_ARGS)
+	@.venv/bin/pytest -m kube -n 3 --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: test-storm
 # Random faults and user actions on labs, each storm written by its seed: SEEDS=3,7 or SEEDS=0-199.

@@ -29,7 +29,11 @@ async def world() -> AsyncIterator[World]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    in_the_labs_loop(items, Path(__file__).parent)
+    here = Path(__file__).parent
+    in_the_labs_loop(items, here)
+    for item in items:
+        if item.path.is_relative_to(here):  # of several processes one has the lab
+            item.add_marker(pytest.mark.xdist_group("lab"))
 
 
 def require_programs() -> None:
