@@ -7,6 +7,7 @@ import pytest
 from egress_gateway.api import names
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from tests.contract.controller.conftest import world
+from tests.contract.controller.migration.test_moving_over import old_deployment
 from tests.contract.controller.test_controller import SGCS, World, condition, reason
 
 __all__ = ["world"]
@@ -81,6 +82,18 @@ async def test_a_prefix_that_was_made_for_another_is_not_joined(world: World) ->
             namespace="mallory",
             timeout=120,
         )
+
+
+async def test_a_deployment_that_poses_as_the_former_controller_stops_nobody(world: World) -> None:
+    """Two controllers must not act at once, so ours waits for the Go project's to end."""
+    await world.kube.create(
+        "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mallory"}}
+    )
+    posing = old_deployment()
+    posing["metadata"]["namespace"] = "mallory"
+    await world.kube.create("deployments", posing)
+    await world.write("honest")
+    await world.until("honest", lambda s: condition(s, "Provisioned").get("status") == "True")
 
 
 async def workers(world: World, *, joined: bool) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from egress_gateway.api import names
+from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.operations.migrate_report import Report, render, report
 from egress_gateway.cloud.azure.advice import AzureAdvice
@@ -96,7 +97,7 @@ async def _migrate(options: _Options) -> Report:
             advice=AzureAdvice(),
         )
         if options.stop and not options.dry_run:
-            await _stop(takeover, options.timeout)
+            await _stop(takeover, (await client.list(resources.SGCS)).items, options.timeout)
         seen = await _look(client, takeover)
         acted = not options.dry_run and not seen.blockers
         adoptions = plan_adoption(seen.leftovers)
@@ -121,7 +122,7 @@ async def _migrate(options: _Options) -> Report:
 async def _look(client: Client, takeover: Takeover) -> _Seen:
     configurations = (await client.list(resources.SGCS)).items
     seen = _Seen(await takeover.look(configurations, secrets=True))
-    rival = await takeover.rival()
+    rival = await takeover.rival(configurations)
     if rival is not None:
         seen.blockers.append({"what": rival.who, "mend": rival.mend})
     seen.blockers += await _webhooks(client)
@@ -162,12 +163,14 @@ def _judges_configurations(item: Mapping[str, Any]) -> bool:
     return any(resources.SGCS.plural in (rule.get("resources") or []) for rule in rules)
 
 
-async def _stop(takeover: Takeover, timeout: float) -> None:
+async def _stop(
+    takeover: Takeover, configurations: Sequence[StaticGatewayConfiguration], timeout: float
+) -> None:
     """Scales the old Deployments to zero and waits until nobody holds the Lease."""
-    await takeover.stop_rivals()
+    await takeover.stop_rivals(configurations)
     end = time.monotonic() + timeout
     while time.monotonic() < end:
-        if await takeover.rival() is None:
+        if await takeover.rival(configurations) is None:
             return
         await asyncio.sleep(_INTERVAL)
 

@@ -61,9 +61,9 @@ class Takeover:
 
     # --- who else is there ---------------------------------------------------------------
 
-    async def rival(self) -> Rival | None:
+    async def rival(self, configurations: Iterable[StaticGatewayConfiguration]) -> Rival | None:
         """The controller that must stop before we act, if one runs."""
-        checks = (self._addon(), self._deployment(), self._lease())
+        checks = (self._addon(), self._deployment(configurations), self._lease())
         found = await asyncio.gather(*checks)
         return next((rival for rival in found if rival), None)
 
@@ -79,19 +79,34 @@ class Takeover:
             f"({self._advice.stop_predecessor()}) or remove this controller",
         )
 
-    async def stop_rivals(self) -> None:
+    async def stop_rivals(self, configurations: Iterable[StaticGatewayConfiguration]) -> None:
         """Scales the Go project's controller to zero. Needs a person's rights."""
-        listed = await self._client.list(resources.DEPLOYMENTS, labels=_CONTROLLERS)
-        for found in listed.items:
+        for found in await self._controllers(configurations):
             meta = found["metadata"]
             patch = {"spec": {"replicas": 0}}
             await self._client.merge_patch(
                 resources.DEPLOYMENTS, meta["name"], patch, meta["namespace"]
             )
 
-    async def _deployment(self) -> Rival | None:
-        listed = await self._client.list(resources.DEPLOYMENTS, labels=_CONTROLLERS)
-        for found in listed.items:
+    async def _controllers(
+        self, configurations: Iterable[StaticGatewayConfiguration]
+    ) -> list[resources.Untyped]:
+        """Deployments of the Go project's controller. Every tenant may label one of his own so: it
+        counts here, in that project's usual namespace, and where statuses say that keys are, for
+        it keeps them beside itself."""
+        profiles = (sgc.status.gateway_server_profile for sgc in configurations)
+        places = {self._system_namespace, self.keys_namespace, names.SYSTEM_NAMESPACE}
+        places |= {p.private_key_secret_ref.namespace for p in profiles if p.private_key_secret_ref}
+        lists = [
+            self._client.list(resources.DEPLOYMENTS, place, labels=_CONTROLLERS)
+            for place in sorted(places - {""})
+        ]
+        return [found for listed in await asyncio.gather(*lists) for found in listed.items]
+
+    async def _deployment(
+        self, configurations: Iterable[StaticGatewayConfiguration]
+    ) -> Rival | None:
+        for found in await self._controllers(configurations):
             wanted = found.get("spec", {}).get("replicas", 1)
             running = found.get("status", {}).get("replicas", 0)
             if wanted or running:
@@ -157,7 +172,7 @@ class Takeover:
 
     async def run(self, configurations: Sequence[StaticGatewayConfiguration]) -> TakeoverOutcome:
         """One pass: everything that can be taken over now is."""
-        rival = await self.rival()
+        rival = await self.rival(configurations)
         if rival is not None:
             return TakeoverOutcome(blocked=str(rival))
         found = await self.look(configurations)
