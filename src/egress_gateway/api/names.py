@@ -52,6 +52,8 @@ ALLOWED_PREFIXES_ANNOTATION: Final = f"{GROUP}/allowed-prefixes"
 """Ours, on a Namespace: ids of the public IP prefixes that its configurations may use."""
 ROTATE_KEYS_ANNOTATION: Final = f"{GROUP}/rotate-keys"
 """Ours, on a StaticGatewayConfiguration: each new value asks for a new key pair."""
+LONGEST: Final = 256
+"""Characters that are read of a tenant's annotation; a name has at most 253."""
 KEY_ROTATION_ANNOTATION: Final = f"{GROUP}/key-rotation"
 """Ours, on a key Secret: how far the change of its pair is (JSON)."""
 RECORDED: Final = frozenset({RULE_ANNOTATION, IP_CONFIGURATION_ANNOTATION, KEY_ROTATION_ANNOTATION})
@@ -139,9 +141,8 @@ def is_ipv6_config(name: str) -> bool:
 
 def asked_configuration(annotations: Mapping[str, str]) -> str:
     """The StaticGatewayConfiguration that a pod's annotations name; empty if they name none.
-    Cut to 256 characters: a name has at most 253, and what a pod's owner writes goes into log lines
-    and Events."""
-    return annotations.get(POD_ANNOTATION, "")[:256]
+    Cut: what a pod's owner writes goes into log lines and Events."""
+    return annotations.get(POD_ANNOTATION, "")[:LONGEST]
 
 
 def keys_namespace(chosen: str, system: str) -> str:

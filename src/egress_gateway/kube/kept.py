@@ -1,8 +1,9 @@
-"""What an agent keeps of the objects that it watches: what somebody reads, and no more.
+"""What a component keeps of the objects that it watches: what somebody reads, and no more.
 
-A gateway agent holds every Pod and PodEndpoint of the cluster, and all agents hold every
-configuration, so these decide how large agents become. Texts that many objects share (namespaces,
-nodes, names of configurations) are in memory once. To read another field, keep it here.
+A gateway agent holds every Pod and PodEndpoint of the cluster, and all components hold every
+configuration, so these decide how large they become; and whoever makes such objects hangs a
+megabyte of labels on each. Texts that many objects share (namespaces, nodes, names of
+configurations) are in memory once. To read another field, keep it here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _READ: Final[tuple[str, ...]] = (names.POD_ANNOTATION, names.MIRROR_ANNOTATION)
 def pod(whole: Pod) -> Pod:
     """Which pod it is, where it runs, its addresses, and what it asks for."""
     meta, status = whole.metadata, whole.status
-    asked = tuple((name, meta.annotations[name]) for name in _READ if name in meta.annotations)
+    said = meta.annotations
+    asked = tuple((name, said[name][: names.LONGEST]) for name in _READ if name in said)
     return Pod(
         metadata=_meta(meta, annotations=_same(asked)),
         spec=replace(whole.spec, node_name=intern(whole.spec.node_name)),
@@ -87,7 +89,24 @@ def configuration(whole: StaticGatewayConfiguration) -> StaticGatewayConfigurati
     return StaticGatewayConfiguration(
         metadata=_meta(whole.metadata),
         spec=whole.spec,
-        status=replace(whole.status, conditions=amiss or _NOTHING),
+        status=replace(
+            whole.status,
+            conditions=amiss or _NOTHING,
+            key_rotation=replace(whole.status.key_rotation, request=""),
+        ),
+    )
+
+
+def wish(whole: StaticGatewayConfiguration) -> StaticGatewayConfiguration:
+    """What the controller makes of it: of all that is noted on it, who asks for a new key pair, and
+    whether our finalizer is there. NB: whoever writes finalizers reads them anew."""
+    meta = whole.metadata
+    asked = meta.annotations.get(names.ROTATE_KEYS_ANNOTATION, "")[: names.LONGEST]
+    kept = _meta(meta, annotations={names.ROTATE_KEYS_ANNOTATION: asked} if asked else _NO_TEXTS)
+    ours = [one for one in meta.finalizers if one == names.FINALIZER]
+    return replace(
+        whole,
+        metadata=replace(kept, creation_timestamp=meta.creation_timestamp, finalizers=ours),
     )
 
 

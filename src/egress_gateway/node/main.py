@@ -77,7 +77,7 @@ async def _serve(
 ) -> None:
     node = settings.node_name
     configurations = Cache(client, SGCS.keeping(kept.configuration))
-    pods = Cache(client, PODS, fields=f"spec.nodeName={node}")
+    pods = Cache(client, PODS.keeping(kept.pod), fields=f"spec.nodeName={node}")
     # Of gateways that ask to be left: the others' reports, with a heartbeat in each, are many.
     statuses = Cache(
         client,

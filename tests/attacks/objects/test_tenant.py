@@ -96,6 +96,21 @@ async def test_a_deployment_that_poses_as_the_former_controller_stops_nobody(wor
     await world.until("honest", lambda s: condition(s, "Provisioned").get("status") == "True")
 
 
+async def test_what_a_tenant_hangs_on_a_configuration_is_kept_there_alone(world: World) -> None:
+    """The controller does not hold it, and gives back what it finds."""
+    await world.write("hung")
+    await world.until("hung", lambda s: condition(s, "Provisioned").get("status") == "True")
+    hung = {"labels": {f"l{n}": "" for n in range(1000)}, "finalizers": ["example.com/mine"]}
+    await world.kube.patch(SGCS, "hung", {"metadata": hung}, namespace="default")
+    both = [*hung["finalizers"], names.FINALIZER]
+    found = await world.until("hung", lambda s: s["metadata"]["finalizers"] == both)
+    assert found["metadata"]["labels"] == hung["labels"]
+    await world.kube.delete(SGCS, "hung", namespace="default")
+    found = await world.until("hung", lambda s: names.FINALIZER not in s["metadata"]["finalizers"])
+    assert found["metadata"]["finalizers"] == hung["finalizers"]
+    await world.kube.patch(SGCS, "hung", {"metadata": {"finalizers": None}}, namespace="default")
+
+
 async def workers(world: World, *, joined: bool) -> str:
     """The scale set of AKS's ``nodepool1``; ``joined``: its machines are Nodes."""
     if joined:

@@ -204,7 +204,7 @@ async def _ask(
 
 def requested(sgc: StaticGatewayConfiguration) -> str:
     """The last request; empty: there was none."""
-    return sgc.metadata.annotations.get(names.ROTATE_KEYS_ANNOTATION, "")
+    return sgc.metadata.annotations.get(names.ROTATE_KEYS_ANNOTATION, "")[: names.LONGEST]
 
 
 def refusal(sgc: StaticGatewayConfiguration) -> str:

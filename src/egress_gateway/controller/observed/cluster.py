@@ -7,6 +7,7 @@ have a file of their own, ``keypairs.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -48,7 +49,7 @@ from egress_gateway.controller.reporting.status import (
     staying,
 )
 from egress_gateway.controller.rotation.phases import RotationFacts, condition
-from egress_gateway.kube import resources
+from egress_gateway.kube import kept, resources
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import Conflict, NotFound
 from egress_gateway.kube.events import Recorder
@@ -80,7 +81,7 @@ class Cluster:
             names.keys_namespace(keys_namespace, system_namespace),
             agent_pools=agent_pools,
         )
-        self.sgcs = Cache(client, resources.SGCS)
+        self.sgcs = Cache(client, resources.SGCS.keeping(kept.wish))
         self.sgcs.set_index("uid", lambda sgc: [sgc.metadata.uid])
         self.nodes = Cache(client, resources.NODES)
         self.statuses = Cache(client, resources.GATEWAY_STATUSES, system_namespace)
@@ -152,23 +153,22 @@ class Cluster:
 
     async def hold(self, sgc: StaticGatewayConfiguration) -> None:
         """Adds our finalizer."""
-        if names.FINALIZER in sgc.metadata.finalizers:
-            return
-        await self._set_finalizers(sgc, [*sgc.metadata.finalizers, names.FINALIZER])
+        if names.FINALIZER not in sgc.metadata.finalizers:
+            await self._set_finalizers(sgc, [names.FINALIZER])
 
     async def release(self, sgc: StaticGatewayConfiguration) -> None:
         """Removes our finalizer; the object goes when it was the last."""
-        left = [f for f in sgc.metadata.finalizers if f != names.FINALIZER]
-        if left != sgc.metadata.finalizers:
-            try:
-                await self._set_finalizers(sgc, left)
-            except NotFound:
-                return
+        if names.FINALIZER in sgc.metadata.finalizers:
+            with contextlib.suppress(NotFound):
+                await self._set_finalizers(sgc, [])
 
-    async def _set_finalizers(self, sgc: StaticGatewayConfiguration, wanted: list[str]) -> None:
-        meta = sgc.metadata
+    async def _set_finalizers(self, sgc: StaticGatewayConfiguration, ours: list[str]) -> None:
+        """Those of others stay, which the cache has not."""
+        meta = (await self._client.get(resources.SGCS, *reversed(resources.SGCS.key(sgc)))).metadata
+        wanted = [*(f for f in meta.finalizers if f != names.FINALIZER), *ours]
         patch = {"metadata": {"finalizers": wanted, "resourceVersion": meta.resource_version}}
-        await self._client.merge_patch(resources.SGCS, meta.name, patch, meta.namespace)
+        if meta.uid == sgc.metadata.uid and wanted != meta.finalizers:
+            await self._client.merge_patch(resources.SGCS, meta.name, patch, meta.namespace)
 
     def gateways(self, sgc: StaticGatewayConfiguration) -> Gateways:
         """What Nodes and gateway agents say about ``sgc`` at this moment."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from egress_gateway.api import keys, names
@@ -12,7 +13,7 @@ from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.gateway.peers import rules
 from egress_gateway.gateway.serving import listed
 from egress_gateway.kube import kept, wire
-from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS
+from egress_gateway.kube.resources import NODES, POD_ENDPOINTS, PODS, SGCS, Resource
 from egress_gateway.node.attachment.model import NotUsable, usable_configuration
 
 OWNER = {"apiVersion": "v1", "kind": "Pod", "name": "app", "uid": "u1"}
@@ -149,6 +150,35 @@ def test_a_node_keeps_addresses_networks_and_what_keeps_pods_away() -> None:
     less = wire.decode_object(NODES.keeping(kept.node), document)
     assert (less.spec, less.internal_ips) == (whole.spec, whole.internal_ips)
     assert less.metadata.labels == {}
+
+
+LARGE = "x" * 250_000
+MANY = {f"l{n}": "" for n in range(20_000)}
+HUNG_ON = {
+    "labels": MANY,
+    "annotations": {names.POD_ANNOTATION: LARGE, names.ROTATE_KEYS_ANNOTATION: LARGE, "a": LARGE},
+    "finalizers": [f"example.com/{label}" for label in MANY],
+    "ownerReferences": [OWNER] * 1000,
+}
+
+
+@pytest.mark.parametrize(
+    ("resource", "document", "most"),
+    [
+        (PODS.keeping(kept.pod), pod(), 1_500),
+        (SGCS.keeping(kept.configuration), configuration("k"), 1_500),
+        (SGCS.keeping(kept.wish), configuration("k"), 1_500),
+    ],
+)
+def test_what_tenants_hang_on_objects_is_not_kept(
+    resource: Resource[Any], document: dict[str, Any], most: int
+) -> None:
+    """Annotations have 256 KiB, and labels and finalizers no bound but that of an object, 1.5 MB,
+    of which a dict makes several times as much."""
+    document["metadata"] = {"name": "n", "namespace": "shop", "uid": "u"} | HUNG_ON
+    whole = wire.decode_object(resource, raw(document))
+    assert len(msgspec.json.encode(whole)) < most
+    assert wire.decode_event(resource, raw({"type": "ADDED", "object": document})).obj == whole
 
 
 def test_lists_and_watches_keep_alike_and_other_readers_keep_all() -> None:
