@@ -9,7 +9,14 @@ import pytest
 
 from egress_gateway.api import names
 from lab.tests.apiserver.conftest import Cluster
-from lab.tests.apiserver.test_admission import SYSTEM, agent_token, forbidden, owned, two_agents
+from lab.tests.apiserver.test_admission import (
+    SYSTEM,
+    account_token,
+    agent_token,
+    forbidden,
+    owned,
+    two_agents,
+)
 from lab.tests.apiserver.test_objects import refusal
 
 HUGE: list[tuple[dict[str, Any], str]] = [
@@ -70,3 +77,14 @@ async def test_a_report_is_small(cluster: Cluster) -> None:
             labels = {"metadata": {"labels": {f"l{i}": "x" for i in range(100)}}}
             ballast = {**kind, "metadata": meta | labels["metadata"]}
             await forbidden(gateway.create("gatewaystatuses", ballast), "labels or annotations")
+            owner = {"apiVersion": "v1", "kind": "Node", "name": "node-a", "uid": "u"}
+            for lasting in (
+                {"finalizers": ["example.com/stay"]},
+                {"ownerReferences": [{**owner, "uid": f"u{n}"} for n in range(1000)]},
+            ):
+                stays = {**kind, "metadata": meta | lasting}
+                await forbidden(gateway.create("gatewaystatuses", stays), "no finalizer")
+        unbound = await account_token(cluster, "egress-gateway-gateway", SYSTEM)
+        async with cluster.as_token(unbound) as nobodys:
+            nameless = {**kind, "metadata": {"generateName": "node-", "namespace": SYSTEM}}
+            await forbidden(nobodys.create("gatewaystatuses", nameless), "its own node alone")
