@@ -38,11 +38,11 @@ def heard(scene: Scene) -> set[str]:
     return scene.world.internet.sources() | scene.world.internet.sources6()
 
 
-def sends(where: Pod, target: str, body: bytes) -> None:
+def sends(where: Pod, target: str, body: bytes, *, port: int = _KNOWN) -> None:
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     with where.place.netns.run(lambda: socket.socket(family, socket.SOCK_DGRAM)) as made:
-        made.bind(("", _KNOWN))
-        made.sendto(body, (target, _KNOWN))
+        made.bind(("", port))
+        made.sendto(body, (target, port))
 
 
 def attacked(scene: Scene, neighbour: Pod, to: bytes | None = None) -> None:
@@ -69,6 +69,22 @@ def test_nobody_makes_up_a_connection_that_the_pod_then_answers() -> None:
     sends(neighbour, str(scene.pod.address), b"as itself")
     assert neighbour.seen_as() == NODE, "what it forges for others is none of our business"
     assert scene.guard.counters() == before
+
+
+@boxed
+def test_nobody_speaks_in_the_pods_name() -> None:
+    """The Internet's answer would be a new connection to the pod: what the pod sends to that host
+    then would count as an answer, and be dropped."""
+    scene = Scene()
+    neighbour = scene.world.pod("neighbour")
+    for version in (4, 6):
+        address, internet = own(scene, version)
+        before = scene.dropped(LEAVING)
+        frame(scene, datagram(address, internet, 7, 7), pod=neighbour)
+        until(lambda n=before: scene.dropped(LEAVING) == n + 1, "it is dropped")  # type: ignore[misc]
+        sends(scene.pod, internet, b"to a partner", port=7)
+        until(lambda v=version: _OWN[v] in heard(scene), "it leaves by the gateway")  # type: ignore[misc]
+    assert heard(scene) == {*_OWN.values()}
 
 
 def on_a_bridge() -> Scene:

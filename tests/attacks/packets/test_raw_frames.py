@@ -22,7 +22,14 @@ import pytest
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.link import Links, Route
 from egress_gateway.datapath.linux.nft import Nftables
-from egress_gateway.datapath.pod.linkguard import FORGED, LEAVING, TABLE, LinkGuard, host_end
+from egress_gateway.datapath.pod.linkguard import (
+    FORGED,
+    LEAVING,
+    TABLE,
+    HostEnd,
+    LinkGuard,
+    host_end,
+)
 from egress_gateway.datapath.pod.model import PodDesired
 from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
 from tests.datapath.box import boxed
@@ -377,6 +384,34 @@ def test_an_agent_that_starts_anew_leaves_no_gap_and_knows_what_is_there() -> No
 
 
 @boxed
+def test_an_agent_of_another_version_leaves_no_gap_either() -> None:
+    """Nor does one that makes the table anew for another pod, before it looks at this one."""
+    scene = Scene()
+    nft = Nftables(scene.world.worker.netns)
+    for another in (
+        f"add rule inet {TABLE} leaving accept",
+        f"add chain inet {TABLE} later\nadd rule inet {TABLE} later accept",
+        f"flush chain inet {TABLE} arrived",
+        f"add set inet {TABLE} later {{ type iface_index . mark; elements = {{ 1 . 1 }}; }}",
+    ):
+        scene.guard = scene.world.guard = LinkGuard(scene.world.worker.netns)
+        nft.apply(another)
+        other = HostEnd(scene.world.worker.links.links()["eth0"].index, "eth0")
+        scene.guard.hold(other, [], scene.desired.split)
+        scene.guard.release(other)
+        nothing_leaves(scene)
+        scene.guard.sync([scene.pod.address])
+        nothing_leaves(scene)
+    before = scene.guard.counters()
+    for version in (4, 6):
+        comes_in(scene, version)
+    assert scene.guard.counters() == before
+    scene.pod.side.converge(scene.desired)
+    assert scene.guard.sync([scene.pod.address]) is False
+    nothing_leaves(scene)
+
+
+@boxed
 def test_what_somebody_damages_is_repaired() -> None:
     scene = Scene()
     nft = Nftables(scene.world.worker.netns)
@@ -385,6 +420,7 @@ def test_what_somebody_damages_is_repaired() -> None:
         f"flush chain inet {TABLE} leaving",
         f"flush set inet {TABLE} links",
         f"flush map inet {TABLE} pods4",
+        f"flush map inet {TABLE} behind6",
         f"flush set inet {TABLE} own6",
         "flush ruleset",
         # A later version's, before a rollback.

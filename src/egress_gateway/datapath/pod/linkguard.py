@@ -8,7 +8,9 @@ passes it by, so the node's end of the link asks the same once more, where the p
 - what goes to a destination of the gateway's passes only as a reply of a connection that the node's
   connection tracking saw coming in;
 - no other pod of the node makes up such a connection: whoever sends to the attached pod has no
-  source beyond the gateway, unless his link leads there.
+  source beyond the gateway, unless his link leads there;
+- nor does one that is no port of its bridge speak in its name to a destination of the gateway's,
+  whose answers would be such connections.
 
 A rule must not outlive its pod, even when no agent is there to remove it. So each names the link's
 index, its name and the pod's address, and holds where all three agree. Neither alone would do:
@@ -23,16 +25,17 @@ passes all of this by, and so do links that are no veth.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import logging
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from egress_gateway.datapath.addresses import IPAddress
+from egress_gateway.datapath.addresses import IPAddress, IPNetwork
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.link import Links
 from egress_gateway.datapath.linux.netns import NetNS
@@ -64,6 +67,8 @@ _SETS: Final = """\
   set own6 { type iface_index . ifname . ipv6_addr; }
   map pods4 { type iface_index . ifname . ipv4_addr : verdict; }
   map pods6 { type iface_index . ifname . ipv6_addr : verdict; }
+  map behind4 { type iface_index . ipv4_addr : verdict; }
+  map behind6 { type iface_index . ipv6_addr : verdict; }
 """
 # Link-local sources go no further than the link; "::" asks whether an address is free (RFC 4862).
 _LOCAL: Final = """\
@@ -99,7 +104,12 @@ table inet {TABLE} {{
     iif . iifname . ip saddr vmap @pods4
     iif . iifname . ip6 saddr vmap @pods6
     {_IS_MARKED} meta iifkind {_ON_BRIDGES} {_UNMARK} goto leaving
-    ct state new {_LIKE_PODS} fib saddr . iif oif missing meta mark set meta mark | {MARK:#x}
+    ct state new {_LIKE_PODS} fib saddr . iif oif missing goto strangers
+  }}
+  chain strangers {{
+    meta mark set meta mark | {MARK:#x}
+    fib saddr oif . ip saddr vmap @behind4
+    fib saddr oif . ip6 saddr vmap @behind6
   }}
   chain arriving {{
     type filter hook postrouting priority filter - 10; policy accept;
@@ -203,12 +213,13 @@ class LinkGuard:
         cannot do it."""
         rule = _Rule(frozenset(addresses), _name(split))
         with self._lock:
+            left = self._left()
             self._splits[rule.chain] = split
             lines = [_BASE[f] for f in end.families if (f, TABLE) not in self._made]
             family = end.families[0]
             if (family, rule.chain) not in self._made:
-                lines.append(_chain(family, split))
-            before = self._left().pop(end, None) or self._rules.get(end)
+                lines.append(_chain(family, rule.chain, split))
+            before = left.pop(end, None) or self._rules.get(end)
             self._rules[end] = rule
             try:
                 lines += _elements("delete", end, before) if before else []
@@ -263,7 +274,7 @@ class LinkGuard:
             for rules in (self._rules, found):
                 for end in [end for end in rules if names.get(end.index) != end.name]:
                     del rules[end]
-            used = {rule.chain for rule in self._rules.values()}
+            used = {rule.chain for rule in (*self._rules.values(), *found.values())}
             self._splits = {name: split for name, split in self._splits.items() if name in used}
             return any([self._repair(family, names) for family in _FAMILIES])
 
@@ -284,16 +295,20 @@ class LinkGuard:
     def _left(self) -> dict[HostEnd, _Rule]:
         """What an earlier agent has left holds on until its pod is looked at."""
         if self._found is None:
-            found: dict[HostEnd, _Rule] = {}
-            names = self._links()
+            self._found, names = {}, self._links()
             for family in _FAMILIES:
                 listing = self._table(family)
-                if listing is not None and _is_whole(listing, family, {}):
-                    found |= _rules(listing, family, names)
+                if listing is None:
+                    continue
+                # A later version's may have any form: what we cannot read waits for its pod's pass.
+                with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+                    self._splits |= _splits(listing)
+                    rules = _rules(listing, family, names).items()
+                    self._found |= {end: r for end, r in rules if r.chain in self._splits}
+                if _is_whole(listing, family, {}):
                     self._made.add((family, TABLE))
-                elif listing is not None:
-                    self._nft.apply(f"delete table {family} {TABLE}")
-            self._found = found
+                else:
+                    self._replace(family)
         return self._found
 
     def _table(self, family: Family) -> list[dict[str, Any]] | None:
@@ -303,19 +318,22 @@ class LinkGuard:
             return None  # a kernel without this family has no such table
 
     def _repair(self, family: Family, names: Mapping[int, str]) -> bool:
-        ours = {end: rule for end, rule in self._rules.items() if end.families[0] == family}
-        left = {end: rule for end, rule in self._left().items() if end.families[0] == family}
+        rules, chains = self._wanted(family)
         needed = any(family in end.families for end in (*self._rules, *self._left()))
         listing = self._table(family)
         if listing is None and not needed:
             return False
-        chains = {rule.chain: self._splits[rule.chain] for rule in ours.values()}
         whole = listing is not None and needed and _is_whole(listing, family, chains)
-        if whole and _rules(listing or [], family, names) == ours | left:
-            self._tidy(family, listing or [], {*chains, *(rule.chain for rule in left.values())})
+        if whole and _rules(listing or [], family, names) == rules:
+            self._tidy(family, listing or [], chains)
             return False
         self._replace(family)
         return True
+
+    def _wanted(self, family: Family) -> tuple[dict[HostEnd, _Rule], dict[str, Split]]:
+        """Of links, and the chains that they lead to."""
+        rules = {e: r for e, r in (self._left() | self._rules).items() if e.families[0] == family}
+        return rules, {rule.chain: self._splits[rule.chain] for rule in rules.values()}
 
     def _tidy(self, family: Family, listing: list[dict[str, Any]], used: Collection[str]) -> None:
         """Deletes chains of destinations that no link leads to any more."""
@@ -326,17 +344,14 @@ class LinkGuard:
             self._made -= {(family, name) for name in unused}
 
     def _replace(self, family: Family) -> None:
-        """The whole table, in one step."""
-        ours = {end: rule for end, rule in self._rules.items() if end.families[0] == family}
-        chains = {rule.chain: self._splits[rule.chain] for rule in ours.values()}
-        needed = any(family in end.families for end in self._rules)
+        """The whole table, in one step: what an earlier agent's holds is held by this one's."""
+        rules, chains = self._wanted(family)
+        needed = any(family in end.families for end in (*self._rules, *self._left()))
         lines = [f"add table {family} {TABLE}", f"delete table {family} {TABLE}"]
         lines += [_BASE[family]] if needed else []
-        lines += [_chain(family, split) for split in chains.values()]
-        lines += [line for end, rule in ours.items() for line in _elements("add", end, rule)]
+        lines += [_chain(family, name, split) for name, split in chains.items()]
+        lines += [line for end, rule in rules.items() for line in _elements("add", end, rule)]
         self._nft.apply("\n".join(lines))
-        # Pods of an earlier agent's rules are not known to be held: their next pass holds them.
-        self._found = {e: r for e, r in self._left().items() if e.families[0] != family}
         self._made = {(f, name) for f, name in self._made if f != family}
         self._made |= {(family, name) for name in (TABLE, *chains)} if needed else set()
 
@@ -381,9 +396,8 @@ def _verdicts(split: Split, which: str, end: str, last: str) -> list[str]:
     ]
 
 
-def _chain(family: Family, split: Split) -> str:
+def _chain(family: Family, name: str, split: Split) -> str:
     """Flushed first, so that another agent's chain of this name is no trouble."""
-    name = _name(split)
     rules = [f"add rule {family} {TABLE} {name} {step}" for step in _steps(split)]
     chain = f"chain {family} {TABLE} {name}"
     return "\n".join([f"add {chain}", f"flush {chain}", *rules])
@@ -397,6 +411,8 @@ def _elements(verb: str, end: HostEnd, rule: _Rule) -> list[str]:
         key = f"{link} . {address}"
         lines.append(f"{where} own{address.version} {{ {key} }}")
         lines.append(f"{where} pods{address.version} {{ {key} : goto {rule.chain} }}")
+        behind = f"{end.index} . {address}"
+        lines.append(f"{where} behind{address.version} {{ {behind} : goto {rule.chain} }}")
     return lines
 
 
@@ -415,9 +431,37 @@ def _is_whole(listing: list[dict[str, Any]], family: Family, chains: Mapping[str
 
 _COMMON: Final = {"sources": 1, "source": 6, "arriving": 1}
 _RULES: Final[Mapping[Family, dict[str, int]]] = {
-    "inet": _COMMON | {"destinations": 4, "arrived": 4, "leaving": 3},
+    "inet": _COMMON | {"destinations": 4, "strangers": 3, "arrived": 4, "leaving": 3},
     "bridge": _COMMON | {"pods": 2, "routed": 1, "arrived": 2, "leaving": 1},
 }
+
+
+def _splits(listing: list[dict[str, Any]]) -> dict[str, Split]:
+    """What chains of destinations say, by their names, whichever version wrote them."""
+    found: dict[str, tuple[list[IPNetwork], list[IPNetwork]]] = {}
+    for rule in (item["rule"] for item in listing if "rule" in item):
+        if not rule["chain"].startswith(_DESTINATIONS):
+            continue
+        for step in rule["expr"]:
+            match step:
+                case {"match": {"left": {"payload": {"field": "daddr"}}, "right": right}}:
+                    which = found.setdefault(rule["chain"], ([], []))["goto" in rule["expr"][-1]]
+                    which.extend(_networks(right))
+    return {name: Split(*map(tuple, networks)) for name, networks in found.items()}
+
+
+def _networks(value: Any) -> Iterator[IPNetwork]:
+    match value:
+        case {"set": [*parts]}:
+            for part in parts:
+                yield from _networks(part)
+        case {"prefix": {"addr": address, "len": length}}:
+            yield ipaddress.ip_network(f"{address}/{length}")
+        case {"range": [first, last]}:
+            ends = ipaddress.ip_address(first), ipaddress.ip_address(last)
+            yield from ipaddress.summarize_address_range(*ends)
+        case str():
+            yield ipaddress.ip_network(value)
 
 
 def _rules(
@@ -430,18 +474,24 @@ def _rules(
     found: dict[str, dict[HostEnd, set[IPAddress]]] = {}
     chains: dict[HostEnd, str] = {}
     for declared in (item.get("set") or item.get("map", {}) for item in listing):
+        kinds = declared.get("type", [])
+        if kinds[:1] != ["iface_index"]:
+            continue
         ends = found.setdefault(declared.get("name", "").rstrip("46"), {})
         for element in declared.get("elem", []):
             key, verdict = element if isinstance(element, list) else (element, {})
-            index, name, *address = key["concat"]
-            end = HostEnd(index if isinstance(index, int) else indices.get(index, 0), name, bridged)
+            link, *address = key["concat"]
+            index = link if isinstance(link, int) else indices.get(link, 0)
+            name = address.pop(0) if kinds[1] == "ifname" else names.get(index, "")
+            end = HostEnd(index, name, bridged)
             ends.setdefault(end, set()).update(map(ipaddress.ip_address, address))
             if verdict:
                 chains[end] = verdict["goto"]["target"]
     links, own, pods = (found.get(name, {}) for name in ("links", "own", "pods"))
+    behind = found.get("behind", own)  # earlier versions had none
     return {
         end: _Rule(frozenset(own.get(end, ())), chains.get(end, ""))
-        if end in links and own.get(end) == pods.get(end)
+        if end in links and own.get(end) == pods.get(end) == behind.get(end)
         else _Rule(frozenset(), "")
-        for end in {*links, *own, *pods}
+        for end in {*links, *own, *pods, *behind}
     }
