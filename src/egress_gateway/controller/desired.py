@@ -103,6 +103,7 @@ class DesiredPool:
             problem6=self._backoff.blocked6(uid),
             in_use=self._in_use.in_use(sgc),
             gives_way=self._backoff.gives_way(uid),
+            left_out=self._backoff.left_out(pool.key, uid),
         )
 
     def _unmarked(

@@ -146,6 +146,8 @@ class Reconciler:
             await self._prepare(wanted)
             state = await self._observe(pool, wanted)
             decided = self._decide(state, wanted)
+            if not (state.busy or decided.writes_model) and self._backoff.tried(key):
+                continue
             gone = self._conclude(state, wanted, decided)
             await self._let_go(gone)
             await self._release_lingering()

@@ -4,6 +4,10 @@ in.
 A gathered write fails for all configurations although one is the cause. If the refusal names a
 prefix or an ipConfig, its owners are the cause. If it names none, the suspects are halved until one
 remains, so that the others are served after log2(n) writes.
+
+Azure may also refuse a write for what a neighbour has, and name nobody. If a newcomer is refused
+alone, again, by the pool's model, the model is tried with it alone (``_Trial``): that moves no
+traffic, for machines are written from it only when they are born.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from egress_gateway.api.conditions import Reason
@@ -50,6 +54,23 @@ class _Entry:
     last: Problem | None = None
 
 
+@dataclass(slots=True)
+class _Trial:
+    """Which neighbours of ``newcomer`` the model is refused for. ``inside`` are in it by the next
+    write, ``trying`` among them for the first time; ``groups`` are those who come next."""
+
+    newcomer: str
+    groups: list[list[str]]
+    inside: set[str]
+    trying: list[str] = field(default_factory=list)
+
+    def go_on(self) -> bool:
+        """Lets the next group in; False when there is none left."""
+        self.trying = self.groups.pop() if self.groups else []
+        self.inside |= {*self.trying}
+        return bool(self.trying)
+
+
 class RefusalBackoff:
     """Refusals and their backoff, by configuration; pauses by pool."""
 
@@ -67,6 +88,8 @@ class RefusalBackoff:
         self._pauses: dict[str, int] = {}
         self._suspects: set[str] = set()
         self._bystanders: dict[str, int] = {}
+        self._trials: dict[str, _Trial] = {}
+        self._tried: set[str] = set()
 
     def forget(self, uid: str) -> None:
         """A new spec, or the end of the object: a clean slate."""
@@ -74,6 +97,8 @@ class RefusalBackoff:
         self._entries.pop(_six(uid), None)
         self._suspects.discard(uid)
         self._bystanders.pop(uid, None)
+        self._tried.discard(uid)
+        self._trials = {k: t for k, t in self._trials.items() if t.newcomer != uid}
 
     def gives_way(self, uid: str) -> bool:
         """Whether writes for others were refused again and again because they carry what ``uid``
@@ -86,6 +111,18 @@ class RefusalBackoff:
         held = self._suspects & set(uids)
         self._suspects -= held
         return bool(held)
+
+    def left_out(self, key: str, uid: str) -> bool:
+        """Whether ``uid`` stays out of the model of the pool ``key`` while a newcomer is tried."""
+        trial = self._trials.get(key)
+        return trial is not None and uid not in trial.inside
+
+    def tried(self, key: str) -> bool:
+        """The model of the pool ``key`` is as it was to be. Returns whether that was a trial."""
+        trial = self._trials.get(key)
+        if trial is not None and not trial.go_on():
+            del self._trials[key]
+        return trial is not None
 
     def blocked(self, uid: str) -> Problem | None:
         """The problem for which ``uid`` must hold still for now."""
@@ -188,9 +225,48 @@ class RefusalBackoff:
                     continue
                 seconds.append(delay)
                 problems |= dict.fromkeys(uids, _problem(refusal))
-            else:
+            elif not self._on_trial(key, refusal, wanted):
                 self._suspect(refusal, wanted, placed)
         return Setback(max(seconds), problems) if seconds else None
+
+    def _on_trial(self, key: str, refusal: FailedStep, wanted: Sequence[Wanted]) -> bool:
+        """Whether a trial explains the refusal, or begins with it."""
+        action, uids = refusal.step.action, refusal.step.uids
+        if not isinstance(action, WriteModel) or _named(refusal.error, wanted):
+            return False
+        if trial := self._trials.get(key):
+            self._refused_trial(key, trial, Problem.of(refusal.error))
+            return True
+        newcomer = min(uids)
+        others = [w.uid for w in wanted if not w.leaving and w.uid != newcomer]
+        again = newcomer in self._entries and newcomer not in self._tried
+        if len(uids) > 1 or not others or not again or self.gives_way(newcomer):
+            return False
+        if action.pool.rolling:
+            return False  # its machines would follow the model
+        self._tried.add(newcomer)
+        self._entries[newcomer].problem = None
+        self._trials[key] = _Trial(newcomer, [others], {newcomer})
+        return True
+
+    def _refused_trial(self, key: str, trial: _Trial, problem: Problem) -> None:
+        if not trial.trying:
+            self._block(trial.newcomer, problem)
+            del self._trials[key]
+            return
+        trial.inside -= {*trial.trying}
+        if len(trial.trying) == 1:
+            (uid,) = trial.trying
+            self._bystanders[uid] = self._bystanders.get(uid, 0) + 1
+            if self.gives_way(uid):
+                self._block(uid, problem)
+            else:
+                trial.groups.append([uid])
+        else:
+            half = len(trial.trying) // 2
+            trial.groups += [trial.trying[:half], trial.trying[half:]]
+        if not trial.go_on():
+            del self._trials[key]
 
     def _stand_aside(self, uids: Iterable[str], error: errors.CloudError) -> float:
         """Others' writes fail because of what these have. Once may be a change of roles on its

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,8 +170,6 @@ def test_a_role_that_is_taken_away_stops_nobody_else(trouble: Trouble) -> None:
 
     async def run() -> None:
         trouble.uid, trouble.where = "c", "both"
-        if trouble.how == "nobody":
-            trouble.how = "prefix"  # nobody could tell whom to ask
         world, azure = world_of(shared=False)
         for uid in ("a", "c"):
             world.cluster.write(uid, public_ip_prefix_id=azure.prefixes[uid])
@@ -202,3 +201,32 @@ def test_a_role_that_is_taken_away_stops_nobody_else(trouble: Trouble) -> None:
         assert addresses(azure, "e") == 0
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("guilty", "newcomers"), [("c", "ef"), ("ac", "e"), ("abcd", "e"), ("e", "e"), ("ce", "ef")]
+)
+async def test_whom_an_unnamed_refusal_is_about_is_found_among_those_who_were_there(
+    guilty: str, newcomers: str
+) -> None:
+    """Who is innocent keeps all that it has meanwhile."""
+    world = World()
+    world.arm.add_pool("np", size=28)
+    own = {uid: world.arm.add_prefix(f"p-{uid}", 28) for uid in "abcdef"}
+    azure = Refusing(world.arm, own)
+    for uid in "abcd":
+        world.cluster.write(uid, public_ip_prefix_id=own[uid])
+    await turns(world, 2)
+    azure.troubles = [Trouble(uid, "both", "nobody", "failed") for uid in guilty]
+    for uid in newcomers:
+        world.cluster.write(uid, public_ip_prefix_id=own[uid])
+    for _ in range(20):
+        await turns(world, 1)
+        assert all(addresses(azure, uid) == 2 for uid in {*"abcd"} - {*guilty})
+    for uid in {*newcomers} - {*guilty}:
+        assert served(world, uid, gateways=1), world.cluster.told[uid]
+    if {*guilty} <= {*newcomers}:
+        assert all(addresses(azure, uid) == 2 for uid in "abcd")
+    azure.troubles = []
+    await turns(world, 62)
+    assert all(addresses(azure, uid) == 2 for uid in ("abcd" + newcomers))

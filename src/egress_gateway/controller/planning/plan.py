@@ -70,6 +70,11 @@ class Plan:
         return not any(self.stages)
 
     @property
+    def writes_model(self) -> bool:
+        """Whether the pool's model is to be written."""
+        return any(isinstance(s.action, WriteModel) for stage in self.stages for s in stage)
+
+    @property
     def size(self) -> int:
         """How many steps it has."""
         return sum(len(stage) for stage in self.stages)
@@ -143,6 +148,7 @@ class _Desired:
         self._clinging = [w for w in everyone if any(map(w.carried_by, state.instances))]
         self._active = [w for w in everyone if not w.leaving and w.uid not in problems]
         self._giving_way = {w.uid for w in everyone if w.gives_way}
+        self._left_out = {name for w in everyone if w.left_out for name in w.names.ip_configs}
         self._problems6 = problems6
         self._managed_ids = managed_ids
         known = [*state.managed.values(), *state.prefixes.values()]
@@ -276,7 +282,12 @@ class _Desired:
     def model(self) -> tuple[Step, ...]:
         if self._state.ref.kind != "template":
             return ()
-        change = self._change(self._state.model, got=self._got_somewhere(), held=self._held_model())
+        change = self._change(
+            self._state.model,
+            got=self._got_somewhere(),
+            held=self._held_model(),
+            without=self._left_out,
+        )
         if change is None:
             return ()
         configs, joined, uids = change
@@ -291,6 +302,8 @@ class _Desired:
         return (Step(action, uids),)
 
     def instances(self) -> tuple[Step, ...]:
+        if self._left_out:
+            return ()
         steps = (self._instance(i) for i in self._state.instances if i.state not in LEFT_ALONE)
         return tuple(step for step in steps if step)
 

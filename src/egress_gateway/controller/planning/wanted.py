@@ -76,6 +76,9 @@ class Wanted:
     gives_way: bool = False
     """The cloud refuses every document that carries what it has: it is left out of what is written
     for others."""
+    left_out: bool = False
+    """It is in no write of the model, to see whether the model is refused because of it; machines
+    wait for the answer."""
 
     def used_by(self, instance: Instance) -> bool:
         """Whether its gateway serves this configuration, or may."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv4Network, IPv6Address
 from typing import Any
 
 import pytest
@@ -54,6 +54,10 @@ def spec(*cidrs: str, route: Any = "") -> StaticGatewayConfigurationSpec:
         ),
         spec(route="azureNetworking"),
         spec("2001:db8::/32", route="azureNetworking"),
+        spec("127.0.0.0/9", "127.128.0.0/9", "224.0.0.0/4", route="azureNetworking"),
+        spec("169.254.169.254/32", "::/0", route="azureNetworking"),
+        # All but link-local, which no router forwards.
+        spec(*map(str, IPv4Network("0.0.0.0/0").address_exclude(IPv4Network("169.254.0.0/16")))),
     ],
 )
 def test_nothing_is_sent(given: StaticGatewayConfigurationSpec) -> None:
@@ -83,6 +87,7 @@ def test_nothing_is_sent(given: StaticGatewayConfigurationSpec) -> None:
         spec("2000::/4", "3000::/4", "fc00::/7"),
         spec(route="azureNetworking"),
         spec("198.51.100.0/24", route="azureNetworking"),
+        spec("fe80::/10", "ff02::/16", "::1/128", "0.0.0.0/0", route="azureNetworking"),
     ],
 )
 def test_no_ipv6_is_sent_though_it_has_a_prefix(given: StaticGatewayConfigurationSpec) -> None:
@@ -103,6 +108,7 @@ def test_no_ipv6_is_sent_though_it_has_a_prefix(given: StaticGatewayConfiguratio
 def test_some_ipv6_is_sent() -> None:
     assert sends_nothing(spec("2001:db8::/32", "fc00::/7", "0.0.0.0/0"), family=6) == ""
     assert sends_nothing(spec("2001:db8::/32", route="azureNetworking"), family=6) == ""
+    assert sends_nothing(spec("fe80::/10", "fd00::/8", route="azureNetworking"), family=6) == ""
 
 
 @pytest.mark.parametrize(
@@ -114,6 +120,7 @@ def test_some_ipv6_is_sent() -> None:
         spec("10.0.0.0/8", "::/0"),
         spec("0.0.0.0/0", route="azureNetworking"),
         spec("198.51.100.0/24", route="azureNetworking"),
+        spec("169.254.0.0/16", "10.0.0.0/8", route="azureNetworking"),
         spec("nonsense"),
     ],
 )
