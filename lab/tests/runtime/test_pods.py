@@ -492,6 +492,29 @@ async def test_volumes_and_environment_come_from_the_api(w: World) -> None:
     assert env["KUBERNETES_SERVICE_HOST"] == "10.225.0.4"
 
 
+async def test_what_is_in_the_way_of_a_machines_folder_is_told_until_it_is_gone(w: World) -> None:
+    volume = {"name": "host", "hostPath": {"path": "/var/lib/thing", "type": "DirectoryOrCreate"}}
+    mount = {"volumeMounts": [{"name": "host", "mountPath": "/host/thing"}]}
+    await w.create("p", {"command": ["sh", "-c", "exit 1"], **mount}, volumes=[volume])
+    await w.until("p", _ended)
+    thing = w.node.path("/var/lib/thing")
+    thing.rmdir()
+    thing.symlink_to("/nowhere/at/all")
+    async with asyncio.timeout(60):
+        while "Error: /var/lib/thing: File exists" not in w.api.events("Failed"):
+            await asyncio.sleep(0.01)
+    thing.unlink()
+    runs = await w.until("p", _ended)
+    await w.until("p", lambda pod: _ended(pod) > runs)
+    assert thing.is_dir()
+
+
+def _ended(pod: Object) -> int:
+    """How often its container has begun anew; 0 before its first end."""
+    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
+    return int(statuses[0].get("restartCount", 0))
+
+
 async def test_a_missing_config_map_is_told_and_waited_for(w: World) -> None:
     volume = {"name": "cm", "configMap": {"name": "late"}}
     await w.create("p", SLEEP, volumes=[volume])

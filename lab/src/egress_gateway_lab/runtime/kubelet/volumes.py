@@ -86,7 +86,8 @@ class Volumes:
             self._written[volume["name"]] = contents
 
     def mounts(self, container: Object) -> tuple[Mount, ...]:
-        """A container's mounts. Raises ``VolumeError`` for an unknown volume."""
+        """A container's mounts. Raises ``VolumeError`` for an unknown volume, and for what is in
+        the place of a folder of the machine."""
         found = []
         for mount in container.get("volumeMounts") or []:
             if mount["name"] not in self._paths:
@@ -97,7 +98,10 @@ class Volumes:
             if not self._node.path(source).exists():
                 # As container runtimes do, at each start of a container: somebody may have removed
                 # a folder of the machine since its pod began.
-                self._node.path(source).mkdir(parents=True)
+                try:
+                    self._node.path(source).mkdir(parents=True)
+                except OSError as error:
+                    raise VolumeError(f"{source}: {error.strerror}") from error
             found.append(
                 Mount(
                     source=source,
