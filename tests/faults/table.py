@@ -247,6 +247,23 @@ def unwatched(*nodes: str) -> Callable[[Facts], Facts]:
     return change
 
 
+def unprepared(told: datetime.datetime, *, pods: int = 3) -> Callable[[Facts], Facts]:
+    """The last node, which has no pods then, lacks its label; its agent told of a cause."""
+
+    def change(facts: Facts) -> Facts:
+        event = Event(
+            metadata=ObjectMeta(name="e"),
+            involved_object=Reference(kind="Node", name="n1"),
+            reason=names.PLUGIN_NOT_IN_PLACE,
+            message="/opt/cni/bin/egress-gateway-cni: Is a directory",
+            last_timestamp=told.isoformat(),
+        )
+        calm = replace(facts, endpoints=[], pods=[]) if not pods else facts
+        return replace(last_node(node("n1", {}))(calm), events=[event])
+
+    return change
+
+
 FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
     # what is broken, how, the code, the object, a word of the evidence or the fix
     (
@@ -655,20 +672,24 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
     ),
     (
         "something is in the plugin's place",
-        lambda f: replace(
-            last_node(node("n1", {}))(f),
-            events=[
-                Event(
-                    metadata=ObjectMeta(name="e"),
-                    involved_object=Reference(kind="Node", name="n1"),
-                    reason=names.PLUGIN_NOT_IN_PLACE,
-                    message="/opt/cni/bin/egress-gateway-cni: Is a directory",
-                )
-            ],
-        ),
+        unprepared(NOW - datetime.timedelta(minutes=5)),
         "EG302",
         "Node n1",
-        "Is a directory",
+        "/opt/cni/bin/egress-gateway-cni: Is a directory",
+    ),
+    (
+        "the label is taken away long after something was in the plugin's place",
+        unprepared(NOW - datetime.timedelta(minutes=50)),
+        "EG302",
+        "Node n1",
+        "come there the log of its egress-gateway-node pod says why",
+    ),
+    (
+        "a node that lost its agent after something was in the plugin's place",
+        lambda f: unwatched("n1")(unprepared(NOW, pods=0)(f)),
+        "EG302",
+        "Node n1",
+        "(no egress-gateway-node pod is there)",
     ),
     (
         "a node is not prepared",

@@ -100,6 +100,8 @@ ATTEMPTS: Final = frozenset({FORGED_PACKETS, FOREIGN_TUNNEL, HANDSHAKE_FLOOD, PO
 """Reasons of agents' Events on their Nodes: what nobody honest sends, and what was refused."""
 PLUGIN_NOT_IN_PLACE: Final = "CniPluginNotInPlace"
 """Reason of a node agent's Event on its Node, which has no label then."""
+PLUGIN_TOLD_EVERY: Final = 300.0
+"""Seconds after which that Event is told again while its cause lasts."""
 LEADER_LEASE: Final = "static-egress-gateway-controller"
 
 CNI_PLUGIN: Final = "egress-gateway-cni"

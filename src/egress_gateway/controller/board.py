@@ -18,13 +18,13 @@ from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.observed.inuse import GatewaysInUse
 from egress_gateway.controller.planning.problem import Note, Problem
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
+from egress_gateway.controller.reporting.status import STAYS
 
 _FOR_A_PERSON: Final = frozenset({Reason.AUTHORIZATION_FAILED, Reason.CREDENTIAL_REJECTED})
 _PASSING: Final = frozenset({Reason.THROTTLED, Reason.CONFLICT})
 """A cloud that says so answers."""
 LASTING: Final = 30.0
 """Seconds of refusals after which any other is told."""
-STAYS: Final = "existing addresses stay in service, but the controller cannot apply changes"
 
 
 class StatusBoard:
@@ -81,14 +81,14 @@ class StatusBoard:
         self._verdicts[uid] = verdict
         self._told(uid)
 
-    def trouble(self, uid: str, problem: Problem | None) -> None:
+    def trouble(self, uid: str, problem: Problem | None, *, seen: bool = True) -> None:
         """Records ``problem``. The status of a configuration in service reports it if a person must
-        mend it, or if it lasts."""
+        mend it, or if it lasts. ``seen`` False: the cloud does not let itself be looked at."""
         before = self._verdicts.get(uid)
         if before is None or before.serving is None or before.problem is not None:
-            self.set_verdict(
-                uid, Verdict(problem=problem, serving=before.serving if before else None)
-            )
+            unseen = not seen and (before is None or before.unseen)
+            serving = before.serving if before else None
+            self.set_verdict(uid, Verdict(problem=problem, serving=serving, unseen=unseen))
         elif problem and problem.reason not in _PASSING:
             since = self._since.setdefault(uid, self._clock())
             text = f"{STAYS}: {problem.message}"

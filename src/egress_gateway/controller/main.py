@@ -14,7 +14,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from egress_gateway.api import names
 from egress_gateway.cloud.protocol import Cloud
@@ -39,6 +39,10 @@ from egress_gateway.service.figures import build
 from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)
+
+ALIVE_AFTER: Final = 3600.0
+"""Seconds of a pass after which it hangs. Azure may take minutes for each write, and a pass makes
+several."""
 
 
 async def run(settings: Settings, *, cloud: Cloud | None = None) -> None:
@@ -87,7 +91,7 @@ async def _serve(settings: Settings, cloud: Cloud, client: Client, lease: Client
         )
 
     async with (
-        _health(settings, cluster),
+        _health(settings, cluster, figures),
         metrics.serving(settings.metrics_port, review, told),
         picture.serving(settings.ui_port, shown),
     ):
@@ -177,9 +181,9 @@ async def _reconcile(
         progressed=reconciler.reports.add,
     )
     figures.queues = {
-        "pool": lambda: len(reconciler.work),
-        "report": lambda: len(reconciler.reports),
-        "rotation": lambda: len(rotations.work),
+        "pool": reconciler.work,
+        "report": reconciler.reports,
+        "rotation": rotations.work,
     }
     reconciler.work.add(ROLE)
     reconciler.work.add(SURVEY)
@@ -194,7 +198,7 @@ async def _reconcile(
 
 
 @contextlib.asynccontextmanager
-async def _health(settings: Settings, cluster: Cluster) -> AsyncIterator[None]:
+async def _health(settings: Settings, cluster: Cluster, figures: Figures) -> AsyncIterator[None]:
     server = HealthServer(port=settings.health_port, address=settings.health_address)
 
     def caches() -> str | None:
@@ -202,6 +206,7 @@ async def _health(settings: Settings, cluster: Cluster) -> AsyncIterator[None]:
         return f"{len(behind)} caches have no list from the API server yet" if behind else None
 
     server.add_check("caches", caches)
+    server.add_check("pass", lambda: figures.stalled(ALIVE_AFTER), live=True)
     async with server.serving():
         yield
 

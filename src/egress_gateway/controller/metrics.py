@@ -10,12 +10,13 @@ import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from prometheus_client import Histogram
 
 from egress_gateway.api.conditions import DEGRADED, GATEWAYS_READY, READY, find
 from egress_gateway.api.types import StaticGatewayConfiguration
+from egress_gateway.kube.workqueue.queue import WorkQueue
 from egress_gateway.service.figures import CONFIGURATION, Figure, Sample, Snapshot
 
 _PREFIX: Final = "egress_gateway_controller"
@@ -90,7 +91,7 @@ class Figures:
     ready: Callable[[], Mapping[str, int]] = dict
     """By a configuration's UID, the gateway nodes that serve it."""
     leading: Callable[[], bool] = lambda: False
-    queues: dict[str, Callable[[], int]] = field(default_factory=dict)
+    queues: dict[str, WorkQueue[Any]] = field(default_factory=dict)
     ages: Callable[[], Mapping[str, float]] = dict
     """By kind of object, seconds since the API server was heard of."""
 
@@ -98,10 +99,15 @@ class Figures:
         """For a scrape: read at that moment, so that what is gone has no series."""
         return Snapshot(FIGURES, self._read)
 
+    def stalled(self, limit: float) -> str | None:
+        """The pass that has run for more than ``limit`` seconds, in words; None: none has."""
+        found = (queue.stalled(limit) for queue in self.queues.values())
+        return next(filter(None, found), None)
+
     def _read(self) -> Iterator[Sample]:
         yield LEADER(self.leading())
-        for work, length in self.queues.items():
-            yield QUEUE(length(), work)
+        for work, queue in self.queues.items():
+            yield QUEUE(len(queue), work)
         for resource, age in self.ages().items():
             yield CACHE_AGE(age, resource)
         ready = self.ready()

@@ -433,7 +433,7 @@ class Reconciler:
         pool = self._inventory.pool(key)
         uids = [w.uid for w in self._desired.of(pool)] if pool else self._cluster.configurations()
         for uid in uids:
-            self._board.trouble(uid, problem)
+            self._board.trouble(uid, problem, seen=False)
         return self._backoff.pause(key, error)
 
 

@@ -233,6 +233,11 @@ class Pod(_Struct, frozen=True):
         """Succeeded or Failed: it will never run again and owns no address."""
         return self.status.phase in ("Succeeded", "Failed")
 
+    @property
+    def ends(self) -> bool:
+        """It is being deleted: its network may be gone before the object is."""
+        return self.metadata.deletion_timestamp is not None
+
 
 class Secret(_Struct, frozen=True):
     """``data`` holds base64 text, as on the wire. Never log one."""

@@ -44,6 +44,9 @@ from egress_gateway.service.figures import Snapshot
 log = logging.getLogger(__name__)
 
 _WORKERS: Final = 16
+_ALIVE_AFTER: Final = 300.0
+"""Seconds of a step after which it hangs, in a kernel call or for a lock: starved nodes take some
+tenths of that."""
 _PASSES_AFTER_MOVES: Final = 2
 """At a time: they have time."""
 
@@ -201,6 +204,12 @@ class NodeAgent:
     def failing(self) -> bool:
         """Whether some pod's step has failed and is to be tried again."""
         return self._parts.queues.failing()
+
+    @property
+    def stalled(self) -> str | None:
+        """Why the agent should be started again; None while the steps of its pods end. A step
+        waits for the attaching of its pod."""
+        return self._parts.queues.stalled(_ALIVE_AFTER + self._parts.settings.attach_timeout)
 
     @property
     def trials(self) -> Trials:

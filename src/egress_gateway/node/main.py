@@ -114,6 +114,7 @@ async def _serve(
         ),
     )
     health.add_check("socket", lambda: answering.problem)
+    health.add_check("step", lambda: agent.stalled, live=True)
     strangers = PortsFloodWatch(
         lambda text: recorder.event(own_node(node), "Warning", names.PORT_FLOOD, text)
     )

@@ -116,6 +116,11 @@ class Queues:
         """Whether the step of some sandbox has failed and is to be tried again."""
         return bool(self.routine.failing or self.moves.failing or self.after_moves.failing)
 
+    def stalled(self, limit: float) -> str | None:
+        """The step of some sandbox that has run for more than ``limit`` seconds; None: no step."""
+        every = (self.moves, self.routine, self.after_moves, self.unrecorded)
+        return next(filter(None, (queue.stalled(limit) for queue in every)), None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:

@@ -139,3 +139,28 @@ async def test_a_queue_is_busy_until_its_last_key_is_done() -> None:
     assert queue.busy
     queue.done("a")
     assert not queue.busy
+
+
+async def test_a_key_that_a_worker_does_not_give_back_is_told_whatever_the_others_do() -> None:
+    queue: WorkQueue[str] = WorkQueue("pass over")
+
+    async def work(key: str) -> float:
+        await asyncio.sleep(10_000 if key == "hangs" else 1)
+        return 1.0
+
+    for key in ("well", "hangs"):
+        queue.add(key)
+    workers = asyncio.create_task(run_workers(queue, work, 2))
+    await asyncio.sleep(299)
+    assert queue.stalled(300) is None
+    await asyncio.sleep(2)
+    assert queue.stalled(300) == "pass over hangs has run for 301 s"
+    await asyncio.sleep(10_000)
+    assert queue.stalled(300) is None
+    workers.cancel()
+
+
+async def test_a_queue_without_work_has_not_stalled() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    await asyncio.sleep(1_000)
+    assert queue.stalled(300) is None

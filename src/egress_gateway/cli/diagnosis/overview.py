@@ -251,7 +251,7 @@ def _events(facts: Facts) -> Iterable[AttemptView]:
             subject=f"node {event.involved_object.name}",
             reason=event.reason,
             message=event.message,
-            seconds_ago=max(0.0, _silence(event.last_timestamp or "", facts.at)),
+            seconds_ago=max(0.0, silence(event.last_timestamp or "", facts.at)),
         )
         for event in facts.events
         if event.reason in names.ATTEMPTS and event.involved_object.kind == "Node"
@@ -400,11 +400,11 @@ def _why_not(
         words = [c.message for c in nodes.named[node].status.conditions if c.type == "Ready"]
         return "NodeNotReady", words[0] if words else "its kubelet has not reported"
     if agents is None:
-        return "Unknown", "GatewayStatuses are not yours to read"
+        return "Unknown", "GatewayStatuses are not to be seen"
     agent = agents.get(node)
     if agent is None:
         return "NoAgent", "no gateway agent has reported from this node"
-    silent = _silence(agent.heartbeat, now)
+    silent = silence(agent.heartbeat, now)
     if silent > SILENT_AFTER:
         return "AgentSilent", f"its agent was last heard from {silent:.0f} s ago"
     veto = next((v for v in agent.vetoes if _concerns(v, name)), None)
@@ -421,7 +421,7 @@ def _concerns(veto: GatewayVeto, name: str) -> bool:
     return veto.static_gateway_configuration in ("", name)
 
 
-def _silence(heartbeat: str, now: datetime.datetime) -> float:
+def silence(heartbeat: str, now: datetime.datetime) -> float:
     """Seconds since ``heartbeat`` (RFC 3339); 0 where there is none yet or it is no time."""
     try:
         then = datetime.datetime.fromisoformat(heartbeat)
@@ -451,7 +451,7 @@ def _troubled(pods: Iterable[Pod], attached: Container[str] | None) -> Iterable[
     """Of ``pods``, which ask for one configuration, those without an endpoint; ``attached`` None:
     unknown."""
     for pod in sorted(pods, key=lambda p: p.metadata.name):
-        if pod.finished or attached is None or pod.metadata.name in attached:
+        if pod.finished or pod.ends or attached is None or pod.metadata.name in attached:
             continue
         if pod.spec.host_network:
             yield _pod(pod, "HostNetwork", "uses its node's network: no gateway can serve it")

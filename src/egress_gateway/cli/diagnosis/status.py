@@ -27,7 +27,7 @@ from egress_gateway.cli.diagnosis.overview import (
     Overview,
     summarize,
 )
-from egress_gateway.cli.diagnosis.workloads import agents, components
+from egress_gateway.cli.diagnosis.workloads import agents, components, elsewhere
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import Forbidden, NotFound, Unauthorized
 from egress_gateway.kube.resources import Resource
@@ -122,21 +122,26 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
     ) -> Sequence[T]:
         return (await client.list(resource, namespace=where, fields=fields)).items
 
-    objects = asyncio.gather(
+    # NB: what is reported on before what reports on it. A pod, a gateway or a node that comes
+    # meanwhile would seem to lack its endpoint, its agent's report or its agent.
+    pods = await visible("Pods", items(resources.PODS, namespace))
+    configurations, endpoints, events = await asyncio.gather(
         items(resources.SGCS, namespace),
         visible("PodEndpoints", items(resources.POD_ENDPOINTS, namespace)),
-        visible("GatewayStatuses", items(resources.GATEWAY_STATUSES, system)),
-        visible("Nodes", items(resources.NODES, None)),
-        visible("Pods", items(resources.PODS, namespace)),
-    )
-    found = await asyncio.gather(
-        objects,
-        visible(f"components in {system}", components(client, system)),
         visible("Events of Nodes", items(resources.EVENTS, "default", _OF_NODES)),
+    )
+    nodes, gateways = await asyncio.gather(
+        visible("Nodes", items(resources.NODES, None)),
+        visible("GatewayStatuses", items(resources.GATEWAY_STATUSES, system)),
+    )
+    workloads, watching, leading = await asyncio.gather(
+        visible(f"components in {system}", components(client, system, nodes)),
         visible(f"Pods in {system}", agents(client, "node", system)),
         visible(f"Pods in {system}", agents(client, "gateway", system)),
     )
-    (configurations, endpoints, gateways, nodes, pods), workloads, events, watching, leading = found
+    if workloads == [] and not gateways:  # whatever is said of a wrong namespace's agents is false
+        workloads = [await elsewhere(client, system)]
+        gateways = watching = leading = None
     return Facts(
         at=client.now(),
         configurations=configurations,

@@ -11,7 +11,7 @@ from egress_gateway.cli.diagnosis.overview import ComponentView
 from egress_gateway.cli.diagnosis.selection import selected
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import Forbidden
-from egress_gateway.kube.resources import Event, Pod, Untyped
+from egress_gateway.kube.resources import Event, Node, Pod, Untyped
 
 if TYPE_CHECKING:
     from egress_gateway.cli.once import Lists
@@ -25,9 +25,12 @@ _IMAGE: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName
 """Reasons of a kubelet."""
 
 
-async def components(client: Lists, namespace: str) -> list[ComponentView]:
+async def components(
+    client: Lists, namespace: str, nodes: Sequence[Node] | None = None
+) -> list[ComponentView]:
     """Our Deployments and DaemonSets, by the label that the chart gives them. Pods are read only
-    where some are not ready, and may be read. Raises ``ApiError``."""
+    where some are not ready, and may be read; Nodes too, unless the caller has them. Raises
+    ``ApiError``."""
     found = [
         workload
         for kind in (resources.DEPLOYMENTS, resources.DAEMON_SETS)
@@ -43,12 +46,24 @@ async def components(client: Lists, namespace: str) -> list[ComponentView]:
             everything = client.list(resources.PODS.untyped(), namespace, labels=names.COMPONENTS)
             pods = (await everything).items
         with contextlib.suppress(Forbidden):
-            nodes = (await client.list(resources.NODES)).items
-            down = frozenset(node.metadata.name for node in nodes if not node.ready)
+            known = nodes or (await client.list(resources.NODES)).items
+            down = frozenset(node.metadata.name for node in known if not node.ready)
         with contextlib.suppress(Forbidden):
             events = client.list(resources.EVENTS, namespace, fields="reason=FailedCreate")
             refused = (await events).items
     return sorted((component(obj, pods, down, refused) for obj in found), key=lambda c: c.name)
+
+
+async def elsewhere(client: Lists, namespace: str) -> ComponentView:
+    """Of a namespace that has none of our workloads: it is another one, or all are deleted. Raises
+    ``ApiError``."""
+    where = "--system-namespace names the one that has them"
+    with contextlib.suppress(Forbidden):
+        found = (await client.list(resources.DAEMON_SETS.untyped(), labels=names.COMPONENTS)).items
+        others = sorted({w["metadata"]["namespace"] for w in found})
+        where = f"--system-namespace {others[0]}" if others else "helm install makes them again"
+    message = f"namespace {namespace} has none of the components"
+    return ComponentView(name="egress-gateway", ready=0, wanted=1, message=message, mend=where)
 
 
 async def agents(client: Lists, component: str, namespace: str) -> list[Pod]:

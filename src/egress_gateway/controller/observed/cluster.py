@@ -246,8 +246,12 @@ class Cluster:
         await self._client.replace_status(
             resources.SGCS, msgspec.structs.replace(sgc, status=status)
         )
-        complaints = bool(gateways.problems.keys() - gateways.ready)
-        for notice in notices(sgc.status.conditions, status.conditions, complaints=complaints):
+        for notice in notices(
+            sgc.status.conditions,
+            status.conditions,
+            complaints=bool(gateways.problems.keys() - gateways.ready),
+            all_kept={g.node for g in sgc.status.gateways} <= set(gateways.ready),
+        ):
             self.notify(sgc, notice)
 
     def _departing(

@@ -60,7 +60,8 @@ class Verdict:
     """``gone``: this pool holds no trace of it; ``lingering``: what it holds is only on machines
     that cannot be written now. ``note`` is said beside good news. ``ipv6``: it
     is asked for, ``problem6`` what is in its way. ``cloud``: it serves, and the cloud has
-    refused for a while to be looked at for it."""
+    refused for a while to be looked at for it. ``unseen``: it has refused since this controller
+    began, so nobody knows what is there."""
 
     problem: Problem | None = None
     serving: Serving | None = None
@@ -71,6 +72,7 @@ class Verdict:
     ipv6: bool = False
     problem6: Problem | None = None
     cloud: Problem | None = None
+    unseen: bool = False
 
 
 def judge(wanted: Wanted, state: PoolState, advice: Advice) -> Problem | None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -30,9 +30,11 @@ from egress_gateway.api.types import (
 )
 from egress_gateway.api.unreached import Unreached, unreached
 from egress_gateway.controller.planning.meant import sends_nothing
+from egress_gateway.controller.planning.problem import Note
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
 from egress_gateway.controller.rotation.phases import Pairs, servers
 
+STAYS: Final = "existing addresses stay in service, but the controller cannot apply changes"
 Truth = Literal["True", "False", "Unknown"]
 Said = tuple[Truth, str, str]
 """Status, reason and message of a condition."""
@@ -113,6 +115,7 @@ def status_of(
     ``departing``: nodes of gateways that are going and still listed, and whether they are marked
     (see ``departures``)."""
     before = sgc.status
+    verdict = _taken_on(sgc, verdict)
     serving = verdict.serving
     if serving is None:
         status = before
@@ -162,6 +165,20 @@ def status_of(
     return msgspec.structs.replace(
         status, pods=count, conditions=result, observed_generation=generation
     )
+
+
+def _taken_on(sgc: StaticGatewayConfiguration, verdict: Verdict) -> Verdict:
+    """A controller that begins anew and may not look at the cloud: what the last one has said of
+    this spec stands, and gateways' agents go by it."""
+    said, problem = conditions.find(sgc.status.conditions, conditions.PROVISIONED), verdict.problem
+    if not verdict.unseen or problem is None or said is None or sgc.metadata.deletion_timestamp:
+        return verdict
+    if said.status != "True" or said.observed_generation != sgc.metadata.generation:
+        return verdict
+    ipv6 = conditions.find(sgc.status.conditions, conditions.IPV6_READY) is not None
+    told = replace(problem, message=f"{STAYS}: {problem.message}")
+    note = Note(problem.reason, told.message)
+    return replace(verdict, problem=None, note=note, cloud=told, ipv6=ipv6)
 
 
 def _of_its_own(status: StaticGatewayConfigurationStatus, gateways: Gateways) -> Gateways:
@@ -390,7 +407,7 @@ def _provisioned(
     if problem:
         held = "; what was provisioned before stays in service" if serving else ""
         return "False", problem.reason, problem.message + held
-    if serving is None:
+    if serving is None and verdict.cloud is None:
         if verdict.note is None:
             return "False", Reason.PROVISIONING, "the controller is creating Azure resources"
         return "False", verdict.note.reason, verdict.note.message
@@ -430,10 +447,15 @@ def _agents(
 
 
 def notices(
-    before: Iterable[Condition], after: Collection[Condition], *, complaints: bool = False
+    before: Iterable[Condition],
+    after: Collection[Condition],
+    *,
+    complaints: bool = False,
+    all_kept: bool = False,
 ) -> list[Notice]:
     """Events for what changed: every new refusal, and good news when it comes. ``complaints``:
-    a gateway agent says something against it."""
+    a gateway agent says something against it. ``all_kept``: each gateway that was listed before is
+    ready, so that those that are not are new ones."""
     old = {c.type: (c.status, c.reason, c.message) for c in before}
     new = {c.type: (c.status, c.reason, c.message) for c in after}
     found: dict[str, Notice] = {}
@@ -443,7 +465,7 @@ def notices(
         was = old.get(c.type)
         if c.type == conditions.DEGRADED:
             served = old.get(conditions.GATEWAYS_READY), new.get(conditions.GATEWAYS_READY)
-            if (notice := _worse_or_better(was, c, *served)) is not None:
+            if (notice := _worse_or_better(was, c, *served, all_kept=all_kept)) is not None:
                 found[notice.reason] = notice
             continue
         if c.type == conditions.KEYS_ROTATED and was is not None and was[1] == c.reason:
@@ -473,6 +495,8 @@ def _worse_or_better(
     now: Condition,
     served: tuple[str, str, str] | None,
     serves: tuple[str, str, str] | None,
+    *,
+    all_kept: bool,
 ) -> Notice | None:
     """``served`` and ``serves``: what ``GatewaysReady`` said before, and says now."""
     if now.status == "False":
@@ -483,7 +507,9 @@ def _worse_or_better(
     if now.reason == Reason.REDUNDANCY_LOST:
         # Agents take up a configuration one after the other, and so do gateways that are added.
         begins = served is None or served[1] != Reason.ALL_GATEWAYS
-        if begins or (serves is not None and serves[0] == "False"):
+        now_serves = serves or ("", "", "")
+        grows = all_kept and now_serves[1] == Reason.SOME_GATEWAYS
+        if begins or grows or now_serves[0] == "False":
             return None  # the loss of all is told as such
     return Notice("Warning", now.reason, now.message)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
@@ -39,7 +40,8 @@ class WorkQueue(Generic[K]):
         self._first, self._limit, self._rand = backoff, backoff_limit, rand
         self._queue: deque[K] = deque()
         self._dirty: set[K] = set()
-        self._processing: set[K] = set()
+        self._processing: dict[K, float] = {}
+        """Since when, by the loop's clock."""
         self._failures: dict[K, int] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -87,6 +89,12 @@ class WorkQueue(Generic[K]):
         """Whether some key is ready to be taken, or with a worker."""
         return bool(self._queue or self._processing)
 
+    def stalled(self, limit: float) -> str | None:
+        """What a worker has had for more than ``limit`` seconds, in words; None if nothing is."""
+        key, since = next(iter(self._processing.items()), (None, math.inf))
+        waited = asyncio.get_running_loop().time() - since
+        return f"{self.name} {key} has run for {waited:.0f} s" if waited > limit else None
+
     @property
     def failing(self) -> bool:
         """Whether some key has failed and not succeeded since."""
@@ -112,12 +120,12 @@ class WorkQueue(Generic[K]):
                 raise
         key = self._queue.popleft()
         self._dirty.discard(key)
-        self._processing.add(key)
+        self._processing[key] = asyncio.get_running_loop().time()
         return key
 
     def done(self, key: K) -> None:
         """The worker that took the key is through with it."""
-        self._processing.discard(key)
+        self._processing.pop(key, None)
         if key in self._dirty:
             self._enqueue(key)
 

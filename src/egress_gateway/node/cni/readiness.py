@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -50,21 +51,31 @@ class Readiness:
         self._told: bool | None = None
         self._looks = 0
         """That have found the present problem."""
+        self._complained = -math.inf
+        """When it was told last, by the loop's clock."""
         self.problem: str | None = "the CNI plugin has not been installed yet"
 
     async def run(self, complain: Callable[[str], None] = _unheard) -> None:
-        """Installs, tells, watches; until cancelled. ``complain`` hears of a problem that lasts."""
+        """Installs, tells, watches; until cancelled. ``complain`` hears of a problem that lasts,
+        every ``names.PLUGIN_TOLD_EVERY`` seconds."""
         with folder_changes(self._installer.conf_dir) as changed:
             while True:
                 changed.clear()
                 ours = self._install()
-                if self.problem is not None and ours and self._looks == _LASTING:
-                    complain(self.problem)
+                if ours and self._is_to_be_told(asyncio.get_running_loop().time()):
+                    complain(self.problem or "")
                 if ours:
                     await self._tell(self.problem is None)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_INTERVAL):
                         await changed.wait()
+
+    def _is_to_be_told(self, now: float) -> bool:
+        due = now >= self._complained + names.PLUGIN_TOLD_EVERY
+        if self.problem is None or self._looks < _LASTING or not due:
+            return False
+        self._complained = now
+        return True
 
     async def retire(self) -> None:
         """Takes the label off and the plugin out of the chain, and keeps both so; until
@@ -103,7 +114,9 @@ class Readiness:
             self.problem = str(error)
             if before != self.problem:
                 log.warning("cannot put CNI plugin in place", extra={"error": self.problem})
-        self._looks = self._looks + 1 if before == self.problem else 1
+        if before != self.problem:
+            self._looks, self._complained = 0, -math.inf
+        self._looks += 1
         metrics.PLUGIN_IN_PLACE.set(self.problem is None)
         return ours
 

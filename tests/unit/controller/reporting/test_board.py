@@ -62,3 +62,13 @@ def test_an_outage_is_told_when_it_lasts_and_ends_with_the_next_look() -> None:
 def test_a_cloud_that_asks_to_wait_is_there(reason: str) -> None:
     played = Played()
     assert [played.trouble(reason, LASTING) for _ in range(4)] == [None] * 4
+
+
+def test_until_the_first_look_nobody_knows_what_is_there() -> None:
+    board, refused = Played().board, Problem(reason=Reason.CREDENTIAL_REJECTED, message="no")
+    for uid, seen in (("a", False), ("new", True), ("new", False)):
+        board.trouble(uid, refused, seen=seen)
+        assert not (board.verdict(uid) or GOOD).unseen
+    for _ in range(2):
+        board.trouble("b", refused, seen=False)
+        assert (board.verdict("b") or GOOD).unseen

@@ -52,6 +52,7 @@ SERVING = Serving(
     ),
 )
 NODES = {"azure:///vmss/0": "node-0", "azure:///vmss/1": "node-1"}
+GOOD = Verdict(serving=SERVING, settled=True)
 
 
 def status(
@@ -296,6 +297,31 @@ def test_a_problem_keeps_what_is_in_service() -> None:
         assert condition(bad, conditions.READY).status == "False"
 
 
+def test_a_controller_that_begins_anew_and_may_not_look_leaves_in_service_what_is() -> None:
+    refused = Problem(reason="CredentialRejected", message="no token")
+    blind, good = Verdict(problem=refused, unseen=True), status(GOOD)
+    found = status(blind, before=good)
+    assert condition(found, conditions.READY).status == "True"
+    assert found.gateways == good.gateways
+    said = condition(found, conditions.PROVISIONED)
+    assert (said.status, said.reason) == ("True", "CredentialRejected")
+    assert said.message.startswith("existing addresses stay in service")
+    assert condition(found, conditions.DEGRADED).reason == "AzureNotReachable"
+    assert "AzureNotReachable" in {n.reason for n in notices(good.conditions, found.conditions)}
+    assert status(blind, before=found, now="2027-01-01T00:00:00Z") == found
+    assert condition(status(blind, before=found, ready=()), conditions.READY).status == "False"
+
+
+def test_what_was_said_of_another_spec_or_never_is_not_in_service() -> None:
+    blind = Verdict(problem=Problem(reason="CredentialRejected", message="no"), unseen=True)
+    good = status(GOOD)
+    older = [structs.replace(c, observed_generation=2) for c in good.conditions]
+    for before in (None, structs.replace(good, conditions=older)):
+        found = status(blind, before=before)
+        ready = condition(found, conditions.READY)
+        assert (ready.status, ready.reason) == ("False", "CredentialRejected")
+
+
 def test_the_same_verdict_later_changes_nothing() -> None:
     verdict = Verdict(serving=SERVING, settled=True)
     first = status(verdict)
@@ -326,8 +352,6 @@ def test_losing_every_gateway_is_news_and_starting_up_is_not() -> None:
 
 
 # --- Degraded --------------------------------------------------------------------------------
-
-GOOD = Verdict(serving=SERVING, settled=True)
 
 
 def course(*looks: StaticGatewayConfigurationStatus) -> list[tuple[str, str]]:
@@ -372,6 +396,20 @@ def test_a_lost_gateway_and_its_return_are_told_and_the_last_word_is_good() -> N
         ("Normal", "AsExpected"),
     ]
     assert condition(lost, conditions.READY).status == "True"
+
+
+def test_gateways_that_are_added_are_no_loss_and_one_that_goes_meanwhile_is() -> None:
+    more = replace(
+        SERVING, gateways=(*SERVING.gateways, replace(SERVING.gateways[0], provider_id="new"))
+    )
+    both, wanted = status(GOOD), Verdict(serving=more, settled=True)
+    nodes = {**NODES, "new": "node-2"}
+    for ready, told in ((("node-0", "node-1"), []), (("node-1",), ["RedundancyLost"])):
+        grown = status(wanted, nodes=nodes, ready=ready, before=both)
+        assert condition(grown, conditions.DEGRADED).reason == "RedundancyLost"
+        kept = {g.node for g in both.gateways} <= {*ready}
+        found = notices(both.conditions, grown.conditions, all_kept=kept)
+        assert [n.reason for n in found if n.type == "Warning"] == told
 
 
 def test_pods_without_a_tunnel_are_counted_and_ready_is_never_better_than_they_are() -> None:

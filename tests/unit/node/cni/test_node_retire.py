@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from egress_gateway.api import names
 from egress_gateway.cni import conflist
 from egress_gateway.cni.install import Installer
@@ -109,6 +111,20 @@ async def test_what_keeps_the_plugin_away_is_told_once_when_it_lasts(tmp_path: P
         await asyncio.sleep(0.01)
     assert len(heard) == 1
     assert str(blocked) in heard[0]
+    task.cancel()
+
+
+@pytest.mark.virtual_time
+async def test_what_lasts_is_told_again_so_that_an_old_event_is_of_another_cause(
+    tmp_path: Path,
+) -> None:
+    readiness, _, _ = chained(tmp_path)
+    (tmp_path / "bin" / names.CNI_PLUGIN).unlink()
+    (tmp_path / "bin" / names.CNI_PLUGIN / "in-the-way").mkdir(parents=True)
+    heard: list[str] = []
+    task = asyncio.create_task(readiness.run(heard.append))
+    await asyncio.sleep(2 * names.PLUGIN_TOLD_EVERY + 60)
+    assert len(heard) == 3
     task.cancel()
 
 

@@ -22,8 +22,9 @@ from egress_gateway.cli.diagnosis.overview import (
     Facts,
     Overview,
     UnwatchedView,
+    silence,
 )
-from egress_gateway.kube.resources import Node, Pod
+from egress_gateway.kube.resources import Event, Node, Pod
 
 _ALIKE: Final = 0.85
 """How like the annotation's key another must be to be a misspelt one (``difflib``)."""
@@ -268,23 +269,33 @@ def _nodes(facts: Facts) -> Iterator[Finding]:
     if not any(names.NODE_READY_LABEL in n.metadata.labels for n in nodes):
         return
     why = {
-        event.involved_object.name: event.message
+        event.involved_object.name: event
         for event in sorted(facts.events, key=lambda e: e.last_timestamp or "")
         if event.reason == names.PLUGIN_NOT_IN_PLACE
     }
     for node in ready:
         name = node.metadata.name
         if names.NODE_READY_LABEL not in node.metadata.labels and not _virtual(node):
-            told = f" ({why[name]})" if name in why else ""
-            yield Finding(
-                code="EG302",
-                object=f"Node {name}",
-                evidence=f"it lacks the label {names.NODE_READY_LABEL}: annotated pods do not come "
-                f"there{told}",
-                mend="do what the message says"
-                if told
-                else "see the log of its egress-gateway-node pod, if one runs there",
-            )
+            yield _unprepared(name, why.get(name), facts)
+
+
+def _unprepared(name: str, event: Event | None, facts: Facts) -> Finding:
+    """The agent repeats its Event while the cause lasts: an older one is of another cause."""
+    mend = "do what the message says"
+    if facts.agents is not None and name not in facts.agents:
+        told = " (no egress-gateway-node pod is there)"
+        mend = "let the DaemonSet egress-gateway-node have the node, if it is to have such pods"
+    elif event and silence(event.last_timestamp or "", facts.at) < names.PLUGIN_TOLD_EVERY * 2:
+        told = f" ({event.message})"
+    else:
+        told, mend = "", "the log of its egress-gateway-node pod says why"
+    return Finding(
+        code="EG302",
+        object=f"Node {name}",
+        evidence=f"it lacks the label {names.NODE_READY_LABEL}: annotated pods do not come "
+        f"there{told}",
+        mend=mend,
+    )
 
 
 def _unwatched(overview: Overview) -> Iterator[Finding]:

@@ -179,6 +179,9 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
         workloads = await _workloads(client, system)
     except ApiError:
         workloads = []  # ``status.read`` has said that components are not to be seen
+    else:
+        if not workloads:  # as it has said this
+            return Installation(), []
     images = {w["metadata"]["name"]: _template(w)["containers"][0]["image"] for w in workloads}
     try:
         config = (await client.get(resources.CONFIG_MAPS, "egress-gateway", system)).data
