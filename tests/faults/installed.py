@@ -61,6 +61,20 @@ INSTALLED: Final[list[tuple[str, Installation, str, str, str]]] = [
         "MutatingAdmissionPolicyBinding",
         "helm upgrade",
     ),
+    (
+        "the webhook's configuration is deleted",
+        replace(WHOLE, admission="webhook", bound=False),
+        "EG305",
+        "MutatingWebhookConfiguration egress-gateway-pods",
+        "helm upgrade",
+    ),
+    (
+        "a policy's binding is deleted",
+        replace(WHOLE, unguarded=["ValidatingAdmissionPolicy egress-gateway-x is not bound: woe"]),
+        "EG310",
+        "ValidatingAdmissionPolicy egress-gateway-x",
+        "woe",
+    ),
     *(
         (
             f"{binding} is lost",

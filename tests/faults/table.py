@@ -181,6 +181,15 @@ def lost(reason: str, message: str, state: Any = "Lost") -> Callable[[Facts], Fa
     return change
 
 
+def untold(facts: Facts) -> Facts:
+    """The definition of PodEndpoints knows no status, so none is kept."""
+    first, *others = facts.endpoints or ()
+    made = replace(first.metadata, creation_timestamp="2030-01-01T02:57:45Z")
+    return replace(
+        facts, endpoints=[replace(first, metadata=made, status=PodEndpointStatus()), *others]
+    )
+
+
 def not_reached(
     gateway: str, by: Collection[str], reason: UnreachedReason = "TunnelsUnanswered"
 ) -> Callable[[Facts], Facts]:
@@ -372,6 +381,13 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "EG107",
         "Pod shop/p",
         "no tunnel yet",
+    ),
+    (
+        "an old definition of PodEndpoints",
+        untold,
+        "EG108",
+        "Pod shop/web-0",
+        "for 135 s: does egress-gateway-node run on n0?",
     ),
     (
         "UDP filtered",

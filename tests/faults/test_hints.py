@@ -90,6 +90,18 @@ async def test_nothing_is_said_of_what_is_right(cluster: Cluster) -> None:
     await cluster.admin.create("deployments", deployment({KEY: "a"}, {}))
 
 
+async def test_an_annotation_of_the_workload_itself_is_said(cluster: Cluster) -> None:
+    await strictly(cluster)
+    made = deployment({}, {})
+    await cluster.admin.create("deployments", made)
+    patch = {"metadata": {"annotations": {KEY: "a"}}}
+    words = await refusal(cluster.admin.patch("deployments", "d", patch, namespace="default"))
+    assert "spec.template.metadata.annotations" in str(words)
+    both = deployment({KEY: "a"}, {})
+    both["metadata"] |= {"name": "both", **patch["metadata"]}
+    await cluster.admin.create("deployments", both)
+
+
 async def test_a_hint_refuses_nothing(cluster: Cluster) -> None:
     await installed(cluster)
     await cluster.admin.create("pods", annotated({f"{KEY}s": "a"}, {KEY: "a"}))

@@ -30,6 +30,9 @@ from egress_gateway.kube.resources import Event, Node, Pod
 SILENT_AFTER: Final = 100.0
 """Seconds without a heartbeat (every 30 by default) after which an agent counts as silent."""
 
+UNTOLD_AFTER: Final = 120.0
+"""Seconds after which a new PodEndpoint has a state: agents write ten a second."""
+
 State = Literal["Ready", "Degraded", "NotReady"]
 NOT_REACHED: Final = "NotReached"
 """Of a gateway: nodes have tried it in vain. It is not serving if that is true of all."""
@@ -328,7 +331,8 @@ def _configuration(
     endpoints = sorted(attached or (), key=lambda e: e.pod_name)
     known = None if attached is None else {e.pod_name for e in endpoints}
     lost = [_lost(e) for e in endpoints if e.status.held_back]
-    troubled = [*lost, *_troubled(pods, known)]
+    untold = [_untold(e, now) for e in endpoints if _is_untold(e, now)]
+    troubled = [*lost, *untold, *_troubled(pods, known)]
     ready = condition is not None and condition.status == "True"
     serving = sum(g.serving for g in gateways)
     reason, message = (
@@ -445,6 +449,22 @@ def _lost(endpoint: PodEndpoint) -> PodView:
     told = endpoint.status
     since = f" (since {told.since})" if told.since else ""
     return PodView(pod=endpoint.pod_name, reason=told.reason, message=f"{told.message}{since}")
+
+
+def _is_untold(endpoint: PodEndpoint, now: datetime.datetime) -> bool:
+    since = silence(endpoint.metadata.creation_timestamp or "", now)
+    return not endpoint.status.state and since > UNTOLD_AFTER
+
+
+def _untold(endpoint: PodEndpoint, now: datetime.datetime) -> PodView:
+    since = silence(endpoint.metadata.creation_timestamp or "", now)
+    return PodView(
+        pod=endpoint.pod_name,
+        reason="NotReported",
+        message=f"nothing was reported of it for {since:.0f} s: does egress-gateway-node run on "
+        f"{endpoint.spec.node_name}? Is the definition of PodEndpoints an old one? "
+        "(kubectl apply --server-side -f deploy/crds)",
+    )
 
 
 def _troubled(pods: Iterable[Pod], attached: Container[str] | None) -> Iterable[PodView]:

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from egress_gateway.api import names
 from egress_gateway.cli.diagnosis.overview import ComponentView
 from egress_gateway.cli.diagnosis.selection import selected
@@ -16,6 +18,8 @@ from egress_gateway.kube.resources import Event, Node, Pod, Untyped
 if TYPE_CHECKING:
     from egress_gateway.cli.once import Lists
 
+_EVERY: Final = ("controller", "gateway", "node")
+"""Components that each installation has."""
 _NAMED: Final = 3
 """Pods that are named; of more only the number is told."""
 _WORDS: Final = 300
@@ -51,7 +55,22 @@ async def components(
         with contextlib.suppress(Forbidden):
             events = client.list(resources.EVENTS, namespace, fields="reason=FailedCreate")
             refused = (await events).items
-    return sorted((component(obj, pods, down, refused) for obj in found), key=lambda c: c.name)
+    seen = [component(obj, pods, down, refused) for obj in found]
+    return sorted([*seen, *_gone(found)], key=lambda c: c.name)
+
+
+def _gone(found: Sequence[Untyped]) -> Iterator[ComponentView]:
+    """Components that have no workload although others have: pods run on without them."""
+    there = {(w["metadata"].get("labels") or {}).get(names.COMPONENT) for w in found}
+    for name in _EVERY if found else ():
+        if name not in there:
+            yield ComponentView(
+                name=f"egress-gateway-{name}",
+                ready=0,
+                wanted=1,
+                message="there is no such workload: somebody has deleted it",
+                mend="helm upgrade with the values of the installation makes it again",
+            )
 
 
 async def elsewhere(client: Lists, namespace: str) -> ComponentView:
@@ -68,7 +87,7 @@ async def elsewhere(client: Lists, namespace: str) -> ComponentView:
 
 async def agents(client: Lists, component: str, namespace: str) -> list[Pod]:
     """The pods of a component that have not ended. Raises ``ApiError``."""
-    labels = f"{names.COMPONENTS},app.kubernetes.io/component={component}"
+    labels = f"{names.COMPONENTS},{names.COMPONENT}={component}"
     found = (await client.list(resources.PODS, namespace, labels=labels)).items
     return [pod for pod in found if not pod.finished]
 
@@ -165,10 +184,11 @@ def _on(pod: Untyped) -> str:
 def _why(pod: Untyped, where: str) -> tuple[str, str]:
     """Why a pod is not ready, and what mends it."""
     describe = f"kubectl -n {where} describe pod {pod['metadata']['name']}"
-    return _stuck(pod, where) or (
-        "it runs, and does not say that it is ready",
-        f"{describe} shows what its probe answers",
-    )
+    if stuck := _stuck(pod, where):
+        return stuck
+    if (pod.get("status") or {}).get("phase") == "Pending":
+        return "it has not started", f"{describe} shows what it waits for"
+    return "it runs, and does not say that it is ready", f"{describe} shows what its probe answers"
 
 
 def _stuck(pod: Untyped, where: str) -> tuple[str, str] | None:
@@ -203,5 +223,13 @@ def _last_words(container: Untyped) -> str:
     for state in (container.get("state") or {}, container.get("lastState") or {}):
         text = str((state.get("terminated") or {}).get("message") or "").strip()
         if text:
-            return text.rpartition("\n")[2][:_WORDS]
+            return _said(text.rpartition("\n")[2])[:_WORDS]
     return ""
+
+
+def _said(line: str) -> str:
+    """Of a line of a log of ours: what it says."""
+    try:
+        return str(msgspec.json.decode(line, type=dict[str, Any])["msg"])
+    except (msgspec.MsgspecError, KeyError):
+        return line

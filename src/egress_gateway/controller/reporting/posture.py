@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Forbidden, NotFound
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ class Installed:
 
     def __init__(self, **workloads: str) -> None:
         self.workloads = [workload(name, image) for name, image in workloads.items()]
+        self.hooked = True
         self.refused: ApiError = NotFound(404, "NotFound", "no such thing")
 
     async def list(self, resource: Resource[Any], *_: object, **__: object) -> Any:
@@ -32,6 +33,8 @@ class Installed:
                 metadata=ObjectMeta(name=name),
                 data={"clusterCidrs": "10.0.0.0/8", "admission": "policy"},
             )
+        if self.hooked and resource.plural == "mutatingwebhookconfigurations":
+            return {}
         raise self.refused
 
     async def request(self, *_: object, **__: object) -> Any:
@@ -85,3 +88,11 @@ async def test_a_cluster_whose_webhook_does_the_policys_work_lacks_no_policy() -
     """Before Kubernetes 1.36 plain manifests are applied with the webhook."""
     assert await codes(node="r/i:1", webhook="r/i:1") == []
     assert await codes(node="r/i:1") == ["EG305"]
+
+
+async def test_a_webhook_that_nobody_asks_is_named() -> None:
+    cluster = Installed(node="r/i:1", webhook="r/i:1")
+    cluster.hooked = False
+    installed, _ = await look(cast(Client, cluster), "system")
+    (found,) = judged(installed, None)
+    assert (found.code, found.object.split()[0]) == ("EG305", "MutatingWebhookConfiguration")

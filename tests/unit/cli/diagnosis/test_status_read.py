@@ -26,12 +26,25 @@ def encode(page: wire.ListPage[Any]) -> bytes:
     return msgspec.json.encode({"items": page.items})
 
 
+def workload(component: str, ready: bool = True) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": f"egress-gateway-{component}",
+            "namespace": SYSTEM,
+            "labels": {names.COMPONENT: component},
+        },
+        "spec": {"selector": {"matchLabels": {"no": "pod"}}},
+        "status": {"desiredNumberScheduled": 3, "numberReady": 3 if ready else 2},
+    }
+
+
 class Growing:
     """A cluster in which a gateway, a node, its agents, a configuration and its pod come between
     any two answers."""
 
     def __init__(self, *, grows: bool = True, ready: bool = True) -> None:
         self.asked: Counter[str] = Counter()
+        self.components = ["controller", "gateway", "node"]
         self._size, self._grows, self._ready = 1, grows, ready
 
     def now(self) -> datetime.datetime:
@@ -47,7 +60,7 @@ class Growing:
         if namespace == "elsewhere":
             found = []
         elif resource.plural == resources.DAEMON_SETS.plural:
-            found = found[:1]
+            found = [workload(c, self._ready) for c in self.components]
         await asyncio.sleep(0)
         listed = [one for one in found if one]
         page: wire.ListPage[Any] = wire.ListPage(items=listed, resource_version="1")
@@ -85,11 +98,6 @@ class Growing:
                     **up,
                 },
             },
-            "daemonsets": {
-                "metadata": {"name": "egress-gateway-node", "namespace": SYSTEM},
-                "spec": {"selector": {"matchLabels": {"no": "pod"}}},
-                "status": {"desiredNumberScheduled": 3, "numberReady": 3 if self._ready else 2},
-            },
         }
         return spec.get(plural)
 
@@ -109,7 +117,7 @@ async def test_what_comes_while_it_reads_is_no_fault() -> None:
 async def test_each_kind_is_asked_for_once_although_a_component_is_not_ready() -> None:
     cluster = Growing(grows=False, ready=False)
     _, named = await seen(cluster)
-    assert named == ["EG301 Workload egress-gateway-node"]
+    assert len(named) == 3
     assert cluster.asked["nodes"] == 1
 
 
@@ -134,3 +142,13 @@ async def test_a_pod_that_is_being_deleted_misses_no_tunnel(state: str) -> None:
         status=msgspec.structs.replace(pod.status, phase=state),
     )
     assert summarize(msgspec.structs.replace(facts, pods=[gone], endpoints=[])).healthy
+
+
+@pytest.mark.parametrize("gone", ["controller", "gateway", "node"])
+async def test_a_component_whose_workload_is_deleted_is_missed(gone: str) -> None:
+    cluster = Growing(grows=False)
+    cluster.components.remove(gone)
+    found, named = await seen(cluster)
+    assert f"EG301 Workload egress-gateway-{gone}" in named
+    assert not found.healthy
+    assert "helm upgrade" in render(found)

@@ -68,6 +68,7 @@ TITLES: Final = {
     "EG307": "components are of different images",
     "EG308": "what a component needs is gone",
     "EG309": "clusterCidrs takes the Internet",
+    "EG310": "nothing bounds what agents' accounts may write",
     "EG401": "Kubernetes is too old",
     "EG402": "there are too few gateway nodes",
     "EG403": "a gateway node has no taint",

@@ -15,6 +15,7 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.types import PodEndpoint
 from egress_gateway.cli.diagnosis.checks.findings import Finding
+from egress_gateway.controller.reporting.posture import absent
 from egress_gateway.datapath.addresses import IPNetwork, parse_networks, within
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import ApiError, NotFound
@@ -39,6 +40,11 @@ _GROUPS: Final = {"pods": "", "leases": "coordination.k8s.io"}
 _BINDING: Final = "egress-gateway-pods"
 _HOSTS: Final = "egress-gateway-wireguard"
 _WEBHOOK: Final = "egress-gateway-webhook"
+_ADMITTING: Final = {
+    "policy": "MutatingAdmissionPolicyBinding",
+    "webhook": "MutatingWebhookConfiguration",
+}
+"""By ``admission.mode``, what keeps annotated pods off nodes that are not ready for them."""
 _SHORTEST: Final = {4: 8, 6: 16}
 """Bits of a public network's prefix: registries give nobody more."""
 _VERSIONS: Final = ("v1", "v1beta1")
@@ -55,7 +61,9 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     admission: str = ""
     """The chart's ``admission.mode``: policy, webhook or none."""
     bound: bool | None = None
-    """Whether the mutating policy has its binding."""
+    """Whether the mutating policy has its binding, or the webhook its configuration."""
+    unguarded: Sequence[str] = ()
+    """What can happen for lack of a validating policy."""
     rights: Mapping[str, bool] = {}
     """By binding: whether its account may still do what that is for."""
     images: Mapping[str, str] = {}
@@ -74,13 +82,21 @@ def judged(
         pods = _pods(nodes or (), endpoints or ())
         yield from _outside(installed.cidrs, installed.resolvers, nodes or (), pods)
         yield from _boundless(installed.cidrs)
-    if installed.admission == "policy" and installed.bound is False:
+    if installed.bound is False:
         yield Finding(
             code="EG305",
-            object=f"MutatingAdmissionPolicyBinding {_BINDING}",
+            object=f"{_ADMITTING[installed.admission]} {_BINDING}",
             evidence="it is gone: annotated pods come to nodes that are not ready for them, and "
             "the default of a namespace is not written into its pods",
             mend="helm upgrade with the values of the installation makes it again",
+        )
+    for said in installed.unguarded:
+        policy, _, consequence = said.partition(" is not bound: ")
+        yield Finding(
+            code="EG310",
+            object=policy,
+            evidence=f"it is not bound: {consequence}",
+            mend="helm upgrade with the values of the installation makes its binding again",
         )
     for binding, right in installed.rights.items():
         if not right:
@@ -203,10 +219,15 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
     if _WEBHOOK in images:  # one set of plain manifests names the policy for all clusters
         admission = "webhook"
     try:
-        bound = await _bound(client) if admission == "policy" else None
+        bound = await _bound(client, admission) if admission in _ADMITTING else None
     except ApiError:
-        unseen.append("MutatingAdmissionPolicyBindings")
+        unseen.append("bindings of admission")
         bound = None
+    try:
+        unguarded = await absent(client)
+    except ApiError:
+        unseen.append("bindings of validating policies")
+        unguarded = []
     try:
         rights = {binding: await _may(client, system, binding) for binding in _RIGHTS}
     except ApiError:
@@ -217,6 +238,7 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
         resolvers=await _resolvers(client),
         admission=admission,
         bound=bound,
+        unguarded=unguarded,
         rights=rights,
         images=images,
         missing=missing,
@@ -247,13 +269,14 @@ def _secrets(workloads: Sequence[Untyped]) -> Iterator[tuple[str, str]]:
                 yield secret["secretName"], workload["metadata"]["name"]
 
 
-async def _bound(client: Client) -> bool:
+async def _bound(client: Client, admission: str) -> bool:
+    kind = _ADMITTING[admission]
     for version in _VERSIONS:
         bindings: Resource[Untyped] = Resource(
             group="admissionregistration.k8s.io",
             version=version,
-            plural="mutatingadmissionpolicybindings",
-            kind="MutatingAdmissionPolicyBinding",
+            plural=f"{kind.lower()}s",
+            kind=kind,
             namespaced=False,
             type=dict,
         )
