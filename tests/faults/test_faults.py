@@ -141,8 +141,8 @@ def test_a_healthy_pods_way_is_good_to_its_address() -> None:
     assert {verdict for verdict, _ in way.values()} == {"good"}
     assert "gw0 serves it, at 10.0.0.0 UDP 6000" in way["gateway"][1]
     assert (
-        "translated to 10.0.1.0, in Azure to 203.0.113.0, as servers on the Internet see it"
-        in way["address"][1]
+        "translated to 10.0.1.0, in Azure to 203.0.113.0, as servers on the Internet see it; "
+        "198.51.100.7 must allow all of 203.0.113.0/30" in way["address"][1]
     )
 
 

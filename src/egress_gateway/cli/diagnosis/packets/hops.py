@@ -88,7 +88,7 @@ def _hops(
     view = next(c for c in overview.configurations if c.configuration == f"{key[0]}/{asked}")
     gateway = endpoint.status.gateway if endpoint is not None else ""
     yield _gateway(view, gateway, sgc)
-    yield from _address(sgc, gateway)
+    yield from _address(sgc, gateway, destination)
     yield from _others(view, gateway)
     yield from _balancer(sgc)
     yield _azure(sgc)
@@ -271,7 +271,7 @@ def _others(view: ConfigurationView, used: str) -> Iterator[Hop]:
             yield Hop(name="redundancy", verdict="bad", text=text)
 
 
-def _address(sgc: StaticGatewayConfiguration, node: str) -> Iterator[Hop]:
+def _address(sgc: StaticGatewayConfiguration, node: str, to: IPAddress | None) -> Iterator[Hop]:
     gateway = next((g for g in sgc.status.gateways if g.node == node), None)
     if gateway is None:
         return
@@ -283,6 +283,8 @@ def _address(sgc: StaticGatewayConfiguration, node: str) -> Iterator[Hop]:
         yield Hop(name="address", verdict="unknown", text=f"{sent}, which nobody has verified")
     elif gateway.seen_ip == gateway.public_ip:
         text = f"{sent}, as servers on the Internet see it"
+        if to is not None:  # nothing of ours tells what a firewall there refuses
+            text += f"; {to} must allow all of {sgc.status.egress_ip_prefix}"
         yield Hop(name="address", verdict="good", text=text)
     else:
         seen = gateway.seen_ip or "nothing"
