@@ -8,374 +8,221 @@ document reaches it.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from types import GenericAlias
+from typing import Any, Final, Literal
 
 import msgspec
 
 from egress_gateway_lab.azure.arm.errors import ArmError
 
-Tags = dict[str, str | None]
 
-
-class SubResource(TypedDict, total=False):
-    id: str | None
-
-
-class Sku(TypedDict, total=False):
-    name: str | None
-    tier: str | None
-    capacity: int | None
-
-
-class Group(TypedDict, total=False):
-    location: str | None
-    tags: Tags | None
-
-
-class AddressSpace(TypedDict, total=False):
-    addressPrefixes: list[str] | None
-
-
-class SubnetProperties(TypedDict, total=False):
-    addressPrefix: str | None
-    addressPrefixes: list[str] | None
-    networkSecurityGroup: SubResource | None
-    routeTable: SubResource | None
-
-
-class Subnet(TypedDict, total=False):
-    name: str | None
-    properties: SubnetProperties | None
-
-
-class NetworkProperties(TypedDict, total=False):
-    addressSpace: AddressSpace | None
-    subnets: list[Subnet] | None
-
-
-class VirtualNetwork(Group, total=False):
-    properties: NetworkProperties | None
-
-
-class PrefixProperties(TypedDict, total=False):
-    prefixLength: int | None
-    publicIPAddressVersion: Literal["IPv4", "IPv6"] | None
-    ipTags: list[Any] | None
-
-
-class PublicIPPrefix(Group, total=False):
-    sku: Sku | None
-    properties: PrefixProperties | None
-
-
-class AddressProperties(TypedDict, total=False):
-    publicIPAddressVersion: Literal["IPv4", "IPv6"] | None
-    publicIPAllocationMethod: str | None
-    idleTimeoutInMinutes: int | None
-    publicIPPrefix: SubResource | None
-
-
-class PublicIPAddress(Group, total=False):
-    sku: Sku | None
-    properties: AddressProperties | None
-
-
-class PublicIPConfigurationProperties(TypedDict, total=False):
-    publicIPPrefix: SubResource | None
-
-
-class PublicIPConfiguration(TypedDict, total=False):
-    name: str | None
-    properties: PublicIPConfigurationProperties | None
-
-
-class IPConfigurationProperties(TypedDict, total=False):
-    primary: bool | None
-    subnet: SubResource | None
-    privateIPAddress: str | None
-    privateIPAddressVersion: str | None
-    privateIPAllocationMethod: str | None
-    publicIPAddress: SubResource | None
-    publicIPAddressConfiguration: PublicIPConfiguration | None
-    loadBalancerBackendAddressPools: list[SubResource] | None
-
-
-class IPConfiguration(TypedDict, total=False):
-    name: str | None
-    properties: IPConfigurationProperties | None
-
-
-class NicProperties(TypedDict, total=False):
-    primary: bool | None
-    ipConfigurations: list[IPConfiguration] | None
-    networkSecurityGroup: SubResource | None
-    dnsSettings: dict[str, Any] | None
-    enableIPForwarding: bool | None
-    enableAcceleratedNetworking: bool | None
-
-
-class Nic(Group, total=False):
-    properties: NicProperties | None
-
-
-class FrontendProperties(TypedDict, total=False):
-    privateIPAddress: str | None
-    privateIPAllocationMethod: str | None
-    subnet: SubResource | None
-    publicIPAddress: SubResource | None
-    publicIPPrefix: SubResource | None
-
-
-class Frontend(TypedDict, total=False):
-    name: str | None
-    properties: FrontendProperties | None
-
-
-class RuleProperties(TypedDict, total=False):
-    frontendIPConfiguration: SubResource | None
-    frontendIPConfigurations: list[SubResource] | None
-    backendAddressPool: SubResource | None
-    probe: SubResource | None
-    protocol: str | None
-    frontendPort: int | None
-    backendPort: int | None
-    idleTimeoutInMinutes: int | None
-    enableFloatingIP: bool | None
-    enableTcpReset: bool | None
-    disableOutboundSnat: bool | None
-    loadDistribution: str | None
-    allocatedOutboundPorts: int | None
-
-
-class Rule(TypedDict, total=False):
-    name: str | None
-    properties: RuleProperties | None
-
-
-class ProbeProperties(TypedDict, total=False):
-    protocol: str | None
-    port: int | None
-    requestPath: str | None
-    intervalInSeconds: int | None
-    numberOfProbes: int | None
-    probeThreshold: int | None
-
-
-class Probe(TypedDict, total=False):
-    name: str | None
-    properties: ProbeProperties | None
-
-
-class Named(TypedDict, total=False):
-    name: str | None
-    properties: dict[str, Any] | None
-
-
-class BalancerProperties(TypedDict, total=False):
-    frontendIPConfigurations: list[Frontend] | None
-    backendAddressPools: list[Named] | None
-    loadBalancingRules: list[Rule] | None
-    probes: list[Probe] | None
-    inboundNatRules: list[Named] | None
-    outboundRules: list[Rule] | None
-    inboundNatPools: list[Named] | None
-
-
-class LoadBalancer(Group, total=False):
-    sku: Sku | None
-    properties: BalancerProperties | None
-
-
-class NicConfiguration(TypedDict, total=False):
-    name: str | None
-    properties: NicProperties | None
-
-
-class ScaleSetNetwork(TypedDict, total=False):
-    networkInterfaceConfigurations: list[NicConfiguration] | None
-
-
-class OsProfile(TypedDict, total=False):
-    computerNamePrefix: str | None
-    computerName: str | None
-
-
-class MachineProfile(TypedDict, total=False):
-    osProfile: OsProfile | None
-    networkProfile: ScaleSetNetwork | None
-
-
-class UpgradePolicy(TypedDict, total=False):
-    mode: str | None
-
-
-class ScaleSetProperties(TypedDict, total=False):
-    upgradePolicy: UpgradePolicy | None
-    virtualMachineProfile: MachineProfile | None
-    singlePlacementGroup: bool | None
-    overprovision: bool | None
-    orchestrationMode: str | None
-
-
-class ScaleSet(Group, total=False):
-    sku: Sku | None
-    properties: ScaleSetProperties | None
-
-
-class InstanceProperties(TypedDict, total=False):
-    networkProfileConfiguration: ScaleSetNetwork | None
-    osProfile: OsProfile | None
-
-
-class Instance(Group, total=False):
-    properties: InstanceProperties | None
-
-
-class MachineNetwork(TypedDict, total=False):
-    networkInterfaces: list[SubResource] | None
-
-
-class MachineProperties(TypedDict, total=False):
-    networkProfile: MachineNetwork | None
-    osProfile: OsProfile | None
-    hardwareProfile: dict[str, Any] | None
-
-
-class VirtualMachine(Group, total=False):
-    properties: MachineProperties | None
-
-
-class GatewayProfile(TypedDict, total=False):
-    publicIPPrefixSize: int | None
-
-
-class ManualScale(TypedDict, total=False):
-    size: str | None
-    count: int | None
-
-
-class Scale(TypedDict, total=False):
-    manual: list[ManualScale] | None
-
-
-class MachinesProfile(TypedDict, total=False):
-    scale: Scale | None
-
-
-class LocalDNSProfile(TypedDict, total=False):
-    mode: str | None
-    vnetDNSOverrides: dict[str, Any] | None
-    kubeDNSOverrides: dict[str, Any] | None
-
-
-class PoolProperties(TypedDict, total=False):
-    count: int | None
-    minCount: int | None
-    maxCount: int | None
-    mode: str | None
-    type: str | None
-    vmSize: str | None
-    osType: str | None
-    osSKU: str | None
-    maxPods: int | None
-    orchestratorVersion: str | None
-    enableAutoScaling: bool | None
-    availabilityZones: list[str] | None
-    podSubnetID: str | None
-    vnetSubnetID: str | None
-    gatewayProfile: GatewayProfile | None
-    localDNSProfile: LocalDNSProfile | None
-    virtualMachinesProfile: MachinesProfile | None
-    nodeLabels: Tags | None
-    nodeTaints: list[str] | None
-    tags: Tags | None
-
-
-class Pool(TypedDict, total=False):
-    properties: PoolProperties | None
-
-
-class PoolProfile(PoolProperties, total=False):
-    name: str | None
-
-
-class Enabled(TypedDict, total=False):
-    enabled: bool | None
-
-
-class ManagedOutbound(TypedDict, total=False):
-    count: int | None
-
-
-class OutboundPrefixes(TypedDict, total=False):
-    publicIPPrefixes: list[SubResource] | None
-
-
-class OutboundAddresses(TypedDict, total=False):
-    publicIPs: list[SubResource] | None
-
-
-class OutboundProfile(TypedDict, total=False):
-    managedOutboundIPs: ManagedOutbound | None
-    outboundIPPrefixes: OutboundPrefixes | None
-    outboundIPs: OutboundAddresses | None
-    idleTimeoutInMinutes: int | None
-    allocatedOutboundPorts: int | None
-
-
-class NetworkProfile(TypedDict, total=False):
-    networkPlugin: str | None
-    networkPluginMode: str | None
-    loadBalancerSku: str | None
-    outboundType: str | None
-    podCidr: str | None
-    serviceCidr: str | None
-    staticEgressGatewayProfile: Enabled | None
-    loadBalancerProfile: OutboundProfile | None
-
-
-class ClusterProperties(TypedDict, total=False):
-    kubernetesVersion: str | None
-    dnsPrefix: str | None
-    nodeResourceGroup: str | None
-    agentPoolProfiles: list[PoolProfile] | None
-    networkProfile: NetworkProfile | None
-
-
-class Cluster(Group, total=False):
-    sku: Sku | None
-    properties: ClusterProperties | None
-
-
-class AssignmentProperties(TypedDict, total=False):
-    roleDefinitionId: str | None
-    principalId: str | None
-    principalType: str | None
-
-
-class Assignment(TypedDict, total=False):
-    properties: AssignmentProperties | None
-
-
-class InstanceIds(TypedDict, total=False):
-    instanceIds: list[str] | None
-
-
-_NETWORK, _COMPUTE = "microsoft.network/", "microsoft.compute/"
+def _document(**members: Any) -> Any:
+    """The type of a document with these members. ``[T]`` is a list of documents of type T."""
+    fields = []
+    for name, kind in members.items():
+        known = GenericAlias(list, (kind[0],)) if isinstance(kind, list) else kind
+        fields.append((name, known | None, None))
+    return msgspec.defstruct("Document", fields)
+
+
+def _resource(properties: Any, **members: Any) -> Any:
+    """The type of a resource: what all have, its own ``properties`` and further ``members``."""
+    return _document(location=str, tags=_TAGS, properties=properties, **members)
+
+
+def _named(properties: Any) -> Any:
+    """The type of what lives inside a resource."""
+    return _document(name=str, properties=properties)
+
+
+_TAGS: Final = dict[str, str | None]
+_REFERENCE = _document(id=str)
+_SKU = _document(name=str, tier=str, capacity=int)
+_FAMILY: Any = Literal["IPv4", "IPv6"]
+_GROUP = _document(location=str, tags=_TAGS)
+
+_SUBNET = _named(
+    _document(
+        addressPrefix=str,
+        addressPrefixes=[str],
+        networkSecurityGroup=_REFERENCE,
+        routeTable=_REFERENCE,
+    )
+)
+_NETWORK = _resource(_document(addressSpace=_document(addressPrefixes=[str]), subnets=[_SUBNET]))
+_PREFIX = _resource(
+    _document(prefixLength=int, publicIPAddressVersion=_FAMILY, ipTags=[Any]), sku=_SKU
+)
+_ADDRESS = _resource(
+    _document(
+        publicIPAddressVersion=_FAMILY,
+        publicIPAllocationMethod=str,
+        idleTimeoutInMinutes=int,
+        publicIPPrefix=_REFERENCE,
+    ),
+    sku=_SKU,
+)
+_IP_CONFIGURATION = _named(
+    _document(
+        primary=bool,
+        subnet=_REFERENCE,
+        privateIPAddress=str,
+        privateIPAddressVersion=str,
+        privateIPAllocationMethod=str,
+        publicIPAddress=_REFERENCE,
+        publicIPAddressConfiguration=_named(_document(publicIPPrefix=_REFERENCE)),
+        loadBalancerBackendAddressPools=[_REFERENCE],
+    )
+)
+_NIC_PROPERTIES = _document(
+    primary=bool,
+    ipConfigurations=[_IP_CONFIGURATION],
+    networkSecurityGroup=_REFERENCE,
+    dnsSettings=dict[str, Any],
+    enableIPForwarding=bool,
+    enableAcceleratedNetworking=bool,
+)
+_FRONTEND = _named(
+    _document(
+        privateIPAddress=str,
+        privateIPAllocationMethod=str,
+        subnet=_REFERENCE,
+        publicIPAddress=_REFERENCE,
+        publicIPPrefix=_REFERENCE,
+    )
+)
+_RULE = _named(
+    _document(
+        frontendIPConfiguration=_REFERENCE,
+        frontendIPConfigurations=[_REFERENCE],
+        backendAddressPool=_REFERENCE,
+        probe=_REFERENCE,
+        protocol=str,
+        frontendPort=int,
+        backendPort=int,
+        idleTimeoutInMinutes=int,
+        enableFloatingIP=bool,
+        enableTcpReset=bool,
+        disableOutboundSnat=bool,
+        loadDistribution=str,
+        allocatedOutboundPorts=int,
+    )
+)
+_PROBE = _named(
+    _document(
+        protocol=str,
+        port=int,
+        requestPath=str,
+        intervalInSeconds=int,
+        numberOfProbes=int,
+        probeThreshold=int,
+    )
+)
+_UNTYPED = _named(dict[str, Any])
+_BALANCER = _resource(
+    _document(
+        frontendIPConfigurations=[_FRONTEND],
+        backendAddressPools=[_UNTYPED],
+        loadBalancingRules=[_RULE],
+        probes=[_PROBE],
+        inboundNatRules=[_UNTYPED],
+        outboundRules=[_RULE],
+        inboundNatPools=[_UNTYPED],
+    ),
+    sku=_SKU,
+)
+_MODEL_NICS = _document(networkInterfaceConfigurations=[_named(_NIC_PROPERTIES)])
+_OS = _document(computerNamePrefix=str, computerName=str)
+_SCALE_SET = _resource(
+    _document(
+        upgradePolicy=_document(mode=str),
+        virtualMachineProfile=_document(osProfile=_OS, networkProfile=_MODEL_NICS),
+        singlePlacementGroup=bool,
+        overprovision=bool,
+        orchestrationMode=str,
+    ),
+    sku=_SKU,
+)
+_INSTANCE = _resource(_document(networkProfileConfiguration=_MODEL_NICS, osProfile=_OS))
+_MACHINE = _resource(
+    _document(
+        networkProfile=_document(networkInterfaces=[_REFERENCE]),
+        osProfile=_OS,
+        hardwareProfile=dict[str, Any],
+    )
+)
+_POOL = {
+    "count": int,
+    "minCount": int,
+    "maxCount": int,
+    "mode": str,
+    "type": str,
+    "vmSize": str,
+    "osType": str,
+    "osSKU": str,
+    "maxPods": int,
+    "orchestratorVersion": str,
+    "enableAutoScaling": bool,
+    "availabilityZones": [str],
+    "podSubnetID": str,
+    "vnetSubnetID": str,
+    "gatewayProfile": _document(publicIPPrefixSize=int),
+    "localDNSProfile": _document(
+        mode=str, vnetDNSOverrides=dict[str, Any], kubeDNSOverrides=dict[str, Any]
+    ),
+    "virtualMachinesProfile": _document(scale=_document(manual=[_document(size=str, count=int)])),
+    "nodeLabels": _TAGS,
+    "nodeTaints": [str],
+    "tags": _TAGS,
+}
+_OUTBOUND = _document(
+    managedOutboundIPs=_document(count=int),
+    outboundIPPrefixes=_document(publicIPPrefixes=[_REFERENCE]),
+    outboundIPs=_document(publicIPs=[_REFERENCE]),
+    idleTimeoutInMinutes=int,
+    allocatedOutboundPorts=int,
+)
+_CLUSTER = _resource(
+    _document(
+        kubernetesVersion=str,
+        dnsPrefix=str,
+        nodeResourceGroup=str,
+        agentPoolProfiles=[_document(name=str, **_POOL)],
+        networkProfile=_document(
+            networkPlugin=str,
+            networkPluginMode=str,
+            loadBalancerSku=str,
+            outboundType=str,
+            podCidr=str,
+            serviceCidr=str,
+            staticEgressGatewayProfile=_document(enabled=bool),
+            loadBalancerProfile=_OUTBOUND,
+        ),
+    ),
+    sku=_SKU,
+)
+_ASSIGNMENT = _document(
+    properties=_document(roleDefinitionId=str, principalId=str, principalType=str)
+)
+_INSTANCES = _document(instanceIds=[str])
+
+_AT_NETWORK, _AT_COMPUTE = "microsoft.network/", "microsoft.compute/"
 BODIES: dict[str, Any] = {
-    "microsoft.resources/subscriptions/resourcegroups": Group,
-    f"{_NETWORK}virtualnetworks": VirtualNetwork,
-    f"{_NETWORK}virtualnetworks/subnets": Subnet,
-    f"{_NETWORK}publicipprefixes": PublicIPPrefix,
-    f"{_NETWORK}publicipaddresses": PublicIPAddress,
-    f"{_NETWORK}networkinterfaces": Nic,
-    f"{_NETWORK}loadbalancers": LoadBalancer,
-    f"{_COMPUTE}virtualmachinescalesets": ScaleSet,
-    f"{_COMPUTE}virtualmachinescalesets/virtualmachines": Instance,
-    f"{_COMPUTE}virtualmachines": VirtualMachine,
-    "microsoft.containerservice/managedclusters": Cluster,
-    "microsoft.containerservice/managedclusters/agentpools": Pool,
-    "microsoft.authorization/roleassignments": Assignment,
+    "microsoft.resources/subscriptions/resourcegroups": _GROUP,
+    f"{_AT_NETWORK}virtualnetworks": _NETWORK,
+    f"{_AT_NETWORK}virtualnetworks/subnets": _SUBNET,
+    f"{_AT_NETWORK}publicipprefixes": _PREFIX,
+    f"{_AT_NETWORK}publicipaddresses": _ADDRESS,
+    f"{_AT_NETWORK}networkinterfaces": _resource(_NIC_PROPERTIES),
+    f"{_AT_NETWORK}loadbalancers": _BALANCER,
+    f"{_AT_COMPUTE}virtualmachinescalesets": _SCALE_SET,
+    f"{_AT_COMPUTE}virtualmachinescalesets/virtualmachines": _INSTANCE,
+    f"{_AT_COMPUTE}virtualmachines": _MACHINE,
+    "microsoft.containerservice/managedclusters": _CLUSTER,
+    "microsoft.containerservice/managedclusters/agentpools": _document(
+        properties=_document(**_POOL)
+    ),
+    "microsoft.authorization/roleassignments": _ASSIGNMENT,
 }
 """By resource type in lower case."""
 
@@ -383,11 +230,11 @@ BODIES: dict[str, Any] = {
 def check(resource_type: str, method: str, body: Any) -> None:
     """Raises InvalidRequestContent if a write's body is not of its type's shape."""
     if method in ("PUT", "PATCH"):
-        wanted = BODIES.get(resource_type.lower(), Group)
+        wanted = BODIES.get(resource_type.lower(), _GROUP)
         if body is None and method == "PATCH":
             return
     elif method == "POST":
-        wanted = InstanceIds | None
+        wanted = _INSTANCES | None
     else:
         return
     try:
