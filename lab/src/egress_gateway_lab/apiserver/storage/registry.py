@@ -6,25 +6,16 @@ kind (defaults, checks) is in ``strategies``, how it is shown in ``tables``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from egress_gateway_lab.apiserver.objects import Object
 
 if TYPE_CHECKING:
     from egress_gateway_lab.apiserver.writes.schema import CustomSchema
 
-ALL_VERBS = (
-    "create",
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "update",
-    "watch",
-)
+ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,205 +62,131 @@ class ResourceType:
         return generic + self.subresources
 
 
-_INVOLVED = tuple(
-    f"involvedObject.{part}"
-    for part in (
-        "kind",
-        "namespace",
-        "name",
-        "uid",
-        "apiVersion",
-        "resourceVersion",
-        "fieldPath",
+def _kind(group: str, plural: str, kind: str, *short_names: str, **more: Any) -> ResourceType:
+    """A built-in kind; ``more`` are fields of ``ResourceType``."""
+    return ResourceType(
+        group=group, version="v1", plural=plural, kind=kind, short_names=short_names, **more
     )
+
+
+_ACCESS, _ADMISSION = "rbac.authorization.k8s.io", "admissionregistration.k8s.io"
+_IDENTITY, _RIGHTS = "authentication.k8s.io", "authorization.k8s.io"
+_WHOLE: Mapping[str, Any] = {"namespaced": False}
+_WORKLOAD: Mapping[str, Any] = {"categories": ("all",), "has_status": True, "generation": True}
+_EXTENSION: Mapping[str, Any] = {
+    "namespaced": False,
+    "categories": ("api-extensions",),
+    "generation": True,
+}
+_REVIEW: Mapping[str, Any] = {"namespaced": False, "verbs": ("create",)}
+_POD_FIELDS = (
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "spec.serviceAccountName",
+    "spec.hostNetwork",
+    "status.phase",
+    "status.podIP",
+    "status.nominatedNodeName",
+)
+_INVOLVED = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
+_EVENT_FIELDS = (
+    *(f"involvedObject.{part}" for part in _INVOLVED),
+    "reason",
+    "reportingComponent",
+    "source",
+    "type",
 )
 
-_CORE = (
-    ResourceType(
-        group="",
-        version="v1",
-        plural="namespaces",
-        kind="Namespace",
+BUILT_IN = (
+    _kind(
+        "",
+        "namespaces",
+        "Namespace",
+        "ns",
         namespaced=False,
-        short_names=("ns",),
         has_status=True,
         subresources=("finalize",),
         fields=("status.phase",),
     ),
-    ResourceType(
-        group="",
-        version="v1",
-        plural="nodes",
-        kind="Node",
-        namespaced=False,
-        short_names=("no",),
-        has_status=True,
-        fields=("spec.unschedulable",),
+    _kind(
+        "", "nodes", "Node", "no", namespaced=False, has_status=True, fields=("spec.unschedulable",)
     ),
-    ResourceType(
-        group="",
-        version="v1",
-        plural="pods",
-        kind="Pod",
-        short_names=("po",),
-        categories=("all",),
-        has_status=True,
-        generation=True,
+    _kind(
+        "",
+        "pods",
+        "Pod",
+        "po",
+        **_WORKLOAD,
         subresources=("binding", "eviction", "log", "exec", "attach"),
-        fields=(
-            "spec.nodeName",
-            "spec.restartPolicy",
-            "spec.schedulerName",
-            "spec.serviceAccountName",
-            "spec.hostNetwork",
-            "status.phase",
-            "status.podIP",
-            "status.nominatedNodeName",
-        ),
+        fields=_POD_FIELDS,
     ),
-    ResourceType(
-        group="",
-        version="v1",
-        plural="services",
-        kind="Service",
-        short_names=("svc",),
+    _kind(
+        "",
+        "services",
+        "Service",
+        "svc",
         categories=("all",),
         has_status=True,
         fields=("spec.clusterIP", "spec.type"),
     ),
-    ResourceType(group="", version="v1", plural="endpoints", kind="Endpoints", short_names=("ep",)),
-    ResourceType(
-        group="", version="v1", plural="configmaps", kind="ConfigMap", short_names=("cm",)
-    ),
-    ResourceType(group="", version="v1", plural="secrets", kind="Secret", fields=("type",)),
-    ResourceType(
-        group="",
-        version="v1",
-        plural="serviceaccounts",
-        kind="ServiceAccount",
-        short_names=("sa",),
-        subresources=("token",),
-    ),
-    ResourceType(
-        group="",
-        version="v1",
-        plural="events",
-        kind="Event",
-        short_names=("ev",),
-        fields=(
-            *_INVOLVED,
-            "reason",
-            "reportingComponent",
-            "source",
-            "type",
-        ),
-    ),
-)
-
-
-def _apps(plural: str, kind: str, short: str, *, scale: bool) -> ResourceType:
-    return ResourceType(
-        group="apps",
-        version="v1",
-        plural=plural,
-        kind=kind,
-        short_names=(short,),
-        categories=("all",),
+    _kind("", "endpoints", "Endpoints", "ep"),
+    _kind("", "configmaps", "ConfigMap", "cm"),
+    _kind("", "secrets", "Secret", fields=("type",)),
+    _kind("", "serviceaccounts", "ServiceAccount", "sa", subresources=("token",)),
+    _kind("", "events", "Event", "ev", fields=_EVENT_FIELDS),
+    _kind("apps", "deployments", "Deployment", "deploy", **_WORKLOAD, has_scale=True),
+    _kind("apps", "replicasets", "ReplicaSet", "rs", **_WORKLOAD, has_scale=True),
+    _kind("apps", "daemonsets", "DaemonSet", "ds", **_WORKLOAD),
+    _kind("coordination.k8s.io", "leases", "Lease"),
+    _kind(_ACCESS, "roles", "Role"),
+    _kind(_ACCESS, "rolebindings", "RoleBinding"),
+    _kind(_ACCESS, "clusterroles", "ClusterRole", **_WHOLE),
+    _kind(_ACCESS, "clusterrolebindings", "ClusterRoleBinding", **_WHOLE),
+    _kind(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        "CustomResourceDefinition",
+        "crd",
+        "crds",
+        **_EXTENSION,
         has_status=True,
-        has_scale=scale,
-        generation=True,
-    )
-
-
-def _rbac(plural: str, kind: str, *, namespaced: bool) -> ResourceType:
-    return ResourceType(
-        group="rbac.authorization.k8s.io",
-        version="v1",
-        plural=plural,
-        kind=kind,
-        namespaced=namespaced,
-    )
-
-
-def _policy(plural: str, kind: str, *, status: bool = False) -> ResourceType:
-    return ResourceType(
-        group="admissionregistration.k8s.io",
-        version="v1",
-        plural=plural,
-        kind=kind,
-        namespaced=False,
-        categories=("api-extensions",),
-        has_status=status,
-        generation=True,
-    )
-
-
-def _review(group: str, plural: str, kind: str, *, namespaced: bool = False) -> ResourceType:
-    return ResourceType(
-        group=group,
-        version="v1",
-        plural=plural,
-        kind=kind,
-        namespaced=namespaced,
-        verbs=("create",),
-    )
-
-
-BUILT_IN = (
-    *_CORE,
-    _apps("deployments", "Deployment", "deploy", scale=True),
-    _apps("replicasets", "ReplicaSet", "rs", scale=True),
-    _apps("daemonsets", "DaemonSet", "ds", scale=False),
-    ResourceType(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease"),
-    _rbac("roles", "Role", namespaced=True),
-    _rbac("rolebindings", "RoleBinding", namespaced=True),
-    _rbac("clusterroles", "ClusterRole", namespaced=False),
-    _rbac("clusterrolebindings", "ClusterRoleBinding", namespaced=False),
-    ResourceType(
-        group="apiextensions.k8s.io",
-        version="v1",
-        plural="customresourcedefinitions",
-        kind="CustomResourceDefinition",
-        namespaced=False,
-        short_names=("crd", "crds"),
-        categories=("api-extensions",),
+    ),
+    _kind(
+        _ADMISSION,
+        "validatingadmissionpolicies",
+        "ValidatingAdmissionPolicy",
+        **_EXTENSION,
+        has_status=True,
+    ),
+    _kind(
+        _ADMISSION,
+        "validatingadmissionpolicybindings",
+        "ValidatingAdmissionPolicyBinding",
+        **_EXTENSION,
+    ),
+    _kind(_ADMISSION, "mutatingadmissionpolicies", "MutatingAdmissionPolicy", **_EXTENSION),
+    _kind(
+        _ADMISSION,
+        "mutatingadmissionpolicybindings",
+        "MutatingAdmissionPolicyBinding",
+        **_EXTENSION,
+    ),
+    _kind(
+        "policy",
+        "poddisruptionbudgets",
+        "PodDisruptionBudget",
+        "pdb",
         has_status=True,
         generation=True,
     ),
-    _policy("validatingadmissionpolicies", "ValidatingAdmissionPolicy", status=True),
-    _policy("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding"),
-    _policy("mutatingadmissionpolicies", "MutatingAdmissionPolicy"),
-    _policy("mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding"),
-    ResourceType(
-        group="policy",
-        version="v1",
-        plural="poddisruptionbudgets",
-        kind="PodDisruptionBudget",
-        short_names=("pdb",),
-        has_status=True,
-        generation=True,
-    ),
-    ResourceType(
-        group="scheduling.k8s.io",
-        version="v1",
-        plural="priorityclasses",
-        kind="PriorityClass",
-        namespaced=False,
-        short_names=("pc",),
-    ),
-    ResourceType(
-        group="networking.k8s.io",
-        version="v1",
-        plural="networkpolicies",
-        kind="NetworkPolicy",
-        short_names=("netpol",),
-        generation=True,
-    ),
-    _review("authentication.k8s.io", "tokenreviews", "TokenReview"),
-    _review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
-    _review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
-    _review("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview"),
-    _review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+    _kind("scheduling.k8s.io", "priorityclasses", "PriorityClass", "pc", **_WHOLE),
+    _kind("networking.k8s.io", "networkpolicies", "NetworkPolicy", "netpol", generation=True),
+    _kind(_IDENTITY, "tokenreviews", "TokenReview", **_REVIEW),
+    _kind(_IDENTITY, "selfsubjectreviews", "SelfSubjectReview", **_REVIEW),
+    _kind(_RIGHTS, "selfsubjectaccessreviews", "SelfSubjectAccessReview", **_REVIEW),
+    _kind(_RIGHTS, "subjectaccessreviews", "SubjectAccessReview", **_REVIEW),
+    _kind(_RIGHTS, "selfsubjectrulesreviews", "SelfSubjectRulesReview", **_REVIEW),
 )
 
 
