@@ -232,130 +232,87 @@ def _role_binding(obj: Object) -> list[Any]:
     ]
 
 
-_ROLE_BINDING: tuple[Sequence[Column], Row] = (
-    (("Name", 0), ("Role", 0), ("Age", 0), ("Users", 1), ("Groups", 1), ("ServiceAccounts", 1)),
+def _created(obj: Object) -> list[Any]:
+    return [_name(obj), obj["metadata"]["creationTimestamp"]]
+
+
+def _columns(names: str) -> list[Column]:
+    """Columns by name, comma-separated; those with a ``+`` are of priority 1."""
+    return [(name.removeprefix("+"), int(name.startswith("+"))) for name in names.split(", ")]
+
+
+_WORKLOAD_END: Final = "Age, +Containers, +Images, +Selector"
+_CREATED: Final = (_columns("Name, Created At"), _created)
+_ROLE_BINDING: Final = (
+    _columns("Name, Role, Age, +Users, +Groups, +ServiceAccounts"),
     _role_binding,
 )
-_WORKLOAD_END: tuple[Column, ...] = (("Age", 0), ("Containers", 1), ("Images", 1), ("Selector", 1))
-
 _TABLES: dict[str, tuple[Sequence[Column], Row]] = {
     "pods": (
-        (
-            ("Name", 0),
-            ("Ready", 0),
-            ("Status", 0),
-            ("Restarts", 0),
-            ("Age", 0),
-            ("IP", 1),
-            ("Node", 1),
-            ("Nominated Node", 1),
-            ("Readiness Gates", 1),
+        _columns(
+            "Name, Ready, Status, Restarts, Age, +IP, +Node, +Nominated Node, +Readiness Gates"
         ),
         _pod,
     ),
     "nodes": (
-        (
-            ("Name", 0),
-            ("Status", 0),
-            ("Roles", 0),
-            ("Age", 0),
-            ("Version", 0),
-            ("Internal-IP", 1),
-            ("External-IP", 1),
-            ("OS-Image", 1),
-            ("Kernel-Version", 1),
-            ("Container-Runtime", 1),
+        _columns(
+            "Name, Status, Roles, Age, Version, +Internal-IP, +External-IP, +OS-Image, "
+            "+Kernel-Version, +Container-Runtime"
         ),
         _node,
     ),
     "deployments.apps": (
-        (("Name", 0), ("Ready", 0), ("Up-to-date", 0), ("Available", 0), *_WORKLOAD_END),
+        _columns(f"Name, Ready, Up-to-date, Available, {_WORKLOAD_END}"),
         _deployment,
     ),
     "replicasets.apps": (
-        (("Name", 0), ("Desired", 0), ("Current", 0), ("Ready", 0), *_WORKLOAD_END),
+        _columns(f"Name, Desired, Current, Ready, {_WORKLOAD_END}"),
         _replica_set,
     ),
     "daemonsets.apps": (
-        (
-            ("Name", 0),
-            ("Desired", 0),
-            ("Current", 0),
-            ("Ready", 0),
-            ("Up-to-date", 0),
-            ("Available", 0),
-            ("Node Selector", 0),
-            *_WORKLOAD_END,
+        _columns(
+            f"Name, Desired, Current, Ready, Up-to-date, Available, Node Selector, {_WORKLOAD_END}"
         ),
         _daemon_set,
     ),
     "services": (
-        (
-            ("Name", 0),
-            ("Type", 0),
-            ("Cluster-IP", 0),
-            ("External-IP", 0),
-            ("Port(s)", 0),
-            ("Age", 0),
-            ("Selector", 1),
-        ),
+        _columns("Name, Type, Cluster-IP, External-IP, Port(s), Age, +Selector"),
         _service,
     ),
     "events": (
-        (
-            ("Last Seen", 0),
-            ("Type", 0),
-            ("Reason", 0),
-            ("Object", 0),
-            ("Subobject", 1),
-            ("Source", 1),
-            ("Message", 0),
-            ("First Seen", 1),
-            ("Count", 1),
-            ("Name", 1),
+        _columns(
+            "Last Seen, Type, Reason, Object, +Subobject, +Source, Message, +First Seen, +Count, "
+            "+Name"
         ),
         _event,
     ),
     "namespaces": (
-        (("Name", 0), ("Status", 0), ("Age", 0)),
+        _columns("Name, Status, Age"),
         lambda o: [_name(o), dig(o, ("status", "phase")) or "", _age(o)],
     ),
     "secrets": (
-        (("Name", 0), ("Type", 0), ("Data", 0), ("Age", 0)),
+        _columns("Name, Type, Data, Age"),
         lambda o: [_name(o), o.get("type", ""), len(o.get("data") or {}), _age(o)],
     ),
     "configmaps": (
-        (("Name", 0), ("Data", 0), ("Age", 0)),
-        lambda o: [
-            _name(o),
-            len(o.get("data") or {}) + len(o.get("binaryData") or {}),
-            _age(o),
-        ],
+        _columns("Name, Data, Age"),
+        lambda o: [_name(o), len(o.get("data") or {}) + len(o.get("binaryData") or {}), _age(o)],
     ),
     "serviceaccounts": (
-        (("Name", 0), ("Secrets", 0), ("Age", 0)),
+        _columns("Name, Secrets, Age"),
         lambda o: [_name(o), len(o.get("secrets") or []), _age(o)],
     ),
     "leases.coordination.k8s.io": (
-        (("Name", 0), ("Holder", 0), ("Age", 0)),
+        _columns("Name, Holder, Age"),
         lambda o: [_name(o), dig(o, ("spec", "holderIdentity")) or "", _age(o)],
     ),
-    "roles.rbac.authorization.k8s.io": (
-        (("Name", 0), ("Created At", 0)),
-        lambda o: [_name(o), o["metadata"]["creationTimestamp"]],
-    ),
-    "clusterroles.rbac.authorization.k8s.io": (
-        (("Name", 0), ("Created At", 0)),
-        lambda o: [_name(o), o["metadata"]["creationTimestamp"]],
-    ),
+    "roles.rbac.authorization.k8s.io": _CREATED,
+    "clusterroles.rbac.authorization.k8s.io": _CREATED,
     "rolebindings.rbac.authorization.k8s.io": _ROLE_BINDING,
     "clusterrolebindings.rbac.authorization.k8s.io": _ROLE_BINDING,
-    "customresourcedefinitions.apiextensions.k8s.io": (
-        (("Name", 0), ("Created At", 0)),
-        lambda o: [_name(o), o["metadata"]["creationTimestamp"]],
-    ),
+    "customresourcedefinitions.apiextensions.k8s.io": _CREATED,
 }
-_PLAIN: tuple[Sequence[Column], Row] = ((("Name", 0), ("Age", 0)), lambda o: [_name(o), _age(o)])
+_PLAIN: tuple[Sequence[Column], Row] = (_columns("Name, Age"), lambda o: [_name(o), _age(o)])
 
 
 def table(
