@@ -7,7 +7,6 @@ and, with the mark ``kube``, on a real kube-apiserver (``make test-kube``).
 from __future__ import annotations
 
 import asyncio
-import datetime
 import functools
 import os
 import shutil
@@ -15,19 +14,16 @@ import socket
 import ssl
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from egress_gateway_lab import pki
 from egress_gateway_lab.apiserver.server import ApiServer
 from egress_gateway_lab.apiserver.wire.client import HttpTransport, KubeClient
 from egress_gateway_lab.protocols import PodRuntime
@@ -43,42 +39,13 @@ class Certificates:
     trusting: ssl.SSLContext
 
 
-def _certificates(folder: Path) -> Certificates:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "contract-test")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    (folder / "tls.crt").write_bytes(pem)
-    (folder / "tls.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(folder / "tls.crt", folder / "tls.key")
-    trusting = ssl.create_default_context(cadata=pem.decode())
-    return Certificates(pem.decode(), serving, trusting)
-
-
 @pytest.fixture(scope="session")
-def certificates() -> Iterator[Certificates]:
+def certificates() -> Certificates:
+    identity = pki.issue(addresses=["127.0.0.1"], names=["localhost"])
     with tempfile.TemporaryDirectory() as folder:
-        yield _certificates(Path(folder))
+        serving = identity.context(Path(folder))
+    ca = identity.ca.decode()
+    return Certificates(ca, serving, ssl.create_default_context(cadata=ca))
 
 
 @dataclass(frozen=True)

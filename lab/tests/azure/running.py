@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -16,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from azure.identity import ClientSecretCredential
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from egress_gateway_lab import pki
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT, Emulator
 from egress_gateway_lab.protocols import BackendError, ClusterSpec, MachineSpec
 
@@ -92,9 +86,9 @@ class Running:
 @contextmanager
 def running(folder: Path, **options: Any) -> Iterator[Running]:
     """The emulator on a free port of loopback, until the block ends."""
-    certificate(folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "server.pem")
+    identity = pki.issue(addresses=["127.0.0.1"], names=["localhost"])
+    context = identity.context(folder)
+    (folder / "ca.pem").write_bytes(identity.ca)
     machines = Machines()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="emulator")
@@ -116,47 +110,6 @@ def running(folder: Path, **options: Any) -> Iterator[Running]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-
-
-def certificate(folder: Path) -> None:
-    """A certificate authority (``ca.pem``) and a server for 127.0.0.1 (``server.pem``)."""
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    span = (now - datetime.timedelta(hours=1), now + datetime.timedelta(days=1))
-
-    def build(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(ca_name)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(span[0])
-            .not_valid_after(span[1])
-        )
-
-    ca = (
-        build(ca_name, ca_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
-    server = (
-        build(name, key.public_key())
-        .add_extension(address, critical=False)
-        .add_extension(issuer, critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "ca.pem").write_bytes(ca.public_bytes(pem))
-    (folder / "server.pem").write_bytes(private + server.public_bytes(pem))
 
 
 def credential(azure: Running) -> ClientSecretCredential:
