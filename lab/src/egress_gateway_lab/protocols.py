@@ -200,34 +200,33 @@ class ExecSession(Protocol):
     async def kill(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ContainerRef:
+    """A container of a pod; without a name the pod's first."""
+
+    namespace: str
+    pod: str
+    container: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """Which part of a container's output; ``previous``: of the run before this one."""
+
+    follow: bool = False
+    tail_lines: int | None = None
+    previous: bool = False
+    timestamps: bool = False
+
+
 class PodRuntime(Protocol):
-    """What an API server asks of kubelets."""
+    """What an API server asks of kubelets. Raises ``LookupError`` when there is no such running
+    container."""
 
     async def exec(
-        self,
-        namespace: str,
-        pod: str,
-        container: str | None,
-        command: list[str],
-        *,
-        stdin: bool,
-        tty: bool,
-    ) -> ExecSession:
-        """Raises ``LookupError`` when there is no such running container."""
-        ...
-
-    async def attach(
-        self, namespace: str, pod: str, container: str | None, *, stdin: bool, tty: bool
+        self, at: ContainerRef, command: list[str], *, stdin: bool, tty: bool
     ) -> ExecSession: ...
 
-    def logs(
-        self,
-        namespace: str,
-        pod: str,
-        container: str | None,
-        *,
-        follow: bool,
-        tail_lines: int | None,
-        previous: bool = False,
-        timestamps: bool = False,
-    ) -> AsyncIterator[bytes]: ...
+    async def attach(self, at: ContainerRef, *, stdin: bool, tty: bool) -> ExecSession: ...
+
+    def logs(self, at: ContainerRef, options: LogOptions) -> AsyncIterator[bytes]: ...

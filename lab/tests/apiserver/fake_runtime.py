@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from egress_gateway_lab.protocols import ContainerRef, LogOptions
+
 
 class EchoSession:
     """``echo WORDS`` writes them; ``cat`` returns its input; ``exit N`` ends so; ``size`` prints
@@ -58,39 +60,20 @@ class EchoRuntime:
         self.sessions: list[EchoSession] = []
 
     async def exec(
-        self,
-        namespace: str,
-        pod: str,
-        container: str | None,
-        command: list[str],
-        *,
-        stdin: bool,
-        tty: bool,
+        self, at: ContainerRef, command: list[str], *, stdin: bool, tty: bool
     ) -> EchoSession:
-        if container == "broken":
-            raise LookupError(f"container {container} of {namespace}/{pod} does not run")
+        if at.container == "broken":
+            raise LookupError(f"container {at.container} of {at.namespace}/{at.pod} does not run")
         session = EchoSession(command)
         self.sessions.append(session)
         return session
 
-    async def attach(
-        self, namespace: str, pod: str, container: str | None, *, stdin: bool, tty: bool
-    ) -> EchoSession:
+    async def attach(self, at: ContainerRef, *, stdin: bool, tty: bool) -> EchoSession:
         return EchoSession(["attached"])
 
-    async def logs(
-        self,
-        namespace: str,
-        pod: str,
-        container: str | None,
-        *,
-        follow: bool,
-        tail_lines: int | None,
-        previous: bool = False,
-        timestamps: bool = False,
-    ) -> AsyncIterator[bytes]:
-        if container == "broken":
-            raise LookupError(f"container {container} of {namespace}/{pod} has no log")
+    async def logs(self, at: ContainerRef, options: LogOptions) -> AsyncIterator[bytes]:
+        if at.container == "broken":
+            raise LookupError(f"container {at.container} of {at.namespace}/{at.pod} has no log")
         lines = [b"one\n", b"two\n", b"three\n"]
-        for line in lines[-tail_lines:] if tail_lines else lines:
+        for line in lines[-options.tail_lines :] if options.tail_lines else lines:
             yield line

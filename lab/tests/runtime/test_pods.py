@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from egress_gateway_lab.protocols import MachineSpec
+from egress_gateway_lab.protocols import ContainerRef, LogOptions, MachineSpec
 from egress_gateway_lab.runtime.containers.cni import CONFIGURATIONS, PLUGINS, base_configuration
 from egress_gateway_lab.runtime.kubelet.kubelet import KubeletSettings
 from egress_gateway_lab.runtime.kubelet.pod import Platform
@@ -95,9 +95,8 @@ class World:
         await self.api.until(f"{PODS}/{name}", lambda pod: pod is None)
 
     async def exec(self, name: str, command: list[str], stdin: bytes = b"") -> tuple[int, bytes]:
-        session = await self.machines.exec(
-            "default", name, None, command, stdin=bool(stdin), tty=False
-        )
+        at = ContainerRef("default", name)
+        session = await self.machines.exec(at, command, stdin=bool(stdin), tty=False)
         if stdin:
             await session.write(stdin)
             await session.close_stdin()
@@ -107,8 +106,8 @@ class World:
         return await session.wait(), output
 
     async def logs(self, name: str, **options: Any) -> bytes:
-        options = {"follow": False, "tail_lines": None, **options}
-        return b"".join([c async for c in self.machines.logs("default", name, None, **options)])
+        chunks = self.machines.logs(ContainerRef("default", name), LogOptions(**options))
+        return b"".join([chunk async for chunk in chunks])
 
     async def printed(self, name: str, text: bytes) -> None:
         async with asyncio.timeout(60):
@@ -572,7 +571,7 @@ async def test_attach_sees_output_and_gives_input(w: World) -> None:
     container = {"command": ["sh"], "stdin": True, "stdinOnce": True}
     await w.create("p", container, restartPolicy="Never")
     await w.ready("p")
-    session = await w.machines.attach("default", "p", None, stdin=True, tty=False)
+    session = await w.machines.attach(ContainerRef("default", "p"), stdin=True, tty=False)
     await session.write(b"echo hello; exit 4\n")
     assert await session.read() == (1, b"hello\n")
     assert await session.read() is None
@@ -586,7 +585,7 @@ async def test_exec_of_nothing_and_logs_of_nothing_say_so(w: World) -> None:
     await w.create("p", SLEEP)
     await w.ready("p")
     with pytest.raises(LookupError, match='container "x" not found'):
-        await w.machines.exec("default", "p", "x", ["true"], stdin=False, tty=False)
+        await w.machines.exec(ContainerRef("default", "p", "x"), ["true"], stdin=False, tty=False)
     with pytest.raises(LookupError, match="previous terminated container c"):
         await w.logs("p", previous=True)
     code, text = await w.exec("p", ["nosuch"])
@@ -632,7 +631,7 @@ async def test_a_slow_reader_of_an_exec_loses_nothing(w: World) -> None:
     await w.create("p", SLEEP)
     await w.ready("p")
     command = ["head", "-c", "40000000", "/dev/zero"]
-    session = await w.machines.exec("default", "p", None, command, stdin=False, tty=False)
+    session = await w.machines.exec(ContainerRef("default", "p"), command, stdin=False, tty=False)
     await asyncio.sleep(1.5)  # long after a quick reader would have had everything
     count = 0
     while (chunk := await session.read()) is not None:

@@ -19,7 +19,7 @@ from egress_gateway_lab.apiserver import errors
 from egress_gateway_lab.apiserver.objects import Object
 from egress_gateway_lab.apiserver.requests import Request, flag
 from egress_gateway_lab.apiserver.storage.store import Store
-from egress_gateway_lab.protocols import ExecSession, PodRuntime
+from egress_gateway_lab.protocols import ContainerRef, ExecSession, LogOptions, PodRuntime
 
 STREAMS = frozenset({"log", "exec", "attach"})
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
@@ -77,15 +77,14 @@ def open_logs(store: Store, runtime: PodRuntime, request: Request) -> AsyncItera
     container = _container(pod, request)
     query = request.query
     tail = query.get("tailLines")
-    chunks = runtime.logs(
-        request.target.namespace,
-        request.target.name,
-        container,
+    options = LogOptions(
         follow=flag(query, "follow"),
         tail_lines=int(tail) if tail else None,
         previous=flag(query, "previous"),
         timestamps=flag(query, "timestamps"),
     )
+    at = ContainerRef(request.target.namespace, request.target.name, container)
+    chunks = runtime.logs(at, options)
     return _translated(pod, container, chunks)
 
 
@@ -105,14 +104,14 @@ async def open_session(
     """The process of an exec, or the streams of an attach; raises ``StatusError``."""
     pod = _pod(store, request)
     container = _container(pod, request)
-    namespace, name = request.target.namespace, request.target.name
+    at = ContainerRef(request.target.namespace, request.target.name, container)
     stdin, tty = flag(request.query, "stdin"), flag(request.query, "tty")
     try:
         if request.target.subresource == "attach":
-            return await runtime.attach(namespace, name, container, stdin=stdin, tty=tty)
+            return await runtime.attach(at, stdin=stdin, tty=tty)
         if not command:
             raise errors.bad_request("you must specify at least one command for the container")
-        return await runtime.exec(namespace, name, container, command, stdin=stdin, tty=tty)
+        return await runtime.exec(at, command, stdin=stdin, tty=tty)
     except LookupError as error:
         raise _not_started(pod, container, error) from error
 

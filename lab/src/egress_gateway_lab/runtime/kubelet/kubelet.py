@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from typing import Any
 
-from egress_gateway_lab.protocols import ExecSession, KubeTransport, MachineSpec
+from egress_gateway_lab.protocols import ExecSession, KubeTransport, LogOptions, MachineSpec
 from egress_gateway_lab.runtime.containers.containers import Container, now
 from egress_gateway_lab.runtime.containers.sessions import attach, execute
 from egress_gateway_lab.runtime.kubelet import images
@@ -311,33 +311,24 @@ class Kubelet:
         return None
 
     async def exec(
-        self, pod: Pod, container: str | None, command: list[str], *, stdin: bool, tty: bool
+        self, pod: Pod, container: str, command: list[str], *, stdin: bool, tty: bool
     ) -> ExecSession:
         found = choose(pod, container)
         line = images.ours(command, images.find(found.spec["image"]))
         return await execute(self.node, found, line, pod.base_env, stdin=stdin, tty=tty)
 
-    async def attach(
-        self, pod: Pod, container: str | None, *, stdin: bool, tty: bool
-    ) -> ExecSession:
+    async def attach(self, pod: Pod, container: str, *, stdin: bool) -> ExecSession:
         return attach(choose(pod, container), stdin=stdin)
 
-    async def logs(
-        self,
-        pod: Pod,
-        container: str | None,
-        *,
-        follow: bool,
-        tail_lines: int | None,
-        previous: bool,
-        timestamps: bool,
-    ) -> AsyncIterator[bytes]:
+    async def logs(self, pod: Pod, container: str, options: LogOptions) -> AsyncIterator[bytes]:
         found = choose(pod, container)
-        source = found.previous_log if previous else found.log
+        source = found.previous_log if options.previous else found.log
         if source is None:
-            kind = "previous terminated" if previous else "running"
+            kind = "previous terminated" if options.previous else "running"
             raise LookupError(f"{kind} container {found.name} in pod not found")
-        async for chunk in source.read(follow=follow, tail_lines=tail_lines, timestamps=timestamps):
+        async for chunk in source.read(
+            follow=options.follow, tail_lines=options.tail_lines, timestamps=options.timestamps
+        ):
             yield chunk
 
 

@@ -15,7 +15,14 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 
 from egress_gateway_lab import localdns
-from egress_gateway_lab.protocols import ExecSession, Fabric, KubeTransport, MachineSpec
+from egress_gateway_lab.protocols import (
+    ContainerRef,
+    ExecSession,
+    Fabric,
+    KubeTransport,
+    LogOptions,
+    MachineSpec,
+)
 from egress_gateway_lab.runtime.containers import cni
 from egress_gateway_lab.runtime.kubelet.api import ApiError
 from egress_gateway_lab.runtime.kubelet.kubelet import Kubelet, KubeletSettings, choose
@@ -212,47 +219,21 @@ class Machines:
         raise LookupError(f'pod "{namespace}/{name}" is not running on any machine')
 
     async def exec(
-        self,
-        namespace: str,
-        pod: str,
-        container: str | None,
-        command: list[str],
-        *,
-        stdin: bool,
-        tty: bool,
+        self, at: ContainerRef, command: list[str], *, stdin: bool, tty: bool
     ) -> ExecSession:
         """Starts a command in a container. Raises ``LookupError`` when it does not run."""
-        kubelet, found = self._find(namespace, pod)
-        return await kubelet.exec(found, container, command, stdin=stdin, tty=tty)
+        kubelet, found = self._find(at.namespace, at.pod)
+        return await kubelet.exec(found, at.container, command, stdin=stdin, tty=tty)
 
-    async def attach(
-        self, namespace: str, pod: str, container: str | None, *, stdin: bool, tty: bool
-    ) -> ExecSession:
+    async def attach(self, at: ContainerRef, *, stdin: bool, tty: bool) -> ExecSession:
         """Joins a container's streams. Raises ``LookupError``."""
-        kubelet, found = self._find(namespace, pod)
-        return await kubelet.attach(found, container, stdin=stdin, tty=tty)
+        kubelet, found = self._find(at.namespace, at.pod)
+        return await kubelet.attach(found, at.container, stdin=stdin)
 
-    async def logs(
-        self,
-        namespace: str,
-        pod: str,
-        container: str | None,
-        *,
-        follow: bool,
-        tail_lines: int | None,
-        previous: bool = False,
-        timestamps: bool = False,
-    ) -> AsyncIterator[bytes]:
+    async def logs(self, at: ContainerRef, options: LogOptions) -> AsyncIterator[bytes]:
         """A container's output. Raises ``LookupError``."""
-        kubelet, found = self._find(namespace, pod)
-        async for chunk in kubelet.logs(
-            found,
-            container,
-            follow=follow,
-            tail_lines=tail_lines,
-            previous=previous,
-            timestamps=timestamps,
-        ):
+        kubelet, found = self._find(at.namespace, at.pod)
+        async for chunk in kubelet.logs(found, at.container, options):
             yield chunk
 
 
