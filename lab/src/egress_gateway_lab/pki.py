@@ -7,16 +7,20 @@ of the same CA: common name is the user, organizations are its groups.
 
 from __future__ import annotations
 
+import base64
 import datetime
 import ipaddress
+import json
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _VALIDITY: Final = datetime.timedelta(days=30)
@@ -115,6 +119,24 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+
+
+def signed_claims(token: str, key: ec.EllipticCurvePublicKey) -> dict[str, Any]:
+    """The claims of a token that ``key`` signed (ES256 over a compact JWT, RFC 7518 section 3.4).
+    Raises ``PermissionError``."""
+    try:
+        signed, _, signature = token.rpartition(".")
+        raw = _decode(signature)
+        pair = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
+        key.verify(encode_dss_signature(*pair), signed.encode(), ec.ECDSA(hashes.SHA256()))
+        claims: dict[str, Any] = json.loads(_decode(signed.partition(".")[2]))
+    except (InvalidSignature, ValueError, TypeError) as error:
+        raise PermissionError("the token's signature is not the cluster's") from error
+    return claims
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _name(common: str) -> x509.Name:

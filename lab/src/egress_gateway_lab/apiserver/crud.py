@@ -472,5 +472,5 @@ def _grace(rt: ResourceType, obj: Object, options: Any) -> int:
 
 
 def _held(rt: ResourceType, obj: Object) -> bool:
-    """A namespace stays until its own finalizer is released through ``/finalize``."""
+    """A namespace stays until its own finalizer is released (``NamespaceEnd``)."""
     return rt.storage == "namespaces" and bool((obj.get("spec") or {}).get("finalizers"))

@@ -17,7 +17,6 @@ _SUBRESOURCES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "exec": ("", "v1", "PodExecOptions", ("create", "get")),
     "attach": ("", "v1", "PodAttachOptions", ("create", "get")),
     "log": ("", "v1", "Pod", ("get",)),
-    "finalize": ("", "v1", "Namespace", ("update",)),
 }
 
 

@@ -104,8 +104,8 @@ def parse_path(path: str) -> Target:
     else:
         return Target(path=path)
     namespace = ""
-    # /namespaces/NAME[/status|/finalize] is the namespace itself, anything longer is inside it.
-    if len(rest) >= 3 and rest[0] == "namespaces" and rest[2] not in ("status", "finalize"):
+    # /namespaces/NAME[/status] is the namespace itself, anything longer is inside it.
+    if len(rest) >= 3 and rest[0] == "namespaces" and rest[2] != "status":
         namespace, rest = rest[1], rest[2:]
     if not rest:
         return Target(path=path)

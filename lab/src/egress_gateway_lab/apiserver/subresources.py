@@ -1,4 +1,4 @@
-"""Subresources that answer at once: binding, scale, token, eviction, finalize.
+"""Subresources that answer at once: binding, scale, token, eviction.
 
 (``status`` is an ordinary update; logs, exec and attach are streams.)
 """
@@ -45,8 +45,6 @@ def handle(api: Server, rt: ResourceType, request: Request) -> Reply:
             return Reply(201, _token(api, request))
         case "eviction", "POST":
             return Reply(201, _evict(api, rt, request))
-        case "finalize", "PUT":
-            return Reply(200, _finalize(api, rt, request))
     raise errors.method_not_allowed(f"{rt.plural}/{request.target.subresource}")
 
 
@@ -219,13 +217,3 @@ def _share(value: int | str, of: int) -> int:
     if isinstance(value, str) and value.endswith("%"):
         return -(-int(value[:-1]) * of // 100)
     return int(value)
-
-
-def _finalize(api: Server, rt: ResourceType, request: Request) -> Object:
-    """Releases a namespace's own finalizers."""
-    finalizers = ((request.body or {}).get("spec") or {}).get("finalizers") or []
-
-    def release(obj: Object) -> None:
-        obj["spec"]["finalizers"] = finalizers
-
-    return api.crud.modify(rt, ("", request.target.name), release, request)

@@ -16,17 +16,14 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import (
-    decode_dss_signature,
-    encode_dss_signature,
-)
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from egress_gateway_lab.apiserver.objects import Object
 from egress_gateway_lab.apiserver.requests import ADMIN, ANONYMOUS, User
 from egress_gateway_lab.apiserver.storage.store import Store
+from egress_gateway_lab.pki import signed_claims
 
 WORKLOAD_IDENTITY_AUDIENCE = "api://AzureADTokenExchange"
 _AUTHENTICATED = "system:authenticated"
@@ -34,10 +31,6 @@ _AUTHENTICATED = "system:authenticated"
 
 def _encode(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 class TokenError(Exception):
@@ -65,16 +58,9 @@ class Signer:
     def claims(self, token: str) -> Object:
         """The claims of a token that this key signed; raises ``TokenError``."""
         try:
-            signed, _, signature = token.rpartition(".")
-            raw = _decode(signature)
-            der = encode_dss_signature(
-                int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
-            )
-            self._public.verify(der, signed.encode(), ec.ECDSA(hashes.SHA256()))
-            claims: Object = json.loads(_decode(signed.partition(".")[2]))
-        except (InvalidSignature, ValueError, TypeError) as error:
-            raise TokenError("the token's signature is not ours") from error
-        return claims
+            return signed_claims(token, self._public)
+        except PermissionError as error:
+            raise TokenError(str(error)) from error
 
     def jwks(self) -> Object:
         """The public key as RFC 7517 has it, for whoever federates with the cluster."""

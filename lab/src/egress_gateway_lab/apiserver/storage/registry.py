@@ -106,7 +106,6 @@ BUILT_IN = (
         "ns",
         namespaced=False,
         has_status=True,
-        subresources=("finalize",),
         fields=("status.phase",),
     ),
     _kind(
