@@ -44,14 +44,14 @@ def cut(message: str) -> str:
     return message if len(message) <= REPORTED_MESSAGE else message[: REPORTED_MESSAGE - 1] + "…"
 
 
-class _Struct(
+class ApiStruct(
     msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True, gc=False
 ):
     """Camel-case on the wire, defaults left out, immutable in memory. No value holds itself, so
     the garbage collector need not look at them."""
 
 
-class OwnerReference(_Struct, frozen=True):
+class OwnerReference(ApiStruct, frozen=True):
     """``metav1.OwnerReference``."""
 
     api_version: str
@@ -62,7 +62,7 @@ class OwnerReference(_Struct, frozen=True):
     block_owner_deletion: bool | None = None
 
 
-class ObjectMeta(_Struct, frozen=True):
+class ObjectMeta(ApiStruct, frozen=True):
     """The part of Kubernetes' ObjectMeta that the components read."""
 
     name: str = ""
@@ -78,7 +78,7 @@ class ObjectMeta(_Struct, frozen=True):
     owner_references: list[OwnerReference] = []
 
 
-class Condition(_Struct, frozen=True, omit_defaults=False):
+class Condition(ApiStruct, frozen=True, omit_defaults=False):
     """``metav1.Condition``."""
 
     type: str
@@ -89,7 +89,7 @@ class Condition(_Struct, frozen=True, omit_defaults=False):
     observed_generation: int = 0
 
 
-class ObjectReference(_Struct, frozen=True):
+class ObjectReference(ApiStruct, frozen=True):
     """Which object is meant, across namespaces; empty fields are not known."""
 
     api_version: str = ""
@@ -98,7 +98,7 @@ class ObjectReference(_Struct, frozen=True):
     name: str = ""
 
 
-class GatewayVmssProfile(_Struct, frozen=True):
+class GatewayVmssProfile(ApiStruct, frozen=True):
     """Names a scale set directly, where pools carry no AKS tags."""
 
     vmss_resource_group: str = ""
@@ -111,7 +111,7 @@ class GatewayVmssProfile(_Struct, frozen=True):
         return self == GatewayVmssProfile()
 
 
-class StaticGatewayConfigurationSpec(_Struct, frozen=True):
+class StaticGatewayConfigurationSpec(ApiStruct, frozen=True):
     """What a user asks for; docs/reference/fields.md has all.
 
     "Ours": not a field of the Go project."""
@@ -134,7 +134,7 @@ class StaticGatewayConfigurationSpec(_Struct, frozen=True):
     everything ``HeldBack`` until it has one."""
 
 
-class GatewayServerProfile(_Struct, frozen=True):
+class GatewayServerProfile(ApiStruct, frozen=True):
     """Where pods find the gateways: the load balancer's address, the port, the public key."""
 
     ip: str = ""
@@ -143,7 +143,7 @@ class GatewayServerProfile(_Struct, frozen=True):
     private_key_secret_ref: ObjectReference | None = None
 
 
-class Gateway(_Struct, frozen=True):
+class Gateway(ApiStruct, frozen=True):
     """Ours: one gateway node that serves a configuration.
 
     ``node`` is the Kubernetes Node's name, ``primary_ip`` where its WireGuard socket answers,
@@ -166,7 +166,7 @@ class Gateway(_Struct, frozen=True):
     """The same of IPv6."""
 
 
-class KeyRotation(_Struct, frozen=True):
+class KeyRotation(ApiStruct, frozen=True):
     """Ours: the last requested change of a configuration's key pair.
 
     While it is under way ``port`` and ``public_key`` are a second server, besides the profile's,
@@ -181,7 +181,7 @@ class KeyRotation(_Struct, frozen=True):
     public_key: str = ""
 
 
-class PodCount(_Struct, frozen=True, omit_defaults=False):
+class PodCount(ApiStruct, frozen=True, omit_defaults=False):
     """Ours: a configuration's attached pods on nodes that are up, and how many of them have a
     working tunnel."""
 
@@ -189,7 +189,7 @@ class PodCount(_Struct, frozen=True, omit_defaults=False):
     connected: int = 0
 
 
-class StaticGatewayConfigurationStatus(_Struct, frozen=True):
+class StaticGatewayConfigurationStatus(ApiStruct, frozen=True):
     """What the controller made of the spec, and who serves it. ``pods`` is None before the first
     count."""
 
@@ -202,7 +202,7 @@ class StaticGatewayConfigurationStatus(_Struct, frozen=True):
     observed_generation: int = 0
 
 
-class StaticGatewayConfiguration(_Struct, frozen=True):
+class StaticGatewayConfiguration(ApiStruct, frozen=True):
     """Namespaced; users write the spec, the controller the status."""
 
     metadata: ObjectMeta
@@ -212,7 +212,7 @@ class StaticGatewayConfiguration(_Struct, frozen=True):
     kind: str = "StaticGatewayConfiguration"
 
 
-class PodEndpointSpec(_Struct, frozen=True):
+class PodEndpointSpec(ApiStruct, frozen=True):
     """One attached pod. The first three fields are the Go project's.
 
     ``pod_uid`` and ``node_name`` let a gateway check the endpoint against the Pod itself;
@@ -229,7 +229,7 @@ class PodEndpointSpec(_Struct, frozen=True):
     gateway_public_key: str = ""
 
 
-class UnreachedGateway(_Struct, frozen=True):
+class UnreachedGateway(ApiStruct, frozen=True):
     """A gateway that a node's pods could not move to, as the agent's trials of the path found."""
 
     gateway: str
@@ -237,7 +237,7 @@ class UnreachedGateway(_Struct, frozen=True):
     reason: UnreachedReason
 
 
-class PodEndpointStatus(_Struct, frozen=True, omit_defaults=False):
+class PodEndpointStatus(ApiStruct, frozen=True, omit_defaults=False):
     """Ours. Whether the pod has a tunnel and where it leads; written when that changes, and at no
     other time. ``state`` is empty while its agent has not looked."""
 
@@ -263,7 +263,7 @@ class PodEndpointStatus(_Struct, frozen=True, omit_defaults=False):
         return self.state in ("Lost", "Waiting")
 
 
-class PodEndpoint(_Struct, frozen=True):
+class PodEndpoint(ApiStruct, frozen=True):
     """Namespaced; owned by its Pod, written by the Pod's node agent alone. It has the Pod's name,
     or, where that is taken by an endpoint of another node, the node's name behind it."""
 
@@ -287,7 +287,7 @@ class PodEndpoint(_Struct, frozen=True):
         return self.metadata.name
 
 
-class ReadyGatewayConfiguration(_Struct, frozen=True):
+class ReadyGatewayConfiguration(ApiStruct, frozen=True):
     """A configuration that a gateway serves, and with which key."""
 
     static_gateway_configuration: str
@@ -299,7 +299,7 @@ class ReadyGatewayConfiguration(_Struct, frozen=True):
     """Of the second server while the configuration's key pair is being changed."""
 
 
-class GatewaySummary(_Struct, frozen=True, omit_defaults=False):
+class GatewaySummary(ApiStruct, frozen=True, omit_defaults=False):
     """What the lists of a GatewayStatus come to; a printer column shows no list."""
 
     serves: int = 0
@@ -308,7 +308,7 @@ class GatewaySummary(_Struct, frozen=True, omit_defaults=False):
     """Their reasons, each once, separated by commas."""
 
 
-class GatewayStatusSpec(_Struct, frozen=True):
+class GatewayStatusSpec(ApiStruct, frozen=True):
     """What a gateway node serves at this moment. Holds no peers: it must stay small."""
 
     ready_gateway_configurations: list[ReadyGatewayConfiguration] = []
@@ -349,7 +349,7 @@ class GatewayStatusSpec(_Struct, frozen=True):
         )
 
 
-class SeenAddress(_Struct, frozen=True, omit_defaults=False):
+class SeenAddress(ApiStruct, frozen=True, omit_defaults=False):
     """What servers on the Internet see of what leaves a gateway for a configuration."""
 
     static_gateway_configuration: str
@@ -370,7 +370,7 @@ class SeenAddress(_Struct, frozen=True, omit_defaults=False):
         return (self.seen_ip, self.seen_ip_v6) == (self.expected_ip, self.expected_ip_v6)
 
 
-class GatewayProblem(_Struct, frozen=True):
+class GatewayProblem(ApiStruct, frozen=True):
     """Why a gateway node does not serve a configuration that lists it.
 
     Agents and the controller can be of different versions while an upgrade runs. Each side goes by
@@ -384,7 +384,7 @@ class GatewayProblem(_Struct, frozen=True):
     the configuration."""
 
 
-class RefusedClaim(_Struct, frozen=True):
+class RefusedClaim(ApiStruct, frozen=True):
     """A PodEndpoint that a gateway does not believe, on a configuration that it serves."""
 
     pod: str
@@ -396,7 +396,7 @@ class RefusedClaim(_Struct, frozen=True):
     message: str = ""
 
 
-class GatewayVeto(_Struct, frozen=True):
+class GatewayVeto(ApiStruct, frozen=True):
     """Why pods should use other gateways than this one, as long as there are others."""
 
     reason: str
@@ -406,7 +406,7 @@ class GatewayVeto(_Struct, frozen=True):
     """``namespace/name``; empty: all."""
 
 
-class GatewayStatus(_Struct, frozen=True):
+class GatewayStatus(ApiStruct, frozen=True):
     """In the system namespace; named as its Node, owned by it, written by its gateway agent."""
 
     metadata: ObjectMeta

@@ -18,6 +18,7 @@ import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.api.types import (
+    ApiStruct,
     GatewayStatus,
     GatewayVmssProfile,
     ObjectMeta,
@@ -100,26 +101,19 @@ class Resource(Generic[T]):
         )
 
 
-class _Struct(
-    msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True, gc=False
-):
-    """Camel-case on the wire, defaults left out, immutable in memory. No value holds itself, so
-    the garbage collector need not look at them."""
-
-
-class Partial(_Struct, frozen=True):
+class Partial(ApiStruct, frozen=True):
     """An object; only its metadata is read."""
 
     metadata: ObjectMeta
 
 
-class Namespace(_Struct, frozen=True):
+class Namespace(ApiStruct, frozen=True):
     """core/v1; only its metadata is read."""
 
     metadata: ObjectMeta
 
 
-class Taint(_Struct, frozen=True):
+class Taint(ApiStruct, frozen=True):
     """core/v1, of a Node."""
 
     key: str
@@ -127,7 +121,7 @@ class Taint(_Struct, frozen=True):
     value: str = ""
 
 
-class NodeSpec(_Struct, frozen=True):
+class NodeSpec(ApiStruct, frozen=True):
     """The part that is read."""
 
     provider_id: str = msgspec.field(name="providerID", default="")
@@ -136,14 +130,14 @@ class NodeSpec(_Struct, frozen=True):
     unschedulable: bool = False
 
 
-class NodeAddress(_Struct, frozen=True):
+class NodeAddress(ApiStruct, frozen=True):
     """``type`` is ``InternalIP``, ``Hostname`` and the like."""
 
     type: str
     address: str
 
 
-class NodeCondition(_Struct, frozen=True):
+class NodeCondition(ApiStruct, frozen=True):
     """``status`` is ``True``, ``False`` or ``Unknown``."""
 
     type: str
@@ -151,14 +145,14 @@ class NodeCondition(_Struct, frozen=True):
     message: str = ""
 
 
-class NodeStatus(_Struct, frozen=True):
+class NodeStatus(ApiStruct, frozen=True):
     """The part that is read."""
 
     addresses: list[NodeAddress] = []
     conditions: list[NodeCondition] = []
 
 
-class Node(_Struct, frozen=True):
+class Node(ApiStruct, frozen=True):
     """core/v1, trimmed."""
 
     metadata: ObjectMeta
@@ -176,20 +170,20 @@ class Node(_Struct, frozen=True):
         return any(c.type == "Ready" and c.status == "True" for c in self.status.conditions)
 
 
-class PodIP(_Struct, frozen=True):
+class PodIP(ApiStruct, frozen=True):
     """One of a pod's addresses, in any spelling."""
 
     ip: str = ""
 
 
-class PodSpec(_Struct, frozen=True):
+class PodSpec(ApiStruct, frozen=True):
     """The part that is read."""
 
     node_name: str = ""
     host_network: bool = False
 
 
-class PodStatus(_Struct, frozen=True):
+class PodStatus(ApiStruct, frozen=True):
     """The part that is read."""
 
     phase: str = ""
@@ -208,7 +202,7 @@ def _spelled(address: str) -> str:
     return address if address == spelled else spelled  # no second copy of each pod's
 
 
-class Pod(_Struct, frozen=True):
+class Pod(ApiStruct, frozen=True):
     """Trimmed: where it runs, its addresses and whether it is over."""
 
     metadata: ObjectMeta
@@ -239,7 +233,7 @@ class Pod(_Struct, frozen=True):
         return self.metadata.deletion_timestamp is not None
 
 
-class Secret(_Struct, frozen=True):
+class Secret(ApiStruct, frozen=True):
     """``data`` holds base64 text, as on the wire. Never log one."""
 
     metadata: ObjectMeta
@@ -250,14 +244,14 @@ class Secret(_Struct, frozen=True):
         return f"Secret({self.metadata.namespace}/{self.metadata.name}, {sorted(self.data)})"
 
 
-class ConfigMap(_Struct, frozen=True):
+class ConfigMap(ApiStruct, frozen=True):
     """core/v1; ``data`` alone."""
 
     metadata: ObjectMeta
     data: dict[str, str] = {}
 
 
-class PolicyRule(_Struct, frozen=True):
+class PolicyRule(ApiStruct, frozen=True):
     """rbac.authorization.k8s.io/v1. No ``resource_names`` means all of them."""
 
     api_groups: list[str] = []
@@ -266,7 +260,7 @@ class PolicyRule(_Struct, frozen=True):
     resource_names: list[str] = []
 
 
-class Role(_Struct, frozen=True):
+class Role(ApiStruct, frozen=True):
     """rbac.authorization.k8s.io/v1."""
 
     metadata: ObjectMeta
@@ -274,7 +268,7 @@ class Role(_Struct, frozen=True):
     """None where there is none: kube-apiserver answers null, whatever was written."""
 
 
-class LeaseSpec(_Struct, frozen=True):
+class LeaseSpec(ApiStruct, frozen=True):
     """Times are ``metav1.MicroTime``."""
 
     holder_identity: str | None = None
@@ -284,14 +278,14 @@ class LeaseSpec(_Struct, frozen=True):
     lease_transitions: int | None = None
 
 
-class Lease(_Struct, frozen=True):
+class Lease(ApiStruct, frozen=True):
     """coordination.k8s.io/v1."""
 
     metadata: ObjectMeta
     spec: LeaseSpec = LeaseSpec()
 
 
-class Reference(_Struct, frozen=True):
+class Reference(ApiStruct, frozen=True):
     """Which object an Event is about."""
 
     api_version: str = ""
@@ -301,14 +295,14 @@ class Reference(_Struct, frozen=True):
     uid: str = ""
 
 
-class EventSource(_Struct, frozen=True):
+class EventSource(ApiStruct, frozen=True):
     """Which component of which node said it."""
 
     component: str = ""
     host: str = ""
 
 
-class Event(_Struct, frozen=True):
+class Event(ApiStruct, frozen=True):
     """core/v1: what ``kubectl describe`` shows."""
 
     metadata: ObjectMeta
@@ -324,7 +318,7 @@ class Event(_Struct, frozen=True):
     reporting_instance: str = ""
 
 
-class GoGatewayConfigurationSpec(_Struct, frozen=True):
+class GoGatewayConfigurationSpec(ApiStruct, frozen=True):
     """The Go project's internal hand-offs repeat these fields of the user's object."""
 
     gateway_nodepool_name: str = ""
@@ -333,17 +327,19 @@ class GoGatewayConfigurationSpec(_Struct, frozen=True):
     public_ip_prefix_id: str = ""
 
 
-class GoGatewayConfiguration(_Struct, frozen=True):
+class GoGatewayConfiguration(ApiStruct, frozen=True):
     """GatewayLBConfiguration or GatewayVMConfiguration: read when a cluster moves over."""
 
     metadata: ObjectMeta
     spec: GoGatewayConfigurationSpec = GoGatewayConfigurationSpec()
 
 
-def core(plural: str, kind: str, type_: type[T], *, namespaced: bool = True) -> Resource[T]:
-    """A kind of the core group, version v1."""
+def v1(
+    plural: str, kind: str, type_: type[T], *, group: str = "", namespaced: bool = True
+) -> Resource[T]:
+    """A kind of Kubernetes' own, version v1; of the core group unless ``group`` names another."""
     return Resource(
-        group="", version="v1", plural=plural, kind=kind, namespaced=namespaced, type=type_
+        group=group, version="v1", plural=plural, kind=kind, namespaced=namespaced, type=type_
     )
 
 
@@ -359,53 +355,20 @@ def ours(plural: str, kind: str, type_: type[T]) -> Resource[T]:
     )
 
 
-NAMESPACES: Final = core("namespaces", "Namespace", Namespace, namespaced=False)
-NODES: Final = core("nodes", "Node", Node, namespaced=False)
-PODS: Final = core("pods", "Pod", Pod)
-SECRETS: Final = core("secrets", "Secret", Secret)
-CONFIG_MAPS: Final = core("configmaps", "ConfigMap", ConfigMap)
-EVENTS: Final = core("events", "Event", Event)
-LEASES: Final = Resource(
-    group="coordination.k8s.io",
-    version="v1",
-    plural="leases",
-    kind="Lease",
-    namespaced=True,
-    type=Lease,
+NAMESPACES: Final = v1("namespaces", "Namespace", Namespace, namespaced=False)
+NODES: Final = v1("nodes", "Node", Node, namespaced=False)
+PODS: Final = v1("pods", "Pod", Pod)
+SECRETS: Final = v1("secrets", "Secret", Secret)
+CONFIG_MAPS: Final = v1("configmaps", "ConfigMap", ConfigMap)
+EVENTS: Final = v1("events", "Event", Event)
+LEASES: Final = v1("leases", "Lease", Lease, group="coordination.k8s.io")
+ROLES: Final = v1("roles", "Role", Role, group="rbac.authorization.k8s.io")
+DEPLOYMENTS: Final[Resource[Untyped]] = v1("deployments", "Deployment", dict, group="apps")
+SERVICES: Final[Resource[Untyped]] = v1("services", "Service", dict)
+NETWORK_POLICIES: Final[Resource[Untyped]] = v1(
+    "networkpolicies", "NetworkPolicy", dict, group="networking.k8s.io"
 )
-ROLES: Final = Resource(
-    group="rbac.authorization.k8s.io",
-    version="v1",
-    plural="roles",
-    kind="Role",
-    namespaced=True,
-    type=Role,
-)
-DEPLOYMENTS: Final[Resource[Untyped]] = Resource(
-    group="apps",
-    version="v1",
-    plural="deployments",
-    kind="Deployment",
-    namespaced=True,
-    type=dict,
-)
-SERVICES: Final[Resource[Untyped]] = core("services", "Service", dict)
-NETWORK_POLICIES: Final[Resource[Untyped]] = Resource(
-    group="networking.k8s.io",
-    version="v1",
-    plural="networkpolicies",
-    kind="NetworkPolicy",
-    namespaced=True,
-    type=dict,
-)
-DAEMON_SETS: Final = Resource(
-    group="apps",
-    version="v1",
-    plural="daemonsets",
-    kind="DaemonSet",
-    namespaced=True,
-    type=Partial,
-)
+DAEMON_SETS: Final = v1("daemonsets", "DaemonSet", Partial, group="apps")
 SGCS: Final = ours(
     "staticgatewayconfigurations", "StaticGatewayConfiguration", StaticGatewayConfiguration
 )

@@ -13,27 +13,26 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from egress_gateway.api import names
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, Conflict, NotFound
 from egress_gateway.kube.informer.cache import Cache
-from egress_gateway.kube.resources import SECRETS, Namespace, Resource, Secret
+from egress_gateway.kube.resources import SECRETS, Namespace, Resource, Secret, Untyped, v1
 from egress_gateway.webhook import certificates, registration
 from egress_gateway.webhook.certificates import Generation
 from egress_gateway.webhook.settings import Settings
 
 log = logging.getLogger(__name__)
 
-REGISTRATIONS: Final[Resource[dict[str, Any]]] = Resource(
+REGISTRATIONS: Final[Resource[Untyped]] = v1(
+    "mutatingwebhookconfigurations",
+    "MutatingWebhookConfiguration",
+    dict,
     group="admissionregistration.k8s.io",
-    version="v1",
-    plural="mutatingwebhookconfigurations",
-    kind="MutatingWebhookConfiguration",
     namespaced=False,
-    type=dict,
 )
 _AGAIN: Final = 1.0
 """Seconds after a failure or a lost race."""

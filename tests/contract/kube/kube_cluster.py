@@ -36,20 +36,19 @@ from egress_gateway.kube.resources import (
     SGCS,
     Resource,
     Untyped,
-    core,
+    v1,
 )
 from egress_gateway_lab.realcluster.control_plane import ADMINISTRATOR, ControlPlane
 from tests.kube.real import wipe
 
-CRDS: Resource[Untyped] = Resource(
+CRDS: Resource[Untyped] = v1(
+    "customresourcedefinitions",
+    "CustomResourceDefinition",
+    dict,
     group="apiextensions.k8s.io",
-    version="v1",
-    plural="customresourcedefinitions",
-    kind="CustomResourceDefinition",
     namespaced=False,
-    type=dict,
 )
-SERVICE_ACCOUNTS: Resource[Untyped] = core("serviceaccounts", "ServiceAccount", dict)
+SERVICE_ACCOUNTS: Resource[Untyped] = v1("serviceaccounts", "ServiceAccount", dict)
 
 
 @dataclass(frozen=True)

@@ -41,17 +41,13 @@ from egress_gateway.kube.resources import (
     Key,
     Resource,
     Untyped,
+    v1,
 )
 from egress_gateway_lab.realcluster.control_plane import ControlPlane
 from tests.contract.kube.kube_cluster import CRDS, Cluster, cluster
 
-BINDINGS: Resource[Untyped] = Resource(
-    group="rbac.authorization.k8s.io",
-    version="v1",
-    plural="rolebindings",
-    kind="RoleBinding",
-    namespaced=True,
-    type=dict,
+BINDINGS: Resource[Untyped] = v1(
+    "rolebindings", "RoleBinding", dict, group="rbac.authorization.k8s.io"
 )
 
 

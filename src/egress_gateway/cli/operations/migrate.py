@@ -31,7 +31,7 @@ from egress_gateway.controller.observed.record import names_of
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import NotFound
-from egress_gateway.kube.resources import Resource
+from egress_gateway.kube.resources import Resource, Untyped, v1
 
 if TYPE_CHECKING:
     from egress_gateway.kube.client import Client
@@ -137,13 +137,8 @@ async def _webhooks(client: Client) -> list[dict[str, str]]:
     """Webhooks of a stopped controller refuse every change of a configuration."""
     found = []
     for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
-        resource = Resource(
-            group="admissionregistration.k8s.io",
-            version="v1",
-            plural=f"{kind.lower()}s",
-            kind=kind,
-            namespaced=False,
-            type=dict[str, Any],
+        resource: Resource[Untyped] = v1(
+            f"{kind.lower()}s", kind, dict, group="admissionregistration.k8s.io", namespaced=False
         )
         try:
             listed = (await client.list(resource)).items
