@@ -125,9 +125,9 @@ def _route_netlink(content: bytes) -> object:
     message = netlink.Message(16, 0, content)
     found = []
     for decode in (
-        link._link,  # noqa: SLF001
-        lambda m: link._route(m, {3: "eth0"}),  # noqa: SLF001
-        lambda m: link._rule(m, 4),  # noqa: SLF001
+        link.decode_link,
+        lambda m: link.decode_route(m, {3: "eth0"}),
+        lambda m: link.decode_rule(m, 4),
     ):
         with contextlib.suppress(DatapathError):
             found.append(decode(message))

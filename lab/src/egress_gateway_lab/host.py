@@ -318,14 +318,14 @@ def _spawn(
         stdout=log,
         stderr=log,
         pass_fds=fds,
-        env=_environment(),
+        env=environment(),
         cwd="/",
         start_new_session=True,
         preexec_fn=in_child,
     )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The lab's: what names a file still does in another folder."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("EGRESS_GATEWAY_")}
     for name in _FILES & kept.keys():

@@ -179,7 +179,7 @@ def archive(path: Path, *layers: bytes, config: Mapping[str, Any] | None = None)
         blobs[f"blobs/sha256/{digest}"] = data
         return {"digest": f"sha256:{digest}", "size": len(data)}
 
-    document = {"architecture": shipped._architecture(), "config": dict(config or {})}  # noqa: SLF001
+    document = {"architecture": shipped.this_architecture(), "config": dict(config or {})}
     manifest = {
         "config": blob(json.dumps(document).encode()),
         "layers": [blob(one) for one in layers],
@@ -356,7 +356,7 @@ def test_a_path_from_where_the_user_stands_reaches_the_lab(
         file.touch()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv(variable, given)
-    there = Path(host._environment()[variable])  # noqa: SLF001
+    there = Path(host.environment()[variable])
     assert there.is_absolute()
     assert there.samefile(given)
 
@@ -371,4 +371,4 @@ def test_a_word_stays_a_word_whatever_files_there_are(
     (tmp_path / (word or "x")).touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, word)
-    assert host._environment()[variable] == word  # noqa: SLF001
+    assert host.environment()[variable] == word

@@ -20,10 +20,12 @@ from egress_gateway.datapath.gateway.reach import Answer, ProbeTarget
 from egress_gateway.datapath.linux.echo import checksum
 from egress_gateway.gateway.health.verified import (
     Expected,
+    ServerAddresses,
     Sight,
-    Verification,
     judged,
     own_servers,
+    probe_targets,
+    reported,
     saw,
 )
 
@@ -126,13 +128,11 @@ def test_a_server_has_one_word() -> None:
 
 
 def test_the_report_names_who_was_asked() -> None:
-    verification = Verification([("stun.example.com", 3478)], lambda: EXPECTED, interval=10)
-    assert verification.seen == []
-    verification._sights = {A: after([GOOD])}  # noqa: SLF001
+    assert reported(EXPECTED, {}) == []
     told = SeenAddress(
         static_gateway_configuration="shop/a", expected_ip=str(GOOD), seen_ip=str(GOOD)
     )
-    assert verification.seen == [told]
+    assert reported(EXPECTED, {A: after([GOOD])}) == [told]
 
 
 A6, GOOD6 = IPv6Address("fd00::8"), IPv6Address("2001:db8::1")
@@ -160,29 +160,29 @@ def test_ipv6_is_judged_as_ipv4_is(rounds: list[list[object]], reason: str) -> N
 
 
 def test_ipv6_is_reported_where_a_server_ever_answered_it() -> None:
-    verification = Verification([("s", 3478)], lambda: BOTH, interval=10.0)
-    verification._sights = {A: after([GOOD]), A6: after([], [], expected=str(GOOD6))}  # noqa: SLF001
-    (told,) = verification.seen
+    never = after([], [], expected=str(GOOD6))
+    (told,) = reported(BOTH, {A: after([GOOD]), A6: never})
     assert (told.seen_ip, told.expected_ip_v6, told.as_expected) == (str(GOOD), "", True)
     lost = after([GOOD6], [], [], expected=str(GOOD6))
-    verification._sights = {A: after([GOOD]), A6: lost}  # noqa: SLF001
-    (told,) = verification.seen
+    (told,) = reported(BOTH, {A: after([GOOD]), A6: lost})
     assert (told.expected_ip_v6, told.seen_ip_v6, told.as_expected) == (str(GOOD6), "", False)
 
 
 def test_a_configurations_own_servers_count_for_it_alone_and_are_outside() -> None:
     own = replace(EXPECTED["shop/a"], servers=(("mine.example.com", 1), ("inside", 2), ("meta", 3)))
     refused = [ip_network("10.0.0.0/8")]
-    verification = Verification([("s", 3478)], dict, interval=10.0, refused=refused)
-    verification._resolved = {  # noqa: SLF001
+    known = {
         ("s", 3478): (ip_address("198.51.100.1"),),
         ("mine.example.com", 1): (ip_address("198.51.100.2"), ip_address("2001:db8::3")),
         ("inside", 2): (ip_address("10.0.0.7"),),
         ("meta", 3): (ip_address("169.254.169.254"), ip_address("::1")),
     }
-    targets = verification._targets  # noqa: SLF001
-    assert [str(t.address) for t in targets(own)] == ["198.51.100.2", "2001:db8::3"]
-    assert [str(t.address) for t in targets(EXPECTED["shop/a"])] == ["198.51.100.1"]
+    for one, expected in (
+        (own, ["198.51.100.2", "2001:db8::3"]),
+        (EXPECTED["shop/a"], ["198.51.100.1"]),
+    ):
+        targets = probe_targets(one, [("s", 3478)], known, refused)
+        assert [str(t.address) for t in targets] == expected
     assert own_servers(["[2001:db8::1]:99", "nonsense"]) == (("2001:db8::1", 99),)
 
 
@@ -200,20 +200,20 @@ async def test_names_of_one_configuration_keep_no_other_waiting(
 
     monkeypatch.setattr("socket.getaddrinfo", look_up)
     monkeypatch.setattr("egress_gateway.gateway.health.verified._NAMES_SECONDS", 0.2)
-    verification = Verification([("zz", 3478)], dict, interval=10.0)
+    addresses = ServerAddresses([("zz", 3478)])
     slow = {(f"slow{n}", 1) for n in range(9)}
     servers = {("zz", 3478), ("a..b", 1), *slow}
     try:
         # Threads start when the machine lets them: not for ever, but perhaps after that time.
-        while ("zz", 3478) not in verification._resolved:  # noqa: SLF001
-            await verification._resolve(servers)  # noqa: SLF001
-        await verification._resolve(servers)  # noqa: SLF001
-        assert verification._resolved.keys() == {("zz", 3478)}  # noqa: SLF001
+        while ("zz", 3478) not in addresses.known:
+            await addresses.look_up(servers)
+        await addresses.look_up(servers)
+        assert addresses.known.keys() == {("zz", 3478)}
     finally:
         answered.set()
-    while not slow <= verification._resolved.keys():  # noqa: SLF001
-        await verification._resolve(servers)  # noqa: SLF001
-    assert ("a..b", 1) not in verification._resolved  # noqa: SLF001
+    while not slow <= addresses.known.keys():
+        await addresses.look_up(servers)
+    assert ("a..b", 1) not in addresses.known
 
 
 @given(st.integers(0, 2**40), st.ip_addresses(v=6))

@@ -68,7 +68,7 @@ def chosen() -> Shipped | None:
     if wanted:
         return read(Path(wanted).absolute())
     root = Path(egress_gateway.__file__).parents[2]
-    for archive in sorted((root / "dist").glob(f"*-{_architecture()}.oci.tar")):
+    for archive in sorted((root / "dist").glob(f"*-{this_architecture()}.oci.tar")):
         found = read(archive)
         if found.config["config"].get("Labels", {}).get(REVISION) == _revision(root):
             return found
@@ -103,9 +103,9 @@ def read(archive: Path) -> Shipped:
         # Whatever JSON it holds, or none.
         why = str(error).partition("\n")[0]
         raise NotAnImage(f"{VARIABLE}: {archive} is no OCI archive: {why}") from error
-    if architecture != _architecture():
+    if architecture != this_architecture():
         raise NotAnImage(
-            f"{VARIABLE}: {archive} is of {architecture}, this machine is {_architecture()}"
+            f"{VARIABLE}: {archive} is of {architecture}, this machine is {this_architecture()}"
         )
     return Shipped(archive=archive, digest=digest, config=config)
 
@@ -160,7 +160,7 @@ def _as_it_is() -> dict[str, Any]:
     return {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
 
 
-def _architecture() -> str:
+def this_architecture() -> str:
     return ARCHITECTURES.get(platform.machine(), platform.machine())
 
 

@@ -136,7 +136,7 @@ class Links:
         """All links by name."""
         asked = Message(_GETLINK, netlink.DUMP, _link_header())
         answers = self._netlink.query(asked, f"listing links in {self._where}")
-        return {link.name: link for link in map(_link, answers)}
+        return {link.name: link for link in map(decode_link, answers)}
 
     def link(self, name: str) -> Link | None:
         """None if there is no link of that name."""
@@ -154,7 +154,7 @@ class Links:
             if error.errno == errno.ENODEV:
                 return None
             raise
-        return _link(answers[0])
+        return decode_link(answers[0])
 
     def add(self, name: str, kind: str) -> None:
         """A link of a kind that needs no more words (``wireguard``, ``dummy``)."""
@@ -274,7 +274,9 @@ class Links:
                 return set()
             raise
         names = {link.index: link.name for link in self.links().values()} if answers else {}
-        return {route for a in answers if (route := _route(a, names)) and route.table == table}
+        return {
+            route for a in answers if (route := decode_route(a, names)) and route.table == table
+        }
 
     def way(self, destination: IPAddress) -> str:
         """The link by which a packet of no mark would go there, as ``ip route get`` asks. Raises
@@ -317,11 +319,11 @@ class Links:
 
     def rules(self, family: Literal[4, 6]) -> set[RoutingRule]:
         """Rules that select by mark, incoming link or nothing; ``other_rules`` has the others."""
-        return {rule for a in self._every_rule(family) if (rule := _rule(a, family))}
+        return {rule for a in self._every_rule(family) if (rule := decode_rule(a, family))}
 
     def other_rules(self, family: Literal[4, 6]) -> set[bytes]:
         """What ``rules`` leaves out, as the kernel tells it."""
-        return {a.payload for a in self._every_rule(family) if _rule(a, family) is None}
+        return {a.payload for a in self._every_rule(family) if decode_rule(a, family) is None}
 
     def _every_rule(self, family: Literal[4, 6]) -> list[Message]:
         header = struct.pack("=BBBBBBBBI", _family(family), 0, 0, 0, 0, 0, 0, 0, 0)
@@ -372,7 +374,8 @@ def _link_header(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
 
 
 @understood(DatapathError, "the kernel's answer about a link")
-def _link(message: Message) -> Link:
+def decode_link(message: Message) -> Link:
+    """Of RTM_NEWLINK. Raises ``DatapathError`` for what is none."""
     _, _, index, flags, _ = struct.unpack_from("=BxHiII", message.payload)
     found = netlink.attributes(message.payload, 16)
     name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
@@ -425,7 +428,9 @@ def _encode_route(route: Route, indices: dict[str, int], maker: int) -> bytes:
 
 
 @understood(DatapathError, "the kernel's answer about a route")
-def _route(message: Message, names: dict[int, str]) -> Route | None:
+def decode_route(message: Message, names: dict[int, str]) -> Route | None:
+    """Of RTM_NEWROUTE; ``names``: links by index. None: a kind that is not ours to touch. Raises
+    ``DatapathError`` for what is none."""
     header = struct.unpack_from("=BBBBBBBBI", message.payload)
     family, length, table, kind, flags = header[0], header[1], header[4], header[7], header[8]
     found = netlink.attributes(message.payload, 12)
@@ -458,7 +463,9 @@ def _encode_rule(rule: RoutingRule) -> bytes:
 
 
 @understood(DatapathError, "the kernel's answer about a rule")
-def _rule(message: Message, family: Literal[4, 6]) -> RoutingRule | None:
+def decode_rule(message: Message, family: Literal[4, 6]) -> RoutingRule | None:
+    """Of RTM_NEWRULE; None for a rule that ``RoutingRule`` cannot express. Raises ``DatapathError``
+    for what is none."""
     found = netlink.attributes(message.payload, 12)
 
     def number(kind: int) -> int:

@@ -186,6 +186,90 @@ def _veto(reason: str, message: str, name: str) -> GatewayVeto:
     return GatewayVeto(reason=reason, message=message, static_gateway_configuration=name)
 
 
+def reported(
+    expected: Mapping[str, Expected], sights: Mapping[IPAddress, Sight]
+) -> list[SeenAddress]:
+    """What was seen of each configuration. An address that was not asked for is left out, and so is
+    IPv6 that nobody ever answered. Pure."""
+    found = []
+    for name, one in sorted(expected.items()):
+        four, six = (
+            sight if sight and (sight.seen or sight.silent) else None
+            for sight in (
+                sights.get(one.secondary),
+                sights.get(one.secondary6) if one.secondary6 else None,
+            )
+        )
+        six = six if six and six.seen else None
+        if four or six:
+            found.append(
+                SeenAddress(
+                    static_gateway_configuration=name,
+                    expected_ip=four.expected if four else "",
+                    seen_ip=four.shown if four else "",
+                    expected_ip_v6=six.expected if six else "",
+                    seen_ip_v6=six.shown if six else "",
+                    large_lost=any(s.large_lost for s in (four, six) if s),
+                )
+            )
+    return found
+
+
+def probe_targets(
+    one: Expected,
+    servers: Sequence[Name],
+    addresses: Mapping[Name, Iterable[IPAddress]],
+    refused: Sequence[IPNetwork] = (),
+) -> list[ProbeTarget]:
+    """Whom to ask of one configuration: ``servers``, unless it has its own. Its own must not be
+    where its pods may not go: whoever writes a configuration is no guest of the node's network.
+    Pure."""
+    return [
+        ProbeTarget(address, server[1], stun=True)
+        for server in one.servers or servers
+        for address in addresses.get(server, ())
+        if not (one.servers and any(address in n for n in (*refused, *ALWAYS_REFUSED)))
+    ]
+
+
+class ServerAddresses:
+    """Addresses of servers by their names, looked up regularly. ``servers``: the agent's own, which
+    come first and are looked for at once; the last result counts while the resolver is silent."""
+
+    def __init__(self, servers: Sequence[Name]) -> None:
+        self.known: dict[Name, tuple[IPAddress, ...]] = {}
+        self._servers = servers
+        self._tried: dict[Name, float] = {}
+        """When a name was last looked for."""
+        self._asked: dict[Name, asyncio.Task[tuple[IPAddress, ...]]] = {}
+        self._names = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="names")
+        """Threads of their own: others do not wait for a resolver."""
+
+    async def look_up(self, servers: set[Name]) -> None:
+        """Those of ``servers`` that are due. A name that is answered late, or never, keeps no other
+        waiting: whoever writes a configuration names servers."""
+        loop = asyncio.get_running_loop()
+        self.known = {s: found for s, found in self.known.items() if s in servers}
+        self._tried = {s: at for s, at in self._tried.items() if s in servers}
+        for server in sorted(servers, key=lambda s: (s not in self._servers, s)):
+            since = loop.time() - self._tried.get(server, float("-inf"))
+            if server not in self._asked and since >= self._pause(server):
+                self._tried[server] = loop.time()
+                self._asked[server] = loop.create_task(_resolve(self._names, *server))
+        if self._asked:
+            await asyncio.wait(self._asked.values(), timeout=_NAMES_SECONDS)
+        for server, task in [(s, t) for s, t in self._asked.items() if t.done()]:
+            del self._asked[server]
+            if (addresses := task.result()) and server in servers:
+                self.known[server] = addresses
+
+    def _pause(self, server: Name) -> float:
+        """Seconds between two looks for a name."""
+        if server in self.known:
+            return _RESOLVE_SECONDS
+        return 0.0 if server in self._servers else _RETRY_SECONDS
+
+
 class Verification:
     """``expected`` tells what is served, by name. ``size``: bytes of pods' largest packets.
     ``refused``: where a configuration's own servers must not be."""
@@ -201,48 +285,21 @@ class Verification:
         namespace: Path = netns.DIRECTORY / NAMESPACE,
     ) -> None:
         self._size = size
-        self._refused = (*refused, *ALWAYS_REFUSED)
+        self._refused = refused
         self._servers = servers
         self._expected = expected
         self._interval = interval
         self._namespace = namespace
         self._sights: dict[IPAddress, Sight] = {}
         self._by: dict[IPAddress, tuple[Name, ...]] = {}
-        self._resolved: dict[Name, tuple[IPAddress, ...]] = {}
-        self._tried: dict[Name, float] = {}
-        """When a name was last looked for."""
-        self._asked: dict[Name, asyncio.Task[tuple[IPAddress, ...]]] = {}
-        self._names = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="names")
-        """Threads of their own: others do not wait for a resolver."""
+        self._addresses = ServerAddresses(servers)
         self._number = 0
         self._rounds = 0
 
     @property
     def seen(self) -> list[SeenAddress]:
-        """What the report says. An address that was not asked for is left out, and so is IPv6 that
-        nobody ever answered."""
-        found = []
-        for name, one in sorted(self._expected().items()):
-            four, six = (
-                sight if sight and (sight.seen or sight.silent) else None
-                for sight in (
-                    self._sights.get(one.secondary),
-                    self._sights.get(one.secondary6) if one.secondary6 else None,
-                )
-            )
-            six = six if six and six.seen else None
-            if four or six:
-                found.append(
-                    SeenAddress(
-                        static_gateway_configuration=name,
-                        expected_ip=four.expected if four else "",
-                        seen_ip=four.shown if four else "",
-                        expected_ip_v6=six.expected if six else "",
-                        seen_ip_v6=six.shown if six else "",
-                        large_lost=any(s.large_lost for s in (four, six) if s),
-                    )
-                )
-        return found
+        """What the report says."""
+        return reported(self._expected(), self._sights)
 
     @property
     def vetoes(self) -> list[GatewayVeto]:
@@ -262,8 +319,12 @@ class Verification:
         before, self._by = self._by, {way: one.servers for one in served for way in one.ways}
         known = {a: sight for a, sight in self._sights.items() if before.get(a) == self._by.get(a)}
         self._sights = {a: known.get(a) or Sight() for a in addresses}
-        await self._resolve({server for one in served for server in one.servers or self._servers})
-        targets = {way: self._targets(one) for one in served for way in one.ways}
+        await self._addresses.look_up({s for one in served for s in one.servers or self._servers})
+        targets = {
+            way: probe_targets(one, self._servers, self._addresses.known, self._refused)
+            for one in served
+            for way in one.ways
+        }
         answers = await self._ask(addresses, targets) if any(targets.values()) else None
         if answers is not None:
             for address, sight in self._sights.items():
@@ -288,41 +349,6 @@ class Verification:
         answers = await self._ask(due, targets, size=self._size)
         for address in due if answers is not None else ():
             self._sights[address].large(bool(saw(answers or (), address)))
-
-    async def _resolve(self, servers: set[Name]) -> None:
-        """Resolves names regularly; the last result counts while the resolver does not answer.
-        A name that it answers late, or never, keeps no other waiting: whoever writes a
-        configuration names servers."""
-        loop = asyncio.get_running_loop()
-        self._resolved = {s: found for s, found in self._resolved.items() if s in servers}
-        self._tried = {s: at for s, at in self._tried.items() if s in servers}
-        for server in sorted(servers, key=lambda s: (s not in self._servers, s)):
-            since = loop.time() - self._tried.get(server, float("-inf"))
-            if server not in self._asked and since >= self._pause(server):
-                self._tried[server] = loop.time()
-                self._asked[server] = loop.create_task(_resolve(self._names, *server))
-        if self._asked:
-            await asyncio.wait(self._asked.values(), timeout=_NAMES_SECONDS)
-        for server, task in [(s, t) for s, t in self._asked.items() if t.done()]:
-            del self._asked[server]
-            if (addresses := task.result()) and server in servers:
-                self._resolved[server] = addresses
-
-    def _pause(self, server: Name) -> float:
-        """Seconds between two looks for a name."""
-        if server in self._resolved:
-            return _RESOLVE_SECONDS
-        return 0.0 if server in self._servers else _RETRY_SECONDS
-
-    def _targets(self, one: Expected) -> list[ProbeTarget]:
-        """Of one configuration. Its own must not be where its pods may not go: whoever writes a
-        configuration is no guest of the node's network."""
-        return [
-            ProbeTarget(address, server[1], stun=True)
-            for server in one.servers or self._servers
-            for address in self._resolved.get(server, ())
-            if not (one.servers and any(address in network for network in self._refused))
-        ]
 
     async def _ask(
         self,
