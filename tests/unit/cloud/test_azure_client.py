@@ -80,13 +80,10 @@ def config(**fields: Any) -> AzureConfig:
     )
 
 
-def test_azure_is_polled_every_five_seconds_unless_it_says_otherwise() -> None:
-    async def run() -> None:
-        client = ArmClient(config())
-        assert client.interval == POLL == 5.0
-        await client.close()
-
-    asyncio.run(run())
+async def test_azure_is_polled_every_five_seconds_unless_it_says_otherwise() -> None:
+    client = ArmClient(config())
+    assert client.interval == POLL == 5.0
+    await client.close()
 
 
 async def test_a_group_of_dots_lists_nobody_s_pools() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import tracemalloc
 from collections.abc import Callable, Iterable
@@ -505,53 +504,53 @@ class Told:
     async def publish(self, lines: list[types.RefusedClaim]) -> None:
         self.lines = lines
 
-    def look(self) -> None:
-        asyncio.run(self.refusals.look())
+    async def look(self) -> None:
+        await self.refusals.look()
 
 
-def test_a_claim_that_stays_refused_is_told_once() -> None:
+async def test_a_claim_that_stays_refused_is_told_once() -> None:
     world = Book()
     told = Told(world, {"ns/one"})
     world.endpoints.put(endpoint())
     world.pods.put(pod(annotation=""))
-    told.look()
+    await told.look()
     assert told.events == [], "a cache may merely be late"
     world.later(refusals.GRACE)
-    told.look()
-    told.look()
+    await told.look()
+    await told.look()
     assert told.events == [("ns/a", rules.NOT_ANNOTATED)]
     (line,) = told.lines
     assert (line.pod, line.static_gateway_configuration) == ("ns/a", "ns/one")
     assert line.reason == rules.NOT_ANNOTATED
     world.pods.put(pod())
-    told.look()
+    await told.look()
     assert told.lines == []
 
 
-def test_ordinary_ends_of_pods_and_foreign_configurations_are_no_news() -> None:
+async def test_ordinary_ends_of_pods_and_foreign_configurations_are_no_news() -> None:
     world = Book()
     told = Told(world, {"ns/one"})
     world.endpoints.put(endpoint())  # its pod is gone, and the collector comes
     world.endpoints.put(endpoint("b", static_gateway_configuration="elsewhere"))
     world.pods.put(pod("b", annotation=""))
-    told.look()
+    await told.look()
     world.later(refusals.GRACE)
-    told.look()
+    await told.look()
     assert (told.events, told.lines) == ([], [])
     world.later(refusals.PASSING_GRACE)
-    told.look()
+    await told.look()
     assert told.events == [("ns/a", rules.POD_MISSING)], "nobody collects it: a squatter's"
 
 
-def test_a_flood_of_refused_claims_makes_a_short_report() -> None:
+async def test_a_flood_of_refused_claims_makes_a_short_report() -> None:
     world = Book()
     told = Told(world, {"ns/one"})
     for number in range(100):
         world.endpoints.put(endpoint(f"p{number:03}"))
         world.pods.put(pod(f"p{number:03}", annotation=""))
-    told.look()
+    await told.look()
     world.later(refusals.GRACE)
-    told.look()
+    await told.look()
     assert len(told.lines) == refusals.REPORTED
 
 

@@ -104,30 +104,27 @@ def configuration(port: int) -> ServedConfiguration:
     return ServedConfiguration(name=f"ns/c{port}", port=port, private_key=None, secondary=address)
 
 
-def test_one_configurations_peers_keep_no_other_waiting() -> None:
-    async def story() -> None:
-        side, book = StuckSide(), PlayedBook()
-        peers = PeerSync(cast(Any, side), cast(Any, book))
-        served = [configuration(port) for port in (6000, 6001, 6002)]
-        peers.serve(served)
-        # The others' threads start when the machine lets them.
-        problems = await peers.sync_all(served, patience=2)
-        async with asyncio.timeout(50):  # the stuck one lasts longer
-            while problems.keys() != {"ns/c6000", "ns/c6002"}:
-                problems = await peers.sync_all(served, patience=2)
-        assert "takes more than" in problems["ns/c6000"]
-        assert problems["ns/c6002"] == "refused"
-        # A pod of another configuration comes; its gateway knows it at once.
-        book.found = {"key": ()}
-        assert await peers.change("ns/c6001")
-        # The next pass waits no longer for the one that is stuck, nor does it start it twice.
-        assert (await peers.sync_all(served[:2], patience=2)).keys() == {"ns/c6000"}
-        side.free.set()
-        async with asyncio.timeout(60):
-            while await peers.sync_all(served[:1], patience=1):
-                pass
-        assert await peers.sync_all(served[:2], patience=30) == {}
-        assert peers.total == 2
-        peers.close()
-
-    asyncio.run(story())
+async def test_one_configurations_peers_keep_no_other_waiting() -> None:
+    side, book = StuckSide(), PlayedBook()
+    peers = PeerSync(cast(Any, side), cast(Any, book))
+    served = [configuration(port) for port in (6000, 6001, 6002)]
+    peers.serve(served)
+    # The others' threads start when the machine lets them.
+    problems = await peers.sync_all(served, patience=2)
+    async with asyncio.timeout(50):  # the stuck one lasts longer
+        while problems.keys() != {"ns/c6000", "ns/c6002"}:
+            problems = await peers.sync_all(served, patience=2)
+    assert "takes more than" in problems["ns/c6000"]
+    assert problems["ns/c6002"] == "refused"
+    # A pod of another configuration comes; its gateway knows it at once.
+    book.found = {"key": ()}
+    assert await peers.change("ns/c6001")
+    # The next pass waits no longer for the one that is stuck, nor does it start it twice.
+    assert (await peers.sync_all(served[:2], patience=2)).keys() == {"ns/c6000"}
+    side.free.set()
+    async with asyncio.timeout(60):
+        while await peers.sync_all(served[:1], patience=1):
+            pass
+    assert await peers.sync_all(served[:2], patience=30) == {}
+    assert peers.total == 2
+    peers.close()

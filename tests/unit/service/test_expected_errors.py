@@ -40,45 +40,42 @@ EXPECTED: list[ExpectedError] = [
 ]
 
 
-def traces(error: Exception, caplog: pytest.LogCaptureFixture) -> set[bool]:
+async def traces(error: Exception, caplog: pytest.LogCaptureFixture) -> set[bool]:
     """Whether lines that the queue logs for ``error`` carry a traceback. On a slow machine it has
     tried again, and logged again, before it is stopped."""
 
-    async def main() -> None:
-        queue: WorkQueue[str] = WorkQueue()
-        queue.add("key")
-        failed = asyncio.Event()
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("key")
+    failed = asyncio.Event()
 
-        async def handler(_: str) -> None:
-            failed.set()
-            raise error
+    async def handler(_: str) -> None:
+        failed.set()
+        raise error
 
+    with caplog.at_level(logging.WARNING):
         worker = asyncio.create_task(run_workers(queue, handler))
         await failed.wait()
         await asyncio.sleep(0)
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
-
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(main())
     told = [r for r in caplog.records if r.name == "egress_gateway.kube.workqueue.queue"]
     return {bool(record.exc_info) for record in told}
 
 
 @pytest.mark.parametrize("error", EXPECTED, ids=lambda e: type(e).__name__)
-def test_an_expected_error_logs_no_trace(
+async def test_an_expected_error_logs_no_trace(
     error: ExpectedError, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert traces(error, caplog) == {False}
+    assert await traces(error, caplog) == {False}
 
 
-def test_an_error_that_happens_to_have_a_message_shows_its_trace(
+async def test_an_error_that_happens_to_have_a_message_shows_its_trace(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Surprise(Exception):
         message = "looks like one of ours"
 
-    assert traces(Surprise("x"), caplog) == {True}
+    assert await traces(Surprise("x"), caplog) == {True}
 
 
 def test_expected_errors_of_a_task_group_are_a_line_each() -> None:

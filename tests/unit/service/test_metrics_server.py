@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 
 import aiohttp
@@ -26,50 +25,41 @@ async def asked(url: str, token: str | None = None) -> tuple[int, str]:
             return answer.status, await answer.text()
 
 
-def test_without_a_reviewer_everybody_reads() -> None:
-    async def main() -> None:
-        server = MetricsServer(port=0, address="127.0.0.1", registry=registry())
-        await server.start()
-        status, text = await asked(f"http://127.0.0.1:{server.port}/metrics")
-        assert (status, "widgets_total 1.0" in text) == (200, True)
-        await server.close()
-
-    asyncio.run(main())
+async def test_without_a_reviewer_everybody_reads() -> None:
+    server = MetricsServer(port=0, address="127.0.0.1", registry=registry())
+    await server.start()
+    status, text = await asked(f"http://127.0.0.1:{server.port}/metrics")
+    assert (status, "widgets_total 1.0" in text) == (200, True)
+    await server.close()
 
 
-def test_a_token_is_reviewed_and_a_good_answer_remembered() -> None:
-    async def main() -> None:
-        heard: list[str] = []
+async def test_a_token_is_reviewed_and_a_good_answer_remembered() -> None:
+    heard: list[str] = []
 
-        async def review(token: str) -> bool | None:
-            heard.append(token)
-            return {"good": True, "poor": False}.get(token)
+    async def review(token: str) -> bool | None:
+        heard.append(token)
+        return {"good": True, "poor": False}.get(token)
 
-        server = MetricsServer(port=0, address="127.0.0.1", registry=registry(), review=review)
-        await server.start()
-        url = f"https://127.0.0.1:{server.port}/metrics"
-        for token, status in (
-            (None, 401),
-            ("", 401),
-            ("Basic good", 401),
-            ("Bearer ", 401),
-            ("Bearer unknown", 401),
-            ("Bearer poor", 403),
-            ("Bearer good", 200),
-            ("bearer good", 200),
-        ):
-            found, text = await asked(url, token)
-            assert found == status, token
-            assert ("widgets_total" in text) == (status == 200)
-        assert heard == ["unknown", "poor", "good"], "asked once for a good one, of those it was"
-        await server.close()
-
-    asyncio.run(main())
+    server = MetricsServer(port=0, address="127.0.0.1", registry=registry(), review=review)
+    await server.start()
+    url = f"https://127.0.0.1:{server.port}/metrics"
+    for token, status in (
+        (None, 401),
+        ("", 401),
+        ("Basic good", 401),
+        ("Bearer ", 401),
+        ("Bearer unknown", 401),
+        ("Bearer poor", 403),
+        ("Bearer good", 200),
+        ("bearer good", 200),
+    ):
+        found, text = await asked(url, token)
+        assert found == status, token
+        assert ("widgets_total" in text) == (status == 200)
+    assert heard == ["unknown", "poor", "good"], "asked once for a good one, of those it was"
+    await server.close()
 
 
-def test_port_0_serves_nothing() -> None:
-    async def main() -> None:
-        async with serving(0):
-            pass
-
-    asyncio.run(main())
+async def test_port_0_serves_nothing() -> None:
+    async with serving(0):
+        pass

@@ -6,7 +6,6 @@ back references, read-only fields, other people's rules, pools and addresses, no
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Iterator
 from typing import Any, Final
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.azure.machines import address_name
 from egress_gateway.cloud.errors import CloudError, Unavailable
-from egress_gateway.cloud.protocol import PoolRef
 from egress_gateway.controller.apply import Writer
 from egress_gateway.controller.planning.plan import plan
 from egress_gateway.controller.planning.wanted import Names, Wanted
@@ -443,23 +441,16 @@ class Recorded:
     async def delete_prefix(self, group: str, name: str) -> None: ...
 
 
-def written(arm: Recorded) -> None:
+async def written(arm: Recorded) -> None:
     """Observes, plans and writes both pools, twice, as one configuration each asks for."""
-
-    async def run() -> None:
-        cloud = AzureCloud(CONFIG, arm)  # type: ignore[arg-type]
-        for pool in await cloud.pools():
-            for _ in range(2):  # addresses first, then what refers to them
-                await one(cloud, pool)
-
-    async def one(cloud: AzureCloud, pool: PoolRef) -> None:
-        state = await cloud.observe(pool, [PREFIX])
-        await cloud.has_ipv6(state.ref.subnet)
-        wanted = Wanted(uid="u", names=Names.of("u"), prefix_id=PREFIX, prefix_size=30)
-        decided = plan(state, [wanted], advice=cloud.advice, managed_ids={})
-        await Writer(cloud).apply(pool.key, decided)
-
-    asyncio.run(run())
+    cloud = AzureCloud(CONFIG, arm)  # type: ignore[arg-type]
+    wanted = Wanted(uid="u", names=Names.of("u"), prefix_id=PREFIX, prefix_size=30)
+    for pool in await cloud.pools():
+        for _ in range(2):  # addresses first, then what refers to them
+            state = await cloud.observe(pool, [PREFIX])
+            await cloud.has_ipv6(state.ref.subnet)
+            decided = plan(state, [wanted], advice=cloud.advice, managed_ids={})
+            await Writer(cloud).apply(pool.key, decided)
 
 
 def theirs(value: Any, *, own: str = "egressgateway-u") -> Any:
@@ -511,9 +502,9 @@ def compared(arm: Recorded) -> None:
             assert theirs(document) == theirs(before), name
 
 
-def test_documents_of_others_come_back_whole_and_under_their_etag() -> None:
+async def test_documents_of_others_come_back_whole_and_under_their_etag() -> None:
     arm = Recorded()
-    written(arm)
+    await written(arm)
     assert arm.put.keys() == {"balancer", "set", "instance", "nic", "address"}
     compared(arm)
     for name, (_, etag) in arm.put.items():
@@ -552,10 +543,10 @@ def damaged(arm: Recorded, name: str, path: Path, *, null: bool) -> bool:
     return True
 
 
-def survive(arm: Recorded) -> None:
+async def survive(arm: Recorded) -> None:
     """A refusal in our own words is an answer too; anything else would stop every pool."""
     try:
-        written(arm)
+        await written(arm)
     except CloudError:
         return
     except ExceptionGroup as group:
@@ -564,14 +555,14 @@ def survive(arm: Recorded) -> None:
 
 @pytest.mark.parametrize("null", [False, True], ids=["missing", "null"])
 @pytest.mark.parametrize("name", list(Recorded().documents))
-def test_each_field_may_be_missing_or_null(name: str, null: bool) -> None:
+async def test_each_field_may_be_missing_or_null(name: str, null: bool) -> None:
     for document, path in EVERY:
         if document != name:
             continue
         arm = Recorded()
         damaged(arm, name, path, null=null)
         try:
-            survive(arm)
+            await survive(arm)
             if path[-1] not in ("id", "name") and not isinstance(path[-1], int):
                 compared(arm)
         except Exception as error:
@@ -593,7 +584,9 @@ def mistaken(arm: Recorded, path: Path, name: str, value: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", list(Recorded().documents))
-def test_a_field_of_another_type_is_read_over_or_told_with_document_and_field(name: str) -> None:
+async def test_a_field_of_another_type_is_read_over_or_told_with_document_and_field(
+    name: str,
+) -> None:
     """What we do not read comes back as it is, of whatever type."""
     wrong: list[str] = []
     called = Recorded().documents[name]["id"].rpartition("/")[2]
@@ -605,7 +598,7 @@ def test_a_field_of_another_type_is_read_over_or_told_with_document_and_field(na
             if not mistaken(arm, path, name, value):
                 continue
             try:
-                written(arm)
+                await written(arm)
             except Unavailable as refusal:
                 told = str(refusal)
                 field = next(key for key in reversed(path) if isinstance(key, str))
@@ -618,11 +611,11 @@ def test_a_field_of_another_type_is_read_over_or_told_with_document_and_field(na
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(EVERY), st.booleans()), min_size=2, max_size=6))
-def test_several_fields_may_be(several: list[tuple[tuple[str, Path], bool]]) -> None:
+async def test_several_fields_may_be(several: list[tuple[tuple[str, Path], bool]]) -> None:
     arm = Recorded()
     for (name, path), null in several:
         damaged(arm, name, path, null=null)
-    survive(arm)
+    await survive(arm)
 
 
 def test_ids_of_the_subscription_are_ours() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -81,14 +80,14 @@ def client(api: Api) -> Client:
     return cast(Client, api)
 
 
-def test_configurations_are_named_and_hinder() -> None:
+async def test_configurations_are_named_and_hinder() -> None:
     names = [f"c{number}" for number in range(7)]
     with pytest.raises(uninstall.NotUninstalled) as refused:
-        asyncio.run(uninstall.refuse_while_configured(client(Api(*names))))
+        await uninstall.refuse_while_configured(client(Api(*names)))
     assert "default/c0, default/c1" in str(refused.value)
     assert "and 2 more" in str(refused.value)
     assert "kubectl delete staticgatewayconfigurations" in str(refused.value)
-    asyncio.run(uninstall.refuse_while_configured(client(Api())))
+    await uninstall.refuse_while_configured(client(Api()))
 
 
 async def test_late_nodes_are_named() -> None:
@@ -105,5 +104,5 @@ async def test_late_nodes_are_named() -> None:
     assert api.applied == [uninstall.retiring("ns")]
 
 
-def test_without_a_daemon_set_there_is_nothing_to_do() -> None:
-    asyncio.run(uninstall.retire_nodes(client(Api()), "ns", timeout=0))
+async def test_without_a_daemon_set_there_is_nothing_to_do() -> None:
+    await uninstall.retire_nodes(client(Api()), "ns", timeout=0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import generate_latest
@@ -80,19 +78,16 @@ def test_a_request_is_counted_by_the_type_of_its_resource(path: str, found: str)
     assert resource_type(f"https://management.example.com{path}?api-version=1") == found
 
 
-def test_work_is_timed_by_its_result() -> None:
+async def test_work_is_timed_by_its_result() -> None:
     async def good(key: str) -> float | None:
         return 7.0
 
     async def bad(key: str) -> float | None:
         raise ValueError("broken")
 
-    async def main() -> None:
-        assert await timed("x", good)("k") == 7.0
-        with pytest.raises(ValueError, match="broken"):
-            await timed("x", bad)("k")
-
-    asyncio.run(main())
+    assert await timed("x", good)("k") == 7.0
+    with pytest.raises(ValueError, match="broken"):
+        await timed("x", bad)("k")
     for result in ("done", "error"):
         labels = {"work": "x", "result": result}
         name = "egress_gateway_controller_reconcile_seconds_count"
