@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import ipaddress
 import os
 import secrets
@@ -21,9 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from egress_gateway.api.manifests import crd_files
 from egress_gateway.kube import config, errors
@@ -38,6 +34,7 @@ from egress_gateway.kube.resources import (
     Untyped,
     v1,
 )
+from egress_gateway_lab.pki import issue
 from egress_gateway_lab.realcluster.control_plane import ADMINISTRATOR, ControlPlane
 from tests.kube.real import wipe
 
@@ -124,12 +121,12 @@ async def served(client: Client, resource: Resource[Any]) -> None:
 async def _embedded(folder: Path, **options: Any) -> AsyncIterator[ClusterAccess]:
     from egress_gateway_lab.apiserver.server import ApiServer
 
-    tls, ca = _certificate(folder)
+    identity = issue(addresses=["127.0.0.1"], names=[])
     listener = socket.create_server(("127.0.0.1", 0))
     server = ApiServer(
         sockets=[listener],
-        tls=tls,
-        ca_pem=ca,
+        tls=identity.context(folder),
+        ca_pem=identity.ca.decode(),
         services=ipaddress.IPv4Network("10.0.0.0/16"),
         **options,
     )
@@ -141,35 +138,3 @@ async def _embedded(folder: Path, **options: Any) -> AsyncIterator[ClusterAccess
     finally:
         await server.stop()
         listener.close()
-
-
-def _certificate(folder: Path) -> tuple[ssl.SSLContext, str]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "contract test")])
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    names = [x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=36500))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    pair = folder / "server.pem"
-    pair.write_bytes(
-        pem
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(pair)
-    return context, pem.decode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.config import (
@@ -29,36 +25,10 @@ from egress_gateway_lab import pki
 from tests.unit.kube.kube_scripted import Script, listed
 
 
-def certificate() -> tuple[bytes, bytes]:
-    """A self-signed certificate and its key, in PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=36500))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return (
-        built.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
-
-
 def service_account(folder: Path) -> Path:
     (folder / "token").write_text("secret-1\n")
     (folder / "namespace").write_text("system")
-    (folder / "ca.crt").write_bytes(certificate()[0])
+    (folder / "ca.crt").write_bytes(pki.issue(addresses=[], names=["test"]).ca)
     return folder
 
 
@@ -152,11 +122,11 @@ def test_a_token_user(tmp_path: Path) -> None:
 
 
 def test_a_certificate_user_with_embedded_and_relative_material(tmp_path: Path) -> None:
-    cert, key = certificate()
-    (tmp_path / "ca.pem").write_bytes(cert)
+    identity = pki.issue(addresses=[], names=["test"])
+    (tmp_path / "ca.pem").write_bytes(identity.ca)
     user = {
-        "client-certificate-data": base64.b64encode(cert).decode(),
-        "client-key-data": base64.b64encode(key).decode(),
+        "client-certificate-data": base64.b64encode(identity.certificate).decode(),
+        "client-key-data": base64.b64encode(identity.key).decode(),
     }
     cluster = {"server": "https://127.0.0.1:6443", "certificate-authority": "ca.pem"}
     access = from_kubeconfig(kubeconfig(tmp_path, user, cluster))

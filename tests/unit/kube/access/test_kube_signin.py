@@ -14,7 +14,8 @@ import pytest
 
 from egress_gateway.kube.config import ClusterAccessError, from_kubeconfig
 from egress_gateway.kube.signin import SignIn
-from tests.unit.kube.access.test_kube_config import certificate, kubeconfig
+from egress_gateway_lab.pki import issue
+from tests.unit.kube.access.test_kube_config import kubeconfig
 
 V1 = "client.authentication.k8s.io/v1"
 V1BETA1 = "client.authentication.k8s.io/v1beta1"
@@ -96,7 +97,8 @@ def test_a_token_lives_as_long_as_it_says(tmp_path: Path, ends: str | None, aske
 
 
 def test_a_certificate_of_a_program(tmp_path: Path) -> None:
-    cert, key = (part.decode() for part in certificate())
+    made = issue(addresses=[], names=["test"])
+    cert, key = made.certificate.decode(), made.key.decode()
     program(tmp_path, gives(clientCertificateData=cert, clientKeyData=key))
     access = from_kubeconfig(kubeconfig(tmp_path, user()))
     assert access.token(False) is None
