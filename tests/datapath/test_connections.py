@@ -16,7 +16,7 @@ from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.linux.netlink import NetlinkSocket
 from egress_gateway.datapath.linux.netns import NetNS
 from tests.datapath.box import boxed
-from tests.datapath.test_packets import SECONDARIES, attach, peers_of, serve
+from tests.datapath.test_packets import SECONDARIES, attach, peers_of, serve, served
 from tests.datapath.topology import INTERNET, Place, World, configuration, network, until
 
 _MTU_DISCOVER, _PROBE_OFF, _DO = 10, 0, 2
@@ -31,9 +31,7 @@ def udp(place: Place, *, discover: int = _PROBE_OFF) -> socket.socket:
 
 @boxed
 def test_full_size_streams_and_datagrams_pass_both_ways() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     attach(pod, pair, world.gateways[0])
     payload = bytes(range(256)) * 4096
     with pod.connect(INTERNET) as stream:
@@ -60,9 +58,7 @@ def test_full_size_streams_and_datagrams_pass_both_ways() -> None:
 
 @boxed
 def test_a_server_that_forbids_fragments_learns_the_paths_size() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     attach(pod, pair, world.gateways[0])
     with udp(world.internet, discover=_DO) as server, udp(pod.place) as client:
         server.bind((INTERNET, 9))
@@ -112,10 +108,8 @@ def test_the_same_ports_under_another_configuration_leave_with_its_address() -> 
 
 @boxed
 def test_a_changed_secondary_takes_effect_on_connections_that_exist() -> None:
-    world = World()
+    world, pod, pair = served()
     gateway = world.gateways[0]
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
     attach(pod, pair, gateway)
     with udp(pod.place) as client:
         client.sendto(b"x", (INTERNET, 7))
@@ -170,10 +164,8 @@ def test_forgetting_an_address_that_has_no_connections_is_nothing() -> None:
 
 @boxed
 def test_nothing_from_outside_opens_a_connection_through_the_gateway() -> None:
-    world = World()
+    world, pod, pair = served()
     gateway = world.gateways[0]
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
     attach(pod, pair, gateway)
     with pod.place.netns.run(lambda: socket.create_server(("", 8080))) as server:
         server.settimeout(0.3)

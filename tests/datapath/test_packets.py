@@ -50,6 +50,13 @@ def serve(world: World, *pods: Pod) -> tuple[keys.KeyPair, list[ServedConfigurat
     return pair, made
 
 
+def served(*, gateways: int = 1) -> tuple[World, Pod, keys.KeyPair]:
+    """A world whose gateways serve pod-a with one configuration."""
+    world = World(gateways=gateways)
+    pod = world.pod("pod-a")
+    return world, pod, serve(world, pod)[0]
+
+
 def peers_of(*pods: Pod) -> dict[str, list[IPNetwork]]:
     return {p.pair.public: [ipaddress.IPv4Network(p.address)] for p in pods}
 
@@ -84,9 +91,7 @@ def test_without_a_gateway_packets_are_held_counted_and_seen_by_nobody() -> None
 
 @boxed
 def test_a_pod_leaves_from_its_configurations_address() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     attach(pod, pair, world.gateways[0])
     assert pod.seen_as() == SECONDARIES[0]
     assert pod.seen_as(EXCLUDED_HOST) == NODE
@@ -167,9 +172,7 @@ def test_a_moved_pod_leaves_from_the_other_gateway_and_is_never_taken_back() -> 
 
 @boxed
 def test_a_move_without_a_look_leads_elsewhere_and_a_broken_pod_gets_a_whole_pass() -> None:
-    world = World(gateways=2)
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served(gateways=2)
     attach(pod, pair, world.gateways[0])
     there = pod.desired(pair.public, str(world.gateways[1].primary), listen=20001)
     moved = [type(a).__name__ for a in pod.side.move(there)]
@@ -256,9 +259,7 @@ def _dropped(world: World) -> int:
 
 @boxed
 def test_closing_packets_of_unknown_flows_do_not_leave() -> None:
-    world = World(gateways=2)
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served(gateways=2)
     attach(pod, pair, world.gateways[0])
     connection = pod.connect(INTERNET)
     assert connection.recv(100).decode().strip() == SECONDARIES[0]
@@ -294,9 +295,7 @@ def test_a_restarted_gateway_agent_adopts_what_runs() -> None:
 
 @boxed
 def test_a_restarted_node_agent_adopts_what_runs() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     desired = attach(pod, pair, world.gateways[0])
     connection = pod.connect(INTERNET)
     connection.recv(100)
@@ -375,9 +374,7 @@ def test_a_pod_cannot_send_from_another_pods_address() -> None:
 
 @boxed
 def test_connections_that_come_in_are_answered_the_way_they_came() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     pod.place.sysctl("net/ipv4/conf/all/rp_filter", "1")
     pod.place.sysctl("net/ipv4/conf/eth0/rp_filter", "1")
     with pod.place.netns.run(lambda: socket.create_server(("", 8080))) as server:
@@ -404,9 +401,7 @@ def test_connections_that_come_in_are_answered_the_way_they_came() -> None:
 
 @boxed
 def test_a_killed_tunnel_is_held_and_then_made_again() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     desired = attach(pod, pair, world.gateways[0])
     assert desired.active is not None
     if world.worker.backend().kind == "kernel":
@@ -427,9 +422,7 @@ def test_a_killed_tunnel_is_held_and_then_made_again() -> None:
 
 @boxed
 def test_a_damaged_pod_is_repaired_by_the_next_pass() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     desired = attach(pod, pair, world.gateways[0])
     damages = (
         "nft flush chain inet egress_gateway hold",
@@ -510,10 +503,8 @@ def test_a_secondary_that_the_node_took_for_itself_is_taken_back() -> None:
 
 @boxed
 def test_the_load_balancers_address_is_answered_from_itself() -> None:
-    world = World()
+    world, pod, pair = served()
     gateway = world.gateways[0]
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
     world.route_secondary(FRONTEND, gateway)  # floating IP: the packet keeps its destination
     desired = pod.desired(pair.public, FRONTEND)
     pod.side.converge(desired)
@@ -605,9 +596,7 @@ def test_ipv6_is_held_or_refused_never_passed_by() -> None:
 
 @boxed
 def test_with_azure_networking_only_excluded_networks_take_the_tunnel() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     desired = dataclasses.replace(
         pod.desired(pair.public, str(world.gateways[0].primary)),
         default_route=False,

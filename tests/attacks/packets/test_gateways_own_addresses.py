@@ -10,6 +10,7 @@ import ipaddress
 import struct
 
 from egress_gateway.api import keys
+from egress_gateway.datapath.linux.echo import checksum
 from tests.attacks.packets.test_pod_on_a_gateway_node import datagram, throw
 from tests.datapath.box import boxed
 from tests.datapath.test_ipv6 import SECONDARIES, SECONDARIES6
@@ -25,24 +26,17 @@ from tests.datapath.topology import (
 OWN, OWN6 = "10.1.1.111", "2001:db8:1:1::111"
 
 
-def checked(words: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(words) // 2}H", words))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
 def error(source: str, target: str, kind: int, code: int = 0) -> bytes:
     """A whole packet with an ICMP error about a packet that never was."""
     about = datagram(target, source, 9, 34567)
     a, b = ipaddress.ip_address(source), ipaddress.ip_address(target)
     body = struct.pack("!BBHI", kind, code, 0, 1280) + about
     if a.version == 4:
-        body = body[:2] + struct.pack("!H", checked(body)) + body[4:]
+        body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, 1, 0)
         return head + a.packed + b.packed + body
     pseudo = a.packed + b.packed + struct.pack("!II", len(body), 58) + body
-    body = body[:2] + struct.pack("!H", checked(pseudo)) + body[4:]
+    body = body[:2] + struct.pack("!H", checksum(pseudo)) + body[4:]
     return struct.pack("!IHBB", 6 << 28, len(body), 58, 64) + a.packed + b.packed + body
 
 

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
+from egress_gateway.datapath.linux.echo import checksum
 from egress_gateway.datapath.linux.netns import NetNS
 from tests.datapath.box import boxed
 from tests.datapath.test_ipv6 import NODE, SECONDARIES, SECONDARIES6, attach, serve
@@ -84,10 +85,7 @@ def datagram(source: str, target: str, sport: int, dport: int, body: bytes = b"F
         first = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(body), 1, 0, 64, 17, 0)
         return first + a.packed + b.packed + head + body
     pseudo = a.packed + b.packed + struct.pack("!II", 8 + len(body), 17) + head + body
-    total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    head = head[:6] + struct.pack("!H", ~total & 0xFFFF)
+    head = head[:6] + struct.pack("!H", checksum(pseudo))
     return struct.pack("!IHBB", 6 << 28, 8 + len(body), 17, 64) + a.packed + b.packed + head + body
 
 

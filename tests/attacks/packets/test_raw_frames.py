@@ -20,6 +20,7 @@ from unittest import mock
 import pytest
 
 from egress_gateway.datapath.errors import DatapathError
+from egress_gateway.datapath.linux.echo import checksum
 from egress_gateway.datapath.linux.link import Links, Route
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod.linkguard import (
@@ -106,14 +107,6 @@ def frame(
             raw.sendto(packet, ("eth0", kind, 0, 1, to))
 
     place.netns.run(send)
-
-
-def checksum(head: bytes) -> int:
-    """Of an IPv4 header whose own checksum is 0 (RFC 1071)."""
-    total: int = sum(struct.unpack(f"!{len(head) // 2}H", head))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def packet(source: str, target: str, protocol: int, payload: bytes) -> bytes:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import socket
-import struct
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.gateway.plan import GatewayDesired, Surroundings
 from egress_gateway.datapath.gateway.served import ServedConfiguration
+from egress_gateway.datapath.linux.echo import echo_request
 from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.linux.nft import Nftables
 from tests.datapath.box import boxed
-from tests.datapath.test_packets import NODE, SECONDARIES, peers_of, serve
+from tests.datapath.test_packets import NODE, SECONDARIES, peers_of, serve, served
 from tests.datapath.topology import (
     FRONTEND,
     INTERNET,
@@ -31,7 +31,6 @@ from tests.datapath.topology import (
     until,
 )
 
-ECHO = struct.pack("!BBHHH", 8, 0, 0, 0, 1)
 EVERY_PROTOCOL = {"tcp", "udp", "icmp"}
 KUBELET, HEALTH = 10250, 8082
 METADATA, PLATFORM = "169.254.169.254", "168.63.129.16"
@@ -78,13 +77,7 @@ def throw(pod: Pod, *targets: str, source: str | None = None) -> None:
                         made.connect((target, port))
                     except BlockingIOError:
                         continue
-                    made.send(_sealed(ECHO) if kind == socket.SOCK_RAW else b"x")
-
-
-def _sealed(echo: bytes) -> bytes:
-    total = sum(struct.unpack(f"!{len(echo) // 2}H", echo))
-    total = (total & 0xFFFF) + (total >> 16)
-    return echo[:2] + struct.pack("!H", ~total & 0xFFFF) + echo[4:]
+                    made.send(echo_request(0, 1) if kind == socket.SOCK_RAW else b"x")
 
 
 def settle(pod: Pod, seen_as: str = SECONDARIES[0]) -> None:
@@ -118,9 +111,7 @@ def neighbour(world: World, name: str, address: str) -> Place:
 @boxed
 def test_the_internet_is_reached_by_every_protocol() -> None:
     """Else the tests below could not fail."""
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     join(pod, pair, world.gateways[0])
     watch(world.internet)
     throw(pod, INTERNET)
@@ -130,10 +121,8 @@ def test_the_internet_is_reached_by_every_protocol() -> None:
 
 @boxed
 def test_no_service_of_the_gateway_node_is_reached() -> None:
-    world = World()
+    world, pod, pair = served()
     gateway = world.gateways[0]
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
     join(pod, pair, gateway)
     # What a packet meets that gets past our chains: the last thing before sockets.
     watch(gateway, "input priority 100")
@@ -157,9 +146,7 @@ def test_no_service_of_the_gateway_node_is_reached() -> None:
 
 @boxed
 def test_neither_metadata_nor_platform_services_are_reached() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     join(pod, pair, world.gateways[0])
     for address in (METADATA, PLATFORM):
         world.internet.links.add_address("lo", ipaddress.ip_interface(f"{address}/32"))

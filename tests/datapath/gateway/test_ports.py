@@ -12,7 +12,7 @@ from egress_gateway.datapath.linux import connections
 from egress_gateway.datapath.linux.connections import Connection
 from egress_gateway.datapath.linux.netns import NetNS
 from tests.datapath.box import boxed
-from tests.datapath.test_packets import SECONDARIES, attach, peers_of, serve
+from tests.datapath.test_packets import SECONDARIES, attach, peers_of, serve, served
 from tests.datapath.topology import INTERNET, Gateway, Pod, World, until
 
 PORT = 9443
@@ -49,9 +49,7 @@ def inside(gateway: Gateway) -> Iterator[NetNS]:
 
 @boxed
 def test_a_port_that_became_free_is_not_the_next_to_be_used() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     attach(pod, pair, world.gateways[0])
     ports: list[int] = []
     with server(world) as listening:
@@ -89,10 +87,8 @@ def test_pods_with_the_same_source_port_do_not_follow_each_other_at_a_server() -
 
 @boxed
 def test_ports_are_counted_by_configuration_and_destination() -> None:
-    world = World()
+    world, pod, pair = served()
     gateway = world.gateways[0]
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
     attach(pod, pair, gateway)
     assert gateway.side.load.survey().use.get(6000) is None
     with server(world) as listening:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 import threading
@@ -15,17 +14,15 @@ from egress_gateway.datapath.linux import echo, netns
 from egress_gateway.gateway.health.internet import Internet
 from egress_gateway.gateway.health.verified import Expected, Verification
 from tests.datapath.box import boxed
-from tests.datapath.test_packets import SECONDARIES, attach, serve
-from tests.datapath.topology import INTERNET, World, until
+from tests.datapath.test_packets import SECONDARIES, attach, served
+from tests.datapath.topology import INTERNET, until
 
 _CLOSED = 81
 
 
 @boxed
 def test_an_echo_goes_through_the_tunnel_and_nothing_else_of_the_gateway_answers() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     desired = attach(pod, pair, world.gateways[0])
     opened = pod.side.echo_socket(desired)
     assert opened is not None
@@ -50,10 +47,8 @@ def test_an_echo_goes_through_the_tunnel_and_nothing_else_of_the_gateway_answers
 
 
 @boxed
-def test_the_internet_is_asked_from_the_secondary_and_a_dead_way_is_noticed() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+async def test_the_internet_is_asked_from_the_secondary_and_a_dead_way_is_noticed() -> None:
+    world, pod, pair = served()
     attach(pod, pair, world.gateways[0])
     secondary = IPv4Address(SECONDARIES[0])
     host = ipaddress.IPv4Address(INTERNET)
@@ -65,22 +60,22 @@ def test_the_internet_is_asked_from_the_secondary_and_a_dead_way_is_noticed() ->
             misses=2,
             namespace=netns.DIRECTORY / f"egress-{world.gateways[0].name}",
         )
-        asyncio.run(internet.round())
+        await internet.round()
         assert internet.dead == {}, target
         world.router.nft(
             "table ip cut { chain f { type filter hook forward priority 0;\n"
             f"ip saddr {INTERNET} drop\n}}\n}}"
         )
         for _ in range(2):
-            asyncio.run(internet.round())
+            await internet.round()
         assert str(target) in internet.dead["default/c6000"]
         world.router.nft("delete table ip cut")
         for _ in range(5):
             assert internet.dead
-            asyncio.run(internet.round())
+            await internet.round()
         # One that is answered late does not count, and it begins anew.
         while internet.dead:
-            asyncio.run(internet.round())
+            await internet.round()
     until(lambda: pod.seen_as() == SECONDARIES[0], "the pod goes on as if nobody had asked")
     assert world.internet.sources() == {SECONDARIES[0]}
 
@@ -100,10 +95,10 @@ def _bound() -> socket.socket:
 
 
 @boxed
-def test_a_way_that_drops_large_packets_in_silence_is_noticed_and_a_narrow_one_is_not() -> None:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+async def test_a_way_that_drops_large_packets_in_silence_is_noticed_and_a_narrow_one_is_not() -> (
+    None
+):
+    world, pod, pair = served()
     attach(pod, pair, world.gateways[0])
     bound = world.internet.netns.run(_bound)
     threading.Thread(target=_stun_server, args=(bound,), daemon=True).start()
@@ -116,9 +111,9 @@ def test_a_way_that_drops_large_packets_in_silence_is_noticed_and_a_narrow_one_i
         namespace=netns.DIRECTORY / f"egress-{world.gateways[0].name}",
     )
 
-    def rounds(number: int) -> list[str]:
+    async def rounds(number: int) -> list[str]:
         for _ in range(number):
-            asyncio.run(verification.round())
+            await verification.round()
         return [veto.reason for veto in verification.vetoes]
 
     def dropping(rule: str) -> None:
@@ -127,15 +122,15 @@ def test_a_way_that_drops_large_packets_in_silence_is_noticed_and_a_narrow_one_i
             f"type filter hook forward priority 0;\n{rule}\n}}\n}}"
         )
 
-    assert rounds(1) == []
+    assert await rounds(1) == []
     (seen,) = verification.seen
     assert (seen.seen_ip, seen.large_lost) == (secondary, False)
     for rule in ("ip length > 1400 drop", "ip length > 1435 drop"):
         dropping(rule)
-        assert rounds(4) == ["LargePacketsLost"], rule
+        assert await rounds(4) == ["LargePacketsLost"], rule
         assert verification.seen[0].large_lost
         dropping("")
-        assert rounds(2) == [], rule
+        assert await rounds(2) == [], rule
     for rule in ("ip length > 1440 drop", "ip length < 100 ip protocol tcp drop"):
         dropping(rule)
-        assert rounds(4) == [], rule
+        assert await rounds(4) == [], rule

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -75,15 +76,13 @@ class Scene:
         print("told of", what)
 
 
-def play(story: Callable[[Scene], Awaitable[None]]) -> None:
-    async def play() -> None:
-        scene = Scene()
-        try:
-            await story(scene)
-        finally:
-            scene.watcher.close()
-
-    asyncio.run(play())
+@contextlib.asynccontextmanager
+async def playing() -> AsyncIterator[Scene]:
+    scene = Scene()
+    try:
+        yield scene
+    finally:
+        scene.watcher.close()
 
 
 def here(command: str) -> bool:
@@ -110,20 +109,18 @@ DAMAGE = (
 
 
 @boxed
-def test_each_kind_of_damage_is_told() -> None:
-    async def story(scene: Scene) -> None:
+async def test_each_kind_of_damage_is_told() -> None:
+    async with playing() as scene:
         assert await scene.watcher.watch("pod", PLACE)
         for damage in DAMAGE:
             await scene.hears(damage, partial(scene.run, damage))
             if damage == "nft flush ruleset":
                 await scene.hears("a table", partial(scene.nft, NFT.replace("ours", "again")))
 
-    play(story)
-
 
 @boxed
-def test_other_programs_tables_are_nobodys_business() -> None:
-    async def story(scene: Scene) -> None:
+async def test_other_programs_tables_are_nobodys_business() -> None:
+    async with playing() as scene:
         await scene.watcher.watch("pod", PLACE, tables={"ours"})
         await scene.silence()
         before = scene.told["pod"]
@@ -136,12 +133,10 @@ def test_other_programs_tables_are_nobodys_business() -> None:
         await scene.hears("an element", lambda: scene.nft("add element inet ours s { 192.0.2.9 }"))
         await scene.hears("a flush", lambda: scene.nft("flush ruleset"))
 
-    play(story)
-
 
 @boxed
-def test_a_namespace_that_loses_its_name_is_told_and_let_go() -> None:
-    async def story(scene: Scene) -> None:
+async def test_a_namespace_that_loses_its_name_is_told_and_let_go() -> None:
+    async with playing() as scene:
         link = scene.watcher
         here("ip link add outer type veth peer name inner netns p")
         await link.watch("pod", PLACE)
@@ -156,12 +151,10 @@ def test_a_namespace_that_loses_its_name_is_told_and_let_go() -> None:
             await link.watch("pod", PLACE)
         assert link.keys == frozenset()
 
-    play(story)
-
 
 @boxed
-def test_a_namespace_of_the_same_name_is_another_one() -> None:
-    async def story(scene: Scene) -> None:
+async def test_a_namespace_of_the_same_name_is_another_one() -> None:
+    async with playing() as scene:
         assert await scene.watcher.watch("pod", PLACE)
         assert not await scene.watcher.watch("pod", PLACE), "nothing new"
         await scene.hears("the end", lambda: netns.delete("p"))
@@ -173,14 +166,12 @@ def test_a_namespace_of_the_same_name_is_another_one() -> None:
             assert not await scene.watcher.watch("pod", opened, tables={"ours"})
         scene.watcher.forget("pod")
 
-    play(story)
-
 
 @boxed
-def test_a_burst_is_a_few_calls_and_what_is_lost_is_told() -> None:
+async def test_a_burst_is_a_few_calls_and_what_is_lost_is_told() -> None:
     """40,000 routes overrun the buffer; still the last call comes after the last change."""
 
-    async def story(scene: Scene) -> None:
+    async with playing() as scene:
         await scene.watcher.watch("pod", PLACE)
         await scene.silence()
         before = scene.told["pod"]
@@ -188,8 +179,6 @@ def test_a_burst_is_a_few_calls_and_what_is_lost_is_told() -> None:
         await asyncio.to_thread(scene.batch, routes)
         await scene.hears("the route after it", lambda: scene.run("ip route del 10.0.1.0/24"))
         assert scene.told["pod"] - before < 2000
-
-    play(story)
 
 
 def test_the_end_of_a_transaction_is_no_notice_of_its_own() -> None:

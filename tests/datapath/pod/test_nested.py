@@ -17,6 +17,7 @@ import struct
 import threading
 from pathlib import Path
 
+from egress_gateway.datapath.linux.echo import checksum
 from egress_gateway.datapath.pod.side import PodSide
 from tests.datapath.box import boxed
 from tests.datapath.pod.test_live_attach import attached, forget_seen, sources
@@ -183,10 +184,7 @@ def packet(source: str, destination: str) -> bytes:
     length = 20 + len(datagram)
     ends = socket.inet_aton(source) + socket.inet_aton(destination)
     header = struct.pack("!BBHHHBBH", 0x45, 0, length, 1, 0, 64, socket.IPPROTO_UDP, 0) + ends
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    checksum = 0xFFFF & ~((total & 0xFFFF) + (total >> 16))
-    return header[:10] + struct.pack("!H", checksum) + header[12:] + datagram
+    return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + datagram
 
 
 def answer(raw: bytes) -> bytes:

@@ -22,7 +22,7 @@ from egress_gateway.datapath.pod.plan import EARLIER_RULES, ROUTES
 from tests.datapath.box import boxed
 from tests.datapath.pod.test_live_attach import attached, sources
 from tests.datapath.test_ipv6 import SECONDARIES6
-from tests.datapath.test_packets import NODE, SECONDARIES, attach, serve
+from tests.datapath.test_packets import NODE, SECONDARIES, attach, serve, served
 from tests.datapath.topology import (
     INTERNET,
     INTERNET6,
@@ -100,9 +100,7 @@ def arrives(opened: int, pod: Pod, to: str) -> bool:
 
 
 def world_with_pod() -> tuple[World, Pod, PodDesired]:
-    world = World()
-    pod = world.pod("pod-a")
-    pair, _ = serve(world, pod)
+    world, pod, pair = served()
     return world, pod, attach(pod, pair, world.gateways[0])
 
 

@@ -18,11 +18,11 @@ from prometheus_client import REGISTRY
 
 from egress_gateway.api import keys
 from egress_gateway.api.types import KeyRotation, ObjectMeta, RotationPhase
+from egress_gateway.datapath.linux.echo import checksum
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.kube.resources import Pod, PodSpec, PodStatus
 from egress_gateway.node.liveness import paths
 from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
-from tests.attacks.packets.test_raw_frames import checksum
 from tests.node.world import (
     INTERNET6,
     NODE6,
