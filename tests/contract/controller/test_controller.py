@@ -268,16 +268,6 @@ async def test_what_azure_refuses_is_told_with_what_mends_it(
     await world.until("refused", lambda s: condition(s, "Provisioned").get("status") == "True")
 
 
-async def test_a_second_configuration_shares_the_pool_on_the_next_port(world: World) -> None:
-    await world.write("one")
-    await world.write("two")
-    ports = set()
-    for name in ("one", "two"):
-        sgc = await world.until(name, lambda s: condition(s, "Provisioned").get("status") == "True")
-        ports.add(sgc["status"]["gatewayServerProfile"]["port"])
-    assert ports == {6000, 6001}
-
-
 async def test_what_somebody_breaks_in_azure_is_mended(world: World) -> None:
     await world.write("a")
     sgc = await world.until("a", lambda s: condition(s, "Provisioned").get("status") == "True")

@@ -166,24 +166,6 @@ class TestInstaller:
         installer.converge()
         assert other.read_bytes() == chain()
 
-    def test_follows_a_rewrite(self, installer: Installer) -> None:
-        path = self.write(installer, "10-azure.conflist")
-        installer.converge()
-        path.write_bytes(chain(name="rewritten"))
-        assert len(installer.converge()) == 1
-        assert json.loads(path.read_bytes())["name"] == "rewritten"
-
-    def test_replaces_a_new_version_of_itself(self, installer: Installer) -> None:
-        self.write(installer, "10-azure.conflist")
-        installer.converge()
-        installer.plugin.write_bytes(b"\x7fELF2")
-        assert len(installer.converge()) == 1
-        assert (installer.bin_dir / names.CNI_PLUGIN).read_bytes() == b"\x7fELF2"
-
-    def test_no_network_yet(self, installer: Installer) -> None:
-        with pytest.raises(InstallError, match="no CNI configuration in"):
-            installer.converge()
-
     def test_broken_network_names_the_file(self, installer: Installer) -> None:
         self.write(installer, "10-azure.conflist", b"{")
         with pytest.raises(InstallError, match=r"10-azure\.conflist: not JSON"):

@@ -289,12 +289,12 @@ def rules(arm: FakeArm) -> dict[str, int]:
     return {rule["name"]: rule["properties"]["frontendPort"] for rule in found}
 
 
-def test_a_second_rule_stands_beside_the_first_and_takes_its_name_in_one_write() -> None:
+async def test_a_second_rule_stands_beside_the_first_and_takes_its_name_in_one_write() -> None:
     arm = FakeArm()
     key = arm.add_pool("np")
-    settle(arm, [wanted("a"), wanted("b")], key)
+    await settle(arm, [wanted("a"), wanted("b")], key)
     assert rules(arm) == {"a": 6000, "b": 6001}
-    decided = settle(arm, [wanted("a", second=True), wanted("b")], key)
+    decided = await settle(arm, [wanted("a", second=True), wanted("b")], key)
     assert rules(arm) == {"a": 6000, "b": 6001, "a-second": 6002}
     serving = decided.verdicts["a"].serving
     assert serving is not None
@@ -303,39 +303,39 @@ def test_a_second_rule_stands_beside_the_first_and_takes_its_name_in_one_write()
     probes = {p["name"]: p for p in arm.balancer_document["properties"]["probes"]}
     assert probes["a-second"]["properties"]["requestPath"] == "/gw/a"
     arm.writes.clear()
-    one_pass(arm, [wanted("a", port=6002), wanted("b")], key)
+    await one_pass(arm, [wanted("a", port=6002), wanted("b")], key)
     assert rules(arm) == {"a": 6002, "b": 6001}
     assert arm.writes == ["balancer"]
-    decided = settle(arm, [wanted("a"), wanted("b"), wanted("c")], key)
+    decided = await settle(arm, [wanted("a"), wanted("b"), wanted("c")], key)
     assert rules(arm) == {"a": 6002, "b": 6001, "c": 6000}
 
 
-def test_an_abandoned_second_rule_goes_and_a_deleted_configuration_takes_both() -> None:
+async def test_an_abandoned_second_rule_goes_and_a_deleted_configuration_takes_both() -> None:
     arm = FakeArm()
     key = arm.add_pool("np")
-    settle(arm, [wanted("a"), wanted("b")], key)
-    settle(arm, [wanted("a", second=True), wanted("b")], key)
-    settle(arm, [wanted("a"), wanted("b")], key)
+    await settle(arm, [wanted("a"), wanted("b")], key)
+    await settle(arm, [wanted("a", second=True), wanted("b")], key)
+    await settle(arm, [wanted("a"), wanted("b")], key)
     assert rules(arm) == {"a": 6000, "b": 6001}
-    settle(arm, [wanted("a", second=True), wanted("b")], key)
-    settle(arm, [wanted("a", leaving=True), wanted("b")], key)
+    await settle(arm, [wanted("a", second=True), wanted("b")], key)
+    await settle(arm, [wanted("a", leaving=True), wanted("b")], key)
     assert rules(arm) == {"b": 6001}
 
 
-def test_who_is_in_trouble_keeps_both_rules() -> None:
+async def test_who_is_in_trouble_keeps_both_rules() -> None:
     arm = FakeArm()
     key = arm.add_pool("np")
-    settle(arm, [wanted("a", second=True)], key)
+    await settle(arm, [wanted("a", second=True)], key)
     trouble = Problem(reason=Reason.INVALID_SPEC, message="bad")
-    settle(arm, [wanted("a", problem=trouble)], key)
+    await settle(arm, [wanted("a", problem=trouble)], key)
     assert rules(arm) == {"a": 6000, "a-second": 6001}
 
 
-def test_a_port_that_somebody_has_is_not_taken_over() -> None:
+async def test_a_port_that_somebody_has_is_not_taken_over() -> None:
     arm = FakeArm()
     key = arm.add_pool("np")
-    settle(arm, [wanted("a"), wanted("b")], key)
-    settle(arm, [wanted("a", port=6001), wanted("b")], key)
+    await settle(arm, [wanted("a"), wanted("b")], key)
+    await settle(arm, [wanted("a", port=6001), wanted("b")], key)
     assert rules(arm) == {"a": 6000, "b": 6001}
 
 

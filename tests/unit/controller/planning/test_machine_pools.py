@@ -17,8 +17,10 @@ from egress_gateway.cloud.azure.machines import (
     read_pools,
     spare_name,
 )
+from egress_gateway.cloud.protocol import PoolRef
+from egress_gateway.controller.apply import Writer
 from tests.unit.controller.fake_arm import FakeArm, Killed
-from tests.unit.controller.planning.test_plan import one_pass, settle, wanted
+from tests.unit.controller.planning.test_plan import look, one_pass, settle, wanted
 
 
 def test_names_are_those_that_the_go_project_gives() -> None:
@@ -43,11 +45,13 @@ def test_a_pool_is_what_its_nics_say() -> None:
     assert pool.subnet.endswith("/aks-subnet")
 
 
-def test_public_addresses_come_from_the_prefix_and_are_made_before_the_nic_uses_them() -> None:
+async def test_public_addresses_come_from_the_prefix_and_are_made_before_the_nic_uses_them() -> (
+    None
+):
     arm = FakeArm()
     key = arm.add_machines("npvms")
     prefix = arm.add_prefix("pip")
-    verdict = settle(arm, [wanted("a", prefix_id=prefix)], key).verdicts["a"]
+    verdict = (await settle(arm, [wanted("a", prefix_id=prefix)], key)).verdicts["a"]
     assert verdict.settled
     assert verdict.serving
     network = IPv4Network(verdict.serving.prefix or "")
@@ -59,69 +63,58 @@ def test_public_addresses_come_from_the_prefix_and_are_made_before_the_nic_uses_
 
 
 @pytest.mark.parametrize("length", [1, 46, 47, 63, 64, 80])
-def test_names_of_addresses_fit_and_are_told_apart_and_known_again(length: int) -> None:
+async def test_names_of_addresses_fit_and_are_told_apart_and_known_again(length: int) -> None:
     """Azure takes 80 characters, and a prefix's name may have as many."""
     arm = FakeArm()
     key = arm.add_machines("npvms")
     first, second = (arm.add_prefix("p" * (length - 1) + end, 30) for end in "ab")
     two = [wanted(uid, prefix_id=first) for uid in "ab"]
-    settle(arm, [*two, wanted("c", prefix_id=second)], key)
+    await settle(arm, [*two, wanted("c", prefix_id=second)], key)
     assert len(arm.publics) == 6
     assert max(map(len, arm.publics)) <= 80
     for public in arm.publics.values():
         public.pop("tags", None)  # by their names alone
     leaving = [wanted(uid, prefix_id=first, leaving=True) for uid in "abc"]
-    settle(arm, leaving, key)
+    await settle(arm, leaving, key)
     assert arm.publics == {}
 
 
-def test_a_settled_pool_is_left_alone() -> None:
+async def test_a_settled_pool_is_left_alone() -> None:
     """The Go project rewrites NICs for ever: it compares names that a NIC does not carry."""
     arm = FakeArm()
     key = arm.add_machines("npvms")
     wishes = [wanted("a"), wanted("b", private=True)]
-    settle(arm, wishes, key)
+    await settle(arm, wishes, key)
     writes = len(arm.writes)
     for _ in range(3):
-        decided, _ = one_pass(arm, wishes, key)
+        decided, _ = await one_pass(arm, wishes, key)
         assert decided.empty
     assert len(arm.writes) == writes
     assert len([w for w in arm.writes if w.startswith("nic")]) <= 4, "private ones do not wait"
 
 
-def test_private_mode_serves_by_secondary_addresses_alone() -> None:
-    arm = FakeArm()
-    key = arm.add_machines("npvms")
-    serving = settle(arm, [wanted("a", private=True)], key).verdicts["a"].serving
-    assert serving
-    assert serving.prefix == ",".join(str(g.secondary) for g in serving.gateways)
-    assert len(serving.gateways) == 2
-    assert arm.publics == {}
-    assert arm.made == {}
-
-
-def test_two_configurations_share_a_prefix_on_the_same_nics() -> None:
+async def test_two_configurations_share_a_prefix_on_the_same_nics() -> None:
     arm = FakeArm()
     key = arm.add_machines("npvms")
     prefix = arm.add_prefix("pip", 30)
     wishes = [wanted("a", prefix_id=prefix), wanted("b", prefix_id=prefix)]
-    verdicts = settle(arm, wishes, key).verdicts
+    verdicts = (await settle(arm, wishes, key)).verdicts
     addresses = [g.public for v in verdicts.values() if v.serving for g in v.serving.gateways]
     assert len(set(addresses)) == 4
     names = {address_name("pip", n) for n in arm.machine_nic}
     spares = {spare_name("pip", n, f"egressgateway-{u}") for n in arm.machine_nic for u in "ab"}
     assert set(arm.publics) < names | spares
-    settle(arm, [wanted("a", leaving=True), wishes[1]], key)
+    await settle(arm, [wanted("a", leaving=True), wishes[1]], key)
     assert len(arm.publics) == 2
 
 
-def test_nothing_is_left_of_what_has_gone() -> None:
+async def test_nothing_is_left_of_what_has_gone() -> None:
     arm = FakeArm()
     key = arm.add_machines("npvms")
     before = json.dumps(_bare(arm), sort_keys=True)
     prefix = arm.add_prefix("pip")
-    settle(arm, [wanted("a"), wanted("b", prefix_id=prefix), wanted("c", private=True)], key)
-    gone = settle(arm, [wanted(u, leaving=True) for u in "abc"], key, passes=8)
+    await settle(arm, [wanted("a"), wanted("b", prefix_id=prefix), wanted("c", private=True)], key)
+    gone = await settle(arm, [wanted(u, leaving=True) for u in "abc"], key, passes=8)
     assert all(v.gone for v in gone.verdicts.values())
     assert arm.publics == {}
     assert arm.made == {}
@@ -139,40 +132,40 @@ def _bare(arm: FakeArm) -> dict[str, object]:
     return dict(found)
 
 
-def test_public_and_private_are_exchanged_without_moving_the_private_address() -> None:
+async def test_public_and_private_are_exchanged_without_moving_the_private_address() -> None:
     arm = FakeArm()
     key = arm.add_machines("npvms")
-    public = settle(arm, [wanted("a")], key).verdicts["a"].serving
-    private = settle(arm, [wanted("a", private=True)], key).verdicts["a"].serving
+    public = (await settle(arm, [wanted("a")], key)).verdicts["a"].serving
+    private = (await settle(arm, [wanted("a", private=True)], key)).verdicts["a"].serving
     assert public
     assert private
     assert [g.secondary for g in public.gateways] == [g.secondary for g in private.gateways]
     assert arm.publics == {}
     assert arm.made == {}
-    again = settle(arm, [wanted("a")], key).verdicts["a"].serving
+    again = (await settle(arm, [wanted("a")], key)).verdicts["a"].serving
     assert again
     assert all(g.public for g in again.gateways)
 
 
-def test_an_address_of_a_machine_that_is_gone_goes_too() -> None:
+async def test_an_address_of_a_machine_that_is_gone_goes_too() -> None:
     arm = FakeArm()
     key = arm.add_machines("npvms", machines=3)
-    settle(arm, [wanted("a")], key)
+    await settle(arm, [wanted("a")], key)
     nic = next(iter(arm.machine_nic))
     del arm.machine_nic[nic]
     arm.show_holders()
-    settle(arm, [wanted("a")], key)
+    await settle(arm, [wanted("a")], key)
     assert len(arm.publics) == 2
 
 
-def test_a_nic_without_a_machine_holds_no_address() -> None:
+async def test_a_nic_without_a_machine_holds_no_address() -> None:
     arm = FakeArm()
     key = arm.add_machines("npvms", machines=2, size=31)
-    settle(arm, [wanted("a", prefix_size=31)], key)
+    await settle(arm, [wanted("a", prefix_size=31)], key)
     left = next(iter(arm.machine_nic.values()))
     del left["properties"]["virtualMachine"]
     arm.add_machine("npvms", 7, size=31)
-    verdict = settle(arm, [wanted("a", prefix_size=31)], key, passes=8).verdicts["a"]
+    verdict = (await settle(arm, [wanted("a", prefix_size=31)], key, passes=8)).verdicts["a"]
     assert verdict.settled
     assert verdict.serving
     assert len(verdict.serving.gateways) == 2
@@ -180,37 +173,28 @@ def test_a_nic_without_a_machine_holds_no_address() -> None:
     assert len(arm.machine_nic[left["name"]]["properties"]["ipConfigurations"]) == 1
 
 
-def test_a_pool_that_vanished_leaves_no_addresses_behind() -> None:
+async def test_a_pool_that_vanished_leaves_no_addresses_behind() -> None:
     arm = FakeArm()
     key = arm.add_machines("npvms")
-    settle(arm, [wanted("a")], key)
+    await settle(arm, [wanted("a")], key)
     arm.machine_nic.clear()
     arm.show_holders()
-    decided = settle_vanished(arm, key)
+    decided = await settle_vanished(arm, key)
     assert decided
     assert arm.publics == {}
     assert arm.made == {}
     assert arm.balancer_document is None
 
 
-def settle_vanished(arm: FakeArm, key: str) -> bool:
-    import asyncio
-
-    from egress_gateway.cloud.protocol import PoolRef
-    from egress_gateway.controller.apply import Writer
-    from tests.unit.controller.planning.test_plan import _look
-
-    async def run() -> bool:
-        cloud = arm.cloud()
-        for _ in range(6):
-            pool = PoolRef(key=key, kind="vanished")
-            decided = await _look(cloud, pool, [wanted("a", leaving=True)])
-            if decided.empty:
-                return decided.verdicts["a"].gone
-            await Writer(cloud).apply("pool", decided)
-        return False
-
-    return asyncio.run(run())
+async def settle_vanished(arm: FakeArm, key: str) -> bool:
+    cloud = arm.cloud()
+    for _ in range(6):
+        pool = PoolRef(key=key, kind="vanished")
+        decided = await look(cloud, pool, [wanted("a", leaving=True)])
+        if decided.empty:
+            return decided.verdicts["a"].gone
+        await Writer(cloud).apply("pool", decided)
+    return False
 
 
 STATES = st.lists(
@@ -229,7 +213,7 @@ STATES = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(steps=st.lists(STATES, min_size=1, max_size=3), stop=st.integers(0, 12))
-def test_killed_anywhere_it_comes_to_the_same_end(
+async def test_killed_anywhere_it_comes_to_the_same_end(
     steps: list[list[dict[str, object]]], stop: int
 ) -> None:
     arm = FakeArm()
@@ -251,12 +235,12 @@ def test_killed_anywhere_it_comes_to_the_same_end(
         _interrupt(arm, stop)
         for _ in range(2):
             try:
-                one_pass(arm, [*given_now, *gone], key)
+                await one_pass(arm, [*given_now, *gone], key)
             except Killed:
                 break
         arm.before = lambda write: None
         known |= dict.fromkeys(w.uid for w in given_now)
-        decided = settle(arm, [*given_now, *gone], key, passes=10)
+        decided = await settle(arm, [*given_now, *gone], key, passes=10)
         present = {w.names.ip_config for w in given_now if not w.leaving}
         assert arm.managed_names() == present
         public = [w for w in given_now if not w.leaving and not w.private]
