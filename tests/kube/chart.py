@@ -41,10 +41,12 @@ def in_order(documents: list[Object]) -> list[Object]:
 
 
 @asynccontextmanager
-async def installed(plane: ControlPlane, clients: Path) -> AsyncIterator[Cluster]:
+async def installed(
+    plane: ControlPlane, clients: Path, *values: str
+) -> AsyncIterator[Cluster]:
     """A fresh server with everything of the chart but its programs, and nodes a and b."""
     async with real(plane) as cluster:
-        for document in in_order(rendered(clients)):
+        for document in in_order(rendered(clients, *values)):
             if document["kind"] not in PROGRAMS:
                 await cluster.admin.apply(document)
         kinds = ("staticgatewayconfigurations", "podendpoints", "gatewaystatuses")

@@ -19,7 +19,9 @@ from tests.kube.chart import SYSTEM, Object, component, installed
 pytestmark = pytest.mark.kube
 GROUP = names.GROUP
 OURS = f"/apis/{names.API_VERSION}"
-CONTROLLER, GATEWAY, NODE = (f"egress-gateway-{name}" for name in ("controller", "gateway", "node"))
+CONTROLLER, GATEWAY, NODE, WEBHOOK = (
+    f"egress-gateway-{name}" for name in ("controller", "gateway", "node", "webhook")
+)
 READ = "get list watch"
 WRITE = "create delete get list patch update watch"
 
@@ -57,6 +59,10 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         "networking.k8s.io/servicecidrs": "list",
         "/events": "create patch",
     },
+    WEBHOOK: {
+        "admissionregistration.k8s.io/mutatingwebhookconfigurations(egress-gateway-pods)": "get patch",
+        "/namespaces": READ,
+    },
 }
 # … and in the system namespace besides.
 INSIDE: dict[str, dict[str, str]] = {
@@ -68,7 +74,9 @@ INSIDE: dict[str, dict[str, str]] = {
     },
     GATEWAY: {f"{GROUP}/gatewaystatuses": WRITE},
     NODE: {f"{GROUP}/gatewaystatuses": READ},
+    WEBHOOK: {"/secrets(egress-gateway-webhook)": "get patch"},
 }
+VALUES = {WEBHOOK: ("admission.mode=webhook",)}
 # What every ServiceAccount of a cluster may: ask who it is and what it may; read certificates of
 # authorities that the cluster publishes (from Kubernetes 1.37).
 ANYBODY = {
@@ -97,12 +105,12 @@ async def granted(client: KubeClient, namespace: str) -> dict[str, str]:
     return {what: " ".join(sorted(v)) for what, v in verbs.items() if what not in ANYBODY}
 
 
-@pytest.mark.parametrize("account", [CONTROLLER, GATEWAY, NODE])
+@pytest.mark.parametrize("account", [CONTROLLER, GATEWAY, NODE, WEBHOOK])
 async def test_what_a_component_may_do_is_this_and_nothing_else(
     real_plane: ControlPlane, clients: Path, account: str
 ) -> None:
     async with (
-        installed(real_plane, clients) as cluster,
+        installed(real_plane, clients, *VALUES.get(account, ())) as cluster,
         component(cluster, account) as client,
     ):
         everywhere = await granted(client, "default")
