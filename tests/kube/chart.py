@@ -41,9 +41,7 @@ def in_order(documents: list[Object]) -> list[Object]:
 
 
 @asynccontextmanager
-async def installed(
-    plane: ControlPlane, clients: Path, *values: str
-) -> AsyncIterator[Cluster]:
+async def installed(plane: ControlPlane, clients: Path, *values: str) -> AsyncIterator[Cluster]:
     """A fresh server with everything of the chart but its programs, and nodes a and b."""
     async with real(plane) as cluster:
         for document in in_order(rendered(clients, *values)):

@@ -60,7 +60,8 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         "/events": "create patch",
     },
     WEBHOOK: {
-        "admissionregistration.k8s.io/mutatingwebhookconfigurations(egress-gateway-pods)": "get patch",
+        "admissionregistration.k8s.io/mutatingwebhookconfigurations"
+        "(egress-gateway-pods)": "get patch",
         "/namespaces": READ,
     },
 }

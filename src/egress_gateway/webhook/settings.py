@@ -26,7 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Name of the MutatingWebhookConfiguration that the webhook fills in."""
     url: str = ""
     """URL under which the API server reaches the webhook without the Service:
-    ``https://host:port``."""
+    ``https://host:port``. The policy ``egress-gateway-webhook`` refuses it: delete that first."""
     wait_image: str = ""
     """Image of the init container that waits in each annotated pod until the pod has its tunnel.
     Empty: pods get none. The chart sets it (``admission.waitForTunnel``)."""

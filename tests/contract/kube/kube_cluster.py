@@ -90,7 +90,7 @@ async def cluster(
             access = config.load(external)
         else:
             access = await stack.enter_async_context(_embedded(folder, **server))
-        client = await stack.enter_async_context(Client(access, "contract-test"))
+        client = await stack.enter_async_context(Client(access, "contract-test", timeout=60.0))
         for path in crd_files():
             await client.apply(CRDS, yaml.safe_load(path.read_text()))
         for resource in (SGCS, POD_ENDPOINTS, GATEWAY_STATUSES):
