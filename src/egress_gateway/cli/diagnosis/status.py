@@ -12,8 +12,8 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Awaitable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import click
 import msgspec
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from egress_gateway.cli.once import Lists
     from egress_gateway.kube.client import Client
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _COLOURS: Final = {"Ready": "green", "Degraded": "yellow", "NotReady": "red"}
@@ -107,9 +108,11 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
     unseen: list[str] = []
     absent: list[str] = []
 
-    async def visible(what: str, reading: Awaitable[T]) -> T | None:
+    async def visible(
+        what: str, reading: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T | None:
         try:
-            return await reading
+            return await reading(*args, **kwargs)
         except (Forbidden, Unauthorized):
             unseen.append(f"{what}: not yours to read")
         except NotFound:
@@ -124,20 +127,20 @@ async def read(client: Lists, namespace: str | None, system: str) -> Facts:
 
     # NB: what is reported on before what reports on it. A pod, a gateway or a node that comes
     # meanwhile would seem to lack its endpoint, its agent's report or its agent.
-    pods = await visible("Pods", items(resources.PODS, namespace))
+    pods = await visible("Pods", items, resources.PODS, namespace)
     configurations, endpoints, events = await asyncio.gather(
         items(resources.SGCS, namespace),
-        visible("PodEndpoints", items(resources.POD_ENDPOINTS, namespace)),
-        visible("Events of Nodes", items(resources.EVENTS, "default", _OF_NODES)),
+        visible("PodEndpoints", items, resources.POD_ENDPOINTS, namespace),
+        visible("Events of Nodes", items, resources.EVENTS, "default", _OF_NODES),
     )
     nodes, gateways = await asyncio.gather(
-        visible("Nodes", items(resources.NODES, None)),
-        visible("GatewayStatuses", items(resources.GATEWAY_STATUSES, system)),
+        visible("Nodes", items, resources.NODES, None),
+        visible("GatewayStatuses", items, resources.GATEWAY_STATUSES, system),
     )
     workloads, watching, leading = await asyncio.gather(
-        visible(f"components in {system}", components(client, system, nodes)),
-        visible(f"Pods in {system}", agents(client, "node", system)),
-        visible(f"Pods in {system}", agents(client, "gateway", system)),
+        visible(f"components in {system}", components, client, system, nodes),
+        visible(f"Pods in {system}", agents, client, "node", system),
+        visible(f"Pods in {system}", agents, client, "gateway", system),
     )
     if workloads == [] and not gateways:  # whatever is said of a wrong namespace's agents is false
         workloads = [await elsewhere(client, system)]
