@@ -69,7 +69,12 @@ def _full_size(mtu: int, *, narrow: int) -> None:
     for node, address in _nodes(world).items():
         command = f"ip route replace {address} dev v-{node.name} mtu lock {narrow}"
         subprocess.run(command.split(), check=True)
+    ends = [_wire(node) for node in _nodes(world)]
     _bulk(pod)
+    for wire in ends:
+        numbers = _cut(wire)
+        assert len(numbers) > 200
+        assert len({*numbers}) > len(numbers) * 2 / 3, "fragments of two packets have one number"
     assert pod.side.held() == 0
     assert world.internet.sources() == {SECONDARIES[0]}
 
@@ -102,6 +107,26 @@ def _fragments(node: Place) -> int:
     text = node.netns.run(lambda: Path("/proc/thread-self/net/snmp").read_text())
     names, values = (line.split() for line in text.splitlines()[:2])
     return dict(zip(names[1:], map(int, values[1:]), strict=True))["ReasmReqds"]
+
+
+def _wire(node: Place) -> socket.socket:
+    """Hears what comes to the node from now on."""
+    kind = socket.htons(0x0800)
+    wire = node.netns.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, kind))
+    wire.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+    return wire
+
+
+def _cut(wire: socket.socket) -> list[int]:
+    """IPv4's Identification of each encrypted packet that was cut."""
+    found = []
+    with wire, contextlib.suppress(BlockingIOError):
+        while True:
+            head, (_, _, way, *_) = wire.recvfrom(20, socket.MSG_DONTWAIT)
+            number, place = struct.unpack("!HH", head[4:8])
+            if way != socket.PACKET_OUTGOING and head[9] == socket.IPPROTO_UDP and place == 0x2000:
+                found.append(number)
+    return found
 
 
 def _attached(world: World, mtu: int) -> Pod:

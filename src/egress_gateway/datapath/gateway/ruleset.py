@@ -367,7 +367,7 @@ table inet {NODE_TABLE} {{
   }}
   chain whole {{
     type filter hook postrouting priority filter - 10; policy accept;
-    udp sport {PORTS[0]}-{PORTS[1]} fib saddr type local ip frag-off set 0
+    udp sport {PORTS[0]}-{PORTS[1]} fib saddr type local ip id set meta random ip frag-off set 0
   }}
   chain kept {{
     type nat hook postrouting priority srcnat - 10; policy accept;

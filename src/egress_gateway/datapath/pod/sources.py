@@ -21,7 +21,8 @@ judged where all of them leave: what kube-proxy directs to a gateway by IPVS is 
 Nobody tells the node that the path to a gateway is narrow. wireguard-go hands the kernel many
 packets at once (udp(7), UDP_SEGMENT), which refuses them all if one exceeds what it has heard of
 the path: bulk would stand still, for ten minutes after one forged ICMP error. As with the kernel's
-WireGuard, routers cut tunnels' IPv4 packets instead.
+WireGuard, routers cut tunnels' IPv4 packets instead. The kernel gives the packets of one batch the
+numbers of another's (its Identification, RFC 791): numbers by chance keep their fragments apart.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ table inet {TABLE} {{
   }}
   chain strangers {{
     type filter hook postrouting priority -10; policy accept;
-    udp sport @ports fib saddr type local ip frag-off set 0
+    udp sport @ports fib saddr type local ip id set meta random ip frag-off set 0
     udp dport {_SERVER_PORTS} meta l4proto . ip daddr @servers4 {_DROPPED}
     udp dport {_SERVER_PORTS} meta l4proto . ip6 daddr @servers6 {_DROPPED}
   }}
