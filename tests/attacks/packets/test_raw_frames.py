@@ -359,6 +359,30 @@ def test_the_next_pod_of_the_links_name_and_index_is_free() -> None:
     outlives("victim", "10.244.1.9", same_index=True)
 
 
+def is_held(*, anew: bool) -> None:
+    scene = Scene()
+    worker = scene.world.worker.netns
+    end = host_end("eth0", scene.pod.place.netns, worker)
+    assert end is not None
+    split = dataclasses.replace(
+        scene.desired, excluded=(ipaddress.ip_network("192.0.2.0/24"),)
+    ).split
+    replaced(scene, name="other", address=str(scene.pod.address), index=end.index)
+    guard = LinkGuard(worker) if anew else scene.guard
+    guard.hold(HostEnd(end.index, "v-other"), scene.desired.addresses, split)
+    assert guard.sync([scene.pod.address]) is False
+
+
+@boxed
+def test_the_next_pod_of_the_address_and_the_links_index_is_held() -> None:
+    is_held(anew=False)
+
+
+@boxed
+def test_so_it_is_by_an_agent_that_was_away_meanwhile() -> None:
+    is_held(anew=True)
+
+
 @boxed
 def test_an_agent_that_starts_anew_leaves_no_gap_and_knows_what_is_there() -> None:
     scene = Scene()
@@ -539,6 +563,11 @@ def test_a_port_of_a_bridge_is_held_like_a_link_of_its_own() -> None:
         frame(scene, datagram(source, EXCLUDED_HOST, 5000, 9))
         until(lambda n=count: scene.dropped(FORGED) == n + 1, source)  # type: ignore[misc]
     assert LinkGuard(worker.netns).sync([scene.pod.address]) is False
+    for family in ("inet", "bridge"):
+        nft.apply(f"add rule {family} {TABLE} leaving accept")
+    scene.guard = scene.world.guard = LinkGuard(worker.netns)
+    scene.guard.release(HostEnd(1, "lo"))  # any first look at what another version has left
+    nothing_leaves(scene)
     scene.pod.side.detach({}, [20000])
     assert scene.pod.seen_as() == NODE
 

@@ -241,7 +241,11 @@ class LinkGuard:
                 self._make_anew(end)
 
     def _make_anew(self, end: HostEnd) -> None:
-        """The table differs from what we believed."""
+        """The table differs from what we believed. An index is one link's: what has another name is
+        of one that is gone."""
+        for rules in (self._rules, self._left()):
+            for gone in [e for e in rules if e.index == end.index and e != end]:
+                del rules[gone]
         try:
             for family in end.families:
                 self._replace(family)
@@ -296,15 +300,18 @@ class LinkGuard:
         """What an earlier agent has left holds on until its pod is looked at."""
         if self._found is None:
             self._found, names = {}, self._links()
-            for family in _FAMILIES:
-                listing = self._table(family)
-                if listing is None:
-                    continue
+            tables = [(f, listing) for f in _FAMILIES if (listing := self._table(f)) is not None]
+            for family, listing in tables:
                 # A later version's may have any form: what we cannot read waits for its pod's pass.
                 with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
                     self._splits |= _splits(listing)
                     rules = _rules(listing, family, names).items()
-                    self._found |= {end: r for end, r in rules if r.chain in self._splits}
+                    self._found |= {
+                        end: rule
+                        for end, rule in rules
+                        if rule.chain in self._splits and names.get(end.index) == end.name
+                    }
+            for family, listing in tables:  # NB: one is needed for what the other says
                 if _is_whole(listing, family, {}):
                     self._made.add((family, TABLE))
                 else:
