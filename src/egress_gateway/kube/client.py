@@ -163,26 +163,6 @@ class Client:
         except (ValueError, RecursionError) as error:
             raise errors.broken(f"GET {path}", error) from None
 
-    async def reached(
-        self,
-        resource: Resource[T],
-        namespace: str | None = None,
-        *,
-        labels: str | None = None,
-        fields: str | None = None,
-        resource_version: str,
-    ) -> None:
-        """Returns if the server has come as far as ``resource_version``. Raises ``Unavailable``
-        (504) if it has not, which a watch does not tell: it is silent until then."""
-        params = _params(
-            labelSelector=labels,
-            fieldSelector=fields,
-            limit=1,
-            resourceVersion=resource_version,
-            resourceVersionMatch="NotOlderThan",
-        )
-        await self.request("GET", resource.path(namespace), params=params)
-
     async def create(self, resource: Resource[T], obj: T | Mapping[str, Any]) -> T:
         """Creates; the namespace comes from the object. Raises ``AlreadyExists``."""
         body = wire.apply_document(resource, obj)

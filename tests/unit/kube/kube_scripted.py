@@ -74,14 +74,14 @@ def watched(*events: dict[str, Any], hold: bool = False, tear: bool = False) -> 
 
 
 def restored(version: int, *items: dict[str, Any]) -> Step:
-    """Answers anything as kube-apiserver does whose etcd holds no more than ``version``: it refuses
-    lists from the future and takes watches from there, in which it is silent."""
+    """Answers anything as kube-apiserver does whose etcd holds no more than ``version``: it takes
+    watches from the future, in which it is silent."""
 
     async def step(request: web.Request) -> web.StreamResponse:
         ahead = int(request.query.get("resourceVersion", "0")) > version
         if "watch" in request.query:
             return await watched(*() if ahead else (bookmark(version),), hold=True)(request)
-        return await (status(504, "Timeout") if ahead else listed(version, *items))(request)
+        return await listed(version, *items)(request)
 
     return step
 
@@ -106,11 +106,13 @@ class Script:
 
     @property
     def asked(self) -> list[str]:
-        """``list``, ``reached@<resourceVersion>`` or ``watch@<resourceVersion>`` for each request
-        so far."""
+        """``list``, ``newest`` (a list of one name, for its version) or ``watch@<resourceVersion>``
+        for each request so far."""
         return [
-            f"{'watch' if 'watch' in r.query else 'reached'}@{r.query['resourceVersion']}"
-            if "resourceVersion" in r.query
+            f"watch@{r.query['resourceVersion']}"
+            if "watch" in r.query
+            else "newest"
+            if "metadata.name=" in r.query.get("fieldSelector", "")
             else "list"
             for r in self.requests
         ]

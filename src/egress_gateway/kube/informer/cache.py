@@ -37,8 +37,8 @@ INACTIVITY: Final = 120.0
 _STEADY: Final = 5.0
 """Seconds that a watch must have lasted (or an event come) to count as a success."""
 _STUBBORN: Final = 3
-"""Refusals in a row after which the version itself is given up: a restored etcd answers a list
-from a version of its future with 504, a re-created CRD a watch with 404."""
+"""Refusals in a row after which the version itself is given up: a re-created CRD answers a watch
+with 404."""
 
 
 class Cache(Generic[T]):
@@ -130,16 +130,8 @@ class Cache(Generic[T]):
         while True:
             wait = 0.0
             try:
-                if not self._version:
+                if not self._version or (self._doubted and await self._went_back()):
                     await self._relist()
-                elif self._doubted:
-                    await self._client.reached(
-                        self._resource,
-                        self._namespace,
-                        labels=self._labels,
-                        fields=self._fields,
-                        resource_version=self._version,
-                    )
                 self._doubted = False
                 if not await self._follow():
                     wait = self._backoff.failed()
@@ -159,6 +151,17 @@ class Cache(Generic[T]):
                 if error.status and self._backoff.failures >= _STUBBORN:
                     self._version = ""
             await asyncio.sleep(wait)
+
+    async def _went_back(self) -> bool:
+        """Whether the server has not come as far as our version. It is asked for one name, of which
+        it reads one key, and not from a version on: a server that lags behind another would refuse
+        that, and kube-apiserver 1.30 look through all objects for the first that matches. Versions
+        can be compared (KEP-5504)."""
+        page = await self._client.list(
+            self._resource, self._namespace or "default", fields="metadata.name=nobody"
+        )
+        ours, theirs = self._version, page.resource_version
+        return ours.isdecimal() and theirs.isdecimal() and int(theirs) < int(ours)
 
     async def _relist(self) -> None:
         page = await self._client.list(
