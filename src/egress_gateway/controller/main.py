@@ -40,9 +40,9 @@ from egress_gateway.service.health import HealthServer
 
 log = logging.getLogger(__name__)
 
-ALIVE_AFTER: Final = 3600.0
-"""Seconds of a pass after which it hangs. Azure may take minutes for each write, and a pass makes
-several."""
+ALIVE_AFTER: Final = 7200.0
+"""Seconds of a pass after which it hangs: it looks a dozen times, and Azure may take a minute and a
+half for each request of a look."""
 
 
 async def run(settings: Settings, *, cloud: Cloud | None = None) -> None:

@@ -26,7 +26,7 @@ from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cloud.errors import CloudError
 from egress_gateway.cloud.protocol import Cloud, DeletePrefix, PoolRef, PoolState
-from egress_gateway.controller.apply import Writer
+from egress_gateway.controller.apply import AT_ONCE, Writer
 from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.desired import STILL_SERVED, DesiredPool
 from egress_gateway.controller.migration.predecessor import Predecessor
@@ -329,7 +329,8 @@ class Reconciler:
     async def _let_go(self, uids: Iterable[str], *, prefixes: bool = False) -> None:
         """Ends those of ``uids`` that are leaving and have left no trace in any pool.
         ``prefixes``: no pool was looked at for them, so their managed prefix may still exist."""
-        live = self._cluster.configurations()
+        live, ending = self._cluster.configurations(), []
+        gate = asyncio.Semaphore(AT_ONCE)
         for uid in uids:
             sgc = live.get(uid)
             leaving = sgc is None or sgc.metadata.deletion_timestamp is not None
@@ -338,15 +339,27 @@ class Reconciler:
             if sgc is not None and (refused := self._inventory.refused(sgc)):
                 self._board.trouble(uid, refused)
                 continue
-            if prefixes and not await self._drop_prefix(uid):
-                continue
-            await self._cluster.keypairs.forget(uid)
-            if sgc is not None:
-                await self._cluster.release(sgc)
-            self._backoff.forget(uid)
-            self._board.forget(uid)
-            self._in_use.forget(uid)
-            self.work.add(ROLE)
+            ending.append(self._end(uid, sgc, gate, prefix=prefixes))
+        await asyncio.gather(*ending)
+
+    async def _end(
+        self,
+        uid: str,
+        sgc: StaticGatewayConfiguration | None,
+        gate: asyncio.Semaphore,
+        *,
+        prefix: bool,
+    ) -> None:
+        async with gate:
+            if prefix and not await self._drop_prefix(uid):
+                return
+        await self._cluster.keypairs.forget(uid)
+        if sgc is not None:
+            await self._cluster.release(sgc)
+        self._backoff.forget(uid)
+        self._board.forget(uid)
+        self._in_use.forget(uid)
+        self.work.add(ROLE)
 
     async def _drop_prefix(self, uid: str) -> bool:
         try:

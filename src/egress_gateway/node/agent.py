@@ -44,9 +44,10 @@ from egress_gateway.service.figures import Snapshot
 log = logging.getLogger(__name__)
 
 _WORKERS: Final = 16
-_ALIVE_AFTER: Final = 300.0
-"""Seconds of a step after which it hangs, in a kernel call or for a lock: starved nodes take some
-tenths of that."""
+_ALIVE_AFTER: Final = 900.0
+"""Seconds of a step after which it hangs, in a kernel call or for a lock. One that waits for
+another of its pod takes five minutes where the API server needs all its time for each request, and
+no shortage there may start all agents again."""
 _PASSES_AFTER_MOVES: Final = 2
 """At a time: they have time."""
 

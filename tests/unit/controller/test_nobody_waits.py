@@ -230,3 +230,33 @@ async def test_whom_an_unnamed_refusal_is_about_is_found_among_those_who_were_th
     azure.troubles = []
     await turns(world, 62)
     assert all(addresses(azure, uid) == 2 for uid in ("abcd" + newcomers))
+
+
+async def test_a_prefix_whose_deletion_hangs_keeps_no_other_from_going() -> None:
+    world = World()
+    world.arm.add_pool("np")
+    for uid in "abc":
+        world.cluster.write(uid)
+    await turns(world, 2)
+    assert len(world.arm.made) == 3
+    world.arm.sets.clear()
+    world.arm.machines.clear()
+    world.arm.nics.clear()
+    for uid in "abc":
+        world.cluster.delete(uid)
+    world.arm.balancer_document = None
+    world.restart()
+    delete = world.arm.delete_prefix
+    asked: list[str] = []
+
+    async def slow(group: str, name: str) -> None:
+        asked.append(name)
+        await (asyncio.Event().wait() if len(asked) == 1 else delete(group, name))
+
+    world.arm.delete_prefix = slow  # type: ignore[method-assign]
+    turn = asyncio.create_task(turns(world, 60))
+    async with asyncio.timeout(20):
+        while len(world.cluster.objects) > 1:
+            await asyncio.sleep(0)
+    turn.cancel()
+    await asyncio.wait([turn])
