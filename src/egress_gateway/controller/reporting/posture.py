@@ -27,7 +27,8 @@ POLICIES: Final = {
 """By policy, what can happen without it."""
 _SECONDS: Final = 2.0
 """A new leader has better things to wait for."""
-_PATH: Final = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/"
+PATH: Final = "/apis/admissionregistration.k8s.io/v1/validatingadmission"
+"""How addresses of policies and their bindings begin."""
 
 
 async def absent(client: Client) -> list[str]:
@@ -36,7 +37,7 @@ async def absent(client: Client) -> list[str]:
     found = []
     for name, consequence in POLICIES.items():
         try:
-            await client.request("GET", _PATH + name)
+            await client.request("GET", f"{PATH}policybindings/{name}")
         except NotFound:
             found.append(f"ValidatingAdmissionPolicy {name} is not bound: {consequence}")
         except Forbidden:

@@ -21,6 +21,8 @@ class Installed:
     def __init__(self, **workloads: str) -> None:
         self.workloads = [workload(name, image) for name, image in workloads.items()]
         self.hooked = True
+        self.served: set[str] | None = None
+        """Of which kinds there are policies and bindings; None: not to be seen."""
         self.refused: ApiError = NotFound(404, "NotFound", "no such thing")
 
     async def list(self, resource: Resource[Any], *_: object, **__: object) -> Any:
@@ -37,8 +39,12 @@ class Installed:
             return {}
         raise self.refused
 
-    async def request(self, *_: object, **__: object) -> Any:
-        raise ApiError(403, "Forbidden", "not yours")
+    async def request(self, _: str, path: str, **__: object) -> Any:
+        if self.served is None:
+            raise ApiError(403, "Forbidden", "not yours")
+        if path.split("/")[-2] not in self.served:
+            raise NotFound(404, "NotFound", "no such thing")
+        return b"{}"
 
 
 def workload(component: str, image: str) -> Untyped:
@@ -96,3 +102,15 @@ async def test_a_webhook_that_nobody_asks_is_named() -> None:
     installed, _ = await look(cast(Client, cluster), "system")
     (found,) = judged(installed, None)
     assert (found.code, found.object.split()[0]) == ("EG305", "MutatingWebhookConfiguration")
+
+
+@pytest.mark.parametrize(
+    ("served", "found"),
+    [(set(), 0), ({"validatingadmissionpolicies"}, 5), ({"validatingadmissionpolicybindings"}, 0)],
+)
+async def test_policies_that_nobody_wanted_are_no_fault(served: set[str], found: int) -> None:
+    """``admission.writers: false`` leaves them out, with their bindings."""
+    cluster = Installed(node="r/i:1", webhook="r/i:1")
+    cluster.served = served
+    installed, _ = await look(cast(Client, cluster), "system")
+    assert [finding.code for finding in judged(installed, None)] == ["EG310"] * found

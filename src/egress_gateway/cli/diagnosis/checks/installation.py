@@ -15,7 +15,7 @@ import msgspec
 from egress_gateway.api import names
 from egress_gateway.api.types import PodEndpoint
 from egress_gateway.cli.diagnosis.checks.findings import Finding
-from egress_gateway.controller.reporting.posture import absent
+from egress_gateway.controller.reporting.posture import PATH, POLICIES, absent
 from egress_gateway.datapath.addresses import IPNetwork, parse_networks, within
 from egress_gateway.kube import resources
 from egress_gateway.kube.errors import ApiError, NotFound
@@ -224,7 +224,7 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
         unseen.append("bindings of admission")
         bound = None
     try:
-        unguarded = await absent(client)
+        unguarded = await _unguarded(client)
     except ApiError:
         unseen.append("bindings of validating policies")
         unguarded = []
@@ -267,6 +267,18 @@ def _secrets(workloads: Sequence[Untyped]) -> Iterator[tuple[str, str]]:
             secret = volume.get("secret") or {}
             if secret and not secret.get("optional"):
                 yield secret["secretName"], workload["metadata"]["name"]
+
+
+async def _unguarded(client: Client) -> list[str]:
+    """What can happen for lack of a policy that is meant to be there. One may leave them all out
+    (``admission.writers``)."""
+    found = await absent(client)
+    if len(found) == len(POLICIES):
+        try:
+            await client.request("GET", f"{PATH}policies/{next(iter(POLICIES))}")
+        except NotFound:
+            return []
+    return found
 
 
 async def _bound(client: Client, admission: str) -> bool:
