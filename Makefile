@@ -13,7 +13,7 @@ demo:
 test:
 	$(prepare) test
 	@tools/kubernetes_clients.py >/dev/null || true
-	@.venv/bin/pytest -n 4 --dist loadfile $(PYTEST_ARGS)
+	@.venv/bin/pytest -n 4 $(PYTEST_ARGS)
 
 check:
 	$(prepare) install
@@ -65,12 +65,12 @@ kubernetes:
 .PHONY: test-kube
 # The contract once more on a real API server, and what only such a one can show: least privilege,
 # admission, the chart's documents, two controllers. Skipped, in one loud line, where its programs
-# cannot be had. Three at a time: one of them has the lab of real nodes, two a control plane each.
+# cannot be had. Two processes: one has the lab of real nodes.
 test-kube:
 	$(prepare) kube
 	@tools/kubernetes_clients.py >/dev/null || true
 	@.venv/bin/python tools/kubernetes/build.py >/dev/null || true
-	@.venv/bin/pytest -m kube -n 3 --dist loadgroup $(PYTEST_ARGS)
+	@.venv/bin/pytest -m kube -n 2 $(PYTEST_ARGS)
 
 .PHONY: test-storm
 # Random faults and user actions on labs, each storm written by its seed: SEEDS=3,7 or SEEDS=0-199.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 from egress_gateway_lab import wireguard
 from egress_gateway_lab.realcluster import binaries
@@ -77,6 +78,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("kube"):
                 item.add_marker(pytest.mark.skip(reason="NO KUBERNETES (see above)"))
+
+
+class _ByFileOrLab(LoadFileScheduling):
+    """Of several processes one has the lab of real nodes, with all files of its folder."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "lab" if nodeid.startswith("tests/kube/lab/") else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFileOrLab:
+    return _ByFileOrLab(config, log)
 
 
 def pytest_terminal_summary(

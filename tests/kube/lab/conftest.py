@@ -29,11 +29,7 @@ async def world() -> AsyncIterator[World]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    in_the_labs_loop(items, here)
-    for item in items:
-        if item.path.is_relative_to(here):  # of several processes one has the lab
-            item.add_marker(pytest.mark.xdist_group("lab"))
+    in_the_labs_loop(items, Path(__file__).parent)
 
 
 def require_programs() -> None:
