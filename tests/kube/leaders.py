@@ -128,9 +128,10 @@ def program() -> list[str]:
     image = found.image()
     variables = [f"{name}={value}" for name, value in image.env.items()]
     script = 'root=$1; shift; for f in dev proc tmp; do mount --rbind /$f "$root/$f"; done; '
-    script += 'exec chroot "$root" "$@"'
-    apart = ["unshare", "--mount", "sh", "-ec", script, "sh", str(shipped.tree(found))]
-    return [*apart, "env", "-i", *variables, *image.entrypoint]
+    script += 'exec env -i "$@"'
+    root = str(shipped.tree(found))
+    inside = [*variables, "/usr/sbin/chroot", root, *image.entrypoint]  # which has no env(1)
+    return ["unshare", "--mount", "sh", "-ec", script, "sh", root, *inside]
 
 
 @contextlib.asynccontextmanager
