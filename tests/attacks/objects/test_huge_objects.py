@@ -84,6 +84,15 @@ async def test_a_report_is_small(cluster: Cluster) -> None:
             ):
                 stays = {**kind, "metadata": meta | lasting}
                 await forbidden(gateway.create("gatewaystatuses", stays), "no finalizer")
+            # What others have hung on it silences no gateway.
+            await cluster.admin.create("gatewaystatuses", {**kind, "metadata": meta})
+            stays = {"metadata": {"finalizers": ["example.com/stay"]}}
+            await cluster.admin.patch("gatewaystatuses", "node-a", stays, namespace=SYSTEM)
+            said = {"metadata": {"labels": {"l": "x"}}}
+            await gateway.patch("gatewaystatuses", "node-a", said, namespace=SYSTEM)
+            stays = {"metadata": {"finalizers": ["example.com/stay", "example.com/more"]}}
+            more = gateway.patch("gatewaystatuses", "node-a", stays, namespace=SYSTEM)
+            await forbidden(more, "no finalizer")
         unbound = await account_token(cluster, "egress-gateway-gateway", SYSTEM)
         async with cluster.as_token(unbound) as nobodys:
             nameless = {**kind, "metadata": {"generateName": "node-", "namespace": SYSTEM}}
