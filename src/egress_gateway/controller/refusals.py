@@ -57,18 +57,25 @@ class _Entry:
 @dataclass(slots=True)
 class _Trial:
     """Which neighbours of ``newcomer`` the model is refused for. ``inside`` are in it by the next
-    write, ``trying`` among them for the first time; ``groups`` are those who come next."""
+    write, ``trying`` among them for the first time; ``groups`` are those who come next.
+
+    Whoever is refused alone is so a second time only after the model has been taken without the
+    newcomer, and with him again: what Azure refuses for a while, whatever it says, is nobody's."""
 
     newcomer: str
     groups: list[list[str]]
     inside: set[str]
     trying: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+    """Alone, once."""
 
     def go_on(self) -> bool:
         """Lets the next group in; False when there is none left."""
-        self.trying = self.groups.pop() if self.groups else []
+        if not self.groups:
+            return False
+        self.trying = self.groups.pop()
         self.inside |= {*self.trying}
-        return bool(self.trying)
+        return True
 
 
 class RefusalBackoff:
@@ -250,18 +257,20 @@ class RefusalBackoff:
         return True
 
     def _refused_trial(self, key: str, trial: _Trial, problem: Problem) -> None:
-        if not trial.trying:
+        if {*trial.trying} <= {trial.newcomer}:
             self._block(trial.newcomer, problem)
             del self._trials[key]
             return
         trial.inside -= {*trial.trying}
         if len(trial.trying) == 1:
             (uid,) = trial.trying
-            self._bystanders[uid] = self._bystanders.get(uid, 0) + 1
-            if self.gives_way(uid):
+            if uid in trial.refused:
+                self._bystanders[uid] = PATIENT_REFUSALS
                 self._block(uid, problem)
             else:
-                trial.groups.append([uid])
+                trial.refused.add(uid)
+                trial.inside.discard(trial.newcomer)
+                trial.groups += [[uid], [trial.newcomer], []]
         else:
             half = len(trial.trying) // 2
             trial.groups += [trial.trying[:half], trial.trying[half:]]

@@ -232,6 +232,35 @@ async def test_whom_an_unnamed_refusal_is_about_is_found_among_those_who_were_th
     assert all(addresses(azure, uid) == 2 for uid in ("abcd" + newcomers))
 
 
+@pytest.mark.parametrize("course", ["RA", "RARA", "RARRA"])
+@pytest.mark.parametrize("there", ["a", "abcd"])
+async def test_an_outage_that_meets_a_trial_is_nobodys_fault(course: str, there: str) -> None:
+    """Azure takes (A) and refuses (R) writes of the model so, whatever they carry, refuses it for a
+    while, and names nobody. Who gives way would lose its addresses to writes for others."""
+    world = World()
+    world.arm.add_pool("np", size=28)
+    own = {uid: world.arm.add_prefix(f"p-{uid}", 28) for uid in "abcde"}
+    azure = Refusing(world.arm, own)
+    for uid in there:
+        world.cluster.write(uid, public_ip_prefix_id=own[uid])
+    await turns(world, 2)
+    put, answers = world.arm.put_scale_set, iter(course + "R" * 9)
+
+    async def answer(group: str, name: str, document: Any, etag: str | None) -> None:
+        if next(answers, "A") == "R":
+            raise errors.Failed("it is broken", code="Broken")
+        await put(group, name, document, etag)
+
+    world.arm.put_scale_set = answer  # type: ignore[method-assign]
+    world.cluster.write("e", public_ip_prefix_id=own["e"])
+    for _ in range(40):
+        await turns(world, 1)
+        backoff = world.reconciler._backoff  # noqa: SLF001  (chance decides whose addresses go)
+        assert not any(map(backoff.gives_way, there))
+        world.now += 30
+    assert all(served(world, uid) and addresses(azure, uid) == 2 for uid in there + "e")
+
+
 async def test_a_prefix_whose_deletion_hangs_keeps_no_other_from_going() -> None:
     world = World()
     world.arm.add_pool("np")
