@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from typing import Any, cast
 
-from egress_gateway.api.types import GatewayStatus, GatewayStatusSpec, ObjectMeta
+from egress_gateway.api.types import (
+    GatewayStatus,
+    GatewayStatusSpec,
+    ObjectMeta,
+    ReadyGatewayConfiguration,
+)
 from egress_gateway.gateway.health.report import Reporter
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.resources import Node
@@ -22,6 +28,7 @@ class ApiServer:
 
     async def apply(self, _: Any, document: GatewayStatus) -> None:
         self.applied.append(document)
+        await asyncio.sleep(0)
 
 
 async def test_a_heartbeat_is_of_the_api_servers_time_whatever_the_machines_clock_says() -> None:
@@ -45,3 +52,8 @@ async def test_a_report_belongs_to_the_node_as_it_is_registered_now() -> None:
         await reporter.registered(now)
         await reporter.publish(GatewayStatusSpec())
     assert [one.metadata.owner_references[0].uid for one in api.applied] == ["1", "2"]
+    changed = GatewayStatusSpec(
+        ready_gateway_configurations=[ReadyGatewayConfiguration(static_gateway_configuration="n/a")]
+    )
+    await asyncio.gather(reporter.publish(changed), reporter.registered(first))
+    assert [one.metadata.owner_references[0].uid for one in api.applied[2:]] == ["2", "1"]

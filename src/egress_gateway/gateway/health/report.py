@@ -109,8 +109,8 @@ class Reporter:
         """The Node as it is now. One that is registered anew has another UID, and a report that
         belongs to the former is collected. Raises ``ApiError``."""
         if node.metadata.uid != self._node.metadata.uid:
-            self._node, self._written = node, None
             async with self._lock:
+                self._node, self._written = node, None
                 await self._publish()
 
     async def veto(self, found: list[GatewayVeto]) -> bool:
