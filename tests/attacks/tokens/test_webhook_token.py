@@ -60,6 +60,11 @@ EDITS: dict[str, Callable[[Object], object]] = {
     ),
     "tokens of pods' accounts": lambda m: _rule(m).update(resources=["serviceaccounts/token"]),
     "pods that run": lambda m: _rule(m).update(operations=["CREATE", "UPDATE"]),
+    "containers of pods that run": lambda m: _rule(m).update(
+        resources=["pods/ephemeralcontainers"]
+    ),
+    "all of pods": lambda m: _rule(m).update(resources=["pods/*"]),
+    "pods of another group": lambda m: _rule(m).update(apiGroups=["", "metrics.k8s.io"]),
     "a second rule": lambda m: m["webhooks"][0]["rules"].append(
         _rule(m) | {"resources": ["configmaps"]}
     ),
