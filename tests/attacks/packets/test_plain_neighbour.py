@@ -6,12 +6,14 @@ then sends to that host from that port would count as an answer, and leave by th
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import subprocess
 from typing import Final
 
 import pytest
 
+from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod.linkguard import FORGED, LEAVING
 from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
@@ -25,12 +27,13 @@ from tests.attacks.packets.test_raw_frames import (
 )
 from tests.datapath.box import boxed
 from tests.datapath.test_ipv6 import NODE, SECONDARIES, SECONDARIES6
-from tests.datapath.topology import Pod, until
+from tests.datapath.topology import INTERNET, Pod, until
 
 _KNOWN: Final = 4500
 """Both ends' port, as some protocols have it (IPsec, NTP, SIP): nobody has to guess it."""
 _FOREIGN: Final = 0x0F00_0F00
 """As of Cilium: a pod's identity in the upper half, ``MARK_MAGIC_IDENTITY`` in the lower one."""
+_SERVICE: Final = "10.96.0.77"
 _OWN: Final = {4: SECONDARIES[0], 6: SECONDARIES6[0]}
 
 
@@ -71,19 +74,22 @@ def test_nobody_makes_up_a_connection_that_the_pod_then_answers() -> None:
     assert scene.guard.counters() == before
 
 
-@boxed
-def test_nobody_speaks_in_the_pods_name() -> None:
+def posed_as(scene: Scene, neighbour: Pod, reason: str, to: bytes | None = None) -> None:
     """The Internet's answer would be a new connection to the pod: what the pod sends to that host
     then would count as an answer, and be dropped."""
-    scene = Scene()
-    neighbour = scene.world.pod("neighbour")
     for version in (4, 6):
         address, internet = own(scene, version)
-        before = scene.dropped(LEAVING)
-        frame(scene, datagram(address, internet, 7, 7), pod=neighbour)
-        until(lambda n=before: scene.dropped(LEAVING) == n + 1, "it is dropped")  # type: ignore[misc]
+        before = scene.dropped(reason)
+        frame(scene, datagram(address, internet, 7, 7), pod=neighbour, to=to)
+        until(lambda n=before: scene.dropped(reason) == n + 1, "it, or its answer, is dropped")  # type: ignore[misc]
         sends(scene.pod, internet, b"to a partner", port=7)
         until(lambda v=version: _OWN[v] in heard(scene), "it leaves by the gateway")  # type: ignore[misc]
+
+
+@boxed
+def test_nobody_speaks_in_the_pods_name() -> None:
+    scene = Scene()
+    posed_as(scene, scene.world.pod("neighbour"), LEAVING)
     assert heard(scene) == {*_OWN.values()}
 
 
@@ -107,6 +113,8 @@ def beside(scene: Scene) -> Pod:
     where = link_address(scene.pod.place, "eth0").hex(":")
     add = ["ip", "-n", "w1", "neigh", "replace", "fe80::2", "lladdr", where, "dev", "cni0"]
     subprocess.run(add, check=True)
+    there = Route(destination=ipaddress.ip_network(str(neighbour.address)), device="cni0")
+    scene.world.worker.links.replace_routes([there])
     return neighbour
 
 
@@ -126,6 +134,40 @@ def test_nor_does_a_port_of_the_same_bridge_by_way_of_the_node() -> None:
 def test_nor_does_a_pod_that_is_no_port_of_the_bridge() -> None:
     scene = on_a_bridge()
     attacked(scene, scene.world.pod("neighbour"))
+
+
+@boxed
+def test_what_a_port_of_the_same_bridge_says_in_the_pods_name_is_not_answered_to_the_pod() -> None:
+    scene = on_a_bridge()
+    neighbour = beside(scene)
+    posed_as(scene, neighbour, FORGED, to=link_address(scene.world.worker, "cni0"))
+    assert neighbour.seen_as() == NODE, "what it says in its own name is"
+
+
+@boxed
+def test_nor_is_what_a_pod_says_that_is_no_port_of_the_bridge() -> None:
+    scene = on_a_bridge()
+    posed_as(scene, scene.world.pod("neighbour"), FORGED)
+
+
+def asks_a_service(scene: Scene) -> None:
+    """Its address is direct, and the node translates it to one that is not."""
+    scene.world.worker.nft(
+        "table ip services { chain pre { type nat hook prerouting priority dstnat;\n"
+        f"ip daddr {_SERVICE} dnat to {INTERNET}\n}}\n}}"
+    )
+    assert scene.pod.seen_as(_SERVICE) == NODE
+    assert (scene.dropped(FORGED), scene.dropped(LEAVING)) == (0, 0)
+
+
+@boxed
+def test_a_service_whose_endpoint_is_outside_answers_the_pod() -> None:
+    asks_a_service(Scene())
+
+
+@boxed
+def test_a_service_whose_endpoint_is_outside_answers_a_port_of_a_bridge() -> None:
+    asks_a_service(on_a_bridge())
 
 
 @boxed

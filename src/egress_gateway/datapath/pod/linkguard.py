@@ -9,8 +9,9 @@ passes it by, so the node's end of the link asks the same once more, where the p
   connection tracking saw coming in;
 - no other pod of the node makes up such a connection: whoever sends to the attached pod has no
   source beyond the gateway, unless his link leads there;
-- nor does one that is no port of its bridge speak in its name to a destination of the gateway's,
-  whose answers would be such connections.
+- nor does one speak in its name to a destination of the gateway's, whose answers would be such
+  connections. A bridge does not tell whose port an address is behind: there, the answers are
+  dropped at the attached pod's port, since the pod itself began none that they could be for.
 
 A rule must not outlive its pod, even when no agent is there to remove it. So each names the link's
 index, its name and the pod's address, and holds where all three agree. Neither alone would do:
@@ -50,7 +51,8 @@ LEAVING: Final = "around_gateway"
 MARK: Final = 0x1000
 """Bit of a packet's mark that tells a later hook, which takes it off: from a bridge's hook to the
 one of IP, that the packet leaves for a destination of the gateway; from there to the end (of a
-bridge's hook, where it goes to a bridge), that no route leads back to where it came from. Others
+bridge's hook, where it goes to a bridge), that no route leads back to where it came from, or that
+it is an answer (on a bridge, whose hook sees addresses that are translated back). Others
 use 0xffff0000 (Calico's IptablesMarkMask; Cilium, a pod's identity), 0xf00 (Cilium), 0x2000 (CNI's
 portmap), 0x4000 and 0x8000 (Kubernetes)."""
 _OTHERS: Final = 0xFFFF_FFFF & ~MARK
@@ -113,6 +115,7 @@ table inet {TABLE} {{
   }}
   chain arriving {{
     type filter hook postrouting priority filter - 10; policy accept;
+    ct direction reply meta oifkind {_ON_BRIDGES} meta mark set meta mark | {MARK:#x}
     {_IS_MARKED} jump arrived
   }}
   chain arrived {{
@@ -436,10 +439,11 @@ def _is_whole(listing: list[dict[str, Any]], family: Family, chains: Mapping[str
     return all(found.get(name, 0) == len(_steps(split)) for name, split in chains.items())
 
 
-_COMMON: Final = {"sources": 1, "source": 6, "arriving": 1}
+_COMMON: Final = {"sources": 1, "source": 6}
 _RULES: Final[Mapping[Family, dict[str, int]]] = {
-    "inet": _COMMON | {"destinations": 4, "strangers": 3, "arrived": 4, "leaving": 3},
-    "bridge": _COMMON | {"pods": 2, "routed": 1, "arrived": 2, "leaving": 1},
+    "inet": _COMMON
+    | {"destinations": 4, "strangers": 3, "arriving": 2, "arrived": 4, "leaving": 3},
+    "bridge": _COMMON | {"pods": 2, "arriving": 1, "routed": 1, "arrived": 2, "leaving": 1},
 }
 
 
