@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import ipaddress
 import socket
 import struct
 import subprocess
@@ -19,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from egress_gateway.api import keys
+from egress_gateway.datapath.linux import conntrack
+from egress_gateway.datapath.linux.echo import checksum
 from tests.datapath.box import boxed
 from tests.datapath.test_packets import SECONDARIES, peers_of
 from tests.datapath.topology import INTERNET, PORT, Place, Pod, World, configuration, until
@@ -26,6 +29,9 @@ from tests.datapath.topology import INTERNET, PORT, Place, Pod, World, configura
 _DISCOVER, _DO, _DONT, _MTU = 10, 2, 0, 14  # IP_MTU_DISCOVER and its values, IP_MTU: ip(7)
 _HEADERS = 28
 """Bytes of a datagram's IPv4 and UDP headers."""
+_SENT = ((0x45, 0x4000, b""), (0x46, 0x4000, bytes([1] * 4)), (0x55, 0x4000, b""), (0x45, 1, b""))
+"""What an ICMP error shows of the packet that was too large: its first octet (version and header's
+length), "don't fragment" or its place among fragments, options. Linux believes all of these."""
 _BULK = bytes(range(256)) * 4096
 
 
@@ -63,6 +69,8 @@ def _full_size(mtu: int, *, narrow: int) -> None:
     _bulk(pod)
     _errors(world, pod)
     _pretended(world, 600)
+    _idle(world)
+    _pretended(world, 600)
     before = _fragments(world.worker), _fragments(world.gateways[0])
     _bulk(pod)
     assert before == (_fragments(world.worker), _fragments(world.gateways[0]))
@@ -93,13 +101,22 @@ def _pretended(world: World, mtu: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as forger:
         for (here, ours), (there, theirs) in ((worker, gateway), (gateway, worker)):
             addresses = socket.inet_aton(here) + socket.inet_aton(there)
-            sent = struct.pack("!BBHHHBBH", 0x45, 0, mtu + 1, 0, 0x4000, 64, 17, 0) + addresses
-            told = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + sent
-            told += struct.pack("!HHHH", ours, theirs, mtu - 19, 0)
-            total = sum(struct.unpack(f"!{len(told) // 2}H", told))
-            total = (total & 0xFFFF) + (total >> 16)
-            checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-            forger.sendto(told[:2] + struct.pack("!H", checksum) + told[4:], (here, 0))
+            for first, place, options in _SENT:
+                sent = struct.pack("!BBHHHBBH", first, 0, mtu + 1, 0, place, 64, 17, 0) + addresses
+                told = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + sent + options
+                told += struct.pack("!HHHH", ours, theirs, mtu - 19, 0)
+                forger.sendto(told[:2] + checksum(told).to_bytes(2) + told[4:], (here, 0))
+    for node in _nodes(world):
+        for address in _nodes(world).values():
+            get = ["ip", "-n", node.name, "route", "get", address]
+            found = subprocess.run(get, check=True, capture_output=True, text=True).stdout
+            assert " mtu " not in found, f"{node.name} believes it"
+
+
+def _idle(world: World) -> None:
+    """As after minutes of silence: connection tracking has forgotten the tunnel."""
+    for node in _nodes(world):
+        conntrack.forget_sources(node.netns, map(ipaddress.ip_address, _nodes(world).values()))
 
 
 def _fragments(node: Place) -> int:

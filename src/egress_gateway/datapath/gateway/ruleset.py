@@ -66,12 +66,12 @@ NODE_SETS: Final = (
     "tunnels4",
     "listening",
 )
-_NARROW: Final = (
-    "icmp type destination-unreachable icmp code frag-needed"
-    f" @th,64,8 0x45 @th,136,8 17 @th,224,16 {PORTS[0]}-{PORTS[1]}"
-)
-"""That a tunnel's packet (IPv4 without options, UDP, from a server port) is too large for the path:
-the packet filter of the pods' nodes (datapath/pod/sources.py) says why nobody is to hear it."""
+_NARROW: Final = "icmp type destination-unreachable icmp code frag-needed"
+_TUNNELS: Final = f"@th,136,8 17 @th,224,16 {PORTS[0]}-{PORTS[1]}"
+"""That a tunnel's packet (UDP, from a server port) is too large for the path: the packet filter of
+the pods' nodes (datapath/pod/sources.py) says why nobody is to hear it. Nor is one to be heard
+whose packet seems to have options (its first octet is not 0x45), for then its port is elsewhere:
+no node sends such packets."""
 HANDSHAKES: Final = "handshakes"
 FULL_PODS: Final = {4: "full4", 6: "full6"}
 """Pods (interface and address) that have all the connections that they may have."""
@@ -343,7 +343,8 @@ table inet {NODE_TABLE} {{
     type filter hook prerouting priority raw; policy accept;
     udp dport {PORTS[0]}-{PORTS[1]} ip daddr @servers4 goto tunnels
     {_elsewhere(tunnels)}
-    ip daddr @servers4 {_NARROW} drop
+    ip daddr @servers4 {_NARROW} @th,64,8 != 0x45 drop
+    ip daddr @servers4 {_NARROW} {_TUNNELS} drop
     ip saddr @secondaries4 iifname != "{NODE_LINK}" {_drop(FORGED_SOURCE)}
     ip6 saddr @secondaries6 iifname != "{NODE_LINK}" {_drop(FORGED_SOURCE)}
 {_arrivals(bool(links))}

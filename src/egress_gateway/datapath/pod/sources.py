@@ -46,6 +46,9 @@ _DROPPED: Final = f'fib saddr type != local counter name "{FOREIGN_TUNNEL}" drop
 _COUNTER: Final = f"counter {FOREIGN_TUNNEL} {{{{ packets {{}} bytes {{}} }}}}"
 _NOTHING_COUNTED: Final = _COUNTER.format(0, 0)
 _NARROW: Final = "icmp type destination-unreachable icmp code frag-needed"
+"""Behind its eight octets is the packet that was too large (RFC 792). Connection tracking is not
+asked for it: the kernel also believes what that does not know, as what names an idle tunnel, or
+says that it was a fragment, or has options."""
 _COOKIES: Final = "cookies"
 _NOTED: Final = f"fib saddr . iif oif exists update @{_COOKIES} {{ udp dport }}"
 _COOKIES_KEPT: Final = 0.02
@@ -58,6 +61,7 @@ table inet {TABLE} {{
   set sources6 {{ type inet_service . ipv6_addr; }}
   set servers4 {{ type inet_proto . ipv4_addr; }}
   set servers6 {{ type inet_proto . ipv6_addr; }}
+  set narrow {{ typeof @th,224,16 . @th,192,32; }}
   {_NOTHING_COUNTED}
   set {_COOKIES} {{ type inet_service; flags dynamic,timeout; timeout 8s; size 65535; }}
   chain sources {{
@@ -70,8 +74,11 @@ table inet {TABLE} {{
     type filter hook prerouting priority -10; policy accept;
     udp length 72 @th,64,8 3 udp dport . ip saddr @sources4 {_NOTED}
     udp length 72 @th,64,8 3 udp dport . ip6 saddr @sources6 {_NOTED}
-    {_NARROW} ct protocol . ct original ip daddr @servers4 ct original proto-src @ports drop
-    {_NARROW} ct protocol . ct reply ip daddr @servers4 ct reply proto-src @ports drop
+    {_NARROW} goto narrow
+  }}
+  chain narrow {{
+    @th,224,16 . @th,192,32 @narrow drop
+    @th,64,8 != 0x45 fib daddr type local drop
   }}
   chain strangers {{
     type filter hook postrouting priority -10; policy accept;
@@ -86,7 +93,7 @@ table inet {TABLE} {{
   }}
 }}
 """
-_RULES: Final = 12
+_RULES: Final = 13
 
 
 class SourceFilter:
@@ -199,6 +206,8 @@ def _sources(verb: str, pairs: Mapping[int, IPAddress]) -> list[str]:
         keys = [f"{p} . {a}" for p, a in pairs.items() if a.version == version]
         if keys:
             lines.append(_line(verb, f"sources{version}", keys))
+    if keys := [f"{p} . {int(a)}" for p, a in pairs.items() if a.version == 4]:
+        lines.append(_line(verb, "narrow", keys))
     return lines
 
 
@@ -218,15 +227,18 @@ def _is_exact(listing: list[dict[str, Any]], wanted: Mapping[int, IPAddress]) ->
     """What cannot be read is not: another version's table, which is made anew. Earlier versions
     fail at elements of sets other than ``ports`` that are not pairs."""
     try:
-        return _held(listing) == (_RULES, set(wanted), dict(wanted), set(wanted.values()))
+        narrow = {(p, int(a)) for p, a in wanted.items() if a.version == 4}
+        held = (_RULES, set(wanted), dict(wanted), set(wanted.values()), narrow)
+        return _held(listing) == held
     except (KeyError, TypeError, ValueError):
         return False
 
 
 def _held(
     listing: list[dict[str, Any]],
-) -> tuple[int, set[int], dict[int, IPAddress], set[IPAddress]]:
-    """How many rules there are, the ports, their sources, and the servers."""
+) -> tuple[int, set[int], dict[int, IPAddress], set[IPAddress], set[tuple[int, int]]]:
+    """How many rules there are, the ports, their sources, the servers, and both of them once more,
+    as ICMP errors say them."""
     found = [item["set"] for item in listing if "set" in item]
     sets = {declared["name"]: declared.get("elem", []) for declared in found}
 
@@ -236,4 +248,5 @@ def _held(
 
     rules = sum("rule" in item for item in listing)
     servers = {address for _, address in pairs("servers")}
-    return rules, set(sets["ports"]), dict(pairs("sources")), servers
+    narrow = {(port, server) for port, server in (e["concat"] for e in sets["narrow"])}
+    return rules, set(sets["ports"]), dict(pairs("sources")), servers, narrow
