@@ -42,6 +42,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         "egress-gateway-mode,egress-gateway-events)": "get",
         "apps/deployments": "list",
         "apps/daemonsets": "list",
+        "authorization.k8s.io/subjectaccessreviews": "create",
     },
     GATEWAY: {
         f"{GROUP}/staticgatewayconfigurations": READ,

@@ -7,6 +7,7 @@ import pytest
 from egress_gateway.api import names
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from tests.contract.controller.conftest import world
+from tests.contract.controller.migration.test_migrate_command import let, old_agents
 from tests.contract.controller.migration.test_moving_over import old_deployment
 from tests.contract.controller.test_controller import SGCS, World, condition, reason
 
@@ -84,14 +85,22 @@ async def test_a_prefix_that_was_made_for_another_is_not_joined(world: World) ->
         )
 
 
-async def test_a_deployment_that_poses_as_the_former_controller_stops_nobody(world: World) -> None:
-    """Two controllers must not act at once, so ours waits for the Go project's to end."""
+@pytest.mark.parametrize(
+    "namespace", ["mallory", names.AKS_ADDON_NAMESPACE], ids=["own", "of-AKS-by-name"]
+)
+async def test_what_poses_as_the_former_controller_stops_nobody(
+    world: World, namespace: str
+) -> None:
+    """Two controllers must not act at once, so ours waits for the Go project's to end. A tenant who
+    may make namespaces makes those that look like it, and a role in them for his account."""
     await world.kube.create(
-        "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mallory"}}
+        "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     )
-    posing = old_deployment()
-    posing["metadata"]["namespace"] = "mallory"
-    await world.kube.create("deployments", posing)
+    rights = {"apiGroups": [names.GROUP], "resources": ["*"], "verbs": ["*"]}
+    for kind, posing in (("deployments", old_deployment()), ("daemonsets", old_agents(namespace))):
+        posing["metadata"]["namespace"] = namespace
+        await world.kube.create(kind, posing)
+    await let(world.kube, namespace, "Role", rights)
     await world.write("honest")
     await world.until("honest", lambda s: condition(s, "Provisioned").get("status") == "True")
 

@@ -26,14 +26,17 @@ from egress_gateway.controller.migration.adopt import (
 from egress_gateway.controller.observed.record import annotations_of, labels, names_of
 from egress_gateway.controller.planning.wanted import Names
 from egress_gateway.kube import resources
-from egress_gateway.kube.errors import Conflict, NotFound
+from egress_gateway.kube.errors import Conflict, Forbidden, NotFound
 from egress_gateway.kube.resources import GoGatewayConfiguration, Resource, Secret
+from egress_gateway.kube.review import allowed
 
 if TYPE_CHECKING:  # `migrate --help` does without the HTTP library
     from egress_gateway.kube.client import Client
 
 log = logging.getLogger(__name__)
 
+_ACCOUNTS: Final = 16
+"""Of workloads that may be the Go project's, which has three; more is somebody who makes us ask."""
 _CONTROLLERS: Final = f"{names.GO_CONTROLLER_LABEL}=controller-manager"
 
 
@@ -68,9 +71,10 @@ class Takeover:
         return next((rival for rival in found if rival), None)
 
     async def _addon(self) -> Rival | None:
-        sets = resources.DAEMON_SETS
+        sets = resources.DAEMON_SETS.untyped()
         listed = await self._client.list(sets, names.AKS_ADDON_NAMESPACE)
-        if not any(d.metadata.name.startswith(names.GO_DAEMON_PREFIX) for d in listed.items):
+        ours = [d for d in listed.items if d["metadata"]["name"].startswith(names.GO_DAEMON_PREFIX)]
+        if not await self._entitled(ours):
             return None
         return Rival(
             "AKS runs its own static egress gateway add-on in this cluster "
@@ -92,8 +96,8 @@ class Takeover:
         self, configurations: Iterable[StaticGatewayConfiguration]
     ) -> list[resources.Untyped]:
         """Deployments of the Go project's controller. Every tenant may label one of his own so: it
-        counts here, in that project's usual namespace, and where statuses say that keys are, for
-        it keeps them beside itself."""
+        counts here; and in that project's usual namespace, and where statuses say that keys are
+        (for it keeps them beside itself), if an administrator has given it what it needs."""
         profiles = (sgc.status.gateway_server_profile for sgc in configurations)
         places = {self._system_namespace, self.keys_namespace, names.SYSTEM_NAMESPACE}
         places |= {p.private_key_secret_ref.namespace for p in profiles if p.private_key_secret_ref}
@@ -101,7 +105,39 @@ class Takeover:
             self._client.list(resources.DEPLOYMENTS, place, labels=_CONTROLLERS)
             for place in sorted(places - {""})
         ]
-        return [found for listed in await asyncio.gather(*lists) for found in listed.items]
+        found = [one for listed in await asyncio.gather(*lists) for one in listed.items]
+        here = {self._system_namespace, self.keys_namespace}
+        elsewhere = await self._entitled(
+            [one for one in found if one["metadata"]["namespace"] not in here]
+        )
+        return [one for one in found if one["metadata"]["namespace"] in here] + elsewhere
+
+    async def _entitled(self, workloads: Iterable[resources.Untyped]) -> list[resources.Untyped]:
+        """Those whose account may read the configurations of all namespaces. Names and labels are
+        no evidence, not even a namespace's: tenants may be allowed to make some. A role for the
+        whole cluster only administrators bind."""
+        found: dict[tuple[str, str], list[resources.Untyped]] = {}
+        for one in workloads:
+            account = one["spec"]["template"]["spec"].get("serviceAccountName") or "default"
+            found.setdefault((one["metadata"]["namespace"], account), []).append(one)
+        accounts = sorted(found)[:_ACCOUNTS]
+        may = await asyncio.gather(*(self._may_read_all(*account) for account in accounts))
+        return [
+            one for account, yes in zip(accounts, may, strict=True) if yes for one in found[account]
+        ]
+
+    async def _may_read_all(self, namespace: str, account: str) -> bool:
+        group = "system:serviceaccounts"
+        attributes = {"group": names.GROUP, "resource": resources.SGCS.plural, "verb": "list"}
+        spec = {
+            "user": f"system:serviceaccount:{namespace}:{account}",
+            "groups": [group, f"{group}:{namespace}", "system:authenticated"],
+            "resourceAttributes": attributes,
+        }
+        try:
+            return await allowed(self._client, spec)
+        except Forbidden:  # who may not ask (an older chart's role, a person) rather waits
+            return True
 
     async def _deployment(
         self, configurations: Iterable[StaticGatewayConfiguration]

@@ -169,6 +169,12 @@ async def test_the_add_on_of_aks_is_left_to_aks_and_the_rest_of_the_go_project_i
         namespace = {"metadata": {"name": names.AKS_ADDON_NAMESPACE}}
         await moved.kube.create("namespaces", {"apiVersion": "v1", "kind": "Namespace"} | namespace)
         await moved.kube.create("daemonsets", old_agents(names.AKS_ADDON_NAMESPACE))
+        reading = {
+            "apiGroups": [names.GROUP],
+            "resources": ["staticgatewayconfigurations"],
+            "verbs": ["get", "list", "watch"],
+        }
+        await let(moved.kube, names.AKS_ADDON_NAMESPACE, "ClusterRole", reading)
         result = await migrate(moved, "--output", "json")
         assert result.exit_code == 1
         (blocker,) = document(result)["blockers"]
@@ -178,6 +184,17 @@ async def test_the_add_on_of_aks_is_left_to_aks_and_the_rest_of_the_go_project_i
 
 
 AGENTS = "kube-egress-gateway-daemon-manager"
+
+
+async def let(kube: KubeClient, namespace: str, kind: str, rule: dict[str, Any]) -> None:
+    """The namespace's default account gets the right, everywhere or (a Role) there."""
+    api = "rbac.authorization.k8s.io"
+    where = {"namespace": namespace} if kind == "Role" else {}
+    head = {"apiVersion": f"{api}/v1", "metadata": {"name": AGENTS} | where}
+    await kube.apply(head | {"kind": kind, "rules": [rule]})
+    account = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
+    role = {"apiGroup": api, "kind": kind, "name": AGENTS}
+    await kube.apply(head | {"kind": f"{kind}Binding", "roleRef": role, "subjects": [account]})
 
 
 def old_agents(namespace: str) -> dict[str, Any]:
