@@ -168,11 +168,11 @@ def test_schema_knows_exactly_the_settings_of_each_program() -> None:
     ("apis", "rendered"),
     [
         ((), {}),
-        ((f"v1/{VALIDATING}",), {VALIDATING: 7}),  # the webhook's own
-        ((f"v1/{VALIDATING}", f"v1beta1/{MUTATING}"), {VALIDATING: 6, MUTATING: 1}),
+        ((f"v1/{VALIDATING}",), {VALIDATING: 8}),  # the webhook's own
+        ((f"v1/{VALIDATING}", f"v1beta1/{MUTATING}"), {VALIDATING: 7, MUTATING: 1}),
         (
             (f"v1/{VALIDATING}", f"v1/{MUTATING}", f"v1beta1/{MUTATING}"),
-            {VALIDATING: 6, MUTATING: 1},
+            {VALIDATING: 7, MUTATING: 1},
         ),
     ],
 )
@@ -268,7 +268,8 @@ def test_policies_spell_the_contract(render: Render) -> None:
     text = json.dumps(find(found, MUTATING, "egress-gateway-pods"))
     assert names.POD_ANNOTATION in text
     assert names.NODE_READY_LABEL in text
-    others = ("egress-gateway-mode", "egress-gateway-hints")  # of kubelets, of people
+    # Of kubelets, of people, and of the controller, which speaks for no node.
+    others = tuple(f"egress-gateway-{name}" for name in ("mode", "hints", "configurations"))
     policies = [d for d in found if d["kind"] == VALIDATING]
     for policy in (d for d in policies if d["metadata"]["name"] not in others):
         assert "system:serviceaccount:somewhere:egress-gateway-" in json.dumps(policy)

@@ -39,7 +39,7 @@ EVERYWHERE: dict[str, dict[str, str]] = {
         "/events": "create patch",
         "admissionregistration.k8s.io/validatingadmissionpolicybindings"
         "(egress-gateway-podendpoints,egress-gateway-gatewaystatuses,egress-gateway-nodes,"
-        "egress-gateway-mode,egress-gateway-events)": "get",
+        "egress-gateway-mode,egress-gateway-events,egress-gateway-configurations)": "get",
         "apps/deployments": "list",
         "apps/daemonsets": "list",
         "authorization.k8s.io/subjectaccessreviews": "create",
@@ -161,9 +161,10 @@ async def test_a_controller_does_its_work_and_touches_no_pod_and_no_other_secret
         await admin.create("staticgatewayconfigurations", configuration("a"))
         await admin.create("secrets", secret("theirs", "default"))
         await admin.create("pods", pod("p"))
-        finalizer = {"metadata": {"finalizers": ["example.com/f"]}}
         one = f"{OURS}/namespaces/default/staticgatewayconfigurations/a"
-        assert await status(client, "PATCH", one, finalizer, MERGE_PATCH) == 200
+        for finalizer, answer in ((names.FINALIZER, 200), ("example.com/f", 403)):
+            written = {"metadata": {"finalizers": [finalizer]}}
+            assert await status(client, "PATCH", one, written, MERGE_PATCH) == answer
         report = {"status": {"egressIpPrefix": "203.0.113.0/30"}}
         assert await status(client, "PATCH", f"{one}/status", report, MERGE_PATCH) == 200
         await client.create("secrets", secret("sgw-1", SYSTEM))
@@ -286,6 +287,42 @@ async def refused_elsewhere(cluster: Cluster, a: KubeClient, b: KubeClient) -> N
     )
     async with cluster.as_token(loose["status"]["token"]) as client:
         await forbidden(client.create("podendpoints", endpoint("x", "node-a")), 'node ""')
+
+
+async def test_who_wrote_which_fields_is_no_ballast(
+    real_plane: ControlPlane, clients: Path
+) -> None:
+    """The server takes a client's word for it, and no schema bounds it."""
+    fields: Object = {f"f:{n:050}": {} for n in range(9000)}
+    about: Object = {"manager": "m", "operation": "Update", "fieldsType": "FieldsV1"}
+    events = "/api/v1/namespaces/default/events"
+    event: Object = {
+        "metadata": {"name": "e", "namespace": "default"},
+        "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "reportingComponent": "static-egress-gateway-node",
+        "reportingInstance": "node-a",
+    }
+    async with (
+        installed(real_plane, clients) as cluster,
+        component(cluster, NODE) as a,
+        component(cluster, GATEWAY) as gateway,
+    ):
+        sound = await owned(cluster, "p", "node-a")
+        written: list[tuple[KubeClient, str, str, Object]] = [
+            (a, "POST", f"{OURS}/namespaces/default/podendpoints", sound),
+            (gateway, "POST", f"{OURS}/namespaces/{SYSTEM}/gatewaystatuses", report("node-a")),
+            (a, "POST", events, event),
+            (a, "PATCH", "/api/v1/nodes/node-a", {"metadata": {}}),
+        ]
+        for client, method, path, body in written:
+            entry = about | {"apiVersion": body.get("apiVersion", "v1"), "fieldsV1": fields}
+            huge: Object = body | {"metadata": body["metadata"] | {"managedFields": [entry]}}
+            content = MERGE_PATCH if method == "PATCH" else "application/json"
+            assert await status(client, method, path, huge, content) == 403, path
+            assert await status(client, method, path, body, content) < 300, path
+            if method == "POST" and path != events:
+                path += f"/{body['metadata']['name']}"
+                assert await status(client, "PATCH", path, huge, MERGE_PATCH) == 403, path
 
 
 async def test_a_token_of_a_component_ends_with_its_pod(

@@ -1,4 +1,5 @@
-"""A controller's stolen token: which Secrets it opens where keys have a namespace of their own.
+"""A controller's stolen token: which Secrets it opens where keys have a namespace of their own, and
+what of tenants' configurations it changes.
 
 Without one it opens all of the release's namespace: Azure's file, the webhook's private key, and,
 by Secrets that the server fills with tokens, every account there. The chart grants, a real API
@@ -13,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from egress_gateway.api import names
 from egress_gateway_lab.apiserver.wire.client import MERGE_PATCH
 from lab.tests.apiserver.conftest import Cluster
-from lab.tests.apiserver.test_admission import SYSTEM, account_token
+from lab.tests.apiserver.test_admission import SYSTEM, account_token, forbidden
 from lab.tests.apiserver.test_objects import add_node, node
-from tests.attacks.tokens.test_gateway_token import agent, controller, install, reads, tenant
+from tests.attacks.tokens.test_gateway_token import SGCS, agent, controller, install, reads, tenant
 
 KEYS = "kube-egress-gateway-keys"
 CONTROLLER = "egress-gateway-controller"
@@ -89,6 +91,45 @@ async def test_the_controllers_token_opens_no_secret_but_keys(
             query=dict([query.split("=")]) if query else {},
         )
     assert answer.status == 403, answer
+
+
+EDITS: dict[str, dict[str, Any]] = {
+    "sends what a tenant's pods say around its gateway": {"spec": {"excludeCidrs": ["0.0.0.0/0"]}},
+    "takes a tenant's prefix away": {"spec": {"publicIpPrefixId": None}},
+    "has it deleted for want of its owner": {
+        "metadata": {
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "gone"}]
+        }
+    },
+    "writes a label": {"metadata": {"labels": {"mine": "yes"}}},
+    "writes an annotation": {"metadata": {"annotations": {"mine": "yes"}}},
+    "takes another's finalizer": {"metadata": {"finalizers": None}},
+    "has it stay": {"metadata": {"finalizers": ["example.com/theirs", "example.com/mine"]}},
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
+async def test_the_controllers_token_changes_no_configuration_but_its_own_finalizer(
+    installed: Cluster, edit: dict[str, Any]
+) -> None:
+    theirs = ["example.com/theirs"]
+    prefix = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPPrefixes/p"
+    body = {
+        "apiVersion": names.API_VERSION,
+        "kind": "StaticGatewayConfiguration",
+        "metadata": {"name": "a", "namespace": "default", "finalizers": theirs},
+        "spec": {"gatewayNodepoolName": "gw-a", "publicIpPrefixId": prefix},
+    }
+    made = await installed.admin.create(SGCS, body)
+    async with installed.as_token(await account_token(installed, CONTROLLER, SYSTEM)) as client:
+        written = client.patch(SGCS, "a", edit, namespace="default")
+        await forbidden(written, "the controller changes nothing of a configuration")
+        for ours in ([names.FINALIZER], []):
+            own = {"metadata": {"finalizers": [*theirs, *ours]}}
+            found = await client.patch(SGCS, "a", own, namespace="default")
+            assert found["spec"] == made["spec"]
+            status = {"status": {"egressIpPrefix": "203.0.113.0/31"}}
+            await client.patch(SGCS, "a", status, namespace="default", subresource="status")
 
 
 async def test_keys_are_made_and_granted_where_they_live(

@@ -175,3 +175,12 @@ egress-gateway-gateway{{ with . }}-{{ . }}{{ end }}
 {{- end -}}
 {{- $affinity | toJson -}}
 {{- end }}
+
+{{/* CEL: who has written which fields, which no schema bounds, takes no more than so many characters
+     (the argument), or no more than before. */}}
+{{- define "seg.fewFields" -}}
+'%s'.format([object.metadata.?managedFields.orValue([])]).size() <= {{ . }}
+|| (request.operation == 'UPDATE'
+&& '%s'.format([object.metadata.?managedFields.orValue([])]).size()
+<= '%s'.format([oldObject.metadata.?managedFields.orValue([])]).size() + 1024)
+{{- end }}

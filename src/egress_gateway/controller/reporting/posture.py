@@ -23,6 +23,7 @@ POLICIES: Final = {
     "egress-gateway-nodes": "a node agent's token may change any Node",
     "egress-gateway-mode": "a kubelet may make its node a gateway",
     "egress-gateway-events": "an agent's token may forge any Event",
+    "egress-gateway-configurations": "the controller's token may rewrite any configuration",
 }
 """By policy, what can happen without it."""
 _SECONDS: Final = 2.0

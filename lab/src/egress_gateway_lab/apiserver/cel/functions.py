@@ -1,12 +1,13 @@
 """The functions that CEL rules may call: CEL's own and Kubernetes' libraries.
 
 https://kubernetes.io/docs/reference/using-api/cel/#cel-options-language-features-and-libraries.
-Absent: quantities, URLs, timestamps, semantic versions, ``format``. A rule that calls what is not
-here is refused when its CRD is created.
+Absent: quantities, URLs, timestamps, semantic versions, ``format`` but for ``%s``. A rule that
+calls what is not here is refused when its CRD is created.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -223,6 +224,15 @@ def _replace(text: str, old: str, new: str, limit: int = -1) -> str:
     return text.replace(old, new, limit)
 
 
+def _format(text: str, values: Any) -> str:
+    """Only ``%s``; maps and lists are written about as long as Kubernetes writes them."""
+    _need(list, values)
+    try:
+        return text % tuple(json.dumps(v) if isinstance(v, (dict, list)) else v for v in values)
+    except (TypeError, ValueError) as error:
+        raise CelError(str(error)) from error
+
+
 def _text(function: Callable[..., Any]) -> Callable[..., Any]:
     """A method of strings whose arguments are strings and integers."""
 
@@ -277,6 +287,7 @@ METHODS: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "matches": ((1,), _text(lambda t, p: regex(p).search(t) is not None)),
     "find": ((1,), _text(_find)),
     "findAll": ((1,), _text(lambda t, p: [m.group(0) for m in regex(p).finditer(t)])),
+    "format": ((1,), _format),
     "charAt": ((1,), _text(_char_at)),
     "indexOf": ((1, 2), _index_of),
     "lastIndexOf": ((1,), _last_index_of),
