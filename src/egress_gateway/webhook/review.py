@@ -30,6 +30,8 @@ class ReviewError(ExpectedError, ValueError):
 def asks_default(document: Any) -> str:
     """The Namespace whose annotation decides, "" if none does. Raises ``ReviewError``."""
     request = _request(document)
+    if not _is_new_pod(request):
+        return ""
     metadata, _, annotations = _parts(request)
     if _left_alone(request, annotations) or names.POD_ANNOTATION in annotations:
         return ""
@@ -54,6 +56,8 @@ def review(document: Any, *, default: str = "", wait_image: str = "") -> dict[st
 
 
 def _changes(request: Mapping[str, Any], default: str, wait_image: str) -> list[Operation]:
+    if not _is_new_pod(request):
+        return []
     metadata, spec, annotations = _parts(request)
     if _left_alone(request, annotations):
         return []
@@ -112,6 +116,14 @@ def _request(document: Any) -> Mapping[str, Any]:
     if not isinstance(request.get("uid"), str) or not request["uid"]:
         raise ReviewError("request.uid is missing")
     return request
+
+
+def _is_new_pod(request: Mapping[str, Any]) -> bool:
+    """We register for nothing else. But who may write the registration may add to it, and pods that
+    run cannot get a node selector: each write of theirs would be refused."""
+    kind = _mapping(request.get("kind") or {}, "request.kind").get("kind", "Pod")
+    asked = (request.get("operation") or "CREATE", request.get("subResource") or "", kind)
+    return asked == ("CREATE", "", "Pod")
 
 
 def _parts(

@@ -89,8 +89,11 @@ class _Pod(msgspec.Struct):
     spec: _Spec | None = None
 
 
-class _Request(msgspec.Struct):
+class _Request(msgspec.Struct, rename="camel"):
     uid: Any = None
+    kind: Any = None
+    operation: Any = None
+    sub_resource: Any = None
     namespace: Any = None
     object: _Pod | None = None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from egress_gateway.api import names
 from egress_gateway.webhook.review import ReviewError, asks_default, review
 from egress_gateway.webhook.server import parse
 
@@ -75,6 +76,28 @@ def test_what_is_skipped_changes_no_answer(pod: dict[str, Any]) -> None:
     assert asks_default(parsed) == asks_default(whole)
     for default in ("", "main"):
         assert review(parsed, default=default) == review(whole, default=default)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"operation": "UPDATE"},
+        {"operation": "DELETE", "object": None},
+        {"operation": "CONNECT", "object": {"kind": "PodExecOptions"}, "subResource": "exec"},
+        {"operation": "UPDATE", "subResource": "ephemeralcontainers"},
+        {"operation": "CREATE", "subResource": "binding"},
+        {"operation": "CREATE", "kind": {"group": "apps", "kind": "Deployment"}},
+    ],
+    ids=str,
+)
+def test_whatever_is_no_new_pod_is_left_as_it_is(asked: dict[str, Any]) -> None:
+    """Somebody has added it to the registration."""
+    whole = document(metadata={"annotations": {names.POD_ANNOTATION: "main"}}, spec={})
+    whole["request"] |= asked
+    parsed = parse(json.dumps(whole).encode())
+    assert asks_default(parsed) == ""
+    answer = review(parsed, default="main", wait_image="image")["response"]
+    assert answer == {"uid": "u", "allowed": True}
 
 
 def test_a_pod_of_three_megabytes_costs_little() -> None:
