@@ -1,8 +1,10 @@
 """Firewall rules of a node's other tenants, as kube-proxy, ip-masq-agent and Docker write them.
 
 All at their harshest: FORWARD drops what it does not know, and everything that leaves is
-masqueraded at a random port, nodes' own packets included, but for the pods' range. Three ways to
-load them: iptables of both kinds, and nftables (kube-proxy's newer mode, a firewall beside it).
+masqueraded at a random port, nodes' own packets included, but for the pods' range. And a tenant has
+made Services whose ``externalIPs`` are those of nodes, with the ports of tunnels (CVE-2020-8554):
+packets to these addresses go to his pod. Three ways to load them: iptables of both kinds, and
+nftables (kube-proxy's newer mode, a firewall beside it).
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ COMMIT
 :IP-MASQ-AGENT - [0:0]
 -A PREROUTING -j KUBE-SERVICES
 -A OUTPUT -j KUBE-SERVICES
+-A KUBE-SERVICES -d 10.1.1.4/32 -p udp --dport 6000 -j DNAT --to-destination 10.244.1.99:9
+-A KUBE-SERVICES -d 10.1.0.4/32 -p udp --dport 20000 -j DNAT --to-destination 10.244.1.99:9
 -A KUBE-SERVICES ! -s 10.244.0.0/16 -j KUBE-MARK-MASQ
 -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
 -A POSTROUTING -j KUBE-POSTROUTING
@@ -61,12 +65,18 @@ table inet firewall {
   }
 }
 table ip kube-proxy {
+  map external {
+    type ipv4_addr . inet_service : ipv4_addr . inet_service;
+    elements = { 10.1.1.4 . 6000 : 10.244.1.99 . 9, 10.1.0.4 . 20000 : 10.244.1.99 . 9 }
+  }
   chain nat-prerouting {
     type nat hook prerouting priority dstnat; policy accept;
+    dnat ip to ip daddr . udp dport map @external
     ip saddr != 10.244.0.0/16 meta mark set meta mark | 0x4000
   }
   chain nat-output {
     type nat hook output priority -100; policy accept;
+    dnat ip to ip daddr . udp dport map @external
     meta mark set meta mark | 0x4000
   }
   chain nat-postrouting {

@@ -365,6 +365,11 @@ table inet {NODE_TABLE} {{
   chain balanced {{
     type nat hook prerouting priority dstnat - 10; policy accept;
     ip daddr @frontends4 udp dport {PORTS[0]}-{PORTS[1]} dnat ip to {primary}
+    ip daddr {primary} udp dport @listening dnat ip to {primary}
+  }}
+  chain straight {{
+    type nat hook output priority -110; policy accept;
+    udp sport @listening fib saddr type local dnat ip to ip daddr : udp dport
   }}
   chain whole {{
     type filter hook postrouting priority filter - 10; policy accept;

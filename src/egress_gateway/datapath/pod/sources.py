@@ -6,7 +6,9 @@ impossible.
 
 Packets from such a port keep it: a rule maps the port to itself before the node's masquerade rules
 run. At a port that these choose, the gateway's packets would come in only while connection tracking
-remembers it, and be lost after minutes of silence.
+remembers it, and be lost after minutes of silence. Likewise both ends' addresses stay as they
+are, whatever Services say of them: a tenant can name any address and port in ``externalIPs``
+(CVE-2020-8554), and would have all tunnels to a gateway led to a pod of his.
 
 The filter also notes which ports get cookies: a gateway under load answers an initiation with one
 (WireGuard's paper, 5.3), and WireGuard does not report it. A new tunnel would lose the cookie. Only
@@ -86,6 +88,16 @@ table inet {TABLE} {{
     udp dport {_SERVER_PORTS} meta l4proto . ip daddr @servers4 {_DROPPED}
     udp dport {_SERVER_PORTS} meta l4proto . ip6 daddr @servers6 {_DROPPED}
   }}
+  chain arriving {{
+    type nat hook prerouting priority dstnat - 10; policy accept;
+    udp dport . ip saddr @sources4 dnat ip to ip daddr : udp dport
+    udp dport . ip6 saddr @sources6 dnat ip6 to ip6 daddr : udp dport
+  }}
+  chain straight {{
+    type nat hook output priority -110; policy accept;
+    udp sport @ports fib saddr type local dnat ip to ip daddr : udp dport
+    udp sport @ports fib saddr type local dnat ip6 to ip6 daddr : udp dport
+  }}
   chain kept {{
     type nat hook postrouting priority srcnat - 10; policy accept;
     udp sport @ports fib saddr type local snat ip to ip saddr : udp sport
@@ -93,7 +105,7 @@ table inet {TABLE} {{
   }}
 }}
 """
-_RULES: Final = 13
+_RULES: Final = 17
 
 
 class SourceFilter:
