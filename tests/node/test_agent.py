@@ -181,3 +181,12 @@ def test_pods_that_went_hold_nothing() -> None:
 
 def test_a_tunnel_that_went_deaf_while_the_agent_was_away_is_left() -> None:
     play("tunnel_that_went_deaf_while_the_agent_was_away_is_left")
+
+
+def test_tunnels_follow_the_mtu_of_the_node() -> None:
+    play("tunnels_follow_the_mtu_of_the_node")
+
+
+@pytest.mark.parametrize("agent", ["alive", "away"])
+def test_pods_are_served_after_the_nodes_clock_was_set_back(agent: str) -> None:
+    play("pods_are_served_after_the_nodes_clock_was_set_back", agent)

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -26,7 +26,7 @@ from egress_gateway.datapath.gateway.plan import OVERHEAD, GatewayDesired, Surro
 from egress_gateway.datapath.gateway.served import ServedConfiguration, TunnelSources
 from egress_gateway.datapath.gateway.side import Converged, GatewaySide
 from egress_gateway.datapath.linux.notify import Watcher
-from egress_gateway.datapath.wireguard.mtu import IPV6_MTU
+from egress_gateway.datapath.wireguard.mtu import IPV6_MTU, default_route_mtu
 from egress_gateway.gateway.connectionlog import ConnectionLog
 from egress_gateway.gateway.connections.ports import PortWatch
 from egress_gateway.gateway.events import GatewayEvents, OwnNode
@@ -192,6 +192,21 @@ class GatewayAgent:
         return None
 
     @property
+    def mtu(self) -> int:
+        """Bytes; of the node's network, as the last pass found it."""
+        return self._machine.mtu
+
+    async def _follow_mtu(self) -> None:
+        """Somebody may change it while the agent runs. Without a default route it is as before."""
+        if self._settings.node_mtu:
+            return
+        with contextlib.suppress(DatapathError):
+            found = await asyncio.to_thread(default_route_mtu)
+            if found != self.mtu:
+                log.info("followed the node's MTU", extra={"mtu": found})
+                self._machine = replace(self._machine, mtu=found)
+
+    @property
     def secondaries(self) -> dict[str, IPv4Address]:
         """The address that each configuration's packets leave with, by name."""
         return {name: one.secondary for name, one in self._peers.served.items()}
@@ -256,6 +271,7 @@ class GatewayAgent:
         if not await asyncio.to_thread(lambda: self._side.exists):
             # Its socket would keep a namespace alive that has lost its name, and its ports taken.
             await asyncio.to_thread(self._kernel.connection_log.set, {})
+        await self._follow_mtu()
         private, key_problems = await self._keystore.refresh(wanted)
         outcome = serving(wanted, private, key_problems, self._keystore.second)
         try:

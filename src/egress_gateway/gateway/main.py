@@ -178,7 +178,7 @@ async def _serve(settings: Settings, client: Client, machine: OwnNode, probes: _
             machine.name,
             reporter,
             _internet(settings, agent),
-            verification=_verification(settings, agent, machine.mtu),
+            verification=_verification(settings, agent),
             warn=events.warn,
         )
         group.create_task(vetoes.run())
@@ -195,12 +195,12 @@ def _internet(settings: Settings, agent: GatewayAgent) -> Internet | None:
     )
 
 
-def _verification(settings: Settings, agent: GatewayAgent, mtu: int) -> Verification:
+def _verification(settings: Settings, agent: GatewayAgent) -> Verification:
     return Verification(
         settings.stun_servers,
         agent.expected,
         interval=settings.verify_interval,
-        size=mtu - OVERHEAD_V4,
+        size=lambda: agent.mtu - OVERHEAD_V4,
         refused=settings.refused,
     )
 

@@ -29,7 +29,7 @@ from egress_gateway.node.attachment.model import (
     held_back,
     want,
 )
-from egress_gateway.node.attachment.moves import joined, retarget
+from egress_gateway.node.attachment.moves import joined, rekeyed, retarget
 from egress_gateway.node.liveness.pace import Pacer
 from egress_gateway.node.liveness.paths import Paths
 from egress_gateway.node.liveness.probe import Prober
@@ -45,6 +45,8 @@ FULL_PASS_AFTER: Final = 1.0
 """Seconds until a whole pass follows a tunnel's start or move: others may be waiting for theirs."""
 _WITHDRAW_SECONDS: Final = 1.0
 _LATER: Final = 0.05
+SET_BACK: Final = 5.0
+"""Seconds that a clock may be set back: so long a pod waits for its next handshake at most."""
 _HOLD_SECONDS: Final = 3.0
 """For putting the hold in place after the wait; less than the plugin waits longer than we do."""
 
@@ -143,7 +145,9 @@ class Lifecycle(UsesParts):
         """Takes over pods from an earlier agent and moves none. Blocks; call it before ``run``."""
         self._inherited = self._store.record_ids()
         for attachment in filter(self._is_sound, self._store.attachments()):
-            self._sandboxes.add(Sandbox(attachment, self._kernel, kept=True))
+            sandbox = Sandbox(attachment, self._kernel, kept=True)
+            sandbox.outdated = self._store.written_after(attachment.id, time.time() + SET_BACK)
+            self._sandboxes.add(sandbox)
         for sandbox in sorted(self._sandboxes, key=self._age_order):
             self._supersede_others(sandbox)
         attachments = [sandbox.attachment for sandbox in self._sandboxes]
@@ -226,10 +230,13 @@ class Lifecycle(UsesParts):
         """The step: choose the gateway, remember, converge, publish, see to the handshake."""
         before = sandbox.attachment
         after = await self._choose_target(sandbox, configuration)
+        if rekeys := sandbox.outdated:
+            after, sandbox.outdated = rekeyed(after), False
         moved = after.moved_since(before)
         joins = after.joining is not None and after.joining != before.joining
         settling, sandbox.settling = sandbox.settling, False
-        begun = after.joining if joins else after.active if moved and not after.verified else None
+        begins = (moved or rekeys) and not after.verified
+        begun = after.joining if joins else after.active if begins else None
         if begun is not None:
             await self._liveness.pacer.turn(before.id, begun.address)
         if moved:

@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import logging
 import sys
+import time
+from dataclasses import replace
 from typing import Final
 
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.pod.sources import FOREIGN_TUNNEL
+from egress_gateway.datapath.wireguard.mtu import default_route_mtu
 from egress_gateway.kube.errors import ApiError
 from egress_gateway.node import metrics
+from egress_gateway.node.lifecycle import SET_BACK
 from egress_gateway.node.parts import Parts, UsesParts
 
 log = logging.getLogger(__name__)
 
 _GUARD_SECONDS: Final = 2.0
-"""Between two looks at files: two system calls a pod."""
+"""Between two looks at files (two system calls a pod) and at the node's MTU."""
 _LOOK_SECONDS: Final = 0.1
 """Between two routine looks at pods: a look takes milliseconds, and hundreds of idle pods must not
 keep a processor busy."""
@@ -29,6 +33,7 @@ class Upkeep(UsesParts):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self.held = metrics.HeldPackets()
+        self._clock = time.time() - time.monotonic()
         self._drops = metrics.LinkDrops()
         self._dropped = (sys.maxsize, sys.maxsize)
         """Forged packets, and packets to gateways' ports, at the last look; at first any number:
@@ -38,7 +43,7 @@ class Upkeep(UsesParts):
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._resync())
-            group.create_task(self._guard_files())
+            group.create_task(self._guard())
 
     async def _resync(self) -> None:
         """At once after a start, when anything may have happened; later one pod after another
@@ -64,13 +69,39 @@ class Upkeep(UsesParts):
             except (ApiError, DatapathError) as error:
                 log.warning("cannot look after pods", extra={"error": str(error)})
 
-    async def _guard_files(self) -> None:
-        """Until cancelled: pods whose files somebody removed or damaged are looked at at once."""
+    async def _guard(self) -> None:
+        """Until cancelled: pods whose files somebody removed or damaged are looked at at once, and
+        all of them when the node's MTU has changed."""
         while True:
             await asyncio.sleep(_GUARD_SECONDS)
+            self._follow_clock()
+            await self._follow_mtu()
             self._store.make_folders()
             for sandbox_id in self._sandboxes.ids():
                 if self._store.altered(sandbox_id):
+                    self._queues.routine.add(sandbox_id)
+
+    def _follow_clock(self) -> None:
+        """Gateways believe no handshake that is older than the last one with its key (WireGuard's
+        paper, 5.1). After the node's clock was set back pods need others."""
+        before, self._clock = self._clock, time.time() - time.monotonic()
+        if before - self._clock > SET_BACK:
+            seconds = round(before - self._clock)
+            log.warning("renewed keys since clock was set back", extra={"seconds": seconds})
+            for sandbox in self._sandboxes:
+                sandbox.outdated = True
+                self._queues.moves.add(sandbox.attachment.id)
+
+    async def _follow_mtu(self) -> None:
+        """Without a default route it is as before."""
+        if self._settings.node_mtu or not self._sandboxes.ids():
+            return
+        with contextlib.suppress(DatapathError):
+            found = await self._kernel.run(default_route_mtu)
+            if found != self._kernel.facts.mtu:
+                log.info("followed the node's MTU", extra={"mtu": found})
+                self._kernel.facts = replace(self._kernel.facts, mtu=found)
+                for sandbox_id in self._sandboxes.ids():
                     self._queues.routine.add(sandbox_id)
 
     async def _housekeep(self) -> None:

@@ -107,7 +107,7 @@ async def test_a_way_that_drops_large_packets_in_silence_is_noticed_and_a_narrow
         [(INTERNET, stun.PORT)],
         lambda: {"default/c6000": Expected(secondary=IPv4Address(secondary), public=secondary)},
         interval=0.01,
-        size=1440,
+        size=lambda: 1440,
         namespace=netns.DIRECTORY / f"egress-{world.gateways[0].name}",
     )
 

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -20,6 +22,7 @@ from egress_gateway.api import keys
 from egress_gateway.api.types import KeyRotation, ObjectMeta, RotationPhase
 from egress_gateway.datapath.linux.echo import checksum
 from egress_gateway.datapath.linux.netns import NetNS
+from egress_gateway.datapath.wireguard.initiator import Initiator
 from egress_gateway.kube.resources import Pod, PodSpec, PodStatus
 from egress_gateway.node.liveness import paths
 from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
@@ -822,3 +825,52 @@ async def tunnel_that_went_deaf_while_the_agent_was_away_is_left(world: World) -
     await until(lambda: gateway() == other.name)
     print(f"left after {asyncio.get_running_loop().time() - began:.1f} s")
     assert await pod.whoami() == other.public
+
+
+async def tunnels_follow_the_mtu_of_the_node(world: World) -> None:
+    """Somebody changes the network card's while agents run: larger packets would be lost."""
+    pod = await world.start_pod("web")
+
+    def mtu() -> int:
+        [link] = json.loads(sh("ip -j link show wg0", ns=pod.ns))
+        return int(link["mtu"])
+
+    for node_mtu in (1400, 1500):
+        sh(f"ip link set br0 mtu {node_mtu}")
+        await until(lambda wanted=node_mtu - 60: mtu() == wanted)  # type: ignore[misc]
+    assert await pod.whoami() in {gateway.public for gateway in world.gateways}
+
+
+async def pods_are_served_after_the_nodes_clock_was_set_back(world: World, agent: str) -> None:
+    """Gateways believe no handshake that is older than the last one of its key (WireGuard's paper,
+    5.1): a clock that is corrected by hours would silence its pods for hours."""
+    real, ahead = time.time, 7200.0
+    await world.stop_agent()
+    time.time = lambda: real() + ahead
+    await world.start_agent()
+    pods = [await world.start_pod(f"p{i}") for i in range(3)]
+    await world.rounds(2)
+    states = {sandbox.attachment.pod: sandbox.attachment for sandbox in world.agent.sandboxes}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as node:
+        for state in states.values():
+            server = state.configuration.server
+            assert server is not None
+            for gateway in world.gateways:
+                begun = Initiator(
+                    private_key=state.private_key, server_key=server.public_key, now=time.time()
+                )
+                node.settimeout(10)
+                node.sendto(begun.initiation, (gateway.address, server.port))
+                assert begun.answered(node.recv(2048)), "the gateway took the time of this one"
+    if agent == "away":
+        await world.stop_agent()
+        for file in (RUN / "attached").iterdir():
+            os.utime(file, (time.time(), time.time()))  # as a kernel that is ahead writes it
+    time.time = real
+    if agent == "away":
+        await world.start_agent()
+    for sandbox in world.agent.sandboxes:
+        await sandbox.question()  # as WireGuard itself does every two minutes
+    publics = {gateway.public for gateway in world.gateways}
+    await until(lambda: all(s.attachment.verified for s in world.agent.sandboxes))
+    assert set(await asyncio.gather(*(pod.whoami() for pod in pods))) <= publics

@@ -271,7 +271,7 @@ class ServerAddresses:
 
 
 class Verification:
-    """``expected`` tells what is served, by name. ``size``: bytes of pods' largest packets.
+    """``expected`` tells what is served, by name. ``size``: bytes of pods' largest packets now.
     ``refused``: where a configuration's own servers must not be."""
 
     def __init__(
@@ -280,7 +280,7 @@ class Verification:
         expected: Callable[[], Mapping[str, Expected]],
         *,
         interval: float,
-        size: int = 0,
+        size: Callable[[], int] = lambda: 0,
         refused: Sequence[IPNetwork] = (),
         namespace: Path = netns.DIRECTORY / NAMESPACE,
     ) -> None:
@@ -344,9 +344,10 @@ class Verification:
         self._rounds += 1
         regular = self._rounds % _LARGE_EVERY == 0
         due = [a for a in addresses if regular or self._sights[a].large_pressing]
-        if not self._size or not due:
+        size = self._size()
+        if not size or not due:
             return
-        answers = await self._ask(due, targets, size=self._size)
+        answers = await self._ask(due, targets, size=size)
         for address in due if answers is not None else ():
             self._sights[address].large(bool(saw(answers or (), address)))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
 
+from egress_gateway.api import keys
 from egress_gateway.datapath.pod.ruleset import LINKS
 from egress_gateway.node.attachment.choose import (
     BalancerAddress,
@@ -142,6 +143,13 @@ def joined(attachment: Attachment, *, until: float) -> Attachment:
         active=replace(arrived, verified=True),
         standby=Parting(left, until),
     )
+
+
+def rekeyed(attachment: Attachment) -> Attachment:
+    """The same with another key pair, which no gateway knows a session of."""
+    pair = keys.generate()
+    renewed = replace(attachment, private_key=pair.private, public_key=pair.public)
+    return renewed.with_active(verified=False)
 
 
 def _other_link(link: str) -> str:

@@ -58,6 +58,13 @@ class AttachmentStore:
         stamp = self._records.stamp(sandbox)
         return stamp[1] if stamp else 0
 
+    def written_after(self, sandbox: str, now: float) -> bool:
+        """Whether its attachment was written later than ``now`` (seconds since the epoch)."""
+        try:
+            return self._attachments.file(sandbox).lstat().st_mtime > now
+        except OSError:
+            return False
+
     # Records.
 
     def record_ids(self) -> set[str]:

@@ -140,6 +140,8 @@ class Sandbox:
         """The pod has a later sandbox: this one is held back until it is deleted."""
         self.forgotten = False
         """Somebody deleted the pod's endpoint, and so gateways have lost its session."""
+        self.outdated = False
+        """Gateways may have seen handshakes with its key that are later than the node's clock."""
         self.starting = not attachment.verified
         """No tunnel of this agent's has had a handshake yet."""
         self.settling = attachment.verified
