@@ -125,6 +125,21 @@ async def test_a_later_process_of_ours_keeps_the_socket(tmp_path: Path) -> None:
         client.connect(str(path))
 
 
+@pytest.mark.parametrize("backlog", [0, 100])
+async def test_who_listens_there_and_never_answers_loses_the_socket(
+    tmp_path: Path, backlog: int
+) -> None:
+    path = tmp_path / "a.sock"
+    remade: list[int] = []
+    async with serving(path, remade):
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as deaf:
+            deaf.bind(str(path))
+            deaf.listen(backlog)
+            await until(lambda: remade)
+            assert await greeted(path) == b"hello"
+
+
 async def test_waits_for_descriptors_without_keeping_the_loop_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

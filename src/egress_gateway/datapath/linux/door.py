@@ -3,7 +3,7 @@
 Whoever listens never notices that the socket's file is gone: connections simply stop coming. So
 the path is looked at as a client would, every second, and the socket is made again when it leads
 nowhere: removed, replaced by a file or folder, or left by a process that has ended. A socket that
-somebody else listens on stays: a later process of ours has taken over.
+somebody else listens on stays while he answers: a later process of ours has taken over.
 
 A container sees a folder of its host by a mount of that folder. When the folder itself is removed
 or moved on the host, nothing that is made in the mount can be reached any more, and only a new
@@ -29,6 +29,8 @@ from egress_gateway.datapath.errors import DatapathError
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
+SILENT_LOOKS: Final = 5
+"""So long may somebody else who listens leave a question unanswered."""
 _BACKLOG: Final = 512
 """Connections that may wait: a whole node's pods start at once."""
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -72,6 +74,9 @@ class Door:
         self._on_remade = on_remade
         self._folder = HostFolder(path.parent)
         self._own: tuple[int, int] | None = None
+        self._question: socket.socket | None = None
+        self._silent = 0
+        """Looks in a row at which somebody else has not answered."""
         self.problem: str | None = f"socket {path} is not there yet"
         """Why clients cannot connect; None if they can."""
 
@@ -98,6 +103,7 @@ class Door:
                 await _end(accepting, *conversations)
             finally:
                 listening.close()
+                self._forget_question()
 
     def _look(self) -> socket.socket | None:
         """The socket that was made in place of one that could not be reached, if any was."""
@@ -124,17 +130,32 @@ class Door:
         except OSError:
             return False
         if (found.st_dev, found.st_ino) == self._own:
+            self._forget_question()
             return True
-        if not stat.S_ISSOCK(found.st_mode):
+        return stat.S_ISSOCK(found.st_mode) and self._answered()
+
+    def _answered(self) -> bool:
+        """Whether somebody else who listens answers a request without content, or may still do so.
+        All of ours answer it, or close the connection."""
+        try:
+            if self._question is None:
+                self._question = _ask(self._path)
+            else:
+                self._question.recv(1)
+                self._forget_question()
+                return True
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._forget_question()
             return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
-            try:
-                client.connect(str(self._path))
-            except BlockingIOError:
-                return True  # somebody's backlog is full
-            except OSError:
-                return False
-        return True
+        self._silent += 1
+        return self._silent <= SILENT_LOOKS
+
+    def _forget_question(self) -> None:
+        if self._question is not None:
+            self._question.close()
+        self._question, self._silent = None, 0
 
     def _open(self) -> socket.socket:
         """Binds under another name first, so that no client finds a socket that does not listen."""
@@ -155,7 +176,20 @@ class Door:
             listening.close()
             raise
         self._own, self.problem = (bound.st_dev, bound.st_ino), None
+        self._forget_question()
         return listening
+
+
+def _ask(path: Path) -> socket.socket:
+    """Raises ``BlockingIOError`` when the backlog is full, or another ``OSError``."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        client.connect(str(path))
+        client.shutdown(socket.SHUT_WR)
+    except BaseException:
+        client.close()
+        raise
+    return client
 
 
 async def _accept(
