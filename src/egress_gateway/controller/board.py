@@ -81,22 +81,38 @@ class StatusBoard:
         self._verdicts[uid] = verdict
         self._told(uid)
 
-    def trouble(self, uid: str, problem: Problem | None, *, seen: bool = True) -> None:
+    def trouble(self, uid: str, problem: Problem, *, seen: bool = True) -> None:
         """Records ``problem``. The status of a configuration in service reports it if a person must
-        mend it, or if it lasts. ``seen`` False: the cloud does not let itself be looked at."""
-        before = self._verdicts.get(uid)
-        if before is None or before.serving is None or before.problem is not None:
+        mend it, or if it lasts; at once if what was asked for last is not what serves. ``seen``
+        False: the cloud does not let itself be looked at."""
+        before, generation = self._verdicts.get(uid), self._cluster.generation(uid)
+        edited = before is not None and before.generation not in (0, generation)
+        if before is None or before.serving is None:
             unseen = not seen and (before is None or before.unseen)
-            serving = before.serving if before else None
-            self.set_verdict(uid, Verdict(problem=problem, serving=serving, unseen=unseen))
-        elif problem and problem.reason not in _PASSING:
+            self.set_verdict(uid, Verdict(problem=problem, unseen=unseen, generation=generation))
+            return
+        after = before
+        if edited or before.problem is not None:
+            if before.problem and before.problem.reason == Reason.INVALID_SPEC and not edited:
+                return  # only an edit mends it
+            after = replace(before, problem=problem, settled=False, generation=generation)
+        if problem.reason not in _PASSING:
             since = self._since.setdefault(uid, self._clock())
             text = f"{STAYS}: {problem.message}"
             told = replace(problem, message=text)
             if problem.reason in _FOR_A_PERSON:
-                self._set(uid, replace(before, note=Note(problem.reason, text), cloud=told))
+                after = replace(after, note=Note(problem.reason, text), cloud=told)
             elif self._clock() - since >= LASTING:
-                self._set(uid, replace(before, cloud=told))
+                after = replace(after, cloud=told)
+        if after != before:
+            self._set(uid, after)
+
+    def stands(self, uid: str, before: int, now: int) -> None:
+        """The last verdict holds of the generation ``now`` too, if it is about the one ``before``:
+        the cloud is asked for nothing else."""
+        verdict = self._verdicts.get(uid)
+        if verdict is not None and verdict.generation == before:
+            self._set(uid, replace(verdict, generation=now))
 
     def waiting_for_addresses(self, uid: str) -> bool:
         """The pool that it moves to cannot have addresses before its old one gives them back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Final
 
 from egress_gateway.api import names
@@ -56,7 +57,11 @@ class DesiredPool:
         live = self._cluster.configurations()
         self._joined = self._cluster.joined(pool)
         self._beyond_share = self._cluster.grants.beyond_share(live.values())
-        found = [w for sgc in live.values() if (w := self._wish(sgc, pool, clinging))]
+        found = [
+            replace(w, generation=sgc.metadata.generation)
+            for sgc in live.values()
+            if (w := self._wish(sgc, pool, clinging))
+        ]
         lost = (self._cluster.keypairs.recorded() & set(clinging)) - live.keys()
         return found + [self._leaving(uid) for uid in sorted(lost)]
 

@@ -21,6 +21,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
+import msgspec
+
 from egress_gateway.api import names
 from egress_gateway.api.conditions import Reason
 from egress_gateway.api.types import StaticGatewayConfiguration
@@ -239,14 +241,17 @@ class Reconciler:
                     self._board.left(w.uid, state.ref.key)
                 continue
             if w.problem is STILL_SERVED:
-                self._board.set_verdict(w.uid, Verdict(problem=w.problem), pool=state.ref.key)
+                said = Verdict(problem=w.problem, generation=w.generation)
+                self._board.set_verdict(w.uid, said, pool=state.ref.key)
                 continue
             self._in_use.wait(w.uid, w.uid in decided.waiting)
             if not w.leaving and w.problem is not _UNDER_WAY:
                 self._backoff.note(w.uid, verdict, final=decided.empty)
             if verdict.settled:
                 self._settle(w.uid, state.ref.key)
-            said = _deleting() if w.leaving else self._backoff.lasting(w.uid, verdict)
+            said = self._backoff.lasting(w.uid, verdict)
+            if w.leaving:
+                said = Verdict(problem=_DELETING, generation=w.generation)
             self._board.set_verdict(w.uid, said, pool=state.ref.key)
         return gone
 
@@ -319,7 +324,7 @@ class Reconciler:
             if not sgc.metadata.deletion_timestamp:
                 self.work.add_after(target.pool.key, GATHER_SECONDS)
             return True
-        verdict = Verdict(problem=target)
+        verdict = Verdict(problem=target, generation=sgc.metadata.generation)
         if target.reason not in _OWN_FAULT:
             self._backoff.note(uid, verdict, final=True)
         if not sgc.metadata.deletion_timestamp and not self._inventory.holding(uid):
@@ -391,10 +396,22 @@ class Reconciler:
             self._let_gos({uid})
             return
         self._backoff.forget(uid)
+        self._edited(old, new)
         lost = new.metadata.deletion_timestamp and not self._inventory.holding(uid)
         if self._inventory.seek(new) or lost:
             self.work.add_after(SURVEY, GATHER_SECONDS)
         self._enqueue(new)
+
+    def _edited(
+        self, old: StaticGatewayConfiguration | None, new: StaticGatewayConfiguration
+    ) -> None:
+        """What can be said of an edit without a look at the cloud, which may be away."""
+        target, uid = self._inventory.resolve(new), new.metadata.uid
+        if isinstance(target, Problem):
+            if target.reason == Reason.INVALID_SPEC and self._board.verdict(uid):
+                self._board.trouble(uid, target)
+        elif old is not None and _same_for_cloud(old, new):
+            self._board.stands(uid, old.metadata.generation, new.metadata.generation)
 
     def _nodes_changed(self) -> None:
         """A machine joined or left, or became a gateway: its pool is to be looked at before the
@@ -450,6 +467,9 @@ class Reconciler:
         return self._backoff.pause(key, error)
 
 
+_DELETING: Final = Problem(
+    reason=Reason.DELETING, message="the controller is removing its Azure resources"
+)
 _UNDER_WAY: Final = Problem(
     reason=Reason.PROVISIONING,
     message="waiting for a write of its load balancer rule or prefix, which Azure has not finished",
@@ -470,15 +490,15 @@ def _same_wish(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration)
     )
 
 
+def _same_for_cloud(old: StaticGatewayConfiguration, new: StaticGatewayConfiguration) -> bool:
+    """Whether only what nodes do was edited."""
+    was = msgspec.structs.replace(
+        old.spec, exclude_cidrs=new.spec.exclude_cidrs, default_route=new.spec.default_route
+    )
+    return was == new.spec and old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+
+
 def _placed(state: PoolState, wanted: Iterable[Wanted]) -> set[str]:
     """UIDs of which some machine has its addresses."""
     there = {name for i in state.instances for name in i.addresses if has(i, name)}
     return {w.uid for w in wanted if w.names.ip_config in there}
-
-
-def _deleting() -> Verdict:
-    return Verdict(
-        problem=Problem(
-            reason=Reason.DELETING, message="the controller is removing its Azure resources"
-        )
-    )

@@ -33,6 +33,7 @@ from tests.contract.controller.test_as_azure_answers import (
 )
 from tests.contract.controller.test_controller import (
     SGCS,
+    SYSTEM,
     World,
     api_server,
     condition,
@@ -410,3 +411,81 @@ async def test_a_deny_assignment_on_what_all_need_costs_nobody_what_he_has(
     assert whole(await world.until("old", lambda s: True))
     faults.clear()
     await world.until("new", whole, timeout=SOON)
+
+
+# --- what is said of an edit that Azure has not heard of --------------------------------------
+
+
+AWAY: dict[str, dict[str, Any]] = {
+    "401": {"kind": "error", "status": 401, "code": "InvalidAuthenticationToken"},
+    "403": {"kind": "deny"},
+    "429": {"kind": "throttle"},
+    "503": {"kind": "error", "status": 503, "code": "ServerBusy"},
+    "cut": {"kind": "cut"},
+}
+EDITS: dict[str, dict[str, Any]] = {
+    "prefix": {"publicIpPrefixId": f"{PREFIXES}/pip"},
+    "private": {"provisionPublicIps": False},
+    "pool": {"gatewayNodepoolName": "other"},
+}
+
+
+@pytest.mark.parametrize(
+    ("edit", "away", "method"),
+    [
+        ("prefix", "403", "*"),
+        ("prefix", "503", "*"),
+        ("prefix", "cut", "*"),
+        ("prefix", "429", "PUT"),
+        ("private", "401", "*"),
+        ("pool", "429", "*"),
+        ("pool", "429", "PUT"),
+    ],
+)
+async def test_an_edit_that_azure_has_not_heard_of_is_not_called_provisioned(
+    world: World, edit: str, away: str, method: str
+) -> None:
+    await world.azure.add_pool("other")
+    for machine in world.azure.machines.machines.values():
+        if machine.pool == "other":
+            await world.add_node(machine)
+    await world.azure.grant(await world.azure.add_prefix("pip"))
+    await world.write("a")
+    before = await world.until("a", whole)
+    world.azure.emulator.faults.add(method=method, times=None, **AWAY[away])
+    await world.write("a", **EDITS[edit])
+    lies: list[Any] = []
+
+    def told(sgc: dict[str, Any]) -> bool:
+        said = condition(sgc, "Provisioned")
+        of_edit = bool(said["observedGeneration"] == sgc["metadata"]["generation"])
+        if of_edit and (said["status"] == "True" or sgc["status"]["egressIpPrefix"] == ""):
+            lies.append(sgc["status"])
+        return of_edit
+
+    await world.agents_are_ready(before)  # for which a status is written, whatever Azure says
+    sgc = await world.until("a", told, SOON)
+    assert lies == []
+    assert sgc["status"]["gateways"] == before["status"]["gateways"]
+    for gateway in before["status"]["gateways"]:  # that nobody waits for agents to let go
+        await world.kube.delete("gatewaystatuses", gateway["node"], namespace=SYSTEM)
+    world.azure.emulator.faults.clear()
+
+    def done(sgc: dict[str, Any]) -> bool:
+        return whole(sgc) and (
+            condition(sgc, "Provisioned")["observedGeneration"] == sgc["metadata"]["generation"]
+        )
+
+    after = await world.until("a", done, SOON)
+    assert after["status"]["gateways"] != before["status"]["gateways"]
+
+
+async def test_an_edit_that_asks_nothing_of_azure_is_in_force_while_azure_is_away(
+    world: World,
+) -> None:
+    await world.write("a")
+    await world.until("a", whole)
+    world.azure.emulator.faults.add("throttle", times=None)
+    await world.write("a", excludeCidrs=["10.0.0.0/8"])
+    sgc = await world.until("a", lambda s: s["status"]["observedGeneration"] == 2)
+    assert condition(sgc, "Provisioned")["status"] == "True"

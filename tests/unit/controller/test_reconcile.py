@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
+import pytest
 
 from egress_gateway.api import names
 from egress_gateway.api.types import (
@@ -81,6 +82,9 @@ class FakeCluster:
     def configurations(self) -> dict[str, StaticGatewayConfiguration]:
         return dict(self.objects)
 
+    def generation(self, uid: str) -> int:
+        return self.objects[uid].metadata.generation if uid in self.objects else 0
+
     def joined(self, pool: PoolRef) -> Joined:
         return self.nodes.get(pool.resource_name, Joined())
 
@@ -130,6 +134,7 @@ class FakeCluster:
         spec = {"gateway_nodepool_name": "np"} | spec
         old = self.objects.get(uid)
         meta = old.metadata if old else ObjectMeta(name=uid, namespace="default", uid=uid)
+        meta = msgspec.structs.replace(meta, generation=meta.generation + 1)
         new = StaticGatewayConfiguration(metadata=meta, spec=StaticGatewayConfigurationSpec(**spec))
         self.objects[uid] = new
         self.changed(old, new)
@@ -143,7 +148,11 @@ class FakeCluster:
             del self.objects[uid]
             self.changed(old, None)
             return
-        meta = msgspec.structs.replace(old.metadata, deletion_timestamp="2026-01-01T00:00:00Z")
+        meta = msgspec.structs.replace(
+            old.metadata,
+            generation=old.metadata.generation + 1,
+            deletion_timestamp="2026-01-01T00:00:00Z",
+        )
         new = self.objects[uid] = msgspec.structs.replace(old, metadata=meta)
         self.changed(old, new)
 
@@ -313,6 +322,34 @@ async def test_a_cloud_that_does_not_answer_flips_nothing_that_works(world: Worl
         await world.reconciler.report(uid)
     assert world.verdict("a").problem is None
     assert world.reason("b") == "AzureError"
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        ({"exclude_cidrs": ["nonsense"]}, "InvalidSpec"),
+        ({"exclude_cidrs": ["10.0.0.0/8"]}, None),
+        ({"default_route": "azureNetworking"}, None),
+        ({"provision_public_ips": False}, "AzureError"),
+    ],
+)
+async def test_an_edit_while_the_cloud_is_away_is_judged_as_far_as_can_be(
+    world: World, edit: dict[str, Any], reason: str | None
+) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
+
+    async def down(group: str, name: str) -> Any:
+        raise errors.Unavailable("no route to Azure")
+
+    world.arm.balancer = down  # type: ignore[method-assign]
+    world.cluster.write("a", **edit)
+    for _ in range(2):
+        await world.turn()
+        assert world.reason("a") == reason
+        assert world.verdict("a").generation == 2
+        assert world.verdict("a").serving is not None
 
 
 async def test_a_scale_set_named_directly_lends_its_pool(world: World) -> None:

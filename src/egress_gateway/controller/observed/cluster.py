@@ -110,6 +110,11 @@ class Cluster:
         """By UID."""
         return {sgc.metadata.uid: sgc for sgc in self.sgcs.values()}
 
+    def generation(self, uid: str) -> int:
+        """Of the configuration ``uid`` as it is now; 0 if there is none."""
+        found = self.sgcs.by_index("uid", uid)
+        return found[0].metadata.generation if found else 0
+
     # --- grants --------------------------------------------------------------------------
 
     @property

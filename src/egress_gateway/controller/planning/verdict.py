@@ -61,7 +61,7 @@ class Verdict:
     that cannot be written now. ``note`` is said beside good news. ``ipv6``: it
     is asked for, ``problem6`` what is in its way. ``cloud``: it serves, and the cloud has
     refused for a while to be looked at for it. ``unseen``: it has refused since this controller
-    began, so nobody knows what is there."""
+    began, so nobody knows what is there. ``generation``: of the object that it is about; 0: any."""
 
     problem: Problem | None = None
     serving: Serving | None = None
@@ -73,6 +73,7 @@ class Verdict:
     problem6: Problem | None = None
     cloud: Problem | None = None
     unseen: bool = False
+    generation: int = 0
 
 
 def judge(wanted: Wanted, state: PoolState, advice: Advice) -> Problem | None:
@@ -125,7 +126,8 @@ def verdict_of(
     ``held_back``: the pool's part of the load balancer waits for a machine to let go of it."""
     if wanted.leaving:
         gone = not busy and not held_back and not _traces(wanted, state)
-        return Verdict(gone=gone, lingering=not gone and _lingers(wanted, state))
+        lingering = not gone and _lingers(wanted, state)
+        return Verdict(gone=gone, lingering=lingering, generation=wanted.generation)
     kept, kept6 = problem is not None, problem6 is not None
     serving, note = _serving(wanted, state, rule, kept=kept, kept6=kept6)
     if exchange is not None and (serving is None or not serving.gateways):
@@ -146,6 +148,7 @@ def verdict_of(
         note=note,
         ipv6=bool(wanted.prefix_id6),
         problem6=problem6,
+        generation=wanted.generation,
     )
 
 

@@ -62,6 +62,8 @@ class Wanted:
 
     uid: str
     names: Names
+    generation: int = 0
+    """Of the object that asks for it."""
     private: bool = False
     prefix_id: str = ""
     prefix_id6: str = ""

@@ -152,7 +152,7 @@ def status_of(
             ],
             conditions=before.conditions,
         )
-    generation = sgc.metadata.generation
+    generation = verdict.generation or sgc.metadata.generation
     result = [c for c in before.conditions if verdict.ipv6 or c.type != conditions.IPV6_READY]
     said = _conditions(sgc, status, verdict, _of_its_own(status, gateways), pods)
     if rotated is not None:
@@ -410,6 +410,8 @@ def _provisioned(
     if serving is None and verdict.cloud is None:
         if verdict.note is None:
             return "False", Reason.PROVISIONING, "the controller is creating Azure resources"
+        return "False", verdict.note.reason, verdict.note.message
+    if verdict.note and serving is not None and serving.prefix is None:  # nothing new serves yet
         return "False", verdict.note.reason, verdict.note.message
     if verdict.note:
         reason = verdict.note.reason

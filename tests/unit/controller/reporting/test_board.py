@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,10 +20,10 @@ class Played:
     def __init__(self) -> None:
         self.now = 0.0
         self.told: list[str] = []
-        nothing = SimpleNamespace()
+        self.generation = 0
         self.board = StatusBoard(
-            nothing,  # type: ignore[arg-type]
-            nothing,  # type: ignore[arg-type]
+            SimpleNamespace(generation=lambda uid: self.generation),  # type: ignore[arg-type]
+            SimpleNamespace(),  # type: ignore[arg-type]
             told=self.told.append,
             clock=lambda: self.now,
         )
@@ -62,6 +63,18 @@ def test_an_outage_is_told_when_it_lasts_and_ends_with_the_next_look() -> None:
 def test_a_cloud_that_asks_to_wait_is_there(reason: str) -> None:
     played = Played()
     assert [played.trouble(reason, LASTING) for _ in range(4)] == [None] * 4
+
+
+@pytest.mark.parametrize("reason", [Reason.THROTTLED, Reason.AZURE_ERROR, Reason.CONFLICT])
+def test_what_is_in_the_way_of_an_edit_is_told_at_once(reason: str) -> None:
+    played = Played()
+    played.board.set_verdict("a", replace(GOOD, generation=1))
+    played.generation, refused = 2, Problem(reason=reason, message="no")
+    for _ in range(2):
+        played.board.trouble("a", refused)
+        verdict = played.board.verdict("a")
+        assert verdict is not None
+        assert (verdict.problem, verdict.serving, verdict.generation) == (refused, SERVING, 2)
 
 
 def test_until_the_first_look_nobody_knows_what_is_there() -> None:

@@ -24,7 +24,7 @@ from egress_gateway.api.types import (
     UnreachedReason,
 )
 from egress_gateway.controller.observed.reported import stands
-from egress_gateway.controller.planning.problem import Problem
+from egress_gateway.controller.planning.problem import Note, Problem
 from egress_gateway.controller.planning.verdict import Serving, ServingGateway, Verdict
 from egress_gateway.controller.reporting.status import (
     Gateways,
@@ -320,6 +320,19 @@ def test_what_was_said_of_another_spec_or_never_is_not_in_service() -> None:
         found = status(blind, before=before)
         ready = condition(found, conditions.READY)
         assert (ready.status, ready.reason) == ("False", "CredentialRejected")
+
+
+def test_a_verdict_says_of_which_spec_it_is() -> None:
+    found = status(replace(GOOD, generation=2))
+    assert found.observed_generation == 2
+    assert {c.observed_generation for c in found.conditions} == {2}
+
+
+def test_what_still_serves_by_the_addresses_before_is_not_called_provisioned() -> None:
+    note = Note("Provisioning", "exchanging")
+    during = Verdict(serving=replace(SERVING, prefix=None), note=note)
+    said = condition(status(during, before=status(GOOD)), conditions.PROVISIONED)
+    assert (said.status, said.reason) == ("False", "Provisioning")
 
 
 def test_the_same_verdict_later_changes_nothing() -> None:
