@@ -111,7 +111,8 @@ class _Repeat:
 
 
 class Writer:
-    """``finished`` hears of the pool of a write that ended after its pass had gone on."""
+    """``finished`` hears of the pool of a write that ended after its pass had gone on. ``leads``:
+    whether this process may write; one that was stopped for a while may wake as a former leader."""
 
     def __init__(
         self,
@@ -119,11 +120,13 @@ class Writer:
         *,
         clock: Callable[[], float] = time.monotonic,
         finished: Callable[[str], None] = lambda pool: None,
+        leads: Callable[[], bool] = lambda: True,
         patience: float = PATIENCE,
     ) -> None:
         self._cloud = cloud
         self._clock = clock
         self._finished = finished
+        self._leads = leads
         self._patience = patience
         self._under_way: dict[
             tuple[str, Document], tuple[Step, asyncio.Task[CloudError | None]]
@@ -172,10 +175,16 @@ class Writer:
     async def _try(self, action: Action, gate: asyncio.Semaphore) -> CloudError | None:
         async with gate:
             try:
-                await self._cloud.apply(action)
+                await self.write(action)
             except CloudError as error:
                 return error
         return None
+
+    async def write(self, action: Action) -> None:
+        """One action. Raises ``CloudError``."""
+        if not self._leads():
+            raise errors.Unavailable("this process does not lead any longer")
+        await self._cloud.apply(action)
 
     def _ended(self, pool: str, step: Step, error: CloudError | None, outcome: Outcome) -> None:
         if error is not None:

@@ -112,7 +112,7 @@ async def _when_synced(
 ) -> None:
     await cluster.synced()
 
-    async def work() -> None:
+    async def work(leads: Callable[[], bool]) -> None:
         log.info("leading")
         figures.leading = lambda: True
         await posture.warn(client)
@@ -122,7 +122,7 @@ async def _when_synced(
             keys_namespace=settings.keys_namespace,
             advice=cloud.advice,
         )
-        await _reconcile(settings, cloud, cluster, figures, client, takeover)
+        await _reconcile(settings, cloud, cluster, figures, client, takeover, leads)
 
     await _lead(settings, lease, work)
 
@@ -142,10 +142,12 @@ async def _together(*work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _lead(
-    settings: Settings, lease: Client, work: Callable[[], Coroutine[Any, Any, None]]
+    settings: Settings,
+    lease: Client,
+    work: Callable[[Callable[[], bool]], Coroutine[Any, Any, None]],
 ) -> None:
     if not settings.leader_elect:
-        await work()
+        await work(lambda: True)
         return
     election = LeaderElection(
         lease,
@@ -154,7 +156,7 @@ async def _lead(
         _identity(settings),
         duration=settings.lease_duration,
     )
-    await election.run(work)
+    await election.run(lambda: work(lambda: election.leading))
 
 
 async def _reconcile(
@@ -164,6 +166,7 @@ async def _reconcile(
     figures: Figures,
     client: Client,
     takeover: Takeover,
+    leads: Callable[[], bool],
 ) -> None:
     reconciler = Reconciler(
         cloud,
@@ -171,6 +174,7 @@ async def _reconcile(
         drift_interval=settings.drift_interval,
         retry_limit=settings.retry_limit,
         takeover=takeover,
+        leads=leads,
     )
     rotations = Rotations(
         client,

@@ -82,6 +82,7 @@ class Reconciler:
         drift_interval: float,
         retry_limit: float,
         takeover: Takeover | None = None,
+        leads: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cloud = cloud
@@ -91,7 +92,7 @@ class Reconciler:
         self.reports: WorkQueue[str] = WorkQueue("reports", backoff=0.1, backoff_limit=retry_limit)
         self._backoff = RefusalBackoff(limit=retry_limit, clock=clock)
         self._in_use = GatewaysInUse(cluster, clock=clock)
-        self._writer = Writer(cloud, clock=clock, finished=self.work.add)
+        self._writer = Writer(cloud, clock=clock, finished=self.work.add, leads=leads)
         self._looks: dict[str, int] = {}
         self._clock = clock
         self._lingering: dict[str, float] = {}
@@ -368,7 +369,7 @@ class Reconciler:
 
     async def _drop_prefix(self, uid: str) -> bool:
         try:
-            await self._cloud.apply(DeletePrefix(name=self._cluster.keypairs.names(uid).ip_config))
+            await self._writer.write(DeletePrefix(name=self._cluster.keypairs.names(uid).ip_config))
         except CloudError as error:
             log.warning("%s", error, extra={"code": error.code})
             self._board.set_verdict(uid, Verdict(problem=Problem.of(error)))

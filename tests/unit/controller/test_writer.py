@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from egress_gateway.cloud import errors
 from egress_gateway.cloud.protocol import Cloud, DeletePrefix
 from egress_gateway.controller.apply import Writer
 from egress_gateway.controller.planning.plan import Plan
@@ -67,3 +68,11 @@ async def test_a_late_fault_of_ours_is_told_like_any_other_end() -> None:
     with pytest.raises(RuntimeError):
         await writer.apply("np", Plan(stages=((step,),)))
     assert cloud.asked == ["slow one", "slow one"], "it is tried again"
+
+
+async def test_a_former_leader_writes_nothing() -> None:
+    cloud = Moody()
+    writer = Writer(cast(Cloud, cloud), leads=lambda: False)
+    step = Step(DeletePrefix(name="one"), frozenset({"a"}))
+    outcome = await writer.apply("np", Plan(stages=((step,),)))
+    assert (cloud.asked, [type(r.error) for r in outcome.refusals]) == ([], [errors.Unavailable])
