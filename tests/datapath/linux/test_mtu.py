@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
+from functools import partial
 
 import pytest
 
@@ -29,3 +31,10 @@ def test_the_default_routes_link_has_it_and_without_one_the_error_says_what_to_s
     assert default_route_mtu(node.netns) == 9000
     node.links.set_up("eth0", mtu=1400)
     assert default_route_mtu(node.netns) == 1400
+    node.links.delete("eth0")
+    for number in range(1, 9):
+        node.links.add_veth(f"eth{number}", f"peer{number}", other.netns)
+        node.links.set_up(f"eth{number}", mtu=1300 + number)
+        command = f"ip route add default dev eth{number} metric {number}".split()
+        node.netns.run(partial(subprocess.run, command, check=True))
+    assert default_route_mtu(node.netns) == 1301, "of many network cards the preferred one"

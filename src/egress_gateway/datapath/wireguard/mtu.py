@@ -17,11 +17,11 @@ IPV6_MTU: Final = 1280
 
 def default_route_mtu(node: NetNS | None = None) -> int:
     """MTU in bytes of the link that the IPv4 default route of ``node`` (by default the caller's
-    namespace) uses. Raises ``DatapathError`` if there is none: no guess is safe, since one that
-    is too large loses packets."""
+    namespace) uses, the one of least metric. Raises ``DatapathError`` if there is none: no guess is
+    safe, since one that is too large loses packets."""
     with Links(node or NetNS.current()) as links:
         known = links.links()
-        for route in links.routes(MAIN, 4):
+        for route in sorted(links.routes(MAIN, 4), key=lambda route: route.metric):
             if route.destination.prefixlen == 0 and route.device in known:
                 return known[route.device].mtu
     raise DatapathError(
