@@ -68,6 +68,11 @@ def test_lost_gateway_is_left_and_does_not_take_the_pod_back() -> None:
     play("lost_gateway_is_left_at_once")
 
 
+@pytest.mark.parametrize("how", ["machine", "path"])
+def test_gateways_that_are_lost_in_turn_take_over_before_their_hold_down_ends(how: str) -> None:
+    play("gateways_lost_in_turn", how)
+
+
 def test_gateway_that_answers_probes_but_no_handshake_is_passed_over() -> None:
     play("gateway_that_answers_probes_but_no_handshake")
 

@@ -84,10 +84,10 @@ class NodeAgent:
             queues=queues,
         )
         hearing, pacer = Hearing(), Pacer(settings.move_rate)
-        reactor = Reactor(parts, hearing)
+        self._paths = Paths(lambda: list(sandboxes), misses=settings.path_misses)
+        reactor = Reactor(parts, hearing, prober, self._paths)
         verifier = Verifier(pacer, on_verified=reactor.on_verified, on_silence=reactor.on_silence)
         joiner = Joiner(pacer, on_joined=reactor.on_joined, on_silence=reactor.on_join_silence)
-        self._paths = Paths(lambda: list(sandboxes), misses=settings.path_misses)
         prover = Prover(
             self._paths,
             verifier,
@@ -111,7 +111,7 @@ class NodeAgent:
             joiner=joiner,
         )
         self.lifecycle = Lifecycle(parts, liveness, self._spares)
-        reactor.subscribe(prober)
+        reactor.subscribe()
 
     async def run(self) -> None:
         """Works until cancelled. ``lifecycle.adopt_pods`` goes before."""

@@ -278,9 +278,9 @@ class Lifecycle(UsesParts):
         after = retarget(
             before,
             configuration,
-            usable=lambda address: (
-                self._liveness.prober.usable(address)
-                and (server is None or self._liveness.paths.usable(address, server.port))
+            doubt=lambda address: max(
+                self._liveness.prober.doubt(address),
+                self._liveness.paths.doubt(address, server.port) if server else 0.0,
             ),
             avoid=sandbox.avoided(asyncio.get_running_loop().time()),
             vetoes=self._knowledge.vetoes(before.namespace, configuration.name),

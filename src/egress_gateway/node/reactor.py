@@ -14,14 +14,14 @@ from egress_gateway.api.types import (
     StaticGatewayConfigurationStatus,
 )
 from egress_gateway.kube.resources import Key, Pod
-from egress_gateway.node.attachment.choose import BalancerAddress, same_place
+from egress_gateway.node.attachment.choose import BalancerAddress, GatewayNode, same_place
 from egress_gateway.node.cluster.knowledge import annotation
 from egress_gateway.node.lifecycle import FULL_PASS_AFTER
 from egress_gateway.node.liveness.health import State
 from egress_gateway.node.liveness.pathhealth import TunnelPath
-from egress_gateway.node.liveness.paths import path_of
+from egress_gateway.node.liveness.paths import Paths, path_of
 from egress_gateway.node.liveness.probe import Prober
-from egress_gateway.node.liveness.schedule import Hearing
+from egress_gateway.node.liveness.schedule import SILENCE, Hearing
 from egress_gateway.node.parts import Parts, UsesParts
 from egress_gateway.node.sandboxes.sandbox import Sandbox
 
@@ -32,17 +32,19 @@ _ASK_AGAIN_SECONDS: Final = 5.0
 class Reactor(UsesParts):
     """Callbacks, each of which adds keys to queues."""
 
-    def __init__(self, parts: Parts, hearing: Hearing) -> None:
+    def __init__(self, parts: Parts, hearing: Hearing, prober: Prober, paths: Paths) -> None:
         super().__init__(parts)
         self._hearing = hearing
+        self._prober = prober
+        self._paths = paths
 
-    def subscribe(self, prober: Prober) -> None:
+    def subscribe(self) -> None:
         """From now on it hears what the API server and gateways tell."""
         self._knowledge.configurations.on_change(self._on_configuration)
         self._knowledge.pods.on_change(self._on_pod)
         self._knowledge.statuses.on_change(self._on_status)
         self._endpoints.on_deleted(self._on_endpoint_deleted)
-        prober.on_change(self._on_gateway)
+        self._prober.on_change(self._on_gateway)
 
     def _on_configuration(
         self,
@@ -92,13 +94,16 @@ class Reactor(UsesParts):
 
     def _on_gateway(self, address: str, old: State, new: State) -> None:
         """Its pods leave a gateway that is lost. One that is back takes only pods that had to go
-        to the load balancer: all others would lose connections for nothing."""
+        to the load balancer: all others would lose connections for nothing. One that answers again
+        takes pods that nobody serves."""
         for sandbox in self._sandboxes:
             state = sandbox.attachment
             listed = address in {g.address for g in state.configuration.gateways}
             to = state.active.to if state.active else None
             returns = new == "alive" and listed and isinstance(to, BalancerAddress)
-            if returns or (new == "lost" and to is not None and to.address == address):
+            if old == new:
+                returns = listed and not state.verified
+            if returns or (new != old and new == "lost" and to and to.address == address):
                 self._queues.moves.add(sandbox.attachment.id)
 
     def _on_status(self, key: Key, old: GatewayStatus | None, new: GatewayStatus | None) -> None:
@@ -114,16 +119,20 @@ class Reactor(UsesParts):
         state, now = sandbox.attachment, asyncio.get_running_loop().time()
         if state.active is not None:
             self._hearing.complete(state.id, path_of(state.active), now)
+            self._prober.proven(state.active.address)
+            self._paths.forgive(path_of(state.active))
         # The next pass clears the keepalive that made the tunnel speak.
         self._queues.after_moves.add_after(state.id, FULL_PASS_AFTER)
 
     def on_silence(self, sandbox: Sandbox) -> None:
         """It has had none in time: the pod leaves the gateway, unless others' handshakes show it
-        busy."""
+        busy. Those by the load balancer's address may be with another gateway."""
         state, now = sandbox.attachment, asyncio.get_running_loop().time()
-        if state.active is None or self._hearing.bears(state.id, path_of(state.active), now):
+        active = state.active
+        one = active is not None and isinstance(active.to, GatewayNode)
+        if active is None or (one and self._hearing.bears(state.id, path_of(active), now)):
             return
-        sandbox.avoid(state.active.address, now + _AVOID_SECONDS)
+        sandbox.avoid(active.address, now + _AVOID_SECONDS)
         self._queues.moves.add(state.id)
 
     def on_joined(self, sandbox: Sandbox) -> None:
@@ -143,11 +152,14 @@ class Reactor(UsesParts):
             self._queues.moves.add(state.id)
 
     def on_path_lost(self, path: TunnelPath) -> None:
-        """All pods whose active tunnel goes that way move."""
+        """All pods whose active tunnel goes that way move, to the load balancer's address if there
+        is nothing better."""
         self._teller.way_lost(path.address, path.port)
+        until = asyncio.get_running_loop().time() + SILENCE
         for sandbox in self._sandboxes:
             active = sandbox.attachment.active
             if active is not None and path_of(active) == path:
+                sandbox.avoid(path.address, until)
                 self._queues.moves.add(sandbox.attachment.id)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -64,3 +66,8 @@ def at(gateway: Destination, **changes: Any) -> Attachment:
 def active(attachment: Attachment) -> TunnelRecord:
     assert attachment.active is not None
     return attachment.active
+
+
+def silence(lost: Collection[str]) -> Callable[[str], float]:
+    """The doubt of checks that hear nothing of these addresses, and always heard of all others."""
+    return lambda address: math.inf if address in lost else 0.0

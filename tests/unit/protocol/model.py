@@ -14,6 +14,7 @@ had. Configuration ``a`` can change its keys, ``b`` is there to be moved to.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -290,8 +291,8 @@ def looked(state: State, pod: int, now: float) -> State:
     after = retarget(
         before,
         configuration,
-        usable=lambda address: (
-            state.believed[node][PLACES.index(address)] if address in PLACES else True
+        doubt=lambda address: (
+            math.inf if address in PLACES and not state.believed[node][PLACES.index(address)] else 0
         ),
         vetoes=vetoes(statuses(state.node_veto[node]), f"default/{asked}"),
         free_port=lambda: next(p for p in range(1, 9) if p not in before.ports),

@@ -8,9 +8,14 @@ nodes and restarted agents agree without talking and the loss of one gateway spr
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 import msgspec
+
+FLAPS: Final = 1e12
+"""The doubt of a gateway that was lost again and again, besides the seconds of its last loss."""
 
 
 class GatewayNode(msgspec.Struct, frozen=True, tag="gateway"):
@@ -52,28 +57,35 @@ def choose(
     candidates: Sequence[GatewayNode],
     *,
     balancer: BalancerAddress | None,
-    usable: Callable[[GatewayNode], bool],
+    doubt: Callable[[str], float],
     avoid: Collection[str] = (),
     vetoed: Collection[str] = (),
 ) -> Destination | None:
     """Where the pod's tunnel should end.
 
-    ``current`` is what was chosen before, ``usable`` what probes say. ``avoid`` holds addresses
-    that answer probes but did not answer this pod's handshake. ``vetoed`` names the gateways whose
-    own agent asks to be left; a veto counts only while another gateway will do.
-    Without a usable gateway it is the load balancer's address, and failing that any gateway there
-    is: a check never evicts the last one. None only if there is nothing at all.
+    ``current`` is what was chosen before. ``doubt`` is what checks say of an address: 0, nothing
+    speaks against it; infinity, it is silent; else when it was last lost, though it answers again.
+    ``avoid`` holds addresses that answer probes but did not answer this pod's handshake. ``vetoed``
+    names the gateways whose own agent asks to be left; a veto counts only while another gateway
+    will do.
+    Without a gateway beyond doubt it is the one that was lost longest ago: a load balancer sends to
+    the dead for ten seconds. If none answers, or those that do flap, it is the load balancer's
+    address, and failing that any gateway there is: a check never evicts the last one. None only if
+    there is nothing at all.
     """
-    alive = [c for c in candidates if usable(c)]
-    answering = [c for c in alive if c.address not in avoid]
-    willing = [c for c in answering if c.name not in vetoed] or answering
-    if not willing and balancer is not None and balancer.address in avoid:
-        willing = alive
+    answering = [c for c in candidates if doubt(c.address) < math.inf]
+    heard = [c for c in answering if c.address not in avoid and doubt(c.address) < FLAPS]
+    if not heard and (balancer is None or balancer.address in avoid):
+        heard = answering
+    sure = [c for c in heard if not doubt(c.address)]
+    willing = [c for c in sure if c.name not in vetoed] or sure
     stay = [c for c in willing if current is not None and same_place(c, current)]
     if stay:
         return stay[0]
     if willing:
         return rendezvous(uid, willing)
+    if heard:
+        return min(heard, key=lambda c: (doubt(c.address), c.name))
     if balancer is not None:
         return balancer
     listed = [c for c in candidates if current is not None and same_place(c, current)]

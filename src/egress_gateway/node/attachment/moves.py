@@ -33,7 +33,7 @@ def retarget(
     attachment: Attachment,
     configuration: PodConfiguration,
     *,
-    usable: Callable[[str], bool],
+    doubt: Callable[[str], float],
     avoid: Collection[str] = (),
     vetoes: Mapping[str, bool] = {},
     free_port: Callable[[], int],
@@ -59,7 +59,7 @@ def retarget(
         active.to if active else None,
         configuration.gateways,
         balancer=configuration.balancer,
-        usable=lambda gateway: usable(gateway.address),
+        doubt=doubt,
         avoid=avoid,
         vetoed=vetoes,
     )
@@ -68,8 +68,9 @@ def retarget(
     if active is None:
         chosen = TunnelRecord(to=target, server=configuration.server, listen_port=free_port())
         return replace(attachment, active=chosen)
-    parting = _still_parting(active, attachment.standby, configuration, usable, now)
-    works = active.server in configuration.servers and active.verified and usable(active.address)
+    parting = _still_parting(active, attachment.standby, configuration, doubt, now)
+    works = active.server in configuration.servers and active.verified
+    works = works and not doubt(active.address)
     has_moved = active.server == configuration.next
     server = configuration.next if configuration.next and (works or has_moved) else None
     server = server or configuration.server
@@ -93,7 +94,7 @@ def _still_parting(
     active: TunnelRecord,
     standby: Joining | Parting | None,
     configuration: PodConfiguration,
-    usable: Callable[[str], bool],
+    doubt: Callable[[str], float],
     now: float,
 ) -> Parting | None:
     """The second tunnel of a move, while it is of use: for its time, or, of a server that the
@@ -104,7 +105,7 @@ def _still_parting(
     listed = isinstance(old.to, BalancerAddress) or any(
         same_place(old.to, gateway) for gateway in configuration.gateways
     )
-    if not (listed and usable(old.address)) or old.server not in configuration.servers:
+    if not listed or doubt(old.address) or old.server not in configuration.servers:
         return None
     other_server = same_place(old.to, active.to) and old.server != active.server
     return standby if other_server or standby.until > now else None

@@ -10,15 +10,20 @@ caller reports every answer that has arrived before it reports the next probe.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from egress_gateway.node.attachment.choose import FLAPS
 from egress_gateway.service.backoff import doubled
 
 State = Literal["unknown", "alive", "lost"]
 
 _FORGIVEN_AFTER: Final = 10
 """Hold-downs. A gateway that has lived for longer is forgiven its losses."""
+_BORNE: Final = 3
+"""Losses in a row after which a gateway in its hold-down is the last choice. Where a network drops
+echoes alone, pods would go to and fro between gateways for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,16 @@ class GatewayHealth:
         return self.state != "lost"
 
     @property
+    def doubt(self) -> float:
+        """0 if pods may choose it. Infinity while it is silent. Between the two, in its hold-down:
+        when it was lost, and ``FLAPS`` if that was so again and again."""
+        if self.usable:
+            return 0.0
+        if self._answering_since is None:
+            return math.inf
+        return self._since if self._losses <= _BORNE else FLAPS + self._since
+
+    @property
     def hold_down(self) -> float:
         """Seconds of answers that a lost gateway owes."""
         return doubled(max(self._losses, 1), self._rules.hold_down, self._rules.hold_down_limit)
@@ -88,6 +103,11 @@ class GatewayHealth:
             self._answering_since = now
         served = self.state == "lost" and now - self._answering_since >= self.hold_down
         if served or self.state == "unknown":
+            self._become("alive", now)
+
+    def proven(self, now: float) -> None:
+        """A pod's tunnel to it works: if it answers probes too, its hold-down is over."""
+        if self.state == "lost" and self._answering_since is not None:
             self._become("alive", now)
 
     def _forgive(self, now: float) -> None:

@@ -32,7 +32,8 @@ _AT_FULL_RATE: Final = 5
 """Paths of one node that are asked at full rate. More of them share what those would send, so that
 a gateway's load grows with nodes and not with their configurations."""
 _IDLE: Final = 0.2
-_LOST: Final = 10.0
+LOST: Final = 10.0
+"""Seconds for which a path that was lost is left alone; twice as long the next time."""
 _LOST_LIMIT: Final = 300.0
 _FORGIVEN: Final = 10
 """A path that has held for this many times its last absence starts again without losses."""
@@ -84,10 +85,13 @@ class Paths:
         """One a path, as they are now."""
         return list(self._streams.values())
 
-    def usable(self, address: str, port: int) -> bool:
-        """Not known to be lost; a path that was lost may be tried again after a while."""
+    def doubt(self, address: str, port: int) -> float:
+        """When the path was lost, in the loop's time; 0 if it never was, or long enough ago to be
+        tried again."""
         absence = self._absent.get(TunnelPath(address, port))
-        return absence is None or asyncio.get_running_loop().time() >= absence.until
+        if absence is None or asyncio.get_running_loop().time() >= absence.until:
+            return 0.0
+        return absence.until - absence.seconds
 
     def lost(self, path: TunnelPath) -> None:
         """No tunnel of it gets through: new ones go elsewhere for a while, longer each time."""
@@ -95,9 +99,14 @@ class Paths:
         before = self._absent.get(path)
         calm = before is None or now - before.until > _FORGIVEN * before.seconds
         losses = 1 if before is None or calm else before.losses + 1
-        seconds = doubled(losses, _LOST, _LOST_LIMIT)
+        seconds = doubled(losses, LOST, _LOST_LIMIT)
         self._absent[path] = _Absence(now + seconds, seconds, losses)
         self._searched(path)
+
+    def forgive(self, path: TunnelPath) -> None:
+        """A pod that had no better choice has had a handshake there: others may choose it."""
+        if absence := self._absent.get(path):
+            absence.until = min(absence.until, asyncio.get_running_loop().time())
 
     def proven(self, path: TunnelPath) -> None:
         """A handshake came through: echoes count anew, through another tunnel if there is one."""

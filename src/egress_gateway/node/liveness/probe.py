@@ -19,7 +19,7 @@ from egress_gateway.node.liveness.health import GatewayHealth, Rules, State
 log = logging.getLogger(__name__)
 
 Changed = Callable[[str, State, State], None]
-"""``(address, old, new)``; must not block."""
+"""``(address, old, new)``; must not block. Both are "lost": it answers again, in its hold-down."""
 
 
 class Prober:
@@ -46,10 +46,17 @@ class Prober:
             self._gateways[address] = GatewayHealth(self._rules)
             self._probe(address, asyncio.get_running_loop().time())
 
-    def usable(self, address: str) -> bool:
-        """Not known to be lost."""
+    def doubt(self, address: str) -> float:
+        """As ``GatewayHealth`` has it, in the loop's time."""
         gateway = self._gateways.get(address)
-        return gateway is None or gateway.usable
+        return gateway.doubt if gateway else 0.0
+
+    def proven(self, address: str) -> None:
+        """A pod's tunnel to this address has had a handshake."""
+        if gateway := self._gateways.get(address):
+            before = gateway.state
+            gateway.proven(asyncio.get_running_loop().time())
+            self._report(address, before, gateway.state)
 
     def gateways(self) -> dict[str, GatewayHealth]:
         """What is known of each address."""
@@ -102,14 +109,14 @@ class Prober:
             number = echo.echo_reply(packet, self._identifier)
             if gateway is None or number is None:
                 continue
-            before = gateway.state
+            before, doubt = gateway.state, gateway.doubt
             gateway.answered(number, now)
-            self._report(address, before, gateway.state)
+            self._report(address, before, gateway.state, again=gateway.doubt < doubt)
 
-    def _report(self, address: str, before: State, after: State) -> None:
-        if before == after:
+    def _report(self, address: str, before: State, after: State, *, again: bool = False) -> None:
+        if before == after and not again:
             return
-        if before != "unknown" or after == "lost":
+        if before != after and (before != "unknown" or after == "lost"):
             level = logging.WARNING if after == "lost" else logging.INFO
             log.log(level, "gateway is %s", after, extra={"gateway": address})
         for callback in self._callbacks:

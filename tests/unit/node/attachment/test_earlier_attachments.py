@@ -98,7 +98,7 @@ def test_a_new_agent_moves_nobody_whom_it_takes_over(name: str) -> None:
         raise AssertionError("the pod was moved")
 
     after = retarget(
-        found, found.configuration, usable=lambda a: True, free_port=none_needed, now=100.0
+        found, found.configuration, doubt=lambda a: 0.0, free_port=none_needed, now=100.0
     )
     assert after == found
     assert pod_desired(after, FACTS).tunnels

@@ -44,6 +44,7 @@ from tests.unit.node.node_values import (
     at,
     attachment,
     configuration,
+    silence,
 )
 
 
@@ -58,7 +59,7 @@ class Ports:
 def retargeted(
     before: Attachment, after: PodConfiguration, *, lost: tuple[str, ...] = ()
 ) -> Attachment:
-    return retarget(before, after, usable=lambda a: a not in lost, free_port=Ports())
+    return retarget(before, after, doubt=silence(lost), free_port=Ports())
 
 
 class TestRetarget:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
+from collections.abc import Mapping
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_gateway.node.attachment.choose import (
+    FLAPS,
     BalancerAddress,
     Destination,
     GatewayNode,
@@ -32,13 +35,17 @@ def pick(
     avoid: tuple[Destination, ...] = (),
     balancer: BalancerAddress | None = BALANCER,
     uid: str = "u",
+    again: Mapping[Destination, float] = {},
 ) -> Destination | None:
+    """``again``: when those were lost that answer again."""
+    doubts = {c.address: math.inf for c in listed if c.name in lost}
+    doubts |= {place.address: then for place, then in again.items()}
     return choose(
         uid,
         current,
         listed,
         balancer=balancer,
-        usable=lambda c: c.name not in lost,
+        doubt=lambda address: doubts.get(address, 0.0),
         avoid={place.address for place in avoid},
     )
 
@@ -88,6 +95,20 @@ def test_leaves_a_gateway_that_is_no_longer_listed() -> None:
 
 def test_balancer_when_no_gateway_answers() -> None:
     assert pick(A, B, current=A, lost="ab") == BALANCER
+
+
+def test_a_gateway_that_answers_again_goes_before_the_balancer() -> None:
+    """A load balancer sends to the dead for ten seconds."""
+    assert pick(A, B, current=A, lost="a", again={B: 7.0}) == B
+    assert pick(A, B, C, current=A, again={A: 7.0, C: 6.0}) == B
+    for place in (A, B, BALANCER, None):
+        assert pick(A, B, current=place, again={A: 9.0, B: 7.0}) == B
+    assert pick(A, B, current=B, lost="a", again={B: 7.0}, avoid=(B,)) == BALANCER
+    assert pick(A, B, current=BALANCER, lost="a", again={B: 7.0}, avoid=(B, BALANCER)) == B
+    flaps: dict[Destination, float] = {B: FLAPS + 7.0}
+    assert pick(A, B, current=A, lost="a", again=flaps) == BALANCER, "it may work, and holds still"
+    assert pick(A, B, current=BALANCER, lost="a", again=flaps, avoid=(BALANCER,)) == B
+    assert pick(A, B, current=A, lost="a", again=flaps, balancer=None) == B
 
 
 def test_balancer_when_none_is_known() -> None:

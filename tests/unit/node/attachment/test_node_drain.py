@@ -24,7 +24,7 @@ from egress_gateway.node.attachment.model import (
 )
 from egress_gateway.node.attachment.moves import joined, retarget
 from egress_gateway.node.attachment.vetoes import vetoes
-from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, active, at, configuration
+from tests.unit.node.node_values import FACTS, GW1, GW2, KEY, active, at, configuration, silence
 
 DRAIN, DEAD = {"gw-1": True}, {"gw-1": False}
 
@@ -40,7 +40,7 @@ def go(
     return retarget(
         attachment,
         attachment.configuration,
-        usable=lambda address: address not in lost,
+        doubt=silence(lost),
         vetoes=asked,
         free_port=lambda: next(ports),
         now=now,
@@ -141,7 +141,7 @@ def test_a_second_drain_waits_for_the_first_to_end() -> None:
 def test_new_pods_pass_a_vetoed_gateway_over() -> None:
     for uid in map(str, range(20)):
         chosen = choose(
-            uid, None, [GW1, GW2], balancer=None, usable=lambda c: True, vetoed={"gw-1": True}
+            uid, None, [GW1, GW2], balancer=None, doubt=lambda a: 0.0, vetoed={"gw-1": True}
         )
         assert chosen == GW2
 
@@ -150,7 +150,7 @@ def test_another_key_ends_a_drain_in_one_step() -> None:
     joining = go(at(GW1), DRAIN)
     changed = configuration(server=ServerKey(KEY, 6001))
     after = retarget(
-        joining, changed, usable=lambda a: True, vetoes=DRAIN, free_port=lambda: 31000, now=1.0
+        joining, changed, doubt=lambda a: 0.0, vetoes=DRAIN, free_port=lambda: 31000, now=1.0
     )
     assert (active(after).to, after.joining, after.listen_port) == (GW2, None, 31000)
 

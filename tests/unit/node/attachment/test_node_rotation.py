@@ -36,6 +36,7 @@ from tests.unit.node.node_values import (
     at,
     attachment,
     configuration,
+    silence,
 )
 
 OLD, NEW = ServerKey(KEY, 6000), ServerKey(keys.generate().public, 6001)
@@ -49,9 +50,7 @@ def go(before: Attachment, after: PodConfiguration, **options: Any) -> Attachmen
     ports = count((before.listen_port or 20000) + 1)
     lost = options.pop("lost", ())
     options = {"now": 100.0, **options}
-    return retarget(
-        before, after, usable=lambda a: a not in lost, free_port=lambda: next(ports), **options
-    )
+    return retarget(before, after, doubt=silence(lost), free_port=lambda: next(ports), **options)
 
 
 def moved() -> Attachment:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_gateway.node.attachment.choose import FLAPS
 from egress_gateway.node.liveness.health import GatewayHealth, Rules, State
 
 INTERVAL = 0.1
@@ -75,6 +78,26 @@ def test_back_only_after_the_hold_down() -> None:
     assert not line.health.usable
     line.probe(answers=True, seconds=0.5)
     assert line.health.usable
+
+
+def test_doubt_says_since_when_once_it_answers_and_a_tunnel_ends_it() -> None:
+    line = alive()
+    assert line.health.doubt == 0.0
+    lost_at = line.now + 3 * INTERVAL
+    for seconds in (1.0, 0.5):  # the second time in its hold-down
+        line.probe(answers=False, seconds=seconds)
+        line.health.proven(line.now)
+        assert (line.health.state, line.health.doubt) == ("lost", math.inf)
+        line.probe(answers=True)
+        assert line.health.doubt == pytest.approx(lost_at)
+    doubts = []
+    for _ in range(4):
+        line.health.proven(line.now)
+        assert (line.health.state, line.health.doubt) == ("alive", 0.0)
+        line.probe(answers=False, seconds=1.0)
+        line.probe(answers=True)
+        doubts.append(line.health.doubt)
+    assert [FLAPS < doubt < math.inf for doubt in doubts] == [False, False, True, True]
 
 
 def test_a_gap_starts_the_hold_down_again() -> None:
