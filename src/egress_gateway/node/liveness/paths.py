@@ -63,6 +63,7 @@ class Stream:
     socket: socket.socket | None = None
     checking: asyncio.Task[None] | None = None
     pods: list[Sandbox] = field(default_factory=list)
+    """All with a verified tunnel on the path, be they mute or not."""
 
 
 Suspected = Callable[[TunnelPath, Sandbox, list[Sandbox]], "asyncio.Task[None]"]
@@ -146,11 +147,10 @@ class Paths:
 
     def _sort(self) -> None:
         """Verified tunnels by the path they take."""
-        now = asyncio.get_running_loop().time()
         found: dict[TunnelPath, list[Sandbox]] = {}
         for sandbox in self._sandboxes():
             active = sandbox.attachment.active
-            works = sandbox.attachment.verified and not sandbox.gone and not sandbox.mute(now)
+            works = sandbox.attachment.verified and not sandbox.gone
             if works and active and isinstance(active.to, GatewayNode):
                 found.setdefault(path_of(active), []).append(sandbox)
         for path in self._streams.keys() - found.keys():
@@ -184,15 +184,16 @@ class Paths:
     def _choose(self, stream: Stream, now: float) -> None:
         """The next tunnel in turn, unless the present one is under suspicion."""
         canary = stream.sandbox
+        able = [s for s in stream.pods if not s.mute(now)]
         stays = (
             canary is not None
-            and canary in stream.pods
+            and canary in able
             and canary.attachment.listen_port == stream.listen_port
         )
-        turn = now - stream.since < TURN or len(stream.pods) == 1
+        turn = now - stream.since < TURN or len(able) == 1
         if stays and (turn or stream.health.silent_since is not None):
             return
-        ordered = sorted(stream.pods, key=lambda s: s.attachment.id)
+        ordered = sorted(able, key=lambda s: s.attachment.id)
         last = canary.attachment.id if canary else ""
         following = [s for s in ordered if s.attachment.id > last]
         self._close(stream)

@@ -19,7 +19,7 @@ from typing import Final
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.node.liveness import session
 from egress_gateway.node.liveness.pathhealth import TunnelPath
-from egress_gateway.node.liveness.paths import Paths
+from egress_gateway.node.liveness.paths import Paths, path_of
 from egress_gateway.node.liveness.verify import Verifier
 from egress_gateway.node.sandboxes.sandbox import Sandbox
 
@@ -63,22 +63,20 @@ class Prover:
         began = asyncio.get_running_loop().time()
         witnesses = others[:_WITNESSES]
         asked = [s for s in (canary, *witnesses) if await self._question(s)]
-        proofs = [asyncio.create_task(s.verified.wait()) for s in asked]
-        try:
-            if proofs:
-                first = asyncio.FIRST_COMPLETED
-                await asyncio.wait(proofs, timeout=_SECONDS, return_when=first)
-        finally:
-            for proof in proofs:
-                proof.cancel()
-        answered = not asked or any(s.verified.is_set() for s in asked)
+        proven = await _first(path, asked)
+        stayed = [s for s in asked if _takes(path, s)]
+        if asked and not stayed:
+            # They have left meanwhile, and what they hear elsewhere says nothing of this path.
+            self._paths.proven(path)
+            return
+        answered = not asked or proven is not None
         # A cookie takes the same path both ways; the handshake follows when the gateway has time.
-        answered = answered or await self._got_cookie(asked)
-        proven = next((s for s in asked if s.verified.is_set()), None)
-        if echoes := proven is not None and await session.lives(proven):
+        answered = answered or await self._got_cookie(stayed)
+        if proven is not None and await session.lives(proven):
             await self._try_sessions([s for s in others if s not in asked])
-        if answered and not (echoes and proven is canary):
-            # What is wrong with the canary alone, its verifier finds.
+        # One without a handshake carries no echoes, and its verifier finds what is wrong with it.
+        mute = not asked or (canary.verified.is_set() and not await session.lives(canary))
+        if answered and mute and _takes(path, canary):
             canary.take_for_mute(asyncio.get_running_loop().time() + _MUTE_SECONDS)
         if answered or self._heard(path, began):
             self._paths.proven(path)
@@ -110,3 +108,26 @@ class Prover:
         if asked:
             self._verifier.start(sandbox)
         return asked
+
+
+def _takes(path: TunnelPath, sandbox: Sandbox) -> bool:
+    active = sandbox.attachment.active
+    return active is not None and path_of(active) == path
+
+
+async def _first(path: TunnelPath, asked: list[Sandbox]) -> Sandbox | None:
+    """The first of them that has a handshake over the path; None: nobody had one in time."""
+    pending = {asyncio.create_task(s.verified.wait()) for s in asked}
+    try:
+        async with asyncio.timeout(_SECONDS):
+            while pending:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for sandbox in asked:
+                    if sandbox.verified.is_set() and _takes(path, sandbox):
+                        return sandbox
+    except TimeoutError:
+        pass
+    finally:
+        for proof in pending:
+            proof.cancel()
+    return None
