@@ -16,7 +16,8 @@ _LOOK_AT_START: Final = 0.003
 _LOOK: Final = 0.025
 """Least seconds between looks: while a container waits, and while nobody does. A gateway's
 loss moves hundreds of tunnels at once, and every look is processor time."""
-_LONGEST: Final = 5.0
+_LONGEST: Final = 1.0
+"""A gateway that comes back is asked within that time. ``Pacer`` bounds what all pods send."""
 SILENCE: Final = 1.5
 """Seconds without a handshake after which another gateway is worth a try."""
 _BORNE: Final = 3

@@ -110,7 +110,7 @@ def test_initiations_are_repeated_ever_more_rarely(starting: bool, first: float)
     gaps = [b - a for a, b in itertools.pairwise(times)]
     assert abs(times[0] - first) < 0.01
     assert all(gap > 0.02 for gap in gaps)  # WireGuard refuses two within 20 ms
-    assert max(gaps) <= 6.3
+    assert max(gaps) <= 1.3, "a gateway that comes back waits for nobody"
 
 
 def test_silence() -> None:
