@@ -16,7 +16,7 @@ import yaml
 
 from egress_gateway.cli.commands import cli
 from tests.unit.tools.pages import PAGES, ROOT, script, without_blocks
-from tests.unit.tools.programs.shell_programs import HOLE, commands
+from tests.unit.tools.programs.called import HOLE, commands
 
 VALUES = yaml.safe_load((ROOT / "deploy/chart/static-egress-gateway/values.yaml").read_text())
 TARGETS = set(re.findall(r"^([a-z][\w-]*):(?! *=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -26,8 +26,7 @@ HISTORY = ROOT / "CHANGELOG.md"
 
 def typed(page: str) -> Iterator[list[str]]:
     """Commands in blocks of shell, and those that the prose names in full."""
-    found, _ = commands(script(page))
-    yield from found
+    yield from commands(script(page))
     for quoted in re.findall(r"`([^`\n]+)`", without_blocks(page)):
         if re.match(r"(kubectl )?egress-gateway |make ", quoted) and "\\" not in quoted:
             yield shlex.split(quoted)
