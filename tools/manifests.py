@@ -3,8 +3,7 @@
 
 ``--write`` renders, ``--check`` ends with status 1 and the names of files that differ. One file a
 template; hooks are left out, being Helm's. ``admission/`` is a folder of its own, since clusters
-before 1.36 do not serve all of its kinds; ``webhook/`` is what those use instead. The CRDs inside
-the chart are copies of ``deploy/crds``.
+before 1.36 do not serve all of its kinds; ``webhook/`` is what those use instead.
 
 Needs helm (see ``kubernetes_clients.py``) and the standard library.
 """
@@ -22,29 +21,23 @@ import kubernetes_clients
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "deploy/chart/static-egress-gateway"
 MANIFESTS = ROOT / "deploy/manifests"
-CRDS = ROOT / "deploy/crds"
 HEADER = "# Rendered from deploy/chart by `make manifests`; change the chart.\n"
 NAMESPACE = "kube-egress-gateway-system"
 VALUES = ("namespace.create=true", "crds.install=false", "controller.replicas=1")
 KINDS = ("MutatingAdmissionPolicy", "ValidatingAdmissionPolicy")
 WEBHOOK = MANIFESTS / "webhook"
-ADMISSION = "admission-"
 
 
 def rendered() -> dict[Path, str]:
     """Path below ``deploy/manifests`` and text of every file. Raises ``Unavailable``."""
-    files = _rendered()
+    files = {MANIFESTS / name: text for name, text in _rendered().items()}
     # Taken from the other rendering, which has nothing else that differs.
-    alone = {
-        WEBHOOK / name: text
-        for name, text in _rendered("admission.mode=webhook").items()
-        if name == "webhook.yaml"
-    }
-    return {_place(name): text for name, text in files.items()} | alone
+    webhook = _rendered("admission.mode=webhook")["admission/webhook.yaml"]
+    return files | {WEBHOOK / "webhook.yaml": webhook}
 
 
 def _rendered(*values: str) -> dict[str, str]:
-    """File names and texts of one rendering."""
+    """Names below the chart's ``templates``, and texts, of one rendering."""
     helm = kubernetes_clients.ensure() / "helm"
     with tempfile.TemporaryDirectory() as folder:
         command = [str(helm), "template", "egress-gateway", str(CHART), "--namespace", NAMESPACE]
@@ -54,19 +47,9 @@ def _rendered(*values: str) -> dict[str, str]:
         for kind in KINDS:
             command += ["--api-versions", f"admissionregistration.k8s.io/v1/{kind}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        found = sorted(Path(folder).rglob("*.yaml"))
-        return {path.name: _text(path.read_text()) for path in found}
-
-
-def crd_copies() -> dict[Path, str]:
-    """Path and text of every file below the chart's ``files/crds``."""
-    return {CHART / "files/crds" / p.name: p.read_text() for p in sorted(CRDS.glob("*.yaml"))}
-
-
-def _place(name: str) -> Path:
-    if name.startswith(ADMISSION):
-        return MANIFESTS / "admission" / name.removeprefix(ADMISSION)
-    return MANIFESTS / name
+        templates = Path(folder) / CHART.name / "templates"
+        found = sorted(templates.rglob("*.yaml"))
+        return {str(p.relative_to(templates)): _text(p.read_text()) for p in found}
 
 
 def _text(text: str) -> str:
@@ -90,23 +73,18 @@ def main() -> int:
     if sys.argv[1:] not in (["--write"], ["--check"]):
         print("usage: manifests.py --write | --check", file=sys.stderr)
         return 2
-    copies = crd_copies()
-    stale = differing(copies, CHART / "files/crds")
-    write = sys.argv[1] == "--write"
-    if write:
-        _write(copies, stale)
     try:
         files = rendered()
     except kubernetes_clients.Unavailable as error:
         print(f"the manifests cannot be rendered: {error}", file=sys.stderr)
         return 1
-    stale_manifests = differing(files, MANIFESTS)
-    if write:
-        _write(files, stale_manifests)
+    stale = differing(files, MANIFESTS)
+    if sys.argv[1] == "--write":
+        _write(files, stale)
         return 0
-    for path in stale + stale_manifests:
+    for path in stale:
         print(f"{path.relative_to(ROOT)}: not as rendered; run `make manifests`", file=sys.stderr)
-    return 1 if stale + stale_manifests else 0
+    return 1 if stale else 0
 
 
 def _write(files: dict[Path, str], stale: list[Path]) -> None:

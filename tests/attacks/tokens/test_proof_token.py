@@ -29,7 +29,7 @@ IMAGE = "registry.example.com/seg:1"
 async def installed(cluster: Cluster, clients: Path, *values: str) -> str:
     """What the chart's test brings, but its pod; the account's token."""
     command = [str(clients / "helm"), "template", "egress-gateway", str(CHART)]
-    command += ["--namespace", SYSTEM, "--show-only", "templates/test.yaml"]
+    command += ["--namespace", SYSTEM, "--show-only", "templates/hooks/test.yaml"]
     command += ["--set", "image.repository=registry.example.com/seg", "--set-string", "image.tag=1"]
     command += ["--api-versions", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
     command += [word for value in values for word in ("--set", value)]
