@@ -18,6 +18,7 @@ from lab.tests.apiserver.conftest import real
 from lab.tests.apiserver.test_custom_resources import install
 from lab.tests.apiserver.test_objects import refusal
 from tests.kube.chart import in_order, installed, rendered
+from tests.unit.api.bad_specs import BAD_SPECS
 
 pytestmark = pytest.mark.kube
 GOLDEN = Path(__file__).parents[2] / "lab/tests/azure/golden/end-state.json"
@@ -111,43 +112,11 @@ def configuration(name: str, **spec: Any) -> Object:
     }
 
 
-SCALE_SET = {"vmssResourceGroup": "rg", "vmssName": "v", "publicIpPrefixSize": 30}
-REFUSED: list[tuple[Object, str, str]] = [
-    ({}, "spec", "neither gatewayNodepoolName nor gatewayVmssProfile is set"),
-    (
-        {"gatewayNodepoolName": "p", "gatewayVmssProfile": SCALE_SET},
-        "spec",
-        "keep one of the two",
-    ),
-    (
-        {"gatewayNodepoolName": "p", "defaultRoute": "x"},
-        "spec.defaultRoute",
-        'supported values: "staticEgressGateway", "azureNetworking"',
-    ),
-    (
-        {"gatewayNodepoolName": "p", "excludeCidrs": ["10.0.0.0/8", "10.0.0.0"]},
-        "spec.excludeCidrs[1]",
-        "write address/length",
-    ),
-    (
-        {"gatewayNodepoolName": "p", "publicIpPrefixId": "mine"},
-        "spec.publicIpPrefixId",
-        "az network public-ip prefix show",
-    ),
-    (
-        {"gatewayVmssProfile": {**SCALE_SET, "publicIpPrefixSize": 12}},
-        "spec.gatewayVmssProfile",
-        "28",
-    ),
-    ({"gatewayNodepoolName": 5}, "spec.gatewayNodepoolName", "must be of type string"),
-]
-
-
 async def test_what_schema_and_rules_can_refuse_is_refused_with_field_and_mend(
     real_plane: ControlPlane, clients: Path
 ) -> None:
     async with installed(real_plane, clients) as cluster:
-        for spec, field, mend in REFUSED:
+        for spec, field, mend in BAD_SPECS:
             error = await refusal(cluster.admin.create(SGCS, configuration("a", **spec)))
             assert (error.code, error.reason) == (422, "Invalid"), spec
             fields = [cause["field"] for cause in error.status["details"]["causes"]]

@@ -20,10 +20,15 @@ from egress_gateway.api import crd, types
 from egress_gateway.api.manifests import crd_files, deploy_dir
 from egress_gateway.api.validation import validate_spec
 from egress_gateway_lab.apiserver.writes.schema import CustomSchema
+from tests.unit.api.bad_specs import BAD_SPECS, PREFIX
 
-PREFIX = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Network/publicIPPrefixes/p"
-MOVED_OVER = json.loads(Path(__file__).with_name("moved_over.json").read_text())
-"""Objects as the Go project's controller left them on a real API server."""
+GOLDEN = Path(__file__).parents[3] / "lab/tests/azure/golden/end-state.json"
+MOVED_OVER = [
+    document
+    for document in json.loads(GOLDEN.read_text())["kubernetes"]
+    if document["kind"] == "StaticGatewayConfiguration"
+]
+"""Configurations as the Go project's controller left them."""
 
 
 def openapi(kind: str) -> dict[str, Any]:
@@ -192,59 +197,7 @@ def test_every_field_that_the_code_writes_survives(struct: msgspec.Struct) -> No
     assert msgspec.convert(obj, type(struct)) == struct
 
 
-@pytest.mark.parametrize(
-    ("spec", "field", "mend"),
-    [
-        ({}, "spec", "name the gateway node pool, or the scale set"),
-        ({"gatewayNodepoolName": "", "gatewayVmssProfile": {}}, "spec", "name the gateway node"),
-        (
-            {"gatewayNodepoolName": "np", "gatewayVmssProfile": {"vmssName": "v"}},
-            "spec",
-            "keep one of the two",
-        ),
-        (
-            {"gatewayVmssProfile": {"vmssName": "v", "publicIpPrefixSize": 30}},
-            "spec.gatewayVmssProfile",
-            "name the scale set's resource group",
-        ),
-        (
-            {"gatewayVmssProfile": {"vmssResourceGroup": "rg", "publicIpPrefixSize": 30}},
-            "spec.gatewayVmssProfile",
-            "name the scale set",
-        ),
-        (
-            {
-                "gatewayVmssProfile": {
-                    "vmssResourceGroup": "rg",
-                    "vmssName": "v",
-                    "publicIpPrefixSize": 24,
-                }
-            },
-            "spec.gatewayVmssProfile",
-            "choose 28",
-        ),
-        (
-            {
-                "gatewayNodepoolName": "np",
-                "provisionPublicIps": False,
-                "publicIpPrefixId": PREFIX,
-            },
-            "spec",
-            "remove it, or set provisionPublicIps to true",
-        ),
-        (
-            {"gatewayNodepoolName": "np", "publicIpPrefixId": "pip-prefix-egress"},
-            "spec.publicIpPrefixId",
-            "az network public-ip prefix show",
-        ),
-        (
-            {"gatewayNodepoolName": "np", "excludeCidrs": ["10.0.0.0/8", "172.16.0.0"]},
-            "spec.excludeCidrs[1]",
-            "write address/length",
-        ),
-        ({"gatewayNodepoolName": "np", "defaultRoute": "x"}, "spec.defaultRoute", "supported"),
-    ],
-)
+@pytest.mark.parametrize(("spec", "field", "mend"), BAD_SPECS)
 def test_a_bad_spec_is_refused_with_what_mends_it(
     spec: dict[str, Any], field: str, mend: str
 ) -> None:
