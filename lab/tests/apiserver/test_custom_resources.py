@@ -109,6 +109,34 @@ async def test_a_bad_configuration_is_refused_with_the_field(
     assert mend in str(error)
 
 
+@pytest.mark.parametrize(
+    ("empty", "kept"),
+    [
+        ({"excludeCidrs": None}, {}),
+        ({"publicIpPrefixId": None}, {}),
+        ({"gatewayVmssProfile": None}, {}),
+        ({"gatewayVmssProfile": {"vmssName": None}}, {"gatewayVmssProfile": {}}),
+        ({"defaultRoute": None, "provisionPublicIps": None}, {}),
+    ],
+)
+async def test_a_field_with_nothing_behind_it_as_of_a_template_is_no_field(
+    cluster: Cluster, empty: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    await install(cluster)
+    body = configuration(gatewayNodepoolName="npegress", **empty)
+    made = await cluster.admin.create("staticgatewayconfigurations", body)
+    assert made["spec"] == {
+        "gatewayNodepoolName": "npegress",
+        "defaultRoute": "staticEgressGateway",
+        "provisionPublicIps": True,
+        **kept,
+    }
+    body = configuration(gatewayNodepoolName="npegress", excludeCidrs=[None])
+    body["metadata"]["name"] = "another"
+    error = await refusal(cluster.admin.create("staticgatewayconfigurations", body))
+    assert error.code == 422
+
+
 async def test_unknown_fields_are_pruned_or_refused(cluster: Cluster) -> None:
     await define(cluster, spec_schema(size={"type": "integer"}))
     path = "/apis/example.com/v1/namespaces/default/widgets"

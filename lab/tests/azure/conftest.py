@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from egress_gateway_lab.azure.client import ArmClient
-from lab.tests.azure.running import CLUSTER, GROUP, Running, running
+from lab.tests.azure.running import CLUSTER, GROUP, Running, running, signed_in
 
 Person = Callable[..., AbstractAsyncContextManager[ArmClient]]
 
@@ -23,17 +23,7 @@ def azure(tmp_path: Path) -> Iterator[Running]:
 
 @pytest.fixture
 def person(azure: Running) -> Person:
-    """A client signed in as a service principal, Owner unless it was known before."""
-
-    @asynccontextmanager
-    async def signed_in(client_id: str = "someone") -> AsyncIterator[ArmClient]:
-        trust = ssl.create_default_context(cafile=azure.ca_file)
-        async with ArmClient(
-            azure.base, trust, client_id=client_id, secret="any", poll_seconds=0.01
-        ) as client:
-            yield client
-
-    return signed_in
+    return partial(signed_in, azure)
 
 
 @pytest.fixture

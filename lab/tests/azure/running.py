@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from azure.identity import ClientSecretCredential
 
 from egress_gateway_lab import pki
+from egress_gateway_lab.azure.client import ArmClient
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION, TENANT, Emulator
 from egress_gateway_lab.protocols import BackendError, ClusterSpec, MachineSpec
 
@@ -110,6 +112,16 @@ def running(folder: Path, **options: Any) -> Iterator[Running]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@asynccontextmanager
+async def signed_in(azure: Running, client_id: str = "someone") -> AsyncIterator[ArmClient]:
+    """A service principal, Owner unless it was known before."""
+    trust = ssl.create_default_context(cafile=azure.ca_file)
+    async with ArmClient(
+        azure.base, trust, client_id=client_id, secret="any", poll_seconds=0.01
+    ) as client:
+        yield client
 
 
 def credential(azure: Running) -> ClientSecretCredential:

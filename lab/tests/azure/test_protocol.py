@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from egress_gateway_lab.azure.client import ArmClient, RequestFailed
 from egress_gateway_lab.azure.emulator import SUBSCRIPTION
 from lab.tests.azure.conftest import Person, make_cluster, make_prefix, send
-from lab.tests.azure.running import CLUSTER, GROUP, Running, running
+from lab.tests.azure.running import CLUSTER, GROUP, Running, running, signed_in
 
 VERSION = "2024-05-01"
 PREFIXES = f"{GROUP}/providers/Microsoft.Network/publicIPPrefixes"
@@ -129,8 +128,7 @@ async def test_ids_match_in_any_case_and_keep_theirs(azure: Running, person: Per
 
 async def test_long_lists_come_in_pages(tmp_path: Path) -> None:
     with running(tmp_path, page_size=2) as azure:
-        trust = ssl.create_default_context(cafile=azure.ca_file)
-        async with ArmClient(azure.base, trust, client_id="a", secret="b") as client:
+        async with signed_in(azure) as client:
             await client.put(GROUP, {"location": "swedencentral"}, VERSION)
             for number in range(5):
                 await make_prefix(client, f"p{number}", 31)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,23 @@ from egress_gateway_lab.azure.client import ArmClient
 from egress_gateway_lab.azure.emulator import Emulator
 from egress_gateway_lab.azure.state import StateError
 from lab.tests.azure.conftest import make_cluster, make_gateway_pool, make_prefix, send
-from lab.tests.azure.running import CLUSTER, GROUP, NODE_GROUP, Machines, Running, running
+from lab.tests.azure.running import (
+    CLUSTER,
+    GROUP,
+    NODE_GROUP,
+    Machines,
+    Running,
+    running,
+    signed_in,
+)
 
 VERSION = "2024-05-01"
 Story = Callable[[ArmClient], Awaitable[Any]]
 
 
-def play(azure: Running, story: Story, client_id: str = "someone") -> Any:
-    async def whole() -> Any:
-        trust = ssl.create_default_context(cafile=azure.ca_file)
-        async with ArmClient(
-            azure.base, trust, client_id=client_id, secret="any", poll_seconds=0.01
-        ) as client:
-            return await story(client)
-
-    return asyncio.run(whole())
+async def play(azure: Running, story: Story, client_id: str = "someone") -> Any:
+    async with signed_in(azure, client_id) as client:
+        return await story(client)
 
 
 def resources(azure: Running) -> dict[str, tuple[str, Any]]:
@@ -49,7 +50,7 @@ async def at_rest(client: ArmClient) -> dict[str, Any]:
         await asyncio.sleep(0.01)
 
 
-def test_resources_roles_and_machines_come_back(tmp_path: Path) -> None:
+async def test_resources_roles_and_machines_come_back(tmp_path: Path) -> None:
     state = tmp_path / "state"
 
     async def build(client: ArmClient) -> dict[str, Any]:
@@ -60,13 +61,13 @@ def test_resources_roles_and_machines_come_back(tmp_path: Path) -> None:
         return cluster
 
     with running(tmp_path, state=state) as azure:
-        cluster = play(azure, build)
+        cluster = await play(azure, build)
         before, machines = resources(azure), dict(azure.machines.machines)
         token = azure.emulator.directory.token(
             azure.emulator.directory.find("someone") or pytest.fail("nobody"), azure.base
         )
     with running(tmp_path, state=state) as azure:
-        play(azure, at_rest)
+        await play(azure, at_rest)
         after = resources(azure)
         assert set(after) == set(before)
         changed = {i for i in after if after[i][1] != before[i][1]}
@@ -88,7 +89,7 @@ def test_resources_roles_and_machines_come_back(tmp_path: Path) -> None:
             assert another["properties"]["ipPrefix"] != taken, "addresses stay taken"
             await make_gateway_pool(client, count=3)
 
-        play(azure, go_on)
+        await play(azure, go_on)
         addresses = [m.address for m in azure.machines.machines.values()]
         assert len(set(addresses)) == len(addresses) == len(machines) + 1
 
@@ -103,7 +104,7 @@ async def make_gateway_pool_of_machines(client: ArmClient) -> None:
     await client.put(f"{CLUSTER}/agentPools/npvm", {"properties": properties}, "2026-06-01")
 
 
-def test_what_was_answered_survives_even_a_killed_process(tmp_path: Path) -> None:
+async def test_what_was_answered_survives_even_a_killed_process(tmp_path: Path) -> None:
     """The file is copied while the emulator runs, as a power cut would leave it."""
     state, copy = tmp_path / "state", tmp_path / "copy"
 
@@ -123,14 +124,14 @@ def test_what_was_answered_survives_even_a_killed_process(tmp_path: Path) -> Non
             await asyncio.sleep(0.01)
 
     with running(tmp_path, state=state, operation_seconds=600) as azure:
-        play(azure, write)
+        await play(azure, write)
         copy.write_bytes(state.read_bytes())
         Path(f"{copy}-wal").write_bytes(Path(f"{state}-wal").read_bytes())
     with running(tmp_path, state=copy) as azure:
-        play(azure, look)
+        await play(azure, look)
 
 
-def test_a_deletion_goes_on(tmp_path: Path) -> None:
+async def test_a_deletion_goes_on(tmp_path: Path) -> None:
     state = tmp_path / "state"
 
     async def begin(client: ArmClient) -> None:
@@ -147,13 +148,13 @@ def test_a_deletion_goes_on(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
 
     with running(tmp_path, state=state) as azure:
-        play(azure, begin)
+        await play(azure, begin)
     with running(tmp_path, state=state) as azure:
-        play(azure, until_gone)
+        await play(azure, until_gone)
         assert azure.machines.machines == {}
 
 
-def test_a_pool_that_was_under_way_is_finished(tmp_path: Path) -> None:
+async def test_a_pool_that_was_under_way_is_finished(tmp_path: Path) -> None:
     state = tmp_path / "state"
 
     async def begin(client: ArmClient) -> None:
@@ -165,9 +166,9 @@ def test_a_pool_that_was_under_way_is_finished(tmp_path: Path) -> None:
         assert status == 201
 
     with running(tmp_path, state=state) as azure:
-        play(azure, begin)
+        await play(azure, begin)
     with running(tmp_path, state=state) as azure:
-        cluster = play(azure, at_rest)
+        cluster = await play(azure, at_rest)
         states = {
             p["name"]: p["provisioningState"] for p in cluster["properties"]["agentPoolProfiles"]
         }
@@ -185,17 +186,17 @@ def test_a_file_belongs_to_one_lab_at_a_time_and_must_be_one(tmp_path: Path) -> 
             Emulator(backend=Machines(), state=other)
 
 
-def test_without_a_file_every_emulator_is_fresh(tmp_path: Path) -> None:
+async def test_without_a_file_every_emulator_is_fresh(tmp_path: Path) -> None:
     async def build(client: ArmClient) -> None:
         await client.put(GROUP, {"location": "swedencentral"}, VERSION)
 
     with running(tmp_path) as azure:
-        play(azure, build)
+        await play(azure, build)
     with running(tmp_path) as azure:
         assert snapshot.dump(azure.emulator.azure) == []
 
 
-def test_urls_of_operations_are_answered_after_a_restart(tmp_path: Path) -> None:
+async def test_urls_of_operations_are_answered_after_a_restart(tmp_path: Path) -> None:
     state = tmp_path / "state"
     urls: list[str] = []
 
@@ -234,6 +235,6 @@ def test_urls_of_operations_are_answered_after_a_restart(tmp_path: Path) -> None
         return found
 
     with running(tmp_path, state=state) as azure:
-        play(azure, begin)
+        await play(azure, begin)
     with running(tmp_path, state=state) as azure:
-        assert play(azure, ask) == ["Succeeded"] * len(urls)
+        assert (await play(azure, ask)) == ["Succeeded"] * len(urls)

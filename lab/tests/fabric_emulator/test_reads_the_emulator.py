@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -11,30 +9,23 @@ from typing import Any
 from egress_gateway_lab.azure.client import ArmClient
 from egress_gateway_lab.fabric.network import Network, observe
 from lab.tests.azure.conftest import make_cluster, make_gateway_pool, make_prefix
-from lab.tests.azure.running import NODE_GROUP, Running, running
+from lab.tests.azure.running import NODE_GROUP, Running, running, signed_in
 
 ILB = f"{NODE_GROUP}/providers/Microsoft.Network/loadBalancers/kubeegressgateway-ilb"
 
 
-def story(azure: Running) -> tuple[Network, Network]:
+async def story(azure: Running) -> tuple[Network, Network]:
     """The network before and after a configuration's resources, as a controller makes them."""
-
-    async def play() -> tuple[Network, Network]:
-        trust = ssl.create_default_context(cafile=azure.ca_file)
-        async with ArmClient(
-            azure.base, trust, client_id="someone", secret="any", poll_seconds=0.01
-        ) as client:
-            await make_cluster(client)
-            await make_gateway_pool(client)
-            before = observe(azure.emulator.resources)
-            prefix = await make_prefix(client)
-            await client.put(ILB, balancer(await subnet(client)), "2024-05-01")
-            for nic in before.nics.values():
-                if "npegress" in nic.id:
-                    await add_secondary(client, nic.machine_id, prefix["id"])
-            return before, observe(azure.emulator.resources)
-
-    return asyncio.run(play())
+    async with signed_in(azure) as client:
+        await make_cluster(client)
+        await make_gateway_pool(client)
+        before = observe(azure.emulator.resources)
+        prefix = await make_prefix(client)
+        await client.put(ILB, balancer(await subnet(client)), "2024-05-01")
+        for nic in before.nics.values():
+            if "npegress" in nic.id:
+                await add_secondary(client, nic.machine_id, prefix["id"])
+        return before, observe(azure.emulator.resources)
 
 
 async def subnet(client: ArmClient) -> str:
@@ -88,9 +79,9 @@ def balancer(subnet_id: str) -> dict[str, Any]:
     }
 
 
-def test_the_emulator_s_resources_become_translations_and_balancing(tmp_path: Path) -> None:
+async def test_the_emulator_s_resources_become_translations_and_balancing(tmp_path: Path) -> None:
     with running(tmp_path) as azure:
-        before, after = story(azure)
+        before, after = await story(azure)
     assert before.prefixes == (IPv4Network("10.224.0.0/12"),)
     (outbound,) = before.outbound
     (address,) = outbound.addresses

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -135,48 +136,31 @@ def _names(spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:
     ]
 
 
-def _pool(spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:
-    profile = spec.gateway_vmss_profile
-    if spec.gateway_nodepool_name and not profile.unset:
-        return [
-            InvalidField(
-                "spec.gatewayVmssProfile",
-                "set together with spec.gatewayNodepoolName",
-                "keep one of the two",
-            )
-        ]
+def _pool(spec: StaticGatewayConfigurationSpec) -> Iterator[InvalidField]:
+    profile, name = spec.gateway_vmss_profile, "spec.gatewayVmssProfile"
     if spec.gateway_nodepool_name:
-        return []
+        if not profile.unset:
+            said = "set together with spec.gatewayNodepoolName"
+            yield InvalidField(name, said, "keep one of the two")
+        return
     if profile.unset:
-        return [
-            InvalidField(
-                "spec.gatewayNodepoolName",
-                "neither gatewayNodepoolName nor gatewayVmssProfile is set",
-                "name the gateway node pool, or the scale set with its resource group",
-            )
-        ]
-    problems = []
+        yield InvalidField(
+            "spec.gatewayNodepoolName",
+            "neither gatewayNodepoolName nor gatewayVmssProfile is set",
+            "name the gateway node pool, or the scale set with its resource group",
+        )
+        return
     if not profile.vmss_resource_group:
-        problems.append(
-            InvalidField(
-                "spec.gatewayVmssProfile.vmssResourceGroup",
-                "empty",
-                "name the scale set's resource group",
-            )
-        )
+        mend = "name the scale set's resource group"
+        yield InvalidField(f"{name}.vmssResourceGroup", "empty", mend)
     if not profile.vmss_name:
-        problems.append(
-            InvalidField("spec.gatewayVmssProfile.vmssName", "empty", "name the scale set")
-        )
+        yield InvalidField(f"{name}.vmssName", "empty", "name the scale set")
     if profile.public_ip_prefix_size not in PREFIX_SIZES:
-        problems.append(
-            InvalidField(
-                "spec.gatewayVmssProfile.publicIpPrefixSize",
-                f"{profile.public_ip_prefix_size} is not between 28 and 31",
-                "choose 28 (16 gateway nodes) to 31 (2 gateway nodes)",
-            )
+        yield InvalidField(
+            f"{name}.publicIpPrefixSize",
+            f"{profile.public_ip_prefix_size} is not between 28 and 31",
+            "choose 28 (16 gateway nodes) to 31 (2 gateway nodes)",
         )
-    return problems
 
 
 def _addresses(spec: StaticGatewayConfigurationSpec) -> list[InvalidField]:

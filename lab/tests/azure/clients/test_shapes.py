@@ -11,16 +11,14 @@ operating system, diagnostics, ssh keys, portal addresses).
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from egress_gateway_lab.azure.client import ArmClient
 from lab.tests.azure.clients.test_sdk import balancer_body, with_gateway
 from lab.tests.azure.conftest import make_cluster, make_gateway_pool, make_prefix
-from lab.tests.azure.running import CLUSTER, GROUP, NODE_GROUP, Running, running
+from lab.tests.azure.running import CLUSTER, GROUP, NODE_GROUP, Running, running, signed_in
 
 VERSION = "2024-05-01"
 POOL = "p"
@@ -105,8 +103,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 async def build(azure: Running) -> dict[str, Any]:
-    trust = ssl.create_default_context(cafile=azure.ca_file)
-    async with ArmClient(azure.base, trust, client_id="a", secret="b", poll_seconds=0.01) as client:
+    async with signed_in(azure) as client:
         await make_cluster(client)
         await make_gateway_pool(client)
         prefix = await make_prefix(client)

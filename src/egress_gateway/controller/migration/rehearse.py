@@ -6,6 +6,7 @@ a take-over would put in force; so an empty answer means that nothing would chan
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from egress_gateway.cloud.protocol import (
 )
 from egress_gateway.controller.migration.recognise import recognise_all
 from egress_gateway.controller.observed.groups import find_pools
-from egress_gateway.controller.planning.plan import plan
+from egress_gateway.controller.planning.plan import Plan, plan
 from egress_gateway.controller.planning.pools import Target, resolve
 from egress_gateway.controller.planning.problem import Problem
 from egress_gateway.controller.planning.wanted import Names, Wanted
@@ -49,44 +50,46 @@ async def rehearse(
     """Raises ``CloudError``. Configurations that are being deleted are left out."""
     live = [sgc for sgc in configurations if not sgc.metadata.deletion_timestamp]
     listed = await find_pools(cloud, live)
-    pools = listed.pools
     known = {uid: recorded.get(uid, Names.of(uid)) for uid in (s.metadata.uid for s in live)}
     found = await recognise_all(
         cloud,
         {sgc.metadata.uid: sgc for sgc in live},
         known,
-        pools,
+        listed.pools,
         balancer=await cloud.balancer(),
         keys_namespace=keys_namespace,
     )
     known |= found.told
     problems: dict[Key, str] = {}
-    members: dict[str, tuple[PoolRef, list[Wanted]]] = {}
+    members: dict[PoolRef, list[Wanted]] = defaultdict(list)
     for sgc in live:
         target = resolve(
             sgc.spec,
-            pools,
+            listed.pools,
             resource_group=cloud.resource_group,
             advice=cloud.advice,
             refused=listed.refused,
         )
         if isinstance(target, Problem):
             problems[_key(sgc)] = target.message
-            continue
-        _, wanted = members.setdefault(target.pool.key, (target.pool, []))
-        wanted.append(_wanted(sgc, target, known[sgc.metadata.uid], found.untold))
-    keys = {sgc.metadata.uid: _key(sgc) for sgc in live}
-    writes: list[str] = []
-    for pool, wanted in members.values():
-        brought = {p for w in wanted for p in (w.prefix_id, w.prefix_id6) if p}
-        state = await cloud.observe(pool, brought)
-        ids = {w.names.ip_config: cloud.managed_prefix_id(w.names.ip_config) for w in wanted}
-        decided = plan(state, wanted, advice=cloud.advice, managed_ids=ids)
-        writes += [_line(step.action) for stage in decided.stages for step in stage]
-        for uid, verdict in decided.verdicts.items():
-            if verdict.problem:
-                problems[keys[uid]] = verdict.problem.message
-    return Rehearsal(writes=tuple(writes), problems=problems)
+        else:
+            wanted = _wanted(sgc, target, known[sgc.metadata.uid], found.untold)
+            members[target.pool].append(wanted)
+    plans = [await _planned(cloud, pool, wanted) for pool, wanted in members.items()]
+    steps = (step for one in plans for stage in one.stages for step in stage)
+    verdicts = {uid: verdict for one in plans for uid, verdict in one.verdicts.items()}
+    for sgc in live:
+        verdict = verdicts.get(sgc.metadata.uid)
+        if verdict is not None and verdict.problem:
+            problems[_key(sgc)] = verdict.problem.message
+    return Rehearsal(writes=tuple(_line(step.action) for step in steps), problems=problems)
+
+
+async def _planned(cloud: Cloud, pool: PoolRef, wanted: list[Wanted]) -> Plan:
+    brought = {p for w in wanted for p in (w.prefix_id, w.prefix_id6) if p}
+    state = await cloud.observe(pool, brought)
+    managed = {w.names.ip_config: cloud.managed_prefix_id(w.names.ip_config) for w in wanted}
+    return plan(state, wanted, advice=cloud.advice, managed_ids=managed)
 
 
 def _wanted(

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable
 
 from egress_gateway.api import names
 from egress_gateway.api.types import (
-    GatewayProblem,
     GatewayStatus,
     PodEndpoint,
-    SeenAddress,
     StaticGatewayConfiguration,
 )
 from egress_gateway.controller.reporting.status import Gateways
@@ -22,32 +20,23 @@ def gateways_of(
     statuses: Iterable[GatewayStatus],
 ) -> Gateways:
     """What Nodes and gateway agents say about ``sgc`` at this moment."""
-    nodes = list(nodes)
+    nodes, said = list(nodes), {status.metadata.name: status for status in statuses}
     alive = {node.metadata.name for node in nodes if node.ready}
+    claimed = frozenset(node for node, status in said.items() if serves(status, sgc))
     full_name = f"{sgc.metadata.namespace}/{sgc.metadata.name}"
-    claimed: set[str] = set()
-    problems: dict[str, GatewayProblem] = {}
-    seen: dict[str, SeenAddress] = {}
-    answered = False
-    for status in statuses:
-        node = status.metadata.name
-        if serves(status, sgc):
-            claimed.add(node)
-        if node in alive:
-            for one in status.spec.verified:
-                answered = answered or bool(one.seen_ip)
-                if one.static_gateway_configuration == full_name:
-                    seen[node] = one
-        for problem in status.spec.problems:
-            if problem.static_gateway_configuration == full_name:
-                problems[node] = problem
+    verified = [(node, one) for node in said.keys() & alive for one in said[node].spec.verified]
     return Gateways(
         nodes=by_machine(nodes),
-        ready=frozenset(claimed & alive),
-        claimed=frozenset(claimed),
-        problems=problems,
-        seen=seen,
-        answered=answered,
+        ready=claimed & alive,
+        claimed=claimed,
+        problems={
+            node: problem
+            for node, status in said.items()
+            for problem in status.spec.problems
+            if problem.static_gateway_configuration == full_name
+        },
+        seen={node: one for node, one in verified if one.static_gateway_configuration == full_name},
+        answered=any(one.seen_ip for _, one in verified),
     )
 
 
