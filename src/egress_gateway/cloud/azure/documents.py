@@ -52,11 +52,14 @@ _OF_AKS: Final = names.POOL_NAME_TAG.removesuffix("poolName")
 def primary(items: Iterable[Json]) -> Json | None:
     """The primary one of NIC configurations or ipConfigs: the one that says so, else the only one
     that does not deny it. A scale set made by hand flags none (``az vmss create``)."""
-    said = [(properties_of(item).get("primary"), item) for item in items]
-    chosen = next((item for flag, item in said if flag), None)
-    open_ = [item for flag, item in said if flag is not False]
-    alone = open_[0] if len(open_) == 1 else said[0][1] if len(said) == 1 else None
-    return chosen or alone
+    flags = [(item, properties_of(item).get("primary")) for item in items]
+    for item, flag in flags:
+        if flag:
+            return item
+    possible = [item for item, flag in flags if flag is not False]
+    if len(possible) == 1:
+        return possible[0]
+    return flags[0][0] if len(flags) == 1 else None
 
 
 def flagged(configs: list[Json]) -> list[Json]:
