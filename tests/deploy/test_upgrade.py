@@ -20,7 +20,7 @@ import pytest
 from egress_gateway_lab import golang, host
 from egress_gateway_lab.demo.traffic import Traffic
 from egress_gateway_lab.demo.world import World, until
-from egress_gateway_lab.realcluster.trees import filled
+from egress_gateway_lab.realcluster.filesystems.trees import filled
 from egress_gateway_lab.runtime.kubelet.images import PREVIOUS
 from tests.deploy.conftest import CHART, ROOT
 from tests.deploy.installed import RELEASE, SYSTEM, WAIT, cluster

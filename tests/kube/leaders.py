@@ -1,9 +1,9 @@
 """Two controllers, each behind doors of its own: what either does is seen, and can be cut off.
 
 A controller is the shipped process with the ServiceAccount's token, of the image that users get
-where the lab would take that (``realcluster.shipped``). Between it and both APIs stand TCP relays
-that note every request as it passes (``Record``): the order of what happened is then read from one
-list, not from clocks of several processes.
+where the lab would take that (``realcluster.filesystems.shipped``). Between it and both APIs stand
+TCP relays that note every request as it passes (``Record``): the order of what happened is then
+read from one list, not from clocks of several processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import yaml
 
 from egress_gateway.api import names
 from egress_gateway_lab.apiserver.wire.client import KubeClient
-from egress_gateway_lab.realcluster import shipped
+from egress_gateway_lab.realcluster.filesystems import shipped
 from lab.tests.apiserver.conftest import Cluster
 from tests.contract.controller.azure_lab import AzureLab
 

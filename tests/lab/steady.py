@@ -7,7 +7,7 @@ import sys
 
 from egress_gateway_lab.demo.traffic import Traffic
 from egress_gateway_lab.demo.world import World, until
-from egress_gateway_lab.realcluster.trees import PYTHON
+from egress_gateway_lab.realcluster.filesystems.trees import PYTHON
 
 _PYTHON = f"$(test -x {PYTHON} && echo {PYTHON} || echo {sys.executable})"
 """The image's own on real Kubernetes; elsewhere a pod sees this machine's."""

@@ -22,7 +22,7 @@ from egress_gateway_lab import host
 from egress_gateway_lab.apiserver.wire.transport import HttpTransport
 from egress_gateway_lab.demo.world import NETWORK_CONTRIBUTOR, VERSIONS, World, is_ready, until
 from egress_gateway_lab.protocols import Answer
-from egress_gateway_lab.realcluster.trees import PYTHON
+from egress_gateway_lab.realcluster.filesystems.trees import PYTHON
 from tests.storms import processes
 from tests.storms.script import GATEWAYS, PREFIXES, WORKERS
 

@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from egress_gateway_lab import golang, wireguard
-from egress_gateway_lab.realcluster import binaries, cgroups, release, shipped
+from egress_gateway_lab.realcluster import binaries, cgroups, release
+from egress_gateway_lab.realcluster.filesystems import shipped
 
 BASE: Final = Path("/run/egress-gateway-lab")
 _PR_SET_PDEATHSIG: Final = 1

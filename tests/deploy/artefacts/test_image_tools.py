@@ -18,7 +18,7 @@ import pytest
 from image import archives, build, containers, runtime
 
 from egress_gateway_lab import host, wireguard
-from egress_gateway_lab.realcluster import shipped
+from egress_gateway_lab.realcluster.filesystems import shipped
 
 
 def deb(folder: Path, name: str, files: Mapping[str, str], *, mode: int = 0o644) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from egress_gateway.api import names
 from egress_gateway_lab.demo.world import World, until
-from egress_gateway_lab.realcluster.trees import PYTHON
+from egress_gateway_lab.realcluster.filesystems.trees import PYTHON
 from tests.kube.lab.conftest import Operator
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import remove

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any, Final
 
-from egress_gateway_lab.realcluster import images
+from egress_gateway_lab.realcluster.filesystems import images
 
 CONTAINERD_SOCKET: Final = "/run/containerd/containerd.sock"
 CONTAINERD_ROOT: Final = "/var/lib/containerd"

@@ -25,8 +25,9 @@ from egress_gateway_lab.apiserver.kubeconfig import token_kubeconfig
 from egress_gateway_lab.apiserver.wire.client import KubeClient
 from egress_gateway_lab.apiserver.wire.transport import HttpTransport, KubeError
 from egress_gateway_lab.protocols import BackendError, ClusterSpec, Fabric, MachineSpec
-from egress_gateway_lab.realcluster import assertions, binaries, images, release, shipped, trees
+from egress_gateway_lab.realcluster import assertions, binaries, release
 from egress_gateway_lab.realcluster.control_plane import ControlPlane, ControlPlaneError, Settings
+from egress_gateway_lab.realcluster.filesystems import images, shipped, trees
 from egress_gateway_lab.realcluster.nodes import NodesSettings, RealMachines
 from egress_gateway_lab.realcluster.relay import Relay
 from egress_gateway_lab.runtime.nodes.node import MachineError

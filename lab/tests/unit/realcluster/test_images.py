@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from egress_gateway_lab.realcluster import images
+from egress_gateway_lab.realcluster.filesystems import images
 
 
 def opened(archive: bytes) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_gateway_lab.realcluster.trees import filled
+from egress_gateway_lab.realcluster.filesystems.trees import filled
 
 
 def test_two_labs_that_want_one_tree_at_once_make_it_once(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from typing import Any, Final
 
 import egress_gateway
 from egress_gateway_lab import golang
-from egress_gateway_lab.realcluster.images import ARCHITECTURES, Image
-from egress_gateway_lab.realcluster.trees import SHIPPED, filled
+from egress_gateway_lab.realcluster.filesystems.images import ARCHITECTURES, Image
+from egress_gateway_lab.realcluster.filesystems.trees import SHIPPED, filled
 
 VARIABLE: Final = "LAB_IMAGE"
 REVISION: Final = "org.opencontainers.image.revision"

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from egress_gateway_lab.realcluster.trees import COMMAND, CURL, NGINX, PYTHON
+from egress_gateway_lab.realcluster.filesystems.trees import COMMAND, CURL, NGINX, PYTHON
 
 if TYPE_CHECKING:
     from aiohttp import web

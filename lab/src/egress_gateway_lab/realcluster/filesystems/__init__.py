@@ -1,0 +1,1 @@
+"""What machines and containers of the real cluster have on their disks."""
