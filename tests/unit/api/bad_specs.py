@@ -39,14 +39,18 @@ BAD_SPECS: Final[list[tuple[dict[str, Any], str, str]]] = [
         "spec",
         "remove it, or set provisionPublicIps to true",
     ),
+    (
+        _POOL | {"provisionPublicIps": False, "publicIpPrefixIdV6": PREFIX},
+        "spec",
+        "remove it, or set provisionPublicIps to true",
+    ),
     *(
-        (
-            _POOL | {"publicIpPrefixId": name},
-            "spec.publicIpPrefixId",
-            "az network public-ip prefix show",
-        )
+        (_POOL | {field: name}, f"spec.{field}", "az network public-ip prefix show")
+        for field in ("publicIpPrefixId", "publicIpPrefixIdV6")
         for name in ("pip-prefix-egress", "mine")
     ),
+    (_POOL | {"verifyTargets": ["a:1", "a"]}, "spec.verifyTargets[1]", "Invalid value"),
+    (_POOL | {"startPolicy": "x"}, "spec.startPolicy", 'supported values: "Wait", "HeldBack"'),
     (_POOL | {"excludeCidrs": ["10.0.0.0/33"]}, "spec.excludeCidrs[0]", "Invalid value"),
     *(
         (_POOL | {"excludeCidrs": ["10.0.0.0/8", cidr]}, "spec.excludeCidrs[1]", "address/length")
