@@ -131,6 +131,17 @@ def _overfull(
     return dict.fromkeys(newcomers[max(room, 0) :], full)
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a network interface is to have, and for whom (uids of configurations). ``configs``:
+    prefix ids by ipConfig, None for a private address. ``joined``: it is a member of the gateways'
+    backend pool."""
+
+    configs: dict[str, str | None]
+    joined: bool
+    uids: frozenset[str]
+
+
 class _Desired:
     """Intermediate results of one ``plan``; every method is a pure view of them."""
 
@@ -257,7 +268,7 @@ class _Desired:
         serving: bool = True,
         held: Collection[str] = (),
         without: Collection[str] = (),
-    ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
+    ) -> _Change | None:
         configs = self._configs(observed, got=got, serving=serving, held=held, without=without)
         # What goes only because its owner is in trouble goes along with the write of somebody
         # else; it is no reason for one.
@@ -277,9 +288,10 @@ class _Desired:
         if not differ and joined == observed.joined:
             return None
         uids = {self._by_config[n] for n in differ or configs if n in self._by_config}
-        return configs, joined, frozenset(uids)
+        return _Change(configs, joined, frozenset(uids))
 
     def model(self) -> tuple[Step, ...]:
+        """The write of the scale set's model, if it differs: future machines are made of it."""
         if self._state.ref.kind != "template":
             return ()
         change = self._change(
@@ -290,18 +302,17 @@ class _Desired:
         )
         if change is None:
             return ()
-        configs, joined, uids = change
-        owned = frozenset(self._by_config)
         action = WriteModel(
             pool=self._state.ref,
-            configs=configs,
-            owned=owned,
-            joined=joined,
+            configs=change.configs,
+            owned=frozenset(self._by_config),
+            joined=change.joined,
             base=self._state.base,
         )
-        return (Step(action, uids),)
+        return (Step(action, change.uids),)
 
     def instances(self) -> tuple[Step, ...]:
+        """Writes of machines that differ; none while ipConfigs are left out of the model."""
         if self._left_out:
             return ()
         steps = (self._instance(i) for i in self._state.instances if i.state not in LEFT_ALONE)
@@ -320,20 +331,17 @@ class _Desired:
             change = self._retry(instance)
         if change is None:
             return None
-        configs, joined, uids = change
         action = WriteInstance(
             pool=self._state.ref,
             instance=instance.id,
-            configs=configs,
+            configs=change.configs,
             owned=frozenset(self._by_config),
-            joined=joined,
+            joined=change.joined,
             base=instance.base,
         )
-        return Step(action, uids)
+        return Step(action, change.uids)
 
-    def _retry(
-        self, instance: Instance
-    ) -> tuple[dict[str, str | None], bool, frozenset[str]] | None:
+    def _retry(self, instance: Instance) -> _Change | None:
         """An instance whose document is right and whose network interface lacks an address, or
         has one of the prefix before (a failed write, a rollout in place): the same write again is
         what mends it. One that has its addresses failed for reasons of its own."""
@@ -351,7 +359,7 @@ class _Desired:
             return None
         carried, got = self._carried(instance), self._got(instance)
         configs = self._configs(instance.interface, got=got, held=carried, without=without)
-        return configs, bool(configs), frozenset(w.uid for w in lacking)
+        return _Change(configs, bool(configs), frozenset(w.uid for w in lacking))
 
     def _lacks(self, instance: Instance, name: str, prefix: str | None) -> bool:
         """Whether the network interface lacks the private or the public address of an ipConfig."""
@@ -463,6 +471,7 @@ class _Desired:
         return owner.interface.configs.get(public.config) == public.prefix
 
     def removed_prefixes(self) -> tuple[Step, ...]:
+        """Deletions of managed prefixes that nobody asks for, once no address of them is used."""
         wanted = self._managing()
         removable = {
             name: w.uid
