@@ -20,6 +20,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
+from egress_gateway_lab import localdns
 from egress_gateway_lab.apiserver.wire.client import KubeClient, KubeError
 from egress_gateway_lab.protocols import Fabric, MachineSpec
 from egress_gateway_lab.realcluster import cgroups, configuration, cri
@@ -30,7 +31,7 @@ from egress_gateway_lab.realcluster.filesystems import images
 from egress_gateway_lab.realcluster.filesystems.trees import Trees
 from egress_gateway_lab.runtime.containers import cni
 from egress_gateway_lab.runtime.containers.streams import open_stdio
-from egress_gateway_lab.runtime.nodes import localdns, masquerade
+from egress_gateway_lab.runtime.nodes import masquerade
 from egress_gateway_lab.runtime.nodes.node import PATH, MachineError, Node, Process
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 
+from egress_gateway_lab import localdns
 from egress_gateway_lab.protocols import (
     ContainerRef,
     ExecSession,
@@ -26,7 +27,7 @@ from egress_gateway_lab.runtime.containers import cni
 from egress_gateway_lab.runtime.kubelet.api import ApiError
 from egress_gateway_lab.runtime.kubelet.kubelet import Kubelet, KubeletSettings, choose
 from egress_gateway_lab.runtime.kubelet.pod import Platform, Pod
-from egress_gateway_lab.runtime.nodes import disk, localdns, masquerade
+from egress_gateway_lab.runtime.nodes import disk, masquerade
 from egress_gateway_lab.runtime.nodes.node import MachineError, Node
 
 log = logging.getLogger(__name__)

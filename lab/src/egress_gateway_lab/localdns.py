@@ -24,7 +24,7 @@ _SECONDS: Final = 5.0
 _SOURCE: Final = str(Path(__file__).resolve().parents[1])
 _PROGRAM: Final = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
-    "from egress_gateway_lab.runtime.nodes.localdns import main; main(sys.argv[1])"
+    "from egress_gateway_lab.localdns import main; main(sys.argv[1])"
 )
 
 
