@@ -1,8 +1,9 @@
 """Network namespaces: open, make, remove, and run something inside one.
 
 ``NetNS.run`` never lets a namespace leak into another thread: each call has a thread of its own
-that enters the namespace, runs the function and ends. A socket stays in the namespace it was
-opened in, so long-lived users open theirs inside ``run`` and use it from anywhere.
+that enters the namespace, runs the function and ends. Such a thread enters others by itself, and
+comes back. A socket stays in the namespace it was opened in, so long-lived users open theirs inside
+``run`` and use it from anywhere.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _MNT_DETACH: Final = 2
 # os.setns and os.unshare exist from Python 3.12 on.
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _inside: Final = threading.local()
-"""``identity`` of the namespace that a thread of ours has entered."""
+"""``identity`` of the namespace that a thread is known to be in, and whether it is ``ours``, made
+for one call."""
 
 
 class NetNS:
@@ -71,15 +73,26 @@ class NetNS:
 
     def run(self, function: Callable[[], T]) -> T:
         """Runs ``function`` inside the namespace and returns or raises what it does. A thread
-        that is inside already goes on itself, so that many steps cost one thread."""
+        that is inside already, or of ours, goes on itself: many steps cost one thread."""
         if getattr(_inside, "identity", None) == self.identity:
             return function()
-        return self.start(function)()
+        if not getattr(_inside, "ours", False):
+            return self.start(function)()
+        with NetNS.current() as before:
+            _enter(self)
+            try:
+                return function()
+            finally:
+                try:
+                    _enter(before)
+                except KernelRefused as error:
+                    # Of a kind that nobody expects: this thread must not go on where it is.
+                    raise RuntimeError(str(error)) from error
 
     def start(self, function: Callable[[], T]) -> Callable[[], T]:
         """Begins ``function`` inside the namespace, in a thread of its own; what is returned waits
         for its end, and returns or raises what it does. To be called, whatever happens."""
-        call = _Call(self._descriptor, function, self.path)
+        call = _Call(self, function)
         thread = threading.Thread(target=call, name="netns", daemon=True)
         thread.start()
 
@@ -107,20 +120,16 @@ class NetNS:
 
 
 class _Call(Generic[T]):
-    def __init__(self, descriptor: int, function: Callable[[], T], path: str) -> None:
-        self._descriptor = descriptor
+    def __init__(self, netns: NetNS, function: Callable[[], T]) -> None:
+        self._netns = netns
         self._function = function
-        self._path = path
         self._result: list[T] = []
         self._error: BaseException | None = None
 
     def __call__(self) -> None:
         try:
-            if _libc.setns(self._descriptor, _CLONE_NEWNET) != 0:
-                errno = ctypes.get_errno()
-                raise KernelRefused(f"entering network namespace {self._path}", errno)
-            status = os.fstat(self._descriptor)
-            _inside.identity = status.st_dev, status.st_ino
+            _enter(self._netns)
+            _inside.ours = True
             self._result.append(self._function())
         except BaseException as error:
             self._error = error
@@ -129,6 +138,12 @@ class _Call(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._result[0]
+
+
+def _enter(netns: NetNS) -> None:
+    """For threads of ours alone."""
+    _call("entering", _libc.setns(netns.fileno(), _CLONE_NEWNET), netns.path)
+    _inside.identity = netns.identity
 
 
 def here() -> NetNS:
