@@ -581,7 +581,7 @@ class World:
     async def start_agent(self) -> None:
         for cache in self.caches.values():
             cache.relist()
-        self._executor = ThreadPoolExecutor(8)
+        self._executor = ThreadPoolExecutor(8, initializer=netns.here)
         self.sources = CountedSources()
         kernel = NodeKernel(
             facts=NodeFacts(mtu=1500, exceptions=self.settings.exceptions),

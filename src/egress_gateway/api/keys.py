@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -25,8 +26,10 @@ def generate() -> KeyPair:
     )
 
 
+@functools.lru_cache(maxsize=1024)
 def public_key(private: str) -> str:
-    """The public half of a private key. Raises ``ValueError`` for a malformed one."""
+    """The public half of a private key, for which each look at a tunnel asks. Raises
+    ``ValueError`` for a malformed one."""
     key = X25519PrivateKey.from_private_bytes(decode(private))
     return encode(key.public_key().public_bytes_raw())
 

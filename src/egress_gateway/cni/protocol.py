@@ -8,6 +8,7 @@ later", so a half-written answer can never start a pod. Formats: https://www.cni
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import Final
 
@@ -30,6 +31,7 @@ TRY_AGAIN: Final = 11
 """Error code "try again later": the kubelet makes a new sandbox after a pause."""
 DECODE_FAILURE: Final = 6
 INVALID_CONFIG: Final = 7
+_interface: Final = functools.lru_cache(maxsize=1 << 12)(ipaddress.ip_interface)
 
 SUPPORTED_VERSIONS: Final = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """All that know chains. Azure CNI's own configuration says 0.3.0."""
@@ -117,7 +119,7 @@ class Call(_Loose, frozen=True, kw_only=True):
         result = self.config.prev_result
         entries = result.ips or [] if result else []
         try:
-            return tuple(ipaddress.ip_interface(entry.address).ip for entry in entries)
+            return tuple(_interface(entry.address).ip for entry in entries)
         except ValueError as error:
             raise ProtocolError(f"prevResult.ips: {error}") from error
 

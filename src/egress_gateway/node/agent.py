@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from egress_gateway.datapath.addresses import IPNetwork
 from egress_gateway.kube.workqueue.queue import run_workers

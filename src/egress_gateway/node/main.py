@@ -16,6 +16,7 @@ from egress_gateway.cni import binary, conflist
 from egress_gateway.cni.install import Installer
 from egress_gateway.cni.tenure import Tenure
 from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.datapath.linux import netns
 from egress_gateway.datapath.pod.linkguard import LinkGuard
 from egress_gateway.datapath.pod.sources import SourceFilter
 from egress_gateway.datapath.wireguard import backends
@@ -60,7 +61,8 @@ async def run(settings: Settings) -> None:
         if settings.uninstall:
             await _retire(settings, readiness)
             return
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="kernel") as executor:
+        # What they ask of the node's namespace needs no thread of its own.
+        with ThreadPoolExecutor(_THREADS, "kernel", initializer=netns.here) as executor:
             await _serve(settings, client, readiness, executor)
 
 

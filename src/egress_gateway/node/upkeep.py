@@ -7,8 +7,9 @@ import contextlib
 import logging
 import sys
 import time
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.pod.sources import FOREIGN_TUNNEL

@@ -30,10 +30,11 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._within = f"{path}/"  # to make a ``Path`` costs more than most calls of the kernel
 
-    def file(self, stem: str) -> Path:
+    def file(self, stem: str) -> str:
         """Where the record of this stem is, or would be."""
-        return self.path / f"{stem}{_SUFFIX}"
+        return f"{self._within}{stem}{_SUFFIX}"
 
     def stems(self) -> set[str]:
         """Of all files, damaged or not; none where the folder is lost."""
@@ -69,35 +70,30 @@ class Folder:
     def write(self, stem: str, content: bytes) -> None:
         """Puts the file in place, whole, whatever was there; root alone can read it. Makes the
         folder again if it is lost. Raises ``OSError`` and leaves nothing half-written."""
-        path = self.file(stem)
-        new = path.with_name(f".{path.name}")
+        path, new = self.file(stem), self.file(f".{stem}")
         try:
             self._write(new, content)
             os.replace(new, path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError):
             self.make()
-            clear(new)
-            if not path.is_file() or path.is_symlink():
-                clear(path)
+            clear(Path(new))
+            if not os.path.isfile(path) or os.path.islink(path):
+                clear(Path(path))
             self._write(new, content)
             os.replace(new, path)
 
-    def _write(self, new: Path, content: bytes) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _write(self, new: str, content: bytes) -> None:
+        # What is there already, a link above all, is not written through.
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            descriptor = os.open(new, flags, 0o600)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise FileExistsError(errno.EEXIST, "a link is in the way", str(new)) from error
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, 0o600)
-                file.write(content)
+            while content:
+                content = content[os.write(descriptor, content) :]
         except OSError:
             with contextlib.suppress(OSError):
-                new.unlink()
+                os.unlink(new)
             raise
+        finally:
+            os.close(descriptor)
 
     def stamp(self, stem: str) -> tuple[int, int, int] | None:
         """Changes with the file: its inode, its time of change in nanoseconds, its size. None if
@@ -110,7 +106,7 @@ class Folder:
 
     def remove(self, stem: str) -> None:
         """Removes what is at the file's place. Raises ``OSError``."""
-        clear(self.file(stem))
+        clear(Path(self.file(stem)))
 
     def make(self) -> bool:
         """Makes the folder, root's alone, if it is not there. Returns whether it was not. Raises

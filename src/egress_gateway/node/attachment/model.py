@@ -9,8 +9,8 @@ a configuration that was deleted or is not ready keeps its pods held back, never
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -37,6 +37,7 @@ from egress_gateway.node.attachment.choose import (
 VERIFYING_KEEPALIVE: Final = 25
 """Seconds. Setting it makes WireGuard speak at once, so a handshake happens without traffic; it
 is cleared when one has, since ten thousand idle pods need not keep talking."""
+_address: Final = functools.lru_cache(maxsize=1 << 12)(ipaddress.ip_address)
 
 
 class ServerKey(NamedTuple):
@@ -191,8 +192,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
         return f"Attachment({self.id}, {self.namespace}/{self.pod}, {self.configuration.name})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFacts:
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is the same for all pods of the node."""
 
     mtu: int
@@ -290,7 +290,7 @@ def pod_desired(attachment: Attachment, facts: NodeFacts) -> PodDesired:
     second = standby.tunnel if active and standby else None
     return PodDesired(
         netns=Path(attachment.netns),
-        addresses=tuple(ipaddress.ip_address(a) for a in attachment.addresses),
+        addresses=tuple(_address(a) for a in attachment.addresses),
         interface=attachment.if_name,
         default_route=configuration.default_route,
         excluded=tuple(ipaddress.ip_network(c) for c in configuration.exclude_cidrs),
@@ -306,7 +306,7 @@ def _carries_ipv6(attachment: Attachment, facts: NodeFacts) -> bool:
     """Whether the pod's gateway carries IPv6. Without one that is known by name (the load
     balancer's choice, or none yet) it is enough that some gateway does: one that does not lets
     nothing through."""
-    has_ipv6 = any(ipaddress.ip_address(a).version == 6 for a in attachment.addresses)
+    has_ipv6 = any(_address(a).version == 6 for a in attachment.addresses)
     if not has_ipv6 or facts.mtu - OVERHEAD_V4 < IPV6_MTU:
         return False
     carries = {g.name: g.ipv6 for g in attachment.configuration.gateways}
@@ -316,7 +316,7 @@ def _carries_ipv6(attachment: Attachment, facts: NodeFacts) -> bool:
 
 
 def _tunnel(attachment: Attachment, record: TunnelRecord, facts: NodeFacts) -> Tunnel:
-    address = ipaddress.ip_address(record.address)
+    address = _address(record.address)
     overhead = OVERHEAD_V4 if address.version == 4 else OVERHEAD_V6
     return Tunnel(
         name=attachment.birth_name(record.link),

@@ -15,6 +15,7 @@ what the agent knows, and a pod never loses its tunnel or its hold because it ca
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,15 +36,19 @@ class AttachmentStore:
     def __init__(self, run_dir: Path) -> None:
         self._records = Folder(run_dir / protocol.RECORDS)
         self._attachments = Folder(run_dir / protocol.ATTACHMENTS)
-        self._reported: set[Path] = set()
-        self._unwritable: set[Path] = set()
+        self._reported: set[str] = set()
+        self._unwritable: set[str] = set()
         self._stamps: dict[str, tuple[object, object]] = {}
+        self._read: dict[str, tuple[object, protocol.Call]] = {}
+        """Records by their sandboxes, and the stamps of the files that said so."""
+        self._kept: dict[str, tuple[object, Attachment]] = {}
+        """The same of attachments."""
         self.make_folders()
 
     def make_folders(self) -> None:
         """Makes what is lost of them; where nothing can be written, the next call tries again."""
         for folder in (self._records, self._attachments):
-            if self._try(folder.make, folder.path):
+            if self._try(folder.make, str(folder.path)):
                 log.info("made folder", extra={"folder": str(folder.path)})
 
     def altered(self, sandbox: str) -> bool:
@@ -61,7 +66,7 @@ class AttachmentStore:
     def written_after(self, sandbox: str, now: float) -> bool:
         """Whether its attachment was written later than ``now`` (seconds since the epoch)."""
         try:
-            return self._attachments.file(sandbox).lstat().st_mtime > now
+            return os.lstat(self._attachments.file(sandbox)).st_mtime > now
         except OSError:
             return False
 
@@ -73,11 +78,16 @@ class AttachmentStore:
 
     def record(self, sandbox: str) -> protocol.Call | None:
         """The plugin's record, if it is there, whole, and of this sandbox."""
+        stamp = self._records.stamp(sandbox)
+        known = self._read.get(sandbox)
+        if known is not None and stamp is not None and known[0] == stamp:
+            return known[1]
         try:
             content = self._records.read(sandbox)
             record = protocol.decode(content) if content is not None else None
             if record is not None:
                 _check(record, sandbox)
+                self._read[sandbox] = stamp, record
         except (Damaged, protocol.ProtocolError) as error:
             self._report(self._records.file(sandbox), "found damaged record", str(error))
             return None
@@ -93,6 +103,7 @@ class AttachmentStore:
 
     def forget_record(self, sandbox: str) -> None:
         """Nothing if it is gone; a refusal of the file system is logged."""
+        self._read.pop(sandbox, None)
         self._try(lambda: self._records.remove(sandbox), self._records.file(sandbox))
 
     # Attachments.
@@ -108,6 +119,9 @@ class AttachmentStore:
 
     def holds(self, attachment: Attachment) -> bool:
         """Whether its file is there and says just this."""
+        stamp, known = self._attachments.stamp(attachment.id), self._kept.get(attachment.id)
+        if known is not None and stamp is not None and known[0] == stamp:
+            return known[1] == attachment
         return self._attachment(attachment.id) == attachment
 
     def _attachment(self, sandbox: str) -> Attachment | None:
@@ -130,16 +144,19 @@ class AttachmentStore:
         content = msgspec.json.encode(attachment)
         written = self._try(lambda: self._attachments.write(attachment.id, content), path)
         self.altered(attachment.id)
+        if written is not False:
+            self._kept[attachment.id] = self._stamps[attachment.id][1], attachment
         return written is not False
 
     def forget(self, sandbox: str) -> None:
         """As ``forget_record``, of an attachment."""
         self._stamps.pop(sandbox, None)
+        self._kept.pop(sandbox, None)
         self._try(lambda: self._attachments.remove(sandbox), self._attachments.file(sandbox))
 
     # What cannot be read or written.
 
-    def _try(self, step: Callable[[], bool | None], path: Path) -> bool | None:
+    def _try(self, step: Callable[[], bool | None], path: str) -> bool | None:
         """What ``step`` returns; False if the file system refuses it, which is logged once."""
         try:
             done = step()
@@ -147,7 +164,7 @@ class AttachmentStore:
             metrics.LOCAL_STATE_UNWRITABLE.set(1)
             if path not in self._unwritable:
                 self._unwritable.add(path)
-                extra = {"file": str(path), "error": error.strerror or str(error)}
+                extra = {"file": path, "error": error.strerror or str(error)}
                 log.warning("cannot write local state", extra=extra)
             return False
         if done is not False:  # else nothing had to be written
@@ -155,11 +172,11 @@ class AttachmentStore:
             metrics.LOCAL_STATE_UNWRITABLE.set(bool(self._unwritable))
         return done
 
-    def _report(self, path: Path, what: str, error: str) -> None:
+    def _report(self, path: str, what: str, error: str) -> None:
         """Once for each file, until it is whole again."""
         if path not in self._reported:
             self._reported.add(path)
-            log.warning(what, extra={"file": str(path), "error": error})
+            log.warning(what, extra={"file": path, "error": error})
 
 
 def rebuilt(what: str, **fields: str) -> None:

@@ -55,11 +55,13 @@ class Verifier:
         port: int | None = None
         schedule = Schedule.at(loop.time())
         while not sandbox.gone:
-            now = loop.time()
             if sandbox.attachment.listen_port != port:  # a new tunnel, or moved
                 port = sandbox.attachment.listen_port
-                begun = max(sandbox.initiated, now - FIRST_RETRY)
+                begun = max(sandbox.initiated, loop.time() - FIRST_RETRY)
                 schedule = Schedule.at(begun, starting=sandbox.starting)
+                # A look before the gateway can have answered is in vain.
+                await asyncio.sleep(max(0.0, begun + schedule.shortest_look - loop.time()))
+            now = loop.time()
             try:
                 if await sandbox.verify():
                     self._pacer.complete(sandbox.attachment.id)
