@@ -22,7 +22,7 @@ from egress_gateway.api.types import (
     PodEndpointStatus,
     StaticGatewayConfiguration,
 )
-from egress_gateway.kube.resources import Node, NodeStatus, Pod, PodIP, PodStatus
+from egress_gateway.kube.resources import Node, NodeStatus, Pod, PodIP, PodSpec, PodStatus
 
 _NO_TEXTS: Final[dict[str, str]] = {}
 _NOTHING: Final[list[Any]] = []
@@ -36,13 +36,16 @@ def pod(whole: Pod) -> Pod:
     meta, status = whole.metadata, whole.status
     said = meta.annotations
     asked = tuple((name, said[name][: names.LONGEST]) for name in _READ if name in said)
+    addresses = whole.ips
+    several = len(addresses) > 1
     return Pod(
         metadata=_meta(meta, annotations=_same(asked)),
-        spec=replace(whole.spec, node_name=intern(whole.spec.node_name)),
+        spec=_one(whole.spec),
         status=PodStatus(
             phase=intern(status.phase),
-            pod_ip="" if status.pod_ips else status.pod_ip,
-            pod_ips=[PodIP(ip=address) for address in whole.ips] if status.pod_ips else _NOTHING,
+            # A list for one address would be larger than the address.
+            pod_ip="" if several or not addresses else addresses[0],
+            pod_ips=[PodIP(ip=address) for address in addresses] if several else _NOTHING,
         ),
     )
 
@@ -108,6 +111,12 @@ def wish(whole: StaticGatewayConfiguration) -> StaticGatewayConfiguration:
         whole,
         metadata=replace(kept, creation_timestamp=meta.creation_timestamp, finalizers=ours),
     )
+
+
+@lru_cache(4096)
+def _one(spec: PodSpec) -> PodSpec:
+    """One value for all that are equal: the pods of a node."""
+    return spec
 
 
 @lru_cache(4096)

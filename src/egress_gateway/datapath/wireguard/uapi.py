@@ -7,7 +7,9 @@ ends a message. Sockets live elsewhere.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from egress_gateway.api import keys
 from egress_gateway.datapath.addresses import parse_network
@@ -15,6 +17,7 @@ from egress_gateway.datapath.errors import DatapathError, understood
 from egress_gateway.datapath.wireguard.model import Config, Device, Endpoint, Peer, PeerStatus
 
 GET = "get=1\n\n"
+_LINE: Final = re.compile(r"([^=\n]*)=(.*)")
 
 
 def encode(config: Config) -> str:
@@ -34,7 +37,7 @@ def _device_lines(config: Config) -> Iterator[str]:
     for key in config.remove_peers:
         yield from (f"public_key={_hex(key)}", "remove=true")
     for peer in config.peers:
-        yield from _peer_lines(peer)
+        yield "\n".join(_peer_lines(peer))
 
 
 def _peer_lines(peer: Peer) -> Iterator[str]:
@@ -72,10 +75,8 @@ def decode(answer: str) -> Device:
             status = _peer(lines)
             peers[status.public_key] = status
 
-    for line in answer.splitlines():
-        name, separator, value = line.partition("=")
-        if not separator:
-            continue
+    # One line at a time, for the same reason.
+    for name, value in (found.groups() for found in _LINE.finditer(answer)):
         if name == "public_key":
             finish()
             lines = []

@@ -173,7 +173,7 @@ class PeerBook:
         name = intern(endpoint.configuration) if endpoint else None
         changed = {before} if before else set()
         if before and had:
-            self._part(before, had)
+            self._part(before, key, had)
         if isinstance(verdict, AcceptedClaim) and name is not None and endpoint is not None:
             verdict = first_known(verdict, had)
             self._accepted.setdefault(name, {})[key] = verdict
@@ -190,12 +190,12 @@ class PeerBook:
             self._resolved.pop(one, None)
             self._dirty(one)
 
-    def _part(self, name: str, claim: AcceptedClaim) -> None:
+    def _part(self, name: str, key: Key, claim: AcceptedClaim) -> None:
         """Whose addresses they were is known for a while: a pod's last connections end after it."""
         for network in claim.networks:
             place = (name, network.network_address)
             pod = self._owners.get(place)
-            if pod is not None and str(pod) == claim.pod:
+            if pod is not None and str(pod) == (claim.pod or str(key)):
                 del self._owners[place]
                 self._former.pop(place, None)
                 self._former[place] = pod

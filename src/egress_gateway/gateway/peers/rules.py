@@ -67,7 +67,7 @@ class AcceptedClaim:
     contradicted: bool = False
     """The pod's status has addresses, and not these."""
     pod: str = ""
-    """``namespace/name``."""
+    """``namespace/name``; empty: that of the PodEndpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def judge(endpoint: PodEndpoint, known: Evidence) -> AcceptedClaim | ClaimReject
         pod.spec.node_name,
         rank,
         contradicted=bool(pod.ips) and any(str(n.network_address) not in pod.ips for n in networks),
-        pod=f"{pod.metadata.namespace}/{pod.metadata.name}",
+        pod="" if meta.name == pod.metadata.name else str(Key(meta.namespace, pod.metadata.name)),
     )
 
 
