@@ -8,7 +8,6 @@ reported beside the good.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -32,16 +31,14 @@ SERVER_OWNED: Final = (
 """Metadata that an apply must not carry: it would demand an old state or mean nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Undecodable:
+class Undecodable(msgspec.Struct, frozen=True, kw_only=True):
     """An object that the server holds and that our type cannot express."""
 
     key: Key
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListPage(Generic[T]):
+class ListPage(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """Objects as of ``resource_version``. ``continue_token`` is empty on the last page."""
 
     items: Sequence[T]
@@ -50,8 +47,7 @@ class ListPage(Generic[T]):
     undecodable: Sequence[Undecodable] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchEvent(Generic[T]):
+class WatchEvent(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One change. A BOOKMARK carries no object, only a resource version to resume from.
 
     ``undecodable`` is set, and ``obj`` None, where the object does not decode.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 from prometheus_client import Counter, Gauge, Histogram
 
 from egress_gateway.service.figures import CONFIGURATION, Figure, Sample, Snapshot, Tally
@@ -142,8 +142,7 @@ class Probed(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodFigures:
+class PodFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What is told of one attached pod."""
 
     namespace: str

@@ -13,6 +13,7 @@ are made of it.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import ipaddress
 import math
@@ -129,12 +130,13 @@ class Setting:
         return special.get(self.word, f"{article} {words} ({self.word})")
 
 
-def describe(schema: type[msgspec.Struct]) -> list[Setting]:
+@functools.cache
+def describe(schema: type[msgspec.Struct]) -> Sequence[Setting]:
     """Every field of ``schema``, in order."""
     info = msgspec.inspect.type_info(schema)
     assert isinstance(info, msgspec.inspect.StructType)
     texts = _docstrings(schema)
-    return [_setting(field, texts.get(field.name, "")) for field in info.fields]
+    return tuple(_setting(field, texts.get(field.name, "")) for field in info.fields)
 
 
 _KINDS: Final[dict[type, str]] = {

@@ -8,13 +8,13 @@ import logging
 import struct
 import threading
 from collections import Counter
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.served import ServedConfiguration

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux.actions import AddRule as AddRule
@@ -18,18 +19,15 @@ Where = Literal["node", "gateway"]
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
-@dataclass(frozen=True, slots=True)
-class CreateNamespace:
+class CreateNamespace(msgspec.Struct, frozen=True):
     """The gateway's network namespace, by its fixed name."""
 
 
-@dataclass(frozen=True, slots=True)
-class CreatePair:
+class CreatePair(msgspec.Struct, frozen=True):
     """The veth pair between the node and the gateway's namespace."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetSysctl:
+class SetSysctl(msgspec.Struct, frozen=True):
     """``name`` with slashes, below ``/proc/sys``."""
 
     where: Where
@@ -37,8 +35,7 @@ class SetSysctl:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class AddAddress:
+class AddAddress(msgspec.Struct, frozen=True):
     """To a link of the node or of the gateway's namespace."""
 
     where: Where
@@ -46,16 +43,14 @@ class AddAddress:
     address: IPInterface
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveAddress:
+class RemoveAddress(msgspec.Struct, frozen=True):
     """From the node: packets to an address of its own never come as far as the pair."""
 
     link: str
     address: IPInterface
 
 
-@dataclass(frozen=True, slots=True)
-class RaiseLink:
+class RaiseLink(msgspec.Struct, frozen=True):
     """Brings a link up, with ``mtu`` bytes unless that is None."""
 
     where: Where
@@ -63,8 +58,7 @@ class RaiseLink:
     mtu: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyFilter:
+class ApplyFilter(msgspec.Struct, frozen=True):
     """Brings a table to ``ruleset`` in one nftables transaction; ``present``: there is one."""
 
     where: Where
@@ -72,60 +66,52 @@ class ApplyFilter:
     present: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetTranslated:
+class ForgetTranslated(msgspec.Struct, frozen=True):
     """Drops the conntrack entries that were translated to ``address``."""
 
     address: IPAddress
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteTunnel:
+class DeleteTunnel(msgspec.Struct, frozen=True):
     """A WireGuard interface that is not wanted, or that will be made anew."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteOtherRule:
+class DeleteOtherRule(msgspec.Struct, frozen=True):
     """A routing rule in the gateway's namespace, as ``Links.other_rules`` has it."""
 
     rule: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CheckPort:
+class CheckPort(msgspec.Struct, frozen=True):
     """Fails if another program has the UDP port. Checked first, because a userspace interface opens
     its socket only when it comes up, and then does not report a failure."""
 
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigureTunnel:
+class ConfigureTunnel(msgspec.Struct, frozen=True):
     """Sets keys, port and peers of a WireGuard interface; its sessions stay where they can."""
 
     name: str
     config: Config
 
 
-@dataclass(frozen=True, slots=True)
-class MoveTunnel:
+class MoveTunnel(msgspec.Struct, frozen=True):
     """Takes an interface into the gateway's namespace; its UDP socket stays in the node's."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceRoutes:
+class ReplaceRoutes(msgspec.Struct, frozen=True):
     """Adds routes, each in place of one to the same destination in its table."""
 
     where: Where
     routes: tuple[Route, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRoutes:
+class DeleteRoutes(msgspec.Struct, frozen=True):
     """Routes that are gone already do no harm."""
 
     where: Where

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from egress_gateway.datapath.linux.link import RoutingRule
 
 
-@dataclass(frozen=True, slots=True)
-class CreateTunnel:
+class CreateTunnel(msgspec.Struct, frozen=True):
     """In the node's namespace, where its UDP socket is to stay."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteLink:
+class DeleteLink(msgspec.Struct, frozen=True):
     """A tunnel in the namespace that the plan is for: the pod's, or the gateway's."""
 
     link: str
 
 
-@dataclass(frozen=True, slots=True)
-class AddRule:
+class AddRule(msgspec.Struct, frozen=True):
     """In the namespace that the plan is for: the pod's, or the gateway's."""
 
     rule: RoutingRule
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRule:
+class DeleteRule(msgspec.Struct, frozen=True):
     """In the same namespace; nothing happens if the rule is gone."""
 
     rule: RoutingRule

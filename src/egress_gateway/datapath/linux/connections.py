@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+import msgspec
+
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError, understood
 from egress_gateway.datapath.linux import netlink
@@ -38,8 +40,7 @@ _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _ZONED: Final = struct.pack("=HH", 6, _ZONE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
+class _Places(msgspec.Struct, frozen=True):
     """Of TCP and UDP the kernel writes both tuples at fixed places; tens of thousands of entries
     are counted by slices, without a look at anything else."""
 
@@ -83,8 +84,7 @@ class Use:
         return 4 if self.destination.version == 4 else 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """One that began or (``ended``) is over. ``translated`` is where its replies go."""
 
     zone: int
@@ -98,8 +98,7 @@ class Connection:
     ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(msgspec.Struct, frozen=True):
     """All connections of a namespace, counted."""
 
     use: Mapping[int, Use]
@@ -224,8 +223,7 @@ def decode(message: Message) -> Connection | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Tuple:
+class Tuple(msgspec.Struct, frozen=True):
     """One direction of a connection."""
 
     protocol: int

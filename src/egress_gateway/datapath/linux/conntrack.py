@@ -12,8 +12,9 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux import netlink
@@ -110,8 +111,7 @@ def _family(address: IPAddress) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(msgspec.Struct, frozen=True):
     """Which address of which tuple is meant, as ctnetlink names them."""
 
     tuple_: int

@@ -16,8 +16,9 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from egress_gateway.datapath.errors import DatapathError, KernelRefused
 from egress_gateway.datapath.linux.netns import NetNS
@@ -48,8 +49,7 @@ _STRICT_CHECK: Final = 12
 _DUMP_ATTEMPTS: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One request, or one answer: type, flags, and the bytes after the netlink header."""
 
     kind: int

@@ -14,9 +14,10 @@ import errno
 import ipaddress
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
+
+import msgspec
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.errors import DatapathError, understood
@@ -48,8 +49,7 @@ _FIXED: Final = 72
 Opener = Literal["pod", "remote", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(msgspec.Struct, frozen=True):
     """A connection as the pod sees it."""
 
     remote: IPAddress
@@ -58,8 +58,7 @@ class Flow:
     protocol: int = TCP
 
 
-@dataclass(frozen=True, slots=True)
-class Socket:
+class Socket(msgspec.Struct, frozen=True):
     """``flow`` None: a socket that is bound to no remote end. ``opener`` of the connection."""
 
     protocol: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux.actions import AddRule as AddRule
@@ -14,8 +14,7 @@ from egress_gateway.datapath.pod.origins import NO_ORIGINS, Origins
 from egress_gateway.datapath.wireguard.model import Config
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyFilter:
+class ApplyFilter(msgspec.Struct, frozen=True):
     """Brings the pod's table to ``ruleset`` in one nftables transaction; ``present``: there is one.
     ``origins``: connections from before the hold, which are let live or ended."""
 
@@ -24,67 +23,58 @@ class ApplyFilter:
     origins: Origins = NO_ORIGINS
 
 
-@dataclass(frozen=True, slots=True)
-class GuardLink:
+class GuardLink(msgspec.Struct, frozen=True):
     """Drops packets with a source that is not the pod's, at the node's end of the pod's link."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetSysctl:
+class SetSysctl(msgspec.Struct, frozen=True):
     """In the pod's namespace; ``name`` with slashes, below ``/proc/sys``."""
 
     name: str
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class AllowSource:
+class AllowSource(msgspec.Struct, frozen=True):
     """Lets only the gateway at ``source`` answer the tunnel's UDP ``port`` on the node."""
 
     port: int
     source: IPAddress
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetSource:
+class ForgetSource(msgspec.Struct, frozen=True):
     """Ends that rule for a port."""
 
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigureTunnel:
+class ConfigureTunnel(msgspec.Struct, frozen=True):
     """Sets key, port and peer of the tunnel ``link``; its session stays if the peer does."""
 
     config: Config
     link: str
 
 
-@dataclass(frozen=True, slots=True)
-class MoveTunnel:
+class MoveTunnel(msgspec.Struct, frozen=True):
     """Takes the tunnel ``name`` from the node's namespace into the pod's, where it is ``link``."""
 
     name: str
     link: str
 
 
-@dataclass(frozen=True, slots=True)
-class RaiseLink:
+class RaiseLink(msgspec.Struct, frozen=True):
     """Brings a link up, with ``mtu`` bytes."""
 
     link: str
     mtu: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRoutes:
+class DeleteRoutes(msgspec.Struct, frozen=True):
     """Routes that are gone already do no harm."""
 
     routes: tuple[Route, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceRoutes:
+class ReplaceRoutes(msgspec.Struct, frozen=True):
     """Adds routes, each in place of one to the same destination in its table."""
 
     routes: tuple[Route, ...]

@@ -32,9 +32,10 @@ import ipaddress
 import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
+
+import msgspec
 
 from egress_gateway.datapath.addresses import IPAddress, IPNetwork
 from egress_gateway.datapath.errors import DatapathError
@@ -168,8 +169,7 @@ table bridge {TABLE} {{
 }
 
 
-@dataclass(frozen=True, slots=True)
-class HostEnd:
+class HostEnd(msgspec.Struct, frozen=True):
     """The node's end of a pod's link. ``bridged``: it is a port of a bridge."""
 
     index: int
@@ -182,8 +182,7 @@ class HostEnd:
         return ("bridge", "inet") if self.bridged else ("inet",)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(msgspec.Struct, frozen=True):
     """The entry of a link: its pod's addresses, and the chain of its destinations."""
 
     addresses: frozenset[IPAddress]

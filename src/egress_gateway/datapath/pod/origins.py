@@ -19,8 +19,9 @@ ordinary link.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from egress_gateway.datapath.addresses import IPAddress
 from egress_gateway.datapath.linux.sockets import TCP, UDP, Flow, Opener, Socket
@@ -28,8 +29,7 @@ from egress_gateway.datapath.linux.sockets import TCP, UDP, Flow, Opener, Socket
 _ICMP: Final = frozenset({1, 58})
 
 
-@dataclass(frozen=True, slots=True)
-class Origins:
+class Origins(msgspec.Struct, frozen=True):
     """``accepted``: TCP connections that came in. ``opened``: TCP connections that the pod is known
     to have opened, and UDP flows that it opened or might have. ``ports``: UDP ports where this is
     unknown. ``older``: there were sockets at all, so other protocols are in doubt."""

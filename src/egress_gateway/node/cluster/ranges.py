@@ -14,7 +14,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -40,8 +39,7 @@ _VERSIONS: Final = ("v1", "v1beta1")
 Discover = Callable[[], Awaitable[list["Known"]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """A range that is the cluster's own, and who says so."""
 
     network: IPNetwork

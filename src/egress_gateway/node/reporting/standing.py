@@ -42,8 +42,7 @@ LOST: Final = "EgressLost"
 RESTORED: Final = "EgressRestored"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What one look at a pod found. ``reason`` and ``message`` say why it is not ``connected``."""
 
     connected: bool
@@ -54,8 +53,7 @@ class Look:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """An Event on the pod. Its words hold no figures, so that the same thing twice is counted."""
 
     type: Literal["Normal", "Warning"]
