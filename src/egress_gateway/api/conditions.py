@@ -69,6 +69,7 @@ class Reason:
     IPV6_TAKEN: Final = "IPv6ConfigurationTaken"
     GATEWAY_WITHOUT_IPV6: Final = "GatewayWithoutIPv6"
     ROTATED: Final = "KeysRotated"
+    KEYS_REPLACED: Final = "KeyPairReplaced"
     ROTATION_WAITING: Final = "RotationWaiting"
     ROTATION_PREPARING: Final = "RotationPreparing"
     ROTATION_MOVING: Final = "RotationMoving"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from egress_gateway.api.conditions import Reason
+from egress_gateway.controller.observed.arrivals import Arrivals
 from egress_gateway.controller.observed.cluster import Cluster
 from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.observed.inuse import GatewaysInUse
@@ -49,6 +50,7 @@ class StatusBoard:
         self._places: dict[str, dict[str, tuple[ServingGateway, ...]]] = {}
         """By UID and pool, the gateways that were last seen there."""
         self._departures = Departures(clock=clock)
+        self._arrivals = Arrivals(clock=clock)
 
     def verdict(self, uid: str) -> Verdict | None:
         """The last one of the configuration ``uid``; None before its first pass."""
@@ -137,6 +139,7 @@ class StatusBoard:
         self._pools.pop(uid, None)
         self._places.pop(uid, None)
         self._departures.forget(uid)
+        self._arrivals.forget(uid)
 
     def pods_are_leaving(self, uid: str) -> bool:
         """Whether some gateway of it is listed only until its pods have left."""
@@ -148,5 +151,6 @@ class StatusBoard:
         if verdict is None:
             return None
         with self._in_use.writing(uid, verdict):
-            await self._cluster.report(uid, verdict, self._departures)
-        return self._departures.due(uid)
+            await self._cluster.report(uid, verdict, self._departures, self._arrivals)
+        due = self._departures.due(uid), self._arrivals.due(uid)
+        return min((seconds for seconds in due if seconds is not None), default=None)

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from egress_gateway.api import names
+from egress_gateway.api import keysecret, names
 from egress_gateway.api.types import PodEndpoint, StaticGatewayConfiguration
 from egress_gateway.controller.board import StatusBoard
 from egress_gateway.controller.observed.cluster import Cluster
@@ -162,7 +162,9 @@ class Rotations:
     def _keys_changed(self, key: Key, old: Secret | None, new: Secret | None) -> None:
         beginning = names.key_secret("")
         before, after = rotation.record_of(old), rotation.record_of(new)
-        if before != after and key.name.startswith(beginning):
+        was, now = (keysecret.public_key(secret.data) if secret else "" for secret in (old, new))
+        lost = was and was != now  # somebody has deleted or spoilt a pair in use
+        if (before != after or lost) and key.name.startswith(beginning):
             uid = key.name.removeprefix(beginning)
             self._changed(uid)
             self._look(uid)

@@ -268,6 +268,25 @@ async def test_what_azure_refuses_is_told_with_what_mends_it(
     await world.until("refused", lambda s: condition(s, "Provisioned").get("status") == "True")
 
 
+@pytest.mark.parametrize("spoilt", [None, {"PublicKey": "", "PrivateKey": ""}])
+async def test_a_lost_key_pair_is_made_again_and_told_long_before_the_next_look(
+    tmp_path: Path, spoilt: dict[str, str] | None
+) -> None:
+    async with running(tmp_path, drift_interval=3600.0) as world:
+        await world.write("a")
+        sgc = await world.until("a", lambda s: condition(s, "Provisioned").get("status") == "True")
+        before = sgc["status"]["gatewayServerProfile"]["publicKey"]
+        secret = f"sgw-{sgc['metadata']['uid']}"
+        if spoilt is None:
+            await world.kube.delete("secrets", secret, namespace=SYSTEM)
+        else:
+            await world.kube.patch("secrets", secret, {"data": spoilt}, namespace=SYSTEM)
+        await world.event("KeyPairReplaced")
+        await world.until(
+            "a", lambda s: s["status"]["gatewayServerProfile"]["publicKey"] not in ("", before)
+        )
+
+
 async def test_what_somebody_breaks_in_azure_is_mended(world: World) -> None:
     await world.write("a")
     sgc = await world.until("a", lambda s: condition(s, "Provisioned").get("status") == "True")

@@ -20,6 +20,7 @@ from egress_gateway.api.types import (
 from egress_gateway.cloud import errors
 from egress_gateway.cloud.azure.cloud import AzureCloud
 from egress_gateway.cloud.protocol import PoolRef
+from egress_gateway.controller.observed.arrivals import Arrivals
 from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.planning.grants import Grants
 from egress_gateway.controller.planning.pools import Joined
@@ -124,7 +125,9 @@ class FakeCluster:
     async def release(self, sgc: StaticGatewayConfiguration) -> None:
         del self.objects[sgc.metadata.uid]
 
-    async def report(self, uid: str, verdict: Verdict, departures: Departures) -> None:
+    async def report(
+        self, uid: str, verdict: Verdict, departures: Departures, arrivals: Arrivals
+    ) -> None:
         self.told[uid] = verdict
 
     # --- the user ------------------------------------------------------------------------
@@ -416,9 +419,11 @@ async def test_a_refusal_goes_on_being_said_while_it_is_tried_again(world: World
     said: list[str | None] = []
     report = world.cluster.report
 
-    async def listen(uid: str, verdict: Verdict, departures: Departures) -> None:
+    async def listen(
+        uid: str, verdict: Verdict, departures: Departures, arrivals: Arrivals
+    ) -> None:
         said.append(verdict.problem.reason if verdict.problem else None)
-        await report(uid, verdict, departures)
+        await report(uid, verdict, departures, arrivals)
 
     def refuse(write: str) -> None:
         raise errors.Quota("enough")

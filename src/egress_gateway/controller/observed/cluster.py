@@ -11,6 +11,7 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,6 +24,7 @@ from egress_gateway.api.types import (
     StaticGatewayConfiguration,
 )
 from egress_gateway.cloud.protocol import PoolRef
+from egress_gateway.controller.observed.arrivals import Arrivals
 from egress_gateway.controller.observed.departures import Departures
 from egress_gateway.controller.observed.keypairs import ROTATE, KeyPairs
 from egress_gateway.controller.observed.reported import (
@@ -43,6 +45,8 @@ from egress_gateway.controller.reporting.status import (
     Notice,
     Pods,
     going,
+    had_served,
+    keys_replaced,
     notices,
     pods_of,
     status_of,
@@ -213,28 +217,35 @@ class Cluster:
         """Provider ids in lower case of the Nodes of these names, as far as they are known."""
         return frozenset(filter(None, (machine(self.nodes.get("", name)) for name in nodes)))
 
-    async def report(self, uid: str, verdict: Verdict, departures: Departures) -> None:
+    async def report(
+        self, uid: str, verdict: Verdict, departures: Departures, arrivals: Arrivals
+    ) -> None:
         """Writes the status that ``verdict`` amounts to, if it differs, and its Events."""
         found = self.sgcs.by_index("uid", uid)
         if not found:
             return
         sgc = found[0]
         try:
-            await self._report(sgc, verdict, departures)
+            await self._report(sgc, verdict, departures, arrivals)
         except Conflict:
             meta = sgc.metadata
             fresh = await self._client.get(resources.SGCS, meta.name, meta.namespace)
             if fresh.metadata.uid == uid:
-                await self._report(fresh, verdict, departures)
+                await self._report(fresh, verdict, departures, arrivals)
         except NotFound:
             return
 
     async def _report(
-        self, sgc: StaticGatewayConfiguration, verdict: Verdict, departures: Departures
+        self,
+        sgc: StaticGatewayConfiguration,
+        verdict: Verdict,
+        departures: Departures,
+        arrivals: Arrivals,
     ) -> None:
         uid = sgc.metadata.uid
         pairs, request = self.keypairs.pairs(uid), sgc.metadata.annotations.get(ROTATE, "")
         gateways = self.gateways(sgc)
+        gateways = replace(gateways, arriving=_arriving(sgc, verdict, gateways, arrivals))
         status = status_of(
             sgc,
             verdict,
@@ -251,12 +262,14 @@ class Cluster:
         await self._client.replace_status(
             resources.SGCS, msgspec.structs.replace(sgc, status=status)
         )
-        for notice in notices(
-            sgc.status.conditions,
-            status.conditions,
-            complaints=bool(gateways.problems.keys() - gateways.ready),
-            all_kept={g.node for g in sgc.status.gateways} <= set(gateways.ready),
-        ):
+        for notice in [
+            *notices(
+                sgc.status.conditions,
+                status.conditions,
+                complaints=bool(gateways.problems.keys() - gateways.ready),
+            ),
+            *keys_replaced(sgc.status, status),
+        ]:
             self.notify(sgc, notice)
 
     def _departing(
@@ -346,6 +359,18 @@ class Cluster:
             for uid, sgc in self.configurations().items()
             if f"{sgc.metadata.namespace}/{sgc.metadata.name}" in named
         }
+
+
+def _arriving(
+    sgc: StaticGatewayConfiguration, verdict: Verdict, known: Gateways, arrivals: Arrivals
+) -> frozenset[str]:
+    if verdict.serving is None:
+        return frozenset()
+    listed = [gateway.provider_id.lower() for gateway in verdict.serving.gateways]
+    ready = {machine for machine in listed if known.nodes.get(machine) in known.ready}
+    before = {g.node for g in sgc.status.gateways} if had_served(sgc.status) else set()
+    served = {machine for machine in listed if known.nodes.get(machine) in before}
+    return arrivals.look(sgc.metadata.uid, listed, ready, served)
 
 
 def _gateway_machine(node: resources.Node | None) -> str:

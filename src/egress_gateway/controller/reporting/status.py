@@ -53,6 +53,9 @@ class Gateways:
     """What the Internet sees, by node that has asked."""
     answered: bool = False
     """Somebody answers some gateway of the cluster."""
+    arriving: frozenset[str] = frozenset()
+    """Provider ids (lower case) of gateways that have not served it yet and may be about to (see
+    ``arrivals``)."""
     claimed: frozenset[str] = frozenset()
     """The nodes whose agent said last that it serves the configuration, whether they are up or
     not."""
@@ -271,8 +274,14 @@ def _conditions(
         conditions.GATEWAYS_READY: agents,
         conditions.EGRESS_VERIFIED: verified,
         conditions.DEGRADED: _degraded(
-            status, verdict, agents, pods, verified, _not_reached(status, gateways, pods)
-        ),
+            status,
+            verdict,
+            agents if _lacking(status, verdict, gateways) else None,
+            pods,
+            verified,
+            _not_reached(status, gateways, pods),
+        )
+        or ("False", Reason.AS_EXPECTED, "; ".join(filter(None, [agents[2], pods.counted]))),
     }
     if verdict.ipv6:
         idle = sends_nothing(sgc.spec, family=6)
@@ -297,12 +306,13 @@ def _lost(pods: Pods) -> str:
 def _degraded(
     status: StaticGatewayConfigurationStatus,
     verdict: Verdict,
-    agents: Said,
+    agents: Said | None,
     pods: Pods,
     verified: Said,
     not_reached: Iterable[str],
-) -> Said:
-    """The gravest thing amiss gives the reason; all of them are in the message."""
+) -> Said | None:
+    """The gravest thing amiss gives the reason; all of them are in the message. None: nothing is.
+    ``agents``: what they say where a gateway is missing."""
     if verdict.problem is not None and verdict.problem.reason == Reason.DELETING:
         return "False", Reason.DELETING, verdict.problem.message
     amiss: list[tuple[str, str]] = []
@@ -310,14 +320,38 @@ def _degraded(
         amiss.append((Reason.PODS_WITHOUT_TUNNEL, _lost(pods)))
     if verified[0] == "False":
         amiss.append((verified[1], verified[2]))
-    if status.gateways and agents[1] != Reason.ALL_GATEWAYS:
+    if status.gateways and agents is not None:
         amiss.append((Reason.REDUNDANCY_LOST, agents[2]))
     amiss += [(Reason.REDUNDANCY_LOST, words) for words in not_reached]
     if verdict.cloud is not None:
         amiss.append((Reason.CLOUD_NOT_REACHABLE, verdict.cloud.message))
     if amiss:
         return "True", amiss[0][0], "; ".join(message for _, message in amiss)
-    return "False", Reason.AS_EXPECTED, "; ".join(filter(None, [agents[2], pods.counted]))
+    return None
+
+
+def _lacking(
+    status: StaticGatewayConfigurationStatus,
+    verdict: Verdict,
+    gateways: Gateways,
+) -> bool:
+    """Whether a gateway does not serve that has served, complains, or should have begun by now."""
+    coming = {node for pid in gateways.arriving if (node := gateways.nodes.get(pid))}
+    lost = {g.node for g in status.gateways} - gateways.ready - coming
+    unknown = [
+        g
+        for g in (verdict.serving.gateways if verdict.serving else ())
+        if (pid := g.provider_id.lower()) not in gateways.nodes and pid not in gateways.arriving
+    ]
+    return bool(lost or unknown or coming & (gateways.problems.keys() - gateways.ready))
+
+
+def had_served(status: StaticGatewayConfigurationStatus) -> bool:
+    """Whether all gateways that ``status`` lists have served, as far as it tells."""
+    agents = conditions.find(status.conditions, conditions.GATEWAYS_READY)
+    degraded = conditions.find(status.conditions, conditions.DEGRADED)
+    whole = agents is not None and agents.reason == Reason.ALL_GATEWAYS
+    return whole or (degraded is not None and degraded.reason == Reason.REDUNDANCY_LOST)
 
 
 def _not_reached(
@@ -443,7 +477,9 @@ def _agents(
         return (
             "False",
             Reason.NODE_UNKNOWN,
-            f"none of the pool's {total} instances is a Node of this cluster (spec.providerID)",
+            f"none of the pool's {total} instances is a Node of this cluster (spec.providerID): "
+            "they are being deleted, have not joined yet, or joined another cluster; compare "
+            "kubectl get nodes with az vmss list-instances",
         )
     return "False", Reason.NO_GATEWAY, counted
 
@@ -453,21 +489,19 @@ def notices(
     after: Collection[Condition],
     *,
     complaints: bool = False,
-    all_kept: bool = False,
 ) -> list[Notice]:
     """Events for what changed: every new refusal, and good news when it comes. ``complaints``:
-    a gateway agent says something against it. ``all_kept``: each gateway that was listed before is
-    ready, so that those that are not are new ones."""
+    a gateway agent says something against it."""
     old = {c.type: (c.status, c.reason, c.message) for c in before}
-    new = {c.type: (c.status, c.reason, c.message) for c in after}
+    agents = conditions.find(after, conditions.GATEWAYS_READY)
+    serves = agents is not None and agents.status == "True"
     found: dict[str, Notice] = {}
     for c in after:
         if old.get(c.type) == (c.status, c.reason, c.message) or c.type == conditions.READY:
             continue
         was = old.get(c.type)
         if c.type == conditions.DEGRADED:
-            served = old.get(conditions.GATEWAYS_READY), new.get(conditions.GATEWAYS_READY)
-            if (notice := _worse_or_better(was, c, *served, all_kept=all_kept)) is not None:
+            if (notice := _worse_or_better(was, c, serves=serves)) is not None:
                 found[notice.reason] = notice
             continue
         if c.type == conditions.KEYS_ROTATED and was is not None and was[1] == c.reason:
@@ -481,7 +515,8 @@ def notices(
         elif c.status == "True":
             if c.type == conditions.ACCEPTED and was is None:
                 continue
-            if was is None or was[0] != "True":
+            arrived = c.reason == Reason.ALL_GATEWAYS and not _said_true(old, conditions.DEGRADED)
+            if was is None or was[0] != "True" or (arrived and was[1] != c.reason):
                 found.setdefault(c.reason, Notice("Normal", c.reason, c.message))
         elif c.reason in _QUIET or (
             c.type == conditions.GATEWAYS_READY and not complaints and _starting(was)
@@ -492,28 +527,37 @@ def notices(
     return list(found.values())
 
 
+def keys_replaced(
+    before: StaticGatewayConfigurationStatus, after: StaticGatewayConfigurationStatus
+) -> list[Notice]:
+    """An Event when a key pair in use is no more, and nobody asked for a change."""
+    was, now = (s.gateway_server_profile.public_key for s in (before, after))
+    asked = before.key_rotation
+    if not was or was == now or (asked is not None and asked.phase in _CHANGING):
+        return []
+    text = (
+        "the Secret of its key pair was deleted or made unusable; the controller makes another "
+        "and each pod gets a tunnel with it: who deletes Secrets in the components' namespace?"
+    )
+    return [Notice("Warning", Reason.KEYS_REPLACED, text)]
+
+
 def _worse_or_better(
-    was: tuple[str, str, str] | None,
-    now: Condition,
-    served: tuple[str, str, str] | None,
-    serves: tuple[str, str, str] | None,
-    *,
-    all_kept: bool,
+    was: tuple[str, str, str] | None, now: Condition, *, serves: bool
 ) -> Notice | None:
-    """``served`` and ``serves``: what ``GatewaysReady`` said before, and says now."""
+    """``serves``: some gateway does; the loss of all is told as such."""
     if now.status == "False":
         worse = was is not None and was[0] == "True"
         return Notice("Normal", now.reason, now.message) if worse else None
     if was is not None and was[:2] == (now.status, now.reason):
         return None  # figures
-    if now.reason == Reason.REDUNDANCY_LOST:
-        # Agents take up a configuration one after the other, and so do gateways that are added.
-        begins = served is None or served[1] != Reason.ALL_GATEWAYS
-        now_serves = serves or ("", "", "")
-        grows = all_kept and now_serves[1] == Reason.SOME_GATEWAYS
-        if begins or grows or now_serves[0] == "False":
-            return None  # the loss of all is told as such
+    if now.reason == Reason.REDUNDANCY_LOST and not serves:
+        return None
     return Notice("Warning", now.reason, now.message)
+
+
+def _said_true(old: Mapping[str, tuple[str, str, str]], kind: str) -> bool:
+    return kind in old and old[kind][0] == "True"
 
 
 def _starting(was: tuple[str, str, str] | None) -> bool:
@@ -522,6 +566,8 @@ def _starting(was: tuple[str, str, str] | None) -> bool:
     return was is None or was[0] != "True"
 
 
+_CHANGING = frozenset({"Preparing", "Moving", "Retiring", "Closing"})
+"""Phases of a change of key pairs that somebody asked for."""
 _COURSE = frozenset(
     {
         Reason.ROTATION_WAITING,

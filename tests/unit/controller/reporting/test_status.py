@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
 
 import pytest
 from msgspec import structs
@@ -13,10 +14,13 @@ from egress_gateway.api import conditions
 from egress_gateway.api.types import (
     Condition,
     GatewayProblem,
+    GatewayServerProfile,
+    KeyRotation,
     ObjectMeta,
     PodEndpoint,
     PodEndpointSpec,
     PodEndpointStatus,
+    RotationPhase,
     SeenAddress,
     StaticGatewayConfiguration,
     StaticGatewayConfigurationStatus,
@@ -31,6 +35,7 @@ from egress_gateway.controller.reporting.status import (
     Notice,
     Pods,
     going,
+    keys_replaced,
     notices,
     pods_of,
     status_of,
@@ -65,14 +70,17 @@ def status(
     problems: dict[str, GatewayProblem] | None = None,
     pods: Pods | None = None,
     departing: dict[str, bool] | None = None,
-    claimed: Collection[str] = (),
+    **known: Collection[str],
 ) -> StaticGatewayConfigurationStatus:
     sgc = StaticGatewayConfiguration(
         metadata=ObjectMeta(name="a", namespace="default", uid="uid-1", generation=3),
         status=before or StaticGatewayConfigurationStatus(),
     )
     gateways = Gateways(
-        nodes=nodes, ready=frozenset(ready), problems=problems or {}, claimed=frozenset(claimed)
+        nodes=nodes,
+        ready=frozenset(ready),
+        problems=problems or {},
+        **{kind: frozenset(told) for kind, told in known.items()},  # type: ignore[arg-type]
     )
     return status_of(
         sgc,
@@ -396,12 +404,16 @@ def test_a_problem_is_known_by_its_reason_and_never_by_its_words(reason: str) ->
 
 
 def test_a_lost_gateway_and_its_return_are_told_and_the_last_word_is_good() -> None:
-    none = status(GOOD, ready=())
-    one = status(GOOD, ready=("node-0",), before=none)
+    none = status(GOOD, ready=(), arriving=NODES)
+    one = status(GOOD, ready=("node-0",), before=none, arriving=["azure:///vmss/1"])
     both = status(GOOD, before=one)
-    assert condition(one, conditions.DEGRADED).reason == "RedundancyLost"
+    for look in (none, one):
+        assert condition(look, conditions.DEGRADED).status == "False"
     assert condition(both, conditions.DEGRADED).status == "False"
-    assert course(none, one, both) == [("Normal", "SomeGatewaysReady"), ("Normal", "AsExpected")]
+    assert course(none, one, both) == [
+        ("Normal", "SomeGatewaysReady"),
+        ("Normal", "AllGatewaysReady"),
+    ]
     lost = status(GOOD, ready=("node-1",), before=both)
     back = status(GOOD, before=lost)
     assert course(both, lost, back)[-2:] == [
@@ -411,18 +423,45 @@ def test_a_lost_gateway_and_its_return_are_told_and_the_last_word_is_good() -> N
     assert condition(lost, conditions.READY).status == "True"
 
 
-def test_gateways_that_are_added_are_no_loss_and_one_that_goes_meanwhile_is() -> None:
-    more = replace(
-        SERVING, gateways=(*SERVING.gateways, replace(SERVING.gateways[0], provider_id="new"))
+MORE = replace(
+    SERVING, gateways=(*SERVING.gateways, replace(SERVING.gateways[0], provider_id="New"))
+)
+COMPLAINT = GatewayProblem(static_gateway_configuration="default/a", message="no key")
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize(
+    ("ready", "arriving", "lost"),
+    [
+        (("node-0", "node-1"), ["new"], False),
+        (("node-0", "node-1"), [], True),  # it does not come
+        (("node-1",), ["new"], True),  # another has gone meanwhile
+        (("node-1",), ["new", "azure:///vmss/0"], False),
+    ],
+)
+def test_gateways_that_are_added_are_no_loss_and_one_that_goes_meanwhile_is(
+    joined: bool, ready: tuple[str, ...], arriving: list[str], lost: bool
+) -> None:
+    nodes = NODES | ({"new": "node-2"} if joined else {})
+    both, wanted = status(GOOD), Verdict(serving=MORE, settled=True)
+    grown = status(wanted, nodes=nodes, ready=ready, before=both, arriving=arriving)
+    said = condition(grown, conditions.DEGRADED)
+    assert (said.status, said.reason) == (
+        ("True", "RedundancyLost") if lost else ("False", "AsExpected")
     )
-    both, wanted = status(GOOD), Verdict(serving=more, settled=True)
-    nodes = {**NODES, "new": "node-2"}
-    for ready, told in ((("node-0", "node-1"), []), (("node-1",), ["RedundancyLost"])):
-        grown = status(wanted, nodes=nodes, ready=ready, before=both)
-        assert condition(grown, conditions.DEGRADED).reason == "RedundancyLost"
-        kept = {g.node for g in both.gateways} <= {*ready}
-        found = notices(both.conditions, grown.conditions, all_kept=kept)
-        assert [n.reason for n in found if n.type == "Warning"] == told
+    assert f"{len(ready)} of 3 gateway nodes ready" in said.message
+    found = notices(both.conditions, grown.conditions)
+    assert [n.reason for n in found if n.type == "Warning"] == ["RedundancyLost"] * lost
+
+
+def test_a_gateway_that_is_added_and_complains_is_told_at_once() -> None:
+    both, wanted = status(GOOD), Verdict(serving=MORE, settled=True)
+    nodes = NODES | {"new": "node-2"}
+    problems = {"node-2": COMPLAINT}
+    grown = status(wanted, nodes=nodes, before=both, arriving=["new"], problems=problems)
+    said = condition(grown, conditions.DEGRADED)
+    assert (said.status, said.reason) == ("True", "RedundancyLost")
+    assert "no key" in said.message
 
 
 def test_pods_without_a_tunnel_are_counted_and_ready_is_never_better_than_they_are() -> None:
@@ -470,6 +509,33 @@ def test_a_cloud_that_refuses_is_told_before_anything_needs_it() -> None:
         ("Warning", "AzureNotReachable"),
         ("Normal", "AsExpected"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "phase", "told"),
+    [
+        ("K1", "", "", 1),
+        ("K1", "K2", "", 1),
+        ("K1", "K2", "Done", 1),
+        ("K1", "K2", "Abandoned", 1),
+        ("K1", "K2", "Moving", 0),
+        ("K1", "K2", "Retiring", 0),
+        ("K1", "K1", "", 0),
+        ("", "K1", "", 0),
+    ],
+)
+def test_a_key_pair_that_nobody_changed_and_is_another_is_an_event(
+    was: str, now: str, phase: RotationPhase | Literal[""], told: int
+) -> None:
+    rotation = KeyRotation(phase=phase)
+    before, after = (
+        StaticGatewayConfigurationStatus(
+            gateway_server_profile=GatewayServerProfile(public_key=key), key_rotation=rotation
+        )
+        for key in (was, now)
+    )
+    found = keys_replaced(before, after)
+    assert [(n.type, n.reason) for n in found] == [("Warning", "KeyPairReplaced")] * told
 
 
 def test_a_configuration_that_is_being_deleted_has_lost_nothing() -> None:
