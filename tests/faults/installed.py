@@ -93,6 +93,13 @@ INSTALLED: Final[list[tuple[str, Installation, str, str, str]]] = [
         "egress-gateway-controller needs it",
     ),
     (
+        "a dead leader's Lease runs for hours",
+        replace(WHOLE, leaderless="c-0 holds it for 36000 s, and renewed it 120 s ago"),
+        "EG311",
+        "Lease static-egress-gateway-controller",
+        "delete lease",
+    ),
+    (
         "clusterCidrs has all of IPv4",
         replace(WHOLE, cidrs=["0.0.0.0/0", "2001:db8:244::/56"]),
         "EG309",

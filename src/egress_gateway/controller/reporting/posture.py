@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from egress_gateway.kube.errors import ApiError, Forbidden, NotFound
+from egress_gateway.kube.errors import ApiError, NotFound
 
 if TYPE_CHECKING:
     from egress_gateway.kube.client import Client
@@ -33,16 +33,14 @@ PATH: Final = "/apis/admissionregistration.k8s.io/v1/validatingadmission"
 
 
 async def absent(client: Client) -> list[str]:
-    """What can happen here for lack of a policy; empty if all are bound, or if that is not ours
-    to see."""
+    """What can happen here for lack of a policy; empty if all are bound. Raises ``ApiError``,
+    ``Forbidden`` where that is not ours to see."""
     found = []
     for name, consequence in POLICIES.items():
         try:
             await client.request("GET", f"{PATH}policybindings/{name}")
         except NotFound:
             found.append(f"ValidatingAdmissionPolicy {name} is not bound: {consequence}")
-        except Forbidden:
-            return []
     return found
 
 
@@ -52,7 +50,10 @@ async def warn(client: Client) -> None:
         async with asyncio.timeout(_SECONDS):
             found = await absent(client)
     except (ApiError, TimeoutError) as error:
-        log.warning("cannot see which policies are bound: %s", str(error) or "no answer in time")
+        log.warning(
+            "unknown which policies are bound, because: %s (docs/operate/security.md)",
+            str(error) or "no answer in time",
+        )
         return
     for line in found:
         log.warning("%s (docs/operate/security.md)", line)

@@ -74,6 +74,10 @@ class Election:
         theirs = float(self._lease.spec.lease_duration_seconds or 0)
         return max(0.0, self._seen_at + max(self._duration, theirs) - now)
 
+    def silent(self, now: float) -> float:
+        """Seconds for which whoever holds the Lease has not renewed it; 0 if nobody else does."""
+        return now - self._seen_at if self.wait(now) else 0.0
+
     def claim(self, wall: datetime) -> Write:
         """The write that takes or renews the Lease."""
         spec: dict[str, Any] = {

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 _RELEASE_SECONDS: Final = 3.0
 _LOOK_SECONDS: Final = 1.0
 """How often a standby looks, at least: a leader that gives up is followed at once."""
+_SILENT_SECONDS: Final = 60.0
+"""Without a renewal, after which a standby tells of a Lease that has not run out."""
 _MARGIN: Final = 0.05
 """Seconds after a Lease's end at which it is tried, so that the end has surely passed."""
 
@@ -81,6 +83,7 @@ class LeaderElection:
         await work
 
     async def _acquire(self) -> None:
+        told = ""
         while True:
             interval = min(self._retry, _LOOK_SECONDS)
             try:
@@ -91,6 +94,15 @@ class LeaderElection:
                 log.warning("cannot take the Lease: %s", error, extra={"lease": self._name})
             # Looking again before the Lease can have run out notices a release.
             left = self._election.wait(self._now())
+            silent = self._election.silent(self._now())
+            if silent > _SILENT_SECONDS and told != self.holder:
+                told = self.holder
+                log.warning(
+                    "%s has not renewed the Lease for %.0f s and holds it for %.0f s more; if it "
+                    "is dead, delete the Lease",
+                    *(told, silent, left),
+                    extra={"lease": self._name},
+                )
             pause = self._jitter(interval)
             await asyncio.sleep(min(pause, left + _MARGIN) if left else pause)
 

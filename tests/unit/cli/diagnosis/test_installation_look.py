@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 
 import pytest
 
@@ -11,7 +12,9 @@ from egress_gateway.cli.diagnosis.checks.installation import judged, look
 from egress_gateway.kube import resources, wire
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
-from egress_gateway.kube.resources import ConfigMap, Resource, Untyped
+from egress_gateway.kube.resources import ConfigMap, Lease, LeaseSpec, Resource, Untyped
+
+NOW: Final = datetime(2030, 1, 1, 3, 0, tzinfo=UTC)
 
 
 class Installed:
@@ -23,13 +26,20 @@ class Installed:
         self.hooked = True
         self.served: set[str] | None = None
         """Of which kinds there are policies and bindings; None: not to be seen."""
+        self.leases: list[Lease] = []
+        """One after the other."""
         self.refused: ApiError = NotFound(404, "NotFound", "no such thing")
 
     async def list(self, resource: Resource[Any], *_: object, **__: object) -> Any:
         found = self.workloads if resource.plural == resources.DAEMON_SETS.plural else []
         return wire.ListPage(items=found, resource_version="1")
 
+    def now(self) -> datetime:
+        return NOW
+
     async def get(self, resource: Resource[Any], name: str, *_: object) -> Any:
+        if resource is resources.LEASES and self.leases:
+            return self.leases.pop(0)
         if resource is resources.CONFIG_MAPS:
             return ConfigMap(
                 metadata=ObjectMeta(name=name),
@@ -114,3 +124,40 @@ async def test_policies_that_nobody_wanted_are_no_fault(served: set[str], found:
     cluster.served = served
     installed, _ = await look(cast(Client, cluster), "system")
     assert [finding.code for finding in judged(installed, None)] == ["EG310"] * found
+
+
+def lease(renewed: str, version: str, *, duration: int = 0, holder: str = "c-0") -> Lease:
+    spec = LeaseSpec(holder_identity=holder, lease_duration_seconds=duration, renew_time=renewed)
+    return Lease(metadata=ObjectMeta(name="l", resource_version=version), spec=spec)
+
+
+OLD: Final = "2030-01-01T02:58:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("leases", "ready", "found"),
+    [
+        ([lease(OLD, "1"), lease(OLD, "1")], 1, ["EG311"]),
+        ([lease(OLD, "1", duration=0), lease(OLD, "1")], 0, []),
+        ([lease("2030-01-01T02:59:30.000000Z", "1")], 1, []),
+        ([lease(OLD, "1"), lease(OLD, "2")], 1, []),  # renewed, by a clock that is two minutes late
+        ([lease(OLD, "1", holder="")], 1, []),
+        ([lease(OLD, "1")], 1, []),  # deleted meanwhile
+        ([], 1, []),
+    ],
+)
+async def test_a_lease_that_nobody_renews_while_a_standby_waits(
+    leases: list[Lease], ready: int, found: list[str]
+) -> None:
+    cluster = Installed(node="r/i:1", webhook="r/i:1")
+    cluster.workloads.append(workload("controller", "r/i:1") | {"status": {"readyReplicas": ready}})
+    cluster.leases = leases
+    installed, _ = await look(cast(Client, cluster), "elsewhere")
+    judgement = list(judged(installed, None, system="elsewhere"))
+    assert [finding.code for finding in judgement] == found
+    assert all("kubectl -n elsewhere delete lease" in f.mend for f in judgement)
+
+
+async def test_what_is_not_to_be_seen_is_unknown_and_says_why() -> None:
+    _, unseen = await look(cast(Client, Installed(node="r/i:1")), "system")
+    assert any(one.startswith("bindings of validating policies: not yours") for one in unseen)

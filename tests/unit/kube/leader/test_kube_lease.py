@@ -207,3 +207,22 @@ async def test_waiting_for_the_lease_does_not_hammer_the_server() -> None:
     assert 40 <= server.requests <= 60
     a.cancel()
     await asyncio.wait([a])
+
+
+async def test_a_lease_that_the_dead_hold_for_hours_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = LeaseServer()
+    dead = asyncio.ensure_future(member(server, "dead").run(forever))
+    await asyncio.sleep(1)
+    assert server.spec is not None
+    server.spec["leaseDurationSeconds"], server.away = 36000, {"dead"}
+    server.version += 1
+    standby = asyncio.ensure_future(member(server, "standby").run(forever))
+    await asyncio.sleep(50)
+    assert "has not renewed" not in caplog.text
+    await asyncio.sleep(3000)
+    assert caplog.text.count("dead has not renewed the Lease for 6") == 1
+    for task in (dead, standby):
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

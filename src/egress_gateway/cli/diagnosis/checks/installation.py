@@ -6,15 +6,17 @@ somebody next needs what is missing.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from egress_gateway.api import names
 from egress_gateway.api.types import PodEndpoint
 from egress_gateway.cli.diagnosis.checks.findings import Finding
+from egress_gateway.cli.diagnosis.overview import silence
 from egress_gateway.controller.reporting.posture import PATH, POLICIES, absent
 from egress_gateway.datapath.addresses import IPNetwork, parse_networks, within
 from egress_gateway.kube import resources
@@ -24,6 +26,7 @@ from egress_gateway.kube.resources import Node, Resource, Untyped
 if TYPE_CHECKING:
     from egress_gateway.kube.client import Client
 
+T = TypeVar("T")
 _CONTROLLER, _GATEWAY, _NODE = (f"egress-gateway-{c}" for c in ("controller", "gateway", "node"))
 _RIGHTS: Final = {
     f"ClusterRoleBinding {_CONTROLLER}": (_CONTROLLER, "list", "staticgatewayconfigurations"),
@@ -45,6 +48,10 @@ _ADMITTING: Final = {
     "webhook": "MutatingWebhookConfiguration",
 }
 """By ``admission.mode``, what keeps annotated pods off nodes that are not ready for them."""
+_RENEWED: Final = 60.0
+"""Seconds within which whoever leads has renewed its Lease, by any sane ``leaseDuration``."""
+_RENEWAL: Final = 5.0
+"""Seconds at most that a person waits for a renewal; one is due in a seventh of the duration."""
 _SHORTEST: Final = {4: 8, 6: 16}
 """Bits of a public network's prefix: registries give nobody more."""
 _VERSIONS: Final = ("v1", "v1beta1")
@@ -70,14 +77,17 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """By workload."""
     missing: Mapping[str, str] = {}
     """What a workload needs and is not there: ``Kind name``, by whom."""
+    leaderless: str | None = None
+    """Why no controller leads although one is ready; None: one does, or nothing is known."""
 
 
 def judged(
     installed: Installation,
     nodes: Sequence[Node] | None,
     endpoints: Sequence[PodEndpoint] | None = None,
+    system: str = names.SYSTEM_NAMESPACE,
 ) -> Iterator[Finding]:
-    """What is amiss. Pure."""
+    """What is amiss. Pure. ``system``: the components' namespace."""
     if installed.cidrs is not None:
         pods = _pods(nodes or (), endpoints or ())
         yield from _outside(installed.cidrs, installed.resolvers, nodes or (), pods)
@@ -108,6 +118,15 @@ def judged(
                 "tell nothing new, or end",
                 mend=f"helm upgrade makes the {binding} again, and its role",
             )
+    if installed.leaderless:
+        yield Finding(
+            code="EG311",
+            object=f"Lease {names.LEADER_LEASE}",
+            evidence=f"no controller leads: {installed.leaderless}. Pods that run go on; nothing "
+            "is made or changed in Azure",
+            mend=f"kubectl -n {system} delete lease {names.LEADER_LEASE}: another controller leads "
+            "seconds later; if that one hangs, delete its pod",
+        )
     if len(set(installed.images.values())) > 1:
         listed = ", ".join(f"{name}: {image}" for name, image in sorted(installed.images.items()))
         yield Finding(
@@ -199,50 +218,90 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
         if not workloads:  # as it has said this
             return Installation(), []
     images = {w["metadata"]["name"]: _template(w)["containers"][0]["image"] for w in workloads}
-    try:
-        config = (await client.get(resources.CONFIG_MAPS, "egress-gateway", system)).data
-        cidrs = [text.strip() for text in config.get("clusterCidrs", "").split(",")]
-        admission, found = config.get("admission", ""), [c for c in cidrs if c] or None
-    except ApiError as error:
-        admission, found = "", None
-        if isinstance(error, NotFound) and workloads:
-            missing["ConfigMap egress-gateway"] = "each agent"
-        else:
-            unseen.append(f"ConfigMap egress-gateway in {system}")
-    for name, workload in _secrets(workloads):
+
+    async def seen(what: str, reading: Awaitable[T], default: T) -> T:
         try:
-            await client.get(resources.SECRETS, name, system)
+            return await reading
+        except ApiError as error:
+            unseen.append(f"{what}: {error}")
+            return default
+
+    async def needed(what: str, workload: str, kind: Resource[Any], name: str) -> Any:
+        try:
+            return await client.get(kind, name, system)
         except NotFound:
-            missing[f"Secret {name}"] = workload
+            missing[what] = workload
         except ApiError:
-            unseen.append(f"Secret {name} in {system}")
-    if _WEBHOOK in images:  # one set of plain manifests names the policy for all clusters
-        admission = "webhook"
-    try:
-        bound = await _bound(client, admission) if admission in _ADMITTING else None
-    except ApiError:
-        unseen.append("bindings of admission")
+            unseen.append(f"{what} in {system}")
+        return None
+
+    async def rights() -> Mapping[str, bool]:
+        found = await asyncio.gather(*(_may(client, system, binding) for binding in _RIGHTS))
+        return dict(zip(_RIGHTS, found, strict=True))
+
+    async def admission() -> tuple[Sequence[str] | None, str, bool | None]:
+        what, name = "ConfigMap egress-gateway", "egress-gateway"
+        config = await needed(what, "each agent", resources.CONFIG_MAPS, name)
+        told = config.data if config is not None else {}
+        cidrs = [text.strip() for text in told.get("clusterCidrs", "").split(",")]
+        # One set of plain manifests names the policy for all clusters.
+        mode = "webhook" if _WEBHOOK in images else told.get("admission", "")
         bound = None
-    try:
-        unguarded = await _unguarded(client)
-    except ApiError:
-        unseen.append("bindings of validating policies")
-        unguarded = []
-    try:
-        rights = {binding: await _may(client, system, binding) for binding in _RIGHTS}
-    except ApiError:
-        unseen.append("rights of the components (needs to create subjectaccessreviews)")
-        rights = {}
+        if mode in _ADMITTING:
+            bound = await seen("bindings of admission", _bound(client, mode), None)
+        return [c for c in cidrs if c] or None, mode, bound
+
+    secrets = [
+        needed(f"Secret {name}", workload, resources.SECRETS, name)
+        for name, workload in _secrets(workloads)
+    ]
+    (cidrs, mode, bound), unguarded, allowed, resolvers, lead = await asyncio.gather(
+        admission(),
+        seen("bindings of validating policies", _unguarded(client), []),
+        seen("rights of the components (needs to create subjectaccessreviews)", rights(), {}),
+        _resolvers(client),
+        seen("who leads", _leaderless(client, system, workloads), None),
+    )
+    await asyncio.gather(*secrets)
     return Installation(
-        cidrs=found,
-        resolvers=await _resolvers(client),
-        admission=admission,
+        cidrs=cidrs,
+        resolvers=resolvers,
+        admission=mode,
         bound=bound,
         unguarded=unguarded,
-        rights=rights,
+        rights=allowed,
         images=images,
         missing=missing,
-    ), unseen
+        leaderless=lead,
+    ), sorted(unseen)
+
+
+def _serves(workloads: Sequence[Untyped]) -> bool:
+    """Whether some controller is ready, which leads or waits to."""
+    return any(
+        w["metadata"]["name"] == _CONTROLLER and (w.get("status") or {}).get("readyReplicas")
+        for w in workloads
+    )
+
+
+async def _leaderless(client: Client, system: str, workloads: Sequence[Untyped]) -> str | None:
+    """Why nobody leads although somebody could; None: somebody does. A clock that is wrong makes a
+    Lease look old, so one that looks so is read again."""
+    if not _serves(workloads):
+        return None
+    try:
+        found = await client.get(resources.LEASES, names.LEADER_LEASE, system)
+        old = silence(found.spec.renew_time or "", client.now())
+        if not found.spec.holder_identity or old < _RENEWED:
+            return None
+        duration = found.spec.lease_duration_seconds or 0
+        await asyncio.sleep(min(_RENEWAL, duration * 2 / 7))
+        again = await client.get(resources.LEASES, names.LEADER_LEASE, system)
+    except NotFound:
+        return None
+    if again.metadata.resource_version != found.metadata.resource_version:
+        return None
+    return f"{found.spec.holder_identity} holds it for {duration} s, and renewed it {old:.0f} s ago"
 
 
 async def _workloads(client: Client, system: str) -> list[Untyped]:
