@@ -239,6 +239,12 @@ def component(name: str, ready: int, wanted: int, message: str = "") -> Callable
     return lambda f: replace(f, components=[*f.components, one])
 
 
+def without_gateways(facts: Facts) -> Facts:
+    (sgc,) = facts.configurations
+    status = replace(sgc.status, gateways=[])
+    return replace(facts, configurations=[replace(sgc, status=status)])
+
+
 def without_agent(facts: Facts) -> Facts:
     return replace(facts, gateways=list(facts.gateways or ())[1:])
 
@@ -423,6 +429,15 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "EG201",
         "StaticGatewayConfiguration shop/partner",
         "create it",
+    ),
+    (
+        "the pool has no instance",
+        lambda f: said(Ready=("False", "Provisioning", "the gateway pool has no instance"))(
+            without_gateways(lost("GatewaysUnreachable", "no gateway answers")(f))
+        ),
+        "EG201",
+        "StaticGatewayConfiguration shop/partner",
+        "no instance",
     ),
     (
         "a role is missing",

@@ -131,6 +131,28 @@ async def test_what_azure_has_in_the_way_is_told_before_an_installation(
         await world.arm.delete(prefix, "2025-09-01")
 
 
+async def test_what_azure_refuses_the_controller_is_told_before_it_needs_it(world: World) -> None:
+    """By its own identity, which is in its pod alone; ``Degraded`` tells of it later."""
+    await configured(world, "lost")
+    found = await world.kube.get("staticgatewayconfigurations", "lost", namespace="default")
+    brought = found["spec"]["publicIpPrefixId"]
+    assert not await codes(world) & {"EG420", "EG421"}
+    assignments = f"{brought}/providers/Microsoft.Authorization/roleAssignments"
+    for one in await world.arm.list(assignments, "2022-04-01"):
+        if one["id"].startswith(brought):
+            await world.arm.delete(one["id"], "2022-04-01")
+    _, said = await command(world, "check")
+    assert f"--scope {brought}" in said
+    assert "has no right to Microsoft.Network/publicIPPrefixes/read" in said
+    fault = {"kind": "error", "status": 401, "code": "ExpiredAuthenticationToken", "times": None}
+    await world.control.call("fault", **fault)
+    try:
+        assert "EG420" in await codes(world)
+    finally:
+        await world.control.call("fault", clear=True)
+    await remove(world, "lost")
+
+
 async def test_a_managed_identity_is_not_looked_for_on_a_persons_machine(
     world: World, tmp_path: Path
 ) -> None:

@@ -39,7 +39,10 @@ ON_SUBNET: Final = (
     f"{_NETWORK}/virtualNetworks/subnets/read",
     f"{_NETWORK}/virtualNetworks/subnets/join/action",
 )
-_ROLES: Final = {IN_GROUP: "Network Contributor and Virtual Machine Contributor"}
+_ROLES: Final = {
+    IN_GROUP: ("Network Contributor", "Virtual Machine Contributor"),
+    ON_PREFIX: ("Network Contributor",),
+}
 _RESERVED: Final = 5
 """Addresses that Azure keeps of each subnet."""
 
@@ -100,7 +103,8 @@ def before_azure(facts: AzureBefore) -> list[Finding]:
                 code="EG420",
                 object=f"Subscription {facts.subscription}",
                 evidence=f"Azure does not take the credential of {facts.who}: {facts.refused}",
-                mend="az login, or a new secret: az ad app credential reset --id CLIENT",
+                mend="az login; or a new secret: az ad app credential reset --id CLIENT; or, for "
+                "workload identity: az identity federated-credential list",
             )
         ]
     return [*_rights(facts), *_quota(facts), *_room(facts), *_prefixes(facts)]
@@ -125,14 +129,14 @@ def _rights(facts: AzureBefore) -> Iterator[Finding]:
     for scope, needed, permissions in facts.rights:
         lacks = missing(needed, permissions)
         if lacks:
-            role = _ROLES.get(needed, "Network Contributor")
+            who = facts.who.rpartition(" ")[2]  # "the identity ID", or "you"
+            roles = " and ".join(f'"{role}"' for role in _ROLES.get(needed, _ROLES[ON_PREFIX]))
             yield Finding(
                 code="EG421",
                 object=scope,
-                evidence=f"{facts.who} must not do {', '.join(lacks[:4])}"
+                evidence=f"{facts.who} has no right to {', '.join(lacks[:4])}"
                 + (f" and {len(lacks) - 4} more" if len(lacks) > 4 else ""),
-                mend=f"az role assignment create --assignee IDENTITY --scope {scope} --role ROLE, "
-                f"for {role}",
+                mend=f"az role assignment create --assignee {who} --role {roles} --scope {scope}",
             )
 
 

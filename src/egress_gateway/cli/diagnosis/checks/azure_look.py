@@ -1,12 +1,13 @@
 """Reads what ``check --pre`` judges of Azure. It changes nothing.
 
-Guarantee: the metadata service (169.254.169.254) is never asked. A managed or workload identity is
-the machine's or the pod's, not a person's: with a file that names one, the person's own sign-in of
-``az`` is used, and the rights that are judged are said to be his.
+Guarantee: on a person's machine the metadata service (169.254.169.254) is never asked. A managed or
+workload identity is the machine's or the pod's, not a person's: with a file that names one, the
+person's own sign-in of ``az`` is used, and the rights that are judged are said to be theirs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 from collections.abc import Awaitable, Sequence
@@ -45,14 +46,17 @@ _COMPUTE: Final = "2025-04-01"
 
 
 async def look(
-    file: Path, prefixes: Sequence[str], *, as_me: bool
+    file: Path, prefixes: Sequence[str], *, as_me: bool, here: bool = False
 ) -> tuple[AzureBefore, list[str]]:
-    """What there is to see, and what is not. Raises ``cloud.errors.ConfigError``."""
+    """What there is to see, and what is not. ``here``: this is where the identity of ``file`` is,
+    and it is asked only whether Azure takes it, and for its rights on ``prefixes``. Raises
+    ``cloud.errors.ConfigError``."""
     # The library logs what it raises: a person reads it once.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
     config = azure_config.load(file)
     unseen: list[str] = []
-    own = as_me or config.use_managed_identity or config.use_workload_identity
+    elsewhere = (config.use_managed_identity or config.use_workload_identity) and not here
+    own = as_me or elsewhere
     if own and not as_me:
         unseen.append(
             "rights of the identity that azure.json names: it is not here, so yours are judged"
@@ -60,8 +64,10 @@ async def look(
     signed_in = _own(config) if own else credential(config)
     manager = ResourceManager(config, signed_in, Pace())
     try:
-        who = "you" if own else f"the identity {config.client_id}"
-        return await AzureLook(config, manager, unseen).everything(who, prefixes), unseen
+        who = "you" if own else f"the identity {config.client_id}".strip()
+        looking = AzureLook(config, manager, unseen)
+        reading = looking.rights if here else looking.everything
+        return await reading(who, prefixes), unseen
     finally:
         await manager.close()
         await signed_in.close()
@@ -131,6 +137,22 @@ class AzureLook:
         )
         return msgspec.structs.replace(facts, refused=self._refused)
 
+    async def rights(self, who: str, prefixes: Sequence[str]) -> AzureBefore:
+        """Whether Azure takes ``who``, and what it lets them do with ``prefixes`` (ids)."""
+        await self._rights(self._group)
+        found = await asyncio.gather(*map(self._rights, prefixes))
+        return AzureBefore(
+            who=who,
+            subscription=self._config.subscription_id,
+            location=self._config.location,
+            rights=[
+                (scope, ON_PREFIX, granted)
+                for scope, granted in zip(prefixes, found, strict=True)
+                if granted is not None
+            ],
+            refused=self._refused,
+        )
+
     async def _tried(self, what: str, reading: Awaitable[T]) -> T | None:
         try:
             return await reading
@@ -139,6 +161,7 @@ class AzureLook:
                 error, CredentialUnavailableError
             ):
                 self._refused = str(error.message).strip().splitlines()[0]
+                return None  # the finding says it once
             told = str(getattr(error, "message", error)).strip().splitlines()
             self._unseen.append(f"{what}: {told[0] if told else type(error).__name__}")
             return None

@@ -6,16 +6,20 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from egress_gateway.cli import cluster, options, running, terminal
+from egress_gateway.cli.diagnosis.checks import azure_now
 from egress_gateway.cli.diagnosis.checks.findings import TITLES, Finding, findings
 from egress_gateway.cli.diagnosis.checks.installation import judged, look
-from egress_gateway.cli.diagnosis.overview import summarize
+from egress_gateway.cli.diagnosis.overview import Facts, summarize
 from egress_gateway.cli.diagnosis.status import read
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 
 @click.command()
@@ -28,7 +32,8 @@ from egress_gateway.cli.diagnosis.status import read
 @click.option(
     "--azure-config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="With --pre: ask Azure too, as this azure.json of the controller says.",
+    help="With --pre: ask Azure too, as this azure.json of the controller says. With --here: as "
+    "its identity.",
 )
 @click.option("--as-me", is_flag=True, help="Ask Azure with your own sign-in of az instead.")
 @click.option(
@@ -64,11 +69,22 @@ async def _now(
     kubeconfig: str | None, namespace: str | None, system: str
 ) -> tuple[list[Finding], list[str]]:
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
-        facts, (installed, hidden) = await asyncio.gather(
-            read(client, namespace, system), look(client, system)
+        (facts, (azure, untold)), (installed, hidden) = await asyncio.gather(
+            _read(client, namespace, system), look(client, system)
         )
-    found = [*findings(facts, summarize(facts)), *judged(installed, facts.nodes, facts.endpoints)]
-    return found, [*facts.unseen, *hidden]
+    found = [
+        *findings(facts, summarize(facts)),
+        *judged(installed, facts.nodes, facts.endpoints, system),
+        *azure,
+    ]
+    return found, [*facts.unseen, *hidden, *untold]
+
+
+async def _read(
+    client: Client, namespace: str | None, system: str
+) -> tuple[Facts, tuple[list[Finding], list[str]]]:
+    facts = await read(client, namespace, system)
+    return facts, await azure_now.ask(client, facts.configurations, system)
 
 
 async def _before(
@@ -80,6 +96,8 @@ async def _before(
     as_me: bool,
     prefixes: Sequence[str],
 ) -> tuple[list[Finding], list[str]]:
+    if here and azure_config is not None:
+        return await _in_azure(azure_config, prefixes, as_me=as_me, here=True)
     # The data path's libraries: nobody else needs them here.
     from egress_gateway.cli.diagnosis.checks import preflight, surroundings
 
@@ -90,11 +108,18 @@ async def _before(
     found = preflight.before(facts)
     if azure_config is None:
         return found, [*unseen, machines, "Azure: --azure-config names where it is"]
+    seen, hidden = await _in_azure(azure_config, prefixes, as_me=as_me)
+    return [*found, *seen], [*unseen, *hidden, machines]
+
+
+async def _in_azure(
+    file: Path, prefixes: Sequence[str], *, as_me: bool, here: bool = False
+) -> tuple[list[Finding], list[str]]:
     from egress_gateway.cli.diagnosis.checks.azure import before_azure
     from egress_gateway.cli.diagnosis.checks.azure_look import look as look_at_azure
 
-    seen, hidden = await look_at_azure(azure_config, prefixes, as_me=as_me)
-    return [*found, *before_azure(seen)], [*unseen, *hidden, machines]
+    seen, hidden = await look_at_azure(file, prefixes, as_me=as_me, here=here)
+    return before_azure(seen), hidden
 
 
 def text(found: list[Finding], unseen: list[str]) -> str:

@@ -69,6 +69,7 @@ TITLES: Final = {
     "EG308": "what a component needs is gone",
     "EG309": "clusterCidrs takes the Internet",
     "EG310": "nothing bounds what agents' accounts may write",
+    "EG311": "no controller leads",
     "EG401": "Kubernetes is too old",
     "EG402": "there are too few gateway nodes",
     "EG403": "a gateway node has no taint",
@@ -188,7 +189,19 @@ def _configuration(view: ConfigurationView) -> Iterator[Finding]:
                 mend=_GATEWAY_MENDS.get(gateway.reason, "see its GatewayStatus and agent's log"),
             )
     down = [g.node for g in view.gateways if not g.serving and g.reason != NOT_REACHED]
-    for pod in view.troubled_pods:
+    explained = any(not g.serving for g in view.gateways)
+    troubled = view.troubled_pods
+    if view.state == "NotReady" and not explained and view.reason != Reason.PODS_WITHOUT_TUNNEL:
+        cut_off = [pod for pod in troubled if pod.reason in _OF_GATEWAYS and not view.gateways]
+        troubled = [pod for pod in troubled if pod not in cut_off]
+        yield Finding(
+            code="EG201",
+            object=where,
+            evidence=f"{view.reason}: {view.message}"
+            + (f"; {len(cut_off)} pods have no tunnel for it" if cut_off else ""),
+            mend="do what the message says; docs/operate/troubleshooting.md has each reason",
+        )
+    for pod in troubled:
         code = _POD_CODES.get(pod.reason, "EG108")
         mend = _POD_MENDS.get(code, "kubectl describe pod says what it waits for")
         if down and pod.reason in _OF_GATEWAYS:
@@ -198,14 +211,6 @@ def _configuration(view: ConfigurationView) -> Iterator[Finding]:
             object=f"Pod {namespace}/{pod.pod}",
             evidence=f"{pod.reason}: {pod.message}",
             mend=mend,
-        )
-    explained = any(not g.serving for g in view.gateways) or bool(view.troubled_pods)
-    if view.state == "NotReady" and not explained:
-        yield Finding(
-            code="EG201",
-            object=where,
-            evidence=f"{view.reason}: {view.message}",
-            mend="do what the message says; docs/operate/troubleshooting.md has each reason",
         )
 
 
@@ -362,7 +367,7 @@ _MORE: Final = (
     (KEYS_ROTATED, "EG206", "kubectl get podendpoints shows which pods use the former key pair"),
 )
 """Conditions that ``Ready`` and ``Degraded`` say nothing of: type, code, fix."""
-_OF_GATEWAYS: Final = frozenset({"TunnelsUnanswered", "GatewaysUnreachable"})
+_OF_GATEWAYS: Final = frozenset({"TunnelsUnanswered", "GatewaysUnreachable", "NoGateway"})
 """Reasons of pods that a gateway's own trouble explains."""
 _POD_CODES: Final = {
     "HostNetwork": "EG105",
