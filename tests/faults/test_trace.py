@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import Any
 
+import click
 import pytest
 from msgspec.structs import replace
 
 from egress_gateway.cli.agents.answers import AskedResolver, Round, SeenPod, SeenTunnel
-from egress_gateway.cli.diagnosis.packets.hops import inside, policies
+from egress_gateway.cli.diagnosis.packets.hops import connected, inside, policies
+from egress_gateway.cli.diagnosis.packets.trace import _address
 from egress_gateway.cli.diagnosis.selection import selected
+from egress_gateway.cli.proof.probe import round_of as round_of_packets
+from tests.faults.table import healthy
 
 TO = ipaddress.ip_address("198.51.100.7")
 GOOD = SeenTunnel(link="wg0", endpoint="10.0.0.5:6000", handshake=34.2)
@@ -130,3 +135,52 @@ def test_expressions_select_as_kubernetes_says(
 ) -> None:
     expression = {"key": "k", "operator": operator, "values": values}
     assert selected({"matchExpressions": [expression]}, labels) is chosen
+
+
+@pytest.mark.parametrize(
+    ("error", "by_gateway", "verdict", "words"),
+    [
+        ("", True, "good", "accepts"),
+        ("silence", True, "bad", "leaves from 203.0.113.0: does its firewall allow all of"),
+        ("silence", False, "bad", "as other pods do"),
+        ("Connection refused", True, "bad", "198.51.100.7:443: Connection refused"),
+    ],
+)
+def test_a_partner_that_lets_some_addresses_through_is_told(
+    error: str, by_gateway: bool, verdict: str, words: str
+) -> None:
+    facts = healthy()
+    (sgc,), (endpoint, *_) = facts.configurations, facts.endpoints or ()
+    found = Round(connected={"198.51.100.7:443": error})
+    (hop,) = connected(found, endpoint if by_gateway else None, sgc)
+    assert (hop.name, hop.verdict) == ("destination", verdict)
+    assert words in hop.text
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "peer"),
+    [
+        (None, None, ""),
+        ("198.51.100.7", "198.51.100.7", ""),
+        ("198.51.100.7:443", "198.51.100.7", "198.51.100.7:443"),
+        ("2001:db8::7", "2001:db8::7", ""),
+        ("[2001:db8::7]:443", "2001:db8::7", "[2001:db8::7]:443"),
+    ],
+)
+def test_a_destination_may_have_a_port(text: str | None, address: str | None, peer: str) -> None:
+    found, with_port = _address(text)
+    assert (found and str(found), with_port) == (address, peer)
+
+
+@pytest.mark.parametrize("text", ["a.example", "198.51.100.7:0", "198.51.100.7:99999", ":80"])
+def test_a_destination_that_is_none_is_one_line(text: str) -> None:
+    with pytest.raises(click.UsageError, match=r"no (IP address|port)"):
+        _address(text)
+
+
+def test_a_connection_is_opened_within_the_wait() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        open_ = f"127.0.0.1:{server.getsockname()[1]}"
+        found = round_of_packets((), (), (), 0.1, (), [open_]).connected
+    assert found == {open_: ""}
+    assert round_of_packets((), (), (), 0.1, (), [open_]).connected[open_] == "Connection refused"

@@ -50,10 +50,12 @@ class SeenPod(_Answer, frozen=True):
 
 class Round(_Answer, frozen=True):
     """Names that did not resolve with the reason, what servers and resolvers said, the link that
-    packets to each of ``ways`` take, and in a node agent what the kernel has of the pod."""
+    packets to each of ``ways`` take, what connections came to (empty: accepted), and in a node
+    agent what the kernel has of the pod."""
 
     unresolved: dict[str, str] = {}
     asked: list[Asked] = []
     resolvers: list[AskedResolver] = []
     ways: dict[str, str] = {}
+    connected: dict[str, str] = {}
     pod: SeenPod | None = None

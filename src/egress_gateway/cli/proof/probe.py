@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -47,6 +48,7 @@ _PATIENCE: Final = "timeout:1 attempts:3"
 @click.option("--server", "servers", multiple=True, help="STUN server, as host:port.")
 @click.option("--name", "names", multiple=True, help="A name to resolve.")
 @click.option("--way", "ways", multiple=True, help="An address to look up the way to.")
+@click.option("--connect", "peers", multiple=True, help="Where to open a TCP connection to.")
 @click.option("--resolver", "resolvers", multiple=True, help="A DNS server; node: of resolv.conf.")
 @click.option("--every", type=float, default=0.0, help="Seconds between rounds; 0: one round.")
 @click.option("--wait", type=float, default=2.0, show_default=True, help="Seconds for an answer.")
@@ -55,6 +57,7 @@ def probe(
     servers: tuple[str, ...],
     names: tuple[str, ...],
     ways: tuple[str, ...],
+    peers: tuple[str, ...],
     resolvers: tuple[str, ...],
     every: float,
     wait: float,
@@ -65,7 +68,8 @@ def probe(
         os.environ.setdefault("RES_OPTIONS", _PATIENCE)
     where, look = _of_pod(pod) if pod else (netns.here(), _nothing)
     while True:
-        found = where.run(partial(round_of, servers, names, ways, wait, dns.servers(resolvers)))
+        asking = partial(round_of, servers, names, ways, wait, dns.servers(resolvers), peers)
+        found = where.run(asking)
         found = msgspec.structs.replace(found, pod=look())
         line = msgspec.json.encode(found)
         click.echo(line.decode())
@@ -105,21 +109,39 @@ def round_of(
     ways: Sequence[str],
     wait: float,
     resolvers: Sequence[str] = (),
+    peers: Sequence[str] = (),
 ) -> Round:
-    """Resolves ``names``, asks each STUN server and resolver for at most ``wait`` seconds, and asks
-    the kernel which way packets to ``ways`` would take."""
+    """Resolves ``names``, asks each STUN server and resolver for at most ``wait`` seconds, opens a
+    connection to each of ``peers`` within three times that, and asks the kernel which way packets
+    to ``ways`` would take."""
     unresolved = {}
     for name in names:
         try:
             socket.getaddrinfo(name, None)
         except OSError as error:
             unresolved[name] = str(error)
+    # NB: threads that begin here are in this thread's network namespace.
+    with ThreadPoolExecutor(len(servers) + len(resolvers) + len(peers) or 1) as pool:
+        asked = pool.map(lambda server: _ask(server, wait), servers)
+        answered = pool.map(lambda server: _resolver(server, names, wait), resolvers)
+        opened = pool.map(lambda peer: _connect(peer, wait * _TRIES), peers)
     return Round(
         unresolved=unresolved,
-        asked=[_ask(server, wait) for server in servers],
-        resolvers=[_resolver(server, names, wait) for server in resolvers],
+        asked=list(asked),
+        resolvers=list(answered),
+        connected=dict(zip(peers, opened, strict=True)),
         ways={way: _way(ipaddress.ip_address(way)) for way in ways},
     )
+
+
+def _connect(peer: str, wait: float) -> str:
+    """Why no connection came about; empty: one did, and is closed."""
+    host, _, port = peer.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=wait).close()
+    except OSError as error:
+        return "silence" if isinstance(error, TimeoutError) else error.strerror or str(error)
+    return ""
 
 
 def _resolver(server: str, names: Sequence[str], wait: float) -> AskedResolver:

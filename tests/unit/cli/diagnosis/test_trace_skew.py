@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from egress_gateway.api.types import ObjectMeta
 from egress_gateway.cli.diagnosis.packets.trace import _sent
-from egress_gateway.kube import wire
 from egress_gateway.kube.client import Client
-from egress_gateway.kube.errors import ApiError
-from egress_gateway.kube.resources import Pod, PodSpec
 
 
 class Cluster:
@@ -19,13 +15,6 @@ class Cluster:
 
     def __init__(self, out: bytes) -> None:
         self._out = out
-
-    async def list(self, *_: object, **__: object) -> Any:
-        agent = Pod(metadata=ObjectMeta(name="agent-1"), spec=PodSpec(node_name="n1"))
-        return wire.ListPage(items=[agent], resource_version="1")
-
-    async def get(self, *_: object, **__: object) -> Any:
-        raise ApiError(404, "NotFound", "no such thing")
 
     async def execute(self, *_: object) -> tuple[int, bytes, bytes]:
         return 0, self._out, b""
@@ -35,6 +24,8 @@ class Cluster:
     "out", [b"", b"{", b"[]", b'{"asked": 1}', b"{}", b'{"ways": {"\xff": ""}}']
 )
 async def test_an_answer_in_another_form_is_told(out: bytes) -> None:
-    said = await _sent(cast(Client, Cluster(out)), "n1", "default/app", "system", ["--server", "s"])
+    said = await _sent(
+        cast(Client, Cluster(out)), "agent-1", "default/app", "system", ["--server", "s"]
+    )
     assert isinstance(said, str)
     assert said.startswith("agent-1, of another version, answers in another form: ")

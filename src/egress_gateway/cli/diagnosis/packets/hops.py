@@ -167,6 +167,26 @@ def inside(found: Round, to: IPAddress | None, by_gateway: bool) -> Iterator[Hop
         yield Hop(name="resolver", verdict="bad" if one.error else "good", text=text)
 
 
+def connected(
+    found: Round, endpoint: PodEndpoint | None, sgc: StaticGatewayConfiguration
+) -> Iterator[Hop]:
+    """What connections of the pod to its destination came to. ``endpoint`` None: they do not go by
+    the gateway. Only the other side knows its firewall; silence for one address is mostly that."""
+    for peer, error in found.connected.items():
+        text = f"{peer} accepts a connection of the pod"
+        if error == "silence" and endpoint is not None:
+            text = (
+                f"{peer} does not answer the pod, which leaves from {endpoint.status.egress_ip}: "
+                f"does its firewall allow all of {sgc.status.egress_ip_prefix}? kubectl get "
+                "podendpoints shows which pods leave from which address"
+            )
+        elif error == "silence":
+            text = f"{peer} does not answer the pod, which reaches it as other pods do"
+        elif error:
+            text = f"{peer}: {error}"
+        yield Hop(name="destination", verdict="bad" if error else "good", text=text)
+
+
 def _hold(held: int | None) -> Hop:
     if held is None:
         text = "the pod has no hold: packets could bypass the gateway; its node's agent makes it"

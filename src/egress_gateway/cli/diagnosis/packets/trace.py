@@ -21,6 +21,7 @@ from egress_gateway.cli.diagnosis.packets import pcap
 from egress_gateway.cli.diagnosis.packets.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
 from egress_gateway.cli.diagnosis.packets.hops import (
     Hop,
+    connected,
     hops,
     inside,
     policies,
@@ -37,6 +38,7 @@ from egress_gateway.kube.resources import (
     PODS,
     SERVICES,
     Pod,
+    Untyped,
 )
 
 if TYPE_CHECKING:
@@ -98,8 +100,9 @@ def trace(
     destination: str | None,
     **bounds: float,
 ) -> None:
-    """Follow the packets of POD (to the address DESTINATION). Exit 1 when a hop is bad."""
-    to = _address(destination)
+    """Follow the packets of POD (to DESTINATION, an address, or ADDRESS:PORT to open a TCP
+    connection there). Exit 1 when a hop is bad."""
+    to, peer = _address(destination)
     where, _, name = pod.rpartition("/")
     key = (where or namespace, name)
     if hop is not None:
@@ -113,7 +116,7 @@ def trace(
             out.write(captured)
         terminal.echo(f"{said}; written to {target}", err=True)
         return
-    found, unseen = running.run(_followed(kubeconfig, key, to, system_namespace, send=send))
+    found, unseen = running.run(_followed(kubeconfig, key, (to, peer), system_namespace, send=send))
     if output == "json":
         click.echo(msgspec.json.encode(found).decode())
     else:
@@ -146,7 +149,7 @@ async def _capture(
             )
         command = ["egress-gateway", "capture", *limits, *place.arguments]
         pod = _started(facts, key, ("tunnel",)) if send else None
-        sending = asyncio.create_task(_keep_sending(client, facts, pod, system)) if pod else None
+        sending = asyncio.create_task(_keep_sending(client, key, system)) if pod else None
         try:
             code, out, error = await client.execute(
                 system, agent.metadata.name, place.component, command, timeout=_CAPTURE
@@ -166,17 +169,23 @@ async def _capture(
         return out, said
 
 
-async def _keep_sending(client: Client, facts: Facts, pod: Pod, system: str) -> None:
+async def _keep_sending(client: Client, key: tuple[str, str], system: str) -> None:
     """Until it is cancelled: nobody says when the other agent has begun to listen."""
     while True:
-        await _packets(client, facts, pod, system)
+        await _asked(client, key, system)
 
 
-def _address(text: str | None) -> IPAddress | None:
+def _address(text: str | None) -> tuple[IPAddress | None, str]:
+    """The address, and the text if it has a port too."""
+    host, colon, port = (text or "").rpartition(":")
+    with_port = bool(colon and port.isdecimal() and (host.startswith("[") or ":" not in host))
     try:
-        return ipaddress.ip_address(text) if text else None
+        found = ipaddress.ip_address(host.strip("[]") if with_port else text) if text else None
     except ValueError:
         raise click.UsageError(f"{text!r} is no IP address; resolve a name first") from None
+    if with_port and not 0 < int(port) < 65536:
+        raise click.UsageError(f"{port} is no port")
+    return found, (text or "") if with_port else ""
 
 
 def _line(hop: Hop) -> str:
@@ -185,20 +194,39 @@ def _line(hop: Hop) -> str:
 
 
 async def _followed(
-    kubeconfig: str | None, key: tuple[str, str], to: IPAddress | None, system: str, *, send: bool
+    kubeconfig: str | None,
+    key: tuple[str, str],
+    destination: tuple[IPAddress | None, str],
+    system: str,
+    *,
+    send: bool,
 ) -> tuple[list[Hop], Sequence[str]]:
-    """The hops, and what was not to be seen."""
+    """The hops, and what was not to be seen. Packets go out while objects are read."""
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
-        facts = await read(client, key[0], system)
-        networks = await cluster_networks(client, system)
-        found = hops(facts, summarize(facts), key, to, networks)
-        # Without it, the pod has no way yet, or one that we have nothing to do with.
-        if pod := _started(facts, key, {hop.name for hop in found}):
-            by_gateway = any(hop.name == "tunnel" for hop in found)
-            found += await _policies(client, pod, by_gateway)
-            if send:
-                found += await _packets(client, facts, pod, system, to, by_gateway=by_gateway)
-        return found, facts.unseen
+        to, peer = destination
+        sending = asyncio.create_task(_asked(client, key, system, to, peer)) if send else None
+        try:
+            facts, networks, found_policies = await asyncio.gather(
+                read(client, key[0], system),
+                cluster_networks(client, system),
+                _policies(client, key[0]),
+            )
+            found = hops(facts, summarize(facts), key, to, networks)
+            # Without it, the pod has no way yet, or one that we have nothing to do with.
+            if pod := _started(facts, key, {hop.name for hop in found}):
+                by_gateway = any(hop.name == "tunnel" for hop in found)
+                if isinstance(found_policies, str):
+                    text = f"not seen: {found_policies}"
+                    found.append(Hop(name="NetworkPolicy", verdict="unknown", text=text))
+                else:
+                    found += policies(found_policies, pod.metadata.labels, by_gateway)
+                if sending is not None:
+                    found += _packets(*await sending, facts, pod, to, by_gateway=by_gateway)
+            return found, facts.unseen
+        finally:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
 
 
 def _started(facts: Facts, key: tuple[str, str], hops: Collection[str]) -> Pod | None:
@@ -208,12 +236,12 @@ def _started(facts: Facts, key: tuple[str, str], hops: Collection[str]) -> Pod |
     return next(found, None)
 
 
-async def _policies(client: Client, pod: Pod, by_gateway: bool) -> list[Hop]:
+async def _policies(client: Client, namespace: str) -> Sequence[Untyped] | str:
+    """All of a namespace, or why they are not to be seen."""
     try:
-        found = await client.list(NETWORK_POLICIES, pod.metadata.namespace)
+        return (await client.list(NETWORK_POLICIES, namespace)).items
     except ApiError as error:
-        return [Hop(name="NetworkPolicy", verdict="unknown", text=f"not seen: {error}")]
-    return policies(found.items, pod.metadata.labels, by_gateway)
+        return str(error)
 
 
 async def cluster_networks(client: Client, system: str) -> list[IPNetwork]:
@@ -226,56 +254,88 @@ async def cluster_networks(client: Client, system: str) -> list[IPNetwork]:
     return list(parse_networks(text.strip() for text in texts))
 
 
-async def _packets(
-    client: Client,
+def _packets(
+    found: Round | str,
+    unasked: Sequence[Hop],
     facts: Facts,
     pod: Pod,
-    system: str,
-    to: IPAddress | None = None,
+    to: IPAddress | None,
     *,
-    by_gateway: bool = True,
+    by_gateway: bool,
 ) -> list[Hop]:
-    """What packets of the pod come to: sent from its network by the agent of its node, which also
-    looks at its kernel and asks the pod's resolvers. Servers are asked of a way by the gateway."""
-    key = pod.metadata.namespace, pod.metadata.name
-    asked = names.asked_configuration(pod.metadata.annotations)
-    public = [
-        gateway.public_ip
-        for sgc in facts.configurations
-        if (sgc.metadata.namespace, sgc.metadata.name) == (key[0], asked)
-        for gateway in sgc.status.gateways
-        if gateway.public_ip
-    ]
-    more: list[Hop] = []
-    servers = await verify_targets(client, system) if by_gateway else ()
-    options = [part for server in servers for part in ("--server", server)]
-    options += ["--way", str(to)] if to is not None else []
-    try:
-        options += [part for one in await _resolvers(client, pod) for part in ("--resolver", one)]
-    except ApiError as error:
-        more = [Hop(name="resolver", verdict="unknown", text=f"which one it has: {error}")]
-    try:
-        found = await _sent(client, pod.spec.node_name, "/".join(key), system, options)
-    except ApiError as error:
-        found = str(error)
+    """What packets of the pod came to. ``found``, ``unasked``: what ``_asked`` answered."""
     if isinstance(found, str):
         return [Hop(name="packets", verdict="unknown", text=f"none were sent: {found}")]
-    return [*inside(found, to, by_gateway), *more, *probed(found.asked, public)]
+    where, asked = pod.metadata.namespace, names.asked_configuration(pod.metadata.annotations)
+    (sgc,) = (
+        one
+        for one in facts.configurations
+        if (one.metadata.namespace, one.metadata.name) == (where, asked)
+    )
+    public = [gateway.public_ip for gateway in sgc.status.gateways if gateway.public_ip]
+    endpoint = next(
+        (
+            one
+            for one in facts.endpoints or ()
+            if (one.metadata.namespace, one.pod_name) == (where, pod.metadata.name)
+        ),
+        None,
+    )
+    answers = found.asked if by_gateway else ()
+    return [
+        *inside(found, to, by_gateway),
+        *unasked,
+        *probed(answers, public),
+        *connected(found, endpoint if by_gateway else None, sgc),
+    ]
 
 
-async def _resolvers(client: Client, pod: Pod) -> list[str]:
+async def _asked(
+    client: Client, key: tuple[str, str], system: str, to: IPAddress | None = None, peer: str = ""
+) -> tuple[Round | str, Sequence[Hop]]:
+    """What packets of the pod come to, or why none were sent: the agent of its node sends them from
+    its network, looks at its kernel and asks its resolvers. Beside that, what nobody could ask."""
+    namespace, name = key
+    unasked: list[Hop] = []
+    try:
+        spec = (await client.get(PODS.untyped(), name, namespace))["spec"]
+        node = spec.get("nodeName") or ""
+        resolvers, servers, agent = await asyncio.gather(
+            _resolvers(client, spec),
+            verify_targets(client, system),
+            _agent(client, "node", node, system),
+        )
+        if isinstance(resolvers, str):
+            text = f"which one it has: {resolvers}"
+            unasked.append(Hop(name="resolver", verdict="unknown", text=text))
+            resolvers = ()
+        options = [part for server in servers for part in ("--server", server)]
+        options += ["--way", str(to)] if to is not None else []
+        options += ["--connect", peer] if peer else []
+        options += [part for one in resolvers for part in ("--resolver", one)]
+        if agent is None:
+            return f"no egress-gateway-node pod runs on {node or 'its node'}", unasked
+        return await _sent(client, agent.metadata.name, "/".join(key), system, options), unasked
+    except ApiError as error:
+        return str(error), unasked
+
+
+async def _resolvers(client: Client, spec: Untyped) -> Sequence[str] | str:
     """The DNS servers of a pod's resolv.conf, as its kubelet derives them from its spec
-    (https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/). ``node``: its
-    node's."""
-    spec = (await client.get(PODS.untyped(), pod.metadata.name, pod.metadata.namespace))["spec"]
+    (https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/), or why that is not
+    known. ``node``: its node's."""
     own = list((spec.get("dnsConfig") or {}).get("nameservers") or ())
     policy = spec.get("dnsPolicy", "ClusterFirst")
     if policy == "None":
         return own
     if policy == "ClusterFirst":
-        with contextlib.suppress(NotFound):  # where kubelets know no clusterDNS
+        try:
             cluster = await client.get(SERVICES, "kube-dns", "kube-system")
             return [ip for ip in cluster["spec"].get("clusterIPs", ()) if ip != "None"] + own
+        except NotFound:
+            pass  # kubelets know no clusterDNS
+        except ApiError as error:
+            return str(error)
     return ["node", *own]
 
 
@@ -286,14 +346,11 @@ async def _agent(client: Client, component: str, node: str, system: str) -> Pod 
 
 
 async def _sent(
-    client: Client, node: str, pod: str, system: str, options: Sequence[str] = ()
+    client: Client, agent: str, pod: str, system: str, options: Sequence[str] = ()
 ) -> Round | str:
-    """What the agent of ``node`` found as ``pod``, or why there is nothing."""
-    agent = await _agent(client, "node", node, system)
-    if agent is None:
-        return f"no egress-gateway-node pod runs on {node or 'its node'}"
+    """What the node agent's pod ``agent`` found as ``pod``, or why there is nothing."""
     command = ["egress-gateway", "probe", "--pod", pod, "--wait", "1", *options]
-    code, out, error = await client.execute(system, agent.metadata.name, "node", command)
+    code, out, error = await client.execute(system, agent, "node", command)
     if code:
         return (error or out).decode(errors="replace").strip().rpartition("\n")[2]
     try:
@@ -301,7 +358,7 @@ async def _sent(
         if "--server" in options and not found.asked:
             raise ValueError("it says nothing of servers")
     except ValueError as error:
-        return f"{agent.metadata.name}, of another version, answers in another form: {error}"
+        return f"{agent}, of another version, answers in another form: {error}"
     return found
 
 
