@@ -239,6 +239,20 @@ def component(name: str, ready: int, wanted: int, message: str = "") -> Callable
     return lambda f: replace(f, components=[*f.components, one])
 
 
+def deleted(seconds: float, *finalizers: str) -> Callable[[Facts], Facts]:
+    """The configuration has been deleted, so long ago; pods and gateways have gone."""
+
+    def change(facts: Facts) -> Facts:
+        (sgc,) = said(
+            Ready=("False", "Deleting", "the controller is removing its Azure resources")
+        )(without_gateways(facts)).configurations
+        when = (NOW - datetime.timedelta(seconds=seconds)).isoformat()
+        meta = replace(sgc.metadata, deletion_timestamp=when, finalizers=list(finalizers))
+        return replace(facts, endpoints=[], pods=[], configurations=[replace(sgc, metadata=meta)])
+
+    return change
+
+
 def without_gateways(facts: Facts) -> Facts:
     (sgc,) = facts.configurations
     status = replace(sgc.status, gateways=[])
@@ -438,6 +452,20 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "EG201",
         "StaticGatewayConfiguration shop/partner",
         "no instance",
+    ),
+    (
+        "another's finalizer keeps a deleted configuration",
+        deleted(600, "example.com/other"),
+        "EG201",
+        "StaticGatewayConfiguration shop/partner",
+        "finalizers example.com/other keep it",
+    ),
+    (
+        "a deletion that does not end",
+        deleted(600, names.FINALIZER, "example.com/other"),
+        "EG201",
+        "StaticGatewayConfiguration shop/partner",
+        "removing its Azure resources",
     ),
     (
         "a role is missing",
@@ -651,11 +679,23 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "suspect its node",
     ),
     (
-        "a gateway has no key",
+        "a gateway's ports run out",
         first_agent(
             problems=[
-                GatewayProblem(static_gateway_configuration="shop/partner", message="no Secret")
+                GatewayProblem(static_gateway_configuration="shop/partner", message="900 ports")
             ]
+        ),
+        "EG204",
+        "Node gw0",
+        "it serves shop/partner: ServesWithProblem: 900 ports",
+    ),
+    (
+        "a gateway has no key",
+        first_agent(
+            ready_gateway_configurations=[],
+            problems=[
+                GatewayProblem(static_gateway_configuration="shop/partner", message="no Secret")
+            ],
         ),
         "EG204",
         "Node gw0",

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from egress_gateway.api import names
 from egress_gateway.cli.agents.answers import Asked
 from egress_gateway.cli.diagnosis.checks.check import text
 from egress_gateway.cli.diagnosis.checks.findings import TITLES, Finding, findings, misspelt
@@ -21,7 +22,17 @@ from egress_gateway.cli.diagnosis.packets.hops import hops, probed
 from egress_gateway.cli.diagnosis.status import render
 from tests.faults.before import ACCOUNTS, BEFORE, MACHINES
 from tests.faults.installed import INSTALLED
-from tests.faults.table import FAULTS, KEY, healthy, last_node, node, not_reached, pod, said
+from tests.faults.table import (
+    FAULTS,
+    KEY,
+    deleted,
+    healthy,
+    last_node,
+    node,
+    not_reached,
+    pod,
+    said,
+)
 
 CLUSTER = [ipaddress.ip_network("10.244.0.0/16")]
 
@@ -100,8 +111,9 @@ def test_a_change_of_keys_that_goes_on_is_no_finding(reason: str) -> None:
     assert found(said(KeysRotated=("False", reason, "2 of 3 pods"))(healthy())) == []
 
 
-def test_an_ipv6_that_is_being_made_is_no_finding() -> None:
+def test_what_is_being_made_or_removed_is_no_finding() -> None:
     assert found(said(IPv6Ready=("False", "Provisioning", "0 of 2"))(healthy())) == []
+    assert found(deleted(30, names.FINALIZER)(healthy())) == []
 
 
 def test_the_key_itself_is_not_misspelt() -> None:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.gateway.served import ServedConfiguration
-from egress_gateway.datapath.linux.connections import PORTS, Connection, Use, summarize
+from egress_gateway.datapath.linux.connections import PORTS, Connection, Survey, Use, summarize
 from egress_gateway.datapath.linux.netlink import Overrun
 from egress_gateway.gateway import connectionlog
 from egress_gateway.gateway.connectionlog import ConnectionLog, LineBudget, Logged
@@ -30,14 +30,19 @@ ONE = ServedConfiguration(
 )
 
 
-def use(ports: int) -> dict[int, Use]:
+def use(ports: int) -> Survey:
     there = IPv4Address("198.51.100.10")
-    return {6000: Use(ports, there, 443, "tcp", connections=ports + 5)}
+    few, most = IPv4Address("10.244.0.7"), IPv4Address("10.244.1.3")
+    return Survey(
+        {6000: Use(ports, there, 443, "tcp", connections=ports + 5)},
+        {(6000, few): 5, (6000, most): ports, (6001, few): 99_999},
+    )
 
 
-def test_a_warning_says_where_and_what_to_do() -> None:
+def test_a_warning_says_where_by_whom_and_what_to_do() -> None:
     (text,) = judge({6000: ONE}, use(60000), {}, percent=80).values()
     assert text.startswith("60000 of 64512 ports of 10.1.1.101 towards 198.51.100.10:443/tcp")
+    assert text.endswith("(of 2 pods, 10.244.1.3 has most connections: 60000)")
     assert "more gateway nodes" in text
 
 
@@ -50,7 +55,7 @@ def test_a_warning_comes_at_eighty_percent_and_goes_at_seventy(
 ) -> None:
     earlier = {"ns/one": "before"} if before else {}
     assert bool(judge({6000: ONE}, use(int(PORTS * share)), earlier, percent=80)) is warned
-    assert judge({6000: ONE}, {}, earlier, percent=80) == {}
+    assert judge({6000: ONE}, Survey({}, {}), earlier, percent=80) == {}
 
 
 def test_the_whole_table_counts_too() -> None:

@@ -36,6 +36,8 @@ UNTOLD_AFTER: Final = 120.0
 State = Literal["Ready", "Degraded", "NotReady"]
 NOT_REACHED: Final = "NotReached"
 """Of a gateway: nodes have tried it in vain. It is not serving if that is true of all."""
+SERVES_WITH: Final = "ServesWithProblem"
+"""Of a gateway that serves, and whose agent complains: ports that run out, a key that is gone."""
 _AS_ANSWERED: Final = ("Serving", "Unknown")
 
 
@@ -219,7 +221,7 @@ def _strays(
                 yield PodView(
                     pod=f"{namespace}/{pod.metadata.name}",
                     reason="NoConfiguration",
-                    message=f"there is no StaticGatewayConfiguration {namespace}/{asked}",
+                    message=f"there is no StaticGatewayConfiguration {f'{namespace}/{asked}'!r}",
                 )
 
 
@@ -340,6 +342,12 @@ def _configuration(
         if condition
         else ("NotObserved", "no controller has looked at it yet; check that the controller runs")
     )
+    if others := _kept_by_others(sgc):
+        reason = Reason.DELETING
+        message = (
+            "it is deleted, and nothing of it is left in Azure; its finalizers "
+            f"{', '.join(others)} keep it: whoever set them has to take them away"
+        )
     state: State = "Ready"
     if not ready or not serving:
         state = "NotReady"
@@ -351,6 +359,8 @@ def _configuration(
     elif partly := [g.node for g in gateways if g.reason == NOT_REACHED]:
         state, reason = "Degraded", NOT_REACHED
         message = f"not all nodes reach {', '.join(partly)}"
+    elif burdened := [f"{g.node}: {g.message}" for g in gateways if g.reason == SERVES_WITH]:
+        state, reason, message = "Degraded", SERVES_WITH, "; ".join(burdened)
     elif troubled:
         state, reason = "Degraded", "PodsWithoutEgress"
         message = f"annotated pods that do not use the gateways: {len(troubled)}"
@@ -371,6 +381,12 @@ def _configuration(
     )
 
 
+def _kept_by_others(sgc: StaticGatewayConfiguration) -> list[str]:
+    """Finalizers of a configuration that is deleted and that the controller has let go."""
+    left = sgc.metadata.finalizers if sgc.metadata.deletion_timestamp else []
+    return [] if names.FINALIZER in left else list(left)
+
+
 def _gateway(
     gateway: Gateway, why_not: tuple[str, str] | None, missed: Unreached | None, port: int
 ) -> GatewayView:
@@ -383,7 +399,7 @@ def _gateway(
         node=gateway.node,
         public_ip=gateway.public_ip,
         public_ip_v6=gateway.public_ip_v6,
-        serving=partly or reason in _AS_ANSWERED,
+        serving=partly or reason in (*_AS_ANSWERED, SERVES_WITH),
         reason=reason,
         message=message,
         mend=mend,
@@ -414,10 +430,9 @@ def _why_not(
     veto = next((v for v in agent.vetoes if _concerns(v, name)), None)
     if veto:
         return veto.reason, veto.message
-    problem = agent.problems.get(name)
+    problem, served = agent.problems.get(name), name in agent.served
     if problem is not None:
-        return "Problem", problem
-    served = name in agent.served
+        return SERVES_WITH if served else "Problem", problem
     return None if served else ("NotServing", "its agent does not list the configuration")
 
 

@@ -22,6 +22,7 @@ from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.diagnosis.overview import (
     NOT_REACHED,
+    SERVES_WITH,
     ConfigurationView,
     Facts,
     Overview,
@@ -40,6 +41,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _COLOURS: Final = {"Ready": "green", "Degraded": "yellow", "NotReady": "red"}
+_SERVING: Final = {
+    "Unknown": "Unknown",
+    NOT_REACHED: "serving some nodes",
+    SERVES_WITH: "serving, with a problem",
+}
 _NAMED: Final = 5
 """Attached pods that are named; of more only the number is told (``--output wide``: all)."""
 
@@ -213,9 +219,7 @@ def _lines(one: ConfigurationView, width: int, *, wide: bool) -> Iterator[str]:
         yield from _wrapped(one.message, width, "  ")
     for gateway in one.gateways:
         address = ", ".join(filter(None, (gateway.public_ip, gateway.public_ip_v6)))
-        serving = {"Unknown": "Unknown", NOT_REACHED: "serving some nodes"}.get(
-            gateway.reason, "serving"
-        )
+        serving = _SERVING.get(gateway.reason, "serving")
         if not gateway.serving:
             serving = click.style(f"NOT SERVING ({gateway.reason})", fg="red")
         yield f"  gateway {gateway.node}  {serving}  {address or 'no public address'}"

@@ -548,7 +548,7 @@ def _worse_or_better(
     """``serves``: some gateway does; the loss of all is told as such."""
     if now.status == "False":
         worse = was is not None and was[0] == "True"
-        return Notice("Normal", now.reason, now.message) if worse else None
+        return Notice("Normal", now.reason, now.message) if worse and serves else None
     if was is not None and was[:2] == (now.status, now.reason):
         return None  # figures
     if now.reason == Reason.REDUNDANCY_LOST and not serves:

@@ -119,7 +119,7 @@ class PortWatch:
         await self._tell_hasty()
         named = ((one.name, used.get(zone)) for zone, one in self._served.items())
         self.use = {name: use for name, use in named if use is not None}
-        warnings = judge(self._served, used, self.warnings, percent=self._percent)
+        warnings = judge(self._served, found, self.warnings, percent=self._percent)
         if full(entries, limit, percent=self._percent):
             text = f"the node's connection table holds {entries} of {limit} (nf_conntrack_max)"
             warnings = {c.name: warnings.get(c.name, text) for c in self._served.values()}
@@ -177,15 +177,15 @@ class PortWatch:
 
 def judge(
     served: Mapping[int, ServedConfiguration],
-    used: Mapping[int, Use],
+    found: Survey,
     before: Mapping[str, str],
     *,
     percent: int,
 ) -> Warnings:
-    """Who is to be warned, by name; ``served`` and ``used`` are by zone. Pure."""
+    """Who is to be warned, by name; ``served`` is by zone. Pure."""
     warnings = {}
     for zone, one in served.items():
-        most = used.get(zone)
+        most = found.use.get(zone)
         bar = percent - _RELIEF if one.name in before else percent
         if most is not None and most.ports * 100 >= PORTS * bar:
             host = f"[{most.destination}]" if most.family == 6 else str(most.destination)
@@ -193,9 +193,18 @@ def judge(
             warnings[one.name] = (
                 f"{most.ports} of {PORTS} ports of {one.address(most.family)} towards {there} "
                 "are in use; when all are in use, new connections there fail: reuse connections, "
-                "or use more gateway nodes"
+                f"or use more gateway nodes{_busiest(found, zone)}"
             )
     return warnings
+
+
+def _busiest(found: Survey, zone: int) -> str:
+    """Which pod to look at first."""
+    pods = {address: number for (of, address), number in found.sources.items() if of == zone}
+    if not pods:
+        return ""
+    address = max(pods, key=lambda one: pods[one])
+    return f" (of {len(pods)} pods, {address} has most connections: {pods[address]})"
 
 
 def full(entries: int, limit: int, *, percent: int) -> bool:

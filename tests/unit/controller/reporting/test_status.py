@@ -454,6 +454,14 @@ def test_gateways_that_are_added_are_no_loss_and_one_that_goes_meanwhile_is(
     assert [n.reason for n in found if n.type == "Warning"] == ["RedundancyLost"] * lost
 
 
+def test_pods_that_are_well_again_are_no_good_news_while_no_gateway_serves() -> None:
+    lost = status(GOOD, ready=(), pods=Pods(attached=2, connected=0, lost={"x": 2}))
+    none = Verdict(serving=replace(SERVING, gateways=()), settled=True)
+    well = status(none, ready=(), pods=Pods(attached=2, connected=2), before=lost)
+    assert condition(well, conditions.DEGRADED).status == "False"
+    assert "AsExpected" not in {n.reason for n in notices(lost.conditions, well.conditions)}
+
+
 def test_a_gateway_that_is_added_and_complains_is_told_at_once() -> None:
     both, wanted = status(GOOD), Verdict(serving=MORE, settled=True)
     nodes = NODES | {"new": "node-2"}

@@ -18,6 +18,7 @@ from egress_gateway.api.conditions import ACCEPTED, DEGRADED, IPV6_READY, KEYS_R
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cli.diagnosis.overview import (
     NOT_REACHED,
+    SERVES_WITH,
     ConfigurationView,
     Facts,
     Overview,
@@ -28,6 +29,8 @@ from egress_gateway.kube.resources import Event, Node, Pod
 
 _ALIKE: Final = 0.85
 """How like the annotation's key another must be to be a misspelt one (``difflib``)."""
+_DELETION: Final = 120.0
+"""Seconds that a configuration's deletion may take: Azure's writes."""
 _SHOWN_ELSEWHERE: Final = frozenset({Reason.PODS_WITHOUT_TUNNEL, Reason.REDUNDANCY_LOST})
 """Reasons of ``Degraded`` that pods and gateways are reported for by themselves."""
 
@@ -55,7 +58,7 @@ TITLES: Final = {
     "EG201": "a configuration is not ready",
     "EG202": "a configuration is degraded",
     "EG203": "a configuration sends nothing through its gateway",
-    "EG204": "a gateway does not serve a configuration",
+    "EG204": "a gateway does not serve a configuration, or not without a problem",
     "EG205": "a configuration does not carry IPv6",
     "EG206": "a change of keys does not end",
     "EG207": "nodes do not reach a gateway",
@@ -92,6 +95,11 @@ TITLES: Final = {
 
 def findings(facts: Facts, overview: Overview) -> list[Finding]:
     """``overview`` is what ``summarize`` makes of ``facts``. Sorted by code and object."""
+    deleting = {
+        f"{sgc.metadata.namespace}/{sgc.metadata.name}"
+        for sgc in facts.configurations
+        if (since := sgc.metadata.deletion_timestamp) and silence(since, facts.at) < _DELETION
+    }
     found = [
         *_pods(facts),
         *_components(overview),
@@ -99,7 +107,12 @@ def findings(facts: Facts, overview: Overview) -> list[Finding]:
         *_unwatched(overview),
         *_absent(overview),
         *_claims(facts),
-        *(f for view in overview.configurations for f in _configuration(view)),
+        *(
+            finding
+            for view in overview.configurations
+            if view.configuration not in deleting
+            for finding in _configuration(view)
+        ),
         *(f for sgc in facts.configurations for f in _conditions(sgc)),
     ]
     return sorted(set(found), key=lambda f: (f.code, f.object))
@@ -164,8 +177,9 @@ def _value(pod: Pod, known: Iterable[tuple[str, str]]) -> Iterator[Finding]:
     yield Finding(
         code="EG104",
         object=_of_pod(pod),
-        evidence=f"there is no StaticGatewayConfiguration {namespace}/{asked} ({listed}{guess})",
-        mend="correct the annotation, or create the configuration",
+        evidence=f"its annotation is {asked!r}, and {namespace} has no such "
+        f"StaticGatewayConfiguration ({listed}{guess})",
+        mend="correct the annotation, the pod's or its Namespace's, or create the configuration",
     )
 
 
@@ -180,12 +194,12 @@ def _configuration(view: ConfigurationView) -> Iterator[Finding]:
                 evidence=f"of {view.configuration}, {gateway.message}",
                 mend=gateway.mend,
             )
-        elif not gateway.serving:
+        elif not gateway.serving or gateway.reason == SERVES_WITH:
+            does = "serves" if gateway.serving else "does not serve"
             yield Finding(
                 code="EG204",
                 object=f"Node {gateway.node}",
-                evidence=f"it does not serve {view.configuration}: {gateway.reason}: "
-                f"{gateway.message}",
+                evidence=f"it {does} {view.configuration}: {gateway.reason}: {gateway.message}",
                 mend=_GATEWAY_MENDS.get(gateway.reason, "see its GatewayStatus and agent's log"),
             )
     down = [g.node for g in view.gateways if not g.serving and g.reason != NOT_REACHED]
@@ -226,7 +240,9 @@ def _conditions(sgc: StaticGatewayConfiguration) -> Iterator[Finding]:
             code="EG202",
             object=where,
             evidence=f"{degraded.reason}: {degraded.message}",
-            mend="docs/operate/troubleshooting.md has the reason",
+            mend=_GATEWAY_MENDS.get(
+                degraded.reason, "docs/operate/troubleshooting.md has the reason"
+            ),
         )
     for kind, code, mend in _MORE:
         said = find(sgc.status.conditions, kind)
@@ -383,11 +399,15 @@ _POD_MENDS: Final = {
 _GATEWAY_MENDS: Final = {
     "NodeGone": "nothing, if it was scaled down; else look at the pool's machines",
     "NodeNotReady": "look at the machine, and at its kubelet",
-    "NoAgent": "is egress-gateway-gateway on that node? kubectl get pods -o wide",
+    "NoAgent": "is egress-gateway-gateway on that node (kubectl get pods -o wide)? If somebody "
+    "deleted its GatewayStatus, it writes another within half a minute",
     "AgentSilent": "look at its egress-gateway-gateway pod: its log, and its way to the API server",
     "Draining": "nothing, if it is to go; else kubectl uncordon",
     "InternetUnreachable": "look at the node's way to the Internet: address, routes, firewall",
     "AddressNotVerified": "look at the public address of the node's network interface",
     "LargePacketsLost": "look at the MTU of the node's way out, and at what drops large packets",
     "Problem": "do what the message says",
+    SERVES_WITH: "do what the message says",
+    "AzureNotReachable": "do what the message says; if it names a resource group or subscription "
+    "that you do not know, correct azure.json",
 }
