@@ -100,6 +100,13 @@ INSTALLED: Final[list[tuple[str, Installation, str, str, str]]] = [
         "delete lease",
     ),
     (
+        "the chart is installed twice",
+        replace(WHOLE, others=["egress"]),
+        "EG312",
+        "Namespace egress",
+        "undo each other's writes",
+    ),
+    (
         "clusterCidrs has all of IPv4",
         replace(WHOLE, cidrs=["0.0.0.0/0", "2001:db8:244::/56"]),
         "EG309",

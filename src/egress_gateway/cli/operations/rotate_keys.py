@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 State = Literal["under way", "done", "abandoned", "refused", "timed out"]
 _INTERVAL: Final = 0.5
 _ENDED: Final = ("", "Done", "Abandoned")
-_UNHEARD: Final = "asked for; no controller has taken it up yet"
+_UNHEARD: Final = "no controller has taken it up yet"
 
 
 class Unknown(ExpectedError):

@@ -26,12 +26,17 @@ class Installed:
         self.hooked = True
         self.served: set[str] | None = None
         """Of which kinds there are policies and bindings; None: not to be seen."""
+        self.elsewhere: list[Untyped] = []
+        """Deployments of all namespaces."""
         self.leases: list[Lease] = []
         """One after the other."""
         self.refused: ApiError = NotFound(404, "NotFound", "no such thing")
 
     async def list(self, resource: Resource[Any], *_: object, **__: object) -> Any:
-        found = self.workloads if resource.plural == resources.DAEMON_SETS.plural else []
+        if resource.plural == resources.DAEMON_SETS.plural:
+            found = self.workloads
+        else:
+            found = [] if "system" in _ else self.elsewhere
         return wire.ListPage(items=found, resource_version="1")
 
     def now(self) -> datetime:
@@ -161,3 +166,14 @@ async def test_a_lease_that_nobody_renews_while_a_standby_waits(
 async def test_what_is_not_to_be_seen_is_unknown_and_says_why() -> None:
     _, unseen = await look(cast(Client, Installed(node="r/i:1")), "system")
     assert any(one.startswith("bindings of validating policies: not yours") for one in unseen)
+
+
+async def test_a_second_installation_is_told_and_one_that_is_stopped_is_not() -> None:
+    cluster = Installed(node="r/i:1", webhook="r/i:1")
+    for namespace, replicas in (("system", 2), ("egress", 1), ("old", 0)):
+        one = workload("controller", "r/i:1")
+        one["metadata"]["namespace"], one["spec"]["replicas"] = namespace, replicas
+        cluster.elsewhere.append(one)
+    installed, _ = await look(cast(Client, cluster), "system")
+    (found,) = judged(installed, None, system="system")
+    assert (found.code, found.object) == ("EG312", "Namespace egress")

@@ -73,6 +73,7 @@ TITLES: Final = {
     "EG309": "clusterCidrs takes the Internet",
     "EG310": "nothing bounds what agents' accounts may write",
     "EG311": "no controller leads",
+    "EG312": "there are two installations",
     "EG401": "Kubernetes is too old",
     "EG402": "there are too few gateway nodes",
     "EG403": "a gateway node has no taint",

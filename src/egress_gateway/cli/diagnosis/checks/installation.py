@@ -20,7 +20,7 @@ from egress_gateway.cli.diagnosis.overview import silence
 from egress_gateway.controller.reporting.posture import PATH, POLICIES, absent
 from egress_gateway.datapath.addresses import IPNetwork, parse_networks, within
 from egress_gateway.kube import resources
-from egress_gateway.kube.errors import ApiError, NotFound
+from egress_gateway.kube.errors import ApiError, Forbidden, NotFound
 from egress_gateway.kube.resources import Node, Resource, Untyped
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """What a workload needs and is not there: ``Kind name``, by whom."""
     leaderless: str | None = None
     """Why no controller leads although one is ready; None: one does, or nothing is known."""
+    others: Sequence[str] = ()
+    """Namespaces that have another installation's controller."""
 
 
 def judged(
@@ -126,6 +128,15 @@ def judged(
             "is made or changed in Azure",
             mend=f"kubectl -n {system} delete lease {names.LEADER_LEASE}: another controller leads "
             "seconds later; if that one hangs, delete its pod",
+        )
+    for namespace in installed.others:
+        yield Finding(
+            code="EG312",
+            object=f"Namespace {namespace}",
+            evidence=f"it has a controller too, besides {system}: both lead, each by its own "
+            "Lease, and undo each other's writes in Azure",
+            mend=f"keep one: helm list -A shows both; kubectl -n {namespace} scale deployment "
+            f"-l {names.COMPONENTS} --replicas 0 stops that one at once",
         )
     if len(set(installed.images.values())) > 1:
         listed = ", ".join(f"{name}: {image}" for name, image in sorted(installed.images.items()))
@@ -208,8 +219,6 @@ def _outside(
 
 async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
     """As far as this person may; and what was not to be seen."""
-    unseen: list[str] = []
-    missing: dict[str, str] = {}
     try:
         workloads = await _workloads(client, system)
     except ApiError:
@@ -217,63 +226,108 @@ async def look(client: Client, system: str) -> tuple[Installation, list[str]]:
     else:
         if not workloads:  # as it has said this
             return Installation(), []
-    images = {w["metadata"]["name"]: _template(w)["containers"][0]["image"] for w in workloads}
+    looking = _Look(client, system, workloads)
+    found, secrets = await asyncio.gather(looking.everything(), looking.secrets())
+    return msgspec.structs.replace(found, missing=looking.missing | secrets), sorted(looking.unseen)
 
-    async def seen(what: str, reading: Awaitable[T], default: T) -> T:
+
+class _Look:
+    """Reads side by side, each as far as this person may; ``unseen`` and ``missing`` grow."""
+
+    def __init__(self, client: Client, system: str, workloads: Sequence[Untyped]) -> None:
+        self._client, self._system, self._workloads = client, system, workloads
+        self._images = {
+            w["metadata"]["name"]: _template(w)["containers"][0]["image"] for w in workloads
+        }
+        self.unseen: list[str] = []
+        self.missing: dict[str, str] = {}
+
+    async def everything(self) -> Installation:
+        """All but Secrets."""
+        client, system = self._client, self._system
+        (cidrs, mode, bound), unguarded, rights, lead, others = await asyncio.gather(
+            self._admission(),
+            self._seen("bindings of validating policies", _unguarded(client), []),
+            self._seen(
+                "rights of the components (needs to create subjectaccessreviews)",
+                _rights(client, system),
+                {},
+            ),
+            self._seen("who leads", _leaderless(client, system, self._workloads), None),
+            self._seen("installations in other namespaces", _others(client, system), []),
+        )
+        return Installation(
+            cidrs=cidrs,
+            resolvers=await _resolvers(client),
+            admission=mode,
+            bound=bound,
+            unguarded=unguarded,
+            rights=rights,
+            images=self._images,
+            leaderless=lead,
+            others=others,
+        )
+
+    async def secrets(self) -> dict[str, str]:
+        """Those that are gone, and which workload needs each."""
+        named = list(_secrets(self._workloads))
+        found = await asyncio.gather(
+            *(self._needed(f"Secret {name}", resources.SECRETS, name) for name, _ in named)
+        )
+        return {
+            f"Secret {name}": workload
+            for (name, workload), there in zip(named, found, strict=True)
+            if there is NotFound
+        }
+
+    async def _seen(self, what: str, reading: Awaitable[T], default: T) -> T:
         try:
             return await reading
+        except Forbidden:
+            self.unseen.append(f"{what}: not yours to read")
         except ApiError as error:
-            unseen.append(f"{what}: {error}")
-            return default
+            self.unseen.append(f"{what}: {error}")
+        return default
 
-    async def needed(what: str, workload: str, kind: Resource[Any], name: str) -> Any:
+    async def _needed(self, what: str, kind: Resource[Any], name: str) -> Any:
+        """The object; ``NotFound`` if it is gone, None if it is not to be seen."""
         try:
-            return await client.get(kind, name, system)
+            return await self._client.get(kind, name, self._system)
         except NotFound:
-            missing[what] = workload
+            return NotFound
         except ApiError:
-            unseen.append(f"{what} in {system}")
-        return None
+            self.unseen.append(f"{what} in {self._system}")
+            return None
 
-    async def rights() -> Mapping[str, bool]:
-        found = await asyncio.gather(*(_may(client, system, binding) for binding in _RIGHTS))
-        return dict(zip(_RIGHTS, found, strict=True))
-
-    async def admission() -> tuple[Sequence[str] | None, str, bool | None]:
-        what, name = "ConfigMap egress-gateway", "egress-gateway"
-        config = await needed(what, "each agent", resources.CONFIG_MAPS, name)
+    async def _admission(self) -> tuple[Sequence[str] | None, str, bool | None]:
+        """``clusterCidrs``, ``admission.mode``, and whether that has its binding."""
+        what = "ConfigMap egress-gateway"
+        config = await self._needed(what, resources.CONFIG_MAPS, "egress-gateway")
+        if config is NotFound:
+            config = None
+            if self._workloads:
+                self.missing[what] = "each agent"
         told = config.data if config is not None else {}
         cidrs = [text.strip() for text in told.get("clusterCidrs", "").split(",")]
         # One set of plain manifests names the policy for all clusters.
-        mode = "webhook" if _WEBHOOK in images else told.get("admission", "")
+        mode = "webhook" if _WEBHOOK in self._images else told.get("admission", "")
         bound = None
         if mode in _ADMITTING:
-            bound = await seen("bindings of admission", _bound(client, mode), None)
+            bound = await self._seen("bindings of admission", _bound(self._client, mode), None)
         return [c for c in cidrs if c] or None, mode, bound
 
-    secrets = [
-        needed(f"Secret {name}", workload, resources.SECRETS, name)
-        for name, workload in _secrets(workloads)
-    ]
-    (cidrs, mode, bound), unguarded, allowed, resolvers, lead = await asyncio.gather(
-        admission(),
-        seen("bindings of validating policies", _unguarded(client), []),
-        seen("rights of the components (needs to create subjectaccessreviews)", rights(), {}),
-        _resolvers(client),
-        seen("who leads", _leaderless(client, system, workloads), None),
-    )
-    await asyncio.gather(*secrets)
-    return Installation(
-        cidrs=cidrs,
-        resolvers=resolvers,
-        admission=mode,
-        bound=bound,
-        unguarded=unguarded,
-        rights=allowed,
-        images=images,
-        missing=missing,
-        leaderless=lead,
-    ), sorted(unseen)
+
+async def _rights(client: Client, system: str) -> Mapping[str, bool]:
+    found = await asyncio.gather(*(_may(client, system, binding) for binding in _RIGHTS))
+    return dict(zip(_RIGHTS, found, strict=True))
+
+
+async def _others(client: Client, system: str) -> list[str]:
+    """Namespaces besides ``system`` with a controller of ours, which has a Lease of its own."""
+    labels = f"{names.COMPONENTS},{names.COMPONENT}=controller"
+    found = (await client.list(resources.DEPLOYMENTS.untyped(), labels=labels)).items
+    running = [w["metadata"]["namespace"] for w in found if (w.get("spec") or {}).get("replicas")]
+    return sorted({*running} - {system})
 
 
 def _serves(workloads: Sequence[Untyped]) -> bool:
