@@ -253,6 +253,20 @@ def deleted(seconds: float, *finalizers: str) -> Callable[[Facts], Facts]:
     return change
 
 
+def unanswered(seconds: float) -> Callable[[Facts], Facts]:
+    """The configuration names a server of its own and has been ready for so long."""
+
+    def change(facts: Facts) -> Facts:
+        (sgc,) = said(EgressVerified=("Unknown", "NotAsked", ""))(facts).configurations
+        since = (NOW - datetime.timedelta(seconds=seconds)).isoformat()
+        aged = [replace(c, last_transition_time=since) for c in sgc.status.conditions]
+        spec = replace(sgc.spec, verify_targets=["stun.nowhere.example:3478"])
+        status = replace(sgc.status, conditions=aged)
+        return replace(facts, configurations=[replace(sgc, spec=spec, status=status)])
+
+    return change
+
+
 def without_gateways(facts: Facts) -> Facts:
     (sgc,) = facts.configurations
     status = replace(sgc.status, gateways=[])
@@ -616,6 +630,13 @@ FAULTS: Final[list[tuple[str, Callable[[Facts], Facts], str, str, str]]] = [
         "EG202",
         "StaticGatewayConfiguration shop/partner",
         "large packets",
+    ),
+    (
+        "verifyTargets that do not exist",
+        unanswered(120),
+        "EG208",
+        "StaticGatewayConfiguration shop/partner",
+        "stun.nowhere.example:3478",
     ),
     (
         "the subnet has no IPv6",

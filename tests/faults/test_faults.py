@@ -32,7 +32,9 @@ from tests.faults.table import (
     not_reached,
     pod,
     said,
+    unanswered,
 )
+from tests.faults.test_templates import PLACED
 
 CLUSTER = [ipaddress.ip_network("10.244.0.0/16")]
 
@@ -114,6 +116,7 @@ def test_a_change_of_keys_that_goes_on_is_no_finding(reason: str) -> None:
 def test_what_is_being_made_or_removed_is_no_finding() -> None:
     assert found(said(IPv6Ready=("False", "Provisioning", "0 of 2"))(healthy())) == []
     assert found(deleted(30, names.FINALIZER)(healthy())) == []
+    assert found(unanswered(30)(healthy())) == []
 
 
 def test_the_key_itself_is_not_misspelt() -> None:
@@ -131,6 +134,7 @@ def test_every_code_has_a_paragraph() -> None:
     assert set(re.findall(r"^## (EG\d+)", page, re.MULTILINE)) == set(TITLES)
     shown = {f[2] for f in FAULTS} | {f[2] for f in BEFORE} | {f[2] for f in MACHINES}
     shown |= {f[2] for f in ACCOUNTS} | {f[2] for f in INSTALLED}
+    shown |= {code for *_, codes in PLACED for code in codes}
     assert shown == set(TITLES), "each is shown by a fault"
     assert len(FAULTS) + len(BEFORE) + len(MACHINES) >= 60
 

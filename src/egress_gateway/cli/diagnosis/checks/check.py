@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from egress_gateway.cli import cluster, options, running, terminal
-from egress_gateway.cli.diagnosis.checks import azure_now
+from egress_gateway.cli.diagnosis.checks import azure_now, templates
 from egress_gateway.cli.diagnosis.checks.findings import TITLES, Finding, findings
 from egress_gateway.cli.diagnosis.checks.installation import judged, look
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
@@ -69,13 +69,13 @@ async def _now(
     kubeconfig: str | None, namespace: str | None, system: str
 ) -> tuple[list[Finding], list[str]]:
     async with cluster.connect(kubeconfig, "egress-gateway-cli") as client:
-        (facts, (azure, untold)), (installed, hidden) = await asyncio.gather(
+        (facts, (more, untold)), (installed, hidden) = await asyncio.gather(
             _read(client, namespace, system), look(client, system)
         )
     found = [
         *findings(facts, summarize(facts)),
         *judged(installed, facts.nodes, facts.endpoints, system),
-        *azure,
+        *more,
     ]
     return found, [*facts.unseen, *hidden, *untold]
 
@@ -84,7 +84,11 @@ async def _read(
     client: Client, namespace: str | None, system: str
 ) -> tuple[Facts, tuple[list[Finding], list[str]]]:
     facts = await read(client, namespace, system)
-    return facts, await azure_now.ask(client, facts.configurations, system)
+    found, unseen = await azure_now.ask(client, facts.configurations, system)
+    if namespace:
+        misplaced, hidden = await templates.look(client, namespace)
+        found, unseen = [*found, *misplaced], [*unseen, *hidden]
+    return facts, (found, unseen)
 
 
 async def _before(

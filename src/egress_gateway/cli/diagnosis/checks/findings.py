@@ -7,6 +7,7 @@ contract: scripts may look for them, and docs/reference/checks.md has a paragrap
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -14,7 +15,16 @@ from typing import Final
 import msgspec
 
 from egress_gateway.api import names
-from egress_gateway.api.conditions import ACCEPTED, DEGRADED, IPV6_READY, KEYS_ROTATED, Reason, find
+from egress_gateway.api.conditions import (
+    ACCEPTED,
+    DEGRADED,
+    EGRESS_VERIFIED,
+    IPV6_READY,
+    KEYS_ROTATED,
+    READY,
+    Reason,
+    find,
+)
 from egress_gateway.api.types import StaticGatewayConfiguration
 from egress_gateway.cli.diagnosis.overview import (
     NOT_REACHED,
@@ -31,6 +41,8 @@ _ALIKE: Final = 0.85
 """How like the annotation's key another must be to be a misspelt one (``difflib``)."""
 _DELETION: Final = 120.0
 """Seconds that a configuration's deletion may take: Azure's writes."""
+_VERIFICATION: Final = 60.0
+"""Seconds within which a server that answers has answered some gateway."""
 _SHOWN_ELSEWHERE: Final = frozenset({Reason.PODS_WITHOUT_TUNNEL, Reason.REDUNDANCY_LOST})
 """Reasons of ``Degraded`` that pods and gateways are reported for by themselves."""
 
@@ -55,6 +67,7 @@ TITLES: Final = {
     "EG107": "an annotated pod runs without a tunnel, or waits for one",
     "EG108": "an attached pod has no working tunnel",
     "EG109": "a gateway does not believe a pod's claim",
+    "EG110": "the annotation is on a workload, not on its pods",
     "EG201": "a configuration is not ready",
     "EG202": "a configuration is degraded",
     "EG203": "a configuration sends nothing through its gateway",
@@ -62,6 +75,7 @@ TITLES: Final = {
     "EG205": "a configuration does not carry IPv6",
     "EG206": "a change of keys does not end",
     "EG207": "nodes do not reach a gateway",
+    "EG208": "a configuration's own verify targets do not answer",
     "EG301": "a component is not ready",
     "EG302": "a node is not prepared for annotated pods",
     "EG303": "a node has no agent",
@@ -114,7 +128,7 @@ def findings(facts: Facts, overview: Overview) -> list[Finding]:
             if view.configuration not in deleting
             for finding in _configuration(view)
         ),
-        *(f for sgc in facts.configurations for f in _conditions(sgc)),
+        *(f for sgc in facts.configurations for f in _conditions(sgc, facts.at)),
     ]
     return sorted(set(found), key=lambda f: (f.code, f.object))
 
@@ -229,7 +243,26 @@ def _configuration(view: ConfigurationView) -> Iterator[Finding]:
         )
 
 
-def _conditions(sgc: StaticGatewayConfiguration) -> Iterator[Finding]:
+def _unverified(sgc: StaticGatewayConfiguration, now: datetime.datetime) -> Finding | None:
+    """Servers that a configuration names itself, and that never answer. Those of the gateways'
+    settings may be out of reach on purpose."""
+    ready, verified = (find(sgc.status.conditions, kind) for kind in (READY, EGRESS_VERIFIED))
+    if not sgc.spec.verify_targets or ready is None or ready.status != "True":
+        return None
+    if verified is None or verified.status != "Unknown":
+        return None
+    if silence(ready.last_transition_time, now) < _VERIFICATION:
+        return None
+    return Finding(
+        code="EG208",
+        object=f"StaticGatewayConfiguration {sgc.metadata.namespace}/{sgc.metadata.name}",
+        evidence=f"none of spec.verifyTargets ({', '.join(sgc.spec.verify_targets)}) has answered: "
+        "nobody verifies its addresses",
+        mend="name STUN servers (host:port, UDP) that answer, or remove verifyTargets",
+    )
+
+
+def _conditions(sgc: StaticGatewayConfiguration, now: datetime.datetime) -> Iterator[Finding]:
     where = f"StaticGatewayConfiguration {sgc.metadata.namespace}/{sgc.metadata.name}"
     degraded = find(sgc.status.conditions, DEGRADED)
     if (
@@ -251,6 +284,8 @@ def _conditions(sgc: StaticGatewayConfiguration) -> Iterator[Finding]:
             yield Finding(
                 code=code, object=where, evidence=f"{said.reason}: {said.message}", mend=mend
             )
+    if (unverified := _unverified(sgc, now)) is not None:
+        yield unverified
     for kind in (ACCEPTED, IPV6_READY):
         said = find(sgc.status.conditions, kind)
         if said is not None and said.reason == Reason.NOTHING_SENT:
