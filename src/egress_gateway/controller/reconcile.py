@@ -438,8 +438,10 @@ class Reconciler:
                 self.work.add(key)
 
     def rekeyed(self, uid: str) -> None:
-        """The key pairs of a configuration are others, or how far their change is."""
-        self.reports.add(uid)
+        """The key pairs of a configuration are others, or how far their change is. One that is lost
+        is told when there is another: the status lists what gateways still serve with."""
+        if self._cluster.keypairs.public_key(uid):
+            self.reports.add(uid)
         for key in self._inventory.holding(uid):
             self.work.add(key)
 

@@ -54,6 +54,9 @@ class FakeKeyPairs:
 
     def invalidate_roles(self) -> None: ...
 
+    def public_key(self, uid: str) -> str:
+        return f"key of {uid}"
+
     async def ensure(self, sgc: StaticGatewayConfiguration) -> None:
         self.made.add(sgc.metadata.uid)
 

@@ -536,7 +536,7 @@ def keys_replaced(
     if not was or was == now or (asked is not None and asked.phase in _CHANGING):
         return []
     text = (
-        "the Secret of its key pair was deleted or made unusable; the controller makes another "
+        "the Secret of its key pair was deleted or made unusable; the controller made another "
         "and each pod gets a tunnel with it: who deletes Secrets in the components' namespace?"
     )
     return [Notice("Warning", Reason.KEYS_REPLACED, text)]
