@@ -17,7 +17,7 @@ START, END = "<!-- table -->\n", "<!-- /table -->"
 
 
 def table() -> str:
-    lines = ["| Azure says | reason | what it means | what mends it |", "|---|---|---|---|"]
+    lines = ["| Azure says | reason | what it means | how to fix it |", "|---|---|---|---|"]
     for row in TABLE:
         codes = ", ".join(f"`{code}`" for code in row.codes)
         mend = row.mend or "nothing: it is tried again by itself"
