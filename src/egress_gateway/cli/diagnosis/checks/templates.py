@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from egress_gateway.api import names
 from egress_gateway.cli.diagnosis.checks.findings import Finding
 from egress_gateway.kube import resources
-from egress_gateway.kube.errors import ApiError
+from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import Untyped
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ async def look(client: Client, namespace: str) -> tuple[list[Finding], list[str]
     async def read(kind: resources.Resource[Untyped]) -> None:
         try:
             listed = await client.list(kind, namespace)
+        except NotFound:
+            pass  # the lab serves no StatefulSets
         except ApiError:
             unseen.append(f"{kind.kind}s in {namespace}")
         else:
