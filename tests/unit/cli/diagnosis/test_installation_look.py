@@ -9,6 +9,7 @@ import pytest
 
 from egress_gateway.api.types import ObjectMeta
 from egress_gateway.cli.diagnosis.checks.installation import judged, look
+from egress_gateway.controller.reporting.posture import POLICIES
 from egress_gateway.kube import resources, wire
 from egress_gateway.kube.client import Client
 from egress_gateway.kube.errors import ApiError, NotFound
@@ -121,7 +122,11 @@ async def test_a_webhook_that_nobody_asks_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("served", "found"),
-    [(set(), 0), ({"validatingadmissionpolicies"}, 5), ({"validatingadmissionpolicybindings"}, 0)],
+    [
+        (set(), 0),
+        ({"validatingadmissionpolicies"}, len(POLICIES)),
+        ({"validatingadmissionpolicybindings"}, 0),
+    ],
 )
 async def test_policies_that_nobody_wanted_are_no_fault(served: set[str], found: int) -> None:
     """``admission.writers: false`` leaves them out, with their bindings."""
