@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 _INDEX = "index.json"
 
@@ -30,6 +31,8 @@ class Archive:
     debian: tuple[str, ...]
     python: tuple[str, ...]
     """Packages in it, each ``name version``."""
+    purls: tuple[str, ...]
+    """Package URLs of what pip does not know of it: of Debian and Go."""
     largest: tuple[tuple[str, int], ...]
     """Folders that hold most, with what is below them."""
     unpacked: int
@@ -142,7 +145,7 @@ def differences(first: Path, second: Path) -> list[str]:
 def read(path: Path) -> Archive:
     with tarfile.open(path) as tar:
         digest, found, config = manifest(tar)
-        packages = sorted(_packages(tar))
+        debian, python, golang = (sorted(set(found)) for found in _contents(tar))
     seen = files(path)
     return Archive(
         path=path,
@@ -152,8 +155,12 @@ def read(path: Path) -> Archive:
         architecture=config["architecture"],
         user=config["config"].get("User", ""),
         entrypoint=tuple(config["config"].get("Entrypoint", ())),
-        debian=tuple(f"{name} {version}" for key, name, version in packages if key == "Package"),
-        python=tuple(f"{name} {version}" for key, name, version in packages if key == "Name"),
+        debian=tuple(f"{name} {version}" for name, version, _ in debian),
+        python=tuple(f"{name} {version}" for name, version in python),
+        purls=(
+            *(_purl(*one, architecture=config["architecture"]) for one in debian),
+            *(f"pkg:golang/{name}@{version}" for name, version in golang),
+        ),
         largest=_largest(seen),
         unpacked=sum(size for _, size in seen.values()),
     )
@@ -169,22 +176,44 @@ def _largest(seen: dict[str, tuple[str, int]]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(sizes.items(), key=lambda item: -item[1])[:6])
 
 
-def _packages(tar: tarfile.TarFile) -> Iterator[tuple[str, str, str]]:
-    """(``Package`` for Debian's and ``Name`` for Python's, name, version)."""
+def _contents(tar: tarfile.TarFile) -> tuple[list[tuple[str, ...]], ...]:
+    """Debian's packages (name, version, source), Python's and Go's (name, version)."""
+    debian: list[tuple[str, ...]] = []
+    python: list[tuple[str, ...]] = []
+    golang: list[tuple[str, ...]] = []
     for layer in layers(tar):
-        for member in layer:
-            debian = re.search(r"var/lib/dpkg/status\.d/[^/]+$|var/lib/dpkg/status$", member.name)
-            python = re.search(r"\.dist-info/METADATA$", member.name)
-            if (debian or python) and member.isreg():
-                yield from _named(_text(layer, member), "Package" if debian else "Name")
+        for member in filter(tarfile.TarInfo.isreg, layer):
+            if re.search(r"var/lib/dpkg/status\.d/[^/]+$|var/lib/dpkg/status$", member.name):
+                for found in map(_fields, _text(layer, member).split("\n\n")):
+                    if "Package" in found:
+                        source = found.get("Source", found["Package"]).partition(" ")[0]
+                        debian.append((found["Package"], found["Version"], source))
+            elif member.name.endswith(".dist-info/METADATA"):
+                found = _fields(_text(layer, member))
+                python.append((found["Name"], found["Version"]))
+            elif member.name.endswith("/wireguard-go"):
+                golang += _modules(_text(layer, member))
+    return debian, python, golang
 
 
-def _named(text: str, key: str) -> Iterator[tuple[str, str, str]]:
-    stanzas = text.split("\n\n") if key == "Package" else [text]
-    for stanza in stanzas:
-        fields = dict(re.findall(r"^(\w+): *(.*)$", stanza, re.MULTILINE)[::-1])
-        if key in fields:
-            yield key, fields[key], fields["Version"]
+def _fields(text: str) -> dict[str, str]:
+    """The first value of each field of a stanza."""
+    return dict(re.findall(r"^(\w+): *(.*?)\s*$", text, re.MULTILINE)[::-1])
+
+
+def _modules(program: str) -> list[tuple[str, str]]:
+    """(name, version) of what a program of Go was built of, its standard library first
+    (https://pkg.go.dev/debug/buildinfo)."""
+    library = re.search(r"Go buildinf:.{,40}?go(1\.[\d.]+)", program, re.DOTALL)
+    found = re.findall(r"^(?:mod|dep)\t(\S+)\t(v\S+)", program, re.MULTILINE)
+    return [("stdlib", library[1]), *found] if library else found
+
+
+def _purl(name: str, version: str, source: str, *, architecture: str) -> str:
+    """As scanners look it up: advisories of Debian are by release and source package
+    (https://github.com/package-url/purl-spec)."""
+    known = f"arch={architecture}&distro=debian-12&upstream={quote(source, safe='')}"
+    return f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe='')}?{known}"
 
 
 def _text(layer: tarfile.TarFile, member: tarfile.TarInfo) -> str:

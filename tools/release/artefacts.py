@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -108,23 +109,13 @@ def sbom(exported: str, *, epoch: int, more: Sequence[Mapping[str, str]] = ()) -
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def debian(packages: Iterable[str], architecture: str) -> list[dict[str, str]]:
-    """Components of ``name version`` of Debian's packages
-    (https://github.com/package-url/purl-spec)."""
+def components(purls: Iterable[str]) -> list[dict[str, str]]:
+    """Components of package URLs of Debian and Go."""
     found = []
-    for package in packages:
-        name, version = package.split(" ", 1)
-        purl = f"pkg:deb/debian/{name}@{version.replace(':', '%3A')}?arch={architecture}"
-        found.append({"type": "library", "name": name, "version": version, "purl": purl,
-                      "bom-ref": purl})  # fmt: skip
-    return found
-
-
-def golang(go_mod: str) -> list[dict[str, str]]:
-    """Components of what a go.mod requires."""
-    found = []
-    for name, version in re.findall(r"^(?:require)?\s+(\S+/\S+) (v\S+)", go_mod, re.M):
-        purl = f"pkg:golang/{name}@{version}"
+    for purl in purls:
+        path, _, rest = purl.partition("@")
+        name = unquote(path.removeprefix("pkg:deb/debian/").removeprefix("pkg:golang/"))
+        version = unquote(rest.partition("?")[0])
         found.append({"type": "library", "name": name, "version": version, "purl": purl,
                       "bom-ref": purl})  # fmt: skip
     return found

@@ -38,6 +38,8 @@ UV = ROOT / ".tools/bin/uv"
 KEY = "RELEASE_KEY"
 _TOOLS = "tools/image/requirements.txt"
 """Versions of what builds: the image's and the wheels' tools are the same."""
+_BUILD = "urn:uuid:47b962ef-ede9-4da1-a10c-976e9ab0daeb"
+"""`make release`, as docs/install/verify.md describes it. (SLSA names kinds of builds by URI.)"""
 _LOCKS = ("uv.lock", _TOOLS, "tools/wireguard/go.sum")
 
 
@@ -119,20 +121,19 @@ class Source:
         export = ("export", "--quiet", "--locked", "--no-default-groups", "--package", NAME)
         form = ("--extra", "all", "--format", "cyclonedx1.5", "--preview-features", "sbom-export")
         exported = self.run(str(UV), *export, *form)
-        modules = artefacts.golang((self.folder / "tools/wireguard/go.mod").read_text())
         found = {f"{NAME}-{self.version}.cdx.json": artefacts.sbom(exported, epoch=self.epoch)}
         for image in built:
-            more = [*artefacts.debian(image.debian, image.architecture), *modules]
+            more = artefacts.components(image.purls)
             document = artefacts.sbom(exported, epoch=self.epoch, more=more)
             found[f"{NAME}-{self.version}-{image.architecture}.oci.cdx.json"] = document
         return found
 
-    def origin(self) -> dict[str, Any]:
-        """The predicate of the provenance statement: of what, and by what, this was made."""
+    def origin(self, builder: str) -> dict[str, Any]:
+        """The predicate of the provenance statement: of what, and by whom, this was made."""
         revision = git(self.folder, "rev-parse", "HEAD")
         return {
             "buildDefinition": {
-                "buildType": "https://slsa.dev/container-based-build/v0.1?draft",
+                "buildType": _BUILD,
                 "externalParameters": {"command": "make release", "version": self.version},
                 "internalParameters": {"SOURCE_DATE_EPOCH": self.epoch},
                 "resolvedDependencies": [
@@ -142,7 +143,7 @@ class Source:
                 ],
             },
             "runDetails": {
-                "builder": {"id": "make release"},
+                "builder": {"id": builder},
                 "metadata": {"invocationId": revision},
             },
         }  # fmt: skip
@@ -192,7 +193,8 @@ def make(checkout: Path, target: Path, *, with_images: bool) -> None:
         built = source.images(target) if with_images else []
         for name, content in (source.texts() | source.sboms(built)).items():
             (target / name).write_bytes(content)
-        signatures.sign(target, private, source.origin())
+        builder = signatures.identity(private) if private else ""
+        signatures.sign(target, private, source.origin(builder))
     print((target / signatures.SUMS).read_text(), end="")
     if private is None:
         say(f"UNSIGNED: set {KEY} to a file with the releaser's P-256 key")

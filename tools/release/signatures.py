@@ -98,6 +98,14 @@ def public(pem: bytes) -> ec.EllipticCurvePublicKey:
     return found
 
 
+def identity(private: ec.EllipticCurvePrivateKey) -> str:
+    """The releaser as a URI: the name of his public key by hash (RFC 6920)."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    der = private.public_key().public_bytes(serialization.Encoding.DER, form)
+    named = base64.urlsafe_b64encode(hashlib.sha256(der).digest()).decode().rstrip("=")
+    return f"ni:///sha-256;{named}"
+
+
 def sign(
     folder: Path, private: ec.EllipticCurvePrivateKey | None, origin: Mapping[str, Any]
 ) -> None:

@@ -193,6 +193,34 @@ def archive(path: Path, *layers: bytes, config: Mapping[str, Any] | None = None)
     return path
 
 
+def test_packages_are_named_as_advisories_name_them(tmp_path: Path) -> None:
+    """Debian's by source package and release, Go's as linked in: not all that go.mod requires, and
+    the standard library too. A carriage return in metadata is no part of a name."""
+    status = "Package: {}\n{}Version: {}\n"
+    built = (
+        "\npath\tg.example/wg\nmod\tg.example/wg\tv0.1.0\th1:x=\n"
+        "dep\tg.example/x/net\tv0.39.0\th1:y=\nbuild\tGOOS=linux\n"
+    )
+    metadata = "Metadata-Version: 2.4\r\nName: msal\r\nVersion: 1\r\n"
+    files = {
+        "var/lib/dpkg/status.d/libc6": status.format("libc6", "Source: glibc (2)\n", "1:2.36-9+b1"),
+        "var/lib/dpkg/status.d/tar": status.format("tar", "", "1.34"),
+        "opt/lib/msal-1.dist-info/METADATA": metadata,
+        "opt/bin/wireguard-go": "\0 Go buildinf:\b\2" + "\0" * 16 + "\bgo1.26.6" + built * 2,
+    }
+    read = archives.read(archive(tmp_path / "image", layer(files)))
+    own = shipped.this_architecture()
+    assert read.debian == ("libc6 1:2.36-9+b1", "tar 1.34")
+    assert read.python == ("msal 1",)
+    assert read.purls == (
+        f"pkg:deb/debian/libc6@1%3A2.36-9%2Bb1?arch={own}&distro=debian-12&upstream=glibc",
+        f"pkg:deb/debian/tar@1.34?arch={own}&distro=debian-12&upstream=tar",
+        "pkg:golang/g.example/wg@v0.1.0",
+        "pkg:golang/g.example/x/net@v0.39.0",
+        "pkg:golang/stdlib@1.26.6",
+    )
+
+
 @pytest.mark.parametrize(
     ("second", "said"),
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -313,16 +315,19 @@ def test_a_release_without_notes_is_refused(changelog: str) -> None:
 
 def test_an_sbom_is_the_same_twice_and_names_what_pip_does_not_know() -> None:
     exported = '{"serialNumber": "urn:uuid:1", "metadata": {"timestamp": "now"}, "components": []}'
-    more = [
-        *artefacts.debian(["libc6 2.36-9+deb12u10", "login 1:4.13"], "arm64"),
-        *artefacts.golang((ROOT / "tools/wireguard/go.mod").read_text()),
-    ]
+    more = artefacts.components(
+        [
+            "pkg:deb/debian/libstdc%2B%2B6@1%3A12.2.0-14%2Bdeb12u1?arch=arm64&distro=debian-12",
+            "pkg:golang/golang.org/x/sys@v0.32.0",
+        ]
+    )
     one = artefacts.sbom(exported, epoch=0, more=more)
     assert one == artefacts.sbom(exported.replace("now", "later"), epoch=0, more=more)
     document = json.loads(one)
-    urls = [part["purl"] for part in document["components"]]
-    assert "pkg:deb/debian/login@1%3A4.13?arch=arm64" in urls
-    assert any(url.startswith("pkg:golang/golang.zx2c4.com/wireguard@v0.0.0-") for url in urls)
+    assert [(part["name"], part["version"]) for part in document["components"]] == [
+        ("libstdc++6", "1:12.2.0-14+deb12u1"),
+        ("golang.org/x/sys", "v0.32.0"),
+    ]
     assert document["metadata"]["timestamp"] == "1970-01-01T00:00:00Z"
 
 
@@ -364,6 +369,17 @@ def test_two_releases_of_one_commit_are_the_same_wherever_they_are_made(tmp_path
     assert one.keys() == other.keys()
     assert [name for name in one if one[name] != other[name]] == []
     assert len(one) > 10
+    envelope = json.loads(one[signatures.PROVENANCE])
+    predicate = json.loads(base64.b64decode(envelope["payload"]))["predicate"]
+    # URIs, as SLSA wants them, and of no kind of build whose parameters ours has not.
+    assert predicate["buildDefinition"]["buildType"].startswith("urn:uuid:")
+    der = subprocess.run(
+        ["openssl", "pkey", "-in", str(tmp_path / "key"), "-pubout", "-outform", "DER"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    named = base64.urlsafe_b64encode(hashlib.sha256(der).digest()).decode().rstrip("=")
+    assert predicate["runDetails"]["builder"] == {"id": f"ni:///sha-256;{named}"}
 
 
 _MAKE = """
