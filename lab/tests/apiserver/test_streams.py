@@ -19,7 +19,7 @@ pytestmark = pytest.mark.embedded_only("a real server has no containers without 
 async def start(cluster: Cluster, *containers: str) -> None:
     await add_node(cluster, node("n1"))
     listed = [{"name": name, "image": "nginx"} for name in containers or ("c",)]
-    await cluster.admin.create("pods", pod("p", containers=listed))
+    await cluster.admin.create("pods", pod("p", containers=listed, nodeName="n1"))
 
 
 async def test_a_command_has_output_and_an_exit_code(serving: Serving) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -75,6 +76,26 @@ async def test_a_lost_sandbox_is_made_again_under_the_same_uid() -> None:
         assert await running_once(w)
         with pytest.raises(LookupError, match="not running"):
             w.machines.lose_sandbox("default", "nobody")
+
+
+async def test_a_sandbox_that_is_lost_while_a_containers_last_output_is_awaited() -> None:
+    """Its log stayed open: Python tells of it when it collects garbage, which fails the test."""
+    async with world() as w:
+        # The shell ends, and what it leaves behind may still write.
+        left = {"image": "busybox", "command": ["sh", "-c", "sleep 1000 &"]}
+        await w.create("p", left, hostPID=True)
+        await w.until("p", lambda pod: "terminated" in first(pod)["state"])
+        w.machines.lose_sandbox("default", "p")
+        await w.until(
+            "p", lambda pod: first(pod)["restartCount"] and "waiting" not in first(pod)["state"]
+        )
+    del w
+    gc.collect()
+
+
+def first(pod: Any) -> Any:
+    [status] = pod.get("status", {}).get("containerStatuses") or [{"state": {}, "restartCount": 0}]
+    return status
 
 
 async def running_once(w: World) -> bool:

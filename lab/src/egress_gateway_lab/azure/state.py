@@ -12,6 +12,7 @@ What a dead process loses is nothing; what a dead machine may lose is the last m
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
@@ -50,18 +51,21 @@ class StateFile:
         self._directory: Directory | None = None
         self._operations: Operations | None = None
         self._tenant_written = b""
-        try:
-            self._database = sqlite3.connect(path, timeout=0, isolation_level=None)
-            for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL"):
-                self._database.execute(f"PRAGMA {pragma}")
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.execute("COMMIT")
-            self._check_layout()
-        except sqlite3.OperationalError as error:
-            why = "another lab uses it" if "locked" in str(error) else str(error)
-            raise StateError(f"cannot use {path} as the lab's state: {why}") from error
-        except sqlite3.DatabaseError as error:
-            raise StateError(f"{path} is no state of a lab: {error}") from error
+        with contextlib.ExitStack() as refused:
+            try:
+                self._database = sqlite3.connect(path, timeout=0, isolation_level=None)
+                refused.callback(self._database.close)
+                for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL"):
+                    self._database.execute(f"PRAGMA {pragma}")
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.execute("COMMIT")
+                self._check_layout()
+            except sqlite3.OperationalError as error:
+                why = "another lab uses it" if "locked" in str(error) else str(error)
+                raise StateError(f"cannot use {path} as the lab's state: {why}") from error
+            except sqlite3.DatabaseError as error:
+                raise StateError(f"{path} is no state of a lab: {error}") from error
+            refused.pop_all()
 
     def entries(self) -> list[Entry]:
         """The resources, in order of their creation."""

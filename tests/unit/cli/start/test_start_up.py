@@ -38,14 +38,15 @@ FORBIDDEN = {
 FOR_PEOPLE = {entry.partition(":")[0] for entry, _ in commands.COMMANDS.values()}
 """Modules of commands whose ``--help`` a person waits for."""
 MOST = {
-    "egress_gateway.cli.commands": 120,
-    "egress_gateway.node.main": 520,
-    "egress_gateway.gateway.main": 500,
-    "egress_gateway.webhook.main": 480,
-    "egress_gateway.controller.main": 480,
-    AZURE: 820,
+    "egress_gateway.cli.commands": (32, 97),
+    "egress_gateway.node.main": (287, 257),
+    "egress_gateway.gateway.main": (267, 257),
+    "egress_gateway.webhook.main": (255, 248),
+    "egress_gateway.controller.main": (249, 255),
+    AZURE: (555, 292),
 }
-"""Modules, those of the interpreter included: a tenth more than today on Python 3.11."""
+"""Modules, a little more than today: ours and those of packages; the interpreter's. For the same
+imports Python 3.14 has up to sixteen more of the latter than 3.11."""
 
 
 def imported(module: str) -> set[str]:
@@ -106,4 +107,8 @@ def test_an_agent_reads_no_certificate_authorities_but_the_clusters(agent: str) 
 
 @pytest.mark.parametrize("module", MOST)
 def test_a_process_imports_few_modules(module: str) -> None:
-    assert len(imported(module)) <= MOST[module]
+    found = imported(module)
+    own = {name for name in found if name.partition(".")[0] in sys.stdlib_module_names}
+    packages, interpreter = MOST[module]
+    assert len(found - own) <= packages
+    assert len(own) <= interpreter

@@ -136,6 +136,7 @@ class Container:
 
     def begin_anew(self) -> None:
         """After ``settle``: it is to run once more, in another sandbox."""
+        self.close_output()  # of a start or an end that the loss of the sandbox cut short
         self.last_state = self.state
         self.state = {"waiting": {"reason": "ContainerCreating"}}
         self.restarts += bool(self.container_id)
