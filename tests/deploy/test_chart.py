@@ -55,6 +55,26 @@ def test_lint(helm: Helm) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
 
 
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (("image.repository=registry.example/seg", "azure.config.tenantId=t"), []),
+        (("azure.config.tenantId=t",), ["names no registry"]),
+        ((), ["names no registry", "waits for the Secret"]),
+    ],
+)
+def test_notes_say_what_is_missing(helm: Helm, given: tuple[str, ...], missing: list[str]) -> None:
+    said = helm(
+        *("install", "x", str(CHART), "--dry-run=client"),
+        *(word for value in given for word in ("--set", value)),
+    ).partition("NOTES:")[2]
+    known = ("names no registry", "waits for the Secret")
+    assert [words for words in known if words in said] == missing
+    # Of pools with a name only those of the add-on have what is asked of them.
+    assert "gatewayVmssProfile" in said
+    assert "gatewayNodepoolName" not in said
+
+
 def test_defaults(render: Render) -> None:
     found = render()
     assert (

@@ -69,6 +69,17 @@ def test_what_is_copied_exists_and_is_not_ignored() -> None:
     assert not ignored("src/egress_gateway/cni/plugin/egress-gateway-cni.c")
 
 
+def test_azures_builder_gets_lines_that_it_understands() -> None:
+    """It refuses `FROM --platform` (Azure/acr#697), and gives no TARGETARCH."""
+    page = (ROOT / "docs/install/aks.md").read_text()
+    (pattern,) = re.findall(r"sed 's/(.*)//' deploy/Containerfile >Containerfile.acr\n", page)
+    said = CONTAINERFILE.read_text().replace(pattern, "")
+    lines = [line for line in said.splitlines() if line.startswith("FROM")]
+    assert len(lines) == 4
+    assert [line for line in lines if not re.fullmatch(r"FROM \S+( AS \w+)?", line)] == []
+    assert "--build-arg TARGETARCH=amd64" in page
+
+
 def test_stages_copy_from_earlier_ones() -> None:
     earlier: list[str] = []
     for name, body in stages().items():
