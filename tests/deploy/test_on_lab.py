@@ -6,6 +6,7 @@ The lab's own installation (the plain manifests) is taken over, as on any cluste
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -34,7 +35,9 @@ def lab(clients: Path) -> Iterator[host.LabHandle]:
     host.stop(handle, timeout=60)
 
 
-async def test_installed_upgraded_and_removed(lab: host.LabHandle, clients: Path) -> None:
+async def test_installed_upgraded_and_removed(
+    lab: host.LabHandle, clients: Path, tmp_path: Path
+) -> None:
     async with cluster(lab, clients) as site:
         await every_document_is_accepted(site)
         await site.install("--take-ownership", "--force-conflicts")
@@ -47,6 +50,8 @@ async def test_installed_upgraded_and_removed(lab: host.LabHandle, clients: Path
         await removal_restores_the_chains(site)
         await site.install("--force-conflicts")  # over the definitions that stayed
         assert await site.world.nodes()
+        await site.helm("uninstall", RELEASE, "--wait")
+        await kubectl_alone_installs_it_where_nothing_is(site, tmp_path)
 
 
 async def every_document_is_accepted(site: Site) -> None:
@@ -140,3 +145,24 @@ async def removal_restores_the_chains(site: Site) -> None:
         assert names.NODE_READY_LABEL not in node["metadata"]["labels"]
     assert not await site.world.kube.list("daemonsets", namespace=SYSTEM)
     assert len(await site.world.kube.list("customresourcedefinitions")) == 3
+
+
+async def kubectl_alone_installs_it_where_nothing_is(site: Site, folder: Path) -> None:
+    """As the page has it, without the webhook, which this API server has no kind for."""
+    await site.call("kubectl", "delete", "namespace", SYSTEM)
+    page = (ROOT / "docs/install/self-managed.md").read_text().partition("## 6.")[2]
+    typed = page.partition("```sh\n")[2].partition("```")[0].splitlines()
+    (folder / "azure.json").write_text("{}")
+    for line in typed:
+        line = line.replace("deploy/", f"{ROOT}/deploy/").replace(
+            "=azure.json", f"={folder}/azure.json"
+        )
+        if "manifests/webhook" not in line:
+            await site.call(*shlex.split(line, comments=True))
+    for made in ("configmap/egress-gateway", "deployment/egress-gateway-controller"):
+        await site.call("kubectl", "-n", SYSTEM, "get", made)
+    for agent in ("gateway", "node"):
+        await site.call(
+            *("kubectl", "-n", SYSTEM, "rollout", "status", "--timeout=240s"),
+            f"daemonset/egress-gateway-{agent}",
+        )
