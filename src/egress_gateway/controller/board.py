@@ -111,9 +111,11 @@ class StatusBoard:
 
     def stands(self, uid: str, before: int, now: int) -> None:
         """The last verdict holds of the generation ``now`` too, if it is about the one ``before``:
-        the cloud is asked for nothing else."""
+        the cloud is asked for nothing else. That a spec is invalid holds of no other."""
         verdict = self._verdicts.get(uid)
-        if verdict is not None and verdict.generation == before:
+        if verdict is None or verdict.generation != before:
+            return
+        if verdict.problem is None or verdict.problem.reason != Reason.INVALID_SPEC:
             self._set(uid, replace(verdict, generation=now))
 
     def waiting_for_addresses(self, uid: str) -> bool:

@@ -330,6 +330,17 @@ async def test_a_cloud_that_does_not_answer_flips_nothing_that_works(world: Worl
     assert world.reason("b") == "AzureError"
 
 
+async def in_service_without_the_cloud(world: World) -> None:
+    world.arm.add_pool("np")
+    world.cluster.write("a")
+    await world.settle()
+
+    async def down(group: str, name: str) -> Any:
+        raise errors.Unavailable("no route to Azure")
+
+    world.arm.balancer = down  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
@@ -342,20 +353,25 @@ async def test_a_cloud_that_does_not_answer_flips_nothing_that_works(world: Worl
 async def test_an_edit_while_the_cloud_is_away_is_judged_as_far_as_can_be(
     world: World, edit: dict[str, Any], reason: str | None
 ) -> None:
-    world.arm.add_pool("np")
-    world.cluster.write("a")
-    await world.settle()
-
-    async def down(group: str, name: str) -> Any:
-        raise errors.Unavailable("no route to Azure")
-
-    world.arm.balancer = down  # type: ignore[method-assign]
+    await in_service_without_the_cloud(world)
     world.cluster.write("a", **edit)
     for _ in range(2):
         await world.turn()
         assert world.reason("a") == reason
         assert world.verdict("a").generation == 2
         assert world.verdict("a").serving is not None
+
+
+async def test_what_mends_an_invalid_edit_while_the_cloud_is_away_is_not_called_invalid(
+    world: World,
+) -> None:
+    await in_service_without_the_cloud(world)
+    world.cluster.write("a", exclude_cidrs=["nonsense"])
+    await world.turn()
+    assert world.reason("a") == "InvalidSpec"
+    world.cluster.write("a", exclude_cidrs=["10.0.0.0/8"])
+    await world.turn()
+    assert (world.reason("a"), world.verdict("a").generation) == ("AzureError", 3)
 
 
 async def test_a_scale_set_named_directly_lends_its_pool(world: World) -> None:
