@@ -20,10 +20,10 @@ def default_route_mtu(node: NetNS | None = None) -> int:
     namespace) uses, the one of least metric. Raises ``DatapathError`` if there is none: no guess is
     safe, since one that is too large loses packets."""
     with Links(node or NetNS.current()) as links:
-        known = links.links()
         for route in sorted(links.routes(MAIN, 4), key=lambda route: route.metric):
-            if route.destination.prefixlen == 0 and route.device in known:
-                return known[route.device].mtu
+            default = route.destination.prefixlen == 0 and route.device
+            if default and (link := links.link(default)):
+                return link.mtu
     raise DatapathError(
         "the node has no IPv4 default route to take the MTU from; set node_mtu "
         "(EGRESS_GATEWAY_NODE_MTU) to the MTU of the node's network in bytes"
