@@ -6,17 +6,20 @@ then sends to that host from that port would count as an answer, and leave by th
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
+import struct
 import subprocess
 from typing import Final
 
 import pytest
 
+from egress_gateway.datapath.linux.echo import checksum
 from egress_gateway.datapath.linux.link import Route
 from egress_gateway.datapath.linux.nft import Nftables
 from egress_gateway.datapath.pod.linkguard import FORGED, LEAVING
-from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
+from tests.attacks.packets.test_pod_on_a_gateway_node import datagram, throw
 from tests.attacks.packets.test_raw_frames import (
     Scene,
     bridged,
@@ -24,15 +27,20 @@ from tests.attacks.packets.test_raw_frames import (
     frame,
     link_address,
     own,
+    packet,
 )
 from tests.datapath.box import boxed
+from tests.datapath.pod.test_path_mtu import udp
 from tests.datapath.test_ipv6 import NODE, SECONDARIES, SECONDARIES6
-from tests.datapath.topology import INTERNET, Pod, until
+from tests.datapath.topology import EXCLUDED_HOST, INTERNET, Pod, until
 
 _KNOWN: Final = 4500
 """Both ends' port, as some protocols have it (IPsec, NTP, SIP): nobody has to guess it."""
 _FOREIGN: Final = 0x0F00_0F00
 """As of Cilium: a pod's identity in the upper half, ``MARK_MAGIC_IDENTITY`` in the lower one."""
+_IP_MTU: Final = 14
+"""linux/in.h"""
+_NARROW: Final = 1300
 _SERVICE: Final = "10.96.0.77"
 _OWN: Final = {4: SECONDARIES[0], 6: SECONDARIES6[0]}
 
@@ -168,6 +176,35 @@ def test_a_service_whose_endpoint_is_outside_answers_the_pod() -> None:
 @boxed
 def test_a_service_whose_endpoint_is_outside_answers_a_port_of_a_bridge() -> None:
     asks_a_service(on_a_bridge())
+
+
+def hears_of_a_narrow_path(scene: Scene) -> None:
+    """From a router that is none of the direct destinations, on the way to one of those."""
+    large = datagram(NODE, EXCLUDED_HOST, _KNOWN, _KNOWN)[:28]
+    body = struct.pack("!BBHHH", 3, 4, 0, 0, _NARROW) + large
+    told = packet(INTERNET, NODE, 1, body[:2] + checksum(body).to_bytes(2) + body[4:])
+    with udp(scene.pod.place) as asking:
+        asking.bind(("", _KNOWN))
+        asking.connect((EXCLUDED_HOST, _KNOWN))
+
+        def hears() -> bool:
+            with contextlib.suppress(ConnectionRefusedError):
+                asking.send(b"ask")
+            throw(scene.world.internet.netns, told, NODE)
+            return asking.getsockopt(socket.IPPROTO_IP, _IP_MTU) == _NARROW
+
+        until(hears, "the pod hears of it")
+    assert (scene.dropped(FORGED), scene.dropped(LEAVING)) == (0, 0)
+
+
+@boxed
+def test_a_router_tells_the_pod_of_a_narrow_path() -> None:
+    hears_of_a_narrow_path(Scene())
+
+
+@boxed
+def test_a_router_tells_a_port_of_a_bridge_of_a_narrow_path() -> None:
+    hears_of_a_narrow_path(on_a_bridge())
 
 
 @boxed

@@ -53,9 +53,10 @@ MARK: Final = 0x1000
 """Bit of a packet's mark that tells a later hook, which takes it off: from a bridge's hook to the
 one of IP, that the packet leaves for a destination of the gateway; from there to the end (of a
 bridge's hook, where it goes to a bridge), that no route leads back to where it came from, or that
-it is an answer (on a bridge, whose hook sees addresses that are translated back). Others
-use 0xffff0000 (Calico's IptablesMarkMask; Cilium, a pod's identity), 0xf00 (Cilium), 0x2000 (CNI's
-portmap), 0x4000 and 0x8000 (Kubernetes)."""
+it is an answer (on a bridge, whose hook sees addresses that are translated back). ICMP errors are
+none: routers on the way to a direct destination have addresses of any kind. Others use 0xffff0000
+(Calico's IptablesMarkMask; Cilium, a pod's identity), 0xf00 (Cilium), 0x2000 (CNI's portmap),
+0x4000 and 0x8000 (Kubernetes)."""
 _OTHERS: Final = 0xFFFF_FFFF & ~MARK
 
 _DESTINATIONS: Final = "to_"
@@ -116,7 +117,8 @@ table inet {TABLE} {{
   }}
   chain arriving {{
     type filter hook postrouting priority filter - 10; policy accept;
-    ct direction reply meta oifkind {_ON_BRIDGES} meta mark set meta mark | {MARK:#x}
+    ct state established ct direction reply meta oifkind {_ON_BRIDGES} \
+meta mark set meta mark | {MARK:#x}
     {_IS_MARKED} jump arrived
   }}
   chain arrived {{
