@@ -231,7 +231,7 @@ class Lifecycle(UsesParts):
         before = sandbox.attachment
         after = await self._choose_target(sandbox, configuration)
         if rekeys := sandbox.outdated:
-            after, sandbox.outdated = rekeyed(after), False
+            after = rekeyed(after)
         moved = after.moved_since(before)
         joins = after.joining is not None and after.joining != before.joining
         settling, sandbox.settling = sandbox.settling, False
@@ -245,6 +245,7 @@ class Lifecycle(UsesParts):
         publishing = asyncio.create_task(self._endpoints.publish(after))
         try:
             done = await sandbox.become(after, moves=moved)
+            sandbox.outdated = sandbox.outdated and not rekeys
         except BaseException:
             publishing.cancel()
             raise

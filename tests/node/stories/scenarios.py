@@ -20,11 +20,14 @@ from prometheus_client import REGISTRY
 
 from egress_gateway.api import keys
 from egress_gateway.api.types import KeyRotation, ObjectMeta, RotationPhase
+from egress_gateway.datapath.errors import DatapathError
 from egress_gateway.datapath.linux.echo import checksum
 from egress_gateway.datapath.linux.netns import NetNS
 from egress_gateway.datapath.wireguard.initiator import Initiator
 from egress_gateway.kube.resources import Pod, PodSpec, PodStatus
+from egress_gateway.node.attachment.model import Attachment
 from egress_gateway.node.liveness import paths
+from egress_gateway.node.sandboxes.sandbox import Sandbox
 from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
 from tests.node.world import (
     INTERNET6,
@@ -869,6 +872,19 @@ async def tunnels_follow_the_mtu_of_the_node(world: World) -> None:
     assert await pod.whoami() in {gateway.public for gateway in world.gateways}
 
 
+def refuse_once(sandbox: Sandbox) -> None:
+    """It gets no other key the first time that it is to, as on a full disk."""
+    become = sandbox.become
+
+    async def refused(attachment: Attachment, *, moves: bool = False) -> list[str]:
+        if attachment.private_key == sandbox.attachment.private_key:
+            return await become(attachment, moves=moves)
+        sandbox.become = become  # type: ignore[method-assign]
+        raise DatapathError("refused once")
+
+    sandbox.become = refused  # type: ignore[method-assign]
+
+
 async def pods_are_served_after_the_nodes_clock_was_set_back(world: World, agent: str) -> None:
     """Gateways believe no handshake that is older than the last one of its key (WireGuard's paper,
     5.1): a clock that is corrected by hours would silence its pods for hours."""
@@ -894,6 +910,8 @@ async def pods_are_served_after_the_nodes_clock_was_set_back(world: World, agent
         await world.stop_agent()
         for file in (RUN / "attached").iterdir():
             os.utime(file, (time.time(), time.time()))  # as a kernel that is ahead writes it
+    else:
+        refuse_once(next(iter(world.agent.sandboxes)))
     time.time = real
     if agent == "away":
         await world.start_agent()
