@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from egress_gateway.datapath.addresses import IPAddress, IPNetwork
-from egress_gateway.datapath.errors import DatapathError, NoSuchLink, understood
+from egress_gateway.datapath.errors import DatapathError, NoSuchLink, PortInUse, understood
 from egress_gateway.datapath.linux import netlink
 from egress_gateway.datapath.linux.netlink import Message, NetlinkError, NetlinkSocket
 from egress_gateway.datapath.linux.netns import NetNS, read_sysctl
@@ -176,11 +176,19 @@ class Links:
         self._create(_link_header() + netlink.text(_IFLA_IFNAME, name) + info, name)
 
     def set_up(self, name: str, *, up: bool = True, mtu: int | None = None) -> None:
-        """Sets the link up (or down) and its MTU in bytes."""
+        """Sets the link up (or down) and its MTU in bytes. The kernel's WireGuard opens its socket
+        only now: raises ``PortInUse``."""
         payload = _link_header(self._index(name), _UP if up else 0, _UP)
         if mtu is not None:
             payload += netlink.u32(_IFLA_MTU, mtu)
-        self._ask(Message(_NEWLINK, 0, payload), f"setting up link {name}")
+        try:
+            self._ask(Message(_NEWLINK, 0, payload), f"setting up link {name}")
+        except NetlinkError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse(
+                    f"the UDP port of link {name} is taken by another socket of the node; free it"
+                ) from error
+            raise
 
     def move(self, name: str, target: NetNS, new_name: str) -> None:
         """Moves the link into ``target`` and renames it there, in one step."""
