@@ -266,7 +266,7 @@ class GatewayNode:
         self.carries_ipv6 = True
         sh(
             "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; "
-            f"ip addr add {self.public6}/128 dev lo; "
+            f"ip addr add {self.public6}/128 dev lo nodad; "
             f"ip addr add 2001:db8:24::{self.public[-1]}/64 dev eth0 nodad; "
             f"ip -6 route add 2001:db8:244::/48 dev {self._link}; "
             "ip -6 route add default via 2001:db8:24::c8; "
@@ -443,7 +443,7 @@ class World:
         )
         sh(
             f"ip addr add 2001:db8:24::c8/64 dev eth0 nodad; {routes}; "
-            f"ip addr add {INTERNET6}/128 dev lo",
+            f"ip addr add {INTERNET6}/128 dev lo nodad",
             ns="inet",
         )
         program = (

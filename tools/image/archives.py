@@ -191,7 +191,7 @@ def _contents(tar: tarfile.TarFile) -> tuple[list[tuple[str, ...]], ...]:
             elif member.name.endswith(".dist-info/METADATA"):
                 found = _fields(_text(layer, member))
                 python.append((found["Name"], found["Version"]))
-            elif member.name.endswith("/wireguard-go"):
+            elif member.name.rpartition("/")[2] == "wireguard-go":
                 golang += _modules(_text(layer, member))
     return debian, python, golang
 

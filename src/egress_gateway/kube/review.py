@@ -6,12 +6,14 @@ https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from egress_gateway.kube import wire
-from egress_gateway.kube.client import Client
+
+if TYPE_CHECKING:
+    from egress_gateway.kube.client import Client
 
 T = TypeVar("T")
 
