@@ -160,6 +160,10 @@ def test_a_status_that_the_server_does_not_keep_is_written_once() -> None:
     play("status_that_is_not_kept_is_written_once")
 
 
+def test_gateway_is_left_although_the_api_server_answers_nothing() -> None:
+    play("gateway_lost_while_the_api_server_hangs")
+
+
 def test_what_is_told_of_a_pod_outlives_the_agent_and_an_absent_api_server() -> None:
     play("status_survives_the_agent_and_the_api_server")
 

@@ -124,6 +124,7 @@ class NodeAgent:
                 group.create_task(run_workers(queues.moves, lifecycle.converge_pod, _WORKERS))
                 after_moves = queues.after_moves
                 group.create_task(run_workers(after_moves, self._look_again, _PASSES_AFTER_MOVES))
+                group.create_task(run_workers(queues.endpoints, lifecycle.publish_pod, _WORKERS))
                 look_for = self._parts.records.look_for
                 group.create_task(run_workers(queues.unrecorded, look_for, 1))
                 group.create_task(self._spares.run())

@@ -223,11 +223,14 @@ class Lifecycle(UsesParts):
             self._records.begin(call.id)
             sandbox = self._sandboxes.of_call(call) or self._add_sandbox(call, uid, configuration)
             if sandbox.attachment.id == call.id:
-                await self._converge(sandbox, configuration)
+                await self._converge(sandbox, configuration, starts=True)
         return sandbox
 
-    async def _converge(self, sandbox: Sandbox, configuration: PodConfiguration) -> None:
-        """The step: choose the gateway, remember, converge, publish, see to the handshake."""
+    async def _converge(
+        self, sandbox: Sandbox, configuration: PodConfiguration, *, starts: bool = False
+    ) -> None:
+        """The step: choose the gateway, remember, converge, see to the handshake, publish. Only who
+        ``starts`` a pod waits for the API server."""
         before = sandbox.attachment
         after = await self._choose_target(sandbox, configuration)
         if rekeys := sandbox.outdated:
@@ -242,12 +245,13 @@ class Lifecycle(UsesParts):
         if moved:
             self._liveness.paths.forget(sandbox)
             self._queues.after_moves.add_after(before.id, FULL_PASS_AFTER)
-        publishing = asyncio.create_task(self._endpoints.publish(after))
+        publishing = asyncio.create_task(self._endpoints.publish(after)) if starts else None
         try:
             done = await sandbox.become(after, moves=moved)
             sandbox.outdated = sandbox.outdated and not rekeys
         except BaseException:
-            publishing.cancel()
+            if publishing:
+                publishing.cancel()
             raise
         finally:
             if after.configuration.gateways != before.configuration.gateways:
@@ -256,10 +260,22 @@ class Lifecycle(UsesParts):
             self._liveness.verifier.start(sandbox)
         if after.joining is not None:
             self._liveness.joiner.start(sandbox)
-        await publishing
-        if sandbox.forgotten:
-            await self._begin_session(sandbox)
+        if publishing:
+            await publishing
+        else:
+            self._queues.endpoints.add(before.id)
         self._tell_change(before, after, done if not settling else [])
+
+    async def publish_pod(self, sandbox_id: str) -> None:
+        """Tells gateways of the sandbox as it is now. May be repeated."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None:
+            return
+        await self._endpoints.publish(sandbox.attachment)
+        if sandbox.gone and sandbox.attachment.uid not in self._sandboxes.uids():
+            await self._endpoints.withdraw(sandbox.attachment)
+        elif sandbox.forgotten:
+            await self._begin_session(sandbox)
 
     async def _begin_session(self, sandbox: Sandbox) -> None:
         """Its gateway has dropped the pod's session, with its endpoint (which is there again) or

@@ -98,6 +98,10 @@ class Queues:
         default_factory=lambda: WorkQueue("pass after move of sandbox", backoff_limit=10.0)
     )
     """A whole pass is to follow what a move did in haste."""
+    endpoints: WorkQueue[str] = field(
+        default_factory=lambda: WorkQueue("endpoint of sandbox", backoff_limit=10.0)
+    )
+    """Gateways are to hear of it. An API server that does not answer keeps no pass waiting."""
 
     _first_put_off: dict[str, float] = field(default_factory=dict)
 
@@ -114,11 +118,12 @@ class Queues:
 
     def failing(self) -> bool:
         """Whether the step of some sandbox has failed and is to be tried again."""
-        return bool(self.routine.failing or self.moves.failing or self.after_moves.failing)
+        steps = (self.routine, self.moves, self.after_moves, self.endpoints)
+        return any(queue.failing for queue in steps)
 
     def stalled(self, limit: float) -> str | None:
         """The step of some sandbox that has run for more than ``limit`` seconds; None: no step."""
-        every = (self.moves, self.routine, self.after_moves, self.unrecorded)
+        every = (self.moves, self.routine, self.after_moves, self.endpoints, self.unrecorded)
         return next(filter(None, (queue.stalled(limit) for queue in every)), None)
 
 

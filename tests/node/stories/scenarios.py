@@ -711,6 +711,23 @@ async def status_survives_the_agent_and_the_api_server(world: World) -> None:
     await until(lambda: world.endpoints.get("default", "web").status.egress_ip != moved)
 
 
+async def gateway_lost_while_the_api_server_hangs(world: World) -> None:
+    """An agent that has just begun knows of no endpoint and writes all: more than it has workers
+    wait for an answer when their gateways are lost."""
+    pods = [await world.start_pod(f"p{i}") for i in range(20)]
+    await world.stop_agent()
+    world.api.down = True
+    world.endpoints.is_synced = False
+    await world.start_agent()
+    await world.rounds(1)
+    at = world.gateway_of(await pods[0].whoami())
+    [other] = [g for g in world.gateways if g is not at]
+    at.cut()
+    await asyncio.gather(*(until_seen(pod, {other.public}) for pod in pods))
+    assert all(sandbox.verified.is_set() for sandbox in world.agent.sandboxes)
+    world.api.down = False
+
+
 async def sessions_begin_anew_when_endpoints_are_deleted(world: World) -> None:
     """Gateways drop the sessions. WireGuard notices 15 s after a pod's next packet, and echoes ask
     one pod of a path at a time: here none do."""
