@@ -26,6 +26,7 @@ from egress_gateway.node.attachment.model import (
     Attachment,
     NotUsable,
     PodConfiguration,
+    TunnelRecord,
     held_back,
     want,
 )
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 FULL_PASS_AFTER: Final = 1.0
 """Seconds until a whole pass follows a tunnel's start or move: others may be waiting for theirs."""
+AVOID_SECONDS: Final = 30.0
+"""For which a pod does not choose an address that did not answer its handshake."""
 _WITHDRAW_SECONDS: Final = 1.0
 _LATER: Final = 0.05
 SET_BACK: Final = 5.0
@@ -232,16 +235,10 @@ class Lifecycle(UsesParts):
         """The step: choose the gateway, remember, converge, see to the handshake, publish. Only who
         ``starts`` a pod waits for the API server."""
         before = sandbox.attachment
-        after = await self._choose_target(sandbox, configuration)
-        if rekeys := sandbox.outdated:
-            after = rekeyed(after)
+        rekeys = sandbox.outdated
+        after = await self._in_turn(sandbox, configuration, rekeys=rekeys)
         moved = after.moved_since(before)
-        joins = after.joining is not None and after.joining != before.joining
         settling, sandbox.settling = sandbox.settling, False
-        begins = (moved or rekeys) and not after.verified
-        begun = after.joining if joins else after.active if begins else None
-        if begun is not None:
-            await self._liveness.pacer.turn(before.id, begun.address)
         if moved:
             self._liveness.paths.forget(sandbox)
             self._queues.after_moves.add_after(before.id, FULL_PASS_AFTER)
@@ -266,6 +263,25 @@ class Lifecycle(UsesParts):
             self._queues.endpoints.add(before.id)
         self._tell_change(before, after, done if not settling else [])
 
+    async def _in_turn(
+        self, sandbox: Sandbox, configuration: PodConfiguration, *, rekeys: bool
+    ) -> Attachment:
+        """What the sandbox should look like now, as soon as its handshake may begin. Who moves
+        passes over a gateway that does not answer others, once; who has time waits for it."""
+        before, passed = sandbox.attachment, False
+        while True:
+            after = await self._choose_target(sandbox, configuration)
+            begun = _begun(before, after, rekeys=rekeys)
+            if begun is None or await self._liveness.pacer.turn(before.id, begun.address) or passed:
+                return rekeyed(after) if rekeys else after
+            for port in after.ports.keys() - before.ports.keys():
+                self._kernel.release_port(port)
+            if passed := before.active is not None and begun is after.active:
+                now = asyncio.get_running_loop().time()
+                sandbox.avoid(begun.address, now + AVOID_SECONDS)
+            else:
+                await asyncio.sleep(FULL_PASS_AFTER)
+
     async def publish_pod(self, sandbox_id: str) -> None:
         """Tells gateways of the sandbox as it is now. May be repeated."""
         sandbox = self._sandboxes.get(sandbox_id)
@@ -284,8 +300,10 @@ class Lifecycle(UsesParts):
         active = sandbox.attachment.active
         if active is None or not sandbox.attachment.verified:
             return
-        await self._liveness.pacer.turn(sandbox.attachment.id, active.address)
-        if await sandbox.question():
+        if not await self._liveness.pacer.turn(sandbox.attachment.id, active.address):
+            sandbox.forgotten = True
+            self._queues.endpoints.add_after(sandbox.attachment.id, FULL_PASS_AFTER)
+        elif await sandbox.question():
             self._liveness.verifier.start(sandbox)
 
     async def _choose_target(self, sandbox: Sandbox, configuration: PodConfiguration) -> Attachment:
@@ -403,6 +421,14 @@ class Lifecycle(UsesParts):
         """Probes the gateways of attached pods, and no others."""
         attached = (s.attachment.configuration for s in self._sandboxes)
         self._liveness.prober.watch({g.address for c in attached for g in c.gateways})
+
+
+def _begun(before: Attachment, after: Attachment, *, rekeys: bool) -> TunnelRecord | None:
+    """The tunnel whose handshake is to begin."""
+    if after.joining is not None and after.joining != before.joining:
+        return after.joining
+    verified = after.verified and not rekeys
+    return after.active if (after.moved_since(before) or rekeys) and not verified else None
 
 
 def _why_moved(before: Attachment, after: Attachment) -> str:

@@ -16,7 +16,7 @@ from egress_gateway.api.types import (
 from egress_gateway.kube.resources import Key, Pod
 from egress_gateway.node.attachment.choose import BalancerAddress, GatewayNode, same_place
 from egress_gateway.node.cluster.knowledge import annotation
-from egress_gateway.node.lifecycle import FULL_PASS_AFTER
+from egress_gateway.node.lifecycle import AVOID_SECONDS, FULL_PASS_AFTER
 from egress_gateway.node.liveness.health import State
 from egress_gateway.node.liveness.pathhealth import TunnelPath
 from egress_gateway.node.liveness.paths import Paths, path_of
@@ -25,7 +25,6 @@ from egress_gateway.node.liveness.schedule import SILENCE, Hearing
 from egress_gateway.node.parts import Parts, UsesParts
 from egress_gateway.node.sandboxes.sandbox import Sandbox
 
-_AVOID_SECONDS: Final = 30.0
 _ASK_AGAIN_SECONDS: Final = 5.0
 
 
@@ -132,7 +131,7 @@ class Reactor(UsesParts):
         one = active is not None and isinstance(active.to, GatewayNode)
         if active is None or (one and self._hearing.bears(state.id, path_of(active), now)):
             return
-        sandbox.avoid(active.address, now + _AVOID_SECONDS)
+        sandbox.avoid(active.address, now + AVOID_SECONDS)
         self._queues.moves.add(state.id)
 
     def on_joined(self, sandbox: Sandbox) -> None:
@@ -148,7 +147,7 @@ class Reactor(UsesParts):
             self._queues.moves.add_after(state.id, _ASK_AGAIN_SECONDS)
         elif joining is not None:
             now = asyncio.get_running_loop().time()
-            sandbox.avoid(joining.address, now + _AVOID_SECONDS)
+            sandbox.avoid(joining.address, now + AVOID_SECONDS)
             self._queues.moves.add(state.id)
 
     def on_path_lost(self, path: TunnelPath) -> None:

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from egress_gateway.node.liveness.schedule import SILENCE
 from egress_gateway.service.bucket import Bucket
 
 
@@ -59,6 +60,15 @@ class _Lane:
         self.window = window
         self.turn = asyncio.Lock()
         self.completed = asyncio.Event()
+        self.asked = float("-inf")
+        """When a handshake was last started."""
+        self.silent_since = float("inf")
+        """When one was last complete, or the first of those that none has followed was started."""
+
+    def started(self, now: float) -> None:
+        if now - self.asked > SILENCE:
+            self.silent_since = now
+        self.asked = now
 
 
 class Pacer:
@@ -73,25 +83,32 @@ class Pacer:
         self._new_window = functools.partial(Window, window, patience)
         self._lanes: dict[str, _Lane] = {}
 
-    async def turn(self, key: Hashable, gateway: str) -> None:
+    async def turn(self, key: Hashable, gateway: str) -> bool:
         """Returns when the caller may start a handshake of the tunnel ``key`` with ``gateway`` (an
-        address); first come, first served."""
+        address); first come, first served. False: those before it have had no answer for
+        ``SILENCE``, so that another gateway is worth a try."""
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(gateway)
         if lane is None:
             lane = self._lanes[gateway] = _Lane(self._new_window())
         async with lane.turn:
             while wait := lane.window.start(key, loop.time()):
+                if loop.time() - lane.silent_since > SILENCE:
+                    return False
                 lane.completed.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await lane.completed.wait()
+            lane.started(loop.time())
         wait = self._bucket.take(loop.time())
         if wait:
             await asyncio.sleep(wait)
+        return True
 
-    def complete(self, key: Hashable) -> None:
-        """The tunnel has its handshake, or needs none any more."""
-        for lane in self._lanes.values():
+    def complete(self, key: Hashable, gateway: str = "") -> None:
+        """The tunnel has its handshake with ``gateway``, or needs none any more."""
+        for address, lane in self._lanes.items():
             lane.window.complete(key)
+            if address == gateway:
+                lane.silent_since = asyncio.get_running_loop().time()
             lane.completed.set()

@@ -64,12 +64,13 @@ class Verifier:
             now = loop.time()
             try:
                 if await sandbox.verify():
-                    self._pacer.complete(sandbox.attachment.id)
+                    active = sandbox.attachment.active
+                    self._pacer.complete(sandbox.attachment.id, active.address if active else "")
                     self._on_verified(sandbox)
                     return
                 active = sandbox.attachment.active
-                if active and schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn(sandbox.attachment.id, active.address)
+                due = schedule.due(now, random.random())  # noqa: S311  (spreads load)
+                if active and due and await self._pacer.turn(sandbox.attachment.id, active.address):
                     await _begin_again(sandbox, active, schedule)
             except DatapathError as error:
                 # The next pass over the sandbox repairs what is broken and starts us again.
@@ -108,11 +109,11 @@ class Joiner:
             now = loop.time()
             try:
                 if await sandbox.joined():
-                    self._pacer.complete(sandbox.attachment.id)
+                    self._pacer.complete(sandbox.attachment.id, joining.address)
                     self._on_joined(sandbox)
                     return
-                if schedule.due(now, random.random()):  # noqa: S311  (spreads load)
-                    await self._pacer.turn(sandbox.attachment.id, joining.address)
+                due = schedule.due(now, random.random())  # noqa: S311  (spreads load)
+                if due and await self._pacer.turn(sandbox.attachment.id, joining.address):
                     await _begin_again(sandbox, joining, schedule, standby=True)
             except DatapathError as error:
                 log.info("cannot verify second tunnel", extra={"error": str(error)})

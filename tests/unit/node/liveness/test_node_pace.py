@@ -82,6 +82,27 @@ async def test_who_waits_goes_on_when_another_is_complete_or_silent_for_too_long
 
 
 @pytest.mark.virtual_time
+@pytest.mark.parametrize("answers", [False, True])
+async def test_hundreds_wait_for_a_gateway_that_answers_and_for_no_other(answers: bool) -> None:
+    loop, pacer, ends = asyncio.get_running_loop(), Pacer(1000.0), list[float]()
+    began = loop.time()
+
+    async def begin(pod: int) -> bool:
+        turned = await pacer.turn(pod, "one")
+        ends.append(loop.time() - began)
+        if turned and answers:
+            loop.call_later(1.4, pacer.complete, pod, "one")  # no longer counted, but heard of
+        return turned
+
+    turned = await asyncio.gather(*map(begin, range(250)))
+    assert all(turned) == answers
+    assert answers or max(ends) < 2 * SILENCE
+    assert answers or not await asyncio.wait_for(pacer.turn("later", "one"), 0.01)
+    await asyncio.sleep(SILENCE + 1)
+    assert await pacer.turn("much later", "one"), "it may be back"
+
+
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("later", range(6))
 async def test_who_waits_and_is_cancelled_ends_even_if_it_is_his_turn_just_then(later: int) -> None:
     """``asyncio.wait_for`` of Python 3.11 forgets a cancellation that comes with what it waits

@@ -26,7 +26,7 @@ async def test_no_look_comes_before_a_gateway_can_have_answered(starting: bool) 
 
     began = now()
     moved: Any = SimpleNamespace(
-        attachment=SimpleNamespace(id="x", listen_port=1),
+        attachment=SimpleNamespace(id="x", active=None, listen_port=1),
         gone=False,
         initiated=began,
         starting=starting,
