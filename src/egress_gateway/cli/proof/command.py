@@ -11,6 +11,7 @@ import contextlib
 import secrets
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -95,7 +96,10 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True):
 )
 @click.option("--image", default="", help="Image of the pods. Default: that of the node agents.")
 @click.option(
-    "--timeout", default=90.0, show_default=True, help="Seconds for a pod to start and answer."
+    "--timeout",
+    default=90.0,
+    show_default=True,
+    help="Seconds for a pod to start and answer, and for components to be ready.",
 )
 @click.option(
     "--failover",
@@ -131,12 +135,12 @@ async def _test(kubeconfig: str | None, asked: _Options, tell: Tell) -> list[Pro
     run = secrets.token_hex(3)
     async with cluster.connect(kubeconfig, "egress-gateway-test") as client:
         chosen = await _configurations(client, asked)
-        at_work = working(await components(client, asked.system_namespace))
         if not chosen:
-            return [*at_work, nothing_to_send()]
+            return [*await _at_work(client, asked), nothing_to_send()]
         nodes = (await client.list(NODES)).items
         made, left = cases(chosen, nodes, run, per_configuration=asked.nodes, most=asked.pods)
         if not made:
+            at_work = working(await components(client, asked.system_namespace))
             terminal.echo("\n".join(table(at_work)), err=True)
             raise click.ClickException(
                 "there is nothing to test: no node is ready for annotated pods; "
@@ -151,12 +155,24 @@ async def _test(kubeconfig: str | None, asked: _Options, tell: Tell) -> list[Pro
             for case in made:
                 await client.create(PODS.untyped(), pod(case, image, run, servers, every=every))
             tried = [_prove(client, case, networks, asked, tell) for case in made]
-            verdicts = at_work + [v for found in await asyncio.gather(*tried) for v in found]
+            found = await asyncio.gather(_at_work(client, asked), *tried)
+            verdicts = [v for some in found for v in some]
             if asked.failover:
                 first = {case.name: case for case in reversed(made)}
                 for case in first.values():
                     verdicts.append(await _fail_over(client, case, asked, tell))
         return verdicts
+
+
+async def _at_work(client: Client, asked: _Options) -> list[ProofResult]:
+    """The components' verdicts. One that is not ready has as long as a pod to become so: it may
+    have been installed a moment ago."""
+    until = time.monotonic() + asked.timeout
+    while True:
+        found = working(await components(client, asked.system_namespace))
+        if all(one.passed for one in found) or time.monotonic() > until:
+            return found
+        await asyncio.sleep(1)
 
 
 async def _configurations(client: Client, asked: _Options) -> list[StaticGatewayConfiguration]:
