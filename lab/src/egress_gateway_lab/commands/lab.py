@@ -24,6 +24,8 @@ from egress_gateway_lab.commands.running import (
 )
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from egress_gateway_lab.demo.setup import Playground
 
 
@@ -324,7 +326,12 @@ def _guarded(work: Any) -> Any:
 def _terminate_as_interrupt() -> None:
     """SIGTERM cleans up as Ctrl-C does; SIGKILL is the kernel's business (see lab.host)."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):
+            raise KeyboardInterrupt
+        # While a loop runs this one is asyncio's, which cancels the work in place of whatever the
+        # loop was doing.
+        handler(signal.SIGINT, frame)
 
     signal.signal(signal.SIGTERM, interrupt)
