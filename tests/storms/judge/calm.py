@@ -202,7 +202,7 @@ ls /run/egress-gateway/pods /run/egress-gateway/attached
 _VOLATILE: Final = re.compile(
     r"# handle \d+|@if\d+|expires \S+|counter packets \d+ bytes \d+|egspare\w+"
     # What a set holds: meters, and listen ports and gateways, which are others after each move.
-    r"|elements = .*|^(udp \. )?[0-9][0-9a-f.:, ]*( \}|,)$|^\"wg-\d+\" \. .* limit rate over .*"
+    r"|elements = .*|^(udp \. )?[0-9][0-9a-fx.:, ]*( \}|,)$|^\"wg-\d+\" \. .* limit rate over .*"
 )
 _OF_A_SANDBOX: Final = re.compile(
     r"(?<=^cni-)\S+|\b10\.244\.[0-9.]+|(?<=veth)\w+|(?<= )[0-9a-f:]{17}\b"
