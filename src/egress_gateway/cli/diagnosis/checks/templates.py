@@ -29,7 +29,7 @@ async def look(client: Client, namespace: str) -> tuple[list[Finding], list[str]
         try:
             listed = await client.list(kind, namespace)
         except NotFound:
-            pass  # the lab serves no StatefulSets
+            pass  # an API server may leave a kind out
         except ApiError:
             unseen.append(f"{kind.kind}s in {namespace}")
         else:

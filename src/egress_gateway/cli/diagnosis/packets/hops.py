@@ -46,6 +46,19 @@ def hops(
     return list(_hops(facts, overview, key, destination, cluster))
 
 
+def asked_for(facts: Facts, pod: Pod) -> StaticGatewayConfiguration | None:
+    """The configuration that the pod's annotation names, if it is there."""
+    key = pod.metadata.namespace, names.asked_configuration(pod.metadata.annotations)
+    found = (s for s in facts.configurations if (s.metadata.namespace, s.metadata.name) == key)
+    return next(found, None)
+
+
+def endpoint_of(facts: Facts, key: tuple[str, str]) -> PodEndpoint | None:
+    """That of the pod of this namespace and name."""
+    found = (e for e in facts.endpoints or () if (e.metadata.namespace, e.pod_name) == key)
+    return next(found, None)
+
+
 def _hops(
     facts: Facts,
     overview: Overview,
@@ -61,14 +74,7 @@ def _hops(
         return
     asked = names.asked_configuration(pod.metadata.annotations)
     yield _pod(pod, asked)
-    sgc = next(
-        (
-            s
-            for s in facts.configurations
-            if (s.metadata.namespace, s.metadata.name) == (key[0], asked)
-        ),
-        None,
-    )
+    sgc = asked_for(facts, pod)
     if not asked:
         return
     if sgc is None:
@@ -81,9 +87,7 @@ def _hops(
         if way.verdict == "unknown":
             return  # it does not go by the gateway
     yield _configuration(sgc)
-    endpoint = next(
-        (e for e in facts.endpoints or () if (e.metadata.namespace, e.pod_name) == key), None
-    )
+    endpoint = endpoint_of(facts, key)
     yield _tunnel(endpoint, pod)
     view = next(c for c in overview.configurations if c.configuration == f"{key[0]}/{asked}")
     gateway = endpoint.status.gateway if endpoint is not None else ""

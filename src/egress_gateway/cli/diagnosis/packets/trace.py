@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
-from egress_gateway.api import names
 from egress_gateway.cli import cluster, options, running, terminal
 from egress_gateway.cli.agents.answers import Round
 from egress_gateway.cli.diagnosis.overview import Facts, summarize
@@ -21,7 +20,9 @@ from egress_gateway.cli.diagnosis.packets import pcap
 from egress_gateway.cli.diagnosis.packets.bounds import HEADERS, PACKETS, SECONDS, SNAPLEN
 from egress_gateway.cli.diagnosis.packets.hops import (
     Hop,
+    asked_for,
     connected,
+    endpoint_of,
     hops,
     inside,
     policies,
@@ -266,21 +267,10 @@ def _packets(
     """What packets of the pod came to. ``found``, ``unasked``: what ``_asked`` answered."""
     if isinstance(found, str):
         return [Hop(name="packets", verdict="unknown", text=f"none were sent: {found}")]
-    where, asked = pod.metadata.namespace, names.asked_configuration(pod.metadata.annotations)
-    (sgc,) = (
-        one
-        for one in facts.configurations
-        if (one.metadata.namespace, one.metadata.name) == (where, asked)
-    )
+    sgc = asked_for(facts, pod)
+    assert sgc is not None, "without one nothing is asked for"
     public = [gateway.public_ip for gateway in sgc.status.gateways if gateway.public_ip]
-    endpoint = next(
-        (
-            one
-            for one in facts.endpoints or ()
-            if (one.metadata.namespace, one.pod_name) == (where, pod.metadata.name)
-        ),
-        None,
-    )
+    endpoint = endpoint_of(facts, (pod.metadata.namespace, pod.metadata.name))
     answers = found.asked if by_gateway else ()
     return [
         *inside(found, to, by_gateway),
