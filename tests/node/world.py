@@ -289,7 +289,7 @@ class GatewayNode:
         key = Path(f"/run/{self.name}.key")
         key.write_text(pair.private)
         sh(
-            f"wg set {link} listen-port {port} private-key {key}; ip link set {link} up",
+            f"wg set {link} listen-port {port} private-key {key}; ip link set {link} mtu 1440 up",
             ns=self.name,
         )
 
