@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import struct
+import weakref
 
 import pytest
 
@@ -23,6 +25,19 @@ def test_a_key_pair_matches_what_wg_computes() -> None:
     pair = keys.generate()
     assert keys.public_key(pair.private) == pair.public
     assert pair.private not in repr(pair)
+
+
+def test_the_private_key_of_a_pod_that_is_gone_stays_nowhere() -> None:
+    class Key(str):
+        """Unlike a ``str``, it tells when it goes."""
+
+    private = Key(keys.generate().private)
+    gone = weakref.ref(private)
+    for _ in range(2):
+        keys.public_key(private)
+    del private
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("text", ["", "no", "YHNC", "é" * 44, keys.encode(b"31" * 15)])
