@@ -32,7 +32,7 @@ from egress_gateway.datapath.pod.linkguard import (
     host_end,
 )
 from egress_gateway.datapath.pod.model import PodDesired
-from tests.attacks.packets.test_pod_on_a_gateway_node import datagram
+from tests.attacks.packets.test_pod_on_a_gateway_node import datagram, throw
 from tests.datapath.box import boxed
 from tests.datapath.gateway.test_isolation import seen, watch
 from tests.datapath.test_ipv6 import NODE, SECONDARIES, SECONDARIES6, attach, serve
@@ -41,6 +41,7 @@ from tests.datapath.topology import (
     INTERNET,
     INTERNET6,
     PODS_GATEWAY,
+    ROUTER,
     Place,
     Pod,
     World,
@@ -586,6 +587,48 @@ def bridged(scene: Scene) -> None:
     ip("-6", "addr", "add", "fe80::1/64", "dev", "cni0", "nodad")
     ip("route", "replace", f"{scene.pod.address}/32", "dev", "cni0")
     ip("-6", "route", "replace", f"{scene.pod.address6}/128", "via", "fe80::2", "dev", "cni0")
+
+
+@boxed
+def test_a_bridge_carries_nothing_to_a_router_beyond_its_uplink() -> None:
+    """The uplink is a port too (VXLAN, say), and no packet that crosses the bridge is IP's."""
+    scene = Scene()
+    scene.pod.side.detach({}, [20000])
+    bridged(scene)
+    router, worker = scene.world.router, scene.world.worker
+    worker.sysctl("net/bridge/bridge-nf-call-iptables", "0")
+    worker.sysctl("net/bridge/bridge-nf-call-ip6tables", "0")
+    for where, remote in (([], "10.1.0.4"), (["-n", "w1"], str(ROUTER))):
+        vxlan = f"type vxlan id 9 dstport 4789 remote {remote}"
+        subprocess.run(["ip", *where, "link", "add", "uplink", *vxlan.split()], check=True)
+        subprocess.run(["ip", *where, "link", "set", "uplink", "up"], check=True)
+    subprocess.run(["ip", "-n", "w1", "link", "set", "uplink", "master", "cni0"], check=True)
+    pod, beyond = link_address(scene.pod.place, "eth0"), link_address(router, "uplink")
+    frame(scene, datagram(_STRANGER, INTERNET, 5000, 9), to=beyond)
+    until(lambda: _STRANGER in hears(scene), "it leaves where nobody looks")
+    scene.pod.side.converge(scene.desired)
+    if scene.guard.unguarded:
+        pytest.skip("no nftables for bridges in this kernel")
+    already = hears(scene)
+    for version in (4, 6):
+        source, target = own(scene, version)
+        for shape in shapes(source, target):
+            before = scene.dropped(LEAVING)
+            frame(scene, shape, to=beyond)
+            until(lambda n=before: scene.dropped(LEAVING) == n + 1, f"dropped: {shape!r}")  # type: ignore[misc]
+    assert hears(scene) == already, "nothing left by the uplink"
+    for version in (4, 6):
+        source, target = own(scene, version)
+        near = ["neigh", "replace", source, "lladdr", pod.hex(":"), "dev", "uplink"]
+        for change in (["route", "replace", source, "dev", "uplink"], near):
+            subprocess.run(["ip", *change], check=True)
+        throw(router.netns, datagram(target, source, 9, 5000), source)
+
+        def answered(source: str = source, target: str = target) -> bool:
+            frame(scene, datagram(source, target, 5000, 9), to=beyond)
+            return source in hears(scene)
+
+        until(answered, "whoever comes in across the bridge is answered")
 
 
 @boxed

@@ -20,8 +20,10 @@ CNIs name a link after its pod, and a link that was made in a pod's namespace ke
 when it is moved.
 
 Ports of a bridge are looked at by the bridge's own hook, which marks what is the gateway's:
-connection tracking comes after it. eBPF that takes packets from the link without the node's stack
-passes all of this by, and so do links that are no veth.
+connection tracking comes after it. What the bridge itself carries to another port (its uplink, say)
+is never tracked: that passes only to whoever has sent to the pod across the bridge. eBPF that takes
+packets from the link without the node's stack passes all of this by, and so do links that are no
+veth.
 """
 
 from __future__ import annotations
@@ -73,6 +75,12 @@ _SETS: Final = """\
   map pods6 { type iface_index . ifname . ipv6_addr : verdict; }
   map behind4 { type iface_index . ipv4_addr : verdict; }
   map behind6 { type iface_index . ipv6_addr : verdict; }
+"""
+# Who has sent to which pod across a bridge. The kernel could track such connections, but then would
+# do so for all bridges, and before others' rules that say what not to track (NodeLocal DNSCache).
+_INBOUND: Final = """\
+  set inbound4 { type ipv4_addr . ipv4_addr; flags dynamic, timeout; timeout 2h; size 65536; }
+  set inbound6 { type ipv6_addr . ipv6_addr; flags dynamic, timeout; timeout 2h; size 65536; }
 """
 # Link-local sources go no further than the link; "::" asks whether an address is free (RFC 4862).
 _LOCAL: Final = """\
@@ -137,7 +145,8 @@ meta mark set meta mark | {MARK:#x}
     "bridge": f"""\
 table bridge {TABLE} {{
   counter {FORGED} {{ }}
-{_SETS}  chain sources {{
+  counter {LEAVING} {{ }}
+{_SETS}{_INBOUND}  chain sources {{
     type filter hook prerouting priority -310; policy accept;
     iif . iifname @links jump source
   }}
@@ -153,7 +162,15 @@ table bridge {TABLE} {{
   }}
   chain arriving {{
     type filter hook forward priority filter; policy accept;
+    iif . iifname @links {_IS_MARKED} goto carried
     iif . iifname != @links {_LIKE_PODS} jump arrived
+    oif . oifname . ip daddr @own4 update @inbound4 {{ ip saddr . ip daddr }}
+    oif . oifname . ip6 daddr @own6 update @inbound6 {{ ip6 saddr . ip6 daddr }}
+  }}
+  chain carried {{
+    ip daddr . ip saddr @inbound4 return
+    ip6 daddr . ip6 saddr @inbound6 return
+    counter name {LEAVING} drop
   }}
   chain routed {{
     type filter hook output priority filter; policy accept;
@@ -167,7 +184,7 @@ table bridge {TABLE} {{
     meta mark set meta mark | {MARK:#x}
   }}
 }}
-""",
+""",  # noqa: S608 (no SQL)
 }
 
 
@@ -444,7 +461,8 @@ _COMMON: Final = {"sources": 1, "source": 6}
 _RULES: Final[Mapping[Family, dict[str, int]]] = {
     "inet": _COMMON
     | {"destinations": 4, "strangers": 3, "arriving": 2, "arrived": 4, "leaving": 3},
-    "bridge": _COMMON | {"pods": 2, "arriving": 1, "routed": 1, "arrived": 2, "leaving": 1},
+    "bridge": _COMMON
+    | {"pods": 2, "arriving": 4, "carried": 3, "routed": 1, "arrived": 2, "leaving": 1},
 }
 
 
