@@ -7,6 +7,7 @@ reported beside the good.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -91,13 +92,40 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
 _EVENTS: Final = msgspec.json.Decoder(_RawEvent)
 _HEADED: Final = msgspec.json.Decoder(_Headed)
 _STATUS: Final = msgspec.json.Decoder(errors.Status)
+_DEEP: Final = 64
+"""Nothing that we read is nested so deep."""
+_NESTING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{}]', re.DOTALL)
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | msgspec.Raw) -> Any:
+    """Whoever writes an object may nest its ``managedFields`` 10,000 deep (Go's limit), which is
+    more than Python's: what is so deep is left out, lest nobody can read the objects beside it."""
+    try:
+        return decoder.decode(body)
+    except RecursionError:
+        return decoder.decode(_shallow(bytes(body)))
+
+
+def _shallow(body: bytes) -> bytes:
+    kept, depth, begin = [], 0, 0
+    for token in _NESTING.finditer(body):
+        if token[0] in b"{[":
+            depth += 1
+            if depth == _DEEP:
+                kept.append(body[begin : token.start()])
+        elif token[0] in b"}]":
+            if depth == _DEEP:
+                kept.append(b"null")
+                begin = token.end()
+            depth -= 1
+    return b"".join([*kept, body[begin:]])
 
 
 @understood(msgspec.ValidationError, "the API server's answer")
 def decode_object(resource: Resource[T], body: bytes | msgspec.Raw) -> T:
     """Raises ``msgspec.ValidationError``."""
     type_: Any = resource.type
-    obj: T = _decoder(type_).decode(body)
+    obj: T = _decode(_decoder(type_), body)
     return resource.keep(obj) if resource.keep else obj
 
 
@@ -116,12 +144,12 @@ def decode_list(resource: Resource[T], body: bytes) -> ListPage[T]:
     bad: list[Undecodable] = []
     type_: Any = resource.type
     try:
-        page = _list_decoder(type_).decode(body)
+        page = _decode(_list_decoder(type_), body)
         items = page.items or []
         if resource.keep:
             items = [resource.keep(obj) for obj in items]
     except msgspec.ValidationError:
-        page = _list_decoder(msgspec.Raw).decode(body)
+        page = _decode(_list_decoder(msgspec.Raw), body)
         items = []
         for raw in page.items or []:
             try:
@@ -139,20 +167,20 @@ def decode_list(resource: Resource[T], body: bytes) -> ListPage[T]:
 @understood(msgspec.ValidationError, "the API server's answer")
 def decode_event(resource: Resource[T], line: bytes) -> WatchEvent[T]:
     """One line of a watch. Raises ``ApiError`` for an ERROR event (``Gone`` for 410)."""
-    event = _EVENTS.decode(line)
+    event = _decode(_EVENTS, line)
     match event.type:
         case "ERROR":
             raise errors.from_status(
                 _STATUS.decode(event.object), context=f"watch {resource.plural}"
             )
         case "BOOKMARK":
-            version = _HEADED.decode(event.object).metadata.resource_version
+            version = _decode(_HEADED, event.object).metadata.resource_version
             return WatchEvent(type="BOOKMARK", obj=None, resource_version=version)
         case "ADDED" | "MODIFIED" | "DELETED" as kind:
             try:
                 obj = decode_object(resource, event.object)
             except msgspec.ValidationError as error:
-                head = _HEADED.decode(event.object).metadata
+                head = _decode(_HEADED, event.object).metadata
                 bad = Undecodable(key=Key(head.namespace, head.name), why=str(error))
                 return WatchEvent(
                     type=kind, obj=None, resource_version=head.resource_version, undecodable=bad
@@ -177,7 +205,7 @@ def apply_document(resource: Resource[T], obj: T | Mapping[str, Any]) -> dict[st
 
 
 def _key(raw: msgspec.Raw) -> Key:
-    head = _HEADED.decode(raw).metadata
+    head = _decode(_HEADED, raw).metadata
     return Key(head.namespace, head.name)
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from egress_gateway.api import names
+from egress_gateway.kube import config
+from egress_gateway.kube.client import Client
+from egress_gateway.kube.resources import PODS, SGCS, Resource
 from lab.tests.apiserver.conftest import Cluster
 from lab.tests.apiserver.test_admission import (
     SYSTEM,
     account_token,
     agent_token,
     forbidden,
+    installed,
     owned,
     two_agents,
 )
@@ -97,3 +103,30 @@ async def test_a_report_is_small(cluster: Cluster) -> None:
         async with cluster.as_token(unbound) as nobodys:
             nameless = {**kind, "metadata": {"generateName": "node-", "namespace": SYSTEM}}
             await forbidden(nobodys.create("gatewaystatuses", nameless), "its own node alone")
+
+
+async def test_fields_that_nest_without_end_blind_nobody(cluster: Cluster, tmp_path: Path) -> None:
+    """Whoever creates a pod may say who wrote its fields, 10,000 levels deep."""
+    await installed(cluster)
+    fields: dict[str, Any] = {}
+    for _ in range(2_000):
+        fields = {"f:a": fields}
+    wrote = {"manager": "m", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": fields}
+    specs: dict[Resource[Any], dict[str, Any]] = {
+        PODS: {"containers": [{"name": "c", "image": "i"}]},
+        SGCS: {"gatewayNodepoolName": "gw", "provisionPublicIps": True},
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_bytes(cluster.kubeconfig)
+    async with Client(config.load(str(path)), "test") as client:
+        for resource, spec in specs.items():
+            kind = {"apiVersion": resource.api_version, "kind": resource.kind, "spec": spec}
+            written = {**wrote, "apiVersion": resource.api_version, "time": "2026-01-01T00:00:00Z"}
+            meta = {"name": "deep", "namespace": "default", "managedFields": [written]}
+            usual = sys.getrecursionlimit()
+            sys.setrecursionlimit(20_000)  # the attacker's
+            try:
+                await cluster.admin.create(resource.plural, {**kind, "metadata": meta})
+            finally:
+                sys.setrecursionlimit(usual)
+            assert "deep" in [one.metadata.name for one in (await client.list(resource)).items]

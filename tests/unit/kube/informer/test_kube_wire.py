@@ -163,3 +163,19 @@ def test_what_answers_in_the_api_servers_place_is_one_expected_error(body: bytes
     with pytest.raises(errors.Unavailable, match="the version: answer does not decode"):
         wire.decode_answer(Version, body, "the version")
     assert wire.decode_answer(Version, b'{"gitVersion":"v1","x":[]}', "it").name == "v1"
+
+
+@pytest.mark.parametrize("depth", [100, 990, 2_000, 9_900])
+def test_an_object_that_nests_without_end_hides_no_other(depth: int) -> None:
+    """API servers take 10,000 levels of ``managedFields`` from whoever creates a pod."""
+    fields = b'{"f:a":' * depth + b'["]}",{}]' + b"}" * depth
+    head = b'{"metadata":{"name":"a\\"]}","resourceVersion":"7","managedFields":[{"fieldsV1":'
+    deep = head + fields + b'}]},"spec":{"nodeName":"n"}}'
+    page = wire.decode_list(PODS, b'{"items":[' + deep + b',{"metadata":{"name":"b"}}]}')
+    assert [(p.metadata.name, p.spec.node_name) for p in page.items] == [('a"]}', "n"), ("b", "")]
+    page = wire.decode_list(PODS, b'{"items":[' + deep + b',{"metadata":{"name":"b"},"spec":1}]}')
+    assert (len(page.items), [b.key.name for b in page.undecodable]) == (1, ["b"])
+    change = wire.decode_event(PODS, b'{"type":"ADDED","object":' + deep + b"}")
+    assert change.obj == page.items[0] == wire.decode_object(PODS, deep)
+    bad = wire.decode_event(PODS, b'{"type":"ADDED","object":' + deep.replace(b'"n"', b"1") + b"}")
+    assert (bad.obj, bad.resource_version) == (None, "7")
