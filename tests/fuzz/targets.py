@@ -283,6 +283,7 @@ _LIST = _j({"metadata": {"resourceVersion": "7", "continue": "x"}, "items": [_PO
 _EVENT = _j({"type": "MODIFIED", "object": _POD})
 _BOOKMARK = _j({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "8"}}})
 _STATUS: Final = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
+_ENDED: Final = {"details": {"causes": [{"reason": "ExitCode", "message": "1" * 5000}]}}
 _GONE = _j({"type": "ERROR", "object": _STATUS})
 _KUBECONFIG = b"""\
 apiVersion: v1
@@ -468,6 +469,7 @@ TARGETS: Final[Mapping[str, Target]] = {
         (),
         [_j(_STATUS), b"<html>"],
     ),
+    "a command's end": Target(wire.exit_code, (kube_errors.Unavailable,), [_j(_ENDED)]),
     "kubeconfig": Target(
         _file(kube_config.from_kubeconfig),
         (kube_config.ClusterAccessError,),

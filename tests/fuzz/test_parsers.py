@@ -5,6 +5,8 @@ A bounded run here; ``make fuzz`` goes on for longer, with other inputs each tim
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from tests.fuzz import targets
@@ -41,3 +43,12 @@ def test_a_surprise_is_seen_and_an_answer_is_none(monkeypatch: pytest.MonkeyPatc
     found = list(surprises("odd", 200, seed=1))
     assert 0 < len(found) < 200
     assert all(isinstance(error, KeyError) for error, _ in found)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_nests_without_end_surprises_no_caller(name: str) -> None:
+    target = TARGETS[name]
+    for begin, end in ((b"[", b"]"), (b'{"a":', b"}"), (b'{"error":', b"}")):
+        for whole in (*target.seeds, begin * 5_000 + b"1" + end * 5_000, begin * 5_000):
+            with contextlib.suppress(*target.answers):
+                target.parse(whole)

@@ -233,12 +233,12 @@ def exit_code(status: bytes) -> int:
     not end, or did not begin."""
     try:
         ended = msgspec.json.decode(status or b"{}", type=_Ended)
-    except ValueError:
+    except (ValueError, RecursionError):
         ended = _Ended(message=status.decode(errors="replace"))
     if ended.status == "Success":
         return 0
     for cause in ended.details.causes if ended.details else ():
         if cause.reason == "ExitCode" and cause.message.isdecimal():
-            return int(cause.message)
+            return int(cause.message[:9])
     words = ended.message or "the stream ended without an exit status"
     raise errors.Unavailable(500, "NoExitStatus", f"exec: {words}")

@@ -225,7 +225,7 @@ def _split(name: str, out: bytes) -> list[tuple[str, str]]:
     try:
         found = msgspec.json.decode(out)
         metrics = found.pop("metrics", "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return [(f"{name}.txt", out.decode(errors="replace"))]
     return [(f"{name}.json", _json(found)), (f"{name}.metrics.txt", str(metrics))]
 

@@ -231,5 +231,5 @@ def _said(line: str) -> str:
     """Of a line of a log of ours: what it says."""
     try:
         return str(msgspec.json.decode(line, type=dict[str, Any])["msg"])
-    except (msgspec.MsgspecError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         return line

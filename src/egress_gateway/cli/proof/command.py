@@ -262,7 +262,9 @@ async def _heard(client: Client, case: Case, timeout: float) -> Round | str:
     until = clock() + timeout
     path = PODS.path(case.namespace, case.pod, "log")
     while clock() < until:
-        with contextlib.suppress(ApiError, ValueError):  # no log until it runs, or half of one
+        with contextlib.suppress(
+            ApiError, ValueError, RecursionError
+        ):  # no log yet, or half of one
             said = last_words(await client.get(PODS.untyped(), case.pod, case.namespace))
             said = said or await client.request("GET", path, params={"tailLines": "1"})
             return msgspec.json.decode(said, type=Round)

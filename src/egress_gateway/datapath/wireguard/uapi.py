@@ -17,7 +17,7 @@ from egress_gateway.datapath.errors import DatapathError, understood
 from egress_gateway.datapath.wireguard.model import Config, Device, Endpoint, Peer, PeerStatus
 
 GET = "get=1\n\n"
-_LINE: Final = re.compile(r"([^=\n]*)=(.*)")
+_LINE: Final = re.compile(r"^([^=\n]*)=(.*)", re.MULTILINE)
 
 
 def encode(config: Config) -> str:

@@ -60,7 +60,7 @@ async def ask(
         return [], [f"{_WHAT}: {refused}; it takes pods/exec in {system}"]
     try:
         found = msgspec.json.decode(out, type=_Answer)
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):
         said = (error or out).decode(errors="replace").strip().rpartition("\n")[2]
         return [], [f"{_WHAT}: {said}"]
     return found.findings, [*found.unseen, *more]

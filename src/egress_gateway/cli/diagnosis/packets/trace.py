@@ -347,7 +347,7 @@ async def _sent(
         found = msgspec.json.decode(out, type=Round)
         if "--server" in options and not found.asked:
             raise ValueError("it says nothing of servers")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"{agent}, of another version, answers in another form: {error}"
     return found
 
