@@ -351,7 +351,11 @@ def had_served(status: StaticGatewayConfigurationStatus) -> bool:
     agents = conditions.find(status.conditions, conditions.GATEWAYS_READY)
     degraded = conditions.find(status.conditions, conditions.DEGRADED)
     whole = agents is not None and agents.reason == Reason.ALL_GATEWAYS
-    return whole or (degraded is not None and degraded.reason == Reason.REDUNDANCY_LOST)
+    if whole or degraded is None:
+        return whole
+    # Its reason is the gravest; beside whatever is graver, its words are those of the agents.
+    told = agents is not None and degraded.status == "True" and agents.message in degraded.message
+    return told or degraded.reason == Reason.REDUNDANCY_LOST
 
 
 def _not_reached(

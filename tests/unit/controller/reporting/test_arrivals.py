@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
+from egress_gateway.api import conditions
+from egress_gateway.api.conditions import Reason
+from egress_gateway.api.types import Condition, StaticGatewayConfigurationStatus
 from egress_gateway.controller.observed.arrivals import ARRIVE_SECONDS, Arrivals
+from egress_gateway.controller.reporting.status import had_served
 
 
 def test_a_gateway_is_waited_for_once_and_not_for_ever() -> None:
@@ -35,3 +41,20 @@ def test_a_controller_that_begins_anew_waits_for_none_that_had_served() -> None:
     arrivals = Arrivals(clock=lambda: 0.0)
     assert arrivals.look("u", ["a", "b"], [], ["a"]) == {"b"}
     assert arrivals.look("u", ["a", "b"], [], ["a", "b"]) == {"b"}, "that was asked once"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "served"),
+    [
+        (Reason.REDUNDANCY_LOST, "1 of 2 gateways", True),
+        (Reason.PODS_WITHOUT_TUNNEL, "1 of 3 pods; 1 of 2 gateways", True),
+        (Reason.CLOUD_NOT_REACHABLE, "no answer", False),
+        (Reason.PODS_WITHOUT_TUNNEL, "1 of 3 pods", False),
+    ],
+)
+def test_a_lost_gateway_is_read_from_the_status_whatever_is_graver(
+    reason: str, message: str, served: bool
+) -> None:
+    agents = Condition(conditions.GATEWAYS_READY, "False", Reason.SOME_GATEWAYS, "1 of 2 gateways")
+    degraded = Condition(conditions.DEGRADED, "True", reason, message)
+    assert had_served(StaticGatewayConfigurationStatus(conditions=[agents, degraded])) is served
