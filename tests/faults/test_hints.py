@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from lab.tests.apiserver.conftest import Cluster
+from lab.tests.apiserver.conftest import Cluster, ControlPlane, real
 from lab.tests.apiserver.test_admission import installed
 from lab.tests.apiserver.test_objects import pod, refusal
 
 KEY = names.POD_ANNOTATION
 BINDING = "validatingadmissionpolicybindings.admissionregistration.k8s.io/v1"
 HINTS = "egress-gateway-hints"
+CRON_JOBS = "cronjobs.batch/v1"
 
 
 def annotated(annotations: dict[str, str], labels: dict[str, str], **spec: Any) -> dict[str, Any]:
@@ -106,3 +107,34 @@ async def test_a_hint_refuses_nothing(cluster: Cluster) -> None:
     await installed(cluster)
     await cluster.admin.create("pods", annotated({f"{KEY}s": "a"}, {KEY: "a"}))
     await cluster.admin.create("deployments", deployment({KEY: "shop/a"}, {}))
+
+
+@pytest.mark.kube
+async def test_the_same_is_said_of_cron_jobs_and_of_their_jobs(real_plane: ControlPlane) -> None:
+    def cron_job(name: str, own: Any, jobs: Any, pods: Any, **labels: str) -> dict[str, Any]:
+        containers = [{"name": "c", "image": "nginx"}]
+        template = {
+            "metadata": {"annotations": pods, "labels": labels},
+            "spec": {"containers": containers, "restartPolicy": "Never"},
+        }
+        job = {"metadata": {"annotations": jobs}, "spec": {"template": template}}
+        return {
+            "apiVersion": "batch/v1",
+            "kind": "CronJob",
+            "metadata": {"name": name, "namespace": "default", "annotations": own},
+            "spec": {"schedule": "0 3 * * *", "jobTemplate": job},
+        }
+
+    asks = {KEY: "a"}
+    async with real(real_plane) as cluster:
+        await strictly(cluster)
+        for wrong, words in (
+            (cron_job("c", asks, {}, {}), "jobTemplate"),
+            (cron_job("c", {}, asks, {}), "jobTemplate"),
+            (cron_job("c", {}, {}, {f"{KEY}s": "a"}), "spelt in another way"),
+            (cron_job("c", {}, {}, {KEY: "shop/a"}), "not namespace/name"),
+            (cron_job("c", {}, {}, {}, **asks), "read as an annotation alone"),
+        ):
+            assert words in str(await refusal(cluster.admin.create(CRON_JOBS, wrong)))
+        for name, right in (("bare", {}), ("asks", asks)):
+            await cluster.admin.create(CRON_JOBS, cron_job(name, right, right, right))

@@ -354,7 +354,8 @@ def had_served(status: StaticGatewayConfigurationStatus) -> bool:
     if whole or degraded is None:
         return whole
     # Its reason is the gravest; beside whatever is graver, its words are those of the agents.
-    told = agents is not None and degraded.status == "True" and agents.message in degraded.message
+    words = agents.message if agents is not None and degraded.status == "True" else ""
+    told = bool(words) and words in degraded.message
     return told or degraded.reason == Reason.REDUNDANCY_LOST
 
 

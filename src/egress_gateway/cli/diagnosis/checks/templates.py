@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from egress_gateway.kube.client import Client
 
 _STATEFUL_SETS: Final = resources.v1("statefulsets", "StatefulSet", dict, group="apps")
-_KINDS: Final = (resources.DEPLOYMENTS, resources.DAEMON_SETS.untyped(), _STATEFUL_SETS)
+_KINDS: Final = (
+    resources.DEPLOYMENTS,
+    resources.DAEMON_SETS.untyped(),
+    _STATEFUL_SETS,
+    resources.v1("jobs", "Job", dict, group="batch"),
+    resources.v1("cronjobs", "CronJob", dict, group="batch"),
+)
 
 
 async def look(client: Client, namespace: str) -> tuple[list[Finding], list[str]]:
@@ -40,16 +46,23 @@ async def look(client: Client, namespace: str) -> tuple[list[Finding], list[str]
 
 
 def misplaced(kind: str, workloads: Sequence[Untyped]) -> Iterator[Finding]:
-    """Those of one kind whose pods' template lacks what they carry. Pure."""
+    """Those of one kind whose pods' template lacks what they carry, or what the template of a
+    CronJob's Jobs does. Pure."""
     key = names.POD_ANNOTATION
     for workload in workloads:
-        meta, template = workload["metadata"], workload["spec"]["template"]
-        own = (template.get("metadata") or {}).get("annotations") or {}
-        if key in (meta.get("annotations") or {}) and key not in own:
+        meta, spec, path = workload["metadata"], workload["spec"], "spec.template"
+        outer = [meta]
+        if kind == "CronJob":
+            outer.append(spec["jobTemplate"].get("metadata") or {})
+            spec, path = spec["jobTemplate"]["spec"], "spec.jobTemplate.spec.template"
+        own = (spec["template"].get("metadata") or {}).get("annotations") or {}
+        asks = any(key in (each.get("annotations") or {}) for each in outer)
+        made = kind == "Job" and meta.get("ownerReferences")  # its maker is told
+        if asks and key not in own and not made:
             yield Finding(
                 code="EG110",
                 object=f"{kind} {meta['namespace']}/{meta['name']}",
                 evidence=f"it has the annotation {key} itself, where nobody reads it: its pods "
                 "leave as the cluster does",
-                mend="write it into spec.template.metadata.annotations",
+                mend=f"write it into {path}.metadata.annotations",
             )
