@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from egress_gateway.api import names
-from lab.tests.apiserver.conftest import Cluster, ControlPlane, real
+from egress_gateway_lab.realcluster.control_plane import ControlPlane
+from lab.tests.apiserver.conftest import Cluster, real
 from lab.tests.apiserver.test_admission import installed
 from lab.tests.apiserver.test_objects import pod, refusal
 

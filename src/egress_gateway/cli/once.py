@@ -63,4 +63,8 @@ class Once:
         page: Any = await asyncio.shield(task)
         if resource.type is dict:
             return page  # type: ignore[no-any-return]
-        return wire.decode_list(resource, msgspec.json.encode({"items": page.items}))
+        try:
+            items = msgspec.json.encode({"items": page.items})
+        except RecursionError:  # nested as deep as could just be read
+            return await self._client.list(resource, namespace, labels=labels, fields=fields)
+        return wire.decode_list(resource, items)
