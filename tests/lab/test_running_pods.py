@@ -77,6 +77,14 @@ async def degraded(world: World, name: str, status: str, reason: str) -> dict[st
     return await world.configuration_condition(name, wanted, timeout=_PATIENCE)
 
 
+async def healthy(world: World, name: str) -> None:
+    """All gateways serve it: one that has yet to is arriving, and its loss none of redundancy."""
+    await world.configuration_condition(
+        name, lambda c: c["reason"] == "AllGatewaysReady", timeout=_PATIENCE
+    )
+    await degraded(world, name, "False", "AsExpected")
+
+
 async def command(world: World, *arguments: str) -> tuple[int, str]:
     """``egress-gateway …`` as a person runs it: exit code, and what it printed."""
     process = await asyncio.create_subprocess_exec(
@@ -97,7 +105,7 @@ async def test_all_pods_lose_their_tunnels_and_everybody_is_told(world: World) -
         before = await becomes(world, pod, "Connected")
         assert before["egressIp"] == await world.curl(pod, WHATSMYIP)
         assert before["gateway"] in await gateways(world)
-    await degraded(world, "filtered", "False", "AsExpected")
+    await healthy(world, "filtered")
     begun = time.monotonic()
     async with cut(world, "tunnels", *await gateways(world)):
         for pod in pods:
@@ -123,7 +131,7 @@ async def test_all_pods_lose_their_tunnels_and_everybody_is_told(world: World) -
         event = await told(world, pod, "EgressRestored", begun)
         assert (event["type"], event.get("count", 1)) == ("Normal", 1)
         await becomes(world, pod, "Connected")
-    await degraded(world, "filtered", "False", "AsExpected")
+    await healthy(world, "filtered")
     await good_news_last(world, "filtered")
     code, text = await command(world, "status", "--output", "json")
     view = next(
@@ -184,14 +192,14 @@ async def test_a_pod_that_moves_says_from_where_to_where(world: World, direction
 
 async def test_a_lost_gateway_is_lost_redundancy_until_it_is_back(world: World) -> None:
     await configured(world, "redundant")
-    await degraded(world, "redundant", "False", "AsExpected")
+    await healthy(world, "redundant")
     node = (await gateways(world))[0]
     async with cut(world, "both", node):
         found = await degraded(world, "redundant", "True", "RedundancyLost")
         said = next(c for c in found["status"]["conditions"] if c["type"] == "Degraded")
         assert "1 of 2 gateway nodes" in said["message"]
         assert "RedundancyLost" in await reasons(world, "redundant")
-    await degraded(world, "redundant", "False", "AsExpected")
+    await healthy(world, "redundant")
     await good_news_last(world, "redundant")
     await remove(world, "redundant")
 
@@ -202,7 +210,7 @@ async def test_one_gateway_that_no_pod_can_move_to_is_lost_redundancy(world: Wor
     await configured(world, "lonely")
     (pod,) = await world.deploy("lonely", configuration="lonely", replicas=1)
     node = (await becomes(world, pod, "Connected"))["gateway"]
-    await degraded(world, "lonely", "False", "AsExpected")
+    await healthy(world, "lonely")
     begun = time.monotonic()
     async with cut(world, "tunnels", node):
         found = await degraded(world, "lonely", "True", "RedundancyLost")
@@ -220,7 +228,7 @@ async def test_one_gateway_that_no_pod_can_move_to_is_lost_redundancy(world: Wor
         assert code == 1
         assert "✗ redundancy" in text, text
         assert await world.curl(pod, WHATSMYIP)
-    await degraded(world, "lonely", "False", "AsExpected")
+    await healthy(world, "lonely")
     print(f"AsExpected after {time.monotonic() - begun:.1f} s")
     await good_news_last(world, "lonely")
     await world.kube.delete("deployments", "lonely", namespace="default")

@@ -11,7 +11,7 @@ from egress_gateway_lab.demo.world import World, until
 from tests.lab.conftest import configured
 from tests.lab.test_bad_input import remove
 from tests.lab.test_promises import WHATSMYIP
-from tests.lab.test_running_pods import becomes, command, cut, degraded, told
+from tests.lab.test_running_pods import becomes, command, cut, degraded, healthy, told
 
 pytestmark = pytest.mark.root
 _PATIENCE = 120
@@ -53,7 +53,7 @@ async def test_a_gateway_whose_internet_side_is_dead_is_told_and_left(world: Wor
         assert code == 1
         assert "InternetUnreachable" in text, text
     await verified(world, "proven", "True")
-    await degraded(world, "proven", "False", "AsExpected")
+    await healthy(world, "proven")
     await world.kube.delete("deployments", "proven", namespace="default")
     await remove(world, "proven")
 
@@ -77,7 +77,7 @@ async def test_a_way_that_drops_large_packets_is_told_and_left(world: World) -> 
         assert code == 1
         assert "LargePacketsLost" in text, text
     await verified(world, "narrow", "True")
-    await degraded(world, "narrow", "False", "AsExpected")
+    await healthy(world, "narrow")
     await world.kube.delete("deployments", "narrow", namespace="default")
     await remove(world, "narrow")
 
@@ -86,7 +86,7 @@ async def test_azure_that_rejects_the_credential_is_told_before_anything_needs_i
     world: World,
 ) -> None:
     await configured(world, "expired")
-    await degraded(world, "expired", "False", "AsExpected")
+    await healthy(world, "expired")
     begun = time.monotonic()
     fault = {"kind": "error", "status": 401, "code": "ExpiredAuthenticationToken", "times": None}
     await world.control.call("fault", **fault)
