@@ -8,8 +8,8 @@ reported beside the good.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -20,6 +20,8 @@ from egress_gateway.kube.resources import Key, Resource
 from egress_gateway.service.errors import understood
 
 T = TypeVar("T")
+R = TypeVar("R")
+Body = TypeVar("Body", bytes, bytes | msgspec.Raw)
 WatchType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
 
 SERVER_OWNED: Final = (
@@ -97,13 +99,20 @@ _DEEP: Final = 64
 _NESTING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{}]', re.DOTALL)
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | msgspec.Raw) -> Any:
+def _nested(
+    decode: Callable[[Resource[T], Body], R],
+) -> Callable[[Resource[T], Body], R]:
     """Whoever writes an object may nest its ``managedFields`` 10,000 deep (Go's limit), which is
     more than Python's: what is so deep is left out, lest nobody can read the objects beside it."""
-    try:
-        return decoder.decode(body)
-    except RecursionError:
-        return decoder.decode(_shallow(bytes(body)))
+
+    @wraps(decode)
+    def reading(resource: Resource[T], body: Body) -> R:
+        try:
+            return decode(resource, body)
+        except RecursionError:
+            return decode(resource, _shallow(bytes(body)))
+
+    return reading
 
 
 def _shallow(body: bytes) -> bytes:
@@ -122,10 +131,11 @@ def _shallow(body: bytes) -> bytes:
 
 
 @understood(msgspec.ValidationError, "the API server's answer")
+@_nested
 def decode_object(resource: Resource[T], body: bytes | msgspec.Raw) -> T:
     """Raises ``msgspec.ValidationError``."""
     type_: Any = resource.type
-    obj: T = _decode(_decoder(type_), body)
+    obj: T = _decoder(type_).decode(body)
     return resource.keep(obj) if resource.keep else obj
 
 
@@ -139,17 +149,18 @@ def decode_answer(kind: type[T], body: bytes, what: str) -> T:
 
 
 @understood(msgspec.ValidationError, "the API server's answer")
+@_nested
 def decode_list(resource: Resource[T], body: bytes) -> ListPage[T]:
     """A list answer; objects that do not decode are in ``undecodable``."""
     bad: list[Undecodable] = []
     type_: Any = resource.type
     try:
-        page = _decode(_list_decoder(type_), body)
+        page = _list_decoder(type_).decode(body)
         items = page.items or []
         if resource.keep:
             items = [resource.keep(obj) for obj in items]
     except msgspec.ValidationError:
-        page = _decode(_list_decoder(msgspec.Raw), body)
+        page = _list_decoder(msgspec.Raw).decode(body)
         items = []
         for raw in page.items or []:
             try:
@@ -165,22 +176,23 @@ def decode_list(resource: Resource[T], body: bytes) -> ListPage[T]:
 
 
 @understood(msgspec.ValidationError, "the API server's answer")
+@_nested
 def decode_event(resource: Resource[T], line: bytes) -> WatchEvent[T]:
     """One line of a watch. Raises ``ApiError`` for an ERROR event (``Gone`` for 410)."""
-    event = _decode(_EVENTS, line)
+    event = _EVENTS.decode(line)
     match event.type:
         case "ERROR":
             raise errors.from_status(
                 _STATUS.decode(event.object), context=f"watch {resource.plural}"
             )
         case "BOOKMARK":
-            version = _decode(_HEADED, event.object).metadata.resource_version
+            version = _HEADED.decode(event.object).metadata.resource_version
             return WatchEvent(type="BOOKMARK", obj=None, resource_version=version)
         case "ADDED" | "MODIFIED" | "DELETED" as kind:
             try:
                 obj = decode_object(resource, event.object)
             except msgspec.ValidationError as error:
-                head = _decode(_HEADED, event.object).metadata
+                head = _HEADED.decode(event.object).metadata
                 bad = Undecodable(key=Key(head.namespace, head.name), why=str(error))
                 return WatchEvent(
                     type=kind, obj=None, resource_version=head.resource_version, undecodable=bad
@@ -205,7 +217,7 @@ def apply_document(resource: Resource[T], obj: T | Mapping[str, Any]) -> dict[st
 
 
 def _key(raw: msgspec.Raw) -> Key:
-    head = _decode(_HEADED, raw).metadata
+    head = _HEADED.decode(raw).metadata
     return Key(head.namespace, head.name)
 
 

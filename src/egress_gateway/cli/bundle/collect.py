@@ -225,9 +225,9 @@ def _split(name: str, out: bytes) -> list[tuple[str, str]]:
     try:
         found = msgspec.json.decode(out)
         metrics = found.pop("metrics", "")
+        return [(f"{name}.json", _json(found)), (f"{name}.metrics.txt", str(metrics))]
     except (ValueError, AttributeError, RecursionError):
         return [(f"{name}.txt", out.decode(errors="replace"))]
-    return [(f"{name}.json", _json(found)), (f"{name}.metrics.txt", str(metrics))]
 
 
 def _concerns_us(pod: Object) -> bool:

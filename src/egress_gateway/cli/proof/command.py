@@ -37,6 +37,7 @@ from egress_gateway.cli.proof.plan import (
     working,
 )
 from egress_gateway.datapath.addresses import IPNetwork
+from egress_gateway.kube import wire
 from egress_gateway.kube.errors import ApiError, NotFound
 from egress_gateway.kube.resources import (
     DAEMON_SETS,
@@ -262,12 +263,10 @@ async def _heard(client: Client, case: Case, timeout: float) -> Round | str:
     until = clock() + timeout
     path = PODS.path(case.namespace, case.pod, "log")
     while clock() < until:
-        with contextlib.suppress(
-            ApiError, ValueError, RecursionError
-        ):  # no log yet, or half of one
+        with contextlib.suppress(ApiError):  # no log until it runs, or half of one
             said = last_words(await client.get(PODS.untyped(), case.pod, case.namespace))
             said = said or await client.request("GET", path, params={"tailLines": "1"})
-            return msgspec.json.decode(said, type=Round)
+            return wire.decode_answer(Round, said, "the round")
         await asyncio.sleep(_LOOK)
     return await _why(client, case, timeout)
 
