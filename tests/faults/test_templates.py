@@ -47,7 +47,10 @@ def test_so_it_is_of_a_cron_job_and_of_its_jobs(
     assert all("spec.jobTemplate.spec.template.metadata" in one.mend for one in seen)
 
 
-@pytest.mark.parametrize(("owners", "found"), [([], ["EG110"]), ([{"kind": "CronJob"}], [])])
+@pytest.mark.parametrize(
+    ("owners", "found"),
+    [([], ["EG110"]), ([{"kind": "CronJob"}], []), ([{"kind": "Workflow"}], ["EG110"])],
+)
 def test_a_job_that_a_cron_job_has_made_is_not_told_beside_it(
     owners: list[dict[str, str]], found: list[str]
 ) -> None:

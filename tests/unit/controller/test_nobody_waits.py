@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -164,16 +163,14 @@ def test_neighbours_are_served_edited_and_deleted_beside_who_is_refused(
     asyncio.run(run())
 
 
-# Of a prefix that is full Azure speaks to whoever gets an address of it, never to who has one.
-@pytest.mark.parametrize(
-    ("how", "what"),
-    [
-        *itertools.product(get_args(How), ["failed", "forbidden", "quota"]),
-        ("nobody", "exhausted"),
-    ],
-)
-async def test_a_role_that_is_taken_away_stops_nobody_else(how: How, what: What) -> None:
+@pytest.mark.parametrize("how", get_args(How))
+@pytest.mark.parametrize("what", get_args(What))
+async def test_a_role_that_is_taken_away_stops_nobody_else(
+    how: How, what: What, request: pytest.FixtureRequest
+) -> None:
     """``c`` serves, and then Azure refuses every document that carries what it has."""
+    if what == "exhausted" and how != "nobody":
+        request.applymarker(pytest.mark.xfail(reason="who has an address is not believed to be it"))
     world, azure = world_of(shared=False)
     for uid in ("a", "c"):
         world.cluster.write(uid, public_ip_prefix_id=azure.prefixes[uid])

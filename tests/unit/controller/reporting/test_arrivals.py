@@ -44,17 +44,18 @@ def test_a_controller_that_begins_anew_waits_for_none_that_had_served() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "message", "served"),
+    ("reason", "message", "words", "served"),
     [
-        (Reason.REDUNDANCY_LOST, "1 of 2 gateways", True),
-        (Reason.PODS_WITHOUT_TUNNEL, "1 of 3 pods; 1 of 2 gateways", True),
-        (Reason.CLOUD_NOT_REACHABLE, "no answer", False),
-        (Reason.PODS_WITHOUT_TUNNEL, "1 of 3 pods", False),
+        (Reason.REDUNDANCY_LOST, "1 of 2 gateways", "1 of 2 gateways", True),
+        (Reason.PODS_WITHOUT_TUNNEL, "1 of 3 pods; 1 of 2 gateways", "1 of 2 gateways", True),
+        (Reason.CLOUD_NOT_REACHABLE, "no answer", "1 of 2 gateways", False),
+        (Reason.PODS_WITHOUT_TUNNEL, "1 of 3 pods", "1 of 2 gateways", False),
+        (Reason.PODS_WITHOUT_TUNNEL, "1 of 3 pods", "", False),
     ],
 )
 def test_a_lost_gateway_is_read_from_the_status_whatever_is_graver(
-    reason: str, message: str, served: bool
+    reason: str, message: str, words: str, served: bool
 ) -> None:
-    agents = Condition(conditions.GATEWAYS_READY, "False", Reason.SOME_GATEWAYS, "1 of 2 gateways")
+    agents = Condition(conditions.GATEWAYS_READY, "False", Reason.SOME_GATEWAYS, words)
     degraded = Condition(conditions.DEGRADED, "True", reason, message)
     assert had_served(StaticGatewayConfigurationStatus(conditions=[agents, degraded])) is served

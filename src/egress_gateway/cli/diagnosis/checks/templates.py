@@ -57,8 +57,8 @@ def misplaced(kind: str, workloads: Sequence[Untyped]) -> Iterator[Finding]:
             spec, path = spec["jobTemplate"]["spec"], "spec.jobTemplate.spec.template"
         own = (spec["template"].get("metadata") or {}).get("annotations") or {}
         asks = any(key in (each.get("annotations") or {}) for each in outer)
-        made = kind == "Job" and meta.get("ownerReferences")  # its maker is told
-        if asks and key not in own and not made:
+        makers = {owner["kind"] for owner in meta.get("ownerReferences") or []}
+        if asks and key not in own and "CronJob" not in makers:  # that is told itself
             yield Finding(
                 code="EG110",
                 object=f"{kind} {meta['namespace']}/{meta['name']}",
