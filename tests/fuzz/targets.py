@@ -21,6 +21,7 @@ import msgspec
 from azure.core.exceptions import HttpResponseError
 
 from egress_gateway.api import keys, keysecret, names, validation
+from egress_gateway.cli.bundle.collect import split_inspection
 from egress_gateway.cloud import errors as cloud_errors
 from egress_gateway.cloud.azure import balancer, documents, forms
 from egress_gateway.cloud.azure.account import config as azure_config
@@ -470,6 +471,9 @@ TARGETS: Final[Mapping[str, Target]] = {
         [_j(_STATUS), b"<html>"],
     ),
     "a command's end": Target(wire.exit_code, (kube_errors.Unavailable,), [_j(_ENDED)]),
+    "an inspection": Target(
+        lambda c: split_inspection("a", c), (), [_j({"metrics": "x", "node": {}}), b"[1]"]
+    ),
     "kubeconfig": Target(
         _file(kube_config.from_kubeconfig),
         (kube_config.ClusterAccessError,),

@@ -217,16 +217,17 @@ class Collector:
             self.unseen.append(f"inspection of {meta['name']}: exit code {code}: {''.join(last)}")
             return []
         node = pod["spec"].get("nodeName", "")
-        return _split(f"nodes/{node}/{meta['name']}", out)
+        return split_inspection(f"nodes/{node}/{meta['name']}", out)
 
 
-def _split(name: str, out: bytes) -> list[tuple[str, str]]:
-    """The metrics in a file of their own, as Prometheus has them."""
+def split_inspection(name: str, out: bytes) -> list[tuple[str, str]]:
+    """What an agent's ``inspect`` printed, as names and texts of files: the metrics in one of their
+    own, as Prometheus has them. What is no object of JSON stays as it is."""
     try:
-        found = msgspec.json.decode(out)
+        found = msgspec.json.decode(out, type=dict[str, Any])
         metrics = found.pop("metrics", "")
         return [(f"{name}.json", _json(found)), (f"{name}.metrics.txt", str(metrics))]
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, RecursionError):
         return [(f"{name}.txt", out.decode(errors="replace"))]
 
 
