@@ -810,7 +810,7 @@ async def collect(valid: Sequence[RunningPod] | None) -> None:
     await _called("GC", names.CNI_PLUGIN, conf)
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 60) -> None:
+async def until(condition: Callable[[], object], *, seconds: float = 240) -> None:
     """Waits for what must come; the limit only ends a test that fails anyway."""
     async with asyncio.timeout(seconds):
         while not condition():

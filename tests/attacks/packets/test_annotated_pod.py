@@ -144,9 +144,13 @@ def test_a_configuration_has_its_share_of_the_table() -> None:
         with NetNS.open(INSIDE) as inside:
             _, table = connections.table(inside)
         share = table // 100
-        for start in range(1024, 1024 + share + 200, 1000):
-            storm(greedy, range(start, start + 1000))
-        until(lambda: refused(greedy), "the kernel refuses more", seconds=60)
+
+        def full() -> bool:
+            for start in range(1024, 1024 + share + 200, 1000):  # half a minute later they are over
+                storm(greedy, range(start, start + 1000))
+            return refused(greedy)
+
+        until(full, "the kernel refuses more", seconds=120)
         until(lambda: _problem(story), "the configuration is told", seconds=60)
 
 
